@@ -1,0 +1,54 @@
+"""The one error tree. Every failure a user can meet has a stable code and says what to do.
+
+HistgenError
+├── TransientError       try again later: a server is away, a queue is full
+├── InvalidInputError    the input cannot be processed as it is; trying again changes nothing
+└── FatalError           this installation or configuration is broken; stop
+
+Adapters translate foreign exceptions into this tree. The codes are listed in docs/errors.md.
+"""
+
+from __future__ import annotations
+
+
+class HistgenError(Exception):
+    """A failure with a stable `code`, a message, and a `hint` that tells a person what to do.
+
+    Survives pickling with all three (a job's child process hands its error to the parent).
+    """
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.code, self.message, self.hint))
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class TransientError(HistgenError):
+    """Worth retrying: the same input may succeed later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class InvalidInputError(HistgenError):
+    """The input is at fault; a person has to act on it."""
+
+    exit_code = 65  # EX_DATAERR of sysexits.h
+
+
+class FatalError(HistgenError):
+    """The installation or configuration is at fault; nothing will work until it is mended."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h
+
+
+def _rebuild(kind: type[HistgenError], code: str, message: str, hint: str) -> HistgenError:
+    return kind(code, message, hint=hint)

@@ -1,0 +1,19 @@
+"""Fixtures shared by every suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with reference numbers, real slides and real reports that may lie beside a checkout.
+
+    Tests that need it say so in the run's summary when it is absent; nothing shipped depends on it.
+    """
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("no ../shared folder beside this checkout: parity and real-slide checks are left out")
+    return folder
