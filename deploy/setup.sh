@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Builds .venv/ and installs the Debian packages that are missing, saying which.
+#   deploy/setup.sh base   what `histgen report` needs: no torch, no Java
+#   deploy/setup.sh all    everything: training, evaluation, tests
+# Running it again changes nothing, until pyproject.toml or constraints.txt change.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+part=${1:-all}
+python=${PYTHON:-python3}
+venv=.venv
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# Debian packages that `missing_command:package` pairs ask for, installed in one go.
+need_debian() {
+  local packages=() pair
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || packages+=("${pair##*:}")
+  done
+  [ ${#packages[@]} -eq 0 ] || install_debian "${packages[@]}"
+}
+
+install_debian() {
+  say "installing Debian packages: $*"
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    say "cannot install them here. As root on Debian: apt-get install $*"
+    exit 1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -qq update >&2
+  apt-get -qq install --yes --no-install-recommends "$@" >&2
+}
+
+fingerprint() { cat pyproject.toml constraints.txt "$0" | sha256sum | cut -d' ' -f1; }
+
+make_venv() {
+  [ -x $venv/bin/python ] && return
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "Python 3.11 or newer is needed"; exit 1; }
+  "$python" -c 'import ensurepip' 2>/dev/null || install_debian python3-venv
+  say "making $venv"
+  "$python" -m venv $venv
+}
+
+install_python() {
+  local target=$1
+  say "installing Python packages ($target)"
+  $venv/bin/python -m pip install --quiet --constraint constraints.txt uv >&2
+  # uv is quick but reads its own settings only; where that does not reach an index, pip (with the user's settings) does.
+  UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}}
+  [ -n "$UV_DEFAULT_INDEX" ] && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX
+  VIRTUAL_ENV=$PWD/$venv $venv/bin/uv pip install --quiet --constraint constraints.txt --editable "$target" >&2 ||
+    $venv/bin/python -m pip install --quiet --constraint constraints.txt --editable "$target" >&2
+}
+
+case $part in
+  base) target=. ;;
+  all) target='.[train,evaluate,dev]' ;;
+  *) say "unknown part '$part': base or all"; exit 2 ;;
+esac
+
+wanted=$(fingerprint)
+done_before() { [ -f "$venv/.histgen-$1" ] && [ "$(cat "$venv/.histgen-$1")" = "$wanted" ]; }
+
+if [ "$part" = all ]; then
+  need_debian java:default-jre-headless chromium:chromium
+fi
+if done_before all || { [ "$part" = base ] && done_before base; }; then
+  exit 0
+fi
+make_venv
+install_python "$target"
+echo "$wanted" >"$venv/.histgen-$part"
+say "done"

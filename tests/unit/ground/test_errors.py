@@ -1,0 +1,23 @@
+"""The error tree keeps its promises: codes, hints, pickling."""
+
+import pickle
+
+import pytest
+
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+
+
+@pytest.mark.parametrize("kind", [HistgenError, TransientError, InvalidInputError, FatalError])
+def test_an_error_survives_pickling_with_its_kind_code_message_and_hint(kind: type[HistgenError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("slide-empty", "The file is empty.", hint="Scan it again.")))
+    assert type(error) is kind
+    assert (error.code, error.message, error.hint) == ("slide-empty", "The file is empty.", "Scan it again.")
+
+
+def test_an_error_reads_as_message_then_hint() -> None:
+    assert str(InvalidInputError("x", "It broke.", hint="Mend it.")) == "It broke. Mend it."
+    assert str(InvalidInputError("x", "It broke.")) == "It broke."
+
+
+def test_the_three_kinds_exit_differently() -> None:
+    assert len({TransientError.exit_code, InvalidInputError.exit_code, FatalError.exit_code}) == 3

@@ -1,0 +1,34 @@
+"""Files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.files import atomic_path, canonical_json, sha256_file, sha256_hex, write_atomic
+
+
+def test_a_finished_write_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "draft.json"
+    write_atomic(target, b"old")
+    write_atomic(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path: Path) -> None:
+    target = tmp_path / "draft.json"
+    write_atomic(target, b"old")
+    with pytest.raises(RuntimeError, match="crash"), atomic_path(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("crash")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_equal_values_give_equal_json_whatever_the_order_of_keys() -> None:
+    assert canonical_json({"b": 1, "a": "µ"}) == canonical_json({"a": "µ", "b": 1}) == '{"a":"µ","b":1}'.encode()
+
+
+def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x") == sha256_hex(b"abc")
