@@ -1,0 +1,136 @@
+"""From a decoder's token log-probabilities to a confidence one can plan with.
+
+`raw_confidence` is what the decoder itself believes of a sentence; a `Calibration` maps it to the share of such
+sentences that were right on held-out slides. Training fits it and writes `to_config()` under "calibration" in the
+model's config.json; the pipeline reads it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.errors import FatalError
+
+Statistic = Literal["sum", "mean", "min"]
+Method = Literal["none", "temperature", "isotonic"]
+
+
+def raw_confidence(logprobs: NDArray[np.floating], statistic: Statistic = "sum") -> float:
+    """The decoder's own belief in a sentence, 0..1, from the natural log-probabilities [T] of its tokens.
+
+    "sum": the probability of the whole sentence given all before it; "mean": the geometric mean over tokens;
+    "min": the least probable token. A sentence without tokens gives 0.
+    """
+    values = np.asarray(logprobs, dtype=np.float64)
+    if values.size == 0:
+        return 0.0
+    reduced = {"sum": np.sum, "mean": np.mean, "min": np.min}[statistic](values)
+    return float(np.exp(min(float(reduced), 0.0)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A monotone map from raw to calibrated confidence.
+
+    "temperature" divides the log-odds of the raw confidence by `temperature`;
+    "isotonic" interpolates linearly in the table `x` → `y` (both ascending, 0..1).
+    """
+
+    method: Method = "none"
+    statistic: Statistic = "sum"
+    temperature: float = 1.0
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+
+    def confidence(self, logprobs: NDArray[np.floating]) -> float:
+        """Calibrated confidence 0..1 of a sentence with these token log-probabilities [T]."""
+        return self.apply(raw_confidence(logprobs, self.statistic))
+
+    def apply(self, raw: float) -> float:
+        """Calibrated confidence of one raw confidence."""
+        if self.method == "isotonic":
+            return float(np.interp(raw, self.x, self.y))
+        if self.method == "temperature":
+            clipped = min(max(raw, 1e-9), 1 - 1e-9)
+            return float(1 / (1 + ((1 - clipped) / clipped) ** (1 / self.temperature)))
+        return raw
+
+    @classmethod
+    def fit_isotonic(
+        cls, raw: Sequence[float], right: Sequence[bool], *, statistic: Statistic = "sum", knots: int = 24
+    ) -> Self:
+        """Pool-adjacent-violators fit of P(right | raw) on held-out sentences, thinned to at most `knots` points.
+
+        Each pooled step counts one imaginary right and one imaginary wrong sentence more (Laplace), so that a short
+        validation set never yields a confidence of 0 or 1.
+        """
+        order = np.argsort(raw, kind="stable")
+        x = np.asarray(raw, dtype=np.float64)[order]
+        hits = np.asarray(right, dtype=np.float64)[order]
+        bins = _pool(x, hits, max(1, len(x) // knots))
+        return cls("isotonic", statistic, x=tuple(b[0] for b in bins), y=tuple(b[1] for b in bins))
+
+    @classmethod
+    def fit_temperature(
+        cls, raw: Sequence[float], right: Sequence[bool], *, statistic: Statistic = "sum"
+    ) -> Self:
+        """The temperature (0.2..10) with the least negative log-likelihood on held-out sentences."""
+        hits = np.asarray(right, dtype=bool)
+        grid = np.geomspace(0.2, 10, 200)
+        losses = [_loss(np.asarray([cls("temperature", statistic, float(t)).apply(r) for r in raw]), hits) for t in grid]
+        return cls("temperature", statistic, float(round(grid[int(np.argmin(losses))], 4)))
+
+    def to_config(self) -> dict[str, Any]:
+        """The JSON for config.json's "calibration"."""
+        config: dict[str, Any] = {"method": self.method, "statistic": self.statistic}
+        if self.method == "temperature":
+            config["temperature"] = self.temperature
+        if self.method == "isotonic":
+            config |= {"x": list(self.x), "y": list(self.y)}
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read config.json's "calibration"; empty means uncalibrated. FatalError("model-config-invalid")."""
+        made = cls(
+            method=config.get("method", "none"),
+            statistic=config.get("statistic", "sum"),
+            temperature=float(config.get("temperature", 1.0)),
+            x=tuple(float(v) for v in config.get("x", ())),
+            y=tuple(float(v) for v in config.get("y", ())),
+        )
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        table_ok = len(self.x) == len(self.y) and list(self.x) == sorted(self.x) and list(self.y) == sorted(self.y)
+        known = self.method in ("none", "temperature", "isotonic") and self.statistic in ("sum", "mean", "min")
+        if not known or not table_ok or self.temperature <= 0 or (self.method == "isotonic" and not self.x):
+            raise FatalError(
+                "model-config-invalid",
+                'The model\'s config.json has a "calibration" that cannot be used.',
+                hint="Copy the whole model folder again, or train the model anew.",
+            )
+
+
+def _pool(x: NDArray[np.float64], hits: NDArray[np.float64], least: int) -> list[tuple[float, float]]:
+    """Steps of an isotonic fit over sorted `x`, each with at least `least` samples: (mean x, smoothed share)."""
+    blocks: list[list[float]] = []  # [count, sum of x, hits]
+    for start in range(0, len(x), least):
+        part = slice(start, start + least)
+        blocks.append([float(len(x[part])), float(x[part].sum()), float(hits[part].sum())])
+        while len(blocks) > 1 and blocks[-2][2] / blocks[-2][0] >= blocks[-1][2] / blocks[-1][0]:
+            last = blocks.pop()
+            blocks[-1] = [a + b for a, b in zip(blocks[-1], last, strict=True)]
+    shares = np.maximum.accumulate([(h + 1) / (n + 2) for n, _, h in blocks])
+    return [(round(s / n, 6), round(float(y), 6)) for (n, s, _), y in zip(blocks, shares, strict=True)]
+
+
+def _loss(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    likelihood = np.where(right, confidence, 1 - confidence)
+    return float(-np.log(np.clip(likelihood, 1e-12, 1)).mean())
