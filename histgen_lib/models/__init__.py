@@ -1,0 +1,1 @@
+"""The networks. Nothing here imports torch until a network is asked for."""

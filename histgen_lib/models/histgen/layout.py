@@ -1,0 +1,106 @@
+"""Where each tile goes before the network sees it: curve order, regions, prototypes. Torch-free."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from histgen_lib.errors import InvalidInputError
+
+IntArray = npt.NDArray[np.int64]
+
+
+class RegionLayout(NamedTuple):
+    """One slide's tiles as the encoder takes them.
+
+    `tiles` float32[R, P, D] (P tiles a region, zero-padded), `mask` bool[R, P] (True for a real tile),
+    `prototypes` int64[K] (rows of the flattened tiles that stand for the slide).
+    """
+
+    tiles: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    prototypes: IntArray
+
+
+def tile_order(xy: npt.ArrayLike, span_px: float) -> IntArray:
+    """Order tiles along a Hilbert curve, so that a run of tiles is a compact patch of tissue.
+
+    `xy`: int[N, 2], top-left corners in level-0 px; `span_px`: a tile's side in level-0 px.
+    Returns int64[N], the input row of each place in the order. Independent of where on the slide the
+    tissue lies; tiles sharing a cell (overlap) are ordered by y, then x, then input row.
+    Curve: D. Hilbert, Math. Ann. 38 (1891).
+    """
+    corners = np.asarray(xy, dtype=np.int64).reshape(-1, 2)
+    if len(corners) == 0:
+        return np.zeros(0, dtype=np.int64)
+    cells = ((corners - corners.min(axis=0)) / float(span_px) + 1e-6).astype(np.int64)
+    along = _hilbert_index(cells[:, 0], cells[:, 1])
+    return np.lexsort((corners[:, 0], corners[:, 1], along))
+
+
+def _hilbert_index(x: IntArray, y: IntArray) -> IntArray:
+    """Distance along the curve of each cell of the smallest 2^k square that holds all cells."""
+    x, y = x.copy(), y.copy()
+    bits = max(int(max(x.max(), y.max())).bit_length(), 1)
+    along = np.zeros(len(x), dtype=np.int64)
+    for bit in reversed(range(bits)):
+        side = 1 << bit
+        right, upper = (x & side) > 0, (y & side) > 0
+        along += side * side * ((3 * right) ^ upper)
+        x &= side - 1
+        y &= side - 1
+        mirrored = right & ~upper
+        x[mirrored], y[mirrored] = side - 1 - x[mirrored], side - 1 - y[mirrored]
+        turned = ~upper
+        x[turned], y[turned] = y[turned], x[turned]
+    return along
+
+
+@lru_cache(maxsize=4096)
+def prototype_rows(tiles: int, prototypes: int) -> IntArray:
+    """Rows of the tiles that serve as a slide's prototypes: int64[prototypes], read-only.
+
+    Evenly spaced from 0 to tiles−1 and truncated. In float32 and from both ends towards the middle, as
+    the published model computes it: other arithmetic picks other tiles for some counts.
+    """
+    step = np.float32(tiles - 1) / np.float32(max(prototypes - 1, 1))
+    place = np.arange(prototypes, dtype=np.float32)
+    from_start = step * place
+    from_end = np.float32(tiles - 1) - step * place[::-1]
+    half = prototypes // 2
+    rows = np.concatenate([from_start[:half], from_end[half:]]).astype(np.int64)
+    if prototypes == 1:
+        rows[:] = 0
+    rows.setflags(write=False)
+    return rows
+
+
+def region_count(tiles: int, tiles_per_region: int) -> int:
+    """Regions needed for so many tiles."""
+    return -(-tiles // tiles_per_region)
+
+
+def lay_out(features: npt.ArrayLike, tiles_per_region: int, prototypes: int) -> RegionLayout:
+    """Cut one slide's features (float[N, D], already in order) into zero-padded regions.
+
+    Raises InvalidInputError("bag-empty") without tiles and ("bag-shape") when not two-dimensional.
+    """
+    rows = np.asarray(features, dtype=np.float32)
+    if rows.ndim != 2:
+        raise InvalidInputError(
+            "bag-shape", f"Tile features must be [tiles, width]; these are {list(rows.shape)}."
+        )
+    if len(rows) == 0:
+        raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
+    regions = region_count(len(rows), tiles_per_region)
+    tiles = np.zeros((regions * tiles_per_region, rows.shape[1]), dtype=np.float32)
+    tiles[: len(rows)] = rows
+    mask = np.arange(len(tiles)) < len(rows)
+    return RegionLayout(
+        tiles.reshape(regions, tiles_per_region, -1),
+        mask.reshape(regions, tiles_per_region),
+        prototype_rows(len(rows), prototypes),
+    )

@@ -1,0 +1,153 @@
+"""HistGen: tile features of a slide in, log-probabilities of report tokens out.
+
+Guo, Ma, Xu, Wang, Wang, Chen: "HistGen: Histopathology Report Generation via Local-Global Feature
+Encoding and Cross-modal Context Interaction", MICCAI 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.histgen.config import HistGenConfig
+from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
+from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
+from histgen_lib.models.histgen.layers import Attention, MemoryAttention, position_code
+from histgen_lib.models.histgen.layout import prototype_rows, region_count
+
+_CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
+
+
+class HistGen(nn.Module):
+    """The whole network. A batch holds slides of different sizes: a tile mask says which rows are real.
+
+    Masks are prefixes: a slide's N_i tiles stand in rows 0…N_i−1, in `tile_order` for a corrected model
+    and in slide order for a published one. Padding and batch mates change nothing in a slide's output.
+    """
+
+    def __init__(self, config: HistGenConfig) -> None:
+        super().__init__()
+        self.config = config
+        d, heads = config.d_model, config.num_heads
+        self.feature_map = nn.Linear(config.input_dim, config.d_vf)
+        self.feature_embed = nn.Linear(config.d_vf, d)
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
+        self.memory = nn.Parameter(torch.empty(config.cmm_size, config.cmm_dim))
+        self.memory_attention = MemoryAttention(d, heads, _CONTEXT_DROPOUT, config.topk)
+        self.prototype_attention = Attention(d, heads, _CONTEXT_DROPOUT)
+        self.encoder = HierarchicalEncoder(config)
+        self.word_embed = nn.Embedding(config.vocab_size + 1, d)
+        self.text_dropout = nn.Dropout(config.dropout)
+        self.decoder = TextDecoder(config)
+        self.logit = nn.Linear(d, config.vocab_size + 1)
+        self._initialise()
+
+    def forward(self, features: Tensor, tile_mask: Tensor, ids: Tensor) -> Tensor:
+        """Teacher forcing: features [B, N, D], tile_mask bool[B, N], ids int64[B, T] -> [B, T, V+1].
+
+        Row t holds the log-probabilities of the token after ids[:, :t+1]; ids start with 0. Ids of 0
+        after the first place are padding and are never looked at.
+        """
+        memory = self.region_memory(features, tile_mask)
+        return self.text_log_probs(memory, ids)
+
+    def region_memory(self, features: Tensor, tile_mask: Tensor) -> RegionMemory:
+        """Features [B, N, D] and tile_mask bool[B, N] (a prefix of each row) -> the decoder's memory."""
+        per_region = self.config.tiles_per_region
+        spare = region_count(features.shape[1], per_region) * per_region - features.shape[1]
+        tiles = functional.pad(features, (0, 0, 0, spare)).unflatten(1, (-1, per_region))
+        mask = functional.pad(tile_mask, (0, spare)).unflatten(1, (-1, per_region))
+        counts = tile_mask.sum(dim=1).tolist()
+        if min(counts) < 1:
+            raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
+        rows = np.stack([prototype_rows(count, self.config.prototype_num) for count in counts])
+        return self.encode_regions(tiles, mask, torch.from_numpy(rows).to(features.device))
+
+    def encode_regions(self, tiles: Tensor, mask: Tensor, prototypes: Tensor) -> RegionMemory:
+        """Laid-out tiles [B, R, P, D], mask bool[B, R, P], prototypes int64[B, K] -> the memory."""
+        x = functional.relu(self.feature_embed(self.feature_map(tiles.flatten(1, 2))))
+        x = self._add_context(self.feature_dropout(x), prototypes)
+        x = x.unflatten(1, mask.shape[1:]) * mask.unsqueeze(-1)
+        memory: RegionMemory = self.encoder(x, mask)
+        return memory
+
+    def text_log_probs(self, memory: RegionMemory, ids: Tensor) -> Tensor:
+        """Log-probabilities [B, T, V+1] of the token after each of ids int64[B, T]."""
+        length = ids.shape[1]
+        places = torch.arange(length, device=ids.device)
+        causal = places[:, None] >= places[None, :]
+        real = (ids > 0) | (places == 0)
+        x = self.decoder(self._words(ids, places), causal & real[:, None, :], memory.regions, memory.valid)
+        return functional.log_softmax(self.logit(x), dim=-1)
+
+    def step(self, tokens: Tensor, cache: Tensor, cross: Tensor, region_valid: Tensor) -> StepOutput:
+        """One cached step: tokens int64[S, B] -> StepOutput whose `hidden` are log-probs [S, B, V+1]."""
+        place = torch.full_like(tokens, cache.shape[-2])
+        out = self.decoder.step(self._words(tokens, place), cache, cross, region_valid)
+        return StepOutput(functional.log_softmax(self.logit(out.hidden), dim=-1), out.attention, out.cache)
+
+    def empty_cache(self, slides: int) -> Tensor:
+        """The cache before the first token, for one beam a slide: [L, 2, slides, 1, heads, 0, d/heads]."""
+        c = self.config
+        return self.memory.new_zeros(c.num_layers, 2, slides, 1, c.num_heads, 0, c.d_model // c.num_heads)
+
+    def encode(self, features: object) -> Tensor:
+        """One slide's features float[N, D] -> its region memory float32[R, d], without gradients."""
+        with self._inference():
+            return self.region_memory(*self._single(features)).regions[0]
+
+    def log_probs(self, features: object, ids: object) -> Tensor:
+        """Teacher-forced log-probabilities float32[T, V+1] for ids int[T] (first id 0) of one slide."""
+        fed = torch.as_tensor(ids, dtype=torch.int64, device=self.memory.device).reshape(1, -1)
+        with self._inference():
+            found: Tensor = self(*self._single(features), fed)
+            return found[0]
+
+    def _add_context(self, x: Tensor, prototypes: Tensor) -> Tensor:
+        """Add what the prototype tiles recall from the shared memory."""
+        chosen = x.gather(1, prototypes.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        recalled = self.memory_attention(chosen, self.memory)
+        added: Tensor = x + self.prototype_attention(x, recalled)
+        return added
+
+    def _words(self, ids: Tensor, places: Tensor) -> Tensor:
+        d = self.config.d_model
+        x = self.text_dropout(self.word_embed(ids) * math.sqrt(d) + position_code(places, d))
+        words: Tensor = x + self.memory_attention(x, self.memory)
+        return words
+
+    def _single(self, features: object) -> tuple[Tensor, Tensor]:
+        rows = torch.as_tensor(features, dtype=torch.float32, device=self.memory.device)
+        rows = rows[None] if rows.ndim == 2 else rows
+        if rows.ndim != 3 or rows.shape[0] != 1 or rows.shape[2] != self.config.input_dim:
+            raise InvalidInputError(
+                "bag-shape",
+                f"This model takes features [tiles, {self.config.input_dim}]; these are {list(rows.shape)}.",
+                hint="Encode the slide with the tile encoder that the model was trained with.",
+            )
+        return rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.train(training)
+
+    def _initialise(self) -> None:
+        """Xavier-uniform matrices in encoder, decoder, embedding and memory look-up; normal memory."""
+        for part in (self.encoder, self.decoder, self.word_embed, self.memory_attention):
+            for weight in part.parameters():
+                if weight.dim() > 1:
+                    nn.init.xavier_uniform_(weight)
+        nn.init.normal_(self.memory, 0.0, 1.0 / self.config.cmm_dim)
