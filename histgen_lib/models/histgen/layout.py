@@ -66,14 +66,13 @@ def prototype_rows(tiles: int, prototypes: int) -> IntArray:
     Evenly spaced from 0 to tiles−1 and truncated. In float32 and from both ends towards the middle, as
     the published model computes it: other arithmetic picks other tiles for some counts.
     """
-    step = np.float32(tiles - 1) / np.float32(max(prototypes - 1, 1))
-    place = np.arange(prototypes, dtype=np.float32)
-    from_start = step * place
-    from_end = np.float32(tiles - 1) - step * place[::-1]
-    half = prototypes // 2
-    rows = np.concatenate([from_start[:half], from_end[half:]]).astype(np.int64)
-    if prototypes == 1:
-        rows[:] = 0
+    step = np.float64(np.float32(tiles - 1) / np.float32(max(prototypes - 1, 1)))
+    place = np.arange(prototypes, dtype=np.float64)
+    from_start, from_end = step * place, (tiles - 1) - step * place[::-1]
+    half = prototypes // 2 if prototypes > 1 else 1
+    # One rounding at the end stands for the fused multiply-add that torch's kernel compiles to.
+    places = np.concatenate([from_start[:half], from_end[half:]]).astype(np.float32)
+    rows = places.astype(np.int64)
     rows.setflags(write=False)
     return rows
 
