@@ -74,11 +74,10 @@ class HistGenConfig:
         return cls(**values)
 
     def _problem(self) -> str:
-        counts = {
-            f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), int)
-        }
+        whole = [f.name for f in fields(self) if isinstance(getattr(self, f.name), int)]
+        small = [name for name in whole if getattr(self, name) < 1]
         checks = {
-            f"{', '.join(k for k, v in counts.items() if v < 1)} must be at least 1": min(counts.values()) >= 1,
+            f"{', '.join(small)} must be at least 1": not small,
             f"mode {self.mode!r} is neither published nor corrected": self.mode in {"published", "corrected"},
             f"pooling {self.pooling!r} is neither bounded nor free": self.pooling in {"bounded", "free"},
             "region_size must be at least 2": self.region_size >= 2,

@@ -14,11 +14,12 @@ from histgen_lib.models.histgen.layers import Attention, FeedForward, LayerNorm
 class StepOutput(NamedTuple):
     """One decoding step of S slides with B beams each.
 
-    `hidden` float[S, B, d]; `attention` float[S, B, R] (last layer's look at the regions, mean over
-    heads); `cache` float[L, 2, S, B, heads, T+1, d/heads] (keys and values of all tokens so far).
+    `words` float[S, B, d] (from the decoder) or log-probabilities [S, B, V+1] (from the network);
+    `attention` float[S, B, R], the last layer's look at the regions, mean over heads;
+    `cache` float[L, 2, S, B, heads, T+1, d/heads], keys and values of all tokens so far.
     """
 
-    hidden: Tensor
+    words: Tensor
     attention: Tensor
     cache: Tensor
 
@@ -35,13 +36,15 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, keep: Tensor, regions: Tensor, region_keep: Tensor) -> Tensor:
-        """x [B, T, d], keep bool[B, 1, T, T], regions [B, R, d], region_keep bool[B, 1, 1, R]."""
+        """Whole texts x [B, T, d]; keep bool[B, 1, T, T], regions [B, R, d], region_keep bool[B, 1, 1, R]."""
         seen = self.norms[0](x)
         x = x + self.dropout(self.self_attention(seen, seen, keep))
         x = x + self.dropout(self.region_attention(self.norms[1](x), regions, region_keep))
         return self._think(x)
 
-    def step(self, x: Tensor, past: Tensor, cross: Tensor, region_keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, x: Tensor, past: Tensor, cross: Tensor, region_keep: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One token: x [S, B, d], past [2, S, B, h, T, k], cross [2, S, h, R, k] -> x, new past, weights."""
         x, past = self._look_back(x, past)
         x, weights = self._look_at_regions(x, cross, region_keep)
@@ -63,7 +66,8 @@ class DecoderBlock(nn.Module):
         return x + attention.merge(weights @ cross[1]), weights.mean(dim=1)
 
     def _think(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.feed_forward(self.norms[2](x)))
+        thought: Tensor = x + self.dropout(self.feed_forward(self.norms[2](x)))
+        return thought
 
 
 class TextDecoder(nn.Module):
@@ -75,7 +79,7 @@ class TextDecoder(nn.Module):
         self.norm = LayerNorm(config.d_model)
 
     def forward(self, x: Tensor, keep: Tensor, regions: Tensor, region_valid: Tensor) -> Tensor:
-        """x [B, T, d], keep bool[B, T, T], regions [B, R, d], region_valid bool[B, R] -> [B, T, d]."""
+        """Whole texts x [B, T, d]; keep bool[B, T, T], regions [B, R, d], region_valid bool[B, R]."""
         for block in self.blocks:
             x = block(x, keep[:, None], regions, region_valid[:, None, None, :])
         normed: Tensor = self.norm(x)

@@ -35,7 +35,7 @@ class RegionPooling(nn.Module):
         self.dense = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, R, P+1, d] -> pooled [B, R, d] and the weights [B, R, P+1] of the positions."""
+        """Positions [B, R, P+1, d] -> pooled [B, R, d] and the weights [B, R, P+1] of the positions."""
         scores = self._scores(x)
         if self.config.mode == "corrected":
             scores = scores.masked_fill(~valid, float("-inf"))
@@ -46,8 +46,10 @@ class RegionPooling(nn.Module):
     def _scores(self, x: Tensor) -> Tensor:
         projected = self.project(x)
         if self.config.pooling == "bounded":
-            return torch.tanh(self.score(projected)).squeeze(-1)
-        return self.score(torch.tanh(projected)).squeeze(-1)
+            scores: Tensor = torch.tanh(self.score(projected))
+        else:
+            scores = self.score(torch.tanh(projected))
+        return scores.squeeze(-1)
 
 
 class HierarchicalEncoder(nn.Module):
@@ -86,7 +88,7 @@ class HierarchicalEncoder(nn.Module):
         places = torch.arange(self.config.region_size, device=x.device)
         placed = self.dropout(x + position_code(places, self.config.d_model))
         inside: Tensor = block(placed.flatten(0, 1), valid.flatten(0, 1))
-        return inside.unflatten(0, x.shape[:2])
+        return inside.reshape(x.shape)
 
     def _across_regions(self, x: Tensor, region_valid: Tensor) -> Tensor:
         first = self.config.mode == "published"

@@ -18,7 +18,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
+        """Normalise x [..., d]; same shape out."""
         variance, mean = torch.var_mean(x, dim=-1, keepdim=True)
         return (x - mean) * (self.weight / (variance.sqrt() + 1e-6)) + self.bias
 
@@ -44,18 +44,19 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[..., T, d] -> [..., heads, T, d/heads]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(-3, -2)
 
     def merge(self, x: Tensor) -> Tensor:
         """[..., heads, T, d/heads] -> [..., T, d], through the output map."""
-        return self.output(x.transpose(-3, -2).flatten(-2))
+        merged: Tensor = self.output(x.transpose(-3, -2).flatten(-2))
+        return merged
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [..., heads, S, d/heads] of memory [..., S, d]."""
         return self.split(self.key(memory)), self.split(self.value(memory))
 
     def forward(self, x: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x [B, T, d] looks at memory [B, S, d] where `keep` (bool, broadcastable to [B, heads, T, S])."""
+        """Let x [B, T, d] look at memory [B, S, d] where `keep` (bool, broadcastable to [B, heads, T, S])."""
         keys, values = self.keys_values(memory)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(
@@ -104,8 +105,9 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
-        return self.contract(self.dropout(functional.relu(self.expand(x))))
+        """Map x [..., d]; same shape out."""
+        mapped: Tensor = self.contract(self.dropout(functional.relu(self.expand(x))))
+        return mapped
 
 
 class EncoderBlock(nn.Module):
@@ -119,7 +121,8 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x [B, T, d]; `valid` bool[B, T] says which positions may be looked at."""
+        """Update x [B, T, d]; `valid` bool[B, T] says which positions may be looked at."""
         seen = self.norms[0](x)
         x = x + self.dropout(self.attention(seen, seen, valid[:, None, None, :]))
-        return x + self.dropout(self.feed_forward(self.norms[1](x)))
+        thought: Tensor = x + self.dropout(self.feed_forward(self.norms[1](x)))
+        return thought

@@ -62,8 +62,9 @@ class HistGen(nn.Module):
         """Features [B, N, D] and tile_mask bool[B, N] (a prefix of each row) -> the decoder's memory."""
         per_region = self.config.tiles_per_region
         spare = region_count(features.shape[1], per_region) * per_region - features.shape[1]
-        tiles = functional.pad(features, (0, 0, 0, spare)).unflatten(1, (-1, per_region))
-        mask = functional.pad(tile_mask, (0, spare)).unflatten(1, (-1, per_region))
+        tiles = functional.pad(features, (0, 0, 0, spare))
+        tiles = tiles.reshape(len(features), -1, per_region, features.shape[2])
+        mask = functional.pad(tile_mask, (0, spare)).reshape(len(features), -1, per_region)
         counts = tile_mask.sum(dim=1).tolist()
         if min(counts) < 1:
             raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
@@ -74,7 +75,7 @@ class HistGen(nn.Module):
         """Laid-out tiles [B, R, P, D], mask bool[B, R, P], prototypes int64[B, K] -> the memory."""
         x = functional.relu(self.feature_embed(self.feature_map(tiles.flatten(1, 2))))
         x = self._add_context(self.feature_dropout(x), prototypes)
-        x = x.unflatten(1, mask.shape[1:]) * mask.unsqueeze(-1)
+        x = x.reshape(*mask.shape, -1) * mask.unsqueeze(-1)
         memory: RegionMemory = self.encoder(x, mask)
         return memory
 
@@ -88,13 +89,13 @@ class HistGen(nn.Module):
         return functional.log_softmax(self.logit(x), dim=-1)
 
     def step(self, tokens: Tensor, cache: Tensor, cross: Tensor, region_valid: Tensor) -> StepOutput:
-        """One cached step: tokens int64[S, B] -> StepOutput whose `hidden` are log-probs [S, B, V+1]."""
+        """One cached step: tokens int64[S, B] -> StepOutput whose `words` are log-probs [S, B, V+1]."""
         place = torch.full_like(tokens, cache.shape[-2])
         out = self.decoder.step(self._words(tokens, place), cache, cross, region_valid)
-        return StepOutput(functional.log_softmax(self.logit(out.hidden), dim=-1), out.attention, out.cache)
+        return StepOutput(functional.log_softmax(self.logit(out.words), dim=-1), out.attention, out.cache)
 
     def empty_cache(self, slides: int) -> Tensor:
-        """The cache before the first token, for one beam a slide: [L, 2, slides, 1, heads, 0, d/heads]."""
+        """Make the cache of no tokens yet, one beam a slide: [L, 2, slides, 1, heads, 0, d/heads]."""
         c = self.config
         return self.memory.new_zeros(c.num_layers, 2, slides, 1, c.num_heads, 0, c.d_model // c.num_heads)
 

@@ -58,9 +58,9 @@ _RENAMES = tuple(
         (r"^encoder_decoder\.model\.encoder\.layer\.(\d+)\.region_encoder\.", r"encoder.region_blocks.\1."),
         (r"^encoder_decoder\.model\.encoder\.layer\.0\.WSI_encoder\.", "encoder.slide_block."),
         (r"^encoder_decoder\.model\.encoder\.norm\.", "encoder.norm."),
-        (r"^encoder_decoder\.model\.encoder\.pooler\.dense\.", "encoder.pooling.dense."),
-        (r"^encoder_decoder\.model\.encoder\.pooler\.attentive_pooling\.lin_proj\.", "encoder.pooling.project."),
-        (r"^encoder_decoder\.model\.encoder\.pooler\.attentive_pooling\.v\.", "encoder.pooling.score."),
+        (r"^encoder_decoder\.model\.encoder\.pooler\.", "encoder.pooling."),
+        (r"\.attentive_pooling\.lin_proj\.", ".project."),
+        (r"\.attentive_pooling\.v\.", ".score."),
         (r"^encoder_decoder\.model\.decoder\.layers\.(\d+)\.", r"decoder.blocks.\1."),
         (r"^encoder_decoder\.model\.decoder\.norm\.", "decoder.norm."),
         (r"^(encoder\..*)\.self_attn\.", r"\1.attention."),
@@ -80,7 +80,7 @@ _RENAMES = tuple(
 
 
 def load_official(state_dict_or_path: Mapping[str, Tensor] | str | Path, **sizes: float) -> HistGen:
-    """A `published`-mode HistGen with officially trained weights, in evaluation mode, on the CPU.
+    """Build a `published`-mode HistGen with officially trained weights, in evaluation mode, on the CPU.
 
     `sizes` are named as the authors' options: vocab_words, max_seq_length, d_model, d_ff, d_vf, num_heads,
     num_layers, topk, cmm_size, cmm_dim, prototype_num, region_size, input_dim. What the weights tell is
@@ -115,9 +115,9 @@ def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
 
 def _read_file(path: Path) -> Any:
     # Training checkpoints carry the best score as a NumPy scalar; these types hold numbers only.
-    harmless: list[Any] = [np.dtype, np.float64, np.float32, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     scalar = np.float64(0).__reduce__()[0]
-    harmless += [scalar, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    harmless: list[Any] = [np.dtype, np.float64, type(np.dtype(np.float64))]
+    harmless += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -135,10 +135,10 @@ def _clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names as one process without wrappers would have saved them, aliases and unread weights removed."""
     named = {name.removeprefix("module."): value for name, value in state.items()}
     alias = f"{_CORE}model.cmn."
-    kept: dict[str, Tensor] = {n: v for n, v in named.items() if not (_UNREAD.fullmatch(n) or n.startswith(alias))}
-    for name, value in named.items():
-        if name.startswith(alias):
-            _merge_alias(kept, name.replace(alias, f"{_CORE}cmn."), value)
+    read = {name: value for name, value in named.items() if not _UNREAD.fullmatch(name)}
+    kept = {name: value for name, value in read.items() if not name.startswith(alias)}
+    for name in read.keys() - kept.keys():
+        _merge_alias(kept, name.replace(alias, f"{_CORE}cmn."), read[name])
     return kept
 
 
@@ -171,7 +171,7 @@ def _config(weights: Mapping[str, Tensor], sizes: Mapping[str, float]) -> HistGe
 
 
 def _told_by(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """The sizes that can be read off the weights."""
+    """Read off the weights the sizes they tell."""
     logit = _need(weights, f"{_CORE}logit.weight")
     mapping = _need(weights, "wsi_mapping.weight")
     memory = _need(weights, f"{_CORE}memory_matrix")

@@ -6,58 +6,78 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTHS = (24, 48, 96, 160)
-"""Channels after each halving of the tile's side."""
+WIDTHS = (32, 64, 128)
+"""Channels at a quarter, an eighth and a sixteenth of the tile's side."""
+
+BLOCKS = (1, 2, 2)
+"""Convolutions at each of these scales, after the one that reaches it."""
+
+PATCH_PX = 4
+
+
+class PatchStem(nn.Module):
+    """Pixels to one vector for each 4×4 px patch.
+
+    Pixels are scaled by scaling the weights; their offset is the norm's to remove.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, outputs, PATCH_PX, PATCH_PX, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """uint8[B, 3, H, W] -> float32[B, outputs, H/4, W/4]."""
+        weight = self.conv.weight * (2.0 / 255.0)
+        return functional.relu(self.norm(functional.conv2d(tiles.float(), weight, stride=PATCH_PX)))
 
 
 class ConvBlock(nn.Module):
-    """3×3 convolution, batch norm (foldable into it), ReLU."""
+    """3×3 convolution, batch norm (foldable into it), ReLU; added to its input where shapes agree."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
+        self.residual = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H/stride, W/stride]."""
-        return functional.relu(self.norm(self.conv(x)))
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions whose result is added to their input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = ConvBlock(width, width, 1)
-        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
-        return functional.relu(x + self.norm(self.conv(self.first(x))))
+        found = functional.relu(self.norm(self.conv(x)))
+        return x + found if self.residual else found
 
 
 class TileEncoder(nn.Module):
-    """uint8[B, H, W, 3] RGB (or [B, 3, H, W]) -> float32[B, dim]; scaling of pixels is part of the graph.
+    """uint8[B, H, W, 3] RGB (or [B, 3, H, W]) -> float32[B, dim]; preprocessing is part of the graph.
 
-    H and W multiples of 16, 256 at 0.5 mpp in the shipped model. Mean and maximum over the tile are both
-    kept: the first for tissue, the second for single cells such as a mitosis.
+    H and W are multiples of 16; the shipped model takes 256 px at 0.5 mpp. Mean and maximum over the tile
+    are both kept: the first for tissue, the second for single cells such as a mitosis.
     """
 
-    def __init__(self, dim: int = 128, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(
+        self, dim: int = 128, widths: tuple[int, ...] = WIDTHS, blocks: tuple[int, ...] = BLOCKS
+    ) -> None:
         super().__init__()
-        self.dim = dim
-        layers: list[nn.Module] = [ConvBlock(3, widths[0], 2), ConvBlock(widths[0], widths[1], 2)]
-        for before, after in zip(widths[1:-1], widths[2:], strict=True):
-            layers += [ResidualBlock(before), ConvBlock(before, after, 2)]
-        self.body = nn.Sequential(*layers, ResidualBlock(widths[-1]))
+        self.dim, self.widths, self.blocks = dim, widths, blocks
+        layers: list[nn.Module] = [PatchStem(widths[0])]
+        for scale, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            if scale:
+                layers.append(ConvBlock(widths[scale - 1], width, stride=2))
+            layers += [ConvBlock(width, width) for _ in range(count)]
+        self.body = nn.Sequential(*layers)
         self.head = nn.Linear(2 * widths[-1], dim)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Features float32[B, dim] of tiles uint8[B, H, W, 3] or uint8[B, 3, H, W]."""
-        if tiles.shape[-1] == 3:
-            tiles = tiles.permute(0, 3, 1, 2)
-        x = self.body(tiles.float() / 127.5 - 1.0)
+        x = self.feature_map(tiles)
         pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
         features: Tensor = self.head(pooled)
         return features
+
+    def feature_map(self, tiles: Tensor) -> Tensor:
+        """Give the last convolution's output [B, widths[-1], H/16, W/16], for dense training targets."""
+        if tiles.shape[-1] == 3:
+            tiles = tiles.permute(0, 3, 1, 2)
+        out: Tensor = self.body(tiles)
+        return out
