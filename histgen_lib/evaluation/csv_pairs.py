@@ -1,0 +1,134 @@
+"""Reading a CSV of predictions and references, strictly: what is not understood is an error, not a guess."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from histgen_lib.errors import InvalidInputError
+
+BlankReferences = Literal["error", "keep", "skip"]
+_MAX_CELL_CHARACTERS = 2**24
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A report as it should be and as it was generated, both as they are written."""
+
+    id: str
+    reference: str
+    prediction: str
+
+
+def read_pairs_csv(
+    path: Path,
+    *,
+    prediction_column: str,
+    reference_column: str,
+    id_column: str | None = None,
+    blank_references: BlankReferences = "error",
+) -> list[Pair]:
+    """Read pairs from a UTF-8 file with a header line; commas separate cells, or tabs if it is named `.tsv`.
+
+    Cells are kept character by character. Without `id_column` the id is the row's number, from 1. A blank
+    prediction is a pair like any other; blank references are an error, or are kept or skipped on request.
+
+    Raises InvalidInputError: `evaluation-csv-missing`, `-unreadable`, `-undecodable`, `-malformed`, `-empty`,
+    `-no-rows`, `-column-missing`, `evaluation-id-repeated`, `evaluation-reference-blank`.
+    """
+    wanted = [reference_column, prediction_column, *([id_column] if id_column else [])]
+    rows = _rows(_text(path), "\t" if path.suffix.lower() == ".tsv" else ",", path)
+    header = next(rows, None)
+    if header is None:
+        raise _bad(
+            "empty", f"{path.name} is empty.", "Give a CSV file with a header line and one row a report."
+        )
+    places = [_place(header, column, path) for column in wanted]
+    pairs = [_pair(row, places, number) for number, row in enumerate(_checked(rows, len(header), path), 1)]
+    if not pairs:
+        raise _bad("no-rows", f"{path.name} has a header but no rows.", "Add one row a report.")
+    _check_ids(pairs, path)
+    return _without_blanks(pairs, blank_references, path)
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _bad("missing", f"There is no file {path}.", "Check the path given to --csv.") from error
+    except OSError as error:
+        reason = f"{path} cannot be read: {error.strerror}."
+        raise _bad("unreadable", reason, "Give a CSV file that you may read.") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"{path.name} is not UTF-8 text (byte {error.start})."
+        raise _bad("undecodable", reason, "Save it as CSV with UTF-8 encoding.") from error
+
+
+def _rows(text: str, delimiter: str, path: Path) -> Iterator[list[str]]:
+    """Rows that are not blank lines; `newline=''` keeps line breaks inside cells as they are."""
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if row:
+                yield row
+    except csv.Error as error:
+        reason = f"{path.name}, line {reader.line_num}: {error}."
+        raise _bad("malformed", reason, "Check the quotes around that line's cells.") from error
+
+
+def _checked(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[list[str]]:
+    for number, row in enumerate(rows, 1):
+        if len(row) != width:
+            reason = f"{path.name}, row {number} has {len(row)} cells where the header has {width}."
+            raise _bad("malformed", reason, "Quote cells that contain the separator or a line break.")
+        yield row
+
+
+def _place(header: list[str], column: str, path: Path) -> int:
+    if header.count(column) == 1:
+        return header.index(column)
+    found = "no column" if column not in header else "more than one column"
+    columns = ", ".join(repr(name) for name in header)
+    raise _bad("column-missing", f"{path.name} has {found} {column!r}.", f"Its columns are: {columns}.")
+
+
+def _pair(row: list[str], places: list[int], number: int) -> Pair:
+    reference, prediction, *rest = (row[place] for place in places)
+    return Pair(rest[0] if rest else str(number), reference, prediction)
+
+
+def _check_ids(pairs: list[Pair], path: Path) -> None:
+    seen: set[str] = set()
+    for pair in pairs:
+        if pair.id in seen:
+            raise InvalidInputError(
+                "evaluation-id-repeated",
+                f"{path.name} has two rows with the id {pair.id!r}.",
+                hint="Give each slide one row, or leave --id-column out.",
+            )
+        seen.add(pair.id)
+
+
+def _without_blanks(pairs: list[Pair], blank: BlankReferences, path: Path) -> list[Pair]:
+    ids = [pair.id for pair in pairs if not pair.reference.strip()]
+    if not ids or blank == "keep":
+        return pairs
+    if blank == "skip" and len(ids) < len(pairs):
+        return [pair for pair in pairs if pair.reference.strip()]
+    shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+    raise InvalidInputError(
+        "evaluation-reference-blank",
+        f"{path.name} has {len(ids)} rows with a blank reference: {shown}.",
+        hint="Nothing can be compared with a blank; fill these rows or take them out.",
+    )
+
+
+def _bad(what: str, message: str, hint: str) -> InvalidInputError:
+    return InvalidInputError(f"evaluation-csv-{what}", message, hint=hint)

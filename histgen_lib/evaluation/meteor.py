@@ -1,0 +1,120 @@
+"""METEOR 1.5 (Denkowski & Lavie 2014): alignment by the published jar, the formula on top of it here.
+
+The jar answers each pair with 23 counts. They add up over slides, so that one run of it serves the corpus
+score, each report's score and every bootstrap resample.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from histgen_lib.evaluation._java import METEOR_JAR, jar_path, java_failure, run_java
+from histgen_lib.evaluation.bootstrap import Floats, Statistic, additive
+
+NAME = "METEOR"
+STATISTICS = 23
+
+# METEOR 1.5, English, ranking task: alpha, beta, gamma, delta; weights of exact, stem, synonym, paraphrase.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+
+# The jar's order of counts: four lengths, then four numbers a stage, then chunks and matched words.
+_TEST_LENGTH, _REFERENCE_LENGTH, _TEST_FUNCTION, _REFERENCE_FUNCTION = range(4)
+_STAGES = slice(4, 20)
+_CHUNKS, _TEST_MATCHES, _REFERENCE_MATCHES = 20, 21, 22
+
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+
+
+def meteor(
+    references: Sequence[str], predictions: Sequence[str], *, timeout_s: float | None = None
+) -> Statistic:
+    """Return corpus METEOR as a statistic over slides (see `meteor_statistics`)."""
+    counts = meteor_statistics(references, predictions, timeout_s=timeout_s)
+    return additive((NAME,), additive_counts(counts), meteor_from_totals)
+
+
+def meteor_statistics(
+    references: Sequence[str], predictions: Sequence[str], *, timeout_s: float | None = None
+) -> Floats:
+    """Ask the jar for its 23 counts of every pair, float64[n, 23].
+
+    A line break counts as a space: the jar reads one pair a line. "|||", its separator, is removed from
+    predictions, and in a reference separates alternatives, as in coco-caption. Equal pairs are scored once.
+    `timeout_s` defaults to five minutes plus 1 s a distinct pair. Raises FatalError (`evaluation-java-*`,
+    `evaluation-package-missing`).
+    """
+    lines = [_request(reference, text) for reference, text in zip(references, predictions, strict=True)]
+    distinct = list(dict.fromkeys(lines))
+    if not distinct:
+        return np.zeros((0, STATISTICS))
+    limit_s = 300.0 + len(distinct) if timeout_s is None else timeout_s
+    answers = dict(zip(distinct, _ask(distinct, limit_s), strict=True))
+    return np.stack([answers[line] for line in lines])
+
+
+def additive_counts(counts: Floats) -> Floats:
+    """Return the counts as the jar adds them: a perfect report in one chunk adds no chunk."""
+    summable = counts.copy()
+    summable[_in_one_piece(counts), _CHUNKS] = 0.0
+    return summable
+
+
+def meteor_from_totals(totals: Floats) -> Floats:
+    """Compute METEOR float64[B, 1] of summed counts float64[B, 23]; 0 where it is undefined, as in the jar."""
+    stages = totals[:, _STAGES].reshape(-1, 4, 4)  # a stage's content, then function words; test, reference
+    test = totals[:, _TEST_LENGTH], totals[:, _TEST_FUNCTION]
+    reference = totals[:, _REFERENCE_LENGTH], totals[:, _REFERENCE_FUNCTION]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = _share(stages[:, :, 0], stages[:, :, 2], *test)
+        recall = _share(stages[:, :, 1], stages[:, :, 3], *reference)
+        harmonic = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+        words = (totals[:, _TEST_MATCHES] + totals[:, _REFERENCE_MATCHES]) / 2
+        fragments = np.where(_in_one_piece(totals), 0.0, totals[:, _CHUNKS] / words)
+        score = harmonic * (1 - _GAMMA * fragments**_BETA)
+    defined: Floats = np.maximum(np.nan_to_num(score, nan=0.0), 0.0)[:, None]
+    return defined
+
+
+def _share(content: Floats, function: Floats, length: Floats, function_words: Floats) -> Floats:
+    matched = (content @ _STAGE_WEIGHTS) * _DELTA + (function @ _STAGE_WEIGHTS) * (1 - _DELTA)
+    share: Floats = matched / (_DELTA * (length - function_words) + (1 - _DELTA) * function_words)
+    return share
+
+
+def _in_one_piece(counts: Floats) -> Floats:
+    stages = counts[:, _STAGES].reshape(-1, 4, 4)
+    test = stages[:, :, 0].sum(1) + stages[:, :, 2].sum(1)
+    reference = stages[:, :, 1].sum(1) + stages[:, :, 3].sum(1)
+    whole = (test == counts[:, _TEST_LENGTH]) & (reference == counts[:, _REFERENCE_LENGTH])
+    pieces: Floats = whole & (counts[:, _CHUNKS] == 1)
+    return pieces
+
+
+def _request(reference: str, prediction: str) -> str:
+    # coco-caption's own two replacements, in its order, on the prediction only.
+    text = prediction.replace("|||", "").replace("  ", " ")
+    return _LINE_BREAK.sub(" ", f"SCORE ||| {reference} ||| {text}")
+
+
+def _ask(lines: Sequence[str], timeout_s: float) -> list[Floats]:
+    options = ["-", "-", "-stdio", "-l", "en", "-norm"]
+    data = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
+    arguments = ["-Xmx2G", "-jar", str(jar_path(METEOR_JAR)), *options]
+    answers = run_java(arguments, stdin=data, timeout_s=timeout_s).splitlines()
+    if len(answers) != len(lines):
+        raise java_failure(f"METEOR answered {len(answers)} of {len(lines)} pairs")
+    return [_parse(answer) for answer in answers]
+
+
+def _parse(answer: str) -> Floats:
+    try:
+        counts = np.array([float(word) for word in answer.split()], dtype=np.float64)
+    except ValueError as error:
+        raise java_failure(f"METEOR answered {answer[:80]!r}") from error
+    if counts.size != STATISTICS:
+        raise java_failure(f"METEOR answered {counts.size} counts, not {STATISTICS}")
+    return counts
