@@ -18,9 +18,11 @@ from torch.nn import functional
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
+from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, decode
 from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
 from histgen_lib.models.histgen.layers import Attention, MemoryAttention, position_code
 from histgen_lib.models.histgen.layout import prototype_rows, region_count
+from histgen_lib.models.histgen.torch_stepper import TorchStepper
 
 _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
 
@@ -110,6 +112,25 @@ class HistGen(nn.Module):
         with self._inference():
             found: Tensor = self(*self._single(features), fed)
             return found[0]
+
+    def generate(
+        self, features: object, beam_size: int = 3, max_tokens: int | None = None
+    ) -> tuple[Ints, float]:
+        """Beam-search one slide's report: ids int64[T] without the end token, and their summed log-prob.
+
+        `max_tokens` counts the end token and defaults to the model's own limit.
+        """
+        settings = DecodingSettings(beam_size=beam_size, max_tokens=max_tokens or self.config.max_tokens)
+        found = self.generate_batch(*self._single(features), settings)[0]
+        return found.tokens, found.score
+
+    def generate_batch(
+        self, features: Tensor, tile_mask: Tensor, settings: DecodingSettings
+    ) -> list[Decoded]:
+        """Decode every slide of a batch: features [B, N, D], tile_mask bool[B, N] as in `forward`."""
+        with self._inference():
+            memory = self.region_memory(features, tile_mask)
+            return decode(TorchStepper(self, memory), settings)
 
     def _add_context(self, x: Tensor, prototypes: Tensor) -> Tensor:
         """Add what the prototype tiles recall from the shared memory."""

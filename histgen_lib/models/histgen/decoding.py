@@ -1,0 +1,286 @@
+"""Choosing the words: greedy, beam and sampling over a step interface that any engine can offer.
+
+Torch-free. A `Stepper` holds a batch of encoded slides; each step takes one token for each of S slides
+with B beams and gives log-probabilities of the next. All methods treat every slide on its own: a slide's
+text is the same alone or in a batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from histgen_lib.errors import InvalidInputError
+
+END = 0
+"""Begin, end and padding share id 0."""
+
+FINISHED_PENALTY = np.float32(1000.0)
+"""Taken off a beam's score once it has ended, as published: it still holds a place, but never grows."""
+
+TRIGRAM_PENALTY = 2 * 0.693
+"""Taken off a word's log-probability for each time it would repeat a trigram (published greedy decoding)."""
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Method = Literal["beam", "greedy", "sample"]
+
+
+class Step(NamedTuple):
+    """What a step gives: log-probs float32[S, B, V+1], attention over regions float32[S, B, R], cache."""
+
+    log_probs: Floats
+    attention: Floats
+    cache: Any
+
+
+class Stepper(Protocol):
+    """A batch of slides ready to be put into words."""
+
+    def start(self) -> Any:
+        """Make the cache before the first token: S slides with one beam each."""
+        ...
+
+    def step(self, tokens: Ints, cache: Any) -> Step:
+        """Feed tokens int64[S, B], those after what is in `cache`."""
+        ...
+
+    def select(self, cache: Any, slides: Ints, beams: Ints) -> Any:
+        """Keep slides int64[S'] (rows of the cache) and of each the beams int64[S', B'], in that order."""
+        ...
+
+    @property
+    def slides(self) -> int:
+        """Slides in the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How to choose words. Raises InvalidInputError("decoding-settings") for what cannot be done.
+
+    `max_tokens` counts words including the end token. `temperature`, `top_k` (0: all), `top_p` (1: all)
+    and `seed` matter to "sample" only; `block_trigrams` to "greedy" only (it changed nothing in the
+    published beam search).
+    """
+
+    method: Method = "beam"
+    beam_size: int = 3
+    max_tokens: int = 100
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    block_trigrams: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [
+            name
+            for name, holds in {
+                "method": self.method in {"beam", "greedy", "sample"},
+                "beam_size": self.beam_size >= 1,
+                "max_tokens": self.max_tokens >= 1,
+                "temperature": self.temperature > 0,
+                "top_k": self.top_k >= 0,
+                "top_p": 0 < self.top_p <= 1,
+                "seed": self.seed >= 0,
+            }.items()
+            if not holds
+        ]
+        if wrong:
+            raise InvalidInputError(
+                "decoding-settings",
+                f"Decoding cannot run with this {', '.join(wrong)}.",
+                hint="Use beam_size and max_tokens ≥ 1, temperature > 0, top_k and seed ≥ 0, 0 < top_p ≤ 1.",
+            )
+
+    def replace(self, **changes: Any) -> DecodingSettings:
+        """Copy with changes; None means no change."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return DecodingSettings(**values | {k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One slide's text as tokens.
+
+    `tokens` int64[T] without the end token; `log_probs` float32[T], the model's own log-probability of
+    each; `attention` float32[T, R], where the last layer looked when it chose each; `score`, the summed
+    log-probability, the end token's included when `ended`.
+    """
+
+    tokens: Ints
+    log_probs: Floats
+    attention: Floats
+    score: float
+    ended: bool
+
+
+def decode(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
+    """Put every slide of the batch into words."""
+    if settings.method == "beam":
+        return _beam_search(stepper, settings)
+    return _walk(stepper, settings)
+
+
+class _Trace:
+    """The words chosen so far by S slides' B beams, with what belongs to them: [S, B, T, …] each."""
+
+    def __init__(self, slides: int) -> None:
+        self.tokens: Ints = np.zeros((slides, 1, 0), dtype=np.int64)
+        self.log_probs: Floats = np.zeros((slides, 1, 0), dtype=np.float32)
+        self.attention: Floats = np.zeros((slides, 1, 0, 0), dtype=np.float32)
+
+    def extend(self, parents: Ints, tokens: Ints, log_probs: Floats, attention: Floats) -> None:
+        """Continue beam `parents[s, b]` with a word; attention is that of the parent's step."""
+        rows = np.arange(len(parents))[:, None]
+        looked = attention[rows, parents][:, :, None]
+        before = self.attention[rows, parents] if self.tokens.size else looked[:, :, :0]
+        self.tokens = np.concatenate([self.tokens[rows, parents], tokens[:, :, None]], axis=2)
+        self.log_probs = np.concatenate([self.log_probs[rows, parents], log_probs[:, :, None]], axis=2)
+        self.attention = np.concatenate([before, looked], axis=2)
+
+    def keep(self, slides: Ints) -> None:
+        """Go on with these slides only."""
+        self.tokens, self.log_probs = self.tokens[slides], self.log_probs[slides]
+        self.attention = self.attention[slides]
+
+    def take(self, slide: int, beam: int) -> Decoded:
+        """Make the text of one beam."""
+        tokens, log_probs = self.tokens[slide, beam], self.log_probs[slide, beam]
+        ended = bool(tokens[-1] == END)
+        words = len(tokens) - ended
+        return Decoded(
+            tokens=tokens[:words],
+            log_probs=log_probs[:words],
+            attention=self.attention[slide, beam, :words],
+            score=float(np.cumsum(log_probs, dtype=np.float32)[-1]),
+            ended=ended,
+        )
+
+
+def _beam_search(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
+    """Search as published: summed log-probability, no length normalisation.
+
+    Published code always runs to the limit. A slide stops here as soon as its best finished text is at
+    least as good as its best live beam: log-probabilities only ever lower a score, so the answer is final.
+    """
+    best: list[Decoded | None] = [None] * stepper.slides
+    live = np.arange(stepper.slides)
+    trace, cache = _Trace(len(live)), stepper.start()
+    tokens = np.zeros((len(live), 1), dtype=np.int64)
+    scores = np.zeros((len(live), 1), dtype=np.float32)
+    for place in range(settings.max_tokens):
+        step = stepper.step(tokens, cache)
+        scores, parents, tokens, chosen = _best_continuations(scores, step.log_probs, settings.beam_size)
+        trace.extend(parents, tokens, chosen, step.attention)
+        ended = (tokens == END) | (place == settings.max_tokens - 1)
+        _keep_best(best, live, trace, scores, ended)
+        scores = np.where(ended, scores - FINISHED_PENALTY, scores)
+        going = np.flatnonzero([_may_improve(best[s], row) for s, row in zip(live, scores, strict=True)])
+        if len(going) == 0:
+            break
+        cache = stepper.select(step.cache, going, parents[going])
+        trace.keep(going)
+        live, tokens, scores = live[going], tokens[going], scores[going]
+    return [text for text in best if text is not None]
+
+
+def _best_continuations(scores: Floats, log_probs: Floats, beams: int) -> tuple[Floats, Ints, Ints, Floats]:
+    """Find the best `beams` of all one-word continuations of each slide's beams.
+
+    Returns their summed scores, parent beams, words and words' log-probabilities, each [S, beams]. Equal
+    scores are taken in order of beam, then word.
+    """
+    slides, _, words = log_probs.shape
+    summed = (scores[:, :, None] + log_probs).reshape(slides, -1)
+    width = min(beams, summed.shape[1])
+    least = np.partition(summed, summed.shape[1] - width, axis=1)[:, -width, None]
+    order = np.empty((slides, width), dtype=np.int64)
+    for slide in range(slides):
+        among = np.flatnonzero(summed[slide] >= least[slide])
+        order[slide] = among[np.argsort(-summed[slide, among], kind="stable")[:width]]
+    picked = np.take_along_axis(summed, order, axis=1)
+    chosen = np.take_along_axis(log_probs.reshape(slides, -1), order, axis=1)
+    return picked, order // words, order % words, chosen
+
+
+def _keep_best(
+    best: list[Decoded | None], live: Ints, trace: _Trace, scores: Floats, ended: npt.NDArray[np.bool_]
+) -> None:
+    """Remember each slide's best finished text; of equals the first to finish."""
+    for row, beam in zip(*np.nonzero(ended), strict=True):
+        known = best[live[row]]
+        if known is None or scores[row, beam] > known.score:
+            best[live[row]] = trace.take(int(row), int(beam))
+
+
+def _may_improve(finished: Decoded | None, scores: Floats) -> bool:
+    return finished is None or bool(scores.max() > finished.score)
+
+
+def _walk(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
+    """One beam a slide: the likeliest word each time, or a drawn one."""
+    texts: list[Decoded | None] = [None] * stepper.slides
+    live = np.arange(stepper.slides)
+    choosers = [_Chooser(settings) for _ in live]
+    trace, cache = _Trace(len(live)), stepper.start()
+    tokens = np.zeros((len(live), 1), dtype=np.int64)
+    for place in range(settings.max_tokens):
+        step = stepper.step(tokens, cache)
+        words = [choosers[slide](row[0]) for slide, row in zip(live, step.log_probs, strict=True)]
+        tokens = np.array(words, dtype=np.int64)[:, None]
+        only = np.zeros_like(tokens)
+        trace.extend(only, tokens, np.take_along_axis(step.log_probs[:, 0], tokens, axis=1), step.attention)
+        ended = (tokens[:, 0] == END) | (place == settings.max_tokens - 1)
+        for row in np.flatnonzero(ended):
+            texts[live[row]] = trace.take(int(row), 0)
+        going = np.flatnonzero(~ended)
+        if len(going) == 0:
+            break
+        cache = stepper.select(step.cache, going, only[going])
+        trace.keep(going)
+        live, tokens = live[going], tokens[going]
+    return [text for text in texts if text is not None]
+
+
+class _Chooser:
+    """Chooses one slide's next word. Each slide draws from its own generator, so batches change nothing."""
+
+    def __init__(self, settings: DecodingSettings) -> None:
+        self.settings = settings
+        self.random = np.random.default_rng(settings.seed)
+        self.words: list[int] = []
+        self.trigrams: Counter[tuple[int, int, int]] = Counter()
+
+    def __call__(self, log_probs: Floats) -> int:
+        word = self._draw(log_probs) if self.settings.method == "sample" else self._likeliest(log_probs)
+        self.words.append(word)
+        if len(self.words) >= 3:
+            self.trigrams[(self.words[-3], self.words[-2], word)] += 1
+        return word
+
+    def _likeliest(self, log_probs: Floats) -> int:
+        if self.settings.block_trigrams:
+            log_probs = log_probs.copy()
+            for (first, second, third), count in self.trigrams.items():
+                if [first, second] == self.words[-2:]:
+                    log_probs[third] -= TRIGRAM_PENALTY * count
+        return int(log_probs.argmax())
+
+    def _draw(self, log_probs: Floats) -> int:
+        order = np.argsort(-log_probs, kind="stable")
+        if self.settings.top_k:
+            order = order[: self.settings.top_k]
+        scaled = log_probs[order].astype(np.float64) / self.settings.temperature
+        shares = np.exp(scaled - scaled.max())
+        shares /= shares.sum()
+        # The smallest set of words that holds top_p of the probability: the first is always in it.
+        kept = np.cumsum(shares) - shares < self.settings.top_p
+        cumulative = np.cumsum(shares[kept])
+        place = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")
+        return int(order[min(int(place), len(cumulative) - 1)])
