@@ -1,0 +1,25 @@
+"""Pixels: opening a whole-slide image, finding its tissue, and cutting it into tiles at one scale.
+
+OpenSlide is loaded when the first slide is opened, not when this package is imported. Label and macro images
+carry names and accession numbers; nothing in this package can return them.
+"""
+
+from histgen_lib.slides.grid import plan_grid
+from histgen_lib.slides.quality import QualityReport, assess_quality
+from histgen_lib.slides.settings import Level, TileBatch, TileGrid, TilingSettings
+from histgen_lib.slides.slide import Slide, open_slide
+from histgen_lib.slides.tissue import TissueMap, find_tissue
+
+__all__ = [
+    "Level",
+    "QualityReport",
+    "Slide",
+    "TileBatch",
+    "TileGrid",
+    "TilingSettings",
+    "TissueMap",
+    "assess_quality",
+    "find_tissue",
+    "open_slide",
+    "plan_grid",
+]

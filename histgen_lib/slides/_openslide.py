@@ -1,0 +1,89 @@
+"""The only place that talks to OpenSlide: opening, reading pixels, and putting its failures into our words.
+
+OpenSlide's object becomes unusable after its first read error and repeats that error on every later call, so a
+read error here always means: this slide is done for, open it anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.settings import Level
+
+_CACHE_BYTES = 128 << 20
+"""Decoded file tiles kept, so that neighbouring reads do not decode the same JPEG twice."""
+
+
+class OpenSlideImage:
+    """The pixels and properties of one slide file. Reading is safe from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._handle = _open(path)
+        self.properties: dict[str, str] = dict(self._handle.properties)
+        self.vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        sizes, factors = self._handle.level_dimensions, self._handle.level_downsamples
+        self.levels = tuple(Level(tuple(size), float(by)) for size, by in zip(sizes, factors, strict=True))
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[height,width,3] RGB.
+
+        What the scanner left out, and what lies outside the slide, is white.
+        Raises `InvalidInputError("slide-read-failed")`.
+        """
+        try:
+            rgba = np.asarray(self._handle.read_region((x, y), level, (width, height)))
+        except (openslide.OpenSlideError, OSError, ValueError) as error:
+            raise read_failed(self._name, error) from error
+        return _over_white(rgba)
+
+    def close(self) -> None:
+        """Give the file back. Reading afterwards raises `InvalidInputError("slide-read-failed")`."""
+        self._handle.close()
+
+
+def read_failed(name: str, error: Exception) -> InvalidInputError:
+    """Say that pixels of the slide `name` could not be read."""
+    return InvalidInputError(
+        "slide-read-failed",
+        f"Pixels of {name} cannot be read: {_reason(error)}.",
+        hint="The file is damaged or changed while it was being read. Copy it again from the scanner and retry.",
+    )
+
+
+def _open(path: Path) -> openslide.OpenSlide:
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise InvalidInputError(
+            "slide-format-unknown",
+            f"{path.name} is not a slide in a format that OpenSlide can read.",
+            hint="Give a slide as the scanner wrote it (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM, …); "
+            "a damaged header looks the same, so copy it again if it should be one.",
+        ) from error
+    except (openslide.OpenSlideError, OSError) as error:
+        raise InvalidInputError(
+            "slide-damaged",
+            f"{path.name} looks like a slide, but cannot be opened: {_reason(error)}.",
+            hint="The file is truncated or damaged. Copy it again from the scanner.",
+        ) from error
+    handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+    return handle
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    alpha = rgba[..., 3]
+    rgb = np.ascontiguousarray(rgba[..., :3])
+    if alpha.min(initial=255) == 255:
+        return rgb
+    weight = alpha[..., None].astype(np.float32) / 255
+    return np.rint(rgb * weight + 255 * (1 - weight)).astype(np.uint8)

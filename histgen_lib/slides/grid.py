@@ -1,0 +1,86 @@
+"""The tile grid: which squares of a slide, at the wanted scale, hold enough tissue to be worth reading."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.settings import TileGrid, TilingSettings
+from histgen_lib.slides.slide import Slide
+from histgen_lib.slides.tissue import find_tissue
+
+MOST_ENLARGEMENT = 2.0
+"""A slide may be this much coarser than the wanted scale; its tiles are enlarged, and quality says so."""
+
+
+def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
+    """Lay a grid over the slide from its top-left corner and keep the tiles with enough tissue, row by row.
+
+    The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they are
+    white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels are more
+    than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-read-failed`.
+    """
+    factor = settings.mpp / slide.mpp
+    if factor * MOST_ENLARGEMENT < 1:
+        raise InvalidInputError(
+            "slide-too-coarse",
+            f"{slide.path.name} has {slide.mpp:g} µm per pixel; the model needs {settings.mpp:g}, and at most "
+            f"{settings.mpp * MOST_ENLARGEMENT:g} can be used.",
+            hint="Scan the slide at a higher magnification; if the stated scale is wrong, correct it with --mpp.",
+        )
+    picture, downsample = slide.overview
+    mask = find_tissue(picture, mpp=slide.mpp * downsample).tissue
+    corners = _corners(slide.size, settings, factor)
+    span_px = settings.tile_px * factor
+    tissue = tissue_fraction(mask, corners / downsample, span_px / downsample)
+    keep = tissue >= max(settings.min_tissue, 1e-6)
+    if not keep.any():
+        raise InvalidInputError(
+            "slide-no-tissue",
+            f"No tissue was found on {slide.path.name}.",
+            hint="Look at the slide: it may be empty, unstained or scanned in the wrong place. "
+            "If tissue is there but sparse, lower the least tissue fraction of a tile.",
+        )
+    return TileGrid(
+        xy=np.rint(corners[keep]).astype(np.int32),
+        span_px=span_px,
+        tile_px=settings.tile_px,
+        mpp=settings.mpp,
+        tissue=tissue[keep].astype(np.float32),
+        mask=mask,
+        mask_downsample=downsample,
+    )
+
+
+def tissue_fraction(mask: NDArray[np.bool_], corners: NDArray[np.float64], side: float) -> NDArray[np.float64]:
+    """Fraction of each square that is tissue: float64[N] for corners float64[N,2] (x, y) and a side in mask px.
+
+    Exact for squares that cut mask pixels; what lies outside the mask is no tissue.
+    """
+    summed = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    summed[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
+    left, top = corners.T
+    area = _at(summed, left + side, top + side) - _at(summed, left, top + side)
+    area += _at(summed, left, top) - _at(summed, left + side, top)
+    return area / side**2
+
+
+def _at(summed: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read a summed-area table between its nodes: bilinear there, so areas of cut pixels are exact."""
+    height, width = summed.shape
+    x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
+    x0, y0 = np.minimum(x.astype(np.int64), width - 2), np.minimum(y.astype(np.int64), height - 2)
+    fx, fy = x - x0, y - y0
+    upper = summed[y0, x0] * (1 - fx) + summed[y0, x0 + 1] * fx
+    lower = summed[y0 + 1, x0] * (1 - fx) + summed[y0 + 1, x0 + 1] * fx
+    return np.asarray(upper * (1 - fy) + lower * fy)
+
+
+def _corners(size: tuple[int, int], settings: TilingSettings, factor: float) -> NDArray[np.float64]:
+    """Top-left corners of all squares that cover the slide: float64[N,2] (x, y) in level-0 px, row by row."""
+    step = (settings.tile_px - settings.overlap_px) * factor
+    overlap = settings.overlap_px * factor
+    xs, ys = (np.arange(max(1, int(np.ceil((side - overlap) / step - 1e-9)))) * step for side in size)
+    across, down = np.meshgrid(xs, ys)
+    return np.stack([across.ravel(), down.ravel()], axis=1)

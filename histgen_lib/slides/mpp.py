@@ -1,0 +1,132 @@
+"""Deciding how many micrometres one level-0 pixel is. A wrong scale gives a wrong report, so none is guessed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from histgen_lib.errors import InvalidInputError
+
+MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
+
+LEAST_MPP, MOST_MPP = 0.05, 5.0
+"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78."""
+
+MOST_ANISOTROPY = 0.05
+"""Most relative difference of the x and y scale for a file's statement to be believed."""
+
+
+def decide_mpp(
+    path: Path,
+    *,
+    stated: float | None,
+    in_file: tuple[str | None, str | None],
+    scanner_names: tuple[str, ...],
+    scanner_mpp: Mapping[str, float],
+) -> tuple[float, MppSource]:
+    """Return the level-0 scale in µm/px and where it was taken from.
+
+    Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y scale
+    as written) if plausible, a default of the scanner or vendor (names compared without case).
+    Raises `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-mpp-implausible` when the
+    caller or a default states a value outside 0.05…5, `slide-sidecar-invalid`.
+    """
+    if stated is not None:
+        return _checked(stated, "The stated mpp"), "stated"
+    beside = read_sidecar(path)
+    if beside is not None:
+        return beside, "sidecar"
+    written = believable(in_file)
+    if written is not None:
+        return written, "file"
+    defaults = {name.casefold(): value for name, value in scanner_mpp.items()}
+    for name in scanner_names:
+        if name.casefold() in defaults:
+            return _checked(defaults[name.casefold()], f"The default mpp of scanner {name}"), "scanner-default"
+    raise _unknown(path, in_file, scanner_names)
+
+
+def believable(in_file: tuple[str | None, str | None]) -> float | None:
+    """Return the mean of a file's x and y scale if both are plausible and agree, else None."""
+    x, y = (_number(text) for text in in_file)
+    if x is None or y is None or not (is_plausible(x) and is_plausible(y)):
+        return None
+    return (x + y) / 2 if abs(x - y) <= MOST_ANISOTROPY * max(x, y) else None
+
+
+def is_plausible(mpp: float) -> bool:
+    """Whether a slide scanner could have made pixels of this size (µm)."""
+    return LEAST_MPP <= mpp <= MOST_MPP
+
+
+def read_sidecar(path: Path) -> float | None:
+    """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
+
+    Raises `InvalidInputError("slide-sidecar-invalid")` for a file that is not JSON or whose mpp is implausible.
+    """
+    for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
+        if sidecar != path and sidecar.is_file():
+            value = _load(sidecar)
+            if isinstance(value, dict) and "mpp" in value:
+                return _sidecar_mpp(sidecar, value["mpp"])
+    return None
+
+
+def _load(sidecar: Path) -> Any:
+    try:
+        return json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _bad_sidecar(sidecar, "it is not readable JSON") from error
+
+
+def _sidecar_mpp(sidecar: Path, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_plausible(value):
+        raise _bad_sidecar(sidecar, f"its mpp is {value!r}")
+    return float(value)
+
+
+def _bad_sidecar(sidecar: Path, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-sidecar-invalid",
+        f"The sidecar {sidecar.name} cannot be used: {why}.",
+        hint=f'Write {{"mpp": 0.25}} with a value from {LEAST_MPP} to {MOST_MPP} µm per pixel, or remove the file.',
+    )
+
+
+def _checked(mpp: float, what: str) -> float:
+    if not is_plausible(mpp):
+        raise InvalidInputError(
+            "slide-mpp-implausible",
+            f"{what} is {mpp:g} µm per pixel, outside {LEAST_MPP}…{MOST_MPP}.",
+            hint="State the size of a level-0 pixel in µm: about 0.25 for a 40× scan, 0.5 for a 20× scan.",
+        )
+    return float(mpp)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _unknown(
+    path: Path, in_file: tuple[str | None, str | None], scanner_names: tuple[str, ...]
+) -> InvalidInputError:
+    x, y = (_number(text) for text in in_file)
+    if x is None or y is None:
+        why = f"{path.name} does not say how large its pixels are"
+    else:
+        both = f"{x:.2f}" if f"{x:.2f}" == f"{y:.2f}" else f"{x:.2f} × {y:.2f}"
+        why = f"{path.name} says that its pixels are {both} µm, which cannot be true"
+    scanner = scanner_names[0] if scanner_names else "this scanner"
+    return InvalidInputError(
+        "slide-mpp-unknown",
+        f"{why}.",
+        hint=f'Pass --mpp (0.25 for a 40× scan, 0.5 for 20×), put a sidecar {path.name}.json with {{"mpp": 0.25}} '
+        f"beside the slide, or set a per-scanner default for {scanner!r}.",
+    )

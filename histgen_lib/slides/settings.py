@@ -1,0 +1,84 @@
+"""The plain records of this room: levels, tiling settings, tile grids and batches of tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide: `size` = (width, height) in its own pixels, `downsample` relative to level 0."""
+
+    size: tuple[int, int]
+    downsample: float
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """How a slide is cut into tiles.
+
+    `tile_px`: side of a tile in pixels at `mpp` µm per pixel. `overlap_px`: pixels shared by neighbours.
+    `min_tissue`: least fraction of a tile's area (0…1) that must be tissue for the tile to be kept.
+    Raises `InvalidInputError("tiling-settings-invalid")` for values outside their range.
+    """
+
+    tile_px: int = 256
+    mpp: float = 0.5
+    overlap_px: int = 0
+    min_tissue: float = 0.15
+
+    def __post_init__(self) -> None:
+        wrong = [
+            text
+            for fine, text in (
+                (16 <= self.tile_px <= 4096, f"tile_px is {self.tile_px}, allowed are 16…4096"),
+                (0.05 <= self.mpp <= 50, f"mpp is {self.mpp}, allowed are 0.05…50"),
+                (0 <= self.overlap_px < self.tile_px, f"overlap_px is {self.overlap_px}, allowed: 0…tile_px-1"),
+                (0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, allowed are 0…1"),
+            )
+            if not fine
+        ]
+        if wrong:
+            raise InvalidInputError(
+                "tiling-settings-invalid",
+                f"These tiling settings cannot be used: {'; '.join(wrong)}.",
+                hint="Correct the named settings.",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TileGrid:
+    """Where the tiles of one slide lie, row by row from the top left.
+
+    `xy`: int32[N,2], each tile's top-left corner in level-0 px; tiles may reach past the right and lower edge.
+    `span_px`: side of a tile in level-0 px (not always whole). `tile_px`, `mpp`: side and scale of the tiles
+    as read. `tissue`: float32[N], tissue fraction of each tile. `mask`: bool[h,w], the tissue mask, whose pixel
+    (i, j) covers level-0 px [i, i+1) × `mask_downsample` down and [j, j+1) × `mask_downsample` across.
+    """
+
+    xy: NDArray[np.int32]
+    span_px: float
+    tile_px: int
+    mpp: float
+    tissue: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    mask_downsample: float
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+
+@dataclass(frozen=True, eq=False)
+class TileBatch:
+    """Some tiles of a grid, in its order: `pixels` uint8[B,tile_px,tile_px,3] RGB, `xy` int32[B,2] level-0 px."""
+
+    pixels: NDArray[np.uint8]
+    xy: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.xy)

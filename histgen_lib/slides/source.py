@@ -1,0 +1,98 @@
+"""From what a person points at to the file to open: missing, empty, unreadable paths and DICOM folders."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import sha256_file
+
+_DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
+_WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
+_DICOM_HEAD_BYTES = 256 << 10
+_INDEX_SUFFIXES = (".mrxs", ".vms", ".vmu")
+"""Formats whose named file is only an index to pixel files beside it (MIRAX, Hamamatsu)."""
+
+
+def locate(path: Path) -> Path:
+    """Return the file that OpenSlide should open for `path`: itself, or a file of the DICOM series in a folder.
+
+    Raises `InvalidInputError`: `slide-missing`, `slide-unreadable`, `slide-empty`, `slide-is-folder`.
+    """
+    try:
+        if path.is_dir():
+            return _first_dicom(path)
+        with path.open("rb") as handle:
+            empty = not handle.read(1)
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            "slide-missing", f"There is no file {path.name}.", hint="Check the path for a typing error."
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if empty:
+        raise InvalidInputError(
+            "slide-empty",
+            f"{path.name} is an empty file.",
+            hint="The copy did not finish. Copy it again from the scanner.",
+        )
+    return path
+
+
+def content_id(path: Path, *, series_uid: str | None = None) -> str:
+    """SHA-256 (64 hexadecimal digits) of every byte the slide is stored in; names and dates do not count.
+
+    One file: the SHA-256 of that file. Several files (a DICOM series, MIRAX, VMS): the SHA-256 of the sorted
+    SHA-256 of its files. Raises `InvalidInputError("slide-unreadable")`.
+    """
+    try:
+        digests = sorted(sha256_file(part) for part in _parts(path, series_uid))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _parts(path: Path, series_uid: str | None) -> list[Path]:
+    if series_uid is not None:
+        return [part for part in _dicom_files(path.parent) if series_uid.encode() in _head(part)]
+    if path.suffix.lower() in _INDEX_SUFFIXES:
+        beside = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path.parent
+        inside = [part for part in beside.iterdir() if part.is_file()] if beside.is_dir() else []
+        return list({path, *inside})
+    return [path]
+
+
+def _first_dicom(folder: Path) -> Path:
+    """Return a file of the one whole-slide series in `folder`."""
+    slides = [part for part in _dicom_files(folder) if _WSI_STORAGE_UID in _head(part)]
+    if slides:
+        return slides[0]
+    raise InvalidInputError(
+        "slide-is-folder",
+        f"{folder.name} is a folder without a DICOM whole-slide series.",
+        hint="Give the slide files themselves, for example: histgen report FOLDER/*.svs",
+    )
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    return [part for part in sorted(folder.iterdir()) if part.is_file() and is_dicom(part)]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether `path` starts as a DICOM file does."""
+    with path.open("rb") as handle:
+        return handle.read(132)[128:] == _DICOM_MAGIC
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(_DICOM_HEAD_BYTES)
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-unreadable",
+        f"{path.name} cannot be read: {error.strerror or type(error).__name__}.",
+        hint="Check that this account may read the file and that its disk or network share is there.",
+    )
