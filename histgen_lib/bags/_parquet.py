@@ -1,0 +1,82 @@
+"""Our own bag file: Parquet with columns x, y (int32, level-0 px) and features (float16, fixed-size list).
+
+The schema metadata holds, under `histgen`, the bag's facts as JSON with its digest; any Parquet reader shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histgen_lib.bags._damage import unreadable
+from histgen_lib.bags.bag import SCHEMA_VERSION, Bag
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import atomic_path, canonical_json
+
+_KEY = b"histgen"
+
+
+def write(bag: Bag, path: Path) -> None:
+    """Write the bag atomically; equal bags give equal bytes (of one Arrow version)."""
+    facts = canonical_json({**bag.metadata(), "digest": bag.digest})
+    flat = pa.array(np.ascontiguousarray(bag.features).ravel(), type=pa.float16())
+    features = pa.FixedSizeListArray.from_arrays(flat, bag.features.shape[1])
+    fields = [("x", pa.int32()), ("y", pa.int32()), ("features", features.type)]
+    schema = pa.schema(
+        [pa.field(name, kind, nullable=False) for name, kind in fields], metadata={_KEY: facts}
+    )
+    columns = [pa.array(bag.xy[:, 0]), pa.array(bag.xy[:, 1]), features]
+    table = pa.Table.from_arrays(columns, schema=schema)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_statistics=False)
+
+
+def read(path: Path) -> Bag:
+    """Read a bag that `write` wrote, and check it against its digest."""
+    try:
+        table = pq.read_table(path, memory_map=False)
+        facts = json.loads(table.schema.metadata[_KEY])
+        newer = facts["schema_version"] > SCHEMA_VERSION
+        bag = None if newer else _bag(table, facts)
+    except InvalidInputError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise unreadable(path, "it is not a bag that histgen wrote") from error
+    if bag is None:
+        raise InvalidInputError(
+            "bag-schema-newer",
+            f"{path.name} was written by a newer histgen (bag schema {facts['schema_version']}).",
+            hint="Update histgen, or extract the features again.",
+        )
+    if bag.digest != facts.get("digest"):
+        raise unreadable(path, "its content does not match its digest")
+    return bag
+
+
+def _bag(table: pa.Table, facts: dict[str, Any]) -> Bag:
+    column = table.column("features").combine_chunks()
+    values = column.flatten() if isinstance(column, pa.FixedSizeListArray) else column.chunk(0).flatten()
+    features = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+    xy = np.stack([table.column(name).to_numpy() for name in ("x", "y")], axis=1)
+    return Bag(
+        slide_id=str(facts["slide_id"]),
+        features=features,
+        xy=xy,
+        span_px=_number(facts["span_px"]),
+        tile_px=int(facts["tile_px"]),
+        mpp=_number(facts["mpp"]),
+        slide_mpp=_number(facts["slide_mpp"]),
+        slide_size=(int(facts["slide_size"][0]), int(facts["slide_size"][1])),
+        encoder_name=str(facts["encoder_name"]),
+        encoder_sha256=str(facts["encoder_sha256"]),
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

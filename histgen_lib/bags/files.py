@@ -1,0 +1,63 @@
+"""Reading and writing bags: our Parquet layout, and by suffix the layouts of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from histgen_lib.bags.bag import Bag
+from histgen_lib.errors import InvalidInputError
+
+
+def write_bag(bag: Bag, path: str | Path) -> None:
+    """Write `bag` to `path` as Parquet, all or nothing. The same bag always gives the same bytes."""
+    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+
+    _parquet.write(bag, Path(path))
+
+
+def read_bag(path: str | Path) -> Bag:
+    """Read a bag: `.parquet` (ours), `.h5` (CLAM, TRIDENT), `.pt` (HistGen).
+
+    Raises `InvalidInputError`: `bag-missing`, `bag-unreadable` (damaged, or another layout), `bag-format-unknown`
+    (suffix), `bag-schema-newer`, `bag-invalid` (its content); `FatalError("bag-needs-torch")` for `.pt` without
+    torch.
+    """
+    path = Path(path)
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise InvalidInputError(
+            "bag-format-unknown",
+            f"{path.name} is not a bag that can be read.",
+            hint=f"Give a file that ends in {', '.join(_READERS)}.",
+        )
+    if not path.is_file():
+        raise InvalidInputError(
+            "bag-missing", f"There is no bag {path.name}.", hint="Check the path for a typing error."
+        )
+    return read(path)
+
+
+def _read_parquet(path: Path) -> Bag:
+    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+
+    return _parquet.read(path)
+
+
+def _read_h5(path: Path) -> Bag:
+    from histgen_lib.bags import _h5  # noqa: PLC0415 - h5py only where it is used
+
+    return _h5.read(path)
+
+
+def _read_pt(path: Path) -> Bag:
+    from histgen_lib.bags import _pt  # noqa: PLC0415 - torch only where it is used
+
+    return _pt.read(path)
+
+
+_READERS: dict[str, Callable[[Path], Bag]] = {
+    ".parquet": _read_parquet,
+    ".h5": _read_h5,
+    ".pt": _read_pt,
+}
