@@ -96,7 +96,7 @@ def evidence_hit_rate(cases: Sequence[EvidenceCase], *, bootstrap: int = 0, seed
 def cases_from_draft(
     draft: Mapping[str, Any], truth: Mapping[str, Any], all_tiles: ArrayLike, span_px: float
 ) -> list[EvidenceCase]:
-    """Collect one synthetic slide's cases: sentences of `draft.json` that state a field with a lesion in truth.
+    """Collect one synthetic slide's cases: sentences of `draft.json` whose field has a lesion in truth.
 
     `all_tiles` are the slide's tile corners [N, 2] and `span_px` their side, both from its bag. The first
     sentence that states a field counts, whether what it says is right or wrong.
@@ -114,7 +114,7 @@ def cases_from_draft(
 
 
 def tiles_meeting(polygons: Sequence[Floats], corners: Floats, span_px: float) -> NDArray[np.bool_]:
-    """Find the square tiles (top-left `corners` float64[N, 2], side `span_px`) that meet a polygon; bool[N]."""
+    """Find the squares (top-left `corners` float64[N, 2], side `span_px`) that meet a polygon; bool[N]."""
     met = np.zeros(len(corners), dtype=np.bool_)
     for polygon in polygons:
         met |= _meets(polygon, corners, span_px)

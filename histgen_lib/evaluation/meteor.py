@@ -64,7 +64,7 @@ def additive_counts(counts: Floats) -> Floats:
 
 
 def meteor_from_totals(totals: Floats) -> Floats:
-    """Compute METEOR float64[B, 1] of summed counts float64[B, 23]; 0 where it is undefined, as in the jar."""
+    """Compute METEOR float64[B, 1] of summed counts float64[B, 23]; 0 where undefined, as in the jar."""
     stages = totals[:, _STAGES].reshape(-1, 4, 4)  # a stage's content, then function words; test, reference
     test = totals[:, _TEST_LENGTH], totals[:, _TEST_FUNCTION]
     reference = totals[:, _REFERENCE_LENGTH], totals[:, _REFERENCE_FUNCTION]

@@ -36,13 +36,9 @@ def _tokenized_lines(texts: Sequence[str], timeout_s: float) -> list[str]:
     lines = _run([text.translate(_LINE_BREAKS) for text in texts], timeout_s).split("\n")
     while len(lines) > len(texts) and not lines[-1]:
         lines.pop()
-    if len(lines) == len(texts):
-        return lines
-    if len(texts) == 1:
-        return [" ".join(lines)]
-    # A text made the tokenizer gain or lose a line; halving finds it and keeps all others aligned.
-    middle = len(texts) // 2
-    return _tokenized_lines(texts[:middle], timeout_s) + _tokenized_lines(texts[middle:], timeout_s)
+    if len(lines) != len(texts):
+        raise java_failure(f"the tokenizer answered {len(lines)} lines for {len(texts)} texts")
+    return lines
 
 
 def _run(lines: Sequence[str], timeout_s: float) -> str:
@@ -51,12 +47,7 @@ def _run(lines: Sequence[str], timeout_s: float) -> str:
         source.write_bytes("\n".join(lines).encode("utf-8", errors="replace"))
         tokenizer = "edu.stanford.nlp.process.PTBTokenizer"
         options = ["-preserveLines", "-lowerCase", str(source)]
-        answer = run_java(
-            ["-cp", str(jar_path(PTB_JAR)), tokenizer, *options], stdin=b"", timeout_s=timeout_s
-        )
-    if not answer and any(line.strip() for line in lines):
-        raise java_failure("the tokenizer gave no output")
-    return answer
+        return run_java(["-cp", str(jar_path(PTB_JAR)), tokenizer, *options], stdin=b"", timeout_s=timeout_s)
 
 
 def _drop_punctuation(line: str) -> str:
