@@ -1,0 +1,130 @@
+"""Filling a folder with slides: several processes, atomic files, and a second run that takes up where one stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import atomic_path, write_atomic
+from histgen_lib.synth.painting import render
+from histgen_lib.synth.spec import sample
+from histgen_lib.synth.tiff import write_slide
+
+SPLITS = ("train", "val", "test")
+
+
+def generate(
+    out: Path,
+    count: int,
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+    split: str = "mixed",
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    start: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write slides `start` .. `start + count - 1` of `seed` under `out`; returns the annotation file's path.
+
+    Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides that an earlier run
+    of the same seed completed are kept. `split` is "mixed" (by the shares) or "train", "val" or "test" for all
+    slides; `progress(done, total)` is called as slides finish. The bytes do not depend on `workers`.
+    Raises InvalidInputError: synth-count, synth-seed, synth-split, synth-output, synth-other-seed.
+    """
+    _check(count, seed, start, split, val_share, test_share)
+    _prepare(out, seed)
+    indices = range(start, start + count)
+    for done, _ in enumerate(_work(out, seed, indices, workers or os.cpu_count() or 1), 1):
+        if progress is not None:
+            progress(done, count)
+    annotation = out / "annotation.json"
+    write_atomic(annotation, _json(_annotation(seed, indices, split, val_share, test_share)))
+    return annotation
+
+
+def write_one(out: Path, seed: int, index: int) -> str:
+    """Render and write one slide unless it is already complete; returns its id."""
+    spec = sample(seed, index)
+    truth = out / "truth" / f"{spec.slide_id}.json"
+    if truth.exists():
+        return spec.slide_id
+    cv2.setNumThreads(1)
+    slide = render(spec)
+    with atomic_path(out / "slides" / f"{spec.slide_id}.tif") as path:
+        write_slide(slide, path)
+    _, png = cv2.imencode(".png", slide.class_map)
+    write_atomic(out / "truth" / f"{spec.slide_id}.png", png.tobytes())
+    # The truth is written last: where it exists, the slide is complete.
+    write_atomic(truth, _json(slide.truth))
+    return spec.slide_id
+
+
+def _work(out: Path, seed: int, indices: range, workers: int) -> Iterator[str]:
+    task = partial(write_one, out, seed)
+    if workers == 1 or len(indices) == 1:
+        yield from map(task, indices)
+        return
+    with ProcessPoolExecutor(min(workers, len(indices)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(task, indices)
+
+
+def _annotation(seed: int, indices: range, split: str, val_share: float, test_share: float) -> dict[str, Any]:
+    """Return the published HistGen layout; a slide's split depends on its seed and index alone."""
+    annotation: dict[str, Any] = {name: [] for name in SPLITS}
+    for index in indices:
+        spec = sample(seed, index)
+        draw = float(np.random.default_rng([seed, index, 4]).random())
+        mixed = "test" if draw < test_share else "val" if draw < test_share + val_share else "train"
+        annotation[mixed if split == "mixed" else split].append(
+            {"id": spec.slide_id, "report": spec.report, "image_path": [f"slides/{spec.slide_id}.tif"]}
+        )
+    return annotation
+
+
+def _check(count: int, seed: int, start: int, split: str, val_share: float, test_share: float) -> None:
+    if count < 1:
+        raise InvalidInputError("synth-count", f"Cannot make {count} slides.", hint="Ask for one or more.")
+    if seed < 0 or start < 0:
+        raise InvalidInputError("synth-seed", "Seed and start must not be negative.", hint="Use 0 or more.")
+    if split not in ("mixed", *SPLITS) or min(val_share, test_share) < 0 or val_share + test_share > 1:
+        raise InvalidInputError(
+            "synth-split",
+            f"Cannot split {split!r} with shares {val_share} and {test_share}.",
+            hint="Use mixed, train, val or test, and shares that are not negative and add up to at most 1.",
+        )
+
+
+def _prepare(out: Path, seed: int) -> None:
+    """Make the folders and claim them for the seed."""
+    marker = out / "synth.json"
+    try:
+        for name in ("slides", "truth"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            write_atomic(marker, _json({"schema": 1, "seed": seed}))
+        owner = json.loads(marker.read_bytes()).get("seed")
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            "synth-output", f"Cannot write slides to {out}: {error}.", hint="Name a folder that you may write to."
+        ) from error
+    if owner != seed:
+        raise InvalidInputError(
+            "synth-other-seed",
+            f"{out} holds slides of seed {owner}, not {seed}.",
+            hint="Use another folder, or the same seed to go on with this one.",
+        )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
