@@ -1,0 +1,140 @@
+"""The draft report as a record: what draft.json holds. docs/draft-schema.md explains it field by field.
+
+A record has no clock, host or path in it: the same slide, model and settings give the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal["1"] = "1"
+NOTICE: Literal["AI-generated draft, not for clinical use"] = "AI-generated draft, not for clinical use"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+AbstentionReason = Literal["out-of-distribution", "low-confidence", "too-little-tissue"]
+
+
+class _Record(BaseModel):
+    """Frozen, and strict about names: a field that nobody knows is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EvidenceTile(_Record):
+    """One tile that a sentence rests on."""
+
+    x: int = Field(description="left edge in level-0 px")
+    y: int = Field(description="top edge in level-0 px")
+    span_px: float = Field(gt=0, description="side of the square in level-0 px")
+    weight: Share = Field(description="the tile's share of all the sentence's evidence")
+
+
+class Token(_Record):
+    """One step of the decoder."""
+
+    start: int = Field(ge=0, description="first character in `text`")
+    end: int = Field(ge=0, description="one past the last character in `text`")
+    probability: Share = Field(description="the decoder's probability of this token, not calibrated")
+
+
+class Sentence(_Record):
+    """One line of the draft, with how sure the model is and what it looked at."""
+
+    text: str
+    start: int = Field(ge=0, description="first character in the report's `text`")
+    end: int = Field(ge=0, description="one past the last character in the report's `text`")
+    confidence: Share = Field(description="calibrated probability that this sentence is right")
+    uncertain: bool = Field(description="true when the confidence is below the model's sentence threshold")
+    tokens: tuple[Token, ...] = ()
+    evidence: tuple[EvidenceTile, ...] = Field(description="strongest tiles first")
+
+
+class Abstention(_Record):
+    """Whether the model stands by its draft."""
+
+    reasons: tuple[AbstentionReason, ...]
+    threshold: Share = Field(description="the model abstains below this report confidence")
+
+
+class OutOfDistribution(_Record):
+    """Whether the slide looks like the slides the model was trained on."""
+
+    flag: bool
+    score: float = Field(ge=0, description="how strange the slide is; higher is stranger")
+    threshold: float = Field(ge=0, description="slides above it are flagged")
+    method: str
+
+
+class Quality(_Record):
+    """What may have spoilt the picture. Empty flags are good news."""
+
+    flags: tuple[str, ...] = ()
+    measures: dict[str, float] = {}
+
+
+class SlideProvenance(_Record):
+    """The slide as it was read."""
+
+    content_id: str | None = Field(description="SHA-256 that decides on the pixels; null when only a bag was given")
+    size_px: tuple[int, int] = Field(description="level-0 width and height")
+    mpp: float = Field(gt=0, description="µm per level-0 px")
+    mpp_source: str = Field(description="stated, sidecar, file, scanner-default, or bag")
+    scanner: str | None = None
+    tiles: int = Field(ge=1, description="tiles in the bag")
+
+
+class ModelProvenance(_Record):
+    """The model that wrote the draft."""
+
+    name: str
+    sha256: Sha256 = Field(description="over the files that decide on the text")
+    synthetic: bool = Field(description="true when the model saw synthetic slides only")
+
+
+class EncoderProvenance(_Record):
+    """The tile encoder that made the bag."""
+
+    name: str
+    sha256: str
+
+
+class Tiling(_Record):
+    """How the slide was cut."""
+
+    tile_px: int
+    mpp: float = Field(gt=0, description="µm per tile px")
+    overlap_px: int | None = Field(description="null when only a bag was given")
+    min_tissue: float | None = Field(description="null when only a bag was given")
+
+
+class Provenance(_Record):
+    """Everything that decides on the bytes of the draft."""
+
+    software: str
+    inputs_digest: Sha256 = Field(description="equal digests, equal drafts")
+    bag_digest: str
+    slide: SlideProvenance
+    model: ModelProvenance
+    encoder: EncoderProvenance
+    tiling: Tiling
+    decoding: dict[str, int | float | str]
+
+
+class DraftReport(_Record):
+    """An unsigned report that a model wrote."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    notice: Literal["AI-generated draft, not for clinical use"] = NOTICE
+    slide_id: str
+    text: str
+    fields: dict[str, str] = Field(description="parsed from `text`: organ, procedure, diagnosis, synoptic fields")
+    confidence: Share = Field(description="calibrated; the statistic is the model's (docs/draft-schema.md)")
+    abstained: bool
+    abstention: Abstention
+    out_of_distribution: OutOfDistribution
+    quality: Quality
+    sentences: tuple[Sentence, ...]
+    provenance: Provenance

@@ -1,0 +1,45 @@
+"""draft.json: the record as bytes, back again, and the JSON Schema that documents it.
+
+`python -m histgen_lib.reports.render_json > docs/draft-schema.json` rebuilds the schema file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pydantic import ValidationError
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.reports.record import DraftReport
+
+
+def to_json(draft: DraftReport) -> bytes:
+    """UTF-8 JSON in the schema's order, two-space indent, newline at the end. Equal records give equal bytes."""
+    return _pretty(draft.model_dump(mode="json"))
+
+
+def from_json(data: bytes) -> DraftReport:
+    """Read what `to_json` wrote. InvalidInputError("draft-unreadable") for anything else."""
+    try:
+        return DraftReport.model_validate_json(data)
+    except ValidationError as error:
+        raise InvalidInputError(
+            "draft-unreadable",
+            "This is not a draft.json of schema version 1.",
+            hint="Write the draft again with `histgen report`.",
+        ) from error
+
+
+def json_schema() -> bytes:
+    """The JSON Schema (2020-12) of draft.json."""
+    schema = DraftReport.model_json_schema(mode="serialization")
+    return _pretty({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def _pretty(value: object) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(json_schema())
