@@ -58,6 +58,11 @@ class Bag:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    @property
+    def has_places(self) -> bool:
+        """Whether `xy` says where the tiles lie; a `.pt` file does not, and all its `xy` are 0."""
+        return not math.isnan(self.span_px)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (64 hexadecimal digits) over everything in the bag: equal bags have equal digests."""
