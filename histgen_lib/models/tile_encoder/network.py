@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+NAME = "histgen-small"
 
 WIDTHS = (32, 64, 128)
 """Channels at a quarter, an eighth and a sixteenth of the tile's side."""
@@ -67,6 +72,15 @@ class TileEncoder(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(2 * widths[-1], dim)
         self.to(memory_format=torch.channels_last)
+
+    def describe(self) -> dict[str, Any]:
+        """Give what rebuilds this network, as it stands under "encoder" in a model folder's config.json."""
+        return {"name": NAME, "dim": self.dim, "widths": list(self.widths), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_description(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild, with fresh weights, from `describe`'s values."""
+        return cls(values["dim"], tuple(values.get("widths", WIDTHS)), tuple(values.get("blocks", BLOCKS)))
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Features float32[B, dim] of tiles uint8[B, H, W, 3] or uint8[B, 3, H, W]."""

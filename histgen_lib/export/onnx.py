@@ -1,0 +1,128 @@
+"""A model folder's networks as ONNX files, every size that differs from slide to slide left open."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from histgen_lib.files import atomic_path
+from histgen_lib.models.histgen.checkpoint import load_model, load_tile_encoder
+from histgen_lib.models.histgen.folder import (
+    DECODER_ONNX,
+    ENCODER_ONNX,
+    TILE_ENCODER_ONNX,
+    TILE_ENCODER_WEIGHTS,
+    open_model_folder,
+)
+from histgen_lib.models.histgen.network import HistGen
+
+OPSET = 17
+
+Axes = dict[str, dict[int, str]]
+
+
+class EncoderGraph(nn.Module):
+    """One slide: laid-out tiles to each tile's share in its region and to the decoder's keys and values."""
+
+    def __init__(self, model: HistGen) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor, mask: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode tiles float32[R, P, D], mask bool[R, P], prototypes int64[K] -> regions, shares, cross."""
+        memory = self.model.encode_regions(tiles[None], mask[None], prototypes[None])
+        return memory.regions[0], memory.tile_weights[0], self.model.decoder.cross(memory.regions)
+
+
+class DecoderGraph(nn.Module):
+    """One token for each of S slides' B beams."""
+
+    def __init__(self, model: HistGen) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens: Tensor, past: Tensor, cross: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Step tokens int64[S, B] with caches -> log_probs [S, B, V+1], attention [S, B, R], cache."""
+        out = self.model.step(tokens, past, cross, valid)
+        return out.words, out.attention, out.cache
+
+
+def to_onnx(model_folder: Path | str) -> list[Path]:
+    """Write tile_encoder.onnx (when the folder has that encoder), histgen_encoder.onnx, histgen_decoder.onnx.
+
+    Returns the files written. Raises what `load_model` raises.
+    """
+    folder = Path(model_folder)
+    model = load_model(folder)
+    written = [_export_encoder(model, folder / ENCODER_ONNX), _export_decoder(model, folder / DECODER_ONNX)]
+    opened = open_model_folder(folder)
+    if (folder / TILE_ENCODER_WEIGHTS).is_file():
+        written.append(_export_tile_encoder(folder, int(opened.tiling.get("tile_px", 256))))
+    return written
+
+
+def _export_tile_encoder(folder: Path, tile_px: int) -> Path:
+    tiles = torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)
+    axes: Axes = {"tiles": {0: "B", 1: "H", 2: "W"}, "features": {0: "B"}}
+    return _write(folder / TILE_ENCODER_ONNX, load_tile_encoder(folder), {"tiles": tiles}, ["features"], axes)
+
+
+def _export_encoder(model: HistGen, path: Path) -> Path:
+    config = model.config
+    inputs = {
+        "tiles": torch.zeros(3, config.tiles_per_region, config.input_dim),
+        "mask": torch.ones(3, config.tiles_per_region, dtype=torch.bool),
+        "prototypes": torch.zeros(config.prototype_num, dtype=torch.int64),
+    }
+    axes: Axes = {
+        "tiles": {0: "R"},
+        "mask": {0: "R"},
+        "prototypes": {0: "K"},
+        "regions": {0: "R"},
+        "tile_weights": {0: "R"},
+        "cross": {4: "R"},
+    }
+    return _write(path, EncoderGraph(model), inputs, ["regions", "tile_weights", "cross"], axes)
+
+
+def _export_decoder(model: HistGen, path: Path) -> Path:
+    config = model.config
+    heads, width = config.num_heads, config.d_model // config.num_heads
+    inputs = {
+        "tokens": torch.zeros(2, 3, dtype=torch.int64),
+        "past": torch.zeros(config.num_layers, 2, 2, 3, heads, 5, width),
+        "cross": torch.zeros(config.num_layers, 2, 2, heads, 4, width),
+        "valid": torch.ones(2, 4, dtype=torch.bool),
+    }
+    axes: Axes = {
+        "tokens": {0: "S", 1: "B"},
+        "past": {2: "S", 3: "B", 5: "T"},
+        "cross": {2: "S", 4: "R"},
+        "valid": {0: "S", 1: "R"},
+        "log_probs": {0: "S", 1: "B"},
+        "attention": {0: "S", 1: "B", 2: "R"},
+        "present": {2: "S", 3: "B", 5: "U"},
+    }
+    return _write(path, DecoderGraph(model), inputs, ["log_probs", "attention", "present"], axes)
+
+
+def _write(path: Path, network: nn.Module, inputs: dict[str, Tensor], outputs: list[str], axes: Axes) -> Path:
+    with atomic_path(path) as written, warnings.catch_warnings(), torch.inference_mode():
+        # The tracing exporter announces its successor and comments on our shape arithmetic.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(),
+            tuple(inputs.values()),
+            str(written),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return path

@@ -1,0 +1,68 @@
+"""The port to whatever runs the models: named tensors in, named tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from histgen_lib.inference._onnx import OnnxServer
+
+__all__ = ["InferenceServer", "ModelMetadata", "OnnxServer", "TensorSpec", "Tensors"]
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor: `dtype` a NumPy name (alternatives joined by "|"), -1 in `shape` for any size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a model takes and gives; `version` is a digest of what decides its outputs."""
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class InferenceServer(Protocol):
+    """Runs models by name.
+
+    "tile_encoder": {"tiles": uint8[B, H, W, 3] RGB} -> {"features": float16[B, D]}.
+    "histgen": one slide's {"features": float16|float32[N, D], "xy": int32[N, 2], …} -> {"tokens": int32[T],
+    "logprobs": float32[T], "evidence": float32[T, N], "score": float32[1]}; see
+    `histgen_lib.models.histgen.runtime.HistGenRuntime.infer` for the optional inputs.
+
+    Equal tensors give equal answers. Raises FatalError("inference-model-unknown") for another name,
+    InvalidInputError for tensors that do not fit, TransientError where a server is away.
+    """
+
+    def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Run `model` once."""
+        ...
+
+    def ready(self, model: str) -> bool:
+        """Tell whether `infer` would find `model` now; never raises."""
+        ...
+
+    def metadata(self, model: str) -> ModelMetadata:
+        """Describe `model`."""
+        ...
+
+
+def __getattr__(name: str) -> Any:
+    if name != "OnnxServer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}._onnx").OnnxServer

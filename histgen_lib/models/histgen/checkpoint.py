@@ -1,0 +1,116 @@
+"""Writing and reading a model folder's weights (safetensors) with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from histgen_lib.errors import FatalError
+from histgen_lib.files import canonical_json, sha256_file, write_atomic
+from histgen_lib.models.histgen.config import HistGenConfig
+from histgen_lib.models.histgen.decoding import DecodingSettings
+from histgen_lib.models.histgen.folder import (
+    CONFIG,
+    SCHEMA,
+    TILE_ENCODER_WEIGHTS,
+    TOKENIZER,
+    WEIGHTS,
+    ModelFolder,
+    open_model_folder,
+)
+from histgen_lib.models.histgen.network import HistGen
+from histgen_lib.models.tile_encoder.network import TileEncoder
+from histgen_lib.text.tokenizers import Tokenizer
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def new_model_folder(
+    folder: Path,
+    *,
+    name: str,
+    synthetic: bool,
+    config: HistGenConfig,
+    tokenizer: Tokenizer,
+    tiling: Mapping[str, Any],
+    tile_encoder: TileEncoder | None = None,
+    encoder: Mapping[str, Any] | None = None,
+    decoding: DecodingSettings | None = None,
+) -> ModelFolder:
+    """Start a model folder: config.json, tokenizer.json and, when it is ours, the tile encoder's weights.
+
+    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder` describes a foreign tile encoder ({"name",
+    "sha256", "dim"}) when `tile_encoder` is None. Weights follow with `save_model`, other sections of
+    config.json ("domain", "abstention", "calibration") with `update_config`.
+    """
+    described = dict(encoder or {})
+    if tile_encoder is not None:
+        _save_weights(folder / TILE_ENCODER_WEIGHTS, tile_encoder)
+        described |= tile_encoder.describe() | {"sha256": sha256_file(folder / TILE_ENCODER_WEIGHTS)}
+    tokenizer.save(folder / TOKENIZER)
+    content = {
+        "schema": SCHEMA,
+        "name": name,
+        "synthetic": synthetic,
+        "histgen": config.to_json(),
+        "tiling": dict(tiling),
+        "encoder": described,
+        "decoding": asdict(decoding or DecodingSettings(max_tokens=config.max_tokens)),
+        "domain": {},
+        "abstention": {},
+        "calibration": {},
+    }
+    write_atomic(folder / CONFIG, canonical_json(content))
+    return open_model_folder(folder)
+
+
+def update_config(folder: Path, **sections: Any) -> ModelFolder:
+    """Replace whole sections of a model folder's config.json."""
+    content = dict(open_model_folder(folder).config) | sections
+    write_atomic(folder / CONFIG, canonical_json(content))
+    return open_model_folder(folder)
+
+
+def save_model(folder: Path, model: HistGen) -> Path:
+    """Write the report network's weights into a model folder, all or nothing; returns the file."""
+    return _save_weights(folder / WEIGHTS, model)
+
+
+def load_model(folder: Path) -> HistGen:
+    """Rebuild the report network of a model folder, in evaluation mode on the CPU.
+
+    Raises FatalError: "model-missing", "model-config", "model-incomplete", "model-weights".
+    """
+    opened = open_model_folder(folder)
+    return _load_weights(HistGen(opened.histgen), opened.file(WEIGHTS))
+
+
+def load_tile_encoder(folder: Path) -> TileEncoder:
+    """Rebuild the tile encoder of a model folder, in evaluation mode on the CPU; errors as `load_model`."""
+    opened = open_model_folder(folder)
+    return _load_weights(TileEncoder.from_description(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
+
+
+def _save_weights(path: Path, network: nn.Module) -> Path:
+    # Contiguous copies: safetensors refuses channels-last views.
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    write_atomic(path, save(tensors))
+    return path
+
+
+def _load_weights(network: Network, path: Path) -> Network:
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise FatalError(
+            "model-weights",
+            f"The weights in {path.name} do not fit this model ({str(error).splitlines()[0]}).",
+            hint="Fetch or train the model again: its files do not belong together.",
+        ) from error
+    return network.eval()

@@ -1,0 +1,135 @@
+"""A model folder as everything but training sees it: config, tokenizer, file names, digest. Torch-free.
+
+config.json        what follows, as JSON
+tokenizer.json     text <-> ids
+*.safetensors      weights of the report model and of the tile encoder; statistics of the training world
+*.onnx             the same networks for ONNX Runtime (written by `histgen_lib.export`)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.files import canonical_json, sha256_file, sha256_hex
+from histgen_lib.models.histgen.config import HistGenConfig
+from histgen_lib.models.histgen.decoding import DecodingSettings
+from histgen_lib.text.tokenizers import Tokenizer, load_tokenizer
+
+SCHEMA = 1
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+WEIGHTS = "histgen.safetensors"
+TILE_ENCODER_WEIGHTS = "tile_encoder.safetensors"
+DOMAIN = "domain.safetensors"
+TILE_ENCODER_ONNX = "tile_encoder.onnx"
+ENCODER_ONNX = "histgen_encoder.onnx"
+DECODER_ONNX = "histgen_decoder.onnx"
+
+FILES = (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    TILE_ENCODER_WEIGHTS,
+    DOMAIN,
+    TILE_ENCODER_ONNX,
+    ENCODER_ONNX,
+    DECODER_ONNX,
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a readable config.json. Make one with `open_model_folder`."""
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the model is called in provenance."""
+        return str(self.config["name"])
+
+    @property
+    def synthetic(self) -> bool:
+        """True if it was trained on synthetic slides only; every draft says so."""
+        return bool(self.config["synthetic"])
+
+    @cached_property
+    def histgen(self) -> HistGenConfig:
+        """Sizes and mode of the report network."""
+        return HistGenConfig.from_json(self.config["histgen"])
+
+    @cached_property
+    def decoding(self) -> DecodingSettings:
+        """How words are chosen unless a call says otherwise."""
+        return DecodingSettings(**self.config["decoding"])
+
+    @property
+    def tiling(self) -> Mapping[str, Any]:
+        """The grid the model was trained on: tile_px, mpp, overlap_px, min_tissue."""
+        return self.section("tiling")
+
+    @property
+    def encoder(self) -> Mapping[str, Any]:
+        """The tile encoder: name, sha256 of its weights, dim."""
+        return self.section("encoder")
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """One part of config.json ("domain", "abstention", "calibration", …), {} where it is absent."""
+        return dict(self.config.get(name) or {})
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's vocabulary."""
+        return load_tokenizer(self.path / TOKENIZER)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the SHA-256 of every known file present: equal digests, equal drafts."""
+        present = {name: sha256_file(self.path / name) for name in FILES if (self.path / name).is_file()}
+        return sha256_hex(canonical_json(present))
+
+    def file(self, name: str) -> Path:
+        """Path of one of the folder's files. Raises FatalError("model-incomplete") when it is not there."""
+        path = self.path / name
+        if not path.is_file():
+            raise FatalError(
+                "model-incomplete",
+                f"The model folder {self.path.name} has no {name}.",
+                hint="Write the ONNX files with histgen_lib.export.to_onnx, or fetch the whole model again.",
+            )
+        return path
+
+
+def open_model_folder(path: Path | str) -> ModelFolder:
+    """Read a model folder's config.json.
+
+    Raises FatalError: "model-missing" (no such folder, or none of ours), "model-config" (config.json cannot
+    be read, lacks a part, or is of another schema).
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        raise FatalError(
+            "model-missing",
+            f"There is no model in {folder.name or folder}: no {CONFIG}.",
+            hint="Give --model a folder that histgen train or histgen model import-official wrote.",
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config["schema"] != SCHEMA:
+            raise ValueError(f"schema {config['schema']}, not {SCHEMA}")
+        opened = ModelFolder(folder, config)
+        _ = opened.name, opened.synthetic, opened.histgen, opened.decoding
+    except (OSError, ValueError, KeyError, TypeError, HistgenError) as error:
+        raise FatalError(
+            "model-config",
+            f"{CONFIG} of the model {folder.name} cannot be used ({error}).",
+            hint="Was it written by another version, or edited? Fetch the model again.",
+        ) from error
+    return opened
