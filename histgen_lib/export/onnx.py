@@ -62,14 +62,16 @@ def to_onnx(model_folder: Path | str) -> list[Path]:
     written = [_export_encoder(model, folder / ENCODER_ONNX), _export_decoder(model, folder / DECODER_ONNX)]
     opened = open_model_folder(folder)
     if (folder / TILE_ENCODER_WEIGHTS).is_file():
-        written.append(_export_tile_encoder(folder, int(opened.tiling.get("tile_px", 256))))
+        tile_px = int(opened.tiling["tile_px"])
+        written.append(export_tile_encoder(load_tile_encoder(folder), folder / TILE_ENCODER_ONNX, tile_px))
     return written
 
 
-def _export_tile_encoder(folder: Path, tile_px: int) -> Path:
+def export_tile_encoder(network: nn.Module, path: Path, tile_px: int) -> Path:
+    """Write any network from uint8[B, tile_px, tile_px, 3] to float32[B, D] as an ONNX file."""
     tiles = torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)
-    axes: Axes = {"tiles": {0: "B", 1: "H", 2: "W"}, "features": {0: "B"}}
-    return _write(folder / TILE_ENCODER_ONNX, load_tile_encoder(folder), {"tiles": tiles}, ["features"], axes)
+    axes: Axes = {"tiles": {0: "B"}, "features": {0: "B"}}
+    return _write(path, network, {"tiles": tiles}, ["features"], axes)
 
 
 def _export_encoder(model: HistGen, path: Path) -> Path:

@@ -92,7 +92,8 @@ class MemoryAttention(Attention):
         if self.topk >= scores.shape[-1]:
             return scores.softmax(dim=-1)
         best, slots = scores.topk(self.topk, dim=-1, sorted=False)
-        return torch.zeros_like(scores).scatter(-1, slots, best.softmax(dim=-1))
+        shares = best.softmax(dim=-1).to(scores.dtype)  # autocast gives float32 here
+        return torch.zeros_like(scores).scatter(-1, slots, shares)
 
 
 class FeedForward(nn.Module):
