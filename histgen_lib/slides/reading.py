@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.slides.resample import resize
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 
 _BLOCK_TILES = 4
@@ -46,8 +47,6 @@ def read_scaled(
 
     Places are exact to half a pixel of the level that is read.
     """
-    from histgen_lib.slides.resample import resize  # noqa: PLC0415 - OpenCV only where it is used
-
     level = best_level(levels, factor)
     by = levels[level].downsample
     x, y = (round(round(place / by) * by) for place in corner)

@@ -16,6 +16,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import source
 from histgen_lib.slides.mpp import MppSource, decide_mpp
 from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
+from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import scanner_of
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 
@@ -97,9 +98,7 @@ class Slide:
         return read_scaled(self._pixels, self.levels, (x, y), (out_px, out_px), span_px / out_px)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide with its longer side at most `max_px` px: uint8[h,w,3] RGB."""
-        from histgen_lib.slides.resample import resize  # noqa: PLC0415 - OpenCV only where it is used
-
+        """Return the whole slide with its longer side at most `max_px` px: uint8[h,w,3] RGB."""
         picture, _ = self.overview
         scale = min(1.0, max_px / max(picture.shape[:2]))
         height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
