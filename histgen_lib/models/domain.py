@@ -18,6 +18,8 @@ from typing import Literal, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
@@ -73,8 +75,6 @@ class DomainModel:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file (tensors mean, whitening, anchors; metadata method)."""
-        from safetensors.numpy import save_file
-
         tensors = {"mean": self.mean, "whitening": self.whitening, "anchors": self.anchors}
         with atomic_path(path) as temporary:
             save_file(
@@ -86,8 +86,6 @@ class DomainModel:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote. FatalError("model-domain-unreadable") when it is not such a file."""
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, framework="numpy") as tensors:
                 method = (tensors.metadata() or {}).get("method", "neighbour-median")

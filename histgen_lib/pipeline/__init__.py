@@ -5,6 +5,7 @@ Nothing here knows of queues or services; the command line and, later, the worke
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +49,4 @@ def __getattr__(name: str) -> object:
     """Import a job's module when it is first asked for (PEP 562): this package itself stays light."""
     if name not in _WHERE:
         raise AttributeError(name)
-    from importlib import import_module
-
     return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -29,7 +29,7 @@ def raw_confidence(logprobs: NDArray[np.floating], statistic: Statistic = "sum")
     values = np.asarray(logprobs, dtype=np.float64)
     if values.size == 0:
         return 0.0
-    reduced = {"sum": np.sum, "mean": np.mean, "min": np.min}[statistic](values)
+    reduced = {"sum": values.sum(), "mean": values.mean(), "min": values.min()}[statistic]
     return float(np.exp(min(float(reduced), 0.0)))
 
 
@@ -82,7 +82,10 @@ class Calibration:
         """The temperature (0.2..10) with the least negative log-likelihood on held-out sentences."""
         hits = np.asarray(right, dtype=bool)
         grid = np.geomspace(0.2, 10, 200)
-        losses = [_loss(np.asarray([cls("temperature", statistic, float(t)).apply(r) for r in raw]), hits) for t in grid]
+        losses = [
+            _loss(np.asarray([cls("temperature", statistic, float(t)).apply(r) for r in raw]), hits)
+            for t in grid
+        ]
         return cls("temperature", statistic, float(round(grid[int(np.argmin(losses))], 4)))
 
     def to_config(self) -> dict[str, Any]:
@@ -108,8 +111,14 @@ class Calibration:
         return made
 
     def _check(self) -> None:
-        table_ok = len(self.x) == len(self.y) and list(self.x) == sorted(self.x) and list(self.y) == sorted(self.y)
-        known = self.method in ("none", "temperature", "isotonic") and self.statistic in ("sum", "mean", "min")
+        table_ok = (
+            len(self.x) == len(self.y) and list(self.x) == sorted(self.x) and list(self.y) == sorted(self.y)
+        )
+        known = self.method in ("none", "temperature", "isotonic") and self.statistic in (
+            "sum",
+            "mean",
+            "min",
+        )
         if not known or not table_ok or self.temperature <= 0 or (self.method == "isotonic" and not self.x):
             raise FatalError(
                 "model-config-invalid",

@@ -10,11 +10,13 @@ from histgen_lib.reports.record import DraftReport
 Severity = Literal["stop", "caution", "note"]
 
 QUALITY_SENTENCES = {
-    "blurred": "Part of the slide is out of focus.",
-    "low-tissue": "There is little tissue on the slide.",
+    "little-tissue": "There is little tissue on the slide.",
+    "out-of-focus": "Part of the tissue is out of focus.",
     "pen": "There are pen marks on the slide.",
     "overexposed": "Part of the slide is overexposed.",
-    "underexposed": "Part of the slide is too dark.",
+    "too-dark": "Part of the slide is too dark.",
+    "enlarged": "The scan is coarser than the model needs; its tiles were enlarged.",
+    "encoder-unstated": "The bag does not say which tile encoder made it.",
 }
 
 
@@ -28,17 +30,22 @@ class Notice:
     body: str
 
 
+_UNCHECKED = Notice(
+    "domain-unchecked",
+    "caution",
+    "Not checked against the training world",
+    "This model cannot tell whether the slide looks like the slides it was trained on.",
+)
+
+
 def notices(draft: DraftReport) -> list[Notice]:
     """What must be said of this draft, the worst first. Empty only for an ordinary draft of a real model."""
     found = [_out_of_distribution(draft)] if draft.out_of_distribution.flag else []
-    if "too-little-tissue" in draft.abstention.reasons:
+    if draft.out_of_distribution.score is None:
+        found.append(_UNCHECKED)
+    if "no-text" in draft.abstention.reasons:
         found.append(
-            Notice(
-                "too-little-tissue",
-                "stop",
-                "Too little tissue for a draft",
-                f"Only {draft.provenance.slide.tiles} tile(s) of tissue could be read.",
-            )
+            Notice("no-text", "stop", "The model wrote nothing", "There is no draft for this slide.")
         )
     if "low-confidence" in draft.abstention.reasons:
         found.append(_low_confidence(draft))
@@ -67,7 +74,7 @@ def _out_of_distribution(draft: DraftReport) -> Notice:
         "stop",
         "Out of distribution: do not rely on this draft",
         "This slide does not look like the slides the model was trained on "
-        f"(strangeness {domain.score:.2f}, accepted up to {domain.threshold:.2f}). "
+        f"(strangeness {domain.score or 0:.2f}, accepted up to {domain.threshold or 0:.2f}). "
         "The text below is what the model would have written; it is very likely wrong, "
         "and its confidences mean nothing here.",
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 from numpy.typing import NDArray
 
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly
@@ -35,8 +36,6 @@ class Pictures:
 
 def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
     """A JPEG data URI of `rgb`, shrunk so that no side exceeds `max_px`."""
-    from PIL import Image
-
     image = Image.fromarray(np.ascontiguousarray(rgb))
     image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -65,8 +64,6 @@ def silhouette_uri(xy: NDArray[np.int32], span_px: float, slide_size: tuple[int,
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
     """A PNG data URI of RGB or RGBA pixels."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
     return _uri("image/png", buffer.getvalue())

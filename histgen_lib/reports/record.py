@@ -14,7 +14,7 @@ NOTICE: Literal["AI-generated draft, not for clinical use"] = "AI-generated draf
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-AbstentionReason = Literal["out-of-distribution", "low-confidence", "too-little-tissue"]
+AbstentionReason = Literal["out-of-distribution", "low-confidence", "no-text"]
 
 
 class _Record(BaseModel):
@@ -63,9 +63,11 @@ class OutOfDistribution(_Record):
     """Whether the slide looks like the slides the model was trained on."""
 
     flag: bool
-    score: float = Field(ge=0, description="how strange the slide is; higher is stranger")
-    threshold: float = Field(ge=0, description="slides above it are flagged")
-    method: str
+    score: float | None = Field(
+        description="how strange the slide is; higher is stranger; null if not checked"
+    )
+    threshold: float | None = Field(description="slides above it are flagged; null if not checked")
+    method: str = Field(description='"none" for a model that cannot check')
 
 
 class Quality(_Record):
@@ -78,9 +80,13 @@ class Quality(_Record):
 class SlideProvenance(_Record):
     """The slide as it was read."""
 
-    content_id: str | None = Field(description="SHA-256 that decides on the pixels; null when only a bag was given")
-    size_px: tuple[int, int] = Field(description="level-0 width and height")
-    mpp: float = Field(gt=0, description="µm per level-0 px")
+    content_id: str | None = Field(
+        description="SHA-256 that decides on the pixels; null when only a bag was given"
+    )
+    size_px: tuple[int, int] | None = Field(
+        description="level-0 width and height; null if the bag has no places"
+    )
+    mpp: float | None = Field(description="µm per level-0 px; null if the bag does not say")
     mpp_source: str = Field(description="stated, sidecar, file, scanner-default, or bag")
     scanner: str | None = None
     tiles: int = Field(ge=1, description="tiles in the bag")
@@ -104,8 +110,8 @@ class EncoderProvenance(_Record):
 class Tiling(_Record):
     """How the slide was cut."""
 
-    tile_px: int
-    mpp: float = Field(gt=0, description="µm per tile px")
+    tile_px: int | None
+    mpp: float | None = Field(description="µm per tile px")
     overlap_px: int | None = Field(description="null when only a bag was given")
     min_tissue: float | None = Field(description="null when only a bag was given")
 
@@ -130,7 +136,9 @@ class DraftReport(_Record):
     notice: Literal["AI-generated draft, not for clinical use"] = NOTICE
     slide_id: str
     text: str
-    fields: dict[str, str] = Field(description="parsed from `text`: organ, procedure, diagnosis, synoptic fields")
+    fields: dict[str, str] = Field(
+        description="parsed from `text`: organ, procedure, diagnosis, synoptic fields"
+    )
     confidence: Share = Field(description="calibrated; the statistic is the model's (docs/draft-schema.md)")
     abstained: bool
     abstention: Abstention

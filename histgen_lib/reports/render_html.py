@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from histgen_lib.reports.notices import notices, percent, quality_sentence
 from histgen_lib.reports.pictures import Pictures, heatmap_uri, jpeg_uri, silhouette_uri
@@ -67,19 +69,12 @@ def to_html(draft: DraftReport, pictures: Pictures) -> str:
     return str(_environment().get_template("report.html.j2").render(context)) + "\n"
 
 
-def _environment() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("histgen_lib.reports", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _environment() -> Environment:
+    loader = PackageLoader("histgen_lib.reports", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["stylesheet"] = Markup(
-        environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
-    )
+    environment.globals["stylesheet"] = Markup(loader.get_source(environment, "report.css")[0])
     return environment
 
 
@@ -98,11 +93,10 @@ def _sentence_view(draft: DraftReport, pictures: Pictures, index: int) -> Senten
         width_percent=round(100 * sentence.confidence, 1),
         level=_level(sentence),
         tiles=tuple(
-            _tile_view(draft, pictures, index, i, tile) for i, tile in enumerate(sentence.evidence[: len(_LETTERS)])
+            _tile_view(draft, pictures, index, i, tile)
+            for i, tile in enumerate(sentence.evidence[: len(_LETTERS)])
         ),
-        heatmap=heatmap_uri(
-            pictures.xy, pictures.span_px, pictures.weights[index], draft.provenance.slide.size_px
-        ),
+        heatmap=_heatmap(draft, pictures, pictures.weights[index]),
     )
 
 
@@ -127,12 +121,10 @@ def _words(text: str, sentence: Sentence) -> tuple[tuple[str, bool], ...]:
     return tuple(pieces)
 
 
-def _tile_view(
-    draft: DraftReport, pictures: Pictures, index: int, rank: int, tile: EvidenceTile
-) -> TileView:
+def _tile_view(draft: DraftReport, pictures: Pictures, index: int, rank: int, tile: EvidenceTile) -> TileView:
     letter = _LETTERS[rank]
     pixels = pictures.tiles.get((tile.x, tile.y))
-    width, height = draft.provenance.slide.size_px
+    width, height = draft.provenance.slide.size_px or (1, 1)
     place = f"x {tile.x}, y {tile.y}"
     return TileView(
         letter=letter,
@@ -150,37 +142,57 @@ def _tile_view(
     )
 
 
-def _slide_view(draft: DraftReport, pictures: Pictures) -> dict[str, Any]:
-    slide = draft.provenance.slide
-    mean = pictures.weights.mean(axis=0) if len(pictures.weights) else np.zeros(len(pictures.xy))
+def _heatmap(draft: DraftReport, pictures: Pictures, weights: NDArray[np.floating]) -> str:
+    size = draft.provenance.slide.size_px
+    return "" if size is None else heatmap_uri(pictures.xy, pictures.span_px, weights, size)
+
+
+def _slide_view(draft: DraftReport, pictures: Pictures) -> dict[str, Any] | None:
+    """What the slide panel shows; None when nobody knows where the tiles lie."""
+    size = draft.provenance.slide.size_px
+    if size is None:
+        return None
     if pictures.thumbnail is None:
-        image = silhouette_uri(pictures.xy, pictures.span_px, slide.size_px)
+        image = silhouette_uri(pictures.xy, pictures.span_px, size)
     else:
         image = jpeg_uri(pictures.thumbnail, max_px=_THUMBNAIL_PX)
-    width_um = slide.size_px[0] * slide.mpp
-    bar_um = max([um for um in _SCALE_BARS_UM if um <= width_um / 4], default=_SCALE_BARS_UM[0])
+    mean = pictures.weights.mean(axis=0) if len(pictures.weights) else np.zeros(len(pictures.xy))
     return {
         "image": image,
         "has_pixels": pictures.thumbnail is not None,
-        "heatmap": heatmap_uri(pictures.xy, pictures.span_px, mean, slide.size_px),
+        "heatmap": _heatmap(draft, pictures, mean),
+        "aspect": f"{size[0]} / {size[1]}",
+        "scale": _scale(size, pictures.span_px, draft.provenance.slide.mpp),
+    }
+
+
+def _scale(size: tuple[int, int], span_px: float, mpp: float | None) -> dict[str, Any] | None:
+    """Sizes in the world: a scale bar of at most a quarter of the width, the slide, a tile."""
+    if mpp is None:
+        return None
+    width_um = size[0] * mpp
+    bar_um = max([um for um in _SCALE_BARS_UM if um <= width_um / 4], default=_SCALE_BARS_UM[0])
+    return {
         "bar_percent": round(100 * bar_um / width_um, 2),
         "bar_label": f"{bar_um} µm" if bar_um < 1000 else f"{bar_um // 1000} mm",
-        "size_mm": " × ".join(f"{side * slide.mpp / 1000:.1f}" for side in slide.size_px) + " mm",
-        "field_um": f"{pictures.span_px * slide.mpp:.0f} µm",
-        "aspect": f"{slide.size_px[0]} / {slide.size_px[1]}",
+        "size_mm": " × ".join(f"{side * mpp / 1000:.1f}" for side in size) + " mm",
+        "field_um": f"{span_px * mpp:.0f} µm",
     }
 
 
 def _provenance_rows(draft: DraftReport) -> list[tuple[str, str]]:
     made = draft.provenance
-    tiling = f"{made.tiling.tile_px} px at {made.tiling.mpp:g} µm/px"
+    size, mpp = made.slide.size_px, made.slide.mpp
+    tiling = "size not stated"
+    if made.tiling.tile_px and made.tiling.mpp:
+        tiling = f"{made.tiling.tile_px} px at {made.tiling.mpp:g} µm/px"
     if made.tiling.overlap_px is not None:
         tiling += f", overlap {made.tiling.overlap_px} px, at least {made.tiling.min_tissue:.0%} tissue"
     return [
         ("Slide", draft.slide_id),
         ("Slide content", made.slide.content_id or "not read: drafted from a bag"),
-        ("Slide size", f"{made.slide.size_px[0]} × {made.slide.size_px[1]} px"),
-        ("Resolution", f"{made.slide.mpp:.4g} µm/px ({made.slide.mpp_source})"),
+        ("Slide size", f"{size[0]} × {size[1]} px" if size else "not stated"),
+        ("Resolution", f"{mpp:.4g} µm/px ({made.slide.mpp_source})" if mpp else "not stated"),
         ("Scanner", made.slide.scanner or "not stated"),
         ("Tiles", f"{made.slide.tiles}, {tiling}"),
         ("Model", f"{made.model.name} {made.model.sha256}"),
@@ -197,5 +209,7 @@ def _provenance_rows(draft: DraftReport) -> list[tuple[str, str]]:
 
 def _domain_row(draft: DraftReport) -> str:
     domain = draft.out_of_distribution
+    if domain.score is None:
+        return "not checked: the model has no statistics of its training world"
     verdict = "outside" if domain.flag else "inside"
     return f"{verdict}: {domain.score:.3f}, accepted up to {domain.threshold:.3f} ({domain.method})"

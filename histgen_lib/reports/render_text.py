@@ -27,7 +27,9 @@ def _confidence(draft: DraftReport) -> str:
         return ""
     doubtful = sorted((s for s in draft.sentences if s.uncertain), key=lambda s: s.confidence)
     lines = [f"Confidence {percent(draft.confidence)}"]
-    lines += [f"  check first ({percent(s.confidence)}): {s.text.strip().removeprefix('- ')}" for s in doubtful]
+    lines += [
+        f"  check first ({percent(s.confidence)}): {s.text.strip().removeprefix('- ')}" for s in doubtful
+    ]
     return "\n".join(lines)
 
 

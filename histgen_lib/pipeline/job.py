@@ -1,0 +1,122 @@
+"""One slide, all the way: read, encode, draft, render, write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from histgen_lib.bags import Bag, read_bag
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.inference import InferenceServer
+from histgen_lib.pipeline.draft import Drafted, Source, bag_to_draft, inputs_digest, slide_origin
+from histgen_lib.pipeline.model import ReportModel
+from histgen_lib.pipeline.outputs import check_owner, finished_draft, write_outputs
+from histgen_lib.pipeline.pictures import gather_pictures
+from histgen_lib.pipeline.progress import Progress, silent
+from histgen_lib.pipeline.scan import scan_to_bag
+from histgen_lib.reports.record import DraftReport
+from histgen_lib.reports.render_html import to_html
+from histgen_lib.slides import Slide, assess_quality, open_slide, plan_grid
+
+Status = Literal["written", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one slide. `folder` holds draft.json, draft.txt, draft.html and bag.parquet."""
+
+    slide_id: str
+    folder: Path
+    draft: DraftReport
+    status: Status
+
+
+def report_slide(
+    path: Path,
+    out_dir: Path,
+    *,
+    model: ReportModel,
+    server: InferenceServer,
+    mpp: float | None = None,
+    bag: Path | None = None,
+    beam_size: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Result:
+    """Draft the report of one slide into `out_dir`/<slide id>/.
+
+    `mpp` (µm per level-0 px) overrides what the file says. `bag`: features of this slide made earlier, used instead
+    of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it anew, and lets it replace
+    the draft of another slide of the same name. On an error nothing is left in `out_dir`.
+
+    Raises what `open_slide`, `plan_grid`, `read_bag` and the server raise, and InvalidInputError:
+    "output-other-slide", "bag-other-slide", "bag-other-encoder"; FatalError("output-unwritable").
+    """
+    progress("open", 0, 1)
+    with open_slide(path, mpp=mpp) as slide:
+        folder = out_dir / slide.slide_id
+        given = None if bag is None else _matching_bag(bag, slide)
+        if not overwrite:
+            check_owner(folder, slide.content_id)
+            digest = inputs_digest(model, beam_size, slide_origin(slide, given))
+            if (done := finished_draft(folder, digest)) is not None:
+                return Result(slide.slide_id, folder, done, "unchanged")
+        progress("open", 1, 1)
+        made, source = _scan(slide, given, model, server, progress)
+        drafted = bag_to_draft(
+            made, model=model, server=server, source=source, beam_size=beam_size, progress=progress
+        )
+        return _write(folder, drafted, made, slide, progress)
+
+
+def report_bag(
+    path: Path,
+    out_dir: Path,
+    *,
+    model: ReportModel,
+    server: InferenceServer,
+    beam_size: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Result:
+    """Draft a report from a bag alone; draft.html then shows where the tiles lie, but no pixels."""
+    progress("open", 0, 1)
+    bag = read_bag(path)
+    folder = out_dir / bag.slide_id
+    if not overwrite:
+        check_owner(folder, None)
+        digest = inputs_digest(model, beam_size, {"bag": bag.digest})
+        if (done := finished_draft(folder, digest)) is not None:
+            return Result(bag.slide_id, folder, done, "unchanged")
+    progress("open", 1, 1)
+    drafted = bag_to_draft(bag, model=model, server=server, beam_size=beam_size, progress=progress)
+    return _write(folder, drafted, bag, None, progress)
+
+
+def _scan(
+    slide: Slide, bag: Bag | None, model: ReportModel, server: InferenceServer, progress: Progress
+) -> tuple[Bag, Source]:
+    if bag is not None:
+        return bag, Source(slide, assess_quality(slide, plan_grid(slide, model.tiling)), bag_given=True)
+    scan = scan_to_bag(slide, model=model, server=server, progress=progress)
+    return scan.bag, Source(slide, scan.quality)
+
+
+def _matching_bag(path: Path, slide: Slide) -> Bag:
+    bag = read_bag(path)
+    if not bag.has_places or tuple(bag.slide_size) != tuple(slide.size) or bag.slide_id != slide.slide_id:
+        raise InvalidInputError(
+            "bag-other-slide",
+            f"The bag {path.name} was not made from {slide.path.name}.",
+            hint="Leave --bag out to encode the slide, or give the bag.parquet of this very slide.",
+        )
+    return bag
+
+
+def _write(folder: Path, drafted: Drafted, bag: Bag, slide: Slide | None, progress: Progress) -> Result:
+    progress("render", 0, 1)
+    html = to_html(drafted.draft, gather_pictures(drafted, bag, slide))
+    progress("render", 1, 1)
+    changed = write_outputs(folder, drafted.draft, html, bag)
+    return Result(bag.slide_id, folder, drafted.draft, "written" if changed else "unchanged")

@@ -1,0 +1,90 @@
+"""A model folder as the jobs need it: which tiles to cut, what to make of the answers, when to abstain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.models.domain import DomainModel
+from histgen_lib.models.histgen.folder import DOMAIN, ModelFolder, open_model_folder
+from histgen_lib.pipeline.calibration import Calibration
+from histgen_lib.slides.settings import TilingSettings
+
+ReportStatistic = Literal["diagnosis", "mean", "min"]
+
+_SENTENCE_THRESHOLD = 0.7
+"""A line below it is marked "check first" when the model's config.json does not say."""
+
+
+@dataclass(frozen=True)
+class ReportModel:
+    """Everything but the networks, which an InferenceServer runs.
+
+    `abstention_threshold`: least report confidence, 0..1. `report_statistic`: what a report's confidence is of its
+    sentences': the line with the diagnosis ("diagnosis"; the least confident where there is none), their "mean", or
+    "min". `domain` is None for a model without statistics of its training world (imported weights).
+    """
+
+    folder: ModelFolder
+    tiling: TilingSettings
+    calibration: Calibration
+    domain: DomainModel | None
+    domain_threshold: float
+    abstention_threshold: float
+    sentence_threshold: float
+    report_statistic: ReportStatistic
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of the tile encoder whose features the model reads."""
+        return str(self.folder.encoder.get("name", ""))
+
+    @property
+    def encoder_sha256(self) -> str:
+        """SHA-256 of that encoder's weights, "" if the model does not say."""
+        return str(self.folder.encoder.get("sha256", ""))
+
+
+def load_model(path: Path | str) -> ReportModel:
+    """Open a model folder. Torch-free and quick: networks are loaded by the inference server.
+
+    Raises FatalError: "model-missing", "model-config", "model-domain-unreadable".
+    """
+    folder = open_model_folder(path)
+    domain = folder.section("domain")
+    abstention = folder.section("abstention")
+    try:
+        return ReportModel(
+            folder=folder,
+            tiling=TilingSettings(**folder.tiling),
+            calibration=Calibration.from_config(folder.section("calibration")),
+            domain=_domain(folder),
+            domain_threshold=float(domain.get("threshold", "nan")) if domain else float("nan"),
+            abstention_threshold=float(abstention.get("threshold", 0.0)),
+            sentence_threshold=float(abstention.get("sentence_threshold", _SENTENCE_THRESHOLD)),
+            report_statistic=_statistic(abstention),
+        )
+    except FatalError:
+        raise
+    except (TypeError, ValueError, HistgenError) as error:
+        raise FatalError(
+            "model-config",
+            f"config.json of the model {folder.name} cannot be used ({error}).",
+            hint="Was it written by another version, or edited? Fetch the model again.",
+        ) from error
+
+
+def _domain(folder: ModelFolder) -> DomainModel | None:
+    if not folder.section("domain"):
+        return None
+    return DomainModel.load(folder.file(DOMAIN))
+
+
+def _statistic(abstention: Mapping[str, Any]) -> ReportStatistic:
+    name = str(abstention.get("statistic", "diagnosis"))
+    if name not in get_args(ReportStatistic):
+        raise ValueError(f"unknown abstention statistic {name!r}")
+    return cast(ReportStatistic, name)

@@ -1,0 +1,125 @@
+"""From decoder steps to sentences: which tokens say which line, how sure each line is, which tiles it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.bags import Bag
+from histgen_lib.pipeline.model import ReportModel, ReportStatistic
+from histgen_lib.reports.record import EvidenceTile, Sentence, Token
+from histgen_lib.text.synoptic import split_sentences
+from histgen_lib.text.tokenizers import Tokenizer
+
+TOP_TILES = 4
+"""Evidence tiles kept for each sentence: what fits beside a line and can be looked at in a few seconds."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the decoder gave: T steps over N tiles.
+
+    spans     the characters of `text` that each token wrote, (start, end)
+    logprobs  float32[T], natural logarithms
+    evidence  float32[T, N], rows sum to 1
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    logprobs: NDArray[np.float32]
+    evidence: NDArray[np.float32]
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], tokenizer: Tokenizer) -> Generated:
+        """Read the answer of the server's "histgen"; what follows an end token is dropped."""
+        tokens = [int(token) for token in tensors["tokens"]]
+        kept = tokens.index(0) if 0 in tokens else len(tokens)
+        return cls(
+            text=tokenizer.decode(tokens[:kept]),
+            spans=token_spans(tokens[:kept], tokenizer),
+            logprobs=np.asarray(tensors["logprobs"][:kept], dtype=np.float32),
+            evidence=np.asarray(tensors["evidence"][:kept], dtype=np.float32),
+        )
+
+
+def token_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
+    """The characters each token adds to the text, by decoding ever longer beginnings (works for any tokenizer)."""
+    ends = [0]
+    for count in range(1, len(tokens) + 1):
+        ends.append(max(ends[-1], len(tokenizer.decode(tokens[:count]))))
+    return tuple(zip(ends[:-1], ends[1:], strict=True))
+
+
+def make_sentences(
+    made: Generated, bag: Bag, model: ReportModel
+) -> tuple[tuple[Sentence, ...], NDArray[np.float32]]:
+    """The draft's sentences, and the evidence of each over all tiles of the bag: float32[S, N], rows sum to 1."""
+    parts = [_sentence(made, span, bag, model) for span in split_sentences(made.text)]
+    weights = np.stack([w for _, w in parts]) if parts else np.zeros((0, len(bag)), dtype=np.float32)
+    return tuple(sentence for sentence, _ in parts), weights
+
+
+def report_confidence(
+    sentences: Sequence[Sentence], fields: Mapping[str, str], statistic: ReportStatistic
+) -> float:
+    """One confidence for the whole draft from its sentences'; 0 for a draft without any."""
+    values = [s.confidence for s in sentences]
+    if not values:
+        return 0.0
+    if statistic == "mean":
+        return float(np.mean(values))
+    diagnosis = fields.get("diagnosis")
+    stating = [s.confidence for s in sentences if diagnosis and diagnosis in s.text]
+    return stating[0] if statistic == "diagnosis" and stating else min(values)
+
+
+def _sentence(
+    made: Generated, span: tuple[int, int], bag: Bag, model: ReportModel
+) -> tuple[Sentence, NDArray[np.float32]]:
+    start, end = span
+    chosen = [i for i, (a, b) in enumerate(made.spans) if a < end and b > start]
+    weights = _tile_weights(made.evidence[chosen])
+    confidence = round(model.calibration.confidence(made.logprobs[chosen]), 4)
+    sentence = Sentence(
+        text=made.text[start:end],
+        start=start,
+        end=end,
+        confidence=confidence,
+        uncertain=confidence < model.sentence_threshold,
+        tokens=tuple(_token(made, i, span) for i in chosen),
+        evidence=_strongest(weights, bag),
+    )
+    return sentence, weights
+
+
+def _tile_weights(evidence: NDArray[np.float32]) -> NDArray[np.float32]:
+    if len(evidence) == 0:
+        return np.zeros(evidence.shape[1], dtype=np.float32)
+    return np.asarray(evidence.mean(axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def _token(made: Generated, index: int, span: tuple[int, int]) -> Token:
+    start, end = made.spans[index]
+    probability = float(np.exp(min(float(made.logprobs[index]), 0.0)))
+    return Token(start=max(start, span[0]), end=min(end, span[1]), probability=round(probability, 4))
+
+
+def _strongest(weights: NDArray[np.float32], bag: Bag) -> tuple[EvidenceTile, ...]:
+    """The strongest tiles, ties by place in the bag; none when the bag does not know where its tiles lie."""
+    if not bag.has_places:
+        return ()
+    order = np.argsort(-weights, kind="stable")[:TOP_TILES]
+    return tuple(
+        EvidenceTile(
+            x=int(bag.xy[i, 0]),
+            y=int(bag.xy[i, 1]),
+            span_px=round(float(bag.span_px), 3),
+            weight=round(min(float(weights[i]), 1.0), 4),
+        )
+        for i in order
+        if weights[i] > 0
+    )
