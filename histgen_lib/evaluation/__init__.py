@@ -3,6 +3,7 @@
 from histgen_lib.evaluation.bootstrap import Estimate
 from histgen_lib.evaluation.calibration import (
     Calibration,
+    Outcome,
     RiskCoverage,
     calibrate,
     risk_coverage,
@@ -11,6 +12,7 @@ from histgen_lib.evaluation.calibration import (
 from histgen_lib.evaluation.csv_pairs import Pair, read_pairs_csv
 from histgen_lib.evaluation.evaluate import TOKENIZERS, evaluate_pairs
 from histgen_lib.evaluation.evidence import EvidenceCase, EvidenceResult, cases_from_draft, evidence_hit_rate
+from histgen_lib.evaluation.fields import FieldScore
 from histgen_lib.evaluation.parts import register_embedding, register_entities
 from histgen_lib.evaluation.reg2025 import RegParts
 from histgen_lib.evaluation.result import EvaluationResult
@@ -22,6 +24,8 @@ __all__ = [
     "EvaluationResult",
     "EvidenceCase",
     "EvidenceResult",
+    "FieldScore",
+    "Outcome",
     "Pair",
     "RegParts",
     "RiskCoverage",
