@@ -36,7 +36,8 @@ def tile_order(xy: npt.ArrayLike, span_px: float) -> IntArray:
     corners = np.asarray(xy, dtype=np.int64).reshape(-1, 2)
     if len(corners) == 0:
         return np.zeros(0, dtype=np.int64)
-    cells = ((corners - corners.min(axis=0)) / float(span_px) + 1e-6).astype(np.int64)
+    # To the nearest cell: corners are whole pixels of a grid whose step need not be whole.
+    cells = np.floor((corners - corners.min(axis=0)) / float(span_px) + 0.5).astype(np.int64)
     along = _hilbert_index(cells[:, 0], cells[:, 1])
     return np.lexsort((corners[:, 0], corners[:, 1], along))
 

@@ -1,0 +1,86 @@
+"""Curve order, prototypes and regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.histgen.layout import lay_out, prototype_rows, tile_order
+
+SPAN_PX = 512.4
+
+
+def grid(side: int) -> np.ndarray:
+    rows, columns = np.divmod(np.arange(side * side), side)
+    return np.stack([np.floor(columns * SPAN_PX), np.floor(rows * SPAN_PX)], axis=1).astype(np.int32)
+
+
+@pytest.mark.parametrize("side", [1, 2, 8, 32])
+def test_a_full_square_is_walked_from_neighbour_to_neighbour(side: int) -> None:
+    xy = grid(side)
+    order = tile_order(xy, SPAN_PX)
+    assert sorted(order) == list(range(side * side))
+    steps = np.abs(np.diff(np.round(xy[order] / SPAN_PX), axis=0)).sum(axis=1)
+    assert (steps == 1).all()
+
+
+def test_a_run_of_tiles_is_a_far_more_compact_patch_than_in_slide_order() -> None:
+    xy = grid(30)
+    by_curve = xy[tile_order(xy, SPAN_PX)]
+
+    def spread(ordered: np.ndarray) -> float:
+        return float(np.mean([run.std(axis=0).max() for run in np.array_split(ordered, 60)]))
+
+    assert spread(by_curve) < 0.4 * spread(xy)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6)), min_size=1, max_size=60),
+    st.integers(-(10**5), 10**5),
+)
+def test_order_is_a_permutation_and_does_not_depend_on_where_the_tissue_lies(
+    corners: list[tuple[int, int]], shift: int
+) -> None:
+    xy = np.array(corners)
+    order = tile_order(xy, SPAN_PX)
+    assert sorted(order) == list(range(len(xy)))
+    assert np.array_equal(order, tile_order(xy + shift, SPAN_PX))
+
+
+def test_the_same_tiles_in_another_order_are_walked_the_same_way() -> None:
+    xy = grid(9)
+    shuffled = np.random.default_rng(0).permutation(xy)
+    assert np.array_equal(xy[tile_order(xy, SPAN_PX)], shuffled[tile_order(shuffled, SPAN_PX)])
+
+
+def test_no_tiles_have_an_empty_order() -> None:
+    assert tile_order(np.zeros((0, 2)), SPAN_PX).shape == (0,)
+
+
+@pytest.mark.parametrize("prototypes", [1, 2, 7, 32, 64, 512, 1000])
+def test_prototypes_are_the_rows_that_torch_picks(prototypes: int) -> None:
+    """Float32, from both ends: the published linspace, compared at many counts (34746 needs a fused step)."""
+    for tiles in [*range(1, 1500), 16985, 34746, 59999]:
+        expected = torch.linspace(0, tiles - 1, steps=prototypes).long().numpy()
+        assert np.array_equal(prototype_rows(tiles, prototypes), expected), tiles
+
+
+@pytest.mark.parametrize(("tiles", "regions"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+def test_regions_hold_the_tiles_in_order_and_zeros_after_them(tiles: int, regions: int) -> None:
+    features = np.arange(1, tiles * 3 + 1, dtype=np.float16).reshape(tiles, 3)
+    layout = lay_out(features, tiles_per_region=4, prototypes=2)
+    assert layout.tiles.shape == (regions, 4, 3)
+    assert layout.tiles.dtype == np.float32
+    assert np.array_equal(layout.tiles[layout.mask], features)
+    assert not layout.tiles[~layout.mask].any()
+
+
+@pytest.mark.parametrize(("shape", "code"), [((0, 3), "bag-empty"), ((5,), "bag-shape")])
+def test_features_that_are_no_bag_are_refused(shape: tuple[int, ...], code: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        lay_out(np.zeros(shape), tiles_per_region=4, prototypes=2)
+    assert caught.value.code == code
