@@ -53,12 +53,12 @@ class Canvas:
 
     def fill_low(self, low: NDArray[np.float32] | Mask, texture: str, cls: str | None) -> None:
         """Paint where a low-resolution field, smoothly enlarged, is above one half."""
-        field = np.asarray(low, np.float32)
+        field = low
         rows, columns = np.flatnonzero((field > 0.3).any(1)), np.flatnonzero((field > 0.3).any(0))
         if not rows.size:
             return
-        r0, r1 = max(0, rows[0] - 2), min(field.shape[0], rows[-1] + 3)
-        c0, c1 = max(0, columns[0] - 2), min(field.shape[1], columns[-1] + 3)
+        r0, r1 = max(0, rows[0] - 4), min(field.shape[0], rows[-1] + 5)
+        c0, c1 = max(0, columns[0] - 4), min(field.shape[1], columns[-1] + 5)
         mask = enlarge(field[r0:r1, c0:c1], ((r1 - r0) * LOW, (c1 - c0) * LOW))
         y1, x1 = min(self.height, r1 * LOW), min(self.width, c1 * LOW)
         self._paint(
@@ -115,9 +115,18 @@ class Canvas:
                 cv2.min(view, bound, view)
 
     def points_on(
-        self, classes: tuple[str, ...], pitch_um: float, low: Mask | None = None, jitter: float = 0.3, keep: float = 1.0
+        self,
+        classes: tuple[str, ...],
+        pitch_um: float,
+        low: Mask | None = None,
+        jitter: float = 0.3,
+        keep: float = 1.0,
+        min_eosin: int = 0,
     ) -> Points:
-        """Return shaken grid points (level-0 px) on pixels of `classes`, within a low-resolution mask."""
+        """Return shaken grid points (level-0 px) on pixels of `classes`, within a low-resolution mask.
+
+        `min_eosin` keeps points out of lumens and air, which share their wall's class.
+        """
         box = low_box(low) if low is not None else (0, 0, self.width, self.height)
         points = jittered(box, pitch_um * UM, self.rng, jitter)
         points = points[((points >= 0) & (points < (self.width, self.height))).all(1)]
@@ -127,6 +136,8 @@ class Canvas:
         good = wanted[self.c[where[:, 1], where[:, 0]]]
         if low is not None:
             good &= low[where[:, 1] // LOW, where[:, 0] // LOW]
+        if min_eosin:
+            good &= self.e[where[:, 1], where[:, 0]] >= min_eosin
         if keep < 1:
             good &= self.rng.random(len(good)) < keep
         return np.asarray(points[good])
@@ -147,7 +158,10 @@ class Canvas:
 
 def enlarge(low: NDArray[np.float32] | Mask, shape: tuple[int, int]) -> Mask:
     """Return a low-resolution field at full resolution, thresholded at one half with smooth borders."""
-    levels = np.clip(np.asarray(low, np.float32) * 128, 0, 255).astype(np.uint8)
+    field = np.asarray(low, np.float32)
+    if low.dtype == np.bool_:
+        field = cv2.GaussianBlur(field, (0, 0), 1.3)
+    levels = np.clip(field * 128, 0, 255).astype(np.uint8)
     big = cv2.resize(levels, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(big > 63)
 

@@ -8,12 +8,12 @@ from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
 from histgen_lib.synth.classes import CLASS_ID
 from histgen_lib.synth.glands import solid
 from histgen_lib.synth.grammar import MITOSES
-from histgen_lib.synth.lesions import PITCH_UM, Focus
+from histgen_lib.synth.lesions import PITCH_UM, Focus, class_low
 from histgen_lib.synth.scene import EDGE_UM, Scene, disc_at, distance_um
 from histgen_lib.synth.shapes import Points, blob, walk
 from histgen_lib.synth.textures import smooth_noise
 
-STROMA = ("collagen", "lamina_propria", "desmoplasia", "smooth_muscle", "fibroadenoma", "alveoli", "op_plug")
+STROMA = ("collagen", "lamina_propria", "desmoplasia", "smooth_muscle", "fibroadenoma", "alveoli")
 HOTSPOT_UM = 150.0
 
 
@@ -40,10 +40,13 @@ def mitoses(canvas: Canvas, scene: Scene) -> tuple[list[Focus], Points]:
     wanted = int(rng.integers(low, high + 1))
     centre = _hotspot(canvas, scene, cls)
     area = disc_at(scene.tissue.shape, centre, HOTSPOT_UM - 12) & (scene.depth_um > EDGE_UM - 8)
-    for pitch in (27, 23, 20, 17, 14, 11, 9, 7):
-        points = _apart(canvas.points_on((cls,), pitch, area, jitter=0.25), centre)
-        if len(points) >= wanted * 1.3 or len(points) >= wanted and pitch < 14:
-            break
+    points = _mitotic_cells(canvas, cls, area, centre, wanted)
+    if len(points) < wanted:
+        # Sparse tumour: a few nests more in the hotspot's stroma or mucin.
+        grade = scene.spec.fields["grade"]
+        for spot in canvas.points_on(("mucin", "desmoplasia"), 62, area, jitter=0.1):
+            solid(canvas, blob(spot, 27 * UM, rng, wobble=0.1), "tumour", cls, f"grade{grade}", PITCH_UM[grade])
+        points = _mitotic_cells(canvas, cls, area, centre, wanted)
     chosen = points[rng.permutation(len(points))[:wanted]]
     if len(chosen) < wanted:
         raise AssertionError(f"{scene.spec.slide_id}: no room for {wanted} mitoses")
@@ -52,11 +55,21 @@ def mitoses(canvas: Canvas, scene: Scene) -> tuple[list[Focus], Points]:
     return [focus], chosen
 
 
+def _mitotic_cells(canvas: Canvas, cls: str, area: Mask, centre: tuple[float, float], wanted: int) -> Points:
+    """Return at least `wanted` cells for mitoses, as far apart as the tumour allows; fewer if it is too small."""
+    points = np.zeros((0, 2))
+    for pitch in (27, 23, 20, 17, 14, 11, 9, 7):
+        points = _apart(canvas.points_on((cls,), pitch, area, jitter=0.25, min_eosin=30), centre)
+        if len(points) >= wanted * 1.3 or (len(points) >= wanted and pitch < 14):
+            break
+    return points
+
+
 def _apart(points: Points, centre: tuple[float, float]) -> Points:
     near = points[np.hypot(*(points - centre).T) < (HOTSPOT_UM - 8) * UM]
     kept: list[np.ndarray] = []
     for point in near:
-        if all(np.hypot(*(point - other)) > 15.5 * UM for other in kept):
+        if all(np.hypot(*(point - other)) > 14 * UM for other in kept):
             kept.append(point)
     return np.array(kept).reshape(-1, 2)
 
@@ -125,7 +138,8 @@ def stroma_cells(canvas: Canvas, scene: Scene) -> None:
     """Sprinkle the fibroblasts, muscle nuclei and few lymphocytes that any stroma has."""
     canvas.stamp(canvas.points_on(("collagen",), 27, keep=0.7), "spindle")
     canvas.stamp(canvas.points_on(("desmoplasia",), 17, keep=0.8), "spindle")
-    canvas.stamp(canvas.points_on(("smooth_muscle",), 26, keep=0.8), "muscle", None)
+    muscle = canvas.points_on(("smooth_muscle",), 25, keep=0.8)
+    canvas.stamp(muscle, "muscle", scene.rng.normal(0, 0.13, len(muscle)))
     canvas.stamp(canvas.points_on(("lamina_propria",), 21, keep=0.75), "spindle")
     canvas.stamp(canvas.points_on(("lamina_propria", "collagen"), 48, keep=0.3), "lymphocyte")
 
@@ -156,12 +170,14 @@ def lymphocytes(canvas: Canvas, scene: Scene) -> list[Mask]:
         inner = distance_um(scene.lesion)
         wave = 18 * smooth_noise(scene.tissue.shape, 10, scene.rng)
         band = scene.tissue & (distance < 72 + wave) & (inner < 14) & (scene.depth_um > 12)
-        canvas.stamp(canvas.points_on((*STROMA, "fat"), 7.6, band, keep=0.92), "lymphocyte")
+        airy = class_low(canvas, "fat") | class_low(canvas, "alveoli")
+        canvas.fill_low(band & ~scene.lesion & airy, "lamina", "lamina_propria")
+        canvas.stamp(canvas.points_on((*STROMA, "fat"), 7.6, band, keep=0.92, min_eosin=20), "lymphocyte")
         canvas.relabel(band, (*STROMA, "fat"), "lymphocytes_stroma")
         return [band]
     if value == "intratumoral":
         cls = scene.spec.diagnosis.lesion
-        points = canvas.points_on((cls,), 17, scene.lesion, jitter=0.3, keep=0.85)
+        points = canvas.points_on((cls,), 17, scene.lesion, jitter=0.3, keep=0.85, min_eosin=30)
         canvas.stamp(points, "til")
         return [scene.lesion]
     return []
@@ -173,8 +189,8 @@ def inflammation(canvas: Canvas, scene: Scene) -> tuple[list[Mask], list[Focus]]
     if value == "none":
         return [], []
     noise = smooth_noise(scene.tissue.shape, 14, scene.rng)
-    area = scene.tissue & (noise > -0.85) & (scene.depth_um > 8)
-    canvas.stamp(canvas.points_on(STROMA, 9.4, area, jitter=0.4, keep=0.85), "lymphocyte")
+    area = scene.tissue & (noise > -1.25) & (scene.depth_um > 8)
+    canvas.stamp(canvas.points_on(STROMA, 8.8, area, jitter=0.4, keep=0.88, min_eosin=14), "lymphocyte")
     canvas.relabel(area, ("collagen", "lamina_propria", "smooth_muscle"), "lymphocytes_stroma")
     foci = []
     if value == "chronic active":
@@ -199,13 +215,21 @@ def granulomas(canvas: Canvas, scene: Scene) -> list[Focus]:
         return []
     rng, foci = scene.rng, []
     for _ in range(int(rng.integers(1, 3))):
-        x, y, radius = scene.best_place(scene.tissue & (scene.depth_um > EDGE_UM), rng.uniform(84, 122))
+        radius = rng.uniform(84, 122)
+        deep = scene.tissue & (scene.depth_um > EDGE_UM)
+        x, y, radius = _beside_lesion(scene, deep, radius) or scene.best_place(deep, radius)
         radius = max(radius, 75)
         outline = blob((x, y), radius * UM, rng, wobble=0.05)
         canvas.fill(outline, "granuloma", "granuloma")
         _whorl(canvas, (x, y), radius)
         foci.append(Focus("granuloma", "granulomas", outline))
     return foci
+
+
+def _beside_lesion(scene: Scene, deep: Mask, radius_um: float) -> tuple[float, float, float] | None:
+    """Return a place in normal tissue, if one is large enough, so that a small lesion stays in sight."""
+    spot = scene.place(deep & ~scene.lesion, radius_um)
+    return None if spot is None else (*spot, radius_um)
 
 
 def _whorl(canvas: Canvas, spot: tuple[float, float], radius_um: float) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
 from histgen_lib.synth.glands import Lining, cribriform, gland, solid
 from histgen_lib.synth.organs import CRYPT, DUCT, alveoli, bundles, crypts, large_gland, spots
-from histgen_lib.synth.scene import Scene, disc_at, distance_um
+from histgen_lib.synth.scene import Scene, away_um, disc_at, distance_um
 from histgen_lib.synth.shapes import Points, blob, capsule
 from histgen_lib.synth.textures import smooth_noise
 
 ADENOMA = Lining(
     "adenoma_low", 25, "tumour_blue", nucleus="pencil", pitch_um=4.6, depth_um=8, layers=2, layer_um=7, goblets=0.0
 )
-PIN = Lining("pin", 25, "tumour", nucleus="pin", pitch_um=7, depth_um=7, layers=3, layer_um=7.5)
+PIN = Lining("pin", 25, "tumour", nucleus="pin", pitch_um=7, depth_um=7, layers=2, layer_um=7.5)
 METAPLASIA = replace(CRYPT, cls="goblet_metaplasia", wall_um=17, goblets=1.0)
 
 SIZE_UM = {"1": 6.5, "2": 9.0, "3": 12.5}
@@ -54,7 +54,7 @@ def _edge_spots(scene: Scene, pitch_um: float, room_um: float) -> Points:
     """Return places for tumour; where the lesion meets ink they come right up to it."""
     mask = scene.lesion
     if scene.spec.fields.get("margins") == "involved":
-        mask = mask | (distance_um(~scene.ink) < 26) & (distance_um(~scene.lesion) < 40)
+        mask = mask | (away_um(scene.ink) < 26) & (away_um(scene.lesion) < 40)
     return spots(scene, mask, pitch_um, room_um)
 
 
@@ -62,6 +62,8 @@ def _nests(canvas: Canvas, scene: Scene, texture: str, sigma_um: float, share: f
     """Paint irregular solid nests and cords: the upper part of a smooth noise."""
     cls = scene.spec.diagnosis.lesion
     noise = smooth_noise(scene.lesion.shape, sigma_um / 4, scene.rng)
+    if scene.spec.fields.get("margins") == "involved":
+        noise = noise + 2.5 * np.exp(-away_um(scene.ink) / 50)
     inside = noise[scene.lesion]
     level = float(np.quantile(inside, 1 - share))
     canvas.fill_low(np.where(scene.lesion, np.clip((noise - level) * 1.5 + 0.5, 0, 1), 0), texture, cls)
@@ -122,13 +124,14 @@ def _squamous(canvas: Canvas, scene: Scene) -> None:
     _bed(canvas, scene)
     grade, nucleus, gap = _grade(scene)
     _nests(canvas, scene, "squamous", 36, 0.62, gap, nucleus)
-    room = distance_um(_class_low(canvas, "lung_squamous"))
-    pearls = spots(scene, (room > 14) & scene.lesion, {"1": 95, "2": 120, "3": 150}[grade], 0)
+    room = distance_um(class_low(canvas, "lung_squamous"))
+    pearls = spots(scene, (room > 14) & scene.lesion, {"1": 95, "2": 120, "3": 150}[grade], 2)
     for centre in pearls:
         pearl(canvas, centre, scene.rng.uniform(20, 30))
 
 
-def _class_low(canvas: Canvas, cls: str) -> Mask:
+def class_low(canvas: Canvas, cls: str) -> Mask:
+    """Return where a class lies, at low resolution."""
     from histgen_lib.synth.classes import CLASS_ID
 
     h, w = canvas.low_shape
@@ -158,7 +161,7 @@ def _mucinous(canvas: Canvas, scene: Scene) -> None:
     lakes = np.where(scene.lesion, np.clip((np.abs(noise) - 0.17) * 4 + 0.5, 0, 1), 0)
     canvas.fill_low(lakes, "mucin", "mucin")
     lake = (lakes > 0.5) & scene.lesion
-    for centre in spots(scene, lake, 78 if grade != "3" else 84, 14):
+    for centre in spots(scene, lake, 70 if grade != "3" else 76, 12):
         radius = rng.uniform(24, 33)
         if grade == "1":
             lining = Lining(cls, 14, "tumour", nucleus=nucleus, pitch_um=gap * 0.8, depth_um=6)
@@ -179,7 +182,7 @@ def _urothelial(canvas: Canvas, scene: Scene) -> None:
     _bed(canvas, scene)
     grade, nucleus, gap = _grade(scene)
     if "with invasion" in scene.spec.diagnosis.text:
-        bundles(canvas, scene, scene.tissue & (distance_um(~scene.lesion) < 110) & (scene.depth_um > 20))
+        bundles(canvas, scene, scene.tissue & (away_um(scene.lesion) < 110) & (scene.depth_um > 20))
         rng = scene.rng
         for centre in _edge_spots(scene, 84, 8):
             outline = blob(centre, rng.uniform(24, 33) * UM, rng, wobble=0.15, aspect=rng.uniform(1, 2), angle=rng.uniform(0, 3))
@@ -238,8 +241,8 @@ def _metaplasia(canvas: Canvas, scene: Scene) -> None:
 
 def _pin(canvas: Canvas, scene: Scene) -> None:
     canvas.fill_low(scene.lesion, "muscle", "smooth_muscle")
-    for centre in spots(scene, scene.lesion, 168, 40):
-        large_gland(canvas, centre, scene.rng.uniform(60, 76), PIN)
+    for centre in spots(scene, scene.lesion, 150, 46, 0.12):
+        large_gland(canvas, centre, scene.rng.uniform(56, 66), PIN)
 
 
 def _op(canvas: Canvas, scene: Scene) -> None:
@@ -250,7 +253,7 @@ def _op(canvas: Canvas, scene: Scene) -> None:
         if rng.random() < 0.85:
             outline = blob(centre, rng.uniform(33, 42) * UM, rng, wobble=0.12, aspect=rng.uniform(1, 1.5), angle=rng.uniform(0, 3))
             canvas.fill(outline, "plug", "op_plug")
-    canvas.stamp(canvas.points_on(("op_plug",), 13, scene.lesion), "spindle")
+    canvas.stamp(canvas.points_on(("op_plug",), 17, scene.lesion), "spindle")
 
 
 def _papillary(canvas: Canvas, scene: Scene) -> None:
@@ -258,15 +261,15 @@ def _papillary(canvas: Canvas, scene: Scene) -> None:
     rng = scene.rng
     canvas.fill_low(scene.lesion, "lumen", "papillary")
     up = scene.angle + (np.pi if scene.spec.index % 2 else 0)
-    for centre in spots(scene, scene.lesion, 124, 30, 0.12):
+    for centre in spots(scene, scene.lesion, 132, 30, 0.1):
         angle = up + rng.normal(0, 0.5)
-        half = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(5, 55) * UM
+        half = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(4, 34) * UM
         frond(canvas, capsule(centre - half, centre + half, rng.uniform(48, 55) * UM, rng, wobble=0.05))
 
 
 def frond(canvas: Canvas, outline: Points) -> None:
     """Paint one frond: six layers of urothelium over a core of stroma with a capillary."""
-    lining = Lining("papillary", 36, "urothelium", "lamina", "urothelial", pitch_um=6.4, depth_um=5, layers=4, layer_um=7.5)
+    lining = Lining("papillary", 36, "urothelium", "lamina", "urothelial", pitch_um=7.4, depth_um=5, layers=4, layer_um=8)
     gland(canvas, outline, lining)
     middle = outline.mean(0)
     canvas.fill(blob(middle, 7 * UM, canvas.rng, wobble=0.1, count=20), "rbc", "papillary")

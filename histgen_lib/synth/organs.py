@@ -9,8 +9,8 @@ import numpy as np
 
 from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask, low_box
 from histgen_lib.synth.glands import Lining, gland
-from histgen_lib.synth.scene import Scene, distance_um
-from histgen_lib.synth.shapes import Points, blob, capsule, jittered, walk
+from histgen_lib.synth.scene import Scene, away_um, distance_um, surface_side
+from histgen_lib.synth.shapes import Points, blob, capsule, inset, jittered, walk
 from histgen_lib.synth.textures import Field, smooth_noise
 
 DUCT = Lining("breast_epithelium", 11, nucleus="round", pitch_um=6.5, depth_um=5.5, outer="spindle", rim="hyaline")
@@ -41,7 +41,7 @@ def _breast(canvas: Canvas, scene: Scene) -> None:
     canvas.fill_low(scene.tissue, "collagen", "collagen")
     rng, normal = scene.rng, scene.normal
     patches = smooth_noise(normal.shape, 13, rng) > 0.25
-    far = distance_um(~scene.lesion) > 30 if scene.lesion.any() else normal
+    far = away_um(scene.lesion) > 30
     fat = normal & patches & far
     canvas.fill_low(fat, "fat", "fat")
     canvas.stamp(canvas.points_on(("fat",), 55, keep=0.35), "endothelium")
@@ -139,25 +139,29 @@ def _stomach(canvas: Canvas, scene: Scene) -> None:
 def _prostate(canvas: Canvas, scene: Scene) -> None:
     canvas.fill_low(scene.tissue, "muscle", "smooth_muscle")
     rng = scene.rng
-    for centre in spots(scene, scene.normal, 168, 50):
-        large_gland(canvas, centre, rng.uniform(52, 72), ACINUS)
+    for centre in spots(scene, scene.normal, 146, 54, 0.12):
+        large_gland(canvas, centre, rng.uniform(50, 60), ACINUS)
 
 
 def large_gland(canvas: Canvas, centre: Points, radius_um: float, lining: Lining) -> None:
     """Paint a prostatic gland whose epithelium folds into the lumen."""
     rng = canvas.rng
-    outline = blob(
+    aspect, angle = rng.uniform(1, 1.35), rng.uniform(0, 3)
+    outline = blob(centre, radius_um * UM, rng, wobble=0.05, aspect=aspect, angle=angle, count=72)
+    lumen = blob(
         centre,
-        radius_um * UM,
+        (radius_um - 0.8 * lining.wall_um) * UM,
         rng,
-        wobble=0.07,
-        aspect=rng.uniform(1, 1.35),
-        angle=rng.uniform(0, 3),
+        wobble=0.04,
+        aspect=aspect,
+        angle=angle,
         lobes=int(rng.integers(6, 9)),
         depth=0.36,
         count=120,
     )
-    gland(canvas, outline, lining)
+    gland(canvas, outline, lining, lumen)
+    points, angles = walk(inset(lumen, -6.5 * UM), lining.pitch_um * 1.15 * UM, rng)
+    canvas.stamp(points, lining.nucleus, angles)
 
 
 def alveoli(canvas: Canvas, scene: Scene, mask: Mask) -> Points:
@@ -168,14 +172,15 @@ def alveoli(canvas: Canvas, scene: Scene, mask: Mask) -> Points:
     h, w = mask.shape
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     x, y = x + smooth_noise((h, w), 5, rng) * 1.6, y + smooth_noise((h, w), 5, rng) * 1.6
-    near = np.full((2, h, w), 1e9, np.float32)
+    near = np.full((2, h, w), 1e3, np.float32)
     for px, py in points / LOW:
-        d = np.hypot(x - px, y - py)
-        near[1] = np.minimum(near[1], np.maximum(near[0], d))
-        near[0] = np.minimum(near[0], d)
+        window = slice(max(0, int(py) - 44), max(0, int(py) + 44)), slice(max(0, int(px) - 44), max(0, int(px) + 44))
+        d = np.hypot(x[window] - px, y[window] - py)
+        near[1][window] = np.minimum(near[1][window], np.maximum(near[0][window], d))
+        near[0][window] = np.minimum(near[0][window], d)
     gap = near[1] - near[0] + 1.1 * smooth_noise((h, w), 6, rng)
     canvas.fill_low(np.where(mask, np.clip((gap - 2.7) * 0.5 + 0.5, 0, 1), 0), "lumen", "background")
-    canvas.stamp(canvas.points_on(("alveoli",), 8.5, mask, keep=0.8), "round")
+    canvas.stamp(canvas.points_on(("alveoli",), 8.5, mask, keep=0.75), "round")
     canvas.stamp(canvas.points_on(("background",), 95, mask, keep=0.4), "macrophage")
     canvas.relabel(mask, ("background",), "alveoli")
     return points
@@ -192,30 +197,13 @@ def _lung(canvas: Canvas, scene: Scene) -> None:
         gland(canvas, blob(spot, 47 * UM, rng, lobes=7, depth=0.12, count=90), BRONCHUS)
 
 
-def surface_side(scene: Scene) -> Field:
-    """Return, per low-resolution pixel, its bearing to its tissue piece's centre: 1 towards the surface, -1 deep."""
-    import cv2
-
-    count, labels = cv2.connectedComponents(scene.tissue.astype(np.uint8), connectivity=4)
-    side = np.zeros(scene.tissue.shape, np.float32)
-    up = scene.angle + (np.pi if scene.spec.index % 2 else 0)
-    h, w = scene.tissue.shape
-    y, x = np.mgrid[0:h, 0:w]
-    for k in range(1, count):
-        piece = labels == k
-        dx, dy = x - x[piece].mean(), y - y[piece].mean()
-        reach = np.sqrt(piece.sum() / np.pi)
-        side[piece] = ((dx * np.cos(up) + dy * np.sin(up)) / reach)[piece]
-    return side
-
-
 def _bladder(canvas: Canvas, scene: Scene) -> None:
     canvas.fill_low(scene.tissue, "lamina", "lamina_propria")
     side = surface_side(scene)
-    band = scene.normal & (scene.depth_um < 46) & (side > -0.25) & ~(distance_um(~scene.ink) < 60 if scene.ink.any() else False)
+    band = scene.normal & (scene.depth_um < 46) & (side > -0.25) & (away_um(scene.ink) > 60)
     canvas.fill_low(band, "urothelium", "urothelium")
     canvas.stamp(canvas.points_on(("urothelium",), 8.2), "urothelial", None)
-    deep = scene.normal & (side < 0.05) & (scene.depth_um > 20) & (scene.lesion_distance_um() > 130)
+    deep = scene.normal & (side < -0.12) & (scene.depth_um > 20) & (scene.lesion_distance_um() > 130)
     bundles(canvas, scene, deep)
     for centre in spots(scene, scene.normal & (side > 0) & (scene.depth_um > 70), 150, 22)[:5]:
         small_vessel(canvas, centre)

@@ -14,7 +14,7 @@ from histgen_lib.synth.canvas import LOW, Canvas, Mask, enlarge
 from histgen_lib.synth.classes import CLASSES
 from histgen_lib.synth.lesions import Focus, paint_lesion
 from histgen_lib.synth.organs import paint_normal
-from histgen_lib.synth.scene import Scene, compose, distance_um
+from histgen_lib.synth.scene import Scene, away_um, compose
 from histgen_lib.synth.shapes import Points
 from histgen_lib.synth.spec import MPP, SlideSpec
 from histgen_lib.synth.stain import Stain, colour, draw_stain
@@ -60,6 +60,8 @@ def _paint(canvas: Canvas, scene: Scene) -> tuple[list[Focus], list[tuple[str, s
     foci = paint_lesion(canvas, scene)
     for focus in foci:
         _reserve(scene, focus)
+    if scene.spec.diagnosis.lesion == "goblet_metaplasia":
+        scene.taken |= scene.lesion
     foci += findings.necrosis(canvas, scene)
     foci += findings.granulomas(canvas, scene)
     foci += findings.vessels(canvas, scene)
@@ -129,7 +131,7 @@ def _protected(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask
     for kind, _, area in areas:
         if kind == "lymphocytes":
             decisive |= area
-    return distance_um(~decisive) < 40
+    return away_um(decisive) < 40
 
 
 def _truth(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask]], mitoses: Points) -> dict[str, Any]:
@@ -168,9 +170,9 @@ def _truth(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask]], 
 def _margin_area(scene: Scene) -> Mask:
     """Return what decides the margin: the inked edge, and where involved only its part near the tumour."""
     if scene.spec.fields["margins"] == "uninvolved":
-        return distance_um(~scene.ink) < 60
+        return away_um(scene.ink) < 60
     near = scene.ink & (scene.lesion_distance_um() < 60)
-    return distance_um(~near) < 90
+    return away_um(near) < 90
 
 
 def _rings(mask: Mask, size_px: tuple[int, int]) -> list[list[list[int]]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from histgen_lib.synth.canvas import LOW, UM, Mask
 from histgen_lib.synth.spec import SlideSpec
@@ -34,6 +33,7 @@ class Scene:
     lesion: Mask
     angle: float
     seed_point: tuple[int, int]
+    up: float
     taken: Mask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,9 +46,7 @@ class Scene:
 
     def lesion_distance_um(self) -> Field:
         """Return the distance from the lesion, 0 inside (large everywhere when there is none)."""
-        if not self.lesion.any():
-            return np.full(self.tissue.shape, 1e4, np.float32)
-        return distance_um(~self.lesion)
+        return away_um(self.lesion)
 
     def place(self, allowed: Mask, radius_um: float, gap_um: float = 12) -> tuple[float, float] | None:
         """Choose and reserve a centre (level-0 px) for a disc that fits into `allowed` and nothing taken."""
@@ -78,6 +76,27 @@ def distance_um(mask: Mask) -> Field:
     return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1] * LOW_UM, np.float32)
 
 
+def away_um(mask: Mask) -> Field:
+    """Return each pixel's distance to the nearest True pixel, in µm; 10 000 everywhere when there is none."""
+    if not mask.any():
+        return np.full(mask.shape, 1e4, np.float32)
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5) * LOW_UM, np.float32)
+
+
+def surface_side(scene: Scene) -> Field:
+    """Return each pixel's bearing within its piece of tissue: 1 at the mucosal surface, -1 at the deep edge."""
+    count, labels = cv2.connectedComponents(scene.tissue.astype(np.uint8), connectivity=4)
+    side = np.zeros(scene.tissue.shape, np.float32)
+    h, w = scene.tissue.shape
+    y, x = np.mgrid[0:h, 0:w]
+    for k in range(1, count):
+        piece = labels == k
+        dx, dy = x - x[piece].mean(), y - y[piece].mean()
+        reach = np.sqrt(piece.sum() / np.pi)
+        side[piece] = ((dx * np.cos(scene.up) + dy * np.sin(scene.up)) / reach)[piece]
+    return side
+
+
 def disc(mask: Mask, centre: tuple[float, float], radius_um: float) -> None:
     """Set a disc in a low-resolution mask; the centre is in its pixels."""
     low = mask.view(np.uint8)
@@ -97,7 +116,14 @@ def compose(spec: SlideSpec, rng: np.random.Generator) -> Scene:
     tissue = _tissue(spec, shape, rng)
     depth = distance_um(tissue)
     ink = _ink(tissue, depth, rng) if spec.excision else np.zeros_like(tissue)
-    scene = Scene(spec, rng, tissue, depth, ink, np.zeros_like(tissue), float(rng.uniform(0, np.pi)), (0, 0))
+    angle = float(rng.uniform(0, np.pi))
+    up = angle + np.pi * float(rng.integers(2))
+    if spec.excision:
+        # The ink runs down one flank, from mucosa to muscle, so that a margin says nothing about depth.
+        rows, columns = np.nonzero(ink)
+        middle = np.argwhere(tissue).mean(0)
+        up = float(np.arctan2(rows.mean() - middle[0], columns.mean() - middle[1])) + np.pi / 2 * rng.choice([-1, 1])
+    scene = Scene(spec, rng, tissue, depth, ink, np.zeros_like(tissue), angle, (0, 0), up)
     if spec.diagnosis.lesion:
         _grow_lesion(scene)
     return scene
@@ -116,7 +142,7 @@ def _tissue(spec: SlideSpec, shape: tuple[int, int], rng: np.random.Generator) -
     else:
         outline = _fragments(shape, x, y, rng) + noise
     edge = np.minimum(np.minimum(x, w - 1 - x), np.minimum(y, h - 1 - y))
-    outline = np.where(edge < 9, np.inf, outline)
+    outline = np.where(edge < 8, np.inf, outline + np.maximum(0, 30 - edge) ** 1.5 * 0.22)
     tissue = outline <= np.quantile(outline, spec.tissue_share)
     return _without_crumbs(tissue)
 
@@ -136,8 +162,8 @@ def _cores(shape: tuple[int, int], x: Field, y: Field, rng: np.random.Generator)
 
 def _fragments(shape: tuple[int, int], x: Field, y: Field, rng: np.random.Generator) -> Field:
     h, w = shape
-    spots = [(0.36 + rng.uniform(-0.03, 0.03), 0.38 + rng.uniform(-0.03, 0.03), 1.0)]
-    spots += [(0.82, rng.uniform(0.25, 0.7), 0.34), (rng.uniform(0.3, 0.65), 0.86, 0.32)][: rng.integers(1, 3)]
+    spots = [(0.41 + rng.uniform(-0.03, 0.03), 0.42 + rng.uniform(-0.03, 0.03), 1.0)]
+    spots += [(0.87, rng.uniform(0.25, 0.75), 0.56), (rng.uniform(0.3, 0.65), 0.88, 0.52)][: rng.integers(1, 3)]
     flip_x, flip_y = rng.random(2) < 0.5
     outline = np.full(shape, 1e9, np.float32)
     reach = min(h, w) * 0.5
@@ -161,7 +187,7 @@ def _ink(tissue: Mask, depth: Field, rng: np.random.Generator) -> Mask:
     bearing = np.arctan2(y - rows.mean(), x - columns.mean())
     centre, half = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(45, 70))
     turn = np.abs((bearing - centre + np.pi) % (2 * np.pi) - np.pi)
-    outside = distance_um(~tissue)
+    outside = away_um(tissue)
     return np.asarray((turn < half) & (depth < 14) & (outside < 22))
 
 
@@ -170,7 +196,7 @@ def _grow_lesion(scene: Scene) -> None:
     spec, rng = scene.spec, scene.rng
     allowed = scene.tissue & (scene.depth_um > EDGE_UM)
     margins = spec.fields.get("margins")
-    from_ink = distance_um(~scene.ink) if scene.ink.any() else np.full(scene.tissue.shape, 1e4, np.float32)
+    from_ink = away_um(scene.ink)
     if margins == "uninvolved":
         allowed &= from_ink > INK_CLEARANCE_UM
         near_edge = scene.tissue & (from_ink > INK_CLEARANCE_UM) & (rng.random() < 0.5)
@@ -179,6 +205,8 @@ def _grow_lesion(scene: Scene) -> None:
         allowed |= scene.tissue
     if spec.diagnosis.lesion == "papillary":
         allowed = scene.tissue & (scene.depth_um > 10)
+    if "muscularis propria not invaded" in spec.diagnosis.text:
+        allowed &= surface_side(scene) > -0.08
     seed = _seed(scene, allowed, from_ink, margins == "involved")
     h, w = scene.tissue.shape
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)

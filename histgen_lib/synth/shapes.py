@@ -25,7 +25,7 @@ def blob(
     weights, phases = rng.standard_normal(4) * wobble / np.array([1, 1.3, 1.8, 2.5]), rng.uniform(0, 6.3, 5)
     r = 1 + sum(w * np.cos((k + 2) * theta + p) for k, (w, p) in enumerate(zip(weights, phases[:4], strict=True)))
     if lobes:
-        r = r - depth * np.abs(np.sin(lobes * theta / 2 + phases[4])) ** 0.7
+        r = r - depth * (1 - np.abs(np.sin(lobes * theta / 2 + phases[4]))) ** 1.3
     x, y = radius * r * np.cos(theta) * aspect**0.5, radius * r * np.sin(theta) / aspect**0.5
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([x * c - y * s, x * s + y * c], 1) + np.asarray(centre)

@@ -59,7 +59,7 @@ def sample(seed: int, index: int) -> SlideSpec:
     side = float(np.clip(rng.lognormal(np.log(5400 if excision else 4900), 0.19), 4200, 11800))
     aspect = rng.uniform(0.85, 1.18)
     size = (round(side * aspect**0.5), round(side / aspect**0.5))
-    share = rng.uniform(0.45, 0.6) if excision else rng.uniform(0.34, 0.52)
+    share = rng.uniform(0.45, 0.6) if excision else rng.uniform(0.33, 0.47)
     return SlideSpec(
         seed=seed,
         index=index,

@@ -144,7 +144,7 @@ def _signets() -> tuple[Plane, ...]:
             u, v = _grid(36, np.pi * k / ANGLES)
             r = np.hypot(u, v)
             rim = 62 * np.clip(3 - np.abs(r - 28), 0, 1)
-            crescent = np.clip((30 - r) / 1.5, 0, 1) * np.clip((np.hypot(u - side * -17, v) - 37) / 1.5, 0, 1)
+            crescent = np.clip((30 - r) / 1.5, 0, 1) * np.clip((np.hypot(u - side * -17, v) - 31) / 1.5, 0, 1)
             sprites.append(np.clip(np.maximum(rim, 212 * crescent), 0, 255).astype(np.uint8))
     return tuple(sprites)
 

@@ -60,7 +60,7 @@ def textures() -> dict[str, tuple[Plane, Plane]]:
         "squamous": (26 + 6 * mixed, 122 + 14 * mid),
         "keratin": (4 + 2 * mid, 196 + 14 * wavy),
         "urothelium": (36 + 6 * mixed, 76 + 9 * mid),
-        "mucin": (30 + 9 * loose + 4 * coarse, 7 + 3 * loose),
+        "mucin": (30 + 5 * loose + 4 * coarse, 7 + 2 * loose),
         "mucin_drop": (22 + 5 * mid, 6 + 2 * mid),
         "necrosis": (26 + 16 * fine + 8 * mid, 146 + 20 * fine + 14 * mid),
         "granuloma": (26 + 7 * mixed, 104 + 13 * loose),
