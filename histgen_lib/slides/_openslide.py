@@ -13,19 +13,31 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.scanner import SCANNER_PROPERTIES
 from histgen_lib.slides.settings import Level
+from histgen_lib.slides.source import is_truncated_tiff
 
 _CACHE_BYTES = 128 << 20
 """Decoded file tiles kept, so that neighbouring reads do not decode the same JPEG twice."""
 
+_KEPT_PROPERTIES = (
+    openslide.PROPERTY_NAME_VENDOR,
+    openslide.PROPERTY_NAME_MPP_X,
+    openslide.PROPERTY_NAME_MPP_Y,
+    "dicom.SeriesInstanceUID",
+    *(key for keys in SCANNER_PROPERTIES for key in keys),
+)
+"""The rest is dropped at once: scanners write file names, users, barcodes and patient names there."""
+
 
 class OpenSlideImage:
-    """The pixels and properties of one slide file. Reading is safe from several threads."""
+    """The pixels and the few needed properties of one slide file. Reading is safe from several threads."""
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
         self._handle = _open(path)
-        self.properties: dict[str, str] = dict(self._handle.properties)
+        written = self._handle.properties
+        self.properties = {key: written[key] for key in _KEPT_PROPERTIES if key in written}
         self.vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         sizes, factors = self._handle.level_dimensions, self._handle.level_downsamples
         self.levels = tuple(Level(tuple(size), float(by)) for size, by in zip(sizes, factors, strict=True))
@@ -60,6 +72,8 @@ def _open(path: Path) -> openslide.OpenSlide:
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
+        if is_truncated_tiff(path):
+            raise _damaged(path, "its directory lies past its end") from error
         raise InvalidInputError(
             "slide-format-unknown",
             f"{path.name} is not a slide in a format that OpenSlide can read.",
@@ -67,13 +81,17 @@ def _open(path: Path) -> openslide.OpenSlide:
             "a damaged header looks the same, so copy it again if it should be one.",
         ) from error
     except (openslide.OpenSlideError, OSError) as error:
-        raise InvalidInputError(
-            "slide-damaged",
-            f"{path.name} looks like a slide, but cannot be opened: {_reason(error)}.",
-            hint="The file is truncated or damaged. Copy it again from the scanner.",
-        ) from error
+        raise _damaged(path, _reason(error)) from error
     handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return handle
+
+
+def _damaged(path: Path, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-damaged",
+        f"{path.name} looks like a slide, but cannot be opened: {why}.",
+        hint="The file is truncated or damaged. Copy it again from the scanner.",
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_SCANNER_PROPERTIES = (
+SCANNER_PROPERTIES = (
     ("aperio.ScanScope ID",),
     ("hamamatsu.Product", "hamamatsu.NDP.S/N"),
     ("leica.device-model",),
@@ -19,7 +19,7 @@ _SCANNER_PROPERTIES = (
 
 def scanner_of(properties: Mapping[str, str]) -> str | None:
     """Return the scanner's name as written in the slide, or None where none is written."""
-    for keys in _SCANNER_PROPERTIES:
+    for keys in SCANNER_PROPERTIES:
         parts = [properties[key].strip() for key in keys if properties.get(key, "").strip()]
         if parts:
             return " ".join(parts)
