@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histgen_lib.evaluation.bootstrap import Floats, Statistic, additive
+from histgen_lib.evaluation.bootstrap import Floats
 
 NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4")
 _ORDERS = 4
@@ -35,11 +35,6 @@ def bleu_from_totals(totals: Floats) -> Floats:
     penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
     scores: Floats = means * penalty[:, None]
     return scores
-
-
-def bleu(references: Sequence[str], predictions: Sequence[str]) -> Statistic:
-    """Return corpus BLEU as a statistic over slides."""
-    return additive(NAMES, bleu_statistics(references, predictions), bleu_from_totals)
 
 
 def _counts(reference: str, prediction: str) -> list[int]:

@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from histgen_lib.evaluation._java import METEOR_JAR, jar_path, java_failure, run_java
-from histgen_lib.evaluation.bootstrap import Floats, Statistic, additive
+from histgen_lib.evaluation.bootstrap import Floats
 
 NAME = "METEOR"
 STATISTICS = 23
@@ -27,14 +28,6 @@ _STAGES = slice(4, 20)
 _CHUNKS, _TEST_MATCHES, _REFERENCE_MATCHES = 20, 21, 22
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-
-
-def meteor(
-    references: Sequence[str], predictions: Sequence[str], *, timeout_s: float | None = None
-) -> Statistic:
-    """Return corpus METEOR as a statistic over slides (see `meteor_statistics`)."""
-    counts = meteor_statistics(references, predictions, timeout_s=timeout_s)
-    return additive((NAME,), additive_counts(counts), meteor_from_totals)
 
 
 def meteor_statistics(
@@ -85,12 +78,12 @@ def _share(content: Floats, function: Floats, length: Floats, function_words: Fl
     return share
 
 
-def _in_one_piece(counts: Floats) -> Floats:
+def _in_one_piece(counts: Floats) -> NDArray[np.bool_]:
     stages = counts[:, _STAGES].reshape(-1, 4, 4)
     test = stages[:, :, 0].sum(1) + stages[:, :, 2].sum(1)
     reference = stages[:, :, 1].sum(1) + stages[:, :, 3].sum(1)
     whole = (test == counts[:, _TEST_LENGTH]) & (reference == counts[:, _REFERENCE_LENGTH])
-    pieces: Floats = whole & (counts[:, _CHUNKS] == 1)
+    pieces: NDArray[np.bool_] = whole & (counts[:, _CHUNKS] == 1)
     return pieces
 
 

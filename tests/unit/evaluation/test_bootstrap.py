@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from histgen_lib.evaluation.bleu import bleu, bleu_from_totals, bleu_statistics
+from histgen_lib.evaluation.bleu import NAMES, bleu_from_totals, bleu_statistics
 from histgen_lib.evaluation.bootstrap import Estimate, additive, estimate, mean
 from histgen_lib.evaluation.meteor import STATISTICS, additive_counts, meteor_from_totals
 
@@ -16,7 +16,8 @@ SOUP = 80
 
 def test_an_interval_is_what_recomputing_bleu_on_every_resample_gives(soup: list[tuple[str, str]]) -> None:
     references, predictions = (np.array(side, dtype=object) for side in zip(*soup[:SOUP], strict=True))
-    found = estimate([bleu(references, predictions)], SOUP, resamples=50, seed=3)["BLEU_2"]
+    statistic = additive(NAMES, bleu_statistics(references, predictions), bleu_from_totals)
+    found = estimate([statistic], SOUP, resamples=50, seed=3)["BLEU_2"]
     draws = np.random.default_rng(3).integers(0, SOUP, size=(50, SOUP))
     scores = [
         bleu_from_totals(bleu_statistics(references[d], predictions[d]).sum(0, keepdims=True))[0, 1]

@@ -112,7 +112,7 @@ BROKEN_LINES = ([FLAT, BROKEN, "\rother", FLAT], [BROKEN, FLAT, "\n", FLAT])
 
 @pytest.fixture(scope="module")
 def counts(sides: tuple[Texts, Texts], tokenized: tuple[Texts, Texts]) -> list[np.ndarray]:
-    """METEOR's counts of the raw pairs, of the tokenized ones and of `BROKEN_LINES`, from one run of the jar."""
+    """METEOR's counts of the raw pairs, the tokenized ones and `BROKEN_LINES`, from one run of the jar."""
     references, predictions = ([*sides[n], *tokenized[n], *BROKEN_LINES[n]] for n in (0, 1))
     found = meteor_statistics(references, predictions)
     return np.split(found, [len(sides[0]), 2 * len(sides[0])])
