@@ -7,13 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
+from histgen_lib.synth.classes import CLASSES
 from histgen_lib.synth.scene import Scene, distance_um
 from histgen_lib.synth.shapes import blob
 from histgen_lib.synth.textures import smooth_noise
 
 Image = NDArray[np.uint8]
 
-COLOURS: dict[str, tuple[int, int, int]] = {"black": (28, 26, 30), "blue": (24, 48, 150), "green": (18, 104, 62)}
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "black": (28, 26, 30),
+    "blue": (24, 48, 150),
+    "green": (18, 104, 62),
+}
 
 
 def apply_ink(canvas: Canvas, image: Image, scene: Scene) -> None:
@@ -48,12 +53,12 @@ def apply(canvas: Canvas, image: Image, scene: Scene, protected: Mask) -> None:
 
 
 def _everything() -> list[str]:
-    from histgen_lib.synth.classes import CLASSES
-
     return list(CLASSES)
 
 
-def _overlay(image: Image, low: Mask, rgb: tuple[int, int, int], alpha: float, rng: np.random.Generator) -> None:
+def _overlay(
+    image: Image, low: Mask, rgb: tuple[int, int, int], alpha: float, rng: np.random.Generator
+) -> None:
     """Blend a colour over a low-resolution mask, denser and thinner by turns."""
     rows, columns = np.flatnonzero(low.any(1)), np.flatnonzero(low.any(0))
     if not rows.size:
@@ -68,13 +73,15 @@ def _overlay(image: Image, low: Mask, rgb: tuple[int, int, int], alpha: float, r
             piece = part[y // LOW : y // LOW + 32, x // LOW : x // LOW + 32]
             if piece.any():
                 block = view[y : y + 512, x : x + 512]
-                big = cv2.resize(piece, (piece.shape[1] * LOW, piece.shape[0] * LOW), interpolation=cv2.INTER_LINEAR)
+                big = cv2.resize(
+                    piece, (piece.shape[1] * LOW, piece.shape[0] * LOW), interpolation=cv2.INTER_LINEAR
+                )
                 weight = big[: block.shape[0], : block.shape[1], None]
                 block[:] = (block * (1 - weight) + np.array(rgb, np.float32) * weight).astype(np.uint8)
 
 
 def _pen(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """One felt-pen stroke near a border of the slide, over whatever is not decisive."""
+    """Draw one felt-pen stroke near a border of the slide, over whatever is not decisive."""
     rng = scene.rng
     h, w = free.shape
     stroke = np.zeros((h, w), np.uint8)
@@ -92,7 +99,7 @@ def _pen(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
 
 
 def _fold(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """A strip where the section lies double."""
+    """Darken a strip where the section lies double."""
     place = _strip(scene, free)
     if place is None:
         return
@@ -131,7 +138,7 @@ def _spot(scene: Scene, free: Mask, radius_um: float) -> tuple[int, int] | None:
 
 
 def _blur(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """A patch out of focus."""
+    """Put a patch out of focus."""
     radius = scene.rng.uniform(90, 150)
     spot = _spot(scene, free & scene.tissue, radius) or _spot(scene, free, radius)
     if spot is None:
@@ -145,7 +152,7 @@ def _blur(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
 
 
 def _bubble(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """An air bubble: a dark ring with a bright inner rim."""
+    """Draw an air bubble: a dark ring with a bright inner rim."""
     radius = scene.rng.uniform(70, 160)
     spot = _spot(scene, free, radius + 8)
     if spot is None:
@@ -156,7 +163,7 @@ def _bubble(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
 
 
 def _stripes(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """Faint seams of a line scanner, one every 256 px."""
+    """Darken the faint seams of a line scanner, one every 256 px."""
     phase = int(scene.rng.integers(0, 240))
     for x in range(phase, image.shape[1], 256):
         view = image[:, x : x + 10]

@@ -82,7 +82,7 @@ class Canvas:
                     self.c[y:y1, x:x1][part] = CLASS_ID[cls]
 
     def stamp(self, points: Points, kind: str, angles: NDArray[np.float64] | None = None) -> None:
-        """Stamp nuclei of a kind centred on `points` (any that would touch the canvas's edge are left out)."""
+        """Stamp nuclei of a kind centred on `points` (not those that would touch the canvas's edge)."""
         if not len(points):
             return
         sprites = bank(kind)
@@ -119,6 +119,7 @@ class Canvas:
         classes: tuple[str, ...],
         pitch_um: float,
         low: Mask | None = None,
+        *,
         jitter: float = 0.3,
         keep: float = 1.0,
         min_eosin: int = 0,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 
 from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
 from histgen_lib.synth.classes import CLASS_ID
 from histgen_lib.synth.glands import solid
 from histgen_lib.synth.grammar import MITOSES
-from histgen_lib.synth.lesions import PITCH_UM, Focus, class_low
+from histgen_lib.synth.lesions import SMALL_CELLS, Focus, class_low, grade_cells
 from histgen_lib.synth.scene import EDGE_UM, Scene, disc_at, distance_um
 from histgen_lib.synth.shapes import Points, blob, walk
 from histgen_lib.synth.textures import smooth_noise
@@ -43,9 +46,9 @@ def mitoses(canvas: Canvas, scene: Scene) -> tuple[list[Focus], Points]:
     points = _mitotic_cells(canvas, cls, area, centre, wanted)
     if len(points) < wanted:
         # Sparse tumour: a few nests more in the hotspot's stroma or mucin.
-        grade = scene.spec.fields["grade"]
+        _, cells = grade_cells(scene)
         for spot in canvas.points_on(("mucin", "desmoplasia"), 62, area, jitter=0.1):
-            solid(canvas, blob(spot, 27 * UM, rng, wobble=0.1), "tumour", cls, f"grade{grade}", PITCH_UM[grade])
+            solid(canvas, blob(spot, 27 * UM, rng, wobble=0.1), cells)
         points = _mitotic_cells(canvas, cls, area, centre, wanted)
     chosen = points[rng.permutation(len(points))[:wanted]]
     if len(chosen) < wanted:
@@ -56,7 +59,7 @@ def mitoses(canvas: Canvas, scene: Scene) -> tuple[list[Focus], Points]:
 
 
 def _mitotic_cells(canvas: Canvas, cls: str, area: Mask, centre: tuple[float, float], wanted: int) -> Points:
-    """Return at least `wanted` cells for mitoses, as far apart as the tumour allows; fewer if it is too small."""
+    """Return `wanted` or more cells for mitoses, as far apart as the tumour allows; fewer if it is small."""
     points = np.zeros((0, 2))
     for pitch in (27, 23, 20, 17, 14, 11, 9, 7):
         points = _apart(canvas.points_on((cls,), pitch, area, jitter=0.25, min_eosin=30), centre)
@@ -76,8 +79,6 @@ def _apart(points: Points, centre: tuple[float, float]) -> Points:
 
 def _hotspot(canvas: Canvas, scene: Scene, cls: str) -> tuple[float, float]:
     """Choose among the discs richest in tumour cells."""
-    import cv2
-
     picked = (canvas.c[LOW // 2 :: LOW, LOW // 2 :: LOW] == CLASS_ID[cls]).astype(np.float32)
     picked = picked * scene.lesion[: picked.shape[0], : picked.shape[1]]
     picked *= scene.depth_um[: picked.shape[0], : picked.shape[1]] > EDGE_UM
@@ -108,25 +109,24 @@ def vessels(canvas: Canvas, scene: Scene) -> list[Focus]:
     return foci
 
 
-def _vessel(canvas: Canvas, spot: tuple[float, float], radius_um: float, scene: Scene, *, embolus: bool) -> Focus:
-    rng, spec = canvas.rng, scene.spec
-    shape = {"wobble": 0.06, "aspect": rng.uniform(1, 1.35), "angle": rng.uniform(0, 3)}
-    seed = int(rng.integers(2**31))
+def _vessel(
+    canvas: Canvas, spot: tuple[float, float], radius_um: float, scene: Scene, *, embolus: bool
+) -> Focus:
+    rng = canvas.rng
+    aspect, angle, seed = rng.uniform(1, 1.35), rng.uniform(0, 3), int(rng.integers(2**31))
 
     def ring(scale: float) -> Points:
-        return blob(spot, radius_um * scale * UM, np.random.default_rng(seed), **shape)
+        same = np.random.default_rng(seed)
+        return blob(spot, radius_um * scale * UM, same, wobble=0.06, aspect=aspect, angle=angle)
 
     canvas.fill(ring(1.0), "hyaline", "vessel")
     canvas.fill(ring(0.86), "lumen", "vessel")
     if embolus:
-        grade = spec.fields["grade"]
-        nucleus, texture = f"grade{grade}", "tumour"
-        if spec.diagnosis.lesion == "lung_small_cell":
-            nucleus, texture = "small", "tumour_blue"
+        small = scene.spec.diagnosis.lesion == SMALL_CELLS.cls
+        cells = SMALL_CELLS if small else grade_cells(scene)[1]
         shift = np.array(spot) + rng.uniform(-0.08, 0.08, 2) * radius_um * UM
         nest = blob(shift, radius_um * 0.6 * UM, rng, wobble=0.09, aspect=rng.uniform(1, 1.25))
-        pitch = 9.2 if nucleus == "small" else PITCH_UM[grade]
-        solid(canvas, nest, texture, "vessel_embolus", nucleus, pitch)
+        solid(canvas, nest, replace(cells, cls="vessel_embolus"))
     else:
         canvas.fill(blob(spot, radius_um * 0.78 * UM, rng, wobble=0.1), "rbc", "vessel")
     points, angles = walk(ring(0.89), 13 * UM, rng)
@@ -157,7 +157,9 @@ def decoys(canvas: Canvas, scene: Scene) -> None:
     if rng.random() < 0.4:
         spot = scene.place(allowed & (scene.lesion_distance_um() > 160), 62)
         if spot is not None:
-            canvas.fill(blob(spot, rng.uniform(45, 60) * UM, rng, wobble=0.08), "lamina", "lymphoid_aggregate")
+            canvas.fill(
+                blob(spot, rng.uniform(45, 60) * UM, rng, wobble=0.08), "lamina", "lymphoid_aggregate"
+            )
             area = disc_at(scene.tissue.shape, spot, 75)
             canvas.stamp(canvas.points_on(("lymphoid_aggregate",), 7.2, area), "lymphocyte")
 
@@ -236,7 +238,11 @@ def _whorl(canvas: Canvas, spot: tuple[float, float], radius_um: float) -> None:
     rng = canvas.rng
     for r in np.arange(14, radius_um - 10, 12.5):
         points, angles = walk(blob(spot, r * UM, rng, wobble=0.05), 17 * UM, rng)
-        canvas.stamp(points + rng.normal(0, 2 * UM, points.shape), "epithelioid", angles + np.pi / 2 + rng.normal(0, 0.4, len(points)))
+        canvas.stamp(
+            points + rng.normal(0, 2 * UM, points.shape),
+            "epithelioid",
+            angles + np.pi / 2 + rng.normal(0, 0.4, len(points)),
+        )
     for r in (radius_um - 6, radius_um):
         points, _ = walk(blob(spot, r * UM, rng, wobble=0.04), 8 * UM, rng)
         canvas.stamp(points + rng.normal(0, 1.5 * UM, points.shape), "lymphocyte")

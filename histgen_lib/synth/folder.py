@@ -1,4 +1,4 @@
-"""Filling a folder with slides: several processes, atomic files, and a second run that takes up where one stopped."""
+"""Filling a folder with slides: several processes, atomic files, and a run that resumes where one stopped."""
 
 from __future__ import annotations
 
@@ -37,19 +37,22 @@ def generate(
 ) -> Path:
     """Write slides `start` .. `start + count - 1` of `seed` under `out`; returns the annotation file's path.
 
-    Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides that an earlier run
-    of the same seed completed are kept. `split` is "mixed" (by the shares) or "train", "val" or "test" for all
+    Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides that an
+    earlier run of the same seed completed are kept. `split` is "mixed" (by the shares) or "train", "val" or "test" for all
     slides; `progress(done, total)` is called as slides finish. The bytes do not depend on `workers`.
     Raises InvalidInputError: synth-count, synth-seed, synth-split, synth-output, synth-other-seed.
     """
-    _check(count, seed, start, split, val_share, test_share)
+    _check_numbers(count, seed, start)
+    _check_split(split, val_share, test_share)
     _prepare(out, seed)
     indices = range(start, start + count)
     for done, _ in enumerate(_work(out, seed, indices, workers or os.cpu_count() or 1), 1):
         if progress is not None:
             progress(done, count)
     annotation = out / "annotation.json"
-    write_atomic(annotation, _json(_annotation(seed, indices, split, val_share, test_share)))
+    write_atomic(
+        annotation, _json(_annotation(seed, indices, split, val_share=val_share, test_share=test_share))
+    )
     return annotation
 
 
@@ -79,7 +82,9 @@ def _work(out: Path, seed: int, indices: range, workers: int) -> Iterator[str]:
         yield from pool.map(task, indices)
 
 
-def _annotation(seed: int, indices: range, split: str, val_share: float, test_share: float) -> dict[str, Any]:
+def _annotation(
+    seed: int, indices: range, split: str, *, val_share: float, test_share: float
+) -> dict[str, Any]:
     """Return the published HistGen layout; a slide's split depends on its seed and index alone."""
     annotation: dict[str, Any] = {name: [] for name in SPLITS}
     for index in indices:
@@ -92,11 +97,14 @@ def _annotation(seed: int, indices: range, split: str, val_share: float, test_sh
     return annotation
 
 
-def _check(count: int, seed: int, start: int, split: str, val_share: float, test_share: float) -> None:
+def _check_numbers(count: int, seed: int, start: int) -> None:
     if count < 1:
         raise InvalidInputError("synth-count", f"Cannot make {count} slides.", hint="Ask for one or more.")
     if seed < 0 or start < 0:
         raise InvalidInputError("synth-seed", "Seed and start must not be negative.", hint="Use 0 or more.")
+
+
+def _check_split(split: str, val_share: float, test_share: float) -> None:
     if split not in ("mixed", *SPLITS) or min(val_share, test_share) < 0 or val_share + test_share > 1:
         raise InvalidInputError(
             "synth-split",
@@ -116,7 +124,9 @@ def _prepare(out: Path, seed: int) -> None:
         owner = json.loads(marker.read_bytes()).get("seed")
     except (OSError, ValueError) as error:
         raise InvalidInputError(
-            "synth-output", f"Cannot write slides to {out}: {error}.", hint="Name a folder that you may write to."
+            "synth-output",
+            f"Cannot write slides to {out}: {error}.",
+            hint="Name a folder that you may write to.",
         ) from error
     if owner != seed:
         raise InvalidInputError(

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histgen_lib.synth.canvas import UM, Canvas
-from histgen_lib.synth.shapes import Points, blob, inset, walk
+from histgen_lib.synth.canvas import UM, Canvas, Mask
+from histgen_lib.synth.shapes import Points, blob, inset, jittered, walk
 
 
 @dataclass(frozen=True)
 class Lining:
-    """How a gland's wall looks: lengths in µm; `goblets` is the share of wall places that hold a mucin drop."""
+    """How a gland's wall looks: lengths in µm; `goblets` is the share of places that hold a mucin drop."""
 
     cls: str
     wall_um: float = 13
@@ -30,7 +30,7 @@ class Lining:
 
 
 def gland(canvas: Canvas, outline: Points, lining: Lining, lumen: Points | None = None) -> None:
-    """Paint one gland: wall, lumen (the outline inset by the wall, unless given) and nuclei along the wall."""
+    """Paint one gland: wall, lumen (the outline inset by the wall, unless given) and nuclei."""
     if lining.rim:
         canvas.fill(inset(outline, -3.0 * UM), lining.rim, None)
     area = canvas.fill(outline, lining.cyto, lining.cls)
@@ -52,42 +52,51 @@ def gland(canvas: Canvas, outline: Points, lining: Lining, lumen: Points | None 
         canvas.stamp(spots + shake, lining.nucleus, angles if lining.across else angles + np.pi / 2)
 
 
-def solid(canvas: Canvas, outline: Points, texture: str, cls: str, nucleus: str, pitch_um: float) -> None:
-    """Paint a filled nest with nuclei throughout."""
-    area = canvas.fill(outline, texture, cls)
-    if area is None:
-        return
-    rows, columns, mask = area
-    from histgen_lib.synth.shapes import jittered
+@dataclass(frozen=True)
+class Cells:
+    """A population of cells that fills a nest: its class, nucleus, spacing and cytoplasm."""
 
-    points = jittered((0, 0, mask.shape[1], mask.shape[0]), pitch_um * UM, canvas.rng)
-    points = points[((points >= 0) & (points < mask.shape[::-1])).all(1)]
-    where = points.astype(int)
-    canvas.stamp(points[mask[where[:, 1], where[:, 0]]] + (columns.start, rows.start), nucleus)
+    cls: str
+    nucleus: str
+    pitch_um: float
+    texture: str = "tumour"
+
+
+def solid(canvas: Canvas, outline: Points, cells: Cells) -> None:
+    """Paint a filled nest with nuclei throughout."""
+    area = canvas.fill(outline, cells.texture, cells.cls)
+    if area is not None:
+        _scatter(canvas, area, cells)
 
 
 def cribriform(
-    canvas: Canvas, centre: Points, radius_um: float, texture: str, cls: str, nucleus: str, pitch_um: float, wobble: float = 0.1
+    canvas: Canvas, centre: Points, radius_um: float, cells: Cells, *, wobble: float = 0.1
 ) -> None:
     """Paint a gland filled by cells with several round, punched-out lumens."""
     rng = canvas.rng
-    outline = blob(centre, radius_um * UM, rng, wobble=wobble, aspect=rng.uniform(1, 1.4), angle=rng.uniform(0, 3.1))
+    outline = blob(
+        centre, radius_um * UM, rng, wobble=wobble, aspect=rng.uniform(1, 1.4), angle=rng.uniform(0, 3.1)
+    )
     holes = _holes(centre, radius_um, rng)
-    area = canvas.fill(outline, texture, cls)
+    area = canvas.fill(outline, cells.texture, cells.cls)
     if area is None:
         return
     rows, columns, mask = area
     inside = mask.copy()
     for x, y, r in holes:
-        canvas.fill(blob((x, y), r * UM, rng, wobble=0.07, count=20), "lumen", cls)
+        canvas.fill(blob((x, y), r * UM, rng, wobble=0.07, count=20), "lumen", cells.cls)
         yy, xx = np.ogrid[rows, columns]
-        inside &= (xx - x) ** 2 + (yy - y) ** 2 > ((r + pitch_um * 0.33) * UM) ** 2
-    from histgen_lib.synth.shapes import jittered
+        inside &= (xx - x) ** 2 + (yy - y) ** 2 > ((r + cells.pitch_um * 0.33) * UM) ** 2
+    _scatter(canvas, (rows, columns, inside), cells)
 
-    points = jittered((0, 0, mask.shape[1], mask.shape[0]), pitch_um * UM, rng)
+
+def _scatter(canvas: Canvas, area: tuple[slice, slice, Mask], cells: Cells) -> None:
+    """Stamp nuclei on a shaken grid over a mask."""
+    rows, columns, mask = area
+    points = jittered((0, 0, mask.shape[1], mask.shape[0]), cells.pitch_um * UM, canvas.rng)
     points = points[((points >= 0) & (points < mask.shape[::-1])).all(1)]
     where = points.astype(int)
-    canvas.stamp(points[inside[where[:, 1], where[:, 0]]] + (columns.start, rows.start), nucleus)
+    canvas.stamp(points[mask[where[:, 1], where[:, 0]]] + (columns.start, rows.start), cells.nucleus)
 
 
 def _holes(centre: Points, radius_um: float, rng: np.random.Generator) -> list[tuple[float, float, float]]:
@@ -97,7 +106,9 @@ def _holes(centre: Points, radius_um: float, rng: np.random.Generator) -> list[t
     for k in range(count):
         reach = radius_um * (0.55 + rng.uniform(-0.08, 0.08)) * UM
         angle = turn + 2 * np.pi * k / count
-        holes.append((centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle), rng.uniform(7, 11.5)))
+        holes.append(
+            (centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle), rng.uniform(7, 11.5))
+        )
     if radius_um > 45:
         holes.append((float(centre[0]), float(centre[1]), rng.uniform(8, 12)))
     return holes

@@ -74,7 +74,9 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
     Diagnosis("Colon", "Mucinous adenocarcinoma", "colon_mucinous", True),
     Diagnosis("Stomach", "Unremarkable gastric mucosa", "", weight=0.8, only=_QUIET),
     Diagnosis("Stomach", "Chronic gastritis", "", weight=0.9, only=_GASTRITIS),
-    Diagnosis("Stomach", "Chronic gastritis with intestinal metaplasia", "goblet_metaplasia", only=_GASTRITIS),
+    Diagnosis(
+        "Stomach", "Chronic gastritis with intestinal metaplasia", "goblet_metaplasia", only=_GASTRITIS
+    ),
     Diagnosis("Stomach", "Adenocarcinoma, intestinal type", "gastric_intestinal", True, 1.4),
     Diagnosis("Stomach", "Poorly cohesive carcinoma", "gastric_poorly_cohesive", True, only=_HIGH),
     Diagnosis("Prostate", "Benign prostatic tissue", "", weight=1.2),

@@ -13,13 +13,19 @@ from histgen_lib.synth.scene import Scene, away_um, distance_um, surface_side
 from histgen_lib.synth.shapes import Points, blob, capsule, inset, jittered, walk
 from histgen_lib.synth.textures import Field, smooth_noise
 
-DUCT = Lining("breast_epithelium", 11, nucleus="round", pitch_um=6.5, depth_um=5.5, outer="spindle", rim="hyaline")
-CRYPT = Lining("colon_epithelium", 17, "cyto_clear", nucleus="columnar", pitch_um=6, depth_um=4.5, goblets=0.85)
+DUCT = Lining(
+    "breast_epithelium", 11, nucleus="round", pitch_um=6.5, depth_um=5.5, outer="spindle", rim="hyaline"
+)
+CRYPT = Lining(
+    "colon_epithelium", 17, "cyto_clear", nucleus="columnar", pitch_um=6, depth_um=4.5, goblets=0.85
+)
 PIT = Lining("gastric_epithelium", 19, "mucin_drop", nucleus="columnar", pitch_um=6, depth_um=4.5)
 FUNDIC = Lining("gastric_epithelium", 19, "cyto_oxyntic", nucleus="round", pitch_um=10, depth_um=7)
 CHIEF = replace(FUNDIC, cyto="cyto_blue", depth_um=5)
 ACINUS = Lining("prostate_epithelium", 17, "cyto", nucleus="round", pitch_um=6.5, depth_um=9, outer="basal")
-BRONCHUS = Lining("bronchial_epithelium", 22, "cyto", nucleus="columnar", pitch_um=5, depth_um=7, layers=2, layer_um=5)
+BRONCHUS = Lining(
+    "bronchial_epithelium", 22, "cyto", nucleus="columnar", pitch_um=5, depth_um=7, layers=2, layer_um=5
+)
 
 
 def paint_normal(canvas: Canvas, scene: Scene) -> None:
@@ -48,7 +54,14 @@ def _breast(canvas: Canvas, scene: Scene) -> None:
     fibrous = normal & ~fat
     for centre in spots(scene, fibrous, 165, 34):
         if rng.random() < 0.4:
-            outline = blob(centre, rng.uniform(26, 36) * UM, rng, wobble=0.12, aspect=rng.uniform(1, 1.8), angle=rng.uniform(0, 3))
+            outline = blob(
+                centre,
+                rng.uniform(26, 36) * UM,
+                rng,
+                wobble=0.12,
+                aspect=rng.uniform(1, 1.8),
+                angle=rng.uniform(0, 3),
+            )
             gland(canvas, outline, DUCT)
         else:
             _lobule(canvas, centre, rng.uniform(42, 58))
@@ -58,9 +71,15 @@ def _lobule(canvas: Canvas, centre: Points, radius_um: float) -> None:
     rng = canvas.rng
     canvas.fill(blob(centre, radius_um * UM, rng, wobble=0.1), "lamina", "collagen")
     reach = radius_um * UM
-    for point in jittered((centre[0] - reach, centre[1] - reach, centre[0] + reach, centre[1] + reach), 33 * UM, rng, 0.12):
+    for point in jittered(
+        (centre[0] - reach, centre[1] - reach, centre[0] + reach, centre[1] + reach), 33 * UM, rng, 0.12
+    ):
         if np.hypot(*(point - centre)) < 0.74 * reach:
-            gland(canvas, blob(point, rng.uniform(12, 15) * UM, rng, count=24), replace(DUCT, wall_um=8.5, depth_um=4.5, rim=""))
+            gland(
+                canvas,
+                blob(point, rng.uniform(12, 15) * UM, rng, count=24),
+                replace(DUCT, wall_um=8.5, depth_um=4.5, rim=""),
+            )
 
 
 def crypts(
@@ -89,12 +108,17 @@ def crypts(
             us = u0 + steps + rng.normal(0, 8) * UM
             line = np.stack([us * c - v * s, us * s + v * c], 1) + middle
             where = (line / LOW).astype(int)
-            good = ((where >= 0) & (where < (w, h))).all(1)
-            good[good] = room[where[good, 1], where[good, 0]] > half_um * 0.8
-            run = _longest_run(good)
+            good = np.asarray(((where >= 0) & (where < (w, h))).all(1))
+            inside = np.zeros(len(good), np.bool_)
+            inside[good] = room[where[good, 1], where[good, 0]] > half_um * 0.8
+            run = _longest_run(inside)
             if run is not None and run[1] - run[0] >= 7:
                 inner = 0.75 * half_um * UM * np.array([c, s])
-                gland(canvas, capsule(line[run[0]] + inner, line[run[1] - 1] - inner, half_um * UM, rng, wobble=wobble), lining)
+                gland(
+                    canvas,
+                    capsule(line[run[0]] + inner, line[run[1] - 1] - inner, half_um * UM, rng, wobble=wobble),
+                    lining,
+                )
 
 
 def _longest_run(good: np.ndarray) -> tuple[int, int] | None:
@@ -133,7 +157,18 @@ def _stomach(canvas: Canvas, scene: Scene) -> None:
     body = scene.normal & (phase > 148) & (phase < 334)
     for centre in spots(scene, body, 47 if not gastritis else 66, 14, 0.12):
         lining = FUNDIC if rng.random() < 0.6 else CHIEF
-        gland(canvas, blob(centre, rng.uniform(20, 22.5) * UM, rng, aspect=rng.uniform(1, 1.25), angle=rng.uniform(0, 3), count=28), lining)
+        gland(
+            canvas,
+            blob(
+                centre,
+                rng.uniform(20, 22.5) * UM,
+                rng,
+                aspect=rng.uniform(1, 1.25),
+                angle=rng.uniform(0, 3),
+                count=28,
+            ),
+            lining,
+        )
 
 
 def _prostate(canvas: Canvas, scene: Scene) -> None:
@@ -174,7 +209,10 @@ def alveoli(canvas: Canvas, scene: Scene, mask: Mask) -> Points:
     x, y = x + smooth_noise((h, w), 5, rng) * 1.6, y + smooth_noise((h, w), 5, rng) * 1.6
     near = np.full((2, h, w), 1e3, np.float32)
     for px, py in points / LOW:
-        window = slice(max(0, int(py) - 44), max(0, int(py) + 44)), slice(max(0, int(px) - 44), max(0, int(px) + 44))
+        window = (
+            slice(max(0, int(py) - 44), max(0, int(py) + 44)),
+            slice(max(0, int(px) - 44), max(0, int(px) + 44)),
+        )
         d = np.hypot(x[window] - px, y[window] - py)
         near[1][window] = np.minimum(near[1][window], np.maximum(near[0][window], d))
         near[0][window] = np.minimum(near[0][window], d)
@@ -237,7 +275,15 @@ def canvas_points(canvas: Canvas, outline: Points, pitch_um: float) -> Points:
 def small_vessel(canvas: Canvas, centre: Points) -> None:
     """Paint a capillary with a few red cells."""
     rng = canvas.rng
-    outline = blob(centre, rng.uniform(9, 14) * UM, rng, wobble=0.12, aspect=rng.uniform(1, 2), angle=rng.uniform(0, 3), count=24)
+    outline = blob(
+        centre,
+        rng.uniform(9, 14) * UM,
+        rng,
+        wobble=0.12,
+        aspect=rng.uniform(1, 2),
+        angle=rng.uniform(0, 3),
+        count=24,
+    )
     canvas.fill(outline, "hyaline", "vessel")
     canvas.fill(inset_small(outline), "rbc", "vessel")
     points, angles = walk(outline, 16 * UM, rng)

@@ -28,8 +28,9 @@ TRUTH_PX = 64
 class RenderedSlide:
     """A slide in memory.
 
-    `image` is uint8 RGB [h, w, 3], h and w padded to whole 256 px blocks beyond `spec.size_px`; `blank` says which
-    blocks are bare glass (bool [h/256, w/256]); `truth` is the truth JSON; `class_map` uint8, one pixel per 64.
+    `image` is uint8 RGB [h, w, 3], h and w padded to whole 256 px blocks beyond `spec.size_px`; `blank` says
+    which blocks are bare glass (bool [h/256, w/256]); `truth` is the truth JSON; `class_map` is uint8, one
+    pixel per 64 level-0 px in each direction, a class's number being its place in `classes.CLASSES`.
     """
 
     spec: SlideSpec
@@ -107,7 +108,10 @@ def _develop(
     artefacts.apply(canvas, image, scene, _protected(scene, foci, areas))
     blank = np.array(
         [
-            [np.array_equal(image[y : y + BLOCK_PX, x : x + BLOCK_PX], glass) for x in range(0, image.shape[1], BLOCK_PX)]
+            [
+                np.array_equal(image[y : y + BLOCK_PX, x : x + BLOCK_PX], glass)
+                for x in range(0, image.shape[1], BLOCK_PX)
+            ]
             for y in range(0, image.shape[0], BLOCK_PX)
         ]
     )
@@ -134,7 +138,9 @@ def _protected(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask
     return away_um(decisive) < 40
 
 
-def _truth(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask]], mitoses: Points) -> dict[str, Any]:
+def _truth(
+    scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask]], mitoses: Points
+) -> dict[str, Any]:
     spec = scene.spec
     lesions = []
     main = scene.lesion if spec.diagnosis.lesion else scene.tissue
@@ -148,7 +154,8 @@ def _truth(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask]], 
     for name, field, mask in outlines:
         lesions += [{"kind": name, "field": field, "polygon": ring} for ring in _rings(mask, spec.size_px)]
     lesions += [
-        {"kind": focus.kind, "field": focus.field, "polygon": _clip(focus.outline, spec.size_px)} for focus in foci
+        {"kind": focus.kind, "field": focus.field, "polygon": _clip(focus.outline, spec.size_px)}
+        for focus in foci
     ]
     return {
         "schema": 1,
@@ -188,6 +195,3 @@ def _rings(mask: Mask, size_px: tuple[int, int]) -> list[list[list[int]]]:
 def _clip(outline: Points, size_px: tuple[int, int]) -> list[list[int]]:
     limit = np.array(size_px) - 1
     return [[int(x), int(y)] for x, y in np.clip(np.round(outline), 0, limit)]
-
-
-

@@ -1,4 +1,4 @@
-"""Where things lie on a slide: tissue outline, ink, lesion and places for foci, as low-resolution maps (4 µm)."""
+"""Where things lie on a slide: tissue, ink, lesion and places for foci, as low-resolution maps (4 µm)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def away_um(mask: Mask) -> Field:
 
 
 def surface_side(scene: Scene) -> Field:
-    """Return each pixel's bearing within its piece of tissue: 1 at the mucosal surface, -1 at the deep edge."""
+    """Return each pixel's bearing within its piece of tissue: 1 at the surface, -1 at the deep edge."""
     count, labels = cv2.connectedComponents(scene.tissue.astype(np.uint8), connectivity=4)
     side = np.zeros(scene.tissue.shape, np.float32)
     h, w = scene.tissue.shape
@@ -122,7 +122,9 @@ def compose(spec: SlideSpec, rng: np.random.Generator) -> Scene:
         # The ink runs down one flank, from mucosa to muscle, so that a margin says nothing about depth.
         rows, columns = np.nonzero(ink)
         middle = np.argwhere(tissue).mean(0)
-        up = float(np.arctan2(rows.mean() - middle[0], columns.mean() - middle[1])) + np.pi / 2 * rng.choice([-1, 1])
+        up = float(np.arctan2(rows.mean() - middle[0], columns.mean() - middle[1])) + np.pi / 2 * rng.choice(
+            [-1, 1]
+        )
     scene = Scene(spec, rng, tissue, depth, ink, np.zeros_like(tissue), angle, (0, 0), up)
     if spec.diagnosis.lesion:
         _grow_lesion(scene)
@@ -154,7 +156,9 @@ def _cores(shape: tuple[int, int], x: Field, y: Field, rng: np.random.Generator)
     count = max(2, round(wide * LOW_UM / 720))
     outline = np.full(shape, 1e9, np.float32)
     for k in range(count):
-        middle = wide * (k + 0.5) / count + wide * 0.03 * np.sin(along / long * rng.uniform(2, 5) + rng.uniform(0, 6))
+        middle = wide * (k + 0.5) / count + wide * 0.03 * np.sin(
+            along / long * rng.uniform(2, 5) + rng.uniform(0, 6)
+        )
         beyond = np.abs(along - long / 2) - long * rng.uniform(0.42, 0.46)
         outline = np.minimum(outline, np.hypot(across - middle, np.maximum(beyond + 30, 0)))
     return outline
@@ -163,7 +167,9 @@ def _cores(shape: tuple[int, int], x: Field, y: Field, rng: np.random.Generator)
 def _fragments(shape: tuple[int, int], x: Field, y: Field, rng: np.random.Generator) -> Field:
     h, w = shape
     spots = [(0.41 + rng.uniform(-0.03, 0.03), 0.42 + rng.uniform(-0.03, 0.03), 1.0)]
-    spots += [(0.87, rng.uniform(0.25, 0.75), 0.56), (rng.uniform(0.3, 0.65), 0.88, 0.52)][: rng.integers(1, 3)]
+    spots += [(0.87, rng.uniform(0.25, 0.75), 0.56), (rng.uniform(0.3, 0.65), 0.88, 0.52)][
+        : rng.integers(1, 3)
+    ]
     flip_x, flip_y = rng.random(2) < 0.5
     outline = np.full(shape, 1e9, np.float32)
     reach = min(h, w) * 0.5

@@ -20,18 +20,22 @@ def blob(
     depth: float = 0.0,
     count: int = 44,
 ) -> Points:
-    """Return a closed outline: an ellipse with random low harmonics and, with `lobes`, that many infoldings."""
+    """Return a closed outline: an ellipse with low random harmonics and, on request, `lobes` infoldings."""
     theta = np.linspace(0, 2 * np.pi, count, endpoint=False)
     weights, phases = rng.standard_normal(4) * wobble / np.array([1, 1.3, 1.8, 2.5]), rng.uniform(0, 6.3, 5)
-    r = 1 + sum(w * np.cos((k + 2) * theta + p) for k, (w, p) in enumerate(zip(weights, phases[:4], strict=True)))
+    r = np.ones(count) + sum(
+        w * np.cos((k + 2) * theta + p) for k, (w, p) in enumerate(zip(weights, phases[:4], strict=True))
+    )
     if lobes:
         r = r - depth * (1 - np.abs(np.sin(lobes * theta / 2 + phases[4]))) ** 1.3
     x, y = radius * r * np.cos(theta) * aspect**0.5, radius * r * np.sin(theta) / aspect**0.5
     c, s = np.cos(angle), np.sin(angle)
-    return np.stack([x * c - y * s, x * s + y * c], 1) + np.asarray(centre)
+    return np.asarray(np.stack([x * c - y * s, x * s + y * c], 1) + np.asarray(centre))
 
 
-def capsule(start: Points, end: Points, half_width: float, rng: np.random.Generator, *, wobble: float = 0.06) -> Points:
+def capsule(
+    start: Points, end: Points, half_width: float, rng: np.random.Generator, *, wobble: float = 0.06
+) -> Points:
     """Return a test-tube outline around the segment `start`..`end`, slightly wavy."""
     axis = np.asarray(end) - np.asarray(start)
     length = float(np.hypot(*axis))
@@ -45,7 +49,12 @@ def capsule(start: Points, end: Points, half_width: float, rng: np.random.Genera
     base = np.asarray(start) + t[:, None] * along + sway[:, None] * across
     cap = half_width * (np.cos(turn)[:, None] * along + np.sin(turn)[:, None] * across)
     return np.concatenate(
-        [base - width[:, None] * across, base[-1] + cap, (base + width[:, None] * across)[::-1], base[0] - cap]
+        [
+            base - width[:, None] * across,
+            base[-1] + cap,
+            (base + width[:, None] * across)[::-1],
+            base[0] - cap,
+        ]
     )
 
 
@@ -58,7 +67,7 @@ def inset(outline: Points, depth: float | NDArray[np.float64]) -> Points:
 
 
 def walk(outline: Points, spacing: float, rng: np.random.Generator) -> tuple[Points, NDArray[np.float64]]:
-    """Return points every `spacing` along a closed outline, jittered, and the direction across it (radians)."""
+    """Return shaken points every `spacing` along a closed outline, and the direction across it (rad)."""
     closed = np.concatenate([outline, outline[:1]])
     step = np.diff(closed, axis=0)
     at = np.concatenate([[0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))])
@@ -69,7 +78,9 @@ def walk(outline: Points, spacing: float, rng: np.random.Generator) -> tuple[Poi
     return points, np.arctan2(step[piece, 1], step[piece, 0]) + np.pi / 2
 
 
-def jittered(box: tuple[float, float, float, float], pitch: float, rng: np.random.Generator, jitter: float = 0.3) -> Points:
+def jittered(
+    box: tuple[float, float, float, float], pitch: float, rng: np.random.Generator, jitter: float = 0.3
+) -> Points:
     """Return a shaken hexagonal grid over (x0, y0, x1, y1)."""
     ys = np.arange(box[1], box[3], pitch * 0.87)
     xs = np.arange(box[0], box[2], pitch)

@@ -1,4 +1,4 @@
-"""Banks of small pictures, made once a process and stamped many times: nuclei, mitoses, goblets, clearings."""
+"""Banks of small pictures, made once a process and stamped many times: nuclei, mitoses, mucin drops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,16 @@ KINDS: dict[str, Nucleus] = {
     "grade1": Nucleus(6.2, 6.8, 150, rim=14, chromatin=10, spread=0.05, irregular=0.03),
     "grade2": Nucleus(8.5, 9.8, 142, rim=32, chromatin=17, spread=0.11, irregular=0.06, nucleolus=1.5),
     "grade3": Nucleus(
-        11.5, 13.5, 138, rim=58, chromatin=32, grain_px=3, spread=0.24, irregular=0.12, nucleolus=3.2, variants=14
+        11.5,
+        13.5,
+        138,
+        rim=58,
+        chromatin=32,
+        grain_px=3,
+        spread=0.24,
+        irregular=0.12,
+        nucleolus=3.2,
+        variants=14,
     ),
     "small": Nucleus(7, 9.5, 186, rim=8, chromatin=10, grain_px=1.4, spread=0.14, irregular=0.1, variants=12),
     "crescent": Nucleus(3.8, 11, 190, rim=8),
@@ -57,7 +66,7 @@ KINDS: dict[str, Nucleus] = {
 
 @dataclass(frozen=True)
 class Bank:
-    """Square sprites of one kind. `raise_h` lifts haematoxylin to a sprite; `lower` first bounds both stains."""
+    """Square sprites of one kind. `raise_h` lifts haematoxylin to it; `lower` first bounds both stains."""
 
     raise_h: tuple[Plane, ...]
     lower: Plane | None = None
@@ -90,7 +99,9 @@ def _nuclei(kind: Nucleus, rng: np.random.Generator) -> tuple[Plane, ...]:
     half = int(np.ceil(max(kind.width, kind.length) * 2 * (1 + 2 * kind.spread))) + 3
     sprites = []
     for _ in range(kind.variants):
-        scale = float(np.clip(1 + kind.spread * rng.standard_normal(), 1 - 2 * kind.spread, 1 + 2 * kind.spread))
+        scale = float(
+            np.clip(1 + kind.spread * rng.standard_normal(), 1 - 2 * kind.spread, 1 + 2 * kind.spread)
+        )
         stain = kind.stain * (1 + 0.07 * rng.standard_normal())
         grain = smooth_noise((2 * half, 2 * half), kind.grain_px, rng) * kind.chromatin
         wobble = rng.standard_normal(3) * kind.irregular
@@ -131,7 +142,9 @@ def _lobed(rng: np.random.Generator) -> tuple[Plane, ...]:
         turn, reach = rng.uniform(0, 6.3), rng.uniform(5.5, 7.5)
         for k in range(ANGLES):
             u, v = _grid(20, np.pi * k / ANGLES)
-            lobes = [np.hypot(u - reach * np.cos(turn + t), v - reach * np.sin(turn + t)) for t in (0, 1.9, 3.9)]
+            lobes = [
+                np.hypot(u - reach * np.cos(turn + t), v - reach * np.sin(turn + t)) for t in (0, 1.9, 3.9)
+            ]
             sprites.append((232 * np.clip(5.6 - np.minimum.reduce(lobes), 0, 1)).astype(np.uint8))
     return tuple(sprites)
 
@@ -155,7 +168,11 @@ def _drops() -> tuple[Plane, ...]:
     for k in range(ANGLES):
         u, v = _grid(32, np.pi * k / ANGLES)
         r = np.hypot(u / 24, v / 21)
-        sprites.append(np.clip(np.where(r < 1, 30, 0) + 62 * np.clip(1 - np.abs(r - 1) * 10, 0, 1), 0, 255).astype(np.uint8))
+        sprites.append(
+            np.clip(np.where(r < 1, 30, 0) + 62 * np.clip(1 - np.abs(r - 1) * 10, 0, 1), 0, 255).astype(
+                np.uint8
+            )
+        )
     return tuple(sprites)
 
 

@@ -15,7 +15,9 @@ Plane = NDArray[np.uint8]
 Field = NDArray[np.float32]
 
 
-def smooth_noise(shape: tuple[int, int], sigma: float | tuple[float, float], rng: np.random.Generator) -> Field:
+def smooth_noise(
+    shape: tuple[int, int], sigma: float | tuple[float, float], rng: np.random.Generator
+) -> Field:
     """Return periodic Gaussian noise [h, w] of unit variance, correlated over `sigma` pixels (y, x)."""
     sigma_y, sigma_x = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
@@ -30,12 +32,12 @@ def fibres(rng: np.random.Generator, length_px: float, width_px: float, wave_px:
     straight = smooth_noise((n, n), (width_px, length_px), rng)
     shift = smooth_noise((n, n), 45, rng) * wave_px
     rows = (np.arange(n)[:, None] + np.round(shift).astype(int)) % n
-    return straight[rows, np.arange(n)[None, :]]
+    return np.asarray(straight[rows, np.arange(n)[None, :]])
 
 
 @cache
 def textures() -> dict[str, tuple[Plane, Plane]]:
-    """Return name to (haematoxylin, eosin) planes, uint8 [2 * PERIOD_PX, 2 * PERIOD_PX]; made once a process."""
+    """Return name to (haematoxylin, eosin), uint8 [2 * PERIOD_PX, 2 * PERIOD_PX] each; made once."""
     rng = np.random.default_rng(20260)
     n = (PERIOD_PX, PERIOD_PX)
     fine, mid, coarse = (smooth_noise(n, s, rng) for s in (1.3, 4, 14))
@@ -83,7 +85,7 @@ def _walls(rng: np.random.Generator, pitch_px: float, width_px: float, value: fl
     n, count = PERIOD_PX, round(PERIOD_PX / pitch_px)
     grid = (np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1).reshape(-1, 2) + 0.5) * (n / count)
     points = grid + rng.uniform(-0.27, 0.27, grid.shape) * pitch_px
-    around = np.concatenate([points + (dx * n, dy * n) for dx in (-1, 0, 1) for dy in (-1, 0, 1)])
+    around = np.concatenate([points + np.array([dx * n, dy * n]) for dx in (-1, 0, 1) for dy in (-1, 0, 1)])
     around = around[((around > -pitch_px * 2) & (around < n + pitch_px * 2)).all(1)]
     axis = np.arange(0, n, 2, dtype=np.float32)
     near = np.full((2, axis.size, axis.size), 1e9, np.float32)
@@ -101,7 +103,7 @@ def _discs(rng: np.random.Generator) -> Field:
     plane = np.zeros((n, n), np.float32)
     for y in range(0, n, 24):
         for x in range(0, n, 24):
-            cx, cy = (int(v) for v in rng.integers(-5, 6, 2) + (x, y))
+            cx, cy = (int(v) for v in rng.integers(-5, 6, 2) + np.array([x, y]))
             for dx in (-n, 0, n):
                 for dy in (-n, 0, n):
                     cv2.circle(plane, (cx + dx, cy + dy), 13, 250, -1, cv2.LINE_AA)

@@ -23,7 +23,7 @@ SMALLEST_PX = 512
 
 
 def write_slide(slide: RenderedSlide, path: Path) -> None:
-    """Write all levels (factor 2) as a classic little-endian TIFF 6.0 with resolution in pixels per centimetre."""
+    """Write all levels (factor 2) as a classic little-endian TIFF 6.0, resolution in pixels per cm."""
     with path.open("wb") as out:
         out.write(struct.pack("<2sHI", b"II", 42, 0))
         link = 4
@@ -125,5 +125,7 @@ def _halve(
     pad = rows * BLOCK_PX - half.shape[0], columns * BLOCK_PX - half.shape[1]
     if max(pad):
         half = cv2.copyMakeBorder(half, 0, pad[0], 0, pad[1], cv2.BORDER_REPLICATE)
-    even = np.pad(blank, ((0, 2 * rows - blank.shape[0]), (0, 2 * columns - blank.shape[1])), constant_values=False)
+    even = np.pad(
+        blank, ((0, 2 * rows - blank.shape[0]), (0, 2 * columns - blank.shape[1])), constant_values=False
+    )
     return half, np.asarray(even.reshape(rows, 2, columns, 2).all((1, 3)))

@@ -26,14 +26,14 @@ def field_key(name: str) -> str:
 
 
 def format_report(fields: Mapping[str, str]) -> str:
-    """Write `fields` as a report; items keep the mapping's order. Inverse of `parse_report` on this grammar."""
+    """Write `fields` as a report; items keep the mapping's order. `parse_report` is its inverse."""
     lines = [f"{fields['organ']}, {fields['procedure']}:", f"  {fields['diagnosis']}"]
     lines += [f"  - {field_name(key)}: {value}" for key, value in fields.items() if key not in HEAD_KEYS]
     return "\n".join(lines)
 
 
 def parse_report(text: str) -> dict[str, str]:
-    """Read what can be read of a synoptic report, whoever wrote it; missing parts are left out, nothing raises.
+    """Read what can be read of a synoptic report, whoever wrote it; what is missing is left out.
 
     The head line may end in ":" (ours) or ";" (as in the REG2025 challenge, where a comma may part organ and
     procedure, and the diagnosis may be numbered or share the head's line).
@@ -75,7 +75,8 @@ def _split_head(text: str) -> tuple[str, str, str]:
     if stripped.endswith((":", ";")) and not _ITEM.match(first):
         return stripped[:-1].rstrip(), newline, rest
     if ";" in stripped:
-        return tuple(part.strip() for part in first.partition(";"))[0], newline, first.partition(";")[2] + "\n" + rest
+        organ, _, beyond = first.partition(";")
+        return organ.strip(), newline, f"{beyond}\n{rest}"
     return "", "", text
 
 
