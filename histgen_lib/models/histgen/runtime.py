@@ -87,7 +87,7 @@ def tile_evidence(text: Decoded, slide: EncodedSlide, order: Ints) -> Floats:
     A token's attention to a region is shared among the region's tiles as they were pooled.
     """
     laid_out = text.attention[:, :, None] * slide.tile_weights[None]
-    placed = laid_out.reshape(len(text.tokens), -1)[:, : len(order)]
+    placed = laid_out.reshape(len(text.tokens), slide.tile_weights.size)[:, : len(order)]
     evidence = np.zeros((len(text.tokens), len(order)), dtype=np.float32)
     evidence[:, order] = placed / placed.sum(axis=1, keepdims=True)
     return evidence

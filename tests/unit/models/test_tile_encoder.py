@@ -1,0 +1,78 @@
+"""The small tile encoder and the registry of encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.models.tile_encoder.registry import build_encoder
+
+TILES = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def encoder() -> TileEncoder:
+    torch.manual_seed(0)
+    return TileEncoder(16, widths=(8, 12, 16)).eval()
+
+
+def test_both_pixel_layouts_give_the_same_features(encoder: TileEncoder) -> None:
+    features = encoder(TILES)
+    assert (features.shape, features.dtype) == ((3, 16), torch.float32)
+    assert torch.allclose(features, encoder(TILES.permute(0, 3, 1, 2).contiguous()), atol=1e-5)
+
+
+def test_a_tile_gives_the_same_feature_whatever_its_batch(encoder: TileEncoder) -> None:
+    assert torch.allclose(encoder(TILES)[1:2], encoder(TILES[1:2]), atol=1e-5)
+
+
+def test_every_weight_is_trained(encoder: TileEncoder) -> None:
+    encoder.train()(TILES).square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in encoder.parameters())
+
+
+def test_an_encoder_is_rebuilt_from_its_description(encoder: TileEncoder) -> None:
+    again = TileEncoder.from_description(encoder.describe())
+    again.load_state_dict(encoder.state_dict())
+    assert torch.equal(again.eval()(TILES), encoder(TILES))
+
+
+def test_the_registry_builds_our_encoder_from_a_file(encoder: TileEncoder, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, path)
+    built = build_encoder("histgen-small", path, encoder.describe())
+    assert (built.dim, built.licence, len(built.sha256)) == (16, "Apache-2.0", 64)
+    assert torch.equal(built.network(TILES), encoder(TILES))
+
+
+def test_the_registry_builds_a_timm_model_with_its_own_preprocessing(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="timm belongs to the extra 'train'")
+    torch.manual_seed(0)
+    backbone = timm.create_model("resnet10t", pretrained=False, num_classes=0)
+    torch.save(backbone.state_dict(), tmp_path / "w.pth")
+    built = build_encoder("timm:resnet10t", tmp_path / "w.pth")
+    assert built.dim == 512
+    assert built.network(TILES).shape == (3, 512)
+    assert not torch.allclose(built.network(TILES), built.network(TILES // 2))
+
+
+@pytest.mark.parametrize("name", ["gigantic", "timm:no_such_model"])
+def test_unknown_encoders_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        build_encoder(name, tmp_path / "w.pth")
+    assert caught.value.code == "encoder-unknown"
+
+
+@pytest.mark.parametrize("content", [None, b"junk"])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_unusable_weights_are_refused(name: str, content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(FatalError) as caught:
+        build_encoder("histgen-small", tmp_path / name)
+    assert caught.value.code == "encoder-weights"
