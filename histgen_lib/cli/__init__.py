@@ -1,0 +1,12 @@
+"""The command line. `histgen --help` lists the commands; each lives in a module of its own."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run `histgen` with this process's arguments and leave with its exit code."""
+    import sys  # noqa: PLC0415 - this package stays empty for those who import one of its modules
+
+    from histgen_lib.cli.app import run  # noqa: PLC0415
+
+    sys.exit(run(sys.argv[1:]))

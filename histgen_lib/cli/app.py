@@ -1,0 +1,106 @@
+"""Puts the commands together, and turns every way in which they can end into an exit code.
+
+0 done · 1 some of several slides failed · 2 wrong usage · 65 the input is at fault · 70 our fault (internal-error)
+75 worth trying again · 78 the installation is at fault · 130 interrupted · 143 terminated (sysexits.h where it fits)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from histgen_lib import __version__
+from histgen_lib.cli import demo, doctor, encode, evaluate, model, report, synth, tiles, train, train_encoder
+from histgen_lib.cli.output import Failure, emit_error
+from histgen_lib.errors import HistgenError
+
+INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+
+app = typer.Typer(
+    name="histgen",
+    help="Draft the pathology report of a whole-slide image, with evidence. Drafts are not for clinical use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"histgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Hold what stands before the command."""
+
+
+def _add(name: str, command: Callable[..., Any], panel: str) -> None:
+    app.command(name, rich_help_panel=panel)(command)
+
+
+_add("report", report.report, "Slides")
+_add("tiles", tiles.tiles, "Slides")
+_add("encode", encode.encode, "Slides")
+_add("demo", demo.demo, "Start here")
+_add("doctor", doctor.doctor, "Start here")
+_add("synth", synth.synth, "Training and evaluation")
+_add("train-encoder", train_encoder.train_encoder, "Training and evaluation")
+_add("train", train.train, "Training and evaluation")
+_add("evaluate", evaluate.evaluate, "Training and evaluation")
+app.add_typer(model.app, name="model", rich_help_panel="Training and evaluation")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; never raises. With HISTGEN_DEBUG=1 a traceback goes to stderr beside the sentence."""
+    as_json = "--json" in arguments
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(args=list(arguments), prog_name="histgen", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("\nInterrupted; nothing half-written was left behind.\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except Exception as error:  # the last line of defence: a person gets a sentence, never a traceback
+        return _fail(error, as_json)
+
+
+def _fail(error: Exception, as_json: bool) -> int:
+    if os.environ.get("HISTGEN_DEBUG") == "1":
+        traceback.print_exception(error)
+    if hasattr(error, "format_message") and hasattr(error, "show"):  # wrong usage, found by typer
+        return _usage(error, as_json)
+    failure = Failure.of(error)
+    emit_error(failure, as_json=as_json)
+    return error.exit_code if isinstance(error, HistgenError) else failure.exit_code
+
+
+def _usage(error: Any, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "histgen"
+    failure = Failure("usage", error.format_message(), f"See {command} --help.", 2)
+    emit_error(failure, as_json=as_json)
+    return failure.exit_code
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,198 @@
+"""The checks behind `histgen doctor`. None raises: what goes wrong inside a check is its finding."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from histgen_lib.errors import HistgenError
+
+Status = Literal["pass", "warn", "fail"]
+_GIB = 2**30
+_OLDEST_PYTHON = (3, 11)
+_REINSTALL = "In a checkout run `make setup`; elsewhere: pip install --force-reinstall histgen"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `fix` says what to do when it is not a pass."""
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def all_checks(model: Path, out_dir: Path) -> list[Check]:
+    """Run every check, in the order in which a person should mend them."""
+    checks: list[tuple[str, Callable[[], Check]]] = [
+        ("python", _python),
+        ("openslide", _openslide),
+        ("onnxruntime", _onnxruntime),
+        ("model", lambda: _model(model)),
+        ("model run", lambda: _model_run(model)),
+        ("memory", _memory),
+        ("output folder", lambda: _output(out_dir)),
+        ("disk space", lambda: _disk(out_dir)),
+        ("java", _java),
+        ("train extra", _train_extra),
+        ("gpu", _gpu),
+    ]
+    return [_guarded(name, check) for name, check in checks]
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except HistgenError as error:
+        return Check(name, "fail", f"{error.message} [{error.code}]", error.hint)
+    except Exception as error:  # a broken library can raise anything; that is what doctor is for
+        return Check(name, "fail", f"{type(error).__name__}: {error}", _REINSTALL)
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < _OLDEST_PYTHON:
+        return Check("python", "fail", found, "Install Python 3.11 or newer, then make the environment anew.")
+    return Check("python", "pass", found)
+
+
+def _openslide() -> Check:
+    import openslide  # noqa: PLC0415 - its absence is a finding, not a crash
+
+    return Check(
+        "openslide", "pass", f"library {openslide.__library_version__}, bindings {openslide.__version__}"
+    )
+
+
+def _onnxruntime() -> Check:
+    import onnxruntime  # noqa: PLC0415 - as above
+
+    providers = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+    )
+    return Check("onnxruntime", "pass", f"{onnxruntime.__version__} ({providers})")
+
+
+def _model(folder: Path) -> Check:
+    """Files are there, and the encoder's weights are those that config.json names."""
+    from histgen_lib.files import sha256_file  # noqa: PLC0415
+    from histgen_lib.models.histgen.folder import TILE_ENCODER_WEIGHTS  # noqa: PLC0415
+    from histgen_lib.pipeline import load_model  # noqa: PLC0415
+
+    model = load_model(folder)
+    weights = model.folder.path / TILE_ENCODER_WEIGHTS
+    if weights.is_file() and model.encoder_sha256 and sha256_file(weights) != model.encoder_sha256:
+        return Check(
+            "model",
+            "fail",
+            f"{TILE_ENCODER_WEIGHTS} is not the file config.json names",
+            "Copy the model folder again.",
+        )
+    kind = "synthetic slides only" if model.folder.synthetic else "real slides"
+    if model.domain is None:
+        return Check(
+            "model", "warn", f"{model.folder.name} cannot tell foreign slides", "Train it with histgen train."
+        )
+    return Check("model", "pass", f"{model.folder.name} ({kind}), sha256 {model.folder.digest[:16]}…")
+
+
+def _model_run(folder: Path) -> Check:
+    """The networks load and answer: one grey tile through both."""
+    import numpy as np  # noqa: PLC0415
+
+    from histgen_lib.inference import OnnxServer  # noqa: PLC0415
+    from histgen_lib.pipeline import load_model  # noqa: PLC0415
+
+    model, server = load_model(folder), OnnxServer(folder, threads=1)
+    width = model.folder.histgen.input_dim
+    features = np.zeros((1, width), dtype=np.float16)
+    if server.ready("tile_encoder"):
+        side = model.tiling.tile_px
+        features = server.infer("tile_encoder", {"tiles": np.full((1, side, side, 3), 200, np.uint8)})[
+            "features"
+        ]
+    answer = server.infer("histgen", {"features": features, "xy": np.zeros((1, 2), np.int32)})
+    detail = f"encoder and decoder answer ({len(answer['tokens'])} tokens)"
+    if not server.ready("tile_encoder"):
+        return Check(
+            "model run", "warn", "it has no tile encoder: drafts from bags only", "Encode slides elsewhere."
+        )
+    return Check("model run", "pass", detail)
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    if total < 2:
+        return Check("memory", "warn", f"{total:.1f} GiB", "Reading large slides wants 2 GiB or more.")
+    return Check("memory", "pass", f"{total:.1f} GiB")
+
+
+def _output(folder: Path) -> Check:
+    existing = _existing(folder)
+    if not os.access(existing, os.W_OK):
+        return Check("output folder", "fail", f"{existing} is not writable", "Choose another --out folder.")
+    return Check("output folder", "pass", f"{existing} is writable")
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(_existing(folder)).free / _GIB
+    if free < 1:
+        return Check("disk space", "warn", f"{free:.1f} GiB free", "A draft takes 1 to 20 MB; make room.")
+    return Check("disk space", "pass", f"{free:.1f} GiB free")
+
+
+def _java() -> Check:
+    path = shutil.which("java")
+    if path is None:
+        return Check(
+            "java",
+            "warn",
+            "not found",
+            "Only METEOR and the PTB tokenizer need it: apt-get install default-jre-headless",
+        )
+    return Check("java", "pass", path)
+
+
+def _train_extra() -> Check:
+    missing = [name for name in ("torch", "onnx", "tensorboard") if find_spec(name) is None]
+    if missing:
+        return Check(
+            "train extra", "warn", f"without {', '.join(missing)}", "To train: pip install 'histgen[train]'"
+        )
+    try:
+        return Check("train extra", "pass", f"torch {version('torch')}")
+    except PackageNotFoundError:
+        return Check("train extra", "pass", "torch")
+
+
+def _gpu() -> Check:
+    import onnxruntime  # noqa: PLC0415 - as above
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return Check("gpu", "pass", "ONNX Runtime can use CUDA")
+    if shutil.which("nvidia-smi"):
+        return Check(
+            "gpu",
+            "warn",
+            "a GPU is there, unused",
+            "Slides are read on the CPU; training uses --device cuda.",
+        )
+    return Check("gpu", "pass", "none; not needed")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or its nearest ancestor that exists."""
+    folder = folder.resolve()
+    return next(path for path in (folder, *folder.parents) if path.exists())

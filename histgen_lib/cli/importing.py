@@ -1,0 +1,62 @@
+"""A model folder from weights that the authors' HistGen code trained. Needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.export import to_onnx
+from histgen_lib.models.histgen import load_official
+from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
+from histgen_lib.models.histgen.folder import ModelFolder
+from histgen_lib.text.word import WordTokenizer
+from histgen_lib.training import read_annotation
+
+
+@dataclass(frozen=True)
+class OfficialSource:
+    """Published-style weights, and what they do not say about themselves."""
+
+    checkpoint: Path
+    annotation: Path
+    threshold: int
+    sizes: Mapping[str, int]
+    tiling: Mapping[str, Any]
+    encoder: str
+
+
+def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFolder:
+    """Write a complete model folder. InvalidInputError: "import-output-exists", "import-vocabulary-mismatch"."""
+    if folder.exists() and any(folder.iterdir()):
+        raise InvalidInputError(
+            "import-output-exists",
+            f"{folder} is not empty.",
+            hint="Name a new folder for the imported model.",
+        )
+    cases = read_annotation(source.annotation)
+    reports = [case.report for case in (*cases.train, *cases.val, *cases.test)]
+    tokenizer = WordTokenizer.train(reports, threshold=source.threshold)
+    model = load_official(source.checkpoint, **source.sizes)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise InvalidInputError(
+            "import-vocabulary-mismatch",
+            f"The weights know {model.config.vocab_size} words, the annotation file gives {tokenizer.vocab_size}.",
+            hint="Give the annotation file and the --threshold that the weights were trained with.",
+        )
+    new_model_folder(
+        folder,
+        name=name,
+        synthetic=False,
+        config=model.config,
+        tokenizer=tokenizer,
+        tiling=source.tiling,
+        encoder={"name": source.encoder, "sha256": "", "dim": model.config.input_dim},
+    )
+    save_model(folder, model)
+    to_onnx(folder)
+    from histgen_lib.models.histgen.folder import open_model_folder  # noqa: PLC0415
+
+    return open_model_folder(folder)

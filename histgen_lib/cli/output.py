@@ -1,0 +1,91 @@
+"""What the commands say: results to stdout (text, or one JSON document), everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histgen_lib.errors import HistgenError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document to stdout; progress stays on stderr.")
+]
+
+INTERNAL_EXIT = 70  # EX_SOFTWARE of sysexits.h
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as a person or a program gets it."""
+
+    code: str
+    message: str
+    hint: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Describe any exception; one that is not ours is an internal-error."""
+        if isinstance(error, HistgenError):
+            return cls(error.code, error.message, error.hint, error.exit_code)
+        return cls(
+            "internal-error",
+            f"Something went wrong inside histgen ({type(error).__name__}: {_one_line(error)}).",
+            "Please report this: run the command again with HISTGEN_DEBUG=1 and send what it prints.",
+            INTERNAL_EXIT,
+        )
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+@cache
+def out() -> Console:
+    """The console on stdout."""
+    return _console(stderr=False)
+
+
+@cache
+def err() -> Console:
+    """The console on stderr."""
+    return _console(stderr=True)
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON document to stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def emit_error(failure: Failure, *, as_json: bool = False) -> None:
+    """Say what went wrong and what to do, on stderr; with `as_json` also as a document on stdout."""
+    if as_json:
+        emit_json({"error": failure.to_dict()})
+    say_error(failure)
+
+
+def say_error(failure: Failure) -> None:
+    """One `error[code]: sentence` line and, below it, the hint."""
+    console = err()
+    console.print(f"error[{failure.code}]:", style="bold red", end=" ", soft_wrap=True)
+    console.print(failure.message, soft_wrap=True)
+    if failure.hint:
+        console.print(f"→ {failure.hint}", soft_wrap=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console  # noqa: PLC0415 - a tenth of a second that `--version` need not pay
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

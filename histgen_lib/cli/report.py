@@ -1,0 +1,234 @@
+"""`histgen report`: slides in, drafts out."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, model_folder
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.sources import expand, is_bag
+from histgen_lib.errors import FatalError, InvalidInputError
+
+if TYPE_CHECKING:
+    from histgen_lib.inference import InferenceServer
+    from histgen_lib.pipeline import ReportModel, Result
+
+SOME_FAILED = 1
+FILES = {"json": "draft.json", "text": "draft.txt", "html": "draft.html", "bag": "bag.parquet"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every slide of one command."""
+
+    out: Path
+    model: ReportModel
+    server: InferenceServer
+    mpp: float | None
+    bag: Path | None
+    beam_size: int | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One slide's end: a result, or a failure."""
+
+    path: Path
+    result: Result | None = None
+    failure: Failure | None = None
+
+
+def report(
+    slides: Slides,
+    out_dir: Out,
+    model: Model = None,
+    mpp: Mpp = None,
+    beam_size: Annotated[
+        int | None,
+        typer.Option("--beam-size", min=1, max=32, help="Beams of the search. Default: the model's."),
+    ] = None,
+    threads: Threads = None,
+    bag: Annotated[
+        Path | None,
+        typer.Option(
+            "--bag", metavar="FILE", help="Features of this one slide made earlier: skips encoding."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Make drafts anew, also over those of other slides of the same name."
+        ),
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draft the report of each slide, with the evidence for every line.
+
+    Writes DIR/<slide>/draft.json, draft.txt, draft.html and bag.parquet. A slide that fails does not stop the
+    others; a draft that is finished is not made again. Bags (.parquet, .h5, .pt) are read as well as slides.
+
+    For example:
+
+      histgen report slide.svs --out drafts
+
+      histgen report scans/ more/*.tiff --out drafts --mpp 0.25
+
+      histgen report drafts/slide/bag.parquet --out again --json
+    """
+    paths = expand(slides)
+    _check(paths, bag)
+    outcomes = draft_all(
+        paths, make_job(out_dir, model, threads, mpp, bag, beam_size, overwrite), show=not as_json
+    )
+    if as_json:
+        emit_json(to_dict(outcomes))
+    elif len(outcomes) > 1:
+        print_summary(outcomes)
+    raise typer.Exit(exit_code(outcomes))
+
+
+def make_job(
+    out_dir: Path,
+    model: Path | None = None,
+    threads: int | None = None,
+    mpp: float | None = None,
+    bag: Path | None = None,
+    beam_size: int | None = None,
+    overwrite: bool = False,
+) -> Job:
+    """Load the model once for all slides."""
+    from histgen_lib.inference import OnnxServer  # noqa: PLC0415 - ONNX Runtime only when slides are read
+    from histgen_lib.pipeline import load_model  # noqa: PLC0415
+
+    loaded = load_model(model_folder(model))
+    server = OnnxServer(loaded.folder.path, threads=threads)
+    return Job(out_dir, loaded, server, mpp, bag, beam_size, overwrite)
+
+
+def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
+    """Draft every slide; a bad one is reported and passed over, a broken installation ends it all."""
+    outcomes = []
+    for number, path in enumerate(paths, 1):
+        outcomes.append(_draft(path, job, f"{path.name} ({number}/{len(paths)})"))
+        failure, result = outcomes[-1].failure, outcomes[-1].result
+        if failure is not None and (show or len(paths) > 1):
+            if len(paths) > 1:
+                err().print(f"{path}:", style="bold", soft_wrap=True)
+            say_error(failure)
+        if show and result is not None:
+            print_draft(result)
+    return outcomes
+
+
+def to_dict(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What --json prints."""
+    return {
+        "drafts": [_draft_dict(o.path, o.result) for o in outcomes if o.result is not None],
+        "errors": [{"path": str(o.path), **o.failure.to_dict()} for o in outcomes if o.failure is not None],
+    }
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """0 if all went well; the failure's own code for a single slide; SOME_FAILED for several."""
+    failures = [o.failure for o in outcomes if o.failure is not None]
+    if not failures:
+        return 0
+    return failures[0].exit_code if len(outcomes) == 1 else SOME_FAILED
+
+
+def print_draft(result: Result) -> None:
+    """Print a draft as draft.txt has it, and where its files are."""
+    from histgen_lib.reports.render_text import to_text  # noqa: PLC0415 - pydantic only when there is a draft
+
+    console = out()
+    console.rule(result.slide_id, style="dim", align="left")
+    style = (
+        "bold red" if result.draft.out_of_distribution.flag else "yellow" if result.draft.abstained else ""
+    )
+    first, _, rest = to_text(result.draft).partition("\n\n")
+    console.print(first, style=style, soft_wrap=True)
+    console.print("\n" + rest, soft_wrap=True)
+    note = " (was already there, unchanged)" if result.status == "unchanged" else ""
+    console.print(f"{result.folder / FILES['html']}{note}\n", style="dim", soft_wrap=True)
+
+
+def print_summary(outcomes: Sequence[Outcome]) -> None:
+    """Print one line a slide."""
+    from rich.table import Table  # noqa: PLC0415 - only on a screen
+
+    table = Table("Slide", "Draft", "Confidence", "Note", title="Summary", title_justify="left")
+    for outcome in outcomes:
+        table.add_row(*_summary_row(outcome))
+    out().print(table)
+    failed = sum(o.failure is not None for o in outcomes)
+    out().print(f"{len(outcomes) - failed} of {len(outcomes)} slides drafted, {failed} failed.")
+
+
+def _check(paths: Sequence[Path], bag: Path | None) -> None:
+    if bag is not None and (len(paths) != 1 or is_bag(paths[0])):
+        raise InvalidInputError(
+            "bag-one-slide",
+            "--bag goes with exactly one slide.",
+            hint="Give one slide beside --bag, or the bags themselves as arguments without --bag.",
+        )
+
+
+def _draft(path: Path, job: Job, title: str) -> Outcome:
+    from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
+    from histgen_lib.pipeline import report_bag, report_slide  # noqa: PLC0415
+
+    common: dict[str, Any] = {
+        "model": job.model,
+        "server": job.server,
+        "beam_size": job.beam_size,
+        "overwrite": job.overwrite,
+    }
+    try:
+        with progress_bar(title) as progress:
+            if is_bag(path):
+                result = report_bag(path, job.out, progress=progress, **common)
+            else:
+                result = report_slide(path, job.out, mpp=job.mpp, bag=job.bag, progress=progress, **common)
+    except FatalError:
+        raise
+    except Exception as error:  # one slide's trouble, whatever it is, must not cost the others their drafts
+        if os.environ.get("HISTGEN_DEBUG") == "1":
+            traceback.print_exception(error)
+        return Outcome(path, failure=Failure.of(error))
+    return Outcome(path, result=result)
+
+
+def _draft_dict(path: Path, result: Result) -> dict[str, Any]:
+    draft = result.draft
+    return {
+        "path": str(path),
+        "slide_id": result.slide_id,
+        "status": result.status,
+        "files": {kind: str(result.folder / name) for kind, name in FILES.items()},
+        "abstained": draft.abstained,
+        "out_of_distribution": draft.out_of_distribution.flag,
+        "confidence": draft.confidence,
+        "text": draft.text,
+        "fields": draft.fields,
+    }
+
+
+def _summary_row(outcome: Outcome) -> tuple[str, str, str, str]:
+    if outcome.failure is not None:
+        return outcome.path.name, "failed", "", outcome.failure.code
+    assert outcome.result is not None
+    draft = outcome.result.draft
+    said = draft.fields.get("diagnosis") or draft.text.partition("\n")[0]
+    note = ", ".join(draft.abstention.reasons) or (
+        "unchanged" if outcome.result.status == "unchanged" else ""
+    )
+    trusted = not draft.out_of_distribution.flag
+    return outcome.path.name, said, f"{draft.confidence:.2f}" if trusted else "not valid", note

@@ -1,0 +1,134 @@
+"""`histgen tiles`: what would be read of a slide, as a picture and numbers; no model runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histgen_lib.cli.options import Mpp, Out, Slides
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.sources import expand
+from histgen_lib.errors import HistgenError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from histgen_lib.slides import QualityReport, Slide, TileGrid, TilingSettings
+
+PREVIEW_PX = 1600
+
+
+def tiles(
+    slides: Slides,
+    out_dir: Out,
+    mpp: Mpp = None,
+    tile_px: Annotated[int, typer.Option("--tile-px", help="Side of a tile in pixels.")] = 256,
+    tile_mpp: Annotated[float, typer.Option("--tile-mpp", help="µm per tile pixel.")] = 0.5,
+    overlap_px: Annotated[int, typer.Option("--overlap-px", help="Pixels that neighbours share.")] = 0,
+    min_tissue: Annotated[float, typer.Option("--min-tissue", help="Least share of tissue, 0 to 1.")] = 0.15,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what would be read: tissue mask, tile grid and quality flags.
+
+    Writes DIR/<slide>.tiles.png: the slide with tissue left bright and every tile outlined.
+
+    For example:
+
+      histgen tiles slide.svs --out preview
+
+      histgen tiles scans/ --out preview --min-tissue 0.3 --json
+    """
+    from histgen_lib.slides import TilingSettings  # noqa: PLC0415 - OpenSlide only when a slide is read
+
+    settings = TilingSettings(tile_px, tile_mpp, overlap_px, min_tissue)
+    paths = expand(slides)
+    found, failures = [], []
+    for path in paths:
+        try:
+            found.append(_preview(path, out_dir, mpp, settings))
+        except HistgenError as error:
+            if len(paths) == 1:
+                raise
+            failures.append((path, Failure.of(error)))
+            err().print(f"{path}:", style="bold", soft_wrap=True)
+            say_error(failures[-1][1])
+        else:
+            if not as_json:
+                _say(found[-1])
+    if as_json:
+        emit_json({"slides": found, "errors": [{"path": str(p), **f.to_dict()} for p, f in failures]})
+    raise typer.Exit(1 if failures else 0)
+
+
+def _preview(path: Path, out_dir: Path, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
+    from histgen_lib.slides import assess_quality, open_slide, plan_grid  # noqa: PLC0415
+
+    with open_slide(path, mpp=mpp) as slide:
+        grid = plan_grid(slide, settings)
+        quality = assess_quality(slide, grid)
+        target = out_dir / f"{slide.slide_id}.tiles.png"
+        _write_png(target, draw_preview(slide.thumbnail(PREVIEW_PX), slide, grid))
+        return _facts(path, slide, grid, quality, target)
+
+
+def draw_preview(thumbnail: NDArray[np.uint8], slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
+    """The thumbnail, enlarged if small, with glass dimmed and each tile outlined: uint8[h, w, 3] RGB."""
+    import cv2  # noqa: PLC0415 - OpenCV only where a preview is drawn
+    import numpy as np  # noqa: PLC0415
+
+    scale = PREVIEW_PX / max(slide.size)
+    width, height = (max(1, round(side * scale)) for side in slide.size)
+    picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_CUBIC)
+    mask_px = cv2.resize(grid.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    picture = np.where(mask_px[..., None] > 0, picture, 0.55 * picture + 90).astype(np.uint8)
+    for x, y in grid.xy:
+        corners = [(round(v * scale), round((v + grid.span_px) * scale)) for v in (int(x), int(y))]
+        (x0, x1), (y0, y1) = corners
+        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (0, 120, 60), 1)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    from PIL import Image  # noqa: PLC0415
+
+    from histgen_lib.files import atomic_path  # noqa: PLC0415
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(rgb).save(temporary, "PNG")
+
+
+def _facts(path: Path, slide: Slide, grid: TileGrid, quality: QualityReport, picture: Path) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "slide_id": slide.slide_id,
+        "size_px": list(slide.size),
+        "levels": len(slide.levels),
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "scanner": slide.scanner,
+        "vendor": slide.vendor,
+        "tiles": len(grid),
+        "span_px": round(float(grid.span_px), 3),
+        "quality": quality.to_dict(),
+        "preview": str(picture),
+    }
+
+
+def _say(facts: dict[str, Any]) -> None:
+    from histgen_lib.reports.notices import quality_sentence  # noqa: PLC0415
+
+    console = out()
+    width, height = facts["size_px"]
+    console.print(facts["slide_id"], style="bold")
+    console.print(
+        f"  {width} × {height} px, {facts['levels']} level(s), {facts['mpp']:.4g} µm/px ({facts['mpp_source']}), "
+        f"{facts['scanner'] or facts['vendor']}",
+        soft_wrap=True,
+    )
+    console.print(f"  {facts['tiles']} tiles of {facts['span_px']:g} level-0 px", soft_wrap=True)
+    for flag in facts["quality"]["flags"]:
+        console.print(f"  {quality_sentence(flag)}", style="yellow", soft_wrap=True)
+    console.print(f"  {facts['preview']}", style="dim", soft_wrap=True)

@@ -1,0 +1,148 @@
+"""`histgen train`: bags or slides and their reports in, a model folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from histgen_lib.cli.extras import need_train_extra
+from histgen_lib.cli.options import Out, model_folder
+from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from histgen_lib.training import TrainResult
+
+
+def train(
+    annotation: Annotated[
+        Path,
+        typer.Option("--annotation", metavar="FILE", help="annotation.json in HistGen's published layout."),
+    ],
+    out_dir: Out,
+    bags: Annotated[
+        Path | None, typer.Option("--bags", metavar="DIR", help="Bags: .parquet, .h5 (CLAM, TRIDENT) or .pt.")
+    ] = None,
+    slides: Annotated[
+        Path | None,
+        typer.Option("--slides", metavar="DIR", help="Slides instead of bags: encoded first, to OUT/bags."),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags, to go into the model."),
+    ] = None,
+    preset: Annotated[
+        Literal["published", "small"],
+        typer.Option("--preset", help="Published: HistGen's settings. Small: short reports, on a CPU."),
+    ] = "published",
+    variant: Annotated[
+        Literal["published", "corrected", "mean-pooled"] | None,
+        typer.Option(
+            "--variant", help="The authors' network, the corrected one, or a baseline on the mean tile."
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What the model is called in provenance.")] = "histgen",
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="The slides are synthetic: every draft will say so.")
+    ] = False,
+    tokenizer: Annotated[
+        Literal["word", "bpe"] | None, typer.Option("--tokenizer", help="Words or byte pairs.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Slides a step and process.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak learning rate.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option("--precision", help="Mixed precision.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Epochs without a better validation score before stopping."),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train HistGen on slides or bags and their reports. Needs the train extra; a run that was stopped goes on.
+
+    OUT becomes a model folder, ONNX files included; metrics and TensorBoard files lie in OUT/training. The test
+    split is not looked at. Several processes: torchrun --nproc-per-node N -m histgen_lib.cli train ...
+
+    For example:
+
+      histgen train --bags bags --annotation annotation.json --out model
+
+      histgen train --slides world/slides --annotation world/annotation.json --preset small --synthetic --out model
+    """
+    need_train_extra("histgen train")
+    from histgen_lib.training import preset as make_settings  # noqa: PLC0415 - torch
+    from histgen_lib.training import train as run  # noqa: PLC0415
+
+    bags, encoder = _bags(bags, slides, encoder, out_dir)
+    chosen: dict[str, Any] = {
+        "variant": variant,
+        "tokenizer": tokenizer,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "device": device,
+        "seed": seed,
+        "patience_epochs": patience,
+    }
+    stated = {key: value for key, value in chosen.items() if value is not None}
+    settings = make_settings(
+        preset,
+        annotation=annotation,
+        bags=bags,
+        out=out_dir,
+        encoder=encoder,
+        synthetic=synthetic,
+        threads=threads,
+        **stated,
+    )
+    result = run(dataclasses.replace(settings, name=name))
+    if os.environ.get("RANK", "0") == "0":
+        _finish(result, as_json)
+
+
+def _bags(
+    bags: Path | None, slides: Path | None, encoder: Path | None, out_dir: Path
+) -> tuple[Path, Path | None]:
+    """Where the bags are, encoding the slides first if slides were given."""
+    if (bags is None) == (slides is None):
+        raise InvalidInputError(
+            "train-bags-or-slides",
+            "Training needs either --bags or --slides.",
+            hint="Give exactly one of them.",
+        )
+    if bags is not None:
+        return bags, encoder
+    from histgen_lib.training import EncodeSettings, encode_slides  # noqa: PLC0415 - torch
+
+    assert slides is not None
+    chosen = model_folder(encoder)
+    encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
+    return out_dir / "bags", chosen
+
+
+def _finish(result: TrainResult, as_json: bool) -> None:
+    from histgen_lib.export import to_onnx  # noqa: PLC0415 - torch
+
+    to_onnx(result.folder)
+    if as_json:
+        emit_json(
+            {"model": str(result.folder), "validation": result.best, "seconds": round(result.seconds, 1)}
+        )
+        return
+    out().print(f"Model in {result.folder} after {result.seconds / 60:.1f} minutes", soft_wrap=True)
+    for metric, value in result.best.items():
+        out().print(f"  {metric} {value:.4f}")
