@@ -1,0 +1,68 @@
+"""Several processes training one model, as torchrun starts them; one process is the plain case."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place: `rank` of `world` processes on `device`."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model`, with gradients averaged over all processes."""
+        if self.world == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # Published checkpoints carry weights that take no part in the loss.
+        return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+
+    def share(self, values: list[float]) -> list[float]:
+        """Rank 0's `values`, in every process."""
+        if self.world == 1:
+            return values
+        held = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.broadcast(held, src=0)
+        return [float(value) for value in held.tolist()]
+
+    def mean(self, value: float) -> float:
+        """The mean of every process's `value`."""
+        if self.world == 1:
+            return value
+        held = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(held)
+        return float(held) / self.world
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs); leave it at the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device(f"{device}:{local}" if device == "cuda" else device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if world == 1:
+        yield Group(0, 1, place)
+        return
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Group(rank, world, place)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,154 @@
+"""Bags in bulk: every slide of a folder through a tile encoder, several processes, resumable.
+
+A slide whose bag of the same encoder and tiling is there is not encoded again; a slide that cannot be read is named
+at the end and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from histgen_lib.bags import Bag, read_bag, write_bag
+from histgen_lib.errors import HistgenError, InvalidInputError
+from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.slides import Slide, open_slide, plan_grid
+from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
+from histgen_lib.training.progress import TrainProgress
+
+SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
+_BATCH_TILES = 32
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """slides: a folder, or single files; encoder: a folder of a tile encoder; out: gets <slide_id>.parquet.
+
+    `mpp` overrides what the slides say; `workers` processes (0: one a core), one thread each.
+    """
+
+    slides: Sequence[Path]
+    encoder: Path
+    out: Path
+    mpp: float | None = None
+    workers: int = 0
+
+
+@dataclass
+class EncodeResult:
+    """Bags written, bags that were there already, and (slide, reason) of slides that could not be encoded."""
+
+    written: int = 0
+    kept: int = 0
+    failed: list[tuple[Path, HistgenError]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Job:
+    slide: Path
+    encoder: Path
+    out: Path
+    mpp: float | None
+
+
+def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeResult:
+    """Encode every slide. InvalidInputError("training-slides-missing") when there is none."""
+    jobs = [_Job(path, settings.encoder, settings.out, settings.mpp) for path in find_slides(settings.slides)]
+    if not jobs:
+        names = ", ".join(str(path) for path in settings.slides)
+        raise InvalidInputError(
+            "training-slides-missing", f"There are no slides in {names}.", hint="Check the path."
+        )
+    open_encoder(settings.encoder)
+    result = EncodeResult()
+    workers = min(settings.workers or os.cpu_count() or 1, len(jobs))
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        TrainProgress("encode", len(jobs), quiet=quiet) as progress,
+    ):
+        for job, outcome in zip(jobs, pool.map(_encode, jobs), strict=True):
+            _count(result, job, outcome)
+            progress.advance(1, job.slide.name)
+    return result
+
+
+def find_slides(places: Sequence[Path]) -> list[Path]:
+    """Slide files among `places`, looking into folders, sorted; each once."""
+    found: dict[Path, None] = {}
+    for place in places:
+        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
+        files = [p for p in inside if p == place or (p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())]
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def slide_bag(slide: Slide, encoder: TileEncoder, folder: EncoderFolder) -> Bag:
+    """All tiles of an open slide through `encoder`, as a bag."""
+    grid = plan_grid(slide, folder.tiling)
+    with torch.inference_mode():
+        parts = [
+            encoder(torch.from_numpy(batch.pixels)).half().numpy()
+            for batch in slide.read_tiles(grid, batch_size=_BATCH_TILES)
+        ]
+    return Bag(
+        slide_id=slide.slide_id,
+        features=np.concatenate(parts),
+        xy=grid.xy,
+        span_px=grid.span_px,
+        tile_px=grid.tile_px,
+        mpp=grid.mpp,
+        slide_mpp=slide.mpp,
+        slide_size=slide.size,
+        encoder_name=folder.name,
+        encoder_sha256=folder.sha256,
+    )
+
+
+def _encode(job: _Job) -> str | HistgenError:
+    """Runs in a worker process; an error comes back as a value."""
+    torch.set_num_threads(1)
+    try:
+        folder, encoder = _encoder(job.encoder)
+        with open_slide(job.slide, mpp=job.mpp) as slide:
+            path = job.out / f"{slide.slide_id}.parquet"
+            if _is_done(path, folder):
+                return "kept"
+            write_bag(slide_bag(slide, encoder, folder), path)
+    except HistgenError as error:
+        return error
+    return "written"
+
+
+@lru_cache(maxsize=1)
+def _encoder(path: Path) -> tuple[EncoderFolder, TileEncoder]:
+    folder = open_encoder(path)
+    return folder, folder.load()
+
+
+def _is_done(path: Path, folder: EncoderFolder) -> bool:
+    """Whether a whole bag by this encoder and tiling lies there."""
+    if not path.exists():
+        return False
+    try:
+        bag = read_bag(path)
+    except HistgenError:
+        return False
+    made = (bag.encoder_sha256, bag.tile_px, bag.mpp)
+    return made == (folder.sha256, folder.tiling.tile_px, folder.tiling.mpp)
+
+
+def _count(result: EncodeResult, job: _Job, outcome: str | HistgenError) -> None:
+    if isinstance(outcome, HistgenError):
+        result.failed.append((job.slide, outcome))
+    elif outcome == "kept":
+        result.kept += 1
+    else:
+        result.written += 1

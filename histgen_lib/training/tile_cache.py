@@ -1,0 +1,156 @@
+"""Training tiles on disk: read once from the slides, with their truth, then mapped into memory.
+
+One pair of files a slide, each written all or nothing, so that an interrupted run goes on with the next slide.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import atomic_path
+from histgen_lib.slides import TilingSettings, open_slide, plan_grid
+from histgen_lib.training.annotation import SPLITS, index_files, match_cases, read_annotation
+from histgen_lib.training.progress import TrainProgress
+from histgen_lib.training.tile_settings import TileTrainSettings
+from histgen_lib.training.tile_truth import TileTargets, read_truth, tile_targets
+
+SLIDE_SUFFIXES = (".tif", ".tiff", ".svs")
+_COMMON_SHARE = 0.02
+"""A class that fills more than this share of a slide is common there; tiles of it are kept by chance only."""
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """Tiles of many slides. `pixels[i]` are mapped from disk: uint8[n_i, tile_px, tile_px, 3]; `targets` hold all N."""
+
+    classes: tuple[str, ...]
+    pixels: tuple[NDArray[np.uint8], ...]
+    slide_of: NDArray[np.int64]
+    row_of: NDArray[np.int64]
+    targets: TileTargets
+
+    def __len__(self) -> int:
+        return len(self.slide_of)
+
+    def tile(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of one tile."""
+        return self.pixels[self.slide_of[index]][self.row_of[index]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    slide: Path
+    truth: Path
+    folder: Path
+    settings: TileTrainSettings
+
+
+def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: bool = False) -> TileSet:
+    """The tiles of the first `limit` slides of a split, cut now where that has not been done before."""
+    annotation = read_annotation(settings.world / "annotation.json")
+    if split not in SPLITS or not annotation.split(split):
+        raise InvalidInputError(
+            "training-split-empty", f"{settings.world} has no {split} split.", hint="See synth."
+        )
+    files = index_files(settings.world / "slides", SLIDE_SUFFIXES)
+    slides = [path for _, path in match_cases(annotation.split(split), files)][:limit]
+    folder = settings.out / "training" / "tiles"
+    jobs = [_Job(path, settings.world / "truth", folder, settings) for path in slides]
+    _cut_all([job for job in jobs if not _files(job)[1].exists()], settings.workers, split, quiet)
+    return _load(jobs)
+
+
+def _cut_all(jobs: Sequence[_Job], workers: int, split: str, quiet: bool) -> None:
+    if not jobs:
+        return
+    count = workers or os.cpu_count() or 1
+    with (
+        ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool,
+        TrainProgress(f"cut {split} tiles", len(jobs), quiet=quiet) as progress,
+    ):
+        for _ in pool.map(_cut, jobs, chunksize=4):
+            progress.advance()
+
+
+def _cut(job: _Job) -> None:
+    """Read one slide's most telling tiles and write them with their truth."""
+    truth = read_truth(job.truth, job.slide.stem)
+    tiling = TilingSettings(
+        tile_px=job.settings.tile_px, mpp=job.settings.mpp, min_tissue=job.settings.min_tissue
+    )
+    with open_slide(job.slide) as slide:
+        grid = plan_grid(slide, tiling)
+        targets = tile_targets(truth, grid.xy, grid.span_px)
+        rng = np.random.default_rng([job.settings.seed, *job.slide.stem.encode()])
+        kept = np.sort(choose_tiles(targets, job.settings.tiles_per_slide, rng))
+        pixels = np.concatenate([batch.pixels for batch in slide.read_tiles(grid)])[kept]
+    _write(job, pixels, targets, kept, truth.classes)
+
+
+def choose_tiles(targets: TileTargets, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of at most `count` tiles: those with mitoses, meetings or classes scarce on this slide come first."""
+    size = int(targets.cells.max()) + 1 if targets.cells.size else 1
+    flat = targets.cells.reshape(len(targets.cells), -1)
+    presence = np.stack([(flat == number).any(axis=1) for number in range(size)], axis=1)
+    share = np.bincount(flat.ravel(), minlength=size) / max(flat.size, 1)
+    scarce = (presence & (share < _COMMON_SHARE)).sum(axis=1)
+    urgency = scarce + (targets.mitoses > 0) + targets.meetings.any(axis=1) + rng.random(len(flat))
+    telling = np.argsort(-urgency, kind="stable")[: count // 2]
+    others = rng.permutation(np.setdiff1d(np.arange(len(flat)), telling))[: count - len(telling)]
+    return np.concatenate([telling, others]).astype(np.int64)
+
+
+def _files(job: _Job) -> tuple[Path, Path]:
+    """(pixels, truth); the truth is written last and says that both are there."""
+    stem = job.folder / job.slide.stem
+    return stem.with_suffix(".pixels.npy"), stem.with_suffix(".truth.npz")
+
+
+def _write(
+    job: _Job,
+    pixels: NDArray[np.uint8],
+    targets: TileTargets,
+    kept: NDArray[np.int64],
+    classes: Sequence[str],
+) -> None:
+    pixel_path, truth_path = _files(job)
+    with atomic_path(pixel_path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, pixels)
+    with atomic_path(truth_path) as temporary, temporary.open("wb") as handle:
+        np.savez(
+            handle,
+            cells=targets.cells[kept],
+            mitoses=targets.mitoses[kept],
+            grade=targets.grade[kept],
+            meetings=targets.meetings[kept],
+            classes=np.array(classes),
+        )
+
+
+def _load(jobs: Sequence[_Job]) -> TileSet:
+    pixels, parts = [], []
+    for job in jobs:
+        pixel_path, truth_path = _files(job)
+        pixels.append(np.load(pixel_path, mmap_mode="r"))
+        with np.load(truth_path) as stored:
+            parts.append({name: stored[name] for name in stored.files})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in _TARGETS}
+    return TileSet(
+        classes=tuple(str(name) for name in parts[0]["classes"]),
+        pixels=tuple(pixels),
+        slide_of=np.repeat(np.arange(len(pixels)), [len(p) for p in pixels]),
+        row_of=np.concatenate([np.arange(len(p)) for p in pixels]),
+        targets=TileTargets(**joined),
+    )
+
+
+_TARGETS = ("cells", "mitoses", "grade", "meetings")
