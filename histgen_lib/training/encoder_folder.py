@@ -51,7 +51,7 @@ def save_encoder(teacher: TileTeacher, settings: TileTrainSettings) -> EncoderFo
     content = {
         "schema": 1,
         "kind": "tile-encoder",
-        "encoder": teacher.encoder.describe(),
+        "encoder": teacher.encoder.describe() | {"name": settings.name},
         "tiling": {
             "tile_px": settings.tile_px,
             "mpp": settings.mpp,

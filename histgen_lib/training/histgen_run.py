@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from histgen_lib.models.histgen import HistGen, HistGenConfig
-from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
+from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.text.bpe import BpeTokenizer
 from histgen_lib.text.tokenizers import Tokenizer
@@ -125,7 +125,7 @@ def _write(
     encoder = open_encoder(settings.encoder) if settings.encoder else None
     width = int(bag.features.shape[1])
     described = {"name": bag.encoder_name, "sha256": bag.encoder_sha256, "dim": width}
-    new_model_folder(
+    made = new_model_folder(
         settings.out,
         name=settings.name,
         synthetic=settings.synthetic,
@@ -133,9 +133,11 @@ def _write(
         tokenizer=tokenizer,
         tiling=_tiling(encoder, bag.tile_px, bag.mpp),
         tile_encoder=encoder.load() if encoder else None,
-        encoder={"name": encoder.name} if encoder else described,
+        encoder=described,
         decoding=DecodingSettings(beam_size=settings.beam_size, max_tokens=model.config.max_tokens),
     )
+    if encoder:
+        update_config(settings.out, encoder=dict(made.encoder) | {"name": encoder.name})
     save_model(settings.out, model)
     calibrate_model(settings.out, model, examples, validator)
 

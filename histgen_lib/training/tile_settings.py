@@ -23,6 +23,7 @@ class TileTrainSettings:
 
     world: Path
     out: Path
+    name: str = "synthetic-small"
     dim: int = 128
     tile_px: int = 256
     mpp: float = 0.5
@@ -48,5 +49,5 @@ class TileTrainSettings:
 
     def fingerprint(self) -> dict[str, Any]:
         """The part of the settings that decides the weights: a resumed run must have the same."""
-        ignored = {"out", "world", "save_every_s", "workers", "threads"}
+        ignored = {"out", "world", "name", "save_every_s", "workers", "threads"}
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
