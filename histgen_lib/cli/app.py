@@ -1,7 +1,8 @@
 """Puts the commands together, and turns every way in which they can end into an exit code.
 
-0 done · 1 some of several slides failed · 2 wrong usage · 65 the input is at fault · 70 our fault (internal-error)
-75 worth trying again · 78 the installation is at fault · 130 interrupted · 143 terminated (sysexits.h where it fits)
+0 done · 1 some of several slides failed · 2 wrong usage · 65 the input is at fault · 70 our fault
+(internal-error) 75 worth trying again · 78 the installation is at fault · 130 interrupted · 143 terminated
+(sysexits.h where it fits)
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ app.add_typer(model.app, name="model", rich_help_panel="Training and evaluation"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; never raises. With HISTGEN_DEBUG=1 a traceback goes to stderr beside the sentence."""
+    """Run one command line; never raises. With HISTGEN_DEBUG=1 a traceback also goes to stderr."""
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -109,7 +109,7 @@ def _model(folder: Path) -> Check:
 
 
 def _model_run(folder: Path) -> Check:
-    """The networks load and answer: one grey tile through both."""
+    """Load the networks and send one grey tile through both."""
     import numpy as np  # noqa: PLC0415
 
     from histgen_lib.inference import OnnxServer  # noqa: PLC0415
@@ -193,6 +193,6 @@ def _gpu() -> Check:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or its nearest ancestor that exists."""
+    """Find the folder, or its nearest ancestor that exists."""
     folder = folder.resolve()
     return next(path for path in (folder, *folder.parents) if path.exists())

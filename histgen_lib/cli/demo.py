@@ -18,6 +18,7 @@ UNSEEN_SEED = 2026_11
 
 
 def demo(
+    *,
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for slides and drafts.")
     ] = Path("out/demo"),
@@ -38,7 +39,7 @@ def demo(
     from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
     from histgen_lib.synth import generate  # noqa: PLC0415
 
-    job = make_job(out_dir / "reports", model, threads)
+    job = make_job(out_dir / "reports", model=model, threads=threads)
     world = out_dir / "world"
     with progress_bar("Drawing", "slides") as bar:
         annotation = generate(
@@ -92,7 +93,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _marked(draft: str, truth: str) -> Any:
-    """The draft with the lines that the truth does not have in red."""
+    """Show in red the lines of the draft that the truth does not have."""
     from rich.text import Text  # noqa: PLC0415 - only on a screen
 
     true = {line.strip() for line in truth.splitlines()}

@@ -24,6 +24,7 @@ Encoder = Annotated[
 
 def encode(
     slides: Slides,
+    *,
     out_dir: Out,
     encoder: Encoder = None,
     mpp: Mpp = None,
@@ -32,7 +33,8 @@ def encode(
 ) -> None:
     """Encode the tiles of many slides, for training. Needs the train extra.
 
-    Writes DIR/<slide>.parquet. Bags that are there already are kept; a slide that fails does not stop the others.
+    Writes DIR/<slide>.parquet. Bags that are there already are kept; a slide that fails does not stop the
+    others.
 
     For example:
 
@@ -49,7 +51,8 @@ def encode(
         emit_json(_to_dict(result, out_dir))
     else:
         out().print(
-            f"{result.written} bags written to {out_dir}, {result.kept} were there, {len(result.failed)} slides failed.",
+            f"{result.written} bags written to {out_dir}, {result.kept} were there, "
+            f"{len(result.failed)} slides failed.",
             soft_wrap=True,
         )
     for path, error in result.failed:

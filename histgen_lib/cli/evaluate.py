@@ -12,11 +12,11 @@ from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from histgen_lib.cli.scoring import ModelRun
     from histgen_lib.evaluation import EvaluationResult
 
 
 def evaluate(
+    *,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Predictions and references, one pair a row.")
     ] = None,
@@ -67,15 +67,16 @@ def evaluate(
     threads: Threads = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score drafts: BLEU, METEOR, ROUGE-L, REG2025, each synoptic field; calibration and evidence with a model.
+    """Score drafts: BLEU, METEOR, ROUGE-L, REG2025, fields; with a model also calibration and evidence.
 
     For example:
 
       histgen evaluate --csv predictions.csv --prediction-column draft --reference-column truth --tokenize ptb
 
-      histgen evaluate --model model --annotation world/annotation.json --bags bags --truth world/truth --bootstrap 1000
+      histgen evaluate --model model --annotation world/annotation.json --bags bags --truth world/truth
+      --bootstrap 1000
     """
-    from histgen_lib.cli.scoring import ModelRun, run_model, write_tables  # noqa: PLC0415 - scipy-free but not light
+    from histgen_lib.cli.scoring import ModelRun, run_model, write_tables  # noqa: PLC0415
     from histgen_lib.evaluation import RegParts, evaluate_pairs, read_pairs_csv  # noqa: PLC0415
 
     _check(csv, annotation, bags, slides)

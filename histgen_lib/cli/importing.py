@@ -29,7 +29,10 @@ class OfficialSource:
 
 
 def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFolder:
-    """Write a complete model folder. InvalidInputError: "import-output-exists", "import-vocabulary-mismatch"."""
+    """Write a complete model folder.
+
+    Raises InvalidInputError: "import-output-exists", "import-vocabulary-mismatch", and those of `load_official`.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInputError(
             "import-output-exists",
@@ -43,7 +46,7 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
     if tokenizer.vocab_size != model.config.vocab_size:
         raise InvalidInputError(
             "import-vocabulary-mismatch",
-            f"The weights know {model.config.vocab_size} words, the annotation file gives {tokenizer.vocab_size}.",
+            f"The weights know {model.config.vocab_size} words, the annotation gives {tokenizer.vocab_size}.",
             hint="Give the annotation file and the --threshold that the weights were trained with.",
         )
     new_model_folder(

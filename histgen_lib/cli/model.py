@@ -23,7 +23,7 @@ Folder = Annotated[
 
 @app.command()
 def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
-    """Say what a model is: sizes, tiles it wants, encoder, when it abstains, and its files with their digests.
+    """Say what a model is: sizes, tiles, encoder, when it abstains, and its files with their digests.
 
     For example:
 
@@ -45,6 +45,7 @@ def import_official(
     checkpoint: Annotated[
         Path, typer.Argument(help="Weights trained with the authors' HistGen code (.pth).")
     ],
+    *,
     annotation: Annotated[
         Path, typer.Option("--annotation", help="The annotation.json it was trained on: its vocabulary.")
     ],
@@ -105,7 +106,9 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder with its weights.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the model's networks as ONNX files into its folder, so that it runs without torch. Needs the train extra.
+    """Write the model's networks as ONNX files into its folder, so that it runs without torch.
+
+    Needs the train extra.
 
     For example:
 

@@ -38,5 +38,5 @@ Threads = Annotated[
 
 
 def model_folder(chosen: Path | None) -> Path:
-    """The model to use: what was asked for, else the demo model that ships with the package."""
+    """Choose the model: what was asked for, else the demo model that ships with the package."""
     return DEMO_MODEL if chosen is None else chosen

@@ -50,13 +50,13 @@ class Failure:
 
 @cache
 def out() -> Console:
-    """The console on stdout."""
+    """Return the console on stdout."""
     return _console(stderr=False)
 
 
 @cache
 def err() -> Console:
-    """The console on stderr."""
+    """Return the console on stderr."""
     return _console(stderr=True)
 
 

@@ -48,6 +48,7 @@ class Outcome:
 
 def report(
     slides: Slides,
+    *,
     out_dir: Out,
     model: Model = None,
     mpp: Mpp = None,
@@ -85,9 +86,16 @@ def report(
     """
     paths = expand(slides)
     _check(paths, bag)
-    outcomes = draft_all(
-        paths, make_job(out_dir, model, threads, mpp, bag, beam_size, overwrite), show=not as_json
+    job = make_job(
+        out_dir,
+        model=model,
+        threads=threads,
+        mpp=mpp,
+        bag=bag,
+        beam_size=beam_size,
+        overwrite=overwrite,
     )
+    outcomes = draft_all(paths, job, show=not as_json)
     if as_json:
         emit_json(to_dict(outcomes))
     elif len(outcomes) > 1:
@@ -97,6 +105,7 @@ def report(
 
 def make_job(
     out_dir: Path,
+    *,
     model: Path | None = None,
     threads: int | None = None,
     mpp: float | None = None,
@@ -129,7 +138,7 @@ def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
 
 
 def to_dict(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What --json prints."""
+    """Collect what --json prints."""
     return {
         "drafts": [_draft_dict(o.path, o.result) for o in outcomes if o.result is not None],
         "errors": [{"path": str(o.path), **o.failure.to_dict()} for o in outcomes if o.failure is not None],

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
 
-SLIDE_SUFFIXES = frozenset(".svs .tif .tiff .ndpi .mrxs .scn .bif .vms .vmu .czi .svslide .dcm".split())
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".czi", ".svslide", ".dcm"}
+)
 BAG_SUFFIXES = frozenset({".parquet", ".h5", ".pt"})
 
 
 def expand(arguments: Iterable[str]) -> list[Path]:
     """Slides and bags behind `arguments`, in order, each once.
 
-    A path that does not exist is kept: opening it gives the right error. InvalidInputError("slide-none-found") for
-    a glob that matches nothing.
+    A path that does not exist is kept: opening it gives the right error.
+    Raises InvalidInputError("slide-none-found") for a glob that matches nothing.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list(dict.fromkeys(found))
@@ -32,7 +34,7 @@ def _expand(argument: str) -> Iterator[Path]:
     if path.is_dir():
         yield from _in_folder(path)
     elif not path.exists() and glob.has_magic(argument):
-        matches = sorted(glob.glob(argument))
+        matches = sorted(glob.glob(argument))  # noqa: PTH207 - the pattern may be absolute
         if not matches:
             raise InvalidInputError(
                 "slide-none-found",
@@ -46,7 +48,7 @@ def _expand(argument: str) -> Iterator[Path]:
 
 
 def _in_folder(folder: Path) -> Iterator[Path]:
-    """The slides directly in a folder; the folder itself if it is one DICOM slide, or holds no slide."""
+    """List the slides directly in a folder; the folder itself if it is one DICOM slide, or holds none."""
     children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
     if any(child.suffix.lower() == ".dcm" for child in children):
         yield folder

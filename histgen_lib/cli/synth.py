@@ -11,6 +11,7 @@ from histgen_lib.cli.output import JsonFlag, emit_json, out
 
 
 def synth(
+    *,
     out_dir: Out,
     count: Annotated[int, typer.Option("--count", "-n", help="How many slides.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same slides, byte for byte.")] = 0,
@@ -28,8 +29,8 @@ def synth(
 ) -> None:
     """Draw H&E-looking slides, each with a report and the ground truth behind every field.
 
-    Writes DIR/slides/<id>.tif, truth/<id>.json, truth/<id>.png and annotation.json. A run that was stopped takes
-    up where it was.
+    Writes DIR/slides/<id>.tif, truth/<id>.json, truth/<id>.png and annotation.json. A run that was stopped
+    takes up where it was.
 
     For example:
 

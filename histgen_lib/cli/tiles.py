@@ -23,6 +23,7 @@ PREVIEW_PX = 1600
 
 def tiles(
     slides: Slides,
+    *,
     out_dir: Out,
     mpp: Mpp = None,
     tile_px: Annotated[int, typer.Option("--tile-px", help="Side of a tile in pixels.")] = 256,
@@ -75,7 +76,7 @@ def _preview(path: Path, out_dir: Path, mpp: float | None, settings: TilingSetti
 
 
 def draw_preview(thumbnail: NDArray[np.uint8], slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
-    """The thumbnail, enlarged if small, with glass dimmed and each tile outlined: uint8[h, w, 3] RGB."""
+    """Enlarge the thumbnail, dim the glass and outline each tile: uint8[h, w, 3] RGB."""
     import cv2  # noqa: PLC0415 - OpenCV only where a preview is drawn
     import numpy as np  # noqa: PLC0415
 
@@ -124,8 +125,8 @@ def _say(facts: dict[str, Any]) -> None:
     width, height = facts["size_px"]
     console.print(facts["slide_id"], style="bold")
     console.print(
-        f"  {width} × {height} px, {facts['levels']} level(s), {facts['mpp']:.4g} µm/px ({facts['mpp_source']}), "
-        f"{facts['scanner'] or facts['vendor']}",
+        f"  {width} × {height} px, {facts['levels']} level(s), {facts['mpp']:.4g} µm/px "
+        f"({facts['mpp_source']}), {facts['scanner'] or facts['vendor']}",
         soft_wrap=True,
     )
     console.print(f"  {facts['tiles']} tiles of {facts['span_px']:g} level-0 px", soft_wrap=True)

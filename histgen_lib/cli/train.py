@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    *,
     annotation: Annotated[
         Path,
         typer.Option("--annotation", metavar="FILE", help="annotation.json in HistGen's published layout."),
@@ -71,16 +72,18 @@ def train(
     threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train HistGen on slides or bags and their reports. Needs the train extra; a run that was stopped goes on.
+    """Train HistGen on slides or bags and their reports. Needs the train extra.
 
-    OUT becomes a model folder, ONNX files included; metrics and TensorBoard files lie in OUT/training. The test
-    split is not looked at. Several processes: torchrun --nproc-per-node N -m histgen_lib.cli train ...
+    A run that was stopped goes on. OUT becomes a model folder, ONNX files included; metrics and
+    TensorBoard files lie in OUT/training. The test split is not looked at. Several processes: torchrun
+    --nproc-per-node N -m histgen_lib.cli train ...
 
     For example:
 
       histgen train --bags bags --annotation annotation.json --out model
 
-      histgen train --slides world/slides --annotation world/annotation.json --preset small --synthetic --out model
+      histgen train --slides world/slides --annotation world/annotation.json --preset small --synthetic
+      --out model
     """
     need_train_extra("histgen train")
     from histgen_lib.training import preset as make_settings  # noqa: PLC0415 - torch

@@ -13,6 +13,7 @@ from histgen_lib.cli.output import JsonFlag, emit_json, out
 
 
 def train_encoder(
+    *,
     world: Annotated[Path, typer.Option("--world", metavar="DIR", help="Folder that histgen synth wrote.")],
     out_dir: Out,
     name: Annotated[

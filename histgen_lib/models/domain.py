@@ -1,12 +1,14 @@
 """Is this slide like the slides the model was trained on? Numpy only: training fits it, the pipeline asks it.
 
-Tile features are whitened by the training tiles' mean and covariance. Two scores are known; both are medians over
-the slide's tiles, so that a few odd tiles (pen, folds) do not decide:
+Tile features are whitened by the training tiles' mean and covariance. Two scores are known; both are
+medians over the slide's tiles, so that a few odd tiles (pen, folds) do not decide:
 
-mahalanobis-median   root-mean-square whitened coordinate of a tile (1.0 for a typical training tile). Blind to
+mahalanobis-median   root-mean-square whitened coordinate of a tile (1.0 for a typical training tile).
+Blind to
                      features that are merely weak, as a network's answers to unknown tissue often are.
 neighbour-median     distance of a tile to the nearest of a few hundred training tiles kept as anchors, per
-                     whitened dimension. Sees weak features as well: they are near the mean, where no tissue is.
+                     whitened dimension. Sees weak features as well: they are near the mean, where no
+                     tissue is.
 """
 
 from __future__ import annotations
@@ -65,8 +67,9 @@ class DomainModel:
         )
 
     def score(self, features: NDArray[np.floating]) -> float:
-        """Strangeness of one slide's tiles [N, D]: higher is stranger; compare with config "domain"."threshold"."""
-        whitened = (np.asarray(features, dtype=np.float32) - self.mean) @ self.whitening
+        """Say how strange one slide's tiles [N, D] are; compare with config.json's "domain"."threshold"."""
+        centred = np.asarray(features, dtype=np.float32) - self.mean
+        whitened = np.asarray(centred @ self.whitening, dtype=np.float32)
         if self.method == "mahalanobis-median":
             distances = np.sqrt(np.mean(np.square(whitened), axis=1))
         else:
@@ -98,7 +101,7 @@ class DomainModel:
 
 
 def domain_threshold(scores: Sequence[float], *, quantile: float = 0.99, margin: float = 1.15) -> float:
-    """A threshold from the scores of held-out slides of the training world: their `quantile`, times `margin`."""
+    """Choose a threshold from scores of held-out slides of the training world: `quantile` × `margin`."""
     return float(np.quantile(np.asarray(scores, dtype=np.float64), quantile) * margin)
 
 
@@ -114,7 +117,7 @@ def _whitening(centred: NDArray[np.float64], variance_kept: float) -> NDArray[np
 
 
 def _spread(whitened: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """`count` tiles by farthest-point choice among a random pool: rare tissue is kept as well as common tissue."""
+    """Choose `count` tiles, each farthest from those before (from a random pool): rare tissue is kept too."""
     pool = whitened[rng.permutation(len(whitened))[: 16 * count]]
     if len(pool) <= count:
         return pool

@@ -1,8 +1,8 @@
 """From a decoder's token log-probabilities to a confidence one can plan with.
 
-`raw_confidence` is what the decoder itself believes of a sentence; a `Calibration` maps it to the share of such
-sentences that were right on held-out slides. Training fits it and writes `to_config()` under "calibration" in the
-model's config.json; the pipeline reads it back.
+`raw_confidence` is what the decoder itself believes of a sentence; a `Calibration` maps it to the share of
+such sentences that were right on held-out slides. Training fits it and writes `to_config()` under "calibration"
+in the model's config.json; the pipeline reads it back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Method = Literal["none", "temperature", "isotonic"]
 
 
 def raw_confidence(logprobs: NDArray[np.floating], statistic: Statistic = "sum") -> float:
-    """The decoder's own belief in a sentence, 0..1, from the natural log-probabilities [T] of its tokens.
+    """Return the decoder's own belief in a sentence, 0..1, from its tokens' natural log-probabilities [T].
 
     "sum": the probability of the whole sentence given all before it; "mean": the geometric mean over tokens;
     "min": the least probable token. A sentence without tokens gives 0.
@@ -64,10 +64,11 @@ class Calibration:
     def fit_isotonic(
         cls, raw: Sequence[float], right: Sequence[bool], *, statistic: Statistic = "sum", knots: int = 24
     ) -> Self:
-        """Pool-adjacent-violators fit of P(right | raw) on held-out sentences, thinned to at most `knots` points.
+        """Fit P(right | raw) on held-out sentences by pooling adjacent violators.
 
-        Each pooled step counts one imaginary right and one imaginary wrong sentence more (Laplace), so that a short
-        validation set never yields a confidence of 0 or 1.
+        Steps hold at least a `knots`-th of the sentences. Each pooled step counts one imaginary right and
+        one imaginary wrong sentence more (Laplace), so that a short validation set never yields a
+        confidence of 0 or 1.
         """
         order = np.argsort(raw, kind="stable")
         x = np.asarray(raw, dtype=np.float64)[order]
@@ -79,7 +80,7 @@ class Calibration:
     def fit_temperature(
         cls, raw: Sequence[float], right: Sequence[bool], *, statistic: Statistic = "sum"
     ) -> Self:
-        """The temperature (0.2..10) with the least negative log-likelihood on held-out sentences."""
+        """Find the temperature (0.2..10) with the least negative log-likelihood on held-out sentences."""
         hits = np.asarray(right, dtype=bool)
         grid = np.geomspace(0.2, 10, 200)
         losses = [
@@ -89,7 +90,7 @@ class Calibration:
         return cls("temperature", statistic, float(round(grid[int(np.argmin(losses))], 4)))
 
     def to_config(self) -> dict[str, Any]:
-        """The JSON for config.json's "calibration"."""
+        """Return the JSON for config.json's "calibration"."""
         config: dict[str, Any] = {"method": self.method, "statistic": self.statistic}
         if self.method == "temperature":
             config["temperature"] = self.temperature
@@ -128,7 +129,7 @@ class Calibration:
 
 
 def _pool(x: NDArray[np.float64], hits: NDArray[np.float64], least: int) -> list[tuple[float, float]]:
-    """Steps of an isotonic fit over sorted `x`, each with at least `least` samples: (mean x, smoothed share)."""
+    """Fit steps over sorted `x`, each of at least `least` samples: (mean x, smoothed share)."""
     blocks: list[list[float]] = []  # [count, sum of x, hits]
     for start in range(0, len(x), least):
         part = slice(start, start + least)

@@ -66,10 +66,11 @@ def bag_to_draft(
     beam_size: int | None = None,
     progress: Progress = silent,
 ) -> Drafted:
-    """Let the model write, then judge what it wrote. An out-of-distribution slide gets its draft, and is marked.
+    """Let the model write, then judge what it wrote.
 
-    `beam_size` overrides the model's. Raises InvalidInputError("bag-other-encoder") for features of another
-    encoder than the model's, and what the server raises.
+    An out-of-distribution slide gets its draft, and is marked. `beam_size` overrides the model's.
+    Raises InvalidInputError("bag-other-encoder") for features of another encoder than the model's, and what the
+    server raises.
     """
     _check_encoder(bag, model)
     progress("generate", 0, 1)
@@ -96,7 +97,7 @@ def bag_to_draft(
 
 
 def inputs_digest(model: ReportModel, beam_size: int | None, origin: Mapping[str, Any]) -> str:
-    """SHA-256 over all that decides on a draft's bytes. `origin`: the slide's content id and mpp, or a bag's digest."""
+    """Digest all that decides on a draft's bytes; `origin` is `slide_origin`'s, or a bag's digest."""
     return sha256_hex(
         canonical_json(
             {
@@ -111,7 +112,7 @@ def inputs_digest(model: ReportModel, beam_size: int | None, origin: Mapping[str
 
 
 def slide_origin(slide: Slide, given: Bag | None = None) -> dict[str, Any]:
-    """What of an open slide (and of a bag `given` with it) decides on its draft."""
+    """Collect what of an open slide (and of a bag `given` with it) decides on its draft."""
     origin = {
         "slide": slide.content_id,
         "mpp": slide.mpp,
@@ -136,7 +137,8 @@ def _check_encoder(bag: Bag, model: ReportModel) -> None:
     if bag.encoder_sha256 and model.encoder_sha256 and bag.encoder_sha256 != model.encoder_sha256:
         raise InvalidInputError(
             "bag-other-encoder",
-            f"The bag of {bag.slide_id} was made with the tile encoder {bag.encoder_name or 'of another model'}, "
+            f"The bag of {bag.slide_id} was made with the tile encoder "
+            f"{bag.encoder_name or 'of another model'}, "
             f"but the model {model.folder.name} reads features of {model.encoder_name}.",
             hint="Give the slide itself, or a bag that this model's encoder made (histgen encode).",
         )

@@ -46,9 +46,10 @@ def report_slide(
 ) -> Result:
     """Draft the report of one slide into `out_dir`/<slide id>/.
 
-    `mpp` (µm per level-0 px) overrides what the file says. `bag`: features of this slide made earlier, used instead
-    of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it anew, and lets it replace
-    the draft of another slide of the same name. On an error nothing is left in `out_dir`.
+    `mpp` (µm per level-0 px) overrides what the file says. `bag`: features of this slide made earlier,
+    used instead of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it
+    anew, and lets it replace the draft of another slide of the same name. On an error nothing is left in
+    `out_dir`.
 
     Raises what `open_slide`, `plan_grid`, `read_bag` and the server raise, and InvalidInputError:
     "output-other-slide", "bag-other-slide", "bag-other-encoder"; FatalError("output-unwritable").

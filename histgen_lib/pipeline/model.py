@@ -23,9 +23,10 @@ _SENTENCE_THRESHOLD = 0.7
 class ReportModel:
     """Everything but the networks, which an InferenceServer runs.
 
-    `abstention_threshold`: least report confidence, 0..1. `report_statistic`: what a report's confidence is of its
-    sentences': the line with the diagnosis ("diagnosis"; the least confident where there is none), their "mean", or
-    "min". `domain` is None for a model without statistics of its training world (imported weights).
+    `abstention_threshold`: least report confidence, 0..1. `report_statistic`: what a report's confidence is
+    of its sentences': that of the line with the diagnosis ("diagnosis"; the least where there is none), their
+    "mean", or their "min". `domain` is None for a model without statistics of its training world, such as
+    imported weights.
     """
 
     folder: ModelFolder

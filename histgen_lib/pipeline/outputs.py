@@ -21,8 +21,8 @@ DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML, BAG = "draft.json", "draft.txt", "draft.html
 def write_outputs(folder: Path, draft: DraftReport, html: str, bag: Bag) -> bool:
     """Write a draft's four files into `folder`; False if they already were there, byte for byte.
 
-    A new folder appears complete or not at all. In a folder that exists each file is replaced at once, draft.json
-    last, and files of other names are left alone. Raises FatalError("output-unwritable"),
+    A new folder appears complete or not at all. In a folder that exists each file is replaced at once,
+    draft.json last, and files of other names are left alone. Raises FatalError("output-unwritable"),
     TransientError("output-disk-full").
     """
     with _translated(folder), _staging(folder) as staged:
@@ -34,7 +34,7 @@ def write_outputs(folder: Path, draft: DraftReport, html: str, bag: Bag) -> bool
 
 
 def finished_draft(folder: Path, inputs_digest: str) -> DraftReport | None:
-    """The draft in `folder` if it was made from these inputs and its files are whole; else None."""
+    """Return the draft in `folder` if it was made from these inputs and its files are whole; else None."""
     draft = existing_draft(folder)
     if draft is None or draft.provenance.inputs_digest != inputs_digest:
         return None
@@ -50,7 +50,7 @@ def finished_draft(folder: Path, inputs_digest: str) -> DraftReport | None:
 
 
 def existing_draft(folder: Path) -> DraftReport | None:
-    """The draft in `folder`, or None if there is none that can be read."""
+    """Return the draft in `folder`, or None if there is none that can be read."""
     try:
         return from_json((folder / DRAFT_JSON).read_bytes())
     except (OSError, InvalidInputError):

@@ -1,4 +1,4 @@
-"""The pixels a person needs beside a draft: a thumbnail sharp enough to find one's way, and the evidence tiles."""
+"""The pixels a person needs beside a draft: a thumbnail to find one's way, and the evidence tiles."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gather_pictures(drafted: Drafted, bag: Bag, slide: Slide | None) -> Pictures
 
 
 def _thumbnail(slide: Slide) -> NDArray[np.uint8]:
-    """The smallest level that is still sharp at THUMBNAIL_PX, whole; the slide's own overview if that is huge."""
+    """Read the smallest level that is sharp at THUMBNAIL_PX, whole; the slide's overview if that is huge."""
     sharp = [i for i, level in enumerate(slide.levels) if max(level.size) >= THUMBNAIL_PX]
     level = max(sharp, default=0)
     width, height = slide.levels[level].size

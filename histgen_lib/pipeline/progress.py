@@ -8,8 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Called often, from the thread that runs the job; must return fast and not raise.
 
-    `stage` is one of "open", "grid", "encode", "write", "generate", "render"; `done` and `total` count tiles while
-    encoding and are 0 and 1, then 1 and 1, for the other stages.
+    `stage` is one of "open", "grid", "encode", "generate", "render"; `done` and `total` count tiles
+    while encoding and are 0 and 1, then 1 and 1, for the other stages.
     """
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -17,4 +17,4 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A Progress that tells nobody."""
+    """Tell nobody."""

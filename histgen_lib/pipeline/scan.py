@@ -30,7 +30,7 @@ class Scan:
 def scan_to_bag(
     slide: Slide, *, model: ReportModel, server: InferenceServer, progress: Progress = silent
 ) -> Scan:
-    """Cut an open slide as the model wants it and encode its tiles. Memory does not grow with the slide's pixels.
+    """Cut an open slide as the model wants it and encode its tiles, with bounded memory for pixels.
 
     Raises what `plan_grid` and `Slide.read_tiles` raise for slides, and what the server raises.
     """

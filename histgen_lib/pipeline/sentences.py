@@ -1,9 +1,10 @@
-"""From decoder steps to sentences: which tokens say which line, how sure each line is, which tiles it rests on."""
+"""From decoder steps to sentences: which tokens say which line, how sure it is, which tiles it rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,17 +48,17 @@ class Generated:
 
 
 def token_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
-    """The characters each token adds to the text, by decoding ever longer beginnings (works for any tokenizer)."""
+    """Find the characters each token adds, by decoding ever longer beginnings (works for any tokenizer)."""
     ends = [0]
     for count in range(1, len(tokens) + 1):
         ends.append(max(ends[-1], len(tokenizer.decode(tokens[:count]))))
-    return tuple(zip(ends[:-1], ends[1:], strict=True))
+    return tuple(pairwise(ends))
 
 
 def make_sentences(
     made: Generated, bag: Bag, model: ReportModel
 ) -> tuple[tuple[Sentence, ...], NDArray[np.float32]]:
-    """The draft's sentences, and the evidence of each over all tiles of the bag: float32[S, N], rows sum to 1."""
+    """Make the sentences, and the evidence of each over the bag's tiles: float32[S, N], rows sum to 1."""
     parts = [_sentence(made, span, bag, model) for span in split_sentences(made.text)]
     weights = np.stack([w for _, w in parts]) if parts else np.zeros((0, len(bag)), dtype=np.float32)
     return tuple(sentence for sentence, _ in parts), weights
@@ -109,7 +110,7 @@ def _token(made: Generated, index: int, span: tuple[int, int]) -> Token:
 
 
 def _strongest(weights: NDArray[np.float32], bag: Bag) -> tuple[EvidenceTile, ...]:
-    """The strongest tiles, ties by place in the bag; none when the bag does not know where its tiles lie."""
+    """Pick the strongest tiles, ties by place in the bag; none when the bag knows no places."""
     if not bag.has_places:
         return ()
     order = np.argsort(-weights, kind="stable")[:TOP_TILES]

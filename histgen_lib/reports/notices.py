@@ -30,6 +30,7 @@ class Notice:
     body: str
 
 
+_NO_TEXT = Notice("no-text", "stop", "The model wrote nothing", "There is no draft for this slide.")
 _UNCHECKED = Notice(
     "domain-unchecked",
     "caution",
@@ -39,14 +40,12 @@ _UNCHECKED = Notice(
 
 
 def notices(draft: DraftReport) -> list[Notice]:
-    """What must be said of this draft, the worst first. Empty only for an ordinary draft of a real model."""
+    """Collect what must be said of this draft, the worst first; empty for an ordinary draft."""
     found = [_out_of_distribution(draft)] if draft.out_of_distribution.flag else []
     if draft.out_of_distribution.score is None:
         found.append(_UNCHECKED)
     if "no-text" in draft.abstention.reasons:
-        found.append(
-            Notice("no-text", "stop", "The model wrote nothing", "There is no draft for this slide.")
-        )
+        found.append(_NO_TEXT)
     if "low-confidence" in draft.abstention.reasons:
         found.append(_low_confidence(draft))
     if draft.provenance.model.synthetic:
@@ -55,15 +54,15 @@ def notices(draft: DraftReport) -> list[Notice]:
                 "synthetic-model",
                 "note",
                 "Demonstration model",
-                f"The model “{draft.provenance.model.name}” was trained on computer-drawn synthetic slides only. "
-                "It has never seen a patient's tissue.",
+                f"The model “{draft.provenance.model.name}” was trained on computer-drawn synthetic slides "
+                "only. It has never seen a patient's tissue.",
             )
         )
     return found
 
 
 def quality_sentence(flag: str) -> str:
-    """A sentence for a quality flag; an unknown flag is shown as it is."""
+    """Put a quality flag into a sentence; an unknown flag is shown as it is."""
     return QUALITY_SENTENCES.get(flag, flag.replace("-", " ").replace("_", " ").capitalize() + ".")
 
 

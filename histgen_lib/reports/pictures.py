@@ -1,4 +1,4 @@
-"""Pixels for the HTML page: tiles and thumbnail as JPEG, evidence as a transparent heatmap, all as data URIs."""
+"""Pixels for the HTML page as data URIs: tiles and thumbnail as JPEG, evidence as a transparent heatmap."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 from numpy.typing import NDArray
+from PIL import Image
 
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly
 _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E's pinks, brightness rises throughout
@@ -35,7 +35,7 @@ class Pictures:
 
 
 def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
-    """A JPEG data URI of `rgb`, shrunk so that no side exceeds `max_px`."""
+    """Make a JPEG data URI of `rgb`, shrunk so that no side exceeds `max_px`."""
     image = Image.fromarray(np.ascontiguousarray(rgb))
     image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -46,9 +46,10 @@ def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
 def heatmap_uri(
     xy: NDArray[np.int32], span_px: float, weights: NDArray[np.floating], slide_size: tuple[int, int]
 ) -> str:
-    """A transparent PNG data URI that covers the whole slide; the strongest tile is yellow and nearly opaque.
+    """Make a transparent PNG data URI over the whole slide; the strongest tile is yellow and nearly opaque.
 
-    `weights` [N] are scaled by their maximum, and their square root is drawn so that weak evidence stays visible.
+    `weights` [N] are scaled by their maximum, and their square root is drawn so that weak evidence stays
+    visible.
     """
     heat = _raster(xy, span_px, np.asarray(weights, dtype=np.float64), slide_size)
     strength = np.sqrt(heat / heat.max()) if heat.max() > 0 else heat
@@ -56,14 +57,14 @@ def heatmap_uri(
 
 
 def silhouette_uri(xy: NDArray[np.int32], span_px: float, slide_size: tuple[int, int]) -> str:
-    """A grey picture of where the tiles are: stands in for the thumbnail when there are no pixels."""
+    """Draw in grey where the tiles are: stands in for the thumbnail when there are no pixels."""
     covered = _raster(xy, span_px, np.ones(len(xy)), slide_size) > 0
     grey = np.where(covered, 196, 244).astype(np.uint8)
     return png_uri(np.repeat(grey[..., None], 3, axis=2))
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """A PNG data URI of RGB or RGBA pixels."""
+    """Make a PNG data URI of RGB or RGBA pixels."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
     return _uri("image/png", buffer.getvalue())
@@ -72,7 +73,7 @@ def png_uri(pixels: NDArray[np.uint8]) -> str:
 def _raster(
     xy: NDArray[np.int32], span_px: float, values: NDArray[np.float64], slide_size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Each tile's value painted over its square on a coarse map of the slide; the larger wins where tiles overlap."""
+    """Paint each tile's value on a coarse map of the slide; the larger wins where tiles overlap."""
     cell_px = max(span_px / 4, max(slide_size) / _HEAT_CELLS)
     width, height = (max(1, round(side / cell_px)) for side in slide_size)
     canvas = np.zeros((height, width))

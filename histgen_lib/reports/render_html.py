@@ -1,7 +1,7 @@
 """draft.html: one page that needs nothing but itself, made for checking a draft sentence by sentence.
 
-Every picture is a data URI, there is no script, and the page's own policy forbids all network access. What is shown
-when is decided by CSS alone (templates/report.css).
+Every picture is a data URI, there is no script, and the page's own policy forbids all network access. What
+is shown when is decided by CSS alone (templates/report.css).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SentenceView:
 
 
 def to_html(draft: DraftReport, pictures: Pictures) -> str:
-    """The whole page. `pictures.weights` has one row for each of the draft's sentences."""
+    """Draw the whole page. `pictures.weights` has one row for each of the draft's sentences."""
     sentences = [_sentence_view(draft, pictures, i) for i in range(len(draft.sentences))]
     context = {
         "draft": draft,
@@ -107,7 +107,7 @@ def _level(sentence: Sentence) -> str:
 
 
 def _words(text: str, sentence: Sentence) -> tuple[tuple[str, bool], ...]:
-    """The sentence cut at its tokens, so that the page can mark the ones the decoder doubted."""
+    """Cut the sentence where the page must mark tokens that the decoder doubted."""
     doubted = np.zeros(len(text), dtype=bool)
     for token in sentence.tokens:
         doubted[token.start : token.end] = token.probability < 0.7
@@ -148,7 +148,7 @@ def _heatmap(draft: DraftReport, pictures: Pictures, weights: NDArray[np.floatin
 
 
 def _slide_view(draft: DraftReport, pictures: Pictures) -> dict[str, Any] | None:
-    """What the slide panel shows; None when nobody knows where the tiles lie."""
+    """Collect what the slide panel shows; None when nobody knows where the tiles lie."""
     size = draft.provenance.slide.size_px
     if size is None:
         return None

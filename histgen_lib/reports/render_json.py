@@ -15,7 +15,7 @@ from histgen_lib.reports.record import DraftReport
 
 
 def to_json(draft: DraftReport) -> bytes:
-    """UTF-8 JSON in the schema's order, two-space indent, newline at the end. Equal records give equal bytes."""
+    """Write UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
     return _pretty(draft.model_dump(mode="json"))
 
 
@@ -32,7 +32,7 @@ def from_json(data: bytes) -> DraftReport:
 
 
 def json_schema() -> bytes:
-    """The JSON Schema (2020-12) of draft.json."""
+    """Return the JSON Schema (2020-12) of draft.json."""
     schema = DraftReport.model_json_schema(mode="serialization")
     return _pretty({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
 
