@@ -38,8 +38,9 @@ def generate(
     """Write slides `start` .. `start + count - 1` of `seed` under `out`; returns the annotation file's path.
 
     Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides that an
-    earlier run of the same seed completed are kept. `split` is "mixed" (by the shares) or "train", "val" or "test" for all
-    slides; `progress(done, total)` is called as slides finish. The bytes do not depend on `workers`.
+    earlier run of the same seed completed are kept. `split` is "mixed" (by the shares) or "train", "val" or
+    "test" for all slides; `progress(done, total)` is called as slides finish. The bytes do not depend on
+    `workers`; with more than one, a script that calls this guards its entry (`if __name__ == "__main__"`).
     Raises InvalidInputError: synth-count, synth-seed, synth-split, synth-output, synth-other-seed.
     """
     _check_numbers(count, seed, start)
@@ -60,15 +61,16 @@ def write_one(out: Path, seed: int, index: int) -> str:
     """Render and write one slide unless it is already complete; returns its id."""
     spec = sample(seed, index)
     truth = out / "truth" / f"{spec.slide_id}.json"
-    if truth.exists():
+    picture = out / "slides" / f"{spec.slide_id}.tif"
+    if truth.exists() and picture.exists():
         return spec.slide_id
     cv2.setNumThreads(1)
     slide = render(spec)
-    with atomic_path(out / "slides" / f"{spec.slide_id}.tif") as path:
+    with atomic_path(picture) as path:
         write_slide(slide, path)
     _, png = cv2.imencode(".png", slide.class_map)
     write_atomic(out / "truth" / f"{spec.slide_id}.png", png.tobytes())
-    # The truth is written last: where it exists, the slide is complete.
+    # The truth is written last: where both exist, the slide is complete.
     write_atomic(truth, _json(slide.truth))
     return spec.slide_id
 
