@@ -33,7 +33,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, tiles: Tensor, mask: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode tiles float32[R, P, D], mask bool[R, P], prototypes int64[K] -> regions, shares, cross."""
-        memory = self.model.encode_regions(tiles[None], mask[None], prototypes[None])
+        slots = self.model.memory_slots()
+        memory = self.model.encode_regions(tiles[None], mask[None], prototypes[None], slots)
         return memory.regions[0], memory.tile_weights[0], self.model.decoder.cross(memory.regions)
 
 
@@ -48,7 +49,7 @@ class DecoderGraph(nn.Module):
         self, tokens: Tensor, past: Tensor, cross: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Step tokens int64[S, B] with caches -> log_probs [S, B, V+1], attention [S, B, R], cache."""
-        out = self.model.step(tokens, past, cross, valid)
+        out = self.model.step(tokens, past, cross, valid, self.model.memory_slots())
         return out.words, out.attention, out.cache
 
 

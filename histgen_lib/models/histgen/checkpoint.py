@@ -77,9 +77,12 @@ def update_config(folder: Path, **sections: Any) -> ModelFolder:
     return open_model_folder(folder)
 
 
-def save_model(folder: Path, model: HistGen) -> Path:
-    """Write the report network's weights into a model folder, all or nothing; returns the file."""
-    return _save_weights(folder / WEIGHTS, model)
+def save_model(folder: Path, model: HistGen, *, half: bool = False) -> Path:
+    """Write the report network's weights into a model folder, all or nothing; returns the file.
+
+    `half` stores float16, half the size; the network computes in float32 all the same once loaded.
+    """
+    return _save_weights(folder / WEIGHTS, model, half=half)
 
 
 def load_model(folder: Path) -> HistGen:
@@ -97,9 +100,11 @@ def load_tile_encoder(folder: Path) -> TileEncoder:
     return _load_weights(TileEncoder.from_description(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
 
 
-def _save_weights(path: Path, network: nn.Module) -> Path:
+def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
     # Contiguous copies: safetensors refuses channels-last views.
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        tensors = {name: value.half() for name, value in tensors.items()}
     write_atomic(path, save(tensors))
     return path
 

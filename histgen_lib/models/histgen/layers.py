@@ -79,9 +79,9 @@ class MemoryAttention(Attention):
         super().__init__(d_model, heads, dropout)
         self.topk = topk
 
-    def forward(self, x: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Responses [..., T, d] of memory slots [S, d] to x [..., T, d]; `keep` is not used here."""
-        keys, values = self.keys_values(memory)
+    def recall(self, x: Tensor, slots: tuple[Tensor, Tensor]) -> Tensor:
+        """Give the slots' response [..., T, d] to x [..., T, d]; `slots` are `keys_values` of the memory."""
+        keys, values = slots
         queries = self.split(self.query(x))
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
         weights = functional.dropout(self._best(scores), self.dropout, self.training)

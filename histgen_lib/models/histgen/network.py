@@ -24,6 +24,8 @@ from histgen_lib.models.histgen.layers import Attention, MemoryAttention, positi
 from histgen_lib.models.histgen.layout import prototype_rows, region_count
 from histgen_lib.models.histgen.torch_stepper import TorchStepper
 
+Slots = tuple[Tensor, Tensor]
+
 _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
 
 
@@ -57,10 +59,15 @@ class HistGen(nn.Module):
         Row t holds the log-probabilities of the token after ids[:, :t+1]; ids start with 0. Ids of 0
         after the first place are padding and are never looked at.
         """
-        memory = self.region_memory(features, tile_mask)
-        return self.text_log_probs(memory, ids)
+        slots = self.memory_slots()
+        memory = self.region_memory(features, tile_mask, slots)
+        return self.text_log_probs(memory, ids, slots)
 
-    def region_memory(self, features: Tensor, tile_mask: Tensor) -> RegionMemory:
+    def memory_slots(self) -> Slots:
+        """Keys and values of the shared memory: the same for tiles and words, and for every word."""
+        return self.memory_attention.keys_values(self.memory)
+
+    def region_memory(self, features: Tensor, tile_mask: Tensor, slots: Slots | None = None) -> RegionMemory:
         """Features [B, N, D] and tile_mask bool[B, N] (a prefix of each row) -> the decoder's memory."""
         per_region = self.config.tiles_per_region
         spare = region_count(features.shape[1], per_region) * per_region - features.shape[1]
@@ -71,29 +78,33 @@ class HistGen(nn.Module):
         if min(counts) < 1:
             raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
         rows = np.stack([prototype_rows(count, self.config.prototype_num) for count in counts])
-        return self.encode_regions(tiles, mask, torch.from_numpy(rows).to(features.device))
+        prototypes = torch.from_numpy(rows).to(features.device)
+        return self.encode_regions(tiles, mask, prototypes, slots or self.memory_slots())
 
-    def encode_regions(self, tiles: Tensor, mask: Tensor, prototypes: Tensor) -> RegionMemory:
+    def encode_regions(self, tiles: Tensor, mask: Tensor, prototypes: Tensor, slots: Slots) -> RegionMemory:
         """Laid-out tiles [B, R, P, D], mask bool[B, R, P], prototypes int64[B, K] -> the memory."""
         x = functional.relu(self.feature_embed(self.feature_map(tiles.flatten(1, 2))))
-        x = self._add_context(self.feature_dropout(x), prototypes)
+        x = self._add_context(self.feature_dropout(x), prototypes, slots)
         x = x.reshape(*mask.shape, -1) * mask.unsqueeze(-1)
         memory: RegionMemory = self.encoder(x, mask)
         return memory
 
-    def text_log_probs(self, memory: RegionMemory, ids: Tensor) -> Tensor:
+    def text_log_probs(self, memory: RegionMemory, ids: Tensor, slots: Slots | None = None) -> Tensor:
         """Log-probabilities [B, T, V+1] of the token after each of ids int64[B, T]."""
         length = ids.shape[1]
         places = torch.arange(length, device=ids.device)
         causal = places[:, None] >= places[None, :]
         real = (ids > 0) | (places == 0)
-        x = self.decoder(self._words(ids, places), causal & real[:, None, :], memory.regions, memory.valid)
+        words = self._words(ids, places, slots or self.memory_slots())
+        x = self.decoder(words, causal & real[:, None, :], memory.regions, memory.valid)
         return functional.log_softmax(self.logit(x), dim=-1)
 
-    def step(self, tokens: Tensor, cache: Tensor, cross: Tensor, region_valid: Tensor) -> StepOutput:
+    def step(
+        self, tokens: Tensor, cache: Tensor, cross: Tensor, region_valid: Tensor, slots: Slots
+    ) -> StepOutput:
         """One cached step: tokens int64[S, B] -> StepOutput whose `words` are log-probs [S, B, V+1]."""
         place = torch.full_like(tokens, cache.shape[-2])
-        out = self.decoder.step(self._words(tokens, place), cache, cross, region_valid)
+        out = self.decoder.step(self._words(tokens, place, slots), cache, cross, region_valid)
         return StepOutput(functional.log_softmax(self.logit(out.words), dim=-1), out.attention, out.cache)
 
     def empty_cache(self, slides: int) -> Tensor:
@@ -132,17 +143,17 @@ class HistGen(nn.Module):
             memory = self.region_memory(features, tile_mask)
             return decode(TorchStepper(self, memory), settings)
 
-    def _add_context(self, x: Tensor, prototypes: Tensor) -> Tensor:
+    def _add_context(self, x: Tensor, prototypes: Tensor, slots: Slots) -> Tensor:
         """Add what the prototype tiles recall from the shared memory."""
         chosen = x.gather(1, prototypes.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        recalled = self.memory_attention(chosen, self.memory)
+        recalled = self.memory_attention.recall(chosen, slots)
         added: Tensor = x + self.prototype_attention(x, recalled)
         return added
 
-    def _words(self, ids: Tensor, places: Tensor) -> Tensor:
+    def _words(self, ids: Tensor, places: Tensor, slots: Slots) -> Tensor:
         d = self.config.d_model
         x = self.text_dropout(self.word_embed(ids) * math.sqrt(d) + position_code(places, d))
-        words: Tensor = x + self.memory_attention(x, self.memory)
+        words: Tensor = x + self.memory_attention.recall(x, slots)
         return words
 
     def _single(self, features: object) -> tuple[Tensor, Tensor]:
@@ -161,7 +172,7 @@ class HistGen(nn.Module):
         training = self.training
         self.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference mode: callers may compute on with what they get
                 yield
         finally:
             self.train(training)

@@ -29,6 +29,7 @@ class TorchStepper:
         self.model = model
         self._valid = memory.valid
         self._cross = model.decoder.cross(memory.regions)
+        self._slots = model.memory_slots()
 
     @property
     def slides(self) -> int:
@@ -42,7 +43,7 @@ class TorchStepper:
     def step(self, tokens: Ints, cache: TorchCache) -> Step:
         """Feed tokens int64[S, B] and get log-probabilities, attention and the longer cache."""
         fed = torch.from_numpy(tokens).to(cache.past.device)
-        out = self.model.step(fed, *cache)
+        out = self.model.step(fed, *cache, self._slots)
         longer = cache._replace(past=out.cache)
         return Step(out.words.cpu().numpy(), out.attention.cpu().numpy(), longer)
 

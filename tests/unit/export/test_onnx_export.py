@@ -64,6 +64,7 @@ class Exported:
         to_onnx(folder)
         self.encoder = OnnxSession(folder / ENCODER_ONNX, threads=1)
         self.decoder = OnnxSession(folder / DECODER_ONNX, threads=1)
+        self.runtime = HistGenRuntime(open_model_folder(folder), threads=1)
 
     def bag(self, tiles: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(tiles)
@@ -103,7 +104,7 @@ def test_the_encoder_graph_agrees_with_torch(exported: Exported, tiles: int) -> 
 def test_the_runtime_writes_what_torch_writes(exported: Exported, tiles: int, method: str) -> None:
     """Same tokens, same probabilities; and the probabilities are the teacher-forced ones."""
     features, xy = exported.bag(tiles)
-    found = HistGenRuntime(open_model_folder(exported.folder), threads=1).infer(
+    found = exported.runtime.infer(
         {
             "features": features,
             "xy": xy,
@@ -144,8 +145,7 @@ def test_evidence_is_attention_through_pooling_in_the_order_tiles_came(
     exported: Exported, tiles: int
 ) -> None:
     features, xy = exported.bag(tiles)
-    runtime = HistGenRuntime(open_model_folder(exported.folder), threads=1)
-    found = runtime.infer({"features": features, "xy": xy, "span_px": np.array([SPAN_PX])})
+    found = exported.runtime.infer({"features": features, "xy": xy, "span_px": np.array([SPAN_PX])})
     evidence = found["evidence"]
     assert evidence.shape == (len(found["tokens"]), tiles)
     assert evidence.dtype == np.float32
@@ -169,9 +169,8 @@ def test_evidence_does_not_depend_on_the_order_of_a_corrected_models_tiles(expor
         return  # there the order decides, as in the authors' code
     features, xy = exported.bag(50)
     mixed = np.random.default_rng(1).permutation(50)
-    runtime = HistGenRuntime(open_model_folder(exported.folder), threads=1)
-    first = runtime.infer({"features": features, "xy": xy})
-    second = runtime.infer({"features": features[mixed], "xy": xy[mixed]})
+    first = exported.runtime.infer({"features": features, "xy": xy})
+    second = exported.runtime.infer({"features": features[mixed], "xy": xy[mixed]})
     assert np.array_equal(first["tokens"], second["tokens"])
     assert np.allclose(first["evidence"][:, mixed], second["evidence"], atol=1e-6)
 

@@ -54,6 +54,14 @@ def test_what_was_saved_is_what_is_loaded(folder: Path) -> None:
     assert torch.equal(load_model(folder).encode(FEATURES), small_model("corrected").encode(FEATURES))
 
 
+def test_half_precision_weights_take_half_the_space_and_load_alike(folder: Path) -> None:
+    weights, expected = folder / "histgen.safetensors", load_model(folder).encode(FEATURES)
+    full_size = weights.stat().st_size
+    save_model(folder, load_model(folder), half=True)
+    assert weights.stat().st_size < 0.7 * full_size
+    assert torch.allclose(load_model(folder).encode(FEATURES), expected, atol=0.02)
+
+
 def test_the_tile_encoder_is_rebuilt_with_its_own_widths(folder: Path) -> None:
     encoder = load_tile_encoder(folder)
     assert (encoder.dim, encoder.widths) == (SIZES["input_dim"], (8, 8, 8))
