@@ -31,7 +31,7 @@ class OfficialSource:
 def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFolder:
     """Write a complete model folder.
 
-    Raises InvalidInputError: "import-output-exists", "import-vocabulary-mismatch", and those of `load_official`.
+    Raises InvalidInputError: "import-output-exists", "import-vocabulary-mismatch", those of `load_official`.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInputError(

@@ -1,8 +1,8 @@
 """From a decoder's token log-probabilities to a confidence one can plan with.
 
 `raw_confidence` is what the decoder itself believes of a sentence; a `Calibration` maps it to the share of
-such sentences that were right on held-out slides. Training fits it and writes `to_config()` under "calibration"
-in the model's config.json; the pipeline reads it back.
+such sentences that were right on held-out slides. Training fits it and writes `to_config()` under
+"calibration" in the model's config.json; the pipeline reads it back.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def bag_to_draft(
     """Let the model write, then judge what it wrote.
 
     An out-of-distribution slide gets its draft, and is marked. `beam_size` overrides the model's.
-    Raises InvalidInputError("bag-other-encoder") for features of another encoder than the model's, and what the
-    server raises.
+    Raises InvalidInputError("bag-other-encoder") for features of another encoder than the model's, and what
+    the server raises.
     """
     _check_encoder(bag, model)
     progress("generate", 0, 1)

@@ -46,7 +46,7 @@ def notices(draft: DraftReport) -> list[Notice]:
         found.append(_UNCHECKED)
     if "no-text" in draft.abstention.reasons:
         found.append(_NO_TEXT)
-    if "low-confidence" in draft.abstention.reasons:
+    if "low-confidence" in draft.abstention.reasons and not draft.out_of_distribution.flag:
         found.append(_low_confidence(draft))
     if draft.provenance.model.synthetic:
         found.append(

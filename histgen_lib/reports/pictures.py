@@ -46,7 +46,7 @@ def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
 def heatmap_uri(
     xy: NDArray[np.int32], span_px: float, weights: NDArray[np.floating], slide_size: tuple[int, int]
 ) -> str:
-    """Make a transparent PNG data URI over the whole slide; the strongest tile is yellow and nearly opaque.
+    """Make a transparent PNG data URI over the whole slide; the strongest tile is yellow.
 
     `weights` [N] are scaled by their maximum, and their square root is drawn so that weak evidence stays
     visible.
@@ -90,7 +90,7 @@ def _colour(strength: NDArray[np.float64]) -> NDArray[np.uint8]:
     """RGBA of 0..1 strengths: colour and opacity both rise."""
     stops = np.linspace(0, 1, len(_HEAT_STOPS))
     channels = [np.interp(strength, stops, _HEAT_STOPS[:, i]) for i in range(3)]
-    alpha = np.where(strength > 0.08, 60 + 165 * strength, 0)
+    alpha = np.where(strength > 0.08, 45 + 115 * strength, 0)
     return np.stack([*channels, alpha], axis=-1).round().astype(np.uint8)
 
 

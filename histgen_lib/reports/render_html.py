@@ -42,6 +42,7 @@ class SentenceView:
 
     key: str
     number: int
+    plain: str  # without the list mark
     words: tuple[tuple[str, bool], ...]  # text, doubtful?
     indent: int
     headline: bool
@@ -86,6 +87,7 @@ def _sentence_view(draft: DraftReport, pictures: Pictures, index: int) -> Senten
     return SentenceView(
         key=f"s{index + 1}",
         number=index + 1,
+        plain=body.removeprefix("- "),
         words=_words(draft.text, sentence),
         indent=0 if indent == 0 else 2 if body.startswith("- ") else 1,
         headline=body == draft.fields.get("diagnosis"),
