@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from histgen_lib.training.comparison import compare
     from histgen_lib.training.encode import EncodeSettings, encode_slides
     from histgen_lib.training.finish import calibrate_model
+    from histgen_lib.training.histgen_run import TrainResult, train
     from histgen_lib.training.settings import TrainSettings, preset
     from histgen_lib.training.tile_settings import TileTrainSettings
     from histgen_lib.training.tile_train import train_tile_encoder
-    from histgen_lib.training.histgen_run import TrainResult, train
 
 _WHERE = {
     "Annotation": "annotation",
@@ -54,6 +54,6 @@ def __getattr__(name: str) -> object:
     """Import a member's module when it is first asked for (PEP 562): no torch until something trains."""
     if name not in _WHERE:
         raise AttributeError(name)
-    from importlib import import_module
+    from importlib import import_module  # noqa: PLC0415 - the package itself stays light
 
     return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

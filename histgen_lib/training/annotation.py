@@ -17,7 +17,7 @@ _LAYOUT = '{"train": [{"id", "report", "image_path": [...]}], "val": [...], "tes
 
 @dataclass(frozen=True)
 class Case:
-    """One slide and its report. `image_path` is what the annotation says, relative to nothing in particular."""
+    """One slide and its report. `image_path` is what the annotation says; only its stems are used."""
 
     id: str
     report: str
@@ -66,7 +66,7 @@ def read_annotation(path: Path) -> Annotation:
 
 
 def index_files(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Stem → path of the files below `folder` with one of `suffixes`, in sorted order (the first of a stem wins)."""
+    """Stem → path of the files below `folder` with one of `suffixes`; of one stem the first by path wins."""
     wanted = {suffix.lower() for suffix in suffixes}
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):

@@ -1,6 +1,7 @@
 """Bags and reports as batches of tensors: which slides go together, in which order, changed how.
 
-Everything random is a function of (seed, epoch, slide), so that a resumed run sees what an uninterrupted one sees.
+Everything random is a function of (seed, epoch, slide), so that a resumed run sees what an uninterrupted
+one sees.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Encodes(Protocol):
 class Example:
     """One slide for training: a bag (in memory or on disk), its report, and the report's ids (1…V).
 
-    `tiles_hint` grows with the number of tiles (slides of similar hints share a batch): the size of the bag's file.
+    `tiles_hint` grows with the number of tiles (slides of similar hints share a batch): the bag file's size.
     """
 
     id: str
@@ -47,7 +48,7 @@ class Example:
     bag: Bag | None = None
 
     def load(self) -> Bag:
-        """The bag, read when it is not held in memory."""
+        """Give the bag, read now when it is not held in memory."""
         return self.bag if self.bag is not None else read_bag(self.path)
 
 
@@ -55,7 +56,7 @@ class Example:
 class Batch:
     """Padded slides.
 
-    features float32[B, N, D], tile_mask bool[B, N] (a prefix of each row); inputs int64[B, T] = 0 and the ids;
+    features float32[B, N, D]; tile_mask bool[B, N], a prefix of each row; inputs int64[B, T] = 0 and the ids;
     targets int64[B, T] = the ids and 0; target_mask bool[B, T], True on ids and the closing 0.
     """
 
@@ -66,7 +67,7 @@ class Batch:
     target_mask: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`."""
+        """Move all of it to `device`."""
         return Batch(*(part.to(device) for part in vars(self).values()))
 
 
@@ -112,22 +113,22 @@ def share_of(batches: Sequence[list[int]], rank: int, world: int) -> list[list[i
 def prepare(
     bag: Bag, variant: Variant, augment: BagAugment | None = None, rng: np.random.Generator | None = None
 ) -> FloatArray:
-    """One slide's features float32[N, D] as the network takes them: augmented when told, ordered for `variant`.
+    """One slide's features float32[N, D] as the network takes them: augmented if told, in `variant`'s order.
 
-    "published": slide order. "corrected": along the curve of `tile_order`. "mean-pooled": one row, the mean.
+    "published": slide order. "corrected": along the curve of `tile_order`. "mean-pooled": the mean, one row.
     """
     features, xy = np.asarray(bag.features, dtype=np.float32), bag.xy
     if augment is not None and rng is not None:
         features, xy = _augmented(features, xy, augment, rng)
     if variant == "mean-pooled":
-        return features.mean(axis=0, keepdims=True)
+        return np.asarray(features.mean(axis=0, keepdims=True), dtype=np.float32)
     if variant == "published":
         return features
     return features[tile_order(xy, bag.span_px)]
 
 
 def augment_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """The random numbers for one slide in one epoch."""
+    """Make the random numbers for one slide in one epoch."""
     return np.random.default_rng([seed, epoch, row, _AUGMENT_STREAM])
 
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place: `rank` of `world` processes on `device`."""
+    """Where a process stands: `rank` of `world` processes, computing on `device`."""
 
     rank: int
     world: int
@@ -42,7 +42,7 @@ class Group:
         return [float(value) for value in held.tolist()]
 
     def mean(self, value: float) -> float:
-        """The mean of every process's `value`."""
+        """Average every process's `value`."""
         if self.world == 1:
             return value
         held = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -52,7 +52,7 @@ class Group:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs); leave it at the end."""
+    """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs), and leave it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     place = torch.device(f"{device}:{local}" if device == "cuda" else device)

@@ -1,7 +1,7 @@
 """Bags in bulk: every slide of a folder through a tile encoder, several processes, resumable.
 
-A slide whose bag of the same encoder and tiling is there is not encoded again; a slide that cannot be read is named
-at the end and does not stop the others.
+A slide whose bag of the same encoder and tiling is there is not encoded again; a slide that cannot be read
+is named at the end and does not stop the others.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def slide_bag(slide: Slide, encoder: TileEncoder, folder: EncoderFolder) -> Bag:
 
 
 def _encode(job: _Job) -> str | HistgenError:
-    """Runs in a worker process; an error comes back as a value."""
+    """Encode one slide in a worker process; an error comes back as a value."""
     torch.set_num_threads(1)
     try:
         folder, encoder = _encoder(job.encoder)

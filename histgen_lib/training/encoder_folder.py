@@ -32,7 +32,7 @@ class EncoderFolder:
     tiling: TilingSettings
 
     def load(self) -> TileEncoder:
-        """The network, in evaluation mode. FatalError("training-encoder-unreadable") when the weights do not fit."""
+        """Load the network for evaluation. FatalError("training-encoder-unreadable") if it is damaged."""
         encoder = TileEncoder.from_description(self.description)
         try:
             encoder.load_state_dict(load_file(self.path / WEIGHTS))

@@ -35,7 +35,7 @@ _ENOUGH_FOR_ISOTONIC = 200
 
 @dataclass(frozen=True)
 class Judged:
-    """One sentence of a validation draft: what the decoder believed of it, and whether the report says the same."""
+    """One sentence of a validation draft: what the decoder believed, and whether the report says the same."""
 
     raw: float
     right: bool
@@ -45,7 +45,10 @@ class Judged:
 def calibrate_model(
     folder: Path, model: HistGen, examples: Sequence[Example], validator: Validator
 ) -> dict[str, Any]:
-    """Fit and write config.json's "calibration", "abstention" and "domain", domain.safetensors and calibration.json."""
+    """Fit and write config.json's "calibration", "abstention" and "domain", and domain.safetensors.
+
+    Returns, and leaves in training/calibration.json, what they do to the validation drafts.
+    """
     opened = open_model_folder(folder)
     decoded = validator.decode(model, opened.decoding)
     judged = [
@@ -81,7 +84,7 @@ def calibrate_model(
 
 
 def judge(found: Decoded, example: Example, tokenizer: Tokenizer) -> Iterator[Judged]:
-    """The sentences of one draft, each right when the report has the very same line."""
+    """Judge the sentences of one draft: each is right when the report has the very same line."""
     tokens = found.tokens.tolist()
     text, spans = tokenizer.decode(tokens), token_spans(tokens, tokenizer)
     truth = {example.report[a:b] for a, b in split_sentences(example.report)}
@@ -93,7 +96,7 @@ def judge(found: Decoded, example: Example, tokenizer: Tokenizer) -> Iterator[Ju
 
 
 def fit_calibration(sentences: Sequence[Judged]) -> Calibration:
-    """An isotonic table where there are sentences enough for one, else one temperature; nothing without sentences."""
+    """Fit an isotonic table where there are sentences enough for one, else a temperature, if any at all."""
     raw, right = [s.raw for s in sentences], [s.right for s in sentences]
     if not raw:
         return Calibration()
@@ -116,9 +119,9 @@ def fit_abstention(
     threshold = _lowest_threshold(confidence, right)
     kept = confidence >= threshold
     effect = {
-        "abstention_coverage": float(kept.mean()) if len(lines) else 0.0,
+        "abstention_coverage": float(kept.mean()) if lines else 0.0,
         "abstention_accuracy": float(right[kept].mean()) if kept.any() else 0.0,
-        "diagnosis_accuracy": float(right.mean()) if len(lines) else 0.0,
+        "diagnosis_accuracy": float(right.mean()) if lines else 0.0,
     }
     return {"threshold": round(threshold, 4), "statistic": "diagnosis", "sentence_threshold": 0.7}, effect
 
@@ -126,7 +129,7 @@ def fit_abstention(
 def fit_domain(
     train: Sequence[Example], held_out: Sequence[Example], seed: int
 ) -> tuple[DomainModel, float, list[float]]:
-    """Statistics of training tiles, and a threshold that every validation slide passes with half as much again."""
+    """Fit statistics of training tiles, and a threshold half as much again above every validation slide."""
     chosen = np.random.default_rng(seed).permutation(len(train))[:_DOMAIN_SLIDES]
     domain = DomainModel.fit([train[row].load().features for row in chosen], seed=seed)
     scores = [domain.score(example.load().features) for example in held_out]
@@ -134,7 +137,7 @@ def fit_domain(
 
 
 def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins (Guo et al. 2017): mean |accuracy − confidence|."""
+    """Average |accuracy − confidence| over equal-width bins: expected calibration error (Guo et al. 2017)."""
     values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
     if not len(values):
         return 0.0
@@ -142,11 +145,11 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: 
     gaps = [
         abs(hits[places == b].mean() - values[places == b].mean()) * (places == b).mean() for b in set(places)
     ]
-    return float(sum(gaps))
+    return float(np.sum(gaps))
 
 
 def _lowest_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     candidates = sorted({_LEAST_CONFIDENCE, *confidence[confidence > _LEAST_CONFIDENCE].tolist()})
     accuracy = [float(right[confidence >= t].mean()) if (confidence >= t).any() else 0.0 for t in candidates]
     reached = [t for t, a in zip(candidates, accuracy, strict=True) if a >= _TARGET_ACCURACY]
-    return reached[0] if reached else candidates[int(np.argmax(accuracy))]
+    return float(reached[0] if reached else candidates[int(np.argmax(accuracy))])

@@ -31,7 +31,7 @@ from histgen_lib.training.validate import Validator
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The model folder, validation scores of the weights in it, seconds of training, and rows of metrics.csv."""
+    """The model folder, validation scores of its weights, seconds of training, the rows of metrics.csv."""
 
     folder: Path
     best: dict[str, float]
@@ -71,20 +71,21 @@ def train(
         loop.resume()
         run = loop.fit()
         if group.leads:
-            _write(settings, model, tokenizer, examples, validator, run)
+            model.load_state_dict(run.best_weights)
+            _write(settings, model, tokenizer, examples, validator)
         _wait(group)
     return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows))
 
 
 def make_tokenizer(settings: TrainSettings, reports: list[str]) -> Tokenizer:
-    """The tokenizer of the settings' kind, trained on the training reports alone."""
+    """Train the tokenizer of the settings' kind, on the training reports alone."""
     if settings.tokenizer == "bpe":
         return BpeTokenizer.train(reports, vocab_size=settings.bpe_vocab_size)
     return WordTokenizer.train(reports, threshold=settings.word_threshold)
 
 
 def model_config(settings: TrainSettings, input_dim: int, vocab_size: int) -> HistGenConfig:
-    """The network that the settings describe; a mean-pooled one is a corrected one that gets a single tile."""
+    """Describe the network of the settings; a mean-pooled one is a corrected one that gets a single tile."""
     sizes = asdict(settings.sizes)
     return HistGenConfig(
         mode="published" if settings.variant == "published" else "corrected",
@@ -117,10 +118,8 @@ def _write(
     tokenizer: Tokenizer,
     examples: list[Example],
     validator: Validator,
-    run: RunState,
 ) -> None:
-    """The model folder with the best weights, calibrated on the validation split."""
-    model.load_state_dict(run.best_weights)
+    """Write the model folder, calibrated on the validation split."""
     bag = examples[0].load()
     encoder = open_encoder(settings.encoder) if settings.encoder else None
     width = int(bag.features.shape[1])

@@ -78,7 +78,7 @@ class Loop:
         return self.run
 
     def fingerprint(self) -> dict[str, object]:
-        """What a state must agree with to be resumed: settings, processes, and the slides with their words."""
+        """Collect what a state must agree with to be resumed: settings, processes, slides and their words."""
         slides = [[example.id, len(example.ids)] for example in self.examples]
         return self.settings.fingerprint() | {"processes": self.group.world, "slides": slides}
 
@@ -100,7 +100,7 @@ class Loop:
             log_probs = self.network(batch.features, batch.tile_mask, batch.inputs)
         loss = token_loss(log_probs.float(), batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.settings.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
@@ -183,7 +183,7 @@ class Loop:
 
 
 def token_loss(log_probs: Tensor, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of the targets: log_probs [B, T, V+1] -> scalar. Every token counts the same."""
+    """Mean negative log-likelihood of the targets, every token alike: log_probs [B, T, V+1] -> scalar."""
     chosen = log_probs.gather(2, batch.targets.unsqueeze(-1)).squeeze(-1)
     return -(chosen * batch.target_mask).sum() / batch.target_mask.sum()
 

@@ -12,7 +12,7 @@ from histgen_lib.files import write_atomic
 
 
 class MetricsLog:
-    """Rows of one run. Starts from the rows of the epochs already done, so that a resumed run leaves one table."""
+    """Rows of one run, from those of the epochs already done on: a resumed run leaves one table."""
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
         self._path = folder / "metrics.csv"
@@ -45,9 +45,9 @@ def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def _board(folder: Path) -> Any:
-    """A TensorBoard writer, or None where tensorboard is not installed."""
+    """Open a TensorBoard writer, or None where tensorboard is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - tensorboard may be absent
     except ImportError:
         return None
     return SummaryWriter(str(folder))

@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
 
 
 def make_schedule(optimizer: Optimizer, settings: TrainSettings, steps_per_epoch: int) -> LambdaLR:
-    """A schedule stepped once a batch: × step_gamma an epoch, or linear warm-up and cosine to zero."""
+    """Make a schedule stepped once a batch: × step_gamma an epoch, or linear warm-up and cosine to zero."""
     total = max(settings.epochs * steps_per_epoch, 1)
     warm = settings.warmup_share * total
 
@@ -41,7 +41,7 @@ def make_schedule(optimizer: Optimizer, settings: TrainSettings, steps_per_epoch
 
 
 def autocast(settings: TrainSettings, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which the network runs forward."""
+    """Open the context in which the network runs forward."""
     if settings.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if settings.precision == "bfloat16" else torch.float16)

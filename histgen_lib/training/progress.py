@@ -1,4 +1,4 @@
-"""How training tells a person where it is: a bar with the time left on a terminal, plain lines elsewhere (stderr)."""
+"""How training tells a person where it is, on stderr: a bar with the time left on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PLAIN_EVERY_S = 20.0
 class TrainProgress:
     """Counts steps of one job. A context manager; `advance` may be called as often as one likes.
 
-    On a terminal a bar with the time left; otherwise a line every 20 s and one for each `note`. `quiet` says nothing
-    (ranks other than 0, tests).
+    On a terminal a bar with the time left; otherwise a line every 20 s and one for each `note`. `quiet` says
+    nothing (ranks other than 0, tests).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TrainProgress:
             self._bar.stop()
 
     def advance(self, steps: int = 1, label: str = "") -> None:
-        """`steps` more are done; `label` says a word about the last of them (a loss, a slide)."""
+        """Count `steps` more; `label` says a word about the last of them (a loss, a slide)."""
         self._done += steps
         if self._bar:
             self._bar.update(self._task, advance=steps, description=f"{self._title} {label}".strip())
@@ -65,7 +65,7 @@ class TrainProgress:
             self.note(f"{self._done}/{self._total} {label}, {self.time_left()} left")
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if not self._quiet:
             self._console.print(f"{self._title}: {text}", highlight=False)
 

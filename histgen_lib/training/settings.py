@@ -38,7 +38,7 @@ class BagAugment:
 
     tile_dropout   share of tiles left out, drawn anew each time (0..1)
     feature_noise  standard deviation of Gaussian noise, in standard deviations of the features
-    flips          mirror and transpose the coordinates, which changes how tiles fall into regions (corrected mode)
+    flips          mirror and transpose the coordinates: other tiles share a region (corrected mode)
     """
 
     tile_dropout: float = 0.0
@@ -53,7 +53,7 @@ class TrainSettings:
     annotation  annotation.json in the published layout
     bags        folder of bags (.parquet, .h5 or .pt), found by case id or image_path stem
     out         becomes the model folder; the run's state, metrics and TensorBoard files lie in out/training
-    encoder     folder of the tile encoder that made the bags (its files are taken into the model folder), or None
+    encoder     folder of the tile encoder that made the bags (its files go into the model folder), or None
     variant     "published", "corrected", or "mean-pooled": corrected, on one tile that is the mean of all
     batch_size  slides a step and process
     schedule    "step": learning rate × step_gamma each epoch; "cosine": linear warm-up, then cosine to zero
@@ -61,7 +61,7 @@ class TrainSettings:
     select_by   what early stopping and the choice of the best weights look at on the validation split:
                 "loss", or "fields": mean accuracy of the synoptic fields in greedy drafts, then the loss
     decode_every  epochs between greedy drafts of (at most decode_limit) validation slides
-    scaled_start  begin from weights fitted to the features (see `start`), not from the published initialisation
+    scaled_start  begin from weights fitted to the features (see `start`), not as published
     memory_bytes  bags are held in memory when their files together are no larger
     """
 
@@ -100,7 +100,7 @@ class TrainSettings:
     memory_bytes: int = 4 << 30
 
     def fingerprint(self) -> dict[str, Any]:
-        """The part of the settings that decides the weights: a resumed run must have the same."""
+        """Collect what of the settings decides the weights: a resumed run must have the same."""
         ignored = {
             "out",
             "bags",
@@ -116,7 +116,7 @@ class TrainSettings:
 
 
 def preset(name: Preset, /, **changes: Any) -> TrainSettings:
-    """Settings by name, with `changes` on top (annotation, bags and out are needed).
+    """Make settings by name, with `changes` on top (annotation, bags and out are needed).
 
     "published"  the defaults: millions of tiles, thousands of reports, a GPU
     "small"      a few thousand slides with short synoptic reports, on a CPU: a narrow model, byte-pair words,

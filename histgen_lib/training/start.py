@@ -1,8 +1,9 @@
 """First weights for small data: features scaled to what the network's position codes expect.
 
-The published initialisation leaves tile features several times weaker than the position codes added to them, and a
-network trained on a few thousand slides needs most of its time to undo that. Here the first two maps are set from
-the training features, and, where the tile encoder left its heads, along the findings they tell apart.
+The published initialisation leaves tile features several times weaker than the position codes added to
+them, and a network trained on a few thousand slides needs most of its time to undo that. Here the first two
+maps are set from the training features, and, where the tile encoder left its heads, along the findings they
+tell apart.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def scale_start(
 ) -> None:
     """Set `feature_map` and `feature_embed` so that embedded features have a deviation of about 4.
 
-    `directions` [H, D] (rows of a tile encoder's heads): the first min(H, d_vf, d_model) embedded values become
-    these directions, standardised over the training tiles; the others stay random.
+    `directions` [H, D] (rows of a tile encoder's heads): the first min(H, d_vf, d_model) embedded values
+    become these directions, standardised over the training tiles; the others stay random.
     """
     mean, deviation, sample = feature_statistics(examples, seed)
     first, second = model.feature_map, model.feature_embed

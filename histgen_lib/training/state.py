@@ -18,7 +18,7 @@ _SCHEMA = 1
 
 @dataclass
 class RunState:
-    """Where a run is. Random numbers are functions of (seed, epoch, step), so these two say everything of them.
+    """Where a run is. Random numbers are functions of (seed, epoch, step), so these say everything of them.
 
     epoch, step      the next step to take: `step` batches of `epoch` are done
     best             what validation said of the best weights so far (empty before the first validation)
@@ -53,7 +53,7 @@ def save_state(
 
 
 def load_state(path: Path, fingerprint: Mapping[str, Any]) -> tuple[RunState, dict[str, dict[str, Any]]]:
-    """What `save_state` wrote.
+    """Read what `save_state` wrote.
 
     FatalError("training-state-unreadable") when the file is not such a state;
     InvalidInputError("training-state-differs") when it belongs to other settings or other data.

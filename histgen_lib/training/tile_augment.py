@@ -11,7 +11,7 @@ _RAMP = np.arange(256, dtype=np.float32) / 255
 
 
 def augment_tile(pixels: Pixels, cells: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """A tile uint8[H, W, 3] and its cells uint8[C, C] → the same tissue, turned, stained and scanned otherwise."""
+    """Turn, stain and scan a tile uint8[H, W, 3] otherwise, and turn its cells uint8[C, C] with it."""
     turns, mirrored = int(rng.integers(4)), bool(rng.random() < 0.5)
     changed = _stain(_turn(pixels, turns, mirrored), rng)
     if rng.random() < 0.15:

@@ -1,4 +1,4 @@
-"""Tiles as batches of tensors: drawn by how rare their content is and augmented for training, plain otherwise."""
+"""Tiles as batches of tensors: drawn by how rare their content is and augmented to train, else plain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histgen_lib.training.tile_settings import TileTrainSettings
 
 
 def sampling_chances(tiles: TileSet) -> NDArray[np.float64]:
-    """How likely each tile is to be drawn: more so the rarer its rarest content, within a factor of about ten."""
+    """How likely each tile is to be drawn: the rarer its rarest content the more, up to about ten times."""
     targets = tiles.targets
     flat = targets.cells.reshape(len(tiles), -1)
     columns = [(flat == number).sum(axis=1) >= 2 for number in range(len(tiles.classes))]
@@ -31,7 +31,7 @@ def sampling_chances(tiles: TileSet) -> NDArray[np.float64]:
 def make_batch(
     tiles: TileSet, chances: NDArray[np.float64], settings: TileTrainSettings, step: int
 ) -> TileBatchTensors:
-    """The batch of one step; a function of the seed and the step alone."""
+    """Make the batch of one step: a function of the seed and the step alone."""
     rng = np.random.default_rng([settings.seed, step])
     rows = rng.choice(len(tiles), settings.batch_size, p=chances)
     changed = [augment_tile(tiles.tile(row), tiles.targets.cells[row], rng) for row in rows]
@@ -39,7 +39,7 @@ def make_batch(
 
 
 def plain_batch(tiles: TileSet, rows: NDArray[np.int64]) -> TileBatchTensors:
-    """Some tiles as they are."""
+    """Make a batch of tiles as they are."""
     return _tensors(tiles, rows, np.stack([tiles.tile(row) for row in rows]), tiles.targets.cells[rows])
 
 

@@ -1,6 +1,6 @@
 """Training tiles on disk: read once from the slides, with their truth, then mapped into memory.
 
-One pair of files a slide, each written all or nothing, so that an interrupted run goes on with the next slide.
+One pair of files a slide, each written all or nothing: an interrupted run goes on with the next slide.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COMMON_SHARE = 0.02
 
 @dataclass(frozen=True)
 class TileSet:
-    """Tiles of many slides. `pixels[i]` are mapped from disk: uint8[n_i, tile_px, tile_px, 3]; `targets` hold all N."""
+    """Tiles of many slides: `pixels[i]` uint8[n_i, tile_px, tile_px, 3] are mapped; `targets` hold all N."""
 
     classes: tuple[str, ...]
     pixels: tuple[NDArray[np.uint8], ...]
@@ -43,7 +43,7 @@ class TileSet:
 
     def tile(self, index: int) -> NDArray[np.uint8]:
         """Pixels of one tile."""
-        return self.pixels[self.slide_of[index]][self.row_of[index]]
+        return np.asarray(self.pixels[self.slide_of[index]][self.row_of[index]], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ class _Job:
 
 
 def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: bool = False) -> TileSet:
-    """The tiles of the first `limit` slides of a split, cut now where that has not been done before."""
+    """Give the tiles of the first `limit` slides of a split, cut now where that has not been done before.
+
+    InvalidInputError: "training-split-empty", "training-truth-unreadable", and what opening a slide raises.
+    """
     annotation = read_annotation(settings.world / "annotation.json")
     if split not in SPLITS or not annotation.split(split):
         raise InvalidInputError(
@@ -97,7 +100,7 @@ def _cut(job: _Job) -> None:
 
 
 def choose_tiles(targets: TileTargets, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of at most `count` tiles: those with mitoses, meetings or classes scarce on this slide come first."""
+    """Rows of at most `count` tiles: those with mitoses, meetings or classes scarce on the slide first."""
     size = int(targets.cells.max()) + 1 if targets.cells.size else 1
     flat = targets.cells.reshape(len(targets.cells), -1)
     presence = np.stack([(flat == number).any(axis=1) for number in range(size)], axis=1)

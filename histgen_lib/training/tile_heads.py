@@ -1,6 +1,6 @@
 """What a tile encoder is asked while it learns: linear questions to its feature, and a class for every cell.
 
-The heads stay beside the encoder (tile_heads.safetensors): their directions are the findings it can tell apart.
+The heads stay beside the encoder (tile_heads.safetensors): their directions are findings it can tell apart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRADES = 3
 
 @dataclass(frozen=True)
 class TileBatchTensors:
-    """pixels uint8[B, H, W, 3]; cells int64[B, C, C]; mitoses float32[B]; grade int64[B]; meetings float32[B, 2]."""
+    """Tensors uint8[B, H, W, 3], int64[B, C, C], float32[B], int64[B] and float32[B, len(MEETINGS)]."""
 
     pixels: Tensor
     cells: Tensor
@@ -48,18 +48,18 @@ class TileTeacher(nn.Module):
         self.dense = nn.Conv2d(encoder.widths[-1], count, 1)
 
     def forward(self, pixels: Tensor, cells_side: int) -> tuple[Tensor, Tensor]:
-        """pixels uint8[B, H, W, 3] → answers [B, sum(sizes)] and class scores [B, K, cells_side, cells_side]."""
+        """Pixels uint8[B, H, W, 3] → answers [B, sum(sizes)], class scores [B, K, cells_side, cells_side]."""
         mapped = self.encoder.feature_map(pixels)
         pooled = torch.cat([mapped.mean(dim=(2, 3)), mapped.amax(dim=(2, 3))], dim=1)
         answers = self.heads(self.encoder.head(pooled))
         return answers, functional.adaptive_avg_pool2d(self.dense(mapped), cells_side)
 
     def split(self, answers: Tensor) -> tuple[Tensor, ...]:
-        """Presence logits [B, K], fraction logits [B, K], log(1 + mitoses) [B, 1], grade logits, meeting logits."""
-        return answers.split(self.sizes, dim=1)
+        """Presence and fraction logits [B, K] each, log(1 + mitoses) [B, 1], grade and meeting logits."""
+        return torch.split(answers, list(self.sizes), dim=1)
 
     def names(self) -> list[str]:
-        """A name for each row of `heads`."""
+        """Name each row of `heads`."""
         meets = [f"{first}-meets-{second}" for first, second in MEETINGS]
         present = [f"present:{name}" for name in self.classes]
         share = [f"share:{name}" for name in self.classes]
@@ -84,7 +84,7 @@ def class_shares(cells: Tensor, classes: int) -> Tensor:
 
 
 def teacher_loss(teacher: TileTeacher, answers: Tensor, dense: Tensor, batch: TileBatchTensors) -> Tensor:
-    """The sum of what each question costs; a class counts as present from two cells on, half from one."""
+    """Sum what each question costs; a class counts as present from two cells on, half from one."""
     presence, fractions, mitoses, grade, meetings = teacher.split(answers)
     shares = class_shares(batch.cells, len(teacher.classes))
     present = (shares * batch.cells[0].numel() / 2).clamp(max=1.0)

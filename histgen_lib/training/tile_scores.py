@@ -15,7 +15,7 @@ _LEAST_POSITIVES = 5
 
 
 def tile_scores(teacher: TileTeacher, tiles: TileSet, batch_size: int) -> dict[str, float]:
-    """Average precision of each class's presence and of each meeting, grade accuracy, mitosis error (log counts).
+    """Average precision of each class's presence and each meeting, grade accuracy, mitosis error (log).
 
     Present means two cells or more. Classes with fewer than 5 positive tiles are left out.
     """

@@ -13,9 +13,9 @@ class TileTrainSettings:
     """Supervised training of the small tile encoder on slides whose every cell is known (`histgen synth`).
 
     world          folder with slides/, truth/ and annotation.json
-    out            becomes the encoder's folder: tile_encoder.safetensors, tile_heads.safetensors, config.json;
-                   the run's state and metrics lie in out/training
-    max_slides     slides of the train split to take tiles from (val_slides: of the val split, for the metrics)
+    out            becomes the encoder's folder: config.json, weights, and tile_heads.safetensors; the run's
+                   state and metrics lie in out/training
+    max_slides     slides of the train split to take tiles from (val_slides: of the val split, for metrics)
     tiles_per_slide  tiles kept of each slide, rare findings first
     tile_passes    tiles shown to the network in all
     precision      "bfloat16" runs convolutions in bfloat16 (twice as fast where the CPU has it), or "float32"
@@ -48,6 +48,6 @@ class TileTrainSettings:
         return max(1, self.tile_passes // self.batch_size)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The part of the settings that decides the weights: a resumed run must have the same."""
+        """Collect what of the settings decides the weights: a resumed run must have the same."""
         ignored = {"out", "world", "name", "save_every_s", "workers", "threads"}
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}

@@ -1,4 +1,4 @@
-"""What is true of each tile of a synthetic slide: the classes of its cells, its mitoses, its tumour's grade."""
+"""What is true of each tile of a synthetic slide: its cells' classes, its mitoses, its tumour's grade."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TileTargets:
 
 @dataclass(frozen=True)
 class SlideTruth:
-    """The truth files of one slide: class names, the class map uint8[h, w], mitoses [[x, y]] level-0 px, fields."""
+    """One slide's truth: class names, class map uint8[h, w], mitoses float32[M, 2] level-0 px, fields."""
 
     classes: tuple[str, ...]
     cells: NDArray[np.uint8]
@@ -106,7 +106,7 @@ def _layer(truth: SlideTruth, name: str) -> NDArray[np.uint8]:
 
 
 def _windows(cells: NDArray[np.uint8], xy: NDArray[np.int32], side: int) -> NDArray[np.uint8]:
-    """The side × side cells under each tile; beyond the map is class 0."""
+    """Cut the side × side cells under each tile; beyond the map is class 0."""
     padded = np.pad(cells, ((0, side), (0, side)))
     corners = np.clip(np.rint(xy / CELL_PX).astype(int), 0, [cells.shape[1], cells.shape[0]])
     return np.stack([padded[y : y + side, x : x + side] for x, y in corners]).astype(np.uint8)

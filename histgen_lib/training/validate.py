@@ -21,13 +21,13 @@ class Decodes(Protocol):
     """What validation needs of a tokenizer."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids 1…V."""
+        """Give the text of ids 1…V."""
         ...
 
 
 @dataclass(frozen=True)
 class Validator:
-    """Scores weights on `examples`: always the loss, and every `decode_every` epochs (and last) greedy drafts."""
+    """Scores weights on `examples`: always the loss, and every `decode_every` epochs (and last) drafts."""
 
     settings: TrainSettings
     examples: Sequence[Example]
@@ -54,7 +54,7 @@ class Validator:
         return [self.tokenizer.decode(found.tokens.tolist()) for found in self.decode(model, _greedy(model))]
 
     def decode(self, model: HistGen, settings: DecodingSettings) -> list[Decoded]:
-        """What the decoder makes of (at most decode_limit) validation slides."""
+        """Decode (at most decode_limit) validation slides."""
         batches = self._batches(self._decoded)
         return [found for b in batches for found in model.generate_batch(b.features, b.tile_mask, settings)]
 
@@ -84,7 +84,7 @@ class Validator:
 
 
 def field_scores(drafts: Sequence[str], reports: Sequence[str]) -> dict[str, float]:
-    """Mean over fields of each field's accuracy where the report has it; exact diagnosis lines; exact reports."""
+    """Mean over fields of their accuracy where the report has them; exact diagnosis lines; exact reports."""
     right: dict[str, list[bool]] = {}
     for draft, report in zip(drafts, reports, strict=True):
         found = parse_report(draft)
