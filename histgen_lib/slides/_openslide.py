@@ -6,8 +6,10 @@ read error here always means: this slide is done for, open it anew.
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
+import cv2
 import numpy as np
 import openslide
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from histgen_lib.slides.source import is_truncated_tiff
 
 _CACHE_BYTES = 128 << 20
 """Decoded file tiles kept, so that neighbouring reads do not decode the same JPEG twice."""
+
+_READ_ERRORS = (openslide.OpenSlideError, OSError, ValueError, ctypes.ArgumentError)
+"""`ArgumentError` is what reading from a closed slide gives."""
 
 _KEPT_PROPERTIES = (
     openslide.PROPERTY_NAME_VENDOR,
@@ -50,7 +55,7 @@ class OpenSlideImage:
         """
         try:
             rgba = np.asarray(self._handle.read_region((x, y), level, (width, height)))
-        except (openslide.OpenSlideError, OSError, ValueError) as error:
+        except _READ_ERRORS as error:
             raise read_failed(self._name, error) from error
         return _over_white(rgba)
 
@@ -99,9 +104,9 @@ def _reason(error: Exception) -> str:
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    alpha = rgba[..., 3]
-    rgb = np.ascontiguousarray(rgba[..., :3])
-    if alpha.min(initial=255) == 255:
+    rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB))
+    opaque = np.bitwise_and.reduce(rgba.view(np.uint32), axis=None) >> 24 == 255  # alpha is the highest byte
+    if opaque:
         return rgb
-    weight = alpha[..., None].astype(np.float32) / 255
+    weight = rgba[..., 3:].astype(np.float32) / 255
     return np.rint(rgb * weight + 255 * (1 - weight)).astype(np.uint8)

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 
-from tests.unit.slides.tiff_pyramid import _tiles
+from tiff_pyramid import jpeg_tiles
 
 
 def write_series(
@@ -40,7 +40,7 @@ def write_series(
 
 def _instance(image: NDArray[np.uint8], uid: str, series: str, kind: list[str], mpp: float) -> Dataset:
     tile_px = 256 if kind[2] == "VOLUME" else max(image.shape)
-    frames = list(_tiles(image, tile_px, 92))
+    frames = list(jpeg_tiles(image, tile_px, 92))
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.MediaStorageSOPClassUID = VLWholeSlideMicroscopyImageStorage

@@ -34,7 +34,7 @@ def write_pyramid(
     link = 4
     for index, image in enumerate(levels):
         blank = blank_tiles if index == 0 else frozenset()
-        data = [b"" if n in blank else part for n, part in enumerate(_tiles(image, tile_px, quality))]
+        data = [b"" if n in blank else part for n, part in enumerate(jpeg_tiles(image, tile_px, quality))]
         tags = _tags(image, data, out) | {322: (_LONG, [tile_px]), 323: (_LONG, [tile_px])}
         tags |= {324: tags.pop(273), 325: tags.pop(279)}
         tags |= {254: (_LONG, [int(index > 0)])} | _resolution(mpp and mpp * levels[0].shape[1] / image.shape[1], dpi)
@@ -102,7 +102,7 @@ def _directory(out: bytearray, tags: dict[int, tuple[int, list]], link: int) -> 
     return len(out) - 4
 
 
-def _tiles(image: NDArray[np.uint8], tile_px: int, quality: int) -> Iterator[bytes]:
+def jpeg_tiles(image: NDArray[np.uint8], tile_px: int, quality: int) -> Iterator[bytes]:
     for top in range(0, image.shape[0], tile_px):
         for left in range(0, image.shape[1], tile_px):
             tile = np.full((tile_px, tile_px, 3), 255, np.uint8)
