@@ -1,14 +1,12 @@
 """Is this slide like the slides the model was trained on? Numpy only: training fits it, the pipeline asks it.
 
-Tile features are whitened by the training tiles' mean and covariance. Two scores are known; both are
-medians over the slide's tiles, so that a few odd tiles (pen, folds) do not decide:
+Tile features are whitened by the training tiles' mean and covariance. Two scores are known; both are medians
+over the slide's tiles, so that a few odd tiles (pen, folds) do not decide:
 
-mahalanobis-median   root-mean-square whitened coordinate of a tile (1.0 for a typical training tile).
-Blind to
-                     features that are merely weak, as a network's answers to unknown tissue often are.
-neighbour-median     distance of a tile to the nearest of a few hundred training tiles kept as anchors, per
-                     whitened dimension. Sees weak features as well: they are near the mean, where no
-                     tissue is.
+neighbour-median     distance of a tile to the nearest of a few hundred training tiles kept as anchors. Sees
+                     weak features as well, a network's frequent answer to unknown tissue: they lie near the
+                     mean, where no tissue is.
+mahalanobis-median   root-mean-square whitened coordinate of a tile; blind to weak features.
 """
 
 from __future__ import annotations
@@ -28,6 +26,8 @@ from histgen_lib.files import atomic_path
 
 DomainMethod = Literal["mahalanobis-median", "neighbour-median"]
 _CHUNK_TILES = 1024
+_RIDGE = 0.25
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DomainModel:
     """Statistics of the training tiles.
 
     mean       float32[D]
-    whitening  float32[D, K]: (feature - mean) @ whitening has unit covariance over the training tiles
+    whitening  float32[D, K]: (feature - mean) @ whitening is uncorrelated, of about unit variance
     anchors    float32[M, K]: whitened training tiles, spread over the training world
     """
 
@@ -50,7 +50,7 @@ class DomainModel:
         features: Sequence[NDArray[np.floating]],
         *,
         method: DomainMethod = "neighbour-median",
-        variance_kept: float = 0.995,
+        variance_kept: float = 0.999,
         anchors: int = 768,
         seed: int = 0,
     ) -> Self:
@@ -83,7 +83,7 @@ class DomainModel:
             save_file(
                 {name: np.ascontiguousarray(value) for name, value in tensors.items()},
                 temporary,
-                metadata={"schema": "1", "method": self.method},
+                metadata={"method": self.method},  # one key: several would be written in any order
             )
 
     @classmethod
@@ -106,14 +106,18 @@ def domain_threshold(scores: Sequence[float], *, quantile: float = 0.99, margin:
 
 
 def _whitening(centred: NDArray[np.float64], variance_kept: float) -> NDArray[np.float64]:
-    """Principal axes that hold `variance_kept` of the variance, each scaled to unit variance: [D, K]."""
+    """Find the principal axes that hold `variance_kept` of the variance, of about unit variance: [D, K].
+
+    A quarter of the mean variance is added to each axis: axes of mere noise must not drown the others, or
+    a tile without any features would be nearer to the anchors than training tiles are to each other.
+    """
     covariance = centred.T @ centred / max(len(centred) - 1, 1)
     values, axes = np.linalg.eigh(covariance)
     values, axes = values[::-1].clip(min=0), axes[:, ::-1]
-    share = np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)
-    kept = int(np.searchsorted(share, variance_kept)) + 1
-    kept = max(1, min(kept, int((values > values[0] * 1e-9).sum())))
-    return np.asarray(axes[:, :kept] / np.sqrt(values[:kept]), dtype=np.float64)
+    share = np.cumsum(values) / max(values.sum(), _TINY)
+    kept = min(int(np.searchsorted(share, variance_kept)) + 1, len(values))
+    damped = np.maximum(values[:kept] + _RIDGE * values.mean(), _TINY)
+    return np.asarray(axes[:, :kept] / np.sqrt(damped), dtype=np.float64)
 
 
 def _spread(whitened: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
