@@ -1,9 +1,9 @@
 """Bags that CLAM and TRIDENT wrote: HDF5 with `features` [N,D] or [1,N,D] and `coords` [N,2] (level-0 px).
 
 TRIDENT writes the tiling as attributes of `coords` (patch_size, patch_size_level0, level0_magnification,
-target_magnification, level0_width, level0_height, name). CLAM writes patch_size, patch_level and downsample into
-its coordinate files, and nothing into its feature files; there the tile's side is taken from the spacing of the
-tiles. A magnification M is read as 10 / M µm per pixel, the convention of both tools.
+target_magnification, level0_width, level0_height, name). CLAM writes patch_size, patch_level and downsample
+into its coordinate files, and nothing into its feature files; there the tile's side is taken from the
+spacing of the tiles. A magnification M is read as 10 / M µm per pixel, the convention of both tools.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def read(path: Path) -> Bag:
     """Read a feature file of CLAM or TRIDENT; what it does not say is NaN, 0 or empty in the bag."""
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)]
+            missing = [
+                name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)
+            ]
             if missing:
                 raise unreadable(path, f"it has no {' and no '.join(missing)}")
             features, coords = (_without_batch(np.asarray(file[name])) for name in ("features", "coords"))
@@ -52,7 +54,10 @@ def _bag(path: Path, features: NDArray[Any], coords: NDArray[Any], attributes: M
         tile_px=int(_number(attributes, "patch_size", 0)),
         mpp=_MICROMETRES_AT_1X / _number(attributes, "target_magnification"),
         slide_mpp=_MICROMETRES_AT_1X / _number(attributes, "level0_magnification"),
-        slide_size=(int(_number(attributes, "level0_width", 0)), int(_number(attributes, "level0_height", 0))),
+        slide_size=(
+            int(_number(attributes, "level0_width", 0)),
+            int(_number(attributes, "level0_height", 0)),
+        ),
         encoder_name="",
         encoder_sha256="",
     )
@@ -80,7 +85,7 @@ def _span_px(xy: NDArray[np.int32], attributes: Mapping[str, Any]) -> float:
 
 
 def _usual_spacing(xy: NDArray[np.int32]) -> float:
-    """The most frequent distance to the next tile of the same row, or NaN if no two tiles share a row."""
+    """Return the most frequent distance to the next tile of the same row; NaN if no row has two."""
     if xy.ndim != 2 or xy.shape[1] != 2:
         return math.nan
     ordered = xy[np.lexsort((xy[:, 0], xy[:, 1]))].astype(np.int64)

@@ -1,6 +1,7 @@
 """Our own bag file: Parquet with columns x, y (int32, level-0 px) and features (float16, fixed-size list).
 
-The schema metadata holds, under `histgen`, the bag's facts as JSON with its digest; any Parquet reader shows it.
+The schema metadata holds, under `histgen`, the bag's facts as JSON with its digest; any Parquet reader
+shows it.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ class Bag:
     """All tile features of one slide. Row i of `features` belongs to the tile at `xy[i]`.
 
     `features`: float16[N,D]. `xy`: int32[N,2], top-left corners in level-0 px. `span_px`: side of a tile in
-    level-0 px. `tile_px`, `mpp`: side (px) and scale (µm/px) of the tiles as the encoder saw them. `slide_mpp`:
-    µm per level-0 px. `slide_size`: (width, height) in level-0 px. `encoder_name`, `encoder_sha256`: what made
-    the features. Bags read from other tools' files may lack some: then numbers are NaN or 0, texts empty.
-    Raises `InvalidInputError("bag-invalid")` for arrays of other shapes, empty bags, and features that are
-    not finite.
+    level-0 px. `tile_px`, `mpp`: side (px) and scale (µm/px) of the tiles as the encoder saw them.
+    `slide_mpp`: µm per level-0 px. `slide_size`: (width, height) in level-0 px. `encoder_name`,
+    `encoder_sha256`: what made the features. Bags read from other tools' files may lack some: then numbers
+    are NaN or 0, texts empty. Raises `InvalidInputError("bag-invalid")` for arrays of other shapes, empty
+    bags, and features that are not finite.
     """
 
     slide_id: str

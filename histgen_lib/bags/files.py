@@ -6,22 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from histgen_lib.bags.bag import Bag
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import InvalidInputError, TransientError
 
 
 def write_bag(bag: Bag, path: str | Path) -> None:
-    """Write `bag` to `path` as Parquet, all or nothing. The same bag always gives the same bytes."""
+    """Write `bag` to `path` as Parquet, all or nothing. The same bag always gives the same bytes.
+
+    Raises `TransientError("bag-write-failed")` when the disk refuses.
+    """
     from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
 
-    _parquet.write(bag, Path(path))
+    try:
+        _parquet.write(bag, Path(path))
+    except OSError as error:
+        raise TransientError(
+            "bag-write-failed",
+            f"The bag {Path(path).name} cannot be written: {error.strerror or error}.",
+            hint="Free some space, or check that this account may write there; then run it again.",
+        ) from error
 
 
 def read_bag(path: str | Path) -> Bag:
     """Read a bag: `.parquet` (ours), `.h5` (CLAM, TRIDENT), `.pt` (HistGen).
 
-    Raises `InvalidInputError`: `bag-missing`, `bag-unreadable` (damaged, or another layout), `bag-format-unknown`
-    (suffix), `bag-schema-newer`, `bag-invalid` (its content); `FatalError("bag-needs-torch")` for `.pt` without
-    torch.
+    Raises `InvalidInputError`: `bag-missing`, `bag-unreadable` (damaged, or another layout),
+    `bag-format-unknown` (suffix), `bag-schema-newer`, `bag-invalid` (its content);
+    `FatalError("bag-needs-torch")` for `.pt` without torch.
     """
     path = Path(path)
     read = _READERS.get(path.suffix.lower())

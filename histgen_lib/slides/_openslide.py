@@ -1,7 +1,7 @@
 """The only place that talks to OpenSlide: opening, reading pixels, and putting its failures into our words.
 
-OpenSlide's object becomes unusable after its first read error and repeats that error on every later call, so a
-read error here always means: this slide is done for, open it anew.
+OpenSlide's object becomes unusable after its first read error and repeats that error on every later call,
+so a read error here always means: this slide is done for, open it anew.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides._tiff_chain import is_truncated_tiff
 from histgen_lib.slides.scanner import SCANNER_PROPERTIES
 from histgen_lib.slides.settings import Level
-from histgen_lib.slides.source import is_truncated_tiff
 
 _CACHE_BYTES = 128 << 20
 """Decoded file tiles kept, so that neighbouring reads do not decode the same JPEG twice."""
@@ -48,7 +48,7 @@ class OpenSlideImage:
         self.levels = tuple(Level(tuple(size), float(by)) for size, by in zip(sizes, factors, strict=True))
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[height,width,3] RGB.
+        """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[h,w,3] RGB.
 
         What the scanner left out, and what lies outside the slide, is white.
         Raises `InvalidInputError("slide-read-failed")`.
@@ -69,7 +69,7 @@ def read_failed(name: str, error: Exception) -> InvalidInputError:
     return InvalidInputError(
         "slide-read-failed",
         f"Pixels of {name} cannot be read: {_reason(error)}.",
-        hint="The file is damaged or changed while it was being read. Copy it again from the scanner and retry.",
+        hint="The file is damaged or changed while it was being read. Copy it again and retry.",
     )
 
 

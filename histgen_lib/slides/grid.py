@@ -17,17 +17,17 @@ MOST_ENLARGEMENT = 2.0
 def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
     """Lay a grid over the slide from its top-left corner and keep the tiles with enough tissue, row by row.
 
-    The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they are
-    white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels are more
-    than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-read-failed`.
+    The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they
+    are white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels
+    are more than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-read-failed`.
     """
     factor = settings.mpp / slide.mpp
     if factor * MOST_ENLARGEMENT < 1:
         raise InvalidInputError(
             "slide-too-coarse",
-            f"{slide.path.name} has {slide.mpp:g} µm per pixel; the model needs {settings.mpp:g}, and at most "
-            f"{settings.mpp * MOST_ENLARGEMENT:g} can be used.",
-            hint="Scan the slide at a higher magnification; if the stated scale is wrong, correct it with --mpp.",
+            f"{slide.path.name} has {slide.mpp:g} µm per pixel; the model needs {settings.mpp:g}, "
+            f"and at most {settings.mpp * MOST_ENLARGEMENT:g} can be used.",
+            hint="Scan the slide at a higher magnification; if the scale is wrong, state it with --mpp.",
         )
     picture, downsample = slide.overview
     mask = find_tissue(picture, mpp=slide.mpp * downsample).tissue
@@ -53,8 +53,10 @@ def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
     )
 
 
-def tissue_fraction(mask: NDArray[np.bool_], corners: NDArray[np.float64], side: float) -> NDArray[np.float64]:
-    """Fraction of each square that is tissue: float64[N] for corners float64[N,2] (x, y) and a side in mask px.
+def tissue_fraction(
+    mask: NDArray[np.bool_], corners: NDArray[np.float64], side: float
+) -> NDArray[np.float64]:
+    """Return the tissue fraction of squares: float64[N] for corners float64[N,2] and a side in mask px.
 
     Exact for squares that cut mask pixels; what lies outside the mask is no tissue.
     """

@@ -1,4 +1,4 @@
-"""Deciding how many micrometres one level-0 pixel is. A wrong scale gives a wrong report, so none is guessed."""
+"""Deciding how many µm one level-0 pixel is. A wrong scale gives a wrong report, so none is guessed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def decide_mpp(
 ) -> tuple[float, MppSource]:
     """Return the level-0 scale in µm/px and where it was taken from.
 
-    Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y scale
-    as written) if plausible, a default of the scanner or vendor (names compared without case).
-    Raises `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-mpp-implausible` when the
+    Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y
+    scale as written) if plausible, a default of the scanner or vendor (names compared without case). Raises
+    `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-mpp-implausible` when the
     caller or a default states a value outside 0.05…5, `slide-sidecar-invalid`.
     """
     if stated is not None:
@@ -45,7 +45,9 @@ def decide_mpp(
     defaults = {name.casefold(): value for name, value in scanner_mpp.items()}
     for name in scanner_names:
         if name.casefold() in defaults:
-            return _checked(defaults[name.casefold()], f"The default mpp of scanner {name}"), "scanner-default"
+            return _checked(
+                defaults[name.casefold()], f"The default mpp of scanner {name}"
+            ), "scanner-default"
     raise _unknown(path, in_file, scanner_names)
 
 
@@ -65,7 +67,8 @@ def is_plausible(mpp: float) -> bool:
 def read_sidecar(path: Path) -> float | None:
     """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
 
-    Raises `InvalidInputError("slide-sidecar-invalid")` for a file that is not JSON or whose mpp is implausible.
+    Raises `InvalidInputError("slide-sidecar-invalid")` for a file that is not JSON or whose mpp is
+    implausible.
     """
     for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
         if sidecar != path and sidecar.is_file():
@@ -92,7 +95,7 @@ def _bad_sidecar(sidecar: Path, why: str) -> InvalidInputError:
     return InvalidInputError(
         "slide-sidecar-invalid",
         f"The sidecar {sidecar.name} cannot be used: {why}.",
-        hint=f'Write {{"mpp": 0.25}} with a value from {LEAST_MPP} to {MOST_MPP} µm per pixel, or remove the file.',
+        hint=f'Write {{"mpp": 0.25}} with a value of {LEAST_MPP}…{MOST_MPP} µm per pixel, or remove it.',
     )
 
 
@@ -127,6 +130,6 @@ def _unknown(
     return InvalidInputError(
         "slide-mpp-unknown",
         f"{why}.",
-        hint=f'Pass --mpp (0.25 for a 40× scan, 0.5 for 20×), put a sidecar {path.name}.json with {{"mpp": 0.25}} '
-        f"beside the slide, or set a per-scanner default for {scanner!r}.",
+        hint=f"Pass --mpp (0.25 for a 40× scan, 0.5 for 20×), put a sidecar {path.name}.json "
+        f'with {{"mpp": 0.25}} beside the slide, or set a per-scanner default for {scanner}.',
     )

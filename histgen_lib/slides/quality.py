@@ -11,8 +11,9 @@
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
 
-Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles' scale. On
-sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the median is below 0.02.
+Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
+scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
+median is below 0.02.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class QualityReport:
 
 
 def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
-    """Measure tissue, ink, focus and exposure of a slide on its overview and up to 48 tiles spread over `grid`.
+    """Measure tissue, ink, focus and exposure of a slide on its overview and up to 48 tiles of `grid`.
 
     Deterministic. Raises `InvalidInputError("slide-read-failed")`.
     """

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -64,7 +65,9 @@ def read_overview(pixels: Reads, levels: Sequence[Level], factor: float) -> NDAr
     def fill(left: int, top: int) -> None:
         size = (min(piece, out_w - left), min(piece, out_h - top))
         corner = (round(left * factor), round(top * factor))
-        picture[top : top + size[1], left : left + size[0]] = read_scaled(pixels, levels, corner, size, factor)
+        picture[top : top + size[1], left : left + size[0]] = read_scaled(
+            pixels, levels, corner, size, factor
+        )
 
     corners = [(left, top) for top in range(0, out_h, piece) for left in range(0, out_w, piece)]
     with ThreadPoolExecutor(_default_threads()) as pool:
@@ -100,7 +103,7 @@ def _chunks_of_tiles(
         for chunk in _chunks(grid):
             tiles = np.empty((len(chunk), *shape), np.uint8)
             jobs = [
-                pool.submit(_read_block, pixels, levels, grid, chunk, members, tiles)
+                pool.submit(_read_block, pixels, levels, grid, chunk=chunk, members=members, tiles=tiles)
                 for members in _blocks(grid, chunk)
             ]
             pending.append((tiles, jobs))
@@ -125,7 +128,7 @@ def _chunks(grid: TileGrid) -> list[range]:
     cuts = [0, *(np.flatnonzero(np.diff(band)) + 1).tolist(), len(grid)]
     return [
         range(start, min(start + most, stop))
-        for first, stop in zip(cuts, cuts[1:], strict=False)
+        for first, stop in pairwise(cuts)
         for start in range(first, stop, most)
     ]
 
@@ -151,6 +154,7 @@ def _read_block(
     pixels: Reads,
     levels: Sequence[Level],
     grid: TileGrid,
+    *,
     chunk: range,
     members: NDArray[np.int64],
     tiles: NDArray[np.uint8],
@@ -167,4 +171,6 @@ def _read_block(
 
 
 def _default_threads() -> int:
-    return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return max(
+        1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )

@@ -12,7 +12,7 @@ from histgen_lib.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a slide: `size` = (width, height) in its own pixels, `downsample` relative to level 0."""
+    """One resolution of a slide: `size` (width, height) in its own px, `downsample` relative to level 0."""
 
     size: tuple[int, int]
     downsample: float
@@ -38,7 +38,10 @@ class TilingSettings:
             for fine, text in (
                 (16 <= self.tile_px <= 4096, f"tile_px is {self.tile_px}, allowed are 16…4096"),
                 (0.05 <= self.mpp <= 50, f"mpp is {self.mpp}, allowed are 0.05…50"),
-                (0 <= self.overlap_px < self.tile_px, f"overlap_px is {self.overlap_px}, allowed: 0…tile_px-1"),
+                (
+                    0 <= self.overlap_px < self.tile_px,
+                    f"overlap_px is {self.overlap_px}, allowed: 0…tile_px-1",
+                ),
                 (0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, allowed are 0…1"),
             )
             if not fine
@@ -55,10 +58,11 @@ class TilingSettings:
 class TileGrid:
     """Where the tiles of one slide lie, row by row from the top left.
 
-    `xy`: int32[N,2], each tile's top-left corner in level-0 px; tiles may reach past the right and lower edge.
-    `span_px`: side of a tile in level-0 px (not always whole). `tile_px`, `mpp`: side and scale of the tiles
-    as read. `tissue`: float32[N], tissue fraction of each tile. `mask`: bool[h,w], the tissue mask, whose pixel
-    (i, j) covers level-0 px [i, i+1) × `mask_downsample` down and [j, j+1) × `mask_downsample` across.
+    `xy`: int32[N,2], each tile's top-left corner in level-0 px; tiles may reach past the right and lower
+    edge. `span_px`: side of a tile in level-0 px (not always whole). `tile_px`, `mpp`: side and scale of
+    the tiles as read. `tissue`: float32[N], tissue fraction of each tile. `mask`: bool[h,w], the tissue
+    mask, whose pixel (i, j) covers level-0 px [i, i+1) × `mask_downsample` down and [j, j+1) ×
+    `mask_downsample` across.
     """
 
     xy: NDArray[np.int32]
@@ -75,7 +79,7 @@ class TileGrid:
 
 @dataclass(frozen=True, eq=False)
 class TileBatch:
-    """Some tiles of a grid, in its order: `pixels` uint8[B,tile_px,tile_px,3] RGB, `xy` int32[B,2] level-0 px."""
+    """Some tiles of a grid: `pixels` uint8[B,tile_px,tile_px,3] RGB, `xy` int32[B,2] in level-0 px."""
 
     pixels: NDArray[np.uint8]
     xy: NDArray[np.int32]

@@ -46,9 +46,10 @@ class PixelSource(Protocol):
 class Slide:
     """One whole-slide image. Use it as a context manager, or `close` it.
 
-    `path`: as given. `slide_id`: the file's stem, safe as a folder name. `size`: (width, height) in level-0 px.
-    `levels`: finest first. `mpp`: µm per level-0 px; `mpp_source` says who is believed. `scanner`: as written in
-    the slide, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
+    `path`: as given. `slide_id`: the file's stem, safe as a folder name. `size`: (width, height) in level-0
+    px. `levels`: finest first. `mpp`: µm per level-0 px; `mpp_source` says who is believed. `scanner`: as
+    written in the slide, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several
+    threads.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Slide:
     @cached_property
     def content_id(self) -> str:
         """SHA-256 of all bytes the slide is stored in (64 hexadecimal digits); reads the whole file once."""
-        return source.content_id(self._file, series_uid=self._pixels.properties.get("dicom.SeriesInstanceUID"))
+        return source.content_id(
+            self._file, series_uid=self._pixels.properties.get("dicom.SeriesInstanceUID")
+        )
 
     @cached_property
     def overview(self) -> tuple[NDArray[np.uint8], float]:
@@ -94,7 +97,7 @@ class Slide:
         return self._pixels.read(x, y, level, w, h)
 
     def read_scaled(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
-        """Read a square of `span_px` level-0 px from corner (x, y), resampled to uint8[out_px,out_px,3] RGB."""
+        """Read a square of `span_px` level-0 px from corner (x, y) as uint8[out_px,out_px,3] RGB."""
         return read_scaled(self._pixels, self.levels, (x, y), (out_px, out_px), span_px / out_px)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
@@ -109,8 +112,8 @@ class Slide:
     ) -> Iterator[TileBatch]:
         """Yield the tiles of `grid`, in its order, `batch_size` at a time (the last batch may be smaller).
 
-        `threads`: how many tiles' regions are decoded at once (default: processors, at most 4).
-        The pixels do not depend on `batch_size` or `threads`. Raises `InvalidInputError("slide-read-failed")`.
+        `threads`: how many tiles' regions are decoded at once (default: processors, at most 4). The pixels
+        do not depend on `batch_size` or `threads`. Raises `InvalidInputError("slide-read-failed")`.
         """
         return read_grid(self._pixels, self.levels, grid, batch_size=batch_size, threads=threads)
 
@@ -132,8 +135,8 @@ def open_slide(
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
-    `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor name
-    for files that say nothing believable. Raises `InvalidInputError`: `slide-missing`, `slide-empty`,
+    `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
+    name for files that say nothing believable. Raises `InvalidInputError`: `slide-missing`, `slide-empty`,
     `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`, `slide-damaged`, `slide-too-small`,
     `slide-pyramid-corrupt`, and those of `histgen_lib.slides.mpp.decide_mpp`.
     """

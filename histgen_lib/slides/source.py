@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from pathlib import Path
-from typing import BinaryIO
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
@@ -14,15 +12,12 @@ from histgen_lib.files import sha256_file
 _DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
 _WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
 _DICOM_HEAD_BYTES = 256 << 10
-_TIFF_LAYOUTS = {42: (4, "H", 12, "I"), 43: (8, "Q", 20, "Q")}
-"""By version (TIFF, BigTIFF): where the first link is, type of entry counts, bytes of an entry, type of links."""
-_MOST_TIFF_DIRECTORIES = 64
 _INDEX_SUFFIXES = (".mrxs", ".vms", ".vmu")
 """Formats whose named file is only an index to pixel files beside it (MIRAX, Hamamatsu)."""
 
 
 def locate(path: Path) -> Path:
-    """Return the file that OpenSlide should open for `path`: itself, or a file of the DICOM series in a folder.
+    """Return the file to open for `path`: itself, or a file of the DICOM series in a folder.
 
     Raises `InvalidInputError`: `slide-missing`, `slide-unreadable`, `slide-empty`, `slide-is-folder`.
     """
@@ -61,7 +56,9 @@ def content_id(path: Path, *, series_uid: str | None = None) -> str:
 
 def _parts(path: Path, series_uid: str | None) -> list[Path]:
     if series_uid is not None:
-        same = [part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))]
+        same = [
+            part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))
+        ]
         return same or [path]
     if path.suffix.lower() in _INDEX_SUFFIXES:
         beside = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path.parent
@@ -101,49 +98,12 @@ def is_dicom(path: Path) -> bool:
 
 
 def _series_uids(head: bytes) -> set[bytes]:
-    """Return all values of Series Instance UID (0020,000E), written with explicit VR, in a DICOM file's head."""
+    """Return all values of Series Instance UID (0020,000E) with explicit VR in a DICOM file's head."""
     found = set()
     for match in re.finditer(rb"\x20\x00\x0e\x00UI", head):
         length = int.from_bytes(head[match.end() : match.end() + 2], "little")
         found.add(head[match.end() + 2 : match.end() + 2 + length].rstrip(b"\0 "))
     return found
-
-
-def is_truncated_tiff(path: Path) -> bool:
-    """Whether `path` starts as a TIFF or BigTIFF whose chain of directories runs past the end of the file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2])
-        if order is None or len(head) < 16:
-            return False
-        version = struct.unpack(f"{order}H", head[2:4])[0]
-        if version not in _TIFF_LAYOUTS:
-            return False
-        start, count_code, entry_bytes, link_code = _TIFF_LAYOUTS[version]
-        link = struct.unpack_from(f"{order}{link_code}", head, start)[0]
-        for _ in range(_MOST_TIFF_DIRECTORIES):
-            if link == 0:
-                return False
-            link = _next_directory(file, link, order + count_code, entry_bytes, order + link_code, size)
-            if link is None:
-                return True
-    return False
-
-
-def _next_directory(
-    file: BinaryIO, place: int, count_format: str, entry_bytes: int, link_format: str, size: int
-) -> int | None:
-    """Return where the directory after the one at `place` begins (0: it is the last), or None past the end."""
-    if place + struct.calcsize(count_format) > size:
-        return None
-    file.seek(place)
-    count = struct.unpack(count_format, file.read(struct.calcsize(count_format)))[0]
-    after = place + struct.calcsize(count_format) + count * entry_bytes
-    if after + struct.calcsize(link_format) > size:
-        return None
-    file.seek(after)
-    return int(struct.unpack(link_format, file.read(struct.calcsize(link_format)))[0])
 
 
 def _head(path: Path) -> bytes:

@@ -1,8 +1,8 @@
 """Telling tissue from glass, ink and dirt on a small picture of the whole slide.
 
-The glass of each slide is measured first, so a grey or lilac background counts for nothing. Stained tissue is
-coloured; stripes, shadows, bubbles and dust are not. Ink is coloured too, but in hues that haematoxylin, eosin and
-blood do not have, or in larger even patches.
+The glass of each slide is measured first, so a grey or lilac background counts for nothing. Stained tissue
+is coloured; stripes, shadows, bubbles and dust are not. Ink is coloured too, but in hues that haematoxylin,
+eosin and blood do not have, or in larger even patches.
 """
 
 from __future__ import annotations
@@ -93,15 +93,19 @@ def _brightest_frequent(brightness: NDArray[np.float32]) -> float:
 def _ink_hues(relative: Picture) -> tuple[tuple[Mask, Mask], ...]:
     """Mark what is certainly, and what is possibly, green, blue, red and black ink.
 
-    Haematoxylin and eosin both absorb green most, so green light above red light means ink. Blood is red too, but
-    lets a third of green and blue light through; red ink lets a fifth through, and as much blue as green.
+    Haematoxylin and eosin both absorb green most, so green light above red light means ink. Blood is red
+    too, but lets a third of green and blue light through; red ink lets a fifth through, and as much blue as
+    green.
     """
     red, green, blue = np.moveaxis(relative, 2, 0)
     most, chroma = relative.max(axis=2), relative.max(axis=2) - relative.min(axis=2)
     over_tissue = (blue > 1.8 * red) & (blue > 1.8 * green) & (blue > red + 0.12)
     return (
         ((green > red + 0.10) & (green > blue + 0.04), (green > red + 0.03) & (green > blue)),
-        (((green > red - 0.02) & (blue > red + 0.25)) | over_tissue, (green > red - 0.02) & (blue > red + 0.04)),
+        (
+            ((green > red - 0.02) & (blue > red + 0.25)) | over_tissue,
+            (green > red - 0.02) & (blue > red + 0.04),
+        ),
         ((red > green + 0.6) & (np.abs(green - blue) < 0.12), (red > green + 0.3) & (blue < green + 0.1)),
         ((most < 0.35) & (chroma < 0.12), (most < 0.75) & (chroma < 0.06)),
     )

@@ -14,8 +14,10 @@ from tiff_pyramid import halved, write_pyramid
 GLASS = (243, 242, 244)
 
 
-def stained(height: int, width: int, *, glass: tuple[int, int, int] = GLASS, seed: int = 0) -> NDArray[np.uint8]:
-    """A pink, textured ellipse with violet nuclei in the middle of grainy glass."""
+def stained(
+    height: int, width: int, *, glass: tuple[int, int, int] = GLASS, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Draw a pink, textured ellipse with violet nuclei in the middle of grainy glass."""
     rng = np.random.default_rng(seed)
     picture = np.empty((height, width, 3), np.float32)
     picture[:] = glass
@@ -33,20 +35,20 @@ def stained(height: int, width: int, *, glass: tuple[int, int, int] = GLASS, see
 
 @pytest.fixture(scope="session")
 def picture() -> NDArray[np.uint8]:
-    """2300 × 2048 px of glass with one piece of tissue."""
+    """Return 2300 × 2048 px of glass with one piece of tissue."""
     return stained(2048, 2300)
 
 
 @pytest.fixture(scope="session")
 def slide_file(tmp_path_factory: pytest.TempPathFactory, picture: NDArray[np.uint8]) -> Path:
-    """A sound slide: three levels, 0.25 mpp."""
+    """Write a sound slide: three levels, 0.25 mpp."""
     levels = [picture, halved(picture), halved(picture, 2)]
     return write_pyramid(tmp_path_factory.mktemp("slides") / "sound.tif", levels, mpp=0.25)
 
 
 @pytest.fixture
 def make_slide(tmp_path: Path) -> Callable[..., Path]:
-    """Write a slide with `write_pyramid` into this test's folder: make_slide("a.tif", [level0, …], mpp=…)."""
+    """Write slides into this test's folder with a name, levels and the options of `write_pyramid`."""
 
     def make(name: str, levels: list[NDArray[np.uint8]], **options: object) -> Path:
         return write_pyramid(tmp_path / name, levels, **options)

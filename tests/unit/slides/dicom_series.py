@@ -1,17 +1,15 @@
-"""A small writer of DICOM whole-slide series (VL Whole Slide Microscopy, JPEG baseline, TILED_FULL) for tests."""
+"""A small writer of DICOM whole-slide series (JPEG baseline, TILED_FULL) for tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
-
 from tiff_pyramid import jpeg_tiles
 
 
@@ -27,7 +25,12 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(levels):
         scale = levels[0].shape[1] / image.shape[1]
-        kind = ["ORIGINAL" if index == 0 else "DERIVED", "PRIMARY", "VOLUME", "NONE" if index == 0 else "RESAMPLED"]
+        kind = [
+            "ORIGINAL" if index == 0 else "DERIVED",
+            "PRIMARY",
+            "VOLUME",
+            "NONE" if index == 0 else "RESAMPLED",
+        ]
         _instance(image, f"{series}.{index + 1}", series, kind, mpp * scale).save_as(
             folder / f"{series}-{index}.dcm", enforce_file_format=True
         )

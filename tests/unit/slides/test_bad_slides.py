@@ -35,7 +35,9 @@ def test_an_empty_file(tmp_path):
     assert refusal(tmp_path / "a.svs").code == "slide-empty"
 
 
-@pytest.mark.parametrize("content", [b"hello " * 99, b"{}", b"II", b"II*\0", b"\0" * 5000, b"\xff\xd8\xff\xe0" * 9])
+@pytest.mark.parametrize(
+    "content", [b"hello " * 99, b"{}", b"II", b"II*\0", b"\0" * 5000, b"\xff\xd8\xff\xe0" * 9]
+)
 def test_something_else_named_svs(tmp_path, content):
     (tmp_path / "a.svs").write_bytes(content)
     assert refusal(tmp_path / "a.svs").code == "slide-format-unknown"
@@ -73,7 +75,9 @@ def test_damaged_pixels_behind_a_sound_directory(tmp_path, slide_file):
     assert refusal(tmp_path / "a.tif", mpp=0.5).code == "slide-read-failed"
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")]
+)
 def test_a_file_that_may_not_be_read(monkeypatch, slide_file, error):
     """Root may read everything, so the refusal of the system is played."""
 
@@ -140,6 +144,7 @@ def test_a_file_that_vanishes_is_read_on_or_refused(tmp_path, slide_file):
         grid = plan_grid(slide, TilingSettings(mpp=0.25))
         copy.unlink()
         try:
-            assert sum(map(len, slide.read_tiles(grid, threads=4))) == len(grid)
+            found = sum(map(len, slide.read_tiles(grid, threads=4)))
         except InvalidInputError as error:
-            assert error.code == "slide-read-failed"
+            found = error.code
+    assert found in {len(grid), "slide-read-failed"}

@@ -79,7 +79,12 @@ def test_truncated_instances_are_refused(tmp_path, series, kept):
         part.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(InvalidInputError) as caught, open_slide(copy, mpp=0.25) as slide:
         list(slide.read_tiles(plan_grid(slide, TilingSettings(mpp=0.25))))
-    assert caught.value.code in {"slide-damaged", "slide-format-unknown", "slide-is-folder", "slide-read-failed"}
+    assert caught.value.code in {
+        "slide-damaged",
+        "slide-format-unknown",
+        "slide-is-folder",
+        "slide-read-failed",
+    }
 
 
 def test_the_patient_is_forgotten_at_once(series):

@@ -164,15 +164,21 @@ class TestPrivacy:
         label = np.full((200, 300, 3), (255, 0, 255), np.uint8)
         described = APERIO.format("MPP = 0.25|User = Jane Doe|Filename = Doe-Jane|")
         path = tmp_path / "a.svs"
-        write_pyramid(path, [picture, halved(picture)], description=described, strips=[picture[:90, :90], label])
+        write_pyramid(
+            path, [picture, halved(picture)], description=described, strips=[picture[:90, :90], label]
+        )
         with open_slide(path) as slide:
             assert slide.vendor == "aperio"
             public = [name for name in dir(slide) if not name.startswith("_")]
-            assert not [name for name in public if any(w in name for w in ("assoc", "label", "macro", "propert"))]
+            assert not [
+                name for name in public if any(w in name for w in ("assoc", "label", "macro", "propert"))
+            ]
             for shown in (slide.overview[0], slide.thumbnail(500)):
                 assert not (np.abs(shown.astype(int) - (255, 0, 255)).sum(2) < 60).any()
-            kept = json.dumps([vars(slide)[name] for name in vars(slide)], default=lambda thing: vars(thing) if
-                              hasattr(thing, "__dict__") else repr(thing))
+            kept = json.dumps(
+                [vars(slide)[name] for name in vars(slide)],
+                default=lambda thing: vars(thing) if hasattr(thing, "__dict__") else repr(thing),
+            )
         assert "Doe" not in kept
 
 

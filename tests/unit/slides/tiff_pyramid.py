@@ -1,4 +1,4 @@
-"""A small writer of tiled JPEG pyramids, as scanners make them, for tests: any size, tile size, tags and pages."""
+"""A small writer of tiled JPEG pyramids, as scanners make them, for tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def write_pyramid(
         data = [b"" if n in blank else part for n, part in enumerate(jpeg_tiles(image, tile_px, quality))]
         tags = _tags(image, data, out) | {322: (_LONG, [tile_px]), 323: (_LONG, [tile_px])}
         tags |= {324: tags.pop(273), 325: tags.pop(279)}
-        tags |= {254: (_LONG, [int(index > 0)])} | _resolution(mpp and mpp * levels[0].shape[1] / image.shape[1], dpi)
+        tags |= {254: (_LONG, [int(index > 0)])} | _resolution(
+            mpp and mpp * levels[0].shape[1] / image.shape[1], dpi
+        )
         if description:
             tags[270] = (_ASCII, [*description.encode(), 0])
         link = _directory(out, tags, link)
@@ -51,7 +53,7 @@ def write_pyramid(
 
 
 def halved(image: NDArray[np.uint8], times: int = 1) -> NDArray[np.uint8]:
-    """The picture at 1/2 (1/4, …) of its size."""
+    """Return the picture at 1/2 (1/4, …) of its size."""
     size = (max(1, image.shape[1] >> times), max(1, image.shape[0] >> times))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 

@@ -1,0 +1,84 @@
+"""Quality: each flag is raised by its own defect and by nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from tiff_pyramid import halved
+
+from histgen_lib.slides import QualityReport, TilingSettings, assess_quality, open_slide, plan_grid
+from histgen_lib.slides.quality import flags_of
+
+SOUND = QualityReport(
+    flags=(),
+    tissue_mm2=5.0,
+    pen_mm2=0.0,
+    sharpness=0.3,
+    blurred_fraction=0.0,
+    clipped_fraction=0.0,
+    background_brightness=240.0,
+    colourfulness=0.3,
+    enlargement=1.0,
+    tiles_looked_at=48,
+)
+
+
+def quality_of(make_slide, picture, mpp=1.0):
+    with open_slide(make_slide("a.tif", [picture, halved(picture, 2)], mpp=mpp)) as slide:
+        return assess_quality(slide, plan_grid(slide, TilingSettings(mpp=1.0)))
+
+
+def test_a_sound_slide_raises_nothing(make_slide, picture):
+    report = quality_of(make_slide, picture)
+    assert report.flags == ()
+    assert report.tissue_mm2 == pytest.approx(np.pi * 0.09 * 2.3 * 2.048, rel=0.08)
+    assert json.loads(json.dumps(report.to_dict()))["flags"] == []
+
+
+def test_the_report_is_the_same_every_time(make_slide, picture):
+    assert quality_of(make_slide, picture) == quality_of(make_slide, picture)
+
+
+def test_blur_is_noticed(make_slide, picture):
+    assert quality_of(make_slide, cv2.GaussianBlur(picture, (0, 0), 4)).flags == ("out-of-focus",)
+
+
+def test_ink_is_noticed(make_slide, picture):
+    marked = picture.copy()
+    cv2.line(marked, (100, 100), (1500, 120), (30, 60, 170), 90)
+    report = quality_of(make_slide, marked)
+    assert report.flags == ("pen",)
+    assert 1.4 * 0.09 < report.pen_mm2 < 1.45 * 0.18  # the stroke, and a rim of some 30 µm on each side
+
+
+def test_overexposure_is_noticed(make_slide, picture):
+    bright = np.clip(picture * 1.25, 0, 255).astype(np.uint8)
+    assert "overexposed" in quality_of(make_slide, bright).flags
+
+
+def test_enlargement_is_noticed(make_slide, picture):
+    report = quality_of(make_slide, picture, mpp=1.6)
+    assert report.flags == ("enlarged",)
+    assert report.enlargement == pytest.approx(1.6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flag", "measured"),
+    [
+        ("little-tissue", {"tissue_mm2": 0.19}),
+        ("out-of-focus", {"blurred_fraction": 0.51}),
+        ("partly-out-of-focus", {"blurred_fraction": 0.21}),
+        ("pen", {"pen_mm2": 0.02}),
+        ("overexposed", {"clipped_fraction": 0.21}),
+        ("underexposed", {"background_brightness": 149.0}),
+        ("pale", {"colourfulness": 0.07}),
+        ("enlarged", {"enlargement": 1.11}),
+    ],
+)
+def test_each_threshold_is_as_documented(flag, measured):
+    assert flags_of(SOUND) == ()
+    assert flags_of(replace(SOUND, **measured)) == (flag,)
