@@ -101,4 +101,6 @@ def _first_known(case: Case, files: Mapping[str, Path]) -> list[str]:
 def _case(item: Mapping[str, Any]) -> Case:
     paths = item.get("image_path", [])
     paths = [paths] if isinstance(paths, str) else paths
-    return Case(id=str(item["id"]), report=str(item["report"]), image_path=tuple(str(path) for path in paths))
+    if not isinstance(item["report"], str):
+        raise TypeError(f"the report of {item['id']} is not text")
+    return Case(id=str(item["id"]), report=item["report"], image_path=tuple(str(path) for path in paths))

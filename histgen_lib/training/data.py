@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histgen_lib.bags import Bag, read_bag
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
 from histgen_lib.training.annotation import Case
 from histgen_lib.training.settings import BagAugment, Variant
 
 _AUGMENT_STREAM, _ORDER_STREAM = 1, 2
+_LOOKED_AT = 16
 FloatArray = NDArray[np.float32]
 
 
@@ -106,8 +108,8 @@ def plan_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -
 
 def share_of(batches: Sequence[list[int]], rank: int, world: int) -> list[list[int]]:
     """One process's batches; the first ones are repeated so that every process has equally many."""
-    padded = [*batches, *batches[: -len(batches) % world]]
-    return padded[rank::world]
+    each = -(-len(batches) // world)
+    return [batches[(turn * world + rank) % len(batches)] for turn in range(each)]
 
 
 def prepare(
@@ -115,14 +117,15 @@ def prepare(
 ) -> FloatArray:
     """One slide's features float32[N, D] as the network takes them: augmented if told, in `variant`'s order.
 
-    "published": slide order. "corrected": along the curve of `tile_order`. "mean-pooled": the mean, one row.
+    "published": slide order. "corrected": along the curve of `tile_order` where the bag knows its tiles'
+    places. "mean-pooled": one row, the mean.
     """
     features, xy = np.asarray(bag.features, dtype=np.float32), bag.xy
     if augment is not None and rng is not None:
         features, xy = _augmented(features, xy, augment, rng)
     if variant == "mean-pooled":
         return np.asarray(features.mean(axis=0, keepdims=True), dtype=np.float32)
-    if variant == "published":
+    if variant == "published" or not bag.has_places:
         return features
     return features[tile_order(xy, bag.span_px)]
 
@@ -132,9 +135,26 @@ def augment_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, row, _AUGMENT_STREAM])
 
 
+def require_same_encoder(examples: Sequence[Example], encoder_sha256: str = "") -> None:
+    """InvalidInputError("training-bags-differ") unless one encoder made all bags, the one named if any is.
+
+    Bags that do not say what made them are compared by the length of their features alone. Of bags that are
+    left on disk the first few are looked at here; `collate` compares the lengths of the others.
+    """
+    held = [example for example in examples if example.bag is not None]
+    known, width = encoder_sha256, 0
+    for example in held or examples[:_LOOKED_AT]:
+        bag = example.load()
+        known, width = known or bag.encoder_sha256, width or bag.features.shape[1]
+        if bag.encoder_sha256 not in ("", known) or bag.features.shape[1] != width:
+            raise _bags_differ(f"The bag of {example.id} was made by another tile encoder than others")
+
+
 def collate(features: Sequence[FloatArray], ids: Sequence[Sequence[int]]) -> Batch:
-    """Pad slides' features [N_i, D] and ids into one batch."""
+    """Pad slides' features [N_i, D] and ids into one batch. InvalidInputError("training-bags-differ")."""
     count, width = len(features), features[0].shape[1]
+    if any(rows.shape[1] != width for rows in features):
+        raise _bags_differ("Bags hold features of different lengths")
     tiles, tokens = max(map(len, features)), max(map(len, ids)) + 1
     padded = np.zeros((count, tiles, width), dtype=np.float32)
     targets = np.zeros((count, tokens), dtype=np.int64)
@@ -160,3 +180,8 @@ def _augmented(
         xy = xy * rng.choice([-1, 1], size=2).astype(np.int32)
         xy = xy[:, ::-1] if rng.random() < 0.5 else xy
     return features, xy
+
+
+def _bags_differ(what: str) -> InvalidInputError:
+    hint = "Encode all slides with one encoder, and give --encoder that one or none."
+    return InvalidInputError("training-bags-differ", f"{what}.", hint=hint)

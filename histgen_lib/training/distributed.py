@@ -11,6 +11,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from histgen_lib.errors import InvalidInputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -52,10 +54,13 @@ class Group:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs), and leave it."""
+    """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs), and leave it.
+
+    InvalidInputError("training-device-missing") for a device that is not there.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    place = torch.device(f"{device}:{local}" if device == "cuda" else device)
+    place = _device(device, local)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if world == 1:
@@ -66,3 +71,16 @@ def joined(device: str) -> Iterator[Group]:
         yield Group(rank, world, place)
     finally:
         distributed.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    try:
+        place = torch.device(f"{name}:{local_rank}" if name == "cuda" else name)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInputError(
+            "training-device-missing",
+            f"torch cannot compute on the device {name!r} here ({str(error).splitlines()[0]}).",
+            hint="Use --device cpu, or install a torch built for this machine's GPU.",
+        ) from error
+    return place

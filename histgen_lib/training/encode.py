@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
@@ -18,9 +19,10 @@ import numpy as np
 import torch
 
 from histgen_lib.bags import Bag, read_bag, write_bag
-from histgen_lib.errors import HistgenError, InvalidInputError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.slides import Slide, open_slide, plan_grid
+from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.progress import TrainProgress
 
@@ -60,13 +62,19 @@ class _Job:
 
 
 def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeResult:
-    """Encode every slide. InvalidInputError("training-slides-missing") when there is none."""
-    jobs = [_Job(path, settings.encoder, settings.out, settings.mpp) for path in find_slides(settings.slides)]
+    """Encode every slide.
+
+    InvalidInputError: "training-slides-missing" when there is none, "training-slides-same-name" when two
+    would share a bag. FatalError: "training-encoder-unreadable", "training-worker-died".
+    """
+    slides = find_slides(settings.slides)
+    jobs = [_Job(path, settings.encoder, settings.out, settings.mpp) for path in slides]
     if not jobs:
         names = ", ".join(str(path) for path in settings.slides)
         raise InvalidInputError(
             "training-slides-missing", f"There are no slides in {names}.", hint="Check the path."
         )
+    _require_own_names(slides)
     open_encoder(settings.encoder)
     result = EncodeResult()
     workers = min(settings.workers or os.cpu_count() or 1, len(jobs))
@@ -74,20 +82,40 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
         TrainProgress("encode", len(jobs), quiet=quiet) as progress,
     ):
-        for job, outcome in zip(jobs, pool.map(_encode, jobs), strict=True):
-            _count(result, job, outcome)
-            progress.advance(1, job.slide.name)
+        try:
+            for job, outcome in zip(jobs, pool.map(_encode, jobs), strict=True):
+                _count(result, job, outcome)
+                progress.advance(1, job.slide.name)
+        except BrokenProcessPool as error:
+            raise FatalError(
+                "training-worker-died",
+                "A process that encodes slides was killed, most likely for want of memory.",
+                hint="Run it again with fewer --workers; finished bags are kept.",
+            ) from error
     return result
 
 
 def find_slides(places: Sequence[Path]) -> list[Path]:
-    """Slide files among `places`, looking into folders, sorted; each once."""
+    """Slides among `places`, looking into folders, sorted, each once; of DICOM files their folder."""
     found: dict[Path, None] = {}
     for place in places:
-        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
-        files = [p for p in inside if p == place or (p.suffix.lower() in SLIDE_SUFFIXES and p.is_file())]
-        found |= dict.fromkeys(files)
+        inside = sorted(place.rglob("*")) if place.is_dir() else []
+        files = [p for p in inside if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()]
+        seen = [p for p in files if not p.name.startswith(".")] if place.is_dir() else [place]
+        found |= dict.fromkeys(p.parent if p.suffix.lower() == ".dcm" else p for p in seen)
     return list(found)
+
+
+def _require_own_names(slides: Sequence[Path]) -> None:
+    owners: dict[str, Path] = {}
+    for path in slides:
+        other = owners.setdefault(safe_id(path), path)
+        if other != path:
+            raise InvalidInputError(
+                "training-slides-same-name",
+                f"{other} and {path} would share one bag.",
+                hint="Rename one of them, or encode them into different folders.",
+            )
 
 
 def slide_bag(slide: Slide, encoder: TileEncoder, folder: EncoderFolder) -> Bag:

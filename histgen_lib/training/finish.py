@@ -27,6 +27,7 @@ from histgen_lib.training.data import Example
 from histgen_lib.training.validate import Validator
 
 _DOMAIN_SLIDES = 400
+_DOMAIN_TILES = 512
 _DOMAIN_MARGIN = 1.5
 _TARGET_ACCURACY = 0.98
 _LEAST_CONFIDENCE = 0.5
@@ -130,10 +131,18 @@ def fit_domain(
     train: Sequence[Example], held_out: Sequence[Example], seed: int
 ) -> tuple[DomainModel, float, list[float]]:
     """Fit statistics of training tiles, and a threshold half as much again above every validation slide."""
-    chosen = np.random.default_rng(seed).permutation(len(train))[:_DOMAIN_SLIDES]
-    domain = DomainModel.fit([train[row].load().features for row in chosen], seed=seed)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(train))[:_DOMAIN_SLIDES]
+    domain = DomainModel.fit([_some_tiles(train[row].load().features, rng) for row in chosen], seed=seed)
     scores = [domain.score(example.load().features) for example in held_out]
     return domain, domain_threshold(scores, quantile=1.0, margin=_DOMAIN_MARGIN), scores
+
+
+def _some_tiles(features: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
+    """At most 512 tiles of a slide: whole slides of 10 000 tiles would not fit into memory together."""
+    if len(features) <= _DOMAIN_TILES:
+        return features
+    return features[np.sort(rng.permutation(len(features))[:_DOMAIN_TILES])]
 
 
 def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:

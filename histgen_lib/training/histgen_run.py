@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,14 +11,16 @@ from typing import Any
 
 import torch
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
 from histgen_lib.models.histgen.decoding import DecodingSettings
+from histgen_lib.slides import TilingSettings
 from histgen_lib.text.bpe import BpeTokenizer
 from histgen_lib.text.tokenizers import Tokenizer
 from histgen_lib.text.word import WordTokenizer
 from histgen_lib.training.annotation import BAG_SUFFIXES, Case, index_files, read_annotation, require_matches
-from histgen_lib.training.data import Example, make_examples
+from histgen_lib.training.data import Example, make_examples, require_same_encoder
 from histgen_lib.training.distributed import Group, joined
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.finish import calibrate_model
@@ -45,9 +48,10 @@ def train(
     """Train, or go on training where settings.out holds an unfinished run; leave a calibrated model folder.
 
     Under torchrun every process calls this; rank 0 writes. The test split is not looked at.
-    Raises InvalidInputError: "training-annotation-unreadable", "training-bags-missing",
-    "training-state-differs", "training-float16-cpu".
+    Raises InvalidInputError: "training-settings", "training-annotation-unreadable", "training-bags-missing",
+    "training-bags-differ", "training-state-differs", "training-device-missing", "training-float16-cpu".
     """
+    check_settings(settings)
     torch.set_num_threads(settings.threads or _threads())
     with joined(settings.device) as group:
         torch.manual_seed(settings.seed)
@@ -56,6 +60,8 @@ def train(
         limits = (settings.sizes.max_tokens, settings.memory_bytes)
         examples = make_examples(train_pairs, tokenizer, *limits)
         held_out = make_examples(val_pairs, tokenizer, *limits)
+        encoder = open_encoder(settings.encoder) if settings.encoder else None
+        require_same_encoder([*examples, *held_out], encoder.sha256 if encoder else "")
         model = _start(settings, tokenizer, examples).to(group.device)
         validator = Validator(settings, held_out, tokenizer, group.device)
         loop = Loop(
@@ -73,8 +79,20 @@ def train(
         if group.leads:
             model.load_state_dict(run.best_weights)
             _write(settings, model, tokenizer, examples, validator)
+            _note_origin(settings, len(examples))
         _wait(group)
     return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows))
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """InvalidInputError("training-settings") for numbers with which no run can be made."""
+    least = {"epochs": 1, "batch_size": 1, "patience_epochs": 1, "decode_every": 1, "decode_limit": 1}
+    wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(settings, name) < low]
+    wrong += [] if settings.learning_rate > 0 else ["learning_rate must be above 0"]
+    if wrong:
+        raise InvalidInputError(
+            "training-settings", f"This run cannot be made: {'; '.join(wrong)}.", hint="Mend the settings."
+        )
 
 
 def make_tokenizer(settings: TrainSettings, reports: list[str]) -> Tokenizer:
@@ -143,11 +161,17 @@ def _write(
 
 def _tiling(encoder: EncoderFolder | None, tile_px: int, mpp: float) -> dict[str, Any]:
     """How slides are to be cut for this model; known from the bags where the encoder is not ours."""
-    return (
-        asdict(encoder.tiling)
-        if encoder
-        else {"tile_px": tile_px, "mpp": mpp, "overlap_px": 0, "min_tissue": 0.15}
-    )
+    if encoder:
+        return asdict(encoder.tiling)
+    known = {"tile_px": tile_px, "mpp": mpp} if tile_px and not math.isnan(mpp) else {}
+    return asdict(TilingSettings()) | known
+
+
+def _note_origin(settings: TrainSettings, slides: int) -> None:
+    """Say in config.json how the weights came about. Nothing of it depends on the machine."""
+    budget = {"epochs": settings.epochs, "batch_size": settings.batch_size, "slides": slides}
+    origin = {"variant": settings.variant, "seed": settings.seed, **budget}
+    update_config(settings.out, training=origin)
 
 
 def _threads() -> int:

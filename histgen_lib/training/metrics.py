@@ -18,6 +18,8 @@ class MetricsLog:
         self._path = folder / "metrics.csv"
         self._rows = [dict(row) for row in rows]
         self._board = _board(folder / "tensorboard")
+        if self._rows:  # the process may have been killed between saving its state and writing the table
+            write_atomic(self._path, _csv(self._rows))
 
     def write(self, row: Mapping[str, float]) -> None:
         """Add one epoch."""

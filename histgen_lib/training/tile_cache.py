@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import atomic_path
+from histgen_lib.files import atomic_path, canonical_json, write_atomic
 from histgen_lib.slides import TilingSettings, open_slide, plan_grid
 from histgen_lib.training.annotation import SPLITS, index_files, match_cases, read_annotation
 from histgen_lib.training.progress import TrainProgress
@@ -57,19 +57,42 @@ class _Job:
 def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: bool = False) -> TileSet:
     """Give the tiles of the first `limit` slides of a split, cut now where that has not been done before.
 
-    InvalidInputError: "training-split-empty", "training-truth-unreadable", and what opening a slide raises.
+    InvalidInputError: "training-split-empty", "training-slides-missing", "training-truth-unreadable",
+    "training-state-differs", and what opening a slide raises.
     """
     annotation = read_annotation(settings.world / "annotation.json")
     if split not in SPLITS or not annotation.split(split):
         raise InvalidInputError(
-            "training-split-empty", f"{settings.world} has no {split} split.", hint="See synth."
+            "training-split-empty",
+            f"{settings.world} has no {split} split.",
+            hint="Give --world a folder that `histgen synth` wrote, with --val-share above 0.",
         )
     files = index_files(settings.world / "slides", SLIDE_SUFFIXES)
     slides = [path for _, path in match_cases(annotation.split(split), files)][:limit]
+    if not slides:
+        raise InvalidInputError(
+            "training-slides-missing",
+            f"None of the {split} split's slides are in {settings.world / 'slides'}.",
+            hint="Give --world a folder that `histgen synth` wrote.",
+        )
     folder = settings.out / "training" / "tiles"
+    _claim(folder, settings)
     jobs = [_Job(path, settings.world / "truth", folder, settings) for path in slides]
     _cut_all([job for job in jobs if not _files(job)[1].exists()], settings.workers, split, quiet)
     return _load(jobs)
+
+
+def _claim(folder: Path, settings: TileTrainSettings) -> None:
+    """Note how the tiles in `folder` are cut. InvalidInputError("training-state-differs") if otherwise."""
+    note = folder / "cutting.json"
+    mine = canonical_json({name: getattr(settings, name) for name in _CUTTING})
+    if note.exists() and note.read_bytes() != mine:
+        raise InvalidInputError(
+            "training-state-differs",
+            f"{folder} holds tiles that were cut with other settings ({', '.join(_CUTTING)}).",
+            hint="Use another output folder, or delete that one to start anew.",
+        )
+    write_atomic(note, mine)
 
 
 def _cut_all(jobs: Sequence[_Job], workers: int, split: str, quiet: bool) -> None:
@@ -156,4 +179,5 @@ def _load(jobs: Sequence[_Job]) -> TileSet:
     )
 
 
+_CUTTING = ("tile_px", "mpp", "min_tissue", "tiles_per_slide", "seed")
 _TARGETS = ("cells", "mitoses", "grade", "meetings")
