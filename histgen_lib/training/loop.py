@@ -15,6 +15,7 @@ from histgen_lib.training.data import Batch, Example, augment_rng, collate, plan
 from histgen_lib.training.distributed import Group
 from histgen_lib.training.metrics import MetricsLog
 from histgen_lib.training.optim import autocast, make_optimizer, make_scaler, make_schedule
+from histgen_lib.training.probe import FieldValues, ProbedHistGen
 from histgen_lib.training.progress import TrainProgress
 from histgen_lib.training.settings import TrainSettings
 from histgen_lib.training.state import RunState, load_state, save_state
@@ -37,8 +38,10 @@ class Loop:
     after_step: Callable[[RunState], None] = lambda run: None
 
     def __post_init__(self) -> None:
-        self.network: nn.Module = self.group.wrap(self.model)
-        self.optimizer = make_optimizer(self.model, self.settings)
+        self.values = FieldValues.of([example.report for example in self.examples])
+        self.probed = ProbedHistGen(self.model, self.values).to(self.group.device)
+        self.network: nn.Module = self.group.wrap(self.probed)
+        self.optimizer = make_optimizer(self.probed, self.settings)
         self.steps_per_epoch = len(self._batches(0))
         self.schedule = make_schedule(self.optimizer, self.settings, self.steps_per_epoch)
         self.scaler = make_scaler(self.settings, self.group.device)
@@ -55,7 +58,7 @@ class Loop:
         if not self.state_path.exists():
             return
         self.run, parts = load_state(self.state_path, self.fingerprint())
-        self.model.load_state_dict(parts["model"])
+        self.probed.load_state_dict(parts["model"])
         self.optimizer.load_state_dict(parts["optimizer"])
         self.schedule.load_state_dict(parts["schedule"])
         self.scaler.load_state_dict(parts["scaler"])
@@ -97,13 +100,15 @@ class Loop:
         torch.manual_seed(self._step_seed(step))
         batch = self._batch(rows).to(self.group.device)
         with autocast(self.settings, self.group.device):
-            log_probs = self.network(batch.features, batch.tile_mask, batch.inputs)
+            log_probs, answers = self.network(batch.features, batch.tile_mask, batch.inputs)
         loss = token_loss(log_probs.float(), batch)
+        if self.settings.probe_weight:
+            loss = loss + self.settings.probe_weight * self.probed.loss(answers.float(), self._labels(rows))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.settings.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(self.probed.parameters(), self.settings.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -158,6 +163,10 @@ class Loop:
         ]
         return collate(features, [self.examples[row].ids for row in rows])
 
+    def _labels(self, rows: Sequence[int]) -> Tensor:
+        labels = [self.values.label(self.examples[row].report) for row in rows]
+        return torch.tensor(labels, device=self.group.device)
+
     def _step_seed(self, step: int) -> int:
         place = (self.run.epoch * self.steps_per_epoch + step) * self.group.world + self.group.rank
         return (self.settings.seed + 1 + place * _STEP_STREAM) % 2**63
@@ -174,7 +183,7 @@ class Loop:
         if not self.group.leads:
             return
         parts = {
-            "model": self.model.state_dict(),
+            "model": self.probed.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),

@@ -62,6 +62,7 @@ class TrainSettings:
                 "loss", or "fields": mean accuracy of the synoptic fields in greedy drafts, then the loss
     decode_every  epochs between greedy drafts of (at most decode_limit) validation slides
     scaled_start  begin from weights fitted to the features (see `start`), not as published
+    probe_weight  weight of the probe's loss (see `probe`) beside the words'; 0, as published, leaves it out
     memory_bytes  bags are held in memory when their files together are no larger
     """
 
@@ -97,6 +98,7 @@ class TrainSettings:
     beam_size: int = 3
     threads: int = 0
     scaled_start: bool = False
+    probe_weight: float = 0.0
     memory_bytes: int = 4 << 30
 
     def fingerprint(self) -> dict[str, Any]:
@@ -162,4 +164,5 @@ _SMALL: dict[str, Any] = {
     "patience_epochs": 15,
     "decode_every": 4,
     "scaled_start": True,
+    "probe_weight": 0.1,
 }
