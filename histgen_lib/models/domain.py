@@ -26,7 +26,7 @@ from histgen_lib.files import atomic_path
 
 DomainMethod = Literal["mahalanobis-median", "neighbour-median"]
 _CHUNK_TILES = 1024
-_RIDGE = 0.25
+_RIDGE = 1.0
 _TINY = 1e-12
 
 
@@ -108,7 +108,7 @@ def domain_threshold(scores: Sequence[float], *, quantile: float = 0.99, margin:
 def _whitening(centred: NDArray[np.float64], variance_kept: float) -> NDArray[np.float64]:
     """Find the principal axes that hold `variance_kept` of the variance, of about unit variance: [D, K].
 
-    A quarter of the mean variance is added to each axis: axes of mere noise must not drown the others, or
+    The mean variance is added to that of each axis: axes of mere noise must not drown the others, or
     a tile without any features would be nearer to the anchors than training tiles are to each other.
     """
     covariance = centred.T @ centred / max(len(centred) - 1, 1)

@@ -11,10 +11,12 @@ Severity = Literal["stop", "caution", "note"]
 
 QUALITY_SENTENCES = {
     "little-tissue": "There is little tissue on the slide.",
-    "out-of-focus": "Part of the tissue is out of focus.",
+    "out-of-focus": "More than half of the tissue is out of focus.",
+    "partly-out-of-focus": "Part of the tissue is out of focus.",
     "pen": "There are pen marks on the slide.",
-    "overexposed": "Part of the slide is overexposed.",
-    "too-dark": "Part of the slide is too dark.",
+    "overexposed": "Much of the tissue is overexposed.",
+    "underexposed": "The slide is too dark.",
+    "pale": "The stain is very pale.",
     "enlarged": "The scan is coarser than the model needs; its tiles were enlarged.",
     "encoder-unstated": "The bag does not say which tile encoder made it.",
 }
