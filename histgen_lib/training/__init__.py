@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from histgen_lib.training.annotation import Annotation, Case, read_annotation
-    from histgen_lib.training.comparison import compare
+    from histgen_lib.training.comparison import ComparisonSettings, DraftedSlide, compare
+    from histgen_lib.training.comparison_table import Figure
     from histgen_lib.training.encode import EncodeSettings, encode_slides
     from histgen_lib.training.finish import calibrate_model
     from histgen_lib.training.histgen_run import TrainResult, train
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 _WHERE = {
     "Annotation": "annotation",
     "Case": "annotation",
+    "ComparisonSettings": "comparison",
+    "DraftedSlide": "comparison",
     "EncodeSettings": "encode",
+    "Figure": "comparison_table",
     "TileTrainSettings": "tile_settings",
     "TrainResult": "histgen_run",
     "TrainSettings": "settings",
@@ -36,7 +40,10 @@ _WHERE = {
 __all__ = [
     "Annotation",
     "Case",
+    "ComparisonSettings",
+    "DraftedSlide",
     "EncodeSettings",
+    "Figure",
     "TileTrainSettings",
     "TrainResult",
     "TrainSettings",
