@@ -29,6 +29,10 @@ MOST_FLAT_PX = 4 * 10**9
 """Largest coarsest level that is still read whole for the overview: about a minute of reading."""
 
 
+FAST_VENDORS = ("aperio", "generic-tiff")
+"""Formats whose levels are plain TIFF pages, one a level, so that their tiles may be decoded directly."""
+
+
 class PixelSource(Protocol):
     """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px."""
 
@@ -131,20 +135,23 @@ class Slide:
 
 
 def open_slide(
-    path: str | Path, *, mpp: float | None = None, scanner_mpp: Mapping[str, float] | None = None
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    scanner_mpp: Mapping[str, float] | None = None,
+    fast: bool = True,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
-    name for files that say nothing believable. Raises `InvalidInputError`: `slide-missing`, `slide-empty`,
-    `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`, `slide-damaged`, `slide-too-small`,
-    `slide-pyramid-corrupt`, and those of `histgen_lib.slides.mpp.decide_mpp`.
+    name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
+    both agree. Raises `InvalidInputError`: `slide-missing`, `slide-empty`, `slide-unreadable`,
+    `slide-is-folder`, `slide-format-unknown`, `slide-damaged`, `slide-too-small`, `slide-pyramid-corrupt`,
+    and those of `histgen_lib.slides.mpp.decide_mpp`.
     """
-    from histgen_lib.slides._openslide import OpenSlideImage  # noqa: PLC0415 - heavy, only when a slide is opened
-
     path = Path(path)
     file = source.locate(path)
-    pixels = OpenSlideImage(file)
+    pixels = _open_pixels(file, fast=fast)
     try:
         scanner = scanner_of(pixels.properties)
         value, origin = decide_mpp(
@@ -157,6 +164,18 @@ def open_slide(
         return Slide(path, pixels, mpp=value, mpp_source=origin, file=file)
     except BaseException:
         pixels.close()
+        raise
+
+
+def _open_pixels(file: Path, *, fast: bool) -> PixelSource:
+    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: PLC0415 - heavy, only when a slide is opened
+
+    slow = _openslide.OpenSlideImage(file)
+    levels = _jpeg_tiff.tiled_levels(file, slow.levels) if fast and slow.vendor in FAST_VENDORS else {}
+    try:
+        return _jpeg_tiff.JpegTiffImage(file, slow, levels) if levels else slow
+    except BaseException:
+        slow.close()
         raise
 
 

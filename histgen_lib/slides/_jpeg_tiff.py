@@ -1,0 +1,181 @@
+"""The fast path: decoding the JPEG tiles of TIFF-based slides directly, at about half of OpenSlide's cost.
+
+It is used for a level only if that level is tiled baseline JPEG without gaps, and only after tiles of it
+came out as OpenSlide gives them. Everything else, and every doubt, goes to OpenSlide. Damaged JPEG data is
+an error here as there, never grey pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+import tifffile
+from numpy.typing import NDArray
+
+from histgen_lib.slides._openslide import OpenSlideImage, read_failed
+from histgen_lib.slides.settings import Level
+
+_JPEG, _RGB, _YCBCR = 7, 2, 6
+_JPEG_TABLES_TAG = 347
+_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""Adobe's marker with transform 0 (T.872, 6.5.3): the three components are R, G, B and not Y, Cb, Cr."""
+_CACHE_BYTES = 96 << 20
+_MOST_DIFFERENCE = 4  # grey values between this decoder and OpenSlide's, in tiles that are compared
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class TiledLevel:
+    """Where the JPEG tiles of one level lie in the file; `head` goes before the data of each."""
+
+    size: tuple[int, int]
+    tile_size: tuple[int, int]
+    offsets: tuple[int, ...]
+    byte_counts: tuple[int, ...]
+    head: bytes
+
+    @property
+    def tiles_across(self) -> int:
+        """How many tiles one row of tiles has."""
+        return -(-self.size[0] // self.tile_size[0])
+
+
+class JpegTiffImage:
+    """Pixels of a TIFF-based slide: fast where the file allows it, OpenSlide's elsewhere.
+
+    Reads at whole pixels of a level: where OpenSlide, at levels of a broken factor, mixes neighbours for a
+    shift of less than a pixel, this takes the nearest. Safe for several threads.
+    """
+
+    def __init__(self, path: Path, slow: OpenSlideImage, levels: Mapping[int, TiledLevel]) -> None:
+        self._name = path.name
+        self._slow = slow
+        self._file = os.open(path, os.O_RDONLY)
+        self.vendor, self.properties, self.levels = slow.vendor, slow.properties, slow.levels
+        tile_bytes = max(level.tile_size[0] * level.tile_size[1] * 3 for level in levels.values())
+        self._tile: Callable[[int, int], NDArray[np.uint8]] = lru_cache(max(16, _CACHE_BYTES // tile_bytes))(
+            self._decode
+        )
+        self._fast = dict(levels)
+        self._fast = {number: level for number, level in levels.items() if self._agrees(number)}
+
+    @property
+    def fast_levels(self) -> frozenset[int]:
+        """The levels that are read without OpenSlide."""
+        return frozenset(self._fast)
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read part of a level as `OpenSlideImage.read` does: uint8[height,width,3] RGB."""
+        tiled = self._fast.get(level)
+        if tiled is None or self._file < 0:
+            return self._slow.read(x, y, level, width, height)
+        by = self.levels[level].downsample
+        left, top = round(x / by), round(y / by)
+        region = np.full((height, width, 3), _WHITE, np.uint8)
+        for index, (tile_x, tile_y) in _tiles_under(tiled, left, top, width, height):
+            _paste(
+                region,
+                self._tile(level, index),
+                (tile_x - left, tile_y - top),
+                _inside(tiled, tile_x, tile_y),
+            )
+        return region
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._slow.close()
+
+    def _decode(self, level: int, index: int) -> NDArray[np.uint8]:
+        tiled = self._fast[level]
+        try:
+            data = os.pread(self._file, tiled.byte_counts[index], tiled.offsets[index])
+            tile: NDArray[np.uint8] = simplejpeg.decode_jpeg(tiled.head + data[2:], strict=True)
+            if len(data) != tiled.byte_counts[index] or tile.shape[1::-1] != tiled.tile_size:
+                raise ValueError("a tile is cut short")
+        except (OSError, ValueError) as error:
+            raise read_failed(self._name, error) from error
+        return tile
+
+    def _agrees(self, number: int) -> bool:
+        """Whether the first and the middle tile of a level are what OpenSlide gives."""
+        tiled, by = self._fast[number], self.levels[number].downsample
+        middle = len(tiled.offsets) // 2 if float(by).is_integer() else 0
+        return all(self._same_tile(number, index) for index in {0, middle})
+
+    def _same_tile(self, number: int, index: int) -> bool:
+        tiled, by = self._fast[number], self.levels[number].downsample
+        x, y = (round(place * by) for place in _corner(tiled, index))
+        width, height = _inside(tiled, *_corner(tiled, index))
+        theirs = self._slow.read(x, y, number, width, height)
+        ours = self.read(x, y, number, width, height)
+        return int(np.abs(ours.astype(np.int16) - theirs).max()) <= _MOST_DIFFERENCE
+
+
+def tiled_levels(path: Path, levels: tuple[Level, ...]) -> dict[int, TiledLevel]:
+    """Return the levels of the TIFF at `path` that are gapless tiled JPEG, by number; {} for other files."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            found = [_tiled_level(page) for page in file.pages if isinstance(page, tifffile.TiffPage)]
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError):
+        return {}
+    by_size = {level.size: level for level in reversed(found) if level is not None}
+    return {number: by_size[level.size] for number, level in enumerate(levels) if level.size in by_size}
+
+
+def _tiled_level(page: tifffile.TiffPage) -> TiledLevel | None:
+    suits = page.is_tiled and page.compression == _JPEG and page.photometric in (_RGB, _YCBCR)
+    plain = page.dtype == np.uint8 and page.samplesperpixel == 3 and page.planarconfig == 1
+    if not (suits and plain and len(page.dataoffsets) and min(page.databytecounts) > 4):
+        return None
+    tables = page.tags.valueof(_JPEG_TABLES_TAG) or b"\xff\xd8\xff\xd9"
+    return TiledLevel(
+        size=(page.imagewidth, page.imagelength),
+        tile_size=(page.tilewidth, page.tilelength),
+        offsets=tuple(page.dataoffsets),
+        byte_counts=tuple(page.databytecounts),
+        head=tables[:2] + (_ADOBE_RGB if page.photometric == _RGB else b"") + tables[2:-2],
+    )
+
+
+def _tiles_under(
+    level: TiledLevel, left: int, top: int, width: int, height: int
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield the number and corner (level px) of each tile that shows in a region."""
+    tile_w, tile_h = level.tile_size
+    columns = range(max(0, left // tile_w), -(-min(level.size[0], left + width) // tile_w))
+    rows = range(max(0, top // tile_h), -(-min(level.size[1], top + height) // tile_h))
+    for row in rows:
+        for column in columns:
+            yield row * level.tiles_across + column, (column * tile_w, row * tile_h)
+
+
+def _corner(level: TiledLevel, index: int) -> tuple[int, int]:
+    row, column = divmod(index, level.tiles_across)
+    return column * level.tile_size[0], row * level.tile_size[1]
+
+
+def _inside(level: TiledLevel, x: int, y: int) -> tuple[int, int]:
+    """Return how much (w, h) of the tile at (x, y) belongs to the level; the rest is padding."""
+    return min(level.tile_size[0], level.size[0] - x), min(level.tile_size[1], level.size[1] - y)
+
+
+def _paste(
+    region: NDArray[np.uint8], tile: NDArray[np.uint8], place: tuple[int, int], inside: tuple[int, int]
+) -> None:
+    """Copy the valid part of `tile` to `place` (x, y) in `region`, where they overlap."""
+    left, top = max(0, place[0]), max(0, place[1])
+    right, bottom = (
+        min(end, start + size) for end, start, size in zip(region.shape[1::-1], place, inside, strict=True)
+    )
+    if right > left and bottom > top:
+        x, y = left - place[0], top - place[1]
+        region[top:bottom, left:right] = tile[y : y + bottom - top, x : x + right - left]
