@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,15 +53,18 @@ def report_slide(
     `out_dir`.
 
     Raises what `open_slide`, `plan_grid`, `read_bag` and the server raise, and InvalidInputError:
-    "output-other-slide", "bag-other-slide", "bag-other-encoder"; FatalError("output-unwritable").
+    "slide-changed", "output-other-slide", "bag-other-slide", "bag-other-encoder"; and FatalError:
+    "output-unwritable".
     """
     progress("open", 0, 1)
+    state = _state(path)
     with open_slide(path, mpp=mpp) as slide:
         folder = out_dir / slide.slide_id
         given = None if bag is None else _matching_bag(bag, slide)
+        origin = slide_origin(slide, given)
         if not overwrite:
             check_owner(folder, slide.content_id)
-            digest = inputs_digest(model, beam_size, slide_origin(slide, given))
+            digest = inputs_digest(model, beam_size, origin)
             if (done := finished_draft(folder, digest)) is not None:
                 return Result(slide.slide_id, folder, done, "unchanged")
         progress("open", 1, 1)
@@ -68,7 +72,9 @@ def report_slide(
         drafted = bag_to_draft(
             made, model=model, server=server, source=source, beam_size=beam_size, progress=progress
         )
-        return _write(folder, drafted, made, slide, progress)
+        return _write(
+            folder, drafted, made, slide, progress=progress, unchanged=lambda: _check_state(path, state)
+        )
 
 
 def report_bag(
@@ -92,7 +98,7 @@ def report_bag(
             return Result(bag.slide_id, folder, done, "unchanged")
     progress("open", 1, 1)
     drafted = bag_to_draft(bag, model=model, server=server, beam_size=beam_size, progress=progress)
-    return _write(folder, drafted, bag, None, progress)
+    return _write(folder, drafted, bag, None, progress=progress)
 
 
 def _scan(
@@ -115,9 +121,37 @@ def _matching_bag(path: Path, slide: Slide) -> Bag:
     return bag
 
 
-def _write(folder: Path, drafted: Drafted, bag: Bag, slide: Slide | None, progress: Progress) -> Result:
+def _write(
+    folder: Path,
+    drafted: Drafted,
+    bag: Bag,
+    slide: Slide | None,
+    *,
+    progress: Progress,
+    unchanged: Callable[[], None] = lambda: None,
+) -> Result:
     progress("render", 0, 1)
     html = to_html(drafted.draft, gather_pictures(drafted, bag, slide))
     progress("render", 1, 1)
+    unchanged()
     changed = write_outputs(folder, drafted.draft, html, bag)
     return Result(bag.slide_id, folder, drafted.draft, "written" if changed else "unchanged")
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Look up size and time of change of the slide's file; None if it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _check_state(path: Path, before: tuple[int, int] | None) -> None:
+    """Refuse to draft a file that was still being copied, or went away: its pixels are a mixture."""
+    if _state(path) != before:
+        raise InvalidInputError(
+            "slide-changed",
+            f"{path.name} changed or went away while it was read.",
+            hint="Wait until the scanner or the copy has finished, then run the command again.",
+        )
