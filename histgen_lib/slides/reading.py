@@ -1,8 +1,8 @@
 """Reading many tiles fast: one large read for neighbouring tiles, several reads at a time.
 
-A scanner stores JPEG tiles whose borders are not ours. Read one by one along the rows of a wide slide, our tiles
-decode those JPEGs again for each row they reach into; a block of 4 × 4 tiles decodes each about once. Decoding
-happens outside Python's lock, so several blocks are read at once.
+A scanner stores JPEG tiles whose borders are not ours. Read one by one along the rows of a wide slide, our
+tiles decode those JPEGs again for each row they reach into; a block of 4 × 4 tiles decodes each about once.
+Decoding happens outside Python's lock, so several blocks are read at once.
 """
 
 from __future__ import annotations
