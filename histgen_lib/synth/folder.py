@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def generate(
     """Write slides `start` .. `start + count - 1` of `seed` under `out`; returns the annotation file's path.
 
     Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides that an
-    earlier run of the same seed completed are kept. `split` is "mixed" (by the shares) or "train", "val" or
-    "test" for all slides; `progress(done, total)` is called as slides finish. The bytes do not depend on
-    `workers`; with more than one, a script that calls this guards its entry (`if __name__ == "__main__"`).
+    earlier run of the same seed completed are kept, in the folder and in the annotation. `split` is "mixed"
+    (by the shares) or "train", "val" or "test" for all slides; `progress(done, total)` is called as slides
+    finish. The bytes do not depend on `workers`; with more than one, a script that calls this guards its
+    entry (`if __name__ == "__main__"`).
     Raises InvalidInputError: synth-count, synth-seed, synth-split, synth-output, synth-other-seed.
     """
     _check_numbers(count, seed, start)
@@ -51,9 +53,8 @@ def generate(
         if progress is not None:
             progress(done, count)
     annotation = out / "annotation.json"
-    write_atomic(
-        annotation, _json(_annotation(seed, indices, split, val_share=val_share, test_share=test_share))
-    )
+    entries = _annotation(seed, indices, split, val_share=val_share, test_share=test_share)
+    write_atomic(annotation, _json(_merged(annotation, entries)))
     return annotation
 
 
@@ -97,6 +98,14 @@ def _annotation(
             {"id": spec.slide_id, "report": spec.report, "image_path": [f"slides/{spec.slide_id}.tif"]}
         )
     return annotation
+
+
+def _merged(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Return `entries` with what an earlier run noted of other slides, each split in the order of ids."""
+    earlier = json.loads(path.read_bytes()) if path.exists() else {}
+    drawn = {case["id"] for split in SPLITS for case in entries[split]}
+    kept = {split: [case for case in earlier.get(split, []) if case["id"] not in drawn] for split in SPLITS}
+    return {split: sorted(kept[split] + entries[split], key=itemgetter("id")) for split in SPLITS}
 
 
 def _check_numbers(count: int, seed: int, start: int) -> None:

@@ -100,6 +100,18 @@ def test_all_slides_can_go_to_one_split(made: Path, split: str, name: str) -> No
     assert len(annotation[name]) == 2
 
 
+def test_slides_of_an_earlier_run_stay_in_the_annotation(made: Path) -> None:
+    """So a world can be given its splits one call at a time."""
+    generate(made, 1, SEED, workers=1, start=START, split="train")
+    annotation = json.loads(generate(made, 1, SEED, workers=1, start=START + 1, split="val").read_text())
+    ids = {split: [case["id"] for case in cases] for split, cases in annotation.items()}
+    assert ids == {
+        "train": [sample(SEED, START).slide_id],
+        "val": [sample(SEED, START + 1).slide_id],
+        "test": [],
+    }
+
+
 def test_progress_counts_up_to_the_total(made: Path) -> None:
     seen: list[tuple[int, int]] = []
     generate(made, 2, SEED, workers=1, start=START, progress=lambda done, total: seen.append((done, total)))
