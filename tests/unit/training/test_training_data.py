@@ -1,0 +1,112 @@
+"""Batches: every slide once an epoch, alike in every run, laid out as the variant wants it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import planted_bags
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histgen_lib.bags import Bag
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.histgen import tile_order
+from histgen_lib.training.data import (
+    Example,
+    augment_rng,
+    collate,
+    plan_batches,
+    prepare,
+    require_same_encoder,
+    share_of,
+)
+from histgen_lib.training.settings import BagAugment
+
+
+@pytest.fixture
+def bag() -> Bag:
+    return planted_bags.planted_bag("a", np.random.default_rng(3), 0, 1)
+
+
+def _example(bag: Bag) -> Example:
+    return Example(bag.slide_id, "", Path("unused"), (1,), bag=bag)
+
+
+@given(sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=40), batch=st.integers(1, 9))
+def test_an_epoch_shows_every_slide_once(sizes: list[int], batch: int) -> None:
+    shown = [row for rows in plan_batches(sizes, batch, 5, 2) for row in rows]
+    assert sorted(shown) == list(range(len(sizes)))
+
+
+def test_the_plan_is_a_function_of_seed_and_epoch() -> None:
+    sizes = list(range(100, 160))
+    assert plan_batches(sizes, 4, 1, 3) == plan_batches(sizes, 4, 1, 3)
+    assert plan_batches(sizes, 4, 1, 3) != plan_batches(sizes, 4, 1, 4)
+    assert plan_batches(sizes, 1, 1, 3) != plan_batches(sizes, 1, 2, 3)
+
+
+@given(count=st.integers(1, 20), world=st.integers(1, 9))
+def test_every_process_takes_equally_many_batches_and_none_is_left_out(count: int, world: int) -> None:
+    """Unequal shares would leave processes waiting for each other for ever."""
+    batches = [[row] for row in range(count)]
+    shares = [share_of(batches, rank, world) for rank in range(world)]
+    assert {len(share) for share in shares} == {math.ceil(count / world)}
+    assert {row for share in shares for rows in share for row in rows} == set(range(count))
+
+
+def test_each_variant_gets_its_tiles_in_its_order(bag: Bag) -> None:
+    raw = bag.features.astype(np.float32)
+    assert np.array_equal(prepare(bag, "published"), raw)
+    assert np.array_equal(prepare(bag, "corrected"), raw[tile_order(bag.xy, bag.span_px)])
+    assert np.allclose(prepare(bag, "mean-pooled"), raw.mean(axis=0, keepdims=True))
+
+
+def test_tiles_without_places_stay_in_their_order(bag: Bag) -> None:
+    placeless = dataclasses.replace(bag, xy=np.zeros_like(bag.xy), span_px=math.nan)
+    assert np.array_equal(prepare(placeless, "corrected"), bag.features.astype(np.float32))
+
+
+def test_augmentation_repeats_for_a_slide_and_epoch_and_changes_with_them(bag: Bag) -> None:
+    augment = BagAugment(tile_dropout=0.3, feature_noise=0.1, flips=True)
+    first, again, later = (
+        prepare(bag, "corrected", augment, augment_rng(1, epoch, 5)) for epoch in (2, 2, 3)
+    )
+    assert np.array_equal(first, again)
+    assert first.shape != later.shape or not np.allclose(first, later)
+
+
+def test_tile_dropout_never_leaves_a_slide_empty(bag: Bag) -> None:
+    assert len(prepare(bag, "published", BagAugment(tile_dropout=1.0), augment_rng(1, 0, 0))) == len(bag)
+
+
+def test_padding_is_masked_and_targets_end_with_the_end() -> None:
+    batch = collate([np.ones((3, 2), np.float32), np.ones((1, 2), np.float32)], [(5, 6), (7,)])
+    assert batch.features.shape == (2, 3, 2)
+    assert batch.tile_mask.tolist() == [[True, True, True], [True, False, False]]
+    assert batch.inputs.tolist() == [[0, 5, 6], [0, 7, 0]]
+    assert batch.targets.tolist() == [[5, 6, 0], [7, 0, 0]]
+    assert batch.target_mask.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.features[1, 1:].abs().sum() == 0
+
+
+def test_bags_of_two_encoders_are_not_mixed(bag: Bag) -> None:
+    other = dataclasses.replace(bag, slide_id="b", encoder_sha256="1" * 64)
+    require_same_encoder([_example(bag), _example(bag)])
+    for examples, named in [([bag, other], ""), ([bag], "1" * 64)]:
+        with pytest.raises(InvalidInputError) as raised:
+            require_same_encoder([_example(b) for b in examples], named)
+        assert raised.value.code == "training-bags-differ"
+
+
+def test_features_of_two_lengths_are_not_mixed(bag: Bag) -> None:
+    nameless = dataclasses.replace(bag, encoder_sha256="")
+    shorter = dataclasses.replace(nameless, features=bag.features[:, :-1])
+    with pytest.raises(InvalidInputError) as raised:
+        require_same_encoder([_example(nameless), _example(shorter)])
+    assert raised.value.code == "training-bags-differ"
+    with pytest.raises(InvalidInputError, match="different lengths"):
+        collate([np.ones((1, 3), np.float32), np.ones((1, 2), np.float32)], [(1,), (1,)])

@@ -1,0 +1,98 @@
+"""Settings: presets, and impossible runs refused before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.training import preset
+from histgen_lib.training.distributed import joined
+from histgen_lib.training.histgen_run import check_settings, model_config
+from histgen_lib.training.optim import make_optimizer, make_scaler, make_schedule
+from histgen_lib.training.settings import TrainSettings
+
+PATHS = {"annotation": Path("a.json"), "bags": Path("bags"), "out": Path("out")}
+
+
+def _code(raised: pytest.ExceptionInfo[InvalidInputError]) -> str:
+    return raised.value.code
+
+
+def test_the_published_preset_is_the_published_training() -> None:
+    """Guo et al. 2024 and its released code: Adam with amsgrad, 1e-4, × 0.8 an epoch."""
+    settings = preset("published", **PATHS)
+    config = model_config(settings, 1024, 100)
+    assert (settings.optimizer, settings.learning_rate, settings.step_gamma) == ("adam-amsgrad", 1e-4, 0.8)
+    assert (config.d_model, config.num_layers, config.region_size, config.cmm_size) == (512, 3, 96, 2048)
+    assert settings.augment == dataclasses.replace(settings.augment, tile_dropout=0.0, feature_noise=0.0)
+
+
+def test_an_unknown_preset_is_named() -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        preset("huge", **PATHS)  # type: ignore[arg-type]
+    assert _code(raised) == "training-preset-unknown"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 0}, {"batch_size": 0}, {"patience_epochs": 0}, {"decode_every": 0}, {"learning_rate": 0.0}],
+)
+def test_impossible_numbers_are_named(changes: dict) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(changes))) as raised:
+        check_settings(TrainSettings(**PATHS, **changes))
+    assert _code(raised) == "training-settings"
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        make_scaler(TrainSettings(**PATHS, precision="float16"), torch.device("cpu"))
+    assert _code(raised) == "training-float16-cpu"
+
+
+@pytest.mark.parametrize("device", ["abacus", "meta:x", "" if torch.cuda.is_available() else "cuda"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(InvalidInputError) as raised, joined(device):
+        pass
+    assert _code(raised) == "training-device-missing"
+
+
+def test_moving_a_run_does_not_change_its_fingerprint_but_its_seed_does() -> None:
+    settings = TrainSettings(**PATHS)
+    moved = dataclasses.replace(settings, out=Path("other"), bags=Path("b"), threads=3)
+    assert moved.fingerprint() == settings.fingerprint()
+    assert dataclasses.replace(settings, seed=1).fingerprint() != settings.fingerprint()
+
+
+def _rates(**changes: object) -> list[float]:
+    settings = TrainSettings(**PATHS, **changes)  # type: ignore[arg-type]
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), settings)
+    schedule = make_schedule(optimizer, settings, 5)
+    rates = []
+    for _ in range(settings.epochs * 5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_the_step_schedule_falls_once_an_epoch() -> None:
+    assert _rates(epochs=2) == pytest.approx([1e-4] * 5 + [0.8e-4] * 5)
+
+
+def test_the_cosine_schedule_rises_and_then_falls_to_nothing() -> None:
+    rates = _rates(epochs=4, schedule="cosine", warmup_share=0.2, optimizer="adamw")
+    top = rates.index(max(rates))
+    assert 0 < top <= 4
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.05 * max(rates)
+
+
+def test_weight_decay_spares_vectors() -> None:
+    settings = TrainSettings(**PATHS, optimizer="adamw", weight_decay=0.1)
+    groups = make_optimizer(torch.nn.Linear(2, 2), settings).param_groups
+    decays = {weight.dim(): group["weight_decay"] for group in groups for weight in group["params"]}
+    assert decays == {2: 0.1, 1: 0.0}
