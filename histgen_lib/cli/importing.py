@@ -11,7 +11,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.export import to_onnx
 from histgen_lib.models.histgen import load_official
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
-from histgen_lib.models.histgen.folder import ModelFolder
+from histgen_lib.models.histgen.folder import ModelFolder, open_model_folder
 from histgen_lib.text.word import WordTokenizer
 from histgen_lib.training import read_annotation
 
@@ -42,7 +42,7 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
     cases = read_annotation(source.annotation)
     reports = [case.report for case in (*cases.train, *cases.val, *cases.test)]
     tokenizer = WordTokenizer.train(reports, threshold=source.threshold)
-    model = load_official(source.checkpoint, **source.sizes)
+    model = load_official(source.checkpoint, source.sizes)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise InvalidInputError(
             "import-vocabulary-mismatch",
@@ -60,6 +60,4 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
     )
     save_model(folder, model)
     to_onnx(folder)
-    from histgen_lib.models.histgen.folder import open_model_folder  # noqa: PLC0415
-
     return open_model_folder(folder)

@@ -59,6 +59,7 @@ def import_official(
     num_heads: Annotated[int, typer.Option("--num-heads", help="Attention heads (weights do not tell).")] = 8,
     region_size: Annotated[int, typer.Option("--region-size", help="Tiles a region, as in training.")] = 96,
     topk: Annotated[int, typer.Option("--topk", help="Memory rows asked for, as in training.")] = 512,
+    prototype_num: Annotated[int, typer.Option("--prototype-num", help="Prototypes, as in training.")] = 512,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest report in words.")] = 100,
     tile_px: Annotated[
         int, typer.Option("--tile-px", help="Side of the tiles the features came from.")
@@ -89,6 +90,7 @@ def import_official(
             "num_heads": num_heads,
             "region_size": region_size,
             "topk": topk,
+            "prototype_num": prototype_num,
             "max_seq_length": max_tokens,
         },
         tiling={"tile_px": tile_px, "mpp": tile_mpp, "overlap_px": 0, "min_tissue": 0.15},

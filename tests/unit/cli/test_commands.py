@@ -1,0 +1,330 @@
+"""The commands in this process: what they print, how they leave, what they need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_model
+import torch
+
+from histgen_lib.cli.app import run
+from histgen_lib.cli.sources import expand
+from histgen_lib.errors import InvalidInputError
+
+COMMANDS = [
+    "report",
+    "tiles",
+    "encode",
+    "demo",
+    "doctor",
+    "synth",
+    "train-encoder",
+    "train",
+    "evaluate",
+    "model",
+]
+
+
+@pytest.fixture
+def histgen(capsys):
+    """Run a command; returns exit code, stdout, stderr."""
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def _python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def test_importing_the_command_line_is_light():
+    loaded = _python("import sys, histgen_lib.cli.app as a; print(*sys.modules)").split()
+
+    assert not {"torch", "onnxruntime", "openslide", "cv2", "pyarrow", "numpy", "pydantic"} & set(loaded)
+
+
+def test_reporting_needs_no_torch(model_dir, slide_path, tmp_path):
+    """The base install has no torch: a run that cannot import it goes through."""
+    code = f"""
+import sys
+for name in ("torch", "onnx", "timm", "tensorboard"):
+    sys.modules[name] = None
+from histgen_lib.cli.app import run
+print(run(["report", {str(slide_path)!r}, "--out", {str(tmp_path)!r}, "--model", {str(model_dir)!r}]))
+"""
+    assert _python(code).strip().endswith("0")
+    assert (tmp_path / "sound" / "draft.json").is_file()
+
+
+def test_help_is_quick():
+    started = time.monotonic()
+    _python("from histgen_lib.cli.app import run; run(['--help'])")
+
+    # 0.35 s on an idle core; the rest is for a busy test machine.
+    assert time.monotonic() - started < 2.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(histgen, command):
+    code, out, _ = histgen(command, "--help")
+
+    assert code == 0
+    assert "Usage" in out
+    assert command == "model" or f"histgen {command}" in out
+
+
+def test_version(histgen):
+    assert histgen("--version")[1].startswith("histgen ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report"], ["report", "x.svs"], ["nonsense"], ["synth", "--count", "many"]]
+)
+def test_wrong_usage_leaves_with_2_and_points_at_help(histgen, arguments):
+    code, _, err = histgen(*arguments)
+
+    assert code == 2
+    assert err.startswith("error[usage]:")
+    assert "--help" in err
+
+
+def test_report_prints_the_draft_and_where_it_is(histgen, model_dir, slide_path, tmp_path):
+    code, out, _ = histgen("report", slide_path, "--out", tmp_path, "--model", model_dir)
+
+    assert code == 0
+    assert "AI-generated draft, not for clinical use" in out
+    assert "draft.html" in out.replace("\n", "")
+
+
+def test_report_json_is_one_document_and_nothing_else(histgen, model_dir, slide_path, tmp_path):
+    arguments = ("report", slide_path, "--out", tmp_path, "--model", model_dir, "--json")
+    content = json.loads(histgen(*arguments)[1])
+    draft = json.loads((tmp_path / "sound" / "draft.json").read_text())
+
+    assert content["errors"] == []
+    assert content["drafts"][0]["text"] == draft["text"]
+    assert Path(content["drafts"][0]["files"]["html"]).is_file()
+    assert json.loads(histgen(*arguments)[1])["drafts"][0]["status"] == "unchanged"
+
+
+def test_bag_goes_with_one_slide_only(histgen, model_dir, slide_path, tmp_path):
+    _, _, err = histgen(
+        "report",
+        slide_path,
+        slide_path.parent / "b.tif",
+        "--out",
+        tmp_path,
+        "--model",
+        model_dir,
+        "--bag",
+        "x.parquet",
+    )
+
+    assert "error[bag-one-slide]" in err
+
+
+def test_tiles_draws_what_would_be_read(histgen, slide_path, tmp_path):
+    code, out, _ = histgen("tiles", slide_path, "--out", tmp_path, "--tile-mpp", 1, "--json")
+    facts = json.loads(out)["slides"][0]
+
+    assert code == 0
+    assert facts["tiles"] > 0
+    assert facts["mpp_source"] == "file"
+    assert Path(facts["preview"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tiles_goes_on_past_a_bad_slide(histgen, slide_path, tmp_path):
+    bad = tmp_path / "bad.svs"
+    bad.write_text("no")
+    code, out, err = histgen("tiles", bad, slide_path, "--out", tmp_path)
+
+    assert code == 1
+    assert "error[slide-format-unknown]" in err
+    assert "sound" in out
+
+
+def test_tiles_refuses_impossible_settings(histgen, slide_path, tmp_path):
+    code, _, err = histgen("tiles", slide_path, "--out", tmp_path, "--tile-px", 3)
+
+    assert code == 65
+    assert "error[tiling-settings-invalid]" in err
+
+
+def test_model_info_says_what_it_is(histgen, model_dir):
+    code, out, _ = histgen("model", "info", model_dir, "--json")
+    facts = json.loads(out)
+
+    assert code == 0
+    assert facts["synthetic"] is True
+    assert {file["name"] for file in facts["files"]} >= {
+        "config.json",
+        "histgen_decoder.onnx",
+        "domain.safetensors",
+    }
+    assert "synthetic slides only" in histgen("model", "info", model_dir)[1]
+
+
+def test_doctor_passes_a_sound_installation(histgen, model_dir, tmp_path):
+    code, out, _ = histgen("doctor", "--model", model_dir, "--out", tmp_path, "--json")
+    content = json.loads(out)
+    found = {check["name"]: check["status"] for check in content["checks"]}
+
+    assert code == 0
+    assert content["healthy"]
+    assert {found[name] for name in ("python", "openslide", "onnxruntime", "model", "model run")} == {"pass"}
+
+
+def test_doctor_names_the_fix_for_a_damaged_model(histgen, own_model_dir):
+    (own_model_dir / "histgen_decoder.onnx").write_bytes(b"damaged")
+    code, out, _ = histgen("doctor", "--model", own_model_dir, "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+
+    assert code == 78
+    assert checks["model run"]["status"] == "fail"
+    assert checks["model run"]["fix"]
+
+
+def test_doctor_notices_weights_that_config_json_does_not_mean(histgen, own_model_dir):
+    path = own_model_dir / "tile_encoder.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    checks = json.loads(histgen("doctor", "--model", own_model_dir, "--json")[1])["checks"]
+
+    assert next(check for check in checks if check["name"] == "model")["status"] == "fail"
+
+
+def test_commands_that_need_torch_say_so_without_it(histgen, monkeypatch, tmp_path):
+    monkeypatch.setattr("histgen_lib.cli.extras.find_spec", lambda name: None)
+    code, _, err = histgen("train", "--annotation", "a.json", "--bags", tmp_path, "--out", tmp_path)
+
+    assert code == 78
+    assert err.startswith("error[extra-train-missing]:")
+
+
+def test_training_wants_bags_or_slides(histgen, tmp_path):
+    code, _, err = histgen("train", "--annotation", "a.json", "--out", tmp_path)
+
+    assert code == 65
+    assert "error[train-bags-or-slides]" in err
+
+
+def test_evaluate_a_csv(histgen, tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text('draft,truth\n"a b c d e","a b c d e"\n"a b c x e","a b c d e"\n', encoding="utf-8")
+    arguments = ("--csv", path, "--prediction-column", "draft", "--reference-column", "truth", "--no-meteor")
+    code, out, _ = histgen("evaluate", *arguments, "--out", tmp_path / "scores", "--json")
+    content = json.loads(out)
+
+    assert code == 0
+    assert content["pairs"] == 2
+    assert content["metrics"]["exact_report"]["value"] == 0.5
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text()) == content
+    assert "exact_report" in histgen("evaluate", *arguments)[1]
+
+
+def test_evaluate_needs_something_to_evaluate(histgen):
+    code, _, err = histgen("evaluate")
+
+    assert code == 65
+    assert "error[evaluate-source-missing]" in err
+
+
+def test_evaluate_a_model_on_bags(histgen, model_dir, slide_path, tmp_path):
+    histgen("report", slide_path, "--out", tmp_path / "drafts", "--model", model_dir)
+    bags = tmp_path / "bags"
+    bags.mkdir()
+    (tmp_path / "drafts" / "sound" / "bag.parquet").rename(bags / "sound.parquet")
+    annotation = tmp_path / "annotation.json"
+    case = {"id": "sound", "report": tiny_model.REPORTS[0], "image_path": ["sound.tif"]}
+    annotation.write_text(json.dumps({"train": [], "val": [], "test": [case]}))
+    code, out, err = histgen(
+        "evaluate", "--model", model_dir, "--annotation", annotation, "--bags", bags, "--no-meteor", "--json"
+    )
+    content = json.loads(out)
+
+    assert code == 0, err
+    assert content["pairs"] == 1
+    assert content["calibration"]["count"] > 0
+
+
+def test_a_folder_stands_for_its_slides_and_a_glob_for_its_matches(tmp_path):
+    for name in ("b.svs", "a.tif", "notes.txt", ".hidden.svs"):
+        (tmp_path / name).touch()
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "1.dcm").touch()
+    names = [path.name for path in expand([str(tmp_path)])]
+
+    assert names == ["a.tif", "b.svs", "dicom"]
+    assert [path.name for path in expand([str(tmp_path / "*.svs"), str(tmp_path / "b.svs")])] == ["b.svs"]
+    assert expand([str(tmp_path / "dicom")]) == [tmp_path / "dicom"]
+
+
+def test_a_glob_without_a_match_is_an_error(tmp_path):
+    with pytest.raises(InvalidInputError) as caught:
+        expand([str(tmp_path / "*.ndpi")])
+    assert caught.value.code == "slide-none-found"
+
+
+def test_synth_writes_slides_and_says_where(histgen, tmp_path):
+    code, out, _ = histgen("synth", "--count", 1, "--seed", 5, "--out", tmp_path, "--workers", 1, "--json")
+    content = json.loads(out)
+
+    assert code == 0
+    assert Path(content["annotation"]).is_file()
+    assert len(list((tmp_path / "slides").glob("*.tif"))) == 1
+
+
+def test_demo_shows_the_truth_beside_each_draft(histgen, model_dir, tmp_path):
+    code, out, _ = histgen("demo", "--out", tmp_path, "--count", 1, "--model", model_dir, "--json")
+    row = json.loads(out)["slides"][0]
+
+    assert code == 0
+    assert row["report"]
+    assert row["draft"] is not None
+    assert (tmp_path / "reports" / row["slide_id"] / "draft.html").is_file()
+
+
+@pytest.fixture
+def official(shared_dir, tmp_path) -> list[object]:
+    """Arguments that import the weights trained with the authors' code; the vocabulary is made to fit them."""
+    words = [f"w{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(299)]
+    case = {"id": "a", "report": " ".join(words * 10), "image_path": ["a.svs"]}
+    annotation = tmp_path / "annotation.json"
+    annotation.write_text(json.dumps({"train": [case], "val": [], "test": []}))
+    weights = shared_dir / "reference" / "histgen" / "official_state_dict.pth"
+    sizes = ["--num-heads", 8, "--topk", 32, "--prototype-num", 32, "--max-tokens", 40]
+    return ["model", "import-official", weights, "--annotation", annotation, *sizes]
+
+
+def test_published_weights_become_a_model_that_drafts_from_their_bags(histgen, official, tmp_path):
+    code, out, err = histgen(*official, "--out", tmp_path / "model", "--encoder", "UNI", "--json")
+    assert code == 0, err
+    width = json.loads(out)["histgen"]["input_dim"]
+    torch.save(torch.randn(50, width), tmp_path / "case.pt")
+    code, out, err = histgen(
+        "report", tmp_path / "case.pt", "--out", tmp_path / "o", "--model", tmp_path / "model"
+    )
+
+    assert code == 0, err
+    assert (
+        out.replace("\n", " ").count("cannot tell whether the slide looks like the slides it was trained on")
+        == 1
+    )
+
+
+def test_weights_and_another_vocabulary_are_not_put_together(histgen, official, tmp_path):
+    code, _, err = histgen(*official, "--out", tmp_path / "model", "--threshold", 11)
+
+    assert code == 65
+    assert "error[import-vocabulary-mismatch]" in err
+    assert not (tmp_path / "model").exists()
