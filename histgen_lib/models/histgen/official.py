@@ -1,39 +1,24 @@
 """Weights trained with the authors' code (dddavid4real/HistGen) loaded into our network.
 
 Takes a state dict, or a file holding one or a whole training checkpoint ({"state_dict": …}). Names that
-the published forward pass never reads are dropped; a name that is neither needed nor known is an error.
+the published forward pass never reads are dropped; a name that is neither needed nor known is an error,
+and so is a weight of any other shape than the authors' code gives it.
 """
 
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.network import HistGen
-
-_CORE = "encoder_decoder."
-
-# Sizes as the authors' options name them -> as HistGenConfig does.
-_SIZE_NAMES = {
-    "vocab_words": "vocab_size",
-    "max_seq_length": "max_tokens",
-    "drop_prob_lm": "feature_dropout",
-    **{
-        name: name
-        for name in (
-            "input_dim", "d_model", "d_ff", "d_vf", "num_heads", "num_layers", "topk",
-            "cmm_size", "cmm_dim", "prototype_num", "region_size", "dropout",
-        )
-    },
-}  # fmt: skip
+from histgen_lib.models.histgen.official_file import Source, as_weight, read_state
+from histgen_lib.models.histgen.official_sizes import CORE, POSITION_TABLE, Options, read_config
 
 _UNREAD = re.compile(
     r"visual_extractor\..*"
@@ -79,66 +64,58 @@ _RENAMES = tuple(
 )
 
 
-def load_official(state_dict_or_path: Mapping[str, Tensor] | str | Path, **sizes: float) -> HistGen:
+_REGION_TOKEN = "encoder.region_token"
+
+
+def load_official(state_dict_or_path: Source, sizes: Options | None = None, **more: Any) -> HistGen:
     """Build a `published`-mode HistGen with officially trained weights, in evaluation mode, on the CPU.
 
-    `sizes` are named as the authors' options: vocab_words, max_seq_length, d_model, d_ff, d_vf, num_heads,
-    num_layers, topk, cmm_size, cmm_dim, prototype_num, region_size, input_dim. What the weights tell is
-    read from them (and must agree with what is stated); num_heads, topk, prototype_num, region_size and
-    max_seq_length are not in them and default to the published settings (8, 512, 512, 96, 100).
+    `state_dict_or_path`: a state dict of tensors or NumPy arrays, a training checkpoint with one, a path
+    or an open binary file of either (loaded without running code), or the authors' model itself.
 
-    Raises InvalidInputError: "checkpoint-unreadable", "checkpoint-size-unknown", "checkpoint-size-mismatch",
-    "checkpoint-keys-unknown", "checkpoint-keys-missing", "checkpoint-alias-differs", "model-config".
+    Sizes, as a mapping, as the authors' parsed options, or one by one (these win), are named as the
+    authors' options: vocab_words, max_seq_length, d_model, d_ff, d_vf, num_heads, num_layers, topk, cmm_size,
+    cmm_dim, prototype_num, region_size, input_dim, dropout, drop_prob_lm.
+    num_heads, topk, prototype_num and region_size must be stated: nothing or too little in the weights
+    tells them, and a wrong one loads and gives wrong output. (region_size is inferred where the weights
+    still hold the authors' position table and it fits one size only.) max_seq_length defaults to the
+    published 100. The rest is read from the weights, and must agree with what is stated. The authors'
+    options of data, training and decoding are ignored.
+
+    Raises InvalidInputError: "checkpoint-unreadable", "checkpoint-size-unknown", "checkpoint-size-invalid",
+    "checkpoint-size-missing", "checkpoint-size-mismatch", "checkpoint-keys-unknown",
+    "checkpoint-keys-missing", "checkpoint-alias-differs", "checkpoint-not-finite", "model-config".
     """
-    weights = _clean(_read(state_dict_or_path))
-    config = _config(weights, sizes)
-    model = HistGen(config)
-    _fill(model, {_rename(name): value for name, value in weights.items()})
+    state = read_state(state_dict_or_path)
+    weights = _read_weights(state)
+    model = HistGen(read_config(weights, _rows(state.get(POSITION_TABLE)), _options(sizes, more)))
+    _fill(model, weights)
     return model.eval()
 
 
-def _read(source: Mapping[str, Tensor] | str | Path) -> Mapping[str, Any]:
-    if isinstance(source, Mapping):
-        content: Any = source
-    else:
-        content = _read_file(Path(source))
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+def _options(sizes: object, more: Mapping[str, Any]) -> dict[str, Any]:
+    given = vars(sizes) if isinstance(sizes, Namespace) else {} if sizes is None else sizes
+    if not isinstance(given, Mapping):
         raise InvalidInputError(
-            "checkpoint-unreadable",
-            "This file holds neither a state dict nor a training checkpoint with one.",
-            hint="Give the model_best.pth that HistGen's training wrote.",
+            "checkpoint-size-invalid",
+            f"Sizes come as a mapping or by name, not as {type(sizes).__name__}.",
+            hint="For example load_official(path, num_heads=8, topk=512, prototype_num=512, region_size=96).",
         )
-    return content
+    return {**given, **more}
 
 
-def _read_file(path: Path) -> Any:
-    # Training checkpoints carry the best score as a NumPy scalar; these types hold numbers only.
-    scalar = np.float64(0).__reduce__()[0]
-    harmless: list[Any] = [np.dtype, np.float64, type(np.dtype(np.float64))]
-    harmless += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InvalidInputError("checkpoint-unreadable", f"Cannot read {path.name}: {error}.") from error
-    except Exception as error:  # torch raises pickle, zip and runtime errors of many kinds here
-        raise InvalidInputError(
-            "checkpoint-unreadable",
-            f"{path.name} is not a PyTorch weights file ({type(error).__name__}).",
-            hint="Files that need code to be run on loading are refused.",
-        ) from error
+def _rows(table: object) -> int:
+    shape: tuple[int, ...] = getattr(table, "shape", ())
+    return int(shape[0]) if len(shape) == 2 else 0
 
 
-def _clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names as one process without wrappers would have saved them, aliases and unread weights removed."""
-    named = {name.removeprefix("module."): value for name, value in state.items()}
-    alias = f"{_CORE}model.cmn."
-    read = {name: value for name, value in named.items() if not _UNREAD.fullmatch(name)}
+def _read_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights that the forward pass reads, under the authors' names, each once."""
+    alias = f"{CORE}model.cmn."
+    read = {name: as_weight(name, value) for name, value in state.items() if not _UNREAD.fullmatch(name)}
     kept = {name: value for name, value in read.items() if not name.startswith(alias)}
     for name in read.keys() - kept.keys():
-        _merge_alias(kept, name.replace(alias, f"{_CORE}cmn."), read[name])
+        _merge_alias(kept, name.replace(alias, f"{CORE}cmn."), read[name])
     return kept
 
 
@@ -151,64 +128,37 @@ def _merge_alias(kept: dict[str, Tensor], name: str, value: Tensor) -> None:
         )
 
 
-def _config(weights: Mapping[str, Tensor], sizes: Mapping[str, float]) -> HistGenConfig:
-    unknown = sorted(set(sizes) - set(_SIZE_NAMES))
-    if unknown:
-        raise InvalidInputError(
-            "checkpoint-size-unknown",
-            f"Unknown sizes: {', '.join(unknown)}.",
-            hint=f"Known: {', '.join(_SIZE_NAMES)}.",
-        )
-    told = _told_by(weights)
-    wrong = {n: told[n] for n, v in sizes.items() if n in told and told[n] != v}
-    if wrong:
-        stated = ", ".join(f"{n} is {told[n]}, not {sizes[n]}" for n in wrong)
-        raise InvalidInputError(
-            "checkpoint-size-mismatch", f"In these weights {stated}.", hint="Leave these sizes out."
-        )
-    values = {_SIZE_NAMES[name]: value for name, value in {**told, **sizes}.items()}
-    return HistGenConfig.from_json({"mode": "published", **values})
-
-
-def _told_by(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Read off the weights the sizes they tell."""
-    logit = _need(weights, f"{_CORE}logit.weight")
-    mapping = _need(weights, "wsi_mapping.weight")
-    memory = _need(weights, f"{_CORE}memory_matrix")
-    layers = {m[1] for n in weights if (m := re.match(rf"{_CORE}model\.decoder\.layers\.(\d+)\.", n))}
-    return {
-        "vocab_words": logit.shape[0] - 1,
-        "d_model": logit.shape[1],
-        "d_vf": mapping.shape[0],
-        "input_dim": mapping.shape[1],
-        "cmm_size": memory.shape[0],
-        "cmm_dim": memory.shape[1],
-        "d_ff": _need(weights, f"{_CORE}model.decoder.layers.0.feed_forward.w_1.weight").shape[0],
-        "num_layers": len(layers),
-    }
-
-
-def _need(weights: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in weights:
-        raise InvalidInputError(
-            "checkpoint-keys-missing", f"The weights lack {name}.", hint="Is this a HistGen checkpoint?"
-        )
-    return weights[name]
-
-
 def _rename(name: str) -> str:
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
     return name
 
 
-def _fill(model: HistGen, weights: dict[str, Tensor]) -> None:
+def _fill(model: HistGen, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights under the authors' names into the model, each of exactly the shape they have there."""
     wanted = model.state_dict()
-    _refuse("checkpoint-keys-unknown", "Weights this model has no place for", set(weights) - set(wanted))
-    _refuse("checkpoint-keys-missing", "The weights lack", set(wanted) - set(weights))
-    shaped = {n: v.reshape(wanted[n].shape) for n, v in weights.items() if v.numel() == wanted[n].numel()}
-    _refuse("checkpoint-size-mismatch", "Weights of an unexpected shape", set(weights) - set(shaped))
-    model.load_state_dict(shaped)
+    published = {_rename(name): name for name in weights}
+    _refuse(
+        "checkpoint-keys-unknown",
+        "Weights this model has no place for",
+        {published[name] for name in set(published) - set(wanted)},
+    )
+    _refuse("checkpoint-keys-missing", "The weights lack", set(wanted) - set(published))
+    found = {name: _unwrapped(name, weights[source]) for name, source in published.items()}
+    wrong = {
+        f"{published[name]} is {list(weights[published[name]].shape)}, not {list(wanted[name].shape)}"
+        for name, value in found.items()
+        if value.shape != wanted[name].shape
+    }
+    _refuse("checkpoint-size-mismatch", "Weights of an unexpected shape", wrong)
+    model.load_state_dict(found)
+
+
+def _unwrapped(name: str, value: Tensor) -> Tensor:
+    """Drop the two axes of length 1 that the authors' region token has and ours has not."""
+    if name == _REGION_TOKEN and value.ndim == 3 and value.shape[:2] == (1, 1):
+        return value[0, 0]
+    return value
 
 
 def _refuse(code: str, what: str, names: set[str]) -> None:

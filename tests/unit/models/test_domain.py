@@ -30,7 +30,7 @@ def test_slides_of_the_same_world_pass_and_foreign_ones_do_not(method):
 
 
 def test_weak_features_are_foreign_too():
-    """A network answers unknown tissue with weak features, near the mean of everything: nothing lives there."""
+    """A network answers unknown tissue with weak features, near the mean, where nothing lives."""
     domain = DomainModel.fit(_world(30, 0))
     threshold = domain_threshold([domain.score(s) for s in _world(20, 1)], quantile=1.0, margin=1.3)
     middle = np.concatenate(_world(10, 3)).mean(axis=0, keepdims=True).repeat(50, axis=0)
