@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import FatalError, InvalidInputError
 
 END = 0
 """Begin, end and padding share id 0."""
@@ -82,12 +83,12 @@ class DecodingSettings:
             name
             for name, holds in {
                 "method": self.method in {"beam", "greedy", "sample"},
-                "beam_size": self.beam_size >= 1,
-                "max_tokens": self.max_tokens >= 1,
+                "beam_size": _is_whole(self.beam_size) and self.beam_size >= 1,
+                "max_tokens": _is_whole(self.max_tokens) and self.max_tokens >= 1,
                 "temperature": self.temperature > 0,
-                "top_k": self.top_k >= 0,
+                "top_k": _is_whole(self.top_k) and self.top_k >= 0,
                 "top_p": 0 < self.top_p <= 1,
-                "seed": self.seed >= 0,
+                "seed": _is_whole(self.seed) and self.seed >= 0,
             }.items()
             if not holds
         ]
@@ -95,13 +96,18 @@ class DecodingSettings:
             raise InvalidInputError(
                 "decoding-settings",
                 f"Decoding cannot run with this {', '.join(wrong)}.",
-                hint="Use beam_size and max_tokens ≥ 1, temperature > 0, top_k and seed ≥ 0, 0 < top_p ≤ 1.",
+                hint="Use whole beam_size and max_tokens ≥ 1, temperature > 0, whole top_k and seed ≥ 0, "
+                "0 < top_p ≤ 1.",
             )
 
     def replace(self, **changes: Any) -> DecodingSettings:
         """Copy with changes; None means no change."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return DecodingSettings(**values | {k: v for k, v in changes.items() if v is not None})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +127,21 @@ class Decoded:
 
 
 def decode(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
-    """Put every slide of the batch into words."""
+    """Put every slide of the batch into words. Raises FatalError("model-not-finite")."""
     if settings.method == "beam":
         return _beam_search(stepper, settings)
     return _walk(stepper, settings)
+
+
+def _step(stepper: Stepper, tokens: Ints, cache: Any) -> Step:
+    step = stepper.step(tokens, cache)
+    if np.isnan(step.log_probs).any():
+        raise FatalError(
+            "model-not-finite",
+            "The model gives probabilities that are not numbers.",
+            hint="Its weights are damaged, or its training diverged: fetch it again, or train it anew.",
+        )
+    return step
 
 
 class _Trace:
@@ -175,7 +192,7 @@ def _beam_search(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
     tokens = np.zeros((len(live), 1), dtype=np.int64)
     scores = np.zeros((len(live), 1), dtype=np.float32)
     for place in range(settings.max_tokens):
-        step = stepper.step(tokens, cache)
+        step = _step(stepper, tokens, cache)
         scores, parents, tokens, chosen = _best_continuations(scores, step.log_probs, settings.beam_size)
         trace.extend(parents, tokens, chosen, step.attention)
         ended = (tokens == END) | (place == settings.max_tokens - 1)
@@ -231,7 +248,7 @@ def _walk(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
     trace, cache = _Trace(len(live)), stepper.start()
     tokens = np.zeros((len(live), 1), dtype=np.int64)
     for place in range(settings.max_tokens):
-        step = stepper.step(tokens, cache)
+        step = _step(stepper, tokens, cache)
         words = [choosers[slide](row[0]) for slide, row in zip(live, step.log_probs, strict=True)]
         tokens = np.array(words, dtype=np.int64)[:, None]
         only = np.zeros_like(tokens)

@@ -20,6 +20,7 @@ from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, decode
 from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
+from histgen_lib.models.histgen.inputs import tile_features, word_ids
 from histgen_lib.models.histgen.layers import Attention, MemoryAttention, position_code
 from histgen_lib.models.histgen.layout import prototype_rows, region_count
 from histgen_lib.models.histgen.torch_stepper import TorchStepper
@@ -113,25 +114,40 @@ class HistGen(nn.Module):
         return self.memory.new_zeros(c.num_layers, 2, slides, 1, c.num_heads, 0, c.d_model // c.num_heads)
 
     def encode(self, features: object) -> Tensor:
-        """One slide's features float[N, D] -> its region memory float32[R, d], without gradients."""
+        """One slide's features float[N, D] (or [1, N, D]) -> its region memory float32[R, d], no gradients.
+
+        Raises InvalidInputError: "bag-shape", "bag-empty", "bag-not-finite".
+        """
         with self._inference():
-            return self.region_memory(*self._single(features)).regions[0]
+            return self.region_memory(*self._single(features)).regions[0].clone()
 
     def log_probs(self, features: object, ids: object) -> Tensor:
-        """Teacher-forced log-probabilities float32[T, V+1] for ids int[T] (first id 0) of one slide."""
-        fed = torch.as_tensor(ids, dtype=torch.int64, device=self.memory.device).reshape(1, -1)
+        """Teacher-forced log-probabilities float32[T, V+1] for ids int[T] (first id 0) of one slide.
+
+        Raises InvalidInputError: "ids-invalid" for ids that are no words of this model, and as `encode`.
+        """
+        fed = torch.from_numpy(word_ids(ids, self.config.vocab_size)).to(self.memory.device)
         with self._inference():
-            found: Tensor = self(*self._single(features), fed)
-            return found[0]
+            found: Tensor = self(*self._single(features), fed[None])
+            return found[0].clone()
 
     def generate(
         self, features: object, beam_size: int = 3, max_tokens: int | None = None
     ) -> tuple[Ints, float]:
-        """Beam-search one slide's report: ids int64[T] without the end token, and their summed log-prob.
+        """Beam-search one slide's report: ids int64[T], and their summed log-probability.
 
+        The ids come WITHOUT the end token and without padding: T varies, and is 0 for an empty report.
+        The score does include the end token's log-probability, if the report ended before the limit.
         `max_tokens` counts the end token and defaults to the model's own limit.
+
+        `beam_size=1` is plain beam search with one beam. The authors' code runs something else for it:
+        greedy decoding that penalises repeated trigrams, here `generate_batch` with
+        `DecodingSettings(method="greedy", block_trigrams=True)`.
+
+        Raises InvalidInputError: "decoding-settings", and as `encode`.
         """
-        settings = DecodingSettings(beam_size=beam_size, max_tokens=max_tokens or self.config.max_tokens)
+        limit = self.config.max_tokens if max_tokens is None else max_tokens
+        settings = DecodingSettings(beam_size=beam_size, max_tokens=limit)
         found = self.generate_batch(*self._single(features), settings)[0]
         return found.tokens, found.score
 
@@ -157,15 +173,8 @@ class HistGen(nn.Module):
         return words
 
     def _single(self, features: object) -> tuple[Tensor, Tensor]:
-        rows = torch.as_tensor(features, dtype=torch.float32, device=self.memory.device)
-        rows = rows[None] if rows.ndim == 2 else rows
-        if rows.ndim != 3 or rows.shape[0] != 1 or rows.shape[2] != self.config.input_dim:
-            raise InvalidInputError(
-                "bag-shape",
-                f"This model takes features [tiles, {self.config.input_dim}]; these are {list(rows.shape)}.",
-                hint="Encode the slide with the tile encoder that the model was trained with.",
-            )
-        return rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        rows = tile_features(features, self.config.input_dim).to(self.memory.device)
+        return rows[None], torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_histgen import SIZES, small_model
 
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.histgen.decoding import END, Decoded, DecodingSettings, Step, decode
 from histgen_lib.models.histgen.torch_stepper import TorchStepper
 
@@ -215,12 +215,46 @@ def test_top_k_and_top_p_leave_out_unlikely_words() -> None:
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"seed": -1},
+        {"beam_size": 2.5},
+        {"max_tokens": "5"},
+        {"top_k": 1.0},
+        {"seed": True},
     ],
 )
 def test_settings_that_cannot_run_are_refused_by_name(changes: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(changes))) as caught:
         DecodingSettings().replace(**changes)
     assert caught.value.code == "decoding-settings"
+
+
+def test_generating_no_tokens_is_refused_and_none_stated_means_the_models_own_limit() -> None:
+    network = small_model("published")
+    features = np.zeros((3, SIZES["input_dim"]))
+    for settings_ in ({"max_tokens": 0}, {"beam_size": 0}, {"max_tokens": -1}):
+        with pytest.raises(InvalidInputError) as caught:
+            network.generate(features, **settings_)
+        assert caught.value.code == "decoding-settings"
+    with torch.no_grad():
+        network.logit.bias[END] = -1e4
+    assert len(network.generate(features)[0]) == SIZES["max_tokens"]
+    assert len(network.generate(features, max_tokens=2)[0]) == 2
+
+
+def test_generated_ids_come_without_end_and_padding() -> None:
+    network = small_model("published")
+    with torch.no_grad():
+        network.logit.bias[END] = 1e4
+    tokens, score = network.generate(np.zeros((3, SIZES["input_dim"])))
+    assert tokens.tolist() == []
+    assert score == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
+def test_a_model_that_gives_no_numbers_is_refused(method: str) -> None:
+    stepper = ToyStepper([0], end_bias=float("nan"))
+    with pytest.raises(FatalError) as caught:
+        decode(stepper, DecodingSettings().replace(method=method))
+    assert caught.value.code == "model-not-finite"
 
 
 @pytest.mark.parametrize("mode", ["published", "corrected"])

@@ -141,6 +141,74 @@ def test_a_slide_without_tiles_is_refused(model: HistGen) -> None:
     assert caught.value.code == "bag-empty"
 
 
+@pytest.mark.parametrize("features", ["text", None, [[1.0], [1.0, 2.0]], object()])
+def test_features_that_are_no_numbers_are_refused(features: object, model: HistGen) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        model.encode(features)
+    assert caught.value.code == "bag-shape"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_features_that_are_not_finite_are_refused_by_every_call(value: float, model: HistGen) -> None:
+    features = np.zeros((5, SIZES["input_dim"]))
+    features[3, 2] = value
+    for call in (model.encode, model.generate, lambda given: model.log_probs(given, [0, 1])):
+        for given in (features, torch.from_numpy(features)):
+            with pytest.raises(InvalidInputError) as caught:
+                call(given)
+            assert caught.value.code == "bag-not-finite"
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_are_taken_in_any_form(model: HistGen) -> None:
+    features = np.random.default_rng(0).normal(size=(7, SIZES["input_dim"])).astype(np.float16)
+    expected = model.encode(features)
+    frozen = features.astype(np.float32)
+    frozen.setflags(write=False)
+    forms = [
+        features[::-1][::-1],
+        np.ascontiguousarray(features[::-1])[::-1],  # negative strides
+        np.asfortranarray(features),
+        frozen,
+        features[None].astype(np.float64),
+        features.tolist(),
+        memoryview(frozen),
+        torch.from_numpy(features),
+        torch.nn.Parameter(torch.from_numpy(features.astype(np.float32))),
+    ]
+    for form in forms:
+        assert torch.equal(model.encode(form), expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ids_are_taken_in_any_form(model: HistGen) -> None:
+    features, ids = np.ones((3, SIZES["input_dim"]), dtype=np.float32), np.array([0, 5, 23, 0])
+    frozen = ids.copy()
+    frozen.setflags(write=False)
+    expected = model.log_probs(features, ids)
+    forms = (ids[None], ids.tolist(), torch.from_numpy(ids), ids[::-1].copy()[::-1], frozen, ids * 1.0)
+    for form in forms:
+        assert torch.equal(model.log_probs(features, form), expected)
+
+
+@pytest.mark.parametrize("ids", [[0, 24], [0, -1], [0, 1.5], [], [[0, 1], [0, 2]], 0, "text", [[1], [1, 2]]])
+def test_ids_that_are_no_words_of_the_model_are_refused(ids: object, model: HistGen) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        model.log_probs(np.zeros((2, SIZES["input_dim"])), ids)
+    assert caught.value.code == "ids-invalid"
+
+
+def test_encode_and_log_probs_give_ordinary_tensors(model: HistGen) -> None:
+    """Callers may change them in place and take gradients through what they compute on."""
+    features = np.zeros((3, SIZES["input_dim"]))
+    for found in (model.encode(features), model.log_probs(features, [0, 1])):
+        assert not found.is_inference()
+        assert not found.requires_grad
+        scale = torch.ones(1, requires_grad=True)
+        found.mul_(scale).sum().backward()
+        assert scale.grad is not None
+
+
 def test_a_config_survives_json() -> None:
     config = HistGenConfig(mode="published", region_size=256)
     assert HistGenConfig.from_json(config.to_json()) == config
