@@ -296,7 +296,7 @@ def test_demo_shows_the_truth_beside_each_draft(histgen, model_dir, tmp_path):
 
 @pytest.fixture
 def official(shared_dir, tmp_path) -> list[object]:
-    """Arguments that import the weights trained with the authors' code; the vocabulary is made to fit them."""
+    """Import the weights trained with the authors' code: these arguments, and a vocabulary made to fit."""
     words = [f"w{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(299)]
     case = {"id": "a", "report": " ".join(words * 10), "image_path": ["a.svs"]}
     annotation = tmp_path / "annotation.json"

@@ -1,0 +1,90 @@
+"""The model that ships with the package: right about its own world, honest about any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_runs import histgen
+
+from histgen_lib.cli.options import DEMO_MODEL
+from histgen_lib.errors import InvalidInputError
+
+MOST_BYTES = 25_000_000
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Path:
+    """Find the demo model."""
+    assert (DEMO_MODEL / "config.json").is_file(), f"the demo model is missing from the package: {DEMO_MODEL}"
+    return DEMO_MODEL
+
+
+@pytest.fixture(scope="module")
+def demo(shipped, tmp_path_factory) -> tuple[Path, dict]:
+    """Run the demo on four slides that were never used in training."""
+    out = tmp_path_factory.mktemp("demo")
+    run = histgen("demo", "--out", out, "--count", 4, "--json")
+    assert run.code == 0, run.err
+    return out, json.loads(run.out)
+
+
+def test_it_is_small_enough_to_ship(shipped):
+    assert sum(path.stat().st_size for path in shipped.rglob("*")) <= MOST_BYTES
+
+
+def test_it_calls_itself_synthetic(shipped):
+    config = json.loads((shipped / "config.json").read_text())
+
+    assert config["synthetic"] is True
+    assert "synthetic" in config["name"]
+
+
+def test_it_reads_slides_of_its_own_world(demo):
+    rows = demo[1]["slides"]
+    right, total = sum(row["right"] for row in rows), sum(row["fields"] for row in rows)
+
+    assert right / total >= 0.85, [(row["draft"], row["report"]) for row in rows]
+
+
+def test_slides_of_its_own_world_are_not_foreign(demo):
+    assert [row["slide_id"] for row in demo[1]["slides"] if row["out_of_distribution"]] == []
+
+
+def test_doctor_is_content_with_it(shipped, tmp_path):
+    run = histgen("doctor", "--out", tmp_path, "--json")
+
+    assert json.loads(run.out)["healthy"], run.out
+
+
+def test_a_second_run_gives_the_same_bytes(demo, shipped, tmp_path):
+    out, content = demo
+    slide_id = content["slides"][0]["slide_id"]
+    run = histgen("report", out / "world" / "slides" / f"{slide_id}.tif", "--out", tmp_path)
+
+    assert run.code == 0, run.said
+    for name in ("draft.json", "draft.txt", "draft.html", "bag.parquet"):
+        assert (tmp_path / slide_id / name).read_bytes() == (
+            out / "reports" / slide_id / name
+        ).read_bytes(), name
+
+
+def _real_slides(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in {".svs", ".tiff"})
+
+
+def test_every_real_slide_is_called_foreign_or_asks_for_its_mpp(shipped, shared_dir, tmp_path):
+    for slide in _real_slides(shared_dir / "slides"):
+        run = histgen("report", slide, "--out", tmp_path / "plain", "--json")
+        content = json.loads(run.out)
+        if run.code == InvalidInputError.exit_code:
+            assert content["errors"][0]["code"] == "slide-mpp-unknown"
+            run = histgen("report", slide, "--out", tmp_path / "stated", "--mpp", 0.25, "--json")
+            content = json.loads(run.out)
+        assert run.code == 0, run.said
+        draft = content["drafts"][0]
+        assert draft["out_of_distribution"], slide.name
+        assert draft["abstained"]
+        text = Path(draft["files"]["text"]).read_text(encoding="utf-8")
+        assert text.startswith("*** OUT OF DISTRIBUTION"), slide.name
