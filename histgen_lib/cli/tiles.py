@@ -65,30 +65,31 @@ def tiles(
 
 
 def _preview(path: Path, out_dir: Path, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
+    from histgen_lib.pipeline.pictures import sharp_thumbnail  # noqa: PLC0415
     from histgen_lib.slides import assess_quality, open_slide, plan_grid  # noqa: PLC0415
 
     with open_slide(path, mpp=mpp) as slide:
         grid = plan_grid(slide, settings)
         quality = assess_quality(slide, grid)
         target = out_dir / f"{slide.slide_id}.tiles.png"
-        _write_png(target, draw_preview(slide.thumbnail(PREVIEW_PX), slide, grid))
+        _write_png(target, draw_preview(sharp_thumbnail(slide), slide, grid))
         return _facts(path, slide, grid, quality, target)
 
 
 def draw_preview(thumbnail: NDArray[np.uint8], slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
-    """Enlarge the thumbnail, dim the glass and outline each tile: uint8[h, w, 3] RGB."""
+    """Scale the thumbnail to PREVIEW_PX, dim the glass and outline each tile: uint8[h, w, 3] RGB."""
     import cv2  # noqa: PLC0415 - OpenCV only where a preview is drawn
     import numpy as np  # noqa: PLC0415
 
     scale = PREVIEW_PX / max(slide.size)
     width, height = (max(1, round(side * scale)) for side in slide.size)
-    picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
     mask_px = cv2.resize(grid.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     picture = np.where(mask_px[..., None] > 0, picture, 0.55 * picture + 90).astype(np.uint8)
     for x, y in grid.xy:
         corners = [(round(v * scale), round((v + grid.span_px) * scale)) for v in (int(x), int(y))]
         (x0, x1), (y0, y1) = corners
-        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (0, 120, 60), 1)
+        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (0, 120, 60), 2)
     return np.asarray(picture, dtype=np.uint8)
 
 

@@ -25,7 +25,7 @@ def gather_pictures(drafted: Drafted, bag: Bag, slide: Slide | None) -> Pictures
             for place in sorted(places)
         }
     return Pictures(
-        thumbnail=None if slide is None else _thumbnail(slide),
+        thumbnail=None if slide is None else sharp_thumbnail(slide),
         xy=bag.xy,
         span_px=bag.span_px,
         weights=drafted.weights,
@@ -33,7 +33,7 @@ def gather_pictures(drafted: Drafted, bag: Bag, slide: Slide | None) -> Pictures
     )
 
 
-def _thumbnail(slide: Slide) -> NDArray[np.uint8]:
+def sharp_thumbnail(slide: Slide) -> NDArray[np.uint8]:
     """Read the smallest level that is sharp at THUMBNAIL_PX, whole; the slide's overview if that is huge."""
     sharp = [i for i, level in enumerate(slide.levels) if max(level.size) >= THUMBNAIL_PX]
     level = max(sharp, default=0)
