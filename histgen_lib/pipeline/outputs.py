@@ -84,8 +84,13 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _publish(staged: Path, folder: Path) -> bool:
     if not folder.exists():
-        staged.rename(folder)
-        return True
+        try:
+            staged.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster: go on file by file
+                raise
+        else:
+            return True
     changed = False
     for name in (BAG, DRAFT_HTML, DRAFT_TEXT, DRAFT_JSON):
         target = folder / name

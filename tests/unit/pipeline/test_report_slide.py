@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,20 @@ def test_memory_holds_one_batch_of_tiles_at_a_time(run, slide_path, server):
 
 def test_features_are_kept_as_float16(run, slide_path):
     assert read_bag(run(slide_path).folder / "bag.parquet").features.dtype == np.float16
+
+
+def test_two_processes_at_the_same_slide_end_in_one_whole_folder(run, slide_path, monkeypatch):
+    """The other process's folder appears between looking and renaming."""
+    other = run(slide_path, "other").folder
+    rename = Path.rename
+
+    def rename_too_late(self, target):
+        shutil.copytree(other, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_too_late)
+    result = run(slide_path)
+
+    assert result.status == "unchanged"
+    assert contents(result.folder) == contents(other)
+    assert [path.name for path in result.folder.parent.iterdir()] == ["sound"]
