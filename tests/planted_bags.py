@@ -13,6 +13,8 @@ from histgen_lib.training.settings import ModelSizes, TrainSettings
 
 DIM = 16
 SPAN_PX = 512
+EPOCHS = 30
+"""Until one tile is read as well as all tiles are."""
 ORGANS = ("Colon", "Lung")
 FINDINGS = ("not identified", "present")
 
@@ -30,7 +32,7 @@ class PlantedWorld:
     bags: Path
 
     def settings(self, out: Path, **changes: object) -> TrainSettings:
-        """A run of a few seconds on one core."""
+        """Make a run of a few seconds on one core."""
         few: dict[str, object] = {
             "sizes": SIZES, "tokenizer": "bpe", "bpe_vocab_size": 300, "optimizer": "adamw",
             "learning_rate": 4e-3, "weight_decay": 0.0, "schedule": "cosine", "warmup_share": 0.1,
@@ -41,7 +43,7 @@ class PlantedWorld:
 
 
 def report(organ: int, finding: int) -> str:
-    """The report of a planted slide."""
+    """Write the report of a planted slide."""
     return f"{ORGANS[organ]}, biopsy:\n  Tumour\n  - Necrosis: {FINDINGS[finding]}"
 
 
@@ -66,7 +68,7 @@ def planted_bag(slide_id: str, rng: np.random.Generator, organ: int, finding: in
     )
 
 
-def make_planted_world(folder: Path, *, train: int = 64, val: int = 16, test: int = 8) -> PlantedWorld:
+def make_planted_world(folder: Path, *, train: int = 64, val: int = 16, test: int = 16) -> PlantedWorld:
     """Write bags/<id>.parquet and annotation.json in the published layout; the same every time."""
     rng = np.random.default_rng(0)
     splits: dict[str, list[dict[str, object]]] = {}

@@ -1,0 +1,61 @@
+"""Which slides are encoded, and what stops that before it starts."""
+
+from __future__ import annotations
+
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+import torch
+
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.training import EncodeSettings, encode, encode_slides
+from histgen_lib.training.encoder_folder import save_encoder
+from histgen_lib.training.tile_heads import TileTeacher
+from histgen_lib.training.tile_settings import TileTrainSettings
+
+
+def _touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_slides_are_found_in_folders_each_once_and_dicom_by_folder(tmp_path: Path) -> None:
+    folder = _touch(tmp_path, "b.svs", "a/c.TIFF", "a/notes.txt", "d/1.dcm", "d/2.dcm", "._b.svs")
+    found = encode.find_slides([folder, folder / "b.svs"])
+    assert [path.relative_to(folder).as_posix() for path in found] == ["a/c.TIFF", "b.svs", "d"]
+
+
+def test_a_file_named_by_the_user_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+    assert encode.find_slides([tmp_path / "scan.xyz"]) == [tmp_path / "scan.xyz"]
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        encode_slides(EncodeSettings([tmp_path], tmp_path, tmp_path / "bags"))
+    assert raised.value.code == "training-slides-missing"
+
+
+def test_two_slides_of_one_name_never_share_a_bag(tmp_path: Path) -> None:
+    folder = _touch(tmp_path, "monday/s.svs", "tuesday/s.svs")
+    with pytest.raises(InvalidInputError, match=r"monday.*tuesday") as raised:
+        encode_slides(EncodeSettings([folder], folder, folder / "bags"))
+    assert raised.value.code == "training-slides-same-name"
+
+
+def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel kills the process that takes too much memory; the bags of the others are kept."""
+    torch.manual_seed(0)
+    save_encoder(TileTeacher(TileEncoder(8), ("a",)), TileTrainSettings(tmp_path, tmp_path / "encoder"))
+
+    def killed(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(encode.ProcessPoolExecutor, "map", killed)
+    settings = EncodeSettings([_touch(tmp_path, "s.svs") / "s.svs"], tmp_path / "encoder", tmp_path)
+    with pytest.raises(FatalError) as raised:
+        encode_slides(settings, quiet=True)
+    assert raised.value.code == "training-worker-died"
