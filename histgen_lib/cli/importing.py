@@ -39,15 +39,16 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
             f"{folder} is not empty.",
             hint="Name a new folder for the imported model.",
         )
-    cases = read_annotation(source.annotation)
-    reports = [case.report for case in (*cases.train, *cases.val, *cases.test)]
+    # The authors count the words of the training split only (modules/tokenizers.py).
+    reports = [case.report for case in read_annotation(source.annotation).train]
     tokenizer = WordTokenizer.train(reports, threshold=source.threshold)
     model = load_official(source.checkpoint, source.sizes)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise InvalidInputError(
             "import-vocabulary-mismatch",
             f"The weights know {model.config.vocab_size} words, the annotation gives {tokenizer.vocab_size}.",
-            hint="Give the annotation file and the --threshold that the weights were trained with.",
+            hint="Give the annotation file and the --threshold that the weights were trained with: "
+            "the words of its train split are counted.",
         )
     new_model_folder(
         folder,
