@@ -68,7 +68,11 @@ def render(rows: Sequence[Row], *, command: str, facts: Mapping[str, str], notes
         "",
         *_line("", [row.variant for row in rows]),
         "|---|" + "---|" * len(rows),
-        *(line for name in names for line in _line(_label(name, rows), [_figure(row, name) for row in rows])),
+        *(
+            line
+            for name in names
+            for line in _line(_label(name, rows), [_figure(row, name, rows) for row in rows])
+        ),
         *_line("Parameters", [f"{row.parameters:,}" for row in rows]),
         *_line("Seed", [str(row.origin.get("seed", _ABSENT)) for row in rows]),
         *_line("Training slides", [str(row.origin.get("slides", _ABSENT)) for row in rows]),
@@ -98,12 +102,20 @@ def _line(label: str, cells: Sequence[str]) -> list[str]:
 
 
 def _label(name: str, rows: Sequence[Row]) -> str:
-    counts = {row.figures[name].count for row in rows if name in row.figures} - {0}
-    return f"{name} (n = {', '.join(map(str, sorted(counts)))})" if counts else name
+    counts = _counts(name, rows)
+    return f"{name} (n = {counts.pop()})" if len(counts) == 1 else name
 
 
-def _figure(row: Row, name: str) -> str:
-    return row.figures[name].cell() if name in row.figures else _ABSENT
+def _figure(row: Row, name: str, rows: Sequence[Row]) -> str:
+    """Write a cell; it says its own n where the columns' differ."""
+    if name not in row.figures:
+        return _ABSENT
+    figure = row.figures[name]
+    return figure.cell() + (f", n = {figure.count}" if len(_counts(name, rows)) > 1 else "")
+
+
+def _counts(name: str, rows: Sequence[Row]) -> set[int]:
+    return {row.figures[name].count for row in rows if name in row.figures} - {0}
 
 
 def _shown(value: Any, show: Callable[[Any], str]) -> str:

@@ -94,10 +94,11 @@ def test_a_finished_run_trained_again_gives_the_same_model(
     assert len(again.rows) == len(trained.rows)
 
 
-def test_the_test_split_is_never_read(small_world: PlantedWorld, tmp_path: Path) -> None:
-    for path in small_world.bags.glob("test-*.parquet"):
+def test_the_test_split_is_never_read(tmp_path: Path) -> None:
+    world = planted_bags.make_planted_world(tmp_path, train=8, val=4, test=2)
+    for path in world.bags.glob("test-*.parquet"):
         path.write_bytes(b"whoever reads this fails")
-    assert train(small_world.settings(tmp_path / "m", epochs=1), quiet=True).rows
+    assert train(world.settings(tmp_path / "m", epochs=1), quiet=True).rows
 
 
 @pytest.mark.parametrize("variant", ["published", "mean-pooled"])
@@ -156,7 +157,7 @@ def test_the_authors_files_drop_in(tmp_path: Path, variant: str) -> None:
 
 
 def test_early_stopping_looks_at_validation_alone(small_world: PlantedWorld, tmp_path: Path) -> None:
-    """Validation gets worse from the second epoch on, while the training loss falls: stop two epochs later."""
+    """Validation gets worse after the second epoch, while the training loss falls: stop two epochs later."""
 
     class Scripted:
         scores = iter([0.5, 0.4, 0.6, 0.7, 0.1])
