@@ -63,7 +63,7 @@ def set_thresholds(folder: Path, *, domain: float = 1e6, report: float = 0.0) ->
     """Set when the model calls a slide foreign (above `domain`) and when it abstains (below `report`)."""
     update_config(
         folder,
-        domain={"method": "neighbour-median", "threshold": domain},
+        domain={"method": "tissue-slide-residual", "threshold": domain},
         abstention={"threshold": report, "statistic": "diagnosis", "sentence_threshold": 0.7},
         calibration={"method": "temperature", "statistic": "mean", "temperature": 1.0},
     )

@@ -1,20 +1,23 @@
 """Is this slide like the slides the model was trained on? Numpy only: training fits it, the pipeline asks it.
 
-Tile features are whitened by the training tiles' mean and covariance. Two scores are known; both are medians
-over the slide's tiles, so that a few odd tiles (pen, folds) do not decide:
+Three views of a slide's tile features, each a positive number that grows with strangeness:
 
-neighbour-median     distance of a tile to the nearest of a few hundred training tiles kept as anchors. Sees
-                     weak features as well, a network's frequent answer to unknown tissue: they lie near the
-                     mean, where no tissue is.
-mahalanobis-median   root-mean-square whitened coordinate of a tile; blind to weak features.
+tissue     distance of tiles to their nearest training tiles, at the slide's nearest quarter: a slide of the
+           training world always holds some ordinary tissue, so even the best tiles tell
+slide      Mahalanobis distance of the mean and spread of all its tiles from those of training slides
+residual   share of a tile's deviation that lies in directions in which training tiles hardly vary (median
+           over tiles), as in virtual-logit matching (Wang et al. 2022)
+
+The logarithm of each is standardised on training slides that took no part in the other statistics; the score
+is the mean of the three: 0 for a typical slide, in standard deviations. One view alone is fooled more easily.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Self, cast, get_args
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,129 +27,144 @@ from safetensors.numpy import save_file
 from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
 
-DomainMethod = Literal["mahalanobis-median", "neighbour-median"]
-_CHUNK_TILES = 1024
-_RIDGE = 1.0
-_TINY = 1e-12
+METHOD = "tissue-slide-residual"
+
+Floats = NDArray[np.float32]
+
+_LEAST_THRESHOLD = 2.0
+_NEAREST, _QUANTILE = 3, 0.25
+_VARIANCE_KEPT = 0.95
+_TILE_RIDGE, _SLIDE_RIDGE = 1.0, 0.3
+_HELD_OUT_EVERY = 4
+_CHUNK_TILES = 512
+_TINY = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DomainModel:
-    """Statistics of the training tiles.
+    """Statistics of the training slides; features have width D.
 
-    mean       float32[D]
-    whitening  float32[D, K]: (feature - mean) @ whitening is uncorrelated, of about unit variance
-    anchors    float32[M, K]: whitened training tiles, spread over the training world
+    mean             float32[D] of training tiles
+    whitening        float32[D, D], to uncorrelated values of about unit variance
+    residual         float32[D, K], axes beyond those that hold 95 % of the variance
+    anchors          float32[M, D], whitened training tiles
+    slide_mean       float32[2D], of (mean, standard deviation) over the tiles of a slide
+    slide_whitening  float32[2D, 2D]
+    usual            float32[2, 3], mean and standard deviation of the logarithms of the three views
     """
 
-    mean: NDArray[np.float32]
-    whitening: NDArray[np.float32]
-    anchors: NDArray[np.float32]
-    method: DomainMethod = "neighbour-median"
+    mean: Floats
+    whitening: Floats
+    residual: Floats
+    anchors: Floats
+    slide_mean: Floats
+    slide_whitening: Floats
+    usual: Floats
+
+    @property
+    def method(self) -> str:
+        """Name of the score, for provenance."""
+        return METHOD
 
     @classmethod
-    def fit(
-        cls,
-        features: Sequence[NDArray[np.floating]],
-        *,
-        method: DomainMethod = "neighbour-median",
-        variance_kept: float = 0.999,
-        anchors: int = 768,
-        seed: int = 0,
-    ) -> Self:
-        """Fit on one array [N, D] per training slide. Deterministic for a seed."""
-        tiles = np.concatenate([np.asarray(f, dtype=np.float64) for f in features])
-        mean = tiles.mean(axis=0)
-        whitening = _whitening(tiles - mean, variance_kept)
-        whitened = ((tiles - mean) @ whitening).astype(np.float32)
-        return cls(
-            mean=mean.astype(np.float32),
-            whitening=whitening.astype(np.float32),
-            anchors=_spread(whitened, anchors, np.random.default_rng(seed)),
-            method=method,
+    def fit(cls, features: Sequence[NDArray[Any]], *, anchors: int = 3072, seed: int = 0) -> Self:
+        """Fit on one array [N, D] per training slide; some hundred are enough. Deterministic for a seed."""
+        slides = [np.asarray(f, dtype=np.float64) for f in features]
+        held_out = slides[::_HELD_OUT_EVERY] if len(slides) >= 2 * _HELD_OUT_EVERY else slides
+        fitted = (
+            [s for i, s in enumerate(slides) if i % _HELD_OUT_EVERY] if held_out is not slides else slides
         )
+        tiles = np.concatenate(fitted)
+        mean, axes, values = _principal(tiles)
+        whitening = axes / np.sqrt(values + _TILE_RIDGE * values.mean() + _TINY)
+        kept = int(np.searchsorted(np.cumsum(values) / (values.sum() + _TINY), _VARIANCE_KEPT)) + 1
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(tiles))[:anchors])
+        slide_mean, slide_axes, slide_values = _principal(np.stack([_summary(s) for s in fitted]))
+        parts = {
+            "mean": mean,
+            "whitening": whitening,
+            "residual": axes[:, min(kept, len(values) - 1) :],
+            "anchors": (tiles[chosen] - mean) @ whitening,
+            "slide_mean": slide_mean,
+            "slide_whitening": slide_axes
+            / np.sqrt(slide_values + _SLIDE_RIDGE * slide_values.mean() + _TINY),
+            "usual": np.array([[0.0] * 3, [1.0] * 3]),
+        }
+        bare = cls(**{name: np.ascontiguousarray(part, dtype=np.float32) for name, part in parts.items()})
+        return bare._standardised(held_out)
 
-    def score(self, features: NDArray[np.floating]) -> float:
+    def score(self, features: NDArray[Any]) -> float:
         """Say how strange one slide's tiles [N, D] are; compare with config.json's "domain"."threshold"."""
-        centred = np.asarray(features, dtype=np.float32) - self.mean
-        whitened = np.asarray(centred @ self.whitening, dtype=np.float32)
-        if self.method == "mahalanobis-median":
-            distances = np.sqrt(np.mean(np.square(whitened), axis=1))
-        else:
-            distances = _nearest(whitened, self.anchors) / np.sqrt(whitened.shape[1])
-        return float(np.median(distances))
+        typical, spread = self.usual
+        return float(np.mean((self._views(features) - typical) / spread))
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file (tensors mean, whitening, anchors; metadata method)."""
-        tensors = {"mean": self.mean, "whitening": self.whitening, "anchors": self.anchors}
+        """Write one safetensors file with a tensor a field."""
         with atomic_path(path) as temporary:
-            save_file(
-                {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-                temporary,
-                metadata={"method": self.method},  # one key: several would be written in any order
-            )
+            # One key of metadata: several would be written in any order.
+            save_file(asdict(self), temporary, metadata={"method": METHOD})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote. FatalError("model-domain-unreadable") when it is not such a file."""
         try:
             with safe_open(path, framework="numpy") as tensors:
-                method = (tensors.metadata() or {}).get("method", "neighbour-median")
-                parts = {name: tensors.get_tensor(name) for name in ("mean", "whitening", "anchors")}
+                return cls(**{field.name: tensors.get_tensor(field.name) for field in fields(cls)})
         except (SafetensorError, OSError, ValueError) as error:
-            raise _unreadable(path) from error
-        if method not in get_args(DomainMethod):
-            raise _unreadable(path)
-        return cls(**parts, method=cast(DomainMethod, method))
+            raise FatalError(
+                "model-domain-unreadable",
+                f"{path} does not hold the statistics of a training world.",
+                hint="Copy the whole model folder again, or train the model anew.",
+            ) from error
+
+    def _standardised(self, slides: Sequence[NDArray[np.float64]]) -> Self:
+        views = np.stack([self._views(s) for s in slides])
+        usual = np.stack([views.mean(axis=0), views.std(axis=0) + 0.05])
+        return type(self)(**(asdict(self) | {"usual": usual.astype(np.float32)}))
+
+    def _views(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Logarithms of tissue, slide and residual strangeness: float64[3]."""
+        tiles = np.asarray(features, dtype=np.float32)
+        centred = tiles - self.mean
+        tissue = np.quantile(
+            _nearest(np.asarray(centred @ self.whitening, dtype=np.float32), self.anchors), _QUANTILE
+        )
+        summary = (_summary(tiles) - self.slide_mean) @ self.slide_whitening
+        outside = np.linalg.norm(centred @ self.residual, axis=1)
+        share = np.median(outside / (np.linalg.norm(centred, axis=1) + _TINY))
+        views = np.array([tissue, np.sqrt(np.mean(np.square(summary))), share], dtype=np.float64)
+        return np.asarray(np.log(views + _TINY))
 
 
-def domain_threshold(scores: Sequence[float], *, quantile: float = 0.99, margin: float = 1.15) -> float:
-    """Choose a threshold from scores of held-out slides of the training world: `quantile` × `margin`."""
-    return float(np.quantile(np.asarray(scores, dtype=np.float64), quantile) * margin)
+def domain_threshold(scores: Sequence[float], *, quantile: float = 1.0, margin: float = 1.5) -> float:
+    """Choose a threshold from scores of held-out slides of that world: `quantile` × `margin`, at least 2."""
+    return max(_LEAST_THRESHOLD, float(np.quantile(np.asarray(scores, dtype=np.float64), quantile) * margin))
 
 
-def _whitening(centred: NDArray[np.float64], variance_kept: float) -> NDArray[np.float64]:
-    """Find the principal axes that hold `variance_kept` of the variance, of about unit variance: [D, K].
-
-    The mean variance is added to that of each axis: axes of mere noise must not drown the others, or
-    a tile without any features would be nearer to the anchors than training tiles are to each other.
-    """
-    covariance = centred.T @ centred / max(len(centred) - 1, 1)
-    values, axes = np.linalg.eigh(covariance)
-    values, axes = values[::-1].clip(min=0), axes[:, ::-1]
-    share = np.cumsum(values) / max(values.sum(), _TINY)
-    kept = min(int(np.searchsorted(share, variance_kept)) + 1, len(values))
-    damped = np.maximum(values[:kept] + _RIDGE * values.mean(), _TINY)
-    return np.asarray(axes[:, :kept] / np.sqrt(damped), dtype=np.float64)
+def _summary(tiles: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean and standard deviation over tiles [N, D]: float64[2D]."""
+    wide = np.asarray(tiles, dtype=np.float64)
+    return np.concatenate([wide.mean(axis=0), wide.std(axis=0)])
 
 
-def _spread(whitened: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Choose `count` tiles, each farthest from those before (from a random pool): rare tissue is kept too."""
-    pool = whitened[rng.permutation(len(whitened))[: 16 * count]]
-    if len(pool) <= count:
-        return pool
-    chosen = [0]
-    distance = np.linalg.norm(pool - pool[0], axis=1)
-    for _ in range(count - 1):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(pool - pool[chosen[-1]], axis=1))
-    return np.ascontiguousarray(pool[chosen])
+def _principal(
+    rows: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Find mean [D], principal axes [D, D] and variances [D] of rows [N, D], the largest variance first."""
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    values, axes = np.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
+    return mean, axes[:, ::-1], values[::-1].clip(min=0)
 
 
-def _nearest(points: NDArray[np.float32], anchors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Distance of each point [N, K] to its nearest anchor, in chunks so that memory stays bounded."""
-    squares = np.einsum("mk,mk->m", anchors, anchors)
-    nearest = np.empty(len(points), dtype=np.float32)
+def _nearest(points: Floats, anchors: Floats) -> Floats:
+    """Return each point's mean distance to its three nearest anchors [M, D], in chunks to bound memory."""
+    count = min(_NEAREST, len(anchors))
+    squares = np.einsum("md,md->m", anchors, anchors)
+    found = np.empty(len(points), dtype=np.float32)
     for start in range(0, len(points), _CHUNK_TILES):
         part = points[start : start + _CHUNK_TILES]
-        squared = np.einsum("nk,nk->n", part, part)[:, None] - 2 * part @ anchors.T + squares
-        nearest[start : start + _CHUNK_TILES] = np.sqrt(squared.min(axis=1).clip(min=0))
-    return nearest
-
-
-def _unreadable(path: Path) -> FatalError:
-    return FatalError(
-        "model-domain-unreadable",
-        f"{path} does not hold the statistics of a training world.",
-        hint="Copy the whole model folder again, or train the model anew.",
-    )
+        squared = np.einsum("nd,nd->n", part, part)[:, None] - 2 * part @ anchors.T + squares
+        nearest = np.partition(squared, count - 1, axis=1)[:, :count]
+        found[start : start + _CHUNK_TILES] = np.sqrt(nearest.clip(min=0)).mean(axis=1)
+    return found

@@ -63,9 +63,7 @@ class OutOfDistribution(_Record):
     """Whether the slide looks like the slides the model was trained on."""
 
     flag: bool
-    score: float | None = Field(
-        description="how strange the slide is; higher is stranger; null if not checked"
-    )
+    score: float | None = Field(description="0: typical; in standard deviations; null: not checked")
     threshold: float | None = Field(description="slides above it are flagged; null if not checked")
     method: str = Field(description='"none" for a model that cannot check')
 

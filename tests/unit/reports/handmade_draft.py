@@ -54,7 +54,7 @@ def make_draft(**changes) -> DraftReport:
         "abstained": False,
         "abstention": Abstention(reasons=(), threshold=0.5),
         "out_of_distribution": OutOfDistribution(
-            flag=False, score=0.8, threshold=1.2, method="neighbour-median"
+            flag=False, score=0.8, threshold=1.2, method="tissue-slide-residual"
         ),
         "quality": Quality(flags=("pen",), measures={"tissue_mm2": 2.0}),
         "sentences": sentences,
@@ -69,6 +69,6 @@ def strange() -> dict:
         "abstained": True,
         "abstention": Abstention(reasons=("out-of-distribution",), threshold=0.5),
         "out_of_distribution": OutOfDistribution(
-            flag=True, score=4.0, threshold=1.2, method="neighbour-median"
+            flag=True, score=4.0, threshold=1.2, method="tissue-slide-residual"
         ),
     }
