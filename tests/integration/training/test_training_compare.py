@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,14 @@ from planted_bags import PlantedWorld
 from histgen_lib.bags import read_bag, write_bag
 from histgen_lib.cli import compare as command
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.export import to_onnx
 from histgen_lib.files import sha256_file
+from histgen_lib.inference import OnnxServer
+from histgen_lib.models.histgen.checkpoint import load_model as load_network
+from histgen_lib.pipeline import bag_to_draft, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
 from histgen_lib.training.comparison import VARIANTS, variant_settings
+from histgen_lib.training.drafting import draft_bag
 from histgen_lib.training.histgen_run import TrainResult
 from histgen_lib.training.settings import Variant
 
@@ -151,3 +157,24 @@ def test_the_printed_command_names_no_folder_of_this_machine() -> None:
         ["compare", "--bags", "/home/me/bags", "--model=/x/y", "-m", "published=/a/b", "c/d"]
     )
     assert line == "histgen compare --bags bags --model=y -m published=b c/d"
+
+
+def test_drafts_of_a_comparison_are_those_of_the_exported_model(
+    world: PlantedWorld, trained: TrainResult, tmp_path: Path
+) -> None:
+    """What the table says of a model is what `histgen report` does with it: words, confidence, evidence."""
+    folder = tmp_path / "model"
+    shutil.copytree(trained.folder, folder)
+    to_onnx(folder)
+    model, server = load_model(folder), OnnxServer(folder, threads=1)
+    network = load_network(folder)
+    for case in read_annotation(world.annotation).test[:4]:
+        bag = read_bag(world.bags / f"{case.id}.parquet")
+        ours = draft_bag(network, model.folder, "corrected", bag)
+        theirs = bag_to_draft(bag, model=model, server=server).draft.model_dump(mode="json")
+        assert ours["text"] == theirs["text"]
+        for mine, other in zip(ours["sentences"], theirs["sentences"], strict=True):
+            assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
+            assert [(t["x"], t["y"]) for t in mine["evidence"]] == [
+                (t["x"], t["y"]) for t in other["evidence"]
+            ]

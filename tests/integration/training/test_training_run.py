@@ -207,3 +207,27 @@ def test_a_folder_without_bags_is_named(small_world: PlantedWorld, tmp_path: Pat
     with pytest.raises(InvalidInputError) as raised:
         train(PlantedWorld(small_world.annotation, tmp_path).settings(tmp_path / "m"), quiet=True)
     assert raised.value.code == "training-bags-missing"
+
+
+def test_reports_without_any_field_train_with_the_small_preset(tmp_path: Path) -> None:
+    """Free text has no fields to probe or to choose the weights by; the loss decides then."""
+    rng = torch.Generator().manual_seed(0)
+    (tmp_path / "bags").mkdir()
+    texts = ("benign", "malign")
+    cases = [{"id": str(row), "report": texts[row % 2], "image_path": []} for row in range(12)]
+    for row in range(12):
+        torch.save(torch.randn(6, 16, generator=rng), tmp_path / "bags" / f"{row}.pt")
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": cases[:8], "val": cases[8:]}))
+    settings = preset(
+        "small",
+        annotation=tmp_path / "annotation.json",
+        bags=tmp_path / "bags",
+        out=tmp_path / "model",
+        sizes=planted_bags.SIZES,
+        bpe_vocab_size=300,
+        epochs=2,
+        threads=1,
+    )
+    result = train(settings, quiet=True)
+    assert result.best["val_loss"] == min(row["val_loss"] for row in result.rows)
+    assert load_report_model(result.folder).abstention_threshold >= 0.5
