@@ -32,6 +32,7 @@ METHOD = "tissue-slide-residual"
 Floats = NDArray[np.float32]
 
 _LEAST_THRESHOLD = 2.0
+_MOST_ROOM = 0.5
 _NEAREST, _QUANTILE = 3, 0.25
 _VARIANCE_KEPT = 0.95
 _TILE_RIDGE, _SLIDE_RIDGE = 1.0, 0.3
@@ -137,8 +138,12 @@ class DomainModel:
 
 
 def domain_threshold(scores: Sequence[float], *, quantile: float = 1.0, margin: float = 1.5) -> float:
-    """Choose a threshold from scores of held-out slides of that world: `quantile` × `margin`, at least 2."""
-    return max(_LEAST_THRESHOLD, float(np.quantile(np.asarray(scores, dtype=np.float64), quantile) * margin))
+    """Choose a threshold from scores of held-out slides of the training world.
+
+    Their `quantile` × `margin`, but at most half a standard deviation above the quantile, and at least 2.
+    """
+    highest = float(np.quantile(np.asarray(scores, dtype=np.float64), quantile))
+    return max(_LEAST_THRESHOLD, min(highest * margin, highest + _MOST_ROOM))
 
 
 def _summary(tiles: NDArray[Any]) -> NDArray[np.float64]:

@@ -60,7 +60,8 @@ def test_a_few_odd_tiles_do_not_make_a_slide_foreign(domain, threshold):
 
 
 def test_threshold_leaves_room_above_the_validation_slides():
-    assert domain_threshold([0.1, 2.0, -1.0]) == 3.0
+    assert domain_threshold([0.1, 2.0, -1.0]) == 2.5
+    assert domain_threshold([0.1, 2.0, -1.0], margin=1.1) == 2.2
     assert domain_threshold([0.1, 0.3]) == 2.0
 
 
