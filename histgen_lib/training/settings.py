@@ -122,7 +122,7 @@ def preset(name: Preset, /, **changes: Any) -> TrainSettings:
 
     "published"  the defaults: millions of tiles, thousands of reports, a GPU
     "small"      a few thousand slides with short synoptic reports, on a CPU: a narrow model, byte-pair words,
-                 AdamW with warm-up and cosine, batches of 16, bag augmentation, chosen by field accuracy
+                 AdamW with warm-up and cosine, batches of 8, bag augmentation, chosen by field accuracy
     """
     if name == "published":
         return TrainSettings(**changes)
@@ -140,7 +140,7 @@ _SMALL: dict[str, Any] = {
         d_vf=128,
         num_heads=4,
         num_layers=2,
-        region_size=17,
+        region_size=5,
         cmm_size=128,
         topk=32,
         prototype_num=32,
@@ -157,12 +157,12 @@ _SMALL: dict[str, Any] = {
     "schedule": "cosine",
     "warmup_share": 0.05,
     "gradient_clip": 1.0,
-    "epochs": 40,
-    "batch_size": 16,
+    "epochs": 60,
+    "batch_size": 8,
     "augment": BagAugment(tile_dropout=0.05, feature_noise=0.05, flips=True),
     "select_by": "fields",
-    "patience_epochs": 15,
-    "decode_every": 4,
+    "patience_epochs": 30,
+    "decode_every": 5,
     "scaled_start": True,
     "probe_weight": 0.1,
 }
