@@ -28,7 +28,6 @@ from histgen_lib.training.validate import Validator
 
 _DOMAIN_SLIDES = 400
 _DOMAIN_TILES = 512
-_DOMAIN_MARGIN = 1.5
 _TARGET_ACCURACY = 0.98
 _LEAST_CONFIDENCE = 0.5
 _ENOUGH_FOR_ISOTONIC = 200
@@ -130,12 +129,12 @@ def fit_abstention(
 def fit_domain(
     train: Sequence[Example], held_out: Sequence[Example], seed: int
 ) -> tuple[DomainModel, float, list[float]]:
-    """Fit statistics of training tiles, and a threshold half as much again above every validation slide."""
+    """Fit statistics of training slides, a threshold above every validation slide, and these slides' scores."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(train))[:_DOMAIN_SLIDES]
     domain = DomainModel.fit([_some_tiles(train[row].load().features, rng) for row in chosen], seed=seed)
     scores = [domain.score(example.load().features) for example in held_out]
-    return domain, domain_threshold(scores, quantile=1.0, margin=_DOMAIN_MARGIN), scores
+    return domain, domain_threshold(scores), scores
 
 
 def _some_tiles(features: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
