@@ -129,7 +129,7 @@ def fit_abstention(
 def fit_domain(
     train: Sequence[Example], held_out: Sequence[Example], seed: int
 ) -> tuple[DomainModel, float, list[float]]:
-    """Fit statistics of training slides, a threshold above every validation slide, and these slides' scores."""
+    """Fit statistics of training slides; with a threshold above all validation slides, and their scores."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(train))[:_DOMAIN_SLIDES]
     domain = DomainModel.fit([_some_tiles(train[row].load().features, rng) for row in chosen], seed=seed)
