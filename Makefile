@@ -4,7 +4,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DEMO_OUT ?= out/demo
 
-.PHONY: help setup demo test lint bench
+DATA ?= data
+MODEL := histgen_lib/pretrained/synthetic-he
+
+.PHONY: help setup demo test lint bench demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -27,3 +30,22 @@ test: setup lint ## set-up, lint, then every test
 
 bench: setup ## speed against the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s
+
+demo-model: setup ## rebuild the shipped model from nothing (about 75 minutes on 2 cores)
+	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
+	$(BIN)/histgen synth --start 1200 --count 100 --seed 1 --split val --out $(DATA)/world
+	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --val-slides 30 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
+	$(BIN)/histgen encode $(DATA)/world/slides --encoder $(DATA)/encoder --out $(DATA)/bags
+	$(BIN)/histgen train --preset small --annotation $(DATA)/world/annotation.json --bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --name synthetic-he --threads 1 --out $(DATA)/synthetic-he
+	rm -rf $(MODEL) && mkdir -p $(MODEL)/training
+	cp $(DATA)/synthetic-he/*.* $(MODEL)/ && cp $(DATA)/synthetic-he/training/metrics.csv $(MODEL)/training/
+
+test-world: setup ## 60 slides of a seed that nothing was trained on, and their bags
+	$(BIN)/histgen synth --count 60 --seed 777 --split test --out $(DATA)/test
+	$(BIN)/histgen encode $(DATA)/test/slides --encoder $(MODEL) --out $(DATA)/test-bags
+
+evaluate-demo: test-world ## score the shipped model on them: the figures of its card
+	$(BIN)/histgen evaluate --annotation $(DATA)/test/annotation.json --bags $(DATA)/test-bags --truth $(DATA)/test/truth --bootstrap 1000
+
+comparison: test-world ## docs/comparison.md: published, corrected, mean-pooled (after demo-model; about 40 minutes)
+	$(BIN)/histgen compare --annotation $(DATA)/test/annotation.json --bags $(DATA)/test-bags --truth $(DATA)/test/truth --train-annotation $(DATA)/world/annotation.json --train-bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --epochs 30 --threads 1 --out $(DATA)/comparison

@@ -18,7 +18,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from histgen_lib import __version__
-from histgen_lib.cli import demo, doctor, encode, evaluate, model, report, synth, tiles, train, train_encoder
+from histgen_lib.cli import (
+    compare,
+    demo,
+    doctor,
+    encode,
+    evaluate,
+    model,
+    report,
+    synth,
+    tiles,
+    train,
+    train_encoder,
+)
 from histgen_lib.cli.output import Failure, emit_error
 from histgen_lib.errors import HistgenError
 
@@ -63,6 +75,7 @@ _add("synth", synth.synth, "Training and evaluation")
 _add("train-encoder", train_encoder.train_encoder, "Training and evaluation")
 _add("train", train.train, "Training and evaluation")
 _add("evaluate", evaluate.evaluate, "Training and evaluation")
+_add("compare", compare.compare, "Training and evaluation")
 app.add_typer(model.app, name="model", rich_help_panel="Training and evaluation")
 
 

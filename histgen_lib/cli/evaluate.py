@@ -30,7 +30,7 @@ def evaluate(
     blank_references: Annotated[
         Literal["error", "keep", "skip"],
         typer.Option("--blank-references", help="What to do with rows without truth."),
-    ] = "error",
+    ] = "keep",
     model: Annotated[
         Path | None, typer.Option("--model", "-m", metavar="DIR", help="Model that drafts, instead of --csv.")
     ] = None,

@@ -158,6 +158,9 @@ def _notes(pairs: Sequence[Pair], tokenize: str, parts: RegParts, with_meteor: b
     blank = sum(not pair.prediction.strip() for pair in pairs)
     if blank:
         notes.append(f"{blank} predictions are blank and count as wrong.")
+    untrue = sum(not pair.reference.strip() for pair in pairs)
+    if untrue:
+        notes.append(f"{untrue} references are blank; nothing can be right there.")
     if not with_meteor:
         notes.append("METEOR was left out.")
     return notes

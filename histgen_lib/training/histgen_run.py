@@ -26,7 +26,7 @@ from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.finish import calibrate_model
 from histgen_lib.training.loop import Loop
 from histgen_lib.training.settings import TrainSettings
-from histgen_lib.training.start import scale_start
+from histgen_lib.training.start import network_inputs, scale_start
 from histgen_lib.training.state import RunState
 from histgen_lib.training.tile_heads import load_heads
 from histgen_lib.training.validate import Validator
@@ -126,7 +126,8 @@ def _start(settings: TrainSettings, tokenizer: Tokenizer, examples: list[Example
     model = HistGen(model_config(settings, width, tokenizer.vocab_size))
     if settings.scaled_start:
         heads = load_heads(settings.encoder) if settings.encoder else None
-        scale_start(model, examples, settings.seed, heads[0] if heads else None)
+        sample = network_inputs(examples, settings.variant, settings.seed)
+        scale_start(model, sample, heads[0] if heads else None)
     return model
 
 

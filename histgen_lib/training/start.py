@@ -12,33 +12,42 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.training.data import Example
+from histgen_lib.training.settings import Variant
 
 _SAMPLED_SLIDES = 200
+_SAMPLED_TILES = 512
+"""Tiles taken of a slide at most: full-size bags of all sampled slides would not fit into memory."""
+
 _GAIN = 4.0
 """Deviation of an embedded feature, against position codes of about 0.7."""
 
 
-def feature_statistics(examples: Sequence[Example], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], deviation [D] and a sample [M, D] of the tile features of (some of) the training slides."""
-    chosen = np.random.default_rng(seed).permutation(len(examples))[:_SAMPLED_SLIDES]
-    tiles = np.concatenate([np.asarray(examples[row].load().features, dtype=np.float32) for row in chosen])
-    sample = torch.from_numpy(tiles)
-    return sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3), sample
+def network_inputs(examples: Sequence[Example], variant: Variant, seed: int) -> Tensor:
+    """Rows [M, D] that the network will be fed: tiles of (some of) the training slides, or slides' means."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(examples))[:_SAMPLED_SLIDES]
+    bags = [np.asarray(examples[row].load().features, dtype=np.float32) for row in chosen]
+    if variant == "mean-pooled":
+        return torch.from_numpy(np.stack([tiles.mean(axis=0) for tiles in bags]))
+    return torch.from_numpy(np.concatenate([_some(tiles, rng) for tiles in bags]))
 
 
-def scale_start(
-    model: HistGen, examples: Sequence[Example], seed: int, directions: Tensor | None = None
-) -> None:
-    """Set `feature_map` and `feature_embed` so that embedded features have a deviation of about 4.
+def _some(tiles: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    return tiles if len(tiles) <= _SAMPLED_TILES else tiles[rng.permutation(len(tiles))[:_SAMPLED_TILES]]
+
+
+def scale_start(model: HistGen, sample: Tensor, directions: Tensor | None = None) -> None:
+    """Set `feature_map` and `feature_embed` so that embedded `sample` rows [M, D] deviate by about 4.
 
     `directions` [H, D] (rows of a tile encoder's heads): the first min(H, d_vf, d_model) embedded values
-    become these directions, standardised over the training tiles; the others stay random.
+    become these directions, standardised over the sample; the others stay random.
     """
-    mean, deviation, sample = feature_statistics(examples, seed)
+    mean, deviation = sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3)
     first, second = model.feature_map, model.feature_embed
     with torch.no_grad():
         first.weight.div_(deviation)
