@@ -34,7 +34,7 @@ bench: setup ## speed against the peers, as ratios
 demo-model: setup ## rebuild the shipped model from nothing (about 75 minutes on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
 	$(BIN)/histgen synth --start 1200 --count 100 --seed 1 --split val --out $(DATA)/world
-	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --val-slides 30 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
+	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
 	$(BIN)/histgen encode $(DATA)/world/slides --encoder $(DATA)/encoder --out $(DATA)/bags
 	$(BIN)/histgen train --preset small --annotation $(DATA)/world/annotation.json --bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --name synthetic-he --threads 1 --out $(DATA)/synthetic-he
 	rm -rf $(MODEL) && mkdir -p $(MODEL)/training
