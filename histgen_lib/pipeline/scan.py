@@ -39,7 +39,33 @@ def scan_to_bag(
     quality = assess_quality(slide, grid)
     progress("grid", 1, 1)
     features = np.concatenate(list(_features(slide, grid, server, progress)))
-    return Scan(bag=_bag(slide, grid, features, model), grid=grid, quality=quality)
+    bag = make_bag(
+        slide, grid, features, encoder_name=model.encoder_name, encoder_sha256=model.encoder_sha256
+    )
+    return Scan(bag=bag, grid=grid, quality=quality)
+
+
+def make_bag(
+    slide: Slide,
+    grid: TileGrid,
+    features: NDArray[np.float16],
+    *,
+    encoder_name: str,
+    encoder_sha256: str,
+) -> Bag:
+    """Put the features float16[N, D] of a slide's tiles, in `grid`'s order, with where they come from."""
+    return Bag(
+        slide_id=slide.slide_id,
+        features=features,
+        xy=grid.xy,
+        span_px=grid.span_px,
+        tile_px=grid.tile_px,
+        mpp=grid.mpp,
+        slide_mpp=slide.mpp,
+        slide_size=slide.size,
+        encoder_name=encoder_name,
+        encoder_sha256=encoder_sha256,
+    )
 
 
 def _features(
@@ -51,18 +77,3 @@ def _features(
         yield server.infer("tile_encoder", {"tiles": batch.pixels})["features"].astype(np.float16)
         done += len(batch)
         progress("encode", done, len(grid))
-
-
-def _bag(slide: Slide, grid: TileGrid, features: NDArray[np.float16], model: ReportModel) -> Bag:
-    return Bag(
-        slide_id=slide.slide_id,
-        features=features,
-        xy=grid.xy,
-        span_px=grid.span_px,
-        tile_px=grid.tile_px,
-        mpp=grid.mpp,
-        slide_mpp=slide.mpp,
-        slide_size=slide.size,
-        encoder_name=model.encoder_name,
-        encoder_sha256=model.encoder_sha256,
-    )

@@ -21,6 +21,7 @@ import torch
 from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.pipeline.scan import make_bag
 from histgen_lib.slides import Slide, open_slide, plan_grid
 from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
@@ -126,17 +127,8 @@ def slide_bag(slide: Slide, encoder: TileEncoder, folder: EncoderFolder) -> Bag:
             encoder(torch.from_numpy(batch.pixels)).half().numpy()
             for batch in slide.read_tiles(grid, batch_size=_BATCH_TILES)
         ]
-    return Bag(
-        slide_id=slide.slide_id,
-        features=np.concatenate(parts),
-        xy=grid.xy,
-        span_px=grid.span_px,
-        tile_px=grid.tile_px,
-        mpp=grid.mpp,
-        slide_mpp=slide.mpp,
-        slide_size=slide.size,
-        encoder_name=folder.name,
-        encoder_sha256=folder.sha256,
+    return make_bag(
+        slide, grid, np.concatenate(parts), encoder_name=folder.name, encoder_sha256=folder.sha256
     )
 
 
