@@ -9,7 +9,7 @@ from typing import Any, Self
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from histgen_lib.text.tokenizers import StoredTokenizer, known_ids
+from histgen_lib.text.stored import StoredTokenizer, known_ids
 
 
 class BpeTokenizer(StoredTokenizer):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from histgen_lib.text.tokenizers import StoredTokenizer, known_ids
+from histgen_lib.text.stored import StoredTokenizer, known_ids
 
 UNKNOWN = "<unk>"
 

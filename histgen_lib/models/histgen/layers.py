@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Slots = tuple[Tensor, Tensor]
+"""Keys and values of the shared memory (`Attention.keys_values`)."""
+
 
 class LayerNorm(nn.Module):
     """Normalise the last axis by mean and *unbiased* standard deviation, with 1e-6 added to the latter."""
@@ -79,7 +82,7 @@ class MemoryAttention(Attention):
         super().__init__(d_model, heads, dropout)
         self.topk = topk
 
-    def recall(self, x: Tensor, slots: tuple[Tensor, Tensor]) -> Tensor:
+    def recall(self, x: Tensor, slots: Slots) -> Tensor:
         """Give the slots' response [..., T, d] to x [..., T, d]; `slots` are `keys_values` of the memory."""
         keys, values = slots
         queries = self.split(self.query(x))

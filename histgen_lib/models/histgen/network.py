@@ -21,11 +21,9 @@ from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, decode
 from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
 from histgen_lib.models.histgen.inputs import tile_features, word_ids
-from histgen_lib.models.histgen.layers import Attention, MemoryAttention, position_code
+from histgen_lib.models.histgen.layers import Attention, MemoryAttention, Slots, position_code
 from histgen_lib.models.histgen.layout import prototype_rows, region_count
 from histgen_lib.models.histgen.torch_stepper import TorchStepper
-
-Slots = tuple[Tensor, Tensor]
 
 _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
 

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
 from histgen_lib.models.histgen.decoding import Ints, Step
 from histgen_lib.models.histgen.encoder import RegionMemory
+from histgen_lib.models.histgen.layers import Slots
 
-if TYPE_CHECKING:
-    from histgen_lib.models.histgen.network import HistGen
+
+class CachedNetwork(Protocol):
+    """What a step needs of the network; `HistGen` says what each method takes and gives."""
+
+    decoder: TextDecoder
+
+    def memory_slots(self) -> Slots:
+        """Keys and values of the shared memory."""
+        ...
+
+    def empty_cache(self, slides: int) -> Tensor:
+        """Make the cache of no tokens yet."""
+        ...
+
+    def step(
+        self, tokens: Tensor, cache: Tensor, cross: Tensor, region_valid: Tensor, slots: Slots
+    ) -> StepOutput:
+        """Feed one token a beam."""
+        ...
 
 
 class TorchCache(NamedTuple):
@@ -25,7 +44,7 @@ class TorchCache(NamedTuple):
 class TorchStepper:
     """A `Stepper` over the network itself, for a batch of encoded slides (`HistGen.region_memory`)."""
 
-    def __init__(self, model: HistGen, memory: RegionMemory) -> None:
+    def __init__(self, model: CachedNetwork, memory: RegionMemory) -> None:
         self.model = model
         self._valid = memory.valid
         self._cross = model.decoder.cross(memory.regions)
