@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with reference numbers, real slides and real reports that may lie beside a checkout.
+    """Find the folder with reference numbers, real slides and real reports that may lie beside a checkout.
 
     Tests that need it say so in the run's summary when it is absent; nothing shipped depends on it.
     """
@@ -27,3 +28,25 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared folder beside this checkout: parity and real-slide checks are left out")
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """Return a tiny model with random weights; read it, do not change it."""
+    import tiny_model  # noqa: PLC0415 - torch, which few tests need
+
+    return tiny_model.tiny_model()
+
+
+@pytest.fixture
+def own_model_dir(model_dir: Path, tmp_path: Path) -> Path:
+    """Copy the tiny model for a test that changes it."""
+    return Path(shutil.copytree(model_dir, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a small sound slide."""
+    import tiny_model  # noqa: PLC0415 - torch, which few tests need
+
+    return tiny_model.write_slide(tmp_path_factory.mktemp("slides") / "sound.tif")

@@ -18,7 +18,7 @@ def test_a_finished_write_replaces_the_old_file_and_leaves_nothing_beside_it(tmp
 def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path: Path) -> None:
     target = tmp_path / "draft.json"
     write_atomic(target, b"old")
-    with pytest.raises(RuntimeError, match="crash"), atomic_path(target) as temporary:
+    with pytest.raises(RuntimeError, match="crash"), atomic_path(target) as temporary:  # noqa: PT012
         temporary.write_bytes(b"half")
         raise RuntimeError("crash")
     assert target.read_bytes() == b"old"
@@ -26,7 +26,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path: P
 
 
 def test_equal_values_give_equal_json_whatever_the_order_of_keys() -> None:
-    assert canonical_json({"b": 1, "a": "µ"}) == canonical_json({"a": "µ", "b": 1}) == '{"a":"µ","b":1}'.encode()
+    assert (
+        canonical_json({"b": 1, "a": "µ"}) == canonical_json({"a": "µ", "b": 1}) == '{"a":"µ","b":1}'.encode()
+    )
 
 
 def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
