@@ -52,9 +52,11 @@ class ReportModel:
 def load_model(path: Path | str) -> ReportModel:
     """Open a model folder. Torch-free and quick: networks are loaded by the inference server.
 
-    Raises FatalError: "model-missing", "model-config", "model-domain-unreadable".
+    Raises FatalError: "model-missing", "model-config", "model-domain-unreadable", and "model-mean-pooled" for
+    the baseline of a comparison: it reads the mean of a slide's tiles, and here it would be fed all of them.
     """
     folder = open_model_folder(path)
+    _refuse_mean_pooled(folder)
     domain = folder.section("domain")
     abstention = folder.section("abstention")
     try:
@@ -76,6 +78,15 @@ def load_model(path: Path | str) -> ReportModel:
             f"config.json of the model {folder.name} cannot be used ({error}).",
             hint="Was it written by another version, or edited? Fetch the model again.",
         ) from error
+
+
+def _refuse_mean_pooled(folder: ModelFolder) -> None:
+    if folder.section("training").get("variant") == "mean-pooled":
+        raise FatalError(
+            "model-mean-pooled",
+            f"The model {folder.name} is a mean-pooled baseline: it cannot draft from the tiles of a slide.",
+            hint="Give a corrected or published model; histgen compare scores mean-pooled ones.",
+        )
 
 
 def _domain(folder: ModelFolder) -> DomainModel | None:

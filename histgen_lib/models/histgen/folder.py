@@ -42,6 +42,8 @@ FILES = (
     DECODER_ONNX,
 )
 
+SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "training")
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -126,6 +128,7 @@ def open_model_folder(path: Path | str) -> ModelFolder:
             raise ValueError(f"schema {config['schema']}, not {SCHEMA}")
         opened = ModelFolder(folder, config)
         _ = opened.name, opened.synthetic, opened.histgen, opened.decoding
+        _ = [opened.section(name) for name in SECTIONS]
     except (OSError, ValueError, KeyError, TypeError, HistgenError) as error:
         raise FatalError(
             "model-config",

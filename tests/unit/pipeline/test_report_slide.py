@@ -13,6 +13,7 @@ import tiny_model
 from histgen_lib.bags import read_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.inference import OnnxServer
+from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.pipeline import load_model, report_bag, report_slide
 from histgen_lib.reports.render_json import from_json
 from histgen_lib.text.synoptic import parse_report
@@ -286,3 +287,22 @@ def test_two_processes_at_the_same_slide_end_in_one_whole_folder(run, slide_path
     assert result.status == "unchanged"
     assert contents(result.folder) == contents(other)
     assert [path.name for path in result.folder.parent.iterdir()] == ["sound"]
+
+
+def test_a_mean_pooled_model_is_refused(own_model_dir):
+    """It learned from one tile, the mean of all: fed all tiles it would write confident nonsense."""
+    update_config(own_model_dir, training={"variant": "corrected"})
+    load_model(own_model_dir)
+    update_config(own_model_dir, training={"variant": "mean-pooled"})
+    with pytest.raises(FatalError, match="mean-pooled baseline") as caught:
+        load_model(own_model_dir)
+    assert caught.value.code == "model-mean-pooled"
+    assert "histgen compare" in caught.value.hint
+
+
+def test_a_model_whose_config_has_a_part_of_another_kind_is_refused(own_model_dir):
+    config = json.loads((own_model_dir / "config.json").read_text())
+    (own_model_dir / "config.json").write_text(json.dumps(config | {"training": 5}))
+    with pytest.raises(FatalError) as caught:
+        load_model(own_model_dir)
+    assert caught.value.code == "model-config"
