@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
@@ -18,22 +20,25 @@ from histgen_lib.training import read_annotation
 
 @dataclass(frozen=True)
 class OfficialSource:
-    """Published-style weights, and what they do not say about themselves."""
+    """Published-style weights, and what they do not say about themselves.
+
+    `sizes` as `load_official` takes them; None leaves one to the weights, or to the loader's asking for it.
+    """
 
     checkpoint: Path
     annotation: Path
     threshold: int
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int | None]
     tiling: Mapping[str, Any]
     encoder: str
 
 
 def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFolder:
-    """Write a complete model folder.
+    """Write a complete model folder, or nothing.
 
     Raises InvalidInputError: "import-output-exists", "import-vocabulary-mismatch", those of `load_official`.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise InvalidInputError(
             "import-output-exists",
             f"{folder} is not empty.",
@@ -50,15 +55,28 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
             hint="Give the annotation file and the --threshold that the weights were trained with: "
             "the words of its train split are counted.",
         )
-    new_model_folder(
-        folder,
-        name=name,
-        synthetic=False,
-        config=model.config,
-        tokenizer=tokenizer,
-        tiling=source.tiling,
-        encoder={"name": source.encoder, "sha256": "", "dim": model.config.input_dim},
-    )
-    save_model(folder, model)
-    to_onnx(folder)
+    with _whole_folder(folder) as made:
+        new_model_folder(
+            made,
+            name=name,
+            synthetic=False,
+            config=model.config,
+            tokenizer=tokenizer,
+            tiling=source.tiling,
+            encoder={"name": source.encoder, "sha256": "", "dim": model.config.input_dim},
+        )
+        save_model(made, model)
+        to_onnx(made)
     return open_model_folder(folder)
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `folder` that takes its place at the end, or goes away with an error."""
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        made = Path(scratch) / "model"  # a temporary folder itself is closed to everybody else
+        made.mkdir()
+        yield made
+        made.replace(folder)

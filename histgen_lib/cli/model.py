@@ -56,11 +56,20 @@ def import_official(
     threshold: Annotated[
         int, typer.Option("--threshold", help="Least count of a word, as in training.")
     ] = 10,
-    num_heads: Annotated[int, typer.Option("--num-heads", help="Attention heads (weights do not tell).")] = 8,
-    region_size: Annotated[int, typer.Option("--region-size", help="Tiles a region, as in training.")] = 96,
-    topk: Annotated[int, typer.Option("--topk", help="Memory rows asked for, as in training.")] = 512,
-    prototype_num: Annotated[int, typer.Option("--prototype-num", help="Prototypes, as in training.")] = 512,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest report in words.")] = 100,
+    num_heads: Annotated[
+        int | None, typer.Option("--num-heads", help="Attention heads, as in training; usually 8.")
+    ] = None,
+    region_size: Annotated[
+        int | None,
+        typer.Option("--region-size", help="Tiles a region, as in training. Default: as the weights tell."),
+    ] = None,
+    topk: Annotated[int | None, typer.Option("--topk", help="Memory rows asked for, as in training.")] = None,
+    prototype_num: Annotated[
+        int | None, typer.Option("--prototype-num", help="Prototypes, as in training.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Longest report in words. Default: 100.")
+    ] = None,
     tile_px: Annotated[
         int, typer.Option("--tile-px", help="Side of the tiles the features came from.")
     ] = 256,
@@ -73,11 +82,13 @@ def import_official(
     """Make a model folder from weights trained with the published HistGen code. Needs the train extra.
 
     The model then drafts from bags (.h5, .pt, .parquet) of the same tile encoder; it has no statistics of its
-    training world, so every draft says that it was not checked against it.
+    training world, so every draft says that it was not checked against it. Sizes that the weights do not tell
+    have to be stated: a wrong one loads, and gives wrong reports.
 
     For example:
 
-      histgen model import-official model_best.pth --annotation annotation.json --out models/official
+      histgen model import-official model_best.pth --annotation annotation.json --num-heads 8 --topk 512
+      --prototype-num 512 --out models/official
     """
     need_train_extra("histgen model import-official")
     from histgen_lib.cli.importing import OfficialSource, import_weights  # noqa: PLC0415 - torch

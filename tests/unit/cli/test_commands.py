@@ -328,3 +328,14 @@ def test_weights_and_another_vocabulary_are_not_put_together(histgen, official, 
     assert code == 65
     assert "error[import-vocabulary-mismatch]" in err
     assert not (tmp_path / "model").exists()
+
+
+def test_sizes_that_published_weights_do_not_tell_are_asked_for(histgen, official, tmp_path):
+    """Nothing is guessed: a wrong size would load, and draft nonsense."""
+    for option in ("--num-heads", "--topk"):
+        del official[official.index(option) : official.index(option) + 2]
+    code, _, err = histgen(*official, "--out", tmp_path / "model")
+
+    assert code == 65
+    assert err.startswith("error[checkpoint-size-missing]: The weights do not tell num_heads, topk.")
+    assert not (tmp_path / "model").exists()

@@ -56,3 +56,28 @@ def test_a_folder_with_something_in_it_is_left_alone(source: OfficialSource, tmp
         import_weights(source, tmp_path / "model", "official")
     assert caught.value.code == "import-output-exists"
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_failed_export_leaves_nothing_behind(
+    source: OfficialSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def fail(folder: Path) -> None:
+        assert (folder / "histgen.safetensors").is_file()
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(importing, "to_onnx", fail)
+    places = tmp_path / "models"
+    if there:
+        (places / "model").mkdir(parents=True)
+    with pytest.raises(RuntimeError):
+        import_weights(source, places / "model", "official")
+    assert [path.name for path in places.rglob("*")] == (["model"] if there else [])
+
+
+def test_an_empty_folder_may_become_the_model(source: OfficialSource, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model = import_weights(source, tmp_path / "model", "official")
+    assert (model.path, model.name) == (tmp_path / "model", "official")
+    (tmp_path / "other").mkdir()
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "other").stat().st_mode
