@@ -36,7 +36,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 """Field to its values. `margins` is reported on excisions only."""
 
-MITOSES: dict[str, tuple[int, int]] = {"1": (0, 1), "2": (7, 10), "3": (20, 26)}
+MITOSES: dict[str, tuple[int, int]] = {"1": (0, 0), "2": (5, 7), "3": (20, 26)}
 """Mitotic score to the least and the greatest number of mitoses in the hotspot."""
 
 
