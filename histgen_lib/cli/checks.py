@@ -141,6 +141,8 @@ def _memory() -> Check:
 
 def _output(folder: Path) -> Check:
     existing = _existing(folder)
+    if not existing.is_dir():
+        return Check("output folder", "fail", f"{existing} is not a folder", "Choose another --out folder.")
     if not os.access(existing, os.W_OK):
         return Check("output folder", "fail", f"{existing} is not writable", "Choose another --out folder.")
     return Check("output folder", "pass", f"{existing} is writable")

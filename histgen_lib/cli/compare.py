@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from histgen_lib.cli.extras import need_train_extra
+from histgen_lib.cli.options import writable_file, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import write_atomic
@@ -32,10 +33,18 @@ def compare(
     ],
     bags: Annotated[Path, typer.Option("--bags", metavar="DIR", help="Bags of the slides to score.")],
     out_dir: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the models that are trained here.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder of the models that are trained here.",
+            callback=writable_folder,
+        ),
     ],
     table: Annotated[
-        Path, typer.Option("--table", metavar="FILE", help="The page to write (Markdown).")
+        Path,
+        typer.Option("--table", metavar="FILE", help="The page to write (Markdown).", callback=writable_file),
     ] = Path("docs/comparison.md"),
     split: Annotated[Literal["val", "test"], typer.Option("--split", help="Split to score.")] = "test",
     model: Annotated[

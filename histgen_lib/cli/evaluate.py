@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from histgen_lib.cli.options import Threads
+from histgen_lib.cli.options import Threads, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
 
@@ -62,7 +62,13 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resampling.")] = 0,
     out_dir: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Also write metrics.json, metrics.csv, cases.csv."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Also write metrics.json, metrics.csv, cases.csv.",
+            callback=writable_folder,
+        ),
     ] = None,
     threads: Threads = None,
     as_json: JsonFlag = False,

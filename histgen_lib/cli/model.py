@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.extras import need_train_extra
-from histgen_lib.cli.options import model_folder
+from histgen_lib.cli.options import model_folder, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def import_official(
     annotation: Annotated[
         Path, typer.Option("--annotation", help="The annotation.json it was trained on: its vocabulary.")
     ],
-    out_dir: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New model folder.")],
+    out_dir: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="New model folder.", callback=writable_folder),
+    ],
     name: Annotated[
         str, typer.Option("--name", help="What the model is called in provenance.")
     ] = "histgen-official",

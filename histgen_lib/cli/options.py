@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import histgen_lib
+from histgen_lib.errors import FatalError
 
 DEMO_MODEL = Path(histgen_lib.__file__).parent / "pretrained" / "synthetic-he"
+
+
+def writable_folder(folder: Path | None) -> Path | None:
+    """Refuse a results folder that cannot be made or written to, before any work is done; makes nothing.
+
+    Raises FatalError("output-unwritable").
+    """
+    if folder is not None and (reason := _obstacle(folder)):
+        raise FatalError(
+            "output-unwritable",
+            f"Nothing can be written to {folder}: {reason}.",
+            hint="Give --out a folder that you may write to.",
+        )
+    return folder
+
+
+def writable_file(path: Path) -> Path:
+    """Refuse a file that cannot be written, as `writable_folder` does."""
+    if path.is_dir():
+        raise FatalError("output-unwritable", f"{path} is a folder, not a file.", hint="Name a file.")
+    writable_folder(path.parent)
+    return path
+
+
+def _obstacle(folder: Path) -> str:
+    """Say what stands in the way of writing into the folder, or of making it; "" for nothing known."""
+    try:
+        folder = folder.absolute()
+        there = next(path for path in (folder, *folder.parents) if path.is_symlink() or path.exists())
+        if not there.is_dir():
+            return f"{there} is not a folder"
+        if not os.access(there, os.W_OK | os.X_OK):
+            return f"this account may not write to {there}"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
 
 Slides = Annotated[
     list[str],
@@ -20,7 +59,14 @@ Slides = Annotated[
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; made if missing.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder for the results; made if missing.",
+        callback=writable_folder,
+    ),
 ]
 Model = Annotated[
     Path | None,
@@ -33,7 +79,8 @@ Mpp = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Cores to use. Default: all of them.")
+    int | None,
+    typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores to use. Default: all of them."),
 ]
 
 

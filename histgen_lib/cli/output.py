@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.errors import HistgenError
+from histgen_lib.errors import FatalError, HistgenError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,9 +33,11 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """Describe any exception; one that is not ours is an internal-error."""
+        """Describe any exception; one that neither we nor the file system raised is an internal-error."""
         if isinstance(error, HistgenError):
             return cls(error.code, error.message, error.hint, error.exit_code)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _refused(error)
         return cls(
             "internal-error",
             f"Something went wrong inside histgen ({type(error).__name__}: {_one_line(error)}).",
@@ -46,6 +48,15 @@ class Failure:
     def to_dict(self) -> dict[str, str]:
         """JSON-ready."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+def _refused(error: OSError) -> Failure:
+    return Failure(
+        "file-refused",
+        f"The system refuses {error.filename} ({error.strerror}).",
+        "Check the path, its rights and the room on its disk, then run the command again.",
+        FatalError.exit_code,
+    )
 
 
 @cache

@@ -11,7 +11,7 @@ import typer
 
 from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import Out, model_folder
-from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -133,7 +133,12 @@ def _bags(
 
     assert slides is not None
     chosen = model_folder(encoder)
-    encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
+    result = encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
+    for path, error in result.failed:
+        err().print(f"{path}:", style="bold", soft_wrap=True)
+        say_error(Failure.of(error))
+    if result.failed and not result.written + result.kept:
+        raise result.failed[0][1]
     return out_dir / "bags", chosen
 
 

@@ -74,7 +74,7 @@ def _first_dicom(folder: Path) -> Path:
     if not series:
         raise InvalidInputError(
             "slide-is-folder",
-            f"{folder.name} is a folder without a DICOM whole-slide series.",
+            f"{folder.name or folder} is a folder without a DICOM whole-slide series.",
             hint="Give the slide files themselves, for example: histgen report FOLDER/*.svs",
         )
     first, uids = next(iter(series.items()))

@@ -116,7 +116,8 @@ def _check_numbers(count: int, seed: int, start: int) -> None:
 
 
 def _check_split(split: str, val_share: float, test_share: float) -> None:
-    if split not in ("mixed", *SPLITS) or min(val_share, test_share) < 0 or val_share + test_share > 1:
+    shares = val_share >= 0 and test_share >= 0 and val_share + test_share <= 1  # False for NaN
+    if split not in ("mixed", *SPLITS) or not shares:
         raise InvalidInputError(
             "synth-split",
             f"Cannot split {split!r} with shares {val_share} and {test_share}.",

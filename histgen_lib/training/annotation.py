@@ -51,12 +51,18 @@ class Annotation:
 def read_annotation(path: Path) -> Annotation:
     """Read an annotation file in the published HistGen layout.
 
-    InvalidInputError("training-annotation-unreadable") when it is not JSON of that layout.
+    InvalidInputError("training-annotation-unreadable") when it cannot be read, or is not JSON of that layout.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         splits = {name: tuple(_case(item) for item in content.get(name, [])) for name in SPLITS}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InvalidInputError(
+            "training-annotation-unreadable",
+            f"The annotation file {path} cannot be read ({error.strerror}).",
+            hint="Check the path and its rights.",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
             "training-annotation-unreadable",
             f"{path} is not an annotation file ({type(error).__name__}: {error}).",
@@ -83,12 +89,21 @@ def match_cases(cases: Sequence[Case], files: Mapping[str, Path]) -> list[tuple[
 def require_matches(
     split: str, cases: Sequence[Case], files: Mapping[str, Path], folder: Path
 ) -> list[tuple[Case, Path]]:
-    """As `match_cases`, but InvalidInputError("training-bags-missing") when nothing of a split is there."""
+    """As `match_cases`, for a split of which something must be there.
+
+    InvalidInputError: "training-split-empty" without cases, "training-bags-missing" without a file of one.
+    """
     matched = match_cases(cases, files)
+    if not cases:
+        raise InvalidInputError(
+            "training-split-empty",
+            f"The annotation file has no cases in its {split} split.",
+            hint="Give an annotation file with such cases, or another --split.",
+        )
     if not matched:
         raise InvalidInputError(
             "training-bags-missing",
-            f"None of the {len(cases)} cases of the {split} split has a bag in {folder}.",
+            f"None of the {len(cases)} cases of the {split} split has a file in {folder}.",
             hint="A bag is found by the case's id or the stem of its image_path: encode the slides first.",
         )
     return matched

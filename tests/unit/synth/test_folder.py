@@ -126,6 +126,7 @@ def test_progress_counts_up_to_the_total(made: Path) -> None:
         ({"count": 1, "start": -1}, "synth-seed"),
         ({"count": 1, "split": "some"}, "synth-split"),
         ({"count": 1, "val_share": 0.8, "test_share": 0.8}, "synth-split"),
+        ({"count": 1, "val_share": float("nan")}, "synth-split"),
     ],
 )
 def test_impossible_requests_are_refused_with_a_code(
