@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from histgen_lib.errors import FatalError
 
 
 class OnnxSession:
-    """One network file, ready to run. Raises FatalError("model-onnx") when it cannot be loaded."""
+    """One network file, ready to run. Raises FatalError("model-onnx") when it cannot be loaded.
+
+    `run` raises the same for inputs that the network does not take: its shapes follow from config.json.
+    """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._name = path.name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -35,4 +40,12 @@ class OnnxSession:
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network; outputs by name."""
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        try:
+            found = self._session.run(names, dict(inputs))
+        except InvalidArgument as error:
+            raise FatalError(
+                "model-onnx",
+                f"{self._name} does not take what config.json says that it takes.",
+                hint="Its files are not of one model: write them anew (histgen model export), or fetch it.",
+            ) from error
+        return dict(zip(names, found, strict=True))

@@ -129,6 +129,7 @@ def open_model_folder(path: Path | str) -> ModelFolder:
         opened = ModelFolder(folder, config)
         _ = opened.name, opened.synthetic, opened.histgen, opened.decoding
         _ = [opened.section(name) for name in SECTIONS]
+        _ = opened.tiling["tile_px"], opened.tiling["mpp"]
     except (OSError, ValueError, KeyError, TypeError, HistgenError) as error:
         raise FatalError(
             "model-config",

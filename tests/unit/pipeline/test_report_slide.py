@@ -300,9 +300,19 @@ def test_a_mean_pooled_model_is_refused(own_model_dir):
     assert "histgen compare" in caught.value.hint
 
 
-def test_a_model_whose_config_has_a_part_of_another_kind_is_refused(own_model_dir):
+@pytest.mark.parametrize("part", [{"training": 5}, {"tiling": "x"}, {"tiling": {}}, {"encoder": [1]}])
+def test_a_model_whose_config_has_a_part_of_another_kind_is_refused(part, own_model_dir):
     config = json.loads((own_model_dir / "config.json").read_text())
-    (own_model_dir / "config.json").write_text(json.dumps(config | {"training": 5}))
+    (own_model_dir / "config.json").write_text(json.dumps(config | part))
     with pytest.raises(FatalError) as caught:
         load_model(own_model_dir)
     assert caught.value.code == "model-config"
+
+
+def test_onnx_files_of_another_model_are_named(own_model_dir, slide_path, tmp_path):
+    tiling = {"tile_px": 128, "mpp": 2.0, "overlap_px": 0, "min_tissue": 0.15}
+    update_config(own_model_dir, tiling=tiling)
+    model, server = load_model(own_model_dir), OnnxServer(own_model_dir, threads=1)
+    with pytest.raises(FatalError, match="does not take what config") as caught:
+        report_slide(slide_path, tmp_path / "x", model=model, server=server)
+    assert caught.value.code == "model-onnx"
