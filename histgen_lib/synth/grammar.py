@@ -36,7 +36,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 """Field to its values. `margins` is reported on excisions only."""
 
-MITOSES: dict[str, tuple[int, int]] = {"1": (0, 0), "2": (5, 7), "3": (20, 26)}
+MITOSES: dict[str, tuple[int, int]] = {"1": (0, 0), "2": (2, 3), "3": (20, 26)}
 """Mitotic score to the least and the greatest number of mitoses in the hotspot."""
 
 
@@ -60,6 +60,7 @@ _QUIET = (("inflammation", ("none",)), ("granulomas", ("not identified",)))
 _GASTRITIS = (("inflammation", ("chronic", "chronic active")),)
 _CHRONIC = (("inflammation", ("chronic",)),)
 _HIGH = (("grade", ("3",)),)
+_SIGNET = (*_HIGH, ("mitotic_score", ("1",)))
 
 DIAGNOSES: tuple[Diagnosis, ...] = (
     Diagnosis("Breast", "Benign breast tissue", "", weight=1.2),
@@ -78,7 +79,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "Stomach", "Chronic gastritis with intestinal metaplasia", "goblet_metaplasia", only=_GASTRITIS
     ),
     Diagnosis("Stomach", "Adenocarcinoma, intestinal type", "gastric_intestinal", True, 1.4),
-    Diagnosis("Stomach", "Poorly cohesive carcinoma", "gastric_poorly_cohesive", True, only=_HIGH),
+    Diagnosis("Stomach", "Poorly cohesive carcinoma", "gastric_poorly_cohesive", True, only=_SIGNET),
     Diagnosis("Prostate", "Benign prostatic tissue", "", weight=1.2),
     Diagnosis("Prostate", "Acinar adenocarcinoma", "prostate_acinar", True, 1.8),
     Diagnosis("Prostate", "High-grade prostatic intraepithelial neoplasia", "pin"),
