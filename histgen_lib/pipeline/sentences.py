@@ -83,7 +83,7 @@ def _sentence(
 ) -> tuple[Sentence, NDArray[np.float32]]:
     start, end = span
     chosen = [i for i, (a, b) in enumerate(made.spans) if a < end and b > start]
-    weights = _tile_weights(made.evidence[chosen])
+    weights = _tile_weights(made.evidence[_stating(made, chosen, span)])
     confidence = round(model.calibration.confidence(made.logprobs[chosen]), 4)
     sentence = Sentence(
         text=made.text[start:end],
@@ -95,6 +95,13 @@ def _sentence(
         evidence=_strongest(weights, bag),
     )
     return sentence, weights
+
+
+def _stating(made: Generated, chosen: Sequence[int], span: tuple[int, int]) -> list[int]:
+    """Choose the tokens of a "Name: value" line that state the value; its name is the form's."""
+    _, colon, value = made.text[slice(*span)].partition(":")
+    start = span[1] - len(value.lstrip())
+    return [i for i in chosen if colon and made.spans[i][1] > start] or list(chosen)
 
 
 def _tile_weights(evidence: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -122,3 +122,15 @@ def test_text_that_is_blank_has_no_sentences():
 
     assert sentences == ()
     assert weights.shape == (0, 6)
+
+
+def test_the_evidence_of_a_field_is_that_of_its_value_not_of_its_name():
+    """Its name stands in every report; where the model looked while writing it says nothing."""
+    tokens = [4, 5]
+    spans = token_spans(tokens, Tokens())
+    evidence = np.eye(2, 6, dtype=np.float32)
+    made = Generated("- Grade: 2", spans, np.zeros(2, np.float32), evidence)
+
+    _, weights = make_sentences(made, bag(), model())
+
+    assert weights[0].tolist() == evidence[1].tolist()
