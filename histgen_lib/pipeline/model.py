@@ -57,6 +57,14 @@ def load_model(path: Path | str) -> ReportModel:
     """
     folder = open_model_folder(path)
     _refuse_mean_pooled(folder)
+    return report_model(folder)
+
+
+def report_model(folder: ModelFolder) -> ReportModel:
+    """Read what makes a report of decoded tokens out of an open model folder, whatever its network reads.
+
+    Raises FatalError: "model-config", "model-domain-unreadable".
+    """
     domain = folder.section("domain")
     abstention = folder.section("abstention")
     try:

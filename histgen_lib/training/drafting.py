@@ -15,7 +15,7 @@ from histgen_lib.models.histgen.folder import ModelFolder
 from histgen_lib.models.histgen.onnx_stepper import EncodedSlide
 from histgen_lib.models.histgen.runtime import tile_evidence
 from histgen_lib.models.histgen.torch_stepper import TorchStepper
-from histgen_lib.pipeline.model import load_model as load_report_model
+from histgen_lib.pipeline.model import report_model
 from histgen_lib.pipeline.sentences import Generated, make_sentences, token_spans
 from histgen_lib.training.data import prepare
 from histgen_lib.training.settings import Variant
@@ -34,7 +34,7 @@ def draft_bag(model: HistGen, opened: ModelFolder, variant: Variant, bag: Bag) -
         logprobs=decoded.log_probs,
         evidence=evidence,
     )
-    sentences, _ = make_sentences(made, bag, load_report_model(opened.path))
+    sentences, _ = make_sentences(made, bag, report_model(opened))
     listed = [sentence.model_dump(mode="json") for sentence in sentences]
     return {"slide_id": bag.slide_id, "text": made.text, "sentences": listed}
 
