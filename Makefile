@@ -31,7 +31,7 @@ test: setup lint ## set-up, lint, then every test
 bench: setup ## speed against the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s
 
-demo-model: setup ## rebuild the shipped model from nothing (about 75 minutes on 2 cores)
+demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
 	$(BIN)/histgen synth --start 1200 --count 100 --seed 1 --split val --out $(DATA)/world
 	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
@@ -47,5 +47,5 @@ test-world: setup ## 60 slides of a seed that nothing was trained on, and their 
 evaluate-demo: test-world ## score the shipped model on them: the figures of its card
 	$(BIN)/histgen evaluate --annotation $(DATA)/test/annotation.json --bags $(DATA)/test-bags --truth $(DATA)/test/truth --bootstrap 1000
 
-comparison: test-world ## docs/comparison.md: published, corrected, mean-pooled (after demo-model; about 40 minutes)
-	$(BIN)/histgen compare --annotation $(DATA)/test/annotation.json --bags $(DATA)/test-bags --truth $(DATA)/test/truth --train-annotation $(DATA)/world/annotation.json --train-bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --epochs 30 --threads 1 --out $(DATA)/comparison
+comparison: test-world ## docs/comparison.md: published, corrected, mean-pooled (after demo-model; about 25 minutes)
+	$(BIN)/histgen compare --annotation $(DATA)/test/annotation.json --bags $(DATA)/test-bags --truth $(DATA)/test/truth --train-annotation $(DATA)/world/annotation.json --train-bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --model corrected=$(MODEL) --threads 1 --out $(DATA)/comparison
