@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,19 +13,19 @@ from histgen_lib.files import canonical_json, write_atomic
 SCHEMA = 1
 
 
-class StoredTokenizer:
+class StoredTokenizer(ABC):
     """The file form every tokenizer shares: {"schema": 1, "kind": …, …}."""
 
     kind = ""
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Give the values that rebuild this tokenizer."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild from `to_json`'s values."""
-        raise NotImplementedError
 
     def save(self, path: Path) -> None:
         """Write one JSON file, all or nothing."""

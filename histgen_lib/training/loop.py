@@ -38,8 +38,10 @@ class Loop:
     after_step: Callable[[RunState], None] = lambda run: None
 
     def __post_init__(self) -> None:
-        self.values = FieldValues.of([example.report for example in self.examples])
-        self.probed = ProbedHistGen(self.model, self.values).to(self.group.device)
+        reports = [example.report for example in self.examples] if self.settings.probe_weight else []
+        values = FieldValues.of(reports)
+        self.labels = torch.tensor([values.label(report) for report in reports], device=self.group.device)
+        self.probed = ProbedHistGen(self.model, values).to(self.group.device)
         self.network: nn.Module = self.group.wrap(self.probed)
         self.optimizer = make_optimizer(self.probed, self.settings)
         self.steps_per_epoch = len(self._batches(0))
@@ -103,7 +105,9 @@ class Loop:
             log_probs, answers = self.network(batch.features, batch.tile_mask, batch.inputs)
         loss = token_loss(log_probs.float(), batch)
         if self.settings.probe_weight:
-            loss = loss + self.settings.probe_weight * self.probed.loss(answers.float(), self._labels(rows))
+            loss = loss + self.settings.probe_weight * self.probed.loss(
+                answers.float(), self.labels[list(rows)]
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.settings.gradient_clip is not None:
@@ -162,10 +166,6 @@ class Loop:
             for row in rows
         ]
         return collate(features, [self.examples[row].ids for row in rows])
-
-    def _labels(self, rows: Sequence[int]) -> Tensor:
-        labels = [self.values.label(self.examples[row].report) for row in rows]
-        return torch.tensor(labels, device=self.group.device)
 
     def _step_seed(self, step: int) -> int:
         place = (self.run.epoch * self.steps_per_epoch + step) * self.group.world + self.group.rank

@@ -1,0 +1,79 @@
+"""Folders and files that cannot be read or written: said before any work, and never as a bug of ours."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "x.svs"],
+        ["tiles", "x.svs"],
+        ["encode", "x.svs"],
+        ["synth"],
+        ["train", "--annotation", "a.json", "--bags", "b"],
+        ["train-encoder", "--world", "w"],
+        ["evaluate", "--csv", "x.csv"],
+        ["compare", "--annotation", "a.json", "--bags", "b"],
+        ["model", "import-official", "x.pth", "--annotation", "a.json"],
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "file/below", "loop", "n" * 300])
+def test_a_results_folder_that_cannot_be_is_refused_before_any_work(histgen, arguments, place, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    code, out, err = histgen(*arguments, "--out", tmp_path / place, "--json")
+
+    assert code == 78
+    assert err.startswith("error[output-unwritable]: Nothing can be written to")
+    assert json.loads(out)["error"]["hint"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_comparison_is_not_begun_for_a_table_that_is_a_folder(histgen, tmp_path):
+    arguments = ("compare", "--annotation", "a.json", "--bags", "b", "--out", tmp_path / "out")
+    code, _, err = histgen(*arguments, "--table", tmp_path)
+
+    assert code == 78
+    assert err.startswith("error[output-unwritable]:")
+
+
+def test_a_file_that_the_system_refuses_is_no_bug_of_ours(histgen, slide_path, tmp_path):
+    """The name can be had, the file cannot: no check foresees it."""
+    (tmp_path / "sound.tiles.png").mkdir()
+    code, _, err = histgen("tiles", slide_path, "--out", tmp_path, "--tile-mpp", 1)
+
+    assert code == 78
+    assert err.startswith("error[file-refused]: The system refuses")
+    assert "sound.tiles.png" in err
+
+
+def test_doctor_wants_a_folder_for_its_results(histgen, model_dir, tmp_path):
+    (tmp_path / "file").touch()
+    checks = json.loads(histgen("doctor", "--model", model_dir, "--out", tmp_path / "file", "--json")[1])[
+        "checks"
+    ]
+
+    assert next(check for check in checks if check["name"] == "output folder")["status"] == "fail"
+
+
+def test_training_on_slides_that_cannot_be_read_names_what_is_wrong_with_them(histgen, model_dir, tmp_path):
+    slide = tmp_path / "broken.svs"
+    slide.write_text("no slide")
+    arguments = ("--annotation", "a.json", "--encoder", model_dir, "--out", tmp_path / "out")
+    code, _, err = histgen("train", *arguments, "--slides", slide)
+
+    assert code == 65
+    assert "error[slide-format-unknown]" in err
+
+
+def test_an_annotation_file_that_is_not_there_or_has_no_cases(histgen, model_dir, tmp_path):
+    path = tmp_path / "annotation.json"
+    arguments = ("evaluate", "--model", model_dir, "--annotation", path, "--bags", tmp_path)
+
+    assert "cannot be read (No such file or directory)." in histgen(*arguments)[2]
+    path.write_text(json.dumps({"train": [], "val": [], "test": []}))
+    assert histgen(*arguments)[2].startswith("error[training-split-empty]:")
