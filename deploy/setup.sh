@@ -45,6 +45,7 @@ make_venv() {
 install_python() {
   local target=$1
   say "installing Python packages ($target)"
+  $venv/bin/python -m pip --version >/dev/null 2>&1 || $venv/bin/python -m ensurepip --upgrade >&2
   $venv/bin/python -m pip install --quiet --constraint constraints.txt uv >&2
   # uv is quick but reads its own settings only; where that does not reach an index, pip (with the user's settings) does.
   UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import distributed, nn
@@ -66,10 +68,13 @@ def joined(device: str) -> Iterator[Group]:
     if world == 1:
         yield Group(0, 1, place)
         return
+    # Imported while a group exists (the first optimizer step does it), dynamo would hold that group for ever.
+    import_module("torch._dynamo")
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Group(rank, world, place)
     finally:
+        gc.collect()  # a group still referred to keeps its threads, which abort the ending interpreter
         distributed.destroy_process_group()
 
 

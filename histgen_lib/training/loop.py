@@ -80,6 +80,7 @@ class Loop:
                 progress.note(_spoken(row))
         if log:
             log.close()
+        self.network = self.probed  # lets go of what averaged the gradients, and of its hold on the group
         return self.run
 
     def fingerprint(self) -> dict[str, object]:

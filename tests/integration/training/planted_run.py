@@ -29,6 +29,12 @@ def main(world: Path, out: Path, epochs: int, kill_at: int | None = None) -> Non
     leave_weights(out)
     several = int(os.environ.get("WORLD_SIZE", "1"))
     train(planted.settings(out, epochs=epochs, batch_size=8 // several, save_every_s=0.0), quiet=True)
+    (out / f"threads{os.environ.get('RANK', '0')}.txt").write_text("\n".join(thread_names()))
+
+
+def thread_names() -> list[str]:
+    """List this process's native threads."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
 
 
 def die_while_saving(save: int) -> None:

@@ -48,3 +48,9 @@ def test_two_processes_learn_what_one_learns(out: Path) -> None:
 def test_the_folder_is_written_once_and_whole(out: Path) -> None:
     assert load_model(out).folder.digest == open_model_folder(out).digest
     assert not list(out.rglob("*.part"))
+
+
+def test_no_thread_of_the_group_outlives_the_training(out: Path) -> None:
+    """One that does aborts the process now and then, as its interpreter ends."""
+    alive = [(out / f"threads{rank}.txt").read_text() for rank in (0, 1)]
+    assert not any("gloo" in names for names in alive)
