@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = [
+    "servers.kafka_server",
+]
+"""One module of tests/servers/ a line."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Benchmarks take a quiet machine; `make bench` asks for them."""

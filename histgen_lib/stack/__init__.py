@@ -1,0 +1,1 @@
+"""The local stack: the servers and workers of one machine, started and stopped together."""
