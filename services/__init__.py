@@ -1,0 +1,1 @@
+"""The processes: one folder each. They share settings and wiring, nothing else."""

@@ -14,7 +14,7 @@ ERRORS = {"TransientError", "InvalidInputError", "FatalError", "Failure", "_refu
 def _raised() -> set[str]:
     """Find codes given first to an error, and those of csv_pairs._bad, which puts a prefix before them."""
     found = {"usage"}
-    for path in (ROOT / "histgen_lib").rglob("*.py"):
+    for path in (path for room in ("histgen_lib", "services") for path in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name, code = getattr(node.func, "id", ""), node.args[0].value
