@@ -1,0 +1,158 @@
+"""A real Apache Kafka on this machine: one broker in KRaft mode, started from its jars as a child process."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+from histgen_lib.errors import FatalError
+from histgen_lib.stack.children import accepts, dying_with_parent, end, free_port
+
+_START_S = 60.0
+_GRACE_S = 20.0
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+log.dirs={data}/logs
+num.network.threads=2
+num.io.threads=4
+num.partitions=12
+auto.create.topics.enable=false
+default.replication.factor=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# An acknowledged record survives the machine's power cut too, not only the broker's end.
+log.flush.interval.messages=1
+# A group that was away for a year goes on where it stopped.
+offsets.retention.minutes=525600
+# After a crash the controller waits this long for the broker of old before it admits the new one.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
+"""
+
+
+class KafkaProcess:
+    """One broker of our own, bound to 127.0.0.1; its data survive `stop` and `kill` for the next `start`.
+
+    `home` holds the jars (deploy/kafka/pom.xml fetches them), `data` is formatted when it is new. The broker
+    dies with the thread that called `start`.
+    """
+
+    def __init__(self, home: Path, data: Path, port: int | None = None, heap_mb: int = 512) -> None:
+        self._home, self._data, self._heap_mb = home, data.absolute(), heap_mb
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The broker's URL for `BusSettings`."""
+        return f"kafka://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The broker's process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """Where the broker's own log lies."""
+        return self._data / "broker.log"
+
+    def start(self) -> None:
+        """Start, and return when it accepts connections.
+
+        Raises FatalError: "kafka-missing" without Java or the jars, "kafka-failed" when it does not come up.
+        """
+        if self.pid is not None:
+            return
+        java = self._java()
+        self._data.mkdir(parents=True, exist_ok=True)
+        properties = self._data / "server.properties"
+        properties.write_text(
+            _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self._data),
+            encoding="utf-8",
+        )
+        if not (self._data / "logs" / "meta.properties").exists():
+            self._format(java, properties)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                dying_with_parent([*java, f"-Xmx{self._heap_mb}m", "kafka.Kafka", str(properties)]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._await(self._process)
+
+    def stop(self) -> None:
+        """Stop it cleanly; kill it if that takes long."""
+        if self._process is not None:
+            end(self._process, grace_s=_GRACE_S)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _java(self) -> list[str]:
+        java = shutil.which("java")
+        if java is None or not any(self._home.glob("kafka_*.jar")):
+            raise FatalError(
+                "kafka-missing",
+                "Apache Kafka cannot be started: "
+                + ("its jars are missing." if java else "there is no Java."),
+                hint="Install Java 17 and Maven, then run: mvn -q -B -f deploy/kafka/pom.xml package",
+            )
+        return [
+            java,
+            "-XX:+UseSerialGC",  # the default collector's threads are for larger heaps than this one
+            "-Xlog:disable",
+            "-Djava.awt.headless=true",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+            "-cp",
+            f"{self._home}/*",
+        ]
+
+    def _format(self, java: list[str], properties: Path) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        with self.log_path.open("ab") as log:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
+            )
+        if done.returncode != 0:
+            raise self._failed()
+
+    def _await(self, process: subprocess.Popen[bytes]) -> None:
+        end_at = time.monotonic() + _START_S
+        while not accepts(self.port):
+            if process.poll() is not None or time.monotonic() > end_at:
+                self.kill()
+                raise self._failed()
+            time.sleep(0.05)
+
+    def _failed(self) -> FatalError:
+        return FatalError(
+            "kafka-failed",
+            "Apache Kafka did not start.",
+            hint=f"The last lines of {self.log_path} say why.",
+        )
