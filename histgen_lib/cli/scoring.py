@@ -11,7 +11,7 @@ from typing import Any
 from histgen_lib.bags import Bag, read_bag
 from histgen_lib.cli.options import model_folder
 from histgen_lib.cli.progress import progress_bar
-from histgen_lib.cli.sources import BAG_SUFFIXES, SLIDE_SUFFIXES
+from histgen_lib.cli.sources import BAG_SUFFIXES
 from histgen_lib.evaluation import (
     EvaluationResult,
     EvidenceCase,
@@ -27,6 +27,7 @@ from histgen_lib.inference import InferenceServer, OnnxServer
 from histgen_lib.pipeline import ReportModel, bag_to_draft, load_model, scan_to_bag
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import open_slide
+from histgen_lib.slides.parts import SLIDE_SUFFIXES
 from histgen_lib.training.annotation import index_files, read_annotation, require_matches
 
 

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.parts import SLIDE_SUFFIXES
 
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".czi", ".svslide", ".dcm"}
-)
 BAG_SUFFIXES = frozenset({".parquet", ".h5", ".pt"})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import source
 from histgen_lib.slides.mpp import MppSource, decide_mpp
+from histgen_lib.slides.parts import safe_name
 from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import scanner_of
@@ -181,8 +181,7 @@ def _open_pixels(file: Path, *, fast: bool) -> PixelSource:
 
 def safe_id(path: Path) -> str:
     """Return the file's stem with everything but letters, digits, `.`, `_` and `-` replaced by `_`."""
-    stem = path.name if path.is_dir() else path.stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip(".") or "slide"
+    return safe_name(path.name if path.is_dir() else path.stem)
 
 
 def _checked_levels(name: str, levels: tuple[Level, ...]) -> tuple[Level, ...]:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
+from histgen_lib.slides.parts import MIRAX_SUFFIX, named_parts
 
 _DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
 _WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
 _DICOM_HEAD_BYTES = 256 << 10
-_INDEX_SUFFIXES = (".mrxs", ".vms", ".vmu")
-"""Formats whose named file is only an index to pixel files beside it (MIRAX, Hamamatsu)."""
 
 
 def locate(path: Path) -> Path:
@@ -27,9 +26,7 @@ def locate(path: Path) -> Path:
         with path.open("rb") as handle:
             empty = not handle.read(1)
     except FileNotFoundError as error:
-        raise InvalidInputError(
-            "slide-missing", f"There is no file {path.name}.", hint="Check the path for a typing error."
-        ) from error
+        raise _missing(path) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     if empty:
@@ -48,10 +45,56 @@ def content_id(path: Path, *, series_uid: str | None = None) -> str:
     SHA-256 of its files. Raises `InvalidInputError("slide-unreadable")`.
     """
     try:
-        digests = sorted(sha256_file(part) for part in _parts(path, series_uid))
+        return _digest(_parts(path, series_uid))
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def stored_in(path: Path) -> list[Path]:
+    """List every file of the slide at `path` (a file, or a DICOM folder), found without opening the slide.
+
+    A folder that holds no DICOM slide, or several, is taken whole: opening it will say what is wrong with it.
+    Raises `InvalidInputError`: `slide-missing`, `slide-unreadable`.
+    """
+    try:
+        if path.is_dir():
+            return _series_of_folder(path)
+        return _parts(path, _own_series(path) if is_dicom(path) else None)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def stored_content_id(path: Path) -> str:
+    """Return the `content_id` of the slide at `path` without opening it. Raises as `stored_in`."""
+    try:
+        return _digest(stored_in(path))
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _digest(parts: list[Path]) -> str:
+    digests = sorted(sha256_file(part) for part in parts)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _series_of_folder(folder: Path) -> list[Path]:
+    try:
+        first = _first_dicom(folder)
+    except InvalidInputError:
+        return [part for part in sorted(folder.iterdir()) if part.is_file()]
+    return _parts(first, _own_series(first))
+
+
+def _own_series(path: Path) -> str | None:
+    """Return the series of a DICOM file; of several named in its head, one that its neighbours name, too."""
+    uids = _series_uids(_head(path))
+    for part in _dicom_files(path.parent) if len(uids) > 1 else ():
+        uids = uids & _series_uids(_head(part)) or uids
+    return min(uids).decode("ascii", errors="replace") if uids else None
 
 
 def _parts(path: Path, series_uid: str | None) -> list[Path]:
@@ -60,11 +103,10 @@ def _parts(path: Path, series_uid: str | None) -> list[Path]:
             part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))
         ]
         return same or [path]
-    if path.suffix.lower() in _INDEX_SUFFIXES:
-        beside = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path.parent
-        inside = [part for part in beside.iterdir() if part.is_file()] if beside.is_dir() else []
-        return list({path, *inside})
-    return [path]
+    if path.suffix.lower() == MIRAX_SUFFIX:
+        beside = path.with_suffix("")
+        return [path, *(part for part in beside.iterdir() if part.is_file())] if beside.is_dir() else [path]
+    return list({path, *(part for part in named_parts(path) if part.is_file())})
 
 
 def _first_dicom(folder: Path) -> Path:
@@ -109,6 +151,12 @@ def _series_uids(head: bytes) -> set[bytes]:
 def _head(path: Path) -> bytes:
     with path.open("rb") as handle:
         return handle.read(_DICOM_HEAD_BYTES)
+
+
+def _missing(path: Path) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-missing", f"There is no file {path.name}.", hint="Check the path for a typing error."
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> InvalidInputError:
