@@ -1,0 +1,190 @@
+"""Every metric, with its help text: base units, few labels, never a slide's or an event's id as a label.
+
+docs/metrics.md lists the same; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+REGISTRY = CollectorRegistry()
+"""Ours alone: a library that also counts things cannot get in between."""
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+
+STAGE = "stage:"
+"""How a key of `add_measures` that holds the seconds of a stage begins."""
+
+_MINUTES = (
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    20,
+    30,
+    45,
+    60,
+    90,
+    120,
+    180,
+    300,
+    600,
+    1200,
+    3600,
+    14400,
+    86400,
+)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+
+SCAN_TO_DRAFT = Histogram(
+    "histgen_scan_to_draft_seconds",
+    "Seconds from the slide.scanned event to the commit of the job that published report.drafted.",
+    ["worker"],
+    buckets=_MINUTES,
+    registry=REGISTRY,
+)
+OLDEST_UNFINISHED = Gauge(
+    "histgen_oldest_unfinished_seconds",
+    "Seconds since the scan of the slide in flight here; 0 when there is none.",
+    ["worker"],
+    registry=REGISTRY,
+)
+IN_FLIGHT = Gauge(
+    "histgen_in_flight", "Records taken from the broker and not yet finished.", ["worker"], registry=REGISTRY
+)
+STAGE_SECONDS = Histogram(
+    "histgen_stage_seconds",
+    "Seconds that a finished job spent in a stage.",
+    ["worker", "stage"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+OVERHEAD = Histogram(
+    "histgen_worker_overhead_seconds",
+    "Seconds from a record's arrival to its commit that were not the job's own.",
+    ["worker"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+TILES_READ = Counter("histgen_tiles_read_total", "Tiles read from slides.", ["worker"], registry=REGISTRY)
+TILES_ENCODED = Counter(
+    "histgen_tiles_encoded_total", "Tiles turned into features.", ["worker"], registry=REGISTRY
+)
+DEAD_LETTERS = Counter(
+    "histgen_dead_letters_total",
+    "Events given up, by the reason's code.",
+    ["worker", "code"],
+    registry=REGISTRY,
+)
+ABSTENTIONS = Counter(
+    "histgen_abstentions_total",
+    "Drafts in which the model refused to commit itself.",
+    ["worker"],
+    registry=REGISTRY,
+)
+BUS_LAG = Gauge(
+    "histgen_bus_lag",
+    "Records of the partitions held here that no one has committed, the one in flight included.",
+    ["worker"],
+    registry=REGISTRY,
+)
+JOBS = Counter(
+    "histgen_jobs_total",
+    "Records worked on, by how that ended: done, found (its objects were there already), dead-letter, "
+    "lost (finished, but another member had the partition by then), handed-back (stopped in mid-job).",
+    ["worker", "outcome"],
+    registry=REGISTRY,
+)
+RETRIES = Counter(
+    "histgen_retries_total",
+    "Steps tried again, by the code of what went wrong.",
+    ["worker", "code"],
+    registry=REGISTRY,
+)
+SLIDES_SEEN = Counter(
+    "histgen_slides_seen_total",
+    "Slides the gateway was told of, by how it was told.",
+    ["via"],
+    registry=REGISTRY,
+)
+SLIDES_DUPLICATE = Counter(
+    "histgen_slides_duplicate_total", "Slides the gateway had announced before.", registry=REGISTRY
+)
+SLIDES_REFUSED = Counter(
+    "histgen_slides_refused_total",
+    "Slides the gateway did not take, by the reason's code.",
+    ["code"],
+    registry=REGISTRY,
+)
+
+ALL: tuple[Counter | Gauge | Histogram, ...] = (
+    SCAN_TO_DRAFT,
+    OLDEST_UNFINISHED,
+    IN_FLIGHT,
+    STAGE_SECONDS,
+    OVERHEAD,
+    TILES_READ,
+    TILES_ENCODED,
+    DEAD_LETTERS,
+    ABSTENTIONS,
+    BUS_LAG,
+    JOBS,
+    RETRIES,
+    SLIDES_SEEN,
+    SLIDES_DUPLICATE,
+    SLIDES_REFUSED,
+)
+
+OUTCOMES = ("done", "found", "dead-letter", "lost", "handed-back")
+
+_MEASURES = {
+    "histgen_tiles_read_total": TILES_READ,
+    "histgen_tiles_encoded_total": TILES_ENCODED,
+    "histgen_abstentions_total": ABSTENTIONS,
+}
+"""The counters that a job may add to."""
+
+
+def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
+    """Add what a job measured: seconds under "stage:<name>", counts under a counter's name.
+
+    A key that is neither, and an amount that is none, are left out: a mistake there must not stop the stream.
+    """
+    for name, amount in measures.items():
+        if not amount >= 0:
+            continue
+        if name.startswith(STAGE):
+            STAGE_SECONDS.labels(worker, name.removeprefix(STAGE)).observe(amount)
+        elif name in _MEASURES:
+            _MEASURES[name].labels(worker).inc(amount)
+
+
+def show_worker(worker: str) -> None:
+    """Have a worker's series begin at 0, so that a first event shows as an increase."""
+    for metric in ALL:
+        if metric._labelnames == ("worker",):
+            metric.labels(worker)
+    for outcome in OUTCOMES:
+        JOBS.labels(worker, outcome)
+
+
+def exposition() -> tuple[bytes, str]:
+    """Write all metrics in Prometheus' text format; return the bytes and their media type."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, which nobody reads
+    return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4

@@ -1,0 +1,67 @@
+"""Metrics have names, help and documentation, and count what jobs measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.telemetry import add_measures, exposition, metrics
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+
+
+def _name(metric) -> str:
+    return metric._name + ("_total" if metric._type == "counter" else "")
+
+
+def _value(name: str, **labels: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(name, labels)
+
+
+def test_the_exposition_names_every_metric_with_help():
+    text = exposition()[0].decode()
+    assert [name for name in map(_name, metrics.ALL) if f"# HELP {name} " not in text] == []
+
+
+def test_every_metric_of_the_module_is_in_its_list():
+    declared = {id(value) for value in vars(metrics).values() if hasattr(value, "_labelnames")}
+    assert declared == {id(metric) for metric in metrics.ALL}
+
+
+@pytest.mark.parametrize("metric", metrics.ALL, ids=_name)
+def test_every_metric_stands_in_the_document_as_it_is(metric):
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
+    row = f"| `{_name(metric)}` | {metric._type} | {labels} | {metric._documentation} |"
+    assert row in DOCUMENT.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_document_names_no_other_metric():
+    rows = [
+        line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `histgen_")
+    ]
+    assert len(rows) == len(metrics.ALL)
+
+
+def test_no_label_can_be_a_slides():
+    allowed = {"worker", "stage", "code", "outcome", "via"}
+    assert {label for metric in metrics.ALL for label in metric._labelnames} <= allowed
+
+
+def test_measures_of_a_job_are_added_to_the_metrics_of_their_names():
+    add_measures({"stage:read": 2.0, "histgen_tiles_read_total": 3}, worker="m1")
+    add_measures({"stage:read": 1.0, "histgen_tiles_read_total": 4}, worker="m1")
+    assert _value("histgen_tiles_read_total", worker="m1") == 7
+    assert _value("histgen_stage_seconds_sum", worker="m1", stage="read") == 3
+
+
+def test_a_measure_that_makes_no_sense_is_left_out():
+    add_measures({"nothing": 1, "histgen_tiles_read_total": float("nan"), "stage:x": -1}, worker="m2")
+    assert _value("histgen_tiles_read_total", worker="m2") is None
+    assert _value("histgen_stage_seconds_sum", worker="m2", stage="x") is None
+
+
+def test_a_worker_that_did_nothing_yet_shows_zeros():
+    metrics.show_worker("m3")
+    assert _value("histgen_jobs_total", worker="m3", outcome="done") == 0
+    assert _value("histgen_scan_to_draft_seconds_count", worker="m3") == 0
