@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
@@ -45,7 +46,7 @@ def content_id(path: Path, *, series_uid: str | None = None) -> str:
     SHA-256 of its files. Raises `InvalidInputError("slide-unreadable")`.
     """
     try:
-        return _digest(_parts(path, series_uid))
+        return content_id_of(_parts(path, series_uid))
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -66,17 +67,8 @@ def stored_in(path: Path) -> list[Path]:
         raise _unreadable(path, error) from error
 
 
-def stored_content_id(path: Path) -> str:
-    """Return the `content_id` of the slide at `path` without opening it. Raises as `stored_in`."""
-    try:
-        return _digest(stored_in(path))
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _digest(parts: list[Path]) -> str:
+def content_id_of(parts: Sequence[Path]) -> str:
+    """Return the `content_id` of a slide stored in the files `parts`. Raises OSError."""
     digests = sorted(sha256_file(part) for part in parts)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

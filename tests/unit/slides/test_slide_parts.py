@@ -12,7 +12,11 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
 from histgen_lib.slides import open_slide
 from histgen_lib.slides.parts import named_parts
-from histgen_lib.slides.source import content_id, stored_content_id, stored_in
+from histgen_lib.slides.source import content_id, content_id_of, stored_in
+
+
+def stored_content_id(path: Path) -> str:
+    return content_id_of(stored_in(path))
 
 
 def _write(folder: Path, **files: str) -> None:
