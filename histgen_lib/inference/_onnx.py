@@ -125,6 +125,7 @@ def _histgen_metadata(version: str, width: int) -> ModelMetadata:
         inputs=(
             TensorSpec("features", "float16|float32", (-1, width)),
             TensorSpec("xy", "int32", (-1, 2)),
+            TensorSpec("slide", "int32", (-1,), optional=True),
             *settings,
         ),
         outputs=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -83,9 +84,12 @@ def region_count(tiles: int, tiles_per_region: int) -> int:
     return -(-tiles // tiles_per_region)
 
 
-def lay_out(features: npt.ArrayLike, tiles_per_region: int, prototypes: int) -> RegionLayout:
+def lay_out(
+    features: npt.ArrayLike, tiles_per_region: int, prototypes: int, runs: Sequence[int] = ()
+) -> RegionLayout:
     """Cut one slide's features (float[N, D], already in order) into zero-padded regions.
 
+    `runs`: how many tiles each slide of a case has, in order; each slide then starts a region of its own.
     Raises InvalidInputError("bag-empty") without tiles and ("bag-shape") when not two-dimensional.
     """
     rows = np.asarray(features, dtype=np.float32)
@@ -95,12 +99,21 @@ def lay_out(features: npt.ArrayLike, tiles_per_region: int, prototypes: int) -> 
         )
     if len(rows) == 0:
         raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
-    regions = region_count(len(rows), tiles_per_region)
+    places = _places(runs or [len(rows)], tiles_per_region)
+    regions = region_count(int(places[-1]) + 1, tiles_per_region)
     tiles = np.zeros((regions * tiles_per_region, rows.shape[1]), dtype=np.float32)
-    tiles[: len(rows)] = rows
-    mask = np.arange(len(tiles)) < len(rows)
+    tiles[places] = rows
+    mask = np.zeros(len(tiles), dtype=np.bool_)
+    mask[places] = True
     return RegionLayout(
         tiles.reshape(regions, tiles_per_region, -1),
         mask.reshape(regions, tiles_per_region),
-        prototype_rows(len(rows), prototypes),
+        places[prototype_rows(len(rows), prototypes)],
     )
+
+
+def _places(runs: Sequence[int], tiles_per_region: int) -> IntArray:
+    """Find the row of each tile among the padded ones when every run starts a region: int64[N]."""
+    padded = [region_count(run, tiles_per_region) * tiles_per_region for run in runs]
+    starts = np.cumsum([0, *padded[:-1]])
+    return np.concatenate([start + np.arange(run) for start, run in zip(starts, runs, strict=True)])

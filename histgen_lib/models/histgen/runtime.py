@@ -32,7 +32,9 @@ class HistGenRuntime:
 
         In: "features" float16|float32[N, D]; "xy" int32[N, 2], level-0 px, top-left; optional, one value
         each: "span_px" (tile side in level-0 px; else the grid's spacing is taken), "beam_size",
-        "max_tokens", "temperature", "top_k", "top_p", "seed", and "method" (string).
+        "max_tokens", "temperature", "top_k", "top_p", "seed", and "method" (string). For a case of several
+        slides also "slide" int32[N], ascending: which of them each tile lies on. Each slide then starts a
+        region of its own, but for a model in published mode, whose regions know no padding among them.
         Out: "tokens" int32[T] without the end; "logprobs" float32[T]; "evidence" float32[T, N], weights
         over the tiles in the order they came, each row sums to 1; "score" float32[1].
 
@@ -40,15 +42,16 @@ class HistGenRuntime:
         "decoding-settings".
         """
         features, xy = self._bag(tensors)
-        order = self._order(xy, tensors)
-        layout = lay_out(features[order], self.config.tiles_per_region, self.config.prototype_num)
+        runs = self._runs(tensors, len(xy))
+        order = self._order(xy, runs, tensors)
+        layout = lay_out(features[order], self.config.tiles_per_region, self.config.prototype_num, runs)
         slide = encode_slide(self._encoder, layout)
         stepper = OnnxStepper(self._decoder, self.config, [slide])
         text = decode(stepper, self._settings(tensors))[0]
         return {
             "tokens": text.tokens.astype(np.int32),
             "logprobs": text.log_probs,
-            "evidence": tile_evidence(text, slide, order),
+            "evidence": tile_evidence(text, slide, order, layout.mask),
             "score": np.array([text.score], dtype=np.float32),
         }
 
@@ -70,24 +73,47 @@ class HistGenRuntime:
             )
         return features, xy.astype(np.int64)
 
-    def _order(self, xy: Ints, tensors: Tensors) -> Ints:
+    def _runs(self, tensors: Tensors, count: int) -> list[int]:
+        """Count the tiles of each slide that keeps its regions to itself."""
+        if self.config.mode == "published" or "slide" not in tensors:
+            return [count]
+        slide = np.asarray(tensors["slide"]).reshape(-1)
+        if len(slide) != count or np.any(np.diff(slide) < 0):
+            raise InvalidInputError(
+                "bag-shape",
+                f"A case's slide numbers are one for each of its {count} tiles, in ascending order.",
+                hint="Put the bags of the case one after the other.",
+            )
+        return [int(run) for run in np.unique(slide, return_counts=True)[1]] or [count]
+
+    def _order(self, xy: Ints, runs: list[int], tensors: Tensors) -> Ints:
         if self.config.mode == "published":
             return np.arange(len(xy))
         span_px = float(_single(tensors["span_px"])) if "span_px" in tensors else grid_spacing_px(xy)
-        return tile_order(xy, span_px)
+        ends = np.cumsum(runs)
+        return np.concatenate(
+            [
+                end - run + tile_order(xy[end - run : end], span_px)
+                for end, run in zip(ends, runs, strict=True)
+            ]
+        )
 
     def _settings(self, tensors: Tensors) -> DecodingSettings:
         stated = {name: kind(_single(tensors[name])) for name, kind in _SETTINGS.items() if name in tensors}
         return self.decoding.replace(**stated)
 
 
-def tile_evidence(text: Decoded, slide: EncodedSlide, order: Ints) -> Floats:
+def tile_evidence(
+    text: Decoded, slide: EncodedSlide, order: Ints, mask: npt.NDArray[np.bool_] | None = None
+) -> Floats:
     """Weights of tiles behind each token: float32[T, N] in input order, rows sum to 1.
 
-    A token's attention to a region is shared among the region's tiles as they were pooled.
+    A token's attention to a region is shared among the region's tiles as they were pooled. `mask`
+    bool[R, P], where the layout has real tiles; None for one slide, whose padding is all at the end.
     """
     laid_out = text.attention[:, :, None] * slide.tile_weights[None]
-    placed = laid_out.reshape(len(text.tokens), slide.tile_weights.size)[:, : len(order)]
+    flat = laid_out.reshape(len(text.tokens), slide.tile_weights.size)
+    placed = flat[:, : len(order)] if mask is None else flat[:, mask.ravel()]
     evidence = np.zeros((len(text.tokens), len(order)), dtype=np.float32)
     evidence[:, order] = placed / placed.sum(axis=1, keepdims=True)
     return evidence

@@ -68,6 +68,19 @@ class InferenceServerSuite:
             name: value.tobytes() for name, value in second.items()
         }
 
+    def test_a_case_of_several_slides_is_one_report(self, server: InferenceServer, width: int) -> None:
+        case = bag(40, width) | {"slide": np.repeat([0, 1, 2], [7, 30, 3]).astype(np.int32)}
+        found = server.infer("histgen", case)
+        assert found["evidence"].shape[1] == 40
+        assert np.allclose(found["evidence"].sum(axis=1), 1.0, atol=1e-5)
+
+    def test_a_case_of_one_slide_is_that_slide(self, server: InferenceServer, width: int) -> None:
+        case = bag(40, width) | {"slide": np.zeros(40, dtype=np.int32)}
+        one, same = server.infer("histgen", bag(40, width)), server.infer("histgen", case)
+        assert {name: value.tobytes() for name, value in one.items()} == {
+            name: value.tobytes() for name, value in same.items()
+        }
+
     def test_length_is_limited_as_asked(self, server: InferenceServer, width: int) -> None:
         limited = bag(30, width) | {"max_tokens": np.array([3], dtype=np.int32)}
         assert len(server.infer("histgen", limited)["tokens"]) <= 3
@@ -115,6 +128,7 @@ class InferenceServerSuite:
             ({"xy": np.zeros((3, 2), dtype=np.int32)}, "bag-shape"),
             ({"beam_size": np.array([0], dtype=np.int32)}, "decoding-settings"),
             ({"seed": np.array([1, 2])}, "decoding-settings"),
+            ({"slide": np.array([1, 0], dtype=np.int32)}, "bag-shape"),
         ],
     )
     def test_a_bag_that_does_not_fit_is_refused(

@@ -79,6 +79,14 @@ def test_regions_hold_the_tiles_in_order_and_zeros_after_them(tiles: int, region
     assert not layout.tiles[~layout.mask].any()
 
 
+def test_slides_of_a_case_share_no_region() -> None:
+    features = np.arange(1, 12 * 3 + 1, dtype=np.float32).reshape(12, 3)
+    layout = lay_out(features, tiles_per_region=4, prototypes=5, runs=[5, 1, 6])
+    assert layout.mask.sum(axis=1).tolist() == [4, 1, 1, 4, 2]
+    assert np.array_equal(layout.tiles[layout.mask], features)
+    assert np.array_equal(layout.tiles.reshape(-1, 3)[layout.prototypes], features[prototype_rows(12, 5)])
+
+
 @pytest.mark.parametrize(("shape", "code"), [((0, 3), "bag-empty"), ((5,), "bag-shape")])
 def test_features_that_are_no_bag_are_refused(shape: tuple[int, ...], code: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
