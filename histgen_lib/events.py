@@ -1,15 +1,17 @@
 """The events of the stream: CloudEvents 1.0 with typed data, and nothing in them but what is named here.
 
-Reading keeps only known fields, so whatever else a producer put into an event (a patient's name, a label's text)
-ends at the first consumer. Data carries ids, URIs, sizes, digests and versions.
+Reading keeps only known fields, so whatever else a producer put into an event (a patient's name, a label's
+text) ends at the first consumer. Data carries ids, URIs, sizes, digests and versions. See docs/events.md.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
@@ -45,7 +47,7 @@ class SlideScanned:
 
 @dataclass(frozen=True)
 class BagReady:
-    """A slide's features lie at `bag_key` in the object store, what else is known of the scan at `scan_key`."""
+    """A slide's features lie at `bag_key` in the object store, what else the scan told at `scan_key`."""
 
     type: ClassVar[str] = BAG_READY
     slide_id: str
@@ -88,13 +90,34 @@ class DeadLettered:
 Data = SlideScanned | BagReady | ReportDrafted | DeadLettered
 _KINDS: dict[str, type[Any]] = {kind.type: kind for kind in get_args(Data)}
 
+_HINT = "Send it as docs/events.md describes, then it is worked on."
+_HEADERS = (
+    "ce_id",
+    "ce_type",
+    "ce_source",
+    "ce_time",
+    "ce_schemaversion",
+    "ce_scannedat",
+    "ce_replay",
+    "ce_traceparent",
+    "traceparent",
+)
+_ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")  # becomes part of an object's key
+_SOURCE = re.compile(r"[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]{1,256}")  # a URI reference
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_COUNT = re.compile(r"[0-9]{1,6}")
+_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}")
+_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
+_NAME_BYTES = 200  # with a suffix it still is a file's name
+
 
 @dataclass(frozen=True)
 class Event:
     """One CloudEvent. `id` is the same whenever the same thing is said again, so duplicates can be told.
 
-    `time`: when it was published first, UTC. `scanned_at`: the time of the slide.scanned event it follows from.
-    `traceparent`: W3C trace context, one trace from scan to draft. `replay`: how often a person sent it again.
+    `time`: when it was published first, UTC. `scanned_at`: the time of the slide.scanned event it follows
+    from. `traceparent`: W3C trace context, one trace from scan to draft. `replay`: how often a person sent it
+    again.
     """
 
     id: str
@@ -157,113 +180,125 @@ class Event:
         }
 
     def body(self) -> bytes:
-        """The data as canonical JSON."""
+        """Return the data as canonical JSON."""
         return canonical_json(asdict(self.data))
 
     @classmethod
     def read(cls, headers: Mapping[str, str], body: bytes) -> Event:
         """Read what `headers` and `body` wrote; unknown headers and fields are left behind.
 
-        Raises InvalidInputError: "event-unreadable", "event-version", "event-type". No message repeats a value.
+        Raises InvalidInputError: "event-unreadable", "event-version", "event-type". Messages repeat no value.
         """
-        version = headers.get("ce_schemaversion", str(SCHEMA_VERSION))
-        if version != str(SCHEMA_VERSION):
-            raise _refused("event-version", "It has a schema version that this software does not know.")
-        kind = _KINDS.get(headers.get("ce_type", ""))
-        if kind is None:
-            raise _refused("event-type", "It has no type, or one that this software does not know.")
-        try:
-            time = datetime.fromisoformat(headers["ce_time"])
-            return cls(
-                id=_token(headers["ce_id"]),
-                source=headers["ce_source"],
-                data=_data(kind, json.loads(body)),
-                time=time,
-                scanned_at=datetime.fromisoformat(headers.get("ce_scannedat", headers["ce_time"])),
-                traceparent=_traceparent(headers),
-                replay=int(headers.get("ce_replay", "0")),
+        known = {name: headers[name] for name in _HEADERS if isinstance(headers.get(name), str)}
+        if known.get("ce_schemaversion", str(SCHEMA_VERSION)) != str(SCHEMA_VERSION):
+            raise InvalidInputError(
+                "event-version",
+                "An event cannot be used: it has a schema version that this software does not know.",
+                hint=_HINT,
             )
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise _refused(
-                "event-unreadable", f"It lacks a part, or a part is malformed ({_where(error)})."
+        kind = _KINDS.get(known.get("ce_type", ""))
+        if kind is None:
+            raise InvalidInputError(
+                "event-type",
+                "An event cannot be used: it has no type, or one that this software does not know.",
+                hint=_HINT,
+            )
+        try:
+            return cls(**_envelope(known), data=_data(kind, _json(body)))
+        except _UnusableError as error:
+            raise InvalidInputError(
+                "event-unreadable",
+                f"An event cannot be used: a part of it is missing or malformed ({error}).",
+                hint=_HINT,
             ) from None
 
     def to_json(self) -> dict[str, Any]:
-        """The whole event as JSON values, for a dead letter."""
+        """Return the whole event as JSON values, for a dead letter."""
         return {"headers": self.headers(), "data": asdict(self.data)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Event:
         """Read what `to_json` gave. Raises as `read`."""
-        try:
-            return cls.read(dict(value["headers"]), json.dumps(value["data"]).encode())
-        except (KeyError, TypeError) as error:
-            raise _refused("event-unreadable", f"It lacks a part ({_where(error)}).") from None
+        headers = value.get("headers") if isinstance(value, Mapping) else None
+        known = headers if isinstance(headers, Mapping) else {}
+        return cls.read(known, json.dumps(value.get("data") if known else None).encode())
+
+
+class _UnusableError(Exception):
+    """Names the part of an event that is at fault; never its value."""
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise _UnusableError("its data is not JSON") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)  # Python would take NaN and Infinity, which are no JSON
+
+
+def _envelope(headers: Mapping[str, str]) -> dict[str, Any]:
+    time = _time(headers, "ce_time")
+    return {
+        "id": _matching(headers, "ce_id", _ID),
+        "source": _matching(headers, "ce_source", _SOURCE),
+        "time": time,
+        "scanned_at": _time(headers, "ce_scannedat") if "ce_scannedat" in headers else time,
+        "traceparent": _matching(
+            headers, "ce_traceparent" if "ce_traceparent" in headers else "traceparent", _TRACE
+        ),
+        "replay": int(_matching({"ce_replay": "0"} | dict(headers), "ce_replay", _COUNT)),
+    }
+
+
+def _matching(headers: Mapping[str, str], name: str, pattern: re.Pattern[str]) -> str:
+    value = headers.get(name, "")
+    if not pattern.fullmatch(value):
+        raise _UnusableError(name)
+    return value
+
+
+def _time(headers: Mapping[str, str], name: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(headers[name])
+        if time.tzinfo is None:
+            raise ValueError
+        return time.astimezone(UTC)
+    except (KeyError, ValueError, OverflowError):
+        raise _UnusableError(name) from None
 
 
 def _data(kind: type[Any], value: Any) -> Data:
     if not isinstance(value, dict):
-        raise TypeError("data")
+        raise _UnusableError("data")
     hints = get_type_hints(kind)
     known = {f.name: _typed(f.name, value[f.name], hints[f.name]) for f in fields(kind) if f.name in value}
-    try:
-        return cast(Data, kind(**known))
-    except TypeError:
-        raise KeyError(next(f.name for f in fields(kind) if f.name not in known)) from None
+    lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
+    if lacking:
+        raise _UnusableError(lacking[0])
+    return cast(Data, kind(**known))
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     if hint == tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise TypeError(name)
+        if not isinstance(value, list):
+            raise _UnusableError(name)
+        return tuple(_typed(name, item, str) for item in value)
     allowed = get_args(hint) or (hint,)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and float in allowed and abs(value) < 2**53:
         value = float(value)
-    if type(value) not in allowed:
-        raise TypeError(name)
+    if type(value) not in allowed or not _sound(name, value):
+        raise _UnusableError(name)
     return value
 
 
-def _token(value: str) -> str:
-    """An id becomes part of an object key: nothing but letters, digits, dots, dashes and underscores."""
-    if (
-        not 0 < len(value) <= 128
-        or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in value)
-        or ".." in value
-    ):
-        raise ValueError("ce_id")
-    return value
-
-
-def _traceparent(headers: Mapping[str, str]) -> str:
-    value = headers.get("ce_traceparent") or headers.get("traceparent") or ""
-    version, trace, span, flags = value.split("-")
-    if (len(version), len(trace), len(span), len(flags)) != (2, 32, 16, 2) or not set(trace + span) <= set(
-        "0123456789abcdef"
-    ):
-        raise ValueError("traceparent")
-    return value
-
-
-def _where(error: Exception) -> str:
-    """Name the field at fault; never its value."""
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return "its data is not JSON"
-    name = str(error.args[0]) if error.args else ""
-    known = {f.name for kind in _KINDS.values() for f in fields(kind)} | {
-        "ce_id",
-        "ce_time",
-        "ce_source",
-        "headers",
-        "data",
-    }
-    return name if name in known else type(error).__name__
-
-
-def _refused(code: str, message: str) -> InvalidInputError:
-    return InvalidInputError(
-        code,
-        f"An event cannot be used. {message}",
-        hint="Send it as docs/events.md describes, then it is worked on.",
-    )
+def _sound(name: str, value: Any) -> bool:
+    """Refuse what could not be written again, and names that could not be part of an object's key."""
+    if isinstance(value, str):
+        named = name in {"slide_id", "case_id", "case_slides"}
+        if named and len(value.encode(errors="replace")) > _NAME_BYTES:
+            return False
+        return bool((_NAME if named else _TEXT).fullmatch(value))
+    return not isinstance(value, float) or math.isfinite(value)
