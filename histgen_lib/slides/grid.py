@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.settings import TileGrid, TilingSettings
 from histgen_lib.slides.slide import Slide
-from histgen_lib.slides.tissue import find_tissue
 
 MOST_ENLARGEMENT = 2.0
 """A slide may be this much coarser than the wanted scale; its tiles are enlarged, and quality says so."""
@@ -29,8 +28,7 @@ def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
             f"and at most {settings.mpp * MOST_ENLARGEMENT:g} can be used.",
             hint="Scan the slide at a higher magnification; if the scale is wrong, state it with --mpp.",
         )
-    picture, downsample = slide.overview
-    mask = find_tissue(picture, mpp=slide.mpp * downsample).tissue
+    mask, downsample = slide.tissue_map.tissue, slide.overview[1]
     corners = _corners(slide.size, settings, factor)
     span_px = settings.tile_px * factor
     tissue = tissue_fraction(mask, corners / downsample, span_px / downsample)

@@ -45,10 +45,8 @@ def decide_mpp(
     defaults = {name.casefold(): value for name, value in scanner_mpp.items()}
     for name in scanner_names:
         if name.casefold() in defaults:
-            return _checked(
-                defaults[name.casefold()], f"The default mpp of scanner {name}"
-            ), "scanner-default"
-    raise _unknown(path, in_file, scanner_names)
+            return _checked(defaults[name.casefold()], "The default mpp of this scanner"), "scanner-default"
+    raise _unknown(path, in_file)
 
 
 def believable(in_file: tuple[str | None, str | None]) -> float | None:
@@ -87,7 +85,7 @@ def _load(sidecar: Path) -> Any:
 
 def _sidecar_mpp(sidecar: Path, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not is_plausible(value):
-        raise _bad_sidecar(sidecar, f"its mpp is {value!r}")
+        raise _bad_sidecar(sidecar, "its mpp is no believable number")
     return float(value)
 
 
@@ -117,19 +115,16 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _unknown(
-    path: Path, in_file: tuple[str | None, str | None], scanner_names: tuple[str, ...]
-) -> InvalidInputError:
+def _unknown(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInputError:
     x, y = (_number(text) for text in in_file)
     if x is None or y is None:
         why = f"{path.name} does not say how large its pixels are"
     else:
         both = f"{x:.2f}" if f"{x:.2f}" == f"{y:.2f}" else f"{x:.2f} × {y:.2f}"
         why = f"{path.name} says that its pixels are {both} µm, which cannot be true"
-    scanner = scanner_names[0] if scanner_names else "this scanner"
     return InvalidInputError(
         "slide-mpp-unknown",
         f"{why}.",
         hint=f"Pass --mpp (0.25 for a 40× scan, 0.5 for 20×), put a sidecar {path.name}.json "
-        f'with {{"mpp": 0.25}} beside the slide, or set a per-scanner default for {scanner}.',
+        f'with {{"mpp": 0.25}} beside the slide, or set a per-scanner default.',
     )

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from histgen_lib.slides.settings import TileGrid
 from histgen_lib.slides.slide import Slide
-from histgen_lib.slides.tissue import find_tissue
 
 LITTLE_TISSUE_MM2 = 0.2
 BLURRED_SHARPNESS = 0.02
@@ -72,7 +71,7 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     Deterministic. Raises `InvalidInputError("slide-read-failed")`.
     """
     picture, downsample = slide.overview
-    found = find_tissue(picture, mpp=slide.mpp * downsample)
+    found = slide.tissue_map
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
     tiles = _some_tiles(slide, grid)
     sharpness = np.array([tile_sharpness(tile) for tile in tiles])

@@ -17,8 +17,9 @@ from histgen_lib.slides.mpp import MppSource, decide_mpp
 from histgen_lib.slides.parts import safe_name
 from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
 from histgen_lib.slides.resample import resize
-from histgen_lib.slides.scanner import scanner_of
+from histgen_lib.slides.scanner import maker_of, scanner_of
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
+from histgen_lib.slides.tissue import TissueMap, find_tissue
 
 OVERVIEW_MPP = 8.0
 """Scale of the picture that tissue is looked for in: 16 px across a tile of 256 px at 0.5 mpp."""
@@ -50,23 +51,31 @@ class PixelSource(Protocol):
 class Slide:
     """One whole-slide image. Use it as a context manager, or `close` it.
 
-    `path`: as given. `slide_id`: the file's stem, safe as a folder name. `size`: (width, height) in level-0
-    px. `levels`: finest first. `mpp`: µm per level-0 px; `mpp_source` says who is believed. `scanner`: as
-    written in the slide, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several
-    threads.
+    `path`: as given. `slide_id`: the file's stem, safe as a folder name, unless another was given. `size`:
+    (width, height) in level-0 px. `levels`: finest first. `mpp`: µm per level-0 px; `mpp_source` says who is
+    believed. `scanner`: as written in the slide, or None: may hold a serial number. `maker`: of the scanner,
+    from a list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
     """
 
     def __init__(
-        self, path: Path, pixels: PixelSource, *, mpp: float, mpp_source: MppSource, file: Path | None = None
+        self,
+        path: Path,
+        pixels: PixelSource,
+        *,
+        mpp: float,
+        mpp_source: MppSource,
+        file: Path | None = None,
+        slide_id: str | None = None,
     ) -> None:
         self.path = path
-        self.slide_id = safe_id(path)
+        self.slide_id = slide_id or safe_id(path)
         self.levels = _checked_levels(path.name, pixels.levels)
         self.size = self.levels[0].size
         self.mpp = mpp
         self.mpp_source: MppSource = mpp_source
         self.vendor = pixels.vendor
         self.scanner = scanner_of(pixels.properties)
+        self.maker = maker_of(pixels.vendor, pixels.properties)
         self._pixels = pixels
         self._file = file or path
 
@@ -92,6 +101,12 @@ class Slide:
             )
         downsample = max(1.0, OVERVIEW_MPP / self.mpp, max(self.size) / MOST_OVERVIEW_PX)
         return read_overview(self._pixels, self.levels, downsample), downsample
+
+    @cached_property
+    def tissue_map(self) -> TissueMap:
+        """What covers the slide, for each pixel of its overview. Raises as `overview`."""
+        picture, downsample = self.overview
+        return find_tissue(picture, mpp=self.mpp * downsample)
 
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
         """Read `w` × `h` px of `level`, corner (x, y) in level-0 px → uint8[h,w,3] RGB; outside is white.
@@ -140,14 +155,16 @@ def open_slide(
     mpp: float | None = None,
     scanner_mpp: Mapping[str, float] | None = None,
     fast: bool = True,
+    slide_id: str | None = None,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
     name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
-    both agree. Raises `InvalidInputError`: `slide-missing`, `slide-empty`, `slide-unreadable`,
-    `slide-is-folder`, `slide-format-unknown`, `slide-damaged`, `slide-too-small`, `slide-pyramid-corrupt`,
-    and those of `histgen_lib.slides.mpp.decide_mpp`.
+    both agree. `slide_id`: what the slide is called, if not as its file. Raises `InvalidInputError`:
+    `slide-missing`, `slide-empty`, `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`,
+    `slide-damaged`, `slide-too-small`, `slide-pyramid-corrupt`, and those of
+    `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
     file = source.locate(path)
@@ -161,7 +178,7 @@ def open_slide(
             scanner_names=tuple(name for name in (scanner, pixels.vendor) if name),
             scanner_mpp=scanner_mpp or {},
         )
-        return Slide(path, pixels, mpp=value, mpp_source=origin, file=file)
+        return Slide(path, pixels, mpp=value, mpp_source=origin, file=file, slide_id=slide_id)
     except BaseException:
         pixels.close()
         raise
