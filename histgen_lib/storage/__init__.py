@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
-__all__ = ["ObjectInfo", "ObjectStore", "StorageSettings", "open_store"]
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.storage._keys import check_key, is_key
+
+__all__ = ["ObjectInfo", "ObjectStore", "StorageSettings", "open_store", "store_for_uri"]
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
 @dataclass(frozen=True)
@@ -20,18 +27,22 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """Objects under "/"-separated keys. Safe to use from several threads and processes.
+    """Objects under "/"-separated keys. Safe to use from several threads; each process opens its own.
 
-    An object is seen whole or not at all, and a `put` that returned survives a crash. Keys are relative, without
-    empty, "." or ".." parts: InvalidInputError("object-key"). Raises TransientError("storage-unavailable") when
-    the store is away, full or slow (after the client's own retries), FatalError("storage-denied") and
-    FatalError("storage-missing") when it refuses us or the bucket does not exist.
+    An object is seen whole or not at all, and a `put` that returned survives a crash. Keys are relative, at
+    most 1024 bytes of UTF-8 and 255 a part, without empty, "." or ".." parts and control characters, and not
+    below ".incoming"; no key lies under another ("a", "a/b"). Else InvalidInputError("object-key").
+
+    Raises TransientError("storage-unavailable") when the store is away, full or slow (after the client's own
+    retries), FatalError("storage-denied") when it refuses us, FatalError("storage-missing") when the bucket
+    or folder does not exist, FatalError("storage-refused") when it cannot do what we need.
     """
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
-        """Write an object; a Path is streamed from disk.
+        """Write an object; a Path is streamed from disk (OSError if there is no such file).
 
-        With `if_absent` the first writer wins: False if an object was there, whose bytes then stay as they are.
+        With `if_absent` the first writer wins: False if an object was there, whose bytes then stay as they
+        are. False may also mean that this very call wrote it, but the answer that said so was lost.
         """
         ...
 
@@ -44,7 +55,7 @@ class ObjectStore(Protocol):
         ...
 
     def chunks(self, key: str, size: int = 1 << 20) -> Iterator[bytes]:
-        """Read an object piece by piece. Raises as `get`."""
+        """Read an object piece by piece. Raises as `get`, when the first piece is asked for."""
         ...
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -52,7 +63,7 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """List the objects whose keys start with `prefix`, by key."""
+        """List the objects whose keys start with `prefix`, by key; whatever has no such key is left out."""
         ...
 
     def delete(self, key: str) -> None:
@@ -60,7 +71,7 @@ class ObjectStore(Protocol):
         ...
 
     def uri(self, key: str) -> str:
-        """Say where an object lies, for people and events: file:///… or s3://bucket/…"""
+        """Say where an object lies, for people and events: a file:/// or s3:// URI."""
         ...
 
 
@@ -68,6 +79,9 @@ class ObjectStore(Protocol):
 class StorageSettings:
     """`url`: "file:/folder" or "s3://bucket[/prefix]". `endpoint`, `region`: of an S3 other than Amazon's.
 
+    "file:" is followed by a path as it is, "file://" by one with percent escapes. A missing folder is made.
+    Objects of `multipart_bytes` and more go to S3 in parts of that size, one of which is held in memory.
+    `timeout_s`: how long one attempt of three waits for S3 to connect or to answer.
     Credentials are botocore's business: its environment variables, files and roles.
     """
 
@@ -75,8 +89,59 @@ class StorageSettings:
     endpoint: str | None = None
     region: str | None = None
     multipart_bytes: int = 16 << 20
+    timeout_s: float = 4.0
 
 
 def open_store(settings: StorageSettings) -> ObjectStore:
-    """Connect. FatalError("storage-url") for a URL of no known kind."""
-    raise NotImplementedError
+    """Open the store; S3 is spoken to only when it is used. FatalError("storage-url") for any other URL."""
+    scheme, _, rest = settings.url.partition(":")
+    if scheme == "file" and (folder := _folder(rest)):
+        from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
+
+        return FileStore(folder)
+    bucket, _, prefix = rest.removeprefix("//").partition("/")
+    prefix = prefix.strip("/")
+    if (
+        scheme == "s3"
+        and rest.startswith("//")
+        and _BUCKET.fullmatch(bucket)
+        and (not prefix or is_key(prefix))
+    ):
+        from histgen_lib.storage._s3 import open_bucket  # noqa: PLC0415 - boto3, which is heavy
+
+        return open_bucket(settings, bucket, prefix)
+    raise FatalError(
+        "storage-url",
+        "The store's URL cannot be used.",
+        hint='Write "file:/folder" or "s3://bucket/prefix".',
+    )
+
+
+def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str]:
+    """Find an object that lies anywhere by its URI: the store that has it, for reading, and its key there.
+
+    "file:///…" may name any file, symbolic links are followed; "s3://bucket/…" any bucket of the endpoint
+    that `settings` names. InvalidInputError: "object-uri" for another kind of URI, "object-key".
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme == "s3" and _BUCKET.fullmatch(bucket):
+        return open_store(replace(settings, url=f"s3://{bucket}")), check_key(key)
+    if scheme == "file" and (path := _folder(f"//{rest}")):
+        from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
+
+        path = path.resolve()
+        return FileStore(path.parent, ours=False), check_key(path.name)
+    raise InvalidInputError(
+        "object-uri",
+        "An object's URI cannot be used.",
+        hint="Write file:///path/to/it or s3://bucket/key.",
+    )
+
+
+def _folder(rest: str) -> Path | None:
+    """Read what follows "file:"; None if it names no path of this machine."""
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        return Path(unquote(f"/{path}")) if slash and host in ("", "localhost") else None
+    return Path(rest) if rest else None

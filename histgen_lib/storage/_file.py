@@ -1,0 +1,220 @@
+"""Objects as files in a folder: hard links make the first writer win, also between processes.
+
+An object is written to `.incoming`, flushed, and only then given its name, so that no name ever stands for
+half an object. The store's folder is one file system, without symbolic links in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.files import atomic_path
+from histgen_lib.storage import ObjectInfo
+from histgen_lib.storage._durable import ABSENT, file_stat, place, remove_empty, sync_folder
+from histgen_lib.storage._keys import INCOMING, bad_key, check_key, check_prefix, is_key, missing
+
+_ABANDONED_S = 3600.0
+"""An unfinished file that no one has written to for so long has no writer any more."""
+
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
+_CLASH = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+class FileStore:
+    """An ObjectStore over `folder`, which is made. With `ours` false it is another's, only to be read."""
+
+    def __init__(self, folder: Path, *, ours: bool = True) -> None:
+        self._root = folder.absolute()
+        self._incoming = self._root / INCOMING
+        self._ours = ours
+        self._next_sweep_s = 0.0
+        if ours:
+            with _translated():
+                self._incoming.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
+        """See ObjectStore."""
+        target = self._path(key)
+        with nullcontext(data) if isinstance(data, bytes) else data.open("rb") as source, _translated():
+            self._check_made()
+            if if_absent and file_stat(target):
+                sync_folder(target.parent)  # its writer may not have come so far yet
+                return False
+            with self._unfinished(source) as path:
+                return place(path, target, if_absent=if_absent)
+
+    def get(self, key: str) -> bytes:
+        """See ObjectStore."""
+        with self._opened(key) as source:
+            return source.read()
+
+    def fetch(self, key: str, path: Path) -> None:
+        """See ObjectStore."""
+        with self._opened(key) as source, atomic_path(path) as unfinished, unfinished.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+
+    def chunks(self, key: str, size: int = 1 << 20) -> Iterator[bytes]:
+        """See ObjectStore."""
+        with self._opened(key) as source:
+            while piece := source.read(size):
+                yield piece
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """See ObjectStore."""
+        path = self._path(key)
+        with _translated():
+            found = file_stat(path)
+            if found is None:
+                self._check_there()
+        return found and _info(key, found)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        folder = check_prefix(prefix).rpartition("/")[0]
+        with _translated():
+            self._check_there()
+            start = self._path(folder) if folder else self._root
+            yield from _walk(start, f"{folder}/" if folder else "", prefix)
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore. Folders that this leaves empty go too."""
+        path = self._path(key)
+        with _translated():
+            try:
+                path.unlink()
+            except ABSENT:
+                self._check_there()
+                return
+            remove_empty(path.parent, root=path.parents[key.count("/")])
+
+    def uri(self, key: str) -> str:
+        """See ObjectStore."""
+        return (self._root / check_key(key)).as_uri()
+
+    def _path(self, key: str) -> Path:
+        """Return the file of a key. FatalError if links that others put there lead elsewhere."""
+        path = os.path.join(os.path.realpath(self._root), check_key(key))  # noqa: PTH118 - realpath wants text
+        if os.path.realpath(path) != path:
+            raise FatalError(
+                "storage-denied",
+                "The way to an object leads through a symbolic link, which may leave the store's folder.",
+                hint="Remove symbolic links from the folder; to use another disk, mount it as the folder.",
+            )
+        return Path(path)
+
+    def _check_there(self) -> None:
+        """Tell a missing object from a missing store: a share not mounted looks like an empty folder."""
+        if self._ours:
+            self._check_made()
+
+    def _check_made(self) -> None:
+        if not self._incoming.is_dir():
+            raise FatalError(
+                "storage-missing",
+                f"The store's folder {self._root} is not there any more.",
+                hint="Mount it, then start again.",
+            )
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
+        path = self._path(key)
+        with _translated():
+            try:
+                source = path.open("rb")
+            except ABSENT:
+                self._check_there()
+                raise missing(key) from None
+            with source:
+                yield source
+
+    @contextmanager
+    def _unfinished(self, source: bytes | BinaryIO) -> Iterator[Path]:
+        """Write to a file that is no object, flushed to disk; it is gone afterwards."""
+        self._sweep()
+        path = self._incoming / f"{secrets.token_hex(16)}.part"
+        try:
+            with path.open("xb") as file:
+                if isinstance(source, bytes):
+                    file.write(source)
+                else:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove, now and then, what writers that were killed left behind."""
+        if time.monotonic() < self._next_sweep_s:
+            return
+        self._next_sweep_s = time.monotonic() + _ABANDONED_S
+        for path in self._incoming.glob("*.part"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+
+
+def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
+    """List by key: a folder's name is compared with its "/", as the keys below it are."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries
+            )
+    except ABSENT:
+        return
+    for name in names:
+        key = f"{base}{name}"
+        if not key.startswith(prefix) or not is_key(key.removesuffix("/")):
+            continue
+        if name.endswith("/"):
+            yield from _walk(folder / name, key, prefix)
+        elif found := file_stat(folder / name):
+            yield _info(key, found)
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    # Objects are replaced by other files, so one of these three differs when the bytes do.
+    return ObjectInfo(key, found.st_size, f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error) from error
+
+
+def _translate(error: OSError) -> HistgenError:
+    if error.errno in _CLASH:
+        return bad_key()
+    if error.errno in _DENIED:
+        return FatalError(
+            "storage-denied",
+            f"The system refuses to read or write a file of the store ({_name(error.errno)}).",
+            hint="Let this user read and write all of the folder, which has to be one file system.",
+        )
+    return _unavailable(error.errno)
+
+
+def _unavailable(number: int | None) -> TransientError:
+    return TransientError(
+        "storage-unavailable",
+        f"The store's folder cannot be used now ({_name(number)}).",
+        hint="Look whether its disk is full or away; then try again.",
+    )
+
+
+def _name(number: int | None) -> str:
+    return errno.errorcode.get(number or 0, "no reason given")

@@ -1,0 +1,58 @@
+"""What a key may be: the same on every adapter, so that what one takes the others take too."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from histgen_lib.errors import InvalidInputError
+
+INCOMING = ".incoming"
+"""First part of no key: the folder adapter keeps unfinished files there."""
+
+_KEY_BYTES = 1024  # S3's own limit
+_PART_BYTES = 255  # that of Linux' file systems
+_UNFIT = {"Cc", "Cs"}  # control characters (no XML listing can hold them) and halves of characters
+
+
+def check_key(key: str) -> str:
+    """Return `key`. Raises InvalidInputError("object-key") if the port does not allow it."""
+    if not is_key(key):
+        raise bad_key()
+    return key
+
+
+def is_key(key: str) -> bool:
+    """Say whether `key` may name an object."""
+    parts = key.split("/")
+    return (
+        not any(unicodedata.category(sign) in _UNFIT for sign in key)
+        and len(key.encode()) <= _KEY_BYTES
+        and all(part not in ("", ".", "..") and len(part.encode()) <= _PART_BYTES for part in parts)
+        and parts[0] != INCOMING
+    )
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix`, which keys may start with: whole parts as in keys, then any start of one more."""
+    folder = prefix.rpartition("/")[0]
+    if "/" in prefix and not is_key(folder):
+        raise bad_key()
+    return prefix
+
+
+def bad_key() -> InvalidInputError:
+    """Make the error for a key that cannot be used. The key is not told: it may hold anything."""
+    return InvalidInputError(
+        "object-key",
+        "An object's key cannot be used.",
+        hint='Parts between "/" may not be empty, "." or ".."; no control characters, no key below another.',
+    )
+
+
+def missing(key: str) -> InvalidInputError:
+    """Make the error for an object that is not there; `key` has been checked."""
+    return InvalidInputError(
+        "object-missing",
+        f"The store has no object {key}.",
+        hint="Replay the event that made it, or correct the key.",
+    )

@@ -1,0 +1,222 @@
+"""Objects in an S3 bucket, Amazon's or another: conditional writes make the first writer win.
+
+Large objects go in parts, and their condition is checked when the parts are put together. For servers that
+ignore it there (S3Proxy 3.2) we look before, which leaves a gap in which two writers may both be told that
+they were the first; their bytes are the same, since keys name contents. Parts of a writer that was killed, or
+whose server went away, are not listed but lie about: give the bucket a lifecycle rule that aborts them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from histgen_lib.errors import FatalError
+from histgen_lib.files import atomic_path
+from histgen_lib.storage import ObjectInfo, StorageSettings
+from histgen_lib.storage._keys import check_key, check_prefix, is_key, missing
+from histgen_lib.storage._s3_errors import FOREIGN, UNREACHABLE, code_of, status_of, translated
+
+_ATTEMPTS = 3
+_CONFLICT_TRIES = 5
+_LEAST_PART_BYTES = 5 << 20  # S3's own limits
+_MOST_PARTS = 10_000
+
+_FETCHING = TransferConfig(max_concurrency=4, num_download_attempts=2, preferred_transfer_client="classic")
+
+
+class S3Store:
+    """An ObjectStore over a bucket. `prefix`: empty, or what its objects' names start with, up to a "/"."""
+
+    def __init__(
+        self, client: Any, bucket: str, prefix: str, *, where: str, part_bytes: int, page_keys: int = 1000
+    ) -> None:
+        self._client = client
+        self._bucket, self._prefix, self._where = bucket, prefix, where
+        self._part_bytes, self._page_keys = part_bytes, page_keys
+        self._bucket_seen = False
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
+        """See ObjectStore."""
+        target = self._target(key)
+        kind = {"ContentType": content_type} if content_type else {}
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        source = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+        with source, translated(self._where):
+            size = source.seek(0, io.SEEK_END)
+            source.seek(0)
+            try:
+                if size < self._part_bytes:
+                    self._client.put_object(**target, **kind, **condition, Body=source.read())
+                    return True
+                if if_absent and self.head(key):
+                    return False
+                self._put_parts(
+                    source, max(self._part_bytes, -(-size // _MOST_PARTS)), target, kind, condition
+                )
+            except boto.ClientError as error:
+                if if_absent and self._was_there(error, key):
+                    return False
+                raise
+        return True
+
+    def get(self, key: str) -> bytes:
+        """See ObjectStore."""
+        target = self._target(key)
+        with translated(self._where, key), closing(self._client.get_object(**target)["Body"]) as body:
+            return bytes(body.read())
+
+    def fetch(self, key: str, path: Path) -> None:
+        """See ObjectStore."""
+        if self.head(key) is None:
+            raise missing(key)
+        with translated(self._where, key), atomic_path(path) as unfinished:
+            self._client.download_file(**self._target(key), Filename=str(unfinished), Config=_FETCHING)
+
+    def chunks(self, key: str, size: int = 1 << 20) -> Iterator[bytes]:
+        """See ObjectStore."""
+        target = self._target(key)
+        with translated(self._where, key), closing(self._client.get_object(**target)["Body"]) as body:
+            yield from body.iter_chunks(size)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """See ObjectStore."""
+        target = self._target(key)
+        with translated(self._where):
+            try:
+                found = self._client.head_object(**target)
+            except boto.ClientError as error:
+                if status_of(error) != 404:
+                    raise
+                self._check_bucket()
+                return None
+        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        start = self._prefix + check_prefix(prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=start, PaginationConfig={"PageSize": self._page_keys}
+        )
+        with translated(self._where):
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if is_key(key):
+                        yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        target = self._target(key)
+        with translated(self._where):
+            try:
+                self._client.delete_object(**target)
+            except boto.ClientError as error:
+                if code_of(error) != "NoSuchKey":
+                    raise
+
+    def uri(self, key: str) -> str:
+        """See ObjectStore."""
+        return f"s3://{self._bucket}/{self._prefix}{check_key(key)}"
+
+    def _target(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+
+    def _check_bucket(self) -> None:
+        """Tell a missing object from a missing bucket, which a HEAD request cannot."""
+        if not self._bucket_seen:
+            self._client.head_bucket(Bucket=self._bucket)
+            self._bucket_seen = True
+
+    def _was_there(self, error: boto.ClientError, key: str) -> bool:
+        """Say whether a conditional write failed because there is an object.
+
+        NoSuchUpload: an earlier attempt put the parts together, and only its answer was lost.
+        """
+        return status_of(error) == 412 or (code_of(error) == "NoSuchUpload" and self.head(key) is not None)
+
+    def _put_parts(
+        self,
+        source: BinaryIO,
+        part_bytes: int,
+        target: dict[str, str],
+        kind: dict[str, str],
+        condition: dict[str, str],
+    ) -> None:
+        upload = {**target, "UploadId": self._client.create_multipart_upload(**target, **kind)["UploadId"]}
+        try:
+            parts: list[dict[str, Any]] = []
+            while piece := source.read(part_bytes):
+                number = len(parts) + 1
+                sent = self._client.upload_part(**upload, PartNumber=number, Body=piece)
+                parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+            self._client.complete_multipart_upload(**upload, **condition, MultipartUpload={"Parts": parts})
+        except BaseException as error:
+            if not isinstance(error, UNREACHABLE):  # then this would wait as long again, for nothing
+                with suppress(*FOREIGN):
+                    self._client.abort_multipart_upload(**upload)
+            raise
+
+
+def open_bucket(
+    settings: StorageSettings, bucket: str, prefix: str = "", *, page_keys: int = 1000
+) -> S3Store:
+    """Connect to a bucket. FatalError("storage-url") if the endpoint is no URL of a server."""
+    return S3Store(
+        _client(settings),
+        bucket,
+        f"{prefix}/" if prefix else "",
+        where=f"bucket {bucket} at {urlsplit(settings.endpoint).netloc if settings.endpoint else 'Amazon'}",
+        part_bytes=max(settings.multipart_bytes, _LEAST_PART_BYTES),
+        page_keys=page_keys,
+    )
+
+
+def _client(settings: StorageSettings) -> Any:
+    if "@" in (settings.endpoint or ""):
+        raise _bad_endpoint("It holds credentials, which would show in messages.")
+    config = Config(
+        connect_timeout=settings.timeout_s,
+        read_timeout=settings.timeout_s,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        # Only Amazon promises to resolve names like bucket.host.
+        s3={"addressing_style": "path" if settings.endpoint else "auto"},
+        # Not all servers take the trailing checksums that botocore would add.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        max_pool_connections=16,
+    )
+    try:
+        with translated("the client's configuration"):
+            client = boto3.Session().client(
+                "s3", endpoint_url=settings.endpoint, region_name=settings.region, config=config
+            )
+    except ValueError:
+        raise _bad_endpoint("It is no URL of a server.") from None
+    client.meta.events.register("needs-retry.s3.PutObject", _wait_out_conflict)
+    return client
+
+
+def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
+    """Have botocore retry, after these seconds, a conditional write that met another one of the same key."""
+    conflict = (
+        response is not None and response[1].get("Error", {}).get("Code") == "ConditionalRequestConflict"
+    )
+    return 0.05 * 2.0**attempts if conflict and attempts < _CONFLICT_TRIES else None
+
+
+def _bad_endpoint(why: str) -> FatalError:
+    return FatalError(
+        "storage-url",
+        f"The store's endpoint cannot be used. {why}",
+        hint='Write "http://host:port" or "https://host"; credentials go where botocore looks for them.',
+    )
