@@ -49,9 +49,9 @@ def write_planted_slide(path: Path, *, seed: int = 0) -> Path:
         main = _DESCRIPTION.format(side=side)
         writer.write(picture, tile=(256, 256), compression="zlib", description=main, **common)
         writer.write(np.ascontiguousarray(picture[::4, ::4]), compression="zlib", description="Aperio", **common)
-        for name in ("label", "macro"):
+        for name, kind in (("label", 1), ("macro", 9)):
             about = f"Aperio Image Library v12.0.0\r\n{name} 400x300"
-            writer.write(flat, compression="zlib", rowsperstrip=16, description=about, **common)
+            writer.write(flat, compression="zlib", rowsperstrip=16, subfiletype=kind, description=about, **common)
     return path
 
 
