@@ -9,6 +9,7 @@ import pytest
 
 pytest_plugins = [
     "servers.kafka_server",
+    "servers.s3_servers",
 ]
 """One module of tests/servers/ a line."""
 

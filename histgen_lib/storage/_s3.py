@@ -9,8 +9,10 @@ whose server went away, are not listed but lie about: give the bucket a lifecycl
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -31,7 +33,14 @@ _CONFLICT_TRIES = 5
 _LEAST_PART_BYTES = 5 << 20  # S3's own limits
 _MOST_PARTS = 10_000
 
-_FETCHING = TransferConfig(max_concurrency=4, num_download_attempts=2, preferred_transfer_client="classic")
+_FETCHING = TransferConfig(
+    max_concurrency=4,
+    max_io_queue=16,  # of 256 KiB each, read but not written to disk yet
+    num_download_attempts=2,
+    preferred_transfer_client="classic",
+)
+
+_making_client = threading.Lock()  # boto3's sessions, unlike its clients, are for one thread at a time
 
 
 class S3Store:
@@ -196,14 +205,20 @@ def _client(settings: StorageSettings) -> Any:
         max_pool_connections=16,
     )
     try:
-        with translated("the client's configuration"):
-            client = boto3.Session().client(
+        with translated("the client's configuration"), _making_client:
+            client = _session().client(
                 "s3", endpoint_url=settings.endpoint, region_name=settings.region, config=config
             )
     except ValueError:
         raise _bad_endpoint("It is no URL of a server.") from None
     client.meta.events.register("needs-retry.s3.PutObject", _wait_out_conflict)
     return client
+
+
+@cache
+def _session() -> Any:
+    """Return this process's session: another client of it takes 3 ms to make, of another one 60."""
+    return boto3.Session()
 
 
 def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
