@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.events import Event
 
 __all__ = [
@@ -23,9 +25,9 @@ __all__ = [
 class Delivery:
     """One record, lent to this process until it says `done` or `reject`.
 
-    Exactly one of `event` and `unreadable` is set; the latter says why the record is no event of ours. `raw` are
-    the record's own bytes, for topics that carry other systems' records: they go nowhere else. `position` is the
-    record's place, "topic/partition/offset".
+    Exactly one of `event` and `unreadable` is set; the latter says why the record is no event of ours. `raw`
+    are the record's own bytes, for topics that carry other systems' records: they go nowhere else. `position`
+    is the record's place, "topic/partition/offset".
     """
 
     topic: str
@@ -71,11 +73,11 @@ class Publisher(Protocol):
 class Subscription(Protocol):
     """One member of a consumer group on one topic, with at most one record in flight. Used from one thread.
 
-    A record is given to one member of the group at a time, in order within its partition, and again (to whoever
-    has the partition then) until some member says `done` or `reject`. Records are never passed over: what follows
-    a record in its partition comes only after it. All methods raise TransientError("bus-unavailable") when the
-    broker is away, and may be called again; membership and the record in flight survive that where the broker
-    allows it.
+    A record is given to one member of the group at a time, in order within its partition, and again (to
+    whoever has the partition then) until some member says `done` or `reject`. Records are never passed over:
+    what follows a record in its partition comes only after it. All methods raise
+    TransientError("bus-unavailable") when the broker is away, and may be called again; membership and the
+    record in flight survive that where the broker allows it.
     """
 
     def next(self, timeout_s: float) -> Delivery | None:
@@ -102,7 +104,7 @@ class Subscription(Protocol):
         ...
 
     def lag(self) -> int:
-        """Count the records of the partitions held here that no one has committed, the one in flight included."""
+        """Count the uncommitted records of the partitions held here, the one in flight included."""
         ...
 
     def close(self) -> None:
@@ -112,23 +114,67 @@ class Subscription(Protocol):
 
 @dataclass(frozen=True)
 class BusSettings:
-    """`url`: "embedded:/path/to/bus.db" or "kafka://host:port[,host:port]". `partitions`: of topics made here.
+    """`url`: "embedded:/path/to/bus.db" or "kafka://host:port[,host:port]".
 
-    `session_s`: how long a member that gives no sign of life keeps its partitions. `kafka`: further settings
-    handed to kafka-python as they are (security_protocol, sasl_mechanism, ssl_cafile, …).
+    `partitions`: of topics made here. `session_s`: how long a member that gives no sign of life keeps its
+    partitions. `kafka`: further settings handed to kafka-python as they are (security_protocol,
+    sasl_mechanism, ssl_cafile, …).
     """
 
     url: str
     partitions: int = 12
     session_s: float = 10.0
-    kafka: tuple[tuple[str, str | int | bool], ...] = ()
+    kafka: tuple[tuple[str, str | int | bool], ...] = field(default=(), repr=False)  # may hold a password
 
 
 def open_publisher(settings: BusSettings) -> Publisher:
-    """Connect. Raises FatalError("bus-url") for a URL of no known kind."""
-    raise NotImplementedError
+    """Return a publisher, which connects when first used. Raises FatalError("bus-url")."""
+    if _scheme(settings) == "embedded":
+        from histgen_lib.bus._embedded import EmbeddedPublisher  # noqa: PLC0415 - only what is used
+
+        return EmbeddedPublisher(settings, _path(settings))
+    from histgen_lib.bus._kafka_publisher import KafkaPublisher  # noqa: PLC0415 - imports a Kafka client
+
+    return KafkaPublisher(settings, _servers(settings))
 
 
 def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscription:
-    """Join `group` on `topic`, which is made if it is missing. Raises as `open_publisher`."""
-    raise NotImplementedError
+    """Return a member of `group` on `topic`, which joins, and makes a missing topic, when first used.
+
+    Raises as `open_publisher`.
+    """
+    if _scheme(settings) == "embedded":
+        from histgen_lib.bus._embedded import EmbeddedSubscription  # noqa: PLC0415 - only what is used
+
+        return EmbeddedSubscription(settings, _path(settings), topic, group)
+    from histgen_lib.bus._kafka import KafkaSubscription  # noqa: PLC0415 - imports a Kafka client
+
+    return KafkaSubscription(settings, _servers(settings), topic, group)
+
+
+def _scheme(settings: BusSettings) -> str:
+    scheme, colon, rest = settings.url.partition(":")
+    if scheme not in {"embedded", "kafka"} or not colon or not rest.strip("/"):
+        raise _unusable()
+    return scheme
+
+
+def _path(settings: BusSettings) -> Path:
+    return Path(settings.url.removeprefix("embedded:")).absolute()
+
+
+def _servers(settings: BusSettings) -> list[str]:
+    """Split "kafka://a:1,b:2"; a host without a port has Kafka's own."""
+    names = settings.url.removeprefix("kafka:").removeprefix("//").rstrip("/").split(",")
+    servers = [name if re.search(r":\d+$", name) else f"{name}:9092" for name in names]
+    if not all(re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}", server) for server in servers):
+        raise _unusable()
+    return servers
+
+
+def _unusable() -> FatalError:
+    return FatalError(
+        "bus-url",
+        "The broker's URL cannot be used.",
+        hint='HISTGEN_BUS is "embedded:/path/to/bus.db" or "kafka://host:port[,host:port]".',
+    )

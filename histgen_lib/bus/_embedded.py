@@ -1,0 +1,169 @@
+"""The embedded broker: publisher and subscription over one SQLite file that several processes share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from histgen_lib.bus import BusSettings, Delivery, Reason
+from histgen_lib.bus._embedded_group import Member
+from histgen_lib.bus._embedded_log import Log, append
+from histgen_lib.bus._records import delivery, sized
+from histgen_lib.errors import HistgenError
+from histgen_lib.events import DEAD_LETTER, Event
+
+_LOOK_S = 0.01
+"""How often a waiting member looks whether the file has changed; a look costs some microseconds."""
+_WATCH_S = 0.2
+"""How often it looks, besides, whether a lease has run out."""
+
+
+class EmbeddedPublisher:
+    """A `Publisher` into the file."""
+
+    def __init__(self, settings: BusSettings, path: Path) -> None:
+        self._partitions, self._log, self._lock = settings.partitions, Log(path), threading.Lock()
+
+    def publish(self, topic: str, key: str, event: Event) -> None:
+        """See `Publisher.publish`."""
+        self._append(topic, key, event.headers(), event.body())
+
+    def publish_raw(self, topic: str, key: str, body: bytes) -> None:
+        """See `Publisher.publish_raw`."""
+        self._append(topic, key, {}, body)
+
+    def close(self) -> None:
+        """See `Publisher.close`."""
+        with self._lock:
+            self._log.close()
+
+    def _append(self, topic: str, key: str, headers: Mapping[str, str], body: bytes) -> None:
+        with self._lock, self._log.write() as connection:
+            append(connection, topic, key, headers, sized(body), partitions=self._partitions)
+
+
+class EmbeddedSubscription:
+    """A `Subscription` to a topic in the file. `clock`: seconds, the same for all processes here."""
+
+    def __init__(
+        self,
+        settings: BusSettings,
+        path: Path,
+        topic: str,
+        group: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log, self._clock, self._topic = Log(path), clock, topic
+        self._partitions = settings.partitions
+        self._me = Member(group, topic, secrets.token_hex(8), settings.session_s, settings.partitions)
+        self._beat_s = min(1.0, settings.session_s / 3)
+        self._attended_at: float | None = None
+        self._in_flight: Delivery | None = None
+        self._lost = False
+
+    def next(self, timeout_s: float) -> Delivery | None:
+        """See `Subscription.next`."""
+        if self._in_flight is not None:
+            raise ValueError(f"{self._in_flight.position} is still in flight")
+        end = time.monotonic() + timeout_s
+        while True:
+            version = self._log.version()
+            self._attend()
+            self._in_flight = self._take()
+            if self._in_flight is not None or not self._changed(version, end):
+                return self._in_flight
+
+    def keep(self) -> bool:
+        """See `Subscription.keep`."""
+        self._attend()
+        if self._in_flight is not None and not self._lost:
+            with self._log.read() as connection:
+                self._lost = not self._me.has(connection, *_place(self._in_flight))
+        return not self._lost
+
+    def done(self, delivery: Delivery) -> bool:
+        """See `Subscription.done`."""
+        return self._finish(delivery, None)
+
+    def reject(self, delivery: Delivery, reason: Reason) -> bool:
+        """See `Subscription.reject`; the dead letter and the commit are one transaction."""
+        return self._finish(delivery, reason.letter)
+
+    def release(self, delivery: Delivery) -> None:
+        """See `Subscription.release`."""
+        with self._log.write(durable=False) as connection:
+            self._me.hold(connection, *_place(delivery), busy=False)
+        self._forget()
+
+    def lag(self) -> int:
+        """See `Subscription.lag`."""
+        with self._log.read() as connection:
+            return self._me.lag(connection)
+
+    def close(self) -> None:
+        """See `Subscription.close`. Where the file is away, the lease runs out by itself."""
+        with contextlib.suppress(HistgenError), self._log.write(durable=False) as connection:
+            self._me.leave(connection, self._clock())
+        self._log.close()
+
+    def _attend(self) -> None:
+        """Renew the lease when it is time, and see to members whose lease has run out."""
+        now = self._clock()
+        if self._attended_at is not None and now - self._attended_at < self._beat_s:
+            with self._log.read() as connection:
+                if not self._me.someone_expired(connection, now):
+                    return
+        with self._log.write(durable=False) as connection:
+            self._me.attend(connection, now)
+            if self._in_flight is not None:  # it may have been lost and come back
+                self._me.hold(connection, *_place(self._in_flight), busy=True)
+        self._attended_at = now
+
+    def _take(self) -> Delivery | None:
+        with self._log.read() as connection:
+            if self._me.waiting(connection) is None:
+                return None
+        with self._log.write(durable=False) as connection:
+            found = self._me.waiting(connection)  # still ours?
+            if found is None:
+                return None
+            part, offset, headers, body = found
+            self._me.hold(connection, part, offset, busy=True)
+        return delivery(self._topic, part, offset, json.loads(headers), body)
+
+    def _changed(self, version: int, end: float) -> bool:
+        """Wait till there may be a record, or a look at the leases is due; False when the time is over."""
+        watch_at = time.monotonic() + _WATCH_S
+        while (now := time.monotonic()) < end:
+            if self._log.version() != version or now > watch_at:
+                return True
+            time.sleep(min(_LOOK_S, end - now))
+        return False
+
+    def _finish(self, delivery: Delivery, letter: Event | None) -> bool:
+        with self._log.write() as connection:
+            ours = self._me.finish(connection, *_place(delivery))
+            if ours and letter is not None:
+                append(
+                    connection,
+                    DEAD_LETTER,
+                    letter.key,
+                    letter.headers(),
+                    letter.body(),
+                    partitions=self._partitions,
+                )
+        self._forget()
+        return ours
+
+    def _forget(self) -> None:
+        self._in_flight, self._lost = None, False
+
+
+def _place(delivery: Delivery) -> tuple[int, int]:
+    return delivery.partition, delivery.offset

@@ -1,0 +1,123 @@
+"""Consumer groups of the embedded broker: who is alive, who has which partition, what is finished.
+
+Every change is one transaction, so whoever has a partition in the file has it: taking a record and finishing
+it check that in the same transaction. Partitions without a record in flight may therefore change hands at any
+moment.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from histgen_lib.bus._embedded_log import ensure_topic
+from histgen_lib.bus._sharing import Holding, share
+
+_ALIVE = "expires > :now AND expires <= :now + session"
+"""A lease's end is on the machine's monotonic clock. After a reboot that starts again, and leases of old seem
+to last longer than any session: they are as dead as those that ran out."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a group on a topic; its methods run in the caller's transaction."""
+
+    group: str
+    topic: str
+    id: str
+    session_s: float
+    partitions: int
+    _keys: dict[str, object] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        keys = {"grp": self.group, "topic": self.topic, "id": self.id, "session": self.session_s}
+        object.__setattr__(self, "_keys", keys)
+
+    def attend(self, connection: sqlite3.Connection, now: float) -> None:
+        """Join, or stay; share the partitions anew where a member came or is gone."""
+        self._run(
+            connection,
+            "INSERT INTO member VALUES (:grp, :topic, :id, :expires, :session)"
+            " ON CONFLICT (grp, topic, id) DO UPDATE SET expires = :expires, session = :session",
+            expires=now + self.session_s,
+        )
+        partitions = ensure_topic(connection, self.topic, self.partitions)
+        connection.executemany(
+            "INSERT OR IGNORE INTO claim (grp, topic, part) VALUES (?, ?, ?)",
+            [(self.group, self.topic, part) for part in range(partitions)],
+        )
+        self._reshare(connection, now)
+
+    def leave(self, connection: sqlite3.Connection, now: float) -> None:
+        """Leave, and have the others take over."""
+        self._run(connection, "DELETE FROM member WHERE grp = :grp AND topic = :topic AND id = :id")
+        self._reshare(connection, now)
+
+    def someone_expired(self, connection: sqlite3.Connection, now: float) -> bool:
+        """Say whether a member's lease has run out."""
+        sql = f"SELECT 1 FROM member WHERE grp = :grp AND topic = :topic AND NOT ({_ALIVE}) LIMIT 1"
+        return self._run(connection, sql, now=now).fetchone() is not None
+
+    def waiting(self, connection: sqlite3.Connection) -> tuple[int, int, str, bytes] | None:
+        """Find the oldest unfinished record of this member's partitions: partition, offset, headers, body."""
+        sql = (
+            "SELECT r.part, r.position, r.headers, r.body FROM claim c JOIN record r"
+            " ON r.topic = c.topic AND r.part = c.part AND r.position = c.next"
+            " WHERE c.grp = :grp AND c.topic = :topic AND c.holder = :id ORDER BY r.seq LIMIT 1"
+        )
+        found: tuple[int, int, str, bytes] | None = self._run(connection, sql).fetchone()
+        return found
+
+    def hold(self, connection: sqlite3.Connection, part: int, offset: int, *, busy: bool) -> bool:
+        """Say whether a record of our partition is in flight; False if it is not ours."""
+        sql = "UPDATE claim SET busy = :busy" + _OURS
+        return self._run(connection, sql, busy=busy, part=part, offset=offset).rowcount == 1
+
+    def finish(self, connection: sqlite3.Connection, part: int, offset: int) -> bool:
+        """Commit a record of a partition that is ours; False, and nothing done, if it is not."""
+        sql = "UPDATE claim SET next = next + 1, busy = 0" + _OURS
+        return self._run(connection, sql, part=part, offset=offset).rowcount == 1
+
+    def has(self, connection: sqlite3.Connection, part: int, offset: int) -> bool:
+        """Say whether the partition is ours, with that record as its first unfinished one."""
+        found = self._run(connection, "SELECT 1 FROM claim" + _OURS, part=part, offset=offset)
+        return found.fetchone() is not None
+
+    def lag(self, connection: sqlite3.Connection) -> int:
+        """Count the unfinished records of this member's partitions."""
+        sql = (
+            "SELECT COALESCE(SUM(1 + (SELECT MAX(position) FROM record r"
+            " WHERE r.topic = c.topic AND r.part = c.part) - c.next), 0)"
+            " FROM claim c WHERE c.grp = :grp AND c.topic = :topic AND c.holder = :id"
+        )
+        return int(self._run(connection, sql).fetchone()[0])
+
+    def _reshare(self, connection: sqlite3.Connection, now: float) -> None:
+        self._run(
+            connection, f"DELETE FROM member WHERE grp = :grp AND topic = :topic AND NOT ({_ALIVE})", now=now
+        )
+        alive = self._run(connection, "SELECT id FROM member WHERE grp = :grp AND topic = :topic").fetchall()
+        sql = "SELECT part, holder, busy FROM claim WHERE grp = :grp AND topic = :topic"
+        claims = self._run(connection, sql).fetchall()
+        owned: dict[str, set[int]] = defaultdict(set)
+        busy: dict[str, set[int]] = defaultdict(set)
+        for part, holder, is_busy in claims:
+            owned[holder].add(part)
+            busy[holder].update({part} if is_busy else ())
+        members = {id: Holding(frozenset(owned[id]), frozenset(busy[id])) for (id,) in alive}
+        wanted = {part: id for id, parts in share([c[0] for c in claims], members).items() for part in parts}
+        connection.executemany(
+            "UPDATE claim SET holder = ?, busy = 0 WHERE grp = ? AND topic = ? AND part = ?",
+            [
+                (wanted.get(part), self.group, self.topic, part)
+                for part, holder, _ in claims
+                if wanted.get(part) != holder
+            ],
+        )
+
+    def _run(self, connection: sqlite3.Connection, sql: str, **values: object) -> sqlite3.Cursor:
+        return connection.execute(sql, self._keys | values)
+
+
+_OURS = " WHERE grp = :grp AND topic = :topic AND holder = :id AND part = :part AND next = :offset"

@@ -1,0 +1,193 @@
+"""The embedded broker's file: a SQLite database in WAL mode with topics, records, and groups' positions.
+
+A commit is on the disk when it returns (synchronous=FULL), unless it is only about who is alive. A process
+that is killed in mid-transaction leaves nothing of it behind. One host only: WAL's index is shared memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.files import canonical_json
+
+_BUSY_S = 5.0
+_SCHEMA = 1
+_TABLES = """
+CREATE TABLE topic (
+    name TEXT PRIMARY KEY, partitions INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE record (
+    seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, part INTEGER NOT NULL, position INTEGER NOT NULL,
+    headers TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (topic, part, position)
+);
+-- What a group has of a partition: `next` is the first record that nobody has finished.
+CREATE TABLE claim (
+    grp TEXT NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL DEFAULT 0,
+    holder TEXT, busy INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (grp, topic, part)
+) WITHOUT ROWID;
+CREATE TABLE member (
+    grp TEXT NOT NULL, topic TEXT NOT NULL, id TEXT NOT NULL, expires REAL NOT NULL, session REAL NOT NULL,
+    PRIMARY KEY (grp, topic, id)
+) WITHOUT ROWID;
+"""
+
+
+class Log:
+    """One connection to the file, made when first used, and made anew after an error of the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._durable = True
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for reading. Raises as `write`."""
+        try:
+            yield self._open()
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise _translated(error, self._path) from error
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Run a transaction: all of it or nothing, alone among all processes; flushed to disk if `durable`.
+
+        Raises TransientError("bus-unavailable"), FatalError("bus-refused"), FatalError("bus-damaged").
+        """
+        with self.read() as connection:
+            if durable is not self._durable:
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def version(self) -> int:
+        """Return a number that changes when another connection has committed. Costs microseconds."""
+        with self.read() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the connection; it is made again when needed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(connection, self._path)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._durable = connection, True
+        return self._connection
+
+
+def ensure_topic(connection: sqlite3.Connection, topic: str, partitions: int) -> int:
+    """Make the topic if it is missing; return how many partitions it has."""
+    connection.execute("INSERT OR IGNORE INTO topic VALUES (?, ?)", (topic, partitions))
+    found = connection.execute("SELECT partitions FROM topic WHERE name = ?", (topic,)).fetchone()
+    return int(found[0])
+
+
+def append(
+    connection: sqlite3.Connection,
+    topic: str,
+    key: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    partitions: int,
+) -> None:
+    """Write a record behind all others of its key, inside the caller's transaction."""
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+    part = int.from_bytes(digest[:8], "big") % ensure_topic(connection, topic, partitions)
+    connection.execute(
+        "INSERT INTO record (topic, part, position, headers, body) SELECT ?1, ?2,"
+        " 1 + COALESCE((SELECT MAX(position) FROM record WHERE topic = ?1 AND part = ?2), -1), ?3, ?4",
+        (topic, part, canonical_json(dict(headers)).decode(), body),
+    )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    _use_wal(connection)
+    connection.execute("PRAGMA synchronous = FULL")
+    found = _schema(connection)
+    if found == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        if _schema(connection) == 0:  # nobody else was quicker
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        connection.execute("COMMIT")
+    elif found != _SCHEMA:
+        raise FatalError(
+            "bus-damaged",
+            f"The embedded broker's file {path} was written by another version of this software.",
+            hint="Use that version, or name another file in HISTGEN_BUS.",
+        )
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite does not wait by itself when another process is switching at the same time."""
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def _translated(error: sqlite3.Error | OSError, path: Path) -> HistgenError:
+    """Tell what may pass from what will not."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}:
+        return FatalError(
+            "bus-damaged",
+            f"The embedded broker's file {path} is damaged or no file of this software.",
+            hint="Restore it from a backup, or name another file in HISTGEN_BUS and run `histgen backfill`.",
+        )
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM} or _no_rights(error, path):
+        return FatalError(
+            "bus-refused",
+            f"The embedded broker's file {path} cannot be written.",
+            hint="Give this user the right to write the file and its folder, or name another in HISTGEN_BUS.",
+        )
+    why = "busy" if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} else "not to be had"
+    return TransientError(
+        "bus-unavailable",
+        f"The embedded broker's file {path} is {why}.",
+        hint="It is tried again; if that lasts, see whether the disk is full or gone.",
+    )
+
+
+def _no_rights(error: sqlite3.Error | OSError, path: Path) -> bool:
+    if isinstance(error, OSError):
+        return isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
+    place = path if path.exists() else path.parent
+    return place.exists() and not os.access(place, os.W_OK)

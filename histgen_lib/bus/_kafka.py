@@ -1,0 +1,244 @@
+"""Subscription to Apache Kafka by kafka-python: at least once, one record in flight a member.
+
+A job takes minutes, so a member that works pauses its partitions and polls nothing but the group's news.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import kafka
+from kafka import errors as kafka_errors
+from kafka.structs import MemberState
+
+from histgen_lib.bus import BusSettings, Delivery, Reason
+from histgen_lib.bus._kafka_assignor import BusyStaysAssignor
+from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talking
+from histgen_lib.bus._kafka_publisher import KafkaPublisher
+from histgen_lib.bus._records import delivery
+from histgen_lib.bus._sharing import Holding
+from histgen_lib.errors import HistgenError
+from histgen_lib.events import DEAD_LETTER
+
+_SILENCE_S = 2.0
+"""After so long without a sign of the broker it is asked for one."""
+_PATIENCE_S = 5.0
+"""A member that works asks in passing; only after so long it takes a late answer for an absent broker."""
+_GIVE_UP_S = 60.0
+"""After so long a failing client is replaced by a new one."""
+
+
+_Heard = Callable[[Collection[Any]], None]
+
+
+class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Hears what comes and goes, while we poll, in kafka-python's own thread: no requests from here."""
+
+    def __init__(self, came: _Heard, went: _Heard) -> None:
+        self._came, self._went = came, went
+
+    def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
+        """Pass it on."""
+        self._came(assigned)
+
+    def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
+        """Pass it on; kafka-python calls this for lost partitions, too."""
+        self._went(revoked)
+
+
+class KafkaSubscription:
+    """A `Subscription` to a Kafka topic."""
+
+    def __init__(self, settings: BusSettings, servers: list[str], topic: str, group: str) -> None:
+        self._settings, self._servers, self._topic, self._group = settings, servers, topic, group
+        self._letters = KafkaPublisher(settings, servers)
+        self._consumer: Any = None
+        self._in_flight: Delivery | None = None
+        self._lost = False
+        self._heard_at = self._failing_since = 0.0
+
+    def next(self, timeout_s: float) -> Delivery | None:
+        """See `Subscription.next`."""
+        if self._in_flight is not None:
+            raise ValueError(f"{self._in_flight.position} is still in flight")
+        with self._consuming() as consumer:
+            consumer.resume(*consumer.paused())
+            found = consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=1)
+            if found:
+                self._take(*next(iter(found.values())))
+                consumer.pause(*consumer.assignment())
+            else:
+                self._listen_for_broker(patience_s=ANSWER_S / 2)
+        return self._in_flight
+
+    def keep(self) -> bool:
+        """See `Subscription.keep`."""
+        with self._consuming():
+            self._turn(0)
+            self._listen_for_broker(patience_s=0.3, tolerated_s=_PATIENCE_S)
+        return not self._lost
+
+    def done(self, delivery: Delivery) -> bool:
+        """See `Subscription.done`."""
+        with self._consuming():
+            committed = self._commit(delivery)
+        self._forget()
+        return committed
+
+    def reject(self, delivery: Delivery, reason: Reason) -> bool:
+        """See `Subscription.reject`."""
+        self._letters.publish(DEAD_LETTER, reason.letter.key, reason.letter)
+        return self.done(delivery)
+
+    def release(self, delivery: Delivery) -> None:
+        """See `Subscription.release`."""
+        with self._consuming() as consumer:
+            place = _place(delivery)
+            if place in consumer.assignment():
+                consumer.seek(place, delivery.offset)
+        self._forget()
+
+    def lag(self) -> int:
+        """See `Subscription.lag`."""
+        with self._consuming() as consumer:
+            places = sorted(consumer.assignment())
+            ends = consumer.end_offsets(places, timeout_ms=ANSWER_S * 1000) if places else {}
+            return sum(max(0, end - self._reached(place)) for place, end in ends.items())
+
+    def close(self) -> None:
+        """See `Subscription.close`."""
+        self._drop()
+        self._letters.close()
+
+    @contextlib.contextmanager
+    def _consuming(self) -> Iterator[Any]:
+        """Lend the consumer, making one if need be; one that has failed for long is given up."""
+        try:
+            if self._consumer is None:
+                self._consumer = self._join()
+            with talking():
+                yield self._consumer
+        except HistgenError:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > _GIVE_UP_S:
+                self._drop()
+            raise
+        self._failing_since = 0.0
+
+    def _join(self) -> Any:
+        ensure_topic(self._settings, self._servers, self._topic)
+        session_ms = int(self._settings.session_s * 1000)
+        consumer = connect(
+            kafka.KafkaConsumer,
+            self._settings,
+            self._servers,
+            group_id=self._group,
+            partition_assignment_strategy=[BusyStaysAssignor(self._holding)],
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=min(1000, session_ms // 3),  # members hear of newcomers by heartbeat
+            max_poll_interval_ms=max(60_000, 6 * session_ms),
+            max_poll_records=1,
+            fetch_max_wait_ms=100,  # a request that waits keeps later ones waiting
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+        )
+        consumer.subscribe([self._topic], listener=_Listener(self._came, self._went))
+        self._heard_at = time.monotonic()
+        return consumer
+
+    def _came(self, places: Collection[Any]) -> None:
+        if self._in_flight is not None:
+            self._consumer.pause(*places)
+
+    def _went(self, places: Collection[Any]) -> None:
+        if self._in_flight is not None and _place(self._in_flight) in places:
+            self._lost = True
+
+    def _holding(self, topic: str) -> Holding:
+        owned = frozenset(place.partition for place in self._consumer.assignment() if place.topic == topic)
+        busy = {self._in_flight.partition} if self._in_flight is not None else set()
+        return Holding(owned, owned & busy)
+
+    def _take(self, record: Any) -> None:
+        self._heard_at = time.monotonic()
+        headers = {
+            name: value.decode(errors="replace") for name, value in record.headers if value is not None
+        }
+        self._in_flight = delivery(
+            record.topic, record.partition, record.offset, headers, record.value or b""
+        )
+
+    def _turn(self, timeout_ms: float) -> None:
+        """Have the group's business done, and nothing delivered."""
+        consumer = self._consumer
+        consumer.pause(*consumer.assignment())
+        for place, records in consumer.poll(timeout_ms=timeout_ms, max_records=1).items():
+            consumer.seek(place, records[0].offset)
+
+    def _commit(self, delivery: Delivery) -> bool:
+        place, end = _place(delivery), time.monotonic() + ANSWER_S
+        while True:
+            self._settle(end)
+            if place not in self._consumer.assignment() or (self._lost and self._finished(delivery)):
+                return False
+            try:
+                self._consumer.commit(
+                    {place: kafka.OffsetAndMetadata(delivery.offset + 1)}, timeout_ms=ANSWER_S * 1000
+                )
+            except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError):
+                self._turn(50)  # the group changes: see what is still ours
+                if time.monotonic() > end:
+                    raise
+                continue
+            self._consumer.seek(place, delivery.offset + 1)
+            self._heard_at = time.monotonic()
+            return True
+
+    def _settle(self, end: float) -> None:
+        """Wait until the group has agreed who has what."""
+        while self._consumer.group_metadata().state is not MemberState.STABLE:
+            if time.monotonic() > end:
+                raise kafka_errors.KafkaTimeoutError("The group does not settle.")
+            self._turn(50)
+
+    def _finished(self, delivery: Delivery) -> bool:
+        """Say whether another member finished the record while the partition was not ours."""
+        committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
+        return committed is not None and committed > delivery.offset
+
+    def _reached(self, place: Any) -> int:
+        if self._in_flight is not None and _place(self._in_flight) == place:
+            return self._in_flight.offset
+        return int(self._consumer.position(place, timeout_ms=ANSWER_S * 1000) or 0)
+
+    def _listen_for_broker(self, *, patience_s: float, tolerated_s: float = 0.0) -> None:
+        """Ask the broker for a sign of life when there was none lately."""
+        silence_s = time.monotonic() - self._heard_at
+        if silence_s < _SILENCE_S:
+            return
+        try:
+            self._consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=patience_s * 1000)
+        except kafka_errors.KafkaTimeoutError:
+            if silence_s > tolerated_s:
+                raise
+        else:
+            self._heard_at = time.monotonic()
+
+    def _forget(self) -> None:
+        self._in_flight, self._lost = None, False
+
+    def _drop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._lost = self._in_flight is not None
+        if consumer is not None:
+            with contextlib.suppress(Exception):  # it leaves the group if it can
+                consumer.close(autocommit=False, timeout_ms=2000)
+
+
+def _place(delivery: Delivery) -> Any:
+    return kafka.TopicPartition(delivery.topic, delivery.partition)

@@ -1,0 +1,161 @@
+"""Kafka clients as we want them: settings passed through, bounded waits, quiet logs, our own errors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import kafka
+from kafka import errors as kafka_errors
+
+from histgen_lib.bus import BusSettings
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+
+ANSWER_S = 8.0
+"""How long a broker may take to answer before it counts as away."""
+
+_OURS: dict[str, Any] = {
+    "request_timeout_ms": int(ANSWER_S * 1000),
+    "bootstrap_timeout_ms": 5_000,
+    "reconnect_backoff_max_ms": 1_000,  # soon back when the broker is
+    "retry_backoff_ms": 100,
+    "metadata_max_age_ms": 60_000,
+}
+_KINDS = (kafka.KafkaConsumer, kafka.KafkaProducer, kafka.KafkaAdminClient)
+_KEPT_MS = 90 * 24 * 3600 * 1000
+"""Records of topics made here stay 90 days: longer than anyone leaves a slide unfinished."""
+
+_REFUSALS = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.IllegalSaslStateError,
+)
+_TLS_REFUSAL = re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|ALERT|certificate|no protocols available")
+_UNUSABLE = (kafka_errors.KafkaConfigurationError, kafka_errors.InvalidSessionTimeoutError)
+_UNUSABLE_AT_START = (*_UNUSABLE, FileNotFoundError, AssertionError, LookupError, TypeError, ValueError)
+"""What wrong settings make kafka-python raise while a client is made; later these mean something else."""
+
+
+class _Ear(logging.Filter):
+    """Remembers why a connection failed, which kafka-python tells its log only, and keeps the log quiet.
+
+    It would repeat itself several times a second while a broker is away, and tell passwords on its lower
+    levels.
+    """
+
+    latest: tuple[float, BaseException] | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take the exception out of a record, and drop the record."""
+        for value in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(value, BaseException):
+                self.latest = (time.monotonic(), value)
+        return False
+
+    def since(self, start: float) -> BaseException | None:
+        """Return what was heard after `start`."""
+        return self.latest[1] if self.latest and self.latest[0] >= start else None
+
+
+_EAR = _Ear()
+
+
+def _listen() -> None:
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    for name in ("kafka.net.manager", "kafka.net.connection"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).addFilter(_EAR)
+
+
+def connect(kind: type[Any], settings: BusSettings, servers: list[str], **ours: Any) -> Any:
+    """Make a client; what a failed attempt has started is stopped again. Raises as `talking`."""
+    _listen()
+    theirs = dict(settings.kafka)
+    unknown = [name for name in theirs if not any(name in other.DEFAULT_CONFIG for other in _KINDS)]
+    if unknown:
+        raise _unusable(f"kafka-python knows no {', '.join(sorted(unknown))}")
+    wanted = {name: value for name, value in (_OURS | ours | theirs).items() if name in kind.DEFAULT_CONFIG}
+    started: list[Any] = []
+
+    def start(**config: Any) -> Any:
+        started.append(kind.DEFAULT_CONFIG["kafka_client"](**config))
+        return started[-1]
+
+    with talking(_UNUSABLE_AT_START):
+        try:
+            return kind(bootstrap_servers=servers, kafka_client=start, **wanted)
+        except BaseException:
+            for client in started:
+                client.close()
+            raise
+
+
+@contextlib.contextmanager
+def talking(unusable: tuple[type[BaseException], ...] = _UNUSABLE) -> Iterator[None]:
+    """Translate what kafka-python raises.
+
+    TransientError("bus-unavailable") for outages and whatever may pass; FatalError("bus-refused") for a
+    broker that does not let us in, FatalError("bus-settings") for settings that cannot be (`unusable`).
+    """
+    start = time.monotonic()
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, HistgenError) or _raised_by_us(error):
+            raise
+        raise _translated(error, _EAR.since(start), unusable) from error
+
+
+def _translated(
+    error: BaseException, heard: BaseException | None, unusable: tuple[type[BaseException], ...]
+) -> HistgenError:
+    """Find the place of `error` in our tree; `heard` is what the connection failed of, if it did."""
+    for cause in (error, heard):
+        if isinstance(cause, _REFUSALS) or (cause is not None and _TLS_REFUSAL.search(str(cause))):
+            return FatalError(
+                "bus-refused",
+                f"The broker does not let this program in ({type(cause).__name__}).",
+                hint="Check user, password, certificates and rights: HISTGEN_KAFKA and the broker's log.",
+            )
+        if isinstance(cause, unusable):
+            return _unusable(type(cause).__name__)
+    return TransientError(
+        "bus-unavailable",
+        f"The broker does not answer ({type(heard or error).__name__}).",
+        hint="It is tried again; if that lasts, see whether the broker runs and HISTGEN_BUS names it.",
+    )
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Say whether an exception is a mistake of our own code, which is not to be taken for an outage."""
+    if isinstance(error, kafka_errors.KafkaError):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and str(traceback.tb_frame.f_globals["__name__"]).startswith("histgen_lib.")
+
+
+def ensure_topic(settings: BusSettings, servers: list[str], topic: str) -> None:
+    """Make a topic if it is missing, and wait until it can be used. Raises as `talking`."""
+    admin = connect(kafka.KafkaAdminClient, settings, servers)
+    wanted = {"num_partitions": settings.partitions, "configs": {"retention.ms": str(_KEPT_MS)}}
+    with talking(), contextlib.closing(admin):
+        found = admin.describe_topics([topic])
+        if any(one["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno for one in found):
+            with contextlib.suppress(kafka_errors.TopicAlreadyExistsError):  # someone was quicker
+                admin.create_topics({topic: wanted})
+            admin.wait_for_topics([topic], timeout_ms=ANSWER_S * 1000)
+
+
+def _unusable(what: str) -> FatalError:
+    return FatalError(
+        "bus-settings",
+        f"The broker's settings cannot be used ({what}).",
+        hint="Check HISTGEN_KAFKA, and that HISTGEN_BUS_SESSION_S is a time that the broker allows.",
+    )

@@ -1,0 +1,32 @@
+"""What the adapters do alike with a record's headers and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import Event
+
+_MOST_BYTES = 900_000
+"""A Kafka broker as it comes takes 1 MiB; the embedded one would take more, and then not be the same."""
+
+
+def sized(body: bytes) -> bytes:
+    """Return `body`. Raises InvalidInputError("event-too-large")."""
+    if len(body) > _MOST_BYTES:
+        raise InvalidInputError(
+            "event-too-large",
+            f"An event of {len(body)} bytes is more than a broker takes ({_MOST_BYTES}).",
+            hint="Events carry where things lie, not the things: put those into object storage.",
+        )
+    return body
+
+
+def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str], body: bytes) -> Delivery:
+    """Read the event in a record; a record that is no event of ours is delivered with the reason."""
+    try:
+        event = Event.read(headers, body)
+    except InvalidInputError as reason:
+        return Delivery(topic, partition, offset, body, unreadable=reason)
+    return Delivery(topic, partition, offset, body, event=event)

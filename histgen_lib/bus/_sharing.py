@@ -1,0 +1,47 @@
+"""Who of a group's members gets which partitions: fair, sticky, and the same whoever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The partitions that a member has, and those among them that it has a record in flight from."""
+
+    owned: frozenset[int] = frozenset()
+    busy: frozenset[int] = frozenset()
+
+
+def share(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
+    """Share `partitions` out: numbers differ by at most one, busy ones stay, and few others move."""
+    if not members:
+        return {}
+    kept = _undisputed(partitions, members)
+    least, spare = divmod(len(partitions), len(members))
+    # One more goes to members that need it for what they are busy with, then to those that have most already.
+    order = sorted(members, key=lambda name: (len(members[name].busy) <= least, -len(kept[name]), name))
+    quota = {name: least + (rank < spare) for rank, name in enumerate(order)}
+    shares = {name: _first(kept[name], members[name].busy, quota[name]) for name in order}
+    free = sorted(set(partitions).difference(*shares.values()))
+    for name in order:
+        while len(shares[name]) < quota[name]:
+            shares[name].add(free.pop(0))
+    return shares
+
+
+def _undisputed(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
+    """Leave each partition that two members name (one of them is behind the times) to the busy one."""
+    taken: set[int] = set()
+    kept: dict[str, set[int]] = {name: set() for name in members}
+    for part in ("busy", "owned"):
+        for name in sorted(members):
+            mine = getattr(members[name], part) & set(partitions) - taken
+            kept[name] |= mine
+            taken |= mine
+    return kept
+
+
+def _first(kept: set[int], busy: Collection[int], quota: int) -> set[int]:
+    return set(sorted(kept, key=lambda partition: (partition not in busy, partition))[:quota])
