@@ -1,44 +1,26 @@
-"""The process runtime: take an event, run its job in a child process, write, publish, and only then commit."""
+"""The process runtime: take an event, run its job in a child process, publish, and only then commit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from histgen_lib.worker.backoff import Backoff
+from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, letter_key, read_dead_letter
+from histgen_lib.worker.handler import Handler, Outcome
+from histgen_lib.worker.http import announced, serving
+from histgen_lib.worker.run import run_worker
+from histgen_lib.worker.spec import WorkerSpec
+from histgen_lib.worker.stopping import Stop
 
-from histgen_lib.events import Event
-from histgen_lib.pipeline.progress import Progress
-
-__all__ = ["Handler", "Outcome"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job did: the events to publish, and what to count.
-
-    `measures` are added to the metrics of those names by the parent process: seconds of a stage under
-    "stage:<name>", counts under a counter's name in `histgen_lib.telemetry`.
-    """
-
-    events: Sequence[Event] = ()
-    measures: Mapping[str, float] = field(default_factory=dict)
-
-
-class Handler(Protocol):
-    """A service's job. Made once in each child process, by a function that can be pickled."""
-
-    def find(self, event: Event) -> Outcome | None:
-        """Return the outcome if the job's objects are all there already; cheap, and opens no slide."""
-        ...
-
-    def handle(self, event: Event, progress: Progress) -> Outcome:
-        """Do the job: every object is durable when this returns. Doing it twice gives the same bytes.
-
-        Raises TransientError to be called again later, InvalidInputError to have the event dead-lettered,
-        FatalError to stop the worker with the event uncommitted.
-        """
-        ...
-
-    def ready(self) -> Sequence[str]:
-        """Name what the job depends on and is not there now; empty when all is well."""
-        ...
+__all__ = [
+    "Backoff",
+    "DeadLetter",
+    "Handler",
+    "Outcome",
+    "Stop",
+    "WorkerSpec",
+    "announced",
+    "dead_letters",
+    "letter_key",
+    "read_dead_letter",
+    "run_worker",
+    "serving",
+]

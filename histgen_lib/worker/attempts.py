@@ -1,0 +1,89 @@
+"""Attempts, counted where every process can see them: one small object each, put before the job.
+
+The first put tells all that a fresh event needs to know, in one request: if attempts/<worker>/<event_id>/1
+was not there, the event was neither begun nor given up before. That holds because a given-up event keeps its
+first attempt for ever, and only a finished one loses them all. Lists and look-ups are made only where the put
+finds an earlier one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from histgen_lib.storage import ObjectStore
+
+_BODY = b"{}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt at an event.
+
+    `earlier`: keys of those that began before and are not known to have ended well. `key`: of this attempt;
+    None if all attempts are used up and this one may only look for finished objects.
+    """
+
+    event_id: str
+    earlier: tuple[str, ...]
+    key: str | None
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1; when they are used up, the last one's."""
+        return len(self.earlier) + (self.key is not None)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All of the event's attempts."""
+        return (*self.earlier, self.key) if self.key else self.earlier
+
+
+class Attempts:
+    """The attempts of one worker's group. Its methods may be called from several threads."""
+
+    def __init__(self, store: ObjectStore, worker: str) -> None:
+        self._store, self._prefix = store, f"attempts/{worker}/"
+        self._ended: set[str] = set()
+        self._lock = threading.Lock()
+
+    def begin(self, event_id: str, most: int) -> Trial:
+        """Count an attempt, durably, unless `most` were begun before. TransientError if the store is away."""
+        self.sweep(event_id)
+        prefix = f"{self._prefix}{event_id}/"
+        earlier: tuple[str, ...] = ()
+        number = 1
+        while not self._store.put(f"{prefix}{number}", _BODY):
+            earlier = tuple(info.key for info in self._store.list(prefix))
+            if len(earlier) >= most:
+                return Trial(event_id, earlier, None)
+            number = 1 + max(number, *map(_number, earlier))
+        return Trial(event_id, earlier, f"{prefix}{number}")
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Note attempts that ended: they count no more, and `sweep` removes them."""
+        with self._lock:
+            self._ended.update(keys)
+
+    def sweep(self, event_id: str = "") -> None:
+        """Remove ended attempts, of one event or of all. TransientError leaves the rest for the next time.
+
+        Each is removed once, under a lock: a second removal could meet a new attempt under the same key.
+        """
+        for key in sorted(self._ended):
+            if not event_id or key.split("/")[-2] == event_id:
+                with self._lock:
+                    if key in self._ended:
+                        self._store.delete(key)
+                        self._ended.discard(key)
+
+    @property
+    def unswept(self) -> bool:
+        """Tell whether `sweep` has anything to do."""
+        return bool(self._ended)
+
+
+def _number(key: str) -> int:
+    tail = key.rsplit("/", 1)[1]
+    return int(tail) if tail.isdecimal() else 0

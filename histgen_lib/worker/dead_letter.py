@@ -1,0 +1,132 @@
+"""Dead letters: what could not be worked on, why, and everything that it takes to try again.
+
+A letter lies at dead-letter/<event_id>.json. Of a record that is no event of ours neither bytes nor headers
+are kept, as they may hold anything: its place, size and digest tell a person where to look.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import HistgenError, InvalidInputError
+from histgen_lib.events import DeadLettered, Event
+from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.storage import ObjectStore
+
+SCHEMA = 1
+PREFIX = "dead-letter/"
+UNKNOWN = "unknown"
+"""Stands for the slide's id where the record could not be read."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An event given up by `worker`, after `attempts`. `record` instead of `event`: see `of_record`."""
+
+    event_id: str
+    code: str
+    message: str
+    hint: str
+    attempts: int
+    worker: str
+    event: Event | None = None
+    record: Mapping[str, str | int] | None = None
+
+    @classmethod
+    def of_event(cls, event: Event, reason: HistgenError, *, attempts: int, worker: str) -> DeadLetter:
+        """Give up an event."""
+        return cls(event.id, reason.code, reason.message, reason.hint, attempts, worker, event=event)
+
+    @classmethod
+    def of_record(cls, delivery: Delivery, reason: HistgenError, *, worker: str) -> DeadLetter:
+        """Give up a record that is no event of ours; its id follows from its place and its bytes."""
+        digest = sha256_hex(delivery.raw)
+        record: dict[str, str | int] = {
+            "position": delivery.position,
+            "sha256": digest,
+            "size_bytes": len(delivery.raw),
+        }
+        made = sha256_hex(f"{delivery.position}|{digest}".encode())[:32]
+        return cls(made, reason.code, reason.message, reason.hint, 0, worker, record=record)
+
+    @property
+    def key(self) -> str:
+        """Where it lies."""
+        return letter_key(self.event_id)
+
+    def announcement(self, *, source: str, now: datetime) -> Event:
+        """Make the event that tells of it; always the same id for the same letter."""
+        event = self.event
+        kind = event.type if event else UNKNOWN
+        slide_id = event.key if event else UNKNOWN
+        data = DeadLettered(slide_id, self.event_id, kind, self.code, self.key)
+        if event:
+            return event.then(data, source=source, now=now)
+        return Event.first(data, source=source, now=now, identity=self.event_id)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        told = {"event": self.event.to_json()} if self.event else dict(self.record or {})
+        return canonical_json(
+            {
+                "schema": SCHEMA,
+                "event_id": self.event_id,
+                "code": self.code,
+                "message": self.message,
+                "hint": self.hint,
+                "attempts": self.attempts,
+                "worker": self.worker,
+                **told,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DeadLetter:
+        """Read what `to_bytes` wrote. Raises InvalidInputError("dead-letter-unreadable")."""
+        try:
+            value = json.loads(data)
+            if value["schema"] != SCHEMA:
+                raise ValueError("schema")
+            return cls(
+                **{name: str(value[name]) for name in ("event_id", "code", "message", "hint")},
+                attempts=int(value["attempts"]),
+                worker=str(value["worker"]),
+                event=Event.from_json(value["event"]) if "event" in value else None,
+                record=_record(value) if "event" not in value else None,
+            )
+        except (InvalidInputError, ValueError, TypeError, KeyError, AttributeError):
+            raise InvalidInputError(
+                "dead-letter-unreadable",
+                "A dead letter cannot be read: a part is missing or malformed, or its schema is another.",
+                hint="Use the version of histgen that wrote it, or send the slide again.",
+            ) from None
+
+
+def letter_key(event_id: str) -> str:
+    """Say where the letter of an event lies, or would."""
+    return f"{PREFIX}{event_id}.json"
+
+
+def read_dead_letter(store: ObjectStore, event_id: str) -> DeadLetter | None:
+    """Return the letter of an event; None if it was not given up. Raises as `DeadLetter.from_bytes`."""
+    key = letter_key(event_id)
+    return DeadLetter.from_bytes(store.get(key)) if store.head(key) else None
+
+
+def dead_letters(store: ObjectStore) -> Iterator[DeadLetter]:
+    """Yield all letters, by event id. Raises as `DeadLetter.from_bytes`."""
+    for info in store.list(PREFIX):
+        yield DeadLetter.from_bytes(store.get(info.key))
+
+
+def _record(value: Mapping[str, Any]) -> dict[str, str | int]:
+    return {
+        "position": str(value["position"]),
+        "sha256": str(value["sha256"]),
+        "size_bytes": int(value["size_bytes"]),
+    }

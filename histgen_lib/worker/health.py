@@ -1,0 +1,42 @@
+"""The pages every worker serves: /metrics, /healthz, /readyz, /status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histgen_lib.telemetry import exposition
+from histgen_lib.worker.board import Board
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
+def health_app(board: Board) -> Starlette:
+    """Make the application that shows `board`.
+
+    /healthz: 503 once the poll loop has stood still for 30 s. /readyz: 503, and what is missing, while a job
+    could not be done now, or the worker is stopping. /status: what is in hand.
+    """
+    from starlette.applications import Starlette  # noqa: PLC0415 - only where something is served
+    from starlette.requests import Request  # noqa: PLC0415
+    from starlette.responses import JSONResponse, Response  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
+
+    async def metrics(_: Request) -> Response:
+        text, media_type = exposition()
+        return Response(text, headers={"content-type": media_type})
+
+    async def healthz(_: Request) -> Response:
+        live = board.live()
+        return JSONResponse({"live": live}, status_code=200 if live else 503)
+
+    async def readyz(_: Request) -> Response:
+        missing = dict(board.missing)
+        ready = not missing and not board.stopping
+        return JSONResponse({"ready": ready, "missing": missing}, status_code=200 if ready else 503)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(board.status())
+
+    pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/status": status}
+    return Starlette(routes=[Route(path, page) for path, page in pages.items()])

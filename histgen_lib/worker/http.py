@@ -1,0 +1,78 @@
+"""A small server beside the work: metrics, health, and where it is reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histgen_lib.errors import FatalError
+from histgen_lib.files import write_atomic
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+CLOSE_S = 2.0
+
+
+@contextmanager
+def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
+    """Serve `app` in a thread of its own while the block runs; yield its URL, with the port that was taken.
+
+    Raises FatalError("http-port") where the system does not let us listen.
+    """
+    import uvicorn  # noqa: PLC0415 - only where something is served
+
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        yield f"http://{shown}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(CLOSE_S)
+        listener.close()
+
+
+@contextmanager
+def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
+    """Say in `run_dir`/<name>-<pid>.json where this process is reached, while the block runs.
+
+    A process that was killed leaves the file: who reads it has to look whether the process is there.
+    """
+    if run_dir is None:
+        yield
+        return
+    path = run_dir / f"{name}-{os.getpid()}.json"
+    write_atomic(path, json.dumps({"name": name, "pid": os.getpid(), "url": url}).encode())
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError:
+        raise FatalError(
+            "http-port",
+            f"Nothing can listen on {host} port {port}.",
+            hint="Set HISTGEN_PORT to 0 or a port that is free, HISTGEN_HOST to an address of this machine.",
+        ) from None

@@ -1,0 +1,121 @@
+"""The poll loop: take a record, have it worked on, and again; between records, housekeeping."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, wait
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.telemetry import bound, get_logger
+from histgen_lib.worker.job import Job
+from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.pulse import aside
+from histgen_lib.worker.stopping import Stop, Stopped
+
+NEXT_S = 0.25
+"""How long to wait for a record at a time."""
+PROBE_S, PROBE_KEY = 10.0, "probe"
+"""How often an idle worker looks whether the store is there, and at what: there need be no such object."""
+HAND_BACK_S = 5.0
+"""What handing back may take beyond the grace period, where a server does not answer."""
+
+_log = get_logger()
+
+
+class Loop:
+    """Takes records one at a time until it is stopped."""
+
+    def __init__(self, kit: Kit, stop: Stop) -> None:
+        self._kit, self._stop = kit, stop
+        self._sweeping: Future[None] | None = None
+        self._probing: Future[object] | None = None
+        self._probed_at = 0.0
+
+    def run(self) -> None:
+        """Return once stopped, with nothing in hand. FatalError leaves the record in hand uncommitted."""
+        kit = self._kit
+        kit.board.drop()
+        try:
+            while not self._stop.requested:
+                kit.pulse.beat()
+                delivery = kit.pulse.insist("broker", lambda: kit.subscription.next(NEXT_S), patient=False)
+                if delivery:
+                    with bound(**_ids(delivery)):
+                        self._work(delivery)
+                else:
+                    self._idle()
+        except Stopped:
+            pass
+        finally:
+            kit.board.stopping = True
+            wait([aside(kit.attempts.sweep)], HAND_BACK_S)
+
+    def _work(self, delivery: Delivery) -> None:
+        kit, job = self._kit, None
+        kit.pulse.take()
+        try:
+            if self._stop.requested:
+                raise Stopped
+            event = delivery.event
+            if event is None or event.type != kit.spec.topic:
+                kit.refuse(delivery)
+            else:
+                kit.board.take(event)
+                job = Job(kit, delivery, event)
+                self._do(job)
+        except Stopped:
+            self._hand_back(delivery, job)
+            raise
+        finally:
+            kit.board.drop()
+            kit.pulse.drop()
+        self._sweep()
+
+    def _do(self, job: Job) -> None:
+        try:
+            job.run()
+        except BaseException:
+            self._kit.runner.abandon()
+            job.withdraw(HAND_BACK_S)
+            raise
+
+    def _hand_back(self, delivery: Delivery, job: Job | None) -> None:
+        """Let another member have the record, with no attempt counted."""
+        if job:
+            wait([aside(self._kit.attempts.sweep)], HAND_BACK_S)
+        try:
+            self._kit.subscription.release(delivery)
+        except TransientError:
+            _log.warning("The broker is away; the record in hand comes back when this member's session ends.")
+        self._kit.count("handed-back")
+
+    def _idle(self) -> None:
+        self._kit.pulse.insist("job", self._kit.runner.tend, patient=False)
+        self._sweep()
+        self._probe()
+
+    def _sweep(self) -> None:
+        """Remove ended attempts, beside whatever comes next."""
+        if self._kit.attempts.unswept and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = aside(self._kit.attempts.sweep)
+
+    def _probe(self) -> None:
+        """Look now and then whether the store is there."""
+        kit = self._kit
+        if self._probing and self._probing.done():
+            error, self._probing = self._probing.exception(), None
+            if isinstance(error, HistgenError):
+                kit.board.lacks("store", error)
+            else:
+                kit.board.has("store")
+        elif not self._probing and time.monotonic() - self._probed_at >= PROBE_S:
+            self._probed_at = time.monotonic()
+            self._probing = aside(lambda: kit.store.head(PROBE_KEY))
+
+
+def _ids(delivery: Delivery) -> dict[str, str]:
+    event = delivery.event
+    if event is None:
+        return {"position": delivery.position}
+    return {"slide_id": event.key, "event_id": event.id, "trace_id": event.trace_id}

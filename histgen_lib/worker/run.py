@@ -1,0 +1,93 @@
+"""Puts a worker together, runs it until it is told to stop, and takes it apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+
+from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
+from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.telemetry import bound, get_logger
+from histgen_lib.worker.attempts import Attempts
+from histgen_lib.worker.board import Board
+from histgen_lib.worker.health import health_app
+from histgen_lib.worker.http import announced, serving
+from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.loop import Loop
+from histgen_lib.worker.process import JobProcess
+from histgen_lib.worker.pulse import Pulse
+from histgen_lib.worker.runner import Runner
+from histgen_lib.worker.spec import WorkerSpec
+from histgen_lib.worker.stopping import Stop, Stopped, stopped_by_signals
+
+UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
+
+_log = get_logger()
+
+
+def run_worker(
+    spec: WorkerSpec, *, bus: BusSettings, storage: StorageSettings, stop: Stop | None = None
+) -> int:
+    """Work on the events of `spec.topic` until SIGTERM or SIGINT; return the process's exit code.
+
+    0: stopped, and what was in hand is finished or handed back. Else the FatalError's own code, with the
+    record in hand uncommitted: whoever restarts the worker continues there. 70: a fault of the worker's own,
+    likewise. Call it in the main thread; elsewhere give a `stop`, as signals are not heard there.
+    """
+    signals = nullcontext(stop) if stop else stopped_by_signals(Stop())
+    with bound(worker=spec.name), signals as stopping:
+        try:
+            _run(spec, bus, storage, stopping)
+        except Stopped:
+            pass
+        except HistgenError as error:
+            _log.error(
+                "The worker stops: this is for a person to mend.", exc_info=error, exit_code=error.exit_code
+            )
+            return error.exit_code
+        except Exception as error:
+            _log.error("The worker stops: nobody had foreseen this.", exc_info=error, exit_code=UNFORESEEN)
+            return UNFORESEEN
+    return 0
+
+
+def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
+    board = Board(spec.name)
+    with ExitStack() as open_things:
+        url = open_things.enter_context(serving(health_app(board), spec.host, spec.port))
+        open_things.enter_context(announced(spec.run_dir, spec.name, url))
+        _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
+        kit = open_things.enter_context(_kit(spec, bus, storage, board, Pulse(spec, board, stop)))
+        _log.info("The worker is ready.")
+        Loop(kit, stop).run()
+    _log.info("The worker has stopped.")
+
+
+@contextmanager
+def _kit(
+    spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, board: Board, pulse: Pulse
+) -> Iterator[Kit]:
+    """Open everything; join the group last, when a child process stands ready."""
+    process = JobProcess(spec.make_handler, spec.name)
+    runner = Runner(spec, process, board, pulse)
+    with ExitStack() as open_things:
+        open_things.callback(process.close)
+        runner.start()
+        store = pulse.insist("store", lambda: open_store(storage), patient=False)
+        publisher = pulse.insist("broker", lambda: open_publisher(bus), patient=False)
+        open_things.callback(publisher.close)
+        pulse.insist("job", runner.warm, patient=False)
+        subscription = pulse.insist(
+            "broker", lambda: open_subscription(bus, spec.topic, spec.group), patient=False
+        )
+        open_things.callback(_leave, subscription, pulse)
+        pulse.subscription = subscription
+        attempts = Attempts(store, spec.name)
+        yield Kit(spec, subscription, publisher, store, attempts, runner, pulse, board)
+
+
+def _leave(subscription: Subscription, pulse: Pulse) -> None:
+    pulse.subscription = None
+    with suppress(TransientError):  # then the session runs out by itself
+        subscription.close()

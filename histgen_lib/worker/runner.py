@@ -1,0 +1,138 @@
+"""Has the child process do a job, and turns whatever can become of it into an answer or an error."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from histgen_lib.events import Event
+from histgen_lib.telemetry import get_logger
+from histgen_lib.worker.board import Board
+from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError, job_error, not_started, setup_error
+from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Message, Told
+from histgen_lib.worker.process import JobProcess, ProcessDiedError
+from histgen_lib.worker.pulse import STEP_S, Pulse
+from histgen_lib.worker.spec import WorkerSpec
+
+CHECK_S, CHECK_LIMIT_S = 5.0, 30.0
+"""How often an idle child is asked whether it is ready, and how long it may take to say."""
+
+_log = get_logger()
+
+
+class _OverdueError(Exception):
+    """No answer came in time."""
+
+
+class Runner:
+    """One child process, made anew when it dies, hangs or is given up."""
+
+    def __init__(self, spec: WorkerSpec, process: JobProcess, board: Board, pulse: Pulse) -> None:
+        self._spec, self._process, self._board, self._pulse = spec, process, board, pulse
+        self._started = self._checking = False
+        self._failed_starts = 0
+        self._checked_at = 0.0
+
+    def start(self) -> None:
+        """Start a child without waiting for it."""
+        self._started = self._checking = False
+        self._process.start()
+
+    def warm(self) -> None:
+        """Return once a child has made its handler. TransientError or FatalError if that does not work."""
+        if self._process.pid is None:
+            self.start()
+        if self._started:
+            return
+        try:
+            message = self._message(self._spec.start_s)
+        except (ProcessDiedError, _OverdueError):
+            self._process.kill()
+            self._failed_starts += 1
+            raise not_started(for_good=self._failed_starts >= self._spec.max_attempts) from None
+        if isinstance(message, Failed):
+            self._process.kill()
+            raise setup_error(message)
+        self._started, self._failed_starts = True, 0
+        self._board.has("job")
+
+    def find(self, event: Event) -> Outcome | None:
+        """Ask for the outcome of a job whose objects are there. Raises as `handle`."""
+        return self._ask(Find(event))
+
+    def handle(self, event: Event, attempt: int) -> Outcome:
+        """Have the job done. Raises JobFailedError, or what the job raised."""
+        return self._ask(Handle(event, attempt)) or Outcome()
+
+    def tend(self) -> None:
+        """Between jobs: replace a child that died, and ask now and then whether its job could be done."""
+        self.warm()
+        self._hear(0.0)
+        waited_s = time.monotonic() - self._checked_at
+        if self._checking and waited_s >= CHECK_LIMIT_S:
+            self._process.kill()
+        elif not self._checking and waited_s >= CHECK_S:
+            self._check()
+
+    def abandon(self) -> None:
+        """End the job in hand."""
+        self._process.kill()
+
+    def _ask(self, request: Find | Handle) -> Outcome | None:
+        self.warm()
+        self._hear(CHECK_LIMIT_S)
+        try:
+            self._process.send(request)
+            message = self._message(self._spec.deadline_s)
+        except ProcessDiedError as death:
+            _log.error("The job's process died.", exit_code=death.exit_code)
+            raise JobFailedError(CRASHED) from None
+        except _OverdueError:
+            self._process.kill()
+            _log.error("The job is over its deadline and was ended.", deadline_s=self._spec.deadline_s)
+            raise JobFailedError(LATE) from None
+        if isinstance(message, Failed):
+            raise job_error(message)
+        assert isinstance(message, Answer)
+        return message.outcome
+
+    def _message(self, limit_s: float) -> Message:
+        """Wait for the next message that is no progress; one that came at the last moment counts."""
+        end = time.monotonic() + limit_s
+        while True:
+            overdue = time.monotonic() >= end
+            message = self._process.receive(0.0 if overdue else STEP_S)
+            if isinstance(message, Told):
+                self._board.progress(stage=message.stage, done=message.done, total=message.total)
+            elif message:
+                return message
+            elif overdue:
+                raise _OverdueError
+            self._pulse.beat()
+
+    def _check(self) -> None:
+        self._checking, self._checked_at = True, time.monotonic()
+        with suppress(ProcessDiedError):  # the next one to use it finds out
+            self._process.send(Check())
+
+    def _hear(self, limit_s: float) -> None:
+        """Take the answer to a check that is under way; notice a child that died, or does not answer."""
+        try:
+            message = self._message(limit_s) if self._checking and limit_s else self._process.receive(0.0)
+        except (ProcessDiedError, _OverdueError) as failure:
+            _log.warning(
+                "An idle child process died or hung; another is started.", error=type(failure).__name__
+            )
+            self.start()
+            self.warm()
+        else:
+            if isinstance(message, Checked):
+                self._note(message)
+
+    def _note(self, checked: Checked) -> None:
+        self._checking = False
+        if checked.missing:
+            self._board.lacks("job", ", ".join(checked.missing))
+        else:
+            self._board.has("job")

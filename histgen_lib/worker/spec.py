@@ -1,0 +1,41 @@
+"""What a service says about its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histgen_lib.worker.backoff import Backoff
+from histgen_lib.worker.handler import Handler
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """A worker: which events it takes, the job it does with each, and how much patience it has.
+
+    `name` labels its metrics and log lines; `group` is the consumer group its processes share. `make_handler`
+    is pickled and called once in each child process (a function of a module, or a functools.partial of one).
+    `deadline_s`: what a job may take. `max_attempts`: how often a job may crash, hang or fail unforeseen
+    before its event is given up. `grace_s`: what a running job may still take after SIGTERM (let whoever
+    sends the signal wait ten seconds more). `start_s`: what `make_handler` may take. `host`, `port`: where
+    metrics and health are served; port 0 takes a free one, told in `run_dir`/<name>-<pid>.json.
+    """
+
+    name: str
+    topic: str
+    group: str
+    make_handler: Callable[[], Handler]
+    deadline_s: float = 1800.0
+    max_attempts: int = 5
+    grace_s: float = 20.0
+    start_s: float = 300.0
+    host: str = "127.0.0.1"
+    port: int = 0
+    run_dir: Path | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def source(self) -> str:
+        """What its dead-letter events name as their source."""
+        return f"/histgen/{self.name}"

@@ -1,0 +1,343 @@
+"""What becomes of one record, decision by decision; the servers are in memory and fail when told to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from worker_fakes import BUS_AWAY, STORE_AWAY, World, delivery, drafted, scanned
+
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.telemetry import metrics
+from histgen_lib.worker.dead_letter import DeadLetter, letter_key, read_dead_letter
+from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError
+from histgen_lib.worker.job import Job
+from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.stopping import Stopped
+
+EVENT = scanned()
+LETTER = letter_key(EVENT.id)
+FIRST = f"attempts/w/{EVENT.id}/1"
+BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
+AWAY = TransientError("inference-unavailable", "The model server is away.")
+CRASH = JobFailedError(CRASHED)
+
+
+def work(kit: Kit, event=EVENT) -> None:
+    Job(kit, delivery(event), event).run()
+    kit.attempts.sweep()
+
+
+def test_a_job_is_published_then_committed_and_its_attempt_removed(world: World):
+    work(world.kit())
+    assert world.bus.published == [drafted_as(world)]
+    assert world.bus.ended == ["done"]
+    assert world.store.objects == {}
+
+
+def drafted_as(world: World):
+    """The event's trace has a random part: compare with what has the same id."""
+    (event,) = world.bus.published
+    assert event.id == drafted(EVENT).id
+    return event
+
+
+def test_nothing_is_committed_before_its_event_is_published(world: World):
+    world.bus.fail("publish", BUS_AWAY)
+    ended_at_publish = []
+    publish = world.bus.publish
+    world.bus.publish = lambda *a: (ended_at_publish.append(list(world.bus.ended)), publish(*a))
+    work(world.kit())
+    assert ended_at_publish == [[], []]
+    assert world.bus.ended == ["done"]
+
+
+def test_the_attempt_is_counted_before_the_job_begins(world: World):
+    world.runner.results = [lambda: seen.append(world.store.under("attempts/"))]
+    seen: list[list[str]] = []
+    work(world.kit())
+    assert seen == [[FIRST]]
+
+
+def test_a_fresh_event_costs_one_put_before_the_job_and_one_delete_after(world: World):
+    work(world.kit())
+    assert world.store.calls == {"put": 1, "delete": 1}
+
+
+def test_what_is_there_already_is_announced_and_committed_and_not_done_again(world: World):
+    world.runner.written = {EVENT.key}
+    work(world.kit())
+    assert world.runner.handled == []
+    assert [event.id for event in world.bus.published] == [drafted(EVENT).id]
+    assert world.bus.ended == ["done"]
+
+
+def test_duplicates_of_an_event_are_done_once(world: World):
+    kit = world.kit()
+    for _ in range(12):
+        work(kit)
+    assert world.runner.handled == [1]
+    assert {event.id for event in world.bus.published} == {drafted(EVENT).id}
+    assert world.bus.ended == ["done"] * 12
+    assert world.store.objects == {}
+
+
+def test_an_outage_of_a_hundred_tries_is_no_attempt_and_no_dead_letter(world: World):
+    world.runner.results = [AWAY] * 100
+    work(world.kit())
+    assert world.runner.handled == [1] * 101
+    assert world.bus.ended == ["done"]
+    assert world.bus.rejected == []
+    assert world.store.objects == {}
+
+
+def test_an_outage_of_everything_at_once_is_waited_out(world: World):
+    world.runner.results = [AWAY, STORE_AWAY] * 10
+    world.store.fail("put", *[STORE_AWAY] * 7)
+    world.store.fail("delete", *[STORE_AWAY] * 7)
+    world.bus.fail("publish", *[BUS_AWAY] * 7)
+    world.bus.fail("done", *[BUS_AWAY] * 7)
+    work(world.kit())
+    assert max(world.runner.handled) == 1
+    assert world.bus.ended == ["done"]
+    assert world.store.objects == {}
+
+
+@pytest.mark.parametrize("step", ["publish", "done"])
+def test_a_finished_job_is_not_run_again_because_the_broker_is_away(world: World, step: str):
+    world.bus.fail(step, *[BUS_AWAY] * 20)
+    work(world.kit())
+    assert world.runner.handled == [1]
+    assert len(world.bus.published) == 1
+
+
+def test_an_invalid_input_is_given_up_at_once_in_writing_then_in_public(world: World):
+    world.runner.results = [BAD]
+    world.bus.fail("reject", BUS_AWAY)
+    work(world.kit())
+    letter = read_dead_letter(world.store, EVENT.id)
+    assert letter == DeadLetter(EVENT.id, BAD.code, BAD.message, BAD.hint, 1, "w", event=EVENT)
+    (reason,) = world.bus.rejected
+    assert (reason.code, reason.letter.data.key) == ("slide-damaged", LETTER)
+    assert world.bus.ended == ["reject"]
+    assert world.runner.handled == [1]
+
+
+def test_a_given_up_event_that_comes_again_is_given_up_again_and_not_tried(world: World):
+    world.runner.results = [BAD]
+    kit = world.kit()
+    work(kit)
+    before = world.store.objects[LETTER]
+    work(kit)
+    assert world.runner.handled == [1]
+    assert world.bus.ended == ["reject", "reject"]
+    assert {reason.letter.id for reason in world.bus.rejected} == {world.bus.rejected[0].letter.id}
+    assert world.store.objects[LETTER] == before
+    assert world.store.under("attempts/") == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(JobFailedError(CRASHED), "job-crashed"), (JobFailedError(LATE), "job-deadline")]
+)
+def test_a_job_that_fails_each_time_is_given_up_after_the_last_attempt(world: World, failure, code: str):
+    world.runner.results = [failure] * 9
+    work(world.kit())
+    letter = read_dead_letter(world.store, EVENT.id)
+    assert letter
+    assert (letter.code, letter.attempts) == (code, 3)
+    assert world.runner.handled == [1, 2, 3]
+    assert world.store.under("attempts/") == [FIRST]
+
+
+def test_attempts_count_across_restarts(world: World):
+    """Each worker is killed in its job: an attempt is left, as nobody could remove it."""
+    for _ in range(3):
+        kit = world.kit()
+        kit.attempts.begin(EVENT.id, 3)
+    work(world.kit())
+    letter = read_dead_letter(world.store, EVENT.id)
+    assert letter
+    assert (letter.code, letter.attempts) == ("job-crashed", 3)
+    assert world.runner.handled == []
+
+
+def test_what_the_last_attempt_finished_is_found_before_giving_up(world: World):
+    for _ in range(3):
+        world.kit().attempts.begin(EVENT.id, 3)
+    world.runner.written = {EVENT.key}
+    work(world.kit())
+    assert world.bus.ended == ["done"]
+    assert world.store.objects == {}
+
+
+def test_a_look_that_crashes_counts_as_an_attempt(world: World):
+    world.runner.on_find = [CRASH] * 9
+    work(world.kit())
+    assert world.bus.ended == ["reject"]
+    assert world.runner.handled == []
+
+
+def test_transient_tries_between_crashes_do_not_count(world: World):
+    world.runner.results = [CRASH, AWAY, AWAY, AWAY, AWAY, CRASH, AWAY]
+    work(world.kit())
+    assert world.runner.handled == [1, 2, 2, 2, 2, 2, 3, 3]
+    assert world.bus.ended == ["done"]
+    assert world.store.objects == {}
+
+
+def test_a_finished_object_wins_over_a_letter_that_another_member_wrote(world: World):
+    """We lost the partition in mid-job; whoever has it gave the event up meanwhile."""
+    kit = world.kit()
+
+    def other_gives_up() -> None:
+        letter = DeadLetter.of_event(EVENT, CRASHED, attempts=3, worker="w")
+        world.store.put(letter.key, letter.to_bytes())
+        world.bus.ours = False
+
+    world.runner.results = [other_gives_up]
+    work(kit)
+    assert LETTER not in world.store.objects
+    assert len(world.bus.published) == 1
+
+
+def test_a_finished_object_wins_over_our_own_letter(world: World):
+    """The object of a member that lost the partition comes up just as we give the event up."""
+    kit = world.kit()
+    world.runner.results = [BAD]
+    put = world.store.put
+
+    def put_and_be_overtaken(key: str, data: bytes, **kwargs) -> bool:
+        if key == LETTER:
+            world.runner.written.add(EVENT.key)
+        return put(key, data, **kwargs)
+
+    world.store.put = put_and_be_overtaken
+    work(kit)
+    assert world.bus.ended == ["done"]
+    assert world.store.objects == {}
+
+
+def test_a_record_lost_in_mid_job_is_published_and_left_to_the_other_member(world: World):
+    before = _jobs("lost")
+    world.bus.ours = False
+    work(world.kit())
+    assert len(world.bus.published) == 1
+    assert _jobs("lost") == before + 1
+
+
+def _jobs(outcome: str) -> float:
+    return metrics.REGISTRY.get_sample_value("histgen_jobs_total", {"worker": "w", "outcome": outcome}) or 0.0
+
+
+def test_a_fatal_error_leaves_the_event_uncommitted_and_uncounted(world: World):
+    world.runner.results = [FatalError("model-missing", "There is no model.")]
+    kit = world.kit()
+    job = Job(kit, delivery(EVENT), EVENT)
+    with pytest.raises(FatalError):
+        job.run()
+    job.withdraw(1.0)
+    kit.attempts.sweep()
+    assert world.bus.ended == []
+    assert world.store.objects == {}
+
+
+def test_a_stop_while_waiting_to_try_again_hands_back_uncounted(world: World):
+    kit = world.kit()
+    job = Job(kit, delivery(EVENT), EVENT)
+
+    def stop_and_fail() -> None:
+        world.stop.request()
+        raise AWAY
+
+    world.runner.results = [stop_and_fail]
+    with pytest.raises(Stopped):
+        job.run()
+    job.withdraw(1.0)
+    kit.attempts.sweep()
+    assert world.store.objects == {}
+    assert world.bus.ended == []
+
+
+def test_a_crash_still_counts_if_the_stop_comes_after_it(world: World):
+    def stop_and_crash() -> None:
+        world.stop.request()
+        raise CRASH
+
+    world.runner.results = [stop_and_crash]
+    kit = world.kit()
+    job = Job(kit, delivery(EVENT), EVENT)
+    with pytest.raises(Stopped):
+        job.run()
+    job.withdraw(1.0)
+    kit.attempts.sweep()
+    assert world.store.under("attempts/") == [FIRST]
+
+
+def test_a_stop_after_the_letter_keeps_the_attempt_that_points_to_it(world: World):
+    """Else the event, delivered again, would look fresh, and could end in a letter and an object."""
+    world.runner.results = [BAD]
+    kit = world.kit(grace_s=0.0)
+
+    def stop_and_fail(*_: object) -> bool:
+        world.stop.request()
+        raise BUS_AWAY
+
+    world.bus.reject = stop_and_fail
+    job = Job(kit, delivery(EVENT), EVENT)
+    with pytest.raises(Stopped):
+        job.run()
+    job.withdraw(1.0)
+    kit.attempts.sweep()
+    assert world.store.under("") == [FIRST, LETTER]
+
+
+def test_a_letter_that_someone_removed_lets_the_event_be_tried_again(world: World):
+    world.runner.results = [BAD]
+    kit = world.kit()
+    work(kit)
+    world.store.delete(LETTER)
+    work(kit)
+    assert world.bus.ended == ["reject", "done"]
+    assert world.store.objects == {}
+
+
+def test_a_job_that_drafts_a_report_is_observed_from_the_scan_once(world: World):
+    before = _drafts()
+    kit = world.kit()
+    kit.board.take(EVENT)
+    work(kit)
+    work(kit)
+    assert _drafts() == before + 1
+
+
+def _drafts() -> float:
+    return metrics.REGISTRY.get_sample_value("histgen_scan_to_draft_seconds_count", {"worker": "w"}) or 0.0
+
+
+def test_a_record_that_is_no_event_is_refused_without_its_bytes(world: World):
+    kit = world.kit()
+    kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
+    kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
+    (key,) = world.store.under("dead-letter/")
+    assert b"DOE" not in world.store.objects[key]
+    told = json.loads(world.store.objects[key])
+    assert (told["position"], told["size_bytes"], told["code"]) == (
+        "slide.scanned/0/7",
+        8,
+        "event-unreadable",
+    )
+    assert {reason.letter.id for reason in world.bus.rejected} == {world.bus.rejected[0].letter.id}
+
+
+def test_records_of_one_place_and_other_bytes_have_letters_of_their_own(world: World):
+    """A broker that was made anew counts its records from 0 again."""
+    kit = world.kit()
+    kit.refuse(delivery(None, raw=b"one"))
+    kit.refuse(delivery(None, raw=b"two"))
+    assert len(world.store.under("dead-letter/")) == 2
+
+
+def test_an_event_on_the_wrong_topic_is_given_up(world: World):
+    kit = world.kit()
+    kit.refuse(delivery(drafted(EVENT)))
+    assert [reason.code for reason in world.bus.rejected] == ["event-misplaced"]

@@ -1,0 +1,186 @@
+"""A worker's surroundings in memory, which can be made to fail: what the decisions of a job are tested with."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from histgen_lib.bus import Delivery, Reason
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.events import Event, ReportDrafted, SlideScanned
+from histgen_lib.storage import ObjectInfo
+from histgen_lib.worker.attempts import Attempts
+from histgen_lib.worker.backoff import Backoff
+from histgen_lib.worker.board import Board
+from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.pulse import Pulse
+from histgen_lib.worker.spec import WorkerSpec
+from histgen_lib.worker.stopping import Stop
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+BUS_AWAY = TransientError("bus-unavailable", "The broker is away.")
+STORE_AWAY = TransientError("storage-unavailable", "The store is away.")
+
+
+def scanned(slide_id: str = "S1") -> Event:
+    data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
+    return Event.first(data, source="/test", now=NOW, identity=slide_id)
+
+
+def drafted(event: Event) -> Event:
+    return event.then(ReportDrafted(event.key, "d" * 64, "draft", False), source="/test", now=NOW)
+
+
+def delivery(event: Event | None, offset: int = 0, raw: bytes = b"{}") -> Delivery:
+    unreadable = None if event else InvalidInputError("event-unreadable", "It lacks a part.")
+    return Delivery("slide.scanned", 0, offset, raw, event, unreadable)
+
+
+class Failing:
+    """Counts calls by name, and has the next ones fail as told."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.away: dict[str, deque[Exception]] = {}
+
+    def fail(self, name: str, *errors: Exception) -> None:
+        self.away[name] = deque(errors)
+
+    def called(self, name: str) -> None:
+        self.calls[name] += 1
+        if self.away.get(name):
+            raise self.away[name].popleft()
+
+
+class MemoryStore(Failing):
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = True, content_type: str = "") -> bool:
+        self.called("put")
+        if if_absent and key in self.objects:
+            return False
+        self.objects[key] = data
+        return True
+
+    def get(self, key: str) -> bytes:
+        self.called("get")
+        return self.objects[key]
+
+    def head(self, key: str) -> ObjectInfo | None:
+        self.called("head")
+        return ObjectInfo(key, 1, "") if key in self.objects else None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        self.called("list")
+        return iter([ObjectInfo(key, 1, "") for key in sorted(self.objects) if key.startswith(prefix)])
+
+    def delete(self, key: str) -> None:
+        self.called("delete")
+        self.objects.pop(key, None)
+
+    def under(self, prefix: str) -> list[str]:
+        return [key for key in sorted(self.objects) if key.startswith(prefix)]
+
+
+class MemoryBus(Failing):
+    """Publisher and subscription in one; `ours` is what `keep`, `done` and `reject` answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published: list[Event] = []
+        self.rejected: list[Reason] = []
+        self.ended: list[str] = []
+        self.ours = True
+
+    def publish(self, topic: str, key: str, event: Event) -> None:
+        self.called("publish")
+        assert (topic, key) == (event.type, event.key)
+        self.published.append(event)
+
+    def keep(self) -> bool:
+        self.called("keep")
+        return self.ours
+
+    def done(self, delivery: Delivery) -> bool:
+        self.called("done")
+        self.ended.append("done")
+        return self.ours
+
+    def reject(self, delivery: Delivery, reason: Reason) -> bool:
+        self.called("reject")
+        self.rejected.append(reason)
+        self.ended.append("reject")
+        return self.ours
+
+    def release(self, delivery: Delivery) -> None:
+        self.called("release")
+        self.ended.append("release")
+
+    def lag(self) -> int:
+        return 0
+
+
+@dataclass
+class FakeRunner:
+    """In place of the child: `results` are what `handle` does in turn; what it wrote, `find` finds."""
+
+    results: list[Any] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    on_find: list[Any] = field(default_factory=list)
+    handled: list[int] = field(default_factory=list)
+    found: int = 0
+    abandoned: int = 0
+
+    def find(self, event: Event) -> Outcome | None:
+        self.found += 1
+        if self.on_find:
+            _do(self.on_find.pop(0))
+        return Outcome([drafted(event)]) if event.key in self.written else None
+
+    def handle(self, event: Event, attempt: int) -> Outcome:
+        self.handled.append(attempt)
+        if self.results:
+            _do(self.results.pop(0))
+        self.written.add(event.key)
+        return Outcome([drafted(event)], {"stage:read": 1.0})
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+    def tend(self) -> None:
+        pass
+
+
+def _do(step: Exception | Callable[[], None] | None) -> None:
+    if isinstance(step, Exception):
+        raise step
+    if step:
+        step()
+
+
+@dataclass
+class World:
+    """A kit of fakes; `kit(name)` makes another worker in the same world."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    bus: MemoryBus = field(default_factory=MemoryBus)
+    runner: FakeRunner = field(default_factory=FakeRunner)
+    stop: Stop = field(default_factory=Stop)
+
+    def kit(self, **values: Any) -> Kit:
+        spec = WorkerSpec(
+            "w", "slide.scanned", "g", FakeRunner, **{"backoff": Backoff(0, 0), "max_attempts": 3} | values
+        )
+        board = Board(spec.name, now=lambda: NOW)
+        pulse = Pulse(spec, board, self.stop)
+        pulse.subscription = self.bus
+        pulse.take()
+        return Kit(
+            spec, self.bus, self.bus, self.store, Attempts(self.store, spec.name), self.runner, pulse, board
+        )
