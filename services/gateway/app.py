@@ -1,0 +1,173 @@
+"""Puts the gateway together, runs it until it is told to stop, and takes it apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from histgen_lib.bus import Publisher, open_publisher, open_subscription
+from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.telemetry import get_logger
+from histgen_lib.worker import Stop, announced, serving
+from histgen_lib.worker.board import Board
+from histgen_lib.worker.pulse import aside
+from services.gateway.contents import Contents
+from services.gateway.folder import Folder
+from services.gateway.http import Door
+from services.gateway.intake import NAME, Intake
+from services.gateway.loops import Loop
+from services.gateway.places import Roots
+from services.gateway.settings import GatewaySettings
+from services.gateway.topic import GROUP, NotificationTopic
+from services.gateway.watching import Watching
+from services.wiring import bus_settings, storage_settings
+
+PROBE_S = 5.0
+STEP_S = 0.2
+
+_log = get_logger()
+
+
+@dataclass
+class GatewayBoard(Board):
+    """What the gateway shows of itself."""
+
+    missing: dict[str, str] = field(default_factory=lambda: {"store": "starting"})
+    loops: Sequence[Loop] = ()
+
+    def live(self) -> bool:
+        """Tell whether every loop turned lately."""
+        return super().live() and all(loop.live() for loop in self.loops)
+
+    def status(self) -> dict[str, Any]:
+        """Return what /status shows. `waiting`: slides in the watched folder that were not announced yet."""
+        watching = [loop for loop in self.loops if isinstance(loop, Watching)]
+        return super().status() | {"waiting": sum(loop.waiting for loop in watching)}
+
+
+@dataclass
+class Gateway:
+    """A gateway, ready to run."""
+
+    settings: GatewaySettings
+    publisher: Publisher
+    store: ObjectStore
+    board: GatewayBoard
+    door: Door
+    loops: Sequence[Loop]
+    stop: Stop
+    _probing: Future[object] | None = None
+    _probed_at: float = float("-inf")
+
+    def run(self) -> int:
+        """Run until the stop; finish what is in hand within the grace period. Return the exit code."""
+        settings = self.settings
+        with (
+            serving(self.door.app(), settings.host, settings.port) as url,
+            announced(settings.run_dir, NAME, url),
+        ):
+            _log.info("The gateway is open.", url=url)
+            for loop in self.loops:
+                loop.thread.start()
+            while not self.stop.wait(STEP_S):
+                self.board.turn()
+                self._probe()
+            self.board.phase = "stopping"
+            self._drain()
+        failures = [
+            failure for failure in (self.door.failure, *(loop.failure for loop in self.loops)) if failure
+        ]
+        for failure in failures:
+            _log.error("The gateway stops: this is for a person to mend.", exc_info=failure)
+        _log.info("The gateway has stopped.", count=self.door.busy)
+        return failures[0].exit_code if failures else 0
+
+    def _drain(self) -> None:
+        """Let requests and loops finish; what is not finished then was not announced, and comes again."""
+        while not self.stop.over(self.settings.grace_s) and (self.door.busy or self._turning()):
+            self.board.turn()
+            time.sleep(0.02)
+        self.door.close()
+        self.publisher.close()
+
+    def _turning(self) -> bool:
+        return any(loop.thread.is_alive() for loop in self.loops)
+
+    def _probe(self) -> None:
+        """Look now and then whether the store is there."""
+        if self._probing and self._probing.done():
+            self._note(self._probing)
+            self._probing = None
+        if self._probing is None and self.board.clock() - self._probed_at >= PROBE_S:
+            self._probed_at = self.board.clock()
+            self._probing = aside(partial(self.store.head, "gateway/probe"))
+
+    def _note(self, probe: Future[object]) -> None:
+        error = probe.exception()
+        if isinstance(error, TransientError):
+            self.board.lacks("store", error)
+        elif isinstance(error, FatalError):
+            self.door.failure = error
+            self.stop.request()
+        elif error is None:
+            self.board.has("store")
+            self.board.phase = "idle"
+
+
+def build_intake(
+    settings: GatewaySettings,
+    roots: Roots,
+    *,
+    publisher: Publisher | None = None,
+    store: ObjectStore | None = None,
+) -> tuple[Intake, Publisher, ObjectStore]:
+    """Wire an intake to broker and store. Raises FatalError for settings that cannot be used."""
+    storage = storage_settings(settings)
+    store = store or open_store(storage)
+    publisher = publisher or open_publisher(bus_settings(settings))
+    contents = Contents(roots, partial(_open_bucket, storage))
+    return Intake(publisher, store, contents), publisher, store
+
+
+def build(
+    settings: GatewaySettings,
+    stop: Stop,
+    *,
+    publisher: Publisher | None = None,
+    store: ObjectStore | None = None,
+) -> Gateway:
+    """Wire the gateway. Raises FatalError for settings that cannot be used."""
+    watched = settings.watch.resolve() if settings.watch else None
+    roots = Roots.read([*map(str, [watched] if watched else []), *settings.roots])
+    intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
+    board = GatewayBoard(NAME)
+    loops: list[Loop] = []
+    if watched:
+        loops.append(
+            Watching(
+                Folder(watched),
+                intake,
+                board,
+                stop,
+                settle_s=settings.settle_s,
+                look_s=min(settings.look_s, settings.settle_s),
+                grace_s=settings.grace_s,
+            )
+        )
+    if settings.notifications:
+        subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
+        loops.append(NotificationTopic(subscribe, intake, board, stop, grace_s=settings.grace_s))
+    board.loops = loops
+    if not roots.folders and not roots.objects:
+        _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
+    door = Door(intake, board, stop, host=settings.host, threads=settings.hash_threads)
+    return Gateway(settings, publisher, store, board, door, loops, stop)
+
+
+def _open_bucket(storage: StorageSettings, bucket: str) -> ObjectStore:
+    return open_store(replace(storage, url=f"s3://{bucket}"))

@@ -1,0 +1,176 @@
+"""Slides that were there before the gateway: all under a folder or an S3 prefix, at a pace the lab can stand.
+
+Can be stopped and started again: what was announced is known, and skipped without being read.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
+from histgen_lib.slides.parts import SLIDE_SUFFIXES
+from histgen_lib.worker import Backoff, Stop
+from histgen_lib.worker.stopping import Stopped
+from services.gateway.app import build_intake
+from services.gateway.contents import mark_of
+from services.gateway.folder import Folder
+from services.gateway.intake import Intake
+from services.gateway.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from services.gateway.settings import GatewaySettings
+from services.gateway.submission import Receipt, Status, Submission
+
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "day": 86400}
+
+Outcome = Status | Literal["refused", "would-submit", "waiting"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one slide. "waiting": broker or store are away (`error`), it is tried again."""
+
+    place: Place
+    outcome: Outcome
+    receipt: Receipt | None = None
+    error: HistgenError | None = None
+
+
+@dataclass
+class Tally:
+    """How many slides ended how. `stopped`: not all were looked at."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    stopped: bool = False
+
+
+def parse_rate(text: str) -> float:
+    """Read "30/min", "2/s", "500/h" or "5000/day" as seconds between two slides; "" and "0" are no limit.
+
+    Raises InvalidInputError("backfill-rate").
+    """
+    if text in ("", "0"):
+        return 0.0
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)/(s|sec|min|h|day)", text)
+    if not found or float(found[1]) == 0:
+        raise InvalidInputError(
+            "backfill-rate",
+            "The rate cannot be read.",
+            hint='Write how many slides in which time: "30/min", "2/s", "500/h" or "5000/day".',
+        )
+    return _SECONDS[found[2]] / float(found[1])
+
+
+def run_backfill(
+    settings: GatewaySettings,
+    prefix: str,
+    *,
+    rate: str = "",
+    dry_run: bool = False,
+    progress: Callable[[Step], None] = lambda step: None,
+    stop: Stop | None = None,
+) -> Tally:
+    """Take in every slide under `prefix`: a folder, file:///folder, or s3://bucket[/prefix].
+
+    Slides may lie nowhere but there. Raises as `parse_rate` and `backfill`, and FatalError for settings that
+    cannot be used.
+    """
+    every_s = parse_rate(rate)
+    root = prefix if "://" in prefix or prefix.startswith("file:") else str(Path(prefix).resolve())
+    intake, publisher, _ = build_intake(settings, Roots.read([root]))
+    try:
+        return backfill(
+            intake, root, every_s=every_s, dry_run=dry_run, progress=progress, stop=stop or Stop()
+        )
+    finally:
+        publisher.close()
+
+
+def backfill(
+    intake: Intake,
+    prefix: str,
+    *,
+    every_s: float,
+    stop: Stop,
+    dry_run: bool = False,
+    progress: Callable[[Step], None] = lambda step: None,
+    clock: Callable[[], float] = time.monotonic,
+    backoff: Backoff | None = None,
+) -> Tally:
+    """Submit every slide under `prefix`, at most one new one in `every_s` seconds; those known cost no time.
+
+    `progress` is called for each slide, in this thread. `dry_run` reads, writes and publishes nothing. Raises
+    TransientError if the prefix cannot be listed.
+    """
+    tally, due = Tally(), clock()
+    insist = partial(_insist, stop=stop, backoff=backoff or Backoff(), progress=progress)
+    try:
+        for place, mark in _found(intake, prefix):
+            step = insist(place, partial(_looked_up, intake, place, mark))
+            if step.outcome == "would-submit" and not dry_run:
+                _wait(stop, due - clock())
+                step = insist(place, partial(_submitted, intake, Submission(place, "backfill", mark=mark)))
+                due = max(due, clock()) + (every_s if step.outcome in ("accepted", "rescan") else 0)
+            tally.outcomes[step.outcome] += 1
+            progress(step)
+    except Stopped:
+        tally.stopped = True
+    return tally
+
+
+def _found(intake: Intake, prefix: str) -> Iterator[tuple[Place, str]]:
+    """Yield every slide and its mark."""
+    if not prefix.startswith("s3://"):
+        root = Path(prefix) if not prefix.startswith("file:") else _folder(prefix)
+        for found in Folder(root).look().candidates:
+            place = FilePlace(found.path)
+            yield place, mark_of(place.uri, found.files)
+        return
+    bucket, _, inside = prefix.removeprefix("s3://").partition("/")
+    for info in intake.contents.bucket(bucket).list(f"{inside.strip('/')}/" if inside.strip("/") else ""):
+        if PurePosixPath(info.key).suffix.lower() in SLIDE_SUFFIXES:
+            object_place = ObjectPlace(bucket, info.key)
+            yield object_place, mark_of(object_place.uri, info)
+
+
+def _folder(uri: str) -> Path:
+    place = parse_uri(uri)
+    assert isinstance(place, FilePlace)
+    return place.path
+
+
+def _looked_up(intake: Intake, place: Place, mark: str) -> Step:
+    noted = intake.ledger.seen(mark)
+    return Step(place, "duplicate", Receipt(*noted, "duplicate")) if noted else Step(place, "would-submit")
+
+
+def _submitted(intake: Intake, submission: Submission) -> Step:
+    try:
+        receipt = intake.submit(submission)
+    except InvalidInputError as error:
+        return Step(submission.place, "refused", error=error)
+    return Step(submission.place, receipt.status, receipt)
+
+
+def _insist(
+    place: Place, call: Callable[[], Step], *, stop: Stop, backoff: Backoff, progress: Callable[[Step], None]
+) -> Step:
+    """Do a step, as often as it takes. Raises Stopped."""
+    for delay_s in backoff.delays():
+        _wait(stop, 0)
+        try:
+            return call()
+        except TransientError as error:
+            progress(Step(place, "waiting", error=error))
+        _wait(stop, delay_s)
+    raise AssertionError("delays never end")
+
+
+def _wait(stop: Stop, seconds: float) -> None:
+    if stop.wait(max(0.0, seconds)):
+        raise Stopped

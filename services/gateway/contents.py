@@ -1,0 +1,185 @@
+"""What a slide's bytes are: a digest over every file or object it is stored in, each read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.files import sha256_hex
+from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.source import content_id_of, stored_in
+from histgen_lib.storage import ObjectInfo, ObjectStore
+from services.gateway.places import FilePlace, ObjectPlace, Place, Roots
+
+_SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, ".dcm")
+State = tuple[str, int, int]
+"""A file's name, size in bytes and time of change in ns."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a slide holds. `content_id`: SHA-256 over its bytes; `size_bytes`: of all its files together."""
+
+    content_id: str
+    size_bytes: int
+
+
+class Contents:
+    """Reads slides where they lie. Safe to use from several threads.
+
+    `open_bucket` connects to a bucket; each is opened once.
+    """
+
+    def __init__(self, roots: Roots, open_bucket: Callable[[str], ObjectStore]) -> None:
+        self._roots = roots
+        self._open_bucket = open_bucket
+        self._buckets: dict[str, ObjectStore] = {}
+        self._lock = threading.Lock()
+
+    def require(self, place: Place) -> None:
+        """Refuse a place outside the roots: InvalidInputError("uri-outside-roots")."""
+        self._roots.require(place)
+
+    def measure(self, place: Place) -> Content:
+        """Read all of a slide.
+
+        Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-incomplete" (files that belong
+        to it are missing), "slide-changed" (while it was read), "slide-in-parts", "uri-outside-roots" (a file
+        that belongs to it lies there); TransientError("storage-unavailable").
+        """
+        return self._files(place) if isinstance(place, FilePlace) else self._object(place)
+
+    def find(self, place: ObjectPlace) -> ObjectInfo | None:
+        """Look an object up; None if there is none. Raises as `measure`."""
+        try:
+            return self._bucket(place.bucket).head(place.key)
+        except FatalError as error:
+            raise _closed(place, error) from error
+
+    def bucket(self, name: str) -> ObjectStore:
+        """Connect to a bucket, once."""
+        return self._bucket(name)
+
+    def _files(self, place: FilePlace) -> Content:
+        parts = sorted(stored_in(place.path))
+        for part in parts:
+            self._roots.require(FilePlace(part))
+        try:
+            if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
+                raise _incomplete(place, absent)
+            before = states(parts)
+            content_id = content_id_of(parts)
+            if states(parts) != before:
+                raise _changed(place)
+        except FileNotFoundError as error:
+            raise _missing(place) from error
+        except OSError as error:
+            raise _unreadable(place, error.strerror or type(error).__name__) from error
+        return Content(content_id, sum(size for _, size, _ in before))
+
+    def _object(self, place: ObjectPlace) -> Content:
+        if PurePosixPath(place.key).suffix.lower() in _SEVERAL_FILES:
+            raise _in_parts(place)
+        before = self.find(place)
+        if before is None:
+            raise _missing(place)
+        try:
+            content_id = _digest(self._bucket(place.bucket), place.key)
+        except FatalError as error:
+            raise _closed(place, error) from error
+        if self.find(place) != before:
+            raise _changed(place)
+        return Content(content_id, before.size_bytes)
+
+    def _bucket(self, name: str) -> ObjectStore:
+        with self._lock:
+            if name not in self._buckets:
+                self._buckets[name] = self._open_bucket(name)
+            return self._buckets[name]
+
+
+def states(parts: Sequence[Path]) -> list[State]:
+    """Look up the size and time of change of files. Raises OSError."""
+    found = [(part.name, part.stat()) for part in parts]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+
+
+def mark_of(uri: str, found: Sequence[State] | ObjectInfo) -> str:
+    """Tell a slide's state without reading it: 64 hexadecimal digits that change when it is written again."""
+    state = [found.size_bytes, found.etag] if isinstance(found, ObjectInfo) else list(found)
+    return sha256_hex(json.dumps([uri, state]).encode())
+
+
+def _digest(bucket: ObjectStore, key: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        for piece in bucket.chunks(key):
+            digest.update(piece)
+    except InvalidInputError as error:
+        if error.code == "object-missing":
+            raise _missing_object() from error
+        raise
+    return digest.hexdigest()
+
+
+def _name(place: Place) -> str:
+    return place.path.name if isinstance(place, FilePlace) else place.key.rpartition("/")[2]
+
+
+def _missing(place: Place) -> InvalidInputError:
+    kind = "file" if isinstance(place, FilePlace) else "object"
+    return InvalidInputError(
+        "slide-missing", f"There is no {kind} {_name(place)}.", hint="Check the URI for a typing error."
+    )
+
+
+def _missing_object() -> InvalidInputError:
+    return InvalidInputError(
+        "slide-missing", "The object went away while it was read.", hint="Upload the slide again."
+    )
+
+
+def _changed(place: Place) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-changed",
+        f"{_name(place)} changed while it was read.",
+        hint="Wait until the copy has finished, then tell of it again.",
+    )
+
+
+def _incomplete(place: Place, absent: Sequence[str]) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-incomplete",
+        f"{_name(place)} names {len(absent)} files that are not there, the first being {absent[0]}.",
+        hint="Copy all files and folders that belong to the slide.",
+    )
+
+
+def _unreadable(place: Place, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-unreadable",
+        f"{_name(place)} cannot be read: {why}.",
+        hint="Check that the gateway's account may read it and that its disk or network share is there.",
+    )
+
+
+def _closed(place: ObjectPlace, error: FatalError) -> InvalidInputError:
+    """Put a bucket that refuses us into words: that is the slide's trouble, not the gateway's end."""
+    return InvalidInputError(
+        "slide-unreadable",
+        f"{_name(place)} cannot be read: {error.message}",
+        hint=error.hint or "Check that the gateway's account may read that bucket.",
+    )
+
+
+def _in_parts(place: ObjectPlace) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-in-parts",
+        f"{_name(place)} is one of several files of a slide, which cannot be taken from S3.",
+        hint="Put MIRAX, VMS and DICOM slides into a folder; S3 may hold slides that are one file.",
+    )

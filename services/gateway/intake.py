@@ -1,0 +1,177 @@
+"""The one way in: whoever tells of a slide, it is read, recognised by its bytes, and announced once.
+
+The event is published before it is written down. A crash in between has the same event published again, with
+the same id, when the slide is told of again: consumers recognise it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from histgen_lib.bus import Publisher
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
+from histgen_lib.storage import ObjectStore
+from histgen_lib.telemetry import bound, get_logger, metrics
+from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
+from services.gateway.contents import Content, Contents
+from services.gateway.ledger import Announced, Ledger, Owner
+from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
+
+NAME = "gateway"
+SOURCE = f"/histgen/{NAME}"
+
+_log = get_logger()
+
+
+class Intake:
+    """Takes slides in. Safe to use from several threads; several processes may share broker and store.
+
+    `now`: the time of events, UTC.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        store: ObjectStore,
+        contents: Contents,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.contents = contents
+        self.ledger = Ledger(store)
+        self._publisher, self._store, self._now = publisher, store, now
+        self._deciding = threading.Lock()
+
+    def submit(self, submission: Submission) -> Receipt:
+        """Take a slide in; durable when this returns.
+
+        Raises InvalidInputError: those of `check`, `check_member` and `Contents.measure`; TransientError when
+        broker or store are away: then submit it again.
+        """
+        with bound(via=submission.via, uri=submission.place.uri):
+            try:
+                receipt = self._take(submission)
+            except InvalidInputError as error:
+                metrics.SLIDES_REFUSED.labels(error.code).inc()
+                raise
+            _count(submission, receipt)
+            return receipt
+
+    def give_up(self, letter: DeadLetter) -> None:
+        """Write a dead letter and tell of it; doing it twice is harmless."""
+        new = self._store.put(letter.key, letter.to_bytes(), content_type="application/json")
+        told = letter.announcement(source=SOURCE, now=self._now())
+        self._publisher.publish(DEAD_LETTER, told.key, told)
+        if new:
+            metrics.DEAD_LETTERS.labels(NAME, letter.code).inc()
+            _log.warning("Given up.", code=letter.code, message=letter.message, key=letter.key)
+
+    def _take(self, submission: Submission) -> Receipt:
+        self.contents.require(submission.place)
+        check(submission)
+        mark = submission.mark
+        if mark and (noted := self.ledger.seen(mark)):
+            return Receipt(*noted, "duplicate")
+        content = self.contents.measure(submission.place)
+        with self._deciding:
+            receipt = self._decide(submission, content)
+        if mark:
+            self.ledger.remember(mark, receipt.slide_id, receipt.event_id)
+        return receipt
+
+    def _decide(self, told: Submission, content: Content) -> Receipt:
+        known = self.ledger.with_content(content.content_id)
+        slide_id = told.slide_id or _id_among(told.place.slide_id, known)
+        same = [found for found in known if found.data.slide_id == slide_id]
+        event = self._event(told, content, slide_id, self._before(slide_id, same))
+        if letter := read_dead_letter(self._store, event.id):
+            return Receipt(slide_id, event.id, "dead-letter", letter)
+        if any(found.event.id == event.id for found in same):
+            return Receipt(slide_id, event.id, "duplicate")
+        if same:
+            return self._announce(event, "accepted")
+        mine = Owner(told.place.uri, content.content_id)
+        owner = self.ledger.claim(slide_id, mine)
+        if mine.uri == owner.uri:
+            return self._announce(event, "rescan" if self.ledger.latest(slide_id) else "accepted")
+        if mine.content_id == owner.content_id:
+            return self._announce(event, "accepted")
+        return self._refuse_taken(event)
+
+    def _before(self, slide_id: str, same: list[Announced]) -> SlideScanned | None:
+        """Return what was said last of these bytes under this slide id."""
+        latest = self.ledger.latest(slide_id) if same else None
+        ids = {found.event.id for found in same}
+        if latest and latest.event.id in ids:
+            return latest.data
+        return same[-1].data if same else None
+
+    def _event(self, told: Submission, content: Content, slide_id: str, before: SlideScanned | None) -> Event:
+        """Make the event of this slide; what is not stated now holds as it was stated before."""
+        case = told.case or (Case(before.case_id, before.case_slides) if before and before.case_id else None)
+        if case:
+            check_member(case, slide_id)
+        data = SlideScanned(
+            slide_id=slide_id,
+            uri=told.place.uri,
+            content_id=content.content_id,
+            size_bytes=content.size_bytes,
+            mpp=told.mpp if told.mpp is not None or before is None else before.mpp,
+            case_id=case.id if case else None,
+            case_slides=case.slides if case else (),
+        )
+        return Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
+
+    def _announce(self, event: Event, status: Status) -> Receipt:
+        with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):
+            self._publisher.publish(event.type, event.key, event)
+            self.ledger.record(event)
+            _log.info("Announced.", outcome=status)
+        return Receipt(event.key, event.id, status)
+
+    def _refuse_taken(self, event: Event) -> Receipt:
+        """Give up a slide whose id belongs to other bytes from elsewhere: two slides must never be mixed."""
+        assert isinstance(event.data, SlideScanned)
+        lost = Event.first(
+            event.data,
+            source=SOURCE,
+            now=self._now(),
+            identity=f"{identity(event.data)}|{event.data.uri}",
+        )
+        letter = DeadLetter.of_event(lost, _taken(event.key), attempts=0, worker=NAME)
+        self.give_up(letter)
+        return Receipt(event.key, lost.id, "dead-letter", letter)
+
+
+def identity(data: SlideScanned) -> str:
+    """Name what happened, whoever tells it and when: these bytes, under this id, with this said of them."""
+    case = Case(data.case_id, data.case_slides).identity if data.case_id else ""
+    return f"{data.slide_id}|{data.content_id}|{data.mpp}|{case}"
+
+
+def _id_among(slide_id: str, known: list[Announced]) -> str:
+    """Return the id that these bytes were announced under: a copy under another name is the same slide."""
+    ids = [found.data.slide_id for found in known]
+    return slide_id if slide_id in ids or not ids else ids[0]
+
+
+def _count(submission: Submission, receipt: Receipt) -> None:
+    metrics.SLIDES_SEEN.labels(submission.via).inc()
+    if receipt.status == "duplicate":
+        metrics.SLIDES_DUPLICATE.inc()
+        with bound(slide_id=receipt.slide_id, event_id=receipt.event_id):
+            _log.info("Announced before.", outcome=receipt.status)
+    if receipt.letter:
+        metrics.SLIDES_REFUSED.labels(receipt.letter.code).inc()
+
+
+def _taken(slide_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-id-taken",
+        f"The slide id {slide_id} belongs to another slide, from another place.",
+        hint="Rename the file, or state another slide_id, and send it again. To replace a slide by a new "
+        "scan, put the new file where the old one was.",
+    )

@@ -1,0 +1,106 @@
+"""What the gateway remembers, in the object store: who owns an id, what was announced, what it looked at.
+
+slides/<slide_id>/scanned.json            the slide's latest slide.scanned event
+gateway/owners/<slide_id>                 the URI that a slide id belongs to, claimed before the first event
+gateway/contents/<content_id>/<event>     every event announced with these bytes: the index by content
+gateway/seen/<mark>                       a file or object in a state that needs no second look
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.files import canonical_json
+from histgen_lib.pipeline.keys import scanned_key
+from histgen_lib.storage import ObjectStore
+
+_SEEN = "gateway/seen/"
+_JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a slide id is: the URI that came first with it, and the bytes it had then."""
+
+    uri: str
+    content_id: str
+
+
+@dataclass(frozen=True)
+class Announced:
+    """An event that was acknowledged by the broker, and its data."""
+
+    event: Event
+    data: SlideScanned
+
+
+class Ledger:
+    """Reads and writes these objects. Raises what the object store raises."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def claim(self, slide_id: str, owner: Owner) -> Owner:
+        """Take a slide id, unless someone has it; return whose it is."""
+        key = f"gateway/owners/{slide_id}"
+        if self._store.put(key, canonical_json({"schema": 1, **asdict(owner)}), content_type=_JSON):
+            return owner
+        found = self._read(key)
+        return Owner(str(found.get("uri")), str(found.get("content_id")))
+
+    def latest(self, slide_id: str) -> Announced | None:
+        """Return the slide's latest event."""
+        return self._event(scanned_key(slide_id))
+
+    def with_content(self, content_id: str) -> list[Announced]:
+        """Return the events announced with these bytes, under whatever slide id, oldest first."""
+        keys = [info.key for info in self._store.list(f"gateway/contents/{content_id}/")]
+        events = [found for found in map(self._event, keys) if found is not None]
+        return sorted(events, key=lambda found: (found.event.time, found.event.id))
+
+    def record(self, event: Event) -> None:
+        """Write an acknowledged event down; the index comes last, since it is what says "announced"."""
+        assert isinstance(event.data, SlideScanned)
+        line = canonical_json({"event": event.to_json()})
+        self._store.put(scanned_key(event.key), line, if_absent=False, content_type=_JSON)
+        self._store.put(f"gateway/contents/{event.data.content_id}/{event.id}.json", line, content_type=_JSON)
+
+    def remember(self, mark: str, slide_id: str, event_id: str) -> None:
+        """Note that a file or object in this state was dealt with."""
+        note = canonical_json({"slide_id": slide_id, "event_id": event_id})
+        self._store.put(_SEEN + mark, note, content_type=_JSON)
+
+    def seen(self, mark: str) -> tuple[str, str] | None:
+        """Return the slide id and event id noted for this state."""
+        if self._store.head(_SEEN + mark) is None:
+            return None
+        note = self._read(_SEEN + mark)
+        return str(note.get("slide_id")), str(note.get("event_id"))
+
+    def all_seen(self) -> Iterator[str]:
+        """List every state that was dealt with."""
+        return (info.key.removeprefix(_SEEN) for info in self._store.list(_SEEN))
+
+    def _event(self, key: str) -> Announced | None:
+        """Read an event; None if there is none, or none that this software can read."""
+        try:
+            event = Event.from_json(self._read(key)["event"])
+        except (InvalidInputError, KeyError):
+            return None
+        return Announced(event, event.data) if isinstance(event.data, SlideScanned) else None
+
+    def _read(self, key: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self._store.get(key))
+        except InvalidInputError as error:
+            if error.code != "object-missing":
+                raise
+            return {}
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}

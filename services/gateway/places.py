@@ -1,0 +1,162 @@
+"""Where slides lie: file:// and s3:// URIs, and the roots that they may point into."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote_to_bytes
+
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.slides.parts import safe_name
+
+_MOST_CHARACTERS = 4096
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+@dataclass(frozen=True)
+class FilePlace:
+    """A slide in the file system: its file, or the folder of a DICOM series."""
+
+    path: Path
+
+    @property
+    def uri(self) -> str:
+        """file:///…, percent-encoded."""
+        return self.path.as_uri()
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's id unless another is stated: as `open_slide` says."""
+        return safe_name(self.path.name if self.path.is_dir() else self.path.stem)
+
+
+@dataclass(frozen=True)
+class ObjectPlace:
+    """A slide in an S3 bucket."""
+
+    bucket: str
+    key: str
+
+    @property
+    def uri(self) -> str:
+        """s3://bucket/key, the key as it is."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's id unless another is stated."""
+        return safe_name(PurePosixPath(self.key).stem)
+
+
+Place = FilePlace | ObjectPlace
+
+
+def parse_uri(uri: str) -> Place:
+    """Read "file:///folder/a.svs" or "s3://bucket/key". Raises InvalidInputError("uri-invalid")."""
+    if len(uri) > _MOST_CHARACTERS or not _is_text(uri):
+        raise _invalid()
+    if uri.startswith("s3://"):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return object_place(bucket, key)
+    if not uri.startswith("file:/") or set(uri) & set("?#"):
+        raise _invalid()
+    host, slash, path = uri.removeprefix("file:").removeprefix("//").partition("/")
+    raw = unquote_to_bytes(slash + path)
+    if host not in ("", "localhost") or not slash or b"\0" in raw:
+        raise _invalid()
+    return FilePlace(_without_dots(Path(os.fsdecode(raw))))
+
+
+def object_place(bucket: str, key: str) -> ObjectPlace:
+    """Name an object. Raises InvalidInputError("uri-invalid") for what can be none."""
+    parts = key.split("/")
+    if not _BUCKET.fullmatch(bucket) or {"", ".", ".."} & set(parts) or not _is_text(key):
+        raise _invalid()
+    return ObjectPlace(bucket, key)
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The folders and buckets that slides may be taken from. `objects`: "bucket/" or "bucket/prefix/"."""
+
+    folders: tuple[Path, ...] = ()
+    objects: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, texts: Iterable[str]) -> Roots:
+        """Read "/folder", "file:///folder", "s3://bucket" and "s3://bucket/prefix".
+
+        Raises FatalError("settings-invalid").
+        """
+        folders, objects = [], []
+        for text in texts:
+            if text.startswith("s3://"):
+                bucket, _, prefix = text.removeprefix("s3://").strip("/").partition("/")
+                objects.append(f"{bucket}/{prefix}/" if prefix else f"{bucket}/")
+            else:
+                folders.append(_folder(text))
+        return cls(tuple(folders), tuple(objects))
+
+    def require(self, place: Place) -> None:
+        """Refuse a place outside the roots, wherever links lead: InvalidInputError("uri-outside-roots").
+
+        A path is judged before anything is looked up there, so the answer does not tell what exists.
+        """
+        if isinstance(place, ObjectPlace):
+            inside = any(f"{place.bucket}/{place.key}".startswith(root) for root in self.objects)
+        else:
+            inside = self._holds(place.path)
+        if not inside:
+            raise InvalidInputError(
+                "uri-outside-roots",
+                "This URI lies outside the folders and buckets that the gateway takes slides from.",
+                hint="Put the slide into one of HISTGEN_ROOTS, or add its folder or bucket there.",
+            )
+
+    def _holds(self, path: Path) -> bool:
+        try:
+            real = path.resolve()
+            return any(real.is_relative_to(folder.resolve()) for folder in self.folders)
+        except (OSError, RuntimeError, ValueError):  # links in a circle; a name longer than the system allows
+            return False
+
+
+def _folder(text: str) -> Path:
+    if text.startswith("file:/"):
+        try:
+            place = parse_uri(text)
+        except InvalidInputError:
+            place = None
+        if isinstance(place, FilePlace):
+            return place.path
+    elif "://" not in text and text:
+        return Path(text).absolute()
+    raise FatalError(
+        "settings-invalid",
+        "HISTGEN_ROOTS holds an entry that is neither a folder nor an s3:// bucket.",
+        hint='Write folders and buckets with commas between: "/scans,s3://lab/scans".',
+    )
+
+
+def _without_dots(path: Path) -> Path:
+    """Follow ".." as the system does, so that what is checked is what is opened."""
+    try:
+        return path.resolve() if ".." in path.parts else path
+    except (OSError, RuntimeError):
+        raise _invalid() from None
+
+
+def _is_text(value: str) -> bool:
+    """Whether it is free of NUL and of halves of characters, which JSON can hold and file systems cannot."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _invalid() -> InvalidInputError:
+    return InvalidInputError(
+        "uri-invalid",
+        "This is not the URI of a slide.",
+        hint='Give "file:///folder/slide.svs" (percent-encoded) or "s3://bucket/key".',
+    )

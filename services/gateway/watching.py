@@ -1,0 +1,102 @@
+"""The watched folder: look, wait until a slide is whole, submit it, and keep at it whatever goes wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.telemetry import bound, get_logger
+from histgen_lib.worker import Stop
+from histgen_lib.worker.board import Board
+from services.gateway.folder import Candidate, Folder, Look
+from services.gateway.intake import Intake
+from services.gateway.loops import Loop
+from services.gateway.places import FilePlace
+from services.gateway.submission import Submission
+from services.gateway.watch import Watch
+
+_PASSING = frozenset({"slide-missing", "slide-unreadable", "slide-changed", "slide-incomplete"})
+"""Troubles of a file that may pass by themselves; others stay until the file changes."""
+
+_log = get_logger()
+
+
+class Watching(Loop):
+    """Watches one folder tree. `settle_s`: how long files must not change; `look_s`: between two looks."""
+
+    name = "watch"
+
+    def __init__(
+        self,
+        folder: Folder,
+        intake: Intake,
+        board: Board,
+        stop: Stop,
+        *,
+        settle_s: float,
+        look_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        **patience: Any,
+    ) -> None:
+        super().__init__(board, stop, **patience)
+        self._folder, self._intake, self._clock = folder, intake, clock
+        self._settle_s, self._look_s = settle_s, look_s
+        self._watch: Watch | None = None
+        self._told: tuple[int, tuple[str, ...]] = (0, ())
+
+    @property
+    def waiting(self) -> int:
+        """Count the slides that are there and not dealt with."""
+        return self._watch.waiting if self._watch else 0
+
+    def turn(self) -> None:
+        """Look once, and submit what is whole; a long backlog is left for a new look now and then."""
+        watch = self._watch = self._watch or self._start()
+        look = self.aside(self._folder.look)
+        begun = self._clock()
+        self._tell(look, watch)
+        for candidate, mark in watch.whole(look):
+            self._submit(watch, candidate, mark)
+            if self._stop.requested or self._clock() - begun > self._look_s:
+                return
+        self.pause(self._look_s)
+
+    def _start(self) -> Watch:
+        """Learn from the ledger what needs no second look."""
+        done = self.aside(lambda: set(self._intake.ledger.all_seen()))
+        _log.info("Watching.", folder=str(self._folder.root), count=len(done))
+        return Watch(settle_s=self._settle_s, clock=self._clock, done=done)
+
+    def _submit(self, watch: Watch, candidate: Candidate, mark: str) -> None:
+        place = FilePlace(candidate.path)
+        submission = Submission(place, "watch", mark=mark)
+        try:
+            self.insist(partial(self._intake.submit, submission))
+        except InvalidInputError as error:
+            with bound(uri=place.uri):
+                self._trouble(watch, candidate, mark, error)
+        else:
+            watch.finish(candidate, mark)
+
+    def _trouble(self, watch: Watch, candidate: Candidate, mark: str, error: InvalidInputError) -> None:
+        if error.code in _PASSING:
+            if watch.postpone(candidate, error.code):
+                _log.warning("A slide cannot be read yet; trying again.", exc_info=error)
+        else:
+            _log.warning("A slide is not taken.", exc_info=error)
+            watch.finish(candidate, mark)
+
+    def _tell(self, look: Look, watch: Watch) -> None:
+        """Say once what is passed over and what is waited for."""
+        told = (look.ignored, tuple(map(str, look.closed)))
+        if told != self._told:
+            self._told = told
+            _log.info("Files that are no slides are passed over.", count=look.ignored)
+            for folder in look.closed:
+                _log.warning("A folder cannot be looked into.", folder=str(folder), code="watch-unavailable")
+        for candidate in watch.incomplete():
+            with bound(uri=FilePlace(candidate.path).uri):
+                _log.warning("A slide waits for files that belong to it.", missing=candidate.missing[:10])
