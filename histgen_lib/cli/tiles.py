@@ -65,14 +65,14 @@ def tiles(
 
 
 def _preview(path: Path, out_dir: Path, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
-    from histgen_lib.pipeline.pictures import sharp_thumbnail  # noqa: PLC0415
+    from histgen_lib.pipeline.pictures import sharp_overview  # noqa: PLC0415
     from histgen_lib.slides import assess_quality, open_slide, plan_grid  # noqa: PLC0415
 
     with open_slide(path, mpp=mpp) as slide:
         grid = plan_grid(slide, settings)
         quality = assess_quality(slide, grid)
         target = out_dir / f"{slide.slide_id}.tiles.png"
-        _write_png(target, draw_preview(sharp_thumbnail(slide), slide, grid))
+        _write_png(target, draw_preview(sharp_overview(slide), slide, grid))
         return _facts(path, slide, grid, quality, target)
 
 

@@ -1,125 +1,107 @@
-"""bag→draft: a slide's features to a report that says how sure it is, and when it should not be believed."""
+"""bag→draft: the features of a slide, or of a case's slides together, to a report that says how sure it is.
+
+And when it should not be believed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib import __version__
 from histgen_lib.bags import Bag
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.progress import Progress, silent
+from histgen_lib.pipeline.provenance import (
+    Part,
+    provenance_of_case,
+    provenance_of_slide,
+    quality_of_part,
+    slide_provenance,
+)
 from histgen_lib.pipeline.sentences import Generated, make_sentences, report_confidence
 from histgen_lib.reports.record import (
-    SCHEMA_VERSION,
     Abstention,
     AbstentionReason,
+    CaseSlide,
     DraftReport,
-    EncoderProvenance,
-    ModelProvenance,
     OutOfDistribution,
-    Provenance,
     Quality,
-    SlideProvenance,
-    Tiling,
+    Sentence,
 )
-from histgen_lib.slides import QualityReport, Slide
 from histgen_lib.text.synoptic import parse_report
-
-SOFTWARE = f"histgen {__version__}"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a bag came from: an open slide, or (slide None) only the bag itself.
-
-    `bag_given`: the bag was made earlier, not now from the slide; its digest then counts among the inputs.
-    """
-
-    slide: Slide | None = None
-    quality: QualityReport | None = None
-    bag_given: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Drafted:
-    """A draft and the evidence of each of its sentences over all tiles: float32[S, N]."""
+    """A draft and the evidence of each of its sentences over all tiles of its bags: float32[S, N]."""
 
     draft: DraftReport
     weights: NDArray[np.float32]
 
 
 def bag_to_draft(
-    bag: Bag,
+    bag: Bag | Part,
     *,
     model: ReportModel,
     server: InferenceServer,
-    source: Source | None = None,
     beam_size: int | None = None,
     progress: Progress = silent,
 ) -> Drafted:
-    """Let the model write, then judge what it wrote.
+    """Let the model write of one slide, then judge what it wrote.
 
     An out-of-distribution slide gets its draft, and is marked. `beam_size` overrides the model's.
     Raises InvalidInputError("bag-other-encoder") for features of another encoder than the model's, and what
     the server raises.
     """
-    _check_encoder(bag, model)
-    progress("generate", 0, 1)
-    made = Generated.from_tensors(server.infer("histgen", _request(bag, beam_size)), model.folder.tokenizer)
-    progress("generate", 1, 1)
-    sentences, weights = make_sentences(made, bag, model)
-    fields = parse_report(made.text)
-    confidence = round(report_confidence(sentences, fields, model.report_statistic), 4)
-    domain = check_domain(bag, model)
-    reasons = _reasons(made.text, confidence, domain, model)
+    part = bag if isinstance(bag, Part) else Part(bag)
+    made = _write([part.bag], model, server, beam_size, progress)
+    sentences, weights = make_sentences(made, [part.bag], model)
     draft = DraftReport(
-        slide_id=bag.slide_id,
+        slide_id=part.bag.slide_id,
         text=made.text,
-        fields=fields,
-        confidence=confidence,
-        abstained=bool(reasons),
-        abstention=Abstention(reasons=reasons, threshold=model.abstention_threshold),
-        out_of_distribution=domain,
-        quality=_quality(bag, source),
         sentences=sentences,
-        provenance=_provenance(bag, model, source or Source(), beam_size),
+        quality=quality_of_part(part),
+        provenance=provenance_of_slide(part, model, beam_size),
+        **_judged(made.text, sentences, check_domain(part.bag, model), model),
     )
     return Drafted(draft, weights)
 
 
-def inputs_digest(model: ReportModel, beam_size: int | None, origin: Mapping[str, Any]) -> str:
-    """Digest all that decides on a draft's bytes; `origin` is `slide_origin`'s, or a bag's digest."""
-    return sha256_hex(
-        canonical_json(
-            {
-                "software": SOFTWARE,
-                "schema": SCHEMA_VERSION,
-                "model": model.folder.digest,
-                "decoding": _decoding(model, beam_size),
-                "origin": dict(origin),
-            }
-        )
+def bags_to_case_draft(
+    case_id: str,
+    parts: Sequence[Part],
+    *,
+    model: ReportModel,
+    server: InferenceServer,
+    beam_size: int | None = None,
+    progress: Progress = silent,
+) -> Drafted:
+    """Let the model write one report of all slides of a case, in the order of `parts`; as `bag_to_draft`.
+
+    The case is out of distribution if any of its slides is, and has the flags of all of them.
+    """
+    bags = [part.bag for part in parts]
+    made = _write(bags, model, server, beam_size, progress)
+    sentences, weights = make_sentences(made, bags, model, named=True)
+    domains = [check_domain(bag, model) for bag in bags]
+    draft = DraftReport(
+        slide_id=case_id,
+        case_id=case_id,
+        slides=tuple(_case_slide(part) for part in parts),
+        text=made.text,
+        sentences=sentences,
+        quality=_all_flags(parts),
+        provenance=provenance_of_case(case_id, parts, model, beam_size),
+        **_judged(made.text, sentences, max(domains, key=lambda domain: domain.score or 0.0), model),
     )
-
-
-def slide_origin(slide: Slide, given: Bag | None = None) -> dict[str, Any]:
-    """Collect what of an open slide (and of a bag `given` with it) decides on its draft."""
-    origin = {
-        "slide": slide.content_id,
-        "mpp": slide.mpp,
-        "mpp_source": slide.mpp_source,
-        "id": slide.slide_id,
-    }
-    return origin | ({"bag": given.digest} if given else {})
+    return Drafted(draft, weights)
 
 
 def check_domain(bag: Bag, model: ReportModel) -> OutOfDistribution:
@@ -133,6 +115,24 @@ def check_domain(bag: Bag, model: ReportModel) -> OutOfDistribution:
     )
 
 
+def _write(
+    bags: Sequence[Bag],
+    model: ReportModel,
+    server: InferenceServer,
+    beam_size: int | None,
+    progress: Progress,
+) -> Generated:
+    for bag in bags:
+        _check_encoder(bag, model)
+    progress("generate", 0, 1)
+    request = _case_request(bags) if len(bags) > 1 else _request(bags[0])
+    if beam_size is not None:
+        request["beam_size"] = np.array([beam_size], dtype=np.int32)
+    made = Generated.from_tensors(server.infer("histgen", request), model.folder.tokenizer)
+    progress("generate", 1, 1)
+    return made
+
+
 def _check_encoder(bag: Bag, model: ReportModel) -> None:
     if bag.encoder_sha256 and model.encoder_sha256 and bag.encoder_sha256 != model.encoder_sha256:
         raise InvalidInputError(
@@ -144,13 +144,46 @@ def _check_encoder(bag: Bag, model: ReportModel) -> None:
         )
 
 
-def _request(bag: Bag, beam_size: int | None) -> dict[str, NDArray[Any]]:
+def _request(bag: Bag) -> dict[str, NDArray[Any]]:
     request: dict[str, NDArray[Any]] = {"features": bag.features, "xy": bag.xy}
     if bag.has_places:
         request["span_px"] = np.array([bag.span_px], dtype=np.float32)
-    if beam_size is not None:
-        request["beam_size"] = np.array([beam_size], dtype=np.int32)
     return request
+
+
+def _case_request(bags: Sequence[Bag]) -> dict[str, NDArray[Any]]:
+    """Put bags one after the other, places at the first one's scale: slides may differ in theirs."""
+    span_px = bags[0].span_px
+    request: dict[str, NDArray[Any]] = {
+        "features": np.concatenate([bag.features for bag in bags]),
+        "xy": np.concatenate([_scaled(bag, span_px) for bag in bags]),
+        "slide": np.repeat(np.arange(len(bags)), [len(bag) for bag in bags]).astype(np.int32),
+    }
+    if bags[0].has_places:
+        request["span_px"] = np.array([span_px], dtype=np.float32)
+    return request
+
+
+def _scaled(bag: Bag, span_px: float) -> NDArray[np.int32]:
+    if bag.span_px == span_px or not bag.has_places:
+        return bag.xy
+    return np.asarray(np.rint(bag.xy * (span_px / bag.span_px)), dtype=np.int32)
+
+
+def _judged(
+    text: str, sentences: Sequence[Sentence], domain: OutOfDistribution, model: ReportModel
+) -> dict[str, Any]:
+    """Say how far the model stands by what it wrote: the fields of the draft that tell."""
+    fields = parse_report(text)
+    confidence = round(report_confidence(sentences, fields, model.report_statistic), 4)
+    reasons = _reasons(text, confidence, domain, model)
+    return {
+        "fields": fields,
+        "confidence": confidence,
+        "abstained": bool(reasons),
+        "abstention": Abstention(reasons=reasons, threshold=model.abstention_threshold),
+        "out_of_distribution": domain,
+    }
 
 
 def _reasons(
@@ -166,53 +199,15 @@ def _reasons(
     return tuple(found)
 
 
-def _quality(bag: Bag, source: Source | None) -> Quality:
-    flags = () if bag.encoder_sha256 else ("encoder-unstated",)
-    if source is None or source.quality is None:
-        return Quality(flags=flags)
-    stated = source.quality.to_dict()
-    measures = {
-        name: round(float(value), 4)
-        for name, value in sorted(stated.items())
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-    return Quality(flags=(*flags, *stated["flags"]), measures=measures)
-
-
-def _provenance(bag: Bag, model: ReportModel, source: Source, beam_size: int | None) -> Provenance:
-    slide = source.slide
-    given = bag if source.bag_given else None
-    origin = slide_origin(slide, given) if slide else {"bag": bag.digest}
-    return Provenance(
-        software=SOFTWARE,
-        inputs_digest=inputs_digest(model, beam_size, origin),
-        bag_digest=bag.digest,
-        slide=_slide_provenance(bag, slide),
-        model=ModelProvenance(
-            name=model.folder.name, sha256=model.folder.digest, synthetic=model.folder.synthetic
-        ),
-        encoder=EncoderProvenance(name=bag.encoder_name, sha256=bag.encoder_sha256),
-        tiling=Tiling(
-            tile_px=bag.tile_px or None,
-            mpp=None if math.isnan(bag.mpp) else bag.mpp,
-            overlap_px=model.tiling.overlap_px if slide else None,
-            min_tissue=model.tiling.min_tissue if slide else None,
-        ),
-        decoding=_decoding(model, beam_size),
+def _case_slide(part: Part) -> CaseSlide:
+    return CaseSlide(
+        slide_id=part.bag.slide_id,
+        bag_digest=part.bag.digest,
+        slide=slide_provenance(part),
+        quality=quality_of_part(part),
     )
 
 
-def _slide_provenance(bag: Bag, slide: Slide | None) -> SlideProvenance:
-    return SlideProvenance(
-        content_id=slide.content_id if slide else None,
-        size_px=bag.slide_size if bag.has_places else None,
-        mpp=None if math.isnan(bag.slide_mpp) else bag.slide_mpp,
-        mpp_source=slide.mpp_source if slide else "bag",
-        scanner=slide.scanner if slide else None,
-        tiles=len(bag),
-    )
-
-
-def _decoding(model: ReportModel, beam_size: int | None) -> dict[str, int | float | str]:
-    settings = model.folder.decoding
-    return asdict(settings if beam_size is None else settings.replace(beam_size=beam_size))
+def _all_flags(parts: Sequence[Part]) -> Quality:
+    flags = [flag for part in parts for flag in quality_of_part(part).flags]
+    return Quality(flags=tuple(dict.fromkeys(flags)))

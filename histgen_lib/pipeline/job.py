@@ -10,12 +10,15 @@ from typing import Literal
 from histgen_lib.bags import Bag, read_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import InferenceServer
-from histgen_lib.pipeline.draft import Drafted, Source, bag_to_draft, inputs_digest, slide_origin
+from histgen_lib.pipeline.draft import Drafted, bag_to_draft
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.outputs import check_owner, finished_draft, write_outputs
-from histgen_lib.pipeline.pictures import gather_pictures
+from histgen_lib.pipeline.pictures import evidence_places, make_thumbnail, pictures_of, read_evidence
 from histgen_lib.pipeline.progress import Progress, silent
+from histgen_lib.pipeline.provenance import Part, inputs_digest, slide_origin
 from histgen_lib.pipeline.scan import scan_to_bag
+from histgen_lib.pipeline.scan_record import record_scan
+from histgen_lib.reports.pictures import Pictures
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.render_html import to_html
 from histgen_lib.slides import Slide, assess_quality, open_slide, plan_grid
@@ -61,19 +64,17 @@ def report_slide(
     with open_slide(path, mpp=mpp) as slide:
         folder = out_dir / slide.slide_id
         given = None if bag is None else _matching_bag(bag, slide)
-        origin = slide_origin(slide, given)
+        origin = slide_origin(slide, given.digest if given else None)
         if not overwrite:
             check_owner(folder, slide.content_id)
             digest = inputs_digest(model, beam_size, origin)
             if (done := finished_draft(folder, digest)) is not None:
                 return Result(slide.slide_id, folder, done, "unchanged")
         progress("open", 1, 1)
-        made, source = _scan(slide, given, model, server, progress)
-        drafted = bag_to_draft(
-            made, model=model, server=server, source=source, beam_size=beam_size, progress=progress
-        )
+        part = _scan(slide, given, model, server, progress)
+        drafted = bag_to_draft(part, model=model, server=server, beam_size=beam_size, progress=progress)
         return _write(
-            folder, drafted, made, slide, progress=progress, unchanged=lambda: _check_state(path, state)
+            folder, drafted, part.bag, slide, progress=progress, unchanged=lambda: _check_state(path, state)
         )
 
 
@@ -103,11 +104,12 @@ def report_bag(
 
 def _scan(
     slide: Slide, bag: Bag | None, model: ReportModel, server: InferenceServer, progress: Progress
-) -> tuple[Bag, Source]:
+) -> Part:
     if bag is not None:
-        return bag, Source(slide, assess_quality(slide, plan_grid(slide, model.tiling)), bag_given=True)
+        quality = assess_quality(slide, plan_grid(slide, model.tiling))
+        return Part(bag, record_scan(slide, tiling=model.tiling, quality=quality, tiles=len(bag)), given=True)
     scan = scan_to_bag(slide, model=model, server=server, progress=progress)
-    return scan.bag, Source(slide, scan.quality)
+    return Part(scan.bag, record_scan(slide, tiling=model.tiling, quality=scan.quality, tiles=len(scan.bag)))
 
 
 def _matching_bag(path: Path, slide: Slide) -> Bag:
@@ -131,11 +133,18 @@ def _write(
     unchanged: Callable[[], None] = lambda: None,
 ) -> Result:
     progress("render", 0, 1)
-    html = to_html(drafted.draft, gather_pictures(drafted, bag, slide))
+    html = to_html(drafted.draft, _pictures(drafted, bag, slide))
     progress("render", 1, 1)
     unchanged()
     changed = write_outputs(folder, drafted.draft, html, bag)
     return Result(bag.slide_id, folder, drafted.draft, "written" if changed else "unchanged")
+
+
+def _pictures(drafted: Drafted, bag: Bag, slide: Slide | None) -> Pictures:
+    if slide is None:
+        return pictures_of(bag, drafted.weights)
+    tiles = read_evidence(slide, evidence_places(drafted.draft), bag.span_px)
+    return pictures_of(bag, drafted.weights, thumbnail=make_thumbnail(slide), tiles=tiles)
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag
-from histgen_lib.pipeline.draft import Drafted
-from histgen_lib.reports.pictures import Pictures
+from histgen_lib.reports.pictures import THUMBNAIL_PX, Pictures, thumbnail_webp
+from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import Slide
 
-THUMBNAIL_PX = 1400
 EVIDENCE_PX = 256
 _MOST_PIXELS = 64_000_000  # a level larger than this is not read whole for a thumbnail
 
-
-def gather_pictures(drafted: Drafted, bag: Bag, slide: Slide | None) -> Pictures:
-    """Read what draft.html shows of an open slide; without a slide there are only the tiles' places."""
-    tiles: dict[tuple[int, int], NDArray[np.uint8]] = {}
-    if slide is not None:
-        places = {(t.x, t.y) for sentence in drafted.draft.sentences for t in sentence.evidence}
-        tiles = {
-            place: slide.read_scaled(*place, span_px=bag.span_px, out_px=EVIDENCE_PX)
-            for place in sorted(places)
-        }
-    return Pictures(
-        thumbnail=None if slide is None else sharp_thumbnail(slide),
-        xy=bag.xy,
-        span_px=bag.span_px,
-        weights=drafted.weights,
-        tiles=tiles,
-    )
+Place = tuple[int, int]
 
 
-def sharp_thumbnail(slide: Slide) -> NDArray[np.uint8]:
+def make_thumbnail(slide: Slide) -> bytes:
+    """Make a WebP of the whole of an open slide."""
+    return thumbnail_webp(sharp_overview(slide))
+
+
+def evidence_places(draft: DraftReport, slide_id: str | None = None) -> set[Place]:
+    """Find the (x, y) of all evidence tiles, or of those on one slide of a case."""
+    tiles = [tile for sentence in draft.sentences for tile in sentence.evidence]
+    return {(tile.x, tile.y) for tile in tiles if tile.slide_id == slide_id}
+
+
+def read_evidence(slide: Slide, places: Collection[Place], span_px: float) -> dict[Place, NDArray[np.uint8]]:
+    """Read evidence tiles of an open slide: uint8[EVIDENCE_PX, EVIDENCE_PX, 3] by place."""
+    return {p: slide.read_scaled(*p, span_px=span_px, out_px=EVIDENCE_PX) for p in sorted(places)}
+
+
+def pictures_of(
+    bag: Bag,
+    weights: NDArray[np.float32],
+    *,
+    thumbnail: bytes | None = None,
+    tiles: dict[Place, NDArray[np.uint8]] | None = None,
+) -> Pictures:
+    """Put together what the page shows of one slide; without pixels there are only the tiles' places."""
+    return Pictures(thumbnail=thumbnail, xy=bag.xy, span_px=bag.span_px, weights=weights, tiles=tiles or {})
+
+
+def sharp_overview(slide: Slide) -> NDArray[np.uint8]:
     """Read the smallest level that is sharp at THUMBNAIL_PX, whole; the slide's overview if that is huge."""
     sharp = [i for i, level in enumerate(slide.levels) if max(level.size) >= THUMBNAIL_PX]
     level = max(sharp, default=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag
 from histgen_lib.inference import InferenceServer
+from histgen_lib.pipeline.encoding import encode_batches
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.progress import Progress, silent
+from histgen_lib.pipeline.timing import Stages
 from histgen_lib.slides import QualityReport, Slide, TileGrid, assess_quality, plan_grid
 
 BATCH_TILES = 32
-"""Tiles in memory at once: 32 × 256 × 256 × 3 bytes is 6 MB."""
+"""Tiles given to the server at once: 32 × 256 × 256 × 3 bytes is 6 MB."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,26 @@ class Scan:
 
 
 def scan_to_bag(
-    slide: Slide, *, model: ReportModel, server: InferenceServer, progress: Progress = silent
+    slide: Slide,
+    *,
+    model: ReportModel,
+    server: InferenceServer,
+    in_flight: int = 1,
+    progress: Progress = silent,
+    stages: Stages | None = None,
 ) -> Scan:
     """Cut an open slide as the model wants it and encode its tiles, with bounded memory for pixels.
 
-    Raises what `plan_grid` and `Slide.read_tiles` raise for slides, and what the server raises.
+    `in_flight`: calls of the server at a time; the bag does not depend on it. Raises what `plan_grid` and
+    `Slide.read_tiles` raise for slides, and what the server raises.
     """
+    stages = stages or Stages()
     progress("grid", 0, 1)
-    grid = plan_grid(slide, model.tiling)
-    quality = assess_quality(slide, grid)
+    with stages("grid"):
+        grid = plan_grid(slide, model.tiling)
+        quality = assess_quality(slide, grid)
     progress("grid", 1, 1)
-    features = np.concatenate(list(_features(slide, grid, server, progress)))
+    features = _features(slide, grid, server, in_flight=in_flight, progress=progress, stages=stages)
     bag = make_bag(
         slide, grid, features, encoder_name=model.encoder_name, encoder_sha256=model.encoder_sha256
     )
@@ -69,11 +80,23 @@ def make_bag(
 
 
 def _features(
-    slide: Slide, grid: TileGrid, server: InferenceServer, progress: Progress
-) -> Iterator[NDArray[np.float16]]:
-    done = 0
+    slide: Slide,
+    grid: TileGrid,
+    server: InferenceServer,
+    *,
+    in_flight: int,
+    progress: Progress,
+    stages: Stages,
+) -> NDArray[np.float16]:
     progress("encode", 0, len(grid))
-    for batch in slide.read_tiles(grid, batch_size=BATCH_TILES):
-        yield server.infer("tile_encoder", {"tiles": batch.pixels})["features"].astype(np.float16)
-        done += len(batch)
-        progress("encode", done, len(grid))
+    parts: list[NDArray[np.float16]] = []
+    done = 0
+    with (
+        closing(slide.read_tiles(grid, batch_size=BATCH_TILES)) as batches,
+        closing(encode_batches(batches, server, in_flight=in_flight, stages=stages)) as encoded,
+    ):
+        for part in encoded:
+            parts.append(part)
+            done += len(part)
+            progress("encode", done, len(grid))
+    return np.concatenate(parts)

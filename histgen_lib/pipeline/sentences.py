@@ -55,12 +55,38 @@ def token_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[tuple[int,
     return tuple(pairwise(ends))
 
 
+@dataclass(frozen=True, eq=False)
+class TilePlaces:
+    """Where the tiles of some bags lie, counted through all bags; `named`: with the slide's id."""
+
+    bags: tuple[Bag, ...]
+    named: bool
+
+    def tile(self, row: int, weight: float) -> EvidenceTile:
+        """Describe one tile as evidence."""
+        starts = np.cumsum([0, *map(len, self.bags)])
+        which = int(np.searchsorted(starts, row, side="right")) - 1
+        bag, x_y = self.bags[which], self.bags[which].xy[row - starts[which]]
+        return EvidenceTile(
+            x=int(x_y[0]),
+            y=int(x_y[1]),
+            span_px=round(float(bag.span_px), 3),
+            weight=round(min(weight, 1.0), 4),
+            slide_id=bag.slide_id if self.named else None,
+        )
+
+
 def make_sentences(
-    made: Generated, bag: Bag, model: ReportModel
+    made: Generated, bags: Sequence[Bag], model: ReportModel, *, named: bool = False
 ) -> tuple[tuple[Sentence, ...], NDArray[np.float32]]:
-    """Make the sentences, and the evidence of each over the bag's tiles: float32[S, N], rows sum to 1."""
-    parts = [_sentence(made, span, bag, model) for span in split_sentences(made.text)]
-    weights = np.stack([w for _, w in parts]) if parts else np.zeros((0, len(bag)), dtype=np.float32)
+    """Make the sentences, and the evidence of each over the tiles of all bags: float32[S, N], rows sum to 1.
+
+    With `named` each evidence tile says which slide it lies on.
+    """
+    places = TilePlaces(tuple(bags), named)
+    parts = [_sentence(made, span, places, model) for span in split_sentences(made.text)]
+    tiles = sum(map(len, bags))
+    weights = np.stack([w for _, w in parts]) if parts else np.zeros((0, tiles), dtype=np.float32)
     return tuple(sentence for sentence, _ in parts), weights
 
 
@@ -79,7 +105,7 @@ def report_confidence(
 
 
 def _sentence(
-    made: Generated, span: tuple[int, int], bag: Bag, model: ReportModel
+    made: Generated, span: tuple[int, int], places: TilePlaces, model: ReportModel
 ) -> tuple[Sentence, NDArray[np.float32]]:
     start, end = span
     chosen = [i for i, (a, b) in enumerate(made.spans) if a < end and b > start]
@@ -92,7 +118,7 @@ def _sentence(
         confidence=confidence,
         uncertain=confidence < model.sentence_threshold,
         tokens=tuple(_token(made, i, span) for i in chosen),
-        evidence=_strongest(weights, bag),
+        evidence=_strongest(weights, places),
     )
     return sentence, weights
 
@@ -116,18 +142,9 @@ def _token(made: Generated, index: int, span: tuple[int, int]) -> Token:
     return Token(start=max(start, span[0]), end=min(end, span[1]), probability=round(probability, 4))
 
 
-def _strongest(weights: NDArray[np.float32], bag: Bag) -> tuple[EvidenceTile, ...]:
-    """Pick the strongest tiles, ties by place in the bag; none when the bag knows no places."""
-    if not bag.has_places:
+def _strongest(weights: NDArray[np.float32], places: TilePlaces) -> tuple[EvidenceTile, ...]:
+    """Pick the strongest tiles, ties by place in the bags; none from bags that know no places."""
+    if not all(bag.has_places for bag in places.bags):
         return ()
     order = np.argsort(-weights, kind="stable")[:TOP_TILES]
-    return tuple(
-        EvidenceTile(
-            x=int(bag.xy[i, 0]),
-            y=int(bag.xy[i, 1]),
-            span_px=round(float(bag.span_px), 3),
-            weight=round(min(float(weights[i]), 1.0), 4),
-        )
-        for i in order
-        if weights[i] > 0
-    )
+    return tuple(places.tile(int(i), float(weights[i])) for i in order if weights[i] > 0)

@@ -1,4 +1,4 @@
-"""Pixels for the HTML page as data URIs: tiles and thumbnail as JPEG, evidence as a transparent heatmap."""
+"""Pixels for the renderings: thumbnail and heatmap as WebP, tiles as JPEG, and data URIs for the page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+THUMBNAIL_PX = 1400
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly
 _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E's pinks, brightness rises throughout
     [[10, 40, 130], [0, 130, 150], [70, 200, 90], [255, 240, 0]], dtype=np.float64
@@ -19,71 +20,100 @@ _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E'
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the renderer may show.
+    """What the renderer may show of one slide.
 
-    thumbnail  uint8[h, w, 3] RGB of the whole slide, or None when only a bag was given
+    thumbnail  WebP of the whole slide (see `thumbnail_webp`), or None when only a bag was given
     tiles      uint8[t, t, 3] RGB by the tile's level-0 (x, y)
     xy         int32[N, 2] level-0 px, top-left of every tile of the bag
-    weights    float32[S, N]: the evidence of each sentence over the bag's tiles, rows sum to 1
+    weights    float32[S, N]: each sentence's evidence over the bag's tiles; rows sum to 1 over all slides
     """
 
-    thumbnail: NDArray[np.uint8] | None
+    thumbnail: bytes | None
     xy: NDArray[np.int32]
     span_px: float
     weights: NDArray[np.float32]
     tiles: Mapping[tuple[int, int], NDArray[np.uint8]] = field(default_factory=dict)
 
 
+class HeatCells:
+    """A coarse map of a slide `size` (w, h in level-0 px) large, onto which tiles' weights are painted."""
+
+    def __init__(self, xy: NDArray[np.int32], span_px: float, size: tuple[int, int]) -> None:
+        cell_px = max(span_px / 4, max(size) / _HEAT_CELLS)
+        width, height = (max(1, round(side / cell_px)) for side in size)
+        self.shape = (height, width)
+        cells_per_px = np.array([width / size[0], height / size[1]])
+        starts = np.round(xy * cells_per_px).astype(int)
+        ends = np.maximum(np.round((xy + span_px) * cells_per_px).astype(int), starts + 1)
+        self._rows, self._cells = _covered(starts, np.minimum(ends, (width, height)), width)
+
+    def paint(self, weights: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Paint each tile's weight [N]; the larger wins where tiles overlap: float64[h, w]."""
+        canvas = np.zeros(self.shape[0] * self.shape[1])
+        np.maximum.at(canvas, self._cells, np.asarray(weights, dtype=np.float64)[self._rows])
+        return canvas.reshape(self.shape)
+
+    def heatmap(self, weights: NDArray[np.floating], peak: float | None = None) -> NDArray[np.uint8]:
+        """Draw weights [N] as transparent colours uint8[h, w, 4]; the strongest tile is yellow.
+
+        Weights are scaled by `peak` (default: their maximum), and their square root is drawn so that weak
+        evidence stays visible.
+        """
+        heat = self.paint(weights)
+        peak = float(heat.max()) if peak is None else peak
+        return _colour(np.sqrt(heat / peak) if peak > 0 else heat)
+
+    def silhouette(self) -> NDArray[np.uint8]:
+        """Draw in grey where the tiles are: stands in for the thumbnail when there are no pixels."""
+        covered = np.zeros(self.shape, dtype=bool)
+        covered.ravel()[self._cells] = True
+        return np.repeat(np.where(covered, 196, 244).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def thumbnail_webp(rgb: NDArray[np.uint8]) -> bytes:
+    """Shrink uint8[h, w, 3] RGB so that no side exceeds THUMBNAIL_PX, and pack it."""
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    return _packed(image, "WEBP", quality=82, method=2)
+
+
+def heatmap_webp(rgba: NDArray[np.uint8]) -> bytes:
+    """Pack a heatmap without loss."""
+    return _packed(Image.fromarray(rgba), "WEBP", lossless=True, quality=0, method=0)
+
+
 def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
     """Make a JPEG data URI of `rgb`, shrunk so that no side exceeds `max_px`."""
     image = Image.fromarray(np.ascontiguousarray(rgb))
     image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
-    return _uri("image/jpeg", buffer.getvalue())
-
-
-def heatmap_uri(
-    xy: NDArray[np.int32], span_px: float, weights: NDArray[np.floating], slide_size: tuple[int, int]
-) -> str:
-    """Make a transparent PNG data URI over the whole slide; the strongest tile is yellow.
-
-    `weights` [N] are scaled by their maximum, and their square root is drawn so that weak evidence stays
-    visible.
-    """
-    heat = _raster(xy, span_px, np.asarray(weights, dtype=np.float64), slide_size)
-    strength = np.sqrt(heat / heat.max()) if heat.max() > 0 else heat
-    return png_uri(_colour(strength))
-
-
-def silhouette_uri(xy: NDArray[np.int32], span_px: float, slide_size: tuple[int, int]) -> str:
-    """Draw in grey where the tiles are: stands in for the thumbnail when there are no pixels."""
-    covered = _raster(xy, span_px, np.ones(len(xy)), slide_size) > 0
-    grey = np.where(covered, 196, 244).astype(np.uint8)
-    return png_uri(np.repeat(grey[..., None], 3, axis=2))
+    return data_uri("image/jpeg", _packed(image, "JPEG", quality=quality, optimize=True))
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
     """Make a PNG data URI of RGB or RGBA pixels."""
+    return data_uri("image/png", _packed(Image.fromarray(np.ascontiguousarray(pixels)), "PNG"))
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Write bytes of a media type into a URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _packed(image: Image.Image, kind: str, **settings: bool | int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
-    return _uri("image/png", buffer.getvalue())
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
 
 
-def _raster(
-    xy: NDArray[np.int32], span_px: float, values: NDArray[np.float64], slide_size: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Paint each tile's value on a coarse map of the slide; the larger wins where tiles overlap."""
-    cell_px = max(span_px / 4, max(slide_size) / _HEAT_CELLS)
-    width, height = (max(1, round(side / cell_px)) for side in slide_size)
-    canvas = np.zeros((height, width))
-    cells_per_px = np.array([width / slide_size[0], height / slide_size[1]])
-    starts = np.round(xy * cells_per_px).astype(int)
-    ends = np.maximum(np.round((xy + span_px) * cells_per_px).astype(int), starts + 1)
-    for (x0, y0), (x1, y1), value in zip(starts, ends, values, strict=True):
-        square = canvas[y0:y1, x0:x1]
-        np.maximum(square, value, out=square)
-    return canvas
+def _covered(
+    starts: NDArray[np.int_], ends: NDArray[np.int_], width: int
+) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """List (tile, cell) pairs: the cells of a canvas `width` wide in each tile's box [start, end)."""
+    across, down = (ends - starts).clip(min=0).T
+    x, y = (np.arange(int(sides.max(initial=0))) for sides in (across, down))
+    inside = (x[None, None, :] < across[:, None, None]) & (y[None, :, None] < down[:, None, None])
+    cells = (starts[:, 1, None, None] + y[:, None]) * width + starts[:, 0, None, None] + x
+    return np.nonzero(inside)[0], np.broadcast_to(cells, inside.shape)[inside]
 
 
 def _colour(strength: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -92,7 +122,3 @@ def _colour(strength: NDArray[np.float64]) -> NDArray[np.uint8]:
     channels = [np.interp(strength, stops, _HEAT_STOPS[:, i]) for i in range(3)]
     alpha = np.where(strength > 0.08, 45 + 115 * strength, 0)
     return np.stack([*channels, alpha], axis=-1).round().astype(np.uint8)
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -30,6 +30,9 @@ class EvidenceTile(_Record):
     y: int = Field(description="top edge in level-0 px")
     span_px: float = Field(gt=0, description="side of the square in level-0 px")
     weight: Share = Field(description="the tile's share of all the sentence's evidence")
+    slide_id: str | None = Field(
+        default=None, description="the slide it lies on; only in the report of a case of several slides"
+    )
 
 
 class Token(_Record):
@@ -79,14 +82,14 @@ class SlideProvenance(_Record):
     """The slide as it was read."""
 
     content_id: str | None = Field(
-        description="SHA-256 that decides on the pixels; null when only a bag was given"
+        description="SHA-256 that decides on the pixels; null when only a bag was given, and for a case"
     )
     size_px: tuple[int, int] | None = Field(
-        description="level-0 width and height; null if the bag has no places"
+        description="level-0 width and height; null if the bag has no places, and for a case"
     )
-    mpp: float | None = Field(description="µm per level-0 px; null if the bag does not say")
-    mpp_source: str = Field(description="stated, sidecar, file, scanner-default, or bag")
-    scanner: str | None = None
+    mpp: float | None = Field(description="µm per level-0 px; null if the bag does not say, and for a case")
+    mpp_source: str = Field(description="stated, sidecar, file, scanner-default, bag, or case")
+    scanner: str | None = Field(default=None, description="who made the scanner, if known")
     tiles: int = Field(ge=1, description="tiles in the bag")
 
 
@@ -127,12 +130,25 @@ class Provenance(_Record):
     decoding: dict[str, int | float | str]
 
 
+class CaseSlide(_Record):
+    """One slide of a case that was drafted as a whole."""
+
+    slide_id: str
+    bag_digest: str
+    slide: SlideProvenance
+    quality: Quality
+
+
 class DraftReport(_Record):
-    """An unsigned report that a model wrote."""
+    """An unsigned report that a model wrote, of one slide or of all slides of a case together."""
 
     schema_version: Literal["1"] = SCHEMA_VERSION
     notice: Literal["AI-generated draft, not for clinical use"] = NOTICE
-    slide_id: str
+    slide_id: str = Field(description="the slide's id; for a case, the case's")
+    case_id: str | None = Field(default=None, description="only in the report of a case of several slides")
+    slides: tuple[CaseSlide, ...] = Field(
+        default=(), description="the slides of a case, in its order; only in the report of a case"
+    )
     text: str
     fields: dict[str, str] = Field(
         description="parsed from `text`: organ, procedure, diagnosis, synoptic fields"

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from pydantic import ValidationError
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.reports.record import DraftReport
 
+_OF_A_CASE: dict[str, Any] = {
+    "case_id": True,
+    "slides": True,
+    "sentences": {"__all__": {"evidence": {"__all__": {"slide_id": True}}}},
+}
+"""Left out of the report of one slide: readers that know of no cases can read it."""
+
 
 def to_json(draft: DraftReport) -> bytes:
     """Write UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
-    return _pretty(draft.model_dump(mode="json"))
+    return _pretty(draft.model_dump(mode="json", exclude=None if draft.case_id is not None else _OF_A_CASE))
 
 
 def from_json(data: bytes) -> DraftReport:

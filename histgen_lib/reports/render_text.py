@@ -16,10 +16,16 @@ def to_text(draft: DraftReport) -> str:
     notes = [n for n in notices(draft) if n.severity == "note"]
     parts = [_wrap(f"*** {n.title.upper()} *** {n.body}") for n in warnings]
     parts.append("\n".join([draft.notice, *(_wrap(f"{n.title}: {n.body}") for n in notes)]))
-    parts.append(f"Slide {draft.slide_id}")
+    parts.append(_title(draft))
     parts.append(draft.text)
     parts += [section for section in (_confidence(draft), _quality(draft)) if section]
     return "\n\n".join(parts) + "\n"
+
+
+def _title(draft: DraftReport) -> str:
+    if draft.case_id is None:
+        return f"Slide {draft.slide_id}"
+    return _wrap(f"Case {draft.case_id}: slides {', '.join(part.slide_id for part in draft.slides)}")
 
 
 def _confidence(draft: DraftReport) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Protocol
@@ -78,7 +78,7 @@ def read_overview(pixels: Reads, levels: Sequence[Level], factor: float) -> NDAr
 
 def read_grid(
     pixels: Reads, levels: Sequence[Level], grid: TileGrid, *, batch_size: int, threads: int | None
-) -> Iterator[TileBatch]:
+) -> Generator[TileBatch, None, None]:
     """Yield the grid's tiles in its order as batches of `batch_size`; see `Slide.read_tiles`."""
     waiting: list[NDArray[np.uint8]] = []
     start = 0

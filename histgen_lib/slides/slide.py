@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -128,7 +128,7 @@ class Slide:
 
     def read_tiles(
         self, grid: TileGrid, batch_size: int = 64, *, threads: int | None = None
-    ) -> Iterator[TileBatch]:
+    ) -> Generator[TileBatch, None, None]:
         """Yield the tiles of `grid`, in its order, `batch_size` at a time (the last batch may be smaller).
 
         `threads`: how many tiles' regions are decoded at once (default: processors, at most 4). The pixels

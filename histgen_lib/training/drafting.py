@@ -34,7 +34,7 @@ def draft_bag(model: HistGen, opened: ModelFolder, variant: Variant, bag: Bag) -
         logprobs=decoded.log_probs,
         evidence=evidence,
     )
-    sentences, _ = make_sentences(made, bag, report_model(opened))
+    sentences, _ = make_sentences(made, [bag], report_model(opened))
     listed = [sentence.model_dump(mode="json") for sentence in sentences]
     return {"slide_id": bag.slide_id, "text": made.text, "sentences": listed}
 

@@ -81,7 +81,7 @@ def test_the_end_token_takes_no_part():
 
 
 def test_each_line_gets_the_evidence_and_confidence_of_its_own_tokens():
-    sentences, weights = make_sentences(generated(), bag(), model())
+    sentences, weights = make_sentences(generated(), [bag()], model())
 
     assert [s.text for s in sentences] == ["Colon, biopsy:", "Adenocarcinoma", "- Grade: 2"]
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
@@ -92,7 +92,7 @@ def test_each_line_gets_the_evidence_and_confidence_of_its_own_tokens():
 
 
 def test_evidence_is_the_strongest_tiles_in_order_and_ties_are_settled_by_place():
-    sentences, _ = make_sentences(generated(), bag(), model())
+    sentences, _ = make_sentences(generated(), [bag()], model())
     weights = [tile.weight for tile in sentences[1].evidence]
 
     assert len(weights) == TOP_TILES
@@ -101,13 +101,13 @@ def test_evidence_is_the_strongest_tiles_in_order_and_ties_are_settled_by_place(
 
 
 def test_a_bag_without_places_gives_no_evidence_tiles():
-    sentences, _ = make_sentences(generated(), bag(places=False), model())
+    sentences, _ = make_sentences(generated(), [bag(places=False)], model())
 
     assert all(s.evidence == () for s in sentences)
 
 
 def test_report_confidence_is_that_of_the_diagnosis_line():
-    sentences, _ = make_sentences(generated(), bag(), model())
+    sentences, _ = make_sentences(generated(), [bag()], model())
     fields = {"diagnosis": "Adenocarcinoma"}
 
     assert report_confidence(sentences, fields, "diagnosis") == pytest.approx(0.9, abs=1e-4)
@@ -118,7 +118,7 @@ def test_report_confidence_is_that_of_the_diagnosis_line():
 
 def test_text_that_is_blank_has_no_sentences():
     empty = replace(generated(), text="")
-    sentences, weights = make_sentences(empty, bag(), model())
+    sentences, weights = make_sentences(empty, [bag()], model())
 
     assert sentences == ()
     assert weights.shape == (0, 6)
@@ -131,6 +131,6 @@ def test_the_evidence_of_a_field_is_that_of_its_value_not_of_its_name():
     evidence = np.eye(2, 6, dtype=np.float32)
     made = Generated("- Grade: 2", spans, np.zeros(2, np.float32), evidence)
 
-    _, weights = make_sentences(made, bag(), model())
+    _, weights = make_sentences(made, [bag()], model())
 
     assert weights[0].tolist() == evidence[1].tolist()

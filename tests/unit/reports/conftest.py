@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from handmade_draft import make_draft, strange
 
-from histgen_lib.reports.pictures import Pictures
+from histgen_lib.reports.pictures import Pictures, thumbnail_webp
 from histgen_lib.reports.record import DraftReport
 
 
@@ -24,7 +24,7 @@ def strange_draft() -> DraftReport:
 def pictures() -> Pictures:
     rng = np.random.default_rng(0)
     return Pictures(
-        thumbnail=rng.integers(0, 255, (64, 128, 3), dtype=np.uint8),
+        thumbnail=thumbnail_webp(rng.integers(0, 255, (64, 128, 3), dtype=np.uint8)),
         xy=np.array([[0, 0], [512, 0], [0, 512]], dtype=np.int32),
         span_px=512.0,
         weights=np.array([[0.1, 0.15, 0.75]] * 3, dtype=np.float32),

@@ -10,7 +10,7 @@ import pytest
 from handmade_draft import make_draft, strange
 
 from histgen_lib.reports.notices import notices, percent
-from histgen_lib.reports.pictures import Pictures, heatmap_uri
+from histgen_lib.reports.pictures import HeatCells, Pictures
 from histgen_lib.reports.record import Abstention, OutOfDistribution
 from histgen_lib.reports.render_html import to_html
 from histgen_lib.reports.render_text import to_text
@@ -168,6 +168,12 @@ def test_percent_never_rounds_up_to_certainty(share, words):
 
 
 def test_heatmap_of_no_evidence_is_drawn_all_the_same():
-    xy = np.array([[0, 0]], dtype=np.int32)
+    cells = HeatCells(np.array([[0, 0]], dtype=np.int32), 512.0, (1024, 512))
 
-    assert heatmap_uri(xy, 512.0, np.zeros(1), (1024, 512)).startswith("data:image/png;base64,")
+    assert cells.heatmap(np.zeros(1)).shape == (4, 8, 4)
+
+
+def test_where_tiles_overlap_the_stronger_evidence_shows():
+    cells = HeatCells(np.array([[0, 0], [256, 0], [9000, 9000]], dtype=np.int32), 512.0, (1024, 512))
+
+    assert cells.paint(np.array([0.2, 0.9, 1.0]))[0].tolist() == [0.2, 0.2, 0.9, 0.9, 0.9, 0.9, 0, 0]

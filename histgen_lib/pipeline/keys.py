@@ -1,0 +1,46 @@
+"""Where the jobs keep their objects: every key in one place."""
+
+from __future__ import annotations
+
+DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
+THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
+
+
+def scanned_key(slide_id: str) -> str:
+    """Return the key of the slide's latest slide.scanned event, which the gateway writes."""
+    return f"slides/{slide_id}/scanned.json"
+
+
+def bags_prefix(slide_id: str) -> str:
+    """Return what the keys of all bags of a slide start with."""
+    return f"bags/{slide_id}/"
+
+
+def bag_key(slide_id: str, bag_digest: str) -> str:
+    """Return the key of a bag."""
+    return f"bags/{slide_id}/{bag_digest}.parquet"
+
+
+def scan_key(slide_id: str, bag_digest: str) -> str:
+    """Return the key of the scan record beside a bag; it is written last and says that both are there."""
+    return f"bags/{slide_id}/{bag_digest}.scan.json"
+
+
+def bag_thumbnail_key(slide_id: str, bag_digest: str) -> str:
+    """Return the key of the thumbnail beside a bag."""
+    return f"bags/{slide_id}/{bag_digest}.thumbnail.webp"
+
+
+def report_key(owner_id: str, report_digest: str, name: str) -> str:
+    """Return the key of one file of a report; `owner_id` is the slide's id or the case's."""
+    return f"reports/{owner_id}/{report_digest}/{name}"
+
+
+def latest_key(owner_id: str) -> str:
+    """Return the key of the pointer to the latest report of a slide or case."""
+    return f"reports/{owner_id}/latest.json"
+
+
+def case_slide_key(case_id: str, slide_id: str) -> str:
+    """Return the key of the pointer to the bag with which a slide takes part in its case."""
+    return f"cases/{case_id}/{slide_id}.json"
