@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds .venv/ and installs the Debian packages that are missing, saying which.
-#   deploy/setup.sh base   what `histgen report` needs: no torch, no Java
-#   deploy/setup.sh all    everything: training, evaluation, tests
-# Running it again changes nothing, until pyproject.toml or constraints.txt change.
+# Builds .venv/ and .triton/ and installs the Debian packages that are missing, saying which.
+#   deploy/setup.sh base     what `histgen report` needs: no torch, no Java
+#   deploy/setup.sh triton   .triton/ only: tritonserver and what its models import
+#   deploy/setup.sh all      everything: training, evaluation, tritonserver, tests
+# Running it again changes nothing, until the files that say what is installed change.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,9 +38,13 @@ fingerprint() { cat pyproject.toml constraints.txt "$0" | sha256sum | cut -d' ' 
 make_venv() {
   [ -x $venv/bin/python ] && return
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "Python 3.11 or newer is needed"; exit 1; }
-  "$python" -c 'import ensurepip' 2>/dev/null || install_debian python3-venv
   say "making $venv"
-  "$python" -m venv $venv
+  new_environment $venv
+}
+
+new_environment() {
+  "$python" -c 'import ensurepip' 2>/dev/null || install_debian python3-venv
+  "$python" -m venv "$1"
 }
 
 install_python() {
@@ -54,10 +59,27 @@ install_python() {
     $venv/bin/python -m pip install --quiet --constraint constraints.txt --editable "$target" >&2
 }
 
+# An environment of its own: tritonserver's Python backend needs a numpy older than ours.
+make_triton() {
+  local fingerprint library
+  fingerprint=$(cat deploy/triton/* "$0" | sha256sum | cut -d' ' -f1)
+  [ "$(cat .triton/.histgen 2>/dev/null)" = "$fingerprint" ] && return
+  say "making .triton (tritonserver)"
+  rm -rf .triton
+  new_environment .triton
+  .triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --requirement deploy/triton/requirements.txt >&2
+  library=$(.triton/bin/python deploy/triton/finish.py)
+  [ -z "$library" ] || { install_debian "$library" && library=$(.triton/bin/python deploy/triton/finish.py); }
+  [ -z "$library" ] || { say "tritonserver needs $library, which is not to be found"; exit 1; }
+  echo "$fingerprint" >.triton/.histgen
+}
+
 case $part in
   base) target=. ;;
+  triton) make_triton; exit 0 ;;
   all) target='.[train,evaluate,dev]' ;;
-  *) say "unknown part '$part': base or all"; exit 2 ;;
+  *) say "unknown part '$part': base, triton or all"; exit 2 ;;
 esac
 
 wanted=$(fingerprint)
@@ -65,6 +87,7 @@ done_before() { [ -f "$venv/.histgen-$1" ] && [ "$(cat "$venv/.histgen-$1")" = "
 
 if [ "$part" = all ]; then
   need_debian java:default-jre-headless chromium:chromium
+  make_triton
 fi
 if done_before all || { [ "$part" = base ] && done_before base; }; then
   exit 0
