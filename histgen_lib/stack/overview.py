@@ -1,0 +1,186 @@
+"""Where every slide stands, read from the object store alone: works on any stack, running or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.pipeline import keys
+from histgen_lib.storage import ObjectInfo, ObjectStore
+from histgen_lib.worker import DeadLetter
+
+T = TypeVar("T")
+Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class DraftFacts:
+    """What is told of a finished draft. `key`: of its draft.json."""
+
+    key: str
+    text: str
+    abstained: bool
+    out_of_distribution: bool
+    confidence: float
+    fields: dict[str, str]
+    parts: tuple[dict[str, Any], ...]
+    """Slide id, content id and mpp of each slide it was made from."""
+
+    @classmethod
+    def read(cls, key: str, data: bytes) -> DraftFacts:
+        """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
+        draft = json.loads(data)
+        parts = draft["slides"] or [{"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}]
+        return cls(
+            key=key,
+            text=draft["text"],
+            abstained=draft["abstained"],
+            out_of_distribution=draft["out_of_distribution"]["flag"],
+            confidence=draft["confidence"],
+            fields=draft["fields"],
+            parts=tuple({**_told(part["slide"]), "slide_id": part["slide_id"]} for part in parts),
+        )
+
+    @property
+    def page_key(self) -> str:
+        """Key of the page that shows it."""
+        return self.key.removesuffix(keys.DRAFT_JSON) + keys.DRAFT_HTML
+
+
+@dataclass(frozen=True)
+class SlideState:
+    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter."""
+
+    slide_id: str
+    state: Where
+    event: Event | None = None
+    draft: DraftFacts | None = None
+    letter: DeadLetter | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.state in ("drafted", "dead-letter")
+
+    @property
+    def uri(self) -> str:
+        """Where the slide lies, if that is known."""
+        event = self.event or (self.letter and self.letter.event)
+        return event.data.uri if event and isinstance(event.data, SlideScanned | BagReady) else ""
+
+
+class Overview:
+    """Reads the states again and again; an object that did not change is read once."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._read: dict[tuple[str, str], Any] = {}
+
+    def slides(self) -> list[SlideState]:
+        """Return the state of every slide, and of every dead letter that belongs to none, by slide id."""
+        scanned = [info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")]
+        letters = self.letters()
+        with ThreadPoolExecutor(_READERS) as readers:
+            events = [event for event in readers.map(self._event, scanned) if event]
+            states = list(readers.map(lambda event: self._state(event, letters), events))
+        return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
+
+    def slide(self, slide_id: str) -> list[SlideState]:
+        """Return what is known under one slide id: its state, and dead letters of others that claimed it."""
+        info = self._store.head(keys.scanned_key(slide_id))
+        event = self._event(info) if info else None
+        letters = [letter for letter in self.letters() if letter.event and letter.event.key == slide_id]
+        own = [self._state(event, letters)] if event else []
+        return own + _strays(letters, [event] if event else [])
+
+    def letters(self) -> list[DeadLetter]:
+        """Return all dead letters that can be read, by event id."""
+        found = [info for info in self._store.list("dead-letter/") if info.key.endswith(".json")]
+        with ThreadPoolExecutor(_READERS) as readers:
+            return [letter for letter in readers.map(self._letter, found) if letter]
+
+    def _state(self, event: Event, letters: Iterable[DeadLetter]) -> SlideState:
+        data = event.data
+        assert isinstance(data, SlideScanned)
+        if draft := self._draft(data):
+            return SlideState(data.slide_id, "drafted", event, draft)
+        own = [letter for letter in letters if letter.event and letter.event.trace_id == event.trace_id]
+        if own:
+            last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
+            return SlideState(data.slide_id, "dead-letter", event, letter=last)
+        return SlideState(data.slide_id, "bagged" if self._bagged(data) else "scanned", event)
+
+    def _draft(self, slide: SlideScanned) -> DraftFacts | None:
+        """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
+        pointer = self._json(keys.latest_key(slide.case_id or slide.slide_id))
+        info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None
+        try:
+            draft = self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
+        except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError):
+            return None
+        return draft if draft and any(_same_scan(part, slide) for part in draft.parts) else None
+
+    def _bagged(self, slide: SlideScanned) -> bool:
+        infos = self._store.list(keys.bags_prefix(slide.slide_id))
+        scans = (self._json(info.key, info) for info in infos if info.key.endswith(".scan.json"))
+        return any(_same_scan(scan, slide) for scan in scans if scan)
+
+    def _event(self, info: ObjectInfo) -> Event | None:
+        value = self._json(info.key, info)
+        try:
+            event = Event.from_json(value["event"]) if value else None
+        except (InvalidInputError, KeyError):
+            return None
+        return event if event and isinstance(event.data, SlideScanned) else None
+
+    def _letter(self, info: ObjectInfo) -> DeadLetter | None:
+        try:
+            return self._once(info, DeadLetter.from_bytes)
+        except InvalidInputError:
+            return None  # removed since, or of another version: nothing that could be shown
+
+    def _json(self, key: str, info: ObjectInfo | None = None) -> dict[str, Any] | None:
+        info = info or self._store.head(key)
+        try:
+            value = self._once(info, json.loads) if info else None
+        except (InvalidInputError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def _once(self, info: ObjectInfo, parse: Callable[[bytes], T]) -> T:
+        mark = (info.key, info.etag)
+        if mark not in self._read:
+            self._read[mark] = parse(self._store.get(info.key))
+        found: T = self._read[mark]
+        return found
+
+
+def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
+    """Return dead letters that tell of no slide that was scanned again since, nor of one in `events`."""
+    traces = {event.trace_id for event in events}
+    places = {(event.key, event.data.uri) for event in events if isinstance(event.data, SlideScanned)}
+    return [
+        SlideState(state.slide_id, "dead-letter", letter=state.letter)
+        for state in (
+            SlideState(letter.event.key if letter.event else "unknown", "dead-letter", letter=letter)
+            for letter in letters
+            if not letter.event or letter.event.trace_id not in traces
+        )
+        if (state.slide_id, state.uri) not in places
+    ]
+
+
+def _told(scan: dict[str, Any]) -> dict[str, Any]:
+    return {"content_id": scan["content_id"], "mpp": scan["mpp"]}
+
+
+def _same_scan(told: dict[str, Any], slide: SlideScanned) -> bool:
+    """Whether a record was made from these bytes, and at the mpp that was stated, if one was."""
+    stated = slide.mpp is None or told.get("mpp") == slide.mpp
+    return told.get("slide_id") == slide.slide_id and told.get("content_id") == slide.content_id and stated

@@ -1,0 +1,107 @@
+"""What the services of this machine say of themselves: found through the run folder, asked over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """The job a worker has in hand; `done` of `total` steps of `stage` are finished."""
+
+    slide_id: str
+    event_id: str
+    attempt: int
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """One service process. `answers`: it does; `missing`: what it needs and does not have, with a code."""
+
+    name: str
+    pid: int
+    url: str
+    answers: bool = False
+    phase: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    in_flight: InFlight | None = None
+    jobs_done: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could do a job now."""
+        return self.answers and not self.missing and self.phase not in ("starting", "stopping")
+
+
+def look(run_dir: Path) -> list[WorkerState]:
+    """Ask every service that announced itself in `run_dir`; one that does not answer is told as such."""
+    if not run_dir.is_dir():
+        return []
+    found = [state for path in sorted(run_dir.glob("*.json")) if (state := _announced(path))]
+    with ThreadPoolExecutor(max(1, len(found))) as askers:
+        return list(askers.map(_ask, found))
+
+
+def get_json(url: str, timeout_s: float = _TIMEOUT_S) -> Any:
+    """GET a JSON document from a service of this machine. Raises OSError, ValueError."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    try:
+        connection.request("GET", parts.path or "/")
+        return json.loads(connection.getresponse().read())
+    except http.client.HTTPException as error:
+        raise OSError(type(error).__name__) from error
+    finally:
+        connection.close()
+
+
+def _announced(path: Path) -> WorkerState | None:
+    try:
+        told = json.loads(path.read_bytes())
+        return WorkerState(str(told["name"]), int(told["pid"]), str(told["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it left in this moment
+
+
+def _ask(worker: WorkerState) -> WorkerState:
+    try:
+        told = get_json(f"{worker.url}/status")
+        return WorkerState(
+            worker.name,
+            worker.pid,
+            worker.url,
+            answers=True,
+            phase=str(told["phase"]),
+            missing={str(name): str(code) for name, code in told["missing"].items()},
+            in_flight=_in_flight(told["in_flight"]),
+            jobs_done=int(told["jobs_done"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return worker
+
+
+def _in_flight(told: Any) -> InFlight | None:
+    if not told:
+        return None
+    return InFlight(
+        slide_id=str(told["slide_id"]),
+        event_id=str(told["event_id"]),
+        attempt=int(told["attempt"]),
+        stage=str(told["stage"]),
+        done=int(told["done"]),
+        total=int(told["total"]),
+        seconds=float(told["seconds"]),
+    )

@@ -1,0 +1,85 @@
+"""One stack lives in a folder at a time, and leaves word of how to reach it."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from histgen_lib.errors import FatalError
+from histgen_lib.stack.home import StackHome, StackRecord, default_home
+
+RECORD = StackRecord(
+    pid=1,
+    gateway="http://127.0.0.1:1",
+    bus="embedded:/bus.db",
+    store="file:/objects",
+    store_endpoint=None,
+    inference="onnx",
+    watch="/inbox",
+)
+
+
+def test_a_second_stack_in_a_folder_is_refused(tmp_path):
+    home = StackHome(tmp_path / "home")
+    with home.locked():
+        assert StackHome(tmp_path / "home").running()
+        with pytest.raises(FatalError) as caught, StackHome(tmp_path / "home").locked():
+            pass
+    assert caught.value.code == "stack-running"
+
+
+def test_a_stack_that_was_killed_leaves_the_folder_free(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from histgen_lib.stack.home import StackHome\n"
+        f"with StackHome(Path({str(tmp_path)!r})).locked(): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+
+    assert not StackHome(tmp_path).running()
+    with StackHome(tmp_path).locked():
+        pass
+
+
+def test_what_a_dead_stack_said_of_its_services_is_forgotten(tmp_path):
+    home = StackHome(tmp_path)
+    home.run_dir.mkdir()
+    (home.run_dir / "tiler-1.json").write_text("{}")
+    with home.locked():
+        assert list(home.run_dir.iterdir()) == []
+
+
+def test_nobody_else_may_look_into_the_folder(tmp_path):
+    with StackHome(tmp_path / "home").locked():
+        assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+
+
+def test_the_record_outlives_the_stack(tmp_path):
+    with StackHome(tmp_path).locked():
+        StackHome(tmp_path).write(RECORD)
+
+    assert StackHome(tmp_path).read() == RECORD
+    assert not StackHome(tmp_path).running()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "pid": 1}'])
+def test_a_record_of_another_version_is_none(tmp_path, text):
+    (tmp_path / "stack.json").write_text(text)
+
+    assert StackHome(tmp_path).read() is None
+
+
+def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FatalError) as caught, StackHome(tmp_path / "file" / "home").locked():
+        pass
+    assert caught.value.code == "stack-home"
+
+
+def test_the_folder_can_be_stated_in_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_home() == tmp_path / "histgen"
+    monkeypatch.setenv("HISTGEN_HOME", "/elsewhere")
+    assert str(default_home()) == "/elsewhere"
