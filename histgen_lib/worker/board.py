@@ -43,7 +43,7 @@ class Board:
     phase: str = "starting"
     stopping: bool = False
     turned_at: float = field(default_factory=time.monotonic)
-    missing: dict[str, str] = field(default_factory=lambda: {"job": "starting", "broker": "starting"})
+    missing: dict[str, str] = field(default_factory=lambda: {"process": "starting", "broker": "starting"})
     flight: Flight | None = None
     finished: int = 0
 

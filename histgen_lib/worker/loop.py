@@ -91,7 +91,7 @@ class Loop:
         self._kit.count("handed-back")
 
     def _idle(self) -> None:
-        self._kit.pulse.insist("job", self._kit.runner.tend, patient=False)
+        self._kit.pulse.insist("process", self._kit.runner.tend, patient=False)
         self._sweep()
         self._probe()
 

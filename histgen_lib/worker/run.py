@@ -77,7 +77,7 @@ def _kit(
         store = pulse.insist("store", lambda: open_store(storage), patient=False)
         publisher = pulse.insist("broker", lambda: open_publisher(bus), patient=False)
         open_things.callback(publisher.close)
-        pulse.insist("job", runner.warm, patient=False)
+        pulse.insist("process", runner.warm, patient=False)
         subscription = pulse.insist(
             "broker", lambda: open_subscription(bus, spec.topic, spec.group), patient=False
         )

@@ -55,7 +55,7 @@ class Runner:
             self._process.kill()
             raise setup_error(message)
         self._started, self._failed_starts = True, 0
-        self._board.has("job")
+        self._board.has("process")
 
     def find(self, event: Event) -> Outcome | None:
         """Ask for the outcome of a job whose objects are there. Raises as `handle`."""

@@ -1,4 +1,4 @@
-"""A worker's surroundings in memory, which can be made to fail: what the decisions of a job are tested with."""
+"""A worker's surroundings in memory, which fail when told to."""
 
 from __future__ import annotations
 

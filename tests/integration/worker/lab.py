@@ -1,0 +1,204 @@
+"""A lab for workers: an embedded broker, a folder as store, workers as threads or processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import worker_jobs
+from waiting import until
+
+from histgen_lib.bus import open_publisher, open_subscription
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.storage import open_store
+from histgen_lib.worker import DeadLetter, Stop, dead_letters, run_worker
+
+MINUTE_S = 60.0
+
+
+class Lab:
+    """Publishes slides, runs workers, and tells what came of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = open_store(worker_jobs.storage(folder))
+        self._publisher = open_publisher(worker_jobs.bus(folder))
+        self._running: list[Thread | Process] = []
+        self._readers = {
+            topic: (open_subscription(worker_jobs.bus(folder), topic, "reader"), Counter[str]())
+            for topic in ("report.drafted", "dead-letter")
+        }
+
+    def scan(self, *slide_ids: str, times: int = 1) -> None:
+        for _ in range(times):
+            for slide_id in slide_ids:
+                self._publisher.publish("slide.scanned", slide_id, scanned(slide_id))
+
+    def scan_raw(self, body: bytes) -> None:
+        self._publisher.publish_raw("slide.scanned", "k", body)
+
+    def thread(self, **values: Any) -> Thread:
+        return self._add(Thread(self.folder, values))
+
+    def process(self, **values: Any) -> Process:
+        return self._add(Process(self.folder, values))
+
+    def _add(self, worker: Any) -> Any:
+        self._running.append(worker)
+        return worker
+
+    def calls(self, slide_id: str) -> int:
+        path = self.folder / "calls" / slide_id
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def let_go(self, slide_id: str) -> None:
+        (self.folder / "go").mkdir(exist_ok=True)
+        (self.folder / "go" / slide_id).touch()
+
+    def letters(self) -> dict[str, DeadLetter]:
+        return {letter.event.key if letter.event else "": letter for letter in dead_letters(self.store)}
+
+    def drafts(self) -> set[str]:
+        return {info.key.split("/")[1] for info in self.store.list("reports/")}
+
+    def attempts(self, slide_id: str) -> int:
+        return len(list(self.store.list(f"attempts/tiler/{scanned(slide_id).id}/")))
+
+    def left(self) -> int:
+        """Count the records that no one has finished; only when no worker runs."""
+        subscription = open_subscription(worker_jobs.bus(self.folder), "slide.scanned", "tilers")
+        try:
+            subscription.next(0.0)
+            return subscription.lag()
+        finally:
+            subscription.close()
+
+    def finished(self, *slide_ids: str, timeout_s: float = MINUTE_S) -> None:
+        """Wait until each slide has a draft or a letter and its event is told to the world."""
+        told = lambda: set(self.told("report.drafted")) | set(self.told("dead-letter"))  # noqa: E731
+        until(lambda: set(slide_ids) <= told(), timeout_s, f"an end of {slide_ids}")
+
+    def told(self, topic: str) -> Counter[str]:
+        """Count a topic's events by slide, so far."""
+        subscription, found = self._readers[topic]
+        while delivery := subscription.next(0.0):
+            found[delivery.event.key] += 1
+            subscription.done(delivery)
+        return found
+
+    def close(self) -> None:
+        for worker in self._running:
+            worker.end()
+        self._publisher.close()
+        for subscription, _ in self._readers.values():
+            subscription.close()
+
+
+class Thread:
+    """A worker in a thread of this process; its jobs run in a child all the same."""
+
+    def __init__(self, folder: Path, values: dict[str, Any]) -> None:
+        self.folder, self.stop, self.exit_code = folder, Stop(), None
+        self._values = values
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        values = dict(self._values)
+        settings = worker_jobs.bus(self.folder, values.pop("session_s", 2.0))
+        self.exit_code = run_worker(
+            worker_jobs.spec(self.folder, **values),
+            bus=settings,
+            storage=worker_jobs.storage(self.folder),
+            stop=self.stop,
+        )
+
+    def wait(self) -> int:
+        self._thread.join(MINUTE_S)
+        assert self.exit_code is not None, "the worker did not end"
+        return self.exit_code
+
+    def end(self) -> int:
+        self.stop.request()
+        return self.wait()
+
+    @property
+    def url(self) -> str:
+        return until(lambda: _url(self.folder, os.getpid()), MINUTE_S, "a URL")
+
+
+class Process:
+    """A worker as a process of its own."""
+
+    def __init__(self, folder: Path, values: dict[str, Any]) -> None:
+        self.folder = folder
+        self.log = folder / f"worker-{os.urandom(4).hex()}.log"
+        main = Path(worker_jobs.__file__)
+        path = os.pathsep.join([str(main.parent), *sys.path])
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(main), str(folder), json.dumps(values)],
+                stderr=log,
+                stdout=log,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(MINUTE_S)
+
+    def wait(self) -> int:
+        return self.process.wait(MINUTE_S)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    @property
+    def url(self) -> str:
+        return until(lambda: _url(self.folder, self.process.pid), MINUTE_S, "a URL")
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+def _url(folder: Path, pid: int) -> str | None:
+    path = folder / "run" / f"tiler-{pid}.json"
+    return json.loads(path.read_text())["url"] if path.exists() else None
+
+
+def page(url: str) -> tuple[int, Any]:
+    """Get a page; return its status and its text, or JSON value."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            status, text = answer.status, answer.read().decode()
+    except HTTPError as error:
+        status, text = error.code, error.read().decode()
+    return status, json.loads(text) if text.startswith("{") else text
+
+
+def scanned(slide_id: str) -> Event:
+    data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
+    now = datetime.now(UTC)
+    return Event.first(data, source="/test", now=now, identity=slide_id)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there, and no zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,106 @@
+"""Every event ends in one object or one letter: real child processes, broker and store on disk."""
+
+from __future__ import annotations
+
+from lab import Lab, page
+from waiting import until
+
+
+def test_good_slides_become_drafts_and_leave_nothing_behind(lab: Lab):
+    slides = [f"ok-{number}" for number in range(10)]
+    lab.scan(*slides)
+    worker = lab.thread()
+    lab.finished(*slides)
+    assert worker.end() == 0
+    assert lab.drafts() == set(slides)
+    assert lab.left() == 0
+    assert list(lab.store.list("attempts/")) == []
+
+
+def test_bad_slides_among_good_ones_become_letters_with_their_codes(lab: Lab):
+    slides = ["ok-1", "bad-1", "crash-1", "odd-1", "ok-2", "once-crash-1"]
+    lab.scan(*slides)
+    worker = lab.thread(max_attempts=2)
+    lab.finished(*slides)
+    assert worker.end() == 0
+    letters = lab.letters()
+    codes = {slide: (letter.code, letter.attempts) for slide, letter in letters.items()}
+    assert codes == {"bad-1": ("slide-damaged", 1), "crash-1": ("job-crashed", 2), "odd-1": ("job-failed", 2)}
+    assert lab.drafts() == {"ok-1", "ok-2", "once-crash-1"}
+    assert lab.told("dead-letter") == dict.fromkeys(letters, 1)
+    assert "DOE" not in str(letters)
+    assert lab.left() == 0
+
+
+def test_a_job_over_its_deadline_is_ended_and_what_it_wrote_is_found(lab: Lab):
+    lab.scan("hang-1", "once-hang-1")
+    worker = lab.thread(deadline_s=0.3, max_attempts=2)
+    lab.finished("hang-1", "once-hang-1")
+    assert worker.end() == 0
+    assert {slide: letter.code for slide, letter in lab.letters().items()} == {"hang-1": "job-deadline"}
+    assert lab.calls("hang-1") == 2
+    assert lab.calls("once-hang-1") == 1
+    assert lab.drafts() == {"once-hang-1"}
+
+
+def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
+    lab.scan("ok-1", times=12)
+    worker = lab.thread()
+    until(lambda: lab.told("report.drafted")["ok-1"] == 12, 60, "twelve announcements")
+    assert worker.end() == 0
+    assert lab.calls("ok-1") == 1
+    assert lab.left() == 0
+
+
+def test_an_outage_is_waited_out_and_counts_nothing(lab: Lab):
+    (lab.folder / "away").touch()
+    lab.scan("away-1", "ok-1")
+    worker = lab.thread(max_attempts=2)
+    until(lambda: lab.calls("away-1") > 20, 60, "tries")
+    assert page(f"{worker.url}/readyz")[0] == 503
+    assert page(f"{worker.url}/healthz")[0] == 200
+    (lab.folder / "away").unlink()
+    lab.finished("away-1", "ok-1")
+    assert worker.end() == 0
+    assert lab.letters() == {}
+    assert lab.attempts("away-1") == 0
+
+
+def test_a_job_longer_than_the_session_is_delivered_once(lab: Lab):
+    """Two members; the one that works stays a member for several sessions."""
+    lab.scan("held-1")
+    workers = [lab.thread(session_s=1.0), lab.thread(session_s=1.0)]
+    until(lambda: lab.calls("held-1") == 1, 60, "the job's begin")
+    lab.scan(*(f"ok-{number}" for number in range(8)))
+    url = workers[0].url
+    until(lambda: _seconds(url) > 3.5, 60, "three sessions to pass")
+    lab.let_go("held-1")
+    lab.finished("held-1", *(f"ok-{number}" for number in range(8)))
+    assert [worker.end() for worker in workers] == [0, 0]
+    assert lab.calls("held-1") == 1
+    assert lab.told("report.drafted")["held-1"] == 1
+
+
+def _seconds(url: str) -> float:
+    flight = page(f"{url}/status")[1]["in_flight"]
+    return flight["seconds"] if flight else 0.0
+
+
+def test_what_is_no_event_is_refused_and_what_follows_it_goes_on(lab: Lab):
+    lab.scan_raw(b'{"patient": "DOE^JANE"}')
+    lab.scan("ok-1")
+    worker = lab.thread()
+    lab.finished("ok-1")
+    until(lambda: lab.left() == 0, 60, "the end")
+    assert worker.end() == 0
+    (letter,) = lab.letters().values()
+    assert (letter.code, letter.event) == ("event-type", None)
+    assert "DOE" not in str(letter)
+
+
+def test_a_fatal_error_ends_the_worker_with_its_code_and_the_event_uncommitted(lab: Lab):
+    lab.scan("fatal-1")
+    assert lab.thread().wait() == 78
+    assert lab.left() == 1
+    assert lab.letters() == {}
+    assert lab.attempts("fatal-1") == 0

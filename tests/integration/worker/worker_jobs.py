@@ -1,0 +1,119 @@
+"""A job whose course the slide's id decides, and a worker process that does it.
+
+"<kind>-<anything>": ok, crash, hang, bad, fatal, odd, away (while the file `away` lies in the folder), held
+(until the file go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from histgen_lib.bus import BusSettings
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.events import Event, ReportDrafted
+from histgen_lib.pipeline.progress import Progress
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.telemetry import configure_logging, get_logger
+from histgen_lib.worker import Backoff, Outcome, WorkerSpec, run_worker
+
+PATIENT = "DOE^JANE"
+
+
+@dataclass
+class ScriptedJob:
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._store = open_store(StorageSettings(f"file:{self.folder}/store"))
+
+    def find(self, event: Event) -> Outcome | None:
+        return self._outcome(event) if self._store.head(_key(event)) else None
+
+    def handle(self, event: Event, progress: Progress) -> Outcome:
+        times = self._note(event)
+        progress("encode", times, 10)
+        get_logger().info("The job runs.")
+        self._act(event.key.rsplit("-", 1)[0], times, event)
+        self._store.put(_key(event), f"draft of {event.key}".encode())
+        if event.key.startswith("once-hang") and times == 1:
+            time.sleep(3600)
+        return self._outcome(event)
+
+    def ready(self) -> list[str]:
+        return ["triton"] if (self.folder / "away").exists() else []
+
+    def _act(self, kind: str, times: int, event: Event) -> None:
+        if kind == "crash" or (kind == "once-crash" and times == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif kind == "hang":
+            time.sleep(3600)
+        elif kind == "bad":
+            raise InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
+        elif kind == "fatal":
+            raise FatalError("model-missing", "There is no model.")
+        elif kind == "odd":
+            raise KeyError(PATIENT)
+        elif kind == "away" and (self.folder / "away").exists():
+            raise TransientError("inference-unavailable", "The model server is away.")
+        elif kind == "held":
+            while not (self.folder / "go" / event.key).exists():
+                time.sleep(0.01)
+
+    def _note(self, event: Event) -> int:
+        """Note the call in a file; return how many there were."""
+        path = self.folder / "calls" / event.key
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a") as calls:
+            calls.write(f"{os.getpid()}\n")
+        return len(path.read_text().splitlines())
+
+    @staticmethod
+    def _outcome(event: Event) -> Outcome:
+        data = ReportDrafted(event.key, "d" * 64, _key(event), abstained=False)
+        return Outcome([event.then(data, source="/test", now=event.time)], {"stage:encode": 0.5})
+
+
+def _key(event: Event) -> str:
+    return f"reports/{event.key}/draft.json"
+
+
+def make_job(folder: Path) -> ScriptedJob:
+    """Make the job, unless a file says how that ends."""
+    told = folder / "setup"
+    if told.exists():
+        kind = told.read_text()
+        if kind == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "odd":
+            raise KeyError(PATIENT)
+        raise {"away": TransientError, "fatal": FatalError, "bad": InvalidInputError}[kind](
+            "told-so", "Told."
+        )
+    return ScriptedJob(folder)
+
+
+def spec(folder: Path, **values: object) -> WorkerSpec:
+    stated = {"backoff": Backoff(0.01, 0.05), "deadline_s": 60.0, "grace_s": 30.0, "run_dir": folder / "run"}
+    return WorkerSpec("tiler", "slide.scanned", "tilers", partial(make_job, folder), **{**stated, **values})
+
+
+def bus(folder: Path, session_s: float = 2.0) -> BusSettings:
+    return BusSettings(f"embedded:{folder}/bus.db", partitions=4, session_s=session_s)
+
+
+def storage(folder: Path) -> StorageSettings:
+    return StorageSettings(f"file:{folder}/store")
+
+
+if __name__ == "__main__":
+    configure_logging("tiler")
+    _folder, _values = Path(sys.argv[1]), json.loads(sys.argv[2])
+    _session_s = _values.pop("session_s", 2.0)
+    sys.exit(run_worker(spec(_folder, **_values), bus=bus(_folder, _session_s), storage=storage(_folder)))
