@@ -93,7 +93,10 @@ class StorageSettings:
 
 
 def open_store(settings: StorageSettings) -> ObjectStore:
-    """Open the store; S3 is spoken to only when it is used. FatalError("storage-url") for any other URL."""
+    """Open the store; S3 is spoken to only when it is used.
+
+    FatalError("storage-url") for any other URL, FatalError("storage-denied") if the folder cannot be made.
+    """
     scheme, _, rest = settings.url.partition(":")
     if scheme == "file" and (folder := _folder(rest)):
         from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used

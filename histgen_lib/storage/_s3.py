@@ -1,9 +1,12 @@
 """Objects in an S3 bucket, Amazon's or another: conditional writes make the first writer win.
 
-Large objects go in parts, and their condition is checked when the parts are put together. For servers that
-ignore it there (S3Proxy 3.2) we look before, which leaves a gap in which two writers may both be told that
-they were the first; their bytes are the same, since keys name contents. Parts of a writer that was killed, or
-whose server went away, are not listed but lie about: give the bucket a lifecycle rule that aborts them.
+That takes a server that checks the condition and writes in one step, as Amazon's does. Over one that does
+not (S3Proxy on a folder), or that ignores the condition where the parts of a large object are put together
+(S3Proxy again: so we look first), two writers may both be told that they were the first. Their bytes are the
+same, since keys name contents.
+
+Parts of a writer that was killed, or whose server went away, are not listed but lie about: give the bucket a
+lifecycle rule that aborts incomplete uploads.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
 from histgen_lib.storage import ObjectInfo, StorageSettings
 from histgen_lib.storage._keys import check_key, check_prefix, is_key, missing
-from histgen_lib.storage._s3_errors import FOREIGN, UNREACHABLE, code_of, status_of, translated
+from histgen_lib.storage._s3_errors import FOREIGN, UNREACHABLE, code_of, refused, status_of, translated
 
 _ATTEMPTS = 3
 _CONFLICT_TRIES = 5
@@ -108,6 +111,8 @@ class S3Store:
                     raise
                 self._check_bucket()
                 return None
+        if not found.get("ETag"):
+            raise refused(self._where, "it has objects without ETag")
         return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -120,7 +125,8 @@ class S3Store:
             for page in pages:
                 for found in page.get("Contents", ()):
                     key = found["Key"].removeprefix(self._prefix)
-                    if is_key(key):
+                    # What has no ETag is no object: S3Proxy lists the files that it is just writing.
+                    if is_key(key) and found.get("ETag"):
                         yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
 
     def delete(self, key: str) -> None:

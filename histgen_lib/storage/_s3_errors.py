@@ -102,7 +102,7 @@ def translate(error: Exception, where: str, key: str = "") -> HistgenError:
     if isinstance(error, boto.BotoCoreError | boto.UndefinedModelAttributeError) and not isinstance(
         error, _AWAY
     ):
-        return _refused(where, name)
+        return refused(where, name)
     return _unavailable(where, name)
 
 
@@ -129,7 +129,7 @@ def _answer(error: boto.ClientError, where: str, key: str) -> HistgenError:
         return missing(key)
     if status == 404:
         return _no_bucket(where)
-    return _refused(where, code)
+    return refused(where, code)
 
 
 def _unavailable(where: str, why: str) -> TransientError:
@@ -156,7 +156,8 @@ def _no_bucket(where: str) -> FatalError:
     )
 
 
-def _refused(where: str, why: str) -> FatalError:
+def refused(where: str, why: str) -> FatalError:
+    """Make the error for a server that is not what we need."""
     return FatalError(
         "storage-refused",
         f"The object store cannot do what is asked of it: {where} ({why}).",

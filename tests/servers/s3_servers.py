@@ -119,7 +119,7 @@ class MotoServer(S3Server):
     name = "moto"
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
+        return [sys.executable, str(Path(__file__).with_name("s3_moto.py")), str(self.port)]
 
 
 class S3ProxyServer(S3Server):
