@@ -48,10 +48,14 @@ class Ledger:
     def claim(self, slide_id: str, owner: Owner) -> Owner:
         """Take a slide id, unless someone has it; return whose it is."""
         key = f"gateway/owners/{slide_id}"
-        if self._store.put(key, canonical_json({"schema": 1, **asdict(owner)}), content_type=_JSON):
+        claim = canonical_json({"schema": 1, **asdict(owner)})
+        if self._store.put(key, claim, content_type=_JSON):
             return owner
         found = self._read(key)
-        return Owner(str(found.get("uri")), str(found.get("content_id")))
+        if not {"uri", "content_id"} <= set(found):  # damaged
+            self._store.put(key, claim, if_absent=False, content_type=_JSON)
+            return owner
+        return Owner(str(found["uri"]), str(found["content_id"]))
 
     def latest(self, slide_id: str) -> Announced | None:
         """Return the slide's latest event."""

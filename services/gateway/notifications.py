@@ -97,7 +97,7 @@ def _new(name: str, bucket: str, key: str, *, encoded: bool) -> New | InvalidInp
         return None
     try:
         plain = unquote_plus(key, errors="strict") if encoded else key
-        if PurePosixPath(plain).suffix.lower() not in SLIDE_SUFFIXES:
+        if plain.endswith("/") or PurePosixPath(plain).suffix.lower() not in SLIDE_SUFFIXES:
             return None
         place = object_place(bucket, plain)
         return New(place, object_place(bucket, key) if key != plain else None)

@@ -1,0 +1,15 @@
+"""The lab that the gateway's tests work in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gateway_fakes import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    return Lab(folder)

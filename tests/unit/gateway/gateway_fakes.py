@@ -1,0 +1,206 @@
+"""A broker, an object store and an intake in memory; broker and store can be away, or stop at a key."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.events import DEAD_LETTER, SLIDE_SCANNED, Event
+from histgen_lib.files import sha256_hex
+from histgen_lib.storage import ObjectInfo
+from histgen_lib.worker import Backoff
+from services.gateway.contents import Contents
+from services.gateway.intake import Intake
+from services.gateway.places import FilePlace, ObjectPlace, Roots
+from services.gateway.submission import Case, Receipt, Submission
+
+AT_ONCE = Backoff(first_s=0.001, most_s=0.01)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Bus:
+    """Remembers what was published."""
+
+    published: list[Event] = field(default_factory=list)
+    away: bool = False
+
+    def publish(self, topic: str, key: str, event: Event) -> None:
+        assert (topic, key) == (event.type, event.key)
+        if self.away:
+            raise TransientError("bus-unavailable", "The broker is away.")
+        self.published.append(event)
+
+    def publish_raw(self, topic: str, key: str, body: bytes) -> None:
+        raise AssertionError("the gateway publishes events only")
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def scanned(self) -> list[Event]:
+        return [event for event in self.published if event.type == SLIDE_SCANNED]
+
+    @property
+    def letters(self) -> list[Event]:
+        return [event for event in self.published if event.type == DEAD_LETTER]
+
+
+@dataclass
+class Objects:
+    """Keeps objects. `dies_at`: part of a key whose writing kills; `on_read`: called for each chunk."""
+
+    kept: dict[str, bytes] = field(default_factory=dict)
+    away: bool = False
+    dies_at: str = ""
+    on_read: Callable[[], None] = lambda: None
+    reads: int = 0
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
+        self._there()
+        if self.dies_at and self.dies_at in key:
+            raise Killed
+        if if_absent and key in self.kept:
+            return False
+        self.kept[key] = data if isinstance(data, bytes) else data.read_bytes()
+        return True
+
+    def get(self, key: str) -> bytes:
+        self._there()
+        if key not in self.kept:
+            raise InvalidInputError("object-missing", "There is no such object.")
+        return self.kept[key]
+
+    def fetch(self, key: str, path: Path) -> None:
+        path.write_bytes(self.get(key))
+
+    def chunks(self, key: str, size: int = 4) -> Iterator[bytes]:
+        data = self.get(key)
+        self.reads += 1
+        for start in range(0, len(data), size):
+            self.on_read()
+            yield data[start : start + size]
+
+    def head(self, key: str) -> ObjectInfo | None:
+        self._there()
+        data = self.kept.get(key)
+        return None if data is None else ObjectInfo(key, len(data), sha256_hex(data)[:16])
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        self._there()
+        found = [info for key in sorted(self.kept) if key.startswith(prefix) and (info := self.head(key))]
+        return iter(found)
+
+    def delete(self, key: str) -> None:
+        self.kept.pop(key, None)
+
+    def uri(self, key: str) -> str:
+        return f"memory:/{key}"
+
+    def _there(self) -> None:
+        if self.away:
+            raise TransientError("storage-unavailable", "The store is away.")
+
+
+class Lab:
+    """A gateway's intake over a folder and buckets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bus, self.store = Bus(), Objects()
+        self.buckets: dict[str, Objects] = {}
+        self.seconds = 0
+        self.intake = self.restarted()
+
+    def restarted(self, roots: Roots | None = None) -> Intake:
+        """Make the intake of a process that knows nothing but what is stored."""
+        roots = roots or Roots((self.folder,), ("lab/", "shared/scans/"))
+        contents = Contents(roots, lambda name: self.buckets.setdefault(name, Objects()))
+        self.intake = Intake(self.bus, self.store, contents, now=self._now)
+        return self.intake
+
+    def file(self, name: str, content: bytes | str = b"pixels") -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def object(self, bucket: str, key: str, content: bytes = b"pixels") -> None:
+        self.buckets.setdefault(bucket, Objects()).kept[key] = content
+
+    def tell(
+        self,
+        place: Path | ObjectPlace,
+        *,
+        slide_id: str | None = None,
+        mpp: float | None = None,
+        case: Case | None = None,
+        mark: str = "",
+    ) -> Receipt:
+        where = FilePlace(place) if isinstance(place, Path) else place
+        return self.intake.submit(Submission(where, "http", slide_id, mpp, case, mark))
+
+    def _now(self) -> datetime:
+        self.seconds += 1
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+
+class Topic:
+    """A subscription on a list of raw records, with at most one in flight; `away` makes the broker fail."""
+
+    def __init__(self, records: list[bytes]) -> None:
+        self.records = records
+        self.committed = 0
+        self.held = False
+        self.kept = 0
+        self.released = 0
+        self.away = False
+        self.closed = threading.Event()
+
+    def next(self, timeout_s: float) -> Delivery | None:
+        assert not self.held, "a second record while one is in flight"
+        self._there()
+        if self.committed >= len(self.records):
+            threading.Event().wait(0.005)
+            return None
+        self.held = True
+        raw = self.records[self.committed]
+        why = InvalidInputError("event-type", "It is no event of ours.")
+        return Delivery("s3.notifications", 0, self.committed, raw, unreadable=why)
+
+    def keep(self) -> bool:
+        self._there()
+        self.kept += 1
+        return True
+
+    def done(self, delivery: Delivery) -> bool:
+        self._there()
+        assert delivery.offset == self.committed
+        self.committed, self.held = self.committed + 1, False
+        return True
+
+    def reject(self, delivery: Delivery, reason: object) -> bool:
+        raise AssertionError("the gateway publishes its letters itself")
+
+    def release(self, delivery: Delivery) -> None:
+        self.released += 1
+        self.held = False
+
+    def lag(self) -> int:
+        self._there()
+        return len(self.records) - self.committed
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def _there(self) -> None:
+        if self.away:
+            raise TransientError("bus-unavailable", "The broker is away.")

@@ -1,0 +1,145 @@
+"""A slide's content is every byte it is stored in, and never a mixture of two states."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from gateway_fakes import Lab
+
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.files import sha256_hex
+from histgen_lib.slides.source import content_id
+from services.gateway import contents
+from services.gateway.contents import Content, mark_of
+from services.gateway.places import FilePlace, ObjectPlace
+
+LISTING = (
+    "[HIERARCHICAL]\nINDEXFILE = Index.dat\n[DATAFILE]\nFILE_COUNT = 2\nFILE_0 = D0.dat\nFILE_1 = D1.dat\n"
+)
+
+
+def _mirax(lab: Lab, name: str = "m") -> Path:
+    for part, text in (("Slidedat.ini", LISTING), ("Index.dat", "i"), ("D0.dat", "0"), ("D1.dat", "1")):
+        lab.file(f"{name}/{part}", text)
+    return lab.file(f"{name}.mrxs", "index")
+
+
+def _refused(lab: Lab, place: Path | ObjectPlace) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        lab.tell(place)
+    return caught.value.code
+
+
+def test_a_file(lab: Lab):
+    path = lab.file("a.svs", b"pixels")
+    assert lab.intake.contents.measure(FilePlace(path)) == Content(sha256_hex(b"pixels"), 6)
+
+
+def test_mirax_with_its_companions(lab: Lab):
+    path = _mirax(lab)
+    measured = lab.intake.contents.measure(FilePlace(path))
+    assert measured == Content(content_id(path), 5 + len(LISTING) + 3)
+
+
+@pytest.mark.parametrize("gone", ["m/Slidedat.ini", "m/Index.dat", "m/D1.dat"])
+def test_mirax_without_one_of_its_companions_is_incomplete(lab: Lab, gone: str):
+    path = _mirax(lab)
+    (lab.folder / gone).unlink()
+    assert _refused(lab, path) == "slide-incomplete"
+
+
+def test_an_object_is_read_in_pieces_and_never_held_whole(lab: Lab):
+    lab.object("lab", "a.svs", b"0123456789")
+    pieces: list[int] = []
+    lab.buckets["lab"].on_read = lambda: pieces.append(1)
+    measured = lab.intake.contents.measure(ObjectPlace("lab", "a.svs"))
+    assert measured == Content(sha256_hex(b"0123456789"), 10)
+    assert len(pieces) == 3
+
+
+def test_an_object_written_anew_while_it_is_read_is_not_announced(lab: Lab):
+    lab.object("lab", "a.svs", b"0123456789")
+    lab.buckets["lab"].on_read = lambda: lab.object("lab", "a.svs", b"9876543210")
+    assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-changed"
+    assert lab.bus.published == []
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    path = lab.file("a.svs")
+    real = contents.content_id_of
+
+    def reads_slowly(parts):
+        with path.open("ab") as more:
+            more.write(b"more")
+        return real(parts)
+
+    monkeypatch.setattr(contents, "content_id_of", reads_slowly)
+    assert _refused(lab, path) == "slide-changed"
+    assert lab.bus.published == []
+
+
+def test_what_is_not_there_is_missing(lab: Lab):
+    assert _refused(lab, lab.folder / "a.svs") == "slide-missing"
+    assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-missing"
+
+
+def test_a_file_that_may_not_be_read_is_unreadable(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    path = lab.file("a.svs")
+
+    def denied(_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(contents, "content_id_of", denied)
+    assert _refused(lab, path) == "slide-unreadable"
+
+
+def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: Lab):
+    assert lab.tell(lab.file("a.svs", b"")).status == "accepted"
+    assert lab.bus.scanned[0].data.size_bytes == 0
+
+
+@pytest.mark.parametrize("key", ["m.mrxs", "v.vms", "v.vmu", "series/1.dcm"])
+def test_slides_of_several_files_are_not_taken_from_a_bucket(lab: Lab, key: str):
+    lab.object("lab", key)
+    assert _refused(lab, ObjectPlace("lab", key)) == "slide-in-parts"
+
+
+@pytest.mark.parametrize("error", [FatalError("storage-denied", "No."), FatalError("storage-missing", "No.")])
+def test_a_bucket_that_refuses_us_is_the_slides_trouble_not_the_end(lab: Lab, monkeypatch, error: FatalError):
+    lab.object("lab", "a.svs")
+
+    def refuse(key: str):
+        raise error
+
+    monkeypatch.setattr(lab.buckets["lab"], "head", refuse)
+    assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-unreadable"
+
+
+def test_a_bucket_that_is_away_is_worth_trying_again(lab: Lab):
+    lab.object("lab", "a.svs")
+    lab.buckets["lab"].away = True
+    with pytest.raises(TransientError):
+        lab.tell(ObjectPlace("lab", "a.svs"))
+
+
+def test_a_mark_changes_with_name_size_and_time_of_any_file():
+    before = [("a.dcm", 1, 10), ("b.dcm", 2, 20)]
+    marks = {
+        mark_of("file:///x", before),
+        mark_of("file:///y", before),
+        mark_of("file:///x", [("a.dcm", 1, 10), ("b.dcm", 2, 21)]),
+        mark_of("file:///x", [("a.dcm", 1, 10), ("b.dcm", 3, 20)]),
+        mark_of("file:///x", [("a.dcm", 1, 10), ("c.dcm", 2, 20)]),
+        mark_of("file:///x", before[:1]),
+    }
+    assert len(marks) == 6
+    assert mark_of("file:///x", list(before)) in marks
+
+
+def test_a_name_that_is_not_utf8_is_taken(lab: Lab):
+    path = Path(os.fsdecode(os.fsencode(lab.folder) + b"/pr\xe4parat.svs"))
+    path.write_bytes(b"pixels")
+    assert lab.tell(path, mark=mark_of("x", contents.states([path]))).status == "accepted"
+    assert lab.bus.scanned[0].data.uri.endswith("/pr%E4parat.svs")

@@ -1,0 +1,294 @@
+"""POST /slides and POST /s3-events: clear answers, no value repeated, nobody held up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from gateway_fakes import Lab
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from notification_bodies import SECRETS, TEST_EVENT, amazon, record
+
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.worker import Stop
+from histgen_lib.worker.board import Board
+from histgen_lib.worker.dead_letter import DeadLetter
+from services.gateway.bodies import read_submission
+from services.gateway.http import Door
+from services.gateway.places import Roots
+
+JSON = {"content-type": "application/json"}
+
+
+class Client:
+    """Talks to a door without a network."""
+
+    def __init__(self, lab: Lab, **options: Any) -> None:
+        self.lab, self.stop = lab, Stop()
+        self.door = Door(lab.intake, Board("gateway"), self.stop, **options)
+        self._app = self.door.app()
+
+    async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
+            return await client.request(method, path, **more)
+
+    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = JSON | more.pop("headers", {})
+        return asyncio.run(self.send("POST", path, content=content, headers=headers, **more))
+
+    def slide(self, uri: str, **more: Any) -> httpx.Response:
+        return self.post("/slides", {"uri": uri, **more})
+
+
+@pytest.fixture
+def client(lab: Lab) -> Client:
+    return Client(lab)
+
+
+def _error(answer: httpx.Response) -> tuple[int, str]:
+    told = answer.json()["error"]
+    assert set(told) == {"code", "message", "hint"}
+    assert told["message"]
+    assert told["hint"]
+    return answer.status_code, told["code"]
+
+
+def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab: Lab):
+    uri = lab.file("a.svs", b"one").as_uri()
+    first = client.slide(uri, mpp=0.25, case={"id": "C1", "slides": ["a", "b"]})
+    assert first.status_code == 202
+    assert first.json() == {"slide_id": "a", "event_id": lab.bus.scanned[0].id, "status": "accepted"}
+    assert client.slide(uri).json() == first.json() | {"status": "duplicate"}
+    lab.file("a.svs", b"two")
+    assert client.slide(uri).json()["status"] == "rescan"
+
+
+def test_whole_numbers_and_nulls_are_fine(client: Client, lab: Lab):
+    answer = client.slide(lab.file("a.svs").as_uri(), mpp=1, slide_id=None, case=None)
+    assert answer.status_code == 202
+    assert lab.bus.scanned[0].data.mpp == 1.0
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", (400, "request-unreadable")),
+        (b"{", (400, "request-unreadable")),
+        (b"[]", (400, "request-unreadable")),
+        (b"null", (400, "request-unreadable")),
+        (b"\xff", (400, "request-unreadable")),
+        (b"[" * 60_000, (400, "request-unreadable")),
+        (b'{"uri": "file:///a.svs", "mpp": NaN}', (400, "request-unreadable")),
+        ({}, (422, "request-invalid")),
+        ({"uri": 1}, (422, "request-invalid")),
+        ({"uri": ""}, (422, "request-invalid")),
+        ({"uri": "file:///a.svs", "mpp": "0.25"}, (422, "request-invalid")),
+        ({"uri": "file:///a.svs", "mpp": True}, (422, "request-invalid")),
+        ({"uri": "file:///a.svs", "case": "C1"}, (422, "request-invalid")),
+        ({"uri": "file:///a.svs", "case": {"id": "C1"}}, (422, "request-invalid")),
+        ({"uri": "file:///a.svs", "case": {"id": "C1", "slides": []}}, (422, "request-invalid")),
+        ({"uri": "file:///a.svs", "case": {"id": "C1", "slides": ["a"], "x": 1}}, (422, "request-invalid")),
+        ({"uri": "a.svs"}, (422, "uri-invalid")),
+        ({"uri": "file:///etc/passwd"}, (403, "uri-outside-roots")),
+        ({"uri": "s3://private/a.svs"}, (403, "uri-outside-roots")),
+        ({"uri": "s3://lab/gone.svs"}, (404, "slide-missing")),
+        ({"uri": "s3://lab/m.mrxs"}, (422, "slide-in-parts")),
+        ({"uri": "s3://lab/a.svs", "slide_id": "a/b"}, (422, "slide-id-invalid")),
+        ({"uri": "s3://lab/a.svs", "mpp": 50}, (422, "slide-mpp-implausible")),
+        ({"uri": "s3://lab/a.svs", "case": {"id": "C", "slides": ["b"]}}, (422, "case-invalid")),
+        ({"uri": "s3://lab/\ud800.svs"}, (422, "request-invalid")),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_code_and_cure(client: Client, lab: Lab, body, expected):
+    lab.object("lab", "a.svs")
+    assert _error(client.post("/slides", body)) == expected
+    assert lab.bus.published == []
+    assert lab.store.kept == {}
+
+
+def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(client: Client, lab: Lab):
+    answer = client.slide(
+        lab.file("a.svs").as_uri(), patient=SECRETS[0], mpp=SECRETS[3], **{SECRETS[0]: 1, "slide_id": 5}
+    )
+    assert _error(answer) == (422, "request-invalid")
+    assert "patient is no known field" in answer.text
+    assert "mpp is of the wrong kind" in answer.text
+    assert not any(secret in answer.text for secret in SECRETS)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["uri", "slide_id", "mpp", "case", "x"]),
+        st.none()
+        | st.booleans()
+        | st.floats()
+        | st.text(max_size=20)
+        | st.lists(st.text(max_size=5), max_size=2),
+        max_size=5,
+    )
+)
+def test_whatever_a_body_says_it_is_read_or_refused(body: dict[str, Any]):
+    code = ""
+    try:
+        read_submission(json.dumps(body).encode())
+    except InvalidInputError as error:
+        code = error.code
+    assert code in ("", "request-unreadable", "request-invalid", "uri-invalid")
+
+
+def test_a_body_that_is_too_long_is_refused_stated_or_not(client: Client):
+    long = b'{"uri": "' + b"a" * 70_000 + b'"}'
+    assert _error(client.post("/slides", long)) == (413, "request-too-large")
+    assert _error(client.post("/slides", b"{}", headers={"content-length": "many"})) == (
+        413,
+        "request-too-large",
+    )
+
+    async def pieces():
+        for _ in range(100):
+            yield b"a" * 1000
+
+    answer = asyncio.run(client.send("POST", "/slides", content=pieces(), headers=JSON))
+    assert _error(answer) == (413, "request-too-large")
+    assert _error(client.post("/s3-events", b" " * (1 << 21))) == (413, "request-too-large")
+
+
+def test_pages_that_are_not_there_and_methods_that_do_not_fit(client: Client):
+    assert _error(asyncio.run(client.send("GET", "/nothing"))) == (404, "request-path")
+    assert _error(asyncio.run(client.send("GET", "/slides"))) == (405, "request-method")
+
+
+def test_web_pages_may_not_name_slides(client: Client, lab: Lab):
+    uri = lab.file("a.svs").as_uri()
+    for headers in ({"origin": "http://evil.example"}, {"host": "evil.example:80"}):
+        answer = client.post("/slides", {"uri": uri}, headers=headers)
+        assert _error(answer) == (403, "request-origin")
+    assert lab.bus.published == []
+
+
+def test_a_gateway_on_a_real_address_takes_any_host_name(lab: Lab):
+    client = Client(lab, host="0.0.0.0")
+    answer = client.post("/slides", {"uri": lab.file("a.svs").as_uri()}, headers={"host": "gateway.lab:8080"})
+    assert answer.status_code == 202
+
+
+def test_a_taken_id_is_a_conflict_that_says_where_the_letter_lies(client: Client, lab: Lab):
+    client.slide(lab.file("one/a.svs", b"one").as_uri())
+    answer = client.slide(lab.file("two/a.svs", b"two").as_uri())
+    assert _error(answer) == (409, "slide-id-taken")
+    assert answer.json()["dead_letter"] in lab.store.kept
+
+
+def test_a_slide_given_up_before_is_a_conflict_with_its_code(client: Client, lab: Lab):
+    uri = lab.file("a.svs").as_uri()
+    client.slide(uri)
+    reason = InvalidInputError("slide-no-tissue", "There is no tissue.", hint="Look at the slide.")
+    letter = DeadLetter.of_event(lab.bus.scanned[0], reason, attempts=1, worker="tiler")
+    lab.store.put(letter.key, letter.to_bytes())
+    answer = client.slide(uri)
+    assert _error(answer) == (409, "slide-no-tissue")
+    assert "histgen replay" in answer.json()["error"]["hint"]
+
+
+@pytest.mark.parametrize(("what", "code"), [("bus", "bus-unavailable"), ("store", "storage-unavailable")])
+def test_an_outage_is_told_as_such_and_nothing_is_lost(client: Client, lab: Lab, what: str, code: str):
+    uri = lab.file("a.svs").as_uri()
+    getattr(lab, what).away = True
+    answer = client.slide(uri)
+    told = answer.json()["error"]
+    assert (answer.status_code, told["code"]) == (503, code)
+    assert int(answer.headers["retry-after"]) > 0
+    getattr(lab, what).away = False
+    assert client.slide(uri).json()["status"] == "accepted"
+
+
+def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab, monkeypatch):
+    def fails(_):
+        raise RuntimeError(SECRETS[0])
+
+    monkeypatch.setattr(lab.intake, "submit", fails)
+    answer = client.slide(lab.file("a.svs").as_uri())
+    assert _error(answer) == (500, "internal-error")
+    assert SECRETS[0] not in answer.text
+
+
+def test_a_broken_installation_stops_the_service(client: Client, lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    def denied(_):
+        raise FatalError("storage-denied", "No.", hint="Mend it.")
+
+    monkeypatch.setattr(lab.intake, "submit", denied)
+    assert _error(client.slide(lab.file("a.svs").as_uri())) == (503, "storage-denied")
+    assert client.stop.requested
+    assert client.door.failure.code == "storage-denied"
+
+
+def test_large_slides_hold_up_nobody_and_too_many_are_sent_away(lab: Lab):
+    """Two threads read two slides that do not end; what is small, and what needs no thread, is answered."""
+    go_on = threading.Event()
+    for name in ("big-1", "big-2"):
+        lab.object(name, "a.svs")
+        lab.buckets[name].on_read = lambda: go_on.wait(30)
+    lab.restarted(Roots((lab.folder,), ("big-1/", "big-2/")))
+    client = Client(lab, threads=3, most_waiting=0)
+    small = lab.file("small.svs", b"small").as_uri()
+
+    async def all_at_once() -> list[httpx.Response]:
+        def slide(uri: str):
+            return client.send("POST", "/slides", json={"uri": uri})
+
+        big = [asyncio.ensure_future(slide(f"s3://big-{n}/a.svs")) for n in (1, 2)]
+        while client.door.busy < 2:
+            await asyncio.sleep(0)
+        answers = [await slide(small), await client.send("GET", "/healthz")]
+        third = asyncio.ensure_future(slide("s3://big-1/b.svs"))
+        lab.object("big-1", "b.svs")
+        while client.door.busy < 3:
+            await asyncio.sleep(0)
+        answers.append(await slide(small))
+        go_on.set()
+        return [*answers, *await asyncio.gather(*big, third)]
+
+    first, health, sent_away, *rest = asyncio.run(all_at_once())
+    assert first.json()["status"] == "accepted"
+    assert health.status_code == 200
+    assert (sent_away.status_code, sent_away.json()["error"]["code"]) == (503, "gateway-busy")
+    assert [answer.status_code for answer in rest] == [202, 202, 202]
+
+
+def test_once_it_is_to_stop_it_starts_nothing_new(client: Client, lab: Lab):
+    client.stop.request()
+    answer = client.slide(lab.file("a.svs").as_uri())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "gateway-busy")
+
+
+def test_bucket_notifications_are_taken_by_http_too(client: Client, lab: Lab):
+    lab.object("lab", "a.svs")
+    answer = client.post("/s3-events", amazon(record("lab", "a.svs"), record("lab", "gone.svs")))
+    assert answer.status_code == 202
+    taken, gone = answer.json()["slides"]
+    assert (taken["uri"], taken["slide_id"], taken["status"]) == ("s3://lab/a.svs", "a", "accepted")
+    assert (gone["uri"], gone["error"]["code"]) == ("s3://lab/gone.svs", "slide-missing")
+    assert [event.data.code for event in lab.bus.letters] == ["slide-missing"]
+    assert client.post("/s3-events", TEST_EVENT).json() == {"slides": []}
+
+
+def test_a_notification_that_is_none_is_refused_and_leaves_nothing(client: Client, lab: Lab):
+    assert _error(client.post("/s3-events", b"{}")) == (400, "notification-unreadable")
+    assert lab.store.kept == {}
+
+
+def test_the_pages_of_every_worker_are_there(client: Client):
+    pages = {
+        page: asyncio.run(client.send("GET", page)) for page in ("/metrics", "/healthz", "/readyz", "/status")
+    }
+    assert pages["/healthz"].json() == {"live": True}
+    assert pages["/status"].json()["worker"] == "gateway"
+    assert "histgen_slides_seen_total" in pages["/metrics"].text

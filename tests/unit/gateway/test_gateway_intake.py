@@ -1,0 +1,284 @@
+"""The intake announces each slide once, never mixes two, and a crash at any point loses nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from gateway_fakes import Killed, Lab, Objects
+
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.events import Event
+from histgen_lib.files import sha256_hex
+from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
+from services.gateway.intake import identity
+from services.gateway.places import FilePlace, ObjectPlace
+from services.gateway.submission import Case, Submission
+
+
+def _codes(caught) -> str:
+    return caught.value.code
+
+
+def test_a_new_slide_is_announced_with_its_bytes_digest_and_size(lab: Lab):
+    path = lab.file("a.svs", b"pixels")
+    receipt = lab.tell(path, mpp=0.25)
+    (event,) = lab.bus.scanned
+    assert (receipt.slide_id, receipt.status, receipt.event_id) == ("a", "accepted", event.id)
+    data = event.data
+    assert (data.slide_id, data.uri, data.mpp, data.size_bytes) == ("a", path.as_uri(), 0.25, 6)
+    assert data.content_id == sha256_hex(b"pixels")
+    assert Event.from_json(json.loads(lab.store.kept["slides/a/scanned.json"])["event"]) == event
+
+
+def test_the_event_id_follows_from_slide_bytes_mpp_and_case_alone(lab: Lab):
+    lab.tell(lab.file("a.svs"), mpp=0.5, case=Case("C1", ("b", "a")))
+    (event,) = lab.bus.scanned
+    again = Event.first(event.data, source="x", now=event.time, identity=identity(event.data))
+    assert event.id == again.id
+    assert identity(event.data) == f"a|{sha256_hex(b'pixels')}|0.5|C1:a,b"
+
+
+def test_telling_of_a_slide_again_announces_nothing(lab: Lab):
+    path = lab.file("a.svs")
+    first, second = lab.tell(path), lab.tell(path)
+    assert (second.status, second.event_id) == ("duplicate", first.event_id)
+    assert len(lab.bus.published) == 1
+
+
+def test_the_same_bytes_from_elsewhere_are_the_same_slide(lab: Lab):
+    first = lab.tell(lab.file("a.svs"))
+    lab.object("lab", "incoming/a.svs")
+    second = lab.tell(ObjectPlace("lab", "incoming/a.svs"))
+    copy = lab.tell(lab.file("copies/a of a.svs"))
+    assert [second.status, copy.status] == ["duplicate", "duplicate"]
+    assert {copy.slide_id, second.slide_id} == {"a"}
+    assert {copy.event_id, second.event_id} == {first.event_id}
+    assert len(lab.bus.published) == 1
+
+
+def test_a_copy_gets_an_id_of_its_own_when_one_is_stated(lab: Lab):
+    lab.tell(lab.file("a.svs"))
+    assert lab.tell(lab.file("b.svs"), slide_id="b").status == "accepted"
+    assert [event.key for event in lab.bus.scanned] == ["a", "b"]
+
+
+def test_new_bytes_at_the_same_uri_are_a_rescan(lab: Lab):
+    first = lab.tell(lab.file("a.svs", b"one"))
+    second = lab.tell(lab.file("a.svs", b"two"))
+    assert (second.status, second.slide_id) == ("rescan", "a")
+    assert first.event_id != second.event_id
+    latest = json.loads(lab.store.kept["slides/a/scanned.json"])
+    assert latest["event"]["data"]["content_id"] == sha256_hex(b"two")
+
+
+def test_other_bytes_from_elsewhere_under_a_taken_id_become_a_dead_letter(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    other = lab.file("two/a.svs", b"two")
+    receipt = lab.tell(other)
+    assert receipt.status == "dead-letter"
+    assert receipt.letter.code == "slide-id-taken"
+    assert len(lab.bus.scanned) == 1
+    (told,) = lab.bus.letters
+    assert (told.data.slide_id, told.data.event_id, told.data.code) == (
+        "a",
+        receipt.event_id,
+        "slide-id-taken",
+    )
+    letter = read_dead_letter(lab.store, receipt.event_id)
+    assert letter.event.data.uri == other.as_uri()
+    assert "replay" not in receipt.hint
+
+
+def test_a_refused_slide_told_of_again_is_refused_again_with_one_letter(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    other = lab.file("two/a.svs", b"two")
+    ids = {lab.tell(other).event_id, lab.tell(other).event_id}
+    assert len(ids) == 1
+    assert sum(key.startswith("dead-letter/") for key in lab.store.kept) == 1
+
+
+def test_a_refused_slide_is_taken_under_another_id(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    other = lab.file("two/a.svs", b"two")
+    lab.tell(other)
+    assert lab.tell(other, slide_id="a-2").status == "accepted"
+
+
+def test_a_refused_slide_may_take_the_place_of_the_one_that_was_in_its_way(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    lab.tell(lab.file("two/a.svs", b"two"))
+    assert lab.tell(lab.file("one/a.svs", b"two")).status == "rescan"
+
+
+def test_a_scale_stated_later_makes_a_new_event(lab: Lab):
+    path = lab.file("a.svs")
+    first, second = lab.tell(path), lab.tell(path, mpp=0.25)
+    assert second.status == "accepted"
+    assert first.event_id != second.event_id
+
+
+def test_what_is_not_stated_holds_as_it_was_stated_before(lab: Lab):
+    path = lab.file("a.svs")
+    stated = lab.tell(path, mpp=0.25)
+    assert lab.tell(path).event_id == stated.event_id
+    assert lab.tell(path, case=Case("C1", ("a", "b"))).status == "accepted"
+    assert lab.bus.scanned[-1].data.mpp == 0.25
+    assert lab.tell(path).event_id == lab.bus.scanned[-1].id
+
+
+def test_nothing_is_taken_over_from_other_bytes(lab: Lab):
+    lab.tell(lab.file("a.svs", b"one"), mpp=0.25)
+    lab.tell(lab.file("a.svs", b"two"))
+    assert lab.bus.scanned[-1].data.mpp is None
+
+
+def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab):
+    path = lab.file("a.svs")
+    lab.tell(path)
+    reason = InvalidInputError("slide-no-tissue", "There is no tissue.", hint="Look at the slide.")
+    letter = DeadLetter.of_event(lab.bus.scanned[0], reason, attempts=1, worker="tiler")
+    lab.store.put(letter.key, letter.to_bytes())
+    receipt = lab.tell(path)
+    assert (receipt.status, receipt.letter.code) == ("dead-letter", "slide-no-tissue")
+    assert "Look at the slide." in receipt.hint
+    assert "histgen replay" in receipt.hint
+    assert len(lab.bus.published) == 1
+
+
+def test_a_state_dealt_with_before_is_not_read_again(lab: Lab):
+    lab.object("lab", "a.svs")
+    place = ObjectPlace("lab", "a.svs")
+    first = lab.tell(place, mark="m1")
+    second = lab.tell(place, mark="m1")
+    assert (second.status, second.event_id, second.slide_id) == ("duplicate", first.event_id, "a")
+    assert lab.buckets["lab"].reads == 1
+
+
+@pytest.mark.parametrize("dies_at", ["slides/a/", "gateway/contents/", "gateway/seen/", "gateway/owners/"])
+def test_killed_anywhere_the_slide_told_of_again_has_the_same_event_and_is_then_known(lab: Lab, dies_at: str):
+    path = lab.file("a.svs")
+    lab.store.dies_at = dies_at
+    with pytest.raises(Killed):
+        lab.tell(path, mark="m")
+    lab.store.dies_at = ""
+    lab.restarted()
+    lab.tell(path, mark="m")
+    assert len({event.id for event in lab.bus.scanned}) == 1
+    lab.restarted()
+    assert lab.tell(path).status == "duplicate"
+    assert {"slides/a/scanned.json", "gateway/owners/a", "gateway/seen/m"} <= set(lab.store.kept)
+
+
+def test_nothing_is_written_down_that_was_not_acknowledged(lab: Lab):
+    lab.bus.away = True
+    with pytest.raises(TransientError, match="broker"):
+        lab.tell(lab.file("a.svs"), mark="m")
+    assert set(lab.store.kept) == {"gateway/owners/a"}
+    lab.bus.away = False
+    assert lab.tell(lab.file("a.svs"), mark="m").status == "accepted"
+
+
+def test_an_id_claimed_by_a_slide_that_was_never_announced_is_not_given_to_another(lab: Lab):
+    lab.bus.away = True
+    with pytest.raises(TransientError):
+        lab.tell(lab.file("one/a.svs", b"one"))
+    lab.bus.away = False
+    assert lab.tell(lab.file("two/a.svs", b"two")).status == "dead-letter"
+    assert lab.tell(lab.file("copy/a.svs", b"one")).status == "accepted"
+
+
+def test_told_by_many_at_once_a_slide_is_announced_once(lab: Lab):
+    places = [lab.file(f"{folder}/a.svs") for folder in range(4)]
+    lab.object("lab", "a.svs")
+    all_places = [*map(FilePlace, places), ObjectPlace("lab", "a.svs")] * 4
+    receipts = []
+    threads = [
+        threading.Thread(
+            target=lambda place=place: receipts.append(lab.intake.submit(Submission(place, "s3")))
+        )
+        for place in all_places
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(receipt.status for receipt in receipts) == ["accepted", *["duplicate"] * 19]
+    assert len(lab.bus.published) == 1
+
+
+def test_two_processes_that_tell_of_two_slides_of_one_name_announce_one(lab: Lab):
+    """Both look before either writes; only the claim decides."""
+    one, two = lab.file("one/a.svs", b"one"), lab.file("two/a.svs", b"two")
+    first, second = lab.restarted(), lab.restarted()
+    together = threading.Barrier(2)
+    found = Objects.list
+
+    def listed(store: Objects, prefix: str = ""):
+        result = found(store, prefix)
+        if prefix.startswith("gateway/contents/"):
+            together.wait(10)
+        return result
+
+    receipts = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Objects, "list", listed)
+        threads = [
+            threading.Thread(
+                target=lambda i=intake, p=path: receipts.append(i.submit(Submission(FilePlace(p), "s3")))
+            )
+            for intake, path in ((first, one), (second, two))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(receipt.status for receipt in receipts) == ["accepted", "dead-letter"]
+    assert len(lab.bus.scanned) == 1
+
+
+def test_a_case_must_name_its_slide(lab: Lab):
+    with pytest.raises(InvalidInputError) as caught:
+        lab.tell(lab.file("a.svs"), case=Case("C1", ("b", "c")))
+    assert _codes(caught) == "case-invalid"
+    assert lab.bus.published == []
+
+
+def test_a_case_goes_into_the_event(lab: Lab):
+    lab.tell(lab.file("a.svs"), case=Case("C1", ("a", "b")))
+    assert (lab.bus.scanned[0].data.case_id, lab.bus.scanned[0].data.case_slides) == ("C1", ("a", "b"))
+
+
+@pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "a b", "ä", ".a", "a.", "a" * 129, "a\n", "a\0"])
+def test_an_id_that_cannot_be_a_key_is_refused(lab: Lab, bad: str):
+    path = lab.file("a.svs")
+    for told in ({"slide_id": bad}, {"case": Case(bad, ("a",))}, {"case": Case("C", ("a", bad))}):
+        with pytest.raises(InvalidInputError) as caught:
+            lab.tell(path, **told)
+        assert _codes(caught) in ("slide-id-invalid", "case-invalid")
+    assert lab.store.kept == {}
+
+
+@pytest.mark.parametrize("mpp", [0.0, -1.0, 0.049, 5.1, float("nan"), float("inf")])
+def test_a_scale_that_no_scanner_has_is_refused(lab: Lab, mpp: float):
+    with pytest.raises(InvalidInputError) as caught:
+        lab.tell(lab.file("a.svs"), mpp=mpp)
+    assert _codes(caught) == "slide-mpp-implausible"
+
+
+def test_a_damaged_ledger_costs_one_more_event_of_the_same_id(lab: Lab):
+    path = lab.file("a.svs")
+    first = lab.tell(path)
+    for key in list(lab.store.kept):
+        lab.store.kept[key] = b"\xff not json"
+    assert lab.tell(path).event_id == first.event_id
+
+
+def test_names_with_no_letter_of_ascii_are_taken_too(lab: Lab):
+    path = lab.file("Präparat №7 切片.svs")
+    lab.tell(path)
+    (event,) = lab.bus.scanned
+    assert event.key == "Pr_parat_7_"
+    assert event.data.uri == path.as_uri()
+    assert event.data.uri.isascii()

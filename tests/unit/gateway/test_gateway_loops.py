@@ -1,0 +1,308 @@
+"""The gateway's loops go on whatever goes wrong, lose nothing, and leave when they are told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gateway_fakes import AT_ONCE, Lab, Topic
+from notification_bodies import amazon, record
+from waiting import until
+
+from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.worker import Stop
+from histgen_lib.worker.board import Board
+from services.gateway.folder import Folder
+from services.gateway.loops import Loop
+from services.gateway.topic import NotificationTopic
+from services.gateway.watching import Watching
+
+
+@contextmanager
+def _running(loop: Loop, stop: Stop) -> Iterator[Loop]:
+    loop.thread.start()
+    try:
+        yield loop
+    finally:
+        stop.request()
+        loop.thread.join(20)
+        assert not loop.thread.is_alive()
+
+
+@contextmanager
+def _watching(lab: Lab, folder: Path | None = None) -> Iterator[Watching]:
+    stop = Stop()
+    loop = Watching(
+        Folder(folder or lab.folder),
+        lab.intake,
+        Board("gateway"),
+        stop,
+        settle_s=0.02,
+        look_s=0.01,
+        backoff=AT_ONCE,
+    )
+    with _running(loop, stop):
+        yield loop
+
+
+def _keys(lab: Lab) -> list[str]:
+    return sorted(event.key for event in lab.bus.scanned)
+
+
+def test_slides_that_appear_are_announced_once(lab: Lab):
+    with _watching(lab) as loop:
+        lab.file("a.svs", "a")
+        until(lambda: _keys(lab) == ["a"], 10, "a is announced")
+        lab.file("deep/b.svs", "b")
+        until(lambda: _keys(lab) == ["a", "b"], 10, "b is announced")
+        until(lambda: loop.waiting == 0, 10, "nothing waits")
+    assert _keys(lab) == ["a", "b"]
+
+
+def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    lab.file("a.svs", "a")
+    with _watching(lab):
+        until(lambda: any(key.startswith("gateway/seen/") for key in lab.store.kept), 10, "a is noted")
+    lab.restarted()
+    read: list[object] = []
+    monkeypatch.setattr(lab.intake.contents, "measure", read.append)
+    with _watching(lab) as loop:
+        until(lambda: loop.waiting == 0 and loop._watch and loop._watch._tracks, 10, "a second look")
+    assert read == []
+
+
+def test_broker_and_store_may_be_away_for_as_long_as_they_like(lab: Lab):
+    lab.bus.away = lab.store.away = True
+    lab.file("a.svs", "a")
+    lab.file("b.svs", "b")
+    with _watching(lab) as loop:
+        until(lambda: loop._board.missing.get("watch") == "storage-unavailable", 10, "the store is missed")
+        lab.store.away = False
+        until(lambda: loop._board.missing.get("watch") == "bus-unavailable", 10, "the broker is missed")
+        lab.bus.away = False
+        until(lambda: _keys(lab) == ["a", "b"], 10, "both are announced")
+        until(lambda: "watch" not in loop._board.missing, 10, "nothing is missed")
+
+
+def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    from services.gateway import contents  # noqa: PLC0415 - to be patched
+
+    closed = {"a.svs"}
+    real = contents.content_id_of
+
+    def reads(parts):
+        if parts[0].name in closed:
+            raise PermissionError(13, "Permission denied")
+        return real(parts)
+
+    monkeypatch.setattr(contents, "content_id_of", reads)
+    lab.file("a.svs", "a")
+    lab.file("b.svs", "b")
+    with _watching(lab) as loop:
+        until(lambda: _keys(lab) == ["b"], 10, "b is announced")
+        assert loop.waiting == 1
+        closed.clear()
+        until(lambda: _keys(lab) == ["a", "b"], 10, "a is announced once it can be read")
+
+
+def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    path = lab.file("a.svs", "a")
+    real = lab.intake.contents.measure
+    monkeypatch.setattr(
+        lab.intake.contents, "measure", lambda place: (path.unlink(missing_ok=True), real(place))[1]
+    )
+    with _watching(lab) as loop:
+        until(lambda: not path.exists(), 10, "the file vanishes")
+        monkeypatch.setattr(lab.intake.contents, "measure", real)
+        lab.file("b.svs", "b")
+        until(lambda: _keys(lab) == ["b"], 10, "b is announced")
+        until(lambda: loop.waiting == 0, 10, "nothing waits")
+
+
+def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: Lab):
+    share = lab.folder / "share"
+    with _watching(lab, share) as loop:
+        until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 10, "the share is missed")
+        lab.file("share/a.svs", "a")
+        until(lambda: _keys(lab) == ["a"], 10, "a is announced")
+
+
+def test_a_fault_nobody_foresaw_does_not_end_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    real = lab.intake.submit
+    faults = iter([RuntimeError("boom")] * 3)
+
+    def submit(submission):
+        for fault in faults:
+            raise fault
+        return real(submission)
+
+    monkeypatch.setattr(lab.intake, "submit", submit)
+    lab.file("a.svs", "a")
+    with _watching(lab):
+        until(lambda: _keys(lab) == ["a"], 10, "a is announced all the same")
+
+
+def test_a_slide_that_is_refused_for_good_is_not_tried_again(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    outside = lab.folder.parent / "secret.svs"
+    outside.write_text("secret")
+    (lab.folder / "a.svs").symlink_to(outside)
+    with _watching(lab) as loop:
+        until(lambda: loop._watch and loop._watch._tracks and loop.waiting == 0, 10, "the link is dealt with")
+    assert lab.bus.published == []
+
+
+def test_a_broken_installation_ends_the_service(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    def denied():
+        raise FatalError("storage-denied", "No.")
+
+    monkeypatch.setattr(lab.intake.ledger, "all_seen", denied)
+    stop = Stop()
+    loop = Watching(Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=1, look_s=1)
+    with _running(loop, stop):
+        assert stop.wait(10)
+    assert loop.failure.code == "storage-denied"
+
+
+def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: Lab, monkeypatch):
+    entered, go_on = threading.Event(), threading.Event()
+    real = lab.intake.contents.measure
+
+    def measure(place):
+        entered.set()
+        go_on.wait(10)
+        return real(place)
+
+    monkeypatch.setattr(lab.intake.contents, "measure", measure)
+    stop = Stop()
+    lab.file("a.svs", "a")
+    loop = Watching(
+        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.02, look_s=0.01, grace_s=20
+    )
+    with _running(loop, stop):
+        assert entered.wait(10)
+        stop.request()
+        go_on.set()
+    assert _keys(lab) == ["a"]
+
+
+def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    entered, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(lab.intake.contents, "measure", lambda place: (entered.set(), go_on.wait(30)))
+    stop = Stop()
+    lab.file("a.svs", "a")
+    loop = Watching(
+        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.02, look_s=0.01, grace_s=0.1
+    )
+    with _running(loop, stop):
+        assert entered.wait(10)
+    go_on.set()
+    assert lab.store.kept == {}
+
+
+@contextmanager
+def _reading(lab: Lab, topic: Topic, grace_s: float = 20.0) -> Iterator[NotificationTopic]:
+    stop = Stop()
+    loop = NotificationTopic(
+        lambda: topic, lab.intake, Board("gateway"), stop, backoff=AT_ONCE, grace_s=grace_s
+    )
+    with _running(loop, stop):
+        yield loop
+    assert topic.closed.is_set()
+
+
+def test_notifications_are_committed_after_the_slide_is_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    committed_then: list[int] = []
+    real = lab.bus.publish
+    monkeypatch.setattr(
+        lab.bus, "publish", lambda *event: (committed_then.append(topic.committed), real(*event))
+    )
+    with _reading(lab, topic):
+        until(lambda: topic.committed == 1, 10, "the notification is committed")
+    assert committed_then == [0]
+    assert _keys(lab) == ["a"]
+
+
+def test_poison_is_given_up_and_the_rest_comes_through(lab: Lab):
+    lab.object("lab", "a.svs")
+    bodies = [b"\xff\x00", b"{}", b'{"Records": [null]}', amazon(record("lab", "gone.svs"))]
+    topic = Topic([*bodies, amazon(record("lab", "a.svs"))])
+    with _reading(lab, topic):
+        until(lambda: topic.committed == 5, 10, "all are committed")
+    assert _keys(lab) == ["a"]
+    assert len(lab.bus.letters) == 4
+
+
+def test_a_notification_that_nobody_foresaw_is_given_up_after_some_tries(lab: Lab, monkeypatch):
+    tries: list[object] = []
+
+    def fails(submission):
+        tries.append(submission)
+        raise RuntimeError("boom")
+
+    lab.object("lab", "a.svs")
+    monkeypatch.setattr(lab.intake, "submit", fails)
+    topic = Topic([amazon(record("lab", "a.svs")), b"{}"])
+    with _reading(lab, topic):
+        until(lambda: topic.committed == 2, 10, "both are committed")
+    assert len(tries) == 3
+    assert [event.data.code for event in lab.bus.letters] == [
+        "notification-failed",
+        "notification-unreadable",
+    ]
+
+
+def test_an_outage_fills_no_dead_letters(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    lab.bus.away = lab.store.away = topic.away = True
+    with _reading(lab, topic) as loop:
+        until(lambda: "notifications" in loop._board.missing, 10, "the broker is missed")
+        topic.away = False
+        until(lambda: topic.held, 10, "the notification is in hand")
+        lab.store.away = False
+        lab.bus.away = False
+        until(lambda: topic.committed == 1, 10, "the notification is committed")
+    assert lab.bus.letters == []
+    assert _keys(lab) == ["a"]
+
+
+def test_membership_is_kept_while_a_large_object_is_read(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    lab.buckets["lab"].on_read = lambda: until(lambda: topic.kept >= 3, 20, "three signs of life")
+    with _reading(lab, topic):
+        until(lambda: topic.committed == 1, 20, "the notification is committed")
+    assert topic.kept >= 3
+
+
+def test_stopped_in_mid_read_the_notification_is_handed_back(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    entered, go_on = threading.Event(), threading.Event()
+    lab.buckets["lab"].on_read = lambda: (entered.set(), go_on.wait(30))
+    with _reading(lab, topic, grace_s=0.05):
+        assert entered.wait(10)
+    assert (topic.committed, topic.released) == (0, 1)
+    go_on.set()
+
+
+def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: Lab):
+    topic, tries = Topic([]), []
+
+    def subscribe():
+        tries.append(1)
+        if len(tries) < 3:
+            raise TransientError("bus-unavailable", "Away.")
+        return topic
+
+    stop = Stop()
+    loop = NotificationTopic(subscribe, lab.intake, Board("gateway"), stop, backoff=AT_ONCE)
+    with _running(loop, stop):
+        until(lambda: len(tries) == 3 and "notifications" not in loop._board.missing, 10, "it joined")

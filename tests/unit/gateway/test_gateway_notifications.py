@@ -1,0 +1,216 @@
+"""Bucket notifications: new slides are taken in, the rest is passed over; nothing else of them goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from gateway_fakes import Lab
+from hypothesis import given
+from hypothesis import strategies as st
+from notification_bodies import SECRETS, TEST_EVENT, amazon, minio, record
+
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.files import sha256_hex
+from services.gateway import noticing, notifications
+from services.gateway.places import ObjectPlace
+
+
+def _new(body: bytes) -> list[ObjectPlace]:
+    return [new.place for new in notifications.read(body).new]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        amazon(record("lab", "in/a.svs")),
+        amazon(record("lab", "in/a.svs", event="s3:ObjectCreated:Copy")),
+        minio("lab", "in/a.svs"),
+        json.dumps({"EventName": "s3:ObjectCreated:Put", "Key": "lab/in/a.svs"}).encode(),
+        json.dumps({"EventName": "s3:ObjectCreated:Put", "Key": "lab/in/a.svs", "Records": None}).encode(),
+    ],
+)
+def test_a_new_slide_is_read_from_every_dialect(body: bytes):
+    assert _new(body) == [ObjectPlace("lab", "in/a.svs")]
+
+
+@pytest.mark.parametrize("key", ["in/a b.svs", "in/Präparat №1+2 (50%).svs", "切片.tiff", "a+b.svs"])
+def test_keys_are_decoded_as_they_were_encoded(key: str):
+    assert _new(amazon(record("lab", key))) == [ObjectPlace("lab", key)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        TEST_EVENT,
+        amazon(),
+        amazon(record("lab", "a.svs", event="ObjectRemoved:Delete")),
+        amazon(record("lab", "a.svs", event="s3:ObjectAccessed:Get")),
+        amazon(record("lab", "a.svs.json")),
+        amazon(record("lab", "reports/a/thumbnail.webp")),
+        amazon(record("lab", "folder.svs/")),
+    ],
+)
+def test_what_is_no_new_slide_is_passed_over(body: bytes):
+    assert _new(body) == []
+    assert notifications.read(body).malformed == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff", b"null", b"[]", b'"x"', b"{}", b'{"Records": {}}', b'{"Records": 1}', b"[" * 100_000],
+)
+def test_what_is_no_notification_is_unreadable(body: bytes):
+    with pytest.raises(InvalidInputError) as caught:
+        notifications.read(body)
+    assert caught.value.code == "notification-unreadable"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        {},
+        {"eventName": "ObjectCreated:Put"},
+        {"eventName": 1, "s3": {"bucket": {"name": "lab"}, "object": {"key": "a.svs"}}},
+        record("lab", "", encoded="%ff.svs"),
+        record("l b", "a.svs"),
+        record("lab", "../a.svs"),
+        record("lab", "", encoded="\ud800.svs"),
+    ],
+)
+def test_a_malformed_record_does_not_hide_the_sound_one_beside_it(bad):
+    found = notifications.read(amazon(bad, record("lab", "a.svs")))
+    assert [new.place.key for new in found.new] == ["a.svs"]
+    assert found.malformed == 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values, json_values, json_values, json_values)
+def test_whatever_stands_in_a_notification_it_is_read_or_named_unreadable(name, bucket, key, whole):
+    nested = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
+    for value in (whole, {"Records": whole}, {"Records": [nested, whole]}, {"EventName": name, "Key": key}):
+        code = ""
+        try:
+            notifications.read(json.dumps(value).encode())
+        except InvalidInputError as error:
+            code = error.code
+        assert code in ("", "notification-unreadable")
+
+
+def _take(lab: Lab, body: bytes, position: str = "s3.notifications/0/7") -> list[noticing.Noticed]:
+    return noticing.take(lab.intake, body, position)
+
+
+def test_nothing_of_a_notification_goes_on_but_where_the_object_lies(lab: Lab):
+    lab.object("lab", "a.svs")
+    _take(lab, minio("lab", "a.svs"))
+    _take(lab, amazon(record("lab", "gone.svs"), {"eventName": SECRETS[0]}))
+    (event,) = lab.bus.scanned
+    assert event.data.uri == "s3://lab/a.svs"
+    everything = b"".join(lab.store.kept.values()) + repr(lab.bus.published).encode()
+    everything += repr(sorted(lab.store.kept)).encode()
+    for secret in (*SECRETS, "C3D13FE58DE4C810", "x-amz-meta", "principalId"):
+        assert secret.encode() not in everything
+
+
+def test_a_slide_told_of_by_two_notifications_is_announced_and_read_once(lab: Lab):
+    lab.object("lab", "a.svs")
+    _take(lab, amazon(record("lab", "a.svs")))
+    (again,) = _take(lab, minio("lab", "a.svs"))
+    assert again.receipt.status == "duplicate"
+    assert lab.buckets["lab"].reads == 1
+
+
+def test_an_object_written_anew_is_a_rescan(lab: Lab):
+    lab.object("lab", "a.svs", b"one")
+    _take(lab, amazon(record("lab", "a.svs")))
+    lab.object("lab", "a.svs", b"two")
+    (again,) = _take(lab, amazon(record("lab", "a.svs")))
+    assert again.receipt.status == "rescan"
+
+
+def test_a_key_that_its_store_did_not_encode_is_found_as_it_stands(lab: Lab):
+    lab.object("lab", "a+b%20c.svs")
+    (found,) = _take(lab, amazon(record("lab", "", encoded="a+b%20c.svs")))
+    assert found.receipt.status == "accepted"
+    assert lab.bus.scanned[0].data.uri == "s3://lab/a+b%20c.svs"
+
+
+def test_an_unreadable_notification_becomes_a_dead_letter_without_its_bytes(lab: Lab):
+    body = f'{{"patient": "{SECRETS[0]}"}}'.encode()
+    _take(lab, body)
+    ((key, stored),) = lab.store.kept.items()
+    letter = json.loads(stored)
+    assert key == f"dead-letter/{letter['event_id']}.json"
+    assert (letter["code"], letter["position"]) == ("notification-unreadable", "s3.notifications/0/7")
+    assert (letter["sha256"], letter["size_bytes"]) == (sha256_hex(body), len(body))
+    assert SECRETS[0].encode() not in stored
+    assert lab.bus.letters[0].data.key == key
+
+
+def test_taken_twice_a_notification_leaves_one_dead_letter(lab: Lab):
+    for _ in range(2):
+        _take(lab, b"broken")
+    assert len(lab.store.kept) == 1
+    assert len({event.id for event in lab.bus.letters}) == 1
+
+
+def test_each_object_that_cannot_be_taken_has_a_dead_letter_that_names_it(lab: Lab):
+    lab.object("lab", "b.svs")
+    found = _take(
+        lab,
+        amazon(
+            record("lab", "gone.svs"),
+            record("private", "x.svs"),
+            record("lab", "m.mrxs"),
+            record("lab", "b.svs"),
+        ),
+    )
+    assert [one.error and one.error.code for one in found] == [
+        "slide-missing",
+        "uri-outside-roots",
+        "slide-in-parts",
+        None,
+    ]
+    letters = [json.loads(data) for key, data in lab.store.kept.items() if key.startswith("dead-letter/")]
+    assert {letter["code"] for letter in letters} == {"slide-missing", "uri-outside-roots", "slide-in-parts"}
+    assert any("s3://lab/gone.svs" in letter["message"] for letter in letters)
+    assert [event.key for event in lab.bus.scanned] == ["b"]
+
+
+def test_a_taken_id_has_one_dead_letter_not_two(lab: Lab):
+    lab.object("lab", "one/a.svs", b"one")
+    lab.object("lab", "two/a.svs", b"two")
+    _take(lab, amazon(record("lab", "one/a.svs"), record("lab", "two/a.svs")))
+    assert [event.data.code for event in lab.bus.letters] == ["slide-id-taken"]
+
+
+def test_an_object_that_changes_while_it_is_read_is_read_again(lab: Lab):
+    lab.object("lab", "a.svs", b"0123456789")
+    bucket = lab.buckets["lab"]
+
+    def written_anew():
+        bucket.on_read = lambda: None
+        lab.object("lab", "a.svs", b"9876543210")
+
+    bucket.on_read = written_anew
+    (found,) = _take(lab, amazon(record("lab", "a.svs")))
+    assert found.receipt.status == "accepted"
+    assert lab.bus.scanned[0].data.content_id == sha256_hex(b"9876543210")
+
+
+def test_a_store_that_is_away_leaves_the_notification_to_be_taken_again(lab: Lab):
+    lab.object("lab", "a.svs")
+    lab.store.away = True
+    with pytest.raises(TransientError):
+        _take(lab, amazon(record("lab", "a.svs")))
+    lab.store.away = False
+    (found,) = _take(lab, amazon(record("lab", "a.svs")))
+    assert found.receipt.status == "accepted"

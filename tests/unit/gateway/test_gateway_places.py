@@ -1,0 +1,167 @@
+"""URIs are read one way only, and nothing outside the roots is ever looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from gateway_fakes import Lab
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histgen_lib.errors import FatalError, InvalidInputError
+from services.gateway.places import FilePlace, ObjectPlace, Roots, parse_uri
+from services.gateway.submission import Submission
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("file:///scans/a.svs", FilePlace(Path("/scans/a.svs"))),
+        ("file:/scans/a.svs", FilePlace(Path("/scans/a.svs"))),
+        ("file://localhost/scans/a%20b.svs", FilePlace(Path("/scans/a b.svs"))),
+        ("file:///scans/Pr%C3%A4parat%231.svs", FilePlace(Path("/scans/Präparat#1.svs"))),
+        ("file:///scans/Präparat.svs", FilePlace(Path("/scans/Präparat.svs"))),
+        ("file:///scans/dicom/", FilePlace(Path("/scans/dicom"))),
+        ("s3://lab/in/a b+c%20.svs", ObjectPlace("lab", "in/a b+c%20.svs")),
+    ],
+)
+def test_a_uri_names_one_place(uri: str, place):
+    assert parse_uri(uri) == place
+
+
+@pytest.mark.parametrize(
+    "place", [FilePlace(Path("/s/a b#?%+ä切.svs")), ObjectPlace("lab", "a b#?%+ä切.svs")]
+)
+def test_the_uri_of_a_place_is_read_back_as_that_place(place):
+    assert parse_uri(place.uri) == place
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "a.svs",
+        "/scans/a.svs",
+        "file:a.svs",
+        "file://server/share/a.svs",
+        "file:///a%00.svs",
+        "file:///a\0.svs",
+        "file:///a.svs?x=1",
+        "file:///a.svs#x",
+        "http://host/a.svs",
+        "s3://",
+        "s3://lab",
+        "s3://lab/",
+        "s3:///a.svs",
+        "s3://lab/../a.svs",
+        "s3://lab/a//b.svs",
+        "s3://lab/./a.svs",
+        "s3://la b/a.svs",
+        "s3://lab/\ud800.svs",
+        "file:///" + "a" * 5000,
+    ],
+)
+def test_what_is_no_uri_of_a_slide_is_refused(uri: str):
+    with pytest.raises(InvalidInputError) as caught:
+        parse_uri(uri)
+    assert caught.value.code == "uri-invalid"
+
+
+@given(st.text(max_size=60))
+def test_whatever_the_text_it_is_read_or_refused(text: str):
+    for uri in (text, f"file://{text}", f"file:///{text}", f"s3://{text}", f"s3://lab/{text}"):
+        said = "uri-invalid"
+        try:
+            place = parse_uri(uri)
+        except InvalidInputError as error:
+            said = f"{error.code} {error}"
+        else:
+            assert ".." not in place.uri.split("/")
+        assert said.startswith("uri-invalid")
+        assert len(text) < 10 or text not in said
+
+
+def _refused(lab: Lab, uri: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        lab.intake.submit(Submission(parse_uri(uri), "http"))
+    assert caught.value.code == "uri-outside-roots"
+    assert lab.bus.published == []
+    assert lab.store.kept == {}
+
+
+def test_paths_that_climb_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path):
+    (tmp_path / "secret.svs").write_text("secret")
+    lab.file("in/a.svs")
+    for way in ("..", "%2e%2e", "in/../..", "in/%2e%2e/.."):
+        _refused(lab, f"file://{quote(str(lab.folder))}/{way}/secret.svs")
+
+
+def test_a_path_that_climbs_and_stays_inside_is_the_plain_path(lab: Lab):
+    path = lab.file("a.svs")
+    (lab.folder / "in").mkdir()
+    lab.intake.submit(Submission(parse_uri(f"file://{lab.folder}/in/../a.svs"), "http"))
+    assert lab.bus.scanned[0].data.uri == path.as_uri()
+
+
+def test_links_that_lead_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.svs").write_text("secret")
+    (lab.folder / "link.svs").symlink_to(outside / "secret.svs")
+    (lab.folder / "folder").symlink_to(outside)
+    (lab.folder / "circle.svs").symlink_to(lab.folder / "circle.svs")
+    for name in ("link.svs", "folder/secret.svs", "circle.svs"):
+        _refused(lab, (lab.folder / name).as_uri())
+
+
+def test_a_link_within_the_roots_is_the_slide_it_is_called(lab: Lab):
+    target = lab.file("store/0815.svs")
+    (lab.folder / "a.svs").symlink_to(target)
+    assert lab.tell(lab.folder / "a.svs").slide_id == "a"
+
+
+def test_the_answer_does_not_tell_what_exists_outside(lab: Lab, tmp_path: Path):
+    _refused(lab, (tmp_path / "not-there.svs").as_uri())
+    _refused(lab, Path("/etc/passwd").as_uri())
+
+
+def test_a_folder_beside_a_root_with_a_longer_name_is_outside(lab: Lab):
+    beside = lab.folder.with_name(lab.folder.name + "-private")
+    beside.mkdir()
+    (beside / "a.svs").write_text("x")
+    _refused(lab, (beside / "a.svs").as_uri())
+
+
+def test_buckets_are_roots_by_name_and_prefix(lab: Lab):
+    lab.object("shared", "scans/a.svs")
+    assert lab.tell(ObjectPlace("shared", "scans/a.svs")).status == "accepted"
+    lab.bus.published.clear()
+    lab.store.kept.clear()
+    for uri in ("s3://shared/a.svs", "s3://shared/scans-old/a.svs", "s3://other/a.svs", "s3://la/b/a.svs"):
+        _refused(lab, uri)
+
+
+def test_files_that_belong_to_a_slide_may_not_lie_outside_either(lab: Lab, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "Slidedat.ini").write_text("[DATAFILE]\nFILE_0=Data.dat\n")
+    (outside / "Data.dat").write_text("secret")
+    lab.file("m.mrxs")
+    (lab.folder / "m").symlink_to(outside)
+    with pytest.raises(InvalidInputError) as caught:
+        lab.tell(lab.folder / "m.mrxs")
+    assert caught.value.code == "uri-outside-roots"
+
+
+def test_roots_are_written_as_folders_or_uris():
+    roots = Roots.read(["/scans", "file:///a%20b", "s3://lab", "s3://shared/scans/"])
+    assert roots == Roots((Path("/scans"), Path("/a b")), ("lab/", "shared/scans/"))
+
+
+@pytest.mark.parametrize("text", ["", "http://host/x", "file://server/share"])
+def test_a_root_that_is_no_place_is_named_at_once(text: str):
+    with pytest.raises(FatalError) as caught:
+        Roots.read([text])
+    assert caught.value.code == "settings-invalid"

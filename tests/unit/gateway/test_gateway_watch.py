@@ -1,0 +1,151 @@
+"""A slide is submitted when all its files are there and have stayed the same for a while, not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.folder import Candidate, Look
+from services.gateway.watch import Watch
+
+A = Path("/scans/a.svs")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _watch(clock: Clock, settle_s: float = 5.0, done: tuple[str, ...] = ()) -> Watch:
+    return Watch(settle_s=settle_s, clock=clock, done=done)
+
+
+def _slide(size: int = 1, mtime: int = 1, path: Path = A, missing: tuple[str, ...] = ()) -> Candidate:
+    return Candidate(path, ((path.name, size, mtime),), missing)
+
+
+def _whole(watch: Watch, *slides: Candidate) -> list[Candidate]:
+    return [candidate for candidate, _ in watch.whole(Look(list(slides)))]
+
+
+def test_an_old_file_found_at_the_start_still_has_to_stay_the_same_for_the_whole_time():
+    clock = Clock()
+    watch = _watch(clock)
+    assert _whole(watch, _slide()) == []
+    clock.now += 4.9
+    assert _whole(watch, _slide()) == []
+    clock.now += 0.1
+    assert _whole(watch, _slide()) == [_slide()]
+
+
+def test_a_change_of_size_or_time_starts_the_wait_anew():
+    clock = Clock()
+    watch = _watch(clock)
+    for state in ({"size": 1}, {"size": 2}, {"size": 2, "mtime": 2}):
+        assert _whole(watch, _slide(**state)) == []
+        clock.now += 4.0
+        assert _whole(watch, _slide(**state)) == []
+    clock.now += 1.0
+    assert len(_whole(watch, _slide(size=2, mtime=2))) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 20.0), st.integers(1, 3), st.integers(1, 2), st.booleans()), max_size=40
+    )
+)
+def test_whatever_happens_to_a_file_it_is_whole_only_after_staying_the_same(looks):
+    """Random times between looks, sizes, times of change, and files that go missing and come back."""
+    clock, settle_s = Clock(), 5.0
+    watch = _watch(clock, settle_s)
+    since: dict[tuple[int, int], float] = {}
+    for wait, size, mtime, there in looks:
+        clock.now += wait
+        state = (size, mtime)
+        since = {state: since.get(state, clock.now)} if there else {}
+        found = watch.whole(Look([_slide(size, mtime)] if there else []))
+        assert bool(found) == (there and clock.now - since[state] >= settle_s)
+
+
+def test_a_slide_with_missing_files_is_never_whole_and_is_told_of_once():
+    clock = Clock()
+    watch = _watch(clock)
+    waiting = _slide(missing=("Data0.dat",))
+    assert _whole(watch, waiting) == []
+    assert watch.incomplete() == []
+    clock.now += 100
+    assert _whole(watch, waiting) == []
+    assert watch.incomplete() == [waiting]
+    assert watch.incomplete() == []
+
+
+def test_what_was_dealt_with_stays_so_until_it_changes():
+    clock = Clock()
+    watch = _watch(clock)
+    watch.whole(Look([_slide()]))
+    clock.now += 5
+    ((candidate, mark),) = watch.whole(Look([_slide()]))
+    watch.finish(candidate, mark)
+    clock.now += 100
+    assert _whole(watch, _slide()) == []
+    assert watch.waiting == 0
+    assert _whole(watch, _slide(size=2)) == []
+    clock.now += 5
+    assert len(_whole(watch, _slide(size=2))) == 1
+
+
+def test_what_was_dealt_with_before_a_restart_is_not_whole_again():
+    clock = Clock()
+    watch = _watch(clock)
+    watch.whole(Look([_slide()]))
+    clock.now += 5
+    ((_, mark),) = watch.whole(Look([_slide()]))
+    again = _watch(clock, done=(mark,))
+    again.whole(Look([_slide()]))
+    clock.now += 100
+    assert _whole(again, _slide()) == []
+
+
+def test_a_share_that_went_away_and_came_back_is_not_read_again():
+    clock = Clock()
+    watch = _watch(clock)
+    watch.whole(Look([_slide()]))
+    clock.now += 5
+    watch.finish(*watch.whole(Look([_slide()]))[0])
+    assert _whole(watch) == []
+    assert _whole(watch, _slide()) == []
+    clock.now += 100
+    assert _whole(watch, _slide()) == []
+
+
+def test_trouble_is_news_once_and_tried_again_later_each_time():
+    clock = Clock()
+    watch = _watch(clock)
+    watch.whole(Look([_slide()]))
+    clock.now += 5
+    waits, news = [], []
+    for _ in range(9):
+        ((candidate, _mark),) = watch.whole(Look([_slide()]))
+        news.append(watch.postpone(candidate, "slide-unreadable"))
+        before = clock.now
+        while not watch.whole(Look([_slide()])):
+            clock.now += 0.5
+        waits.append(clock.now - before)
+    assert news == [True, *[False] * 8]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_the_longest_waiting_comes_first():
+    clock = Clock()
+    watch = _watch(clock)
+    late = _slide(path=Path("/scans/0.svs"))
+    watch.whole(Look([_slide()]))
+    clock.now += 1
+    watch.whole(Look([late, _slide()]))
+    clock.now += 10
+    assert _whole(watch, late, _slide()) == [_slide(), late]
