@@ -32,14 +32,14 @@ def read(path: Path) -> Bag:
                 name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)
             ]
             if missing:
-                raise unreadable(path, f"it has no {' and no '.join(missing)}")
+                raise unreadable(path.name, f"it has no {' and no '.join(missing)}")
             features, coords = (_without_batch(np.asarray(file[name])) for name in ("features", "coords"))
             attributes = {**dict(file.attrs), **dict(file["coords"].attrs)}
         return _bag(path, features, coords, attributes)
     except InvalidInputError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise unreadable(path, "it is not an HDF5 file of features") from error
+        raise unreadable(path.name, "it is not an HDF5 file of features") from error
 
 
 def _bag(path: Path, features: NDArray[Any], coords: NDArray[Any], attributes: Mapping[str, Any]) -> Bag:

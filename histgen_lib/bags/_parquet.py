@@ -21,10 +21,33 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json
 
 _KEY = b"histgen"
+_FORMAT: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 def write(bag: Bag, path: Path) -> None:
     """Write the bag atomically; equal bags give equal bytes (of one Arrow version)."""
+    with atomic_path(path) as temporary:
+        pq.write_table(_table(bag), temporary, **_FORMAT)
+
+
+def pack(bag: Bag) -> bytes:
+    """Return the bytes that `write` writes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(_table(bag), sink, **_FORMAT)
+    return bytes(sink.getvalue())
+
+
+def read(path: Path) -> Bag:
+    """Read a bag that `write` wrote, and check it against its digest."""
+    return _read(path, path.name)
+
+
+def unpack(data: bytes, name: str) -> Bag:
+    """Read what `pack` gave, as `read`; `name` is what to call it in errors."""
+    return _read(pa.BufferReader(data), name)
+
+
+def _table(bag: Bag) -> pa.Table:
     facts = canonical_json({**bag.metadata(), "digest": bag.digest})
     flat = pa.array(np.ascontiguousarray(bag.features).ravel(), type=pa.float16())
     features = pa.FixedSizeListArray.from_arrays(flat, bag.features.shape[1])
@@ -33,30 +56,27 @@ def write(bag: Bag, path: Path) -> None:
         [pa.field(name, kind, nullable=False) for name, kind in fields], metadata={_KEY: facts}
     )
     columns = [pa.array(bag.xy[:, 0]), pa.array(bag.xy[:, 1]), features]
-    table = pa.Table.from_arrays(columns, schema=schema)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_statistics=False)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
-def read(path: Path) -> Bag:
-    """Read a bag that `write` wrote, and check it against its digest."""
+def _read(source: Any, name: str) -> Bag:
     try:
-        table = pq.read_table(path, memory_map=False)
+        table = pq.read_table(source, memory_map=False)
         facts = json.loads(table.schema.metadata[_KEY])
         newer = facts["schema_version"] > SCHEMA_VERSION
         bag = None if newer else _bag(table, facts)
     except InvalidInputError:
         raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise unreadable(path, "it is not a bag that histgen wrote") from error
+        raise unreadable(name, "it is not a bag that histgen wrote") from error
     if bag is None:
         raise InvalidInputError(
             "bag-schema-newer",
-            f"{path.name} was written by a newer histgen (bag schema {facts['schema_version']}).",
+            f"{name} was written by a newer histgen (bag schema {facts['schema_version']}).",
             hint="Update histgen, or extract the features again.",
         )
     if bag.digest != facts.get("digest"):
-        raise unreadable(path, "its content does not match its digest")
+        raise unreadable(name, "its content does not match its digest")
     return bag
 
 

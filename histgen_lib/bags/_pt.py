@@ -26,9 +26,9 @@ def read(path: Path) -> Bag:
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise unreadable(path, "it is not a tensor that torch saved") from error
+        raise unreadable(path.name, "it is not a tensor that torch saved") from error
     if not isinstance(tensor, torch.Tensor):
-        raise unreadable(path, "it holds something else than one tensor of features")
+        raise unreadable(path.name, "it holds something else than one tensor of features")
     features = tensor.detach()[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor.detach()
     halves = features.to(torch.float16).numpy()
     return Bag(

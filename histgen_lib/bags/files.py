@@ -26,6 +26,23 @@ def write_bag(bag: Bag, path: str | Path) -> None:
         ) from error
 
 
+def pack_bag(bag: Bag) -> bytes:
+    """Return `bag` as the bytes that `write_bag` writes."""
+    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+
+    return _parquet.pack(bag)
+
+
+def unpack_bag(data: bytes, name: str) -> Bag:
+    """Read what `pack_bag` gave; `name` is what to call it in errors.
+
+    Raises `InvalidInputError`: `bag-unreadable`, `bag-schema-newer`, `bag-invalid`.
+    """
+    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+
+    return _parquet.unpack(data, name)
+
+
 def read_bag(path: str | Path) -> Bag:
     """Read a bag: `.parquet` (ours), `.h5` (CLAM, TRIDENT), `.pt` (HistGen).
 

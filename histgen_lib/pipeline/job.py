@@ -107,7 +107,8 @@ def _scan(
 ) -> Part:
     if bag is not None:
         quality = assess_quality(slide, plan_grid(slide, model.tiling))
-        return Part(bag, record_scan(slide, tiling=model.tiling, quality=quality, tiles=len(bag)), given=True)
+        record = record_scan(slide, tiling=model.tiling, quality=quality, tiles=len(bag))
+        return Part(bag, record, given=bag.digest)
     scan = scan_to_bag(slide, model=model, server=server, progress=progress)
     return Part(scan.bag, record_scan(slide, tiling=model.tiling, quality=scan.quality, tiles=len(scan.bag)))
 

@@ -8,7 +8,7 @@ from typing import Protocol
 class Progress(Protocol):
     """Called often, from the thread that runs the job; must return fast and not raise.
 
-    `stage` is one of "open", "grid", "encode", "generate", "render"; `done` and `total` count tiles
+    `stage` is one of "open", "grid", "encode", "generate", "render", "store"; `done` and `total` count tiles
     while encoding and are 0 and 1, then 1 and 1, for the other stages.
     """
 

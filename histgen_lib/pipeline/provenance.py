@@ -49,31 +49,31 @@ class ReadSlide(Protocol):
 class Part:
     """A bag with what is known of the slide it came from (`scan` None: only the bag itself).
 
-    `given`: the bag was not made as the model would make it now (an earlier one, or another tiling); its
-    digest then counts among the inputs.
+    `given`: a digest of a bag that is not what the model would make of the slide now (an earlier one, or one
+    of another tiling); it then counts among the inputs.
     """
 
     bag: Bag
     scan: ScanRecord | None = None
-    given: bool = False
+    given: str | None = None
 
     @property
     def origin(self) -> dict[str, Any]:
         """What of the slide and the bag decides on the draft."""
         if self.scan is None:
             return {"bag": self.bag.digest}
-        return slide_origin(self.scan, self.bag.digest if self.given else None)
+        return slide_origin(self.scan, self.given)
 
 
-def slide_origin(slide: ReadSlide, given_bag: str | None = None) -> dict[str, Any]:
-    """Collect what of a slide (and of a bag given with it, by its digest) decides on its draft."""
+def slide_origin(slide: ReadSlide, given: str | None = None) -> dict[str, Any]:
+    """Collect what of a slide (and of a bag `given` with it, by a digest) decides on its draft."""
     origin = {
         "slide": slide.content_id,
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source,
         "id": slide.slide_id,
     }
-    return origin | ({"bag": given_bag} if given_bag else {})
+    return origin | ({"bag": given} if given else {})
 
 
 def case_origin(case_id: str, origins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -94,11 +94,6 @@ def inputs_digest(model: ReportModel, beam_size: int | None, origin: Mapping[str
             }
         )
     )
-
-
-def made_otherwise(scan: ScanRecord, model: ReportModel) -> bool:
-    """Whether the bag of a scan was cut otherwise than this model would cut the slide."""
-    return scan.tiling != Tiling(**asdict(model.tiling))
 
 
 def provenance_of_slide(part: Part, model: ReportModel, beam_size: int | None) -> Provenance:

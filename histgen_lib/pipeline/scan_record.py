@@ -53,12 +53,19 @@ class ScanRecord(BaseModel):
 
 
 def record_scan(
-    slide: Slide, *, tiling: TilingSettings, quality: QualityReport, tiles: int, content_id: str | None = None
+    slide: Slide,
+    *,
+    tiling: TilingSettings,
+    quality: QualityReport,
+    tiles: int,
+    content_id: str | None = None,
+    fingerprint: str | None = None,
 ) -> ScanRecord:
-    """Write down an open slide; without a `content_id` the whole file is read for it."""
+    """Write down a slide that was read; without a `content_id` its whole file is read for it."""
     return ScanRecord(
         slide_id=slide.slide_id,
         content_id=content_id or slide.content_id,
+        fingerprint=fingerprint,
         size_px=slide.size,
         mpp=slide.mpp,
         mpp_source=slide.mpp_source,

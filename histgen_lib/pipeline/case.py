@@ -1,0 +1,93 @@
+"""Cases: slides that get one report together, once the bags of all of them are there.
+
+Each slide that is ready puts a pointer to its bag under its case; whoever finds all pointers there drafts. Of
+slides that become ready at the same moment at least one sees all, and all that do make the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import BagReady
+from histgen_lib.pipeline.keys import case_slide_key
+from histgen_lib.pipeline.pointer import advance, read_pointer, said_before
+from histgen_lib.storage import ObjectStore
+
+_BY = "bag_digest"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A slide's bag as a report needs it."""
+
+    slide_id: str
+    uri: str
+    bag_digest: str
+    bag_key: str
+    scan_key: str
+
+    @classmethod
+    def of(cls, ready: BagReady) -> Self:
+        """Take it out of an event."""
+        return cls(ready.slide_id, ready.uri, ready.bag_digest, ready.bag_key, ready.scan_key)
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> Self:
+        """Take it out of a pointer. Raises InvalidInputError("case-unreadable")."""
+        try:
+            return cls(**{name: str(value[name]) for name in cls.__dataclass_fields__})
+        except KeyError:
+            raise InvalidInputError(
+                "case-unreadable",
+                "What a case remembers of one of its slides cannot be read.",
+                hint="Delete the case's objects under cases/, then submit its slides again.",
+            ) from None
+
+
+def is_of_case(ready: BagReady) -> bool:
+    """Whether the slide is to be reported with others; a case that names no slides is only a label."""
+    return ready.case_id is not None and bool(ready.case_slides)
+
+
+def join_case(store: ObjectStore, ready: BagReady) -> None:
+    """Note that the slide's bag is ready; one noted before moves nothing.
+
+    Raises InvalidInputError("case-slide-unlisted") if the case does not name the slide.
+    """
+    _check_listed(ready)
+    value = {"schema": 1, **asdict(Member.of(ready)), "case_slides": list(ready.case_slides)}
+    advance(store, _key(ready, ready.slide_id), value, by=_BY)
+
+
+def has_joined(store: ObjectStore, ready: BagReady) -> bool:
+    """Whether `join_case` was done for this very bag. Raises as `join_case`."""
+    _check_listed(ready)
+    pointer = read_pointer(store, _key(ready, ready.slide_id), by=_BY)
+    return pointer is not None and said_before(pointer, ready.bag_digest, by=_BY)
+
+
+def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
+    """Return the bags of all slides in the case's order; None while some are missing."""
+    found = []
+    for slide_id in dict.fromkeys(ready.case_slides):
+        pointer = read_pointer(store, _key(ready, slide_id), by=_BY)
+        if pointer is None:
+            return None
+        found.append(Member.read(pointer))
+    return found
+
+
+def _key(ready: BagReady, slide_id: str) -> str:
+    return case_slide_key(str(ready.case_id), slide_id)
+
+
+def _check_listed(ready: BagReady) -> None:
+    if ready.slide_id not in ready.case_slides:
+        raise InvalidInputError(
+            "case-slide-unlisted",
+            f"The case does not name the slide {ready.slide_id} itself.",
+            hint="Announce every slide of a case with the ids of all of its slides.",
+        )

@@ -1,0 +1,90 @@
+"""Whether a slide's file is what it is said to be, and stayed so while it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.fingerprint import FileStates, fingerprint_of, states_of
+from histgen_lib.slides.source import content_id_of, stored_in
+
+
+def announced_files(path: Path, content_id: str) -> tuple[list[Path], FileStates]:
+    """Find the slide's files and their states; read them once to see that they are what was announced.
+
+    Raises InvalidInputError: "slide-changed", "slide-missing", "slide-unreadable".
+    """
+    parts = stored_in(path)
+    try:
+        before = states_of(parts)
+        if content_id_of(parts) != content_id:
+            raise changed(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return parts, before
+
+
+@contextmanager
+def recorded_files(path: Path, fingerprint: str | None) -> Iterator[None]:
+    """See, by a few small reads, that the slide's files are those of a scan record, and stay so in the block.
+
+    Raises as `announced_files`.
+    """
+    parts = stored_in(path)
+    try:
+        before = states_of(parts)
+        if fingerprint is not None and fingerprint_of(parts) != fingerprint:
+            raise changed(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with unchanged(path, parts, before):
+        yield
+
+
+@contextmanager
+def unchanged(path: Path, parts: Sequence[Path], before: FileStates) -> Iterator[None]:
+    """Refuse what was read in the block if the files changed: its pixels are a mixture, its errors void.
+
+    Raises as `announced_files`.
+    """
+    try:
+        yield
+    except InvalidInputError:
+        _compare(path, parts, before)
+        raise
+    _compare(path, parts, before)
+
+
+def changed(path: Path) -> InvalidInputError:
+    """Make the error for a slide that is not what was announced."""
+    return InvalidInputError(
+        "slide-changed",
+        f"{path.name} does not hold, or no longer holds, what was announced.",
+        hint="If it was scanned again, the newer scan is announced and drafted by itself; "
+        "else wait until the copy has finished, then submit it again.",
+    )
+
+
+def _compare(path: Path, parts: Sequence[Path], before: FileStates) -> None:
+    try:
+        after = states_of(parts)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if after != before:
+        raise changed(path)
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidInputError:
+    if isinstance(error, FileNotFoundError):
+        return InvalidInputError(
+            "slide-missing",
+            f"{path.name}, or a file that belongs to it, is not there any more.",
+            hint="Put it back where it was, then replay the dead letter.",
+        )
+    return InvalidInputError(
+        "slide-unreadable",
+        f"{path.name} cannot be read: {error.strerror or type(error).__name__}.",
+        hint="Check that this account may read it and that its disk is sound, then replay the dead letter.",
+    )

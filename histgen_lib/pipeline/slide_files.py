@@ -1,0 +1,164 @@
+"""From a slide's URI to a file that can be opened; and whether one that cannot be read is gone, or only away.
+
+A slide that is gone is a person's business (it is dead-lettered), a share that is away comes back (the job
+waits for it). A share counts as away when the system says so, or when its table of mounts wants something
+mounted where nothing is; an empty folder alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote_to_bytes
+
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.pipeline.scratch import Scratch
+from histgen_lib.slides.mpp import read_sidecar
+from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+
+_AWAY = {
+    getattr(errno, name)
+    for name in (
+        *("ESTALE", "EIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+        *("ETIMEDOUT", "ENODEV", "ENXIO", "EREMOTEIO", "EAGAIN"),
+    )
+    if hasattr(errno, name)
+}
+"""What the system says of a share whose server cannot be had, when a file on it is looked up."""
+
+_FSTAB = Path("/etc/fstab")
+
+
+def stated_mounts(table: Path = _FSTAB) -> list[Path]:
+    """List the folders on which the system's table wants something mounted."""
+    try:
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    fields = [line.split() for line in lines if not line.lstrip().startswith("#")]
+    places = [Path(field[1].replace("\\040", " ")) for field in fields if len(field) > 1]
+    return [place for place in places if place.is_absolute() and place != Path("/")]
+
+
+class SlideFiles:
+    """Opens slides by URI: file:// where they lie, s3:// by way of a copy in `scratch`.
+
+    `storage`: endpoint and region of buckets. `mounts`: see `stated_mounts`.
+    """
+
+    def __init__(
+        self,
+        storage: StorageSettings,
+        scratch: Callable[[], Scratch],
+        *,
+        mounts: Sequence[Path] | None = None,
+    ) -> None:
+        self._storage = storage
+        self._make_scratch = scratch
+        self._scratch: Scratch | None = None
+        self._buckets: dict[str, ObjectStore] = {}
+        self._mounts = stated_mounts() if mounts is None else list(mounts)
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[Path]:
+        """Give the slide's file (or DICOM folder) for the time of the block.
+
+        InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
+        TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "slide-missing",
+        "slide-unreadable"; TransientError: "storage-unavailable", "scratch-full".
+        """
+        if uri.startswith("s3://"):
+            with self._copy(uri) as path:
+                yield path
+            return
+        path = local_path(uri)
+        try:
+            yield path
+        except InvalidInputError as error:
+            self._check_there(path)
+            raise error
+
+    def sidecar_mpp(self, uri: str) -> float | None:
+        """Return what a sidecar beside a file says of its scale; as `histgen_lib.slides.mpp.read_sidecar`."""
+        return None if uri.startswith("s3://") else read_sidecar(local_path(uri))
+
+    def _check_there(self, path: Path) -> None:
+        """Raise TransientError("slide-away") if the path cannot be looked up now, but may be later."""
+        try:
+            path.stat()
+        except OSError as error:
+            lost = isinstance(error, FileNotFoundError | NotADirectoryError) and self._unmounted(path)
+            if error.errno in _AWAY or lost:
+                raise TransientError(
+                    "slide-away",
+                    f"The disk or network share that holds {path.name} is away.",
+                    hint="Mount it again; the slide is then worked on by itself.",
+                ) from error
+
+    def _unmounted(self, path: Path) -> bool:
+        return any(place in path.parents and not os.path.ismount(place) for place in self._mounts)
+
+    @contextmanager
+    def _copy(self, uri: str) -> Iterator[Path]:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        name = PurePosixPath(key).name
+        if not bucket or not name:
+            raise _bad_uri()
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(self._held(uri, self._bucket(bucket), key, name))
+            except FatalError as error:
+                raise error if error.code.startswith("scratch") else _closed(name, error) from error
+            yield path
+
+    def _held(self, uri: str, store: ObjectStore, key: str, name: str) -> AbstractContextManager[Path]:
+        found = store.head(key)
+        if found is None:
+            raise _missing(name)
+        if self._scratch is None:
+            self._scratch = self._make_scratch()
+        identity = f"{uri}|{found.etag}|{found.size_bytes}"
+        return self._scratch.holding(identity, name, found.size_bytes, lambda path: store.fetch(key, path))
+
+    def _bucket(self, name: str) -> ObjectStore:
+        if name not in self._buckets:
+            self._buckets[name] = open_store(replace(self._storage, url=f"s3://{name}"))
+        return self._buckets[name]
+
+
+def local_path(uri: str) -> Path:
+    """Return the path that a file:// URI names. Raises InvalidInputError("slide-uri") for another kind."""
+    host, slash, path = uri.removeprefix("file://").partition("/")
+    raw = unquote_to_bytes(slash + path)
+    if not uri.startswith("file://") or host not in ("", "localhost") or not slash or b"\0" in raw:
+        raise _bad_uri()
+    return Path(os.fsdecode(raw))
+
+
+def _bad_uri() -> InvalidInputError:
+    return InvalidInputError(
+        "slide-uri",
+        "The slide's URI is neither a file's nor an S3 object's.",
+        hint='Announce slides as "file:///folder/slide.svs" or "s3://bucket/key".',
+    )
+
+
+def _missing(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-missing",
+        f"There is no object {name}.",
+        hint="Upload the slide again, then replay the dead letter.",
+    )
+
+
+def _closed(name: str, error: FatalError) -> InvalidInputError:
+    """Put a bucket that refuses us into words: that is the slide's trouble, not this service's end."""
+    return InvalidInputError(
+        "slide-unreadable",
+        f"{name} cannot be read: {error.message}",
+        hint=error.hint or "Check that this account may read that bucket.",
+    )
