@@ -58,7 +58,7 @@ class Attempts:
             earlier = tuple(info.key for info in self._store.list(prefix))
             if len(earlier) >= most:
                 return Trial(event_id, earlier, None)
-            number = 1 + max(number, *map(_number, earlier))
+            number = 1 + max([number, *map(_number, earlier)])
         return Trial(event_id, earlier, f"{prefix}{number}")
 
     def forget(self, keys: Iterable[str]) -> None:

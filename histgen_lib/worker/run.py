@@ -75,11 +75,11 @@ def _kit(
         open_things.callback(process.close)
         runner.start()
         store = pulse.insist("store", lambda: open_store(storage), patient=False)
-        publisher = pulse.insist("broker", lambda: open_publisher(bus), patient=False)
+        publisher = pulse.insist("opening", lambda: open_publisher(bus), patient=False)
         open_things.callback(publisher.close)
         pulse.insist("process", runner.warm, patient=False)
         subscription = pulse.insist(
-            "broker", lambda: open_subscription(bus, spec.topic, spec.group), patient=False
+            "opening", lambda: open_subscription(bus, spec.topic, spec.group), patient=False
         )
         open_things.callback(_leave, subscription, pulse)
         pulse.subscription = subscription

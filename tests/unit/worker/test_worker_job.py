@@ -284,6 +284,22 @@ def test_a_stop_after_the_letter_keeps_the_attempt_that_points_to_it(world: Worl
     assert world.store.under("") == [FIRST, LETTER]
 
 
+def test_a_stop_between_letter_and_second_look_keeps_it_too(world: World):
+    def stop_and_fail() -> None:
+        world.stop.request()
+        raise STORE_AWAY
+
+    world.runner.results = [BAD]
+    world.runner.on_find = [None, stop_and_fail]
+    kit = world.kit(grace_s=0.0)
+    job = Job(kit, delivery(EVENT), EVENT)
+    with pytest.raises(Stopped):
+        job.run()
+    job.withdraw(1.0)
+    kit.attempts.sweep()
+    assert world.store.under("") == [FIRST, LETTER]
+
+
 def test_a_letter_that_someone_removed_lets_the_event_be_tried_again(world: World):
     world.runner.results = [BAD]
     kit = world.kit()

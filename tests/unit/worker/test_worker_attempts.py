@@ -1,0 +1,45 @@
+"""Attempts are counted in the store, and removed exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from worker_fakes import STORE_AWAY, MemoryStore
+
+from histgen_lib.errors import TransientError
+from histgen_lib.worker.attempts import Attempts
+
+
+def test_attempts_are_numbered_over_all_processes_of_a_worker():
+    store = MemoryStore()
+    trials = [Attempts(store, "w").begin("e", 3) for _ in range(4)]
+    assert [trial.number for trial in trials] == [1, 2, 3, 3]
+    assert [trial.key for trial in trials] == [*(f"attempts/w/e/{n}" for n in (1, 2, 3)), None]
+    assert trials[3].earlier == trials[3].keys == tuple(f"attempts/w/e/{n}" for n in (1, 2, 3))
+
+
+def test_other_events_and_other_workers_are_not_counted():
+    store = MemoryStore()
+    Attempts(store, "w").begin("e", 3)
+    assert Attempts(store, "w").begin("e2", 3).number == 1
+    assert Attempts(store, "v").begin("e", 3).number == 1
+
+
+def test_a_removal_that_failed_is_made_up_for_before_the_next_attempt():
+    store = MemoryStore()
+    attempts = Attempts(store, "w")
+    attempts.forget(attempts.begin("e", 3).keys)
+    store.fail("delete", STORE_AWAY)
+    with pytest.raises(TransientError):
+        attempts.sweep()
+    assert attempts.unswept
+    assert attempts.begin("e", 3).number == 1
+    attempts.sweep()
+    assert store.under("") == ["attempts/w/e/1"]
+
+
+def test_a_store_whose_lists_lag_behind_does_not_hold_us_up():
+    """The put says that there is an attempt, the list does not know it yet."""
+    store = MemoryStore()
+    Attempts(store, "w").begin("e", 3)
+    store.list = lambda prefix="": iter(())
+    assert Attempts(store, "w").begin("e", 3).key == "attempts/w/e/2"

@@ -1,0 +1,182 @@
+"""One object or one letter, never both and never neither, wherever a worker is killed, cut off or overtaken.
+
+Each test plays a record's whole course again and again; each time something happens at a later step of it,
+before or after the step took effect. Every request to broker, store and child is a step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from worker_fakes import FakeRunner, MemoryBus, MemoryStore, World, delivery, drafted, scanned
+
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.worker.attempts import Attempts
+from histgen_lib.worker.dead_letter import letter_key
+from histgen_lib.worker.failures import CRASHED, JobFailedError
+from histgen_lib.worker.job import Job
+from histgen_lib.worker.kit import Kit
+
+EVENT = scanned()
+LETTER = letter_key(EVENT.id)
+ENDS = {
+    "good": lambda: [],
+    "bad": lambda: [InvalidInputError("slide-damaged", "It is damaged.")] * 9,
+    "poison": lambda: [JobFailedError(CRASHED)] * 9,
+    "crashes once": lambda: [JobFailedError(CRASHED)],
+    "outage": lambda: [TransientError("inference-unavailable", "Away.")] * 3,
+}
+GOOD = ("good", "crashes once", "outage")
+
+
+class KilledError(BaseException):
+    """The process is gone: nothing of it goes on, not even what catches exceptions."""
+
+
+class Steps:
+    """Counts steps; at step `at`, before or after its effect, calls `then` once."""
+
+    def __init__(self, at: int, after: bool, then: Callable[[], None]) -> None:
+        self.count, self._at, self._after, self._then = 0, at, after, then
+        self._lock = threading.Lock()
+
+    def wrap(self, target: Any) -> Any:
+        return _Stepped(target, self)
+
+    def step(self, call: Callable[[], Any]) -> Any:
+        with self._lock:
+            mine = self.count == self._at
+            self.count += 1
+        if mine and not self._after:
+            self._then()
+        done = call()
+        if mine and self._after:
+            self._then()
+        return done
+
+    @property
+    def reached(self) -> bool:
+        return self.count > self._at
+
+
+class _Stepped:
+    def __init__(self, target: Any, steps: Steps) -> None:
+        self._target, self._steps = target, steps
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._target, name)
+        if name in ("keep", "lag", "abandon"):
+            return inner
+        return lambda *a, **k: self._steps.step(lambda: inner(*a, **k))
+
+
+def stepped(kit: Kit, steps: Steps) -> Kit:
+    store, bus = steps.wrap(kit.store), steps.wrap(kit.subscription)
+    attempts = Attempts(store, kit.spec.name)
+    return replace(
+        kit, store=store, subscription=bus, publisher=bus, attempts=attempts, runner=steps.wrap(kit.runner)
+    )
+
+
+def work(kit: Kit) -> None:
+    Job(kit, delivery(EVENT), EVENT).run()
+    kit.attempts.sweep()
+
+
+def each_step(
+    world: Callable[[], World], then: Callable[[World], None]
+) -> Iterator[tuple[World, Kit, Steps]]:
+    """Yield a new world for each step until a course has no such step any more."""
+    for after in (False, True):
+        for at in range(100):
+            made = world()
+            steps = Steps(at, after, lambda made=made: then(made))
+            yield made, stepped(made.kit(), steps), steps
+            if not steps.reached:
+                break
+
+
+def check_one_end(world: World, how: str | None = None) -> None:
+    letter, draft = LETTER in world.store.objects, EVENT.key in world.runner.written
+    assert (letter, draft) in {(True, False), (False, True)}
+    if how:
+        assert draft == (how in GOOD)
+    announced = {event.id for event in world.bus.published}
+    told = {reason.letter.data.event_id for reason in world.bus.rejected}
+    assert announced == {drafted(EVENT).id} if draft else told == {EVENT.id}
+    assert world.bus.ended[-1] in {"done", "reject"}
+
+
+def _world(how: str) -> World:
+    return World(MemoryStore(), MemoryBus(), FakeRunner(ENDS[how]()))
+
+
+def _kill(_: World) -> None:
+    raise KilledError
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_killed_at_any_step_and_delivered_again(how: str):
+    kills = 0
+    for world, kit, _ in each_step(lambda: _world(how), _kill):
+        try:
+            work(kit)
+        except KilledError:
+            kills += 1
+        if world.bus.ended[-1:] not in (["done"], ["reject"]):
+            work(world.kit())
+        check_one_end(world, how)
+        work(world.kit())  # a duplicate changes nothing
+        check_one_end(world, how)
+    assert kills > 10
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_killed_twice_at_any_step(how: str):
+    for world, kit, _ in each_step(lambda: _world(how), _kill):
+        for again in (kit, stepped(world.kit(), Steps(2, True, lambda: _kill(None)))):
+            try:
+                work(again)
+            except KilledError:
+                continue
+        if world.bus.ended[-1:] not in (["done"], ["reject"]):
+            work(world.kit())
+        check_one_end(world, how if how != "crashes once" else None)  # that may be its third attempt
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_server_away_at_any_step_changes_no_end(how: str):
+    def away(_: World) -> None:
+        raise TransientError("storage-unavailable", "Away.")
+
+    for world, kit, _ in each_step(lambda: _world(how), away):
+        try:
+            work(kit)
+        except TransientError:  # the last removal of attempts, which the loop repeats by itself
+            kit.attempts.sweep()
+        check_one_end(world, how)
+        kept = [f"attempts/w/{EVENT.id}/1"] if how not in GOOD else []
+        assert world.store.under("attempts/") == kept
+
+
+@pytest.mark.parametrize("theirs", ENDS)
+@pytest.mark.parametrize("ours", ENDS)
+def test_overtaken_at_any_step_by_the_member_that_has_the_record_now(ours: str, theirs: str):
+    """Two work on one record; one may succeed where the other gives up. What is finished wins."""
+
+    def overtake(world: World) -> None:
+        other = FakeRunner(ENDS[theirs](), world.runner.written)
+        world.bus.ours = True
+        work(replace(world.kit(), runner=other))
+        world.bus.ours = False
+
+    for world, kit, _ in each_step(lambda: _world(ours), overtake):
+        work(kit)
+        letter, draft = LETTER in world.store.objects, EVENT.key in world.runner.written
+        assert (letter, draft) in {(True, False), (False, True)}
+        if {ours, theirs} <= {"good", "outage"}:  # else three attempts may be used up between them
+            assert draft

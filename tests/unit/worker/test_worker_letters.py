@@ -1,0 +1,58 @@
+"""Dead letters are read back as they were written, and hold nothing of what nobody could read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from worker_fakes import NOW, MemoryStore, delivery, scanned
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, read_dead_letter
+
+BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
+EVENT = scanned()
+
+
+def _letters() -> list[DeadLetter]:
+    unreadable = delivery(None, raw=b"DOE^JANE")
+    return [
+        DeadLetter.of_event(EVENT, BAD, attempts=1, worker="w"),
+        DeadLetter.of_record(unreadable, unreadable.unreadable, worker="w"),
+    ]
+
+
+@pytest.mark.parametrize("letter", _letters(), ids=["event", "record"])
+def test_a_letter_is_read_as_it_was_written(letter: DeadLetter):
+    store = MemoryStore()
+    store.put(letter.key, letter.to_bytes())
+    assert read_dead_letter(store, letter.event_id) == letter
+    assert list(dead_letters(store)) == [letter]
+
+
+@pytest.mark.parametrize("letter", _letters(), ids=["event", "record"])
+def test_the_same_reason_gives_the_same_bytes_and_the_same_announcement(letter: DeadLetter):
+    again = DeadLetter.from_bytes(letter.to_bytes())
+    assert again.to_bytes() == letter.to_bytes()
+    told = [one.announcement(source="/test", now=NOW) for one in (letter, again)]
+    assert told[0].id == told[1].id
+    assert told[0].data == told[1].data
+
+
+def test_no_letter_is_none():
+    assert read_dead_letter(MemoryStore(), "e") is None
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{}", b'{"schema": 2}', b"\xff", b'{"schema": 1}'])
+def test_what_is_no_letter_is_told_as_such(data: bytes):
+    with pytest.raises(InvalidInputError) as caught:
+        DeadLetter.from_bytes(data)
+    assert caught.value.code == "dead-letter-unreadable"
+
+
+def test_a_letter_whose_event_is_damaged_is_no_letter():
+    value = json.loads(_letters()[0].to_bytes())
+    del value["event"]["data"]["uri"]
+    with pytest.raises(InvalidInputError) as caught:
+        DeadLetter.from_bytes(json.dumps(value).encode())
+    assert caught.value.code == "dead-letter-unreadable"
