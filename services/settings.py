@@ -49,7 +49,8 @@ def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-_Optional = BeforeValidator(_none_if_empty)
+EmptyIsNone = BeforeValidator(_none_if_empty)
+"""For settings that may be absent: an empty variable means that."""
 BusUrl = Annotated[
     str,
     _matches(
@@ -88,21 +89,21 @@ class ServiceSettings(BaseSettings):
         default_factory=dict, description="JSON object of further settings for kafka-python (TLS, SASL)"
     )
     store: StoreUrl = Field(description='"file:/folder" or "s3://bucket[/prefix]"')
-    store_endpoint: Annotated[Endpoint | None, _Optional] = Field(
+    store_endpoint: Annotated[Endpoint | None, EmptyIsNone] = Field(
         None, description="URL of an S3 other than Amazon's"
     )
-    store_region: Annotated[str | None, _Optional] = Field(None, description="region of the bucket")
+    store_region: Annotated[str | None, EmptyIsNone] = Field(None, description="region of the bucket")
     inference: InferenceUrl = Field("onnx", description='"onnx" (in process) or "triton://host:port"')
     model: Path = Field(SHIPPED_MODEL, description="model folder")
-    threads: Annotated[int | None, _Optional] = Field(
+    threads: Annotated[int | None, EmptyIsNone] = Field(
         None, ge=1, le=1024, description="cores that in-process inference uses; all of them if not stated"
     )
     host: str = Field("127.0.0.1", min_length=1, description="address that metrics and health listen on")
     port: int = Field(0, ge=0, le=65535, description="port of it; 0 takes a free one")
-    run_dir: Annotated[Path | None, _Optional] = Field(
+    run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service says where it listens"
     )
-    scratch: Annotated[Path | None, _Optional] = Field(
+    scratch: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder for slides fetched from S3; the system's temporary one if not stated"
     )
     scratch_bytes: int = Field(

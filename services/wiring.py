@@ -1,11 +1,31 @@
-"""From settings to the parts of a service; the one place that knows which adapter a URL means."""
+"""From settings to the parts of a service; the one place that knows which adapter a URL means.
+
+Whatever is heavy is imported where it is used: a worker's parent process and the gateway run no models.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
 from histgen_lib.bus import BusSettings
-from histgen_lib.inference import InferenceServer, OnnxServer
-from histgen_lib.storage import StorageSettings
+from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.storage import ObjectStore, StorageSettings
+from histgen_lib.telemetry import configure_logging, get_logger
+from histgen_lib.worker import Handler, WorkerSpec, run_worker
 from services.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from histgen_lib.inference import InferenceServer
+    from histgen_lib.pipeline import ReportModel
+    from histgen_lib.pipeline.slide_files import SlideFiles
+
+S = TypeVar("S", bound=ServiceSettings)
+
+_log = get_logger()
 
 
 def bus_settings(settings: ServiceSettings) -> BusSettings:
@@ -25,4 +45,78 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
 
 def open_inference(settings: ServiceSettings) -> InferenceServer:
     """Connect to what runs the models: Triton, or ONNX Runtime in this process."""
+    from histgen_lib.inference import OnnxServer  # noqa: PLC0415 - ONNX Runtime
+
     return OnnxServer(settings.model, threads=settings.threads)
+
+
+def slide_files(settings: ServiceSettings) -> SlideFiles:
+    """Say how slides are reached; the folder for copies is made when the first slide lies in S3."""
+    from histgen_lib.pipeline.scratch import Scratch  # noqa: PLC0415 - pixels
+    from histgen_lib.pipeline.slide_files import SlideFiles  # noqa: PLC0415
+
+    folder = settings.scratch or Path(tempfile.gettempdir()) / f"histgen-scratch-{os.getuid()}"
+    return SlideFiles(storage_settings(settings), lambda: Scratch(folder, settings.scratch_bytes))
+
+
+def lacking(model: ReportModel, server: InferenceServer, name: str, store: ObjectStore) -> list[str]:
+    """Name what a job with the model `name` depends on and is not there now."""
+    missing = []
+    try:
+        if not server.ready(name):
+            missing.append(f"model {name}")
+        else:
+            require_same_model(model, server, name)
+    except HistgenError as error:
+        missing.append(error.code)
+    try:
+        store.head("ready")
+    except HistgenError as error:
+        missing.append(error.code)
+    return missing
+
+
+def require_same_model(model: ReportModel, server: InferenceServer, name: str) -> None:
+    """Refuse to work with another model than the one that drafts say they are from.
+
+    Raises FatalError("inference-other-model"), and what the server raises.
+    """
+    if server.metadata(name).version != model.folder.digest:
+        raise FatalError(
+            "inference-other-model",
+            f"The inference server's {name} is not of the model {model.folder.name}.",
+            hint="Export HISTGEN_MODEL to the server, or name in HISTGEN_MODEL what it was exported from.",
+        )
+
+
+def run_service(
+    name: str, topic: str, settings_class: type[S], make_handler: Callable[[S], Callable[[], Handler]]
+) -> int:
+    """Read the settings and run a worker with them until it is told to stop; return the exit code."""
+    configure_logging(name)
+    try:
+        settings = settings_class.load()
+    except HistgenError as error:
+        _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
+        return error.exit_code
+    configure_logging(name, settings.log_level)
+    spec = worker_spec(settings, name, topic, make_handler(settings))
+    return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
+
+
+def worker_spec(
+    settings: ServiceSettings, name: str, topic: str, make_handler: Callable[[], Handler]
+) -> WorkerSpec:
+    """Say which events a worker takes and how much patience it has; all workers of a name share the work."""
+    return WorkerSpec(
+        name=name,
+        topic=topic,
+        group=f"histgen-{name}",
+        make_handler=make_handler,
+        deadline_s=settings.deadline_s,
+        max_attempts=settings.max_attempts,
+        grace_s=settings.grace_s,
+        host=settings.host,
+        port=settings.port,
+        run_dir=settings.run_dir,
+    )

@@ -1,0 +1,1 @@
+"""The reporter: bag.ready → report.drafted. Has a report written of a slide, or of all slides of a case."""

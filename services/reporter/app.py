@@ -1,0 +1,21 @@
+"""Puts the reporter together: light to import, as the worker's parent process does; heavy when it is made."""
+
+from __future__ import annotations
+
+from histgen_lib.storage import open_store
+from histgen_lib.worker import Handler
+from services.reporter.settings import ReporterSettings
+from services.wiring import open_inference, slide_files, storage_settings
+
+NAME = "reporter"
+
+
+def make_reporter(settings: ReporterSettings) -> Handler:
+    """Make the reporter's handler, in the process that does its jobs."""
+    from histgen_lib.pipeline import load_model  # noqa: PLC0415 - in the child process alone
+    from histgen_lib.pipeline.draft_job import DraftJob  # noqa: PLC0415
+    from services.reporter.handler import Reporter  # noqa: PLC0415
+
+    model, server = load_model(settings.model), open_inference(settings)
+    store = open_store(storage_settings(settings))
+    return Reporter(DraftJob(model, server, store, slide_files(settings), settings.beam_size))

@@ -1,0 +1,1 @@
+"""The tiler: slide.scanned → bag.ready. Reads a slide's tiles and has them encoded."""

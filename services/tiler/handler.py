@@ -1,0 +1,57 @@
+"""The tiler's job: an event in, the slide's bag in the store, the next event out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.pipeline.progress import Progress
+from histgen_lib.pipeline.scan_job import ScanJob
+from histgen_lib.worker import Outcome
+from services.wiring import lacking, require_same_model
+
+SOURCE = "/histgen/tiler"
+MODEL = "tile_encoder"
+
+
+class Tiler:
+    """See `histgen_lib.worker.Handler`. `now`: the time of events, UTC."""
+
+    def __init__(self, job: ScanJob, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._job, self._now = job, now
+        self._known = False
+
+    def find(self, event: Event) -> Outcome | None:
+        """See Handler."""
+        found = self._job.find(_scanned(event))
+        return None if found is None else Outcome((self._next(event, found),))
+
+    def handle(self, event: Event, progress: Progress) -> Outcome:
+        """See Handler."""
+        self._check_model()
+        made = self._job.run(_scanned(event), progress)
+        return Outcome((self._next(event, made.data),), made.measures)
+
+    def ready(self) -> Sequence[str]:
+        """See Handler."""
+        return lacking(self._job.model, self._job.server, MODEL, self._job.store)
+
+    def _check_model(self) -> None:
+        if not self._known:
+            require_same_model(self._job.model, self._job.server, MODEL)
+            self._known = True
+
+    def _next(self, event: Event, ready: BagReady) -> Event:
+        return event.then(ready, source=SOURCE, now=self._now())
+
+
+def _scanned(event: Event) -> SlideScanned:
+    if not isinstance(event.data, SlideScanned):
+        raise InvalidInputError(
+            "event-type",
+            "An event on the tiler's topic is none of a scanned slide.",
+            hint="Publish each event to the topic of its type.",
+        )
+    return event.data
