@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -133,7 +134,7 @@ def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str
     if scheme == "file" and (path := _folder(f"//{rest}")):
         from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
 
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         return FileStore(path.parent, ours=False), check_key(path.name)
     raise InvalidInputError(
         "object-uri",
@@ -144,6 +145,8 @@ def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str
 
 def _folder(rest: str) -> Path | None:
     """Read what follows "file:"; None if it names no path of this machine."""
+    if "\0" in unquote(rest):
+        return None
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
         return Path(unquote(f"/{path}")) if slash and host in ("", "localhost") else None

@@ -218,6 +218,7 @@ def _client(settings: StorageSettings) -> Any:
     except ValueError:
         raise _bad_endpoint("It is no URL of a server.") from None
     client.meta.events.register("needs-retry.s3.PutObject", _wait_out_conflict)
+    client.meta.events.register("needs-retry.s3.HeadBucket", _ask_once)
     return client
 
 
@@ -233,6 +234,11 @@ def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
         response is not None and response[1].get("Error", {}).get("Code") == "ConditionalRequestConflict"
     )
     return 0.05 * 2.0**attempts if conflict and attempts < _CONFLICT_TRIES else None
+
+
+def _ask_once(request_dict: Any, **_: Any) -> None:
+    """Keep botocore from asking a server that redirects everything for ever where the bucket is."""
+    request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _bad_endpoint(why: str) -> FatalError:

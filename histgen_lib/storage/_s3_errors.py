@@ -97,6 +97,10 @@ def translate(error: Exception, where: str, key: str = "") -> HistgenError:
     if isinstance(error, boto.ClientError):
         return _answer(error, where, key)
     name = type(error).__name__
+    if isinstance(
+        error, RecursionError
+    ):  # botocore asks a server that redirects everything where the bucket is
+        return refused(where, "it redirects every request")
     if isinstance(error, _NO_CREDENTIALS):
         return _denied(where, name)
     if isinstance(error, boto.BotoCoreError | boto.UndefinedModelAttributeError) and not isinstance(
