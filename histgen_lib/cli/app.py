@@ -19,17 +19,23 @@ import typer
 
 from histgen_lib import __version__
 from histgen_lib.cli import (
+    backfill,
     compare,
+    config,
     demo,
     doctor,
     encode,
     evaluate,
     model,
     report,
+    status,
+    submit,
     synth,
     tiles,
     train,
     train_encoder,
+    up,
+    watch,
 )
 from histgen_lib.cli.output import Failure, emit_error
 from histgen_lib.errors import HistgenError
@@ -71,6 +77,12 @@ _add("tiles", tiles.tiles, "Slides")
 _add("encode", encode.encode, "Slides")
 _add("demo", demo.demo, "Start here")
 _add("doctor", doctor.doctor, "Start here")
+_add("up", up.up, "The stream")
+_add("submit", submit.submit, "The stream")
+_add("status", status.status, "The stream")
+_add("watch", watch.watch, "The stream")
+_add("backfill", backfill.backfill, "The stream")
+app.add_typer(config.app, name="config", rich_help_panel="The stream")
 _add("synth", synth.synth, "Training and evaluation")
 _add("train-encoder", train_encoder.train_encoder, "Training and evaluation")
 _add("train", train.train, "Training and evaluation")

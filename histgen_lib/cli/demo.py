@@ -1,101 +1,253 @@
-"""`histgen demo`: a few synthetic slides through the whole path, with the ground truth beside each draft."""
+"""`histgen demo`: slides go into the watched folder of a stack; each ends as a draft or a dead letter."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import statistics
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.options import Model, Threads
-from histgen_lib.cli.output import JsonFlag, emit_json, out
-from histgen_lib.cli.report import Outcome, draft_all, exit_code, make_job
+from histgen_lib.cli.demo_pages import print_results
+from histgen_lib.cli.options import Model, model_folder
+from histgen_lib.cli.output import JsonFlag, emit_json, err
+from histgen_lib.cli.sources import expand
+from histgen_lib.cli.stream_options import server_places
+from histgen_lib.errors import FatalError
+
+if TYPE_CHECKING:
+    from histgen_lib.stack.following import Ended
+    from histgen_lib.stack.home import StackHome
+    from histgen_lib.stack.local import LocalStack
+    from histgen_lib.storage import ObjectStore
 
 UNSEEN_SEED = 2026_11
 """Never used in training: the demo model has not seen these slides."""
+
+LOOK_S = 0.5
+_ENVIRONMENT = (
+    ("HISTGEN_SETTLE_S", "1"),
+    ("HISTGEN_LOOK_S", "0.5"),
+    ("HISTGEN_DEADLINE_S", "300"),
+    ("HISTGEN_MAX_ATTEMPTS", "2"),
+)
+"""Files appear whole here, and nothing may keep a demo waiting."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A slide for the demo; `truth` of one that was drawn."""
+
+    path: Path
+    slide_id: str
+    truth: dict[str, Any] | None = None
 
 
 def demo(
     *,
     out_dir: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for slides and drafts.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for slides, drafts and logs.")
     ] = Path("out/demo"),
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slides.")] = 4,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slides to draw.")] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the slides.")] = UNSEEN_SEED,
+    slides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slides", metavar="PATH", help="Further slides: files, folders, globs; may be repeated."
+        ),
+    ] = None,
+    broker: Annotated[
+        str, typer.Option("--broker", help="embedded, kafka, or kafka://host:port.")
+    ] = "embedded",
+    inference: Annotated[
+        str, typer.Option("--inference", help="auto, onnx, triton, or triton://host:port.")
+    ] = "auto",
     model: Model = None,
-    threads: Threads = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw synthetic slides, draft their reports, and show the ground truth beside each draft.
+    """Run the whole stream once: draw slides, start the stack, put them into its watched folder.
 
-    Slides go to DIR/world, drafts to DIR/reports/<slide>/.
+    Each ends as a draft or a dead letter; beside the draft of a drawn slide stands the ground truth. The
+    stack lives in DIR/stack, and what an earlier demo left there is replaced.
 
     For example:
 
       histgen demo --out out/demo --count 6
+
+      histgen demo --slides ../scans --broker kafka
     """
+    from histgen_lib.stack.local import LocalStack, StackSettings  # noqa: PLC0415 - only when it is started
+    from histgen_lib.storage import StorageSettings, open_store  # noqa: PLC0415
+
+    home = _fresh_home(out_dir / "stack")
+    dropped = [*_draw(out_dir / "world", count, seed), *_given(slides or [])]
+    kafka_libs, triton_home = server_places()
+    settings = StackSettings(
+        home=home.folder,
+        model=model_folder(model),
+        broker=broker,
+        inference=inference,
+        environment=_ENVIRONMENT,
+        kafka_libs=kafka_libs,
+        triton_home=triton_home,
+    )
+    store = open_store(StorageSettings(settings.store_url))
+    with LocalStack(settings) as stack:
+        ready_s = _wait_ready(stack)
+        began = time.monotonic()
+        ends = _follow(stack, store, dropped)
+        seconds = time.monotonic() - began
+    rows = [_row(slide, ends[slide.slide_id], store) for slide in dropped]
+    summary = {**_summary(ends, seconds), "ready_seconds": round(ready_s, 1), "home": str(home.folder)}
+    if as_json:
+        emit_json({"slides": rows, "summary": summary})
+    else:
+        print_results(rows, summary)
+
+
+def _fresh_home(folder: Path) -> StackHome:
+    """Remove what an earlier demo left; a folder that no demo made is left alone."""
+    from histgen_lib.stack.home import StackHome  # noqa: PLC0415
+
+    home = StackHome(folder)
+    if home.folder.exists() and not home.running():
+        if home.read() is None and any(home.folder.iterdir()):
+            raise FatalError(
+                "demo-output",
+                f"{home.folder} holds something that no demo left there.",
+                hint="Choose another --out folder, or remove it.",
+            )
+        shutil.rmtree(home.folder)
+    return home
+
+
+def _draw(world: Path, count: int, seed: int) -> list[Dropped]:
     from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
     from histgen_lib.synth import generate  # noqa: PLC0415
 
-    job = make_job(out_dir / "reports", model=model, threads=threads)
-    world = out_dir / "world"
+    err().print(f"Drawing {count} slides that the model has never seen …", style="dim")
     with progress_bar("Drawing", "slides") as bar:
         annotation = generate(
             world, count, seed, split="test", progress=lambda done, total: bar("slides", done, total)
         )
-    cases = json.loads(annotation.read_bytes())["test"]
-    outcomes = draft_all([world / case["image_path"][0] for case in cases], job, show=False)
+    cases = json.loads(annotation.read_bytes())["test"][:count]
     truths = [json.loads((world / "truth" / f"{case['id']}.json").read_bytes()) for case in cases]
-    rows = [_row(outcome, truth) for outcome, truth in zip(outcomes, truths, strict=True)]
-    if as_json:
-        emit_json({"slides": rows})
-    else:
-        _print(rows)
-    raise typer.Exit(exit_code(outcomes))
+    return [
+        Dropped(world / case["image_path"][0], case["id"], truth)
+        for case, truth in zip(cases, truths, strict=True)
+    ]
 
 
-def _row(outcome: Outcome, truth: dict[str, Any]) -> dict[str, Any]:
-    draft = outcome.result.draft if outcome.result else None
+def _given(slides: Sequence[str]) -> list[Dropped]:
+    from histgen_lib.slides.parts import SLIDE_SUFFIXES  # noqa: PLC0415
+    from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415
+
+    found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
+    return [Dropped(path, slide_id_of(str(path))) for path in found]
+
+
+def _wait_ready(stack: LocalStack) -> float:
+    began = time.monotonic()
+    with err().status("Starting the stack …"):
+        stack.wait_ready()
+    seconds = time.monotonic() - began
+    record, note = stack.record, stack.inference.note if stack.inference else ""
+    err().print(
+        f"The stack is ready after {seconds:.1f} s: {record.gateway}; broker {record.bus}; {note}.",
+        style="dim",
+    )
+    return seconds
+
+
+def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -> dict[str, Ended]:
+    """Drop the slides and watch until each has ended."""
+    from rich.live import Live  # noqa: PLC0415 - only where it is drawn
+
+    from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
+    from histgen_lib.stack.following import Follower  # noqa: PLC0415
+
+    follower, console = Follower(store, stack.home.run_dir), err()
+    follower.look()
+    for slide in dropped:
+        _drop(slide.path, stack.settings.inbox)
+    console.print(
+        f"{len(dropped)} slides are in the watched folder {stack.settings.inbox}.",
+        style="dim",
+        soft_wrap=True,
+    )
+    wanted, ends = {slide.slide_id for slide in dropped}, dict[str, Any]()
+    view = LiveView()
+    live = Live(console=console, auto_refresh=False, transient=True)
+    with live if console.is_terminal else _Still():
+        while not wanted <= ends.keys():
+            stack.check()
+            picture = follower.look()
+            for ended in picture.news:
+                ends[ended.slide.slide_id] = ended
+                say_ended(console, ended)
+            if console.is_terminal:
+                live.update(view.draw(picture), refresh=True)
+            time.sleep(LOOK_S)
+    return ends
+
+
+class _Still:
+    """Draws nothing."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _drop(slide: Path, inbox: Path) -> None:
+    """Copy a slide with every file that belongs to it; its own file last, as scanners do."""
+    from histgen_lib.slides.source import stored_in  # noqa: PLC0415
+
+    sidecars = [slide.with_name(f"{slide.name}.json"), slide.with_suffix(".json")]
+    parts = [*(part for part in stored_in(slide) if part != slide), *sidecars, slide]
+    for part in parts:
+        if part.is_file():
+            target = inbox / part.relative_to(slide.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            arriving = target.with_name(f"{target.name}.part")
+            shutil.copyfile(part, arriving)
+            arriving.replace(target)
+
+
+def _row(slide: Dropped, ended: Ended, store: ObjectStore) -> dict[str, Any]:
+    from histgen_lib.cli.stream_view import failure_of, place_of  # noqa: PLC0415
+
+    draft, failure = ended.slide.draft, failure_of(ended.slide)
     fields = draft.fields if draft else {}
+    true = slide.truth["fields"] if slide.truth else {}
     return {
-        "slide_id": truth["slide_id"],
-        "report": truth["report"],
-        "draft": draft.text if draft else None,
-        "abstained": draft.abstained if draft else None,
-        "out_of_distribution": draft.out_of_distribution.flag if draft else None,
-        "confidence": draft.confidence if draft else None,
-        "right": sum(fields.get(name) == value for name, value in truth["fields"].items()),
-        "fields": len(truth["fields"]),
-        "page": str(outcome.result.folder / "draft.html") if outcome.result else None,
-        "error": outcome.failure.to_dict() if outcome.failure else None,
+        "slide_id": slide.slide_id,
+        "path": str(slide.path),
+        "seconds": round(ended.seconds, 1),
+        "report": slide.truth and slide.truth["report"],
+        "draft": draft and draft.text,
+        "abstained": draft and draft.abstained,
+        "out_of_distribution": draft and draft.out_of_distribution,
+        "confidence": draft and draft.confidence,
+        "right": sum(fields.get(name) == value for name, value in true.items()),
+        "fields": len(true),
+        "page": draft and place_of(store, draft.page_key),
+        "error": failure and failure.to_dict(),
     }
 
 
-def _print(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
-    from rich.text import Text  # noqa: PLC0415
-
-    console = out()
-    console.print("AI-generated drafts of synthetic slides, not for clinical use\n", style="bold")
-    for row in rows:
-        table = Table("Draft", "Ground truth", title=row["slide_id"], title_justify="left", min_width=78)
-        draft = row["draft"] if row["draft"] is not None else f"error[{row['error']['code']}]"
-        table.add_row(_marked(draft, row["report"]), Text(row["report"]))
-        console.print(table)
-        note = "" if not row["abstained"] else "; the model abstains"
-        console.print(
-            f"{row['right']} of {row['fields']} fields right{note}; {row['page']}\n", soft_wrap=True
-        )
-    right, total = sum(row["right"] for row in rows), sum(row["fields"] for row in rows)
-    console.print(f"{right} of {total} fields right on {len(rows)} slides that the model has never seen.")
-
-
-def _marked(draft: str, truth: str) -> Any:
-    """Show in red the lines of the draft that the truth does not have."""
-    from rich.text import Text  # noqa: PLC0415 - only on a screen
-
-    true = {line.strip() for line in truth.splitlines()}
-    lines = [Text(line, style="" if line.strip() in true else "bold red") for line in draft.splitlines()]
-    return Text("\n").join(lines)
+def _summary(ends: dict[str, Ended], seconds: float) -> dict[str, Any]:
+    drafts = [ended.seconds for ended in ends.values() if ended.slide.draft]
+    return {
+        "drafts": len(drafts),
+        "dead_letters": len(ends) - len(drafts),
+        "seconds": round(seconds, 1),
+        "slides_per_minute": round(60 * len(ends) / seconds, 1),
+        "scan_to_draft_p50_s": round(statistics.median(drafts), 1) if drafts else None,
+        "scan_to_draft_max_s": round(max(drafts), 1) if drafts else None,
+    }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from histgen_lib.files import write_atomic
 SCHEMA = 1
 
 
-def default_home() -> Path:
+def default_home(environment: Mapping[str, str]) -> Path:
     """Return where a stack lives unless it is told: $HISTGEN_HOME, else the user's folder for data."""
-    if stated := os.environ.get("HISTGEN_HOME"):
+    if stated := environment.get("HISTGEN_HOME"):
         return Path(stated)
-    data = os.environ.get("XDG_DATA_HOME")
+    data = environment.get("XDG_DATA_HOME")
     return (Path(data) if data else Path.home() / ".local" / "share") / "histgen"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -36,7 +36,7 @@ class DraftFacts:
     def read(cls, key: str, data: bytes) -> DraftFacts:
         """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
         draft = json.loads(data)
-        parts = draft["slides"] or [{"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}]
+        parts = draft.get("slides") or [{"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}]
         return cls(
             key=key,
             text=draft["text"],
@@ -82,28 +82,31 @@ class Overview:
         self._store = store
         self._read: dict[tuple[str, str], Any] = {}
 
-    def slides(self) -> list[SlideState]:
-        """Return the state of every slide, and of every dead letter that belongs to none, by slide id."""
-        scanned = [info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")]
-        letters = self.letters()
+    def slides(self, only: Collection[str] | None = None) -> list[SlideState]:
+        """Return the state of every slide, and of every dead letter that belongs to none, by slide id.
+
+        With `only`: of the slides with these ids.
+        """
+        scanned = self._scanned(only)
+        letters = [
+            letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
+        ]
         with ThreadPoolExecutor(_READERS) as readers:
             events = [event for event in readers.map(self._event, scanned) if event]
             states = list(readers.map(lambda event: self._state(event, letters), events))
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
-
-    def slide(self, slide_id: str) -> list[SlideState]:
-        """Return what is known under one slide id: its state, and dead letters of others that claimed it."""
-        info = self._store.head(keys.scanned_key(slide_id))
-        event = self._event(info) if info else None
-        letters = [letter for letter in self.letters() if letter.event and letter.event.key == slide_id]
-        own = [self._state(event, letters)] if event else []
-        return own + _strays(letters, [event] if event else [])
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
         found = [info for info in self._store.list("dead-letter/") if info.key.endswith(".json")]
         with ThreadPoolExecutor(_READERS) as readers:
             return [letter for letter in readers.map(self._letter, found) if letter]
+
+    def _scanned(self, only: Collection[str] | None) -> list[ObjectInfo]:
+        if only is None:
+            return [info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")]
+        heads = (self._store.head(keys.scanned_key(slide_id)) for slide_id in sorted(only))
+        return [info for info in heads if info]
 
     def _state(self, event: Event, letters: Iterable[DeadLetter]) -> SlideState:
         data = event.data
@@ -118,7 +121,7 @@ class Overview:
 
     def _draft(self, slide: SlideScanned) -> DraftFacts | None:
         """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
-        pointer = self._json(keys.latest_key(slide.case_id or slide.slide_id))
+        pointer = self._json(keys.latest_key(_report_owner(slide)))
         info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None
         try:
             draft = self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
@@ -174,6 +177,11 @@ def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideSta
         )
         if (state.slide_id, state.uri) not in places
     ]
+
+
+def _report_owner(slide: SlideScanned) -> str:
+    """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
+    return slide.case_id if slide.case_id and slide.case_slides else slide.slide_id
 
 
 def _told(scan: dict[str, Any]) -> dict[str, Any]:

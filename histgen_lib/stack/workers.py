@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-_TIMEOUT_S = 2.0
+from histgen_lib.stack.asking import get_json
 
 
 @dataclass(frozen=True)
@@ -53,19 +51,6 @@ def look(run_dir: Path) -> list[WorkerState]:
     found = [state for path in sorted(run_dir.glob("*.json")) if (state := _announced(path))]
     with ThreadPoolExecutor(max(1, len(found))) as askers:
         return list(askers.map(_ask, found))
-
-
-def get_json(url: str, timeout_s: float = _TIMEOUT_S) -> Any:
-    """GET a JSON document from a service of this machine. Raises OSError, ValueError."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
-    try:
-        connection.request("GET", parts.path or "/")
-        return json.loads(connection.getresponse().read())
-    except http.client.HTTPException as error:
-        raise OSError(type(error).__name__) from error
-    finally:
-        connection.close()
 
 
 def _announced(path: Path) -> WorkerState | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,8 +79,6 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path):
     assert caught.value.code == "stack-home"
 
 
-def test_the_folder_can_be_stated_in_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert default_home() == tmp_path / "histgen"
-    monkeypatch.setenv("HISTGEN_HOME", "/elsewhere")
-    assert str(default_home()) == "/elsewhere"
+def test_the_folder_can_be_stated_in_the_environment():
+    assert default_home({"XDG_DATA_HOME": "/data"}) == Path("/data/histgen")
+    assert default_home({"XDG_DATA_HOME": "/data", "HISTGEN_HOME": "/lab"}) == Path("/lab")

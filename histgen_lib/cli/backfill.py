@@ -1,0 +1,107 @@
+"""`histgen backfill`: slides that were there before the stack, at a pace the lab can stand."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.service_code import service_code
+from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.submit import exit_code
+
+_SAID = {
+    "accepted": "taken",
+    "rescan": "taken as new scans",
+    "duplicate": "known before",
+    "dead-letter": "given up",
+    "refused": "refused",
+    "would-submit": "would be taken",
+}
+
+
+def backfill(
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="A folder, or s3://bucket/prefix.")],
+    *,
+    rate: Annotated[
+        str,
+        typer.Option(
+            "--rate", metavar="N/TIME", help="Most new slides in a time: 30/min, 2/s, 500/h, 5000/day."
+        ),
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken.")] = False,
+    home: Home = None,
+    store: Store = None,
+    store_endpoint: StoreEndpoint = None,
+    bus: Bus = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Hand every slide below PREFIX to the stack. Goes on where it was stopped: known slides cost no time.
+
+    For example:
+
+      histgen backfill /archive/2024 --rate 30/min
+
+      histgen backfill s3://scans/2024 --dry-run --json
+    """
+    gateway, backfilling = service_code("gateway.settings"), service_code("gateway.backfill")
+    connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
+    settings = gateway.GatewaySettings.load(
+        bus=connection.need_bus().url,
+        store=connection.storage.url,
+        store_endpoint=connection.storage.endpoint,
+    )
+    teller = _Teller(as_json=as_json)
+    tally = backfilling.run_backfill(
+        settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=_stop_at_signals()
+    )
+    if as_json:
+        emit_json({"outcomes": dict(tally.outcomes), "stopped": tally.stopped, "slides": teller.told})
+    else:
+        out().print(_summary(tally.outcomes, stopped=tally.stopped))
+    raise typer.Exit(exit_code(teller.failures, total=sum(tally.outcomes.values())))
+
+
+class _Teller:
+    """Tells of each slide as it is dealt with."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.told: list[dict[str, Any]] = []
+        self.failures: list[Failure] = []
+
+    def tell(self, step: Any) -> None:
+        """Note what became of a slide."""
+        uri, letter = step.place.uri, step.receipt and step.receipt.letter
+        failure = Failure.of(step.error) if step.error else None
+        if letter:
+            failure = Failure(letter.code, letter.message, letter.hint, 65)
+        if step.outcome == "waiting":
+            err().print(f"Waiting: {step.error}", style="yellow", soft_wrap=True)
+            return
+        self.told.append({"uri": uri, "outcome": step.outcome, "error": failure and failure.to_dict()})
+        if failure:
+            self.failures.append(failure)
+            err().print(f"{uri}:", style="bold", soft_wrap=True)
+            say_error(failure)
+        elif not self._as_json and step.outcome != "duplicate":
+            out().print(f"{uri}: {_SAID[step.outcome]}", soft_wrap=True)
+
+
+def _summary(outcomes: Mapping[str, int], *, stopped: bool) -> str:
+    counts = [f"{count} {_SAID[outcome]}" for outcome, count in sorted(outcomes.items())]
+    text = ", ".join(counts) or "There are no slides"
+    return f"{text}{'; stopped before the end' if stopped else ''}."
+
+
+def _stop_at_signals() -> Any:
+    """Have Ctrl-C and SIGTERM end it between two slides."""
+    from histgen_lib.worker import Stop  # noqa: PLC0415 - only where there is something to stop
+
+    stop = Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.request())
+    return stop

@@ -1,0 +1,208 @@
+"""How the stream looks: lines as slides end, and a picture of what is in flight that is drawn anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from histgen_lib.cli.output import Failure
+from histgen_lib.cli.progress import STAGES
+
+if TYPE_CHECKING:
+    from histgen_lib.stack.following import Ended, Picture
+    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.workers import WorkerState
+    from histgen_lib.storage import ObjectStore
+
+STATES = {
+    "scanned": "waits for a tiler",
+    "bagged": "waits for a reporter",
+    "drafted": "drafted",
+    "dead-letter": "dead letter",
+}
+STYLES = {"drafted": "green", "dead-letter": "red"}
+_LAST = 8
+
+
+def place_of(store: ObjectStore, key: str) -> str:
+    """Say where an object lies: a path where it is a file of this machine, else its URI."""
+    uri = store.uri(key)
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def ending(slide: SlideState) -> Text:
+    """Say in a few words how a slide ended."""
+    if slide.draft:
+        said = slide.draft.fields.get("diagnosis") or slide.draft.text.partition("\n")[0]
+        return Text(f"{said}{_doubt(slide)}")
+    if slide.letter:
+        return Text(f"{slide.letter.code}: {slide.letter.message}")
+    return Text(STATES[slide.state])
+
+
+def failure_of(slide: SlideState) -> Failure | None:
+    """Return why a slide has no draft, as an error of the command."""
+    if slide.letter is None:
+        return None
+    return Failure(slide.letter.code, slide.letter.message, slide.letter.hint, 65)
+
+
+def say_ended(console: Console, ended: Ended) -> None:
+    """Print a line for a slide that ended."""
+    slide = ended.slide
+    clock = time.strftime("%H:%M:%S")
+    console.print(
+        Text.assemble(
+            (f"{clock} ", "dim"),
+            (f"{STATES[slide.state]} ", STYLES[slide.state]),
+            (slide.slide_id, "bold"),
+            f" after {ended.seconds:.1f} s: ",
+            ending(slide),
+        ),
+        soft_wrap=True,
+    )
+
+
+class LiveView:
+    """Draws pictures of the stream. `heading`: what stands above it. `others`: rows of what is no service."""
+
+    def __init__(self, heading: Sequence[str] = ()) -> None:
+        self._heading = heading
+        self._last: list[Ended] = []
+
+    def draw(self, picture: Picture, others: Iterable[tuple[str, str]] = ()) -> RenderableType:
+        """Draw one picture."""
+        self._last = [*self._last, *picture.news][-_LAST:]
+        services = Table.grid(padding=(0, 1))
+        for name, state in others:
+            services.add_row(_dot(state == "running"), name, state)
+        for worker in picture.workers:
+            services.add_row(_dot(worker.ready), worker.name, _doing(worker))
+        parts: list[RenderableType] = [Text(line, overflow="fold") for line in self._heading]
+        parts += [Text(), services, Text(), Text(tally(picture), style="bold")]
+        parts += [_line(ended) for ended in self._last]
+        return Group(*parts)
+
+
+def tally(picture: Picture) -> str:
+    """Count the slides by state, in a sentence."""
+    counts, busy = picture.counts, picture.busy
+    waiting = sum(not slide.ended and slide.slide_id not in busy for slide in picture.slides)
+    parts = [
+        f"{waiting} waiting",
+        f"{len(busy)} in hand",
+        f"{counts['drafted']} drafted",
+        f"{counts['dead-letter']} dead letter{'' if counts['dead-letter'] == 1 else 's'}",
+    ]
+    if picture.per_minute:
+        parts.append(f"{picture.per_minute:.1f} a minute")
+    if picture.away:
+        parts.append(f"the store is away ({picture.away})")
+    return " · ".join(parts)
+
+
+def slides_table(picture: Picture, slides: Iterable[SlideState]) -> Table:
+    """Make one row a slide."""
+    table = Table("Slide", "State", "", box=None, pad_edge=False)
+    for slide in slides:
+        worker = picture.busy.get(slide.slide_id)
+        state = "in hand" if worker else STATES[slide.state]
+        detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
+        table.add_row(Text(slide.slide_id), Text(state, style=STYLES.get(slide.state, "")), detail)
+    return table
+
+
+def picture_json(picture: Picture, store: ObjectStore) -> dict[str, Any]:
+    """Collect what --json prints of a picture."""
+    return {
+        "counts": dict(picture.counts),
+        "slides": [slide_json(slide, store) for slide in picture.slides],
+        "services": [_worker_json(worker) for worker in picture.workers],
+        "store_away": picture.away or None,
+    }
+
+
+def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
+    """Collect what --json prints of a slide."""
+    draft, letter = slide.draft, slide.letter
+    return {
+        "slide_id": slide.slide_id,
+        "state": slide.state,
+        "uri": slide.uri or None,
+        "event_id": slide.event.id if slide.event else letter.event_id if letter else None,
+        "draft": draft
+        and {
+            "json": place_of(store, draft.key),
+            "page": place_of(store, draft.page_key),
+            "abstained": draft.abstained,
+            "out_of_distribution": draft.out_of_distribution,
+            "confidence": draft.confidence,
+            "text": draft.text,
+        },
+        "dead_letter": letter
+        and {
+            "event_id": letter.event_id,
+            "code": letter.code,
+            "message": letter.message,
+            "hint": letter.hint,
+            "attempts": letter.attempts,
+            "worker": letter.worker,
+        },
+    }
+
+
+def _worker_json(worker: WorkerState) -> dict[str, Any]:
+    flight = worker.in_flight
+    return {
+        "name": worker.name,
+        "pid": worker.pid,
+        "url": worker.url,
+        "ready": worker.ready,
+        "missing": dict(worker.missing),
+        "in_flight": flight and vars(flight),
+    }
+
+
+def _line(ended: Ended) -> Text:
+    slide = ended.slide
+    mark = ("✓ ", "green") if slide.draft else ("✗ ", "red")
+    line = Text.assemble(mark, (slide.slide_id, "bold"), f" {ended.seconds:.1f} s  ", ending(slide))
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def _dot(well: bool) -> Text:
+    return Text("●", style="green" if well else "yellow")
+
+
+def _doing(worker: WorkerState) -> RenderableType:
+    """Say what a worker does, or what keeps it from doing anything."""
+    flight = worker.in_flight
+    if not worker.answers:
+        return Text("does not answer", style="yellow")
+    if flight is None:
+        lacks = ", ".join(f"{name} ({code})" for name, code in worker.missing.items())
+        return Text(f"waits for {lacks}", style="yellow") if lacks else Text("ready", style="dim")
+    text = f"{flight.slide_id}: {STAGES.get(flight.stage, 'begins')}, {flight.seconds:.0f} s"
+    if flight.attempt > 1:
+        text += f", attempt {flight.attempt}"
+    if flight.total <= 1:
+        return Text(text)
+    row = Table.grid(padding=(0, 1))
+    row.add_row(
+        Text(text), ProgressBar(flight.total, flight.done, width=20), f"{flight.done}/{flight.total} tiles"
+    )
+    return row
+
+
+def _doubt(slide: SlideState) -> str:
+    if slide.draft and slide.draft.out_of_distribution:
+        return " (outside the model's world)"
+    return " (the model abstains)" if slide.draft and slide.draft.abstained else ""

@@ -1,0 +1,179 @@
+"""`histgen submit`: hand slides to the gateway of a running stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histgen_lib.cli.options import Mpp
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.sources import expand
+from histgen_lib.cli.stream_options import Gateway, Home, Store, StoreEndpoint, reach
+from histgen_lib.errors import FatalError, HistgenError
+
+if TYPE_CHECKING:
+    from histgen_lib.stack.connection import Connection
+    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.submitting import Receipt
+    from histgen_lib.storage import ObjectStore
+
+SOME_FAILED = 1
+_SAID = {
+    "accepted": "taken",
+    "rescan": "taken as a new scan of a slide that was there before",
+    "duplicate": "was submitted before",
+}
+
+
+@dataclass
+class Handed:
+    """One slide and what became of it."""
+
+    slide: str
+    receipt: Receipt | None = None
+    failure: Failure | None = None
+    end: SlideState | None = None
+
+
+def submit(
+    slides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SLIDE…",
+            help="Slides, folders of slides, globs, or s3:// URIs; they stay where they are.",
+            show_default=False,
+        ),
+    ],
+    *,
+    mpp: Mpp = None,
+    case: Annotated[
+        str | None,
+        typer.Option("--case", metavar="ID", help="These slides are one case and get one report together."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until each has a draft or a dead letter.")
+    ] = False,
+    home: Home = None,
+    gateway: Gateway = None,
+    store: Store = None,
+    store_endpoint: StoreEndpoint = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Hand slides to a running stack. A slide that it knows already is not drafted again.
+
+    Of a slide that lies in a dead letter for want of its resolution, --mpp makes a new start.
+
+    For example:
+
+      histgen submit slide.svs --wait
+
+      histgen submit case-7/*.tiff --case case-7 --mpp 0.25
+
+      histgen submit s3://scans/a.svs --gateway http://gateway:8080 --store s3://lab/histgen
+    """
+    connection = reach(home, store=store, store_endpoint=store_endpoint, gateway=gateway)
+    handed = _hand_over(connection.need_gateway(), _named(slides), mpp, case)
+    if not as_json and not wait:
+        _say_handed(handed)
+    if wait:
+        _wait(connection, handed, as_json=as_json)
+    if as_json:
+        store_of = connection.store()
+        emit_json({"slides": [_to_dict(one, store_of) for one in handed]})
+    raise typer.Exit(exit_code([one.failure for one in handed if one.failure], len(handed)))
+
+
+def exit_code(failures: Sequence[Failure], total: int) -> int:
+    """0 if all went well; the failure's own code for a single slide; SOME_FAILED for several."""
+    if not failures:
+        return 0
+    return failures[0].exit_code if total == 1 else SOME_FAILED
+
+
+def _named(slides: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for slide in slides:
+        found += [slide] if "://" in slide else [str(path) for path in expand([slide])]
+    return list(dict.fromkeys(found))
+
+
+def _hand_over(gateway: str, slides: Sequence[str], mpp: float | None, case: str | None) -> list[Handed]:
+    from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
+    from histgen_lib.stack.submitting import submit as hand  # noqa: PLC0415
+
+    together = (case, [slide_id_of(slide) for slide in slides]) if case else None
+    handed = []
+    for slide in slides:
+        try:
+            handed.append(Handed(slide, hand(gateway, slide, mpp=mpp, case=together)))
+        except FatalError:
+            raise
+        except HistgenError as error:
+            if len(slides) == 1:
+                raise
+            handed.append(Handed(slide, failure=Failure.of(error)))
+            _say_failed(slide, handed[-1].failure)
+    return handed
+
+
+def _say_handed(handed: Sequence[Handed]) -> None:
+    for one in handed:
+        if one.receipt:
+            out().print(
+                f"{one.receipt.slide_id}: {_SAID.get(one.receipt.status, one.receipt.status)}", soft_wrap=True
+            )
+    if any(one.receipt for one in handed):
+        out().print("histgen watch shows how far they are.", style="dim")
+
+
+def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) -> None:
+    from histgen_lib.cli.stream_view import failure_of, tally  # noqa: PLC0415
+    from histgen_lib.stack.submitting import wait_for  # noqa: PLC0415
+
+    receipts = {one.receipt.slide_id: one for one in handed if one.receipt}
+    store = connection.store()
+    with err().status("Waiting …") as status:
+        ends = wait_for(
+            connection,
+            [one.receipt for one in handed if one.receipt],
+            show=lambda picture: status.update(tally(picture)),
+        )
+        for slide in ends:
+            one = receipts[slide.slide_id]
+            one.end, one.failure = slide, failure_of(slide)
+            if not as_json:
+                _say_end(slide, store)
+
+
+def _say_end(slide: SlideState, store: ObjectStore) -> None:
+    from histgen_lib.cli.stream_view import ending, failure_of, place_of  # noqa: PLC0415
+
+    failure = failure_of(slide)
+    if failure:
+        _say_failed(slide.slide_id, failure)
+    elif slide.draft:
+        out().print(slide.slide_id, style="bold", end=": ", soft_wrap=True)
+        out().print(ending(slide), soft_wrap=True)
+        out().print(f"  {place_of(store, slide.draft.page_key)}", soft_wrap=True)
+
+
+def _say_failed(slide: str, failure: Failure | None) -> None:
+    err().print(f"{slide}:", style="bold", soft_wrap=True)
+    if failure:
+        say_error(failure)
+
+
+def _to_dict(one: Handed, store: ObjectStore) -> dict[str, Any]:
+    from histgen_lib.cli.stream_view import slide_json  # noqa: PLC0415
+
+    return {
+        "slide": one.slide,
+        "slide_id": one.receipt and one.receipt.slide_id,
+        "event_id": one.receipt and one.receipt.event_id,
+        "status": one.receipt and one.receipt.status,
+        "error": one.failure and one.failure.to_dict(),
+        **({"end": slide_json(one.end, store)} if one.end else {}),
+    }

@@ -1,0 +1,84 @@
+"""`histgen watch`: what is in flight, drawn anew until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
+
+if TYPE_CHECKING:
+    from histgen_lib.stack.connection import Connection
+    from histgen_lib.stack.following import Follower
+
+LOOK_S = 0.5
+
+
+def watch(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
+    home: Home = None,
+    store: Store = None,
+    store_endpoint: StoreEndpoint = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what is in flight, what ends and how, and how the services are. Ctrl-C leaves; the stack goes on.
+
+    Of a remote stack only the slides are seen, not the services. --json looks once.
+
+    For example:
+
+      histgen watch
+
+      histgen watch --once --json
+    """
+    from histgen_lib.stack.following import Follower  # noqa: PLC0415 - only for commands of the stream
+
+    connection = reach(home, store=store, store_endpoint=store_endpoint)
+    objects = connection.store()
+    follower = Follower(objects, connection.run_dir)
+    if as_json:
+        from histgen_lib.cli.stream_view import picture_json  # noqa: PLC0415
+
+        emit_json(picture_json(follower.look(), objects))
+    elif once:
+        _once(follower, connection)
+    else:
+        _follow(follower, connection)
+
+
+def _once(follower: Follower, connection: Connection) -> None:
+    from histgen_lib.cli.stream_view import LiveView  # noqa: PLC0415 - rich only on a screen
+
+    out().print(LiveView(_headings(connection)).draw(follower.look()))
+
+
+def _follow(follower: Follower, connection: Connection) -> None:
+    from rich.live import Live  # noqa: PLC0415 - only where it is drawn
+
+    from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
+
+    view, console = LiveView(_headings(connection)), out()
+    try:
+        if not console.is_terminal:
+            while True:
+                for ended in follower.look().news:
+                    say_ended(console, ended)
+                time.sleep(LOOK_S)
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                live.update(view.draw(follower.look()), refresh=True)
+                time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def _headings(connection: Connection) -> list[str]:
+    if connection.home is None:
+        return [f"Store    {connection.storage.url}"]
+    if connection.run_dir is None:
+        return [f"No stack runs in {connection.home.folder} now; this is how far it came."]
+    return [f"Gateway  {connection.gateway}", f"Home     {connection.home.folder}"]

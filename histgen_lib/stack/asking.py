@@ -1,0 +1,70 @@
+"""Asking a service over HTTP: JSON there, JSON back, and its refusals as errors of ours."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+
+_QUICK_S, _PATIENT_S = 2.0, 1800.0
+"""For what a service knows by heart; for a slide that the gateway reads from start to end first."""
+
+
+def get_json(url: str) -> Any:
+    """GET what a service knows by heart. Raises OSError and ValueError."""
+    status, answer = _ask("GET", url, None, _QUICK_S)
+    if status >= 500:
+        raise OSError(status)
+    return json.loads(answer)
+
+
+def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """POST to the gateway; return its answer.
+
+    Raises InvalidInputError with the gateway's own code where it refuses, TransientError with it where it
+    cannot answer now; TransientError("gateway-unreachable"), FatalError("gateway-answer") for another server.
+    """
+    try:
+        status, answer = _ask("POST", url, json.dumps(body).encode(), _PATIENT_S)
+    except OSError as error:
+        raise TransientError(
+            "gateway-unreachable",
+            f"The gateway at {url} does not answer: {error.strerror or error or type(error).__name__}.",
+            hint="Look whether it runs; histgen status tells of the stack on this machine.",
+        ) from error
+    try:
+        told = json.loads(answer)
+        if status < 300:
+            return dict(told)
+        texts = [str(told["error"][key]) for key in ("code", "message", "hint")]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise FatalError(
+            "gateway-answer",
+            f"What answers at {url} is no gateway of histgen.",
+            hint="Check --gateway and HISTGEN_GATEWAY.",
+        ) from None
+    kind = TransientError if status >= 500 else InvalidInputError
+    raise kind(texts[0], texts[1], hint=texts[2])
+
+
+def _ask(method: str, url: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+    """Ask once. Raises OSError."""
+    try:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = connect(parts.hostname or "", parts.port, timeout=timeout_s)
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    try:
+        headers = {"content-type": "application/json"} if body is not None else {}
+        connection.request(method, parts.path or "/", body, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except http.client.HTTPException as error:
+        raise OSError(type(error).__name__) from error
+    finally:
+        connection.close()

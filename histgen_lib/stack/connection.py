@@ -1,0 +1,116 @@
+"""How a command reaches a stack: one that lives in a folder of this machine, or a store and broker by URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from histgen_lib.bus import BusSettings
+from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.stack.home import StackHome, default_home
+from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a person stated on the command line."""
+
+    home: Path | None = None
+    store: str | None = None
+    store_endpoint: str | None = None
+    bus: str | None = None
+    gateway: str | None = None
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A stack. `home`: its folder, if it is on this machine; `gateway` and `bus` None if not known."""
+
+    storage: StorageSettings
+    bus: BusSettings | None
+    gateway: str | None
+    home: StackHome | None = None
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Where its services say how they are reached, if that can be looked up."""
+        return self.home.run_dir if self.home and self.home.running() else None
+
+    def store(self) -> ObjectStore:
+        """Open its store."""
+        return open_store(self.storage)
+
+    def need_bus(self) -> BusSettings:
+        """Return the broker. FatalError("bus-unstated") if it is not known."""
+        if self.bus is None:
+            raise FatalError(
+                "bus-unstated",
+                "It is not known which broker belongs to this store.",
+                hint="Name it with --bus or HISTGEN_BUS.",
+            )
+        return self.bus
+
+    def need_gateway(self) -> str:
+        """Return the URL of the gateway. TransientError("stack-not-running") if there is none now."""
+        if self.gateway is None or (self.home and not self.home.running()):
+            raise not_running(self.home)
+        return self.gateway
+
+
+def connect(stated: Stated, environment: Mapping[str, str]) -> Connection:
+    """Find the stack that is meant: by stated URLs, else in its folder, else by HISTGEN_STORE and _BUS.
+
+    Raises TransientError("stack-not-running") if there is nothing to be found; FatalError: "store-unstated",
+    "settings-invalid".
+    """
+    if stated.store or (stated.gateway and stated.home is None):
+        return _remote(stated, environment)
+    home = StackHome(stated.home or default_home(environment))
+    if record := home.read():
+        storage = StorageSettings(
+            record.store, record.store_endpoint, environment.get("HISTGEN_STORE_REGION")
+        )
+        bus = _bus(stated.bus or record.bus, environment)
+        return Connection(storage, bus, stated.gateway or record.gateway, home)
+    if stated.home is None and environment.get("HISTGEN_STORE"):
+        return _remote(stated, environment)
+    raise not_running(home)
+
+
+def not_running(home: StackHome | None) -> TransientError:
+    """Say that no stack runs there."""
+    return TransientError(
+        "stack-not-running",
+        f"No stack runs in {home.folder}." if home else "No gateway is known.",
+        hint="Start one with histgen up, or name another one's folder with --home; --help has remote ones.",
+    )
+
+
+def _remote(stated: Stated, environment: Mapping[str, str]) -> Connection:
+    store = stated.store or environment.get("HISTGEN_STORE")
+    endpoint = stated.store_endpoint or environment.get("HISTGEN_STORE_ENDPOINT") or None
+    bus = stated.bus or environment.get("HISTGEN_BUS")
+    if not store:
+        raise FatalError(
+            "store-unstated",
+            "It is not known where this gateway's drafts go.",
+            hint="Name the store with --store or HISTGEN_STORE.",
+        )
+    storage = StorageSettings(store, endpoint, environment.get("HISTGEN_STORE_REGION") or None)
+    gateway = stated.gateway or environment.get("HISTGEN_GATEWAY") or None
+    return Connection(storage, _bus(bus, environment) if bus else None, gateway)
+
+
+def _bus(url: str, environment: Mapping[str, str]) -> BusSettings:
+    """Make the broker's settings; TLS and SASL come from HISTGEN_KAFKA, as for the services."""
+    try:
+        further = json.loads(environment.get("HISTGEN_KAFKA") or "{}")
+        return BusSettings(url, kafka=tuple(sorted(further.items())))
+    except (ValueError, AttributeError, TypeError):
+        raise FatalError(
+            "settings-invalid",
+            "HISTGEN_KAFKA cannot be used: it wants a JSON object.",
+            hint='For example {"security_protocol": "SSL", "ssl_cafile": "/etc/ssl/lab.pem"}.',
+        ) from None

@@ -1,0 +1,116 @@
+"""Following a stream: look again and again, and tell what is new, at a cost that the store does not feel."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from histgen_lib.errors import TransientError
+from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.workers import WorkerState, look
+from histgen_lib.storage import ObjectStore
+
+_LOOK_S = 0.5
+_SHARE = 0.1
+"""The most of the time that is spent looking into the store."""
+_WINDOW_S = 600.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A slide that ended while we looked. `seconds`: from its scan to our seeing the end."""
+
+    slide: SlideState
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One look. `away`: the store did not answer, the slides are those of the last look that worked."""
+
+    slides: tuple[SlideState, ...]
+    workers: tuple[WorkerState, ...]
+    news: tuple[Ended, ...] = ()
+    per_minute: float = 0.0
+    away: str = ""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many slides are in each state."""
+        return Counter(slide.state for slide in self.slides)
+
+    @property
+    def busy(self) -> dict[str, WorkerState]:
+        """The worker that has a slide in hand, by slide id."""
+        return {worker.in_flight.slide_id: worker for worker in self.workers if worker.in_flight}
+
+
+class Follower:
+    """Looks; the first look tells nothing as new. `only`: ids of the slides to look at; all if None.
+
+    `now`: UTC; `clock`: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        run_dir: Path | None,
+        *,
+        only: Collection[str] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._overview, self._run_dir = Overview(store), run_dir
+        self._only = only
+        self._now, self._clock = now, clock
+        self._slides: tuple[SlideState, ...] | None = None
+        self._due = self._began = clock()
+        self._away = ""
+        self._ended_at: list[float] = []
+
+    def look(self) -> Picture:
+        """Look at the workers, and at the store if it is time for that."""
+        news = self._look_into_store() if self._clock() >= self._due else []
+        workers = tuple(look(self._run_dir)) if self._run_dir else ()
+        return Picture(self._slides or (), workers, tuple(news), self._per_minute(), self._away)
+
+    def _look_into_store(self) -> list[Ended]:
+        began, known = self._clock(), self._slides
+        try:
+            self._slides = tuple(self._overview.slides(self._only))
+            self._away = ""
+        except TransientError as error:
+            self._away = error.code
+            return []
+        finally:
+            self._due = self._clock() + max(_LOOK_S, (self._clock() - began) / _SHARE)
+        news = [] if known is None else list(self._new(known, self._slides))
+        self._ended_at += [self._clock()] * len(news)
+        return news
+
+    def _new(self, known: tuple[SlideState, ...], slides: tuple[SlideState, ...]) -> list[Ended]:
+        ended = {_end(slide) for slide in known if slide.ended}
+        return [
+            Ended(slide, self._seconds(slide)) for slide in slides if slide.ended and _end(slide) not in ended
+        ]
+
+    def _seconds(self, slide: SlideState) -> float:
+        event = slide.event or (slide.letter and slide.letter.event)
+        return max(0.0, (self._now() - event.scanned_at).total_seconds()) if event else 0.0
+
+    def _per_minute(self) -> float:
+        """Slides that ended a minute, over the last ten or since we began to look."""
+        now = self._clock()
+        self._ended_at = [at for at in self._ended_at if at > now - _WINDOW_S]
+        minutes = min(now - self._began, _WINDOW_S) / 60
+        return len(self._ended_at) / minutes if minutes > 0 else 0.0
+
+
+def _end(slide: SlideState) -> tuple[str, str]:
+    """Name an end; a slide that was sent again may have several."""
+    end = slide.draft.key if slide.draft else slide.letter.event_id if slide.letter else ""
+    return slide.slide_id, end

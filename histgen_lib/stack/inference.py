@@ -1,0 +1,56 @@
+"""Who runs the models of a local stack: a Triton of its own, one that is there, or each worker for itself."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from histgen_lib.errors import FatalError
+from histgen_lib.stack.home import StackHome
+from histgen_lib.stack.triton import TritonProcess
+
+
+@dataclass(frozen=True)
+class Inference:
+    """`url`: what services take. `process`: to be started, if any. `note`: the choice, for people."""
+
+    url: str
+    note: str
+    process: TritonProcess | None = None
+
+
+def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Path) -> Inference:
+    """Choose by "auto", "onnx", "triton" or "triton://host:port"; for a Triton of ours the model is exported.
+
+    Raises FatalError("inference-stated") for anything else, and what the export raises.
+    """
+    if stated.startswith("triton://"):
+        return Inference(stated, f"Triton at {stated.removeprefix('triton://')}")
+    if stated == "onnx":
+        return Inference("onnx", "ONNX Runtime in each worker")
+    if stated == "auto" and not has_triton(triton_home):
+        return Inference("onnx", "ONNX Runtime in each worker; deploy/setup.sh triton installs tritonserver")
+    if stated not in ("auto", "triton"):
+        raise FatalError(
+            "inference-stated",
+            "It cannot be told what shall run the models.",
+            hint="--inference takes auto, onnx, triton or triton://host:port.",
+        )
+    repository = _export(model, home.folder / "model_repository")
+    process = TritonProcess(repository, triton_home, log=home.log("triton"))
+    return Inference(process.url, "tritonserver on this machine", process)
+
+
+def has_triton(triton_home: Path) -> bool:
+    """Whether tritonserver is installed."""
+    return any(triton_home.glob("lib/python3*/site-packages/pytriton/tritonserver"))
+
+
+def _export(model: Path, repository: Path) -> Path:
+    """Write the repository anew: what another model left there must not be served."""
+    from histgen_lib.export import export_local  # noqa: PLC0415 - only where Triton is started
+
+    shutil.rmtree(repository, ignore_errors=True)
+    export_local(model, repository)
+    return repository

@@ -1,0 +1,287 @@
+"""The local stack: broker, inference and services of one machine, started together, kept running, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.stack.children import free_port
+from histgen_lib.stack.home import StackHome, StackRecord
+from histgen_lib.stack.inference import Inference, choose_inference
+from histgen_lib.stack.kafka import KafkaProcess
+from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
+from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
+from histgen_lib.stack.workers import WorkerState, look
+
+_PATIENCE_S = 10.0
+"""What a service may take to leave beyond that."""
+_READY_S = 180.0
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """What to start, and where.
+
+    `broker`: "embedded" (a file in `home`), "kafka" (started here), "embedded:/file" or "kafka://host:port".
+    `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
+    if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
+    the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
+    may be submitted from. `grace_s`: what a job in hand may take to finish when the stack is stopped.
+    `environment`: further variables for the services.
+    """
+
+    home: Path
+    model: Path
+    watch: Path | None = None
+    broker: str = "embedded"
+    store: str | None = None
+    store_endpoint: str | None = None
+    inference: str = "auto"
+    tilers: int = 1
+    threads: int | None = None
+    grace_s: float = 20.0
+    port: int = 0
+    roots: tuple[str, ...] = ("/",)
+    environment: tuple[tuple[str, str], ...] = ()
+    kafka_libs: Path = KAFKA_LIBS
+    triton_home: Path = TRITON_HOME
+
+    @property
+    def inbox(self) -> Path:
+        """The watched folder."""
+        return (self.watch or self.home / "inbox").absolute()
+
+    @property
+    def store_url(self) -> str:
+        """Where objects go."""
+        return self.store or f"file:{self.home.absolute() / 'objects'}"
+
+
+@dataclass(frozen=True)
+class PartState:
+    """One process of the stack. `worker`: what a service says of itself, once it says anything."""
+
+    name: str
+    state: State
+    restarts: int
+    pid: int | None
+    log: Path
+    worker: WorkerState | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can do its work now."""
+        return self.state == "running" and (self.worker is None or self.worker.ready)
+
+
+@dataclass
+class _Parts:
+    """Keepers in the order of their start; they are stopped in groups, the last group first."""
+
+    groups: list[list[Keeper]] = field(default_factory=list)
+
+    def all(self) -> list[Keeper]:
+        return [keeper for group in self.groups for keeper in group]
+
+    def stop(self) -> None:
+        for group in reversed(self.groups):
+            for keeper in group:
+                keeper.ask_stop()
+            for keeper in group:
+                keeper.join()
+
+
+class LocalStack:
+    """A context: starts on entry, stops on exit with whatever is in hand finished or handed back.
+
+    `changed` is called, from any thread, with the name and state of a part that changed. On entry raises
+    FatalError: "stack-running", "stack-home", and what the broker's, Triton's and the services' starts raise.
+    """
+
+    def __init__(
+        self, settings: StackSettings, *, changed: Callable[[str, State], None] = lambda name, state: None
+    ) -> None:
+        self.settings = settings
+        self.home = StackHome(settings.home)
+        self.bus = ""
+        self.inference: Inference | None = None
+        self.url = ""
+        self._changed = changed
+        self._parts = _Parts()
+        self._services: list[Keeper] = []
+        self._open = ExitStack()
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> Self:
+        try:
+            self._open.enter_context(self.home.locked())
+            self._open.callback(self._parts.stop)
+            self._start()
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._open.close()
+
+    @property
+    def record(self) -> StackRecord:
+        """How to reach the stack."""
+        settings = self.settings
+        assert self.inference is not None
+        return StackRecord(
+            pid=os.getpid(),
+            gateway=self.url,
+            bus=self.bus,
+            store=settings.store_url,
+            store_endpoint=settings.store_endpoint,
+            inference=self.inference.url,
+            watch=str(settings.inbox),
+        )
+
+    def check(self) -> None:
+        """Raise the error of a part that was given up."""
+        for keeper in self._parts.all():
+            if keeper.error:
+                raise keeper.error
+
+    def parts(self) -> list[PartState]:
+        """Return the state of every process, asking the services for theirs."""
+        workers = {worker.pid: worker for worker in look(self.home.run_dir)}
+        return [self._part(keeper, workers.get(keeper.process.pid or 0)) for keeper in self._parts.all()]
+
+    def servers(self) -> list[PartState]:
+        """Return the state of what is no service of ours: Kafka, Triton."""
+        return [self._part(keeper, None) for keeper in self._parts.all() if keeper not in self._services]
+
+    def ready(self) -> bool:
+        """Whether everything can do its work now."""
+        return all(part.ready for part in self.parts())
+
+    def wait_ready(self, timeout_s: float = _READY_S) -> None:
+        """Return once everything is ready. Raises as `check`, and TransientError("stack-slow")."""
+        end = time.monotonic() + timeout_s
+        while not self.ready():
+            self.check()
+            if time.monotonic() > end:
+                raise self._slow()
+            self._stopping.wait(0.2)
+
+    def _start(self) -> None:
+        settings = self.settings
+        settings.inbox.mkdir(parents=True, exist_ok=True)
+        self.bus = self._start_broker()
+        self.inference = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
+        self.url = f"http://127.0.0.1:{settings.port or free_port()}"
+        if self.inference.process:
+            self._keep([("triton", self.inference.process)])
+        services = ["gateway", "reporter", *_tilers(settings.tilers)]
+        self._services = self._keep([(name, self._service(name)) for name in services])
+        self.home.write(self.record)
+
+    def _start_broker(self) -> str:
+        broker = self.settings.broker
+        if broker == "embedded":
+            return f"embedded:{self.home.folder / 'bus.db'}"
+        if broker != "kafka":
+            return broker
+        kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka")
+        (keeper,) = self._keep([("kafka", kafka)])
+        while not keeper.wait_running(0.2):
+            pass
+        self.check()
+        return kafka.url
+
+    def _keep(self, named: Sequence[tuple[str, Process]]) -> list[Keeper]:
+        keepers = [Keeper(name, process, changed=self._tell) for name, process in named]
+        self._parts.groups.append(keepers)
+        for keeper in keepers:
+            keeper.start()
+        return keepers
+
+    def _tell(self, keeper: Keeper) -> None:
+        self._changed(keeper.name, keeper.state)
+
+    def _part(self, keeper: Keeper, worker: WorkerState | None) -> PartState:
+        pid, service = keeper.process.pid, keeper in self._services
+        if service and worker is None:
+            worker = WorkerState(keeper.name, pid or 0, "")  # it has not yet said where it listens
+        return PartState(
+            keeper.name,
+            keeper.state,
+            keeper.restarts,
+            pid,
+            keeper.process.log_path,
+            worker if service else None,
+        )
+
+    def _service(self, name: str) -> ServiceProcess:
+        module = f"services.{name.partition('-')[0]}"
+        return ServiceProcess(
+            name,
+            [sys.executable, "-P", "-m", module],
+            self._environment(name),
+            self.home.log(name),
+            grace_s=self.settings.grace_s + _PATIENCE_S,
+        )
+
+    def _environment(self, name: str) -> dict[str, str]:
+        settings = self.settings
+        assert self.inference is not None
+        common = {
+            "BUS": self.bus,
+            "STORE": settings.store_url,
+            "STORE_ENDPOINT": settings.store_endpoint or "",
+            "INFERENCE": self.inference.url,
+            "MODEL": str(settings.model.absolute()),
+            "THREADS": str(settings.threads or _threads(settings.tilers)),
+            "RUN_DIR": str(self.home.run_dir),
+            "SCRATCH": str(self.home.folder / "scratch"),
+            "GRACE_S": str(settings.grace_s),
+            "HOST": "127.0.0.1",
+            "PORT": "0",
+        }
+        gateway = {
+            "PORT": self.url.rpartition(":")[2],
+            "WATCH": str(settings.inbox),
+            "ROOTS": json.dumps(settings.roots),
+        }
+        stated = common | (gateway if name == "gateway" else {})
+        return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
+
+    def _slow(self) -> HistgenError:
+        late = ", ".join(f"{part.name} ({_why(part)})" for part in self.parts() if not part.ready)
+        return TransientError(
+            "stack-slow",
+            f"The stack is not ready in time: {late}.",
+            hint=f"The logs in {self.home.logs} say why.",
+        )
+
+
+def _tilers(count: int) -> list[str]:
+    return ["tiler", *(f"tiler-{number}" for number in range(2, count + 1))]
+
+
+def _threads(tilers: int) -> int:
+    """Share the cores among the tilers; the reporter is busy for a moment only."""
+    return max(1, (os.cpu_count() or 1) // tilers)
+
+
+def _why(part: PartState) -> str:
+    if part.worker and part.worker.missing:
+        return ", ".join(f"{name}: {code}" for name, code in part.worker.missing.items())
+    return part.state if part.state != "running" else "starting"

@@ -1,0 +1,65 @@
+"""Handing slides to the gateway of a stack, and waiting for what becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histgen_lib.slides.parts import safe_name
+from histgen_lib.stack.asking import post_json
+from histgen_lib.stack.connection import Connection, not_running
+from histgen_lib.stack.following import Follower, Picture
+from histgen_lib.stack.overview import SlideState
+
+_LOOK_S = 0.3
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The gateway took a slide: "accepted", "rescan", or "duplicate" if it was announced before."""
+
+    slide_id: str
+    event_id: str
+    status: str
+
+
+def slide_id_of(slide: str) -> str:
+    """Return the id that the gateway gives to a path or URI."""
+    path = Path(slide)
+    return safe_name(path.name if path.is_dir() else path.stem)
+
+
+def submit(gateway: str, slide: str, *, mpp: float | None, case: tuple[str, Sequence[str]] | None) -> Receipt:
+    """Hand over one slide, a path or an s3:// URI. Raises what `post_json` raises."""
+    body: dict[str, Any] = {"uri": slide if "://" in slide else Path(slide).absolute().as_uri()}
+    if mpp is not None:
+        body["mpp"] = mpp
+    if case is not None:
+        body["case"] = {"id": case[0], "slides": list(case[1])}
+    told = post_json(f"{gateway.rstrip('/')}/slides", body)
+    return Receipt(str(told["slide_id"]), str(told["event_id"]), str(told["status"]))
+
+
+def wait_for(
+    connection: Connection, receipts: Sequence[Receipt], *, show: Callable[[Picture], None] = lambda _: None
+) -> Iterator[SlideState]:
+    """Yield each slide as it ends, as a draft or a dead letter.
+
+    Raises TransientError("stack-not-running") if the stack of this machine stops meanwhile.
+    """
+    waiting = {receipt.slide_id for receipt in receipts}
+    follower = Follower(connection.store(), connection.run_dir, only=frozenset(waiting))
+    while waiting:
+        picture = follower.look()
+        show(picture)
+        for slide in picture.slides:
+            if slide.slide_id in waiting and slide.ended and slide.event:
+                waiting.remove(slide.slide_id)
+                yield slide
+        if waiting:
+            if connection.home and not connection.home.running():
+                raise not_running(connection.home)
+            time.sleep(_LOOK_S)
