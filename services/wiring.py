@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from histgen_lib.bus import BusSettings
-from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.errors import HistgenError
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
@@ -20,7 +20,6 @@ from services.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from histgen_lib.inference import InferenceServer
-    from histgen_lib.pipeline import ReportModel
     from histgen_lib.pipeline.slide_files import SlideFiles
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -43,11 +42,11 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
     return StorageSettings(url=settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
 
 
-def open_inference(settings: ServiceSettings) -> InferenceServer:
-    """Connect to what runs the models: Triton, or ONNX Runtime in this process."""
-    from histgen_lib.inference import OnnxServer  # noqa: PLC0415 - ONNX Runtime
+def inference_server(settings: ServiceSettings) -> InferenceServer:
+    """Say what runs the models: Triton, which has to serve this very model, or this process."""
+    from histgen_lib.inference import open_inference  # noqa: PLC0415 - ONNX Runtime, gRPC
 
-    return OnnxServer(settings.model, threads=settings.threads)
+    return open_inference(settings.inference, settings.model, settings.threads)
 
 
 def slide_files(settings: ServiceSettings) -> SlideFiles:
@@ -59,34 +58,14 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
     return SlideFiles(storage_settings(settings), lambda: Scratch(folder, settings.scratch_bytes))
 
 
-def lacking(model: ReportModel, server: InferenceServer, name: str, store: ObjectStore) -> list[str]:
-    """Name what a job with the model `name` depends on and is not there now."""
-    missing = []
-    try:
-        if not server.ready(name):
-            missing.append(f"model {name}")
-        else:
-            require_same_model(model, server, name)
-    except HistgenError as error:
-        missing.append(error.code)
+def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str]:
+    """Name what a job depends on and is not there now."""
+    missing = [] if server.ready(model) else [f"model {model}"]
     try:
         store.head("ready")
     except HistgenError as error:
         missing.append(error.code)
     return missing
-
-
-def require_same_model(model: ReportModel, server: InferenceServer, name: str) -> None:
-    """Refuse to work with another model than the one that drafts say they are from.
-
-    Raises FatalError("inference-other-model"), and what the server raises.
-    """
-    if server.metadata(name).version != model.folder.digest:
-        raise FatalError(
-            "inference-other-model",
-            f"The inference server's {name} is not of the model {model.folder.name}.",
-            hint="Export HISTGEN_MODEL to the server, or name in HISTGEN_MODEL what it was exported from.",
-        )
 
 
 def run_service(

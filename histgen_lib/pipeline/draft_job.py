@@ -24,13 +24,13 @@ from histgen_lib.pipeline.case import Member, case_members, has_joined, is_of_ca
 from histgen_lib.pipeline.draft import Drafted, bag_to_draft, bags_to_case_draft
 from histgen_lib.pipeline.file_checks import recorded_files
 from histgen_lib.pipeline.keys import DRAFT_JSON, bag_thumbnail_key, latest_key, report_key
-from histgen_lib.pipeline.made import Made, read_object
+from histgen_lib.pipeline.made import Made, read_object, store_files
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import Place, evidence_places, pictures_of, read_evidence
 from histgen_lib.pipeline.pointer import advance
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import Part, case_origin, inputs_digest, slide_origin
-from histgen_lib.pipeline.report_files import ReportFile, report_files
+from histgen_lib.pipeline.report_files import report_files
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.pipeline.slide_files import SlideFiles
 from histgen_lib.pipeline.timing import Stages
@@ -148,11 +148,12 @@ class DraftJob:
         with stages("read"):
             pictures = self._pictures(plan, parts, drafted)
         with stages("render"):
-            files = report_files(drafted.draft, pictures)
+            files = report_files(drafted.draft, pictures, plan.key)
         progress("render", 1, 1)
         progress("store", 0, 1)
         with stages("store"):
-            told = self._store(plan, drafted.draft, files)
+            store_files(self.store, files)
+            told = self._told(plan, drafted.draft)
         progress("store", 1, 1)
         abstained = {"histgen_abstentions_total": float(drafted.draft.abstained)}
         return Made(told, stages.measures() | abstained)
@@ -206,8 +207,3 @@ class DraftJob:
             open_slide(path, mpp=scan.mpp, slide_id=scan.slide_id) as slide,
         ):
             return read_evidence(slide, places, bag.span_px)
-
-    def _store(self, plan: _Plan, draft: DraftReport, files: Sequence[ReportFile]) -> ReportDrafted:
-        for file in files:
-            self.store.put(plan.key(file.name), file.data, content_type=file.content_type)
-        return self._told(plan, draft)

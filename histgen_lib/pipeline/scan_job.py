@@ -16,7 +16,7 @@ from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.file_checks import announced_files, changed, unchanged
 from histgen_lib.pipeline.keys import bag_key, bag_thumbnail_key, scan_key
-from histgen_lib.pipeline.made import JSON, PARQUET, WEBP, Made, read_object
+from histgen_lib.pipeline.made import JSON, PARQUET, WEBP, Made, StoredFile, read_object, store_files
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import make_thumbnail
 from histgen_lib.pipeline.progress import Progress, silent
@@ -129,9 +129,14 @@ class ScanJob:
 
     def _store(self, scanned: SlideScanned, digest: str, read: _Read) -> BagReady:
         slide_id, data = scanned.slide_id, pack_bag(read.bag)
-        ours = self.store.put(bag_key(slide_id, digest), data, content_type=PARQUET)
-        self.store.put(bag_thumbnail_key(slide_id, digest), read.thumbnail, content_type=WEBP)
-        self.store.put(scan_key(slide_id, digest), read.record.to_bytes(), content_type=JSON)
+        ours, *_ = store_files(
+            self.store,
+            [
+                StoredFile(bag_key(slide_id, digest), data, PARQUET),
+                StoredFile(bag_thumbnail_key(slide_id, digest), read.thumbnail, WEBP),
+                StoredFile(scan_key(slide_id, digest), read.record.to_bytes(), JSON),
+            ],
+        )
         stored = None if ours else self.store.head(bag_key(slide_id, digest))
         return _ready(scanned, digest, read.record, stored.size_bytes if stored else len(data))
 

@@ -92,11 +92,12 @@ def to_html(draft: DraftReport, *pictures: Pictures) -> str:
         "slides": _slide_views(draft, shown),
         "provenance": _provenance_rows(draft),
     }
-    return _template().render(context) + "\n"
+    return page_template().render(context) + "\n"
 
 
 @cache
-def _template() -> Template:
+def page_template() -> Template:
+    """Compile the page's template; once in a process."""
     loader = PackageLoader("histgen_lib.reports", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

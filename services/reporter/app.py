@@ -5,7 +5,7 @@ from __future__ import annotations
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
 from services.reporter.settings import ReporterSettings
-from services.wiring import open_inference, slide_files, storage_settings
+from services.wiring import inference_server, slide_files, storage_settings
 
 NAME = "reporter"
 
@@ -14,8 +14,10 @@ def make_reporter(settings: ReporterSettings) -> Handler:
     """Make the reporter's handler, in the process that does its jobs."""
     from histgen_lib.pipeline import load_model  # noqa: PLC0415 - in the child process alone
     from histgen_lib.pipeline.draft_job import DraftJob  # noqa: PLC0415
-    from services.reporter.handler import Reporter  # noqa: PLC0415
+    from histgen_lib.pipeline.warm import warm_up  # noqa: PLC0415
+    from services.reporter.handler import MODEL, Reporter  # noqa: PLC0415
 
-    model, server = load_model(settings.model), open_inference(settings)
+    model, server = load_model(settings.model), inference_server(settings)
+    warm_up(model, server, MODEL)
     store = open_store(storage_settings(settings))
     return Reporter(DraftJob(model, server, store, slide_files(settings), settings.beam_size))

@@ -12,7 +12,7 @@ from histgen_lib.files import sha256_hex
 from histgen_lib.pipeline.draft_job import DraftJob
 from histgen_lib.pipeline.progress import Progress
 from histgen_lib.worker import Outcome
-from services.wiring import lacking, require_same_model
+from services.wiring import lacking
 
 SOURCE = "/histgen/reporter"
 MODEL = "histgen"
@@ -23,7 +23,6 @@ class Reporter:
 
     def __init__(self, job: DraftJob, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._job, self._now = job, now
-        self._known = False
 
     def find(self, event: Event) -> Outcome | None:
         """See Handler."""
@@ -32,18 +31,12 @@ class Reporter:
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
         """See Handler."""
-        self._check_model()
         made = self._job.run(_bag(event), progress)
         return Outcome(self._next(event, made.data), made.measures)
 
     def ready(self) -> Sequence[str]:
         """See Handler."""
-        return lacking(self._job.model, self._job.server, MODEL, self._job.store)
-
-    def _check_model(self) -> None:
-        if not self._known:
-            require_same_model(self._job.model, self._job.server, MODEL)
-            self._known = True
+        return lacking(self._job.server, MODEL, self._job.store)
 
     def _next(self, event: Event, drafted: ReportDrafted | None) -> tuple[Event, ...]:
         """Tell of the draft; of a slide that waits for others of its case there is nothing to tell.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
 from services.tiler.settings import TilerSettings
-from services.wiring import open_inference, slide_files, storage_settings
+from services.wiring import inference_server, slide_files, storage_settings
 
 NAME = "tiler"
 
@@ -14,9 +14,11 @@ def make_tiler(settings: TilerSettings) -> Handler:
     """Make the tiler's handler, in the process that does its jobs."""
     from histgen_lib.pipeline import load_model  # noqa: PLC0415 - in the child process alone
     from histgen_lib.pipeline.scan_job import ScanJob  # noqa: PLC0415
-    from services.tiler.handler import Tiler  # noqa: PLC0415
+    from histgen_lib.pipeline.warm import warm_up  # noqa: PLC0415
+    from services.tiler.handler import MODEL, Tiler  # noqa: PLC0415
 
-    model, server = load_model(settings.model), open_inference(settings)
+    model, server = load_model(settings.model), inference_server(settings)
+    warm_up(model, server, MODEL)
     store = open_store(storage_settings(settings))
     in_flight = settings.in_flight or (1 if settings.inference == "onnx" else 3)
     return Tiler(ScanJob(model, server, store, slide_files(settings), in_flight))

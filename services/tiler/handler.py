@@ -10,7 +10,7 @@ from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.pipeline.progress import Progress
 from histgen_lib.pipeline.scan_job import ScanJob
 from histgen_lib.worker import Outcome
-from services.wiring import lacking, require_same_model
+from services.wiring import lacking
 
 SOURCE = "/histgen/tiler"
 MODEL = "tile_encoder"
@@ -21,7 +21,6 @@ class Tiler:
 
     def __init__(self, job: ScanJob, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._job, self._now = job, now
-        self._known = False
 
     def find(self, event: Event) -> Outcome | None:
         """See Handler."""
@@ -30,18 +29,12 @@ class Tiler:
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
         """See Handler."""
-        self._check_model()
         made = self._job.run(_scanned(event), progress)
         return Outcome((self._next(event, made.data),), made.measures)
 
     def ready(self) -> Sequence[str]:
         """See Handler."""
-        return lacking(self._job.model, self._job.server, MODEL, self._job.store)
-
-    def _check_model(self) -> None:
-        if not self._known:
-            require_same_model(self._job.model, self._job.server, MODEL)
-            self._known = True
+        return lacking(self._job.server, MODEL, self._job.store)
 
     def _next(self, event: Event, ready: BagReady) -> Event:
         return event.then(ready, source=SOURCE, now=self._now())
