@@ -27,6 +27,13 @@ _SILENCE_S = 2.0
 """After so long without a sign of the broker it is asked for one."""
 _PATIENCE_S = 5.0
 """A member that works asks in passing; only after so long it takes a late answer for an absent broker."""
+_TURN_S = 0.5
+"""So often a member that works sees to the group's business."""
+_CATCH_MS, _REBALANCE_S, _STUCK_S = 20, 1.0, 20.0
+"""kafka-python 3.0.12 takes in the end of a rebalance only within a call of `poll`; one that ends between two
+calls it starts anew, or (where a change of the topic began it) forgets. So it gets calls, one upon the other,
+until the group is settled. An end that is due comes within the first of these times, a whole rebalance most
+often within the second, and after the third the client must have forgotten it: another is made."""
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced by a new one."""
 
@@ -58,7 +65,7 @@ class KafkaSubscription:
         self._consumer: Any = None
         self._in_flight: Delivery | None = None
         self._lost = False
-        self._heard_at = self._failing_since = 0.0
+        self._heard_at = self._turned_at = self._failing_since = self._unsettled_since = 0.0
 
     def next(self, timeout_s: float) -> Delivery | None:
         """See `Subscription.next`."""
@@ -66,23 +73,29 @@ class KafkaSubscription:
             raise ValueError(f"{self._in_flight.position} is still in flight")
         with self._consuming() as consumer:
             consumer.resume(*consumer.paused())
-            found = consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=1)
+            found = consumer.poll(timeout_ms=max(_CATCH_MS, int(timeout_s * 1000)), max_records=1)
             if found:
                 self._take(*next(iter(found.values())))
                 consumer.pause(*consumer.assignment())
             else:
+                self._settle(_REBALANCE_S)
                 self._listen_for_broker(patience_s=ANSWER_S / 2)
         return self._in_flight
 
     def keep(self) -> bool:
         """See `Subscription.keep`."""
+        if time.monotonic() - self._turned_at < _TURN_S:
+            return not self._lost
         with self._consuming():
-            self._turn(0)
+            self._turn(_CATCH_MS)
+            self._settle(_REBALANCE_S)
             self._listen_for_broker(patience_s=0.3, tolerated_s=_PATIENCE_S)
         return not self._lost
 
     def done(self, delivery: Delivery) -> bool:
         """See `Subscription.done`."""
+        if self._in_flight != delivery:
+            return False
         with self._consuming():
             committed = self._commit(delivery)
         self._forget()
@@ -148,6 +161,10 @@ class KafkaSubscription:
             allow_auto_create_topics=False,
         )
         consumer.subscribe([self._topic], listener=_Listener(self._came, self._went))
+        with (
+            talking()
+        ):  # the topic's partitions are known before the group is joined: else it is joined twice
+            consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=ANSWER_S * 1000)
         self._heard_at = time.monotonic()
         return consumer
 
@@ -177,13 +194,15 @@ class KafkaSubscription:
         """Have the group's business done, and nothing delivered."""
         consumer = self._consumer
         consumer.pause(*consumer.assignment())
+        self._turned_at = time.monotonic()
         for place, records in consumer.poll(timeout_ms=timeout_ms, max_records=1).items():
             consumer.seek(place, records[0].offset)
 
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
         while True:
-            self._settle(end)
+            if not self._settle(end - time.monotonic()):
+                raise kafka_errors.KafkaTimeoutError("The group does not settle.")
             if place not in self._consumer.assignment() or (self._lost and self._finished(delivery)):
                 return False
             try:
@@ -191,7 +210,7 @@ class KafkaSubscription:
                     {place: kafka.OffsetAndMetadata(delivery.offset + 1)}, timeout_ms=ANSWER_S * 1000
                 )
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError):
-                self._turn(50)  # the group changes: see what is still ours
+                self._turn(_CATCH_MS)  # the group changes: see what is still ours
                 if time.monotonic() > end:
                     raise
                 continue
@@ -199,12 +218,20 @@ class KafkaSubscription:
             self._heard_at = time.monotonic()
             return True
 
-    def _settle(self, end: float) -> None:
-        """Wait until the group has agreed who has what."""
+    def _settle(self, timeout_s: float) -> bool:
+        """Wait until the group has agreed who has what; False if it has not."""
+        start = time.monotonic()
         while self._consumer.group_metadata().state is not MemberState.STABLE:
-            if time.monotonic() > end:
+            now = time.monotonic()
+            self._unsettled_since = self._unsettled_since or now
+            if now - self._unsettled_since > self._settings.session_s + _STUCK_S:
+                self._drop()
                 raise kafka_errors.KafkaTimeoutError("The group does not settle.")
-            self._turn(50)
+            if now - start > timeout_s:
+                return False
+            self._turn(5 * _CATCH_MS)
+        self._unsettled_since = 0.0
+        return True
 
     def _finished(self, delivery: Delivery) -> bool:
         """Say whether another member finished the record while the partition was not ours."""
@@ -234,6 +261,7 @@ class KafkaSubscription:
 
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
+        self._unsettled_since = 0.0
         self._lost = self._in_flight is not None
         if consumer is not None:
             with contextlib.suppress(Exception):  # it leaves the group if it can

@@ -39,7 +39,7 @@ log.flush.interval.messages=1
 # A group that was away for a year goes on where it stopped.
 offsets.retention.minutes=525600
 # After a crash the controller waits this long for the broker of old before it admits the new one.
-broker.session.timeout.ms=3000
+broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500

@@ -1,0 +1,152 @@
+"""Members of a consumer group for tests: in threads, to be held up, and in processes, to be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from waiting import until
+
+from histgen_lib.bus import BusSettings, Delivery, Publisher, open_publisher, open_subscription
+from histgen_lib.errors import TransientError
+from histgen_lib.events import Event, SlideScanned
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def scanned(slide: str, number: int = 0) -> Event:
+    """Make an event; `number` tells those of one slide apart."""
+    data = SlideScanned(slide, f"file:///scans/{slide}.svs", "ab" * 32, number)
+    return Event.first(data, source="histgen/test", now=NOW, identity=f"{slide}|{number}")
+
+
+def number_of(delivery: Delivery) -> tuple[str, int]:
+    """Tell which event it is: slide and number."""
+    assert delivery.event is not None
+    assert isinstance(delivery.event.data, SlideScanned)
+    return delivery.event.data.slide_id, delivery.event.data.size_bytes
+
+
+def new_name() -> str:
+    """Name a topic or group that no other test has."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+def publish(publisher: Publisher, topic: str, slides: int, each: int = 1) -> list[tuple[str, int]]:
+    """Publish events of several slides; return what `number_of` will say of them."""
+    names = [(f"S{slide}", number) for number in range(each) for slide in range(slides)]
+    for slide, number in names:
+        publisher.publish(topic, slide, scanned(slide, number))
+    return names
+
+
+class Member:
+    """A member in a thread of its own. While `holding` is set it keeps what it has in flight."""
+
+    def __init__(self, settings: BusSettings, topic: str, group: str, *, holding: bool = False) -> None:
+        self.settings, self.topic, self.group = settings, topic, group
+        self.took: list[tuple[str, int]] = []
+        self.finished: list[tuple[str, int]] = []
+        self.refused: list[tuple[str, int]] = []
+        self.kept: list[bool] = []
+        self.outages = 0
+        self.holding, self.stalled, self._ending = threading.Event(), threading.Event(), threading.Event()
+        if holding:
+            self.holding.set()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> Member:
+        """Begin to take records."""
+        self._thread.start()
+        return self
+
+    def leave(self) -> None:
+        """Leave the group, with what is in flight unfinished."""
+        self._ending.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        subscription = open_subscription(self.settings, self.topic, self.group)
+        try:
+            while not self._ending.is_set():
+                delivery = self._patiently(lambda: subscription.next(0.1))
+                if delivery is not None:
+                    self._work(subscription, delivery)
+        finally:
+            subscription.close()
+
+    def _work(self, subscription, delivery) -> None:
+        self.took.append(number_of(delivery))
+        while self.holding.is_set() and not self._ending.is_set():
+            if not self.stalled.is_set():
+                self.kept.append(self._patiently(subscription.keep))
+            time.sleep(0.02)
+        if not self.holding.is_set():
+            done = self._patiently(lambda: subscription.done(delivery))
+            (self.finished if done else self.refused).append(number_of(delivery))
+
+    def _patiently(self, call):
+        while not self._ending.is_set():
+            try:
+                return call()
+            except TransientError:
+                self.outages += 1
+                time.sleep(0.05)
+        return None
+
+
+@contextmanager
+def members(*all_of_them: Member) -> Iterator[None]:
+    """Start members, and have them leave at the end."""
+    for member in all_of_them:
+        member.start()
+    try:
+        yield
+    finally:
+        for member in all_of_them:
+            member._ending.set()
+        for member in all_of_them:
+            member.leave()
+
+
+def _serve(settings: BusSettings, topic: str, group: str, holding: bool, news: Connection) -> None:
+    member = Member(settings, topic, group, holding=holding).start()
+    told = 0
+    while True:
+        until(lambda told=told: len(member.took) > told, 60, "a record")
+        news.send(member.took[told])
+        told += 1
+
+
+@contextmanager
+def member_process(
+    settings: BusSettings, topic: str, group: str, *, holding: bool
+) -> Iterator[tuple[BaseProcess, Connection]]:
+    """Run a member in a process; what it takes comes through the connection."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_serve, args=(settings, topic, group, holding, theirs), daemon=True)
+    process.start()
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def publishing(settings: BusSettings) -> Iterator[Publisher]:
+    """Open a publisher."""
+    publisher = open_publisher(settings)
+    try:
+        yield publisher
+    finally:
+        publisher.close()

@@ -1,0 +1,33 @@
+"""Fixtures of the bus's contract; `settings` is the broker's own."""
+
+from __future__ import annotations
+
+import pytest
+from bus_members import new_name, publishing
+
+from histgen_lib.bus import BusSettings, Subscription, open_subscription
+
+
+@pytest.fixture
+def topic() -> str:
+    return new_name()
+
+
+@pytest.fixture
+def publisher(settings: BusSettings):
+    with publishing(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def join(settings: BusSettings, topic: str):
+    """Open subscriptions, and close them at the end."""
+    opened: list[Subscription] = []
+
+    def join(group: str, topic: str = topic, settings: BusSettings = settings) -> Subscription:
+        opened.append(open_subscription(settings, topic, f"{group}-{topic}"))
+        return opened[-1]
+
+    yield join
+    for subscription in opened:
+        subscription.close()
