@@ -6,7 +6,7 @@ slides that become ready at the same moment at least one sees all, and all that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -71,13 +71,19 @@ def has_joined(store: ObjectStore, ready: BagReady) -> bool:
 
 def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
     """Return the bags of all slides in the case's order; None while some are missing."""
-    found = []
-    for slide_id in dict.fromkeys(ready.case_slides):
-        pointer = read_pointer(store, _key(ready, slide_id), by=_BY)
-        if pointer is None:
-            return None
-        found.append(Member.read(pointer))
-    return found
+    pointers = _pointers(store, str(ready.case_id), ready.case_slides)
+    if None in pointers.values():
+        return None
+    return [Member.read(pointer) for pointer in pointers.values() if pointer is not None]
+
+
+def missing_slides(store: ObjectStore, case_id: str, slides: Iterable[str]) -> list[str]:
+    """List the slides of a case whose bags its report still waits for, in its order."""
+    return [slide_id for slide_id, found in _pointers(store, case_id, slides).items() if found is None]
+
+
+def _pointers(store: ObjectStore, case_id: str, slides: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+    return {s: read_pointer(store, case_slide_key(case_id, s), by=_BY) for s in dict.fromkeys(slides)}
 
 
 def _key(ready: BagReady, slide_id: str) -> str:

@@ -1,0 +1,90 @@
+"""Having dead letters tried again, after a person has mended what was wrong.
+
+A letter's event is published again under a new id, always the same one; then the letter is moved to
+dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from histgen_lib.bus import Publisher
+from histgen_lib.errors import HistgenError, InvalidInputError
+from histgen_lib.events import Event
+from histgen_lib.storage import ObjectStore
+from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
+
+REPLAYED_PREFIX = "dead-letter-replayed/"
+GATEWAY = "gateway"
+"""What it gives up was never published: it has to take the slide in again, and check it again."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of one letter: `event` was published, or `refused` says why none could be."""
+
+    event_id: str
+    letter: DeadLetter | None
+    event: Event | None = None
+    refused: HistgenError | None = None
+
+
+def replay(
+    store: ObjectStore,
+    publisher: Publisher,
+    *,
+    code: str | None = None,
+    event_ids: Collection[str] | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Iterator[Replayed]:
+    """Replay the dead letters that are there now: those with `code`, or of `event_ids`, or all of them.
+
+    Yields each letter when it is dealt with; letters that cannot be replayed stay where they are. Raises what
+    store and publisher raise; then call it again.
+    """
+    for event_id in _ids(store) if event_ids is None else event_ids:
+        try:
+            letter = DeadLetter.from_bytes(store.get(letter_key(event_id)))
+        except InvalidInputError as error:
+            if code is None and not (event_ids is None and error.code == "object-missing"):
+                yield Replayed(event_id, None, refused=error)
+            continue
+        if code is None or letter.code == code:
+            yield _replayed(store, publisher, letter, now)
+
+
+def _ids(store: ObjectStore) -> list[str]:
+    """List the letters before any is moved, so that one which fails again is not met again."""
+    keys = [info.key for info in store.list(PREFIX) if info.key.endswith(".json")]
+    return [key.removeprefix(PREFIX).removesuffix(".json") for key in keys]
+
+
+def _replayed(
+    store: ObjectStore, publisher: Publisher, letter: DeadLetter, now: Callable[[], datetime]
+) -> Replayed:
+    refused = _obstacle(letter)
+    if letter.event is None or refused is not None:
+        return Replayed(letter.event_id, letter, refused=refused)
+    event = letter.event.again(now=now())
+    publisher.publish(event.type, event.key, event)
+    store.put(f"{REPLAYED_PREFIX}{letter.event_id}.json", letter.to_bytes(), content_type="application/json")
+    store.delete(letter.key)
+    return Replayed(letter.event_id, letter, event)
+
+
+def _obstacle(letter: DeadLetter) -> InvalidInputError | None:
+    if letter.event is None:
+        return InvalidInputError(
+            "replay-impossible",
+            "The record was no event of ours; what it held is not kept, as it might have been anything.",
+            hint="Have its sender send it again, as docs/events.md describes.",
+        )
+    if letter.worker == GATEWAY:
+        return InvalidInputError(
+            "replay-impossible",
+            "The gateway gave this slide up before it announced it.",
+            hint="Mend what the letter names, then submit the slide again.",
+        )
+    return None
