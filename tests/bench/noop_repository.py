@@ -1,0 +1,74 @@
+"""Models for Triton that do nothing, or nothing for a while: what is left is the stream's own time.
+
+They take and give the tensors of a real model folder's models; features are zeros, every text is the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from histgen_lib.export.local import config_text
+from histgen_lib.models.histgen.folder import open_model_folder
+
+TOKENS = (1, 2, 3, 4)
+
+_MODELS = {
+    "tile_encoder": """\
+    def answer(self, request):
+        tiles = triton.get_input_tensor_by_name(request, "tiles").as_numpy()
+        return {"features": np.zeros((len(tiles), WIDTH), np.float16)}
+""",
+    "histgen": """\
+    def answer(self, request):
+        xy = triton.get_input_tensor_by_name(request, "xy").as_numpy()
+        given = triton.get_input_tensor_by_name(request, "features")
+        given = given or triton.get_input_tensor_by_name(request, "features_float32")
+        given.as_numpy()
+        tiles = xy.shape[1]
+        return {
+            "tokens": np.array([TOKENS], np.int32),
+            "logprobs": np.full((1, len(TOKENS)), -0.01, np.float32),
+            "evidence": np.full((1, len(TOKENS), tiles), 1 / tiles, np.float32),
+            "score": np.array([[-0.04]], np.float32),
+        }
+""",
+}
+
+_MODEL_PY = '''\
+"""Does nothing, for {seconds} seconds."""
+
+import time
+
+import numpy as np
+import triton_python_backend_utils as triton
+
+WIDTH = {width}
+TOKENS = {tokens}
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep({seconds})
+        return [self.respond(request) for request in requests]
+
+    def respond(self, request):
+        return triton.InferenceResponse(
+            [triton.Tensor(name, value) for name, value in self.answer(request).items()]
+        )
+
+'''
+
+
+def noop_repository(out: Path, model_folder: Path, *, seconds: float = 0, queue: int | None = None) -> Path:
+    """Write tile_encoder/ and histgen/ into `out`; each call of theirs takes `seconds` of nothing."""
+    folder = open_model_folder(model_folder)
+    for model, answer in _MODELS.items():
+        place = out / model / "1"
+        place.mkdir(parents=True, exist_ok=True)
+        text = _MODEL_PY.format(seconds=seconds, width=folder.histgen.input_dim, tokens=TOKENS)
+        (place / "model.py").write_text(text + answer, encoding="utf-8")
+        config = config_text(folder, model, {})
+        if queue is not None:
+            config = config.replace("max_queue_size: 256", f"max_queue_size: {queue}")
+        (out / model / "config.pbtxt").write_text(config, encoding="utf-8")
+    return out

@@ -1,0 +1,125 @@
+"""A real Prometheus scrapes a running stream, with the shipped rules, and the questions get answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tiny_model
+import yaml
+from harness import Stream, on_this_machine, scanned
+from waiting import until
+
+from histgen_lib.stack.children import dying_with_parent
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "deploy" / "prometheus"
+BINARIES = ROOT / ".local" / "prometheus" / "usr" / "bin"
+RULES = [
+    rule
+    for group in yaml.safe_load((SHIPPED / "histgen.rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+ANSWERED = sorted(rule["record"] for rule in RULES if "record" in rule)
+
+
+class Prometheus:
+    """A server that scrapes given addresses every second."""
+
+    def __init__(self, folder: Path, targets: list[str]) -> None:
+        folder.mkdir()
+        shutil.copy(SHIPPED / "histgen.rules.yml", folder)
+        config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        (folder / "targets.json").write_text(json.dumps([{"targets": targets}]))
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._client = httpx.Client(base_url=f"http://{address}", timeout=10)
+        options = [f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'data'}"]
+        with (folder / "log.txt").open("wb") as log:
+            self._process = subprocess.Popen(
+                dying_with_parent(
+                    [str(BINARIES / "prometheus"), f"--config.file={folder / 'prometheus.yml'}", *options]
+                ),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Evaluate an expression now; [] while the server is not ready."""
+        try:
+            answer = self._client.get("/api/v1/query", params={"query": expression})
+        except httpx.TransportError:
+            return []
+        return (
+            []
+            if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            else list(answer.json().get("data", {}).get("result", []))
+        )
+
+    def numbers(self, expression: str) -> list[float]:
+        """Evaluate an expression to numbers; those that are none are left out."""
+        values = [float(found["value"][1]) for found in self.query(expression)]
+        return [value for value in values if not math.isnan(value)]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Let it watch a stream that drafts two slides and gives one up."""
+    folder = tmp_path_factory.mktemp("watched")
+    slides = [tiny_model.write_slide(folder / f"slide-{seed}.tif", seed=seed) for seed in (1, 2)]
+    bad = folder / "bad.svs"
+    bad.write_text("no slide")
+    stream = Stream(on_this_machine(folder / "stream"), folder / "stream", tiny_model.tiny_model())
+    stream.start("tiler", "reporter")
+    targets = [service.url.removeprefix("http://") for service in stream.services.values()]
+    server = Prometheus(folder / "prometheus", targets)
+    until(lambda: len(server.query("up == 1")) == len(targets), 60, "both workers are scraped")
+    stream.publish(scanned(path) for path in (*slides, bad))
+    stream.settle(3, 120)
+    yield server
+    server.stop()
+    stream.stop()
+
+
+@pytest.mark.parametrize("record", ANSWERED)
+def test_every_recorded_series_has_data(prometheus: Prometheus, record: str) -> None:
+    if record == "histgen:retries:per_minute":  # nothing was away
+        assert prometheus.query("absent(histgen:retries:per_minute) or histgen:retries:per_minute == 0")
+        return
+    until(lambda: prometheus.numbers(record), 60, record)
+
+
+def test_what_was_drafted_and_given_up_is_counted(prometheus: Prometheus) -> None:
+    def counted() -> bool:
+        return prometheus.numbers("sum(histgen_scan_to_draft_seconds_count)") == [2.0] and prometheus.numbers(
+            "sum by (code) (histgen_dead_letters_total)"
+        ) == [1.0]
+
+    until(counted, 60, "two drafts and one dead letter")
+    assert prometheus.query("histgen_dead_letters_total")[0]["metric"]["code"] == "slide-format-unknown"
+
+
+def test_prometheus_itself_finds_no_fault_in_what_is_shipped() -> None:
+    for kind, name in (("rules", "histgen.rules.yml"), ("config", "prometheus.yml")):
+        done = subprocess.run(
+            [str(BINARIES / "promtool"), "check", kind, str(SHIPPED / name)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
