@@ -35,7 +35,10 @@ class Lab:
         self._publisher = open_publisher(worker_jobs.bus(folder))
         self._running: list[Thread | Process] = []
         self._readers = {
-            topic: (open_subscription(worker_jobs.bus(folder), topic, "reader"), Counter[str]())
+            topic: (
+                open_subscription(worker_jobs.bus(folder), topic, f"reader-{folder.name}"),
+                Counter[str](),
+            )
             for topic in ("report.drafted", "dead-letter")
         }
 
@@ -76,7 +79,9 @@ class Lab:
 
     def left(self) -> int:
         """Count the records that no one has finished; only when no worker runs."""
-        subscription = open_subscription(worker_jobs.bus(self.folder), "slide.scanned", "tilers")
+        subscription = open_subscription(
+            worker_jobs.bus(self.folder), "slide.scanned", f"tilers-{self.folder.name}"
+        )
         try:
             subscription.next(0.0)
             return subscription.lag()
@@ -87,6 +92,12 @@ class Lab:
         """Wait until each slide has a draft or a letter and its event is told to the world."""
         told = lambda: set(self.told("report.drafted")) | set(self.told("dead-letter"))  # noqa: E731
         until(lambda: set(slide_ids) <= told(), timeout_s, f"an end of {slide_ids}")
+
+    def written(self, *slide_ids: str) -> None:
+        """Wait until each slide has a draft or a letter."""
+        until(
+            lambda: set(slide_ids) <= self.drafts() | set(self.letters()), MINUTE_S, f"an end of {slide_ids}"
+        )
 
     def told(self, topic: str) -> Counter[str]:
         """Count a topic's events by slide, so far."""

@@ -101,11 +101,16 @@ def make_job(folder: Path) -> ScriptedJob:
 
 def spec(folder: Path, **values: object) -> WorkerSpec:
     stated = {"backoff": Backoff(0.01, 0.05), "deadline_s": 60.0, "grace_s": 30.0, "run_dir": folder / "run"}
-    return WorkerSpec("tiler", "slide.scanned", "tilers", partial(make_job, folder), **{**stated, **values})
+    return WorkerSpec(
+        "tiler", "slide.scanned", f"tilers-{folder.name}", partial(make_job, folder), **{**stated, **values}
+    )
 
 
 def bus(folder: Path, session_s: float = 2.0) -> BusSettings:
-    return BusSettings(f"embedded:{folder}/bus.db", partitions=4, session_s=session_s)
+    """Return the embedded broker, unless a file names another."""
+    told = folder / "broker"
+    url = told.read_text() if told.exists() else f"embedded:{folder}/bus.db"
+    return BusSettings(url, partitions=4, session_s=session_s)
 
 
 def storage(folder: Path) -> StorageSettings:
