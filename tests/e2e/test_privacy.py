@@ -1,0 +1,105 @@
+"""What must not be told, planted in a slide and in what is said of it, and looked for in all that is left."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import httpx
+import pytest
+import tiny_model
+from harness import Stream, on_this_machine
+from planted_slide import PLANTED, betrayals, write_planted_slide
+
+from histgen_lib.bus import open_publisher
+from histgen_lib.events import SLIDE_SCANNED
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Run slides that tell too much through all services; collect every byte that the stream leaves."""
+    root = tmp_path_factory.mktemp("privacy")
+    inbox, folder = root / "inbox", root / "stream"
+    inbox.mkdir()
+    stream = Stream(on_this_machine(folder), folder, tiny_model.tiny_model())
+    stream.start("gateway", "tiler", "reporter", HISTGEN_WATCH=str(inbox), HISTGEN_SETTLE_S="0.2")
+    gateway = stream.services["gateway"].url
+    write_planted_slide(inbox / "watched.svs", seed=1)
+    submitted = write_planted_slide(inbox / ".submitted.svs", seed=2)
+    answers = [_post(gateway, {"uri": submitted.as_uri(), "slide_id": "submitted"})]
+    answers += [_post(gateway, {"uri": submitted.as_uri(), "patient": PLANTED})]
+    answers += [_post(gateway, {"uri": submitted.as_uri(), "mpp": PLANTED})]
+    answers += [_post(gateway, {"Records": [_notification(submitted)]}, "/s3-events")]
+    damaged = inbox / "damaged.svs"
+    damaged.write_bytes(submitted.read_bytes()[:20_000])
+    publisher = open_publisher(stream.place.bus)
+    publisher.publish_raw(SLIDE_SCANNED, "x", FOREIGN)
+    publisher.close()
+    stream.settle(4, 120)
+    pages = {
+        f"{name} {page}": _get(service.url + page)
+        for name, service in stream.services.items()
+        for page in PAGES
+    }
+    stream.stop()
+    files = {str(path.relative_to(root)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    answered = {f"answer {number}": body for number, body in enumerate(answers)}
+    return (
+        {name: body for name, body in files.items() if "bus.db" not in name}
+        | _records(folder)
+        | pages
+        | answered
+    )
+
+
+def _records(folder: Path) -> dict[str, bytes]:
+    """All that was published, but for the one record that the test itself published with a name in it."""
+    with sqlite3.connect(folder / "bus.db") as log:
+        rows = log.execute("SELECT topic, position, headers, body FROM record").fetchall()
+    return {
+        f"event {topic}/{at}": headers.encode() + body for topic, at, headers, body in rows if body != FOREIGN
+    }
+
+
+FOREIGN = json.dumps({"patient": PLANTED}).encode()
+PAGES = ("/metrics", "/status", "/healthz", "/readyz")
+
+
+def _post(url: str, body: object, path: str = "/slides") -> bytes:
+    return httpx.post(url + path, json=body, timeout=30).content
+
+
+def _get(url: str) -> bytes:
+    return httpx.get(url, timeout=30).content
+
+
+def _notification(path: Path) -> dict[str, object]:
+    return {
+        "eventName": "ObjectCreated:Put",
+        "userIdentity": {"principalId": PLANTED},
+        "s3": {
+            "bucket": {"name": "no-such-bucket"},
+            "object": {"key": path.name, "size": 1, "userMetadata": {"x-amz-meta-patient": PLANTED}},
+        },
+    }
+
+
+def test_the_planted_is_found_where_it_was_planted(tmp_path: Path) -> None:
+    """So the search below can fail."""
+    assert "text" in betrayals(write_planted_slide(tmp_path / "planted.svs").read_bytes())
+
+
+def test_the_slides_were_worked_on(left: dict[str, bytes]) -> None:
+    names = [name for name in left if name.endswith(("draft.html", "thumbnail.webp", "heatmap.webp"))]
+    drafted = {name.split("reports/")[1].split("/")[0] for name in names if "/reports/" in name}
+    assert drafted == {"watched", "submitted"}
+    assert sum("/dead-letter/" in name for name in left) >= 2
+    assert {"slide.scanned", "bag.ready", "report.drafted", "dead-letter"} <= {
+        name.removeprefix("event ").split("/")[0] for name in left if name.startswith("event ")
+    }
+
+
+def test_nothing_that_is_left_tells_it(left: dict[str, bytes]) -> None:
+    """Events, log lines, metrics, answers and objects: no planted text, no label or macro image."""
+    assert {name: found for name, body in left.items() if (found := betrayals(body))} == {}
