@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from histgen_lib.errors import TransientError
 from histgen_lib.telemetry import bound, configure_logging, get_logger
-from histgen_lib.telemetry.log import blank_secrets
+from histgen_lib.telemetry.log import KEYS, blank_secrets
 
 PATIENT = "DOE^JANE"
+LEVELS = {"debug", "info", "warning", "error"}
 
 
 def test_a_line_carries_what_was_bound_and_what_was_given(lines):
@@ -113,3 +117,25 @@ def test_a_log_that_cannot_be_written_stops_nothing(lines):
 def test_without_configuration_nothing_is_printed(capsys):
     get_logger().error("Unheard.")
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_every_key_that_our_code_logs_is_on_the_list():
+    """Else what someone meant to tell would be dropped."""
+    unlisted = {f"{path.name}: {key}" for path in _sources() for key in _logged_keys(path) if key not in KEYS}
+    assert unlisted == set()
+
+
+def _sources() -> Iterator[Path]:
+    root = Path(__file__).resolve().parents[3]
+    yield from (root / "histgen_lib").rglob("*.py")
+    yield from (root / "services").rglob("*.py")
+
+
+def _logged_keys(path: Path) -> Iterator[str]:
+    """Find the keywords of calls like `_log.warning("…", key=…)` and `bound(key=…)`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            function = node.func
+            is_log = isinstance(function, ast.Attribute) and function.attr in LEVELS
+            if is_log or (isinstance(function, ast.Name) and function.id == "bound"):
+                yield from (word.arg for word in node.keywords if word.arg and word.arg != "exc_info")
