@@ -9,12 +9,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], timeout_s: float, what: str) -> T:
-    """Return what `condition` gives once that is true; fail after `timeout_s`, saying `what` did not come."""
+def until(condition: Callable[[], T], timeout_s: float, what: str, *, every_s: float = 0.01) -> T:
+    """Return what `condition` gives once that is true; fail after `timeout_s`, saying `what` did not come.
+
+    `every_s`: the pause between two looks, for a condition that is dear to look at.
+    """
     end = time.monotonic() + timeout_s
     while True:
         found = condition()
         if found:
             return found
         assert time.monotonic() < end, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.01)
+        time.sleep(every_s)
