@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 DEMO_OUT ?= out/demo
+DEMO_SLIDES ?= ../shared/slides
+BROKER ?= embedded
 
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
@@ -15,9 +17,11 @@ help: ## list the targets
 setup: ## build .venv/ with everything; install missing Debian packages
 	@deploy/setup.sh all
 
-demo: ## slides in, reports out: draws synthetic slides, reports them, shows the ground truth beside each
+demo: ## the stream on this machine: slides into a watched folder, drafts out (BROKER=kafka: on a real Kafka)
 	@deploy/setup.sh base
-	@$(BIN)/histgen demo --out $(DEMO_OUT)
+	@deploy/setup.sh triton
+	@if [ "$(BROKER)" = kafka ]; then deploy/setup.sh kafka; fi
+	@$(BIN)/histgen demo --out $(DEMO_OUT) --broker $(BROKER) $(foreach path,$(wildcard $(DEMO_SLIDES)),--slides $(path))
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

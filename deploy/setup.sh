@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds .venv/ and .triton/ and installs the Debian packages that are missing, saying which.
+# Builds .venv/, .triton/ and .local/ and installs the Debian packages that are missing, saying which.
 #   deploy/setup.sh base     what `histgen report` needs: no torch, no Java
 #   deploy/setup.sh triton   .triton/ only: tritonserver and what its models import
-#   deploy/setup.sh all      everything: training, evaluation, tritonserver, tests
+#   deploy/setup.sh kafka    .local/kafka/ only: Apache Kafka's jars, and Java
+#   deploy/setup.sh all      everything: training, evaluation, tritonserver, Kafka, tests
 # Running it again changes nothing, until the files that say what is installed change.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,11 +76,25 @@ make_triton() {
   echo "$fingerprint" >.triton/.histgen
 }
 
+# Apache Kafka as its project publishes it, for `histgen up --broker kafka`.
+fetch_kafka() {
+  local wanted
+  wanted=$(sha256sum <deploy/kafka/pom.xml | cut -d' ' -f1)
+  need_debian java:default-jre-headless
+  [ "$(cat .local/kafka/.histgen 2>/dev/null)" = "$wanted" ] && return
+  need_debian mvn:maven
+  say "fetching Apache Kafka's jars"
+  rm -rf .local/kafka/libs
+  mvn --quiet --batch-mode -Dstyle.color=never --file deploy/kafka/pom.xml package >&2
+  echo "$wanted" >.local/kafka/.histgen
+}
+
 case $part in
   base) target=. ;;
+  kafka) fetch_kafka; exit 0 ;;
   triton) make_triton; exit 0 ;;
   all) target='.[train,evaluate,dev]' ;;
-  *) say "unknown part '$part': base, triton or all"; exit 2 ;;
+  *) say "unknown part '$part': base, triton, kafka or all"; exit 2 ;;
 esac
 
 wanted=$(fingerprint)
@@ -88,6 +103,7 @@ done_before() { [ -f "$venv/.histgen-$1" ] && [ "$(cat "$venv/.histgen-$1")" = "
 if [ "$part" = all ]; then
   need_debian java:default-jre-headless chromium:chromium
   make_triton
+  fetch_kafka
 fi
 if done_before all || { [ "$part" = base ] && done_before base; }; then
   exit 0

@@ -26,7 +26,9 @@ from histgen_lib.cli import (
     doctor,
     encode,
     evaluate,
+    export,
     model,
+    replay,
     report,
     status,
     submit,
@@ -81,7 +83,9 @@ _add("up", up.up, "The stream")
 _add("submit", submit.submit, "The stream")
 _add("status", status.status, "The stream")
 _add("watch", watch.watch, "The stream")
+_add("replay", replay.replay, "The stream")
 _add("backfill", backfill.backfill, "The stream")
+_add("export", export.export, "The stream")
 app.add_typer(config.app, name="config", rich_help_panel="The stream")
 _add("synth", synth.synth, "Training and evaluation")
 _add("train-encoder", train_encoder.train_encoder, "Training and evaluation")

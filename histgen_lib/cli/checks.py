@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from histgen_lib.cli.stream_options import server_places
 from histgen_lib.errors import HistgenError
 
 Status = Literal["pass", "warn", "fail"]
@@ -46,6 +47,8 @@ def all_checks(model: Path, out_dir: Path) -> list[Check]:
         ("output folder", lambda: _output(out_dir)),
         ("disk space", lambda: _disk(out_dir)),
         ("java", _java),
+        ("kafka", _kafka),
+        ("triton", _triton),
         ("train extra", _train_extra),
         ("gpu", _gpu),
     ]
@@ -162,9 +165,36 @@ def _java() -> Check:
             "java",
             "warn",
             "not found",
-            "Only METEOR and the PTB tokenizer need it: apt-get install default-jre-headless",
+            "Only Kafka, METEOR and the PTB tokenizer need it: apt-get install default-jre-headless",
         )
     return Check("java", "pass", path)
+
+
+def _kafka() -> Check:
+    folder, _ = server_places()
+    jars = sorted(folder.glob("kafka_*.jar"))
+    if not jars:
+        return Check("kafka", "warn", "no jars", "Only --broker kafka needs it: deploy/setup.sh kafka")
+    return Check("kafka", "pass", f"{jars[-1].stem} in {folder}")
+
+
+def _triton() -> Check:
+    """Look for the server, and for a numpy with which its answers would be empty."""
+    from histgen_lib.stack.inference import has_triton  # noqa: PLC0415
+
+    _, home = server_places()
+    if not has_triton(home):
+        return Check(
+            "triton", "warn", "no tritonserver", "Without it workers run the models: deploy/setup.sh triton"
+        )
+    packages = next(home.glob("lib/python3*/site-packages/pytriton")).parent
+    numpy = [path.name.split("-")[1].removesuffix(".dist") for path in packages.glob("numpy-*.dist-info")]
+    if not all(version.startswith("1.") for version in numpy) or not numpy:
+        found = ", ".join(numpy) or "no numpy"
+        return Check(
+            "triton", "fail", f"its environment has {found}: answers are empty", "deploy/setup.sh triton"
+        )
+    return Check("triton", "pass", f"tritonserver in {home}, numpy {numpy[0]}")
 
 
 def _train_extra() -> Check:

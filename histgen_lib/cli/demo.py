@@ -97,9 +97,12 @@ def demo(
         triton_home=triton_home,
     )
     store = open_store(StorageSettings(settings.store_url))
-    with LocalStack(settings) as stack:
-        ready_s = _wait_ready(stack)
-        began = time.monotonic()
+    began = time.monotonic()
+    with err().status("Starting the stack …") as status, LocalStack(settings) as stack:
+        stack.wait_ready()
+        status.stop()
+        ready_s, began = time.monotonic() - began, time.monotonic()
+        _say_ready(stack, ready_s)
         ends = _follow(stack, store, dropped)
         seconds = time.monotonic() - began
     rows = [_row(slide, ends[slide.slide_id], store) for slide in dropped]
@@ -151,17 +154,10 @@ def _given(slides: Sequence[str]) -> list[Dropped]:
     return [Dropped(path, slide_id_of(str(path))) for path in found]
 
 
-def _wait_ready(stack: LocalStack) -> float:
-    began = time.monotonic()
-    with err().status("Starting the stack …"):
-        stack.wait_ready()
-    seconds = time.monotonic() - began
+def _say_ready(stack: LocalStack, seconds: float) -> None:
     record, note = stack.record, stack.inference.note if stack.inference else ""
-    err().print(
-        f"The stack is ready after {seconds:.1f} s: {record.gateway}; broker {record.bus}; {note}.",
-        style="dim",
-    )
-    return seconds
+    text = f"The stack is ready after {seconds:.1f} s: {record.gateway}; broker {record.bus}; {note}."
+    err().print(text, style="dim", soft_wrap=True)
 
 
 def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -> dict[str, Ended]:

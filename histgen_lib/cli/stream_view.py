@@ -44,7 +44,14 @@ def ending(slide: SlideState) -> Text:
         return Text(f"{said}{_doubt(slide)}")
     if slide.letter:
         return Text(f"{slide.letter.code}: {slide.letter.message}")
-    return Text(STATES[slide.state])
+    return Text(waiting_for(slide))
+
+
+def waiting_for(slide: SlideState) -> str:
+    """Say what a slide's next step is."""
+    if slide.state == "bagged" and slide.mates:
+        return f"waits for the other slides of its case: {', '.join(sorted(slide.mates))}"
+    return STATES[slide.state]
 
 
 def failure_of(slide: SlideState) -> Failure | None:
@@ -113,7 +120,7 @@ def slides_table(picture: Picture, slides: Iterable[SlideState]) -> Table:
     table = Table("Slide", "State", "", box=None, pad_edge=False)
     for slide in slides:
         worker = picture.busy.get(slide.slide_id)
-        state = "in hand" if worker else STATES[slide.state]
+        state = "in hand" if worker else waiting_for(slide)
         detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
         table.add_row(Text(slide.slide_id), Text(state, style=STYLES.get(slide.state, "")), detail)
     return table

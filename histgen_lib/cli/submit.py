@@ -154,9 +154,10 @@ def _say_end(slide: SlideState, store: ObjectStore) -> None:
     failure = failure_of(slide)
     if failure:
         _say_failed(slide.slide_id, failure)
-    elif slide.draft:
-        out().print(slide.slide_id, style="bold", end=": ", soft_wrap=True)
-        out().print(ending(slide), soft_wrap=True)
+        return
+    out().print(slide.slide_id, style="bold", end=": ", soft_wrap=True)
+    out().print(ending(slide), soft_wrap=True)
+    if slide.draft:
         out().print(f"  {place_of(store, slide.draft.page_key)}", soft_wrap=True)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histgen_lib.errors import FatalError
 from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.triton import TritonProcess
+
+if TYPE_CHECKING:
+    from histgen_lib.inference import Supervisor
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,13 @@ class Inference:
     url: str
     note: str
     process: TritonProcess | None = None
+
+    def supervisor(self) -> Supervisor | None:
+        """Make what reloads a model that does not answer; None for a Triton that is not ours."""
+        from histgen_lib.inference import Supervisor  # noqa: PLC0415 - gRPC, only where Triton is started
+
+        triton = self.process
+        return Supervisor(triton.url, triton.models, on_hung=partial(_end_stubs, triton)) if triton else None
 
 
 def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Path) -> Inference:
@@ -42,6 +57,13 @@ def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Pat
     return Inference(process.url, "tritonserver on this machine", process)
 
 
+def _end_stubs(triton: TritonProcess, model: str) -> None:
+    """End the processes of a model that hangs, so that it can be loaded anew."""
+    for pid in triton.stub_pids(model):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def has_triton(triton_home: Path) -> bool:
     """Whether tritonserver is installed."""
     return any(triton_home.glob("lib/python3*/site-packages/pytriton/tritonserver"))
@@ -52,5 +74,4 @@ def _export(model: Path, repository: Path) -> Path:
     from histgen_lib.export import export_local  # noqa: PLC0415 - only where Triton is started
 
     shutil.rmtree(repository, ignore_errors=True)
-    export_local(model, repository)
-    return repository
+    return export_local(model, repository, reference=True)

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.inference import Inference, choose_inference
@@ -22,6 +24,10 @@ from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
 from histgen_lib.stack.workers import WorkerState, look
+from histgen_lib.storage import StorageSettings, open_store
+
+if TYPE_CHECKING:
+    from histgen_lib.inference import Supervisor
 
 _PATIENCE_S = 10.0
 """What a service may take to leave beyond that."""
@@ -84,23 +90,6 @@ class PartState:
         return self.state == "running" and (self.worker is None or self.worker.ready)
 
 
-@dataclass
-class _Parts:
-    """Keepers in the order of their start; they are stopped in groups, the last group first."""
-
-    groups: list[list[Keeper]] = field(default_factory=list)
-
-    def all(self) -> list[Keeper]:
-        return [keeper for group in self.groups for keeper in group]
-
-    def stop(self) -> None:
-        for group in reversed(self.groups):
-            for keeper in group:
-                keeper.ask_stop()
-            for keeper in group:
-                keeper.join()
-
-
 class LocalStack:
     """A context: starts on entry, stops on exit with whatever is in hand finished or handed back.
 
@@ -117,15 +106,15 @@ class LocalStack:
         self.inference: Inference | None = None
         self.url = ""
         self._changed = changed
-        self._parts = _Parts()
+        self._keepers: list[Keeper] = []
         self._services: list[Keeper] = []
+        self._supervisor: Supervisor | None = None
         self._open = ExitStack()
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
         try:
             self._open.enter_context(self.home.locked())
-            self._open.callback(self._parts.stop)
             self._start()
         except BaseException:
             self._open.close()
@@ -155,18 +144,18 @@ class LocalStack:
 
     def check(self) -> None:
         """Raise the error of a part that was given up."""
-        for keeper in self._parts.all():
+        for keeper in self._keepers:
             if keeper.error:
                 raise keeper.error
 
     def parts(self) -> list[PartState]:
         """Return the state of every process, asking the services for theirs."""
         workers = {worker.pid: worker for worker in look(self.home.run_dir)}
-        return [self._part(keeper, workers.get(keeper.process.pid or 0)) for keeper in self._parts.all()]
+        return [self._part(keeper, workers.get(keeper.process.pid or 0)) for keeper in self._keepers]
 
     def servers(self) -> list[PartState]:
         """Return the state of what is no service of ours: Kafka, Triton."""
-        return [self._part(keeper, None) for keeper in self._parts.all() if keeper not in self._services]
+        return [self._part(keeper, None) for keeper in self._keepers if keeper not in self._services]
 
     def ready(self) -> bool:
         """Whether everything can do its work now."""
@@ -183,38 +172,69 @@ class LocalStack:
 
     def _start(self) -> None:
         settings = self.settings
+        self._check_settings()
         settings.inbox.mkdir(parents=True, exist_ok=True)
-        self.bus = self._start_broker()
-        self.inference = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
         self.url = f"http://127.0.0.1:{settings.port or free_port()}"
-        if self.inference.process:
-            self._keep([("triton", self.inference.process)])
+        broker = self._start_broker()
+        self._start_inference()
+        if broker:
+            self._await(broker)
         services = ["gateway", "reporter", *_tilers(settings.tilers)]
         self._services = self._keep([(name, self._service(name)) for name in services])
         self.home.write(self.record)
 
-    def _start_broker(self) -> str:
-        broker = self.settings.broker
-        if broker == "embedded":
-            return f"embedded:{self.home.folder / 'bus.db'}"
-        if broker != "kafka":
-            return broker
+    def _check_settings(self) -> None:
+        """Refuse what the services would refuse, before anything is started."""
+        settings = self.settings
+        open_model_folder(settings.model)
+        open_store(StorageSettings(settings.store_url, settings.store_endpoint))
+        if settings.broker not in ("embedded", "kafka"):
+            open_publisher(BusSettings(settings.broker)).close()
+
+    def _start_broker(self) -> Keeper | None:
+        """Say which broker it is, and start it if it is ours."""
+        self.bus = self.settings.broker
+        if self.bus == "embedded":
+            self.bus = f"embedded:{self.home.folder / 'bus.db'}"
+        if self.bus != "kafka":
+            return None
         kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka")
+        self.bus = kafka.url
         (keeper,) = self._keep([("kafka", kafka)])
+        return keeper
+
+    def _start_inference(self) -> None:
+        settings = self.settings
+        chosen = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
+        self.inference = chosen
+        if chosen.process:
+            self._keep([("triton", chosen.process)])
+            self._open.callback(self._end_supervisor)
+
+    def _await(self, keeper: Keeper) -> None:
         while not keeper.wait_running(0.2):
             pass
         self.check()
-        return kafka.url
 
     def _keep(self, named: Sequence[tuple[str, Process]]) -> list[Keeper]:
         keepers = [Keeper(name, process, changed=self._tell) for name, process in named]
-        self._parts.groups.append(keepers)
+        self._keepers += keepers
+        self._open.callback(_stop, keepers)
         for keeper in keepers:
             keeper.start()
         return keepers
 
     def _tell(self, keeper: Keeper) -> None:
+        if keeper.name == "triton" and keeper.state == "running" and self._supervisor is None:
+            assert self.inference is not None
+            self._supervisor = self.inference.supervisor()
+            if self._supervisor:
+                self._supervisor.start()
         self._changed(keeper.name, keeper.state)
+
+    def _end_supervisor(self) -> None:
+        if self._supervisor:
+            self._supervisor.stop()
 
     def _part(self, keeper: Keeper, worker: WorkerState | None) -> PartState:
         pid, service = keeper.process.pid, keeper in self._services
@@ -270,6 +290,13 @@ class LocalStack:
             f"The stack is not ready in time: {late}.",
             hint=f"The logs in {self.home.logs} say why.",
         )
+
+
+def _stop(keepers: Sequence[Keeper]) -> None:
+    for keeper in keepers:
+        keeper.ask_stop()
+    for keeper in keepers:
+        keeper.join()
 
 
 def _tilers(count: int) -> list[str]:

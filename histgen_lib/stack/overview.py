@@ -36,7 +36,9 @@ class DraftFacts:
     def read(cls, key: str, data: bytes) -> DraftFacts:
         """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
         draft = json.loads(data)
-        parts = draft.get("slides") or [{"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}]
+        parts = draft.get("slides") or [
+            {"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}
+        ]
         return cls(
             key=key,
             text=draft["text"],
@@ -67,6 +69,13 @@ class SlideState:
     def ended(self) -> bool:
         """Whether nothing more is to come."""
         return self.state in ("drafted", "dead-letter")
+
+    @property
+    def mates(self) -> frozenset[str]:
+        """Ids of the other slides of its case, which get one report with it."""
+        data = self.event.data if self.event else None
+        named = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
+        return frozenset(named) - {self.slide_id}
 
     @property
     def uri(self) -> str:

@@ -43,10 +43,16 @@ def submit(gateway: str, slide: str, *, mpp: float | None, case: tuple[str, Sequ
     return Receipt(str(told["slide_id"]), str(told["event_id"]), str(told["status"]))
 
 
+def held_up(slide: SlideState, picture: Picture) -> frozenset[str]:
+    """Name the slides of its case for which a slide would wait in vain: dead letters, and those not taken."""
+    coming = {other.slide_id for other in picture.slides if other.state != "dead-letter"}
+    return slide.mates - coming if slide.state == "bagged" else frozenset()
+
+
 def wait_for(
     connection: Connection, receipts: Sequence[Receipt], *, show: Callable[[Picture], None] = lambda _: None
 ) -> Iterator[SlideState]:
-    """Yield each slide as it ends, as a draft or a dead letter.
+    """Yield each slide as it ends, as a draft or a dead letter, or as it is if its case lacks one for good.
 
     Raises TransientError("stack-not-running") if the stack of this machine stops meanwhile.
     """
@@ -56,7 +62,7 @@ def wait_for(
         picture = follower.look()
         show(picture)
         for slide in picture.slides:
-            if slide.slide_id in waiting and slide.ended and slide.event:
+            if slide.slide_id in waiting and slide.event and (slide.ended or held_up(slide, picture)):
                 waiting.remove(slide.slide_id)
                 yield slide
         if waiting:

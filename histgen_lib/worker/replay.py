@@ -64,7 +64,7 @@ def _ids(store: ObjectStore) -> list[str]:
 def _replayed(
     store: ObjectStore, publisher: Publisher, letter: DeadLetter, now: Callable[[], datetime]
 ) -> Replayed:
-    refused = _obstacle(letter)
+    refused = obstacle(letter)
     if letter.event is None or refused is not None:
         return Replayed(letter.event_id, letter, refused=refused)
     event = letter.event.again(now=now())
@@ -74,7 +74,8 @@ def _replayed(
     return Replayed(letter.event_id, letter, event)
 
 
-def _obstacle(letter: DeadLetter) -> InvalidInputError | None:
+def obstacle(letter: DeadLetter) -> InvalidInputError | None:
+    """Say why a letter cannot be replayed; None if it can."""
     if letter.event is None:
         return InvalidInputError(
             "replay-impossible",

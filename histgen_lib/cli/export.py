@@ -1,0 +1,46 @@
+"""`histgen export`: a model folder as a Triton model repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from histgen_lib.cli.options import model_folder, writable_folder
+from histgen_lib.cli.output import JsonFlag, emit_json, out
+
+
+def export(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="Model folder. Default: the synthetic demo model."),
+    ] = None,
+    *,
+    target: Annotated[
+        Literal["local"],
+        typer.Option("--target", help="local: Triton's Python backend with ONNX Runtime; no GPU."),
+    ],
+    out_dir: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="The model repository.", callback=writable_folder),
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a Triton model repository with the models tile_encoder and histgen.
+
+    histgen up does this by itself; it is for a tritonserver of your own. The model folder needs its ONNX
+    files (histgen model export).
+
+    For example:
+
+      histgen export runs/mine --target local --out model_repository
+    """
+    from histgen_lib.export import export_local  # noqa: PLC0415 - only where it is done
+
+    repository = export_local(model_folder(folder), out_dir)
+    models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    if as_json:
+        emit_json({"repository": str(repository), "target": target, "models": models})
+    else:
+        out().print(f"{', '.join(models)} in {repository}", soft_wrap=True)
