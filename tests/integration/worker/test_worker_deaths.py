@@ -32,7 +32,9 @@ def test_a_child_killed_between_jobs_costs_no_attempt(lab: Lab):
     lab.scan("ok-1")
     worker = lab.thread(max_attempts=1)
     lab.finished("ok-1")
-    os.kill(_child(lab, "ok-1"), signal.SIGKILL)
+    child = _child(lab, "ok-1")
+    os.kill(child, signal.SIGKILL)
+    until(lambda: not alive(child), 10, "its death")
     lab.scan("ok-2")
     lab.finished("ok-2")
     assert worker.end() == 0
