@@ -53,17 +53,25 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
 def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
     """Say in `run_dir`/<name>-<pid>.json where this process is reached, while the block runs.
 
-    A process that was killed leaves the file: who reads it has to look whether the process is there.
+    Beside it, in `run_dir`/targets/, Prometheus is told the same (its file_sd format). A process that was
+    killed leaves the files: who reads them has to look whether the process is there.
     """
     if run_dir is None:
         yield
         return
-    path = run_dir / f"{name}-{os.getpid()}.json"
-    write_atomic(path, json.dumps({"name": name, "pid": os.getpid(), "url": url}).encode())
+    file = f"{name}-{os.getpid()}.json"
+    targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": name}}]
+    told = {
+        run_dir / "targets" / file: targets,
+        run_dir / file: {"name": name, "pid": os.getpid(), "url": url},
+    }
+    for path, content in told.items():
+        write_atomic(path, json.dumps(content).encode())
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        for path in told:
+            path.unlink(missing_ok=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import socket
@@ -32,14 +31,12 @@ ANSWERED = sorted(rule["record"] for rule in RULES if "record" in rule)
 
 
 class Prometheus:
-    """A server that scrapes given addresses every second."""
+    """A server, configured as shipped, in the folder of a stream; it scrapes every second."""
 
-    def __init__(self, folder: Path, targets: list[str]) -> None:
-        folder.mkdir()
+    def __init__(self, folder: Path) -> None:
         shutil.copy(SHIPPED / "histgen.rules.yml", folder)
         config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        (folder / "targets.json").write_text(json.dumps([{"targets": targets}]))
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -86,9 +83,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     bad.write_text("no slide")
     stream = Stream(on_this_machine(folder / "stream"), folder / "stream", tiny_model.tiny_model())
     stream.start("tiler", "reporter")
-    targets = [service.url.removeprefix("http://") for service in stream.services.values()]
-    server = Prometheus(folder / "prometheus", targets)
-    until(lambda: len(server.query("up == 1")) == len(targets), 60, "both workers are scraped")
+    server = Prometheus(stream.folder)
+    until(lambda: len(server.query("up == 1")) == len(stream.services), 60, "both workers are scraped")
     stream.publish(scanned(path) for path in (*slides, bad))
     stream.settle(3, 120)
     yield server
