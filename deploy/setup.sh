@@ -89,6 +89,16 @@ fetch_kafka() {
   echo "$wanted" >.local/kafka/.histgen
 }
 
+# Debian's Prometheus, unpacked beside us instead of installed: its package would start a server for all the world.
+fetch_prometheus() {
+  [ -x .local/prometheus/usr/bin/prometheus ] && return
+  command -v apt-get >/dev/null 2>&1 || { say "the tests need Debian's prometheus, and there is no apt-get here"; exit 1; }
+  say "fetching Prometheus"
+  rm -rf .local/prometheus && mkdir -p .local/prometheus
+  [ "$(id -u)" -ne 0 ] || apt-get -qq update >&2
+  (cd .local/prometheus && apt-get -qq -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
+}
+
 case $part in
   base) target=. ;;
   kafka) fetch_kafka; exit 0 ;;
@@ -104,6 +114,7 @@ if [ "$part" = all ]; then
   need_debian java:default-jre-headless chromium:chromium
   make_triton
   fetch_kafka
+  fetch_prometheus
 fi
 if done_before all || { [ "$part" = base ] && done_before base; }; then
   exit 0
