@@ -10,7 +10,7 @@ from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.stopping import stopped_by_signals
 from services.gateway.app import build
-from services.gateway.intake import NAME
+from services.gateway.board import NAME
 from services.gateway.settings import GatewaySettings
 
 _log = get_logger()

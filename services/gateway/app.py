@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
@@ -14,12 +15,12 @@ from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop, announced, serving
-from histgen_lib.worker.board import Board
 from histgen_lib.worker.pulse import aside
+from services.gateway.board import NAME, GatewayBoard
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
 from services.gateway.http import Door
-from services.gateway.intake import NAME, Intake
+from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 from services.gateway.places import Roots
 from services.gateway.settings import GatewaySettings
@@ -31,23 +32,6 @@ PROBE_S = 5.0
 STEP_S = 0.2
 
 _log = get_logger()
-
-
-@dataclass
-class GatewayBoard(Board):
-    """What the gateway shows of itself."""
-
-    missing: dict[str, str] = field(default_factory=lambda: {"store": "starting"})
-    loops: Sequence[Loop] = ()
-
-    def live(self) -> bool:
-        """Tell whether every loop turned lately."""
-        return super().live() and all(loop.live() for loop in self.loops)
-
-    def status(self) -> dict[str, Any]:
-        """Return what /status shows. `waiting`: slides in the watched folder that were not announced yet."""
-        watching = [loop for loop in self.loops if isinstance(loop, Watching)]
-        return super().status() | {"waiting": sum(loop.waiting for loop in watching)}
 
 
 @dataclass
@@ -84,12 +68,12 @@ class Gateway:
         ]
         for failure in failures:
             _log.error("The gateway stops: this is for a person to mend.", exc_info=failure)
-        _log.info("The gateway has stopped.", count=self.door.busy)
+        _log.info("The gateway has stopped.", count=self.board.requests)
         return failures[0].exit_code if failures else 0
 
     def _drain(self) -> None:
         """Let requests and loops finish; what is not finished then was not announced, and comes again."""
-        while not self.stop.over(self.settings.grace_s) and (self.door.busy or self._turning()):
+        while not self.stop.over(self.settings.grace_s) and (self.board.requests or self._turning()):
             self.board.turn()
             time.sleep(0.02)
         self.door.close()
@@ -143,30 +127,26 @@ def build(
 ) -> Gateway:
     """Wire the gateway. Raises FatalError for settings that cannot be used."""
     watched = settings.watch.resolve() if settings.watch else None
-    roots = Roots.read([*map(str, [watched] if watched else []), *settings.roots])
-    intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
-    board = GatewayBoard(NAME)
-    loops: list[Loop] = []
-    if watched:
-        loops.append(
-            Watching(
-                Folder(watched),
-                intake,
-                board,
-                stop,
-                settle_s=settings.settle_s,
-                look_s=min(settings.look_s, settings.settle_s),
-                grace_s=settings.grace_s,
-            )
-        )
-    if settings.notifications:
-        subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
-        loops.append(NotificationTopic(subscribe, intake, board, stop, grace_s=settings.grace_s))
-    board.loops = loops
-    if not roots.folders and not roots.objects:
+    roots = Roots.read([*([str(watched)] if watched else []), *settings.roots])
+    if roots == Roots():
         _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
+    intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
+    board = GatewayBoard()
+    board.loops = loops = list(_loops(settings, watched, intake, board, stop))
     door = Door(intake, board, stop, host=settings.host, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)
+
+
+def _loops(
+    settings: GatewaySettings, watched: Path | None, intake: Intake, board: GatewayBoard, stop: Stop
+) -> Iterator[Loop]:
+    common: dict[str, Any] = {"board": board, "stop": stop, "grace_s": settings.grace_s}
+    if watched:
+        look_s = min(settings.look_s, settings.settle_s)
+        yield Watching(Folder(watched), intake, settle_s=settings.settle_s, look_s=look_s, **common)
+    if settings.notifications:
+        subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
+        yield NotificationTopic(subscribe, intake, **common)
 
 
 def _open_bucket(storage: StorageSettings, bucket: str) -> ObjectStore:

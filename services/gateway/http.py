@@ -19,9 +19,9 @@ from starlette.routing import Route
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
 from histgen_lib.worker.health import health_app
 from services.gateway import noticing, notifications
+from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission, unreadable
 from services.gateway.intake import Intake
 from services.gateway.submission import Receipt
@@ -56,7 +56,7 @@ class Door:
     def __init__(
         self,
         intake: Intake,
-        board: Board,
+        board: GatewayBoard,
         stop: Stop,
         *,
         host: str = "127.0.0.1",
@@ -66,14 +66,8 @@ class Door:
         self._intake, self._board, self._stop, self._host = intake, board, stop, host
         self._most = threads + most_waiting
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway-http")
-        self._busy = 0
         self._lock = threading.Lock()
         self.failure: FatalError | None = None
-
-    @property
-    def busy(self) -> int:
-        """Count the requests in hand."""
-        return self._busy
 
     def app(self) -> Starlette:
         """Make the application."""
@@ -101,14 +95,14 @@ class Door:
 
     async def _aside(self, call: Callable[[], T]) -> T:
         with self._lock:
-            if self._busy >= self._most or self._stop.requested:
+            if self._board.requests >= self._most or self._stop.requested:
                 raise _BUSY
-            self._busy += 1
+            self._board.hold(self._board.requests + 1)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
         finally:
             with self._lock:
-                self._busy -= 1
+                self._board.hold(self._board.requests - 1)
 
     def _answering(self, page: Page) -> Page:
         async def answer(request: Request) -> Response:
@@ -177,7 +171,8 @@ def _noticed(one: noticing.Noticed) -> dict[str, Any]:
 
 
 def _refusal(error: HistgenError, status: int, headers: dict[str, str] | None = None) -> Response:
-    return _json({"error": _told(error)}, status, headers)
+    """Answer, and hang up: a body that was not read to its end may have none."""
+    return _json({"error": _told(error)}, status, {"connection": "close", **(headers or {})})
 
 
 def _refusal_of(receipt: Receipt) -> Response:

@@ -16,11 +16,11 @@ from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics
 from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
+from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
 from services.gateway.ledger import Announced, Ledger, Owner
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
 
-NAME = "gateway"
 SOURCE = f"/histgen/{NAME}"
 
 _log = get_logger()

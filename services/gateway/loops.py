@@ -15,9 +15,9 @@ from histgen_lib.worker import Backoff, Stop
 from histgen_lib.worker.board import LIVE_S, Board
 from histgen_lib.worker.pulse import STEP_S, aside
 from histgen_lib.worker.stopping import Stopped
+from services.gateway.board import NAME
 
 T = TypeVar("T")
-NAME = "gateway"
 
 _log = get_logger()
 
@@ -38,6 +38,11 @@ class Loop(ABC):
         self._turned_at = time.monotonic()
         self.failure: FatalError | None = None
         self.thread = threading.Thread(target=self._run, name=f"gateway-{self.name}", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Count the slides that this loop knows of and has not dealt with."""
+        return 0
 
     @abstractmethod
     def turn(self) -> None:

@@ -14,7 +14,8 @@ from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
 from histgen_lib.worker.stopping import Stopped
 from services.gateway import noticing
-from services.gateway.intake import NAME, Intake
+from services.gateway.board import NAME
+from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 
 GROUP = "histgen-gateway"

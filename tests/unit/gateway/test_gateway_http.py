@@ -16,8 +16,8 @@ from notification_bodies import SECRETS, TEST_EVENT, amazon, record
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
 from histgen_lib.worker.dead_letter import DeadLetter
+from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission
 from services.gateway.http import Door
 from services.gateway.places import Roots
@@ -29,8 +29,8 @@ class Client:
     """Talks to a door without a network."""
 
     def __init__(self, lab: Lab, **options: Any) -> None:
-        self.lab, self.stop = lab, Stop()
-        self.door = Door(lab.intake, Board("gateway"), self.stop, **options)
+        self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
+        self.door = Door(lab.intake, self.board, self.stop, **options)
         self._app = self.door.app()
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
@@ -245,12 +245,12 @@ def test_large_slides_hold_up_nobody_and_too_many_are_sent_away(lab: Lab):
             return client.send("POST", "/slides", json={"uri": uri})
 
         big = [asyncio.ensure_future(slide(f"s3://big-{n}/a.svs")) for n in (1, 2)]
-        while client.door.busy < 2:
+        while client.board.requests < 2:
             await asyncio.sleep(0)
         answers = [await slide(small), await client.send("GET", "/healthz")]
         third = asyncio.ensure_future(slide("s3://big-1/b.svs"))
         lab.object("big-1", "b.svs")
-        while client.door.busy < 3:
+        while client.board.requests < 3:
             await asyncio.sleep(0)
         answers.append(await slide(small))
         go_on.set()

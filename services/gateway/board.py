@@ -1,0 +1,49 @@
+"""What the gateway shows of itself, beside what every worker shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from histgen_lib.telemetry import metrics
+from histgen_lib.worker.board import Board
+
+NAME = "gateway"
+
+
+class Turning(Protocol):
+    """A loop, as far as it is shown. `waiting`: slides it knows of that are not dealt with."""
+
+    @property
+    def waiting(self) -> int:
+        """Count them."""
+        ...
+
+    def live(self) -> bool:
+        """Tell whether it turned lately."""
+        ...
+
+
+@dataclass
+class GatewayBoard(Board):
+    """The gateway. `requests`: how many are in hand."""
+
+    worker: str = NAME
+    missing: dict[str, str] = field(default_factory=lambda: {"store": "starting"})
+    loops: Sequence[Turning] = ()
+    requests: int = 0
+
+    def hold(self, requests: int) -> None:
+        """Note how many requests are in hand."""
+        self.requests = requests
+        metrics.IN_FLIGHT.labels(self.worker).set(requests)
+
+    def live(self) -> bool:
+        """Tell whether every loop turned lately."""
+        return super().live() and all(loop.live() for loop in self.loops)
+
+    def status(self) -> dict[str, Any]:
+        """Return what /status shows. `waiting`: slides in the watched folder that were not announced yet."""
+        waiting = sum(loop.waiting for loop in self.loops)
+        return super().status() | {"requests": self.requests, "waiting": waiting}

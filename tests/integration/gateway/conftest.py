@@ -1,0 +1,34 @@
+"""A gateway for a test, and someone who listens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_process import GatewayProcess, Listener
+
+
+@pytest.fixture
+def gateways(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
+    """Make gateways that share broker and store; they end with the test."""
+    made: list[GatewayProcess] = []
+
+    def make(**settings: Any) -> GatewayProcess:
+        made.append(GatewayProcess(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for gateway in made:
+        gateway.kill()
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[Listener]:
+    """Listen to slide.scanned on the embedded broker."""
+    from histgen_lib.bus import BusSettings  # noqa: PLC0415 - beside its only use
+
+    heard = Listener(BusSettings(f"embedded:{tmp_path}/bus.db"))
+    yield heard
+    heard.close()
