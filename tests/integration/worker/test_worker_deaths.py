@@ -87,7 +87,7 @@ def test_a_running_job_is_finished_within_the_grace_period(lab: Lab, number: sig
     assert worker.wait() == 0
     assert lab.drafts() == {"held-1"}
     assert lab.left() == 1
-    assert list((lab.folder / "run").iterdir()) == []
+    assert list((lab.folder / "run").rglob("*.json")) == []
 
 
 def test_a_signal_to_the_whole_group_is_the_parents_to_decide(lab: Lab):

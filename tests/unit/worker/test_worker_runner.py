@@ -1,0 +1,173 @@
+"""What the worker makes of a child that answers, dies, hangs or answers late; the child is a script."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from worker_fakes import World, scanned
+
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.worker import runner as runner_module
+from histgen_lib.worker.failures import JobFailedError
+from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Started, Told
+from histgen_lib.worker.process import ProcessDiedError
+from histgen_lib.worker.runner import Runner
+
+EVENT = scanned()
+DEATH = ProcessDiedError(-9)
+BAD = InvalidInputError("slide-damaged", "It is damaged.")
+
+
+class ScriptedProcess:
+    """In place of a JobProcess: `script` is what `receive` gives; None is a wait without a message."""
+
+    def __init__(self, *script: Any) -> None:
+        self.script = deque(script)
+        self.pid: int | None = None
+        self.sent: list[Any] = []
+        self.starts = 0
+        self.next_scripts: list[list[Any]] = []
+
+    def start(self) -> None:
+        self.starts += 1
+        self.pid = self.starts
+        if self.starts > 1 and self.next_scripts:
+            self.script = deque(self.next_scripts.pop(0))
+
+    def send(self, request: Any) -> None:
+        self.sent.append(request)
+
+    def receive(self, timeout_s: float) -> Any:
+        told = self.script.popleft() if self.script else None
+        if isinstance(told, Exception):
+            self.kill()
+            raise told
+        return told
+
+    def kill(self) -> None:
+        self.pid = None
+
+
+def _runner(world: World, process: ScriptedProcess, **values: Any) -> Runner:
+    kit = world.kit(**values)
+    return Runner(kit.spec, process, kit.board, kit.pulse)
+
+
+def _reason(caught: pytest.ExceptionInfo[JobFailedError]) -> str:
+    return caught.value.reason.code
+
+
+def test_a_job_is_asked_for_and_its_progress_shown(world: World):
+    kit = world.kit()
+    kit.board.take(EVENT)
+    process = ScriptedProcess(Started(), None, Told("encode", 3, 9), Answer(Outcome()))
+    assert Runner(kit.spec, process, kit.board, kit.pulse).handle(EVENT, 2) == Outcome()
+    assert process.sent == [Handle(EVENT, 2)]
+    assert kit.board.flight
+    assert (kit.board.flight.stage, kit.board.flight.done) == ("encode", 3)
+
+
+def test_an_answer_that_comes_at_the_deadlines_edge_counts(world: World):
+    """The time is over before the first look; what lies in the pipe by then is taken all the same."""
+    process = ScriptedProcess(Started(), None, Told("encode", 9, 9), Answer(Outcome()))
+    assert _runner(world, process, deadline_s=0.0).handle(EVENT, 1) == Outcome()
+
+
+def test_a_job_over_its_deadline_is_ended_and_another_child_started(world: World):
+    process = ScriptedProcess(Started(), None)
+    runner = _runner(world, process, deadline_s=0.0)
+    with pytest.raises(JobFailedError) as caught:
+        runner.handle(EVENT, 1)
+    assert _reason(caught) == "job-deadline"
+    assert process.pid is None
+    process.script.extend([Started(), None, Answer(None)])
+    assert runner.find(EVENT) is None
+    assert process.starts == 2
+
+
+def test_a_child_that_dies_in_a_job_is_a_crash(world: World):
+    process = ScriptedProcess(Started(), None, Told("open", 0, 1), DEATH)
+    with pytest.raises(JobFailedError) as caught:
+        _runner(world, process).handle(EVENT, 1)
+    assert _reason(caught) == "job-crashed"
+
+
+def test_a_child_that_died_before_the_job_is_replaced_and_the_job_done(world: World):
+    process = ScriptedProcess(Started(), DEATH, Started(), Answer(Outcome()))
+    assert _runner(world, process).handle(EVENT, 1) == Outcome()
+    assert process.starts == 2
+    assert process.sent == [Handle(EVENT, 1)]
+
+
+@pytest.mark.parametrize(
+    ("failed", "kind"), [(Failed(BAD), InvalidInputError), (Failed(None, "KeyError"), JobFailedError)]
+)
+def test_what_a_job_raised_is_raised_here(world: World, failed: Failed, kind: type[Exception]):
+    with pytest.raises(kind):
+        _runner(world, ScriptedProcess(Started(), None, failed)).handle(EVENT, 1)
+
+
+def test_a_record_that_comes_during_a_readiness_check_waits_for_its_answer(world: World, monkeypatch):
+    monkeypatch.setattr(runner_module, "CHECK_S", 0.0)
+    process = ScriptedProcess(Started(), None, Checked(["triton"]), Answer(None))
+    kit = world.kit()
+    runner = Runner(kit.spec, process, kit.board, kit.pulse)
+    runner.tend()
+    assert runner.find(EVENT) is None
+    assert process.sent == [Check(), Find(EVENT)]
+    assert kit.board.missing["job"] == "triton"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_readiness_check_that_hangs_is_no_jobs_fault(world: World, monkeypatch, busy: bool):
+    monkeypatch.setattr(runner_module, "CHECK_S", 0.0)
+    monkeypatch.setattr(runner_module, "CHECK_LIMIT_S", 0.001 if busy else 0.0)
+    process = ScriptedProcess(Started(), None)
+    runner = _runner(world, process)
+    runner.tend()
+    process.next_scripts = [[Started(), Answer(None)] if busy else [Started(), None, Answer(None)]]
+    if not busy:
+        runner.tend()
+        assert process.pid is None
+    assert runner.find(EVENT) is None
+    assert process.starts == 2
+
+
+def test_a_child_that_keeps_dying_at_its_start_is_for_a_person_to_mend(world: World):
+    process = ScriptedProcess(DEATH, DEATH, DEATH)
+    runner = _runner(world, process, max_attempts=3)
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            runner.warm()
+    with pytest.raises(FatalError):
+        runner.warm()
+
+
+def test_a_child_that_hangs_at_its_start_is_started_again(world: World):
+    process = ScriptedProcess(None)
+    runner = _runner(world, process, start_s=0.0)
+    with pytest.raises(TransientError):
+        runner.warm()
+    process.script.append(Started())
+    runner.warm()
+    assert process.starts == 2
+
+
+@pytest.mark.parametrize(
+    ("failed", "kind", "code"),
+    [
+        (Failed(TransientError("inference-unavailable", "m")), TransientError, "inference-unavailable"),
+        (Failed(FatalError("model-missing", "m")), FatalError, "model-missing"),
+        (Failed(BAD), FatalError, "slide-damaged"),
+        (Failed(None, "KeyError"), FatalError, "job-setup"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
+    world: World, failed: Failed, kind: type, code: str
+):
+    with pytest.raises(kind) as caught:
+        _runner(world, ScriptedProcess(failed)).warm()
+    assert caught.value.code == code
