@@ -62,9 +62,8 @@ class Attempts:
         return Trial(event_id, earlier, f"{prefix}{number}")
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Note attempts that ended: they count no more, and `sweep` removes them."""
-        with self._lock:
-            self._ended.update(keys)
+        """Note attempts that ended: they count no more, and `sweep` removes them. Never waits for the store."""
+        self._ended.update(keys)
 
     def sweep(self, event_id: str = "") -> None:
         """Remove ended attempts, of one event or of all. TransientError leaves the rest for the next time.

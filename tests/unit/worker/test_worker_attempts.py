@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from worker_fakes import STORE_AWAY, MemoryStore
 
@@ -43,3 +45,20 @@ def test_a_store_whose_lists_lag_behind_does_not_hold_us_up():
     Attempts(store, "w").begin("e", 3)
     store.list = lambda prefix="": iter(())
     assert Attempts(store, "w").begin("e", 3).key == "attempts/w/e/2"
+
+
+def test_noting_an_end_does_not_wait_for_a_slow_removal():
+    """The poll loop notes; a removal beside it may hang as long as the store does."""
+    store, began, go = MemoryStore(), threading.Event(), threading.Event()
+    attempts = Attempts(store, "w")
+    attempts.forget(attempts.begin("e", 3).keys)
+    delete = store.delete
+    store.delete = lambda key: (began.set(), go.wait(60), delete(key))
+    sweeping = threading.Thread(target=attempts.sweep)
+    sweeping.start()
+    assert began.wait(60)
+    attempts.forget(["attempts/w/e2/1"])
+    go.set()
+    sweeping.join()
+    attempts.sweep()
+    assert not attempts.unswept
