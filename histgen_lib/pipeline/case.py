@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
-from histgen_lib.pipeline.keys import case_slide_key
+from histgen_lib.pipeline.keys import case_prefix, case_slide_key
 from histgen_lib.pipeline.pointer import advance, read_pointer, said_before
 from histgen_lib.storage import ObjectStore
 
@@ -71,19 +71,16 @@ def has_joined(store: ObjectStore, ready: BagReady) -> bool:
 
 def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
     """Return the bags of all slides in the case's order; None while some are missing."""
-    pointers = _pointers(store, str(ready.case_id), ready.case_slides)
-    if None in pointers.values():
+    if missing_slides(store, str(ready.case_id), ready.case_slides):
         return None
-    return [Member.read(pointer) for pointer in pointers.values() if pointer is not None]
+    keys = [_key(ready, slide_id) for slide_id in dict.fromkeys(ready.case_slides)]
+    return [Member.read(read_pointer(store, key, by=_BY) or {}) for key in keys]
 
 
 def missing_slides(store: ObjectStore, case_id: str, slides: Iterable[str]) -> list[str]:
     """List the slides of a case whose bags its report still waits for, in its order."""
-    return [slide_id for slide_id, found in _pointers(store, case_id, slides).items() if found is None]
-
-
-def _pointers(store: ObjectStore, case_id: str, slides: Iterable[str]) -> dict[str, dict[str, Any] | None]:
-    return {s: read_pointer(store, case_slide_key(case_id, s), by=_BY) for s in dict.fromkeys(slides)}
+    there = {info.key for info in store.list(case_prefix(case_id))}
+    return [s for s in dict.fromkeys(slides) if case_slide_key(case_id, s) not in there]
 
 
 def _key(ready: BagReady, slide_id: str) -> str:

@@ -41,6 +41,11 @@ def latest_key(owner_id: str) -> str:
     return f"reports/{owner_id}/latest.json"
 
 
+def case_prefix(case_id: str) -> str:
+    """Return what the keys of all pointers of a case start with."""
+    return f"cases/{case_id}/"
+
+
 def case_slide_key(case_id: str, slide_id: str) -> str:
     """Return the key of the pointer to the bag with which a slide takes part in its case."""
     return f"cases/{case_id}/{slide_id}.json"

@@ -1,13 +1,14 @@
 """Pointers: the few objects that are written again, to say which of several others holds now.
 
-A pointer remembers what it said before. What it says or ever said is news no more, so events that come twice
-or late never move it back; and of two who write at once neither is forgotten.
+Beside a pointer lies its history, numbered entries written once: who writes number n+1 knows all that was
+said before, since of two writers only one gets the number. So what was said once is news no more, whoever
+says it again and however late, and a pointer never goes back. The pointer is the history's end, for readers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from histgen_lib.files import canonical_json
@@ -21,21 +22,28 @@ def advance(store: ObjectStore, key: str, value: Mapping[str, Any], *, by: str) 
     """Have the pointer at `key` say `value`, unless it did before; return what it says then.
 
     `by`: the field that tells one value from another. What `value[by]` was before stands under "previous",
-    the latest first.
+    the latest first. The pointer is right when this returns, also after crashes of others.
     """
     while True:
-        raw = read_object(store, key)
-        found = _parsed(raw, by)
-        said = [found[by], *found[PREVIOUS]] if found else []
-        if found and value[by] in said:
-            return found
-        data = canonical_json({**value, PREVIOUS: said})
-        store.put(key, data, if_absent=raw is None, content_type=JSON)
+        said = _history(store, key)
+        new = value[by] not in [entry.get(by) for entry in said]
+        if new:
+            data = canonical_json(value)
+            if not store.put(_entry_key(key, len(said) + 1), data, content_type=JSON):
+                continue  # another got the number
+            said.append(dict(value))
+        pointer = _pointer(said, by)
+        data = canonical_json(pointer)
+        if new or read_object(store, key) != data:
+            store.put(key, data, if_absent=False, content_type=JSON)
+        if store.head(_entry_key(key, len(said) + 1)) is None:
+            return pointer  # else more was said meanwhile, and this may have covered it up
 
 
 def read_pointer(store: ObjectStore, key: str, *, by: str) -> dict[str, Any] | None:
     """Return what a pointer says; None if there is none, or none that can be read."""
-    return _parsed(read_object(store, key), by)
+    value = _parsed(read_object(store, key))
+    return value if isinstance(value.get(by), str) and isinstance(value.get(PREVIOUS), list) else None
 
 
 def said_before(pointer: Mapping[str, Any], value: str, *, by: str) -> bool:
@@ -43,12 +51,26 @@ def said_before(pointer: Mapping[str, Any], value: str, *, by: str) -> bool:
     return value == pointer[by] or value in pointer[PREVIOUS]
 
 
-def _parsed(data: bytes | None, by: str) -> dict[str, Any] | None:
+def _history(store: ObjectStore, key: str) -> list[dict[str, Any]]:
+    keys = sorted(info.key for info in store.list(_history_prefix(key)))
+    return [_parsed(read_object(store, entry)) for entry in keys]
+
+
+def _pointer(said: Sequence[Mapping[str, Any]], by: str) -> dict[str, Any]:
+    return {**said[-1], PREVIOUS: [entry.get(by) for entry in reversed(said[:-1])]}
+
+
+def _history_prefix(key: str) -> str:
+    return f"{key.removesuffix('.json')}.history/"
+
+
+def _entry_key(key: str, number: int) -> str:
+    return f"{_history_prefix(key)}{number:06d}.json"
+
+
+def _parsed(data: bytes | None) -> dict[str, Any]:
     try:
         value = json.loads(data or b"")
     except (ValueError, RecursionError):
-        return None
-    sound = (
-        isinstance(value, dict) and isinstance(value.get(by), str) and isinstance(value.get(PREVIOUS), list)
-    )
-    return value if sound else None
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
@@ -105,7 +105,7 @@ class SlideFiles:
     @contextmanager
     def _copy(self, uri: str) -> Iterator[Path]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        name = PurePosixPath(key).name
+        name = key.rpartition("/")[2]
         if not bucket or not name:
             raise _bad_uri()
         with ExitStack() as stack:

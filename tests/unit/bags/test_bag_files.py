@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histgen_lib.bags import Bag, read_bag, write_bag
+from histgen_lib.bags import Bag, pack_bag, read_bag, unpack_bag, write_bag
 from histgen_lib.errors import InvalidInputError, TransientError
 
 
@@ -198,3 +198,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert "No space left" in caught.value.message
     assert (tmp_path / "b.parquet").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["b.parquet"]
+
+
+def test_a_packed_bag_is_the_file(tmp_path):
+    write_bag(a_bag(), tmp_path / "b.parquet")
+    data = pack_bag(a_bag())
+
+    assert data == (tmp_path / "b.parquet").read_bytes()
+    assert unpack_bag(data, "it") == a_bag()
+
+
+def test_damage_to_a_packed_bag_is_noticed_and_the_bag_named():
+    with pytest.raises(InvalidInputError, match="the bag of S-1 cannot be read") as caught:
+        unpack_bag(pack_bag(a_bag())[:-9], "the bag of S-1")
+    assert caught.value.code == "bag-unreadable"

@@ -1,0 +1,151 @@
+"""The jobs over an object store in a folder, with the tiny model: for tests of the tiler and reporter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.inference import InferenceServer, OnnxServer
+from histgen_lib.pipeline import ReportModel, load_model
+from histgen_lib.pipeline.draft_job import DraftJob
+from histgen_lib.pipeline.scan_job import ScanJob
+from histgen_lib.pipeline.scratch import Scratch
+from histgen_lib.pipeline.slide_files import SlideFiles
+from histgen_lib.slides.source import content_id_of, stored_in
+from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
+from services.reporter.handler import Reporter
+from services.tiler.handler import Tiler
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class WatchedStore:
+    """Another store, of which every write is written down; `dies_after`: how many writes succeed."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+        self.written: list[str] = []
+        self.replaced: list[str] = []
+        self.dies_after: int | None = None
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
+        if self.dies_after is not None:
+            if self.dies_after == 0:
+                raise Killed
+            self.dies_after -= 1
+        known = self.inner.head(key) is not None
+        done = self.inner.put(key, data, if_absent=if_absent, content_type=content_type)
+        if done:
+            (self.replaced if known else self.written).append(key)
+        return done
+
+    def get(self, key: str) -> bytes:
+        return self.inner.get(key)
+
+    def fetch(self, key: str, path: Path) -> None:
+        self.inner.fetch(key, path)
+
+    def chunks(self, key: str, size: int = 1 << 20) -> Iterator[bytes]:
+        return self.inner.chunks(key, size)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        return self.inner.head(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
+    def uri(self, key: str) -> str:
+        return self.inner.uri(key)
+
+    def contents(self, prefix: str = "") -> dict[str, bytes]:
+        return {info.key: self.inner.get(info.key) for info in self.inner.list(prefix)}
+
+
+class NoSlides(SlideFiles):
+    """Refuses to open slides."""
+
+    def __init__(self) -> None:
+        super().__init__(StorageSettings("file:/nowhere"), lambda: Scratch(Path("/nowhere"), 0))
+
+    def open(self, uri: str):
+        raise AssertionError("a slide was opened")
+
+
+@dataclass
+class Lab:
+    """A tiler and a reporter over one store, without worker or broker."""
+
+    folder: Path
+    model: ReportModel
+    server: InferenceServer
+    store: WatchedStore
+    files: SlideFiles
+
+    @classmethod
+    def at(cls, folder: Path, model_dir: Path, server: InferenceServer | None = None) -> Lab:
+        settings = StorageSettings(f"file:{folder / 'store'}")
+        files = SlideFiles(settings, lambda: Scratch(folder / "scratch", 1 << 30), mounts=())
+        return cls(
+            folder,
+            load_model(model_dir),
+            server or OnnxServer(model_dir, threads=1),
+            WatchedStore(open_store(settings)),
+            files,
+        )
+
+    @property
+    def scan_job(self) -> ScanJob:
+        return ScanJob(self.model, self.server, self.store, self.files)
+
+    @property
+    def draft_job(self) -> DraftJob:
+        return DraftJob(self.model, self.server, self.store, self.files)
+
+    @property
+    def tiler(self) -> Tiler:
+        return Tiler(self.scan_job, now=lambda: NOW)
+
+    @property
+    def reporter(self) -> Reporter:
+        return Reporter(self.draft_job, now=lambda: NOW)
+
+    def without_slides(self) -> Lab:
+        """Return a lab over the same store that cannot open slides."""
+        return replace(self, files=NoSlides())
+
+
+def scanned(path: Path, **stated) -> SlideScanned:
+    """Tell of a slide as the gateway does."""
+    parts = stored_in(path)
+    known = {
+        "slide_id": path.stem,
+        "uri": path.as_uri(),
+        "content_id": content_id_of(parts),
+        "size_bytes": sum(part.stat().st_size for part in parts),
+    }
+    return SlideScanned(**(known | stated))
+
+
+def event_of(data: SlideScanned) -> Event:
+    identity = f"{data.slide_id}|{data.content_id}|{data.case_id}"
+    return Event.first(data, source="/test", now=NOW, identity=identity)
+
+
+def drafts_of(lab: Lab, events: Sequence[Event]) -> list[Event]:
+    """Let the tiler and then the reporter work on events; return what the reporter tells."""
+    bags = [bag for event in events for bag in lab.tiler.handle(event, _silent).events]
+    return [told for bag in bags for told in lab.reporter.handle(bag, _silent).events]
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""

@@ -1,0 +1,216 @@
+"""bag.ready → report.drafted over an object store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_model
+from job_kit import Killed, Lab, scanned
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import BagReady
+from histgen_lib.pipeline.scan_record import ScanRecord
+from histgen_lib.reports.render_json import from_json
+
+FILES = ["draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]
+
+
+@pytest.fixture(scope="module")
+def scanned_lab(tmp_path_factory, model_dir) -> tuple[Path, BagReady]:
+    """Scan one slide, for tests that copy the store."""
+    folder = tmp_path_factory.mktemp("scanned")
+    slide = tiny_model.write_slide(folder / "sound.tif", side_px=640)
+    ready = Lab.at(folder, model_dir).scan_job.run(scanned(slide)).data
+    return folder, ready
+
+
+@pytest.fixture
+def lab(scanned_lab, tmp_path, model_dir) -> Lab:
+    shutil.copytree(scanned_lab[0] / "store", tmp_path / "store")
+    return Lab.at(tmp_path, model_dir)
+
+
+@pytest.fixture
+def ready(scanned_lab, tmp_path) -> BagReady:
+    """Tell of the bag, the slide lying in this test's own folder."""
+    slide = shutil.copy(scanned_lab[0] / "sound.tif", tmp_path / "sound.tif")
+    return replace(scanned_lab[1], uri=Path(slide).as_uri())
+
+
+def code_of(lab: Lab, told: BagReady) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        lab.draft_job.run(told)
+    assert caught.value.hint
+    return caught.value.code
+
+
+def reports(lab: Lab) -> dict[str, bytes]:
+    return lab.store.contents("reports/")
+
+
+def test_a_bag_becomes_a_report(lab, ready):
+    made = lab.draft_job.run(ready)
+    drafted, stored = made.data, reports(lab)
+    folder = f"reports/sound/{drafted.report_digest}"
+    draft = from_json(stored[drafted.draft_key])
+
+    assert sorted(key.removeprefix(f"{folder}/") for key in stored if key.startswith(folder)) == FILES
+    assert drafted.draft_key == f"{folder}/draft.json"
+    assert (drafted.slide_id, drafted.abstained, drafted.case_id) == ("sound", draft.abstained, None)
+    assert draft.provenance.inputs_digest == drafted.report_digest
+    assert draft.provenance.slide.content_id == ready.content_id
+    assert stored[f"{folder}/draft.html"].rstrip().endswith(b"</html>")
+    assert stored[f"{folder}/thumbnail.webp"] == lab.store.get(
+        ready.scan_key.replace(".scan.json", ".thumbnail.webp")
+    )
+    assert {"stage:generate", "stage:render", "stage:store"} <= set(made.measures)
+
+
+def test_the_page_shows_the_evidence_tiles(lab, ready):
+    stored = reports(lab) if lab.draft_job.run(ready) else {}
+    page = next(data for key, data in stored.items() if key.endswith(".html")).decode()
+
+    assert page.count("data:image/jpeg") > 0
+    assert "no pixels" not in page
+
+
+def test_draft_json_is_written_last_and_then_the_pointer(lab, ready):
+    drafted = lab.draft_job.run(ready).data
+    written = [key for key in lab.store.written if ".history/" not in key]
+
+    assert written[-2:] == [drafted.draft_key, "reports/sound/latest.json"]
+
+
+def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
+    drafted = lab.draft_job.run(ready).data
+
+    assert json.loads(lab.store.get("reports/sound/latest.json")) == {
+        "schema": 1,
+        "slide_id": "sound",
+        "report_digest": drafted.report_digest,
+        "draft": drafted.draft_key,
+        "previous": [],
+    }
+
+
+def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, ready):
+    first = lab.draft_job.run(ready).data
+    before, lab.store.written[:] = lab.store.contents(), []
+
+    assert lab.draft_job.run(ready).data == first
+    assert lab.store.contents() == before
+    assert lab.store.written == lab.store.replaced == []
+
+
+def test_what_was_done_is_found_without_opening_the_slide(lab, ready):
+    assert lab.draft_job.find(ready) is None
+    drafted = lab.draft_job.run(ready).data
+
+    assert lab.without_slides().draft_job.find(ready).data == drafted
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_after_a_crash_between_objects_it_is_completed(lab, ready, tmp_path, model_dir, writes):
+    shutil.copytree(tmp_path / "store", tmp_path / "undisturbed" / "store")
+    undisturbed = Lab.at(tmp_path / "undisturbed", model_dir)
+    undisturbed.draft_job.run(ready)
+    lab.store.dies_after = writes
+    with pytest.raises(Killed):
+        lab.draft_job.run(ready)
+    lab.store.dies_after = None
+    found = lab.draft_job.find(ready)
+    drafted = found or lab.draft_job.run(ready)
+
+    assert (found is not None) == (writes >= 5), "what is found has draft.json; the pointer is made up for"
+    assert drafted.data == undisturbed.draft_job.find(ready).data
+    assert lab.store.contents() == undisturbed.store.contents()
+    assert lab.store.replaced == []
+
+
+def test_duplicates_of_older_events_never_move_the_pointer_back(lab, ready):
+    first = lab.draft_job.run(ready).data
+    wider = replace(lab.draft_job, beam_size=1)
+    second = wider.run(ready).data
+    assert first.report_digest != second.report_digest
+    for _ in range(2):
+        assert lab.draft_job.find(ready).data == first
+        assert lab.draft_job.run(ready).data == first
+    pointer = json.loads(lab.store.get("reports/sound/latest.json"))
+
+    assert (pointer["report_digest"], pointer["previous"]) == (second.report_digest, [first.report_digest])
+
+
+def test_a_slide_that_is_gone_is_a_dead_letter_and_leaves_nothing(lab, ready):
+    """Without the pixels of its evidence the page would be another one: no report, rather than a lesser one."""
+    Path(ready.uri.removeprefix("file://")).unlink()
+
+    assert code_of(lab, ready) == "slide-missing"
+    assert reports(lab) == {}
+
+
+def test_a_slide_that_was_scanned_again_meanwhile_is_refused(lab, ready):
+    """Same name, same size, other pixels: evidence tiles must not come from another scan."""
+    path = Path(ready.uri.removeprefix("file://"))
+    data = bytearray(path.read_bytes())
+    for place in range(8, len(data), 97):
+        data[place] ^= 1
+    path.write_bytes(data)
+
+    assert code_of(lab, ready) == "slide-changed"
+    assert reports(lab) == {}
+
+
+def test_a_bag_of_another_slide_is_refused(lab, ready, tmp_path):
+    other = tiny_model.write_slide(tmp_path / "other.tif", side_px=640, seed=3)
+    theirs = lab.scan_job.run(scanned(other)).data
+
+    assert code_of(lab, replace(ready, bag_key=theirs.bag_key)) == "bag-other-slide"
+
+
+def test_a_bag_that_is_not_there_is_named(lab, ready):
+    assert code_of(lab, replace(ready, bag_key="bags/sound/none.parquet")) == "object-missing"
+
+
+def test_a_damaged_bag_is_named(lab, ready):
+    lab.store.inner.put(ready.bag_key, lab.store.get(ready.bag_key)[:-50], if_absent=False)
+
+    assert code_of(lab, ready) == "bag-unreadable"
+
+
+def test_a_bag_of_another_tiling_counts_among_the_inputs(lab, ready):
+    """Its draft is not what this model would make of the slide, and must not lie where that would."""
+    ordinary = lab.draft_job.run(ready).data
+    record = ScanRecord.from_bytes(lab.store.get(ready.scan_key))
+    tiling = record.tiling.model_copy(update={"min_tissue": 0.5})
+    lab.store.inner.put(
+        ready.scan_key, record.model_copy(update={"tiling": tiling}).to_bytes(), if_absent=False
+    )
+    other = lab.draft_job.run(ready).data
+
+    assert other.report_digest != ordinary.report_digest
+    assert from_json(lab.store.get(other.draft_key)).provenance.inputs_digest == other.report_digest
+
+
+def test_an_abstention_is_told_and_counted(lab, ready, own_model_dir):
+    tiny_model.set_thresholds(own_model_dir, report=0.999)
+    made = Lab.at(lab.folder, own_model_dir).draft_job.run(ready)
+
+    assert made.data.abstained
+    assert made.measures["histgen_abstentions_total"] == 1
+
+
+def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):
+    monkeypatch.setattr("histgen_lib.pipeline.sentences.TOP_TILES", 0)
+
+    assert lab.without_slides().draft_job.run(ready).data.slide_id == "sound"
+
+
+def test_progress_goes_through_every_stage(lab, ready):
+    calls: list[tuple[str, int, int]] = []
+    lab.draft_job.run(ready, lambda *call: calls.append(call))
+
+    assert [stage for stage, done, total in calls if done == total] == ["open", "generate", "render", "store"]

@@ -1,0 +1,109 @@
+"""Tiles are read while others are encoded: in order, a few at a time, and nothing goes on when it ends."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from histgen_lib.errors import TransientError
+from histgen_lib.inference import OnnxServer
+from histgen_lib.pipeline import load_model, scan_to_bag
+from histgen_lib.pipeline.encoding import encode_batches
+from histgen_lib.pipeline.timing import Stages
+from histgen_lib.slides import TileBatch, open_slide
+
+
+def batches(count: int, read: list[int] | None = None):
+    for number in range(count):
+        if read is not None:
+            read.append(number)
+        pixels = np.full((2, 4, 4, 3), number, np.uint8)
+        yield TileBatch(pixels, np.zeros((2, 2), np.int32))
+
+
+class Slow:
+    """Answers when told; counts how many calls run at once."""
+
+    def __init__(self, *, fails_at: int = -1) -> None:
+        self.fails_at = fails_at
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+        self.several = threading.Event()
+
+    def infer(self, model, tensors):
+        number = int(tensors["tiles"][0, 0, 0, 0])
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            if self.running > 1:
+                self.several.set()
+        if number == 0:
+            self.several.wait(5)  # the first answer comes after the second was asked for
+        with self.lock:
+            self.running -= 1
+        if number == self.fails_at:
+            raise TransientError("inference-unavailable", "Away.")
+        return {"features": np.full((2, 3), number, np.float32)}
+
+
+def encoders() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("histgen-encode")]
+
+
+def test_features_come_in_the_tiles_order_whatever_answers_first():
+    server = Slow()
+    found = [int(part[0, 0]) for part in encode_batches(batches(9), server, in_flight=3)]
+
+    assert found == list(range(9))
+    assert 1 < server.most <= 3
+
+
+def test_never_more_is_read_than_can_be_in_flight():
+    read: list[int] = []
+    with closing(encode_batches(batches(20, read), Slow(fails_at=99), in_flight=2)) as encoded:
+        next(encoded)
+        assert len(read) == 3
+
+
+def test_an_error_of_the_server_is_the_callers_and_leaves_no_thread():
+    with pytest.raises(TransientError):
+        list(encode_batches(batches(9), Slow(fails_at=3), in_flight=2))
+    assert encoders() == []
+
+
+def test_an_error_while_reading_leaves_no_thread():
+    def broken():
+        yield from batches(3)
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        list(encode_batches(broken(), Slow(), in_flight=2))
+    assert encoders() == []
+
+
+def test_a_caller_that_stops_early_leaves_no_thread():
+    with closing(encode_batches(batches(9), Slow(), in_flight=2)) as encoded:
+        next(encoded)
+    assert encoders() == []
+
+
+def test_waiting_is_counted_by_what_was_waited_for():
+    ticks = iter(range(1000))
+    stages = Stages(clock=lambda: float(next(ticks)))
+    list(encode_batches(batches(4), Slow(), in_flight=1, stages=stages))
+
+    assert stages.seconds == {"read": 5.0, "encode": 4.0}
+    assert stages.measures() == {"stage:read": 5.0, "stage:encode": 4.0}
+
+
+@pytest.mark.parametrize("in_flight", [2, 3])
+def test_a_bag_does_not_depend_on_how_many_are_in_flight(model_dir, slide_path, in_flight):
+    model, server = load_model(model_dir), OnnxServer(model_dir, threads=1)
+    with open_slide(slide_path) as slide:
+        one = scan_to_bag(slide, model=model, server=server, in_flight=1).bag
+        several = scan_to_bag(slide, model=model, server=server, in_flight=in_flight).bag
+
+    assert several.digest == one.digest

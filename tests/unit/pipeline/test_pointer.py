@@ -1,0 +1,102 @@
+"""Pointers move forward only, whatever comes twice, late or at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from job_kit import Killed, WatchedStore
+
+from histgen_lib.pipeline.pointer import advance, read_pointer
+from histgen_lib.storage import StorageSettings, open_store
+
+KEY = "reports/a/latest.json"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return WatchedStore(open_store(StorageSettings(f"file:{tmp_path}")))
+
+
+def say(store, digest: str) -> str:
+    return advance(store, KEY, {"digest": digest, "draft": f"reports/a/{digest}"}, by="digest")["digest"]
+
+
+def test_it_says_the_newest_and_remembers_the_others_the_latest_first(store):
+    for digest in ("d1", "d2", "d3"):
+        say(store, digest)
+
+    assert json.loads(store.get(KEY)) == {
+        "digest": "d3",
+        "draft": "reports/a/d3",
+        "previous": ["d2", "d1"],
+    }
+
+
+def test_what_it_said_once_never_moves_it_back(store):
+    for digest in ("d1", "d2"):
+        say(store, digest)
+    before = store.get(KEY)
+
+    assert say(store, "d1") == "d2"
+    assert say(store, "d2") == "d2"
+    assert store.get(KEY) == before
+
+
+@given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=12))
+def test_after_any_history_it_says_what_was_new_last(tmp_path_factory, digests):
+    store = WatchedStore(open_store(StorageSettings(f"file:{tmp_path_factory.mktemp('p')}")))
+    for digest in digests:
+        say(store, digest)
+
+    assert read_pointer(store, KEY, by="digest")["digest"] == list(dict.fromkeys(digests))[-1]
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+@pytest.mark.parametrize("others", [["other"], ["other", "third"]])
+def test_however_late_a_writer_is_it_neither_forgets_the_others_nor_covers_them_up(store, writes, others):
+    """Others begin and end between two steps of ours, as if our process had been stopped there."""
+    say(store, "d1")
+    put, left = store.put, [writes]
+
+    def late(*args, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            store.put = put
+            for other in others:
+                say(store, other)
+        return put(*args, **options)
+
+    store.put = late
+    say(store, "ours")
+    pointer = read_pointer(store, KEY, by="digest")
+    order = ["d1", *others, "ours"] if writes == 1 else ["d1", "ours", *others]
+
+    assert [pointer["digest"], *pointer["previous"]] == order[::-1]
+
+
+def test_a_pointer_that_a_crash_left_behind_is_made_up_for(store):
+    say(store, "d1")
+    store.dies_after = 1  # the history's entry is written, the pointer is not
+    with pytest.raises(Killed):
+        say(store, "d2")
+    store.dies_after = None
+    assert read_pointer(store, KEY, by="digest")["digest"] == "d1"
+
+    assert say(store, "d2") == "d2"
+    assert read_pointer(store, KEY, by="digest") == {
+        "digest": "d2",
+        "draft": "reports/a/d2",
+        "previous": ["d1"],
+    }
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"digest": 3}', b'{"digest": "x"}', b"\xff"])
+def test_a_damaged_pointer_is_written_anew(store, damage):
+    store.inner.put(KEY, damage, if_absent=False)
+    assert read_pointer(store, KEY, by="digest") is None
+
+    assert say(store, "d1") == "d1"
+    assert read_pointer(store, KEY, by="digest")["previous"] == []

@@ -1,0 +1,220 @@
+"""slide.scanned → bag.ready over an object store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_model
+from job_kit import Killed, Lab, scanned
+
+from histgen_lib.bags import unpack_bag
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.pipeline.scan_record import ScanRecord
+
+PARTS = {".parquet", ".thumbnail.webp", ".scan.json"}
+
+
+@pytest.fixture(scope="module")
+def small_slide(tmp_path_factory) -> Path:
+    return tiny_model.write_slide(tmp_path_factory.mktemp("slides") / "sound.tif", side_px=640)
+
+
+@pytest.fixture
+def lab(tmp_path, model_dir) -> Lab:
+    return Lab.at(tmp_path, model_dir)
+
+
+@pytest.fixture
+def own_slide(tmp_path, small_slide) -> Path:
+    return Path(shutil.copy(small_slide, tmp_path / "sound.tif"))
+
+
+def code_of(lab: Lab, told) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        lab.scan_job.run(told)
+    assert caught.value.hint
+    return caught.value.code
+
+
+def test_a_slide_becomes_a_bag_a_thumbnail_and_a_record(lab, small_slide):
+    told = scanned(small_slide, case_id="C", case_slides=("sound", "other"))
+    made = lab.scan_job.run(told)
+    ready, stored = made.data, lab.store.contents("bags/")
+    bag = unpack_bag(stored[ready.bag_key], "it")
+
+    assert {key.removeprefix(f"bags/sound/{ready.bag_digest}") for key in stored} == PARTS
+    assert (ready.slide_id, ready.uri, ready.content_id) == (told.slide_id, told.uri, told.content_id)
+    assert (ready.case_id, ready.case_slides) == ("C", ("sound", "other"))
+    assert (ready.tiles, ready.bag_bytes) == (len(bag), len(stored[ready.bag_key]))
+    assert ready.mpp == pytest.approx(0.5)
+    assert made.measures["histgen_tiles_encoded_total"] == len(bag)
+    assert {"stage:open", "stage:grid", "stage:read", "stage:encode", "stage:render", "stage:store"} <= set(
+        made.measures
+    )
+
+
+def test_the_record_is_written_last(lab, small_slide):
+    ready = lab.scan_job.run(scanned(small_slide)).data
+
+    assert lab.store.written[-1] == ready.scan_key
+    assert set(json.loads(lab.store.get(ready.scan_key))) == set(ScanRecord.model_fields)
+
+
+def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, small_slide):
+    first = lab.scan_job.run(scanned(small_slide)).data
+    before, lab.store.written[:] = lab.store.contents(), []
+    second = lab.scan_job.run(scanned(small_slide)).data
+
+    assert second == first
+    assert lab.store.contents() == before
+    assert lab.store.written == lab.store.replaced == []
+
+
+def test_two_stores_get_the_same_bytes(lab, small_slide, tmp_path, model_dir):
+    other = Lab.at(tmp_path / "other", model_dir)
+    for one in (lab, other):
+        one.scan_job.run(scanned(small_slide))
+
+    assert other.store.contents() == lab.store.contents()
+
+
+def test_what_was_done_is_found_without_opening_the_slide(lab, small_slide):
+    told = scanned(small_slide)
+    assert lab.scan_job.find(told) is None
+    ready = lab.scan_job.run(told).data
+
+    assert lab.without_slides().scan_job.find(told) == ready
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_after_a_crash_between_objects_it_is_completed(lab, small_slide, tmp_path, model_dir, writes):
+    told = scanned(small_slide)
+    lab.store.dies_after = writes
+    with pytest.raises(Killed):
+        lab.scan_job.run(told)
+    lab.store.dies_after = None
+    assert lab.scan_job.find(told) is None
+    lab.scan_job.run(told)
+    undisturbed = Lab.at(tmp_path / "undisturbed", model_dir)
+    undisturbed.scan_job.run(told)
+
+    assert lab.store.contents() == undisturbed.store.contents()
+    assert lab.store.replaced == []
+
+
+@pytest.mark.parametrize("change", [{"mpp": 0.6}, {"slide_id": "renamed"}])
+def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
+    first, second = (lab.scan_job.run(scanned(small_slide, **stated)).data for stated in ({}, change))
+
+    assert first.bag_digest != second.bag_digest
+    assert ScanRecord.from_bytes(lab.store.get(second.scan_key)).mpp_source == (
+        "stated" if "mpp" in change else "file"
+    )
+
+
+def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
+    (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.7}')
+    first = lab.scan_job.run(scanned(own_slide)).data
+    (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.6}')
+    assert lab.scan_job.find(scanned(own_slide)) is None
+    second = lab.scan_job.run(scanned(own_slide)).data
+
+    assert (first.mpp, second.mpp) == (0.7, 0.6)
+    assert first.bag_key != second.bag_key
+
+
+def test_another_slide_at_the_announced_place_is_refused(lab, own_slide):
+    told = scanned(own_slide)
+    tiny_model.write_slide(own_slide, side_px=640, seed=9)
+
+    assert code_of(lab, told) == "slide-changed"
+    assert lab.store.contents() == {}
+
+
+def test_a_slide_that_changes_while_it_is_read_is_refused(lab, own_slide):
+    """Nothing is stored of it, though every single read may have succeeded."""
+    told, infer = scanned(own_slide), lab.server.infer
+
+    def overwritten(*args):
+        os.utime(own_slide, ns=(1, 1))
+        return infer(*args)
+
+    lab.server.infer = overwritten
+    assert code_of(lab, told) == "slide-changed"
+    assert lab.store.contents() == {}
+
+
+def test_a_read_that_fails_since_the_slide_changed_says_so(lab, own_slide):
+    """A file cut short in mid-read looks damaged; what it is, is being copied."""
+    told = scanned(own_slide)
+
+    def cut(*_):
+        own_slide.write_bytes(own_slide.read_bytes()[:1000])
+        raise InvalidInputError("slide-read-failed", "Pixels cannot be read.")
+
+    lab.server.infer = cut
+    assert code_of(lab, told) == "slide-changed"
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda path: path.unlink(), "slide-missing"),
+        (lambda path: path.write_bytes(b""), "slide-empty"),
+        (lambda path: path.write_bytes(b"no slide at all"), "slide-format-unknown"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200_000]), "slide-damaged"),
+        (lambda path: tiny_model.write_slide(path, mpp=None), "slide-mpp-unknown"),
+        (lambda path: tiny_model.write_slide(path, mpp=4.5), "slide-too-coarse"),
+    ],
+)
+def test_bad_slides_are_refused_with_their_own_codes(lab, own_slide, damage, code):
+    before = scanned(own_slide)
+    damage(own_slide)
+    told = scanned(own_slide) if own_slide.exists() else before
+
+    assert code_of(lab, told) == code
+
+
+def test_a_server_that_is_away_is_the_callers_to_wait_for(lab, small_slide):
+    def away(*_):
+        raise TransientError("inference-unavailable", "Away.")
+
+    lab.server.infer = away
+    with pytest.raises(TransientError):
+        lab.scan_job.run(scanned(small_slide))
+    assert lab.store.contents() == {}
+
+
+def test_a_record_that_is_damaged_is_named(lab, small_slide):
+    ready = lab.scan_job.run(scanned(small_slide)).data
+    for damage in (b"", b"{}", b'{"schema_version": "2"}'):
+        lab.store.inner.put(ready.scan_key, damage, if_absent=False)
+        with pytest.raises(InvalidInputError) as caught:
+            lab.scan_job.find(scanned(small_slide))
+        assert caught.value.code == "scan-record-unreadable"
+
+
+def test_progress_goes_through_every_stage(lab, small_slide):
+    calls: list[tuple[str, int, int]] = []
+    ready = lab.scan_job.run(scanned(small_slide), lambda *call: calls.append(call)).data
+
+    assert [stage for stage, done, total in calls if done == total] == ["open", "grid", "encode", "store"]
+    assert ("encode", ready.tiles, ready.tiles) in calls
+
+
+def test_the_thumbnail_is_the_slide(lab, small_slide):
+    from PIL import Image  # noqa: PLC0415
+
+    ready = lab.scan_job.run(scanned(small_slide)).data
+    key = ready.scan_key.replace(".scan.json", ".thumbnail.webp")
+    (lab.folder / "t.webp").write_bytes(lab.store.get(key))
+    pixels = np.asarray(Image.open(lab.folder / "t.webp").convert("RGB"))
+
+    assert pixels.shape == (640, 640, 3)
+    assert pixels[5, 5].min() > 230
+    assert pixels[320, 320].min() < 200

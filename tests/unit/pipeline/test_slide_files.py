@@ -1,0 +1,183 @@
+"""From URIs to files; gone is told from away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.pipeline.scratch import Scratch
+from histgen_lib.pipeline.slide_files import SlideFiles, local_path, stated_mounts
+from histgen_lib.storage import StorageSettings
+
+MISSING = InvalidInputError("slide-missing", "There is no such file.")
+
+
+def files_at(tmp_path: Path, mounts=()) -> SlideFiles:
+    settings = StorageSettings(f"file:{tmp_path / 'store'}")
+    return SlideFiles(settings, lambda: Scratch(tmp_path / "scratch", 1 << 20), mounts=mounts)
+
+
+def refused(files: SlideFiles, uri: str, error: Exception = MISSING) -> Exception:
+    with pytest.raises((InvalidInputError, TransientError)) as caught, files.open(uri):
+        raise error
+    return caught.value
+
+
+def test_a_file_is_opened_where_it_lies(tmp_path):
+    path = tmp_path / "an odd näme#1?.svs"
+    path.write_bytes(b"x")
+    with files_at(tmp_path).open(path.as_uri()) as found:
+        assert found == path
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://x/a.svs",
+        "/a.svs",
+        "file://host/a.svs",
+        "file:a.svs",
+        "file:///a%00b",
+        "s3://",
+        "s3://b",
+        "s3://b/k/",
+    ],
+)
+def test_another_kind_of_uri_is_refused(tmp_path, uri):
+    with pytest.raises(InvalidInputError) as caught, files_at(tmp_path).open(uri):
+        pass
+    assert caught.value.code == "slide-uri"
+
+
+def test_a_path_comes_back_as_it_was():
+    assert local_path(Path("/a b/ü%20.svs").as_uri()) == Path("/a b/ü%20.svs")
+    assert local_path("file://localhost/a.svs") == Path("/a.svs")
+
+
+def test_a_slide_that_is_gone_is_gone(tmp_path):
+    """An empty folder, or none at all, proves nothing: waiting for it could mean waiting for ever."""
+    (tmp_path / "scans").mkdir()
+    for place in ("scans/a.svs", "nowhere/deep/a.svs"):
+        assert refused(files_at(tmp_path), (tmp_path / place).as_uri()).code == "slide-missing"
+
+
+def test_a_slide_on_a_share_that_should_be_mounted_and_is_not_is_away(tmp_path):
+    (tmp_path / "share").mkdir()
+    files = files_at(tmp_path, [tmp_path / "share"])
+
+    assert refused(files, (tmp_path / "share/case/a.svs").as_uri()).code == "slide-away"
+    assert refused(files, (tmp_path / "elsewhere/a.svs").as_uri()).code == "slide-missing"
+
+
+@pytest.mark.parametrize("number", [116, 107, 113])  # ESTALE, ENOTCONN, EHOSTUNREACH
+def test_a_share_whose_server_does_not_answer_is_away(tmp_path, monkeypatch, number):
+    """Whatever the reading said: a server that goes away in mid-read looks like a damaged file."""
+    path = tmp_path / "a.svs"
+    path.write_bytes(b"x")
+    stat = Path.stat
+
+    def failing(self, **options):
+        if self == path:
+            raise OSError(number, os.strerror(number))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    damaged = InvalidInputError("slide-read-failed", "Pixels cannot be read.")
+
+    assert refused(files_at(tmp_path), path.as_uri(), damaged).code == "slide-away"
+
+
+def test_a_damaged_slide_is_damaged(tmp_path):
+    path = tmp_path / "a.svs"
+    path.write_bytes(b"x")
+    damaged = InvalidInputError("slide-damaged", "It is truncated.")
+
+    assert refused(files_at(tmp_path), path.as_uri(), damaged) is damaged
+
+
+def test_the_table_of_mounts_is_read_as_the_system_does(tmp_path):
+    table = tmp_path / "fstab"
+    table.write_text("# a comment\nnas:/scans /mnt/all\\040scans nfs ro 0 0\nUUID=1 / ext4\nnone swap\n\n")
+
+    assert stated_mounts(table) == [Path("/mnt/all scans")]
+    assert stated_mounts(tmp_path / "none") == []
+
+
+class Bucket:
+    """One object in a bucket, or a bucket that refuses us."""
+
+    def __init__(self, data: bytes | None = b"slide", error: Exception | None = None) -> None:
+        self.data, self.error, self.fetched = data, error, 0
+
+    def head(self, key):
+        from histgen_lib.storage import ObjectInfo
+
+        if self.error:
+            raise self.error
+        return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)))
+
+    def fetch(self, key, path):
+        self.fetched += 1
+        path.write_bytes(self.data)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    made = Bucket()
+    opened = []
+
+    def open_bucket(settings):
+        opened.append(settings.url)
+        return made
+
+    monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_store", open_bucket)
+    made.opened = opened
+    return made
+
+
+def test_an_object_is_copied_once_under_its_own_name(bucket, tmp_path):
+    files = files_at(tmp_path)
+    for _ in range(2):
+        with files.open("s3://lab/2026/a slide.svs") as path:
+            assert path.name == "a slide.svs"
+            assert path.read_bytes() == b"slide"
+
+    assert (bucket.fetched, bucket.opened) == (1, ["s3://lab"])
+
+
+def test_an_object_that_was_replaced_is_copied_anew(bucket, tmp_path):
+    files = files_at(tmp_path)
+    for data in (b"old", b"new one"):
+        bucket.data = data
+        with files.open("s3://lab/a.svs") as path:
+            assert path.read_bytes() == data
+
+
+def test_an_object_that_is_gone_is_gone(bucket, tmp_path):
+    bucket.data = None
+
+    assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "slide-missing"
+
+
+def test_a_foreign_bucket_that_refuses_us_is_the_slides_trouble_not_the_workers_end(bucket, tmp_path):
+    bucket.error = FatalError("storage-denied", "The bucket does not let us in.")
+
+    assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "slide-unreadable"
+
+
+def test_a_server_that_is_away_is_waited_for(bucket, tmp_path):
+    bucket.error = TransientError("storage-unavailable", "Away.")
+
+    assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "storage-unavailable"
+
+
+def test_the_sidecar_of_a_file_is_found(tmp_path):
+    (tmp_path / "a.svs.json").write_text('{"mpp": 0.25}')
+    files = files_at(tmp_path)
+
+    assert files.sidecar_mpp((tmp_path / "a.svs").as_uri()) == 0.25
+    assert files.sidecar_mpp((tmp_path / "b.svs").as_uri()) is None
+    assert files.sidecar_mpp("s3://lab/a.svs") is None

@@ -1,0 +1,165 @@
+"""Settings of the services: environment over file over defaults; complaints name names, not values."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.errors import FatalError
+from services.reporter.settings import ReporterSettings
+from services.settings import ServiceSettings
+from services.tiler.settings import TilerSettings
+from services.wiring import bus_settings, storage_settings, worker_spec
+
+NEEDED = {"HISTGEN_BUS": "embedded:/lab/bus.db", "HISTGEN_STORE": "file:/lab/store"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("HISTGEN_")]:
+        monkeypatch.delenv(name)
+    for name, value in NEEDED.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def config(monkeypatch, tmp_path):
+    """Write the settings file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "histgen.yaml"
+        path.write_text(text)
+        monkeypatch.setenv("HISTGEN_CONFIG", str(path))
+        return path
+
+    return write
+
+
+def complaint(cls=ServiceSettings) -> str:
+    with pytest.raises(FatalError) as caught:
+        cls.load()
+    assert caught.value.code == "settings-invalid"
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(monkeypatch, config):
+    path = config("port: 7001\nmax_attempts: 9\ngrace_s: 3\n")
+    monkeypatch.setenv("HISTGEN_PORT", "7002")
+    settings = ServiceSettings.load(grace_s=4.0)
+    origins = settings.origins()
+
+    assert (settings.port, settings.max_attempts, settings.grace_s, settings.threads) == (7002, 9, 4.0, None)
+    assert origins["port"] == "HISTGEN_PORT"
+    assert origins["max_attempts"] == str(path)
+    assert origins["grace_s"] == "argument"
+    assert origins["threads"] == "default"
+    assert set(origins) == set(ServiceSettings.model_fields)
+
+
+def test_one_file_serves_all_services(config):
+    config(
+        "max_attempts: 2\ntiler: {in_flight: 4, max_attempts: 3}\nreporter: {beam_size: 2}\ngateway: {watch: /x}\n"
+    )
+
+    assert (TilerSettings.load().in_flight, TilerSettings.load().max_attempts) == (4, 3)
+    assert (ReporterSettings.load().beam_size, ReporterSettings.load().max_attempts) == (2, 2)
+
+
+@pytest.mark.parametrize("text", ["watches: /x\n", "tiler: {beam_size: 3}\n"])
+def test_a_name_in_the_file_that_is_no_setting_is_refused(config, text):
+    config(text)
+
+    assert "is no setting of this service" in complaint(TilerSettings)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", "tiler: 3", "\x00"])
+def test_a_file_that_is_no_settings_file_is_refused(config, text):
+    config(text)
+
+    assert "HISTGEN_CONFIG wants" in complaint()
+
+
+def test_a_file_that_is_not_there_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTGEN_CONFIG", str(tmp_path / "none.yaml"))
+
+    assert "HISTGEN_CONFIG wants a readable YAML file" in complaint()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wish"),
+    [
+        ("HISTGEN_BUS", "redis://h", 'HISTGEN_BUS wants "embedded:'),
+        ("HISTGEN_STORE", "/a/folder", 'HISTGEN_STORE wants "file:/folder"'),
+        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE wants "onnx" or "triton://host:port"'),
+        ("HISTGEN_STORE_ENDPOINT", "minio:9000", 'HISTGEN_STORE_ENDPOINT wants "http://'),
+        ("HISTGEN_PORT", "77777", "HISTGEN_PORT wants less than or equal to 65535"),
+        ("HISTGEN_DEADLINE_S", "s3cret", "HISTGEN_DEADLINE_S wants a valid number"),
+        ("HISTGEN_KAFKA", "{s3cret", "HISTGEN_KAFKA wants JSON"),
+        ("HISTGEN_LOG_LEVEL", "s3cret", "HISTGEN_LOG_LEVEL wants 'debug'"),
+    ],
+)
+def test_a_wrong_value_is_answered_by_its_name_and_what_it_wants(monkeypatch, name, value, wish):
+    monkeypatch.setenv(name, value)
+
+    assert wish in complaint()
+    assert "s3cret" not in complaint()
+
+
+def test_all_that_is_wrong_is_said_at_once(monkeypatch):
+    monkeypatch.delenv("HISTGEN_BUS")
+    monkeypatch.setenv("HISTGEN_MAX_ATTEMPTS", "0")
+    told = complaint()
+
+    assert "HISTGEN_BUS is missing" in told
+    assert "HISTGEN_MAX_ATTEMPTS wants greater than or equal to 1" in told
+
+
+def test_secrets_show_nowhere(monkeypatch):
+    monkeypatch.setenv("HISTGEN_KAFKA", '{"sasl_plain_password": "s3cret", "security_protocol": "SASL_SSL"}')
+    monkeypatch.setenv("HISTGEN_STORE_ENDPOINT", "http://me:s3cret@minio:9000/x")
+    settings = ServiceSettings.load()
+
+    assert "s3cret" not in repr(settings) + str(settings) + str(settings.shown())
+    assert settings.shown()["kafka"]["security_protocol"] == "SASL_SSL"
+    assert settings.shown()["store_endpoint"] == "http://********@minio:9000/x"
+    assert dict(bus_settings(settings).kafka)["sasl_plain_password"] == "s3cret"
+
+
+def test_an_empty_variable_means_not_stated(monkeypatch):
+    for name in ("THREADS", "STORE_ENDPOINT", "STORE_REGION", "RUN_DIR", "SCRATCH"):
+        monkeypatch.setenv(f"HISTGEN_{name}", "")
+    settings = ServiceSettings.load()
+
+    assert (settings.threads, settings.store_endpoint, settings.run_dir, settings.scratch) == (None,) * 4
+
+
+def test_settings_travel_to_the_child_process():
+    settings = TilerSettings.load(in_flight=2)
+
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_settings_become_the_parts_of_a_worker(monkeypatch):
+    monkeypatch.setenv("HISTGEN_STORE", "s3://lab/histgen")
+    monkeypatch.setenv("HISTGEN_STORE_ENDPOINT", "http://minio:9000")
+    settings = ServiceSettings.load(port=7003)
+    spec = worker_spec(settings, "tiler", "slide.scanned", dict)
+
+    assert (spec.name, spec.group, spec.topic, spec.port) == ("tiler", "histgen-tiler", "slide.scanned", 7003)
+    assert storage_settings(settings).endpoint == "http://minio:9000"
+    assert bus_settings(settings).url == "embedded:/lab/bus.db"
+
+
+@pytest.mark.parametrize("service", ["tiler", "reporter"])
+def test_a_workers_parent_process_loads_no_model_and_no_pixels(service):
+    heavy = "onnxruntime cv2 openslide pyarrow tritonclient boto3 kafka torch PIL"
+    code = f"import sys, services.{service}.__main__; print([m for m in {heavy.split()} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert run.stdout.strip() == "[]"

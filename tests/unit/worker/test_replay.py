@@ -1,0 +1,157 @@
+"""Dead letters are tried again after a fix: each once, whatever dies in between, and never what cannot be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from job_kit import Killed, WatchedStore
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker.dead_letter import DeadLetter, dead_letters
+from histgen_lib.worker.replay import REPLAYED_PREFIX, replay
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+
+
+class Bus:
+    def __init__(self) -> None:
+        self.published: list[Event] = []
+        self.away = False
+
+    def publish(self, topic, key, event) -> None:
+        assert (topic, key) == (event.type, event.key)
+        if self.away:
+            raise TransientError("bus-unavailable", "Away.")
+        self.published.append(event)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return WatchedStore(open_store(StorageSettings(f"file:{tmp_path}")))
+
+
+@pytest.fixture
+def bus():
+    return Bus()
+
+
+def give_up(store, slide_id: str, code: str = "slide-damaged", worker: str = "tiler") -> Event:
+    data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
+    event = Event.first(data, source="/test", now=NOW, identity=slide_id)
+    letter = DeadLetter.of_event(event, InvalidInputError(code, "No."), attempts=1, worker=worker)
+    store.put(letter.key, letter.to_bytes())
+    return event
+
+
+def give_up_record(store) -> str:
+    delivery = Delivery("slide.scanned", 3, 14, b"not an event")
+    letter = DeadLetter.of_record(delivery, InvalidInputError("event-unreadable", "No."), worker="tiler")
+    store.put(letter.key, letter.to_bytes())
+    return letter.event_id
+
+
+def run(store, bus, **chosen):
+    return list(replay(store, bus, now=lambda: NOW, **chosen))
+
+
+def test_an_event_goes_to_its_topic_again_under_an_id_that_follows_from_its_own(store, bus):
+    event = give_up(store, "a")
+    (told,) = run(store, bus)
+
+    assert bus.published == [event.again(now=NOW)] == [told.event]
+    assert (told.event.replay, told.event.data, told.event.trace_id) == (1, event.data, event.trace_id)
+    assert told.refused is None
+
+
+def test_a_replayed_letter_is_moved(store, bus):
+    event = give_up(store, "a")
+    letter = store.get(f"dead-letter/{event.id}.json")
+    run(store, bus)
+
+    assert store.contents() == {f"{REPLAYED_PREFIX}{event.id}.json": letter}
+    assert run(store, bus) == []
+
+
+def test_only_letters_with_the_code_are_replayed(store, bus):
+    wanted = {give_up(store, name).id for name in "ab"}
+    other = give_up(store, "c", "slide-missing")
+    told = run(store, bus, code="slide-damaged")
+
+    assert {one.event_id for one in told} == wanted
+    assert [letter.event_id for letter in dead_letters(store)] == [other.id]
+
+
+def test_only_the_named_letters_are_replayed(store, bus):
+    first, second = give_up(store, "a"), give_up(store, "b")
+    told = run(store, bus, event_ids=[second.id, "no-such-letter"])
+
+    assert [(one.event_id, one.refused and one.refused.code) for one in told] == [
+        (second.id, None),
+        ("no-such-letter", "object-missing"),
+    ]
+    assert [letter.event_id for letter in dead_letters(store)] == [first.id]
+
+
+def test_a_record_that_was_no_event_cannot_be_replayed_and_stays(store, bus):
+    event_id = give_up_record(store)
+    (told,) = run(store, bus)
+
+    assert (told.event_id, told.event, told.refused.code) == (event_id, None, "replay-impossible")
+    assert store.head(f"dead-letter/{event_id}.json")
+    assert bus.published == []
+
+
+def test_what_the_gateway_refused_is_not_smuggled_past_it(store, bus):
+    """A slide under another's id was never announced: publishing it would mix two slides."""
+    give_up(store, "a", "slide-id-taken", worker="gateway")
+    (told,) = run(store, bus, code="slide-id-taken")
+
+    assert told.refused.code == "replay-impossible"
+    assert "submit" in told.refused.hint
+    assert bus.published == []
+
+
+def test_a_letter_that_cannot_be_read_is_reported_and_does_not_stop_the_others(store, bus):
+    store.put("dead-letter/0.json", b"{}")
+    event = give_up(store, "a")
+    told = {one.event_id: one for one in run(store, bus)}
+
+    assert told["0"].refused.code == "dead-letter-unreadable"
+    assert told[event.id].event is not None
+
+
+def test_a_letter_is_not_moved_before_its_event_is_published(store, bus):
+    event = give_up(store, "a")
+    bus.away = True
+    with pytest.raises(TransientError):
+        run(store, bus)
+    assert list(store.contents()) == [f"dead-letter/{event.id}.json"]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_after_a_crash_it_is_replayed_under_the_same_id(store, bus, monkeypatch, writes):
+    give_up(store, "a")
+    store.dies_after = writes
+    monkeypatch.setattr(store, "delete", lambda key: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run(store, bus)
+    store.dies_after = None
+    monkeypatch.undo()
+    run(store, bus)
+
+    assert len({event.id for event in bus.published}) == 1
+    assert [key.split("/")[0] for key in store.contents()] == ["dead-letter-replayed"]
+
+
+def test_a_letter_that_comes_while_replaying_waits_for_the_next_time(store, bus):
+    """Else an event that fails at once would be replayed for ever."""
+    give_up(store, "a")
+    told = []
+    for one in replay(store, bus, now=lambda: NOW):
+        told.append(one)
+        give_up(store, f"again-{len(told)}")
+    assert len(told) == 1
