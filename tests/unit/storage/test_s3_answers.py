@@ -223,6 +223,14 @@ def test_parts_that_someone_else_threw_away_are_sent_again_later(
         store.put("bag", LARGE)
 
 
+def test_parts_are_not_cleared_away_at_a_server_that_is_gone(server: ScriptedServer, store: S3Store) -> None:
+    """To wait as long again would double the time in which an outage is known."""
+    server.script = [Answer(404), OK, UPLOAD, Answer(0)]
+    with pytest.raises(TransientError):
+        store.put("bag", LARGE)
+    assert server.asked == ["HEAD", "HEAD", "POST uploads"] + ["PUT uploadId=u&partNumber=1"] * 3
+
+
 def test_a_large_object_that_is_there_is_not_sent(server: ScriptedServer, store: S3Store) -> None:
     server.script = [HERE]
     assert not store.put("bag", LARGE)
