@@ -82,7 +82,7 @@ class StackHome:
                     f"A stack runs in {self.folder} already.",
                     hint="Look at it with histgen watch, stop it, or give another folder with --home.",
                 )
-            for stale in self.run_dir.glob("*.json"):
+            for stale in self.run_dir.rglob("*.json"):
                 stale.unlink(missing_ok=True)
             yield
 

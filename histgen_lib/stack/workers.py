@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,12 +46,26 @@ class WorkerState:
 
 
 def look(run_dir: Path) -> list[WorkerState]:
-    """Ask every service that announced itself in `run_dir`; one that does not answer is told as such."""
+    """Ask every service that runs and announced itself in `run_dir`; who does not answer is told as such.
+
+    What a killed service had announced is passed over.
+    """
     if not run_dir.is_dir():
         return []
-    found = [state for path in sorted(run_dir.glob("*.json")) if (state := _announced(path))]
+    told = [state for path in sorted(run_dir.glob("*.json")) if (state := _announced(path))]
+    found = [state for state in told if _runs(state.pid)]
     with ThreadPoolExecutor(max(1, len(found))) as askers:
         return list(askers.map(_ask, found))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another account's
+    return True
 
 
 def _announced(path: Path) -> WorkerState | None:

@@ -1,0 +1,110 @@
+"""A `histgen up` in a process of its own, for tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli_runs import Run
+from waiting import until
+
+from histgen_lib.cli.app import run
+
+START_S, STOP_S = 90.0, 60.0
+
+
+@dataclass
+class RunningStack:
+    """The stack's process, what it said once it was ready, and the commands that talk to it."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    record: dict[str, Any]
+
+    def __call__(self, *arguments: object) -> Run:
+        """Run a command, in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                code = run([*map(str, arguments), "--home", str(self.home)])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return Run(code, out.getvalue(), err.getvalue())
+
+    def json(self, *arguments: object) -> Any:
+        run = self(*arguments, "--json")
+        return json.loads(run.out)
+
+    def pid_of(self, service: str) -> int:
+        """Return the process id of a service that listens."""
+        found = until(lambda: self._announced(service), 30, f"a {service}")
+        return int(json.loads(found[0].read_text())["pid"])
+
+    def pids(self) -> list[int]:
+        """List every process below the stack's."""
+        found, waiting = [], [self.process.pid]
+        while waiting:
+            for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+                waiting += children(task)
+                found += children(task)
+        return found
+
+    def _announced(self, service: str) -> list[Path]:
+        pids = self.pids()
+        files = (self.home / "run").glob(f"{service}-*.json")
+        return [path for path in files if int(path.stem.rpartition("-")[2]) in pids]
+
+
+def children(task: Path) -> list[int]:
+    """Read the children of a thread; none if it has ended."""
+    try:
+        return [int(pid) for pid in task.read_text().split()]
+    except OSError:
+        return []
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Return those that run; zombies do not."""
+    running = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state != "Z":
+            running.append(pid)
+    return running
+
+
+@contextmanager
+def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) -> Iterator[RunningStack]:
+    """Start a stack, and have it stopped by Ctrl-C."""
+    command = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, "--json", *options]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=(home.parent / f"{home.name}.err").open("w"),
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    )
+    try:
+        assert process.stdout is not None
+        text = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        yield RunningStack(process, home, json.loads(text))
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_S)
+        finally:
+            process.kill()

@@ -1,0 +1,149 @@
+"""`histgen up` with everything it starts, and the commands that talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import tiny_model
+from running_stack import RunningStack, alive, stack_up
+from waiting import until
+
+SERVICES = {"gateway", "tiler", "reporter"}
+ENVIRONMENT = {"HISTGEN_SETTLE_S": "0.5", "HISTGEN_LOOK_S": "0.2"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, model_dir):
+    """Run one stack for the tests of this module: embedded broker, a folder, ONNX Runtime."""
+    home = tmp_path_factory.mktemp("stack") / "home"
+    with stack_up(home, "--inference", "onnx", "--model", model_dir, env=ENVIRONMENT) as running:
+        yield running
+
+
+def slide(folder: Path, name: str, **options) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = sum(name.encode())
+    return tiny_model.write_slide(folder / f"{name}.tif", seed=seed, **options)
+
+
+def drafted(stack: RunningStack, slide_id: str) -> bool:
+    (state,) = stack.json("status", slide_id)["slide"] or [{"state": ""}]
+    return state["state"] == "drafted"
+
+
+def ready(stack: RunningStack) -> set[str]:
+    return {service["name"] for service in stack.json("watch")["services"] if service["ready"]}
+
+
+def test_submitted_slides_are_drafted_and_it_is_said_where(stack, tmp_path):
+    paths = [slide(tmp_path, "one"), slide(tmp_path, "two")]
+    run = stack("submit", *paths, "--wait", "--json")
+    told = json.loads(run.out)["slides"]
+
+    assert run.code == 0, run.said
+    assert [one["status"] for one in told] == ["accepted", "accepted"]
+    for one in told:
+        assert one["end"]["state"] == "drafted"
+        assert Path(one["end"]["draft"]["page"]).read_text().rstrip().endswith("</html>")
+
+
+def test_a_slide_in_the_watched_folder_is_drafted(stack):
+    slide(stack.home / "arriving", "dropped").rename(stack.home / "inbox" / "dropped.tif")
+
+    until(lambda: "dropped" in stack("status").out, 30, "the gateway to see it")
+    until(lambda: drafted(stack, "dropped"), 60, "its draft")
+
+
+def test_a_dead_letter_is_told_with_its_cure_and_replayed_once_that_is_done(stack, tmp_path):
+    path = slide(tmp_path, "unscaled", mpp=None)
+    refused = stack("submit", path, "--wait")
+    assert refused.code == 65
+    assert "error[slide-mpp-unknown]" in refused.err
+    letter = stack.json("status", "unscaled")["slide"][0]["dead_letter"]
+    assert (letter["code"], letter["worker"]) == ("slide-mpp-unknown", "tiler")
+    assert letter["event_id"] in stack("replay", "--dry-run").out
+
+    path.with_name("unscaled.tif.json").write_text('{"mpp": 0.5}')
+    (replayed,) = stack.json("replay", "--code", "slide-mpp-unknown")["letters"]
+
+    assert replayed["slide_id"] == "unscaled"
+    until(lambda: drafted(stack, "unscaled"), 60, "its draft")
+    assert stack("replay", "--code", "slide-mpp-unknown").out == "There are no such dead letters.\n"
+
+
+def test_a_slide_submitted_again_with_its_resolution_needs_no_replay(stack, tmp_path):
+    path = slide(tmp_path, "stated-later", mpp=None)
+    assert stack("submit", path, "--wait").code == 65
+    run = stack("submit", path, "--mpp", 0.5, "--wait")
+
+    assert run.code == 0, run.said
+    assert "draft.html" in run.out
+
+
+def test_slides_of_a_case_get_one_report(stack, tmp_path):
+    paths = [slide(tmp_path, "case-a"), slide(tmp_path, "case-b")]
+    run = stack("submit", *paths, "--case", "C7", "--wait", "--json")
+    pages = {one["end"]["draft"]["page"] for one in json.loads(run.out)["slides"]}
+
+    assert run.code == 0, run.said
+    assert len(pages) == 1
+    assert "/reports/C7/" in pages.pop()
+
+
+def test_a_backfill_takes_what_lies_in_a_folder_once(stack, tmp_path):
+    slide(tmp_path / "archive", "old")
+    assert stack.json("backfill", tmp_path / "archive", "--dry-run")["outcomes"] == {"would-submit": 1}
+    assert stack.json("backfill", tmp_path / "archive", "--rate", "10/s")["outcomes"] == {"accepted": 1}
+    assert stack.json("backfill", tmp_path / "archive")["outcomes"] == {"duplicate": 1}
+    until(lambda: drafted(stack, "old"), 60, "its draft")
+
+
+def test_watch_shows_the_services_and_what_became_of_slides(stack):
+    assert ready(stack) == SERVICES
+    shown = stack("watch", "--once").out
+    assert f"Gateway  {stack.record['gateway']}" in shown
+    assert "0 in hand" in shown
+
+
+def test_a_second_stack_in_the_same_folder_is_refused(stack):
+    run = stack("up")
+
+    assert run.code == 78
+    assert run.err.startswith("error[stack-running]")
+
+
+def test_killed_services_are_started_again_and_work_goes_on(stack, tmp_path):
+    before = {service: stack.pid_of(service) for service in SERVICES}
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    for service, pid in before.items():
+        until(lambda name=service, old=pid: stack.pid_of(name) != old, 30, f"another {service}")
+    until(lambda: ready(stack) == SERVICES, 30, "all to be ready")
+    run = stack("submit", slide(tmp_path, "afterwards"), "--wait")
+
+    assert run.code == 0, run.said
+
+
+def test_ctrl_c_stops_everything_and_leaves_no_process(tmp_path, model_dir):
+    with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
+        pids = stack.pids()
+        assert len(alive(pids)) >= 5  # three services, and the two processes that do the jobs
+    said = (tmp_path / "home.err").read_text()
+
+    assert stack.process.returncode == 0, said
+    assert "Stopped." in said
+    until(lambda: not alive(pids), 5, "every process to end")
+    assert list((tmp_path / "home" / "run").glob("*.json")) == []
+    assert "No stack runs" in stack("status").err
+
+
+def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir):
+    with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
+        pids = stack.pids()
+        stack.process.kill()
+        until(lambda: not alive(pids), 10, "every process to end")
+        stack.process.wait()
