@@ -62,7 +62,7 @@ class Attempts:
         return Trial(event_id, earlier, f"{prefix}{number}")
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Note attempts that ended: they count no more, and `sweep` removes them. Never waits for the store."""
+        """Note attempts that ended, for `sweep` to remove; never waits for the store."""
         self._ended.update(keys)
 
     def sweep(self, event_id: str = "") -> None:
