@@ -61,7 +61,7 @@ class Gateway:
             while not self.stop.wait(STEP_S):
                 self.board.turn()
                 self._probe()
-            self.board.phase = "stopping"
+            self.board.stopping = True
             self._drain()
         failures = [
             failure for failure in (self.door.failure, *(loop.failure for loop in self.loops)) if failure
@@ -131,7 +131,7 @@ def build(
     if roots == Roots():
         _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
     intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
-    board = GatewayBoard()
+    board = GatewayBoard(announced=lambda: intake.announced)
     board.loops = loops = list(_loops(settings, watched, intake, board, stop))
     door = Door(intake, board, stop, host=settings.host, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)

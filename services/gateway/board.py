@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,12 +27,13 @@ class Turning(Protocol):
 
 @dataclass
 class GatewayBoard(Board):
-    """The gateway. `requests`: how many are in hand."""
+    """The gateway. `requests`: how many are in hand; `announced`: how many slides went out."""
 
     worker: str = NAME
     missing: dict[str, str] = field(default_factory=lambda: {"store": "starting"})
     loops: Sequence[Turning] = ()
     requests: int = 0
+    announced: Callable[[], int] = lambda: 0
 
     def hold(self, requests: int) -> None:
         """Note how many requests are in hand."""
@@ -44,6 +45,7 @@ class GatewayBoard(Board):
         return super().live() and all(loop.live() for loop in self.loops)
 
     def status(self) -> dict[str, Any]:
-        """Return what /status shows. `waiting`: slides in the watched folder that were not announced yet."""
+        """Return what /status shows. `jobs_done`: slides announced; `waiting`: those in the folder."""
         waiting = sum(loop.waiting for loop in self.loops)
-        return super().status() | {"requests": self.requests, "waiting": waiting}
+        more = {"jobs_done": self.announced(), "requests": self.requests, "waiting": waiting}
+        return super().status() | more

@@ -16,7 +16,8 @@ from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from services.gateway.places import FilePlace, ObjectPlace, Place, Roots
 
-_SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, ".dcm")
+DICOM_SUFFIX = ".dcm"
+_SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, DICOM_SUFFIX)
 State = tuple[str, int, int]
 """A file's name, size in bytes and time of change in ns."""
 
@@ -66,6 +67,7 @@ class Contents:
         return self._bucket(name)
 
     def _files(self, place: FilePlace) -> Content:
+        _check_kind(place)
         parts = sorted(stored_in(place.path))
         for part in parts:
             self._roots.require(FilePlace(part))
@@ -101,6 +103,19 @@ class Contents:
             if name not in self._buckets:
                 self._buckets[name] = self._open_bucket(name)
             return self._buckets[name]
+
+
+def _check_kind(place: FilePlace) -> None:
+    """Refuse what would be read for ever, or is a whole archive: pipes, devices, folders without DICOM."""
+    path = place.path
+    if path.is_dir() and not any(part.suffix.lower() == DICOM_SUFFIX for part in path.iterdir()):
+        raise InvalidInputError(
+            "slide-is-folder",
+            f"{_name(place)} is a folder without DICOM files.",
+            hint="Give the slide files themselves; `histgen backfill` takes a whole folder.",
+        )
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise _unreadable(place, "it is no ordinary file")
 
 
 def states(parts: Sequence[Path]) -> list[State]:

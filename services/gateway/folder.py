@@ -13,9 +13,8 @@ from pathlib import Path, PurePath
 
 from histgen_lib.errors import TransientError
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, SLIDE_SUFFIXES, named_parts
-from services.gateway.contents import State
+from services.gateway.contents import DICOM_SUFFIX, State
 
-DICOM_SUFFIX = ".dcm"
 UNFINISHED_SUFFIXES = frozenset({".part", ".tmp", ".crdownload", ".partial", ".filepart"})
 """What browsers and copy programs call a file that is not whole yet."""
 

@@ -7,21 +7,24 @@ the same id, when the slide is told of again: consumers recognise it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics
-from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
+from histgen_lib.worker import DeadLetter
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
+from services.gateway.descent import letter_of
 from services.gateway.ledger import Announced, Ledger, Owner
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
 
 SOURCE = f"/histgen/{NAME}"
+DECIDE_S = 10.0
 
 _log = get_logger()
 
@@ -29,7 +32,7 @@ _log = get_logger()
 class Intake:
     """Takes slides in. Safe to use from several threads; several processes may share broker and store.
 
-    `now`: the time of events, UTC.
+    `now`: the time of events, UTC. `announced` counts.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Intake:
     ) -> None:
         self.contents = contents
         self.ledger = Ledger(store)
+        self.announced = 0
         self._publisher, self._store, self._now = publisher, store, now
         self._deciding = threading.Lock()
 
@@ -76,21 +80,34 @@ class Intake:
         if mark and (noted := self.ledger.seen(mark)):
             return Receipt(*noted, "duplicate")
         content = self.contents.measure(submission.place)
-        with self._deciding:
+        with self._alone():
             receipt = self._decide(submission, content)
         if mark:
             self.ledger.remember(mark, receipt.slide_id, receipt.event_id)
         return receipt
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Decide on one slide at a time; with a server away the queue would never end, so waiting does."""
+        if not self._deciding.acquire(timeout=DECIDE_S):
+            raise TransientError(
+                "gateway-busy",
+                "The gateway waits for its broker or store.",
+                hint="Try again in a few seconds.",
+            )
+        try:
+            yield
+        finally:
+            self._deciding.release()
 
     def _decide(self, told: Submission, content: Content) -> Receipt:
         known = self.ledger.with_content(content.content_id)
         slide_id = told.slide_id or _id_among(told.place.slide_id, known)
         same = [found for found in known if found.data.slide_id == slide_id]
         event = self._event(told, content, slide_id, self._before(slide_id, same))
-        if letter := read_dead_letter(self._store, event.id):
-            return Receipt(slide_id, event.id, "dead-letter", letter)
         if any(found.event.id == event.id for found in same):
-            return Receipt(slide_id, event.id, "duplicate")
+            letter = letter_of(self._store, event)
+            return Receipt(slide_id, event.id, "dead-letter" if letter else "duplicate", letter)
         if same:
             return self._announce(event, "accepted")
         mine = Owner(told.place.uri, content.content_id)
@@ -129,6 +146,7 @@ class Intake:
         with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):
             self._publisher.publish(event.type, event.key, event)
             self.ledger.record(event)
+            self.announced += 1
             _log.info("Announced.", outcome=status)
         return Receipt(event.key, event.id, status)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.mpp import LEAST_MPP, MOST_MPP, is_plausible
-from histgen_lib.worker.dead_letter import DeadLetter
+from histgen_lib.worker import DeadLetter
 from services.gateway.places import Place
 
 Via = Literal["watch", "http", "s3", "backfill"]

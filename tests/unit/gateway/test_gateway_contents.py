@@ -95,6 +95,16 @@ def test_a_file_that_may_not_be_read_is_unreadable(lab: Lab, monkeypatch: pytest
     assert _refused(lab, path) == "slide-unreadable"
 
 
+def test_a_folder_that_is_no_slide_is_not_read_through(lab: Lab):
+    lab.file("archive/a.svs")
+    assert _refused(lab, lab.folder / "archive") == "slide-is-folder"
+
+
+def test_a_pipe_is_not_read_for_ever(lab: Lab):
+    os.mkfifo(lab.folder / "a.svs")
+    assert _refused(lab, lab.folder / "a.svs") == "slide-unreadable"
+
+
 def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: Lab):
     assert lab.tell(lab.file("a.svs", b"")).status == "accepted"
     assert lab.bus.scanned[0].data.size_bytes == 0

@@ -9,9 +9,11 @@ import pytest
 from gateway_fakes import Killed, Lab, Objects
 
 from histgen_lib.errors import InvalidInputError, TransientError
-from histgen_lib.events import Event
+from histgen_lib.events import BagReady, Event
 from histgen_lib.files import sha256_hex
-from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
+from histgen_lib.worker import DeadLetter, read_dead_letter
+from histgen_lib.worker.replay import replay
+from services.gateway import intake
 from services.gateway.intake import identity
 from services.gateway.places import FilePlace, ObjectPlace
 from services.gateway.submission import Case, Submission
@@ -134,17 +136,58 @@ def test_nothing_is_taken_over_from_other_bytes(lab: Lab):
     assert lab.bus.scanned[-1].data.mpp is None
 
 
-def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab):
+def _again(event: Event) -> Event:
+    return event.again(now=event.time)
+
+
+def _bag(event: Event) -> Event:
+    """Make what the tiler publishes."""
+    data = BagReady(event.key, event.data.uri, event.data.content_id, "b", "s", "d", 1, 1)
+    return event.then(data, source="/histgen/tiler", now=event.time)
+
+
+@pytest.mark.parametrize(
+    "given_up",
+    [
+        lambda event: event,
+        _again,
+        _bag,
+        lambda event: _again(_bag(event)),
+        lambda event: _bag(_again(event)),
+        lambda event: _again(_again(_again(event))),
+    ],
+    ids=["tiler", "replayed", "reporter", "reporter-replayed", "replayed-reporter", "replayed-thrice"],
+)
+def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab, given_up):
     path = lab.file("a.svs")
     lab.tell(path)
     reason = InvalidInputError("slide-no-tissue", "There is no tissue.", hint="Look at the slide.")
-    letter = DeadLetter.of_event(lab.bus.scanned[0], reason, attempts=1, worker="tiler")
+    letter = DeadLetter.of_event(given_up(lab.bus.scanned[0]), reason, attempts=1, worker="tiler")
     lab.store.put(letter.key, letter.to_bytes())
     receipt = lab.tell(path)
     assert (receipt.status, receipt.letter.code) == ("dead-letter", "slide-no-tissue")
     assert "Look at the slide." in receipt.hint
     assert "histgen replay" in receipt.hint
     assert len(lab.bus.published) == 1
+
+
+def test_a_slide_whose_letter_was_replayed_is_a_duplicate_again(lab: Lab):
+    path = lab.file("a.svs")
+    lab.tell(path)
+    letter = DeadLetter.of_event(
+        lab.bus.scanned[0], InvalidInputError("x-y", "z"), attempts=1, worker="tiler"
+    )
+    lab.store.put(letter.key, letter.to_bytes())
+    list(replay(lab.store, lab.bus))
+    assert lab.tell(path).status == "duplicate"
+
+
+def test_what_the_gateway_gave_up_is_not_replayed_but_submitted_again(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    lab.tell(lab.file("two/a.svs", b"two"))
+    (told,) = replay(lab.store, lab.bus)
+    assert told.refused.code == "replay-impossible"
+    assert len(lab.bus.scanned) == 1
 
 
 def test_a_state_dealt_with_before_is_not_read_again(lab: Lab):
@@ -226,9 +269,9 @@ def test_two_processes_that_tell_of_two_slides_of_one_name_announce_one(lab: Lab
         patch.setattr(Objects, "list", listed)
         threads = [
             threading.Thread(
-                target=lambda i=intake, p=path: receipts.append(i.submit(Submission(FilePlace(p), "s3")))
+                target=lambda i=process, p=path: receipts.append(i.submit(Submission(FilePlace(p), "s3")))
             )
-            for intake, path in ((first, one), (second, two))
+            for process, path in ((first, one), (second, two))
         ]
         for thread in threads:
             thread.start()
@@ -236,6 +279,14 @@ def test_two_processes_that_tell_of_two_slides_of_one_name_announce_one(lab: Lab
             thread.join()
     assert sorted(receipt.status for receipt in receipts) == ["accepted", "dead-letter"]
     assert len(lab.bus.scanned) == 1
+
+
+def test_who_waits_too_long_for_a_broker_that_is_away_is_told_so(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(intake, "DECIDE_S", 0.01)
+    lab.intake._deciding.acquire()
+    with pytest.raises(TransientError) as caught:
+        lab.tell(lab.file("a.svs"))
+    assert caught.value.code == "gateway-busy"
 
 
 def test_a_case_must_name_its_slide(lab: Lab):

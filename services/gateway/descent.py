@@ -1,0 +1,36 @@
+"""Which events can follow from one that was announced: their ids follow from its own, and are looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from histgen_lib.events import BagReady, Event
+from histgen_lib.storage import ObjectStore
+from histgen_lib.worker import DeadLetter, read_dead_letter
+
+MOST_REPLAYS = 3
+"""Replays that are followed; whoever replays a slide more often asks `histgen status` for it."""
+
+_ANY_BAG = BagReady("", "", "", "", "", "", 0, 0)
+
+
+def letter_of(store: ObjectStore, event: Event) -> DeadLetter | None:
+    """Find the dead letter an announced slide ended in, whether in the tiler, the reporter or a replay."""
+    found = (read_dead_letter(store, one.id) for one in _latest_first(event))
+    return next((letter for letter in found if letter), None)
+
+
+def _latest_first(event: Event) -> Iterator[Event]:
+    """Yield the events of a slide that workers may give up; a letter is gone once it was replayed."""
+    scans = list(_again(event, MOST_REPLAYS))
+    for replays, scan in reversed(list(enumerate(scans))):
+        bag = scan.then(_ANY_BAG, source="", now=event.time)
+        yield from reversed(list(_again(bag, MOST_REPLAYS - replays)))
+        yield scan
+
+
+def _again(event: Event, most: int) -> Iterator[Event]:
+    yield event
+    for _ in range(most):
+        event = event.again(now=event.time)
+        yield event
