@@ -108,8 +108,10 @@ class EmbeddedSubscription:
 
     def close(self) -> None:
         """See `Subscription.close`. Where the file is away, the lease runs out by itself."""
-        with contextlib.suppress(HistgenError), self._log.write(durable=False) as connection:
-            self._me.leave(connection, self._clock())
+        if self._attended_at is not None:
+            with contextlib.suppress(HistgenError), self._log.write(durable=False) as connection:
+                self._me.leave(connection, self._clock())
+        self._attended_at = None
         self._log.close()
 
     def _attend(self) -> None:

@@ -64,7 +64,7 @@ class KafkaSubscription:
         self._letters = KafkaPublisher(settings, servers)
         self._consumer: Any = None
         self._in_flight: Delivery | None = None
-        self._lost = False
+        self._lost = self._evicted = False
         self._heard_at = self._turned_at = self._failing_since = self._unsettled_since = 0.0
 
     def next(self, timeout_s: float) -> Delivery | None:
@@ -73,7 +73,7 @@ class KafkaSubscription:
             raise ValueError(f"{self._in_flight.position} is still in flight")
         with self._consuming() as consumer:
             consumer.resume(*consumer.paused())
-            found = consumer.poll(timeout_ms=max(_CATCH_MS, int(timeout_s * 1000)), max_records=1)
+            found = self._poll(max(_CATCH_MS, int(timeout_s * 1000)))
             if found:
                 self._take(*next(iter(found.values())))
                 consumer.pause(*consumer.assignment())
@@ -177,7 +177,15 @@ class KafkaSubscription:
             self._lost = True
 
     def _holding(self, topic: str) -> Holding:
+        """Tell what this member has, when it joins; called as `_came` and `_went` are.
+
+        A member that hears only now that the group went on without it still believes in its partitions, and
+        kafka-python with it. Others have had them: what is known of them here is worth nothing any more.
+        """
         owned = frozenset(place.partition for place in self._consumer.assignment() if place.topic == topic)
+        if owned and self._consumer.group_metadata().generation_id < 0:
+            self._evicted = True
+            return Holding()
         busy = {self._in_flight.partition} if self._in_flight is not None else set()
         return Holding(owned, owned & busy)
 
@@ -195,8 +203,16 @@ class KafkaSubscription:
         consumer = self._consumer
         consumer.pause(*consumer.assignment())
         self._turned_at = time.monotonic()
-        for place, records in consumer.poll(timeout_ms=timeout_ms, max_records=1).items():
+        for place, records in self._poll(timeout_ms).items():
             consumer.seek(place, records[0].offset)
+
+    def _poll(self, timeout_ms: float) -> dict[Any, Any]:
+        found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
+        if self._evicted:
+            self._drop()
+            self._consumer = self._join()
+            return {}
+        return found
 
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
@@ -261,7 +277,7 @@ class KafkaSubscription:
 
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
-        self._unsettled_since = 0.0
+        self._unsettled_since, self._evicted = 0.0, False
         self._lost = self._in_flight is not None
         if consumer is not None:
             with contextlib.suppress(Exception):  # it leaves the group if it can

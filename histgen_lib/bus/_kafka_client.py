@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,18 +49,20 @@ class _Ear(logging.Filter):
     levels.
     """
 
-    latest: tuple[float, BaseException] | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self._heard: deque[tuple[float, BaseException]] = deque(maxlen=100)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Take the exception out of a record, and drop the record."""
         for value in record.args if isinstance(record.args, tuple) else ():
             if isinstance(value, BaseException):
-                self.latest = (time.monotonic(), value)
+                self._heard.append((time.monotonic(), value))
         return False
 
-    def since(self, start: float) -> BaseException | None:
+    def since(self, start: float) -> list[BaseException]:
         """Return what was heard after `start`."""
-        return self.latest[1] if self.latest and self.latest[0] >= start else None
+        return [error for at, error in tuple(self._heard) if at >= start]
 
 
 _EAR = _Ear()
@@ -112,11 +115,11 @@ def talking(unusable: tuple[type[BaseException], ...] = _UNUSABLE) -> Iterator[N
 
 
 def _translated(
-    error: BaseException, heard: BaseException | None, unusable: tuple[type[BaseException], ...]
+    error: BaseException, heard: list[BaseException], unusable: tuple[type[BaseException], ...]
 ) -> HistgenError:
-    """Find the place of `error` in our tree; `heard` is what the connection failed of, if it did."""
-    for cause in (error, heard):
-        if isinstance(cause, _REFUSALS) or (cause is not None and _TLS_REFUSAL.search(str(cause))):
+    """Find the place of `error` in our tree; `heard` is what connections failed of."""
+    for cause in (error, *heard):
+        if isinstance(cause, _REFUSALS) or _TLS_REFUSAL.search(str(cause)):
             return FatalError(
                 "bus-refused",
                 f"The broker does not let this program in ({type(cause).__name__}).",
@@ -126,7 +129,7 @@ def _translated(
             return _unusable(type(cause).__name__)
     return TransientError(
         "bus-unavailable",
-        f"The broker does not answer ({type(heard or error).__name__}).",
+        f"The broker does not answer ({type(error).__name__}).",
         hint="It is tried again; if that lasts, see whether the broker runs and HISTGEN_BUS names it.",
     )
 

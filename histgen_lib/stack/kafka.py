@@ -50,11 +50,13 @@ class KafkaProcess:
     """One broker of our own, bound to 127.0.0.1; its data survive `stop` and `kill` for the next `start`.
 
     `home` holds the jars (deploy/kafka/pom.xml fetches them), `data` is formatted when it is new. The broker
-    dies with the thread that called `start`.
+    dies with the thread that called `start`. `settings`: further lines of its server.properties.
     """
 
-    def __init__(self, home: Path, data: Path, port: int | None = None, heap_mb: int = 512) -> None:
-        self._home, self._data, self._heap_mb = home, data.absolute(), heap_mb
+    def __init__(
+        self, home: Path, data: Path, port: int | None = None, heap_mb: int = 512, *, settings: str = ""
+    ) -> None:
+        self._home, self._data, self._heap_mb, self._settings = home, data.absolute(), heap_mb, settings
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -84,7 +86,7 @@ class KafkaProcess:
         self._data.mkdir(parents=True, exist_ok=True)
         properties = self._data / "server.properties"
         properties.write_text(
-            _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self._data),
+            _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self._data) + self._settings,
             encoding="utf-8",
         )
         if not (self._data / "logs" / "meta.properties").exists():

@@ -9,11 +9,37 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.stack.children import free_port
 from histgen_lib.stack.kafka import KafkaProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBS = ROOT / ".local" / "kafka" / "libs"
 POM = ROOT / "deploy" / "kafka" / "pom.xml"
+
+_LOCKED_LISTENER = """
+listeners=PLAINTEXT://127.0.0.1:{open},LOCKED://127.0.0.1:{locked},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{open},LOCKED://127.0.0.1:{locked}
+controller.quorum.voters=1@127.0.0.1:{controller}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LOCKED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+listener.name.locked.sasl.enabled.mechanisms=PLAIN
+listener.name.locked.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required user_lab="histology";
+"""
+
+
+class LockedKafka(KafkaProcess):
+    """A broker with a second door, which lets user "lab" in with the password "histology"."""
+
+    def __init__(self, home: Path, data: Path) -> None:
+        port, self.locked_port = free_port(), free_port()
+        settings = _LOCKED_LISTENER.format(open=port, locked=self.locked_port, controller=free_port())
+        super().__init__(home, data, port, settings=settings)
+
+    @property
+    def locked_url(self) -> str:
+        """The second door."""
+        return f"kafka://127.0.0.1:{self.locked_port}"
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +54,9 @@ def kafka_home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaProcess]:
+def kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockedKafka]:
     """Run one broker for the whole session: use topics and groups of your own, and leave it running."""
-    broker = KafkaProcess(kafka_home, tmp_path_factory.mktemp("kafka"))
+    broker = LockedKafka(kafka_home, tmp_path_factory.mktemp("kafka"))
     broker.start()
     yield broker
     broker.stop()

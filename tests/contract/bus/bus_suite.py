@@ -1,7 +1,7 @@
 """What every broker promises.
 
-A broker's test module subclasses `BusSuite` and gives the fixture `settings`, with a session of a second or
-two.
+A broker's test module subclasses `BusSuite` and gives the fixtures `settings`, and `hasty` with limits of a
+second or two. Where nobody is meant to overstep limits they are wide: a busy machine may stop for seconds.
 """
 
 from __future__ import annotations
@@ -204,13 +204,11 @@ class BusSuite:
                 until(lambda: len(stayer.finished) == len(sent), 15, "the rest")
         assert sorted(stayer.finished) == sorted(sent)
 
-    def test_a_killed_member_is_replaced(
-        self, settings: BusSettings, publisher: Publisher, topic: str
-    ) -> None:
+    def test_a_killed_member_is_replaced(self, hasty: BusSettings, publisher: Publisher, topic: str) -> None:
         """By kill -9, in a process of its own, with a record in flight."""
         sent = publish(publisher, topic, slides=SLIDES)
-        survivor = Member(settings, topic, topic)
-        with member_process(settings, topic, topic, holding=True) as (process, news):
+        survivor = Member(hasty, topic, topic)
+        with member_process(hasty, topic, topic, holding=True) as (process, news):
             held = news.recv()
             with members(survivor):
                 until(lambda: len(survivor.finished) >= SLIDES // 4, 15, "the survivor's share")
@@ -220,16 +218,16 @@ class BusSuite:
         assert sorted(survivor.finished) == sorted(sent)
 
     def test_a_job_longer_than_all_limits_is_delivered_once(
-        self, settings: BusSettings, publisher: Publisher, topic: str
+        self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
         """With another member waiting for the chance to take it."""
         publish(publisher, topic, slides=1, each=2)
-        busy, idle = Member(settings, topic, topic, holding=True), Member(settings, topic, topic)
+        busy, idle = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
         with members(busy):
             until(lambda: busy.took, 15, "the record")
             with members(idle):
-                enough = time.monotonic() + 3 * settings.session_s
-                until(lambda: time.monotonic() > enough, 60, "three sessions over")
+                enough = time.monotonic() + 2.2 * hasty.session_s
+                until(lambda: time.monotonic() > enough, 60, "two sessions over")
                 busy.holding.clear()
                 until(lambda: busy.finished, 15, "the job finished")
                 until(lambda: len(busy.finished + idle.finished) == 2, 15, "the next one, too")
@@ -237,13 +235,13 @@ class BusSuite:
         assert all(busy.kept)
 
     def test_a_member_that_was_away_too_long_hears_so_and_commits_nothing(
-        self, settings: BusSettings, publisher: Publisher, topic: str
+        self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
         """What it had was given to another, who finishes it."""
         publish(publisher, topic, slides=1, each=2)
         away, other = (
-            Member(settings, topic, topic, holding=True),
-            Member(settings, topic, topic, holding=True),
+            Member(hasty, topic, topic, holding=True),
+            Member(hasty, topic, topic, holding=True),
         )
         with members(away):
             until(lambda: away.took, 15, "the record")
@@ -261,11 +259,11 @@ class BusSuite:
         assert ("S0", 0) in other.finished
 
     def test_sessions_of_different_length_do_not_disturb_each_other(
-        self, settings: BusSettings, publisher: Publisher, topic: str
+        self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
-        patient = dataclasses.replace(settings, session_s=10 * settings.session_s)
+        patient = dataclasses.replace(hasty, session_s=10 * hasty.session_s)
         sent = publish(publisher, topic, slides=SLIDES)
-        one, two = Member(settings, topic, topic), Member(patient, topic, topic)
+        one, two = Member(hasty, topic, topic), Member(patient, topic, topic)
         with members(one, two):
             until(lambda: len(one.finished + two.finished) == len(sent), 20, "all records finished")
         assert sorted(one.finished + two.finished) == sorted(sent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,12 @@ from histgen_lib.bus import BusSettings
 
 @pytest.fixture
 def settings(tmp_path: Path) -> BusSettings:
-    return BusSettings(f"embedded:{tmp_path / 'bus.db'}", session_s=0.6)
+    return BusSettings(f"embedded:{tmp_path / 'bus.db'}")
+
+
+@pytest.fixture
+def hasty(settings: BusSettings) -> BusSettings:
+    return dataclasses.replace(settings, session_s=1.5)
 
 
 class TestEmbeddedBus(BusSuite):

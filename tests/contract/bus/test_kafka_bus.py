@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from bus_suite import BusSuite
 
@@ -11,8 +13,13 @@ from histgen_lib.stack.kafka import KafkaProcess
 
 @pytest.fixture
 def settings(kafka: KafkaProcess) -> BusSettings:
-    """Limits small enough to overstep them in a test: the session's, and the longest time between polls."""
-    return BusSettings(kafka.url, session_s=1.0, kafka=(("max_poll_interval_ms", 1_200),))
+    return BusSettings(kafka.url)
+
+
+@pytest.fixture
+def hasty(settings: BusSettings) -> BusSettings:
+    """Limit the session, and the time between polls, which ends it, too."""
+    return dataclasses.replace(settings, session_s=1.5, kafka=(("max_poll_interval_ms", 1_800),))
 
 
 class TestKafkaBus(BusSuite):

@@ -1,0 +1,126 @@
+"""A broker that does not let us in, and settings that cannot be, are told at once and for what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bus_members import new_name, publish, publishing, scanned
+from servers.kafka_server import LockedKafka
+from waiting import until
+
+from histgen_lib.bus import BusSettings, open_subscription
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+
+
+@pytest.fixture
+def with_password(kafka: LockedKafka) -> BusSettings:
+    login = {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "lab",
+        "sasl_plain_password": "histology",
+    }
+    return BusSettings(kafka.locked_url, kafka=tuple(login.items()))
+
+
+def with_settings(settings: BusSettings, **more: str | int) -> BusSettings:
+    """Add settings; and try to connect for a moment only."""
+    patience = {"bootstrap_timeout_ms": 2_000}
+    return dataclasses.replace(settings, kafka=tuple((dict(settings.kafka) | patience | more).items()))
+
+
+def failure(settings: BusSettings) -> HistgenError:
+    """Fail to publish."""
+    with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
+        publisher.publish(new_name(), "S0", scanned("S0"))
+    return caught.value
+
+
+def test_user_and_password_pass_through(with_password: BusSettings) -> None:
+    topic = new_name()
+    with publishing(with_password) as publisher:
+        publish(publisher, topic, slides=1)
+    subscription = open_subscription(with_password, topic, topic)
+    delivery = until(lambda: subscription.next(0.2), 15, "the record")
+    assert subscription.done(delivery)
+    subscription.close()
+
+
+def test_a_wrong_password_is_told_and_appears_nowhere(
+    with_password: BusSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = with_settings(with_password, sasl_plain_password="guess-4711")
+    error = failure(wrong)
+    assert (type(error), error.code) == (FatalError, "bus-refused")
+    assert "guess-4711" not in repr(error) + repr(wrong) + caplog.text
+
+
+def test_a_broker_whose_certificate_is_not_ours_to_trust_is_refused(untrusted_port: int) -> None:
+    settings = BusSettings(f"kafka://127.0.0.1:{untrusted_port}")
+    error = failure(with_settings(settings, security_protocol="SSL"))
+    assert (type(error), error.code) == (FatalError, "bus-refused")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"no_such_setting": "x"},
+        {"security_protocol": "SSL", "ssl_cafile": "/no/such/file.pem"},
+    ],
+    ids=lambda more: list(more)[-1],
+)
+def test_settings_that_cannot_be_are_told(kafka: LockedKafka, more: dict[str, str]) -> None:
+    error = failure(with_settings(BusSettings(kafka.locked_url), **more))
+    assert (type(error), error.code) == (FatalError, "bus-settings")
+
+
+def test_a_session_that_the_broker_does_not_allow_is_told(kafka: LockedKafka) -> None:
+    subscription = open_subscription(BusSettings(kafka.url, session_s=86_400), new_name(), new_name())
+    with pytest.raises(FatalError) as caught:
+        until(lambda: subscription.next(0.1), 15, "the refusal")
+    assert caught.value.code == "bus-settings"
+    subscription.close()
+
+
+def test_a_broker_that_is_not_there_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """And the log stays quiet about it: whoever calls knows what to say."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        error = failure(with_settings(BusSettings(f"kafka://127.0.0.1:{nobody.getsockname()[1]}")))
+    assert (type(error), error.code) == (TransientError, "bus-unavailable")
+    assert caplog.text == ""
+
+
+@pytest.fixture
+def untrusted_port(tmp_path: Path) -> Iterator[int]:
+    """Serve TLS with a certificate that nobody has signed."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    making = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    naming = ["-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*making, *naming], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_shake_hands, args=(listening, context), daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def _shake_hands(listening: socket.socket, context: ssl.SSLContext) -> None:
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        try:
+            context.wrap_socket(connection, server_side=True).close()
+        except OSError:
+            connection.close()

@@ -1,0 +1,56 @@
+"""Every error of kafka-python has a place in our tree; an outage is never fatal."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from kafka import errors as kafka_errors
+
+from histgen_lib.bus._kafka_client import talking
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.files import sha256_hex
+
+KNOWN = [
+    error
+    for _, error in inspect.getmembers(kafka_errors, inspect.isclass)
+    if issubclass(error, kafka_errors.KafkaError)
+]
+REFUSALS = {
+    "DelegationTokenAuthorizationFailedError",
+    "AuthorizationError",
+    "ClusterAuthorizationFailedError",
+    "GroupAuthorizationFailedError",
+    "IllegalSaslStateError",
+    "SaslAuthenticationFailedError",
+    "TopicAuthorizationFailedError",
+    "TransactionalIdAuthorizationFailedError",
+    "UnsupportedSaslMechanismError",
+}
+SETTINGS = {"InvalidSessionTimeoutError", "KafkaConfigurationError"}
+
+
+def translated(error: BaseException) -> HistgenError:
+    with pytest.raises(HistgenError) as caught, talking():
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.__name__)
+def test_every_error_of_kafka_python_is_translated(kind: type[Exception]) -> None:
+    error = translated(kind({}) if kind is kafka_errors.LogTruncationError else kind())
+    name = kind.__name__
+    wanted = "bus-refused" if name in REFUSALS else "bus-settings" if name in SETTINGS else "bus-unavailable"
+    assert error.code == wanted
+    assert isinstance(error, TransientError if wanted == "bus-unavailable" else FatalError)
+
+
+def test_what_the_library_trips_over_is_an_outage() -> None:
+    """Also where it is none of its own errors."""
+    with pytest.raises(TransientError), talking():
+        kafka_errors.for_code([])  # unhashable: a TypeError from within the library
+
+
+def test_our_own_mistakes_are_not_taken_for_outages() -> None:
+    with pytest.raises(TypeError), talking():
+        sha256_hex("text")  # type: ignore[arg-type]  # any function of ours that fails
