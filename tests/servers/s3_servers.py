@@ -140,7 +140,7 @@ class S3ProxyServer(S3Server):
         properties.write_text(
             _PROXY.format(port=self.port, identity=ACCESS_KEY, credential=SECRET_KEY, data=data)
         )
-        java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", str(self._jar)]
+        java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-jar", str(self._jar)]
         return [*java, "--properties", str(properties)]
 
 
