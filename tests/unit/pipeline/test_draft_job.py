@@ -145,7 +145,7 @@ def test_duplicates_of_older_events_never_move_the_pointer_back(lab, ready):
 
 
 def test_a_slide_that_is_gone_is_a_dead_letter_and_leaves_nothing(lab, ready):
-    """Without the pixels of its evidence the page would be another one: no report, rather than a lesser one."""
+    """Without its evidence's pixels the page would be another one: rather none than a lesser one."""
     Path(ready.uri.removeprefix("file://")).unlink()
 
     assert code_of(lab, ready) == "slide-missing"

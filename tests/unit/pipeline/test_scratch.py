@@ -47,9 +47,11 @@ def test_a_copy_is_fetched_once_and_kept(tmp_path):
 
 def test_another_state_of_the_original_is_another_copy(tmp_path):
     scratch = Scratch(tmp_path, 10 * KB)
-    with scratch.holding("s3://b/a|1", "a.svs", 3, writing(3)) as old:
-        with scratch.holding("s3://b/a|2", "a.svs", 4, writing(4)) as new:
-            assert (len(old.read_bytes()), len(new.read_bytes())) == (3, 4)
+    with (
+        scratch.holding("s3://b/a|1", "a.svs", 3, writing(3)) as old,
+        scratch.holding("s3://b/a|2", "a.svs", 4, writing(4)) as new,
+    ):
+        assert (len(old.read_bytes()), len(new.read_bytes())) == (3, 4)
 
 
 def test_the_longest_unused_copies_make_room(tmp_path):

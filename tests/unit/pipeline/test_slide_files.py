@@ -10,7 +10,7 @@ import pytest
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles, local_path, stated_mounts
-from histgen_lib.storage import StorageSettings
+from histgen_lib.storage import ObjectInfo, StorageSettings
 
 MISSING = InvalidInputError("slide-missing", "There is no such file.")
 
@@ -113,8 +113,6 @@ class Bucket:
         self.data, self.error, self.fetched = data, error, 0
 
     def head(self, key):
-        from histgen_lib.storage import ObjectInfo
-
         if self.error:
             raise self.error
         return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)))

@@ -63,9 +63,8 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(monke
 
 
 def test_one_file_serves_all_services(config):
-    config(
-        "max_attempts: 2\ntiler: {in_flight: 4, max_attempts: 3}\nreporter: {beam_size: 2}\ngateway: {watch: /x}\n"
-    )
+    sections = "tiler: {in_flight: 4, max_attempts: 3}\nreporter: {beam_size: 2}\ngateway: {watch: /x}\n"
+    config(f"max_attempts: 2\n{sections}")
 
     assert (TilerSettings.load().in_flight, TilerSettings.load().max_attempts) == (4, 3)
     assert (ReporterSettings.load().beam_size, ReporterSettings.load().max_attempts) == (2, 2)
