@@ -30,9 +30,7 @@ def link_libpython() -> bool:
     """Link this Python's shared library, or Debian's of the same version, into the environment's lib/."""
     name = f"libpython{VERSION}.so.1.0"
     ours = Path(sysconfig.get_config_var("LIBDIR") or "/nowhere")
-    multiarch = getattr(
-        sys.implementation, "_multiarch", ""
-    )  # "x86_64-linux-gnu": where Debian puts libraries
+    multiarch = getattr(sys.implementation, "_multiarch", "")  # where Debian has libraries
     for folder in (ours, Path("/usr/lib") / multiarch, Path("/usr/local/lib"), Path("/usr/lib64")):
         if (folder / name).is_file():
             link = Path(sys.prefix) / "lib" / name

@@ -11,8 +11,28 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from histgen_lib.inference._onnx import OnnxServer
+    from histgen_lib.inference._open import open_inference
+    from histgen_lib.inference._supervisor import Supervisor
+    from histgen_lib.inference._triton import TritonServer
 
-__all__ = ["InferenceServer", "ModelMetadata", "OnnxServer", "TensorSpec", "Tensors"]
+__all__ = [
+    "InferenceServer",
+    "ModelMetadata",
+    "OnnxServer",
+    "Supervisor",
+    "TensorSpec",
+    "Tensors",
+    "TritonServer",
+    "open_inference",
+]
+
+_ROOMS = {
+    "OnnxServer": "_onnx",
+    "Supervisor": "_supervisor",
+    "TritonServer": "_triton",
+    "open_inference": "_open",
+}
+"""Where what is not defined here lives: ONNX Runtime and gRPC are loaded by those who use them."""
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -40,13 +60,15 @@ class ModelMetadata:
 class InferenceServer(Protocol):
     """Runs models by name.
 
-    "tile_encoder": {"tiles": uint8[B, H, W, 3] RGB} -> {"features": float16[B, D]}.
+    "tile_encoder": {"tiles": uint8[B, S, S, 3] RGB} -> {"features": float16[B, D]}.
     "histgen": one slide's {"features": float16|float32[N, D], "xy": int32[N, 2], …} -> {"tokens": int32[T],
     "logprobs": float32[T], "evidence": float32[T, N], "score": float32[1]}; see
     `histgen_lib.models.histgen.runtime.HistGenRuntime.infer` for the optional inputs.
 
-    Equal tensors give equal answers. Raises FatalError("inference-model-unknown") for another name,
-    InvalidInputError for tensors that do not fit, TransientError where a server is away.
+    Equal tensors give equal answers, bit for bit, whatever else is asked at the same time, on however many
+    threads, and on every server with the same version of ONNX Runtime and the same kind of processor. Raises
+    FatalError("inference-model-unknown") for another name, InvalidInputError for tensors that do not fit,
+    TransientError where a server is away.
     """
 
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
@@ -63,6 +85,6 @@ class InferenceServer(Protocol):
 
 
 def __getattr__(name: str) -> Any:
-    if name != "OnnxServer":
+    if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}._onnx").OnnxServer
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

@@ -1,0 +1,197 @@
+"""Calls to a Triton server over gRPC, with every failure put into our words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.inference.wire import decode_error
+
+T = TypeVar("T")
+
+_SHORT_S = 5.0
+"""Deadline of a call that computes nothing."""
+_SHORTEST_S = 1.0
+"""Of one that may come when a process ends."""
+_LOAD_S = 120.0
+_SCHEME = "triton"
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+# A server that was restarted is found again within a second: the defaults wait up to two minutes.
+_CHANNEL = (
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_AWAY = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"})
+_TOLD = 300
+"""Of a message of Triton's, so much is repeated; it speaks of names, types and sizes."""
+_UNANSWERED = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED"})
+
+
+class CallFailedError(Exception):
+    """A call failed: `error` is what to raise.
+
+    `again`: the same call may succeed in a moment. `unanswered`: the server may still read the shared memory
+    that it was given. `region_lost`: the server does not know that memory.
+    `model_gone`: the model is not loaded now.
+    """
+
+    def __init__(
+        self,
+        error: HistgenError,
+        *,
+        again: bool = False,
+        unanswered: bool = False,
+        region_lost: bool = False,
+        model_gone: bool = False,
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.again, self.unanswered = again, unanswered
+        self.region_lost, self.model_gone = region_lost, model_gone
+
+
+class Connection:
+    """One server's gRPC endpoint, for several threads. Connects when first used.
+
+    Raises FatalError("inference-url") for a URL that is none of ours; all methods raise CallFailedError.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        if parts.scheme != _SCHEME or not parts.hostname or _port(url) is None or parts.path.strip("/"):
+            raise FatalError(
+                "inference-url",
+                f"{url} is not the address of a model server.",
+                hint='Give "onnx" or "triton://host:port".',
+            )
+        self.is_local = parts.hostname in _LOOPBACK
+        self._address = parts.netloc
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def infer(self, model: str, inputs: Sequence[Any], **how: Any) -> Any:
+        """Run a model; `how` goes to tritonclient's `infer`."""
+        return self._call(lambda client: client.infer(model, inputs, **how))
+
+    def config(self, model: str) -> Any:
+        """Return a loaded model's configuration (the ModelConfig message)."""
+        return self._call(lambda client: client.get_model_config(model, client_timeout=_SHORT_S).config)
+
+    def models(self) -> dict[str, tuple[str, str]]:
+        """Return state and reason of every model in the server's repository."""
+        index = self._call(lambda client: client.get_model_repository_index(client_timeout=_SHORT_S))
+        return {one.name: (one.state, one.reason) for one in index.models}
+
+    def executions(self, model: str) -> int:
+        """Return how often a loaded model has run."""
+        found = self._call(lambda client: client.get_inference_statistics(model, client_timeout=_SHORT_S))
+        return sum(one.execution_count for one in found.model_stats)
+
+    def load(self, model: str) -> None:
+        """Load a model of the repository, and return when it is."""
+        self._call(lambda client: client.load_model(model, client_timeout=_LOAD_S))
+
+    def unload(self, model: str) -> None:
+        """Begin to unload a model; it finishes what it has begun."""
+        self._call(lambda client: client.unload_model(model, client_timeout=_SHORT_S))
+
+    def register(self, name: str, key: str, size_bytes: int) -> None:
+        """Have the server map a shared memory region."""
+        self._call(
+            lambda client: client.register_system_shared_memory(
+                name, key, size_bytes, client_timeout=_SHORT_S
+            )
+        )
+
+    def unregister(self, name: str) -> None:
+        """Have the server unmap a region. Fails while a request uses it."""
+        self._call(lambda client: client.unregister_system_shared_memory(name, client_timeout=_SHORTEST_S))
+
+    def regions(self) -> list[str]:
+        """Return the names of the regions that the server has mapped."""
+        found = self._call(lambda client: client.get_system_shared_memory_status(client_timeout=_SHORT_S))
+        return list(found.regions)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _call(self, call: Callable[[Any], T]) -> T:
+        from tritonclient.utils import InferenceServerException  # noqa: PLC0415 - gRPC only where it is used
+
+        try:
+            return call(self._opened())
+        except InferenceServerException as error:
+            raise failure(str(error.status() or ""), str(error.message() or "")) from error
+        except ValueError as error:  # gRPC's word for a channel that another thread has closed
+            away = TransientError("inference-unavailable", "The connection to the model server was closed.")
+            raise CallFailedError(away, unanswered=True) from error
+
+    def _opened(self) -> Any:
+        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415
+
+        with self._lock:
+            if self._client is None:
+                local = [("grpc.enable_http_proxy", 0)] if self.is_local else []
+                self._client = InferenceServerClient(self._address, channel_args=[*_CHANNEL, *local])
+            return self._client
+
+
+def failure(status: str, message: str) -> CallFailedError:
+    """Put a failed call into our words: `status` is gRPC's ("StatusCode.UNAVAILABLE"), `message` Triton's."""
+    code = status.removeprefix("StatusCode.")
+    ours = decode_error(message)
+    if ours is not None:
+        return CallFailedError(ours, again=ours.code == "inference-other-model")
+    if code == "DEADLINE_EXCEEDED":
+        late = TransientError("inference-deadline", "The model server did not answer in time.")
+        return CallFailedError(late, unanswered=True)
+    if "Unable to find" in message and "shared memory region" in message:
+        return CallFailedError(_unavailable(message), again=True, region_lost=True)
+    if code == "NOT_FOUND" or "unknown model" in message:
+        return CallFailedError(_unavailable(message), model_gone=True)
+    if code in _AWAY:
+        return CallFailedError(
+            _unavailable(message), again=code == "UNAVAILABLE", unanswered=code in _UNANSWERED
+        )
+    return CallFailedError(_refused(code, message))
+
+
+def _refused(code: str, message: str) -> HistgenError:
+    if code == "INVALID_ARGUMENT":
+        return InvalidInputError(
+            "inference-refused", f"The model server refuses the request: {message[:_TOLD]}"
+        )
+    return FatalError(
+        "inference-not-triton",
+        f"The model server does not answer as Triton does ({code or message[:_TOLD]}).",
+        hint="Does the address name Triton's gRPC port?",
+    )
+
+
+def _unavailable(message: str) -> TransientError:
+    return TransientError(
+        "inference-unavailable",
+        f"The model server cannot answer now: {message[:_TOLD]}",
+        hint="It is tried again; look at the server's log if this lasts.",
+    )
+
+
+def _port(url: str) -> int | None:
+    try:
+        return urlsplit(url).port
+    except ValueError:
+        return None

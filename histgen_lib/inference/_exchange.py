@@ -1,0 +1,133 @@
+"""One request to a Triton server and its answer: big inputs in shared memory, all else in the message.
+
+Answers are small beside what they are made of, and gain nothing from shared memory (measured). So the server
+never writes into ours, however late it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histgen_lib.errors import FatalError
+from histgen_lib.inference import Tensors, TensorSpec
+from histgen_lib.inference._connection import CallFailedError, Connection
+from histgen_lib.inference._regions import RegionPool
+from histgen_lib.inference._served import ServedModel
+from histgen_lib.inference.shared_memory import Region
+from histgen_lib.inference.wire import REQUEST_TYPES, TRITON_TYPES, VERSION, wire_name
+
+_BIG_BYTES = 64 << 10
+"""Smaller tensors travel in the message: they cost less there than a place of their own."""
+_ALIGN = 64
+
+Place = tuple[int, int]
+"""Where in a region a tensor lies: offset and size in bytes."""
+
+
+class Exchange:
+    """Requests to one server. For several threads."""
+
+    def __init__(self, connection: Connection, regions: RegionPool) -> None:
+        self._connection, self._regions = connection, regions
+
+    def ask(self, model: ServedModel, tensors: Tensors, deadline_s: float) -> dict[str, npt.NDArray[Any]]:
+        """Have the model answer. Raises CallFailedError."""
+        places = _places(tensors)
+        region = self._regions.take(max(map(sum, places.values()))) if places else None
+        if region is None:
+            return self._ask(model, [_message(model, *given) for given in tensors.items()], deadline_s)
+        try:
+            inputs = [
+                _laid(model, name, value, region, places[name])
+                if name in places
+                else _message(model, name, value)
+                for name, value in tensors.items()
+            ]
+            answer = self._ask(model, inputs, deadline_s)
+        except CallFailedError as failed:
+            self._put_away(region, failed)
+            raise
+        except BaseException:
+            self._regions.retire(region)
+            raise
+        self._regions.give_back(region)
+        return answer
+
+    def close(self) -> None:
+        """Give the server its memory back."""
+        self._regions.close()
+
+    def _put_away(self, region: Region, failed: CallFailedError) -> None:
+        if failed.region_lost:
+            self._regions.forget(region)
+        elif failed.unanswered:
+            self._regions.retire(region)
+        else:
+            self._regions.give_back(region)
+
+    def _ask(self, model: ServedModel, inputs: list[Any], deadline_s: float) -> dict[str, npt.NDArray[Any]]:
+        deadline_s = max(deadline_s, 0.001)
+        result = self._connection.infer(
+            model.metadata.name,
+            inputs,
+            client_timeout=deadline_s,
+            timeout=int(deadline_s * 1e6),
+            parameters={VERSION: model.metadata.version},
+        )
+        return {spec.name: _output(model, result, spec) for spec in model.metadata.outputs}
+
+
+def _places(tensors: Tensors) -> dict[str, Place]:
+    """Lay the big tensors one after the other."""
+    found: dict[str, Place] = {}
+    start = 0
+    for name, value in tensors.items():
+        if value.dtype != object and value.nbytes >= _BIG_BYTES:
+            found[name] = (start, value.nbytes)
+            start += -(-value.nbytes // _ALIGN) * _ALIGN
+    return found
+
+
+def _message(model: ServedModel, name: str, value: npt.NDArray[Any]) -> Any:
+    """Make an input that travels in the message."""
+    given = np.ascontiguousarray(value).reshape(model.on_wire(value))
+    return _input(model, name, value).set_data_from_numpy(given)
+
+
+def _laid(model: ServedModel, name: str, value: npt.NDArray[Any], region: Region, place: Place) -> Any:
+    """Make an input that lies in shared memory."""
+    offset, size = place
+    np.ndarray(value.shape, value.dtype, buffer=region.memory, offset=offset)[...] = value
+    return _input(model, name, value).set_shared_memory(region.name, size, offset)
+
+
+def _input(model: ServedModel, name: str, value: npt.NDArray[Any]) -> Any:
+    from tritonclient.grpc import InferInput  # noqa: PLC0415 - gRPC only where it is used
+
+    spec = next(spec for spec in model.metadata.inputs if spec.name == name)
+    dtype = "str" if value.dtype == object else value.dtype.name
+    return InferInput(
+        wire_name(spec, dtype), list(model.on_wire(value)), REQUEST_TYPES.get(dtype, TRITON_TYPES[dtype])
+    )
+
+
+def _output(model: ServedModel, result: Any, spec: TensorSpec) -> npt.NDArray[Any]:
+    try:
+        given: npt.NDArray[Any] = result.as_numpy(spec.name)
+        value = given.reshape(model.off_wire(given.shape)).copy()
+    except (ValueError, AttributeError):  # no bytes for its shape, or no such output
+        value = np.empty(())
+    if value.ndim != len(spec.shape) or any(
+        size not in {-1, given} for size, given in zip(spec.shape, value.shape, strict=True)
+    ):
+        raise CallFailedError(
+            FatalError(
+                "inference-empty-output",
+                f"{model.metadata.name} on the model server gives no {spec.name}, or one of the wrong size.",
+                hint="Does the server's Python have numpy 1.26? With numpy 2 Triton's answers are empty.",
+            )
+        )
+    return value

@@ -1,0 +1,26 @@
+"""From an address to the server behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from histgen_lib.inference import InferenceServer
+from histgen_lib.models.histgen.folder import open_model_folder
+
+IN_PROCESS = "onnx"
+
+
+def open_inference(url: str, model_folder: Path | str, threads: int | None = None) -> InferenceServer:
+    """Open "onnx" (this process; `threads` bounds its cores) or "triton://host:port".
+
+    Nothing is connected or loaded before it is used. A Triton server has to serve this very model folder, or
+    calls raise FatalError("inference-other-model"). Raises FatalError: "inference-url", "model-missing",
+    "model-config".
+    """
+    if url == IN_PROCESS:
+        from histgen_lib.inference._onnx import OnnxServer  # noqa: PLC0415 - one of the two is never needed
+
+        return OnnxServer(model_folder, threads=threads)
+    from histgen_lib.inference._triton import TritonServer  # noqa: PLC0415
+
+    return TritonServer(url, version=open_model_folder(model_folder).digest)

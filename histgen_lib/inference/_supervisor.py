@@ -1,0 +1,131 @@
+"""Keeps the models of a Triton server answering: asks each at intervals, and reloads one that fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from histgen_lib.errors import HistgenError
+from histgen_lib.inference._connection import CallFailedError, Connection
+from histgen_lib.inference._regions import clear_server
+from histgen_lib.inference._triton import TritonServer
+
+log = logging.getLogger(__name__)
+
+_RESTS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Least time between reloads of a model that does not get well."""
+
+
+@dataclass
+class _Patient:
+    """What is known of one model: reloads in a row, when the last was, and since when it answers nothing."""
+
+    reloads: int = 0
+    reloaded_at: float = float("-inf")
+    silent_since: float | None = None
+    executions: int = -1
+
+
+class Supervisor:
+    """Watches models of one Triton server, from a thread of its own.
+
+    Triton calls a model "ready" whose process was killed, and never starts that process again. Each
+    `interval_s` every model gets a small request. One that fails is unloaded and loaded, ever more rarely if
+    that does not help. A model that only answers late is busy; if it has finished nothing for `hung_s`,
+    `on_hung` is called with its name (on the server's machine: to kill its process), and it is reloaded.
+
+    Memory that ended processes had shared with the server is given back, too. A server that is away is left
+    alone: starting it is for whoever keeps its process. Several supervisors do no harm.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        models: Iterable[str],
+        *,
+        interval_s: float = 1.0,
+        hung_s: float = 300.0,
+        on_hung: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = Connection(url)
+        self._server = TritonServer(url, shared_memory="off")
+        self._patients = {model: _Patient() for model in models}
+        self._interval_s, self._hung_s, self._on_hung, self._clock = interval_s, hung_s, on_hung, clock
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="histgen-supervisor", daemon=True)
+
+    @property
+    def reloads(self) -> int:
+        """Reloads of models that have not answered since."""
+        return sum(patient.reloads for patient in self._patients.values())
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; returns when nothing is being reloaded any more."""
+        self._ended.set()
+        self._thread.join()
+        self._server.close()
+        self._connection.close()
+
+    def look(self) -> None:
+        """Look after each model once."""
+        for model, patient in self._patients.items():
+            self._look_after(model, patient)
+        if self._connection.is_local:
+            try:
+                clear_server(self._connection)
+            except CallFailedError:
+                log.debug("The model server is away.")
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            self.look()
+
+    def _look_after(self, model: str, patient: _Patient) -> None:
+        try:
+            self._server.canary(model)
+        except HistgenError as error:
+            if error.code == "inference-deadline":
+                self._wait_for(model, patient)
+            else:
+                self._reload(model, patient, error.code)
+        else:
+            patient.reloads, patient.silent_since = 0, None
+
+    def _wait_for(self, model: str, patient: _Patient) -> None:
+        """Tell a busy model from a hung one: it has not finished anything for long."""
+        try:
+            executions = self._connection.executions(model)
+        except CallFailedError:
+            return
+        now = self._clock()
+        if patient.silent_since is None or executions != patient.executions:
+            patient.silent_since, patient.executions = now, executions
+        elif now - patient.silent_since >= self._hung_s:
+            patient.silent_since = None
+            self._on_hung(model)
+            self._reload(model, patient, "hung")
+
+    def _reload(self, model: str, patient: _Patient, why: str) -> None:
+        rest_s = _RESTS_S[min(patient.reloads, len(_RESTS_S) - 1)]
+        if self._clock() - patient.reloaded_at < rest_s:
+            return
+        try:
+            if model not in self._connection.models():
+                return
+            log.warning("The model %s is reloaded: %s.", model, why)
+            patient.reloads += 1
+            self._connection.unload(model)
+            # Not waited for: a model whose process is gone is "unloading" for ever, but can be loaded.
+            self._connection.load(model)
+        except CallFailedError as failed:
+            log.warning("The model %s cannot be reloaded now: %s", model, failed.error.code)
+        finally:
+            patient.reloaded_at = self._clock()

@@ -1,0 +1,168 @@
+"""Models run by a Triton Inference Server: over gRPC, and by shared memory where it is on this machine."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.inference import ModelMetadata, Tensors
+from histgen_lib.inference._connection import CallFailedError, Connection
+from histgen_lib.inference._exchange import Exchange
+from histgen_lib.inference._regions import RegionPool
+from histgen_lib.inference._served import ServedModel, served_model
+from histgen_lib.inference._specs import fitted, unknown_model
+
+T = TypeVar("T")
+SharedMemory = Literal["auto", "on", "off"]
+
+_PAUSES_S = (0.05, 0.15, 0.3, 0.5)
+"""Waits before a call is tried again at once; after that it is for the caller to wait."""
+_FRESH_S = 2.0
+"""For so long a model that answered is taken to be ready."""
+_CANARY_S = 5.0
+_BUSY_S = 300.0
+"""For so long a model that answers late, not wrongly, is taken to be busy."""
+
+
+class TritonServer:
+    """An `InferenceServer` on a Triton server; for several threads.
+
+    `url`: "triton://host:port" of its gRPC endpoint. `shared_memory`: "auto", for servers on this machine's
+    loopback address. `deadline_s`: how long a call may take, waiting in the server's queue included.
+    `version`: the digest of the model folder that the server has to serve; None for any.
+
+    Besides what `InferenceServer` says, calls raise TransientError: "inference-unavailable" (away, full, a
+    model that is being loaded or whose process died), "inference-deadline"; FatalError: "inference-url",
+    "inference-other-model", "inference-empty-output", "inference-not-triton"; InvalidInputError:
+    "inference-refused", "inference-failed".
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        shared_memory: SharedMemory = "auto",
+        deadline_s: float = 120.0,
+        version: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = Connection(url)
+        wanted = shared_memory == "on" or (shared_memory == "auto" and self._connection.is_local)
+        self._exchange = Exchange(self._connection, RegionPool(self._connection, wanted=wanted))
+        self._deadline_s, self._version, self._clock = deadline_s, version, clock
+        self._served: dict[str, ServedModel] = {}
+        self._well: dict[str, float] = {}
+        # The server would keep the regions mapped for as long as it lives.
+        self._finalizer = weakref.finalize(self, _close, self._exchange, self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the server its memory back and close the connection."""
+        self._finalizer()
+
+    def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Run "tile_encoder" or "histgen" once; see `InferenceServer`."""
+        end_at = self._clock() + self._deadline_s
+        served = self._again(model, end_at, lambda: self._model(model))
+        answers = [
+            self._again(model, end_at, partial(self._ask, model, part, end_at))
+            for part in served.split(fitted(tensors, served.metadata))
+        ]
+        self._well[model] = self._clock()
+        if len(answers) == 1:
+            return answers[0]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+    def ready(self, model: str) -> bool:
+        """Tell whether the model answers: one whose process was killed stays "ready" for Triton itself."""
+        if self._clock() - self._well.get(model, -_FRESH_S) < _FRESH_S:
+            return True
+        try:
+            self.canary(model)
+        except TransientError as error:
+            busy = error.code == "inference-deadline"
+            return busy and self._clock() - self._well.get(model, -_BUSY_S) < _BUSY_S
+        except HistgenError:
+            return False
+        return True
+
+    def canary(self, model: str, deadline_s: float = _CANARY_S) -> None:
+        """Have the model answer a very small request. Raises what `infer` raises."""
+        try:
+            served = self._model(model)
+            self._exchange.ask(served, served.canary(), deadline_s)
+        except CallFailedError as failed:
+            raise self._raised(model, failed) from failed
+        self._well[model] = self._clock()
+
+    def metadata(self, model: str) -> ModelMetadata:
+        """Describe a model as the server has it now."""
+        self._served.pop(model, None)
+        return self._again(model, self._clock() + self._deadline_s, lambda: self._model(model)).metadata
+
+    def _model(self, model: str) -> ServedModel:
+        served = self._served.get(model)
+        if served is None:
+            served = served_model(self._connection.config(model))
+            self._check_version(served)
+            self._served[model] = served
+        return served
+
+    def _check_version(self, served: ServedModel) -> None:
+        if self._version is not None and served.metadata.version != self._version:
+            raise FatalError(
+                "inference-other-model",
+                f"The model server serves another {served.metadata.name} than the model folder given here.",
+                hint="Export the model folder to the server's repository (histgen export) and load it there.",
+            )
+
+    def _ask(self, model: str, part: Tensors, end_at: float) -> dict[str, npt.NDArray[Any]]:
+        return self._exchange.ask(self._model(model), part, end_at - self._clock())
+
+    def _again(self, model: str, end_at: float, call: Callable[[], T]) -> T:
+        """Call, and call again in a moment where that may help."""
+        for pause_s in _PAUSES_S:
+            try:
+                return call()
+            except CallFailedError as failed:
+                error = self._raised(model, failed)
+                if not failed.again or self._clock() + pause_s >= end_at:
+                    raise error from failed
+                time.sleep(pause_s)
+        try:
+            return call()
+        except CallFailedError as failed:
+            raise self._raised(model, failed) from failed
+
+    def _raised(self, model: str, failed: CallFailedError) -> HistgenError:
+        """Say what to raise; what is known of a model that may have been replaced is forgotten."""
+        self._served.pop(model, None)
+        return self._gone(model, failed) if failed.model_gone else failed.error
+
+    def _gone(self, model: str, failed: CallFailedError) -> HistgenError:
+        """Tell a model that is being loaded from one that the server does not have."""
+        try:
+            known = self._connection.models()
+        except CallFailedError as away:
+            return away.error
+        return failed.error if model in known else unknown_model(model, known)
+
+
+def _close(exchange: Exchange, connection: Connection) -> None:
+    exchange.close()
+    connection.close()

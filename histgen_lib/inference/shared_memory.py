@@ -1,0 +1,93 @@
+"""Shared memory between processes of one machine, with names that tell whose it is.
+
+A name says which process made it, so that whoever comes later can clear away what a killed process left.
+Linux only: elsewhere `available` is False.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+from pathlib import Path
+
+_FOLDER = Path("/dev/shm")
+_counter = itertools.count()
+
+
+def available() -> bool:
+    """Tell whether this machine has shared memory as we use it."""
+    return _FOLDER.is_dir() and Path("/proc/self/ns/pid").exists()
+
+
+def new_name(kind: str) -> str:
+    """Make a name that no other process here makes: kind, pid namespace, pid, its start, a number."""
+    return f"histgen-{kind}-{_namespace()}-{os.getpid()}-{_start(os.getpid())}-{next(_counter)}"
+
+
+def is_orphan(name: str) -> bool:
+    """Tell whether `new_name` made the name in a process that has ended since; of this pid namespace only."""
+    parts = name.split("-")[:6]
+    if len(parts) < 6 or parts[0] != "histgen" or not all(part.isdigit() for part in parts[2:]):
+        return False
+    return int(parts[2]) == _namespace() and _start(int(parts[3])) != int(parts[4])
+
+
+def clear_orphans(kind: str) -> None:
+    """Unlink what ended processes left."""
+    for path in _FOLDER.glob(f"histgen-{kind}-*"):
+        if is_orphan(path.name):
+            path.unlink(missing_ok=True)
+
+
+def unlink(name: str) -> None:
+    """Remove all whose name begins so; those who have them mapped keep them."""
+    for path in _FOLDER.glob(f"{name}*"):
+        path.unlink(missing_ok=True)
+
+
+class Region:
+    """Shared memory of a fixed size, mapped here. Raises OSError when there is no room for it."""
+
+    def __init__(self, kind: str, size_bytes: int) -> None:
+        self.name = new_name(kind)
+        self.size_bytes = size_bytes
+        path = _FOLDER / self.name
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Reserves the pages: a write into a full /dev/shm would end the process instead.
+            os.posix_fallocate(handle, 0, size_bytes)
+            self.memory = mmap.mmap(handle, size_bytes)
+        except OSError:
+            self.unlink()
+            raise
+        finally:
+            os.close(handle)
+
+    @property
+    def key(self) -> str:
+        """Its name for `shm_open`."""
+        return f"/{self.name}"
+
+    def unlink(self) -> None:
+        """Remove the name: nothing is left behind then, however the processes end that have it mapped."""
+        (_FOLDER / self.name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unmap it here."""
+        self.unlink()
+        self.memory.close()
+
+
+def _namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def _start(pid: int) -> int:
+    """When a process started, in clock ticks since boot; -1 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return -1
+    state, *rest = fields.rpartition(")")[2].split()
+    return -1 if state in "ZX" else int(rest[18])

@@ -1,0 +1,132 @@
+"""What a model's model.py in Triton's Python backend does: `OnnxServer`, asked by Triton.
+
+Every request is run by the same code, alone, as in this process: so answers are equal, bit for bit, whatever
+else is in the batch. Several bags are run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.inference import Tensors, TensorSpec
+from histgen_lib.inference._onnx import OnnxServer
+from histgen_lib.inference.wire import (
+    BATCHING,
+    DTYPES,
+    FOLDER,
+    THREADS,
+    VERSION,
+    check_numpy,
+    encode_error,
+    joined,
+    wire_names,
+)
+
+log = logging.getLogger(__name__)
+
+
+class TritonPythonModel:
+    """One of our models, as Triton's Python backend wants it (its protocol gives class and method names)."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the networks; a model that cannot answer is not served."""
+        # It exists in Triton's process only.
+        self._triton = triton = import_module("triton_python_backend_utils")
+        try:
+            self._open(args["model_name"], Path(args["model_repository"]), json.loads(args["model_config"]))
+        except HistgenError as error:
+            raise triton.TritonModelException(encode_error(error)) from error
+
+    def _open(self, name: str, place: Path, config: Mapping[str, Any]) -> None:
+        check_numpy(np.__version__)
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self._name = name
+        self._bags = parameters[BATCHING] == "bags"
+        self._version = parameters[VERSION]
+        self._specs = _specs(config["input"])
+        cores = int(parameters.get(THREADS) or len(os.sched_getaffinity(0)))
+        # Bags are run side by side, a core each; tiles one after the other, on all cores.
+        self._pool = ThreadPoolExecutor(cores if self._bags else 1)
+        self._server = OnnxServer(place / parameters.get(FOLDER, "1"), threads=1 if self._bags else cores)
+        self._server.load(name)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request, in order; one that fails does not hurt the others."""
+        return list(self._pool.map(self._answer, requests))
+
+    def finalize(self) -> None:
+        """End with the model."""
+        self._pool.shutdown()
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            answer = self._server.infer(self._name, self._tensors(request))
+        except HistgenError as error:
+            return self._error(error)
+        except MemoryError:
+            return self._error(_no_memory())
+        except Exception as error:
+            # Told by its type alone: its message may hold anything. The traceback stays in the server's log.
+            log.exception("a request to %s failed", self._name)
+            return self._error(_unexpected(error))
+        return self._triton.InferenceResponse([self._output(name, value) for name, value in answer.items()])
+
+    def _tensors(self, request: Any) -> Tensors:
+        if request.is_cancelled():
+            raise TransientError("inference-deadline", "Whoever asked has given up waiting.")
+        wanted = json.loads(request.parameters() or "{}").get(VERSION, self._version)
+        if wanted != self._version:
+            raise FatalError(
+                "inference-other-model", f"Another {self._name} than was asked for is served here."
+            )
+        found = {}
+        for spec in self._specs:
+            for name, _ in wire_names(spec):
+                tensor = self._triton.get_input_tensor_by_name(request, name)
+                if tensor is not None:
+                    value = tensor.as_numpy()
+                    found[spec.name] = value[0] if self._bags else value
+        return found
+
+    def _error(self, error: HistgenError) -> Any:
+        triton = self._triton
+        return triton.InferenceResponse(error=triton.TritonError(encode_error(error), _status(triton, error)))
+
+    def _output(self, name: str, value: np.ndarray[Any, Any]) -> Any:
+        return self._triton.Tensor(name, np.ascontiguousarray(value[None] if self._bags else value))
+
+
+def _specs(inputs: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return joined(
+        [TensorSpec(one["name"], DTYPES[one["data_type"].removeprefix("TYPE_")], ()) for one in inputs]
+    )
+
+
+def _status(triton: Any, error: HistgenError) -> Any:
+    if isinstance(error, InvalidInputError):
+        return triton.TritonError.INVALID_ARG
+    return (
+        triton.TritonError.UNAVAILABLE if isinstance(error, TransientError) else triton.TritonError.INTERNAL
+    )
+
+
+def _no_memory() -> TransientError:
+    return TransientError("inference-unavailable", "The model server has no memory left for this request.")
+
+
+def _unexpected(error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        "inference-failed",
+        f"The model server failed on these tensors ({type(error).__name__}).",
+        hint="That is a fault of ours: its log has the traceback.",
+    )

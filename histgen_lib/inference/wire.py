@@ -1,0 +1,98 @@
+"""How our tensors and errors travel to a Triton server and back; both ends import this.
+
+A model takes requests of one of two kinds. With "rows" the first axis of every tensor is Triton's batch axis:
+tiles of several requests may be put together. With "bags" every tensor has a batch axis of its own, of size
+1, before its axes: bags of different lengths stay apart, yet are handed over together. A tensor of two
+possible dtypes travels under two names, `features` and `features_float32`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.inference import TensorSpec
+
+Batching = Literal["rows", "bags"]
+
+BATCHING = "batching"
+VERSION = "version"
+FOLDER = "model_folder"
+THREADS = "threads"
+"""Parameters of a model's config.pbtxt: how it takes requests, the digest of its model folder,
+where the model folder lies (from the model's own folder), threads to run on."""
+
+TRITON_TYPES = {
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "str": "STRING",
+}
+REQUEST_TYPES = {"str": "BYTES"}
+"""Where a request's word for a type is not that of the configuration."""
+DTYPES = {triton: ours for ours, triton in TRITON_TYPES.items()}
+
+_MARK = "histgen-error:"
+_KINDS: dict[str, type[HistgenError]] = {
+    kind.__name__: kind for kind in (TransientError, InvalidInputError, FatalError)
+}
+
+
+def wire_names(spec: TensorSpec) -> Iterator[tuple[str, str]]:
+    """Yield the names and dtypes under which a tensor may travel."""
+    first, *others = spec.dtype.split("|")
+    yield spec.name, first
+    for dtype in others:
+        yield f"{spec.name}_{dtype}", dtype
+
+
+def wire_name(spec: TensorSpec, dtype: str) -> str:
+    """Name a tensor of that dtype on the wire."""
+    return next((name for name, known in wire_names(spec) if known == dtype), spec.name)
+
+
+def joined(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Undo `wire_names`: join the specs of a tensor's several names. Such a tensor is not optional."""
+    names = {spec.name for spec in specs}
+    found: dict[str, TensorSpec] = {}
+    for spec in specs:
+        base = spec.name.removesuffix(f"_{spec.dtype}")
+        if base != spec.name and base in names:
+            one = found[base]
+            found[base] = TensorSpec(base, f"{one.dtype}|{spec.dtype}", one.shape)
+        else:
+            found[spec.name] = spec
+    return tuple(found.values())
+
+
+def encode_error(error: HistgenError) -> str:
+    """Write an error of ours as the text that Triton sends in its place."""
+    kind = next((name for name, known in _KINDS.items() if isinstance(error, known)), FatalError.__name__)
+    told = {"kind": kind, "code": error.code, "message": error.message, "hint": error.hint}
+    return f"{_MARK}{json.dumps(told)}"
+
+
+def decode_error(text: str) -> HistgenError | None:
+    """Find an error of ours in what Triton sent; None if there is none."""
+    _, mark, told = text.partition(_MARK)
+    if not mark:
+        return None
+    try:
+        value: Mapping[str, Any] = json.JSONDecoder().raw_decode(told)[0]
+        return _KINDS[value["kind"]](str(value["code"]), str(value["message"]), hint=str(value["hint"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def check_numpy(version: str) -> None:
+    """Refuse a numpy with which Triton's Python backend gives empty answers: FatalError("triton-numpy")."""
+    if not version.startswith("1."):
+        raise FatalError(
+            "triton-numpy",
+            f"Triton's Python backend has numpy {version}, not 1.26: with numpy 2 every answer is empty.",
+            hint="Run: deploy/setup.sh triton",
+        )

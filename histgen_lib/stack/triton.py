@@ -1,0 +1,225 @@
+"""A real Triton Inference Server on this machine, started as a child process from a wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.inference import TritonServer, shared_memory
+from histgen_lib.inference.wire import check_numpy, decode_error
+from histgen_lib.stack.children import dying_with_parent, end, free_port
+
+_START_S = 90.0
+_DRAIN_S = 120
+"""How long a stopping server may finish what it has begun."""
+_STUB = "triton_python_backend_stub"
+_KIND = "triton"
+_SITE = Path(__file__).resolve().parents[2]
+"""Where histgen_lib lies: the models import it from there."""
+_LOOK_S = 0.05
+_LAST_S = 3.0
+"""A server whose models' processes have all ended is gone within so long, or never."""
+
+
+class TritonProcess:
+    """One tritonserver of our own, bound to 127.0.0.1; it keeps its ports over `stop`, `kill` and `start`.
+
+    `repository` holds the models (`histgen_lib.export.export_local` writes one); all of them are loaded.
+    `home` is the environment that `deploy/setup.sh triton` makes. `http_port`, `metrics_port` None: not
+    offered. The server dies with the thread that called `start`, and its models' processes with the server.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        home: Path,
+        *,
+        log: Path,
+        grpc_port: int | None = None,
+        http_port: int | None = None,
+        metrics_port: int | None = None,
+    ) -> None:
+        self._repository, self._home, self.log_path = repository.absolute(), home.absolute(), log
+        self.grpc_port = grpc_port or free_port()
+        self._http_port, self.metrics_port = http_port, metrics_port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._regions = f"{shared_memory.new_name(_KIND)}-"
+
+    @property
+    def url(self) -> str:
+        """What `open_inference` takes."""
+        return f"triton://127.0.0.1:{self.grpc_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the repository's models."""
+        return sorted(path.parent.name for path in self._repository.glob("*/config.pbtxt"))
+
+    def start(self) -> None:
+        """Start, and return when every model has answered.
+
+        Raises FatalError: "triton-missing" without the server, "triton-numpy" when its environment has a
+        numpy that makes every answer empty, "triton-failed" when it does not come up, and what the models
+        raise.
+        """
+        if self.pid is not None:
+            return
+        server = self._server()
+        shared_memory.clear_orphans(_KIND)
+        shared_memory.unlink(self._regions)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            log_start = log.tell()
+            self._process = subprocess.Popen(
+                dying_with_parent([str(server / "bin" / "tritonserver"), *self._options(server)]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(server),
+                cwd=self.log_path.parent,  # the stubs import from here first: nothing may lie in the way
+                # Ctrl-C in a terminal reaches every process of the group: whole reports shall be finished.
+                start_new_session=True,
+            )
+        try:
+            self._await(self._process, log_start)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Let it finish what it has begun, and stop it."""
+        if self._process is not None:
+            self._process.terminate()
+            _drain(self._process)
+            self._process = None
+        shared_memory.unlink(self._regions)
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        shared_memory.unlink(self._regions)
+
+    def stub_pids(self, model: str) -> list[int]:
+        """Find the processes that run a model's Python."""
+        place = f"{self._repository}/{model}/"
+        return [pid for pid in _children(self.pid) if any(place in part for part in _command(pid))]
+
+    def _server(self) -> Path:
+        """Find the server's folder in the wheel."""
+        for server in self._home.glob("lib/python3*/site-packages/pytriton/tritonserver"):
+            if (server / "backends" / "python" / _STUB).is_file():
+                for numpy in server.parents[1].glob("numpy-*.dist-info"):
+                    check_numpy(numpy.name.split("-")[1].removesuffix(".dist"))
+                return server
+        raise FatalError(
+            "triton-missing", "There is no tritonserver here.", hint="Run: deploy/setup.sh triton"
+        )
+
+    def _options(self, server: Path) -> list[str]:
+        options = {
+            "model-repository": self._repository,
+            "model-control-mode": "explicit",  # the supervisor unloads and loads
+            "load-model": "*",
+            "backend-directory": server / "backends",
+            "pinned-memory-pool-byte-size": 0,  # for GPUs
+            "exit-timeout-secs": _DRAIN_S,
+            "log-format": "ISO8601",
+            "grpc-address": "127.0.0.1",
+            "grpc-port": self.grpc_port,
+            **self._listening("http", self._http_port),
+            **self._listening("metrics", self.metrics_port),
+        }
+        backend = {
+            "shm-region-prefix-name": self._regions,
+            "shm-default-byte-size": 16 << 20,
+            "shm-growth-byte-size": 16 << 20,
+        }
+        return [
+            "--disable-auto-complete-config",  # ours are complete; it would start every stub twice
+            *(f"--{name}={value}" for name, value in options.items()),
+            *(f"--backend-config=python,{name}={value}" for name, value in backend.items()),
+        ]
+
+    @staticmethod
+    def _listening(what: str, port: int | None) -> dict[str, object]:
+        if port is None:
+            return {f"allow-{what}": "false"}
+        return {f"{what}-address": "127.0.0.1", f"{what}-port": port}
+
+    def _environment(self, server: Path) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+            "LD_LIBRARY_PATH": f"{self._home / 'lib'}:{server.parents[1] / 'nvidia_pytriton.libs'}",
+            # The stub finds its environment by the python3 that comes first.
+            "PATH": f"{self._home / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            "PYTHONPATH": str(_SITE),  # not seen by the stub's Python itself, but by our models
+        }
+
+    def _await(self, process: subprocess.Popen[bytes], log_start: int) -> None:
+        end_at = time.monotonic() + _START_S
+        with TritonServer(self.url, shared_memory="off") as client:
+            for model in self.models:
+                while (error := _trouble(client, model)) is not None:
+                    if isinstance(error, FatalError) and error.code != "inference-model-unknown":
+                        raise error
+                    if process.poll() is not None or time.monotonic() > end_at:
+                        raise self._failed(log_start)
+                    time.sleep(_LOOK_S)
+
+    def _failed(self, log_start: int) -> HistgenError:
+        """Say what a model could not be loaded for, if it was one of ours, or where to read it."""
+        with self.log_path.open("rb") as log:
+            log.seek(log_start)
+            told = log.read().decode(errors="replace")
+        return decode_error(told.replace('\\"', '"')) or FatalError(
+            "triton-failed",
+            "tritonserver did not start.",
+            hint=f"The last lines of {self.log_path} say why.",
+        )
+
+
+def _trouble(client: TritonServer, model: str) -> HistgenError | None:
+    try:
+        client.canary(model)
+    except HistgenError as error:
+        return error
+    return None
+
+
+def _drain(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a server that was told to stop.
+
+    It unloads its models then, and waits in vain for one whose process was killed. Without any such process
+    there is nothing left that it could finish.
+    """
+    end_at = time.monotonic() + _DRAIN_S
+    while process.poll() is None and _children(process.pid) and time.monotonic() < end_at:
+        time.sleep(_LOOK_S)
+    end(process, grace_s=_LAST_S)
+
+
+def _children(pid: int | None) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children") if pid else ():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += map(int, task.read_text().split())
+    return [child for child in found if _command(child)]  # one that was killed stays, without a command
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
