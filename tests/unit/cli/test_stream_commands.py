@@ -1,0 +1,169 @@
+"""The commands of the stream, where nothing runs or something is wrong: a sentence, a code, a way out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from histgen_lib.stack.home import StackHome
+
+
+@pytest.fixture(autouse=True)
+def no_stack(monkeypatch, tmp_path):
+    """Have every command look for its stack in an empty folder."""
+    for name in ("HISTGEN_STORE", "HISTGEN_BUS", "HISTGEN_GATEWAY", "HISTGEN_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HISTGEN_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("submit", "a.svs"), ("status",), ("status", "a"), ("watch",), ("replay", "--all"), ("backfill", "/")],
+)
+def test_without_a_stack_a_command_says_how_to_start_one(histgen, arguments):
+    code, out, err = histgen(*arguments)
+
+    assert (code, out) == (75, "")
+    assert err.startswith("error[stack-not-running]")
+    assert "histgen up" in err
+
+
+def test_with_json_the_error_is_a_document(histgen):
+    assert json.loads(histgen("status", "--json")[1])["error"]["code"] == "stack-not-running"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--broker", "rabbit://host"), "bus-url"),
+        (("--store", "ftp://host"), "storage-url"),
+        (("--inference", "magic"), "inference-stated"),
+        (("--model", "/nowhere"), "model-missing"),
+    ],
+)
+def test_up_refuses_what_cannot_be_before_it_starts_anything(histgen, tmp_path, options, expected):
+    code, _, err = histgen("up", *options)
+
+    assert code == 78
+    assert err.startswith(f"error[{expected}]")
+    assert not (tmp_path / "home" / "logs" / "gateway.log").exists()
+    assert not StackHome(tmp_path / "home").running()
+
+
+def test_up_with_kafka_says_what_is_missing(histgen, monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTGEN_KAFKA_LIBS", str(tmp_path))
+    code, _, err = histgen("up", "--broker", "kafka", "--inference", "onnx")
+
+    assert code == 78
+    assert "error[kafka-missing]" in err
+
+
+def test_up_with_triton_says_what_is_missing(histgen, monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTGEN_TRITON_HOME", str(tmp_path))
+    code, _, err = histgen("up", "--inference", "triton")
+
+    assert code == 78
+    assert "error[triton-missing]" in err
+
+
+def test_a_service_that_refuses_its_settings_ends_the_stack_with_its_reason(histgen, monkeypatch):
+    monkeypatch.setenv("HISTGEN_DEADLINE_S", "-1")
+    code, _, err = histgen("up", "--inference", "onnx")
+
+    assert code == 78
+    assert "error[service-refused]" in err
+    assert "HISTGEN_DEADLINE_S" in err
+
+
+def test_a_pattern_without_slides_is_refused_before_anything_is_submitted(histgen, monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTGEN_STORE", f"file:{tmp_path}")
+    monkeypatch.setenv("HISTGEN_GATEWAY", "http://127.0.0.1:9")
+    code, _, err = histgen("submit", tmp_path / "*.svs")
+
+    assert code == 65
+    assert "error[slide-none-found]" in err
+
+
+def test_a_gateway_that_is_not_there_is_told(histgen, monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTGEN_STORE", f"file:{tmp_path}")
+    code, _, err = histgen(
+        "submit", "a.svs", "--gateway", "http://127.0.0.1:9", "--store", f"file:{tmp_path}"
+    )
+
+    assert code == 75
+    assert "error[gateway-unreachable]" in err
+
+
+def test_a_remote_store_is_looked_into_without_a_stack_here(histgen, tmp_path):
+    code, out, _ = histgen("status", "--store", f"file:{tmp_path / 'objects'}")
+
+    assert code == 0
+    assert out == "0 waiting · 0 in hand · 0 drafted · 0 dead letters\n"
+    assert histgen("status", "a", "--store", f"file:{tmp_path / 'objects'}")[2].startswith(
+        "error[slide-unknown]"
+    )
+
+
+def test_replay_wants_to_know_which(histgen, tmp_path):
+    code, _, err = histgen("replay", "--store", f"file:{tmp_path}", "--bus", "embedded:/b.db")
+
+    assert code == 65
+    assert "error[replay-unstated]" in err
+
+
+def test_replay_says_of_an_id_it_does_not_know(histgen, tmp_path):
+    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, _, err = histgen("replay", "0" * 32, *stated)
+
+    assert code == 65
+    assert "error[object-missing]" in err
+
+
+def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
+    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, _, err = histgen("backfill", tmp_path, "--rate", "fast", *stated)
+
+    assert code == 65
+    assert "error[backfill-rate]" in err
+
+
+@pytest.mark.parametrize("service", ["gateway", "tiler", "reporter"])
+def test_config_shows_what_is_in_force_and_where_it_comes_from(histgen, monkeypatch, service):
+    monkeypatch.setenv("HISTGEN_BUS", "kafka://lab:9092")
+    monkeypatch.setenv("HISTGEN_STORE", "file:/data")
+    monkeypatch.setenv("HISTGEN_KAFKA", '{"sasl_plain_password": "hush"}')
+    code, out, _ = histgen("config", "show", service, "--json")
+    told = json.loads(out)
+
+    assert code == 0
+    assert told["bus"] == {"value": "kafka://lab:9092", "from": "HISTGEN_BUS"}
+    assert told["grace_s"]["from"] == "default"
+    assert "hush" not in out + histgen("config", "show", service)[1]
+
+
+def test_config_names_the_variable_that_is_at_fault(histgen):
+    code, _, err = histgen("config", "show", "tiler")
+
+    assert code == 78
+    assert "error[settings-invalid]" in err
+    assert "HISTGEN_BUS is missing" in err
+
+
+def test_export_knows_one_target_and_writes_a_repository(histgen, model_dir, tmp_path):
+    assert histgen("export", model_dir, "--target", "tensorrt", "--out", tmp_path)[0] == 2
+    code, out, _ = histgen("export", model_dir, "--target", "local", "--out", tmp_path / "r", "--json")
+
+    assert code == 0
+    assert json.loads(out)["models"] == ["histgen", "tile_encoder"]
+    assert (tmp_path / "r" / "histgen" / "config.pbtxt").is_file()
+
+
+def test_a_demo_replaces_nothing_that_no_demo_left(histgen, tmp_path):
+    (tmp_path / "stack").mkdir()
+    (tmp_path / "stack" / "thesis.tex").touch()
+    code, _, err = histgen("demo", "--out", tmp_path, "--count", 1)
+
+    assert code == 78
+    assert "error[demo-output]" in err
+    assert (tmp_path / "stack" / "thesis.tex").exists()

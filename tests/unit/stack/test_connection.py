@@ -1,0 +1,85 @@
+"""Which stack is meant, from what is stated, what lies in the folder, and the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.errors import HistgenError
+from histgen_lib.stack.connection import Stated, connect
+from histgen_lib.stack.home import StackHome, StackRecord
+
+REMOTE = {"HISTGEN_STORE": "s3://lab/x", "HISTGEN_BUS": "kafka://k:9092", "HISTGEN_GATEWAY": "http://g:80"}
+
+
+def stopped_stack(folder: Path) -> StackHome:
+    """Leave what a stack leaves that has stopped."""
+    home = StackHome(folder)
+    record = StackRecord(1, "http://127.0.0.1:9", "embedded:/b.db", f"file:{folder}", None, "onnx", "/inbox")
+    with home.locked():
+        home.write(record)
+    return home
+
+
+def code_of(stated: Stated, environment: dict[str, str]) -> str:
+    with pytest.raises(HistgenError) as caught:
+        connect(stated, environment)
+    return caught.value.code
+
+
+def test_the_folder_wins_over_the_environment(tmp_path):
+    stopped_stack(tmp_path)
+    found = connect(Stated(), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
+
+    assert found.storage.url == f"file:{tmp_path}"
+    assert found.bus.url == "embedded:/b.db"
+
+
+def test_without_a_stack_here_the_environment_names_one(tmp_path):
+    environment = {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE_ENDPOINT": "http://minio:9000"}
+    found = connect(Stated(), environment)
+
+    assert (found.storage.url, found.storage.endpoint) == ("s3://lab/x", "http://minio:9000")
+    assert (found.need_bus().url, found.need_gateway()) == ("kafka://k:9092", "http://g:80")
+    assert (found.home, found.run_dir) == (None, None)
+
+
+def test_what_is_stated_wins_over_all(tmp_path):
+    stopped_stack(tmp_path)
+    found = connect(Stated(store="s3://other"), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
+
+    assert found.storage.url == "s3://other"
+
+
+def test_a_stated_folder_without_a_stack_is_not_replaced_by_the_environment(tmp_path):
+    assert code_of(Stated(home=tmp_path), REMOTE) == "stack-not-running"
+
+
+def test_nothing_at_all_is_told_as_such(tmp_path):
+    assert code_of(Stated(), {"HISTGEN_HOME": str(tmp_path)}) == "stack-not-running"
+
+
+def test_a_stopped_stack_can_be_looked_at_but_takes_no_slides(tmp_path):
+    stopped_stack(tmp_path)
+    found = connect(Stated(home=tmp_path), {})
+
+    assert found.store().head("x") is None
+    assert found.run_dir is None
+    with pytest.raises(HistgenError) as caught:
+        found.need_gateway()
+    assert caught.value.code == "stack-not-running"
+
+
+def test_what_is_not_known_of_a_remote_stack_is_asked_for(tmp_path):
+    assert code_of(Stated(gateway="http://g"), {}) == "store-unstated"
+    with pytest.raises(HistgenError) as caught:
+        connect(Stated(store="s3://lab"), {}).need_bus()
+    assert caught.value.code == "bus-unstated"
+
+
+def test_settings_of_the_broker_come_from_where_the_services_have_them():
+    environment = {**REMOTE, "HISTGEN_KAFKA": '{"security_protocol": "SSL"}'}
+
+    assert connect(Stated(store="s3://lab"), environment).need_bus().kafka == (("security_protocol", "SSL"),)
+    assert code_of(Stated(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA": "[1]"}) == "settings-invalid"

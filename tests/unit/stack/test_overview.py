@@ -1,0 +1,136 @@
+"""Where a slide stands follows from the objects alone, whatever order they came in."""
+
+from __future__ import annotations
+
+import planted_objects as planted
+import pytest
+
+from histgen_lib.stack.overview import Overview
+from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+
+
+@pytest.fixture
+def store(tmp_path) -> ObjectStore:
+    return open_store(StorageSettings(f"file:{tmp_path}"))
+
+
+def states(store: ObjectStore) -> dict[str, str]:
+    return {slide.slide_id: slide.state for slide in Overview(store).slides()}
+
+
+def test_a_slide_goes_from_scanned_to_bagged_to_drafted(store):
+    planted.scan(store, "a")
+    assert states(store) == {"a": "scanned"}
+    planted.bag(store, "a")
+    assert states(store) == {"a": "bagged"}
+    key = planted.draft(store, "a")
+    (slide,) = Overview(store).slides()
+
+    assert slide.state == "drafted"
+    assert slide.draft.key == key
+    assert slide.draft.page_key == key.replace("draft.json", "draft.html")
+    assert slide.draft.fields == {"diagnosis": "Adenoma"}
+
+
+def test_a_dead_letter_of_any_event_of_the_slide_ends_it(store):
+    scanned = planted.scan(store, "a")
+    planted.bag(store, "a")
+    follower = scanned.then(scanned.data, source="/tiler", now=planted.NOON)
+    given_up = planted.letter(store, follower, worker="reporter")
+    (slide,) = Overview(store).slides()
+
+    assert slide.state == "dead-letter"
+    assert slide.letter == given_up
+    assert slide.ended
+
+
+def test_a_rescan_makes_earlier_bags_drafts_and_letters_count_no_more(store):
+    planted.scan(store, "a", data="first")
+    planted.bag(store, "a", data="first")
+    planted.draft(store, "a", data="first")
+    assert states(store) == {"a": "drafted"}
+    old = planted.scan(store, "a", data="second")
+    assert states(store) == {"a": "scanned"}
+    planted.letter(store, old)
+    assert states(store) == {"a": "dead-letter"}
+    planted.scan(store, "a", data="third")
+    assert states(store) == {"a": "scanned"}
+
+
+def test_a_draft_at_another_mpp_than_is_stated_now_does_not_count(store):
+    planted.draft(store, "a", mpp=0.5)
+    planted.bag(store, "a", mpp=0.5)
+    planted.scan(store, "a", mpp=0.25)
+
+    assert states(store) == {"a": "scanned"}
+    planted.draft(store, "a", mpp=0.25)
+    assert states(store) == {"a": "drafted"}
+
+
+def test_slides_of_a_case_are_drafted_by_the_report_of_the_case(store):
+    case = {"case_id": "C", "case_slides": ("a", "b")}
+    planted.scan(store, "a", **case)
+    planted.scan(store, "b", **case)
+    planted.bag(store, "a")
+    first, _ = Overview(store).slides()
+    assert (first.state, first.mates) == ("bagged", {"b"})
+    planted.draft(store, "C", "a", "b")
+
+    assert states(store) == {"a": "drafted", "b": "drafted"}
+
+
+def test_a_case_that_names_no_slides_is_a_label(store):
+    planted.scan(store, "a", case_id="C")
+    planted.draft(store, "a")
+
+    assert states(store) == {"a": "drafted"}
+
+
+def test_a_slide_refused_for_its_name_stands_beside_the_one_that_has_it(store):
+    planted.letter(store, planted.scan(store, "a", data="other", uri="file:///two/a.svs"), worker="gateway")
+    planted.scan(store, "a", uri="file:///one/a.svs")
+    planted.draft(store, "a")
+    found = {(slide.state, slide.uri) for slide in Overview(store).slides()}
+
+    assert found == {("drafted", "file:///one/a.svs"), ("dead-letter", "file:///two/a.svs")}
+
+
+def test_a_record_that_was_no_event_is_listed_as_unknown(store):
+    store.put(
+        "dead-letter/x.json",
+        b'{"schema":1,"event_id":"x","code":"event-type","message":"m","hint":"h","attempts":0,'
+        b'"worker":"tiler","position":"t/0/1","sha256":"s","size_bytes":3}',
+    )
+    (slide,) = Overview(store).slides()
+
+    assert (slide.slide_id, slide.state, slide.uri) == ("unknown", "dead-letter", "")
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"[]", b"{}", b'{"event": 3}', b'{"event": {"headers": {}, "data": {}}}']
+)
+def test_objects_that_cannot_be_read_do_not_hide_the_others(store, junk):
+    planted.scan(store, "a")
+    store.put("slides/b/scanned.json", junk)
+    store.put("dead-letter/b.json", junk)
+    store.put("reports/a/latest.json", junk)
+    store.put("bags/a/x.scan.json", junk)
+
+    assert states(store) == {"a": "scanned"}
+
+
+def test_what_did_not_change_is_read_once(store, monkeypatch):
+    planted.scan(store, "a")
+    planted.draft(store, "a")
+    overview = Overview(store)
+    before = overview.slides()
+    monkeypatch.setattr(type(store), "get", lambda self, key: pytest.fail(f"{key} is read again"))
+
+    assert overview.slides() == before
+
+
+def test_one_slide_can_be_asked_for_alone(store):
+    for slide_id in "abc":
+        planted.letter(store, planted.scan(store, slide_id))
+
+    assert [slide.slide_id for slide in Overview(store).slides({"b", "nowhere"})] == ["b"]
