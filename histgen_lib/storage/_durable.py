@@ -7,10 +7,10 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 _PLACING_TRIES = 20
-"""Each is lost only to another process that removed the same folder, empty, at that very moment."""
+"""Each is lost only to another process that removed the object or its folder at that very moment."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_SYNC = {errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP}  # removed meanwhile; a file system without it
@@ -56,8 +56,8 @@ def _rename_first(unfinished: Path, target: Path) -> bool:
 
 
 def _taken(target: Path) -> bool:
-    """Return False; raise if it is a folder that has the name, so that there is no object of it."""
-    if target.is_dir():
+    """Return False; raise if it is a folder that has the name, or if it is free again."""
+    if S_ISDIR(target.lstat().st_mode):
         raise IsADirectoryError(errno.EISDIR, "a folder")
     return False
 
@@ -70,7 +70,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
-        if not folder.is_dir():
+        if not S_ISDIR(
+            folder.lstat().st_mode
+        ):  # looked at once: another process may remove it between two looks
             raise NotADirectoryError(errno.ENOTDIR, "a file") from None
     sync_folder(folder.parent)
 

@@ -126,8 +126,8 @@ def test_a_large_object_is_overwritten_whole(store: ObjectStore) -> None:
 
 
 def test_a_large_object_never_lies_in_memory_as_a_whole(store: ObjectStore, tmp_path: Path) -> None:
-    """64 MiB go up and down in at most 24 MiB: one part, and what the client needs around it."""
-    whole = 64 << 20
+    """48 MiB go up and down in at most 24 MiB: one part, and what the client needs around it."""
+    whole = 48 << 20
     with (tmp_path / "large").open("wb") as file:
         for seed in range(16):
             file.write(large_bytes(seed, whole // 16))

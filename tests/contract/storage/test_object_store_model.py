@@ -86,13 +86,13 @@ def test_a_folder_behaves_as_a_dictionary(tmp_path: Path) -> None:
     def open_empty() -> ObjectStore:
         return open_store(StorageSettings(f"file:{tempfile.mkdtemp(dir=tmp_path)}"))
 
-    run(open_empty, examples=150, steps=25)
+    run(open_empty, examples=80, steps=20)
 
 
 def test_a_bucket_behaves_as_a_dictionary(s3_server, s3_bucket: str) -> None:
     """Each sequence gets a prefix of its own."""
     run(
         lambda: open_store(s3_server.settings(s3_bucket, secrets.token_hex(8))),
-        examples=8,
+        examples=6,
         steps=15,
     )

@@ -230,6 +230,24 @@ def test_deleting_the_last_object_of_a_folder_removes_the_folder(folder: Path, s
     assert [path.name for path in folder.iterdir()] == [".incoming"]
 
 
+@pytest.mark.parametrize("call", ["mkdir", "link"])
+def test_what_was_in_the_way_and_is_gone_does_not_refuse_a_key(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Another process makes a folder or an object and removes it again between two calls of ours."""
+    real, failures = getattr(os, call), [FileExistsError(errno.EEXIST, "just now")]
+
+    def lose_once(*args: object, **more: object) -> None:
+        if failures:
+            raise failures.pop()
+        real(*args, **more)
+
+    monkeypatch.setattr(os, call, lose_once)
+    assert store.put("attempts/tiler/e-1/1", b"v")
+    assert failures == []
+    assert store.get("attempts/tiler/e-1/1") == b"v"
+
+
 def test_an_object_and_its_folders_are_flushed_before_put_returns(
     folder: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
