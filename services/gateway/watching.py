@@ -21,6 +21,9 @@ from services.gateway.watch import Watch
 _PASSING = frozenset({"slide-missing", "slide-unreadable", "slide-changed", "slide-incomplete"})
 """Troubles of a file that may pass by themselves; others stay until the file changes."""
 
+_SPARING = 3
+"""How many times longer than a look the pause after it is, at least: a slow share has others to serve."""
+
 _log = get_logger()
 
 
@@ -55,6 +58,7 @@ class Watching(Loop):
     def turn(self) -> None:
         """Look once, and submit what is whole; a long backlog is left for a new look now and then."""
         watch = self._watch = self._watch or self._start()
+        started = self._clock()
         look = self.aside(self._folder.look)
         begun = self._clock()
         self._tell(look, watch)
@@ -62,7 +66,7 @@ class Watching(Loop):
             self._submit(watch, candidate, mark)
             if self._stop.requested or self._clock() - begun > self._look_s:
                 return
-        self.pause(self._look_s)
+        self.pause(max(self._look_s, _SPARING * (begun - started)))
 
     def _start(self) -> Watch:
         """Learn from the ledger what needs no second look."""

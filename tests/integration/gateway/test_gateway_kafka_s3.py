@@ -41,8 +41,9 @@ def _notification(bucket: str, *keys: str, event: str = "s3:ObjectCreated:Put") 
 
 
 def test_notifications_on_kafka_become_events_poison_dead_letters_and_nothing_is_lost_in_a_restart(
-    gateways, kafka, s3_server, s3_bucket, run_id
+    gateways, kafka, s3proxy_server, run_id
 ):
+    s3_server, s3_bucket = s3proxy_server, s3proxy_server.make_bucket()
     client = s3_server.client(s3_bucket)
     lab = s3_server.make_bucket()
     bus = BusSettings(kafka.url, partitions=3)

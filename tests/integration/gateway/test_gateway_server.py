@@ -133,5 +133,5 @@ def test_on_sigterm_the_request_in_hand_is_answered(tmp_path: Path, bucket: Slow
     assert gateway.wait() == 0
     (event,) = heard.until_heard(1)
     assert event.data.content_id == sha256_hex(content_of("/slow/a.svs"))
-    assert list((gateway.home / "run").iterdir()) == []
+    assert list((gateway.home / "run").rglob("*.json")) == []
     heard.close()

@@ -1,0 +1,83 @@
+"""What the gateway costs: a look over a large folder, and the answer to a POST. Measured, not judged.
+
+The slides are small: hashing a real one costs what its disk and SHA-256 cost (the last figure).
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from histgen_lib.bus import BusSettings, open_publisher
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker import Stop, serving
+from services.gateway.app import build
+from services.gateway.folder import Folder
+from services.gateway.settings import GatewaySettings
+from services.gateway.watch import Watch
+
+FILES = (1_000, 5_000, 20_000)
+
+
+def _fill(folder: Path, count: int) -> None:
+    for index in range(count):
+        if index % 50 == 0:
+            (folder / f"{index // 50:04}").mkdir(parents=True, exist_ok=True)
+        (folder / f"{index // 50:04}" / f"s{index}.svs").write_bytes(b"")
+
+
+@pytest.mark.parametrize("count", FILES)
+def test_a_look_over_a_folder(tmp_path: Path, count: int):
+    _fill(tmp_path, count)
+    folder, watch = Folder(tmp_path), Watch(settle_s=1e9, clock=time.monotonic)
+    wall, cpu = [], []
+    for _ in range(7):
+        start, busy = time.perf_counter(), time.process_time()
+        watch.whole(folder.look())
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - busy)
+    middle = statistics.median(wall[1:])
+    print(f"\n{count} slides: first look {wall[0] * 1e3:.0f} ms, then {middle * 1e3:.0f} ms", end="")
+    print(f" ({statistics.median(cpu[1:]) * 1e3:.0f} ms of processor time)")
+
+
+def test_the_answer_to_a_post(tmp_path: Path):
+    (tmp_path / "scans").mkdir()
+    bus = BusSettings(f"embedded:{tmp_path}/bus.db")
+    settings = GatewaySettings.load(
+        bus=bus.url, store=f"file:{tmp_path}/store", roots=[str(tmp_path / "scans")], notifications=""
+    )
+    store, publisher = open_store(StorageSettings(settings.store)), open_publisher(bus)
+    gateway = build(settings, Stop(), publisher=publisher, store=store)
+    paths = [tmp_path / "scans" / f"s{index}.svs" for index in range(300)]
+    for path in paths:
+        path.write_bytes(os.urandom(100_000))
+    with serving(gateway.door.app(), "127.0.0.1", 0) as url, httpx.Client(base_url=url) as client:
+        for what in ("new", "known"):
+            taken = sorted(_post_s(client, path) for path in paths)
+            print(f"\nPOST of a {what} slide: p50 {_ms(taken, 0.5)}, p99 {_ms(taken, 0.99)}")
+
+
+def test_reading_a_slide(tmp_path: Path):
+    path = tmp_path / "large.svs"
+    path.write_bytes(os.urandom(1 << 20) * 512)
+    from histgen_lib.slides.source import content_id_of  # noqa: PLC0415 - beside its only use
+
+    start = time.perf_counter()
+    content_id_of([path])
+    print(f"\nSHA-256 of a cached slide: {0.5 / (time.perf_counter() - start):.2f} GiB/s")
+
+
+def _post_s(client: httpx.Client, path: Path) -> float:
+    start = time.perf_counter()
+    assert client.post("/slides", json={"uri": path.as_uri()}).status_code == 202
+    return time.perf_counter() - start
+
+
+def _ms(ordered: list[float], share: float) -> str:
+    return f"{ordered[int(share * (len(ordered) - 1))] * 1e3:.1f} ms"
