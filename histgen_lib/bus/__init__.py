@@ -81,13 +81,17 @@ class Subscription(Protocol):
     """
 
     def next(self, timeout_s: float) -> Delivery | None:
-        """Wait up to `timeout_s` for a record; None if none came. ValueError while one is in flight."""
+        """Wait about `timeout_s` for a record; None if none came. ValueError while one is in flight.
+
+        Longer by a second where the group's members are changing, by some more where the broker is silent.
+        """
         ...
 
     def keep(self) -> bool:
-        """Stay a member while a job runs; call it at least every second. Returns at once.
+        """Stay a member while a job runs; call it at least every second.
 
-        False once the record in flight may have been given to another member.
+        Returns at once, or within about a second while the group's members are changing. False once the
+        record in flight may have been given to another member.
         """
         ...
 

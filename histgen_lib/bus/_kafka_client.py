@@ -25,6 +25,7 @@ _OURS: dict[str, Any] = {
     "reconnect_backoff_max_ms": 1_000,  # soon back when the broker is
     "retry_backoff_ms": 100,
     "metadata_max_age_ms": 60_000,
+    "metrics_enabled": False,  # nobody reads kafka-python's own
 }
 _KINDS = (kafka.KafkaConsumer, kafka.KafkaProducer, kafka.KafkaAdminClient)
 _KEPT_MS = 90 * 24 * 3600 * 1000

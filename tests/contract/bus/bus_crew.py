@@ -1,0 +1,72 @@
+"""Processes that publish and consume, to be killed at any instant; each writes down what it did.
+
+Run as `python bus_crew.py publish|consume BUS TOPIC JOURNAL NAME`. A line of a journal is appended in one
+write, so that a killed process leaves whole ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+from histgen_lib.bus import BusSettings, open_publisher, open_subscription
+from histgen_lib.errors import TransientError
+
+SESSION_S = 2.0
+
+
+class Journal:
+    """Appends lines to a file that all processes share."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+    def write(self, *words: object) -> None:
+        """Write one line: the time, then `words`."""
+        os.write(self._file, (" ".join(map(str, (time.monotonic(), *words))) + "\n").encode())
+
+
+def lines(path: Path) -> list[list[str]]:
+    """Read a journal, in the order of time."""
+    found = [line.split(" ") for line in path.read_text().splitlines()] if path.exists() else []
+    return sorted(found, key=lambda words: float(words[0]))
+
+
+def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None:
+    """Publish numbers under keys of our own, from where a predecessor was killed."""
+    publisher, mine = open_publisher(settings), Journal(str(journal))
+    number = sum(words[1:3] == ["published", name] for words in lines(journal))
+    while True:
+        with contextlib.suppress(TransientError):
+            publisher.publish_raw(topic, f"{name}{number % 5}", f"{name} {number}".encode())
+            mine.write("published", name, number)
+            number += 1
+        time.sleep(random.uniform(0, 0.01))
+
+
+def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> None:
+    """Take records, hold each for a moment, and finish it, or now and then release it."""
+    subscription, mine = open_subscription(settings, topic, "crew"), Journal(str(journal))
+    while True:
+        with contextlib.suppress(TransientError):
+            delivery = subscription.next(0.2)
+            if delivery is None:
+                continue
+            mine.write("took", delivery.position, delivery.raw.decode())
+            time.sleep(random.uniform(0, 0.01))
+            subscription.keep()
+            if random.random() < 0.1:
+                subscription.release(delivery)
+            elif subscription.done(delivery):
+                mine.write("done", delivery.position, delivery.raw.decode())
+
+
+if __name__ == "__main__":
+    job, url, topic_, journal_, name_ = sys.argv[1:]
+    {"publish": publish, "consume": consume}[job](
+        BusSettings(url, session_s=SESSION_S), topic_, Path(journal_), name_
+    )

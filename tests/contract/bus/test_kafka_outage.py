@@ -1,0 +1,70 @@
+"""A broker that is killed and started again costs time and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from bus_members import new_name, number_of, publish, publishing, scanned
+from waiting import until
+
+from histgen_lib.bus import BusSettings, Delivery, _kafka, _kafka_publisher, open_subscription
+from histgen_lib.errors import TransientError
+from histgen_lib.stack.kafka import KafkaProcess
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a shorter time for a broker that is away."""
+    for module in (_kafka, _kafka_publisher):
+        monkeypatch.setattr(module, "ANSWER_S", 3.0)
+
+
+def outage(call) -> bool:
+    """Say whether it raises as it should when the broker is away."""
+    try:
+        call()
+    except TransientError as error:
+        return error.code == "bus-unavailable"
+    return False
+
+
+def patiently(call):
+    """Call again until it works, as workers do."""
+    found = []
+
+    def works() -> bool:
+        try:
+            found.append(call())
+        except TransientError:
+            return False
+        return True
+
+    until(works, 60, "the broker's return")
+    return found[0]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> None:
+    """What is in flight stays so, can be finished afterwards, and is not delivered again."""
+    topic, settings = new_name(), BusSettings(own_kafka.url)
+    with publishing(settings) as publisher:
+        sent = publish(publisher, topic, slides=6, each=2)
+        subscription = open_subscription(settings, topic, "g")
+        held: Delivery = until(lambda: subscription.next(0.2), 15, "a record")
+
+        own_kafka.kill()
+        until(lambda: outage(subscription.keep), 20, "word that the broker is away")
+        assert outage(lambda: publisher.publish(topic, "S9", scanned("S9")))
+        assert outage(lambda: subscription.done(held))
+        own_kafka.start()
+
+        assert patiently(subscription.keep)
+        assert patiently(lambda: subscription.done(held))
+        patiently(lambda: publisher.publish(topic, "S9", scanned("S9")))
+        taken = [number_of(held)]
+        while len(set(taken)) < len(sent) + 1:
+            delivery = until(lambda: patiently(lambda: subscription.next(0.2)), 30, "what is left")
+            taken.append(number_of(delivery))
+            assert patiently(lambda delivery=delivery: subscription.done(delivery))
+        subscription.close()
+    assert set(taken) == {*sent, ("S9", 0)}
+    assert [taken.count(one) for one in sent] == [1] * len(sent)
