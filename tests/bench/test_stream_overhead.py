@@ -11,7 +11,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.triton import TritonProcess
 from histgen_lib.storage import StorageSettings, open_store
 
+StartTriton = Callable[[Path], TritonProcess]
+
 EVENTS, WARM_UP, SLIDES = 200, 20, 8
 READERS_AND_MODELS = ("open", "grid", "read", "encode")
 """Stages of the tiler that are the slide reader's and the model's own."""
@@ -52,20 +54,6 @@ def synthetic_slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("slides")
     generate(folder, SLIDES, 4711, workers=2)
     return sorted((folder / "slides").glob("*.tif"))
-
-
-@pytest.fixture
-def triton_of(tmp_path: Path, triton_home: Path) -> Iterator[Any]:
-    running: list[TritonProcess] = []
-
-    def start(repository: Path) -> str:
-        running.append(TritonProcess(repository, triton_home, log=tmp_path / "triton.log"))
-        running[-1].start()
-        return running[-1].url
-
-    yield start
-    for server in running:
-        server.stop()
 
 
 def place(kafka: KafkaProcess, folder: Path, inference: str) -> Place:
@@ -104,9 +92,11 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def test_event_to_draft_with_models_that_do_nothing(
-    kafka: KafkaProcess, tiny_slide: Path, triton_of: Any, tmp_path: Path
+    kafka: KafkaProcess, tiny_slide: Path, start_triton: StartTriton, tmp_path: Path
 ) -> None:
-    at = place(kafka, tmp_path / "stream", triton_of(noop_repository(tmp_path / "repository", SHIPPED_MODEL)))
+    at = place(
+        kafka, tmp_path / "stream", start_triton(noop_repository(tmp_path / "repository", SHIPPED_MODEL)).url
+    )
     stream = Stream(at, tmp_path / "stream", SHIPPED_MODEL)
     event = scanned(tiny_slide)
     stream.start("tiler", "reporter")
@@ -139,9 +129,11 @@ def test_event_to_draft_with_models_that_do_nothing(
 
 
 def test_share_of_the_models_and_the_reader_at_saturation(
-    kafka: KafkaProcess, synthetic_slides: list[Path], triton_of: Any, tmp_path: Path
+    kafka: KafkaProcess, synthetic_slides: list[Path], start_triton: StartTriton, tmp_path: Path
 ) -> None:
-    at = place(kafka, tmp_path / "stream", triton_of(export_local(SHIPPED_MODEL, tmp_path / "repository")))
+    at = place(
+        kafka, tmp_path / "stream", start_triton(export_local(SHIPPED_MODEL, tmp_path / "repository")).url
+    )
     jobs = bare_jobs(SHIPPED_MODEL, replace(at, storage=StorageSettings(f"file:{tmp_path / 'bare'}")))
     events = [scanned(path) for path in synthetic_slides]
     run_bare(jobs, events[0].data)  # type: ignore[arg-type]  # the models are warm now, for both sides
