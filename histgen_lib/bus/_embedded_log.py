@@ -170,7 +170,7 @@ def _translated(error: sqlite3.Error | OSError, path: Path) -> HistgenError:
         return FatalError(
             "bus-damaged",
             f"The embedded broker's file {path} is damaged or no file of this software.",
-            hint="Restore it from a backup, or name another file in HISTGEN_BUS and run `histgen backfill`.",
+            hint="Restore it from a backup, or name another file in HISTGEN_BUS.",
         )
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM} or _no_rights(error, path):
         return FatalError(
