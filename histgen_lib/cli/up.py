@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -108,6 +109,7 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
     from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
 
     console = err() if as_json else out()
+    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops the stack, too
     try:
         with LocalStack(settings, changed=teller(console)) as stack:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -13,10 +14,13 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
     """Return a command whose process the kernel kills when the thread that starts it ends, however that ends.
 
     By util-linux' setpriv, which no Linux lacks; elsewhere the command stays as it is. Not by a `preexec_fn`:
-    that may hang where threads run.
+    that may hang where threads run. The shell in between ends if we ended before setpriv had its say.
     """
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
+    if setpriv is None:
+        return list(command)
+    ours = f'[ "$PPID" = {os.getpid()} ] && exec "$@"'
+    return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", ours, "sh", *command]
 
 
 def free_port() -> int:

@@ -18,6 +18,8 @@ _LOOK_S = 0.5
 _SHARE = 0.1
 """The most of the time that is spent looking into the store."""
 _WINDOW_S = 600.0
+_LEAST_S = 30.0
+"""Before that a rate would be chance."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,11 @@ class Follower:
         return max(0.0, (self._now() - event.scanned_at).total_seconds()) if event else 0.0
 
     def _per_minute(self) -> float:
-        """Slides that ended a minute, over the last ten or since we began to look."""
+        """Slides that ended a minute, over the last ten minutes or since we began to look."""
         now = self._clock()
         self._ended_at = [at for at in self._ended_at if at > now - _WINDOW_S]
-        minutes = min(now - self._began, _WINDOW_S) / 60
-        return len(self._ended_at) / minutes if minutes > 0 else 0.0
+        seconds = min(now - self._began, _WINDOW_S)
+        return 60 * len(self._ended_at) / seconds if seconds >= _LEAST_S else 0.0
 
 
 def _end(slide: SlideState) -> tuple[str, str]:

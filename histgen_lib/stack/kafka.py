@@ -97,6 +97,8 @@ class KafkaProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # Ctrl-C in a terminal reaches every process of the group: the broker is stopped last.
+                start_new_session=True,
             )
         self._await(self._process)
 
