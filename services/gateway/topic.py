@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
+from histgen_lib.worker.pulse import LAG_S
 from histgen_lib.worker.stopping import Stopped
 from services.gateway import noticing
 from services.gateway.board import NAME
@@ -43,11 +45,12 @@ class NotificationTopic(Loop):
         self._subscribe, self._intake = subscribe, intake
         self._subscription: Subscription | None = None
         self._holding = False
+        self._lag_at = float("-inf")
 
     def turn(self) -> None:
         """Take the next notification, if there is one, and finish with it."""
         subscription = self._subscription = self._subscription or self._subscribe()
-        metrics.BUS_LAG.labels(NAME).set(subscription.lag())
+        self._tell_lag(subscription)
         delivery = subscription.next(NEXT_S)
         self.beat()
         if delivery:
@@ -65,7 +68,13 @@ class NotificationTopic(Loop):
     def close(self) -> None:
         """Leave the group."""
         if self._subscription:
-            self._subscription.close()
+            with suppress(TransientError):  # then the session runs out by itself
+                self._subscription.close()
+
+    def _tell_lag(self, subscription: Subscription) -> None:
+        if time.monotonic() - self._lag_at >= LAG_S:
+            self._lag_at = time.monotonic()
+            metrics.BUS_LAG.labels(NAME).set(subscription.lag())
 
     def _finish(self, subscription: Subscription, delivery: Delivery) -> None:
         self._holding = True

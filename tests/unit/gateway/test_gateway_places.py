@@ -14,7 +14,6 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from services.gateway.places import FilePlace, ObjectPlace, Roots, parse_uri
 from services.gateway.submission import Submission
 
-
 REFUSAL = (
     'This is not the URI of a slide. Give "file:///folder/slide.svs" (percent-encoded) or "s3://bucket/key".'
 )
