@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-stream chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -34,6 +34,9 @@ test: setup lint ## set-up, lint, then every test
 
 bench: setup ## speed against the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s
+
+bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
+	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_latency.py --run-bench -s
 
 demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
