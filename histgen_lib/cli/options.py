@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-import histgen_lib
 from histgen_lib.errors import FatalError
-
-DEMO_MODEL = Path(histgen_lib.__file__).parent / "pretrained" / "synthetic-he"
+from histgen_lib.models import SHIPPED_MODEL as DEMO_MODEL
 
 
 def writable_folder(folder: Path | None) -> Path | None:

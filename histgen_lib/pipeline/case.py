@@ -43,7 +43,7 @@ class Member:
             raise InvalidInputError(
                 "case-unreadable",
                 "What a case remembers of one of its slides cannot be read.",
-                hint="Delete the case's objects under cases/, then submit its slides again.",
+                hint="Delete the case's objects under cases/, then have its slides announced again.",
             ) from None
 
 

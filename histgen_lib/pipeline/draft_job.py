@@ -165,7 +165,7 @@ class DraftJob:
             raise InvalidInputError(
                 "bag-other-slide",
                 f"The bag that lies where that of {member.slide_id} should is another slide's.",
-                hint="Submit the slide again, so that it is read anew.",
+                hint="Delete that bag from the store, then have the slide announced again.",
             )
         return Part(bag, source.scan, source.given)
 

@@ -48,7 +48,7 @@ class ScanRecord(BaseModel):
             raise InvalidInputError(
                 "scan-record-unreadable",
                 "The scan record beside a bag is not one of schema version 1.",
-                hint="Send the slide again, so that it is read anew.",
+                hint="Delete it and the bag beside it from the store, then have the slide announced again.",
             ) from None
 
 

@@ -99,6 +99,7 @@ def test_slides_go_in_and_drafts_cases_and_dead_letters_come_out(services):
     assert not services.drafted("one")
     assert services.get("tiler", "/readyz")
     assert 'histgen_jobs_total{outcome="done",worker="tiler"} 3.0' in services.get("tiler", "/metrics")
+    assert "histgen_tiles_encoded_total" in services.get("tiler", "/metrics")
     counted = services.get("reporter", "/metrics")
     assert 'histgen_stage_seconds_count{stage="generate",worker="reporter"} 2.0' in counted
 
