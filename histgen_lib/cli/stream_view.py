@@ -40,8 +40,10 @@ def place_of(store: ObjectStore, key: str) -> str:
 def ending(slide: SlideState) -> Text:
     """Say in a few words how a slide ended."""
     if slide.draft:
+        if slide.draft.out_of_distribution:
+            return Text("outside the model's world, not to be used", style="yellow")
         said = slide.draft.fields.get("diagnosis") or slide.draft.text.partition("\n")[0]
-        return Text(f"{said}{_doubt(slide)}")
+        return Text(f"{said} (the model abstains)" if slide.draft.abstained else said)
     if slide.letter:
         return Text(f"{slide.letter.code}: {slide.letter.message}")
     return Text(waiting_for(slide))
@@ -207,9 +209,3 @@ def _doing(worker: WorkerState) -> RenderableType:
         Text(text), ProgressBar(flight.total, flight.done, width=20), f"{flight.done}/{flight.total} tiles"
     )
     return row
-
-
-def _doubt(slide: SlideState) -> str:
-    if slide.draft and slide.draft.out_of_distribution:
-        return " (outside the model's world)"
-    return " (the model abstains)" if slide.draft and slide.draft.abstained else ""

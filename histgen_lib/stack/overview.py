@@ -174,18 +174,28 @@ class Overview:
 
 
 def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
-    """Return dead letters that tell of no slide that was scanned again since, nor of one in `events`."""
+    """Return dead letters of no slide in `events`: unreadable records, and slides refused for their name.
+
+    A letter of the same file or the same bytes as a slide in `events` is history: it was sent again since.
+    """
     traces = {event.trace_id for event in events}
-    places = {(event.key, event.data.uri) for event in events if isinstance(event.data, SlideScanned)}
-    return [
-        SlideState(state.slide_id, "dead-letter", letter=state.letter)
-        for state in (
-            SlideState(letter.event.key if letter.event else "unknown", "dead-letter", letter=letter)
-            for letter in letters
-            if not letter.event or letter.event.trace_id not in traces
-        )
-        if (state.slide_id, state.uri) not in places
+    known = {mark for event in events for mark in _marks(event)}
+    strays = [
+        letter
+        for letter in letters
+        if not letter.event or not (letter.event.trace_id in traces or known & set(_marks(letter.event)))
     ]
+    return [
+        SlideState(letter.event.key if letter.event else "unknown", "dead-letter", letter=letter)
+        for letter in strays
+    ]
+
+
+def _marks(event: Event) -> list[tuple[str, str]]:
+    data = event.data
+    if not isinstance(data, SlideScanned | BagReady):
+        return []
+    return [(data.slide_id, data.uri), (data.slide_id, data.content_id)]
 
 
 def _report_owner(slide: SlideScanned) -> str:

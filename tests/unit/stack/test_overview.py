@@ -95,6 +95,13 @@ def test_a_slide_refused_for_its_name_stands_beside_the_one_that_has_it(store):
     assert found == {("drafted", "file:///one/a.svs"), ("dead-letter", "file:///two/a.svs")}
 
 
+def test_a_letter_of_bytes_that_were_sent_again_from_elsewhere_is_history(store):
+    planted.letter(store, planted.scan(store, "a", uri="file:///inbox/a.svs"))
+    planted.scan(store, "a", uri="file:///archive/a.svs", mpp=0.25)
+
+    assert [slide.state for slide in Overview(store).slides()] == ["scanned"]
+
+
 def test_a_record_that_was_no_event_is_listed_as_unknown(store):
     store.put(
         "dead-letter/x.json",

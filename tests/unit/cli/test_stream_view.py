@@ -1,0 +1,88 @@
+"""How the stream looks to a person."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from histgen_lib.cli.stream_view import LiveView, ending, place_of, slides_table
+from histgen_lib.stack.following import Ended, Picture
+from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.workers import InFlight, WorkerState
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker import DeadLetter
+
+LETTER = DeadLetter("e", "slide-damaged", "The slide is damaged.", "Copy it again.", 1, "tiler")
+
+
+def drafted(*, foreign: bool = False, abstained: bool = False) -> SlideState:
+    facts = DraftFacts(
+        "reports/a/d/draft.json", "Colon:", abstained, foreign, 0.9, {"diagnosis": "Adenoma"}, ()
+    )
+    return SlideState("a", "drafted", draft=facts)
+
+
+def shown(renderable) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def worker(**values) -> WorkerState:
+    return WorkerState("tiler", 7, "http://127.0.0.1:1", **{"answers": True, "phase": "idle", **values})
+
+
+def test_a_draft_that_must_not_be_used_does_not_show_its_diagnosis():
+    assert "Adenoma" not in ending(drafted(foreign=True, abstained=True)).plain
+    assert ending(drafted(abstained=True)).plain == "Adenoma (the model abstains)"
+    assert ending(drafted()).plain == "Adenoma"
+
+
+def test_a_dead_letter_shows_its_code_and_message():
+    assert (
+        ending(SlideState("b", "dead-letter", letter=LETTER)).plain == "slide-damaged: The slide is damaged."
+    )
+
+
+def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
+    flight = InFlight("a", "e", 2, "encode", 32, 55, 3.4)
+    picture = Picture((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
+    text = shown(LiveView(["Gateway  x"]).draw(picture, [("kafka", "restarting")]))
+
+    assert "a: encoding tiles, 3 s, attempt 2" in text
+    assert "32/55 tiles" in text
+    assert "1 waiting · 1 in hand · 0 drafted · 0 dead letters" in text
+    assert "kafka" in text
+    assert "in hand" in shown(slides_table(picture, picture.slides))
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (worker(), "ready"),
+        (worker(missing={"broker": "bus-unavailable"}), "waits for broker (bus-unavailable)"),
+        (worker(answers=False), "does not answer"),
+    ],
+)
+def test_a_service_says_what_it_lacks(state, said):
+    assert said in shown(LiveView().draw(Picture((), (state,))))
+
+
+def test_the_last_ends_stay_in_sight():
+    view = LiveView()
+    ends = tuple(Ended(SlideState(f"s{n}", "dead-letter", letter=LETTER), 1.5) for n in range(20))
+    view.draw(Picture((), (), ends))
+    text = shown(view.draw(Picture((), (), away="storage-unavailable")))
+
+    assert "s19 1.5 s" in text
+    assert "s0 " not in text
+    assert "the store is away (storage-unavailable)" in text
+
+
+def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
+    (tmp_path / "ö b").mkdir()
+    store = open_store(StorageSettings(f"file:{tmp_path / 'ö b'}"))
+
+    assert place_of(store, "x/y.html") == f"{tmp_path}/ö b/x/y.html"
