@@ -90,6 +90,7 @@ class Lab:
     server: InferenceServer
     store: WatchedStore
     files: SlideFiles
+    in_flight: int = 1
 
     @classmethod
     def at(cls, folder: Path, model_dir: Path, server: InferenceServer | None = None) -> Lab:
@@ -105,7 +106,7 @@ class Lab:
 
     @property
     def scan_job(self) -> ScanJob:
-        return ScanJob(self.model, self.server, self.store, self.files)
+        return ScanJob(self.model, self.server, self.store, self.files, self.in_flight)
 
     @property
     def draft_job(self) -> DraftJob:

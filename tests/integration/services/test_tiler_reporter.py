@@ -13,6 +13,7 @@ from planted_slide import betrayals, write_planted_slide
 
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event, ReportDrafted
+from histgen_lib.inference import open_inference
 from histgen_lib.pipeline import report_slide
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles
@@ -70,6 +71,20 @@ def test_a_slide_in_a_bucket_gives_the_same_draft(lab, slide, moto_server, tmp_p
 
     assert files_of(lab, drafted)["draft.html"] == (by_command_line(lab, slide) / "draft.html").read_bytes()
     assert [path.name for path in (tmp_path / "scratch").glob("*/*")] == ["A-1.tif"]
+
+
+@pytest.mark.parametrize("case", [{}, {"case_id": "C", "case_slides": ("B-1", "A-1")}])
+def test_a_model_server_gives_the_same_draft(lab, slide, triton, case):
+    """Several batches in flight, answers over the wire: the same bytes, of a slide and of a case."""
+    other = tiny_model.write_slide(lab.folder / "B-1.tif", side_px=512, seed=4)
+    events = [event_of(scanned(path, **case)) for path in (slide, other)]
+    with open_inference(triton.url, lab.model.folder.path) as server:
+        served = Lab.at(lab.folder / "served", lab.model.folder.path, server)
+        served.in_flight = 3
+        drafts = [files_of(served, told) for told in drafts_of(served, events)]
+
+    assert drafts == [files_of(lab, told) for told in drafts_of(lab, events)]
+    assert len(drafts) == (1 if case else 2)
 
 
 def test_events_follow_from_one_another_with_ids_that_follow_too(lab, slide):
