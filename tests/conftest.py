@@ -10,6 +10,7 @@ import pytest
 pytest_plugins = [
     "servers.kafka_server",
     "servers.s3_servers",
+    "servers.triton_server",
 ]
 """One module of tests/servers/ a line."""
 

@@ -44,7 +44,7 @@ import sys
 # The backend's Python ignores PYTHONPATH. At the end: numpy has to be that of its own environment.
 sys.path += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
 
-from histgen_lib.inference.triton_backend import TritonPythonModel  # noqa: E402
+from histgen_lib.inference.triton_backend import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''

@@ -31,6 +31,8 @@ _CHANNEL = (
 )
 
 _AWAY = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"})
+_DEAD = "is not healthy"
+"""What Triton says of a model whose process has died."""
 _TOLD = 300
 """Of a message of Triton's, so much is repeated; it speaks of names, types and sizes."""
 _UNANSWERED = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED"})
@@ -41,7 +43,7 @@ class CallFailedError(Exception):
 
     `again`: the same call may succeed in a moment. `unanswered`: the server may still read the shared memory
     that it was given. `region_lost`: the server does not know that memory.
-    `model_gone`: the model is not loaded now.
+    `model_gone`: the model is not loaded now. `died`: its process has.
     """
 
     def __init__(
@@ -52,11 +54,12 @@ class CallFailedError(Exception):
         unanswered: bool = False,
         region_lost: bool = False,
         model_gone: bool = False,
+        died: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.again, self.unanswered = again, unanswered
-        self.region_lost, self.model_gone = region_lost, model_gone
+        self.region_lost, self.model_gone, self.died = region_lost, model_gone, died
 
 
 class Connection:
@@ -165,7 +168,10 @@ def failure(status: str, message: str) -> CallFailedError:
         return CallFailedError(_unavailable(message), model_gone=True)
     if code in _AWAY:
         return CallFailedError(
-            _unavailable(message), again=code == "UNAVAILABLE", unanswered=code in _UNANSWERED
+            _unavailable(message),
+            again=code == "UNAVAILABLE",
+            unanswered=code in _UNANSWERED,
+            died=_DEAD in message,
         )
     return CallFailedError(_refused(code, message))
 

@@ -34,8 +34,9 @@ class Supervisor:
 
     Triton calls a model "ready" whose process was killed, and never starts that process again. Each
     `interval_s` every model gets a small request. One that fails is unloaded and loaded, ever more rarely if
-    that does not help. A model that only answers late is busy; if it has finished nothing for `hung_s`,
-    `on_hung` is called with its name (on the server's machine: to kill its process), and it is reloaded.
+    that does not help. A model that takes longer than `answer_s` is busy; if it has finished nothing for
+    `hung_s`, `on_hung` is called with its name (on the server's machine: to kill its process), and it is
+    reloaded.
 
     Memory that ended processes had shared with the server is given back, too. A server that is away is left
     alone: starting it is for whoever keeps its process. Several supervisors do no harm.
@@ -47,6 +48,7 @@ class Supervisor:
         models: Iterable[str],
         *,
         interval_s: float = 1.0,
+        answer_s: float = 5.0,
         hung_s: float = 300.0,
         on_hung: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
@@ -54,7 +56,8 @@ class Supervisor:
         self._connection = Connection(url)
         self._server = TritonServer(url, shared_memory="off")
         self._patients = {model: _Patient() for model in models}
-        self._interval_s, self._hung_s, self._on_hung, self._clock = interval_s, hung_s, on_hung, clock
+        self._interval_s, self._answer_s, self._hung_s = interval_s, answer_s, hung_s
+        self._on_hung, self._clock = on_hung, clock
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="histgen-supervisor", daemon=True)
 
@@ -90,7 +93,7 @@ class Supervisor:
 
     def _look_after(self, model: str, patient: _Patient) -> None:
         try:
-            self._server.canary(model)
+            self._server.canary(model, self._answer_s)
         except HistgenError as error:
             if error.code == "inference-deadline":
                 self._wait_for(model, patient)

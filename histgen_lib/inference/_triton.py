@@ -19,6 +19,7 @@ from histgen_lib.inference._exchange import Exchange
 from histgen_lib.inference._regions import RegionPool
 from histgen_lib.inference._served import ServedModel, served_model
 from histgen_lib.inference._specs import fitted, unknown_model
+from histgen_lib.inference._suspects import Suspects
 
 T = TypeVar("T")
 SharedMemory = Literal["auto", "on", "off"]
@@ -37,12 +38,13 @@ class TritonServer:
 
     `url`: "triton://host:port" of its gRPC endpoint. `shared_memory`: "auto", for servers on this machine's
     loopback address. `deadline_s`: how long a call may take, waiting in the server's queue included.
-    `version`: the digest of the model folder that the server has to serve; None for any.
+    `version`: the digest of the model folder that the server has to serve; None for any. `patience`: how
+    often a model's process may die over one and the same request until that is called its fault.
 
     Besides what `InferenceServer` says, calls raise TransientError: "inference-unavailable" (away, full, a
     model that is being loaded or whose process died), "inference-deadline"; FatalError: "inference-url",
     "inference-other-model", "inference-empty-output", "inference-not-triton"; InvalidInputError:
-    "inference-refused", "inference-failed".
+    "inference-refused", "inference-failed", "inference-crashes".
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class TritonServer:
         shared_memory: SharedMemory = "auto",
         deadline_s: float = 120.0,
         version: str | None = None,
+        patience: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = Connection(url)
         wanted = shared_memory == "on" or (shared_memory == "auto" and self._connection.is_local)
         self._exchange = Exchange(self._connection, RegionPool(self._connection, wanted=wanted))
         self._deadline_s, self._version, self._clock = deadline_s, version, clock
+        self._suspects = Suspects(patience)
         self._served: dict[str, ServedModel] = {}
         self._well: dict[str, float] = {}
         # The server would keep the regions mapped for as long as it lives.
@@ -78,12 +82,16 @@ class TritonServer:
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run "tile_encoder" or "histgen" once; see `InferenceServer`."""
         end_at = self._clock() + self._deadline_s
+        suspected = self._suspects.any(model)
+        if suspected:
+            self.canary(model)  # if the model dies now, it was this request
         served = self._again(model, end_at, lambda: self._model(model))
-        answers = [
-            self._again(model, end_at, partial(self._ask, model, part, end_at))
-            for part in served.split(fitted(tensors, served.metadata))
-        ]
+        parts = served.split(fitted(tensors, served.metadata))
+        answers = [self._again(model, end_at, partial(self._ask, model, part, end_at)) for part in parts]
         self._well[model] = self._clock()
+        if suspected:
+            for part in parts:
+                self._suspects.answered(model, part)
         if len(answers) == 1:
             return answers[0]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
@@ -132,7 +140,12 @@ class TritonServer:
             )
 
     def _ask(self, model: str, part: Tensors, end_at: float) -> dict[str, npt.NDArray[Any]]:
-        return self._exchange.ask(self._model(model), part, end_at - self._clock())
+        try:
+            return self._exchange.ask(self._model(model), part, end_at - self._clock())
+        except CallFailedError as failed:
+            if failed.died:
+                failed.error = self._suspects.died(model, part, failed.error)
+            raise
 
     def _again(self, model: str, end_at: float, call: Callable[[], T]) -> T:
         """Call, and call again in a moment where that may help."""
@@ -150,8 +163,10 @@ class TritonServer:
             raise self._raised(model, failed) from failed
 
     def _raised(self, model: str, failed: CallFailedError) -> HistgenError:
-        """Say what to raise; what is known of a model that may have been replaced is forgotten."""
+        """Say what to raise; what is known of a model that may be away or replaced is forgotten."""
         self._served.pop(model, None)
+        if failed.died or failed.error.code == "inference-unavailable":
+            self._well.pop(model, None)
         return self._gone(model, failed) if failed.model_gone else failed.error
 
     def _gone(self, model: str, failed: CallFailedError) -> HistgenError:

@@ -43,7 +43,7 @@ class InferenceServerSuite:
         many = np.concatenate([TILES] * 15)
         together = server.infer("tile_encoder", {"tiles": many})["features"]
         alone = server.infer("tile_encoder", {"tiles": TILES[2:3]})["features"]
-        assert np.allclose(together[72].astype(np.float32), alone[0].astype(np.float32), atol=2e-2)
+        assert together[72].tobytes() == alone[0].tobytes()
 
     @pytest.mark.parametrize("tiles", [1, 7, 8, 100])
     def test_a_bag_becomes_tokens_with_evidence(
@@ -129,6 +129,11 @@ class InferenceServerSuite:
             ({"beam_size": np.array([0], dtype=np.int32)}, "decoding-settings"),
             ({"seed": np.array([1, 2])}, "decoding-settings"),
             ({"slide": np.array([1, 0], dtype=np.int32)}, "bag-shape"),
+            ({"features": np.array([["a"] * 4] * 9)}, "bag-shape"),
+            ({"beam_size": np.array([2.5])}, "decoding-settings"),
+            ({"max_tokens": np.array([2**40])}, "decoding-settings"),
+            ({"method": np.array(["guess"])}, "decoding-settings"),
+            ({"beamsize": np.array([2])}, "tensor-unknown"),
         ],
     )
     def test_a_bag_that_does_not_fit_is_refused(
@@ -151,7 +156,12 @@ class InferenceServerSuite:
 
     @pytest.mark.parametrize(
         "tiles",
-        [np.zeros((2, 64, 64), dtype=np.uint8), np.zeros((2, 64, 64, 3), dtype=np.float32), TILES[:0]],
+        [
+            np.zeros((2, 64, 64), dtype=np.uint8),
+            np.zeros((2, 64, 64, 3), dtype=np.float32),
+            np.zeros((2, 32, 32, 3), dtype=np.uint8),
+            TILES[:0],
+        ],
     )
     def test_tiles_that_do_not_fit_are_refused(self, server: InferenceServer, tiles: np.ndarray) -> None:
         with pytest.raises(InvalidInputError) as caught:

@@ -1,0 +1,109 @@
+"""A real tritonserver keeps the contract, and gives the bits that ONNX Runtime gives in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from inference_suite import TILES, InferenceServerSuite, bag
+
+from histgen_lib.inference import InferenceServer, OnnxServer, TritonServer, open_inference
+from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.stack.triton import TritonProcess
+
+
+@pytest.fixture(scope="module")
+def width(model_dir: Path) -> int:
+    return open_model_folder(model_dir).histgen.input_dim
+
+
+@pytest.fixture(scope="module", params=["auto", "off"], ids=["shared memory", "network"])
+def server(triton: TritonProcess, request: pytest.FixtureRequest) -> Iterator[TritonServer]:
+    with TritonServer(triton.url, shared_memory=request.param) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def in_process(model_dir: Path) -> OnnxServer:
+    return OnnxServer(model_dir, threads=2)
+
+
+class TestTritonServer(InferenceServerSuite):
+    """The shared suite on `TritonServer`, with and without shared memory."""
+
+
+def answers_of(server: InferenceServer, requests: list[tuple[str, dict[str, np.ndarray]]]) -> list[Any]:
+    return [bits(server.infer(*request)) for request in requests]
+
+
+def bits(answer: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:
+    return {name: (value.dtype.name, value.shape, value.tobytes()) for name, value in answer.items()}
+
+
+def varied_requests(width: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Ask in every way there is: few and many tiles, both dtypes, all methods, a case, a long slide."""
+    large = np.random.default_rng(1).integers(0, 256, size=(150, 64, 64, 3), dtype=np.uint8)
+    asked: list[tuple[str, dict[str, np.ndarray]]] = [
+        ("tile_encoder", {"tiles": large[:count]}) for count in (1, 5, 32, 64, 65, 150)
+    ]
+    asked += [("histgen", bag(tiles, width)) for tiles in (1, 4, 9, 64, 2500)]
+    one = bag(40, width)
+    return [
+        *asked,
+        ("histgen", one | {"features": one["features"].astype(np.float32) * 1.1}),
+        ("histgen", one | {"features": one["features"].astype(np.float64) * 1.1}),
+        ("histgen", one | {"slide": np.repeat([0, 1, 2], [7, 30, 3])}),
+        ("histgen", one | {"span_px": np.array([300.0]), "beam_size": np.array([5])}),
+        ("histgen", one | {"method": np.array(["greedy"]), "max_tokens": np.array(9)}),
+        *(
+            (
+                "histgen",
+                one | {"method": np.array(["sample"]), "seed": np.array([seed]), "top_p": np.array([0.7])},
+            )
+            for seed in range(3)
+        ),
+    ]
+
+
+def test_the_answers_are_those_of_this_process_bit_for_bit(
+    server: TritonServer, in_process: OnnxServer, width: int
+) -> None:
+    asked = varied_requests(width)
+    assert answers_of(server, asked) == answers_of(in_process, asked)
+
+
+def test_the_answers_do_not_depend_on_what_else_is_asked(server: TritonServer, width: int) -> None:
+    """Twelve threads fill the server's batches with every mixture; each answer is that of a quiet server."""
+    asked = varied_requests(width)
+    quiet = answers_of(server, asked)
+    order = np.random.default_rng(5).permutation(np.repeat(np.arange(len(asked)), 2))
+    with ThreadPoolExecutor(12) as pool:
+        busy = list(pool.map(lambda place: bits(server.infer(*asked[place])), order))
+    assert all(answer == quiet[place] for answer, place in zip(busy, order, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_the_answers_do_not_depend_on_threads(
+    in_process: OnnxServer, model_dir: Path, width: int, threads: int | None
+) -> None:
+    asked = varied_requests(width)[3:9]
+    assert answers_of(OnnxServer(model_dir, threads), asked) == answers_of(in_process, asked)
+
+
+def test_it_describes_its_models_as_this_process_does(server: TritonServer, in_process: OnnxServer) -> None:
+    for model in ("tile_encoder", "histgen"):
+        assert server.metadata(model) == in_process.metadata(model)
+
+
+def test_an_address_opens_what_answers_there(triton: TritonProcess, model_dir: Path, width: int) -> None:
+    here, there = open_inference("onnx", model_dir, threads=1), open_inference(triton.url, model_dir)
+    assert isinstance(here, OnnxServer)
+    assert isinstance(there, TritonServer)
+    assert bits(here.infer("tile_encoder", {"tiles": TILES})) == bits(
+        there.infer("tile_encoder", {"tiles": TILES})
+    )
+    there.close()
