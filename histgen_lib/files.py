@@ -55,6 +55,6 @@ def sha256_file(path: Path) -> str:
 
 
 def _umask() -> int:
-    current = os.umask(0)
+    current = os.umask(0o077)  # read by setting it: for a moment files of other threads are private
     os.umask(current)
     return current

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from histgen_lib.files import sha256_hex
+
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".czi", ".svslide", ".dcm"}
 )
@@ -18,8 +20,14 @@ _MOST_INDEX_BYTES = 1 << 20
 
 
 def safe_name(name: str) -> str:
-    """Return `name` with everything but letters, digits, `.`, `_` and `-` replaced by `_`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".") or "slide"
+    """Return `name` with everything but ASCII letters, digits, `.`, `_` and `-` replaced by `_`.
+
+    Letters of other scripts that are lost so are made up for by a digest: two such names stay two.
+    """
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".")
+    if any(char.isalnum() and not char.isascii() for char in name):
+        return f"{kept.strip('._-') or 'slide'}-{sha256_hex(name.encode())[:8]}"
+    return kept or "slide"
 
 
 def named_parts(index: Path) -> list[Path]:

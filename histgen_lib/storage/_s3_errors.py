@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from s3transfer.exceptions import (  # type: ignore[import-untyped]
+from s3transfer.exceptions import (
     RetriesExceededError,
     S3DownloadFailedError,
     S3ValidationError,

@@ -11,7 +11,7 @@ from tiff_pyramid import halved
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.parts import named_parts
+from histgen_lib.slides.parts import named_parts, safe_name
 from histgen_lib.slides.source import content_id, content_id_of, stored_in
 
 
@@ -82,3 +82,9 @@ def test_a_slide_that_is_not_there_is_named_as_missing(tmp_path):
     with pytest.raises(InvalidInputError, match="no file gone") as caught:
         stored_content_id(tmp_path / "gone.svs")
     assert caught.value.code == "slide-missing"
+
+
+def test_names_that_differ_only_in_letters_of_other_scripts_stay_different() -> None:
+    assert safe_name("切片一") != safe_name("切片二")
+    assert safe_name("Präparat 7").startswith("Pr_parat_7-")
+    assert all(char.isascii() for char in safe_name("切片一"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import stained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stained_picture import stained
 from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from conftest import stained
+from stained_picture import stained
 
 from histgen_lib.slides import find_tissue
 
