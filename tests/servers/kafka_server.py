@@ -65,7 +65,8 @@ def kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def own_kafka(kafka_home: Path, tmp_path: Path) -> Iterator[KafkaProcess]:
     """Run a broker for one test, which may stop, kill and start it."""
-    broker = KafkaProcess(kafka_home, tmp_path / "kafka")
+    soon = "broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\n"  # back after a kill
+    broker = KafkaProcess(kafka_home, tmp_path / "kafka", settings=soon)
     broker.start()
     yield broker
     broker.kill()

@@ -16,6 +16,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a shorter time for a broker that is away."""
     for module in (_kafka, _kafka_publisher):
         monkeypatch.setattr(module, "ANSWER_S", 3.0)
+    monkeypatch.setattr(_kafka, "_PATIENCE_S", 2.0)
 
 
 def outage(call) -> bool:
