@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histgen_lib.cli.demo_pages import print_results
+from histgen_lib.cli.demo_slides import Dropped, draw, drop, given
 from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err
-from histgen_lib.cli.sources import expand
 from histgen_lib.cli.stream_options import server_places
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.following import Ended
+    from histgen_lib.stack.following import Ended, Picture
     from histgen_lib.stack.home import StackHome
     from histgen_lib.stack.local import LocalStack
     from histgen_lib.storage import ObjectStore
@@ -30,6 +28,7 @@ UNSEEN_SEED = 2026_11
 """Never used in training: the demo model has not seen these slides."""
 
 LOOK_S = 0.5
+_STILL_S = 180.0
 _ENVIRONMENT = (
     ("HISTGEN_SETTLE_S", "1"),
     ("HISTGEN_LOOK_S", "0.5"),
@@ -37,15 +36,6 @@ _ENVIRONMENT = (
     ("HISTGEN_MAX_ATTEMPTS", "2"),
 )
 """Files appear whole here, and nothing may keep a demo waiting."""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A slide for the demo; `truth` of one that was drawn."""
-
-    path: Path
-    slide_id: str
-    truth: dict[str, Any] | None = None
 
 
 def demo(
@@ -81,11 +71,12 @@ def demo(
 
       histgen demo --slides ../scans --broker kafka
     """
-    from histgen_lib.stack.local import LocalStack, StackSettings  # noqa: PLC0415 - only when it is started
+    from histgen_lib.stack.local import LocalStack  # noqa: PLC0415 - only when it is started
+    from histgen_lib.stack.settings import StackSettings  # noqa: PLC0415
     from histgen_lib.storage import StorageSettings, open_store  # noqa: PLC0415
 
     home = _fresh_home(out_dir / "stack")
-    dropped = [*_draw(out_dir / "world", count, seed), *_given(slides or [])]
+    dropped = [*draw(out_dir / "world", count, seed), *given(slides or [])]
     kafka_libs, triton_home = server_places()
     settings = StackSettings(
         home=home.folder,
@@ -119,7 +110,7 @@ def _fresh_home(folder: Path) -> StackHome:
 
     home = StackHome(folder)
     if home.folder.exists() and not home.running():
-        if home.read() is None and any(home.folder.iterdir()):
+        if not home.lived_in and any(home.folder.iterdir()):
             raise FatalError(
                 "demo-output",
                 f"{home.folder} holds something that no demo left there.",
@@ -127,31 +118,6 @@ def _fresh_home(folder: Path) -> StackHome:
             )
         shutil.rmtree(home.folder)
     return home
-
-
-def _draw(world: Path, count: int, seed: int) -> list[Dropped]:
-    from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
-    from histgen_lib.synth import generate  # noqa: PLC0415
-
-    err().print(f"Drawing {count} slides that the model has never seen …", style="dim")
-    with progress_bar("Drawing", "slides") as bar:
-        annotation = generate(
-            world, count, seed, split="test", progress=lambda done, total: bar("slides", done, total)
-        )
-    cases = json.loads(annotation.read_bytes())["test"][:count]
-    truths = [json.loads((world / "truth" / f"{case['id']}.json").read_bytes()) for case in cases]
-    return [
-        Dropped(world / case["image_path"][0], case["id"], truth)
-        for case, truth in zip(cases, truths, strict=True)
-    ]
-
-
-def _given(slides: Sequence[str]) -> list[Dropped]:
-    from histgen_lib.slides.parts import SLIDE_SUFFIXES  # noqa: PLC0415
-    from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415
-
-    found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
-    return [Dropped(path, slide_id_of(str(path))) for path in found]
 
 
 def _say_ready(stack: LocalStack, seconds: float) -> None:
@@ -170,7 +136,7 @@ def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -
     follower, console = Follower(store, stack.home.run_dir), err()
     follower.look()
     for slide in dropped:
-        _drop(slide.path, stack.settings.inbox)
+        drop(slide.path, stack.settings.inbox)
     console.print(
         f"{len(dropped)} slides are in the watched folder {stack.settings.inbox}.",
         style="dim",
@@ -180,9 +146,11 @@ def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -
     view = LiveView()
     live = Live(console=console, auto_refresh=False, transient=True)
     with live if console.is_terminal else _Still():
+        patience = _Patience()
         while not wanted <= ends.keys():
             stack.check()
             picture = follower.look()
+            patience.judge(picture, wanted - ends.keys())
             for ended in picture.news:
                 ends[ended.slide.slide_id] = ended
                 say_ended(console, ended)
@@ -192,27 +160,30 @@ def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -
     return ends
 
 
+class _Patience:
+    """Waits for slides as long as something happens."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def judge(self, picture: Picture, waiting: set[str]) -> None:
+        """Raise TransientError("demo-stuck") when nothing has happened for minutes."""
+        if picture.news or picture.busy:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > _STILL_S:
+            raise TransientError(
+                "demo-stuck",
+                f"Nothing happens, and these slides have not ended: {', '.join(sorted(waiting))}.",
+                hint="The logs of the demo's stack say why; histgen doctor checks the installation.",
+            )
+
+
 class _Still:
     """Draws nothing."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
-
-
-def _drop(slide: Path, inbox: Path) -> None:
-    """Copy a slide with every file that belongs to it; its own file last, as scanners do."""
-    from histgen_lib.slides.source import stored_in  # noqa: PLC0415
-
-    sidecars = [slide.with_name(f"{slide.name}.json"), slide.with_suffix(".json")]
-    parts = [*(part for part in stored_in(slide) if part != slide), *sidecars, slide]
-    for part in parts:
-        if part.is_file():
-            target = inbox / part.relative_to(slide.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            arriving = target.with_name(f"{target.name}.part")
-            shutil.copyfile(part, arriving)
-            arriving.replace(target)
 
 
 def _row(slide: Dropped, ended: Ended, store: ObjectStore) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from histgen_lib.cli.stream_options import Home, StoreEndpoint, server_places
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from histgen_lib.stack.local import LocalStack, StackSettings
+    from histgen_lib.stack.local import LocalStack
+    from histgen_lib.stack.settings import StackSettings
 
 LOOK_S = 0.5
 _STOPPING = "Stopping: what is in hand is finished or handed back. Ctrl-C again ends it at once."
@@ -85,7 +86,7 @@ def up(
       histgen up --broker kafka --store s3://lab/histgen --store-endpoint http://minio:9000
     """
     from histgen_lib.stack.home import default_home  # noqa: PLC0415 - only when a stack is started
-    from histgen_lib.stack.local import StackSettings  # noqa: PLC0415
+    from histgen_lib.stack.settings import StackSettings  # noqa: PLC0415
 
     kafka_libs, triton_home = server_places()
     settings = StackSettings(

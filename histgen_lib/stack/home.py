@@ -58,6 +58,11 @@ class StackHome:
         """Return where a process of the stack writes its log."""
         return self.logs / f"{name}.log"
 
+    @property
+    def lived_in(self) -> bool:
+        """Whether a stack ever lived here."""
+        return self._lock.exists()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Have the folder for this process alone while the block runs.

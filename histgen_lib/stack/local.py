@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +20,8 @@ from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
-from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
+from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
 from histgen_lib.stack.workers import WorkerState, look
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -32,45 +31,6 @@ if TYPE_CHECKING:
 _PATIENCE_S = 10.0
 """What a service may take to leave beyond that."""
 _READY_S = 180.0
-
-
-@dataclass(frozen=True)
-class StackSettings:
-    """What to start, and where.
-
-    `broker`: "embedded" (a file in `home`), "kafka" (started here), "embedded:/file" or "kafka://host:port".
-    `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
-    if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
-    the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
-    may be submitted from. `grace_s`: what a job in hand may take to finish when the stack is stopped.
-    `environment`: further variables for the services.
-    """
-
-    home: Path
-    model: Path
-    watch: Path | None = None
-    broker: str = "embedded"
-    store: str | None = None
-    store_endpoint: str | None = None
-    inference: str = "auto"
-    tilers: int = 1
-    threads: int | None = None
-    grace_s: float = 20.0
-    port: int = 0
-    roots: tuple[str, ...] = ("/",)
-    environment: tuple[tuple[str, str], ...] = ()
-    kafka_libs: Path = KAFKA_LIBS
-    triton_home: Path = TRITON_HOME
-
-    @property
-    def inbox(self) -> Path:
-        """The watched folder."""
-        return (self.watch or self.home / "inbox").absolute()
-
-    @property
-    def store_url(self) -> str:
-        """Where objects go."""
-        return self.store or f"file:{self.home.absolute() / 'objects'}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +77,7 @@ class LocalStack:
             self._open.enter_context(self.home.locked())
             self._start()
         except BaseException:
+            self._stopping.set()
             self._open.close()
             raise
         return self
@@ -179,8 +140,8 @@ class LocalStack:
         self._start_inference()
         if broker:
             self._await(broker)
-        services = ["gateway", "reporter", *_tilers(settings.tilers)]
-        self._services = self._keep([(name, self._service(name)) for name in services])
+        names = service_names(settings)
+        self._services = self._keep([(name, self._service(name)) for name in names])
         self.home.write(self.record)
 
     def _check_settings(self) -> None:
@@ -188,15 +149,13 @@ class LocalStack:
         settings = self.settings
         open_model_folder(settings.model)
         open_store(StorageSettings(settings.store_url, settings.store_endpoint))
-        if settings.broker not in ("embedded", "kafka"):
-            open_publisher(BusSettings(settings.broker)).close()
+        if settings.broker != "kafka":
+            open_publisher(BusSettings(settings.bus_url)).close()
 
     def _start_broker(self) -> Keeper | None:
         """Say which broker it is, and start it if it is ours."""
-        self.bus = self.settings.broker
-        if self.bus == "embedded":
-            self.bus = f"embedded:{self.home.folder / 'bus.db'}"
-        if self.bus != "kafka":
+        if self.settings.broker != "kafka":
+            self.bus = self.settings.bus_url
             return None
         kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka")
         self.bus = kafka.url
@@ -225,12 +184,17 @@ class LocalStack:
         return keepers
 
     def _tell(self, keeper: Keeper) -> None:
-        if keeper.name == "triton" and keeper.state == "running" and self._supervisor is None:
-            assert self.inference is not None
+        if keeper.name == "triton" and keeper.state == "running":
+            self._start_supervisor()
+        with suppress(OSError):  # whoever was told may be a terminal that is closed
+            self._changed(keeper.name, keeper.state)
+
+    def _start_supervisor(self) -> None:
+        """Have Triton's models looked after, once they run for the first time."""
+        if self._supervisor is None and self.inference and not self._stopping.is_set():
             self._supervisor = self.inference.supervisor()
             if self._supervisor:
                 self._supervisor.start()
-        self._changed(keeper.name, keeper.state)
 
     def _end_supervisor(self) -> None:
         if self._supervisor:
@@ -250,38 +214,17 @@ class LocalStack:
         )
 
     def _service(self, name: str) -> ServiceProcess:
-        module = f"services.{name.partition('-')[0]}"
+        assert self.inference is not None
+        environment = service_environment(
+            self.settings, name, home=self.home, bus=self.bus, inference=self.inference.url, gateway=self.url
+        )
         return ServiceProcess(
             name,
-            [sys.executable, "-P", "-m", module],
-            self._environment(name),
+            [sys.executable, "-P", "-m", service_module(name)],
+            environment,
             self.home.log(name),
             grace_s=self.settings.grace_s + _PATIENCE_S,
         )
-
-    def _environment(self, name: str) -> dict[str, str]:
-        settings = self.settings
-        assert self.inference is not None
-        common = {
-            "BUS": self.bus,
-            "STORE": settings.store_url,
-            "STORE_ENDPOINT": settings.store_endpoint or "",
-            "INFERENCE": self.inference.url,
-            "MODEL": str(settings.model.absolute()),
-            "THREADS": str(settings.threads or _threads(settings.tilers)),
-            "RUN_DIR": str(self.home.run_dir),
-            "SCRATCH": str(self.home.folder / "scratch"),
-            "GRACE_S": str(settings.grace_s),
-            "HOST": "127.0.0.1",
-            "PORT": "0",
-        }
-        gateway = {
-            "PORT": self.url.rpartition(":")[2],
-            "WATCH": str(settings.inbox),
-            "ROOTS": json.dumps(settings.roots),
-        }
-        stated = common | (gateway if name == "gateway" else {})
-        return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
 
     def _slow(self) -> HistgenError:
         late = ", ".join(f"{part.name} ({_why(part)})" for part in self.parts() if not part.ready)
@@ -297,15 +240,6 @@ def _stop(keepers: Sequence[Keeper]) -> None:
         keeper.ask_stop()
     for keeper in keepers:
         keeper.join()
-
-
-def _tilers(count: int) -> list[str]:
-    return ["tiler", *(f"tiler-{number}" for number in range(2, count + 1))]
-
-
-def _threads(tilers: int) -> int:
-    """Share the cores among the tilers; the reporter is busy for a moment only."""
-    return max(1, (os.cpu_count() or 1) // tilers)
 
 
 def _why(part: PartState) -> str:

@@ -140,6 +140,8 @@ class Keeper:
             self._fail(error)
         except OSError as error:
             self._fail(self._not_startable(error))
+        except Exception as error:  # else it would end in silence, and nobody would miss it
+            self._fail(self._unforeseen(error))
         finally:
             self.process.stop()
             if self.state != "failed":
@@ -195,6 +197,13 @@ class Keeper:
             "service-refused",
             f"The {self.name} cannot be started: {error.strerror or type(error).__name__}.",
             hint="Check the room on the disk, and that this account may write to the stack's home folder.",
+        )
+
+    def _unforeseen(self, error: Exception) -> FatalError:
+        return FatalError(
+            "service-failing",
+            f"The {self.name} cannot be kept running: nobody had foreseen this ({type(error).__name__}).",
+            hint="Please report it.",
         )
 
     def _hopeless(self) -> FatalError:

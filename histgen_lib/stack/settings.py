@@ -1,0 +1,106 @@
+"""What a local stack is told, and what it tells its services: nothing is started here."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from histgen_lib.stack.home import StackHome
+from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """What to start, and where.
+
+    `broker`: "embedded" (a file in `home`), "kafka" (started here), "embedded:/file" or "kafka://host:port".
+    `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
+    if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
+    the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
+    may be submitted from. `grace_s`: what a job in hand may take to finish when the stack is stopped.
+    `environment`: further variables for the services.
+    """
+
+    home: Path
+    model: Path
+    watch: Path | None = None
+    broker: str = "embedded"
+    store: str | None = None
+    store_endpoint: str | None = None
+    inference: str = "auto"
+    tilers: int = 1
+    threads: int | None = None
+    grace_s: float = 20.0
+    port: int = 0
+    roots: tuple[str, ...] = ("/",)
+    environment: tuple[tuple[str, str], ...] = ()
+    kafka_libs: Path = KAFKA_LIBS
+    triton_home: Path = TRITON_HOME
+
+    @property
+    def inbox(self) -> Path:
+        """The watched folder."""
+        return (self.watch or self.home / "inbox").absolute()
+
+    @property
+    def store_url(self) -> str:
+        """Where objects go."""
+        return _absolute(self.store or f"file:{self.home / 'objects'}", "file:")
+
+    @property
+    def bus_url(self) -> str:
+        """The broker, where it is none that is started here."""
+        return _absolute(
+            f"embedded:{self.home / 'bus.db'}" if self.broker == "embedded" else self.broker, "embedded:"
+        )
+
+
+def service_names(settings: StackSettings) -> list[str]:
+    """Name the services to start; of several tilers the second is tiler-2."""
+    more = (f"tiler-{number}" for number in range(2, settings.tilers + 1))
+    return ["gateway", "reporter", "tiler", *more]
+
+
+def service_module(name: str) -> str:
+    """Return what runs a service of that name."""
+    return f"services.{name.partition('-')[0]}"
+
+
+def service_environment(
+    settings: StackSettings, name: str, *, home: StackHome, bus: str, inference: str, gateway: str
+) -> dict[str, str]:
+    """Return the variables that tell a service what to do. `gateway`: the URL it shall have."""
+    stated = {
+        "BUS": bus,
+        "STORE": settings.store_url,
+        "STORE_ENDPOINT": settings.store_endpoint or "",
+        "INFERENCE": inference,
+        "MODEL": str(settings.model.absolute()),
+        "THREADS": str(settings.threads or _threads(settings.tilers)),
+        "RUN_DIR": str(home.run_dir),
+        "SCRATCH": str(home.folder / "scratch"),
+        "GRACE_S": str(settings.grace_s),
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+    }
+    if name == "gateway":
+        stated |= {
+            "PORT": gateway.rpartition(":")[2],
+            "WATCH": str(settings.inbox),
+            "ROOTS": json.dumps(settings.roots),
+        }
+    return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
+
+
+def _absolute(url: str, scheme: str) -> str:
+    """Make a relative path absolute: others will read the URL elsewhere."""
+    path = url.removeprefix(scheme)
+    relative = url.startswith(scheme) and path and not path.startswith("/")
+    return f"{scheme}{Path(path).absolute()}" if relative else url
+
+
+def _threads(tilers: int) -> int:
+    """Share the cores among the tilers; the reporter is busy for a moment only."""
+    return max(1, (os.cpu_count() or 1) // tilers)
