@@ -1,0 +1,64 @@
+"""Slides, an undisturbed run of them to compare with, and streams that are ended however a test ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from chaos_slides import write_good
+from harness import Place, Remains, Stream, on_this_machine, scanned
+from invariants import check
+
+
+class NewStream(Protocol):
+    """Makes a stream in a folder of its own; on the embedded bus and a folder if no place is given."""
+
+    def __call__(self, place: Place | None = None, **settings: str) -> Stream: ...
+
+
+@pytest.fixture(scope="session")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Draw twenty small sound slides; read them, do not change them."""
+    return write_good(tmp_path_factory.mktemp("chaos-slides"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    slides: list[Path], model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, str]:
+    """Run the twenty slides through once, with nothing in the way; return SHA-256 by key of what came out."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run_undisturbed(Stream(on_this_machine(folder), folder, model_dir), slides).results()
+
+
+def run_undisturbed(stream: Stream, slides: list[Path]) -> Remains:
+    """Run slides through a stream that nobody disturbs."""
+    events = [scanned(path) for path in slides]
+    try:
+        stream.start("tiler", "reporter")
+        stream.publish(events)
+        stream.settle(len(events), timeout_s=300)
+        stream.stop()
+    finally:
+        stream.abort()
+    remains = stream.remains()
+    check(remains, events, remains.results())
+    return remains
+
+
+@pytest.fixture
+def new_stream(tmp_path: Path, model_dir: Path) -> Iterator[NewStream]:
+    """Make streams that are ended with the test."""
+    made: list[Stream] = []
+
+    def make(place: Place | None = None, **settings: str) -> Stream:
+        folder = tmp_path / f"stream-{len(made)}"
+        folder.mkdir()
+        made.append(Stream(place or on_this_machine(folder), folder, model_dir, settings))
+        return made[-1]
+
+    yield make
+    for stream in made:
+        stream.abort()

@@ -1,0 +1,248 @@
+"""A stream of real processes that a test may kill, and what it left behind.
+
+Tests publish by the real Publisher, look at services by /status and /metrics and at results in the object store;
+nothing in here reaches into a service. A killed service is started again by `restart`, as a supervisor would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from broker_lag import lag
+from processes import Service
+from waiting import until
+
+from histgen_lib.bus import BusSettings, Publisher, open_publisher, open_subscription
+from histgen_lib.errors import TransientError
+from histgen_lib.events import BAG_READY, REPORT_DRAFTED, SLIDE_SCANNED, Event, SlideScanned
+from histgen_lib.slides.source import content_id
+from histgen_lib.storage import StorageSettings, open_store
+
+T = TypeVar("T")
+
+TAKES = {"histgen-tiler": SLIDE_SCANNED, "histgen-reporter": BAG_READY}
+"""The topic that each group of workers takes its events from."""
+SOURCE = "/histgen/chaos"
+LOOK_S = 0.03
+"""The harness shares the machine's few cores with what it tests."""
+LETTERS = "dead-letter/"
+DRAFT = re.compile(r"reports/(?P<slide>[^/]+)/(?P<digest>[^/]+)/draft\.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The servers that a stream uses."""
+
+    bus: BusSettings
+    storage: StorageSettings
+    inference: str = "onnx"
+
+    def environment(self) -> dict[str, str]:
+        """Say so to a service."""
+        return {
+            "HISTGEN_BUS": self.bus.url,
+            "HISTGEN_BUS_PARTITIONS": str(self.bus.partitions),
+            "HISTGEN_BUS_SESSION_S": str(self.bus.session_s),
+            "HISTGEN_KAFKA": json.dumps(dict(self.bus.kafka)),
+            "HISTGEN_STORE": self.storage.url,
+            "HISTGEN_STORE_ENDPOINT": self.storage.endpoint or "",
+            "HISTGEN_STORE_REGION": self.storage.region or "",
+            "HISTGEN_INFERENCE": self.inference,
+        }
+
+
+def on_this_machine(folder: Path, *, partitions: int = 4, session_s: float = 2.0) -> Place:
+    """Take the embedded bus and a folder, as a lab with one workstation does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Place(
+        BusSettings(f"embedded:{folder / 'bus.db'}", partitions=partitions, session_s=session_s),
+        StorageSettings(f"file:{folder / 'objects'}"),
+    )
+
+
+def scanned(path: Path, **more: Any) -> Event:
+    """Make the event that announces a slide; equal files give equal events."""
+    content = content_id(path)
+    data = SlideScanned(path.stem, path.resolve().as_uri(), content, path.stat().st_size, **more)
+    return Event.first(data, source=SOURCE, now=datetime.now(UTC), identity=f"{path.stem}|{content}")
+
+
+@dataclass(frozen=True)
+class Remains:
+    """All that a stream left: SHA-256 of each object's bytes, dead letters, events said on each topic."""
+
+    objects: Mapping[str, str]
+    letters: Mapping[str, Mapping[str, Any]]
+    pointers: Mapping[str, str]
+    """By slide: the digest of its latest report."""
+    said: Mapping[str, Sequence[Event]]
+    """The events of bag.ready and report.drafted, in their order within a key."""
+    undone: Mapping[str, int]
+    """By group of workers: how many events it has not committed."""
+
+    def results(self) -> dict[str, str]:
+        """Return the objects that must be the same whatever happened on the way."""
+        return {key: sha for key, sha in self.objects.items() if key.startswith(("bags/", "reports/", "cases/"))}
+
+
+@dataclass
+class Stream:
+    """Services by label ("tiler", "tiler-2", …) at a place; `settings` are HISTGEN_ variables for all of them."""
+
+    place: Place
+    folder: Path
+    model: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
+    starts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.run_dir = self.folder / "run"
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.store = open_store(self.place.storage)
+
+    def start(self, *labels: str, **settings: str) -> None:
+        """Start services and wait until they listen."""
+        for label in labels:
+            self.services[label] = self._spawn(label, settings)
+        for label in labels:
+            self.services[label].await_listening()
+
+    def restart(self, label: str) -> None:
+        """Start a service anew, as a supervisor does; return at once."""
+        self.services[label] = self._spawn(label, {})
+
+    def _spawn(self, label: str, settings: Mapping[str, str]) -> Service:
+        self.starts[label] += 1
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "HISTGEN_THREADS": "1",
+            "HISTGEN_MODEL": str(self.model),
+            "HISTGEN_RUN_DIR": str(self.run_dir),
+            "HISTGEN_SCRATCH": str(self.folder / "scratch"),
+            **self.place.environment(),
+            **self.settings,
+            **settings,
+        }
+        log = self.folder / f"{label}.log"
+        return Service(label.split("-")[0], self.run_dir, log, environment)
+
+    def check_alive(self) -> None:
+        """Fail if a service ended by itself."""
+        for service in self.services.values():
+            service.check_alive()
+
+    def publish(self, events: Iterable[Event]) -> None:
+        """Publish slide.scanned events, each until the broker has acknowledged it."""
+        with closing(open_publisher(self.place.bus)) as publisher:
+            for event in events:
+                until(partial(_published, publisher, event), 60, "the broker takes an event")
+
+    def keys(self, prefix: str) -> list[str]:
+        """List the keys under a prefix; [] while the store is away."""
+        try:
+            return [info.key for info in self.store.list(prefix)]
+        except TransientError:
+            return []
+
+    def drafts(self) -> list[str]:
+        """List the slides and cases that have a complete report, once for each report."""
+        return [found["slide"] for found in map(DRAFT.fullmatch, self.keys("reports/")) if found]
+
+    def finished(self, label: str) -> int:
+        """Count what a worker has made so far."""
+        kind = label.split("-")[0]
+        if kind == "tiler":
+            return sum(key.endswith(".parquet") for key in self.keys("bags/"))
+        return len(self.drafts())
+
+    def settle(self, ends: int, timeout_s: float) -> None:
+        """Wait until `ends` reports and dead letters are there and no worker has anything left to do."""
+        self.until(lambda: self._ended() >= ends, timeout_s, f"{ends} ends")
+        self.until(self.idle, 60, "nothing is left to do")
+
+    def until(self, condition: Callable[[], T], timeout_s: float, what: str) -> T:
+        """Wait for a condition; if it does not come, say how the stream stands."""
+        try:
+            return until(condition, timeout_s, what, every_s=LOOK_S)
+        except AssertionError as error:
+            error.add_note(str(self))
+            raise
+
+    def _ended(self) -> int:
+        self.check_alive()
+        return len(self.drafts()) + len(self.keys(LETTERS))
+
+    def idle(self) -> bool:
+        """Whether the groups of all workers have committed everything, and no job goes on."""
+        return all(lag(self.place.bus, topic, group) == 0 for group, topic in TAKES.items()) and not any(
+            service.in_flight() for service in self.services.values() if service.name != "gateway"
+        )
+
+    def stop(self) -> None:
+        """Have every service leave in order: they must end with 0."""
+        for service in self.services.values():
+            service.ask_to_stop()
+        ended = {label: service.left() for label, service in self.services.items()}
+        self.services.clear()
+        assert set(ended.values()) <= {0}, f"exit codes after SIGTERM: {ended}"
+
+    def abort(self) -> None:
+        """End whatever is left of a failed test."""
+        for service in self.services.values():
+            if service.exit_code is None:
+                service.kill()
+        self.services.clear()
+
+    def remains(self) -> Remains:
+        """Collect what is there, once all is settled."""
+        objects = self.everything()
+        letters = {
+            Path(key).stem: json.loads(self.store.get(key)) for key in objects if key.startswith(LETTERS)
+        }
+        pointers = {
+            key.split("/")[1]: json.loads(self.store.get(key))["report_digest"]
+            for key in objects
+            if key.endswith("/latest.json")
+        }
+        said = {topic: self._said(topic) for topic in (BAG_READY, REPORT_DRAFTED)}
+        undone = {group: lag(self.place.bus, topic, group) for group, topic in TAKES.items()}
+        return Remains(objects, letters, pointers, said, undone)
+
+    def everything(self) -> dict[str, str]:
+        """Return the SHA-256 of each object's bytes by its key."""
+        return {info.key: hashlib.sha256(self.store.get(info.key)).hexdigest() for info in self.store.list()}
+
+    def _said(self, topic: str) -> list[Event]:
+        """Read a topic from its beginning to its end."""
+        group, found = f"audit-{secrets.token_hex(8)}", []
+        with closing(open_subscription(self.place.bus, topic, group)) as subscription:
+            while (delivery := subscription.next(0.5)) or lag(self.place.bus, topic, group):
+                if delivery:
+                    found.append(delivery.event)
+                    assert subscription.done(delivery)
+        return found
+
+    def __str__(self) -> str:
+        alive = {label: service for label, service in self.services.items() if service.exit_code is None}
+        shown = {label: service.status() for label, service in alive.items()}
+        return f"{len(self.drafts())} drafts, {len(self.keys(LETTERS))} dead letters; {shown}; {self.folder}"
+
+
+def _published(publisher: Publisher, event: Event) -> bool:
+    try:
+        publisher.publish(event.type, event.key, event)
+    except TransientError:
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""What must hold of whatever a stream left behind, however it was treated."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+
+from harness import DRAFT, Remains
+
+from histgen_lib.events import BAG_READY, REPORT_DRAFTED, Event
+
+COMPANIONS = {"draft.json", "draft.txt", "draft.html", "thumbnail.webp", "heatmap.webp"}
+_KEYS = re.compile(
+    r"slides/[^/]+/scanned\.json"
+    r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp)"
+    r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp)|latest\.json|latest\.history/\d+\.json)"
+    r"|dead-letter(-replayed)?/[A-Za-z0-9._-]+\.json"
+    r"|cases/[^/]+/[^/]+\.json"
+    r"|attempts/(tiler|reporter)/[A-Za-z0-9._-]+/\d+"
+)
+
+
+def check(
+    remains: Remains, events: Iterable[Event], undisturbed: Mapping[str, str], *, orphans: int = 0
+) -> None:
+    """Every event ended once, completely, with the bytes of an undisturbed run, and nothing else is left.
+
+    `orphans`: how many attempts may be left of finished events; each kill of a worker can leave one, which
+    counts for nothing.
+    """
+    check_ends(remains, events)
+    check_whole(remains)
+    check_nothing_else(remains, orphans)
+    check_committed(remains)
+    assert remains.results() == dict(undisturbed)
+
+
+def check_ends(remains: Remains, events: Iterable[Event]) -> None:
+    """Every slide has exactly one report or one dead letter."""
+    drafts = Counter(found["slide"] for found in map(DRAFT.fullmatch, remains.objects) if found)
+    letters = Counter(letter["event"]["data"]["slide_id"] for letter in remains.letters.values())
+    assert drafts + letters == Counter({event.key for event in events})
+
+
+def check_whole(remains: Remains) -> None:
+    """Every report has all its files, and the slide's pointer names it; it was announced under one id."""
+    said: dict[str, set[str]] = {}
+    for event in remains.said[REPORT_DRAFTED]:
+        said.setdefault(event.data.draft_key, set()).add(event.id)
+    for found in filter(None, map(DRAFT.fullmatch, remains.objects)):
+        folder = f"reports/{found['slide']}/{found['digest']}/"
+        assert {key.removeprefix(folder) for key in remains.objects if key.startswith(folder)} == COMPANIONS
+        assert f"reports/{found['slide']}/{remains.pointers[found['slide']]}/draft.json" in remains.objects
+        assert len(said.get(found.string, ())) == 1, f"{found.string} was announced as {said.get(found.string)}"
+
+
+def check_nothing_else(remains: Remains, orphans: int) -> None:
+    """No object is there that has no business to be; attempts are left only of events that were given up."""
+    assert [key for key in remains.objects if not _KEYS.fullmatch(key)] == []
+    given_up = {PurePath(key).stem for key in remains.objects if key.startswith("dead-letter")}
+    attempts = [key for key in remains.objects if key.startswith("attempts/")]
+    left = [key for key in attempts if key.split("/")[2] not in given_up]
+    assert len(left) <= orphans, left
+
+
+def check_committed(remains: Remains) -> None:
+    """Nothing is delivered again to those who come later."""
+    assert set(remains.undone.values()) == {0}, remains.undone
+
+
+def done_again(remains: Remains) -> int:
+    """Count how often a finished job was said to be finished once more: harmless, but work or words wasted."""
+    counts = [Counter(event.id for event in remains.said[topic]) for topic in (BAG_READY, REPORT_DRAFTED)]
+    return sum(count - 1 for counter in counts for count in counter.values())

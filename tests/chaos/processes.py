@@ -1,0 +1,166 @@
+"""One service process under test: started as a supervisor would, looked at from outside, killed without warning."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from waiting import until
+
+from histgen_lib.stack.children import dying_with_parent
+
+START_S = 60.0
+_SAMPLE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+
+
+class Service:
+    """`python -m services.<name>` with settings from the environment; its log goes to `log_path`."""
+
+    def __init__(self, name: str, run_dir: Path, log_path: Path, environment: Mapping[str, str]) -> None:
+        self.name, self.log_path, self._run_dir = name, log_path, run_dir
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                dying_with_parent([sys.executable, "-m", f"services.{name}"]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+            )
+        self.pid = self._process.pid
+        self._client = httpx.Client(timeout=10.0)
+        self._url = ""
+
+    def await_listening(self) -> None:
+        """Return once it listens."""
+        until(lambda: self.url, START_S, f"{self.name} listens; its log: {self.log_path}")
+
+    @property
+    def url(self) -> str:
+        """Where it listens; empty until it does."""
+        if not self._url:
+            self.check_alive()
+            try:
+                told = json.loads((self._run_dir / f"{self.name}-{self.pid}.json").read_bytes())
+            except (OSError, ValueError):
+                return ""
+            self._url = str(told["url"])
+        return self._url
+
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
+    def check_alive(self) -> None:
+        """Fail if it ended by itself."""
+        assert self.exit_code is None, (
+            f"{self.name} ended by itself with {self.exit_code}:\n{self.log_path.read_text()[-3000:]}"
+        )
+
+    def ready(self) -> bool:
+        """Whether its child process stands by, and all that it needs is there."""
+        return self._get("/readyz").status_code == 200 if self.url else False
+
+    def status(self) -> dict[str, Any]:
+        """What /status says; {} while it does not listen."""
+        return self._get("/status").json() if self.url else {}
+
+    def in_flight(self) -> dict[str, Any]:
+        """The job in hand; {} if there is none."""
+        return self.status().get("in_flight") or {}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that bear these labels."""
+        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        found = filter(None, map(_SAMPLE.fullmatch, self._get("/metrics").text.splitlines()))
+        return sum(
+            float(sample["value"])
+            for sample in found
+            if sample["name"] == name and wanted <= set((sample["labels"] or "").split(","))
+        )
+
+    def child(self) -> int | None:
+        """The process id of the child that runs the jobs, if there is one now."""
+        for pid in _children(self.pid):
+            if b"spawn_main" in _command(pid):
+                return pid
+        return None
+
+    def kill(self) -> None:
+        """SIGKILL; its child must go with it."""
+        child = self.child()
+        self._process.kill()
+        self._process.wait()
+        self._client.close()
+        if child:
+            until(lambda: not running(child), 10, f"the child process of a killed {self.name} is gone")
+
+    def kill_child(self) -> bool:
+        """SIGKILL to the child alone; False if there is none now."""
+        child = self.child()
+        if child:
+            os.kill(child, signal.SIGKILL)
+        return bool(child)
+
+    def freeze_child(self) -> int:
+        """Stop the child where it stands, so that its job takes as long as a test wants; return its id."""
+        until(self.ready, START_S, f"{self.name} is ready")
+        child = until(self.child, START_S, f"a child process of {self.name}")
+        os.kill(child, signal.SIGSTOP)
+        return child
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM."""
+        self._process.terminate()
+
+    def left(self, timeout_s: float = 60.0) -> int:
+        """Wait until it has stopped; return what it ended with."""
+        try:
+            return self._process.wait(timeout_s)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._client.close()
+
+    def _get(self, path: str) -> httpx.Response:
+        self.check_alive()
+        return self._client.get(self._url + path)
+
+
+def thaw(pid: int) -> None:
+    """Let a frozen process go on."""
+    os.kill(pid, signal.SIGCONT)
+
+
+def running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    return _state(pid)[0] not in {"", "Z", "X"}
+
+
+def _children(parent: int) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return sorted(pid for pid in pids if _state(pid)[1] == parent and running(pid))
+
+
+def _state(pid: int) -> tuple[str, int]:
+    """State letter and parent of a process; ("", 0) if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0], int(fields[1])
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

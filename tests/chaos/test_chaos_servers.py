@@ -1,0 +1,42 @@
+"""The servers under the stream are killed in mid-run: a real Kafka, S3Proxy, tritonserver and its models' stubs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from blows import fell
+from harness import scanned
+from invariants import check
+from servers_of_its_own import Servers, on_server, on_stub, supervised
+
+from histgen_lib.export import export_local
+
+
+@pytest.fixture
+def servers(own_kafka, s3proxy_server, start_triton, model_dir, tmp_path: Path) -> Servers:
+    triton = start_triton(export_local(model_dir, tmp_path / "repository"))
+    return Servers(own_kafka, s3proxy_server, triton, s3proxy_server.make_bucket())
+
+
+def test_stub_tritonserver_broker_and_store_are_killed(new_stream, servers, slides, undisturbed):
+    """Each is away until workers have felt it: nothing is given up, and work goes on by itself."""
+    stream = new_stream(servers.place())
+    events = [scanned(path) for path in slides]
+    with supervised(servers.triton):
+        stream.start("tiler", "reporter")
+        stream.publish(events)
+        struck = fell(
+            stream,
+            [
+                on_stub(stream, servers, "tiler", after=2),
+                on_server(stream, servers.triton, "tiler", after=5, retries=3),
+                on_server(stream, servers.kafka, "tiler", after=9, retries=3),
+                on_server(stream, servers.s3, "tiler", after=13, retries=3),
+                on_stub(stream, servers, "reporter", after=14),
+            ],
+        )
+        assert len(struck) == 5
+        stream.settle(len(events), timeout_s=240)
+        stream.stop()
+        check(stream.remains(), events, undisturbed)
