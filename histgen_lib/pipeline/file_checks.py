@@ -11,26 +11,23 @@ from histgen_lib.slides.fingerprint import FileStates, fingerprint_of, states_of
 from histgen_lib.slides.source import content_id_of, stored_in
 
 
-def announced_files(path: Path, content_id: str) -> tuple[list[Path], FileStates]:
-    """Find the slide's files and their states; read them once to see that they are what was announced.
+def present_files(path: Path) -> tuple[list[Path], FileStates, str]:
+    """Find the slide's files and their states, and read them once for their content id.
 
-    Raises InvalidInputError: "slide-changed", "slide-missing", "slide-unreadable".
+    Raises InvalidInputError: "slide-missing", "slide-unreadable".
     """
     parts = stored_in(path)
     try:
-        before = states_of(parts)
-        if content_id_of(parts) != content_id:
-            raise changed(path)
+        return parts, states_of(parts), content_id_of(parts)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return parts, before
 
 
 @contextmanager
 def recorded_files(path: Path, fingerprint: str | None) -> Iterator[None]:
     """See, by a few small reads, that the slide's files are those of a scan record, and stay so in the block.
 
-    Raises as `announced_files`.
+    Raises InvalidInputError: "slide-changed", "slide-missing", "slide-unreadable".
     """
     parts = stored_in(path)
     try:
@@ -47,7 +44,7 @@ def recorded_files(path: Path, fingerprint: str | None) -> Iterator[None]:
 def unchanged(path: Path, parts: Sequence[Path], before: FileStates) -> Iterator[None]:
     """Refuse what was read in the block if the files changed: its pixels are a mixture, its errors void.
 
-    Raises as `announced_files`.
+    Raises as `recorded_files`.
     """
     try:
         yield

@@ -6,7 +6,8 @@ record is written last: where it lies, the job is done.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from histgen_lib.bags import Bag, pack_bag
@@ -14,7 +15,7 @@ from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
 from histgen_lib.events import BagReady, SlideScanned
 from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.inference import InferenceServer
-from histgen_lib.pipeline.file_checks import announced_files, changed, unchanged
+from histgen_lib.pipeline.file_checks import changed, present_files, unchanged
 from histgen_lib.pipeline.keys import bag_key, bag_thumbnail_key, scan_key
 from histgen_lib.pipeline.made import JSON, PARQUET, WEBP, Made, StoredFile, read_object, store_files
 from histgen_lib.pipeline.model import ReportModel
@@ -61,17 +62,27 @@ class ScanJob:
             return None
         return _ready(scanned, digest, ScanRecord.from_bytes(record), bag.size_bytes)
 
-    def run(self, scanned: SlideScanned, progress: Progress = silent) -> Made[BagReady]:
+    def run(
+        self, scanned: SlideScanned, progress: Progress = silent, *, as_found: bool = False
+    ) -> Made[BagReady]:
         """Read and encode the slide, and store what came of it; doing it twice gives the same bytes.
 
-        Raises InvalidInputError("slide-changed") if the file is not, or not any more, what was announced, and
-        what opening, cutting and reading slides, the server and the store raise; see `SlideFiles.open` too.
+        `as_found`: take what lies at the slide's place now, as if that had been announced. Otherwise raises
+        InvalidInputError("slide-changed") if the file is not, or not any more, what was announced; and what
+        opening, cutting and reading slides, the server and the store raise; see `SlideFiles.open` too.
         """
         stages = Stages()
-        digest = self._digest(scanned)
         progress("open", 0, 1)
         with self.files.open(scanned.uri) as path:
-            read = self._read(path, scanned, progress, stages)
+            with stages("open"):
+                parts, before, found = present_files(path)
+            if as_found:
+                scanned = replace(scanned, content_id=found)
+            elif found != scanned.content_id:
+                raise changed(path)
+            digest = self._digest(scanned)
+            with unchanged(path, parts, before):
+                read = self._read(path, parts, scanned, progress, stages)
             if self._digest(scanned) != digest:
                 raise changed(path)  # its sidecar did: the bag would lie under another scale's name
         progress("store", 0, 1)
@@ -99,32 +110,31 @@ class ScanJob:
             )
         )
 
-    def _read(self, path: Path, scanned: SlideScanned, progress: Progress, stages: Stages) -> _Read:
+    def _read(
+        self, path: Path, parts: Sequence[Path], scanned: SlideScanned, progress: Progress, stages: Stages
+    ) -> _Read:
         with stages("open"):
-            parts, before = announced_files(path, scanned.content_id)
-        with unchanged(path, parts, before):
-            with stages("open"):
-                slide = open_slide(path, mpp=scanned.mpp, slide_id=scanned.slide_id)
-            with slide:
-                progress("open", 1, 1)
-                scan = scan_to_bag(
-                    slide,
-                    model=self.model,
-                    server=self.server,
-                    in_flight=self.in_flight,
-                    progress=progress,
-                    stages=stages,
-                )
-                with stages("render"):
-                    thumbnail = make_thumbnail(slide)
-            record = record_scan(
+            slide = open_slide(path, mpp=scanned.mpp, slide_id=scanned.slide_id)
+        with slide:
+            progress("open", 1, 1)
+            scan = scan_to_bag(
                 slide,
-                tiling=self.model.tiling,
-                quality=scan.quality,
-                tiles=len(scan.bag),
-                content_id=scanned.content_id,
-                fingerprint=fingerprint_of(parts),
+                model=self.model,
+                server=self.server,
+                in_flight=self.in_flight,
+                progress=progress,
+                stages=stages,
             )
+            with stages("render"):
+                thumbnail = make_thumbnail(slide)
+        record = record_scan(
+            slide,
+            tiling=self.model.tiling,
+            quality=scan.quality,
+            tiles=len(scan.bag),
+            content_id=scanned.content_id,
+            fingerprint=fingerprint_of(parts),
+        )
         return _Read(scan.bag, record, thumbnail)
 
     def _store(self, scanned: SlideScanned, digest: str, read: _Read) -> BagReady:

@@ -28,8 +28,8 @@ class Tiler:
         return None if found is None else Outcome((self._next(event, found),))
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
-        """See Handler."""
-        made = self._job.run(_scanned(event), progress)
+        """See Handler. A person who has a slide tried again may have mended it: it is taken as it is now."""
+        made = self._job.run(_scanned(event), progress, as_found=event.replay > 0)
         return Outcome((self._next(event, made.data),), made.measures)
 
     def ready(self) -> Sequence[str]:

@@ -136,6 +136,16 @@ def test_another_slide_at_the_announced_place_is_refused(lab, own_slide):
     assert lab.store.contents() == {}
 
 
+def test_a_mended_slide_is_taken_as_found_under_the_name_of_its_new_bytes(lab, own_slide):
+    """As when the mended slide had been announced itself."""
+    told = scanned(own_slide)
+    tiny_model.write_slide(own_slide, side_px=640, seed=9)
+
+    made = lab.scan_job.run(told, as_found=True).data
+    assert made == lab.scan_job.find(scanned(own_slide))
+    assert lab.scan_job.find(told) is None
+
+
 def test_a_slide_that_changes_while_it_is_read_is_refused(lab, own_slide):
     """Nothing is stored of it, though every single read may have succeeded."""
     told, infer = scanned(own_slide), lab.server.infer
