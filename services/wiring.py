@@ -42,11 +42,21 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
     return StorageSettings(url=settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
 
 
-def inference_server(settings: ServiceSettings) -> InferenceServer:
-    """Say what runs the models: Triton, which has to serve this very model, or this process."""
+def inference_server(settings: ServiceSettings, *, threads: int | None) -> InferenceServer:
+    """Say what runs the models: Triton, which has to serve this very model, or this process.
+
+    `threads`: cores of one call in this process.
+    """
     from histgen_lib.inference import open_inference  # noqa: PLC0415 - ONNX Runtime, gRPC
 
-    return open_inference(settings.inference, settings.model, settings.threads)
+    return open_inference(settings.inference, settings.model, threads)
+
+
+def cores(settings: ServiceSettings) -> int:
+    """Count the cores that in-process inference may use."""
+    if settings.threads is not None:
+        return settings.threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slide_files(settings: ServiceSettings) -> SlideFiles:

@@ -17,7 +17,7 @@ def make_reporter(settings: ReporterSettings) -> Handler:
     from histgen_lib.pipeline.warm import warm_up  # noqa: PLC0415
     from services.reporter.handler import MODEL, Reporter  # noqa: PLC0415
 
-    model, server = load_model(settings.model), inference_server(settings)
+    model, server = load_model(settings.model), inference_server(settings, threads=settings.threads)
     warm_up(model, server, MODEL)
     store = open_store(storage_settings(settings))
     return Reporter(DraftJob(model, server, store, slide_files(settings), settings.beam_size))

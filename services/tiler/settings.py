@@ -8,6 +8,9 @@ from pydantic import Field
 
 from services.settings import EmptyIsNone, ServiceSettings
 
+MOST = 16
+"""Batches of 6 MB held at once, at most."""
+
 
 class TilerSettings(ServiceSettings):
     """The settings of `python -m services.tiler`."""
@@ -15,5 +18,8 @@ class TilerSettings(ServiceSettings):
     section: ClassVar[str] = "tiler"
 
     in_flight: Annotated[int | None, EmptyIsNone] = Field(
-        None, ge=1, le=16, description="batches of tiles encoded at a time; if not stated 1, or 3 with Triton"
+        None,
+        ge=1,
+        le=MOST,
+        description="batches encoded at a time; if not stated, one a core, or 3 with Triton",
     )
