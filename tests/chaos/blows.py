@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness import Stream
+from harness import Stream, kind
 
 MOMENTS = {
     "tiler": ("any", "grid", "encode", "written"),
@@ -26,7 +26,7 @@ class Blow:
 
 
 def fell(stream: Stream, *rows: Sequence[Blow], timeout_s: float = 300.0) -> Counter[str]:
-    """Strike the blows of each row in order, the rows beside one another; return how many of each name fell."""
+    """Strike the blows of each row in order, the rows beside one another; return how many fell."""
     waiting = [list(row) for row in rows]
     struck: Counter[str] = Counter()
 
@@ -48,13 +48,16 @@ def on_worker(stream: Stream, label: str, *, after: int, moment: str) -> Blow:
         stream.restart(label)
         return True
 
-    return Blow(label.split("-")[0], lambda: at(stream, label, after, moment), strike)
+    return Blow(kind(label), lambda: at(stream, label, after, moment), strike)
 
 
 def on_child(stream: Stream, label: str, *, after: int, moment: str) -> Blow:
     """Kill the child process of a worker in the same way; the worker itself replaces it."""
-    name = f"{label.split('-')[0]}'s child"
-    return Blow(name, lambda: at(stream, label, after, moment), lambda: stream.services[label].kill_child())
+
+    def strike() -> bool:
+        return stream.services[label].kill_child()
+
+    return Blow(f"{kind(label)}'s child", lambda: at(stream, label, after, moment), strike)
 
 
 def at(stream: Stream, label: str, after: int, moment: str) -> bool:
@@ -73,13 +76,13 @@ def on_workers(stream: Stream, chance: random.Random, *, slides: int, each: int)
     rows = []
     for label in stream.services:
         afters = sorted(chance.sample(range(slides - 1), 2 * each))
-        kinds = [on_worker, on_child] * each
-        chance.shuffle(kinds)
-        moments = MOMENTS[label.split("-")[0]]
+        makers = [on_worker, on_child] * each
+        chance.shuffle(makers)
+        moments = MOMENTS[kind(label)]
         rows.append(
             [
-                kind(stream, label, after=after, moment=chance.choice(moments))
-                for kind, after in zip(kinds, afters, strict=True)
+                make(stream, label, after=after, moment=chance.choice(moments))
+                for make, after in zip(makers, afters, strict=True)
             ]
         )
     return rows

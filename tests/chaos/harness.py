@@ -1,7 +1,8 @@
 """A stream of real processes that a test may kill, and what it left behind.
 
-Tests publish by the real Publisher, look at services by /status and /metrics and at results in the object store;
-nothing in here reaches into a service. A killed service is started again by `restart`, as a supervisor would.
+Tests publish by the real Publisher, look at services by /status and /metrics, and at results in the object
+store; nothing in here reaches into a service. A killed service is started again by `restart`, as a
+supervisor would.
 """
 
 from __future__ import annotations
@@ -93,12 +94,13 @@ class Remains:
 
     def results(self) -> dict[str, str]:
         """Return the objects that must be the same whatever happened on the way."""
-        return {key: sha for key, sha in self.objects.items() if key.startswith(("bags/", "reports/", "cases/"))}
+        kept = ("bags/", "reports/", "cases/")
+        return {key: sha for key, sha in self.objects.items() if key.startswith(kept)}
 
 
 @dataclass
 class Stream:
-    """Services by label ("tiler", "tiler-2", …) at a place; `settings` are HISTGEN_ variables for all of them."""
+    """Services by label ("tiler", "tiler-2", …) at a place; `settings`: HISTGEN_ variables for all."""
 
     place: Place
     folder: Path
@@ -136,7 +138,7 @@ class Stream:
             **settings,
         }
         log = self.folder / f"{label}.log"
-        return Service(label.split("-")[0], self.run_dir, log, environment)
+        return Service(kind(label), self.run_dir, log, environment)
 
     def check_alive(self) -> None:
         """Fail if a service ended by itself."""
@@ -162,8 +164,7 @@ class Stream:
 
     def finished(self, label: str) -> int:
         """Count what a worker has made so far."""
-        kind = label.split("-")[0]
-        if kind == "tiler":
+        if kind(label) == "tiler":
             return sum(key.endswith(".parquet") for key in self.keys("bags/"))
         return len(self.drafts())
 
@@ -238,6 +239,11 @@ class Stream:
         alive = {label: service for label, service in self.services.items() if service.exit_code is None}
         shown = {label: service.status() for label, service in alive.items()}
         return f"{len(self.drafts())} drafts, {len(self.keys(LETTERS))} dead letters; {shown}; {self.folder}"
+
+
+def kind(label: str) -> str:
+    """Say which service bears a label: "tiler" for "tiler-2"."""
+    return label.partition("-")[0]
 
 
 def _published(publisher: Publisher, event: Event) -> bool:

@@ -53,7 +53,7 @@ def check_whole(remains: Remains) -> None:
         folder = f"reports/{found['slide']}/{found['digest']}/"
         assert {key.removeprefix(folder) for key in remains.objects if key.startswith(folder)} == COMPANIONS
         assert f"reports/{found['slide']}/{remains.pointers[found['slide']]}/draft.json" in remains.objects
-        assert len(said.get(found.string, ())) == 1, f"{found.string} was announced as {said.get(found.string)}"
+        assert len(said.get(found.string, ())) == 1, found.string
 
 
 def check_nothing_else(remains: Remains, orphans: int) -> None:
@@ -71,6 +71,6 @@ def check_committed(remains: Remains) -> None:
 
 
 def done_again(remains: Remains) -> int:
-    """Count how often a finished job was said to be finished once more: harmless, but work or words wasted."""
+    """Count how often a finished job was said to be finished once more: harmless, but wasted."""
     counts = [Counter(event.id for event in remains.said[topic]) for topic in (BAG_READY, REPORT_DRAFTED)]
     return sum(count - 1 for counter in counts for count in counter.values())

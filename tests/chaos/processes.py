@@ -1,4 +1,4 @@
-"""One service process under test: started as a supervisor would, looked at from outside, killed without warning."""
+"""One service process under test: started as a supervisor would, looked at from outside, and killed."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ class Service:
         return self._get("/readyz").status_code == 200 if self.url else False
 
     def status(self) -> dict[str, Any]:
-        """What /status says; {} while it does not listen."""
+        """Return what /status says; {} while it does not listen."""
         return self._get("/status").json() if self.url else {}
 
     def in_flight(self) -> dict[str, Any]:
-        """The job in hand; {} if there is none."""
+        """Return the job in hand; {} if there is none."""
         return self.status().get("in_flight") or {}
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that bear these labels."""
+        """Return the sum of a metric's samples that bear these labels."""
         wanted = {f'{label}="{value}"' for label, value in labels.items()}
         found = filter(None, map(_SAMPLE.fullmatch, self._get("/metrics").text.splitlines()))
         return sum(
@@ -88,7 +88,7 @@ class Service:
         )
 
     def child(self) -> int | None:
-        """The process id of the child that runs the jobs, if there is one now."""
+        """Return the process id of the child that runs the jobs, if there is one now."""
         for pid in _children(self.pid):
             if b"spawn_main" in _command(pid):
                 return pid

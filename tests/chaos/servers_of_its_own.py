@@ -7,10 +7,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from blows import Blow, at
-from harness import Place, Stream
+from harness import Place, Stream, kind
 from servers.s3_servers import S3Server
 from waiting import until
 
@@ -54,7 +53,7 @@ def supervised(triton: TritonProcess) -> Iterator[None]:
 
 def on_stub(stream: Stream, servers: Servers, label: str, *, after: int) -> Blow:
     """Kill the process that runs a worker's model, while that worker has a job in hand."""
-    model = MODELS[label.split("-")[0]]
+    model = MODELS[kind(label)]
 
     def strike() -> bool:
         os.kill(servers.stub(model), signal.SIGKILL)
@@ -81,6 +80,4 @@ def on_server(
 
 def tried(stream: Stream) -> float:
     """Count how often the workers that run now tried something again."""
-    return sum(
-        service.metric("histgen_retries_total") for service in stream.services.values() if service.url
-    )
+    return sum(service.metric("histgen_retries_total") for service in stream.services.values() if service.url)

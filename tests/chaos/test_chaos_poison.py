@@ -1,4 +1,4 @@
-"""Bad slides in great number among good ones: those are not held up, each bad one is told, and a mended one works."""
+"""Bad slides in great number: good ones are not held up, each bad one is told, and mended ones work."""
 
 from __future__ import annotations
 

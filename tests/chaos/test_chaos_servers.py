@@ -1,4 +1,4 @@
-"""The servers under the stream are killed in mid-run: a real Kafka, S3Proxy, tritonserver and its models' stubs."""
+"""The servers are killed in mid-run: a real Kafka, S3Proxy, tritonserver and its models' stubs."""
 
 from __future__ import annotations
 

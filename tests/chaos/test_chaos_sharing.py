@@ -59,7 +59,7 @@ def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, plac
 
 @pytest.mark.parametrize("grace_s", [20, 0], ids=["finishes its job", "hands its job back"])
 def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, undisturbed, grace_s):
-    """It works while the first is busy, and leaves with a job in hand; nothing that was finished is done twice."""
+    """It works while the first is busy, and leaves with a job in hand; nothing is done twice."""
     stream = new_stream(place)
     events = [scanned(path) for path in slides]
     stream.start("tiler", "reporter")
