@@ -108,6 +108,29 @@ def test_the_first_partition_count_of_a_topic_stays(path: Path) -> None:
         assert {part for (part,) in connection.execute("SELECT DISTINCT part FROM record")} == {0, 1, 2}
 
 
+def test_what_waits_longest_comes_first(path: Path, clock: Clock, publisher: EmbeddedPublisher) -> None:
+    for number in range(20):
+        publisher.publish_raw("t", f"k{number}", str(number).encode())
+    subscription, taken = member(path, clock), []
+    for _ in range(20):
+        delivery = take(subscription)
+        taken.append(int(delivery.raw))
+        assert subscription.done(delivery)
+    assert taken == list(range(20))
+
+
+def test_what_is_finished_is_flushed_to_disk_and_what_is_taken_need_not_be(
+    path: Path, clock: Clock, publisher: EmbeddedPublisher
+) -> None:
+    publisher.publish_raw("t", "k", b"x")
+    subscription, flushing = member(path, clock), []
+    with subscription._log.read() as connection:
+        for step in (lambda: take(subscription), lambda: subscription.done(subscription._in_flight)):
+            step()
+            flushing.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+    assert flushing == [1, 2]  # NORMAL, FULL
+
+
 def test_an_acknowledged_record_is_flushed_to_disk(publisher: EmbeddedPublisher) -> None:
     publisher.publish_raw("t", "k", b"x")
     with publisher._log.read() as connection:
