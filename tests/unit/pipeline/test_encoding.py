@@ -93,7 +93,9 @@ def test_a_caller_that_stops_early_leaves_no_thread():
 def test_waiting_is_counted_by_what_was_waited_for():
     ticks = iter(range(1000))
     stages = Stages(clock=lambda: float(next(ticks)))
-    list(encode_batches(batches(4), Slow(), in_flight=1, stages=stages))
+    server = Slow()
+    server.several.set()
+    list(encode_batches(batches(4), server, in_flight=1, stages=stages))
 
     assert stages.seconds == {"read": 5.0, "encode": 4.0}
     assert stages.measures() == {"stage:read": 5.0, "stage:encode": 4.0}
