@@ -56,8 +56,9 @@ install_python() {
   # uv is quick but reads its own settings only; where that does not reach an index, pip (with the user's settings) does.
   UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}}
   [ -n "$UV_DEFAULT_INDEX" ] && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX
-  VIRTUAL_ENV=$PWD/$venv $venv/bin/uv pip install --quiet --constraint constraints.txt --editable "$target" >&2 ||
+  VIRTUAL_ENV=$PWD/$venv $venv/bin/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable "$target" >&2 ||
     $venv/bin/python -m pip install --quiet --constraint constraints.txt --editable "$target" >&2
+  $venv/bin/python -m compileall -q histgen_lib services || true # many processes are started: none should compile again
 }
 
 # An environment of its own: tritonserver's Python backend needs a numpy older than ours.
