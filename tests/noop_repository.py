@@ -60,7 +60,7 @@ class TritonPythonModel:
 
 
 def noop_repository(out: Path, model_folder: Path, *, seconds: float = 0, queue: int | None = None) -> Path:
-    """Write tile_encoder/ and histgen/ into `out`; each call of theirs takes `seconds` of nothing."""
+    """Write tile_encoder/ and histgen/ into `out`; each call takes `seconds` of nothing, `queue` may wait."""
     folder = open_model_folder(model_folder)
     for model, answer in _MODELS.items():
         place = out / model / "1"
@@ -69,6 +69,7 @@ def noop_repository(out: Path, model_folder: Path, *, seconds: float = 0, queue:
         (place / "model.py").write_text(text + answer, encoding="utf-8")
         config = config_text(folder, model, {})
         if queue is not None:
-            config = config.replace("max_queue_size: 256", f"max_queue_size: {queue}")
+            policy = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {queue} }} }}"
+            config = config.replace("dynamic_batching { }", policy)
         (out / model / "config.pbtxt").write_text(config, encoding="utf-8")
     return out

@@ -69,12 +69,10 @@ class Exchange:
             self._regions.give_back(region)
 
     def _ask(self, model: ServedModel, inputs: list[Any], deadline_s: float) -> dict[str, npt.NDArray[Any]]:
-        deadline_s = max(deadline_s, 0.001)
         result = self._connection.infer(
             model.metadata.name,
             inputs,
-            client_timeout=deadline_s,
-            timeout=int(deadline_s * 1e6),
+            client_timeout=max(deadline_s, 0.001),
             parameters={VERSION: model.metadata.version},
         )
         return {spec.name: _output(model, result, spec) for spec in model.metadata.outputs}
