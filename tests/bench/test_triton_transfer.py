@@ -1,0 +1,59 @@
+"""How long a bag takes to a Triton server on this machine and back, with shared memory and without.
+
+Run with `make bench`. The models do nothing: what is measured is the way there, through the server, into the
+model's process and back. Both ways take turns, so that what else the machine does is the same for both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from noop_repository import noop_repository
+
+from histgen_lib.inference import TritonServer
+from histgen_lib.inference._connection import Connection
+from histgen_lib.models import SHIPPED_MODEL
+from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.stack.triton import TritonProcess
+
+MIB = 1 << 20
+CALLS = 300
+
+
+def bag_of(size_bytes: int, width: int) -> dict[str, np.ndarray]:
+    """Make a bag whose features take so many bytes."""
+    tiles = size_bytes // (2 * width)
+    features = np.random.default_rng(0).normal(size=(tiles, width)).astype(np.float16)
+    return {"features": features, "xy": np.zeros((tiles, 2), np.int32)}
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1000
+
+
+def test_a_bag_travels_to_a_server_on_this_machine(
+    start_triton: Callable[[Path], TritonProcess], tmp_path: Path
+) -> None:
+    triton = start_triton(noop_repository(tmp_path, SHIPPED_MODEL))
+    width = open_model_folder(SHIPPED_MODEL).histgen.input_dim
+    print(f"\nround trip of a bag to models that do nothing, {CALLS} calls each")
+    with TritonServer(triton.url) as shared, TritonServer(triton.url, shared_memory="off") as network:
+        for size_bytes in (MIB // 64, MIB, 4 * MIB, 16 * MIB):
+            bag = bag_of(size_bytes, width)
+            taken: dict[str, list[float]] = {"shared": [], "network": []}
+            for round_ in range(CALLS + 10):
+                for name, client in (("shared", shared), ("network", network)):
+                    ms = milliseconds(lambda client=client, bag=bag: client.infer("histgen", bag))
+                    if round_ >= 10:
+                        taken[name].append(ms)
+            (p50, p99), (p50_network, _) = (np.percentile(taken[name], [50, 99]) for name in taken)
+            print(
+                f"  {size_bytes / MIB:7.2f} MiB   shared memory p50 {p50:6.2f} ms, p99 {p99:6.2f} ms"
+                f"   network p50 {p50_network:6.2f} ms   ×{p50_network / p50:.1f}"
+            )
+    assert Connection(triton.url).executions("histgen") >= CALLS
