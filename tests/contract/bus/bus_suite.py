@@ -258,6 +258,24 @@ class BusSuite:
         assert other.took[0] == away.took[0] == ("S0", 0)
         assert ("S0", 0) in other.finished
 
+    def test_what_another_finished_meanwhile_is_not_finished_twice(
+        self, hasty: BusSettings, publisher: Publisher, topic: str
+    ) -> None:
+        """Although the partition has come back to the member that was away."""
+        publish(publisher, topic, slides=1, each=2)
+        away, other = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
+        with members(away):
+            until(lambda: away.took, 15, "the record")
+            away.stalled.set()
+            with members(other):
+                until(lambda: len(other.finished) == 2, 20, "the other to finish both")
+            away.stalled.clear()
+            away.holding.clear()
+            until(lambda: away.refused, 20, "the commit refused")
+            publisher.publish(topic, "S0", scanned("S0", 2))
+            until(lambda: away.finished, 20, "the next one finished")
+        assert away.took == [("S0", 0), ("S0", 2)]
+
     def test_sessions_of_different_length_do_not_disturb_each_other(
         self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
