@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,7 @@ class LocalStack:
     def __enter__(self) -> Self:
         try:
             self._open.enter_context(self.home.locked())
+            self._open.enter_context(_logged(self.home.log("stack")))
             self._start()
         except BaseException:
             self._stopping.set()
@@ -233,6 +235,19 @@ class LocalStack:
             f"The stack is not ready in time: {late}.",
             hint=f"The logs in {self.home.logs} say why.",
         )
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Have what the library logs in this process (Triton's supervisor does) in a file, not in a picture."""
+    logger, handler = logging.getLogger("histgen_lib"), logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _stop(keepers: Sequence[Keeper]) -> None:

@@ -87,6 +87,17 @@ def alive(pids: list[int]) -> list[int]:
     return running
 
 
+def _said(process: subprocess.Popen[str], home: Path) -> dict[str, Any]:
+    """Read what the stack says when it is ready."""
+    assert process.stdout is not None
+    text = ""
+    while not text.endswith("}\n"):
+        line = process.stdout.readline()
+        assert line, (home.parent / f"{home.name}.err").read_text()
+        text += line
+    return dict(json.loads(text))
+
+
 @contextmanager
 def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) -> Iterator[RunningStack]:
     """Start a stack, and have it stopped by Ctrl-C."""
@@ -99,9 +110,7 @@ def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) ->
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
     )
     try:
-        assert process.stdout is not None
-        text = "".join(iter(process.stdout.readline, "}\n")) + "}"
-        yield RunningStack(process, home, json.loads(text))
+        yield RunningStack(process, home, _said(process, home))
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
+from cli_runs import histgen
 from running_stack import RunningStack, alive, stack_up
 from waiting import until
 
@@ -110,7 +111,7 @@ def test_watch_shows_the_services_and_what_became_of_slides(stack):
 
 
 def test_a_second_stack_in_the_same_folder_is_refused(stack):
-    run = stack("up")
+    run = histgen("up", "--home", stack.home)
 
     assert run.code == 78
     assert run.err.startswith("error[stack-running]")
