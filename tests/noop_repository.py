@@ -10,7 +10,7 @@ from pathlib import Path
 from histgen_lib.export.local import config_text
 from histgen_lib.models.histgen.folder import open_model_folder
 
-TOKENS = (1, 2, 3, 4)
+TOKENS = (1, 2)
 
 _MODELS = {
     "tile_encoder": """\

@@ -89,7 +89,10 @@ class Supervisor:
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # whatever it is, the next look may fare better
+                log.exception("The models could not be looked after.")
 
     def _look_after(self, model: str, patient: _Patient) -> None:
         try:
@@ -121,8 +124,12 @@ class Supervisor:
         if self._clock() - patient.reloaded_at < rest_s:
             return
         try:
-            if model not in self._connection.models():
-                return
+            known = self._connection.models()
+        except CallFailedError:  # the server is away
+            return
+        if model not in known:
+            return
+        try:
             log.warning("The model %s is reloaded: %s.", model, why)
             patient.reloads += 1
             self._connection.unload(model)

@@ -370,3 +370,11 @@ def test_requests_of_many_threads_and_clients_do_not_share_memory(own: TritonPro
             thread.join()
         assert wrong == []
         assert len(Connection(own.url).regions()) <= len(threads)
+
+
+def test_a_server_stops_though_a_model_of_it_was_killed(own: TritonProcess, pool: ThreadPoolExecutor) -> None:
+    """Triton waits for such a model until its time to stop is over, which is minutes."""
+    kill_stub(own, "histgen")
+    pool.submit(own.stop).result(timeout=30)
+    assert own.pid is None
+    assert not [path for path in SHM.iterdir() if path.name.startswith(own._regions)]
