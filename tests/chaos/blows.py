@@ -11,9 +11,9 @@ from harness import Stream, kind
 
 MOMENTS = {
     "tiler": ("any", "grid", "encode", "written"),
-    "reporter": ("any", "render", "written"),
+    "reporter": ("any", "written"),
 }
-"""Stages of /status that last long enough to be met; "written": an object has just appeared."""
+"""Stages of /status that last long enough to be met; "written": a result has just appeared."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class Blow:
     strike: Callable[[], bool]
 
 
-def fell(stream: Stream, *rows: Sequence[Blow], timeout_s: float = 300.0) -> Counter[str]:
-    """Strike the blows of each row in order, the rows beside one another; return how many fell."""
+def fell(stream: Stream, ends: int, *rows: Sequence[Blow], timeout_s: float = 300.0) -> Counter[str]:
+    """Strike the blows of each row in order, the rows beside one another; return how many fell of each name.
+
+    Ends when all fell, or when `ends` slides have ended: then there is nothing left to strike.
+    """
     waiting = [list(row) for row in rows]
     struck: Counter[str] = Counter()
 
@@ -34,7 +37,7 @@ def fell(stream: Stream, *rows: Sequence[Blow], timeout_s: float = 300.0) -> Cou
         for row in waiting:
             if row and row[0].due() and row[0].strike():
                 struck[row.pop(0).name] += 1
-        return not any(waiting)
+        return not any(waiting) or stream.ended() >= ends
 
     stream.until(turn, timeout_s, "all blows fell")
     return struck
@@ -71,11 +74,11 @@ def at(stream: Stream, label: str, after: int, moment: str) -> bool:
     return bool(stage) if moment == "any" else bool(stage == moment)
 
 
-def on_workers(stream: Stream, chance: random.Random, *, slides: int, each: int) -> list[list[Blow]]:
-    """Draw `each` blows for every worker and for every worker's child, at moments spread over the run."""
+def on_workers(stream: Stream, chance: random.Random, *, until: int, each: int) -> list[list[Blow]]:
+    """Draw `each` blows for every worker and for every worker's child, at moments among `until` results."""
     rows = []
     for label in stream.services:
-        afters = sorted(chance.sample(range(slides - 1), 2 * each))
+        afters = sorted(chance.sample(range(until), 2 * each))
         makers = [on_worker, on_child] * each
         chance.shuffle(makers)
         moments = MOMENTS[kind(label)]

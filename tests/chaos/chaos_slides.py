@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-SIDE_PX = 1280
+SIDE_PX = 1024
 GOOD = 20
 
 Picture = NDArray[np.uint8]

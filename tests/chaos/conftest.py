@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from calm import run_undisturbed
 from chaos_slides import write_good
-from harness import Place, Remains, Stream, on_this_machine, scanned
-from invariants import check
+from harness import Place, Stream, on_this_machine
+from servers_of_its_own import Servers
+
+from histgen_lib.export import export_local
 
 
 class NewStream(Protocol):
@@ -33,21 +36,6 @@ def undisturbed(
     return run_undisturbed(Stream(on_this_machine(folder), folder, model_dir), slides).results()
 
 
-def run_undisturbed(stream: Stream, slides: list[Path]) -> Remains:
-    """Run slides through a stream that nobody disturbs."""
-    events = [scanned(path) for path in slides]
-    try:
-        stream.start("tiler", "reporter")
-        stream.publish(events)
-        stream.settle(len(events), timeout_s=300)
-        stream.stop()
-    finally:
-        stream.abort()
-    remains = stream.remains()
-    check(remains, events, remains.results())
-    return remains
-
-
 @pytest.fixture
 def new_stream(tmp_path: Path, model_dir: Path) -> Iterator[NewStream]:
     """Make streams that are ended with the test."""
@@ -62,3 +50,10 @@ def new_stream(tmp_path: Path, model_dir: Path) -> Iterator[NewStream]:
     yield make
     for stream in made:
         stream.abort()
+
+
+@pytest.fixture
+def servers(own_kafka, s3proxy_server, start_triton, model_dir, tmp_path: Path) -> Servers:
+    """Run a Kafka and a tritonserver for one test, which may kill them, and use S3Proxy."""
+    triton = start_triton(export_local(model_dir, tmp_path / "repository"))
+    return Servers(own_kafka, s3proxy_server, triton, s3proxy_server.make_bucket())

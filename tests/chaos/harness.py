@@ -163,14 +163,16 @@ class Stream:
         return [found["slide"] for found in map(DRAFT.fullmatch, self.keys("reports/")) if found]
 
     def finished(self, label: str) -> int:
-        """Count what a worker has made so far."""
+        """Count what a service has made so far."""
+        if kind(label) == "gateway":
+            return len(self.keys("slides/"))
         if kind(label) == "tiler":
             return sum(key.endswith(".parquet") for key in self.keys("bags/"))
         return len(self.drafts())
 
     def settle(self, ends: int, timeout_s: float) -> None:
         """Wait until `ends` reports and dead letters are there and no worker has anything left to do."""
-        self.until(lambda: self._ended() >= ends, timeout_s, f"{ends} ends")
+        self.until(lambda: self.ended() >= ends, timeout_s, f"{ends} ends")
         self.until(self.idle, 60, "nothing is left to do")
 
     def until(self, condition: Callable[[], T], timeout_s: float, what: str) -> T:
@@ -181,7 +183,8 @@ class Stream:
             error.add_note(str(self))
             raise
 
-    def _ended(self) -> int:
+    def ended(self) -> int:
+        """Count reports and dead letters."""
         self.check_alive()
         return len(self.drafts()) + len(self.keys(LETTERS))
 
@@ -217,7 +220,7 @@ class Stream:
             for key in objects
             if key.endswith("/latest.json")
         }
-        said = {topic: self._said(topic) for topic in (BAG_READY, REPORT_DRAFTED)}
+        said = {topic: self.said(topic) for topic in (BAG_READY, REPORT_DRAFTED)}
         undone = {group: lag(self.place.bus, topic, group) for group, topic in TAKES.items()}
         return Remains(objects, letters, pointers, said, undone)
 
@@ -225,7 +228,7 @@ class Stream:
         """Return the SHA-256 of each object's bytes by its key."""
         return {info.key: hashlib.sha256(self.store.get(info.key)).hexdigest() for info in self.store.list()}
 
-    def _said(self, topic: str) -> list[Event]:
+    def said(self, topic: str) -> list[Event]:
         """Read a topic from its beginning to its end."""
         group, found = f"audit-{secrets.token_hex(8)}", []
         with closing(open_subscription(self.place.bus, topic, group)) as subscription:

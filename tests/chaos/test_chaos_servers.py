@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from blows import fell
 from harness import scanned
 from invariants import check
-from servers_of_its_own import Servers, on_server, on_stub, supervised
-
-from histgen_lib.export import export_local
-
-
-@pytest.fixture
-def servers(own_kafka, s3proxy_server, start_triton, model_dir, tmp_path: Path) -> Servers:
-    triton = start_triton(export_local(model_dir, tmp_path / "repository"))
-    return Servers(own_kafka, s3proxy_server, triton, s3proxy_server.make_bucket())
+from servers_of_its_own import on_server, on_stub, supervised
 
 
 def test_stub_tritonserver_broker_and_store_are_killed(new_stream, servers, slides, undisturbed):
@@ -28,6 +17,7 @@ def test_stub_tritonserver_broker_and_store_are_killed(new_stream, servers, slid
         stream.publish(events)
         struck = fell(
             stream,
+            len(slides),
             [
                 on_stub(stream, servers, "tiler", after=2),
                 on_server(stream, servers.triton, "tiler", after=5, retries=3),

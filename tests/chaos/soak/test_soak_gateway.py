@@ -1,0 +1,43 @@
+"""The gateway is killed while it takes slides in: each is drafted once, whatever it had told already."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from blows import fell, on_worker
+from harness import scanned
+from invariants import check
+from servers_of_its_own import supervised
+
+from histgen_lib.events import SLIDE_SCANNED
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def test_the_gateway_is_killed_while_a_folder_fills(new_stream, servers, slides, undisturbed, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    stream = new_stream(
+        servers.place(),
+        HISTGEN_WATCH=str(folder),
+        HISTGEN_SETTLE_S="0.3",
+        HISTGEN_LOOK_S="0.1",
+        HISTGEN_NOTIFICATIONS="",
+    )
+    with supervised(servers.triton):
+        stream.start("gateway", "tiler", "reporter")
+        for path in slides:
+            shutil.copy(path, folder / f"{path.name}.part")
+            (folder / f"{path.name}.part").rename(folder / path.name)
+        blows = [on_worker(stream, "gateway", after=after, moment="written") for after in (1, 4, 8, 12, 16)]
+        struck = fell(stream, len(slides), blows)
+        stream.settle(len(slides), timeout_s=300)
+        stream.stop()
+        remains = stream.remains()
+    check(remains, [scanned(path) for path in slides], undisturbed)
+    announced = stream.said(SLIDE_SCANNED)
+    assert len({event.id for event in announced}) == len(slides)
+    print(
+        f"\ngateway killed {struck['gateway']} times; {len(announced) - len(slides)} slides announced twice"
+    )
