@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -90,6 +90,7 @@ class Overview:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._read: dict[tuple[str, str], Any] = {}
+        self._drafted: dict[str, SlideState] = {}
 
     def slides(self, only: Collection[str] | None = None) -> list[SlideState]:
         """Return the state of every slide, and of every dead letter that belongs to none, by slide id.
@@ -102,7 +103,8 @@ class Overview:
         ]
         with ThreadPoolExecutor(_READERS) as readers:
             events = [event for event in readers.map(self._event, scanned) if event]
-            states = list(readers.map(lambda event: self._state(event, letters), events))
+            by_trace = _by_trace(letters)
+            states = list(readers.map(lambda event: self._state(event, by_trace), events))
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
 
     def letters(self) -> list[DeadLetter]:
@@ -117,13 +119,15 @@ class Overview:
         heads = (self._store.head(keys.scanned_key(slide_id)) for slide_id in sorted(only))
         return [info for info in heads if info]
 
-    def _state(self, event: Event, letters: Iterable[DeadLetter]) -> SlideState:
+    def _state(self, event: Event, letters: Mapping[str, list[DeadLetter]]) -> SlideState:
         data = event.data
         assert isinstance(data, SlideScanned)
+        if event.id in self._drafted:  # there is no way back from that
+            return self._drafted[event.id]
         if draft := self._draft(data):
-            return SlideState(data.slide_id, "drafted", event, draft)
-        own = [letter for letter in letters if letter.event and letter.event.trace_id == event.trace_id]
-        if own:
+            self._drafted[event.id] = SlideState(data.slide_id, "drafted", event, draft)
+            return self._drafted[event.id]
+        if own := letters.get(event.trace_id):
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
             return SlideState(data.slide_id, "dead-letter", event, letter=last)
         return SlideState(data.slide_id, "bagged" if self._bagged(data) else "scanned", event)
@@ -144,12 +148,11 @@ class Overview:
         return any(_same_scan(scan, slide) for scan in scans if scan)
 
     def _event(self, info: ObjectInfo) -> Event | None:
-        value = self._json(info.key, info)
         try:
-            event = Event.from_json(value["event"]) if value else None
-        except (InvalidInputError, KeyError):
+            event = self._once(info, lambda data: Event.from_json(json.loads(data)["event"]))
+        except (InvalidInputError, ValueError, TypeError, KeyError):
             return None
-        return event if event and isinstance(event.data, SlideScanned) else None
+        return event if isinstance(event.data, SlideScanned) else None
 
     def _letter(self, info: ObjectInfo) -> DeadLetter | None:
         try:
@@ -171,6 +174,14 @@ class Overview:
             self._read[mark] = parse(self._store.get(info.key))
         found: T = self._read[mark]
         return found
+
+
+def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:
+    found: dict[str, list[DeadLetter]] = {}
+    for letter in letters:
+        if letter.event:
+            found.setdefault(letter.event.trace_id, []).append(letter)
+    return found
 
 
 def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
