@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -40,6 +42,7 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the networks; a model that cannot answer is not served."""
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         # It exists in Triton's process only.
         self._triton = triton = import_module("triton_python_backend_utils")
         try:
@@ -104,6 +107,13 @@ class TritonPythonModel:
 
     def _output(self, name: str, value: np.ndarray[Any, Any]) -> Any:
         return self._triton.Tensor(name, np.ascontiguousarray(value[None] if self._bags else value))
+
+
+def _end_with(server: int) -> None:
+    """End this process once its server is gone: after a kill -9 nobody else would."""
+    while os.getppid() == server:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _specs(inputs: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
