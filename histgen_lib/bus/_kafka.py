@@ -110,7 +110,7 @@ class KafkaSubscription:
         """See `Subscription.release`."""
         with self._consuming() as consumer:
             place = _place(delivery)
-            if place in consumer.assignment():
+            if place in consumer.assignment() and not self._lost:
                 consumer.seek(place, delivery.offset)
         self._forget()
 
@@ -161,10 +161,13 @@ class KafkaSubscription:
             allow_auto_create_topics=False,
         )
         consumer.subscribe([self._topic], listener=_Listener(self._came, self._went))
-        with (
-            talking()
-        ):  # the topic's partitions are known before the group is joined: else it is joined twice
-            consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=ANSWER_S * 1000)
+        try:
+            # Where the topic's partitions are not known before the group is joined, it is joined twice.
+            with talking():
+                consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=ANSWER_S * 1000)
+        except BaseException:
+            _close(consumer)
+            raise
         self._heard_at = time.monotonic()
         return consumer
 
@@ -266,7 +269,7 @@ class KafkaSubscription:
             return
         try:
             self._consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=patience_s * 1000)
-        except kafka_errors.KafkaTimeoutError:
+        except kafka_errors.RetriableError:
             if silence_s > tolerated_s:
                 raise
         else:
@@ -280,8 +283,12 @@ class KafkaSubscription:
         self._unsettled_since, self._evicted = 0.0, False
         self._lost = self._in_flight is not None
         if consumer is not None:
-            with contextlib.suppress(Exception):  # it leaves the group if it can
-                consumer.close(autocommit=False, timeout_ms=2000)
+            _close(consumer)
+
+
+def _close(consumer: Any) -> None:
+    with contextlib.suppress(Exception):  # it leaves the group if it can
+        consumer.close(autocommit=False, timeout_ms=2000)
 
 
 def _place(delivery: Delivery) -> Any:

@@ -276,6 +276,19 @@ class BusSuite:
             until(lambda: away.finished, 20, "the next one finished")
         assert away.took == [("S0", 0), ("S0", 2)]
 
+    def test_what_another_finished_meanwhile_does_not_come_back_by_release(
+        self, hasty: BusSettings, publisher: Publisher, join, topic: str
+    ) -> None:
+        publish(publisher, topic, slides=1, each=2)
+        away = join("g", settings=hasty)
+        delivery = take(away)
+        other = Member(hasty, topic, f"g-{topic}")
+        with members(other):
+            until(lambda: len(other.finished) == 2, 20, "the other to finish both")
+        away.release(delivery)
+        publisher.publish(topic, "S0", scanned("S0", 2))
+        assert take_all(away, 1) == [("S0", 2)]
+
     def test_sessions_of_different_length_do_not_disturb_each_other(
         self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
