@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from calm import run_undisturbed
 from chaos_slides import write_good
-from harness import Place, Stream, on_this_machine
+from harness import MAX_POLL_S, SESSION_S, Place, Stream, on_this_machine
 from servers_of_its_own import Servers
 
+from histgen_lib.bus import BusSettings
 from histgen_lib.export import export_local
 
 
@@ -19,6 +21,19 @@ class NewStream(Protocol):
     """Makes a stream in a folder of its own; on the embedded bus and a folder if no place is given."""
 
     def __call__(self, place: Place | None = None, **settings: str) -> Stream: ...
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the mark of what an ordinary run has no time for."""
+    config.addinivalue_line("markers", "soak: takes many minutes (make chaos)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for."""
+    long = [] if config.getoption("--run-soak") else [i for i in items if i.get_closest_marker("soak")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +65,17 @@ def new_stream(tmp_path: Path, model_dir: Path) -> Iterator[NewStream]:
     yield make
     for stream in made:
         stream.abort()
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Take the bus that a test is parametrised with, "embedded" or "kafka", and a folder as its store."""
+    here = on_this_machine(tmp_path / "place", session_s=SESSION_S)
+    if request.param == "embedded":
+        return here
+    limits = (("max_poll_interval_ms", int(MAX_POLL_S * 1000)),)
+    url = request.getfixturevalue("own_kafka").url
+    return replace(here, bus=BusSettings(url, partitions=4, session_s=SESSION_S, kafka=limits))
 
 
 @pytest.fixture

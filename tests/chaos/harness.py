@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 TAKES = {"histgen-tiler": SLIDE_SCANNED, "histgen-reporter": BAG_READY}
 """The topic that each group of workers takes its events from."""
+SESSION_S, MAX_POLL_S = 2.0, 3.0
+"""After so long without a sign of life, or a poll, a member loses its partitions; a lab has 10 s and more."""
 SOURCE = "/histgen/chaos"
 LOOK_S = 0.03
 """The harness shares the machine's few cores with what it tests."""
@@ -63,7 +65,7 @@ class Place:
         }
 
 
-def on_this_machine(folder: Path, *, partitions: int = 4, session_s: float = 2.0) -> Place:
+def on_this_machine(folder: Path, *, partitions: int = 4, session_s: float = SESSION_S) -> Place:
     """Take the embedded bus and a folder, as a lab with one workstation does."""
     folder.mkdir(parents=True, exist_ok=True)
     return Place(
@@ -240,7 +242,7 @@ class Stream:
 
     def __str__(self) -> str:
         alive = {label: service for label, service in self.services.items() if service.exit_code is None}
-        shown = {label: service.status() for label, service in alive.items()}
+        shown = {label: service.words() for label, service in alive.items()}
         return f"{len(self.drafts())} drafts, {len(self.keys(LETTERS))} dead letters; {shown}; {self.folder}"
 
 

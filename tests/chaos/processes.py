@@ -73,6 +73,13 @@ class Service:
         """Return what /status says; {} while it does not listen."""
         return self._get("/status").json() if self.url else {}
 
+    def words(self) -> str:
+        """Return what it says of itself, for a failed test."""
+        try:
+            return str(self.status())
+        except (httpx.HTTPError, AssertionError) as error:
+            return f"no answer ({type(error).__name__})"
+
     def in_flight(self) -> dict[str, Any]:
         """Return the job in hand; {} if there is none."""
         return self.status().get("in_flight") or {}
@@ -114,7 +121,7 @@ class Service:
         """Stop the child where it stands, so that its job takes as long as a test wants; return its id."""
         until(self.ready, START_S, f"{self.name} is ready")
         child = until(self.child, START_S, f"a child process of {self.name}")
-        os.kill(child, signal.SIGSTOP)
+        freeze(child)
         return child
 
     def ask_to_stop(self) -> None:
@@ -133,6 +140,11 @@ class Service:
     def _get(self, path: str) -> httpx.Response:
         self.check_alive()
         return self._client.get(self._url + path)
+
+
+def freeze(pid: int) -> None:
+    """Stop a process where it stands."""
+    os.kill(pid, signal.SIGSTOP)
 
 
 def thaw(pid: int) -> None:

@@ -20,9 +20,9 @@ def test_stub_tritonserver_broker_and_store_are_killed(new_stream, servers, slid
             len(slides),
             [
                 on_stub(stream, servers, "tiler", after=2),
-                on_server(stream, servers.triton, "tiler", after=5, retries=3),
-                on_server(stream, servers.kafka, "tiler", after=9, retries=3),
-                on_server(stream, servers.s3, "tiler", after=13, retries=3),
+                on_server(stream, servers.triton, "tiler", after=5, retries=2),
+                on_server(stream, servers.kafka, "tiler", after=9, retries=2),
+                on_server(stream, servers.s3, "tiler", after=13, retries=2),
                 on_stub(stream, servers, "reporter", after=14),
             ],
         )

@@ -5,30 +5,16 @@ A job is made as long as a test wants by stopping the child process (SIGSTOP) wh
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 
 import pytest
-from harness import Place, on_this_machine, scanned
+from harness import MAX_POLL_S, SESSION_S, scanned
 from invariants import check, check_ends, check_whole, done_again
-from processes import thaw
-
-from histgen_lib.bus import BusSettings
-
-SESSION_S, MAX_POLL_S = 2.0, 3.0
+from processes import freeze, thaw
 
 
-@pytest.fixture(params=["embedded", "kafka"])
-def place(request, tmp_path) -> Place:
-    here = on_this_machine(tmp_path / "place", session_s=SESSION_S)
-    if request.param == "embedded":
-        return here
-    limits = (("max_poll_interval_ms", int(MAX_POLL_S * 1000)),)
-    url = request.getfixturevalue("own_kafka").url
-    return dataclasses.replace(here, bus=BusSettings(url, partitions=4, session_s=SESSION_S, kafka=limits))
-
-
+@pytest.mark.parametrize("place", ["kafka", pytest.param("embedded", marks=pytest.mark.soak)], indirect=True)
 def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, place, slides):
     """Another tiler stands by, which would get the record if the first one's membership were lost."""
     stream = new_stream(place)
@@ -57,9 +43,21 @@ def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, plac
     assert done_again(remains) == 0
 
 
-@pytest.mark.parametrize("grace_s", [20, 0], ids=["finishes its job", "hands its job back"])
+@pytest.mark.parametrize(
+    ("place", "grace_s"),
+    [
+        ("kafka", 20),
+        ("embedded", 0),
+        pytest.param("kafka", 0, marks=pytest.mark.soak),
+        pytest.param("embedded", 20, marks=pytest.mark.soak),
+    ],
+    indirect=["place"],
+)
 def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, undisturbed, grace_s):
-    """It works while the first is busy, and leaves with a job in hand; nothing is done twice."""
+    """It works while the first is busy, and leaves with a job in hand; nothing is done twice.
+
+    In its grace period it finishes that job; without one it hands it back.
+    """
     stream = new_stream(place)
     events = [scanned(path) for path in slides]
     stream.start("tiler", "reporter")
@@ -84,3 +82,27 @@ def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, un
     remains = stream.remains()
     check(remains, events, undisturbed)
     assert Counter(event.key for event in remains.said["bag.ready"]) == Counter(event.key for event in events)
+
+
+@pytest.mark.parametrize("place", ["embedded", pytest.param("kafka", marks=pytest.mark.soak)], indirect=True)
+def test_a_tiler_that_stood_still_comes_back_and_does_no_harm(new_stream, place, slides, undisturbed):
+    """As a laptop that sleeps: another has its work by then, and nothing of it is undone or done wrong."""
+    stream = new_stream(place)
+    events = [scanned(path) for path in slides]
+    stream.start("tiler", "reporter")
+    first = stream.services["tiler"]
+    child = first.freeze_child()
+    stream.publish(events)
+    held = stream.until(first.in_flight, 30, "the first tiler is busy")
+    freeze(first.pid)
+    stream.start("tiler-2")
+    stream.until(lambda: len(stream.drafts()) == len(events), 120, "the second tiler does it all")
+    thaw(first.pid)
+    thaw(child)
+    stream.settle(len(events), timeout_s=60)
+    stream.until(lambda: first.metric("histgen_jobs_total", outcome="lost") == 1, 60, "the first knows")
+    stream.stop()
+    remains = stream.remains()
+    check(remains, events, undisturbed)
+    twice = Counter(event.key for event in remains.said["bag.ready"]) - Counter(e.key for e in events)
+    assert twice == Counter([held["slide_id"]])

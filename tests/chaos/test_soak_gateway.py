@@ -12,7 +12,7 @@ from servers_of_its_own import supervised
 
 from histgen_lib.events import SLIDE_SCANNED
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 def test_the_gateway_is_killed_while_a_folder_fills(new_stream, servers, slides, undisturbed, tmp_path):

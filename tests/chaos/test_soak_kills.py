@@ -21,7 +21,7 @@ UNTIL = SLIDES * 3 // 5
 """Blows fall among so many results, so that there still is something to strike when the last one is due."""
 ATTEMPTS = {"HISTGEN_MAX_ATTEMPTS": "20"}
 """One slide may be hit more often than its attempts would allow."""
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,7 @@ def many(model_dir, tmp_path_factory) -> Many:
     return Many(slides, run_undisturbed(Stream(on_this_machine(folder), folder, model_dir), slides).results())
 
 
-@pytest.fixture(params=["embedded", "kafka"])
-def place(request, tmp_path):
-    if request.param == "embedded":
-        return on_this_machine(tmp_path)
-    return request.getfixturevalue("servers").place()
-
-
+@pytest.mark.parametrize("place", ["embedded", "kafka"], indirect=True)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_two_of_each_worker_and_their_children(new_stream, many, place, seed):
     """Members are killed while others take over what they leave."""

@@ -11,7 +11,7 @@ from invariants import check
 from servers_of_its_own import supervised, tried
 
 AWAY_S = 120.0
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("name", ["kafka", "triton", "s3"])
