@@ -97,7 +97,7 @@ def demo(
         ends = _follow(stack, store, dropped)
         seconds = time.monotonic() - began
     rows = [_row(slide, ends[slide.slide_id], store) for slide in dropped]
-    summary = {**_summary(ends, seconds), "ready_seconds": round(ready_s, 1), "home": str(home.folder)}
+    summary = {**_summary(ends, seconds), "ready_seconds": round(ready_s, 1), "home": str(out_dir / "stack")}
     if as_json:
         emit_json({"slides": rows, "summary": summary})
     else:

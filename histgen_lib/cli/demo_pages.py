@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +17,7 @@ _FOREIGN = "OUT OF DISTRIBUTION: the slide is unlike those the model was trained
 def print_results(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Print every slide's end and how it went as a whole."""
     console = out()
-    console.print("AI-generated drafts, not for clinical use\n", style="bold")
+    console.print("\nAI-generated drafts, not for clinical use\n", style="bold")
     for row in rows:
         if row["error"]:
             _print_letter(row)
@@ -72,15 +75,25 @@ def _print_summary(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
         f"{right} of {total} fields right on {len(drawn)} drawn slides that the model has never seen.",
         soft_wrap=True,
     )
-    console.print(
-        f"\nEverything lies in {summary['home']}: drafts in objects/reports, logs in logs.", soft_wrap=True
-    )
-    console.print(f"Look again: histgen status --home {summary['home']}", style="dim", soft_wrap=True)
-    console.print(f"Go on:      histgen up --home {summary['home']}", style="dim", soft_wrap=True)
-    for row in rows:
-        if row["error"] and row["error"]["code"] == "slide-mpp-unknown":
-            line = f"and then:   histgen submit {row['path']} --mpp 0.25 --wait --home {summary['home']}"
-            console.print(line, style="dim", soft_wrap=True)
+    _print_next_steps(rows, str(summary["home"]))
+
+
+def _print_next_steps(rows: Sequence[Mapping[str, Any]], home: str) -> None:
+    histgen = _program()
+    unscaled = [row["path"] for row in rows if row["error"] and row["error"]["code"] == "slide-mpp-unknown"]
+    lines = [
+        f"\nEverything lies in {home}: drafts in objects/reports, logs in logs.",
+        f"Look again: {histgen} status --home {home}",
+        f"Go on:      {histgen} up --home {home}",
+        *(f"and then:   {histgen} submit {path} --mpp 0.25 --wait --home {home}" for path in unscaled),
+    ]
+    for line in lines:
+        out().print(line, soft_wrap=True)
+
+
+def _program() -> str:
+    """Say how this command line is called from here."""
+    return "histgen" if shutil.which("histgen") else os.path.relpath(sys.argv[0])
 
 
 def _marked(draft: str, truth: str) -> Any:
