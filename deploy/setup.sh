@@ -112,7 +112,7 @@ wanted=$(fingerprint)
 done_before() { [ -f "$venv/.histgen-$1" ] && [ "$(cat "$venv/.histgen-$1")" = "$wanted" ]; }
 
 if [ "$part" = all ]; then
-  need_debian java:default-jre-headless chromium:chromium
+  need_debian java:default-jre-headless chromium:chromium openssl:openssl
   make_triton
   fetch_kafka
   fetch_prometheus
