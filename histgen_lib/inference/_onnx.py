@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -34,7 +36,7 @@ class OnnxServer:
     """An `InferenceServer` over one model folder; networks are loaded when first used.
 
     `threads` bounds the cores one call uses; None leaves it to ONNX Runtime (all of them). Answers do not
-    depend on it, nor on what else is asked (docs/decisions/0009).
+    depend on it, nor on what else is asked (docs/decisions/0012).
     """
 
     def __init__(self, model_folder: Path | str, threads: int | None = None) -> None:
@@ -71,18 +73,31 @@ class OnnxServer:
     def _load(self, model: str) -> _Runner:
         if model == "histgen":
             return HistGenRuntime(self.folder, self._threads)
-        return _TileEncoderRuntime(OnnxSession(self.folder.file(TILE_ENCODER_ONNX), self._threads))
+        return _TileEncoderRuntime(self.folder.file(TILE_ENCODER_ONNX), self._threads or cores())
+
+
+def cores() -> int:
+    """Count the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _TileEncoderRuntime:
-    """Tile by tile: no slower on a processor, and a feature cannot depend on the tile's company."""
+    """Each tile by itself, on one thread: a feature cannot depend on the tile's company, nor on the threads.
 
-    def __init__(self, session: OnnxSession) -> None:
-        self._session = session
+    It costs nothing on a processor, and where others want the cores too it is quicker than many threads that
+    wait for each other within one tile.
+    """
+
+    def __init__(self, network: Path, threads: int) -> None:
+        self._session = OnnxSession(network, threads=1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="histgen-tiles")
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         tiles = tensors["tiles"]
         if len(tiles) == 0:
             raise InvalidInputError("tensor-shape", "There are no tiles to encode.")
-        rows = [self._session.run({"tiles": tiles[row : row + 1]})["features"] for row in range(len(tiles))]
+        rows = list(self._pool.map(self._one, np.split(tiles, len(tiles))))
         return {"features": np.concatenate(rows).astype(np.float16)}
+
+    def _one(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self._session.run({"tiles": tile})["features"]

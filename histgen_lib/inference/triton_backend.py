@@ -21,7 +21,7 @@ import numpy as np
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.inference import Tensors, TensorSpec
-from histgen_lib.inference._onnx import OnnxServer
+from histgen_lib.inference._onnx import OnnxServer, cores
 from histgen_lib.inference.wire import (
     BATCHING,
     DTYPES,
@@ -57,10 +57,10 @@ class TritonPythonModel:
         self._bags = parameters[BATCHING] == "bags"
         self._version = parameters[VERSION]
         self._specs = _specs(config["input"])
-        cores = int(parameters.get(THREADS) or len(os.sched_getaffinity(0)))
-        # Bags are run side by side, a core each; tiles one after the other, on all cores.
-        self._pool = ThreadPoolExecutor(cores if self._bags else 1)
-        self._server = OnnxServer(place / parameters.get(FOLDER, "1"), threads=1 if self._bags else cores)
+        threads = int(parameters.get(THREADS) or cores())
+        # Bags are run side by side, a core each. Tiles are spread over the cores as it is.
+        self._pool = ThreadPoolExecutor(threads if self._bags else 1)
+        self._server = OnnxServer(place / parameters.get(FOLDER, "1"), threads=1 if self._bags else threads)
         self._server.load(name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -17,10 +17,14 @@ class OnnxSession:
     """One network file, ready to run. Raises FatalError("model-onnx") when it cannot be loaded.
 
     `run` raises the same for inputs that the network does not take: its shapes follow from config.json.
+    `shrink`: give memory back after each run rather than keep it for the next (a large slide takes a GB).
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, *, shrink: bool = False) -> None:
         self._name = path.name
+        self._how = onnxruntime.RunOptions()
+        if shrink:
+            self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -41,7 +45,7 @@ class OnnxSession:
         """Run the network; outputs by name."""
         names = [output.name for output in self._session.get_outputs()]
         try:
-            found = self._session.run(names, dict(inputs))
+            found = self._session.run(names, dict(inputs), self._how)
         except InvalidArgument as error:
             raise FatalError(
                 "model-onnx",

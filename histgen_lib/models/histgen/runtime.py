@@ -24,7 +24,7 @@ class HistGenRuntime:
     def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
         self.config = folder.histgen
         self.decoding = folder.decoding
-        self._encoder = OnnxSession(folder.file(ENCODER_ONNX), threads)
+        self._encoder = OnnxSession(folder.file(ENCODER_ONNX), threads, shrink=True)
         self._decoder = OnnxSession(folder.file(DECODER_ONNX), threads)
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
