@@ -21,19 +21,10 @@ PLANTED = "Xq7Mustermann"
 COLOUR = (255, 0, 255)
 """Of the label and the macro image."""
 
+_TELLING = ("User", "Patient", "ScanScope ID", "Filename", "Title")
 _DESCRIPTION = (
-    "Aperio Image Library v12.0.0\r\n{side}x{side} [0,0 {side}x{side}] (256x256) "
-    "|AppMag = 20|MPP = 0.5|User = "
-    + PLANTED
-    + "|Patient = "
-    + PLANTED
-    + "|ScanScope ID = SS"
-    + PLANTED
-    + "|Filename = "
-    + PLANTED
-    + "|Title = "
-    + PLANTED
-)
+    "Aperio Image Library v12.0.0\r\n{side}x{side} [0,0 {side}x{side}] (256x256) |AppMag = 20|MPP = 0.5"
+) + "".join(f"|{name} = {PLANTED}" for name in _TELLING)
 
 
 def write_planted_slide(path: Path, *, seed: int = 0) -> Path:
@@ -48,10 +39,14 @@ def write_planted_slide(path: Path, *, seed: int = 0) -> Path:
     with tifffile.TiffWriter(path) as writer:
         main = _DESCRIPTION.format(side=side)
         writer.write(picture, tile=(256, 256), compression="zlib", description=main, **common)
-        writer.write(np.ascontiguousarray(picture[::4, ::4]), compression="zlib", description="Aperio", **common)
+        writer.write(
+            np.ascontiguousarray(picture[::4, ::4]), compression="zlib", description="Aperio", **common
+        )
         for name, kind in (("label", 1), ("macro", 9)):
             about = f"Aperio Image Library v12.0.0\r\n{name} 400x300"
-            writer.write(flat, compression="zlib", rowsperstrip=16, subfiletype=kind, description=about, **common)
+            writer.write(
+                flat, compression="zlib", rowsperstrip=16, subfiletype=kind, description=about, **common
+            )
     return path
 
 
