@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -43,7 +44,7 @@ jclouds.credential=unused
 """
 
 
-class S3Server:
+class S3Server(ABC):
     """One server on 127.0.0.1, always on the same port. It dies with the thread that starts it."""
 
     name: str
@@ -109,8 +110,8 @@ class S3Server:
         assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
         return accepts(self.port)
 
-    def _command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> list[str]: ...
 
 
 class MotoServer(S3Server):
