@@ -56,7 +56,7 @@ class GatewayProcess:
                 stdout=log,
                 stderr=log,
             )
-        self.url = until(self._announced, 30, f"the gateway listens, see {self.log}")
+        self.url = until(self._announced, 60, f"the gateway listens, see {self.log}")
         return self
 
     @property

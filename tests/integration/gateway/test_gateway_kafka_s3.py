@@ -87,7 +87,7 @@ def test_notifications_on_kafka_become_events_poison_dead_letters_and_nothing_is
         found = [event.data for event in given_up.hear()]
         return sorted(data.code for data in found if gateway.store.head(data.key))
 
-    until(lambda: told() == ["notification-unreadable", "slide-missing"], 30, "two dead letters")
+    until(lambda: told() == ["notification-unreadable", "slide-missing"], 60, "two dead letters")
     gateway.kill()
     third = put("c")
     publisher.publish_raw(topic, "key", _notification(lab, third))

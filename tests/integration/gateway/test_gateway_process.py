@@ -49,7 +49,7 @@ def test_the_watched_folder_and_http_at_once_announce_a_slide_once(gateways, lis
     path = _slide(gateway, "a.svs")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: gateway.slide(path), range(16)))
-    until(lambda: gateway.get("/status").json()["waiting"] == 0, 20, "the watch is done, too")
+    until(lambda: gateway.get("/status").json()["waiting"] == 0, 60, "the watch is done, too")
     assert {answer.json()["status"] for answer in answers} <= {"accepted", "duplicate"}
     _slide(gateway, "z.svs")
     events = listener.until_heard(2)
@@ -75,9 +75,9 @@ def test_a_slide_that_is_copied_slowly_is_announced_whole_and_once(gateways, lis
         if _copy_slowly(gateway.folder / f"slow-{attempt}.svs", content) < 0.9:
             break
     slide_id = f"slow-{attempt}"
-    until(lambda: slide_id in [event.key for event in listener.hear()], 30, "it is announced")
+    until(lambda: slide_id in [event.key for event in listener.hear()], 60, "it is announced")
     _slide(gateway, "last.svs")
-    until(lambda: "last" in [event.key for event in listener.hear()], 30, "one more is announced")
+    until(lambda: "last" in [event.key for event in listener.hear()], 60, "one more is announced")
     (event,) = [event for event in listener.events if event.key == slide_id]
     assert (event.data.size_bytes, event.data.content_id) == (20_000, sha256_hex(content))
 
@@ -88,7 +88,7 @@ def test_mirax_is_announced_when_its_last_companion_is_there(gateways, listener:
     _slide(gateway, "m/Slidedat.ini", "[DATAFILE]\nFILE_COUNT=1\nFILE_0=Data0000.dat\n")
     _slide(gateway, "probe.svs")
     assert [event.key for event in listener.until_heard(1)] == ["probe"]
-    until(lambda: any("waits for files" in line["event"] for line in gateway.lines()), 20, "it is told of")
+    until(lambda: any("waits for files" in line["event"] for line in gateway.lines()), 60, "it is told of")
     _slide(gateway, "m/Data0000.dat")
     assert [event.key for event in listener.until_heard(2)] == ["probe", "m"]
 
@@ -104,7 +104,7 @@ def test_killed_between_the_acknowledgement_and_the_ledger_it_announces_the_same
     gateway.start()
     _, second = listener.until_heard(2)
     assert first.id == second.id
-    until(lambda: gateway.get("/status").json()["waiting"] == 0, 20, "the slide is dealt with")
+    until(lambda: gateway.get("/status").json()["waiting"] == 0, 60, "the slide is dealt with")
     assert gateway.slide(path).json() == {"slide_id": "a", "event_id": first.id, "status": "duplicate"}
 
 
@@ -116,11 +116,11 @@ def test_killed_at_any_moment_no_slide_is_lost_and_none_is_announced_under_two_i
         _slide(gateway, f"{index % 7}/s{index}.svs")
     for least in (0, 12):
         gateway.start()
-        until(lambda least=least: len(listener.hear()) > least, 30, "some slides are announced")
+        until(lambda least=least: len(listener.hear()) > least, 60, "some slides are announced")
         gateway.kill()
     gateway.start()
     until(lambda: len({event.key for event in listener.hear()}) == 40, 60, "all are announced")
-    until(lambda: gateway.get("/status").json()["waiting"] == 0, 20, "nothing waits")
+    until(lambda: gateway.get("/status").json()["waiting"] == 0, 60, "nothing waits")
     assert len({event.id for event in listener.hear()}) == 40
 
 
@@ -128,7 +128,7 @@ def test_after_a_restart_it_reads_nothing_again(gateways, listener: Listener):
     gateway = gateways(watch=True).start()
     for index in range(20):
         _slide(gateway, f"s{index}.svs")
-    until(lambda: len(list(gateway.store.list("gateway/seen/"))) == 20, 30, "all are noted")
+    until(lambda: len(list(gateway.store.list("gateway/seen/"))) == 20, 60, "all are noted")
     gateway.terminate()
     assert gateway.wait() == 0
     gateway.start()
@@ -142,8 +142,8 @@ def test_two_gateways_on_one_folder_announce_each_slide_under_one_id(gateways, l
     for index in range(10):
         _slide(first, f"s{index}.svs")
     for gateway in (first, second):
-        until(lambda one=gateway: one.get("/status").json()["waiting"] == 0, 30, "nothing waits")
-    until(lambda: len({event.key for event in listener.hear()}) == 10, 30, "all are announced")
+        until(lambda one=gateway: one.get("/status").json()["waiting"] == 0, 60, "nothing waits")
+    until(lambda: len({event.key for event in listener.hear()}) == 10, 60, "all are announced")
     assert len({event.id for event in listener.hear()}) == 10
 
 

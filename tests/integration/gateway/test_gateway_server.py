@@ -15,6 +15,7 @@ from waiting import until
 
 from histgen_lib.events import Event
 from histgen_lib.files import sha256_file, sha256_hex
+from histgen_lib.slides.parts import safe_name
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,14 @@ def heard(gateway: GatewayProcess) -> Iterator[Listener]:
 
 
 def test_a_posted_slide_is_accepted_announced_and_written_down(gateway: GatewayProcess, heard: Listener):
-    path = gateway.folder / "Präparat 1.svs"
+    path, slide_id = gateway.folder / "Präparat 1.svs", safe_name("Präparat 1")
     path.write_text("pixels")
     answer = gateway.slide(path, mpp=0.25)
     assert answer.status_code == 202
-    event = until(lambda: {event.key: event for event in heard.hear()}.get("Pr_parat_1"), 20, "the event")
-    assert answer.json() == {"slide_id": "Pr_parat_1", "event_id": event.id, "status": "accepted"}
+    event = until(lambda: {event.key: event for event in heard.hear()}.get(slide_id), 60, "the event")
+    assert answer.json() == {"slide_id": slide_id, "event_id": event.id, "status": "accepted"}
     assert event.data.content_id == sha256_file(path)
-    stored = json.loads(gateway.store.get("slides/Pr_parat_1/scanned.json"))
+    stored = json.loads(gateway.store.get(f"slides/{slide_id}/scanned.json"))
     assert Event.from_json(stored["event"]) == event
 
 
@@ -61,7 +62,7 @@ def test_other_requests_are_answered_while_slides_are_read(gateway: GatewayProce
     small.write_text("small")
     with ThreadPoolExecutor(3) as pool:
         slow = [pool.submit(gateway.post, "/slides", {"uri": f"s3://slow/{n}.svs"}) for n in range(3)]
-        until(lambda: gateway.get("/status").json()["requests"] == 3, 20, "three slides are being read")
+        until(lambda: gateway.get("/status").json()["requests"] == 3, 60, "three slides are being read")
         assert gateway.slide(small).json()["status"] == "accepted"
         assert gateway.get("/healthz").json() == {"live": True}
         assert not any(answer.done() for answer in slow)
@@ -123,9 +124,9 @@ def test_on_sigterm_the_request_in_hand_is_answered(tmp_path: Path, bucket: Slow
     bucket.go_on.clear()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(gateway.post, "/slides", {"uri": "s3://slow/a.svs"})
-        until(lambda: gateway.get("/status").json()["requests"] == 1, 20, "it is being read")
+        until(lambda: gateway.get("/status").json()["requests"] == 1, 60, "it is being read")
         gateway.terminate()
-        until(lambda: gateway.get("/status").json()["phase"] == "stopping", 20, "it is stopping")
+        until(lambda: gateway.get("/status").json()["phase"] == "stopping", 60, "it is stopping")
         other = gateway.post("/slides", {"uri": "s3://slow/b.svs"}).json()
         bucket.go_on.set()
         assert answer.result().json()["status"] == "accepted"
