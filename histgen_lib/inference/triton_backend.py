@@ -6,6 +6,7 @@ else is in the batch. Several bags are run side by side.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -35,6 +36,9 @@ from histgen_lib.inference.wire import (
 )
 
 log = logging.getLogger(__name__)
+
+_STUCK_S = 20
+"""Longer than any of our steps keeps the interpreter to itself."""
 
 
 class TritonPythonModel:
@@ -110,8 +114,13 @@ class TritonPythonModel:
 
 
 def _end_with(server: int) -> None:
-    """End this process once its server is gone: after a kill -9 nobody else would."""
+    """End this process once its server is gone: after a kill -9 nobody else would.
+
+    A request that was being answered then waits for the server for ever, and lets no other Python run: so
+    each round also sets off a clock of C's own, which ends the process unless the next round sets it anew.
+    """
     while os.getppid() == server:
+        faulthandler.dump_traceback_later(_STUCK_S, exit=True)
         time.sleep(1)
     os._exit(1)
 

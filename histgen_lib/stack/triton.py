@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
@@ -12,12 +11,11 @@ from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.inference import TritonServer, shared_memory
 from histgen_lib.inference.wire import check_numpy, decode_error
 from histgen_lib.stack.children import dying_with_parent, end, free_port
+from histgen_lib.stack.stubs import KIND, PROGRAM, end_left_over, stubs_of
 
 _START_S = 90.0
 _DRAIN_S = 120
 """How long a stopping server may finish what it has begun."""
-_STUB = "triton_python_backend_stub"
-_KIND = "triton"
 _SITE = Path(__file__).resolve().parents[2]
 """Where histgen_lib lies: the models import it from there."""
 _LOOK_S = 0.05
@@ -47,7 +45,7 @@ class TritonProcess:
         self.grpc_port = grpc_port or free_port()
         self._http_port, self.metrics_port = http_port, metrics_port
         self._process: subprocess.Popen[bytes] | None = None
-        self._regions = f"{shared_memory.new_name(_KIND)}-"
+        self._regions = f"{shared_memory.new_name(KIND)}-"
 
     @property
     def url(self) -> str:
@@ -74,8 +72,8 @@ class TritonProcess:
         if self.pid is not None:
             return
         server = self._server()
-        shared_memory.clear_orphans(_KIND)
-        shared_memory.unlink(self._regions)
+        self._clear()
+        shared_memory.clear_orphans(KIND)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             log_start = log.tell()
@@ -101,7 +99,7 @@ class TritonProcess:
             self._process.terminate()
             _drain(self._process)
             self._process = None
-        shared_memory.unlink(self._regions)
+        self._clear()
 
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
@@ -109,17 +107,22 @@ class TritonProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
-        shared_memory.unlink(self._regions)
+        self._clear()
 
     def stub_pids(self, model: str) -> list[int]:
         """Find the processes that run a model's Python."""
         place = f"{self._repository}/{model}/"
-        return [pid for pid in _children(self.pid) if any(place in part for part in _command(pid))]
+        return [pid for pid, command in stubs_of(self.pid).items() if any(place in part for part in command)]
+
+    def _clear(self) -> None:
+        """Remove what a server leaves that was killed."""
+        end_left_over(self._regions)
+        shared_memory.unlink(self._regions)
 
     def _server(self) -> Path:
         """Find the server's folder in the wheel."""
         for server in self._home.glob("lib/python3*/site-packages/pytriton/tritonserver"):
-            if (server / "backends" / "python" / _STUB).is_file():
+            if (server / "backends" / "python" / PROGRAM).is_file():
                 for numpy in server.parents[1].glob("numpy-*.dist-info"):
                     check_numpy(numpy.name.split("-")[1].removesuffix(".dist"))
                 return server
@@ -205,21 +208,6 @@ def _drain(process: subprocess.Popen[bytes]) -> None:
     there is nothing left that it could finish.
     """
     end_at = time.monotonic() + _DRAIN_S
-    while process.poll() is None and _children(process.pid) and time.monotonic() < end_at:
+    while process.poll() is None and stubs_of(process.pid) and time.monotonic() < end_at:
         time.sleep(_LOOK_S)
     end(process, grace_s=_LAST_S)
-
-
-def _children(pid: int | None) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children") if pid else ():
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            found += map(int, task.read_text().split())
-    return [child for child in found if _command(child)]  # one that was killed stays, without a command
-
-
-def _command(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except OSError:
-        return []

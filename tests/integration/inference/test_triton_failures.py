@@ -248,6 +248,20 @@ def test_a_model_that_is_busy_is_ready(slow: TritonProcess, bag: Bag, pool: Thre
         call.result()
 
 
+def test_a_killed_server_takes_models_that_are_at_work_along(
+    slow: TritonProcess, bag: Bag, pool: ThreadPoolExecutor
+) -> None:
+    """Left alone they would wait for their server for ever."""
+    with TritonServer(slow.url) as client:
+        call = pool.submit(client.infer, "histgen", bag)
+        until(lambda: not _cleared(slow), 10, "the request to be under way")
+        stubs = [pid for model in slow.models for pid in slow.stub_pids(model)]
+        slow.kill()
+        assert isinstance(call.exception(), TransientError)
+    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in stubs), 10, "them to end")
+    slow.start()
+
+
 def test_a_stopping_server_finishes_what_it_has_begun(
     slow: TritonProcess, bag: Bag, pool: ThreadPoolExecutor
 ) -> None:

@@ -1,0 +1,52 @@
+"""The processes in which a tritonserver runs Python models ("stubs"): found, and ended when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from histgen_lib.inference import shared_memory
+
+PROGRAM = "triton_python_backend_stub"
+KIND = "triton"
+"""What the server's shared memory, whose name stands in a stub's command, is called after."""
+
+
+def stubs_of(server: int | None) -> dict[int, list[str]]:
+    """Find a server's living stubs: process ids and command lines."""
+    found: list[int] = []
+    for task in Path(f"/proc/{server}/task").glob("*/children") if server else ():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += map(int, task.read_text().split())
+    return _stubs_among(found)
+
+
+def end_left_over(regions: str) -> None:
+    """Kill stubs whose server is gone: those of the shared memory `regions`, and of starters that have ended.
+
+    One that was at work when its server was killed waits for it for ever.
+    """
+    for pid, command in _stubs_among(_processes()).items():
+        names = [part for part in command if part.startswith(f"histgen-{KIND}-")]
+        if any(name.startswith(regions) or shared_memory.is_orphan(name) for name in names):
+            with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+                os.kill(pid, signal.SIGKILL)
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _stubs_among(pids: list[int]) -> dict[int, list[str]]:
+    # One that was killed stays until its parent asks for it, but has no command any more.
+    commands = {pid: _command(pid) for pid in pids}
+    return {pid: command for pid, command in commands.items() if Path(command[0]).name == PROGRAM}
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [""]
