@@ -49,6 +49,7 @@ demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 
 	$(BIN)/histgen train --preset small --annotation $(DATA)/world/annotation.json --bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --name synthetic-he --threads 1 --out $(DATA)/synthetic-he
 	rm -rf $(MODEL) && mkdir -p $(MODEL)/training
 	cp $(DATA)/synthetic-he/*.* $(MODEL)/ && cp $(DATA)/synthetic-he/training/metrics.csv $(MODEL)/training/
+	$(BIN)/python -c "from histgen_lib.export import export_local; export_local('$(MODEL)', 'model_repository', reference=True)"
 
 test-world: setup ## 60 slides of a seed that nothing was trained on, and their bags
 	$(BIN)/histgen synth --count 60 --seed 777 --split test --out $(DATA)/test
