@@ -1,6 +1,7 @@
 """Models for Triton that do nothing, or nothing for a while: what is left is the stream's own time.
 
-They take and give the tensors of a real model folder's models; features are zeros, every text is the same.
+They take and give the tensors of a real model folder's models; features are zeros, every text is the same;
+or its tokens are the time at which the bag was there, see `arrival_s`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from histgen_lib.export.local import config_text
+from histgen_lib.inference import Tensors
 from histgen_lib.models.histgen.folder import open_model_folder
 
 TOKENS = (1, 2)
@@ -24,11 +26,12 @@ _MODELS = {
         given = triton.get_input_tensor_by_name(request, "features")
         given = given or triton.get_input_tensor_by_name(request, "features_float32")
         given.as_numpy()
+        arrived_ns = time.monotonic_ns()
         tiles = xy.shape[1]
         return {
-            "tokens": np.array([TOKENS], np.int32),
-            "logprobs": np.full((1, len(TOKENS)), -0.01, np.float32),
-            "evidence": np.full((1, len(TOKENS), tiles), 1 / tiles, np.float32),
+            "tokens": np.array([TOKENS or divmod(arrived_ns, 1 << 31)], np.int32),
+            "logprobs": np.full((1, 2), -0.01, np.float32),
+            "evidence": np.full((1, 2, tiles), 1 / tiles, np.float32),
             "score": np.array([[-0.04]], np.float32),
         }
 """,
@@ -59,13 +62,17 @@ class TritonPythonModel:
 '''
 
 
-def noop_repository(out: Path, model_folder: Path, *, seconds: float = 0, queue: int | None = None) -> Path:
+def noop_repository(
+    out: Path, model_folder: Path, *, seconds: float = 0, queue: int | None = None, timed: bool = False
+) -> Path:
     """Write tile_encoder/ and histgen/ into `out`; each call takes `seconds` of nothing, `queue` may wait."""
     folder = open_model_folder(model_folder)
     for model, answer in _MODELS.items():
         place = out / model / "1"
         place.mkdir(parents=True, exist_ok=True)
-        text = _MODEL_PY.format(seconds=seconds, width=folder.histgen.input_dim, tokens=TOKENS)
+        text = _MODEL_PY.format(
+            seconds=seconds, width=folder.histgen.input_dim, tokens=() if timed else TOKENS
+        )
         (place / "model.py").write_text(text + answer, encoding="utf-8")
         config = config_text(folder, model, {})
         if queue is not None:
@@ -73,3 +80,9 @@ def noop_repository(out: Path, model_folder: Path, *, seconds: float = 0, queue:
             config = config.replace("dynamic_batching { }", policy)
         (out / model / "config.pbtxt").write_text(config, encoding="utf-8")
     return out
+
+
+def arrival_s(answer: Tensors) -> float:
+    """Tell when, by `time.monotonic`, a `timed` histgen had the bag that it answered."""
+    high, low = answer["tokens"].tolist()
+    return ((high << 31) + low) / 1e9

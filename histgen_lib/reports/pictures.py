@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histgen_lib.slides.resample import resize
+
 THUMBNAIL_PX = 1400
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly
 _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E's pinks, brightness rises throughout
@@ -72,9 +74,7 @@ class HeatCells:
 
 def thumbnail_webp(rgb: NDArray[np.uint8]) -> bytes:
     """Shrink uint8[h, w, 3] RGB so that no side exceeds THUMBNAIL_PX, and pack it."""
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    return _packed(image, "WEBP", quality=82, method=2)
+    return _packed(_shrunk(rgb, THUMBNAIL_PX), "WEBP", quality=82, method=2)
 
 
 def heatmap_webp(rgba: NDArray[np.uint8]) -> bytes:
@@ -84,9 +84,7 @@ def heatmap_webp(rgba: NDArray[np.uint8]) -> bytes:
 
 def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
     """Make a JPEG data URI of `rgb`, shrunk so that no side exceeds `max_px`."""
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
-    return data_uri("image/jpeg", _packed(image, "JPEG", quality=quality, optimize=True))
+    return data_uri("image/jpeg", _packed(_shrunk(rgb, max_px), "JPEG", quality=quality, optimize=True))
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
@@ -97,6 +95,15 @@ def png_uri(pixels: NDArray[np.uint8]) -> str:
 def data_uri(kind: str, data: bytes) -> str:
     """Write bytes of a media type into a URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _shrunk(rgb: NDArray[np.uint8], most_px: int) -> Image.Image:
+    """Shrink a picture so that no side exceeds `most_px`; a smaller one stays as it is."""
+    height, width = rgb.shape[:2]
+    scale = min(1.0, most_px / max(height, width))
+    return Image.fromarray(
+        resize(np.ascontiguousarray(rgb), max(1, round(width * scale)), max(1, round(height * scale)))
+    )
 
 
 def _packed(image: Image.Image, kind: str, **settings: bool | int) -> bytes:

@@ -121,8 +121,10 @@ def _some_tiles(slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
 
 def _clipped(tiles: NDArray[np.uint8], background: tuple[float, float, float]) -> float:
     """Fraction of pixels darker than glass with a channel at 255; glass itself is often that bright."""
-    stained = tiles.min(axis=3) < 0.85 * min(background)
-    return float((tiles.max(axis=3)[stained] == 255).mean()) if stained.any() else 0.0
+    red, green, blue = cv2.split(tiles.reshape(-1, *tiles.shape[2:]))
+    stained = cv2.min(cv2.min(red, green), blue) < 0.85 * min(background)
+    clipped = cv2.max(cv2.max(red, green), blue)[stained] == 255
+    return float(clipped.mean()) if clipped.size else 0.0
 
 
 def _colourfulness(colours: NDArray[np.uint8], background: tuple[float, float, float]) -> float:

@@ -52,7 +52,8 @@ def check_whole(remains: Remains) -> None:
         said.setdefault(event.data.draft_key, set()).add(event.id)
     for found in filter(None, map(DRAFT.fullmatch, remains.objects)):
         folder = f"reports/{found['slide']}/{found['digest']}/"
-        assert {key.removeprefix(folder) for key in remains.objects if key.startswith(folder)} == COMPANIONS
+        names = {key.removeprefix(folder) for key in remains.objects if key.startswith(folder)}
+        assert names == COMPANIONS, (folder, names)
         assert f"reports/{found['slide']}/{remains.pointers[found['slide']]}/draft.json" in remains.objects
         assert len(said.get(found.string, ())) == 1, found.string
 

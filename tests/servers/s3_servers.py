@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -42,6 +43,9 @@ jclouds.filesystem.basedir={data}
 jclouds.identity=unused
 jclouds.credential=unused
 """
+
+_UNFINISHED = re.compile(r"-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+"""How the names of S3Proxy's unfinished files end."""
 
 
 class S3Server(ABC):
@@ -134,12 +138,26 @@ class S3ProxyServer(S3Server):
         super().__init__(folder)
         self._jar = jar
 
+    @property
+    def data(self) -> Path:
+        """Where it keeps the objects, a folder for each bucket."""
+        return self.folder / "data"
+
+    def kill(self) -> None:
+        """End it as a crash would, without what S3 never shows: the files of writes that were under way.
+
+        S3Proxy writes beside the object, and when it is up again lists the unfinished file as another object.
+        """
+        super().kill()
+        for path in self.data.rglob("*"):
+            if path.is_file() and _UNFINISHED.search(path.name):
+                path.unlink()
+
     def _command(self) -> list[str]:
-        data = self.folder / "data"
-        data.mkdir(exist_ok=True)
+        self.data.mkdir(exist_ok=True)
         properties = self.folder / "s3proxy.properties"
         properties.write_text(
-            _PROXY.format(port=self.port, identity=ACCESS_KEY, credential=SECRET_KEY, data=data)
+            _PROXY.format(port=self.port, identity=ACCESS_KEY, credential=SECRET_KEY, data=self.data)
         )
         java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-jar", str(self._jar)]
         return [*java, "--properties", str(properties)]

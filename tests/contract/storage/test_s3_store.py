@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
+from servers.s3_servers import ACCESS_KEY, SECRET_KEY, S3ProxyServer, S3Server
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.storage import ObjectStore, _s3, open_store
@@ -205,3 +205,15 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(s3_server: S3Serv
     assert list(store.list()) == []
     assert store.head("bag") is None
     assert store.put("bag", bytes(12 << 20))
+
+
+def test_a_server_that_is_killed_shows_no_unfinished_object(s3proxy_server: S3ProxyServer) -> None:
+    """Of the test server itself: S3 shows whole objects only, whatever happens to it."""
+    bucket = s3proxy_server.make_bucket()
+    store = open_store(s3proxy_server.settings(bucket))
+    store.put("bag", b"whole")
+    (s3proxy_server.data / bucket / "bag-0c0fdbf6-31ad-4c1c-9a9e-7a1d0f3b2a55").write_bytes(b"who")
+    assert len(list(store.list())) == 2
+    s3proxy_server.kill()
+    s3proxy_server.start()
+    assert [info.key for info in store.list()] == ["bag"]
