@@ -1,8 +1,9 @@
-"""`histgen replay`: have dead letters tried again, after what was wrong is mended."""
+"""`histgen replay`: have dead letters, or slides whose events were lost, tried again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
+    from histgen_lib.stack.overview import SlideState
     from histgen_lib.worker.replay import Replayed
 
 
@@ -29,6 +31,13 @@ def replay(
         str | None, typer.Option("--code", metavar="CODE", help="All dead letters with this code.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+    lost: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="No dead letters, but all slides that have neither a draft nor a dead letter.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which would be replayed.")] = False,
     home: Home = None,
     store: Store = None,
@@ -41,6 +50,9 @@ def replay(
     A letter that was replayed is kept under dead-letter-replayed/ in the store. A slide without a believable
     resolution does not need this: histgen submit SLIDE --mpp.
 
+    --unfinished is for a broker that has lost what it held: slides that are announced again though they still
+    wait there are not drafted twice.
+
     For example:
 
       histgen replay --code slide-missing --dry-run
@@ -48,14 +60,25 @@ def replay(
       histgen replay --code slide-missing
 
       histgen replay 1f0c9a3e5b7d4c2e8a6f0b1d3c5e7a90
+
+      histgen replay --unfinished
     """
-    if not (event_ids or code or every or dry_run):
+    if lost and (event_ids or code or every):
+        raise InvalidInputError(
+            "replay-contradictory",
+            "--unfinished is about slides without a dead letter; the other choice is about dead letters.",
+            hint="Give --unfinished alone, then the other choice in a second command.",
+        )
+    if not (event_ids or code or every or lost or dry_run):
         raise InvalidInputError(
             "replay-unstated",
             "It is not said which dead letters are to be replayed.",
-            hint="Give --code, event ids, or --all; --dry-run only says which they are.",
+            hint="Give --code, event ids, --all, or --unfinished; --dry-run only says which they are.",
         )
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
+    if lost:
+        _resend(connection, dry_run=dry_run, as_json=as_json)
+        return
     run = _would_replay if dry_run else _replay
     told = []
     for replayed in run(connection, code, event_ids or None):
@@ -70,15 +93,41 @@ def replay(
     raise typer.Exit(exit_code(failures, len(told)))
 
 
+def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
+    from histgen_lib.bus import open_publisher  # noqa: PLC0415 - as below
+    from histgen_lib.stack.resending import resend, unfinished  # noqa: PLC0415
+
+    told = []
+    with ExitStack() as held:
+        if dry_run:
+            slides: Iterable[SlideState] = unfinished(connection.store())
+        else:
+            publisher = held.enter_context(closing(open_publisher(connection.need_bus())))
+            slides = resend(connection.store(), publisher)
+        for slide in slides:
+            told.append(slide)
+            if not as_json:
+                said = "would be announced again" if dry_run else "is announced again"
+                out().print(f"{slide.slide_id}: {said}", soft_wrap=True)
+    if as_json:
+        emit_json(
+            {
+                "dry_run": dry_run,
+                "slides": [
+                    {"slide_id": one.slide_id, "event_id": one.event and one.event.id} for one in told
+                ],
+            }
+        )
+    elif not told:
+        out().print("There are no such slides.")
+
+
 def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] | None) -> Iterable[Replayed]:
     from histgen_lib.bus import open_publisher  # noqa: PLC0415 - only where something is replayed
     from histgen_lib.worker.replay import replay as run  # noqa: PLC0415
 
-    publisher = open_publisher(connection.need_bus())
-    try:
+    with closing(open_publisher(connection.need_bus())) as publisher:
         yield from run(connection.store(), publisher, code=code, event_ids=event_ids)
-    finally:
-        publisher.close()
 
 
 def _would_replay(

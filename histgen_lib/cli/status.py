@@ -127,10 +127,10 @@ def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore
 def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> None:
     from rich.text import Text  # noqa: PLC0415 - only on a screen
 
-    from histgen_lib.cli.stream_view import STATES, STYLES, place_of  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import STYLES, place_of, waiting_for  # noqa: PLC0415
 
     worker = picture.busy.get(state.slide_id)
-    said = f"in hand of the {worker.name}" if worker and not state.ended else STATES[state.state]
+    said = f"in hand of the {worker.name}" if worker and not state.ended else waiting_for(state)
     out().print(
         Text.assemble((state.slide_id, "bold"), ": ", (said, STYLES.get(state.state, ""))), soft_wrap=True
     )

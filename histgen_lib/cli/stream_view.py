@@ -51,8 +51,8 @@ def ending(slide: SlideState) -> Text:
 
 def waiting_for(slide: SlideState) -> str:
     """Say what a slide's next step is."""
-    if slide.state == "bagged" and slide.mates:
-        return f"waits for the other slides of its case: {', '.join(sorted(slide.mates))}"
+    if slide.lacks:
+        return f"waits for other slides of its case: {', '.join(slide.lacks)}"
     return STATES[slide.state]
 
 
@@ -146,6 +146,7 @@ def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
         "state": slide.state,
         "uri": slide.uri or None,
         "event_id": slide.event.id if slide.event else letter.event_id if letter else None,
+        "waits_for_slides": list(slide.lacks),
         "draft": draft
         and {
             "json": place_of(store, draft.key),

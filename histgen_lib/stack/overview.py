@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.pipeline import keys
+from histgen_lib.pipeline.case import missing_slides
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker import DeadLetter
 
@@ -57,13 +58,17 @@ class DraftFacts:
 
 @dataclass(frozen=True)
 class SlideState:
-    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter."""
+    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
+
+    `lacks`: the slides of its case without a bag, for which a slide that has one waits.
+    """
 
     slide_id: str
     state: Where
     event: Event | None = None
     draft: DraftFacts | None = None
     letter: DeadLetter | None = None
+    lacks: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -130,7 +135,16 @@ class Overview:
         if own := letters.get(event.trace_id):
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
             return SlideState(data.slide_id, "dead-letter", event, letter=last)
-        return SlideState(data.slide_id, "bagged" if self._bagged(data) else "scanned", event)
+        if self._bagged(data):
+            return SlideState(data.slide_id, "bagged", event, lacks=self._lacks(data))
+        return SlideState(data.slide_id, "scanned", event)
+
+    def _lacks(self, slide: SlideScanned) -> tuple[str, ...]:
+        """List what its case waits for; nothing as long as no reporter has put the slide's own bag to it."""
+        if not (slide.case_id and slide.case_slides):
+            return ()
+        missing = missing_slides(self._store, slide.case_id, slide.case_slides)
+        return () if slide.slide_id in missing else tuple(missing)
 
     def _draft(self, slide: SlideScanned) -> DraftFacts | None:
         """Return the draft of this very scan; of a rescanned slide an older draft does not count."""

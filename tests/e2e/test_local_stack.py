@@ -103,6 +103,19 @@ def test_a_backfill_takes_what_lies_in_a_folder_once(stack, tmp_path):
     until(lambda: drafted(stack, "old"), 60, "its draft")
 
 
+def test_slides_whose_events_the_broker_lost_are_announced_again(stack, tmp_path):
+    slide(tmp_path / "archive", "lost")
+    elsewhere = ("--store", f"file:{stack.home / 'objects'}", "--bus", f"embedded:{tmp_path / 'gone.db'}")
+    assert histgen("backfill", tmp_path / "archive", *elsewhere).code == 0
+    assert stack.json("backfill", tmp_path / "archive")["outcomes"] == {"duplicate": 1}
+    waiting = stack.json("replay", "--unfinished", "--dry-run")
+    assert [one["slide_id"] for one in waiting["slides"]] == ["lost"]
+    assert stack("replay", "--unfinished").out == "lost: is announced again\n"
+
+    until(lambda: drafted(stack, "lost"), 60, "its draft")
+    assert stack("replay", "--unfinished").out == "There are no such slides.\n"
+
+
 def test_watch_shows_the_services_and_what_became_of_slides(stack):
     assert ready(stack) == SERVICES
     shown = stack("watch", "--once").out

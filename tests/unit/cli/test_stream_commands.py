@@ -112,6 +112,13 @@ def test_replay_wants_to_know_which(histgen, tmp_path):
     assert "error[replay-unstated]" in err
 
 
+def test_replay_takes_dead_letters_or_unfinished_slides(histgen, tmp_path):
+    code, _, err = histgen("replay", "--unfinished", "--all", "--store", f"file:{tmp_path}")
+
+    assert code == 65
+    assert "error[replay-contradictory]" in err
+
+
 def test_replay_says_of_an_id_it_does_not_know(histgen, tmp_path):
     stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
     code, _, err = histgen("replay", "0" * 32, *stated)

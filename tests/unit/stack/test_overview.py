@@ -5,6 +5,7 @@ from __future__ import annotations
 import planted_objects as planted
 import pytest
 
+from histgen_lib.pipeline import keys
 from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
@@ -77,6 +78,20 @@ def test_slides_of_a_case_are_drafted_by_the_report_of_the_case(store):
     planted.draft(store, "C", "a", "b")
 
     assert states(store) == {"a": "drafted", "b": "drafted"}
+
+
+def test_of_a_case_it_is_told_which_slides_are_waited_for(store):
+    case = {"case_id": "C", "case_slides": ("a", "b", "c")}
+    for slide_id in "abc":
+        planted.scan(store, slide_id, **case)
+    planted.bag(store, "a")
+    assert Overview(store).slides()[0].lacks == ()  # a reporter is to come
+    store.put(keys.case_slide_key("C", "a"), b"{}")
+    assert [slide.lacks for slide in Overview(store).slides()] == [("b", "c"), (), ()]
+    planted.bag(store, "b")
+    store.put(keys.case_slide_key("C", "b"), b"{}")
+
+    assert [slide.lacks for slide in Overview(store).slides()] == [("c",), ("c",), ()]
 
 
 def test_a_case_that_names_no_slides_is_a_label(store):
