@@ -104,7 +104,7 @@ case $part in
   base) target=. ;;
   kafka) fetch_kafka; exit 0 ;;
   triton) make_triton; exit 0 ;;
-  all) target='.[train,evaluate,dev]' ;;
+  all) target='.[train,evaluate,tracing,dev]' ;;
   *) say "unknown part '$part': base, triton, kafka or all"; exit 2 ;;
 esac
 

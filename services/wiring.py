@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import HistgenError
 from histgen_lib.storage import ObjectStore, StorageSettings
-from histgen_lib.telemetry import configure_logging, get_logger
+from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
 from services.settings import ServiceSettings
 
@@ -78,6 +79,12 @@ def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str
     return missing
 
 
+def observe(settings: ServiceSettings, name: str) -> None:
+    """Log and trace as the settings say. Raises FatalError("tracing-missing")."""
+    configure_logging(name, settings.log_level)
+    configure_tracing(name, __version__, settings.traces)
+
+
 def run_service(
     name: str, topic: str, settings_class: type[S], make_handler: Callable[[S], Callable[[], Handler]]
 ) -> int:
@@ -85,10 +92,10 @@ def run_service(
     configure_logging(name)
     try:
         settings = settings_class.load()
+        observe(settings, name)
     except HistgenError as error:
         _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
         return error.exit_code
-    configure_logging(name, settings.log_level)
     spec = worker_spec(settings, name, topic, make_handler(settings))
     return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
 

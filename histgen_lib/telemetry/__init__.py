@@ -1,9 +1,10 @@
-"""What the software says about itself while it runs: metrics for Prometheus, log lines as JSON."""
+"""What the software says about itself while it runs: metrics for Prometheus, log lines as JSON, traces."""
 
 from __future__ import annotations
 
 from histgen_lib.telemetry.log import Logger, LogSettings, bound, configure_logging, get_logger, log_settings
 from histgen_lib.telemetry.metrics import add_measures, exposition
+from histgen_lib.telemetry.tracing import configure_tracing, flush_tracing, tell_span
 
 __all__ = [
     "LogSettings",
@@ -11,7 +12,10 @@ __all__ = [
     "add_measures",
     "bound",
     "configure_logging",
+    "configure_tracing",
     "exposition",
+    "flush_tracing",
     "get_logger",
     "log_settings",
+    "tell_span",
 ]

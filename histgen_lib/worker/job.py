@@ -111,7 +111,7 @@ class Job:
         self._kit.board.has("job")
         if how == "done":
             self._kit.measure(outcome, time.monotonic() - self._arrived_at - self._job_s)
-        self._end(how if ours else "lost")
+        self._end(how if ours else "lost", outcome)
 
     def _give_up(self, reason: HistgenError) -> None:
         kit = self._kit
@@ -131,12 +131,14 @@ class Job:
         self._counts = True
         ours = self._kit.reject(self._delivery, letter)
         self._kit.attempts.forget(key for key in self._trial.keys if not key.endswith("/1"))
-        self._end("dead-letter" if ours else "lost")
+        self._end("dead-letter" if ours else "lost", code=letter.code)
 
     def _withdraw_now(self) -> None:
         self.withdraw(0.0)
         with suppress(TransientError):  # else it is tried again before the next attempt begins
             self._kit.pulse.until(aside(partial(self._kit.attempts.sweep, self._event.id)))
 
-    def _end(self, how: str) -> None:
-        self._kit.count(how, seconds=time.monotonic() - self._arrived_at)
+    def _end(self, how: str, outcome: Outcome | None = None, code: str = "") -> None:
+        seconds, attempt = time.monotonic() - self._arrived_at, self._trial.number
+        self._kit.count(how, seconds)
+        self._kit.trace(self._event, outcome or Outcome(), how, seconds, attempt=attempt, code=code)

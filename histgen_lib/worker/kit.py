@@ -9,7 +9,7 @@ from histgen_lib.bus import Delivery, Publisher, Reason, Subscription
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import REPORT_DRAFTED, Event
 from histgen_lib.storage import ObjectStore
-from histgen_lib.telemetry import add_measures, get_logger, metrics
+from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
 from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.board import Board
 from histgen_lib.worker.dead_letter import DeadLetter, letter_key, read_dead_letter
@@ -99,3 +99,25 @@ class Kit:
         metrics.JOBS.labels(self.spec.name, how).inc()
         self.board.finished += how != "handed-back"
         _log.info("The record is finished.", outcome=how, seconds=round(seconds, 3))
+
+    def trace(
+        self, event: Event, outcome: Outcome, how: str, seconds: float, *, attempt: int, code: str
+    ) -> None:
+        """Tell the span of an event that was worked on and is over now."""
+        now = self.board.now().timestamp()
+        tell_span(
+            "process",
+            event.type,
+            traceparent=outcome.events[0].traceparent if outcome.events else "",
+            parent=event.traceparent,
+            began_at=now - seconds,
+            ended_at=now,
+            facts={
+                "slide_id": event.key,
+                "event_id": event.id,
+                "outcome": how,
+                "attempt": attempt,
+                **{name.replace(":", "."): amount for name, amount in outcome.measures.items()},
+            },
+            code=code,
+        )

@@ -6,12 +6,15 @@ import os
 import sys
 
 from histgen_lib.errors import HistgenError
-from histgen_lib.telemetry import configure_logging, get_logger
+from histgen_lib.telemetry import configure_logging, flush_tracing, get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.stopping import stopped_by_signals
 from services.gateway.app import build
 from services.gateway.board import NAME
 from services.gateway.settings import GatewaySettings
+from services.wiring import observe
+
+FLUSH_S = 2.0
 
 _log = get_logger()
 
@@ -21,7 +24,7 @@ def main() -> int:
     configure_logging(NAME)
     try:
         settings = GatewaySettings.load()
-        configure_logging(NAME, settings.log_level)
+        observe(settings, NAME)
         with stopped_by_signals(Stop()) as stop:
             return build(settings, stop).run()
     except HistgenError as error:
@@ -33,5 +36,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
+    flush_tracing(FLUSH_S)
     sys.stderr.flush()
     os._exit(code)  # a slide that is still being read after the grace period holds up nobody

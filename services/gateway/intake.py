@@ -15,7 +15,7 @@ from histgen_lib.bus import Publisher
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.storage import ObjectStore
-from histgen_lib.telemetry import bound, get_logger, metrics
+from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from histgen_lib.worker import DeadLetter
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
@@ -148,6 +148,14 @@ class Intake:
             self.ledger.record(event)
             self.announced += 1
             _log.info("Announced.", outcome=status)
+            tell_span(
+                "publish",
+                event.type,
+                traceparent=event.traceparent,
+                began_at=event.time.timestamp(),
+                ended_at=self._now().timestamp(),
+                facts={"slide_id": event.key, "event_id": event.id, "outcome": status},
+            )
         return Receipt(event.key, event.id, status)
 
     def _refuse_taken(self, event: Event) -> Receipt:

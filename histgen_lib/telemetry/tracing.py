@@ -1,0 +1,119 @@
+"""Spans from scan to draft, told to an OpenTelemetry collector where one is named; else nothing happens here.
+
+An event's W3C traceparent names the span that published it. So a span's id is known before the span is: it is
+taken from the event, and whoever works on the event tells a child of that span. Spans hold ids, codes and
+numbers, never a path or a text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from histgen_lib.errors import FatalError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+_NS = 1_000_000_000
+_EXPORT_S = 5.0
+"""How long the collector may take for a batch."""
+
+_wanted = threading.local()
+_in_force: list[TracerProvider] = []
+
+Act = Literal["publish", "process"]
+
+
+def configure_tracing(service: str, version: str, collector: str | None) -> None:
+    """Tell the spans of this process to an OTLP collector, "http://host:4318"; to none if None.
+
+    Batches go out in a thread of their own; a collector that is away costs spans, nothing else. Raises
+    FatalError("tracing-missing") where OpenTelemetry is not installed.
+    """
+    _in_force.clear()
+    if collector is None:
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - optional
+            OTLPSpanExporter,
+        )
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: PLC0415
+    except ImportError as error:
+        raise FatalError(
+            "tracing-missing",
+            "A collector for traces is stated, and OpenTelemetry is not installed.",
+            hint="Install histgen[tracing], or leave HISTGEN_TRACES empty.",
+        ) from error
+
+    class Ids(RandomIdGenerator):
+        """Gives the ids that an event has already."""
+
+        def generate_span_id(self) -> int:
+            return getattr(_wanted, "span", 0) or super().generate_span_id()
+
+        def generate_trace_id(self) -> int:
+            return getattr(_wanted, "trace", 0) or super().generate_trace_id()
+
+    about = {"service.name": service, "service.namespace": "histgen", "service.version": version}
+    provider = TracerProvider(resource=Resource.create(about), id_generator=Ids())
+    exporter = OTLPSpanExporter(f"{collector.rstrip('/')}/v1/traces", timeout=_EXPORT_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    _in_force[:] = [provider]
+
+
+def tell_span(
+    act: Act,
+    what: str,
+    *,
+    traceparent: str = "",
+    parent: str = "",
+    began_at: float,
+    ended_at: float,
+    facts: Mapping[str, str | int | float] | None = None,
+    code: str = "",
+) -> None:
+    """Tell of something that is over: `act` and `what` name it, times are in seconds since 1970.
+
+    `traceparent`: the span's own, as the event that it published has it; a new id in `parent`'s trace if it
+    published none. `parent`: that of the event it worked on. `code`: why it failed, if it did.
+    """
+    if not _in_force:
+        return
+    from opentelemetry import trace  # noqa: PLC0415 - there is a provider, so it is installed
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    _wanted.trace, _wanted.span = _ids(traceparent)
+    span = (
+        _in_force[0]
+        .get_tracer("histgen")
+        .start_span(
+            f"{act} {what}",
+            TraceContextTextMapPropagator().extract({"traceparent": parent}),
+            trace.SpanKind.PRODUCER if act == "publish" else trace.SpanKind.CONSUMER,
+            start_time=int(began_at * _NS),
+            attributes={f"histgen.{name}": value for name, value in (facts or {}).items()},
+        )
+    )
+    if code:
+        span.set_attribute("error.type", code)
+        span.set_status(trace.StatusCode.ERROR)
+    span.end(int(ended_at * _NS))
+
+
+def flush_tracing(seconds: float) -> None:
+    """Send what has not been sent; for processes that end without Python's own clearing up."""
+    for provider in _in_force:
+        provider.force_flush(int(seconds * 1000))
+
+
+def _ids(traceparent: str) -> tuple[int, int]:
+    """Take trace id and span id out of a traceparent; 0 where there is none."""
+    _, trace_id, span_id, _ = traceparent.split("-") if traceparent else ("", "0", "0", "")
+    return int(trace_id, 16), int(span_id, 16)
