@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.export.local import export_local
@@ -11,10 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["export_local", "to_onnx"]
 
-_ROOMS = {"export_local": "local", "to_onnx": "onnx"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+__getattr__ = lazily(__name__, {"local": "export_local", "onnx": "to_onnx"})

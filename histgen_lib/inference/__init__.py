@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
+
+from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.inference._onnx import OnnxServer
@@ -26,13 +27,6 @@ __all__ = [
     "open_inference",
 ]
 
-_ROOMS = {
-    "OnnxServer": "_onnx",
-    "Supervisor": "_supervisor",
-    "TritonServer": "_triton",
-    "open_inference": "_open",
-}
-"""Where what is not defined here lives: ONNX Runtime and gRPC are loaded by those who use them."""
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -84,7 +78,13 @@ class InferenceServer(Protocol):
         ...
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "_onnx": "OnnxServer",
+        "_open": "open_inference",
+        "_supervisor": "Supervisor",
+        "_triton": "TritonServer",
+    },
+)
+"""Where what is not defined here lives: ONNX Runtime and gRPC are loaded by those who use them."""

@@ -5,8 +5,9 @@ Nothing here knows of queues or services; the command line and, later, the worke
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.pipeline.calibration import Calibration
@@ -15,20 +16,6 @@ if TYPE_CHECKING:
     from histgen_lib.pipeline.model import ReportModel, load_model
     from histgen_lib.pipeline.progress import Progress, silent
     from histgen_lib.pipeline.scan import Scan, scan_to_bag
-
-_WHERE = {
-    "Calibration": "calibration",
-    "Progress": "progress",
-    "ReportModel": "model",
-    "Result": "job",
-    "Scan": "scan",
-    "bag_to_draft": "draft",
-    "load_model": "model",
-    "report_bag": "job",
-    "report_slide": "job",
-    "scan_to_bag": "scan",
-    "silent": "progress",
-}
 
 __all__ = [
     "Calibration",
@@ -44,9 +31,14 @@ __all__ = [
     "silent",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a job's module when it is first asked for (PEP 562): this package itself stays light."""
-    if name not in _WHERE:
-        raise AttributeError(name)
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "calibration": "Calibration",
+        "draft": "bag_to_draft",
+        "job": "Result report_bag report_slide",
+        "model": "ReportModel load_model",
+        "progress": "Progress silent",
+        "scan": "Scan scan_to_bag",
+    },
+)

@@ -6,8 +6,9 @@ and macro images carry names and accession numbers; nothing in this package can 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.slides.grid import plan_grid
@@ -15,20 +16,6 @@ if TYPE_CHECKING:
     from histgen_lib.slides.settings import Level, TileBatch, TileGrid, TilingSettings
     from histgen_lib.slides.slide import Slide, open_slide
     from histgen_lib.slides.tissue import TissueMap, find_tissue
-
-_HOMES = {
-    "Level": "settings",
-    "QualityReport": "quality",
-    "Slide": "slide",
-    "TileBatch": "settings",
-    "TileGrid": "settings",
-    "TilingSettings": "settings",
-    "TissueMap": "tissue",
-    "assess_quality": "quality",
-    "find_tissue": "tissue",
-    "open_slide": "slide",
-    "plan_grid": "grid",
-}
 
 __all__ = [
     "Level",
@@ -44,8 +31,13 @@ __all__ = [
     "plan_grid",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "grid": "plan_grid",
+        "quality": "QualityReport assess_quality",
+        "settings": "Level TileBatch TileGrid TilingSettings",
+        "slide": "Slide open_slide",
+        "tissue": "TissueMap find_tissue",
+    },
+)

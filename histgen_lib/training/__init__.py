@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from histgen_lib.lazy import lazily
+
 if TYPE_CHECKING:
     from histgen_lib.training.annotation import Annotation, Case, read_annotation
     from histgen_lib.training.comparison import ComparisonSettings, DraftedSlide, compare
@@ -17,25 +19,6 @@ if TYPE_CHECKING:
     from histgen_lib.training.settings import TrainSettings, preset
     from histgen_lib.training.tile_settings import TileTrainSettings
     from histgen_lib.training.tile_train import train_tile_encoder
-
-_WHERE = {
-    "Annotation": "annotation",
-    "Case": "annotation",
-    "ComparisonSettings": "comparison",
-    "DraftedSlide": "comparison",
-    "EncodeSettings": "encode",
-    "Figure": "comparison_table",
-    "TileTrainSettings": "tile_settings",
-    "TrainResult": "histgen_run",
-    "TrainSettings": "settings",
-    "calibrate_model": "finish",
-    "compare": "comparison",
-    "encode_slides": "encode",
-    "preset": "settings",
-    "read_annotation": "annotation",
-    "train": "histgen_run",
-    "train_tile_encoder": "tile_train",
-}
 
 __all__ = [
     "Annotation",
@@ -56,11 +39,17 @@ __all__ = [
     "train_tile_encoder",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a member's module when it is first asked for (PEP 562): no torch until something trains."""
-    if name not in _WHERE:
-        raise AttributeError(name)
-    from importlib import import_module  # noqa: PLC0415 - the package itself stays light
-
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "annotation": "Annotation Case read_annotation",
+        "comparison": "ComparisonSettings DraftedSlide compare",
+        "comparison_table": "Figure",
+        "encode": "EncodeSettings encode_slides",
+        "finish": "calibrate_model",
+        "histgen_run": "TrainResult train",
+        "settings": "TrainSettings preset",
+        "tile_settings": "TileTrainSettings",
+        "tile_train": "train_tile_encoder",
+    },
+)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from histgen_lib.lazy import lazily
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.layout import tile_order
 
@@ -14,10 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["HistGen", "HistGenConfig", "load_official", "tile_order"]
 
-_WITH_TORCH = {"HistGen": "network", "load_official": "official"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)
+__getattr__ = lazily(__name__, {"network": "HistGen", "official": "load_official"})
