@@ -35,8 +35,8 @@ test: setup lint ## set-up, lint, then every test
 bench: setup ## speed against the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s
 
-chaos: setup ## kills of every component on both brokers, over and over; outages of two minutes (about an hour)
-	$(BIN)/python -m pytest tests/chaos --run-soak --durations=20
+chaos: setup ## kills of every component on both brokers, over and over; outages of two minutes (half an hour)
+	$(BIN)/python -m pytest tests/chaos --run-soak -s --durations=20
 
 bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
 	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_transfer.py --run-bench -s
