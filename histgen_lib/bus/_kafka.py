@@ -20,7 +20,7 @@ from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talki
 from histgen_lib.bus._kafka_publisher import KafkaPublisher
 from histgen_lib.bus._records import delivery
 from histgen_lib.bus._sharing import Holding
-from histgen_lib.errors import HistgenError
+from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
 
 _SILENCE_S = 2.0
@@ -34,6 +34,7 @@ _CATCH_MS, _REBALANCE_S, _STUCK_S = 20, 1.0, 20.0
 calls it starts anew, or (where a change of the topic began it) forgets. So it gets calls, one upon the other,
 until the group is settled. An end that is due comes within the first of these times, a whole rebalance most
 often within the second, and after the third the client must have forgotten it: another is made."""
+_DAMAGE = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced by a new one."""
 
@@ -157,6 +158,7 @@ class KafkaSubscription:
             max_poll_records=1,
             fetch_max_wait_ms=100,  # a request that waits keeps later ones waiting
             enable_auto_commit=False,
+            isolation_level="read_committed",  # what a producer took back was never said
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
         )
@@ -210,12 +212,29 @@ class KafkaSubscription:
             consumer.seek(place, records[0].offset)
 
     def _poll(self, timeout_ms: float) -> dict[Any, Any]:
-        found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
+        try:
+            found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
+        except Exception as error:
+            if isinstance(error, kafka_errors.KafkaError) and not isinstance(error, _DAMAGE):
+                raise
+            raise self._unreadable(error) from error
         if self._evicted:
             self._drop()
             self._consumer = self._join()
             return {}
         return found
+
+    def _unreadable(self, error: Exception) -> TransientError:
+        """Let go of a client that cannot take a record apart: at its next call it would spin for ever."""
+        part, place = self._consumer._fetcher._next_partition_records, self._topic  # told nowhere else
+        if part:
+            place = f"{place}/{part.topic_partition.partition}/{part.next_fetch_offset}"
+        self._drop()
+        return TransientError(
+            "bus-record",
+            f"A record cannot be taken apart, so its partition waits: {place} ({type(error).__name__}).",
+            hint="If that lasts, a person has to set the group's offset behind it: kafka-consumer-groups.",
+        )
 
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
