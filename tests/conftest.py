@@ -9,6 +9,7 @@ import pytest
 
 pytest_plugins = [
     "servers.kafka_server",
+    "servers.kafka_tls",
     "servers.s3_servers",
     "servers.triton_server",
 ]

@@ -131,7 +131,8 @@ def _translated(
     return TransientError(
         "bus-unavailable",
         f"The broker does not answer ({type(error).__name__}).",
-        hint="It is tried again; if that lasts, see whether the broker runs and HISTGEN_BUS names it.",
+        hint="It is tried again; if that lasts, see whether the broker runs, HISTGEN_BUS names it, and "
+        "HISTGEN_KAFKA has its security_protocol.",
     )
 
 

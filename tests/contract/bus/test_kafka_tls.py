@@ -1,0 +1,90 @@
+"""Kafka behind TLS: what `HISTGEN_KAFKA` says passes through, and a door that stays shut is told as such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bus_members import new_name, publish, publishing, scanned
+from servers.kafka_tls import Authority, TlsKafka
+from waiting import until
+
+from histgen_lib.bus import BusSettings, open_subscription
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+from services.tiler.settings import TilerSettings
+from services.wiring import bus_settings
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch):
+    """Read settings as a service does: `settled(port, host, **kafka)`."""
+
+    def settled(port: int, host: str = "127.0.0.1", **kafka: str | Path | int) -> BusSettings:
+        monkeypatch.setenv("HISTGEN_BUS", f"kafka://{host}:{port}")
+        monkeypatch.setenv("HISTGEN_KAFKA", json.dumps({"bootstrap_timeout_ms": 2000, **kafka}, default=str))
+        return bus_settings(TilerSettings.load(store="file:/tmp"))
+
+    return settled
+
+
+def assert_serves(settings: BusSettings) -> None:
+    topic = new_name()
+    with publishing(settings) as publisher:
+        publish(publisher, topic, slides=1)
+    subscription = open_subscription(settings, topic, topic)
+    delivery = until(lambda: subscription.next(0.2), 15, "the record")
+    assert subscription.done(delivery)
+    subscription.close()
+
+
+def assert_refuses(settings: BusSettings) -> None:
+    """Now and then the broker closes the door before its word is heard."""
+
+    def told() -> FatalError | None:
+        with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
+            publisher.publish(new_name(), "S0", scanned("S0"))
+        return caught.value if isinstance(caught.value, FatalError) else None
+
+    error = until(told, 30, "the refusal")
+    assert error.code == "bus-refused"
+    assert "certificates" in error.hint
+
+
+def test_a_certificate_of_the_labs_authority_lets_in(
+    tls_kafka: TlsKafka, authority: Authority, settled
+) -> None:
+    certificate, key = authority.sign("tiler")
+    door = {"security_protocol": "SSL", "ssl_cafile": authority.certificate}
+    assert_serves(settled(tls_kafka.mutual_port, **door, ssl_certfile=certificate, ssl_keyfile=key))
+    assert_refuses(settled(tls_kafka.mutual_port, **door))
+
+
+def test_a_password_within_tls_lets_in(tls_kafka: TlsKafka, authority: Authority, settled) -> None:
+    login = {
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": authority.certificate,
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "lab",
+    }
+    assert_serves(settled(tls_kafka.locked_port, **login, sasl_plain_password="histology"))
+    assert_refuses(settled(tls_kafka.locked_port, **login, sasl_plain_password="pathology"))
+
+
+def test_a_broker_of_another_authority_is_refused(tls_kafka: TlsKafka, settled, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other").certificate
+    assert_refuses(settled(tls_kafka.mutual_port, security_protocol="SSL", ssl_cafile=other))
+
+
+def test_a_broker_of_another_name_is_refused(tls_kafka: TlsKafka, authority: Authority, settled) -> None:
+    trusted = {"security_protocol": "SSL", "ssl_cafile": authority.certificate}
+    assert_refuses(settled(tls_kafka.mutual_port, "localhost", **trusted))
+
+
+def test_a_door_without_tls_is_an_outage_whose_cure_names_the_setting(tls_kafka: TlsKafka, settled) -> None:
+    """Nothing but a closed connection is heard of either mistake."""
+    for settings in (settled(tls_kafka.port, security_protocol="SSL"), settled(tls_kafka.mutual_port)):
+        with publishing(settings) as publisher, pytest.raises(TransientError) as caught:
+            publisher.publish(new_name(), "S0", scanned("S0"))
+        assert caught.value.code == "bus-unavailable"
+        assert "security_protocol" in caught.value.hint
