@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,16 @@ def test_names_that_differ_only_in_letters_of_other_scripts_stay_different() -> 
     assert safe_name("切片一") != safe_name("切片二")
     assert safe_name("Präparat 7").startswith("Pr_parat_7-")
     assert all(char.isascii() for char in safe_name("切片一"))
+    assert safe_name("Mu\u0308ller") != safe_name("Mu\u0302ller")
+    assert safe_name(os.fsdecode(b"M\xfcller")) != safe_name(os.fsdecode(b"M\xf6ller"))
+
+
+def test_a_name_is_the_same_however_its_accents_are_written() -> None:
+    assert safe_name("Mu\u0308ller") == safe_name("M\u00fcller")
+
+
+def test_very_long_names_become_ids_that_events_can_carry_and_stay_different() -> None:
+    one, other = safe_name("a" * 250), safe_name("a" * 251)
+    assert len(one) == 128
+    assert one != other
+    assert safe_name("a" * 128) == "a" * 128
