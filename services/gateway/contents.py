@@ -67,11 +67,11 @@ class Contents:
         return self._bucket(name)
 
     def _files(self, place: FilePlace) -> Content:
-        _check_kind(place)
-        parts = sorted(stored_in(place.path))
-        for part in parts:
-            self._roots.require(FilePlace(part))
         try:
+            _check_kind(place)
+            parts = sorted(stored_in(place.path))
+            for part in parts:
+                self._roots.require(FilePlace(part))
             if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
                 raise _incomplete(place, absent)
             before = states(parts)

@@ -50,6 +50,10 @@ def test_mirax_without_one_of_its_companions_is_incomplete(lab: Lab, gone: str):
     assert _refused(lab, path) == "slide-incomplete"
 
 
+def test_a_path_that_the_system_does_not_take_is_the_slides_trouble(lab: Lab):
+    assert _refused(lab, lab.folder / f"{'n' * 300}.svs") == "slide-unreadable"
+
+
 def test_an_object_is_read_in_pieces_and_never_held_whole(lab: Lab):
     lab.object("lab", "a.svs", b"0123456789")
     pieces: list[int] = []
