@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.errors import FatalError, HistgenError, TransientError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,8 @@ class Failure:
         """Describe any exception; one that neither we nor the file system raised is an internal-error."""
         if isinstance(error, HistgenError):
             return cls(error.code, error.message, error.hint, error.exit_code)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _DISK_FULL
         if isinstance(error, OSError) and error.filename is not None:
             return _refused(error)
         return cls(
@@ -48,6 +51,14 @@ class Failure:
     def to_dict(self) -> dict[str, str]:
         """JSON-ready."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+_DISK_FULL = Failure(
+    "output-disk-full",
+    "A disk that something had to be written to is full.",
+    "Make room, then run the command again.",
+    TransientError.exit_code,
+)
 
 
 def _refused(error: OSError) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_file_that_the_system_refuses_is_no_bug_of_ours(histgen, slide_path, t
     assert code == 78
     assert err.startswith("error[file-refused]: The system refuses")
     assert "sound.tiles.png" in err
+
+
+def test_a_full_disk_is_no_bug_of_ours(histgen, monkeypatch, tmp_path):
+    """Not only where results are written: a stack writes in many places."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("histgen_lib.stack.home.write_atomic", full)
+    monkeypatch.setattr("histgen_lib.stack.local.service_names", lambda _: [])
+    code, out, _ = histgen("up", "--home", tmp_path / "home", "--inference", "onnx", "--json")
+
+    assert code == 75
+    assert json.loads(out)["error"]["code"] == "output-disk-full"
 
 
 def test_doctor_wants_a_folder_for_its_results(histgen, model_dir, tmp_path):
