@@ -197,16 +197,18 @@ def _doing(worker: WorkerState) -> RenderableType:
     flight = worker.in_flight
     if not worker.answers:
         return Text("does not answer", style="yellow")
+    missing = ", ".join(f"{name} ({code})" for name, code in worker.missing.items())
+    lacks, style = (f"waits for {missing}", "yellow") if missing else ("", "")
     if flight is None:
-        lacks = ", ".join(f"{name} ({code})" for name, code in worker.missing.items())
-        return Text(f"waits for {lacks}", style="yellow") if lacks else Text("ready", style="dim")
+        return Text(lacks, style=style) if lacks else Text("ready", style="dim")
     text = f"{flight.slide_id}: {STAGES.get(flight.stage, 'begins')}, {flight.seconds:.0f} s"
     if flight.attempt > 1:
         text += f", attempt {flight.attempt}"
+    if lacks:
+        text += f"; {lacks}"
     if flight.total <= 1:
-        return Text(text)
+        return Text(text, style=style)
     row = Table.grid(padding=(0, 1))
-    row.add_row(
-        Text(text), ProgressBar(flight.total, flight.done, width=20), f"{flight.done}/{flight.total} tiles"
-    )
+    bar = ProgressBar(flight.total, flight.done, width=20)
+    row.add_row(Text(text, style=style), bar, f"{flight.done}/{flight.total} tiles")
     return row

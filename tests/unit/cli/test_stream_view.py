@@ -64,6 +64,10 @@ def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
         (worker(), "ready"),
         (worker(missing={"broker": "bus-unavailable"}), "waits for broker (bus-unavailable)"),
         (worker(answers=False), "does not answer"),
+        (
+            worker(missing={"job": "full"}, in_flight=InFlight("a", "e", 1, "store", 0, 0, 9.0)),
+            "a: begins, 9 s; waits for job (full)",
+        ),
     ],
 )
 def test_a_service_says_what_it_lacks(state, said):
