@@ -104,7 +104,7 @@ def _hand_over(gateway: str, slides: Sequence[str], mpp: float | None, case: str
     from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
     from histgen_lib.stack.submitting import submit as hand  # noqa: PLC0415
 
-    together = (case, [slide_id_of(slide) for slide in slides]) if case else None
+    together = (case, [slide_id_of(slide) for slide in slides]) if case is not None else None
     handed = []
     for slide in slides:
         try:
@@ -133,7 +133,6 @@ def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) ->
     from histgen_lib.cli.stream_view import failure_of, tally  # noqa: PLC0415
     from histgen_lib.stack.submitting import wait_for  # noqa: PLC0415
 
-    receipts = {one.receipt.slide_id: one for one in handed if one.receipt}
     store = connection.store()
     with err().status("Waiting …") as status:
         ends = wait_for(
@@ -142,8 +141,9 @@ def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) ->
             show=lambda picture: status.update(tally(picture)),
         )
         for slide in ends:
-            one = receipts[slide.slide_id]
-            one.end, one.failure = slide, failure_of(slide)
+            for one in handed:  # several, if they are copies of one
+                if one.receipt and one.receipt.slide_id == slide.slide_id:
+                    one.end, one.failure = slide, failure_of(slide)
             if not as_json:
                 _say_end(slide, store)
 

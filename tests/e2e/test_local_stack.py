@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def test_slides_of_a_case_get_one_report(stack, tmp_path):
     assert run.code == 0, run.said
     assert len(pages) == 1
     assert "/reports/C7/" in pages.pop()
+
+
+def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stack, tmp_path):
+    one, copy = slide(tmp_path, "origin"), tmp_path / "copy.tif"
+    shutil.copy(one, copy)
+    told = json.loads(stack("submit", one, copy, "--wait", "--json").out)["slides"]
+    ends = [(handed["slide_id"], handed["end"]["state"]) for handed in told]
+
+    assert ends == [("origin", "drafted")] * 2
+    assert stack("submit", copy, "--case", "").code == 65
 
 
 def test_a_backfill_takes_what_lies_in_a_folder_once(stack, tmp_path):
