@@ -46,11 +46,10 @@ def _expand(argument: str) -> Iterator[Path]:
 
 
 def _in_folder(folder: Path) -> Iterator[Path]:
-    """List the slides directly in a folder; the folder itself if it is one DICOM slide, or holds none."""
+    """List the slides directly in a folder; the folder for its own DICOM files, or if it holds none."""
     children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
-    if any(child.suffix.lower() == ".dcm" for child in children):
-        yield folder
-        return
-    slides = [child for child in children if child.is_file() and child.suffix.lower() in SLIDE_SUFFIXES]
+    files = [child for child in children if child.is_file() and child.suffix.lower() in SLIDE_SUFFIXES]
+    slides = [file for file in files if file.suffix.lower() != ".dcm"]
+    own = [folder] if len(slides) < len(files) else []
     slides += [child for child in children if child.is_dir() and any(child.glob("*.dcm"))]
-    yield from slides or [folder]
+    yield from [*own, *slides] or [folder]

@@ -265,6 +265,13 @@ def test_a_folder_stands_for_its_slides_and_a_glob_for_its_matches(tmp_path):
     assert expand([str(tmp_path / "dicom")]) == [tmp_path / "dicom"]
 
 
+def test_slides_that_lie_among_dicom_files_are_found_beside_them(tmp_path):
+    for name in ("a.svs", "one.dcm", "two.dcm"):
+        (tmp_path / name).touch()
+
+    assert expand([str(tmp_path)]) == [tmp_path, tmp_path / "a.svs"]
+
+
 def test_a_glob_without_a_match_is_an_error(tmp_path):
     with pytest.raises(InvalidInputError) as caught:
         expand([str(tmp_path / "*.ndpi")])
