@@ -133,12 +133,9 @@ def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] |
 def _would_replay(
     connection: Connection, code: str | None, event_ids: Sequence[str] | None
 ) -> Iterable[Replayed]:
-    from histgen_lib.stack.overview import Overview  # noqa: PLC0415 - as above
-    from histgen_lib.worker.replay import Replayed, obstacle  # noqa: PLC0415
+    from histgen_lib.worker.replay import choose  # noqa: PLC0415 - as above
 
-    for letter in Overview(connection.store()).letters():
-        if letter.code == (code or letter.code) and (event_ids is None or letter.event_id in event_ids):
-            yield Replayed(letter.event_id, letter, refused=obstacle(letter))
+    return choose(connection.store(), code=code, event_ids=event_ids)
 
 
 def _say(replayed: Replayed, *, dry_run: bool) -> None:

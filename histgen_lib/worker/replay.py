@@ -44,6 +44,14 @@ def replay(
     Yields each letter when it is dealt with; letters that cannot be replayed stay where they are. Raises what
     store and publisher raise; then call it again.
     """
+    for found in choose(store, code=code, event_ids=event_ids):
+        yield _replayed(store, publisher, found, now)
+
+
+def choose(
+    store: ObjectStore, *, code: str | None = None, event_ids: Collection[str] | None = None
+) -> Iterator[Replayed]:
+    """Yield the letters that `replay` would deal with; `refused` says why one cannot be replayed."""
     for event_id in _ids(store) if event_ids is None else event_ids:
         try:
             letter = DeadLetter.from_bytes(store.get(letter_key(event_id)))
@@ -52,7 +60,7 @@ def replay(
                 yield Replayed(event_id, None, refused=error)
             continue
         if code is None or letter.code == code:
-            yield _replayed(store, publisher, letter, now)
+            yield Replayed(event_id, letter, refused=_obstacle(letter))
 
 
 def _ids(store: ObjectStore) -> list[str]:
@@ -62,11 +70,11 @@ def _ids(store: ObjectStore) -> list[str]:
 
 
 def _replayed(
-    store: ObjectStore, publisher: Publisher, letter: DeadLetter, now: Callable[[], datetime]
+    store: ObjectStore, publisher: Publisher, found: Replayed, now: Callable[[], datetime]
 ) -> Replayed:
-    refused = obstacle(letter)
-    if letter.event is None or refused is not None:
-        return Replayed(letter.event_id, letter, refused=refused)
+    letter = found.letter
+    if found.refused or letter is None or letter.event is None:
+        return found
     event = letter.event.again(now=now())
     publisher.publish(event.type, event.key, event)
     store.put(f"{REPLAYED_PREFIX}{letter.event_id}.json", letter.to_bytes(), content_type="application/json")
@@ -74,7 +82,7 @@ def _replayed(
     return Replayed(letter.event_id, letter, event)
 
 
-def obstacle(letter: DeadLetter) -> InvalidInputError | None:
+def _obstacle(letter: DeadLetter) -> InvalidInputError | None:
     """Say why a letter cannot be replayed; None if it can."""
     if letter.event is None:
         return InvalidInputError(

@@ -121,10 +121,11 @@ def test_replay_takes_dead_letters_or_unfinished_slides(histgen, tmp_path):
 
 def test_replay_says_of_an_id_it_does_not_know(histgen, tmp_path):
     stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
-    code, _, err = histgen("replay", "0" * 32, *stated)
+    for options in ((), ("--dry-run",)):
+        code, _, err = histgen("replay", "0" * 32, *options, *stated)
 
-    assert code == 65
-    assert "error[object-missing]" in err
+        assert code == 65
+        assert "error[object-missing]" in err
 
 
 def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
