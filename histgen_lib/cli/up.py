@@ -110,7 +110,8 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
     from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
 
     console = err() if as_json else out()
-    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops the stack, too
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops it, too
     try:
         with LocalStack(settings, changed=teller(console)) as stack:
             try:

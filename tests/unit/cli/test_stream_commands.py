@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -49,6 +50,15 @@ def test_up_refuses_what_cannot_be_before_it_starts_anything(histgen, tmp_path, 
     assert err.startswith(f"error[{expected}]")
     assert not (tmp_path / "home" / "logs" / "gateway.log").exists()
     assert not StackHome(tmp_path / "home").running()
+
+
+def test_a_stack_that_nohup_started_outlives_its_terminal(histgen):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        histgen("up", "--broker", "rabbit://host")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_up_with_kafka_says_what_is_missing(histgen, monkeypatch, tmp_path):
