@@ -16,7 +16,7 @@ from kafka.structs import MemberState
 
 from histgen_lib.bus import BusSettings, Delivery, Reason
 from histgen_lib.bus._kafka_assignor import BusyStaysAssignor
-from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talking
+from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, raised_by_us, talking
 from histgen_lib.bus._kafka_publisher import KafkaPublisher
 from histgen_lib.bus._records import delivery
 from histgen_lib.bus._sharing import Holding
@@ -35,6 +35,7 @@ calls it starts anew, or (where a change of the topic began it) forgets. So it g
 until the group is settled. An end that is due comes within the first of these times, a whole rebalance most
 often within the second, and after the third the client must have forgotten it: another is made."""
 _DAMAGE = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
+_PASSING = (kafka_errors.KafkaError, OSError)
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced by a new one."""
 
@@ -215,7 +216,7 @@ class KafkaSubscription:
         try:
             found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
         except Exception as error:
-            if isinstance(error, kafka_errors.KafkaError) and not isinstance(error, _DAMAGE):
+            if not isinstance(error, _DAMAGE) and (isinstance(error, _PASSING) or raised_by_us(error)):
                 raise
             raise self._unreadable(error) from error
         if self._evicted:

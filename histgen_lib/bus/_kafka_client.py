@@ -110,7 +110,7 @@ def talking(unusable: tuple[type[BaseException], ...] = _UNUSABLE) -> Iterator[N
     try:
         yield
     except Exception as error:
-        if isinstance(error, HistgenError) or _raised_by_us(error):
+        if isinstance(error, HistgenError) or raised_by_us(error):
             raise
         raise _translated(error, _EAR.since(start), unusable) from error
 
@@ -136,7 +136,7 @@ def _translated(
     )
 
 
-def _raised_by_us(error: BaseException) -> bool:
+def raised_by_us(error: BaseException) -> bool:
     """Say whether an exception is a mistake of our own code, which is not to be taken for an outage."""
     if isinstance(error, kafka_errors.KafkaError):
         return False
