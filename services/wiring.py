@@ -46,11 +46,12 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
 def inference_server(settings: ServiceSettings, *, threads: int | None) -> InferenceServer:
     """Say what runs the models: Triton, which has to serve this very model, or this process.
 
-    `threads`: cores of one call in this process.
+    `threads`: cores of one call in this process. A call may take as long as the job: what ends a job that is
+    too long, and counts it, is the job's own deadline.
     """
     from histgen_lib.inference import open_inference  # noqa: PLC0415 - ONNX Runtime, gRPC
 
-    return open_inference(settings.inference, settings.model, threads)
+    return open_inference(settings.inference, settings.model, threads, deadline_s=settings.deadline_s)
 
 
 def cores(settings: ServiceSettings) -> int:

@@ -69,6 +69,10 @@ class InferenceServer(Protocol):
         """Run `model` once."""
         ...
 
+    def warm(self, model: str) -> None:
+        """Do what the first request would else wait for, and nothing that takes long; raises as `infer`."""
+        ...
+
     def ready(self, model: str) -> bool:
         """Tell whether `infer` would find `model` now; never raises."""
         ...

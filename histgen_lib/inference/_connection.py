@@ -28,6 +28,10 @@ _CHANNEL = (
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
+    # A machine that is gone without a word is found out within seven minutes, however long a call may
+    # take. Servers forbid to ask more often than every five.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 _AWAY = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"})

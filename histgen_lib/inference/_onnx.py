@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import ModelMetadata, Tensors
-from histgen_lib.inference._specs import MODELS, describe, fitted, unknown_model
+from histgen_lib.inference._specs import MODELS, describe, fitted, smallest, unknown_model
 from histgen_lib.models.histgen.folder import (
     DECODER_ONNX,
     ENCODER_ONNX,
@@ -51,6 +51,10 @@ class OnnxServer:
         runner = self.load(model)
         return runner.infer(fitted(tensors, self.metadata(model)))
 
+    def warm(self, model: str) -> None:
+        """Load a model's networks now, and let them answer once."""
+        self.infer(model, smallest(self.metadata(model)))
+
     def ready(self, model: str) -> bool:
         """Tell whether the folder has the model's files."""
         return model in FILES and all((self.folder.path / name).is_file() for name in FILES[model])
@@ -62,7 +66,7 @@ class OnnxServer:
         return self._described[model]
 
     def load(self, model: str) -> _Runner:
-        """Load a model's networks now rather than when first used."""
+        """Return a model's networks, loading them when first used."""
         if model not in FILES:
             raise unknown_model(model, MODELS)
         with self._lock:

@@ -10,8 +10,13 @@ from histgen_lib.models.histgen.folder import open_model_folder
 IN_PROCESS = "onnx"
 
 
-def open_inference(url: str, model_folder: Path | str, threads: int | None = None) -> InferenceServer:
+def open_inference(
+    url: str, model_folder: Path | str, threads: int | None = None, *, deadline_s: float = 120.0
+) -> InferenceServer:
     """Open "onnx" (this process; `threads` bounds its cores) or "triton://host:port".
+
+    `deadline_s`: what a call of another process may take. It has to cover the largest slide: a call that is
+    given up for its length takes as long when it is tried again, and holds up all that wait behind it.
 
     Nothing is connected or loaded before it is used. A Triton server has to serve this very model folder, or
     calls raise FatalError("inference-other-model"). Raises FatalError: "inference-url", "model-missing",
@@ -23,4 +28,4 @@ def open_inference(url: str, model_folder: Path | str, threads: int | None = Non
         return OnnxServer(model_folder, threads=threads)
     from histgen_lib.inference._triton import TritonServer  # noqa: PLC0415
 
-    return TritonServer(url, version=open_model_folder(model_folder).digest)
+    return TritonServer(url, version=open_model_folder(model_folder).digest, deadline_s=deadline_s)

@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import ModelMetadata, Tensors, TensorSpec
 from histgen_lib.inference.wire import BATCHING, DTYPES, VERSION, Batching, joined
-
-_SHORT = "max_tokens"
-"""The input that shortens a text."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +40,6 @@ class ServedModel:
     def off_wire(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Undo `on_wire`."""
         return tuple(shape[1:] if self.batching == "bags" else shape)
-
-    def canary(self) -> dict[str, npt.NDArray[Any]]:
-        """Make the smallest request that is answered."""
-        tensors = {
-            spec.name: np.zeros([max(size, 1) for size in spec.shape], dtype=spec.dtype.split("|")[0])
-            for spec in self.metadata.inputs
-            if not spec.optional
-        }
-        if any(spec.name == _SHORT for spec in self.metadata.inputs):
-            tensors[_SHORT] = np.ones(1, dtype=np.int32)
-        return tensors
 
 
 def served_model(config: Any) -> ServedModel:

@@ -25,6 +25,9 @@ _SETTINGS = {
     "method": "str",
 }
 
+_SHORT = "max_tokens"
+"""The input that shortens a text."""
+
 _CODES = {"tiles": "tensor-shape", "features": "bag-shape", "xy": "bag-shape", "slide": "bag-shape"}
 """What a tensor that does not fit is called; any other is one of decoding's settings."""
 
@@ -58,6 +61,18 @@ def describe(folder: ModelFolder, model: str) -> ModelMetadata:
             TensorSpec("score", "float32", (1,)),
         ),
     )
+
+
+def smallest(metadata: ModelMetadata) -> dict[str, npt.NDArray[Any]]:
+    """Make the smallest request that a model answers."""
+    tensors = {
+        spec.name: np.zeros([max(size, 1) for size in spec.shape], dtype=spec.dtype.split("|")[0])
+        for spec in metadata.inputs
+        if not spec.optional
+    }
+    if any(spec.name == _SHORT for spec in metadata.inputs):
+        tensors[_SHORT] = np.ones(1, dtype=np.int32)
+    return tensors
 
 
 def unknown_model(model: str, known: Iterable[str]) -> FatalError:

@@ -18,7 +18,7 @@ from histgen_lib.inference._connection import CallFailedError, Connection
 from histgen_lib.inference._exchange import Exchange
 from histgen_lib.inference._regions import RegionPool
 from histgen_lib.inference._served import ServedModel, served_model
-from histgen_lib.inference._specs import fitted, unknown_model
+from histgen_lib.inference._specs import fitted, smallest, unknown_model
 from histgen_lib.inference._suspects import Suspects
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ _PAUSES_S = (0.05, 0.15, 0.3, 0.5)
 _FRESH_S = 2.0
 """For so long a model that answered is taken to be ready."""
 _CANARY_S = 5.0
+_LONGEST_S = 1e9
+"""gRPC cannot count to infinity."""
 _BUSY_S = 300.0
 """For so long a model that answers late, not wrongly, is taken to be busy."""
 
@@ -60,7 +62,8 @@ class TritonServer:
         self._connection = Connection(url)
         wanted = shared_memory == "on" or (shared_memory == "auto" and self._connection.is_local)
         self._exchange = Exchange(self._connection, RegionPool(self._connection, wanted=wanted))
-        self._deadline_s, self._version, self._clock = deadline_s, version, clock
+        self._deadline_s = min(deadline_s, _LONGEST_S)
+        self._version, self._clock = version, clock
         self._suspects = Suspects(patience)
         self._served: dict[str, ServedModel] = {}
         self._well: dict[str, float] = {}
@@ -96,6 +99,10 @@ class TritonServer:
             return answers[0]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
+    def warm(self, model: str) -> None:
+        """Connect, and see whether it is the right model that answers."""
+        self.canary(model)
+
     def ready(self, model: str) -> bool:
         """Tell whether the model answers: one whose process was killed stays "ready" for Triton itself."""
         if self._clock() - self._well.get(model, -_FRESH_S) < _FRESH_S:
@@ -113,7 +120,7 @@ class TritonServer:
         """Have the model answer a very small request. Raises what `infer` raises."""
         try:
             served = self._model(model)
-            self._exchange.ask(served, served.canary(), deadline_s)
+            self._exchange.ask(served, smallest(served.metadata), deadline_s)
         except CallFailedError as failed:
             raise self._raised(model, failed) from failed
         self._well[model] = self._clock()

@@ -6,10 +6,8 @@ The first slide would else pay for it, with a second or more.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag, pack_bag, unpack_bag
 from histgen_lib.errors import InvalidInputError, TransientError
@@ -20,28 +18,19 @@ from histgen_lib.reports.render_html import page_template
 
 
 def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
-    """Load what reading slides, writing bags and drawing pages needs; have the model `name` answer once.
+    """Load what reading slides, writing bags and drawing pages needs; have the model `name` made ready.
 
     A server that is away is left for later. Raises the server's FatalErrors.
     """
     from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: F401, PLC0415 - OpenSlide
 
-    width = model.folder.histgen.input_dim
     _ = model.folder.digest, model.folder.tokenizer
-    _ = unpack_bag(pack_bag(_bag(width)), "a bag")
+    _ = unpack_bag(pack_bag(_bag(model.folder.histgen.input_dim)), "a bag")
     pixels = np.zeros((8, 8, 4), np.uint8)
     _ = thumbnail_webp(pixels[..., :3]), jpeg_uri(pixels[..., :3], max_px=8), heatmap_webp(pixels)
     page_template()
     with suppress(TransientError, InvalidInputError):
-        server.infer(name, _request(model, name, width))
-
-
-def _request(model: ReportModel, name: str, width: int) -> dict[str, NDArray[Any]]:
-    if name == "tile_encoder":
-        side = model.tiling.tile_px
-        return {"tiles": np.full((1, side, side, 3), 255, np.uint8)}
-    bag = _bag(width)
-    return {"features": bag.features, "xy": bag.xy, "max_tokens": np.array([2], np.int32)}
+        server.warm(name)
 
 
 def _bag(width: int) -> Bag:
