@@ -62,7 +62,7 @@ class InferenceServer(Protocol):
     Equal tensors give equal answers, bit for bit, whatever else is asked at the same time, on however many
     threads, and on every server with the same version of ONNX Runtime and the same kind of processor. Raises
     FatalError("inference-model-unknown") for another name, InvalidInputError for tensors that do not fit,
-    TransientError where a server is away.
+    and ("inference-memory") where memory does not suffice for them; TransientError where a server is away.
     """
 
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:

@@ -49,7 +49,10 @@ class OnnxServer:
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Run "tile_encoder" or "histgen" once; see `InferenceServer`."""
         runner = self.load(model)
-        return runner.infer(fitted(tensors, self.metadata(model)))
+        try:
+            return runner.infer(fitted(tensors, self.metadata(model)))
+        except MemoryError as error:
+            raise _no_memory(model) from error
 
     def warm(self, model: str) -> None:
         """Load a model's networks now, and let them answer once."""
@@ -78,6 +81,14 @@ class OnnxServer:
         if model == "histgen":
             return HistGenRuntime(self.folder, self._threads)
         return _TileEncoderRuntime(self.folder.file(TILE_ENCODER_ONNX), self._threads or cores())
+
+
+def _no_memory(model: str) -> InvalidInputError:
+    return InvalidInputError(
+        "inference-memory",
+        f"There is not enough memory for what {model} computes of this slide.",
+        hint="Give whatever runs the model (the worker, or tritonserver) more memory, then try again.",
+    )
 
 
 def cores() -> int:

@@ -80,8 +80,6 @@ class TritonPythonModel:
             answer = self._server.infer(self._name, self._tensors(request))
         except HistgenError as error:
             return self._error(error)
-        except MemoryError:
-            return self._error(_no_memory())
         except Exception as error:
             # Told by its type alone: its message may hold anything. The traceback stays in the server's log.
             log.exception("a request to %s failed", self._name)
@@ -137,10 +135,6 @@ def _status(triton: Any, error: HistgenError) -> Any:
     return (
         triton.TritonError.UNAVAILABLE if isinstance(error, TransientError) else triton.TritonError.INTERNAL
     )
-
-
-def _no_memory() -> TransientError:
-    return TransientError("inference-unavailable", "The model server has no memory left for this request.")
 
 
 def _unexpected(error: Exception) -> InvalidInputError:

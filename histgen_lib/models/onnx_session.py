@@ -12,11 +12,15 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from histgen_lib.errors import FatalError
 
+_NO_ROOM = ("Failed to allocate memory", "bad_alloc")
+"""What ONNX Runtime says when it is out of memory, in errors of several classes."""
+
 
 class OnnxSession:
     """One network file, ready to run. Raises FatalError("model-onnx") when it cannot be loaded.
 
-    `run` raises the same for inputs that the network does not take: its shapes follow from config.json.
+    `run` raises the same for inputs that the network does not take: its shapes follow from config.json; and
+    MemoryError where there is no room for what it computes.
     `shrink`: give memory back after each run rather than keep it for the next (a large slide takes a GB).
     """
 
@@ -52,4 +56,8 @@ class OnnxSession:
                 f"{self._name} does not take what config.json says that it takes.",
                 hint="Its files are not of one model: write them anew (histgen model export), or fetch it.",
             ) from error
+        except Exception as error:
+            if any(words in str(error) for words in _NO_ROOM):
+                raise MemoryError from error
+            raise
         return dict(zip(names, found, strict=True))

@@ -101,3 +101,23 @@ def test_reports_are_written_without_torch(folder: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_a_slide_too_large_for_the_memory_is_told_as_such(folder: Path) -> None:
+    """What regions pay each other in attention grows with the square of their number: here 15 GB."""
+    code = (
+        "import resource, sys, numpy as np; from histgen_lib.inference import OnnxServer\n"
+        "from histgen_lib.errors import InvalidInputError\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "bag = {'features': np.zeros((300_000, 10), np.float16), 'xy': np.zeros((300_000, 2), np.int32)}\n"
+        "server = OnnxServer(sys.argv[1], threads=1)\n"
+        "try:\n"
+        "    server.infer('histgen', bag)\n"
+        "except InvalidInputError as error:\n"
+        "    print(error.code)\n"
+        "assert server.infer('histgen', {name: value[:9] for name, value in bag.items()})\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["inference-memory"]
