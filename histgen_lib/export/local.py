@@ -113,6 +113,8 @@ def _write_model(
     if reference:
         parameters[FOLDER] = os.path.relpath(folder.path.resolve(), place.resolve())
     repository.mkdir(parents=True, exist_ok=True)
+    for left in repository.glob(f".{model}.????????"):
+        shutil.rmtree(left)  # of an export that was killed: Triton takes it for a model, and does not start
     written = Path(tempfile.mkdtemp(prefix=f".{model}.", dir=repository))
     try:
         written.chmod(0o755)

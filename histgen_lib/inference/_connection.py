@@ -196,7 +196,7 @@ def _unavailable(message: str) -> TransientError:
     return TransientError(
         "inference-unavailable",
         f"The model server cannot answer now: {message[:_TOLD]}",
-        hint="It is tried again; look at the server's log if this lasts.",
+        hint="It is tried again. If this lasts: what does its log say, is the address that of its gRPC port?",
     )
 
 

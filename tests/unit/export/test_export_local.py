@@ -58,6 +58,21 @@ def test_exporting_again_replaces_what_was_there(model_dir: Path, tmp_path: Path
     assert '"threads" value { string_value: "3" }' in (tmp_path / "histgen" / "config.pbtxt").read_text()
 
 
+def test_what_a_killed_export_left_is_cleared_away(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton would take it for a model that it cannot load."""
+    export_local(model_dir, tmp_path)
+    whole = files_of(tmp_path)
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)  # the process ends before it can tidy up
+        export_local(model_dir, tmp_path)
+    assert files_of(tmp_path) > whole
+    export_local(model_dir, tmp_path)
+    assert files_of(tmp_path) == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(MODELS)
+
+
 def test_a_folder_of_someone_else_is_not_replaced(model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "histgen").mkdir()
     (tmp_path / "histgen" / "thesis.txt").touch()
