@@ -31,6 +31,9 @@ _AWAY = {
 """What the system says of a share whose server cannot be had, when a file on it is looked up."""
 
 _FSTAB = Path("/etc/fstab")
+_NAME_BYTES = 200
+"""What a copy's name keeps of its object's, from the end: with what a file that is being fetched is called
+besides, a name may have 255."""
 
 
 def stated_mounts(table: Path = _FSTAB) -> list[Path]:
@@ -122,7 +125,8 @@ class SlideFiles:
         if self._scratch is None:
             self._scratch = self._make_scratch()
         identity = f"{uri}|{found.etag}|{found.size_bytes}"
-        return self._scratch.holding(identity, name, found.size_bytes, lambda path: store.fetch(key, path))
+        short = name.encode()[-_NAME_BYTES:].decode(errors="ignore")
+        return self._scratch.holding(identity, short, found.size_bytes, lambda path: store.fetch(key, path))
 
     def _bucket(self, name: str) -> ObjectStore:
         if name not in self._buckets:

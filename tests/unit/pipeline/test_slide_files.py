@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.files import write_atomic
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles, local_path, stated_mounts
 from histgen_lib.storage import ObjectInfo, StorageSettings
@@ -119,7 +120,7 @@ class Bucket:
 
     def fetch(self, key, path):
         self.fetched += 1
-        path.write_bytes(self.data)
+        write_atomic(path, self.data)  # as the real ones do
 
 
 @pytest.fixture
@@ -144,6 +145,13 @@ def test_an_object_is_copied_once_under_its_own_name(bucket, tmp_path):
             assert path.read_bytes() == b"slide"
 
     assert (bucket.fetched, bucket.opened) == (1, ["s3://lab"])
+
+
+def test_an_object_with_the_longest_name_there_is_gets_a_shorter_one_here(bucket, tmp_path):
+    """Else it would end every worker that takes it up."""
+    with files_at(tmp_path).open(f"s3://lab/2026/{'é' * 125}.tiff") as path:
+        assert path.read_bytes() == b"slide"
+        assert path.suffix == ".tiff"
 
 
 def test_an_object_that_was_replaced_is_copied_anew(bucket, tmp_path):
