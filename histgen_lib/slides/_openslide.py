@@ -79,16 +79,21 @@ def _open(path: Path) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError as error:
         if is_truncated_tiff(path):
             raise _damaged(path, "its directory lies past its end") from error
-        raise InvalidInputError(
-            "slide-format-unknown",
-            f"{path.name} is not a slide in a format that OpenSlide can read.",
-            hint="Give a slide as the scanner wrote it (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM, …); "
-            "a damaged header looks the same, so copy it again if it should be one.",
-        ) from error
+        raise _unknown(path, "a damaged header looks the same: copy it again if it should be one") from error
     except (openslide.OpenSlideError, OSError) as error:
+        if "Unsupported" in str(error):  # of a kind of pixels, compressed as it cannot undo
+            raise _unknown(path, f"OpenSlide says: {_reason(error)}") from error
         raise _damaged(path, _reason(error)) from error
     handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return handle
+
+
+def _unknown(path: Path, besides: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-format-unknown",
+        f"{path.name} is not a slide in a format that OpenSlide can read.",
+        hint=f"Give a slide as the scanner wrote it (SVS, NDPI, MRXS, SCN, TIFF, DICOM, …); {besides}.",
+    )
 
 
 def _damaged(path: Path, why: str) -> InvalidInputError:

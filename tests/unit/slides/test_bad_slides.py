@@ -67,6 +67,17 @@ def test_a_truncated_bigtiff_is_called_damaged(tmp_path):
     assert refusal(tmp_path / "a.tif").code == "slide-damaged"
 
 
+def test_a_compression_that_nobody_can_undo_here_is_no_damage(tmp_path, slide_file):
+    """JPEG 2000 in a plain TIFF: copying it again changes nothing."""
+    jpeg, jpeg_2000 = (struct.pack("<HHIH", 259, 3, 1, value) for value in (7, 34712))
+    data = slide_file.read_bytes()
+    assert jpeg in data
+    (tmp_path / "a.tif").write_bytes(data.replace(jpeg, jpeg_2000))
+    found = refusal(tmp_path / "a.tif")
+    assert found.code == "slide-format-unknown"
+    assert "34712" in found.hint
+
+
 def test_damaged_pixels_behind_a_sound_directory(tmp_path, slide_file):
     data = bytearray(slide_file.read_bytes())
     middle = slice(len(data) // 5, len(data) // 2)
