@@ -67,6 +67,7 @@ class KafkaSubscription:
         self._consumer: Any = None
         self._in_flight: Delivery | None = None
         self._lost = self._evicted = False
+        self._topic_id: Any = None
         self._heard_at = self._turned_at = self._failing_since = self._unsettled_since = 0.0
 
     def next(self, timeout_s: float) -> Delivery | None:
@@ -171,6 +172,7 @@ class KafkaSubscription:
         except BaseException:
             _close(consumer)
             raise
+        self._topic_id = consumer._cluster.topic_id(self._topic)
         self._heard_at = time.monotonic()
         return consumer
 
@@ -219,11 +221,16 @@ class KafkaSubscription:
             if not isinstance(error, _DAMAGE) and (isinstance(error, _PASSING) or raised_by_us(error)):
                 raise
             raise self._unreadable(error) from error
-        if self._evicted:
+        if self._evicted or self._made_anew():
             self._drop()
             self._consumer = self._join()
             return {}
         return found
+
+    def _made_anew(self) -> bool:
+        """Say whether the topic was removed and made again: kafka-python would go on where it was."""
+        known, found = self._topic_id, self._consumer._cluster.topic_id(self._topic)
+        return bool(known and found and found.int and known != found)
 
     def _unreadable(self, error: Exception) -> TransientError:
         """Let go of a client that cannot take a record apart: at its next call it would spin for ever."""
@@ -242,7 +249,7 @@ class KafkaSubscription:
         while True:
             if not self._settle(end - time.monotonic()):
                 raise kafka_errors.KafkaTimeoutError("The group does not settle.")
-            if place not in self._consumer.assignment() or (self._lost and self._finished(delivery)):
+            if place not in self._consumer.assignment() or (self._lost and not self._next_in_line(delivery)):
                 return False
             try:
                 self._consumer.commit(
@@ -272,10 +279,14 @@ class KafkaSubscription:
         self._unsettled_since = 0.0
         return True
 
-    def _finished(self, delivery: Delivery) -> bool:
-        """Say whether another member finished the record while the partition was not ours."""
+    def _next_in_line(self, delivery: Delivery) -> bool:
+        """Say whether a record that was lost and came back is what the group has to finish next.
+
+        It is not if another member finished it, nor if the broker lost its log meanwhile: what lies there now
+        are other records, which nobody has seen.
+        """
         committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
-        return committed is not None and committed > delivery.offset
+        return bool(committed == delivery.offset)
 
     def _reached(self, place: Any) -> int:
         if self._in_flight is not None and _place(self._in_flight) == place:

@@ -1,12 +1,15 @@
-"""A broker that is killed and started again costs time and nothing else."""
+"""A broker that is killed and started again costs time and nothing else; also one that lost its log."""
 
 from __future__ import annotations
 
+import shutil
+
+import kafka
 import pytest
 from bus_members import new_name, number_of, publish, publishing, scanned
 from waiting import until
 
-from histgen_lib.bus import BusSettings, Delivery, _kafka, _kafka_publisher, open_subscription
+from histgen_lib.bus import BusSettings, Delivery, Subscription, _kafka, _kafka_publisher, open_subscription
 from histgen_lib.errors import TransientError
 from histgen_lib.stack.kafka import KafkaProcess
 
@@ -69,3 +72,48 @@ def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> N
         subscription.close()
     assert set(taken) == {*sent, ("S9", 0)}
     assert [taken.count(one) for one in sent] == [1] * len(sent)
+
+
+def all_there(subscription: Subscription, count: int) -> None:
+    """Take everything, as a worker does, and see that it is each of the records of the new log."""
+    taken: list[int] = []
+    while len(taken) < count:
+        delivery = until(lambda: patiently(lambda: subscription.next(0.2)), 60, "what is left")
+        taken.append(delivery.offset)
+        assert patiently(lambda delivery=delivery: subscription.done(delivery))
+    assert taken == list(range(count))
+
+
+@pytest.mark.parametrize("lost", ["broker", "topic"])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_records_of_a_log_made_anew_are_not_passed_over(
+    own_kafka: KafkaProcess, busy: bool, lost: str
+) -> None:
+    """An operator wiped the broker, or removed a topic and made it again, while workers were running."""
+    soon = (("metadata_max_age_ms", 1_000),)  # a minute, as it comes
+    topic, settings = new_name(), BusSettings(own_kafka.url, partitions=1, session_s=3.0, kafka=soon)
+    with publishing(settings) as publisher:
+        publish(publisher, topic, slides=1, each=4)
+        subscription = open_subscription(settings, topic, "g")
+        held = [until(lambda: subscription.next(0.2), 15, "a record")]
+        for _ in range(3):
+            assert subscription.done(held.pop())
+            held.append(until(lambda: subscription.next(0.2), 15, "a record"))
+        if not busy:
+            assert subscription.done(held.pop())
+
+        if lost == "broker":
+            own_kafka.kill()
+            shutil.rmtree(own_kafka.log_path.parent)
+            own_kafka.start()
+        else:
+            admin = kafka.KafkaAdminClient(bootstrap_servers=own_kafka.url.removeprefix("kafka://"))
+            admin.delete_topics([topic])
+            admin.close()
+        for number in range(6):
+            patiently(lambda number=number: publisher.publish(topic, "S0", scanned("S0", number)))
+        if busy:
+            until(lambda: not patiently(subscription.keep), 60, "word that it is another's")
+            assert not patiently(lambda: subscription.done(held[0]))
+        all_there(subscription, 6)
+        subscription.close()
