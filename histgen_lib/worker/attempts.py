@@ -3,18 +3,18 @@
 The first put tells all that a fresh event needs to know, in one request: if attempts/<worker>/<event_id>/1
 was not there, the event was neither begun nor given up before. That holds because a given-up event keeps its
 first attempt for ever, and only a finished one loses them all. Lists and look-ups are made only where the put
-finds an earlier one.
+finds an earlier one. A put whose answer is lost is no attempt; it is known by its mark.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.storage import ObjectStore
-
-_BODY = b"{}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Attempts:
     def __init__(self, store: ObjectStore, worker: str) -> None:
         self._store, self._prefix = store, f"attempts/{worker}/"
         self._ended: set[str] = set()
+        self._doubtful: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
     def begin(self, event_id: str, most: int) -> Trial:
@@ -54,7 +55,7 @@ class Attempts:
         prefix = f"{self._prefix}{event_id}/"
         earlier: tuple[str, ...] = ()
         number = 1
-        while not self._store.put(f"{prefix}{number}", _BODY):
+        while not self._put(f"{prefix}{number}"):
             earlier = tuple(info.key for info in self._store.list(prefix))
             if len(earlier) >= most:
                 return Trial(event_id, earlier, None)
@@ -70,8 +71,15 @@ class Attempts:
 
         Each is removed once, under a lock: a second removal could meet a new attempt under the same key.
         """
+        for key in sorted(self._doubtful):
+            if _is_of(event_id, key):
+                with self._lock:
+                    mark = self._doubtful.get(key)
+                    if mark and self._has(key, mark):
+                        self._store.delete(key)
+                    self._doubtful.pop(key, None)
         for key in sorted(self._ended):
-            if not event_id or key.split("/")[-2] == event_id:
+            if _is_of(event_id, key):
                 with self._lock:
                     if key in self._ended:
                         self._store.delete(key)
@@ -81,6 +89,25 @@ class Attempts:
     def unswept(self) -> bool:
         """Tell whether `sweep` has anything to do."""
         return bool(self._ended)
+
+    def _put(self, key: str) -> bool:
+        """Put an attempt; False if there is another one of that number."""
+        mark = secrets.token_hex(8).encode()
+        try:
+            return self._store.put(key, mark) or self._has(key, mark)
+        except TransientError:
+            self._doubtful[key] = mark
+            raise
+
+    def _has(self, key: str, mark: bytes) -> bool:
+        try:
+            return self._store.get(key) == mark
+        except InvalidInputError:
+            return False
+
+
+def _is_of(event_id: str, key: str) -> bool:
+    return not event_id or key.split("/")[-2] == event_id
 
 
 def _number(key: str) -> int:

@@ -47,6 +47,29 @@ def test_a_store_whose_lists_lag_behind_does_not_hold_us_up():
     assert Attempts(store, "w").begin("e", 3).key == "attempts/w/e/2"
 
 
+@pytest.mark.parametrize("answer", ["none", "there is one"])
+def test_a_put_whose_answer_was_lost_is_no_attempt(answer: str):
+    """A slow store does what it is asked to, and tells nobody: its outage must not use attempts up."""
+    store = MemoryStore()
+    others = Attempts(store, "w").begin("e", 3)
+    attempts, put = Attempts(store, "w"), store.put
+
+    def told_nobody(key: str, data: bytes) -> bool:
+        if put(key, data) and answer == "none":
+            raise STORE_AWAY
+        return False
+
+    store.put = told_nobody
+    for _ in range(5):
+        if answer == "none":
+            with pytest.raises(TransientError):
+                attempts.begin("e", 3)
+    store.put = put if answer == "none" else told_nobody
+    trial = attempts.begin("e", 3)
+    assert (trial.number, trial.earlier) == (2, others.keys)
+    assert store.under("") == ["attempts/w/e/1", "attempts/w/e/2"]
+
+
 def test_noting_an_end_does_not_wait_for_a_slow_removal():
     """The poll loop notes; a removal beside it may hang as long as the store does."""
     store, began, go = MemoryStore(), threading.Event(), threading.Event()

@@ -70,6 +70,8 @@ class MemoryStore(Failing):
 
     def get(self, key: str) -> bytes:
         self.called("get")
+        if key not in self.objects:
+            raise InvalidInputError("object-missing", "There is no such object.")
         return self.objects[key]
 
     def head(self, key: str) -> ObjectInfo | None:
