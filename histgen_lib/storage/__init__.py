@@ -96,7 +96,8 @@ class StorageSettings:
 def open_store(settings: StorageSettings) -> ObjectStore:
     """Open the store; S3 is spoken to only when it is used.
 
-    FatalError("storage-url") for any other URL, FatalError("storage-denied") if the folder cannot be made.
+    FatalError("storage-url") for any other URL or a file in the folder's way, FatalError("storage-denied") if
+    the folder cannot be made.
     """
     scheme, _, rest = settings.url.partition(":")
     if scheme == "file" and (folder := _folder(rest)):

@@ -39,7 +39,7 @@ class FileStore:
         self._next_sweep_s = 0.0
         if ours:
             with _translated():
-                self._incoming.mkdir(parents=True, exist_ok=True)
+                self._make()
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
         """See ObjectStore."""
@@ -110,6 +110,16 @@ class FileStore:
                 hint="Remove symbolic links from the folder; to use another disk, mount it as the folder.",
             )
         return Path(path)
+
+    def _make(self) -> None:
+        try:
+            self._incoming.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise FatalError(
+                "storage-url",
+                f"The store's folder {self._root} cannot be made: a file is in its way.",
+                hint='Name a folder: "file:/folder".',
+            ) from None
 
     def _check_there(self) -> None:
         """Tell a missing object from a missing store: a share not mounted looks like an empty folder."""

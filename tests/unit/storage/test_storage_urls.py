@@ -73,6 +73,14 @@ def test_other_urls_are_refused_without_being_repeated(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_in_the_folders_way_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FatalError) as caught:
+        open_store(StorageSettings(f"file:{tmp_path / name}"))
+    assert caught.value.code == "storage-url"
+
+
 @pytest.mark.parametrize("endpoint", ["http://user:secret@host:9000", "host:9000", "http://", "http://a b"])
 def test_an_endpoint_that_cannot_be_is_refused_without_being_repeated(endpoint: str) -> None:
     with pytest.raises(FatalError) as caught:
