@@ -54,14 +54,16 @@ def backfill(
         store=connection.storage.url,
         store_endpoint=connection.storage.endpoint,
     )
-    teller = _Teller(as_json=as_json)
+    teller, (stop, signals) = _Teller(as_json=as_json), _stop_at_signals()
     tally = backfilling.run_backfill(
-        settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=_stop_at_signals()
+        settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=stop
     )
     if as_json:
         emit_json({"outcomes": dict(tally.outcomes), "stopped": tally.stopped, "slides": teller.told})
     else:
         out().print(_summary(tally.outcomes, stopped=tally.stopped))
+    if tally.stopped:
+        raise typer.Exit(128 + signals[0])
     raise typer.Exit(exit_code(teller.failures, total=sum(tally.outcomes.values())))
 
 
@@ -97,11 +99,16 @@ def _summary(outcomes: Mapping[str, int], *, stopped: bool) -> str:
     return f"{text}{'; stopped before the end' if stopped else ''}."
 
 
-def _stop_at_signals() -> Any:
-    """Have Ctrl-C and SIGTERM end it between two slides."""
+def _stop_at_signals() -> tuple[Any, list[int]]:
+    """Have Ctrl-C and SIGTERM end it between two slides; the list tells which it was."""
     from histgen_lib.worker import Stop  # noqa: PLC0415 - only where there is something to stop
 
-    stop = Stop()
+    stop, signals = Stop(), list[int]()
+
+    def ask(number: int, _: object) -> None:
+        signals.append(number)
+        stop.request()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.request())
-    return stop
+        signal.signal(number, ask)
+    return stop, signals

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from histgen_lib.stack.home import StackHome
+from services.gateway.backfill import Tally
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +145,26 @@ def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
 
     assert code == 65
     assert "error[backfill-rate]" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_backfill_that_was_interrupted_is_not_done(histgen, monkeypatch, tmp_path, number):
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def interrupted(*_, **__):
+        signal.raise_signal(number)
+        return Tally(stopped=True)
+
+    monkeypatch.setattr("services.gateway.backfill.backfill", interrupted)
+    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    try:
+        code, out, _ = histgen("backfill", tmp_path, "--json", *stated)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    assert code == 128 + number
+    assert json.loads(out)["stopped"]
 
 
 @pytest.mark.parametrize("service", ["gateway", "tiler", "reporter"])
