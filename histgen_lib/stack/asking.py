@@ -30,17 +30,15 @@ def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
         status, answer = _ask("POST", url, json.dumps(body).encode(), _PATIENT_S)
     except OSError as error:
-        raise TransientError(
-            "gateway-unreachable",
-            f"The gateway at {url} does not answer: {error.strerror or error or type(error).__name__}.",
-            hint="Look whether it runs; histgen status tells of the stack on this machine.",
-        ) from error
+        raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
     try:
         told = json.loads(answer)
         if status < 300:
             return dict(told)
         texts = [str(told["error"][key]) for key in ("code", "message", "hint")]
     except (ValueError, TypeError, KeyError, AttributeError):
+        if status >= 500:  # it is about to end, or a proxy stands before it
+            raise _unreachable(url, f"HTTP {status}") from None
         raise FatalError(
             "gateway-answer",
             f"What answers at {url} is no gateway of histgen.",
@@ -48,6 +46,14 @@ def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
         ) from None
     kind = TransientError if status >= 500 else InvalidInputError
     raise kind(texts[0], texts[1], hint=texts[2])
+
+
+def _unreachable(url: str, why: str) -> TransientError:
+    return TransientError(
+        "gateway-unreachable",
+        f"The gateway at {url} does not answer: {why}.",
+        hint="Look whether it runs; histgen status tells of the stack on this machine.",
+    )
 
 
 def _ask(method: str, url: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:

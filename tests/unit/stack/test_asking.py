@@ -79,6 +79,15 @@ def test_another_server_is_told_from_a_gateway(server, answer):
     assert error.code == "gateway-answer"
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_gateway_that_ends_or_a_proxy_before_it_may_be_tried_again(server, status):
+    server.answer = (status, b"Internal Server Error")
+    error = refused(server.url)
+
+    assert isinstance(error, TransientError)
+    assert error.code == "gateway-unreachable"
+
+
 @pytest.mark.parametrize(
     "url", [f"http://127.0.0.1:{free_port()}", "http://[", "nonsense", "http://127.0.0.1:x"]
 )
