@@ -87,8 +87,14 @@ def _one(slide_id: str, picture: Picture, store: ObjectStore, *, as_json: bool) 
         found = [
             {"key": info.key, "size_bytes": info.size_bytes, "uri": store.uri(info.key)} for info in objects
         ]
+        worker = picture.busy.get(slide_id)
         emit_json(
-            {"slide": [slide_json(state, store) for state in states], "objects": found, "attempts": attempts}
+            {
+                "slide": [slide_json(state, store) for state in states],
+                "in_hand_of": worker and worker.name,
+                "objects": found,
+                "attempts": attempts,
+            }
         )
         return
     for state in states:

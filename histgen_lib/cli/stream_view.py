@@ -140,12 +140,14 @@ def picture_json(picture: Picture, store: ObjectStore) -> dict[str, Any]:
 
 def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
     """Collect what --json prints of a slide."""
-    draft, letter = slide.draft, slide.letter
+    event, draft, letter = slide.event, slide.draft, slide.letter
     return {
         "slide_id": slide.slide_id,
         "state": slide.state,
         "uri": slide.uri or None,
-        "event_id": slide.event.id if slide.event else letter.event_id if letter else None,
+        "event_id": event.id if event else letter.event_id if letter else None,
+        "scanned_at": event and event.scanned_at.isoformat(),
+        "trace_id": event and event.trace_id,
         "waits_for_slides": list(slide.lacks),
         "draft": draft
         and {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
-from histgen_lib.cli.stream_view import LiveView, ending, place_of, slides_table
+from histgen_lib.cli.stream_view import LiveView, ending, place_of, slide_json, slides_table
+from histgen_lib.events import Event, SlideScanned
 from histgen_lib.stack.following import Ended, Picture
 from histgen_lib.stack.overview import DraftFacts, SlideState
 from histgen_lib.stack.workers import InFlight, WorkerState
@@ -83,6 +85,15 @@ def test_the_last_ends_stay_in_sight():
     assert "s19 1.5 s" in text
     assert "s0 " not in text
     assert "the store is away (storage-unavailable)" in text
+
+
+def test_a_program_is_told_what_a_person_is(tmp_path):
+    store = open_store(StorageSettings(f"file:{tmp_path}"))
+    scanned = SlideScanned("a", "file:///a.svs", "0" * 64, 1)
+    event = Event.first(scanned, source="/lab", now=datetime(2026, 1, 1, tzinfo=UTC), identity="a")
+    told = slide_json(SlideState("a", "scanned", event), store)
+
+    assert (told["scanned_at"], told["trace_id"]) == (event.scanned_at.isoformat(), event.trace_id)
 
 
 def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
