@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("histgen", deadline=None)  # how long an example takes says nothing about a promise
+settings.load_profile("histgen")
 
 pytest_plugins = [
     "servers.kafka_server",

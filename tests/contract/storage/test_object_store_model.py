@@ -75,7 +75,6 @@ def run(open_empty: Callable[[], ObjectStore], *, examples: int, steps: int) -> 
     limits = settings(
         max_examples=examples,
         stateful_step_count=steps,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         derandomize=True,
     )

@@ -100,8 +100,8 @@ def test_slides_go_in_and_drafts_cases_and_dead_letters_come_out(services):
     assert services.get("tiler", "/readyz")
     assert 'histgen_jobs_total{outcome="done",worker="tiler"} 3.0' in services.get("tiler", "/metrics")
     assert "histgen_tiles_encoded_total" in services.get("tiler", "/metrics")
-    counted = services.get("reporter", "/metrics")
-    assert 'histgen_stage_seconds_count{stage="generate",worker="reporter"} 2.0' in counted
+    counted = 'histgen_stage_seconds_count{stage="generate",worker="reporter"} 2.0'
+    until(lambda: counted in services.get("reporter", "/metrics"), MINUTES_S, "both drafts to be counted")
 
 
 def test_told_to_stop_they_stop_cleanly(services):

@@ -41,7 +41,7 @@ def refusal(path) -> InvalidInputError:
     return caught.value
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(0, 2**32 - 1), st.text(max_size=20))
 def test_every_bag_comes_back_as_it_was(tmp_path, tiles, dim, seed, name):
     bag = a_bag(tiles, dim, seed, encoder_name=name)

@@ -123,7 +123,7 @@ def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(clie
     assert not any(secret in answer.text for secret in SECRETS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.dictionaries(
         st.sampled_from(["uri", "slide_id", "mpp", "case", "x"]),

@@ -101,7 +101,7 @@ def test_a_beam_as_wide_as_the_language_finds_the_best_text_of_all(seed: int) ->
     assert found.score == pytest.approx(scored[best], abs=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), bias=st.floats(-3, 4), beams=st.integers(1, 4), length=st.integers(1, 9))
 def test_stopping_early_gives_the_answer_of_running_to_the_limit(
     seed: int, bias: float, beams: int, length: int

@@ -92,7 +92,7 @@ def test_senseless_settings_are_refused_by_name(wrong):
     assert next(iter(wrong)) in caught.value.message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 30), st.floats(-10, 50), st.floats(-10, 50))
 def test_tissue_fractions_are_exact_areas(seed, side, x, y):
     """Against summing the area of every mask pixel inside the square."""

@@ -45,7 +45,7 @@ def test_words_below_the_threshold_become_unknown_and_ids_start_at_one() -> None
     assert tokenizer.decode([4, 2, 1, 0, 3]) == "beta <unk> ."
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_bpe_gives_back_any_text_exactly(text: str) -> None:
     ids = BPE.encode(text)
