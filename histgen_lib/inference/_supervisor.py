@@ -35,7 +35,7 @@ class Supervisor:
     Triton calls a model "ready" whose process was killed, and never starts that process again. Each
     `interval_s` every model gets a small request. One that fails is unloaded and loaded, ever more rarely if
     that does not help. A model that takes longer than `answer_s` is busy; if it has finished nothing for
-    `hung_s`, `on_hung` is called with its name (on the server's machine: to kill its process), and it is
+    `hung_s`, which is as long as a job may take, `on_hung` is called with its name (on the server's machine: to kill its process), and it is
     reloaded.
 
     Memory that ended processes had shared with the server is given back, too. A server that is away is left
@@ -49,7 +49,7 @@ class Supervisor:
         *,
         interval_s: float = 1.0,
         answer_s: float = 5.0,
-        hung_s: float = 300.0,
+        hung_s: float = 1800.0,
         on_hung: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
