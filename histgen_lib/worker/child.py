@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -49,13 +50,10 @@ def child_main(pipe: Connection, lifeline: Connection, job: ChildSpec) -> None:
     faulthandler.enable()
     if job.logging:
         configure_logging(job.logging.service, job.logging.level)
-    with bound(worker=job.worker):
+    with bound(worker=job.worker), suppress(EOFError, OSError):  # of the pipe: the parent has left
         handler = _made(job.make_handler, pipe)
         while handler is not None:
-            try:
-                request: Request = pipe.recv()
-            except (EOFError, OSError):
-                return
+            request: Request = pipe.recv()
             pipe.send(_answer(handler, request, pipe))
 
 

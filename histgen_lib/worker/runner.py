@@ -71,6 +71,7 @@ class Runner:
         self._hear(0.0)
         waited_s = time.monotonic() - self._checked_at
         if self._checking and waited_s >= CHECK_LIMIT_S:
+            _log.warning("An idle child process hung; another is started.")
             self._process.kill()
         elif not self._checking and waited_s >= CHECK_S:
             self._check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from lab import Lab, page
 from waiting import until
@@ -33,6 +35,15 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(lab: Lab):
     (lab.folder / "setup").unlink()
     lab.finished("ok-1")
     assert worker.end() == 0
+
+
+def test_a_child_whose_worker_leaves_before_it_is_ready_leaves_without_a_word(lab: Lab):
+    """What multiprocessing would say of it is no line of JSON, and might repeat anything."""
+    worker = lab.process()
+    assert worker.url
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert {line["level"] for line in worker.lines()} == {"info"}
 
 
 def test_a_stop_during_the_start_is_heeded(lab: Lab):
