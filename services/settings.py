@@ -93,6 +93,9 @@ class ServiceSettings(BaseSettings):
         None, description="URL of an S3 other than Amazon's"
     )
     store_region: Annotated[str | None, EmptyIsNone] = Field(None, description="region of the bucket")
+    store_timeout_s: float = Field(
+        4.0, gt=0, le=600, description="seconds that S3 may be silent; more where bags leave by a slow line"
+    )
     inference: InferenceUrl = Field("onnx", description='"onnx" (in process) or "triton://host:port"')
     model: Path = Field(SHIPPED_MODEL, description="model folder")
     threads: Annotated[int | None, EmptyIsNone] = Field(

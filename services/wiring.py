@@ -40,7 +40,12 @@ def bus_settings(settings: ServiceSettings) -> BusSettings:
 
 def storage_settings(settings: ServiceSettings) -> StorageSettings:
     """Say which object store, and how to talk to it."""
-    return StorageSettings(url=settings.store, endpoint=settings.store_endpoint, region=settings.store_region)
+    return StorageSettings(
+        url=settings.store,
+        endpoint=settings.store_endpoint,
+        region=settings.store_region,
+        timeout_s=settings.store_timeout_s,
+    )
 
 
 def inference_server(settings: ServiceSettings, *, threads: int | None) -> InferenceServer:

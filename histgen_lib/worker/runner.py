@@ -37,6 +37,7 @@ class Runner:
     def start(self) -> None:
         """Start a child without waiting for it."""
         self._started = self._checking = False
+        self._board.lacks("process", "starting")
         self._process.start()
 
     def warm(self) -> None:
