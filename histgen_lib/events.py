@@ -32,7 +32,8 @@ TOPICS = (SLIDE_SCANNED, BAG_READY, REPORT_DRAFTED, REPORT_SIGNED, DEAD_LETTER)
 class SlideScanned:
     """A slide's file is complete. `content_id`: SHA-256 over its bytes; `mpp`: µm per level-0 px, if stated.
 
-    A slide of a case names the case and all of its slides: they get one report together.
+    A slide of a case names the case and all of its slides: they get one report together. `turn`: how often
+    the slide had come back to what it was before, by then; a later turn is news, whatever was said earlier.
     """
 
     type: ClassVar[str] = SLIDE_SCANNED
@@ -43,6 +44,7 @@ class SlideScanned:
     mpp: float | None = None
     case_id: str | None = None
     case_slides: tuple[str, ...] = ()
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class BagReady:
     mpp: float | None = None
     case_id: str | None = None
     case_slides: tuple[str, ...] = ()
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -273,8 +276,8 @@ def _time(headers: Mapping[str, str], name: str) -> datetime:
 def _data(kind: type[Any], value: Any) -> Data:
     if not isinstance(value, dict):
         raise _UnusableError("data")
-    hints = get_type_hints(kind)
-    known = {f.name: _typed(f.name, value[f.name], hints[f.name]) for f in fields(kind) if f.name in value}
+    hints, given = get_type_hints(kind), {name: one for name, one in value.items() if one is not None}
+    known = {f.name: _typed(f.name, given[f.name], hints[f.name]) for f in fields(kind) if f.name in given}
     lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
     if lacking:
         raise _UnusableError(lacking[0])

@@ -35,8 +35,8 @@ class Supervisor:
     Triton calls a model "ready" whose process was killed, and never starts that process again. Each
     `interval_s` every model gets a small request. One that fails is unloaded and loaded, ever more rarely if
     that does not help. A model that takes longer than `answer_s` is busy; if it has finished nothing for
-    `hung_s`, which is as long as a job may take, `on_hung` is called with its name (on the server's machine: to kill its process), and it is
-    reloaded.
+    `hung_s` (as long as a job may take by default), `on_hung` is called with its name (on the server's
+    machine: to kill its process), and it is reloaded.
 
     Memory that ended processes had shared with the server is given back, too. A server that is away is left
     alone: starting it is for whoever keeps its process. Several supervisors do no harm.

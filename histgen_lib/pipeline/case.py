@@ -7,13 +7,13 @@ slides that become ready at the same moment at least one sees all, and all that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
 from histgen_lib.pipeline.keys import case_prefix, case_slide_key
-from histgen_lib.pipeline.pointer import advance, read_pointer, said_before
+from histgen_lib.pipeline.pointer import TURN, advance, read_pointer, said_before
 from histgen_lib.storage import ObjectStore
 
 _BY = "bag_digest"
@@ -28,18 +28,20 @@ class Member:
     bag_digest: str
     bag_key: str
     scan_key: str
+    turn: int = 0
 
     @classmethod
     def of(cls, ready: BagReady) -> Self:
         """Take it out of an event."""
-        return cls(ready.slide_id, ready.uri, ready.bag_digest, ready.bag_key, ready.scan_key)
+        return cls(ready.slide_id, ready.uri, ready.bag_digest, ready.bag_key, ready.scan_key, ready.turn)
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Self:
         """Take it out of a pointer. Raises InvalidInputError("case-unreadable")."""
         try:
-            return cls(**{name: str(value[name]) for name in cls.__dataclass_fields__})
-        except KeyError:
+            texts = {f.name: str(value[f.name]) for f in fields(cls) if f.name != TURN}
+            return cls(**texts, turn=int(value.get(TURN, 0)))
+        except (KeyError, TypeError, ValueError):
             raise InvalidInputError(
                 "case-unreadable",
                 "What a case remembers of one of its slides cannot be read.",
@@ -66,7 +68,7 @@ def has_joined(store: ObjectStore, ready: BagReady) -> bool:
     """Whether `join_case` was done for this very bag. Raises as `join_case`."""
     _check_listed(ready)
     pointer = read_pointer(store, _key(ready, ready.slide_id), by=_BY)
-    return pointer is not None and said_before(pointer, ready.bag_digest, by=_BY)
+    return pointer is not None and said_before(pointer, ready.bag_digest, by=_BY, turn=ready.turn)
 
 
 def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:

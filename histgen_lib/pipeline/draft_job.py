@@ -27,7 +27,7 @@ from histgen_lib.pipeline.keys import DRAFT_JSON, bag_thumbnail_key, latest_key,
 from histgen_lib.pipeline.made import Made, read_object, store_files
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import Place, evidence_places, pictures_of, read_evidence
-from histgen_lib.pipeline.pointer import advance
+from histgen_lib.pipeline.pointer import TURN, advance
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import Part, case_origin, inputs_digest, slide_origin
 from histgen_lib.pipeline.report_files import report_files
@@ -126,6 +126,7 @@ class DraftJob:
             "slide_id": plan.owner_id,
             "report_digest": plan.digest,
             "draft": plan.key(DRAFT_JSON),
+            TURN: sum(source.member.turn for source in plan.sources),
         }
         advance(self.store, latest_key(plan.owner_id), pointer, by="report_digest")
         return ReportDrafted(

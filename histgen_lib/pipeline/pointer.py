@@ -2,7 +2,8 @@
 
 Beside a pointer lies its history, numbered entries written once: who writes number n+1 knows all that was
 said before, since of two writers only one gets the number. So what was said once is news no more, whoever
-says it again and however late, and a pointer never goes back. The pointer is the history's end, for readers.
+says it again and however late, and a pointer never goes back; unless it is said in a later turn, which means
+that someone wants it back. The pointer is the history's end, for readers.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from histgen_lib.pipeline.made import JSON, read_object
 from histgen_lib.storage import ObjectStore
 
 PREVIOUS = "previous"
+TURN = "turn"
+"""The field that counts how often one went back, see `events.SlideScanned`; 0 where it is missing."""
 
 
 def advance(store: ObjectStore, key: str, value: Mapping[str, Any], *, by: str) -> dict[str, Any]:
-    """Have the pointer at `key` say `value`, unless it did before; return what it says then.
+    """Have the pointer at `key` say `value`, unless it did so before; return what it says then.
 
     `by`: the field that tells one value from another. What `value[by]` was before stands under "previous",
     the latest first. The pointer is right when this returns, also after crashes of others.
     """
     while True:
         said = _history(store, key)
-        new = value[by] not in [entry.get(by) for entry in said]
+        new = not said or not said_before(_pointer(said, by), value[by], by=by, turn=_turn(value))
         if new:
             data = canonical_json(value)
             if not store.put(_entry_key(key, len(said) + 1), data, content_type=JSON):
@@ -46,9 +49,10 @@ def read_pointer(store: ObjectStore, key: str, *, by: str) -> dict[str, Any] | N
     return value if isinstance(value.get(by), str) and isinstance(value.get(PREVIOUS), list) else None
 
 
-def said_before(pointer: Mapping[str, Any], value: str, *, by: str) -> bool:
-    """Whether a pointer says, or ever said, `value`."""
-    return value == pointer[by] or value in pointer[PREVIOUS]
+def said_before(pointer: Mapping[str, Any], value: str, *, by: str, turn: int) -> bool:
+    """Whether a pointer says, or ever said, `value`, or has gone on to a later turn."""
+    now = _turn(pointer)
+    return turn < now or (turn == now and value in [pointer[by], *pointer[PREVIOUS]])
 
 
 def _history(store: ObjectStore, key: str) -> list[dict[str, Any]]:
@@ -58,6 +62,11 @@ def _history(store: ObjectStore, key: str) -> list[dict[str, Any]]:
 
 def _pointer(said: Sequence[Mapping[str, Any]], by: str) -> dict[str, Any]:
     return {**said[-1], PREVIOUS: [entry.get(by) for entry in reversed(said[:-1])]}
+
+
+def _turn(value: Mapping[str, Any]) -> int:
+    turn = value.get(TURN, 0)
+    return turn if isinstance(turn, int) else 0
 
 
 def _history_prefix(key: str) -> str:

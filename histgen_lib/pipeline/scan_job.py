@@ -164,4 +164,5 @@ def _ready(scanned: SlideScanned, digest: str, record: ScanRecord, bag_bytes: in
         mpp=record.mpp,
         case_id=scanned.case_id,
         case_slides=scanned.case_slides,
+        turn=scanned.turn,
     )

@@ -7,8 +7,9 @@ the same id, when the slide is told of again: consumers recognise it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
@@ -104,43 +105,25 @@ class Intake:
         known = self.ledger.with_content(content.content_id)
         slide_id = told.slide_id or _id_among(told.place.slide_id, known)
         same = [found for found in known if found.data.slide_id == slide_id]
-        event = self._event(told, content, slide_id, self._before(slide_id, same))
-        if any(found.event.id == event.id for found in same):
-            letter = letter_of(self._store, event)
-            return Receipt(slide_id, event.id, "dead-letter" if letter else "duplicate", letter)
+        latest = self.ledger.latest(slide_id)
+        data = _stated(told, content, slide_id, _before(latest, same))
+        data = replace(data, turn=latest.data.turn if latest else 0)
+        said = [found for found in same if _statement(found.data) == _statement(data)]
+        if said and _is_return(told, latest, said, same):
+            data = replace(data, turn=data.turn + 1)
+        elif said and not _is_unrecorded(latest, data, said):
+            letter = letter_of(self._store, said[-1].event)
+            return Receipt(slide_id, said[-1].event.id, "dead-letter" if letter else "duplicate", letter)
+        event = Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
         if same:
             return self._announce(event, "accepted")
         mine = Owner(told.place.uri, content.content_id)
         owner = self.ledger.claim(slide_id, mine)
         if mine.uri == owner.uri:
-            return self._announce(event, "rescan" if self.ledger.latest(slide_id) else "accepted")
+            return self._announce(event, "rescan" if latest else "accepted")
         if mine.content_id == owner.content_id:
             return self._announce(event, "accepted")
         return self._refuse_taken(event)
-
-    def _before(self, slide_id: str, same: list[Announced]) -> SlideScanned | None:
-        """Return what was said last of these bytes under this slide id."""
-        latest = self.ledger.latest(slide_id) if same else None
-        ids = {found.event.id for found in same}
-        if latest and latest.event.id in ids:
-            return latest.data
-        return same[-1].data if same else None
-
-    def _event(self, told: Submission, content: Content, slide_id: str, before: SlideScanned | None) -> Event:
-        """Make the event of this slide; what is not stated now holds as it was stated before."""
-        case = told.case or (Case(before.case_id, before.case_slides) if before and before.case_id else None)
-        if case:
-            check_member(case, slide_id)
-        data = SlideScanned(
-            slide_id=slide_id,
-            uri=told.place.uri,
-            content_id=content.content_id,
-            size_bytes=content.size_bytes,
-            mpp=told.mpp if told.mpp is not None or before is None else before.mpp,
-            case_id=case.id if case else None,
-            case_slides=case.slides if case else (),
-        )
-        return Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
 
     def _announce(self, event: Event, status: Status) -> Receipt:
         with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):
@@ -174,8 +157,54 @@ class Intake:
 
 def identity(data: SlideScanned) -> str:
     """Name what happened, whoever tells it and when: these bytes, under this id, with this said of them."""
+    return f"{_statement(data)}|{data.turn}" if data.turn else _statement(data)
+
+
+def _statement(data: SlideScanned) -> str:
+    """Name the same, in whichever turn it is said."""
     case = Case(data.case_id, data.case_slides).identity if data.case_id else ""
     return f"{data.slide_id}|{data.content_id}|{data.mpp}|{case}"
+
+
+def _stated(told: Submission, content: Content, slide_id: str, before: SlideScanned | None) -> SlideScanned:
+    """Put together what is known of a slide; what is not stated now holds as it was stated `before`."""
+    case = told.case or (Case(before.case_id, before.case_slides) if before and before.case_id else None)
+    if case:
+        check_member(case, slide_id)
+    return SlideScanned(
+        slide_id=slide_id,
+        uri=told.place.uri,
+        content_id=content.content_id,
+        size_bytes=content.size_bytes,
+        mpp=told.mpp if told.mpp is not None or before is None else before.mpp,
+        case_id=case.id if case else None,
+        case_slides=case.slides if case else (),
+    )
+
+
+def _before(latest: Announced | None, same: Sequence[Announced]) -> SlideScanned | None:
+    """Return what was said last of these bytes under this slide id."""
+    if latest in same:
+        return latest.data if latest else None
+    return same[-1].data if same else None
+
+
+def _is_return(
+    told: Submission, latest: Announced | None, said: Sequence[Announced], same: Sequence[Announced]
+) -> bool:
+    """Whether a slide is to be again what was `said` of it earlier, and not lately.
+
+    So it is if of the same bytes something is stated anew, or if the slide's own place has its old bytes
+    again. A copy that lies elsewhere says nothing.
+    """
+    if latest is None or _statement(latest.data) == _statement(said[0].data):
+        return False
+    return latest in same or told.place.uri == latest.data.uri
+
+
+def _is_unrecorded(latest: Announced | None, data: SlideScanned, said: Sequence[Announced]) -> bool:
+    """Whether a gateway ended after it had announced just this, and before its books were whole."""
+    return latest is not None and _statement(latest.data) == _statement(data) and latest not in said
 
 
 def _id_among(slide_id: str, known: list[Announced]) -> str:

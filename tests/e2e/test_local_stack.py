@@ -86,6 +86,21 @@ def test_a_slide_submitted_again_with_its_resolution_needs_no_replay(stack, tmp_
     assert "draft.html" in run.out
 
 
+def test_a_resolution_stated_by_mistake_is_taken_back(stack, tmp_path):
+    path = slide(tmp_path, "mistaken", mpp=None)
+
+    def latest(mpp: float) -> str:
+        run = stack("submit", path, "--mpp", mpp, "--wait", "--json")
+        assert run.code == 0, run.said
+        pointer = json.loads((stack.home / "objects/reports/mistaken/latest.json").read_text())
+        assert json.loads(run.out)["slides"][0]["end"]["draft"]["json"].endswith(pointer["draft"])
+        return str(pointer["report_digest"])
+
+    right, wrong = latest(0.5), latest(0.45)
+    assert right != wrong
+    assert latest(0.5) == right
+
+
 def test_slides_of_a_case_get_one_report(stack, tmp_path):
     paths = [slide(tmp_path, "case-a"), slide(tmp_path, "case-b")]
     run = stack("submit", *paths, "--case", "C7", "--wait", "--json")

@@ -116,6 +116,8 @@ def test_a_producer_may_leave_out_what_has_a_default() -> None:
     body = json.dumps({"slide_id": "S-1", "uri": "file:///s", "content_id": "ab", "size_bytes": 3}).encode()
     read = Event.read(headers, body)
     assert (read.scanned_at, read.replay, read.data) == (NOW, 0, SlideScanned("S-1", "file:///s", "ab", 3))
+    nulls = json.loads(body) | dict.fromkeys(("mpp", "case_id", "case_slides", "turn"))
+    assert Event.read(headers, json.dumps(nulls).encode()) == read
 
 
 def test_a_patients_name_in_unknown_headers_and_fields_is_left_behind() -> None:

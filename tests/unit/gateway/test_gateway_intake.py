@@ -130,6 +130,49 @@ def test_what_is_not_stated_holds_as_it_was_stated_before(lab: Lab):
     assert lab.tell(path).event_id == lab.bus.scanned[-1].id
 
 
+def test_what_was_stated_by_mistake_can_be_taken_back(lab: Lab):
+    path = lab.file("a.svs")
+    for mpp in (0.5, 0.25, 0.5, 0.5, 0.25):
+        lab.tell(path, mpp=mpp)
+    told = [(event.data.mpp, event.data.turn) for event in lab.bus.scanned]
+
+    assert told == [(0.5, 0), (0.25, 0), (0.5, 1), (0.25, 2)]
+    assert len({event.id for event in lab.bus.scanned}) == 4
+    assert lab.tell(path).status == "duplicate"
+
+
+def test_old_bytes_at_the_slides_own_place_are_wanted_back_and_what_comes_after_is_later(lab: Lab):
+    told = [lab.tell(lab.file("a.svs", data)).status for data in (b"one", b"two", b"one", b"one", b"three")]
+
+    assert told == ["accepted", "rescan", "accepted", "duplicate", "rescan"]
+    assert [event.data.turn for event in lab.bus.scanned] == [0, 0, 1, 1]
+
+
+def test_a_copy_of_an_earlier_scan_elsewhere_brings_nothing_back(lab: Lab):
+    first = lab.tell(lab.file("a.svs", b"one"))
+    lab.tell(lab.file("a.svs", b"two"))
+    copy = lab.tell(lab.file("archive/a.svs", b"one"))
+
+    assert (copy.status, copy.event_id) == ("duplicate", first.event_id)
+    assert len(lab.bus.scanned) == 2
+
+
+@pytest.mark.parametrize("dies_at", ["slides/a/", "gateway/contents/", "gateway/seen/"])
+def test_killed_while_a_slide_comes_back_it_is_one_event(lab: Lab, dies_at: str):
+    path = lab.file("a.svs")
+    for mpp in (0.5, 0.25):
+        lab.tell(path, mpp=mpp)
+    lab.store.dies_at = dies_at
+    with pytest.raises(Killed):
+        lab.tell(path, mpp=0.5, mark="m")
+    lab.store.dies_at = ""
+    lab.restarted()
+    lab.tell(path, mpp=0.5)
+
+    assert len({event.id for event in lab.bus.scanned}) == 3
+    assert lab.tell(path, mpp=0.5).status == "duplicate"
+
+
 def test_nothing_is_taken_over_from_other_bytes(lab: Lab):
     lab.tell(lab.file("a.svs", b"one"), mpp=0.25)
     lab.tell(lab.file("a.svs", b"two"))

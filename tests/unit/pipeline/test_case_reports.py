@@ -227,6 +227,22 @@ def test_a_rescan_of_one_slide_gives_the_case_a_new_report(make_lab, ready):
     assert lab.draft_job.find(ready["a"]).data == second, "the older scan's event is done with"
 
 
+def test_a_slide_that_comes_back_brings_the_cases_report_back(make_lab, ready):
+    """It is another's bag for a while, as after a mistake; late events of that change nothing any more."""
+    lab = make_lab()
+    first = [lab.draft_job.run(ready[name]).data for name in SLIDES][-1]
+    path = tiny_model.write_slide(lab.folder / "a.tif", side_px=640, seed=77)
+    mistaken = lab.scan_job.run(scanned(path, case_id="C-7", case_slides=SLIDES)).data
+    other = lab.draft_job.run(mistaken).data
+    back = lab.draft_job.run(replace(ready["a"], turn=1)).data
+    late = lab.draft_job.run(mistaken).data
+    pointer = json.loads(lab.store.get("reports/C-7/latest.json"))
+
+    assert first.report_digest == back.report_digest == late.report_digest == pointer["report_digest"]
+    assert other.report_digest != first.report_digest
+    assert pointer["turn"] == 1
+
+
 def test_a_case_that_does_not_name_the_slide_is_refused(make_lab, ready):
     stray = replace(ready["a"], case_slides=("b", "c"))
     for call in (make_lab().draft_job.run, make_lab("again").draft_job.find):

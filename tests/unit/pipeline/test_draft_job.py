@@ -93,6 +93,7 @@ def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
         "slide_id": "sound",
         "report_digest": drafted.report_digest,
         "draft": drafted.draft_key,
+        "turn": 0,
         "previous": [],
     }
 

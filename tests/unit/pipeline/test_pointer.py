@@ -20,8 +20,9 @@ def store(tmp_path):
     return WatchedStore(open_store(StorageSettings(f"file:{tmp_path}")))
 
 
-def say(store, digest: str) -> str:
-    return advance(store, KEY, {"digest": digest, "draft": f"reports/a/{digest}"}, by="digest")["digest"]
+def say(store, digest: str, **turn: int) -> str:
+    value = {"digest": digest, "draft": f"reports/a/{digest}", **turn}
+    return advance(store, KEY, value, by="digest")["digest"]
 
 
 def test_it_says_the_newest_and_remembers_the_others_the_latest_first(store):
@@ -43,6 +44,19 @@ def test_what_it_said_once_never_moves_it_back(store):
     assert say(store, "d1") == "d2"
     assert say(store, "d2") == "d2"
     assert store.get(KEY) == before
+
+
+def test_a_later_turn_goes_back_and_an_earlier_one_moves_it_no_more(store):
+    for digest in ("d1", "d2"):
+        say(store, digest)
+
+    assert say(store, "d1", turn=1) == "d1"
+    assert say(store, "d2") == "d1"
+    assert say(store, "never said", turn=0) == "d1"
+    assert say(store, "d1", turn=1) == "d1"
+    assert say(store, "d3", turn=1) == "d3"
+    assert say(store, "d2", turn=2) == "d2"
+    assert read_pointer(store, KEY, by="digest")["previous"] == ["d3", "d1", "d2", "d1"]
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=12))
