@@ -139,13 +139,18 @@ def _would_replay(
 
 
 def _say(replayed: Replayed, *, dry_run: bool) -> None:
+    from histgen_lib.worker.replay import GATEWAY  # noqa: PLC0415 - as above
+
     letter = replayed.letter
     slide = letter.event.key if letter and letter.event else "unknown"
     if replayed.refused:
         err().print(f"{replayed.event_id} ({slide}):", style="bold", soft_wrap=True)
         say_error(Failure.of(replayed.refused))
         return
-    done = "would be replayed" if dry_run else "is tried again"
+    if letter and letter.worker == GATEWAY:
+        done = "was taken in since; the letter " + ("would be" if dry_run else "is") + " put away"
+    else:
+        done = "would be replayed" if dry_run else "is tried again"
     out().print(f"{slide}: {letter.code if letter else ''} {done} ({replayed.event_id})", soft_wrap=True)
 
 

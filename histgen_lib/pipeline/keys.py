@@ -49,3 +49,8 @@ def case_prefix(case_id: str) -> str:
 def case_slide_key(case_id: str, slide_id: str) -> str:
     """Return the key of the pointer to the bag with which a slide takes part in its case."""
     return f"cases/{case_id}/{slide_id}.json"
+
+
+def contents_prefix(content_id: str) -> str:
+    """Say under which keys the events lie that the gateway announced with these bytes."""
+    return f"gateway/contents/{content_id}/"

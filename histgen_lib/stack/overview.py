@@ -14,6 +14,7 @@ from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker import DeadLetter
+from histgen_lib.worker.replay import taken_in
 
 T = TypeVar("T")
 Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
@@ -96,6 +97,7 @@ class Overview:
         self._store = store
         self._read: dict[tuple[str, str], Any] = {}
         self._drafted: dict[str, SlideState] = {}
+        self._settled: set[str] = set()
 
     def slides(self, only: Collection[str] | None = None) -> list[SlideState]:
         """Return the state of every slide, and of every dead letter that belongs to none, by slide id.
@@ -104,7 +106,9 @@ class Overview:
         """
         scanned = self._scanned(only)
         letters = [
-            letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
+            letter
+            for letter in self.letters()
+            if (only is None or (letter.event and letter.event.key in only)) and not self._taken_in(letter)
         ]
         with ThreadPoolExecutor(_READERS) as readers:
             events = [event for event in readers.map(self._event, scanned) if event]
@@ -117,6 +121,11 @@ class Overview:
         found = [info for info in self._store.list("dead-letter/") if info.key.endswith(".json")]
         with ThreadPoolExecutor(_READERS) as readers:
             return [letter for letter in readers.map(self._letter, found) if letter]
+
+    def _taken_in(self, letter: DeadLetter) -> bool:
+        if letter.event_id not in self._settled and taken_in(self._store, letter):
+            self._settled.add(letter.event_id)
+        return letter.event_id in self._settled
 
     def _scanned(self, only: Collection[str] | None) -> list[ObjectInfo]:
         if only is None:

@@ -1,7 +1,8 @@
 """Having dead letters tried again, after a person has mended what was wrong.
 
 A letter's event is published again under a new id, always the same one; then the letter is moved to
-dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise.
+dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise. A
+letter of the gateway's is only moved, and that once its slide was taken in.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import Event
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.pipeline.keys import contents_prefix
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
 
@@ -23,7 +25,10 @@ GATEWAY = "gateway"
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of one letter: `event` was published, or `refused` says why none could be."""
+    """What became of one letter: `event` was published, or `refused` says why none could be.
+
+    Neither: the slide was taken in since, and the letter is only put away.
+    """
 
     event_id: str
     letter: DeadLetter | None
@@ -60,7 +65,7 @@ def choose(
                 yield Replayed(event_id, None, refused=error)
             continue
         if code is None or letter.code == code:
-            yield Replayed(event_id, letter, refused=_obstacle(letter))
+            yield Replayed(event_id, letter, refused=None if taken_in(store, letter) else _obstacle(letter))
 
 
 def _ids(store: ObjectStore) -> list[str]:
@@ -75,11 +80,21 @@ def _replayed(
     letter = found.letter
     if found.refused or letter is None or letter.event is None:
         return found
-    event = letter.event.again(now=now())
-    publisher.publish(event.type, event.key, event)
+    event = None
+    if letter.worker != GATEWAY:
+        event = letter.event.again(now=now())
+        publisher.publish(event.type, event.key, event)
     store.put(f"{REPLAYED_PREFIX}{letter.event_id}.json", letter.to_bytes(), content_type="application/json")
     store.delete(letter.key)
     return Replayed(letter.event_id, letter, event)
+
+
+def taken_in(store: ObjectStore, letter: DeadLetter) -> bool:
+    """Whether a slide that the gateway had refused was announced after all, under whatever id."""
+    data = letter.event.data if letter.event else None
+    if letter.worker != GATEWAY or not isinstance(data, SlideScanned):
+        return False
+    return any(store.list(contents_prefix(data.content_id)))
 
 
 def _obstacle(letter: DeadLetter) -> InvalidInputError | None:

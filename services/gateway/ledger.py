@@ -16,7 +16,7 @@ from typing import Any
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.keys import scanned_key
+from histgen_lib.pipeline.keys import contents_prefix, scanned_key
 from histgen_lib.storage import ObjectStore
 
 _SEEN = "gateway/seen/"
@@ -63,7 +63,7 @@ class Ledger:
 
     def with_content(self, content_id: str) -> list[Announced]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
-        keys = [info.key for info in self._store.list(f"gateway/contents/{content_id}/")]
+        keys = [info.key for info in self._store.list(contents_prefix(content_id))]
         events = [found for found in map(self._event, keys) if found is not None]
         return sorted(events, key=lambda found: (found.event.time, found.event.id))
 
@@ -72,7 +72,7 @@ class Ledger:
         assert isinstance(event.data, SlideScanned)
         line = canonical_json({"event": event.to_json()})
         self._store.put(scanned_key(event.key), line, if_absent=False, content_type=_JSON)
-        self._store.put(f"gateway/contents/{event.data.content_id}/{event.id}.json", line, content_type=_JSON)
+        self._store.put(f"{contents_prefix(event.data.content_id)}{event.id}.json", line, content_type=_JSON)
 
     def remember(self, mark: str, slide_id: str, event_id: str) -> None:
         """Note that a file or object in this state was dealt with."""

@@ -110,6 +110,17 @@ def test_a_slide_refused_for_its_name_stands_beside_the_one_that_has_it(store):
     assert found == {("drafted", "file:///one/a.svs"), ("dead-letter", "file:///two/a.svs")}
 
 
+def test_a_slide_refused_for_its_name_and_taken_in_under_another_is_refused_no_more(store):
+    refused = planted.scan(store, "a", data="other", uri="file:///two/a.svs")
+    planted.letter(store, refused, worker="gateway")
+    planted.scan(store, "a", uri="file:///one/a.svs")
+    planted.scan(store, "a-2", data="other", uri="file:///two/a-2.svs")
+    store.put(f"{keys.contents_prefix(refused.data.content_id)}e.json", b"{}")
+
+    assert states(store) == {"a": "scanned", "a-2": "scanned"}
+    assert [slide.state for slide in Overview(store).slides({"a"})] == ["scanned"]
+
+
 def test_a_letter_of_bytes_that_were_sent_again_from_elsewhere_is_history(store):
     planted.letter(store, planted.scan(store, "a", uri="file:///inbox/a.svs"))
     planted.scan(store, "a", uri="file:///archive/a.svs", mpp=0.25)

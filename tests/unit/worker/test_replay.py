@@ -115,6 +115,17 @@ def test_what_the_gateway_refused_is_not_smuggled_past_it(store, bus):
     assert bus.published == []
 
 
+def test_what_the_gateway_refused_is_put_away_once_the_slide_was_taken_in(store, bus):
+    event = give_up(store, "a", "slide-id-taken", worker="gateway")
+    store.put(f"gateway/contents/{event.data.content_id}/e.json", b"{}")
+    (told,) = run(store, bus)
+
+    assert (told.event, told.refused) == (None, None)
+    assert bus.published == []
+    assert list(dead_letters(store)) == []
+    assert store.head(f"dead-letter-replayed/{event.id}.json")
+
+
 def test_a_letter_that_cannot_be_read_is_reported_and_does_not_stop_the_others(store, bus):
     store.put("dead-letter/0.json", b"{}")
     event = give_up(store, "a")
