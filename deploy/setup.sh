@@ -23,6 +23,16 @@ need_debian() {
   [ ${#packages[@]} -eq 0 ] || install_debian "${packages[@]}"
 }
 
+# Another apt, such as the one of a machine's first start, holds the lists for a while.
+refresh_debian() {
+  for _ in $(seq 30); do
+    apt-get -qq update >&2 && return
+    say "apt-get update did not work; trying again in 10 s"
+    sleep 10
+  done
+  apt-get -qq update >&2
+}
+
 install_debian() {
   say "installing Debian packages: $*"
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
@@ -30,8 +40,8 @@ install_debian() {
     exit 1
   fi
   export DEBIAN_FRONTEND=noninteractive
-  apt-get -qq update >&2
-  apt-get -qq install --yes --no-install-recommends "$@" >&2
+  refresh_debian
+  apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$@" >&2
 }
 
 fingerprint() { cat pyproject.toml constraints.txt "$0" | sha256sum | cut -d' ' -f1; }
@@ -96,7 +106,7 @@ fetch_prometheus() {
   command -v apt-get >/dev/null 2>&1 || { say "the tests need Debian's prometheus, and there is no apt-get here"; exit 1; }
   say "fetching Prometheus"
   rm -rf .local/prometheus && mkdir -p .local/prometheus
-  [ "$(id -u)" -ne 0 ] || apt-get -qq update >&2
+  [ "$(id -u)" -ne 0 ] || refresh_debian
   (cd .local/prometheus && apt-get -qq -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
 }
 
