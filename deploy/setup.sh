@@ -25,7 +25,7 @@ need_debian() {
 
 # Another apt, such as the one of a machine's first start, holds the lists for a while.
 refresh_debian() {
-  for _ in $(seq 30); do
+  for _ in $(seq 12); do
     apt-get -qq update >&2 && return
     say "apt-get update did not work; trying again in 10 s"
     sleep 10
