@@ -34,6 +34,9 @@ _CATCH_MS, _REBALANCE_S, _STUCK_S = 20, 1.0, 20.0
 calls it starts anew, or (where a change of the topic began it) forgets. So it gets calls, one upon the other,
 until the group is settled. An end that is due comes within the first of these times, a whole rebalance most
 often within the second, and after the third the client must have forgotten it: another is made."""
+_STALL_S, _STALLS = 10.0, 5
+"""kafka-python 3.0.12 can lay records of a paused partition aside and never come back to them. A member that
+got nothing for so long looks whether something lies there; if so so many times, its client is replaced."""
 _DAMAGE = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
 _PASSING = (kafka_errors.KafkaError, OSError)
 _GIVE_UP_S = 60.0
@@ -68,7 +71,9 @@ class KafkaSubscription:
         self._in_flight: Delivery | None = None
         self._lost = self._evicted = False
         self._topic_id: Any = None
+        self._stalls = 0
         self._heard_at = self._turned_at = self._failing_since = self._unsettled_since = 0.0
+        self._got_at = time.monotonic()
 
     def next(self, timeout_s: float) -> Delivery | None:
         """See `Subscription.next`."""
@@ -83,6 +88,7 @@ class KafkaSubscription:
             else:
                 self._settle(_REBALANCE_S)
                 self._listen_for_broker(patience_s=ANSWER_S / 2)
+                self._see_to_stall()
         return self._in_flight
 
     def keep(self) -> bool:
@@ -119,10 +125,8 @@ class KafkaSubscription:
 
     def lag(self) -> int:
         """See `Subscription.lag`."""
-        with self._consuming() as consumer:
-            places = sorted(consumer.assignment())
-            ends = consumer.end_offsets(places, timeout_ms=ANSWER_S * 1000) if places else {}
-            return sum(max(0, end - self._reached(place)) for place, end in ends.items())
+        with self._consuming():
+            return self._behind()
 
     def close(self) -> None:
         """See `Subscription.close`."""
@@ -198,7 +202,7 @@ class KafkaSubscription:
         return Holding(owned, owned & busy)
 
     def _take(self, record: Any) -> None:
-        self._heard_at = time.monotonic()
+        self._heard_at = self._got_at = time.monotonic()
         headers = {
             name: value.decode(errors="replace") for name, value in record.headers if value is not None
         }
@@ -288,6 +292,21 @@ class KafkaSubscription:
         committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
         return bool(committed == delivery.offset)
 
+    def _behind(self) -> int:
+        places = sorted(self._consumer.assignment())
+        ends = self._consumer.end_offsets(places, timeout_ms=ANSWER_S * 1000) if places else {}
+        return sum(max(0, end - self._reached(place)) for place, end in ends.items())
+
+    def _see_to_stall(self) -> None:
+        """Replace a client that delivers nothing though something lies there."""
+        if time.monotonic() - self._got_at < _STALL_S:
+            return
+        self._stalls = self._stalls + 1 if self._behind() else 0
+        if self._stalls == 0:
+            self._got_at = time.monotonic()
+        elif self._stalls >= _STALLS:
+            self._drop()
+
     def _reached(self, place: Any) -> int:
         if self._in_flight is not None and _place(self._in_flight) == place:
             return self._in_flight.offset
@@ -312,6 +331,7 @@ class KafkaSubscription:
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._unsettled_since, self._evicted = 0.0, False
+        self._stalls, self._got_at = 0, time.monotonic()
         self._lost = self._in_flight is not None
         if consumer is not None:
             _close(consumer)

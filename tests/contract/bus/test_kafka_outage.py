@@ -117,3 +117,23 @@ def test_records_of_a_log_made_anew_are_not_passed_over(
             assert not patiently(lambda: subscription.done(held[0]))
         all_there(subscription, 6)
         subscription.close()
+
+
+def test_a_client_that_lays_records_aside_for_ever_is_replaced(
+    own_kafka: KafkaProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kafka-python was seen to do after many rebalances: it fetches nothing more of a partition."""
+    monkeypatch.setattr(_kafka, "_STALL_S", 1.0)
+    topic, settings = new_name(), BusSettings(own_kafka.url, partitions=1, session_s=3.0)
+    with publishing(settings) as publisher:
+        publish(publisher, topic, slides=1)
+        subscription = open_subscription(settings, topic, "g")
+        assert subscription.done(until(lambda: subscription.next(0.2), 15, "a record"))
+        fetcher = subscription._consumer._fetcher
+        fetcher._next_partition_records = []  # all taken, and not None
+        fetcher._paused_partition_records = {kafka.TopicPartition(topic, 0): "left aside"}
+        patiently(lambda: publisher.publish(topic, "S0", scanned("S0", 7)))
+        found = until(lambda: subscription.next(0.2), 30, "the record")
+        assert number_of(found) == ("S0", 7)
+        assert subscription.done(found)
+        subscription.close()
