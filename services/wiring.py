@@ -59,13 +59,6 @@ def inference_server(settings: ServiceSettings, *, threads: int | None) -> Infer
     return open_inference(settings.inference, settings.model, threads, deadline_s=settings.deadline_s)
 
 
-def cores(settings: ServiceSettings) -> int:
-    """Count the cores that in-process inference may use."""
-    if settings.threads is not None:
-        return settings.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def slide_files(settings: ServiceSettings) -> SlideFiles:
     """Say how slides are reached; the folder for copies is made when the first slide lies in S3."""
     from histgen_lib.pipeline.scratch import Scratch  # noqa: PLC0415 - pixels

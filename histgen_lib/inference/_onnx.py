@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import ModelMetadata, Tensors
 from histgen_lib.inference._specs import MODELS, describe, fitted, smallest, unknown_model
@@ -89,11 +89,6 @@ def _no_memory(model: str) -> InvalidInputError:
         f"There is not enough memory for what {model} computes of this slide.",
         hint="Give whatever runs the model (the worker, or tritonserver) more memory, then try again.",
     )
-
-
-def cores() -> int:
-    """Count the processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _TileEncoderRuntime:

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.inference import Tensors, TensorSpec
-from histgen_lib.inference._onnx import OnnxServer, cores
+from histgen_lib.inference._onnx import OnnxServer
 from histgen_lib.inference.wire import (
     BATCHING,
     DTYPES,

@@ -7,7 +7,6 @@ Decoding happens outside Python's lock, so several blocks are read at once.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +16,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.cores import cores
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 
 _BLOCK_TILES = 4
+_MOST_THREADS = 4
 _MOST_CHUNK_BYTES = 96 << 20
 _MOST_SOURCE_PX = 2048
 _LEVEL_TOLERANCE = 1.02
@@ -71,7 +72,7 @@ def read_overview(pixels: Reads, levels: Sequence[Level], factor: float) -> NDAr
         )
 
     corners = [(left, top) for top in range(0, out_h, piece) for left in range(0, out_w, piece)]
-    with ThreadPoolExecutor(_default_threads()) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
         list(pool.map(lambda corner: fill(*corner), corners))
     return picture
 
@@ -82,7 +83,7 @@ def read_grid(
     """Yield the grid's tiles in its order as batches of `batch_size`; see `Slide.read_tiles`."""
     waiting: list[NDArray[np.uint8]] = []
     start = 0
-    for tiles in _chunks_of_tiles(pixels, levels, grid, threads or _default_threads()):
+    for tiles in _chunks_of_tiles(pixels, levels, grid, threads or min(_MOST_THREADS, cores())):
         waiting.append(tiles)
         while sum(map(len, waiting)) >= batch_size:
             merged = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
@@ -169,9 +170,3 @@ def _read_block(
     block = read_scaled(pixels, levels, (int(corner[0]), int(corner[1])), (width, height), factor)
     for member, (left, top) in zip(members.tolist(), places.tolist(), strict=True):
         tiles[member] = block[top : top + grid.tile_px, left : left + grid.tile_px]
-
-
-def _default_threads() -> int:
-    return max(
-        1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )

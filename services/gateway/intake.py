@@ -184,8 +184,8 @@ def _stated(told: Submission, content: Content, slide_id: str, before: SlideScan
 
 def _before(latest: Announced | None, same: Sequence[Announced]) -> SlideScanned | None:
     """Return what was said last of these bytes under this slide id."""
-    if latest in same:
-        return latest.data if latest else None
+    if latest is not None and latest in same:
+        return latest.data
     return same[-1].data if same else None
 
 

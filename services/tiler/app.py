@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from histgen_lib.cores import cores
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
 from services.tiler.settings import MOST, TilerSettings
-from services.wiring import cores, inference_server, slide_files, storage_settings
+from services.wiring import inference_server, slide_files, storage_settings
 
 NAME = "tiler"
 
@@ -21,5 +22,6 @@ def make_tiler(settings: TilerSettings) -> Handler:
     model, server = load_model(settings.model), inference_server(settings, threads=1)
     warm_up(model, server, MODEL)
     store = open_store(storage_settings(settings))
-    in_flight = settings.in_flight or (min(cores(settings), MOST) if settings.inference == "onnx" else 3)
+    by_model = min(settings.threads or cores(), MOST) if settings.inference == "onnx" else 3
+    in_flight = settings.in_flight or by_model
     return Tiler(ScanJob(model, server, store, slide_files(settings), in_flight))

@@ -14,6 +14,15 @@ from invariants import check, check_ends, check_whole, done_again
 from processes import freeze, thaw
 
 
+def busy_with(stream, events):
+    """Start a tiler and a reporter; return the tiler's child, stopped, and the job that it has in hand."""
+    stream.start("tiler", "reporter")
+    tiler = stream.services["tiler"]
+    child = tiler.freeze_child()
+    stream.publish(events)
+    return child, stream.until(tiler.in_flight, 30, "the first tiler is busy")
+
+
 @pytest.mark.parametrize("place", ["kafka", pytest.param("embedded", marks=pytest.mark.soak)], indirect=True)
 def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, place, slides):
     """Another tiler stands by, which would get the record if the first one's membership were lost."""
@@ -60,11 +69,8 @@ def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, un
     """
     stream = new_stream(place)
     events = [scanned(path) for path in slides]
-    stream.start("tiler", "reporter")
+    frozen, held = busy_with(stream, events)
     first = stream.services["tiler"]
-    frozen = first.freeze_child()
-    stream.publish(events)
-    held = stream.until(first.in_flight, 30, "the first tiler is busy")
     stream.start("tiler-2", HISTGEN_GRACE_S=str(grace_s))
     second = stream.services["tiler-2"]
     stream.until(lambda: second.status()["jobs_done"] >= 2, 60, "the second tiler works")
@@ -89,11 +95,8 @@ def test_a_tiler_that_stood_still_comes_back_and_does_no_harm(new_stream, place,
     """As a laptop that sleeps: another has its work by then, and nothing of it is undone or done wrong."""
     stream = new_stream(place)
     events = [scanned(path) for path in slides]
-    stream.start("tiler", "reporter")
+    child, held = busy_with(stream, events)
     first = stream.services["tiler"]
-    child = first.freeze_child()
-    stream.publish(events)
-    held = stream.until(first.in_flight, 30, "the first tiler is busy")
     freeze(first.pid)
     stream.start("tiler-2")
     stream.until(lambda: len(stream.drafts()) == len(events), 120, "the second tiler does it all")

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bus_members import new_name, publish, publishing, scanned
+from bus_doors import assert_serves, failure, refusal
+from bus_members import new_name
 from servers.kafka_server import LockedKafka
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_subscription
-from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.errors import FatalError, TransientError
 
 
 @pytest.fixture
@@ -37,31 +38,8 @@ def with_settings(settings: BusSettings, **more: str | int) -> BusSettings:
     return dataclasses.replace(settings, kafka=tuple((dict(settings.kafka) | patience | more).items()))
 
 
-def failure(settings: BusSettings) -> HistgenError:
-    """Fail to publish."""
-    with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
-        publisher.publish(new_name(), "S0", scanned("S0"))
-    return caught.value
-
-
-def refusal(settings: BusSettings) -> FatalError:
-    """Wait for the broker's word: now and then it closes the door before that is heard."""
-
-    def told() -> FatalError | None:
-        error = failure(settings)
-        return error if isinstance(error, FatalError) else None
-
-    return until(told, 30, "the refusal")
-
-
 def test_user_and_password_pass_through(with_password: BusSettings) -> None:
-    topic = new_name()
-    with publishing(with_password) as publisher:
-        publish(publisher, topic, slides=1)
-    subscription = open_subscription(with_password, topic, topic)
-    delivery = until(lambda: subscription.next(0.2), 15, "the record")
-    assert subscription.done(delivery)
-    subscription.close()
+    assert_serves(with_password)
 
 
 def test_a_wrong_password_is_told_and_appears_nowhere(

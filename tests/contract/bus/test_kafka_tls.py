@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from bus_members import new_name, publish, publishing, scanned
+from bus_doors import assert_serves, failure, refusal
 from servers.kafka_tls import Authority, TlsKafka
-from waiting import until
 
-from histgen_lib.bus import BusSettings, open_subscription
-from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.bus import BusSettings
+from histgen_lib.errors import TransientError
 from services.tiler.settings import TilerSettings
 from services.wiring import bus_settings
 
@@ -28,25 +27,8 @@ def settled(monkeypatch: pytest.MonkeyPatch):
     return settled
 
 
-def assert_serves(settings: BusSettings) -> None:
-    topic = new_name()
-    with publishing(settings) as publisher:
-        publish(publisher, topic, slides=1)
-    subscription = open_subscription(settings, topic, topic)
-    delivery = until(lambda: subscription.next(0.2), 15, "the record")
-    assert subscription.done(delivery)
-    subscription.close()
-
-
 def assert_refuses(settings: BusSettings) -> None:
-    """Now and then the broker closes the door before its word is heard."""
-
-    def told() -> FatalError | None:
-        with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
-            publisher.publish(new_name(), "S0", scanned("S0"))
-        return caught.value if isinstance(caught.value, FatalError) else None
-
-    error = until(told, 30, "the refusal")
+    error = refusal(settings)
     assert error.code == "bus-refused"
     assert "certificates" in error.hint
 
@@ -84,7 +66,6 @@ def test_a_broker_of_another_name_is_refused(tls_kafka: TlsKafka, authority: Aut
 def test_a_door_without_tls_is_an_outage_whose_cure_names_the_setting(tls_kafka: TlsKafka, settled) -> None:
     """Nothing but a closed connection is heard of either mistake."""
     for settings in (settled(tls_kafka.port, security_protocol="SSL"), settled(tls_kafka.mutual_port)):
-        with publishing(settings) as publisher, pytest.raises(TransientError) as caught:
-            publisher.publish(new_name(), "S0", scanned("S0"))
-        assert caught.value.code == "bus-unavailable"
-        assert "security_protocol" in caught.value.hint
+        error = failure(settings)
+        assert (type(error), error.code) == (TransientError, "bus-unavailable")
+        assert "security_protocol" in error.hint

@@ -1,0 +1,38 @@
+"""Whether a broker lets a client in, and how it says no."""
+
+from __future__ import annotations
+
+import pytest
+from bus_members import new_name, publish, publishing, scanned
+from waiting import until
+
+from histgen_lib.bus import BusSettings, open_subscription
+from histgen_lib.errors import FatalError, HistgenError
+
+
+def assert_serves(settings: BusSettings) -> None:
+    """Send a record in and get it out."""
+    topic = new_name()
+    with publishing(settings) as publisher:
+        publish(publisher, topic, slides=1)
+    subscription = open_subscription(settings, topic, topic)
+    delivery = until(lambda: subscription.next(0.2), 15, "the record")
+    assert subscription.done(delivery)
+    subscription.close()
+
+
+def failure(settings: BusSettings) -> HistgenError:
+    """Fail to publish."""
+    with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
+        publisher.publish(new_name(), "S0", scanned("S0"))
+    return caught.value
+
+
+def refusal(settings: BusSettings) -> FatalError:
+    """Wait for the broker's word: now and then it closes the door before that is heard."""
+
+    def told() -> FatalError | None:
+        error = failure(settings)
+        return error if isinstance(error, FatalError) else None
+
+    return until(told, 30, "the refusal")
