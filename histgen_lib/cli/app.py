@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from histgen_lib import __version__
 from histgen_lib.cli import (
@@ -44,8 +45,21 @@ from histgen_lib.errors import HistgenError
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
 
+
+class _Commands(TyperGroup):
+    """The commands; Ctrl-C is told to the person who pressed it, which typer ends without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.stderr.write("\nInterrupted; nothing half-written was left behind.\n")
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="histgen",
+    cls=_Commands,
     help="Draft the pathology report of a whole-slide image, with evidence. Drafts are not for clinical use.",
     no_args_is_help=True,
     add_completion=False,
@@ -99,11 +113,12 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; never raises. With HISTGEN_DEBUG=1 a traceback also goes to stderr."""
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where it is ignored: behind nohup
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app(args=list(arguments), prog_name="histgen", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\nInterrupted; nothing half-written was left behind.\n")
+    except (KeyboardInterrupt, typer.Abort):  # before or after the command itself
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,6 +145,18 @@ def _usage(error: Any, as_json: bool) -> int:
     failure = Failure("usage", error.format_message(), f"See {command} --help.", 2)
     emit_error(failure, as_json=as_json)
     return failure.exit_code
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C.
+
+    CPython takes a plain KeyboardInterrupt that passed through `exec` of a string (as dataclasses do while
+    they are imported) for one that nobody handled, and ends by the signal whatever code is returned.
+    """
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Interrupted
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

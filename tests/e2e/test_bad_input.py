@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,5 +227,22 @@ outputs.write_bag = write_then_signal
     run = histgen("report", slide_path, "--out", tmp_path / "out", "--model", model_dir, before=before)
 
     assert run.code == code, run.said
+    assert ("Interrupted; nothing half-written" in run.err) == (signal == "SIGINT")
     assert "Traceback" not in run.said
     assert files_below(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_ctrl_c_inside_exec_of_a_string_ends_with_the_code_of_ctrl_c(tmp_path):
+    """As it may come while dataclasses are being imported; CPython would end by the signal under `-m`."""
+    (tmp_path / "interrupted.py").write_text("""
+import os, signal
+import histgen_lib.cli.doctor as doctor
+from histgen_lib.cli import main
+doctor.all_checks = lambda *_, **__: exec("os.kill(os.getpid(), signal.SIGINT)")
+main()
+""")
+    command = [sys.executable, "-m", "interrupted", "doctor"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert done.returncode == 130, done.stderr
