@@ -138,7 +138,7 @@ class Overview:
         assert isinstance(data, SlideScanned)
         if event.id in self._drafted:  # there is no way back from that
             return self._drafted[event.id]
-        if draft := self._draft(data):
+        if draft := self.drafted(data):
             self._drafted[event.id] = SlideState(data.slide_id, "drafted", event, draft)
             return self._drafted[event.id]
         if own := letters.get(event.trace_id):
@@ -155,7 +155,7 @@ class Overview:
         missing = missing_slides(self._store, slide.case_id, slide.case_slides)
         return () if slide.slide_id in missing else tuple(missing)
 
-    def _draft(self, slide: SlideScanned) -> DraftFacts | None:
+    def drafted(self, slide: SlideScanned) -> DraftFacts | None:
         """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
         pointer = self._json(keys.latest_key(_report_owner(slide)))
         info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None

@@ -14,7 +14,7 @@ from histgen_lib.files import sha256_hex
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
-from services.gateway.places import FilePlace, ObjectPlace, Place, Roots
+from services.gateway.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 
 DICOM_SUFFIX = ".dcm"
 _SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, DICOM_SUFFIX)
@@ -61,6 +61,18 @@ class Contents:
             return self._bucket(place.bucket).head(place.key)
         except FatalError as error:
             raise _closed(place, error) from error
+
+    def lies_at(self, uri: str) -> bool:
+        """Tell whether a file or object is there; so it is said to be where that cannot be found out.
+
+        Raises TransientError("storage-unavailable").
+        """
+        try:
+            place = parse_uri(uri)
+            self.require(place)
+            return place.path.exists() if isinstance(place, FilePlace) else self.find(place) is not None
+        except (InvalidInputError, OSError):
+            return True
 
     def bucket(self, name: str) -> ObjectStore:
         """Connect to a bucket, once."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
+from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from histgen_lib.worker import DeadLetter
@@ -109,7 +110,7 @@ class Intake:
         data = _stated(told, content, slide_id, _before(latest, same))
         data = replace(data, turn=latest.data.turn if latest else 0)
         said = [found for found in same if _statement(found.data) == _statement(data)]
-        if said and _is_return(told, latest, said, same):
+        if said and (_is_return(told, latest, said, same) or self._has_moved(told, latest, said)):
             data = replace(data, turn=data.turn + 1)
         elif said and not _is_unrecorded(latest, data, said):
             letter = letter_of(self._store, said[-1].event)
@@ -124,6 +125,12 @@ class Intake:
         if mine.content_id == owner.content_id:
             return self._announce(event, "accepted")
         return self._refuse_taken(event)
+
+    def _has_moved(self, told: Submission, latest: Announced | None, said: Sequence[Announced]) -> bool:
+        """Whether a slide that no report tells of yet has left the place it was announced from."""
+        if latest is None or latest not in said or latest.data.uri == told.place.uri:
+            return False
+        return not self.contents.lies_at(latest.data.uri) and not Overview(self._store).drafted(latest.data)
 
     def _announce(self, event: Event, status: Status) -> Receipt:
         with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):

@@ -60,6 +60,22 @@ def test_a_slide_in_the_watched_folder_is_drafted(stack):
     until(lambda: drafted(stack, "dropped"), 60, "its draft")
 
 
+def test_a_slide_that_is_moved_while_it_waits_is_drafted_from_where_it_lies_then(stack):
+    tiler = stack.pid_of("tiler")
+    os.kill(tiler, signal.SIGSTOP)
+    try:
+        inbox = stack.home / "inbox"
+        path = slide(stack.home / "arriving", "moved").rename(inbox / "moved.tif")
+        until(lambda: "moved" in stack("status").out, 30, "the gateway to see it")
+        (inbox / "done").mkdir()
+        moved = path.rename(inbox / "done" / "moved.tif")
+        until(lambda: stack.json("status", "moved")["slide"][0]["uri"] == moved.as_uri(), 30, "its new place")
+    finally:
+        os.kill(tiler, signal.SIGCONT)
+
+    until(lambda: drafted(stack, "moved"), 60, "its draft")
+
+
 def test_a_dead_letter_is_told_with_its_cure_and_replayed_once_that_is_done(stack, tmp_path):
     path = slide(tmp_path, "unscaled", mpp=None)
     refused = stack("submit", path, "--wait")
