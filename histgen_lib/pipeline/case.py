@@ -45,7 +45,7 @@ class Member:
             raise InvalidInputError(
                 "case-unreadable",
                 "What a case remembers of one of its slides cannot be read.",
-                hint="Delete the case's objects under cases/, then have its slides announced again.",
+                hint="Delete its objects under cases/; `histgen replay --unfinished` brings the others.",
             ) from None
 
 

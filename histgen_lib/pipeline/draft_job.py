@@ -166,7 +166,7 @@ class DraftJob:
             raise InvalidInputError(
                 "bag-other-slide",
                 f"The bag that lies where that of {member.slide_id} should is another slide's.",
-                hint="Delete that bag from the store, then have the slide announced again.",
+                hint="Delete that bag from the store.",
             )
         return Part(bag, source.scan, source.given)
 

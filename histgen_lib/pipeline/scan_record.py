@@ -48,7 +48,7 @@ class ScanRecord(BaseModel):
             raise InvalidInputError(
                 "scan-record-unreadable",
                 "The scan record beside a bag is not one of schema version 1.",
-                hint="Delete it and the bag beside it from the store, then have the slide announced again.",
+                hint="Delete it and the bag beside it from the store.",
             ) from None
 
 

@@ -2,19 +2,21 @@
 
 A letter's event is published again under a new id, always the same one; then the letter is moved to
 dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise. A
-letter of the gateway's is only moved, and that once its slide was taken in.
+letter about a bag goes back to the slide it was made of: the tiler finds the bag, or makes it anew where it
+was removed, or is another model's. A letter of the gateway's is only moved, once its slide was taken in.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import Event, SlideScanned
-from histgen_lib.pipeline.keys import contents_prefix
+from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.pipeline.keys import contents_prefix, scanned_key
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
 
@@ -82,11 +84,26 @@ def _replayed(
         return found
     event = None
     if letter.worker != GATEWAY:
-        event = letter.event.again(now=now())
+        event = _again(store, letter.event, now())
         publisher.publish(event.type, event.key, event)
     store.put(f"{REPLAYED_PREFIX}{letter.event_id}.json", letter.to_bytes(), content_type="application/json")
     store.delete(letter.key)
     return Replayed(letter.event_id, letter, event)
+
+
+def _again(store: ObjectStore, given_up: Event, now: datetime) -> Event:
+    event = given_up.again(now=now)
+    scan = _scan_of(store, given_up) if isinstance(given_up.data, BagReady) else None
+    return replace(event, data=scan.data, source=scan.source) if scan else event
+
+
+def _scan_of(store: ObjectStore, event: Event) -> Event | None:
+    """Look up the slide.scanned event that another followed from; None if the gateway keeps it no more."""
+    try:
+        scan = Event.from_json(json.loads(store.get(scanned_key(event.key)))["event"])
+    except (InvalidInputError, ValueError, TypeError, KeyError):
+        return None
+    return scan if scan.trace_id == event.trace_id else None
 
 
 def taken_in(store: ObjectStore, letter: DeadLetter) -> bool:

@@ -16,21 +16,15 @@ _ANY_BAG = BagReady("", "", "", "", "", "", 0, 0)
 
 def letter_of(store: ObjectStore, event: Event) -> DeadLetter | None:
     """Find the dead letter an announced slide ended in, whether in the tiler, the reporter or a replay."""
-    found = (read_dead_letter(store, one.id) for one in _latest_first(event))
+    found = (read_dead_letter(store, one.id) for one in _latest_first(event, MOST_REPLAYS))
     return next((letter for letter in found if letter), None)
 
 
-def _latest_first(event: Event) -> Iterator[Event]:
-    """Yield the events of a slide that workers may give up; a letter is gone once it was replayed."""
-    scans = list(_again(event, MOST_REPLAYS))
-    for replays, scan in reversed(list(enumerate(scans))):
-        bag = scan.then(_ANY_BAG, source="", now=event.time)
-        yield from reversed(list(_again(bag, MOST_REPLAYS - replays)))
-        yield scan
-
-
-def _again(event: Event, most: int) -> Iterator[Event]:
-    yield event
-    for _ in range(most):
-        event = event.again(now=event.time)
-        yield event
+def _latest_first(scan: Event, replays: int) -> Iterator[Event]:
+    """Yield the events that workers may give up; replayed, each begins with the slide's scan again."""
+    bag = scan.then(_ANY_BAG, source="", now=scan.time)
+    if replays:
+        yield from _latest_first(bag.again(now=scan.time), replays - 1)
+        yield from _latest_first(scan.again(now=scan.time), replays - 1)
+    yield bag
+    yield scan

@@ -263,9 +263,10 @@ def _bag(event: Event) -> Event:
         _bag,
         lambda event: _again(_bag(event)),
         lambda event: _bag(_again(event)),
+        lambda event: _bag(_again(_bag(_again(event)))),
         lambda event: _again(_again(_again(event))),
     ],
-    ids=["tiler", "replayed", "reporter", "reporter-replayed", "replayed-reporter", "replayed-thrice"],
+    ids=["tiler", "replayed", "reporter", "reporter-replayed", "replayed-reporter", "twice", "thrice"],
 )
 def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab, given_up):
     path = lab.file("a.svs")

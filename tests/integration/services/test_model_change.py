@@ -1,0 +1,91 @@
+"""Slides that are between tiler and reporter while the model, and with it the tile encoder, is changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny_model
+from job_kit import NOW, Lab, drafts_of, event_of, scanned
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import Event
+from histgen_lib.files import canonical_json
+from histgen_lib.inference import OnnxServer
+from histgen_lib.pipeline import load_model
+from histgen_lib.pipeline.keys import scanned_key
+from histgen_lib.stack.resending import resend
+from histgen_lib.worker import DeadLetter
+from histgen_lib.worker.replay import replay
+
+
+class Bus(list[Event]):
+    def publish(self, topic, key, event) -> None:
+        assert (topic, key) == (event.type, event.key)
+        self.append(event)
+
+
+@pytest.fixture
+def lab(tmp_path, model_dir) -> Lab:
+    return Lab.at(tmp_path, model_dir)
+
+
+@pytest.fixture
+def newer(lab, own_model_dir) -> Lab:
+    """Return the same lab with a model of another tile encoder."""
+    config = json.loads((own_model_dir / "config.json").read_text())
+    config["encoder"]["sha256"] = "00" * 32
+    (own_model_dir / "config.json").write_text(json.dumps(config))
+    return replace(lab, model=load_model(own_model_dir), server=OnnxServer(own_model_dir, threads=1))
+
+
+def announced(lab: Lab, name: str, seed: int, **case) -> Event:
+    slide = tiny_model.write_slide(lab.folder / f"{name}.tif", side_px=512, seed=seed)
+    event = event_of(scanned(slide, **case))
+    lab.store.put(scanned_key(name), canonical_json({"event": event.to_json()}))
+    return event
+
+
+def given_up(lab: Lab, bag: Event) -> None:
+    """Have the reporter meet the other encoder's features."""
+    with pytest.raises(InvalidInputError) as caught:
+        lab.reporter.handle(bag, lambda *_: None)
+    assert caught.value.code == "bag-other-encoder"
+    letter = DeadLetter.of_event(bag, caught.value, attempts=1, worker="reporter")
+    lab.store.put(letter.key, letter.to_bytes())
+
+
+def test_a_replayed_letter_about_a_bag_has_its_slide_encoded_again(lab, newer):
+    scan = announced(lab, "one", 1)
+    (bag,) = lab.tiler.handle(scan, lambda *_: None).events
+    given_up(newer, bag)
+    bus = Bus()
+    (told,) = replay(lab.store, bus, now=lambda: NOW)
+
+    assert bus == [told.event]
+    assert (told.event.data, told.event.trace_id, told.event.source) == (scan.data, scan.trace_id, "/test")
+    assert (told.event.id, told.event.replay) == (bag.again(now=NOW).id, 1)
+    assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["one"]
+
+
+def test_the_other_slides_of_a_case_are_encoded_again_as_unfinished(lab, newer):
+    case = {"case_id": "C", "case_slides": ("one", "two")}
+    first, last = announced(lab, "one", 1, **case), announced(lab, "two", 2, **case)
+    assert drafts_of(lab, [first]) == []
+    (bag,) = newer.tiler.handle(last, lambda *_: None).events
+    given_up(newer, bag)
+    bus = Bus()
+    assert [slide.slide_id for slide in resend(lab.store, bus)] == ["one"]
+
+    assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["C"]
+
+
+def test_without_the_gateways_books_the_bag_itself_is_tried_again(lab, newer):
+    scan = announced(lab, "one", 1)
+    (bag,) = lab.tiler.handle(scan, lambda *_: None).events
+    given_up(newer, bag)
+    lab.store.delete(scanned_key("one"))
+    (told,) = replay(lab.store, Bus(), now=lambda: NOW)
+
+    assert told.event == bag.again(now=NOW)
