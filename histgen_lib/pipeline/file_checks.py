@@ -78,7 +78,7 @@ def _unreadable(path: Path, error: OSError) -> InvalidInputError:
         return InvalidInputError(
             "slide-missing",
             f"{path.name}, or a file that belongs to it, is not there any more.",
-            hint="Put it back where it was, then replay the dead letter.",
+            hint="Put it back and replay the dead letter, or submit it from where it lies now.",
         )
     return InvalidInputError(
         "slide-unreadable",

@@ -166,6 +166,9 @@ def test_a_slide_that_was_moved_before_it_was_drafted_is_announced_from_its_new_
     moved = lab.folder / name
     moved.parent.mkdir()
     path.rename(moved)
+    missing = InvalidInputError("slide-missing", "It is not there any more.")
+    letter = DeadLetter.of_event(lab.bus.scanned[0], missing, attempts=1, worker="tiler")
+    lab.store.put(letter.key, letter.to_bytes())
     second = lab.tell(moved)
 
     data = lab.bus.scanned[-1].data
