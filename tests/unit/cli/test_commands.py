@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,9 @@ def _python(code: str) -> str:
     ).stdout
 
 
-def test_importing_the_command_line_is_light():
-    loaded = _python("import sys, histgen_lib.cli.app as a; print(*sys.modules)").split()
+def test_the_command_line_and_its_help_are_light():
+    """Help takes a third of a second on an idle core; each of these packages would make it seconds."""
+    loaded = _python("import sys, histgen_lib.cli.app as a; a.run(['--help']); print(*sys.modules)").split()
 
     assert not {"torch", "onnxruntime", "openslide", "cv2", "pyarrow", "numpy", "pydantic"} & set(loaded)
 
@@ -61,14 +61,6 @@ print(run(["report", {str(slide_path)!r}, "--out", {str(tmp_path)!r}, "--model",
 """
     assert _python(code).strip().endswith("0")
     assert (tmp_path / "sound" / "draft.json").is_file()
-
-
-def test_help_is_quick():
-    started = time.monotonic()
-    _python("from histgen_lib.cli.app import run; run(['--help'])")
-
-    # 0.35 s on an idle core; the rest is for a busy test machine.
-    assert time.monotonic() - started < 2.5
 
 
 @pytest.mark.parametrize("command", COMMANDS)
