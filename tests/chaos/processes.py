@@ -108,7 +108,7 @@ class Service:
         self._process.wait()
         self._client.close()
         if child:
-            until(lambda: not running(child), 10, f"the child process of a killed {self.name} is gone")
+            until(lambda: not running(child), 60, f"the child process of a killed {self.name} is gone")
 
     def kill_child(self) -> bool:
         """SIGKILL to the child alone; False if there is none now."""

@@ -192,7 +192,7 @@ def test_ctrl_c_stops_everything_and_leaves_no_process(tmp_path, model_dir):
 
     assert stack.process.returncode == 0, said
     assert "Stopped." in said
-    until(lambda: not alive(pids), 5, "every process to end")
+    until(lambda: not alive(pids), 60, "every process to end")
     assert list((tmp_path / "home" / "run").glob("*.json")) == []
     assert "No stack runs" in stack("status").err
 
@@ -201,5 +201,5 @@ def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir
     with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
         pids = stack.pids()
         stack.process.kill()
-        until(lambda: not alive(pids), 10, "every process to end")
+        until(lambda: not alive(pids), 60, "every process to end")
         stack.process.wait()

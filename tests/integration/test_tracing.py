@@ -87,7 +87,7 @@ def test_from_scan_to_draft_is_one_trace(collector: Collector, model_dir: Path, 
     stream.start("gateway", "tiler", "reporter")
     stream.settle(2, 120)
     stream.stop()
-    until(lambda: ("reporter", f"process {BAG_READY}") in collector.spans, 10, "the last span")
+    until(lambda: ("reporter", f"process {BAG_READY}") in collector.spans, 60, "the last span")
 
     published = {
         facts(span)["histgen.slide_id"]: span

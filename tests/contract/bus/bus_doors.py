@@ -16,7 +16,7 @@ def assert_serves(settings: BusSettings) -> None:
     with publishing(settings) as publisher:
         publish(publisher, topic, slides=1)
     subscription = open_subscription(settings, topic, topic)
-    delivery = until(lambda: subscription.next(0.2), 15, "the record")
+    delivery = until(lambda: subscription.next(0.2), 60, "the record")
     assert subscription.done(delivery)
     subscription.close()
 

@@ -164,10 +164,10 @@ class BusSuite:
         sent = publish(publisher, topic, slides=SLIDES, each=3)
         one, two = Member(settings, topic, topic), Member(settings, topic, topic)
         with members(one, two):
-            until(lambda: len(one.finished + two.finished) == len(sent), 20, "all records finished")
+            until(lambda: len(one.finished + two.finished) == len(sent), 60, "all records finished")
             publish(publisher, topic, slides=SLIDES)
             more = len(sent) + SLIDES
-            until(lambda: len(one.finished + two.finished) == more, 20, "the second lot finished")
+            until(lambda: len(one.finished + two.finished) == more, 60, "the second lot finished")
         assert set(one.finished + two.finished) == set(sent)
         assert one.refused == two.refused == []
 
@@ -178,14 +178,14 @@ class BusSuite:
         sent = publish(publisher, topic, slides=SLIDES)
         old, new = Member(settings, topic, topic, holding=True), Member(settings, topic, topic)
         with members(old):
-            until(lambda: old.took, 15, "the first record")
+            until(lambda: old.took, 60, "the first record")
             with members(new):
                 until(lambda: len(new.finished) >= SLIDES // 4, 15, "the newcomer's share")
                 held = old.took[0]
                 assert old.took == [held]
                 old.holding.clear()
                 everything = len(sent)
-                until(lambda: len(old.finished + new.finished) == everything, 20, "everything finished")
+                until(lambda: len(old.finished + new.finished) == everything, 60, "everything finished")
         assert sorted(old.finished + new.finished) == sorted(sent)
         assert sorted(old.took + new.took) == sorted(sent)
         assert held in old.finished
@@ -197,11 +197,11 @@ class BusSuite:
         sent = publish(publisher, topic, slides=SLIDES)
         leaver, stayer = Member(settings, topic, topic, holding=True), Member(settings, topic, topic)
         with members(leaver):
-            until(lambda: leaver.took, 15, "the first record")
+            until(lambda: leaver.took, 60, "the first record")
             with members(stayer):
                 until(lambda: len(stayer.finished) >= SLIDES // 4, 15, "the stayer's share")
                 leaver.leave()
-                until(lambda: len(stayer.finished) == len(sent), 15, "the rest")
+                until(lambda: len(stayer.finished) == len(sent), 60, "the rest")
         assert sorted(stayer.finished) == sorted(sent)
 
     def test_a_killed_member_is_replaced(self, hasty: BusSettings, publisher: Publisher, topic: str) -> None:
@@ -214,7 +214,7 @@ class BusSuite:
                 until(lambda: len(survivor.finished) >= SLIDES // 4, 15, "the survivor's share")
                 assert held not in survivor.finished
                 process.kill()
-                until(lambda: len(survivor.finished) == len(sent), 20, "all records finished")
+                until(lambda: len(survivor.finished) == len(sent), 60, "all records finished")
         assert sorted(survivor.finished) == sorted(sent)
 
     def test_a_job_longer_than_all_limits_is_delivered_once(
@@ -224,13 +224,13 @@ class BusSuite:
         publish(publisher, topic, slides=1, each=2)
         busy, idle = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
         with members(busy):
-            until(lambda: busy.took, 15, "the record")
+            until(lambda: busy.took, 60, "the record")
             with members(idle):
                 enough = time.monotonic() + 2.2 * hasty.session_s
                 until(lambda: time.monotonic() > enough, 60, "two sessions over")
                 busy.holding.clear()
-                until(lambda: busy.finished, 15, "the job finished")
-                until(lambda: len(busy.finished + idle.finished) == 2, 15, "the next one, too")
+                until(lambda: busy.finished, 60, "the job finished")
+                until(lambda: len(busy.finished + idle.finished) == 2, 60, "the next one, too")
         assert busy.took + idle.took == [("S0", 0), ("S0", 1)]
         assert all(busy.kept)
 
@@ -244,17 +244,17 @@ class BusSuite:
             Member(hasty, topic, topic, holding=True),
         )
         with members(away):
-            until(lambda: away.took, 15, "the record")
+            until(lambda: away.took, 60, "the record")
             away.stalled.set()
             with members(other):
-                until(lambda: other.took, 20, "the other to have it")
+                until(lambda: other.took, 60, "the other to have it")
                 away.stalled.clear()
-                until(lambda: away.kept and not away.kept[-1], 15, "the news that it is lost")
+                until(lambda: away.kept and not away.kept[-1], 60, "the news that it is lost")
                 away.holding.clear()
-                until(lambda: away.refused, 15, "the commit refused")
+                until(lambda: away.refused, 60, "the commit refused")
                 assert (away.finished, other.finished) == ([], [])
                 other.holding.clear()
-                until(lambda: len(other.finished + away.finished) == 2, 15, "both finished")
+                until(lambda: len(other.finished + away.finished) == 2, 60, "both finished")
         assert other.took[0] == away.took[0] == ("S0", 0)
         assert ("S0", 0) in other.finished
 
@@ -265,15 +265,15 @@ class BusSuite:
         publish(publisher, topic, slides=1, each=2)
         away, other = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
         with members(away):
-            until(lambda: away.took, 15, "the record")
+            until(lambda: away.took, 60, "the record")
             away.stalled.set()
             with members(other):
-                until(lambda: len(other.finished) == 2, 20, "the other to finish both")
+                until(lambda: len(other.finished) == 2, 60, "the other to finish both")
             away.stalled.clear()
             away.holding.clear()
-            until(lambda: away.refused, 20, "the commit refused")
+            until(lambda: away.refused, 60, "the commit refused")
             publisher.publish(topic, "S0", scanned("S0", 2))
-            until(lambda: away.finished, 20, "the next one finished")
+            until(lambda: away.finished, 60, "the next one finished")
         assert away.took == [("S0", 0), ("S0", 2)]
 
     def test_what_another_finished_meanwhile_does_not_come_back_by_release(
@@ -284,7 +284,7 @@ class BusSuite:
         delivery = take(away)
         other = Member(hasty, topic, f"g-{topic}")
         with members(other):
-            until(lambda: len(other.finished) == 2, 20, "the other to finish both")
+            until(lambda: len(other.finished) == 2, 60, "the other to finish both")
         away.release(delivery)
         publisher.publish(topic, "S0", scanned("S0", 2))
         assert take_all(away, 1) == [("S0", 2)]
@@ -296,7 +296,7 @@ class BusSuite:
         sent = publish(publisher, topic, slides=SLIDES)
         one, two = Member(hasty, topic, topic), Member(patient, topic, topic)
         with members(one, two):
-            until(lambda: len(one.finished + two.finished) == len(sent), 20, "all records finished")
+            until(lambda: len(one.finished + two.finished) == len(sent), 60, "all records finished")
         assert sorted(one.finished + two.finished) == sorted(sent)
 
 

@@ -104,6 +104,6 @@ def refusal(subscription) -> TransientError:
             return error
         return None
 
-    error = until(told, 15, "word of the record")
+    error = until(told, 60, "word of the record")
     assert error.code == "bus-record"
     return error

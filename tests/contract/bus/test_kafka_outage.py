@@ -53,10 +53,10 @@ def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> N
     with publishing(settings) as publisher:
         sent = publish(publisher, topic, slides=6, each=2)
         subscription = open_subscription(settings, topic, "g")
-        held: Delivery = until(lambda: subscription.next(0.2), 15, "a record")
+        held: Delivery = until(lambda: subscription.next(0.2), 60, "a record")
 
         own_kafka.kill()
-        until(lambda: outage(subscription.keep), 20, "word that the broker is away")
+        until(lambda: outage(subscription.keep), 60, "word that the broker is away")
         assert outage(lambda: publisher.publish(topic, "S9", scanned("S9")))
         assert outage(lambda: subscription.done(held))
         own_kafka.start()
@@ -95,10 +95,10 @@ def test_records_of_a_log_made_anew_are_not_passed_over(
     with publishing(settings) as publisher:
         publish(publisher, topic, slides=1, each=4)
         subscription = open_subscription(settings, topic, "g")
-        held = [until(lambda: subscription.next(0.2), 15, "a record")]
+        held = [until(lambda: subscription.next(0.2), 60, "a record")]
         for _ in range(3):
             assert subscription.done(held.pop())
-            held.append(until(lambda: subscription.next(0.2), 15, "a record"))
+            held.append(until(lambda: subscription.next(0.2), 60, "a record"))
         if not busy:
             assert subscription.done(held.pop())
 
@@ -128,7 +128,7 @@ def test_a_client_that_lays_records_aside_for_ever_is_replaced(
     with publishing(settings) as publisher:
         publish(publisher, topic, slides=1)
         subscription = open_subscription(settings, topic, "g")
-        assert subscription.done(until(lambda: subscription.next(0.2), 15, "a record"))
+        assert subscription.done(until(lambda: subscription.next(0.2), 60, "a record"))
         fetcher = subscription._consumer._fetcher
         fetcher._next_partition_records = []  # all taken, and not None
         fetcher._paused_partition_records = {kafka.TopicPartition(topic, 0): "left aside"}

@@ -73,7 +73,7 @@ def test_settings_that_cannot_be_are_told(kafka: LockedKafka, more: dict[str, st
 def test_a_session_that_the_broker_does_not_allow_is_told(kafka: LockedKafka) -> None:
     subscription = open_subscription(BusSettings(kafka.url, session_s=86_400), new_name(), new_name())
     with pytest.raises(FatalError) as caught:
-        until(lambda: subscription.next(0.1), 15, "the refusal")
+        until(lambda: subscription.next(0.1), 60, "the refusal")
     assert caught.value.code == "bus-settings"
     subscription.close()
 

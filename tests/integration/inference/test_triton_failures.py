@@ -85,7 +85,7 @@ def test_a_killed_model_is_not_ready_and_its_callers_are_told_to_come_again(
     with pytest.raises(TransientError) as caught:
         client.infer("histgen", bag)
     assert caught.value.code == "inference-unavailable"
-    until(lambda: not client.ready("histgen"), 10, "a dead model to be found out")
+    until(lambda: not client.ready("histgen"), 60, "a dead model to be found out")
     assert client.ready("tile_encoder")
     assert Connection(own.url).models()["histgen"][0] == "READY"  # what Triton itself believes
 
@@ -216,7 +216,7 @@ def test_a_late_answer_is_a_passing_trouble_and_its_memory_is_not_used_meanwhile
         with pytest.raises(TransientError):
             hasty.infer("histgen", bag)
         assert held < set(Connection(slow.url).regions())  # the second request had memory of its own
-    until(lambda: _cleared(slow), 20, "the server to let go of what nobody waits for")
+    until(lambda: _cleared(slow), 60, "the server to let go of what nobody waits for")
 
 
 def _cleared(server: TritonProcess) -> bool:
@@ -254,11 +254,11 @@ def test_a_killed_server_takes_models_that_are_at_work_along(
     """Left alone they would wait for their server for ever."""
     with TritonServer(slow.url) as client:
         call = pool.submit(client.infer, "histgen", bag)
-        until(lambda: not _cleared(slow), 10, "the request to be under way")
+        until(lambda: not _cleared(slow), 60, "the request to be under way")
         stubs = [pid for model in slow.models for pid in slow.stub_pids(model)]
         slow.kill()
         assert isinstance(call.exception(), TransientError)
-    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in stubs), 10, "them to end")
+    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in stubs), 60, "them to end")
     slow.start()
 
 
@@ -267,7 +267,7 @@ def test_a_stopping_server_finishes_what_it_has_begun(
 ) -> None:
     with TritonServer(slow.url) as client:
         begun: Future[Bag] = pool.submit(client.infer, "histgen", bag)
-        until(lambda: not _cleared(slow), 10, "the request to be under way")
+        until(lambda: not _cleared(slow), 60, "the request to be under way")
         stopping = pool.submit(slow.stop)
         assert begun.result()["tokens"].tolist() == list(TOKENS)
         stopping.result()
@@ -339,7 +339,8 @@ def test_the_server_and_its_models_die_with_whoever_started_it(
     assert len(pids) == 3
     parent.kill()
     parent.communicate()
-    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 20, "all of it to end")
+    # A model that was handing something over waits for its server: its clock ends it, 20 s later.
+    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 60, "all of it to end")
 
 
 def test_numpy_2_is_found_out_though_the_server_says_nothing(

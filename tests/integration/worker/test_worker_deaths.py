@@ -34,7 +34,7 @@ def test_a_child_killed_between_jobs_costs_no_attempt(lab: Lab):
     lab.finished("ok-1")
     child = _child(lab, "ok-1")
     os.kill(child, signal.SIGKILL)
-    until(lambda: not alive(child), 10, "its death")
+    until(lambda: not alive(child), 60, "its death")
     lab.scan("ok-2")
     lab.finished("ok-2")
     assert worker.end() == 0
@@ -47,7 +47,7 @@ def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: 
     first = lab.process()
     child = _child(lab, "held-1")
     first.kill()
-    until(lambda: not alive(child), 10, "the child's end")
+    until(lambda: not alive(child), 60, "the child's end")
     assert lab.attempts("held-1") == 1
     lab.let_go("held-1")
     second = lab.thread()
@@ -81,7 +81,7 @@ def test_a_running_job_is_finished_within_the_grace_period(lab: Lab, number: sig
     lab.scan("ok-after")
     url = worker.url
     worker.signal(number)
-    until(lambda: page(f"{url}/status")[1]["phase"] == "stopping", 10, "the stop")
+    until(lambda: page(f"{url}/status")[1]["phase"] == "stopping", 60, "the stop")
     assert page(f"{url}/readyz")[0] == 503
     lab.let_go("held-1")
     assert worker.wait() == 0
@@ -98,7 +98,7 @@ def test_a_signal_to_the_whole_group_is_the_parents_to_decide(lab: Lab):
     os.kill(child, signal.SIGINT)
     os.kill(child, signal.SIGTERM)
     worker.signal(signal.SIGINT)
-    until(lambda: page(f"{worker.url}/status")[1]["phase"] == "stopping", 10, "the stop")
+    until(lambda: page(f"{worker.url}/status")[1]["phase"] == "stopping", 60, "the stop")
     lab.let_go("held-1")
     assert worker.wait() == 0
     assert lab.calls("held-1") == 1
@@ -135,10 +135,10 @@ def test_a_second_signal_ends_the_worker_at_once(lab: Lab):
     child = _child(lab, "hang-1")
     url = worker.url
     worker.signal(signal.SIGTERM)
-    until(lambda: page(f"{url}/status")[1]["phase"] == "stopping", 10, "the stop")
+    until(lambda: page(f"{url}/status")[1]["phase"] == "stopping", 60, "the stop")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 128 + signal.SIGTERM
-    until(lambda: not alive(child), 10, "the child's end")
+    until(lambda: not alive(child), 60, "the child's end")
     until(lambda: lab.left() == 1, 60, "the record, after the session")
 
 

@@ -51,10 +51,10 @@ def test_a_killed_process_is_started_again(keep, tmp_path):
     keeper = keep(process, delays_s=(0.01,), changed=lambda k: seen.append(k.state))
     first = process.pid
     os.kill(first, signal.SIGKILL)
-    until(lambda: process.pid not in (None, first), 10, "another process")
+    until(lambda: process.pid not in (None, first), 60, "another process")
 
     assert keeper.restarts == 1
-    until(lambda: seen == ["starting", "running", "restarting", "running"], 5, "every state told")
+    until(lambda: seen == ["starting", "running", "restarting", "running"], 60, "every state told")
 
 
 def test_a_process_that_keeps_ending_is_given_up_with_its_last_words(keep, tmp_path):
@@ -62,7 +62,7 @@ def test_a_process_that_keeps_ending_is_given_up_with_its_last_words(keep, tmp_p
         {"event": "x", "code": "bus-unavailable", "message": "No broker.", "hint": "Start it."}
     )
     keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(3)"), delays_s=(0.01, 0.01))
-    until(lambda: keeper.error, 10, "the keeper to give up")
+    until(lambda: keeper.error, 60, "the keeper to give up")
 
     assert keeper.error.code == "service-failing"
     assert "3 times in a row. No broker." in keeper.error.message
@@ -72,7 +72,7 @@ def test_a_process_that_keeps_ending_is_given_up_with_its_last_words(keep, tmp_p
 def test_a_process_that_refuses_to_run_is_not_started_again(keep, tmp_path):
     words = json.dumps({"code": "settings-invalid", "message": "HISTGEN_BUS is missing.", "hint": "Set it."})
     keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), delays_s=(0.01,) * 9)
-    until(lambda: keeper.error, 10, "the refusal")
+    until(lambda: keeper.error, 60, "the refusal")
 
     assert (keeper.restarts, keeper.error.code) == (0, "service-refused")
     assert keeper.error.message == "The tiler cannot run: HISTGEN_BUS is missing. [settings-invalid]"
@@ -94,7 +94,7 @@ def test_stopping_lets_a_process_drain(keep, tmp_path):
     )
     process = service(tmp_path, code)
     keeper = keep(process)
-    until(lambda: "up" in process.log_path.read_text(), 10, "the process")
+    until(lambda: "up" in process.log_path.read_text(), 60, "the process")
     keeper.join()
 
     assert process.log_path.read_text() == "up\ndrained\n"
@@ -105,7 +105,7 @@ def test_a_process_that_will_not_stop_is_killed_after_its_grace(keep, tmp_path):
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     process = service(tmp_path, code, grace_s=0.1)
     keeper = keep(process)
-    until(lambda: "up" in process.log_path.read_text(), 10, "the process")
+    until(lambda: "up" in process.log_path.read_text(), 60, "the process")
     keeper.join()
 
     assert process.pid is None
@@ -122,10 +122,10 @@ def test_processes_die_with_a_keeper_that_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        until(lambda: "up" in log.read_text(), 10, "the child")
+        until(lambda: "up" in log.read_text(), 60, "the child")
         parent.kill()
 
-    until(lambda: gone(child), 10, "the child to die")
+    until(lambda: gone(child), 60, "the child to die")
 
 
 def test_a_ctrl_c_in_the_terminal_does_not_reach_the_services(keep, tmp_path):
