@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import re
 import time
@@ -74,6 +75,27 @@ def _listen() -> None:
     for name in ("kafka.net.manager", "kafka.net.connection"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).addFilter(_EAR)
+
+
+def _hear_out(transport: type[Any]) -> None:
+    """Have what came together with a connection's end read before the end.
+
+    kafka-python 3.0.12 throws it away. A broker that refuses a password says so and closes at once: it would
+    be taken for one that is away.
+    """
+    receive = transport._sock_recv
+
+    def last_words_first(self: Any) -> tuple[bytes, BaseException | None]:
+        data, error = receive(self)
+        return data, None if data else error  # the end is still there at the next reading
+
+    transport._sock_recv = last_words_first
+
+
+with contextlib.suppress(ImportError, AttributeError):  # of a kafka-python that is built otherwise
+    _transport = importlib.import_module("kafka.net.transport")
+    for _kind in (_transport.KafkaTCPTransport, _transport.KafkaSSLTransport):
+        _hear_out(_kind)
 
 
 def connect(kind: type[Any], settings: BusSettings, servers: list[str], **ours: Any) -> Any:

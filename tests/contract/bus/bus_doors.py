@@ -7,7 +7,7 @@ from bus_members import new_name, publish, publishing, scanned
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_subscription
-from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.errors import HistgenError
 
 
 def assert_serves(settings: BusSettings) -> None:
@@ -26,13 +26,3 @@ def failure(settings: BusSettings) -> HistgenError:
     with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
         publisher.publish(new_name(), "S0", scanned("S0"))
     return caught.value
-
-
-def refusal(settings: BusSettings) -> FatalError:
-    """Wait for the broker's word: now and then it closes the door before that is heard."""
-
-    def told() -> FatalError | None:
-        error = failure(settings)
-        return error if isinstance(error, FatalError) else None
-
-    return until(told, 30, "the refusal")

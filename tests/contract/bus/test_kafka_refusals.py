@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bus_doors import assert_serves, failure, refusal
+from bus_doors import assert_serves, failure
 from bus_members import new_name
 from servers.kafka_server import LockedKafka
 from waiting import until
@@ -47,14 +47,14 @@ def test_a_wrong_password_is_told_and_appears_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     wrong = with_settings(with_password, sasl_plain_password="guess-4711")
-    error = refusal(wrong)
+    error = failure(wrong)
     assert error.code == "bus-refused"
     assert "guess-4711" not in repr(error) + repr(wrong) + caplog.text
 
 
 def test_a_broker_whose_certificate_is_not_ours_to_trust_is_refused(untrusted_port: int) -> None:
     settings = BusSettings(f"kafka://127.0.0.1:{untrusted_port}")
-    assert refusal(with_settings(settings, security_protocol="SSL")).code == "bus-refused"
+    assert failure(with_settings(settings, security_protocol="SSL")).code == "bus-refused"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bus_doors import assert_serves, failure, refusal
+from bus_doors import assert_serves, failure
 from servers.kafka_tls import Authority, TlsKafka
 
 from histgen_lib.bus import BusSettings
@@ -28,7 +28,7 @@ def settled(monkeypatch: pytest.MonkeyPatch):
 
 
 def assert_refuses(settings: BusSettings) -> None:
-    error = refusal(settings)
+    error = failure(settings)
     assert error.code == "bus-refused"
     assert "certificates" in error.hint
 
