@@ -227,6 +227,15 @@ class Event:
         return cls.read(known, json.dumps(value.get("data") if known else None).encode())
 
 
+def recorded_scan(record: bytes) -> Event | None:
+    """Read a slide.scanned event as the gateway keeps it, `{"event": …}`; None if it holds another thing."""
+    try:
+        event = Event.from_json(json.loads(record)["event"])
+    except (InvalidInputError, ValueError, TypeError, KeyError):
+        return None
+    return event if isinstance(event.data, SlideScanned) else None
+
+
 class _UnusableError(Exception):
     """Names the part of an event that is at fault; never its value."""
 

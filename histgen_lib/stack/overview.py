@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.events import BagReady, Event, SlideScanned, recorded_scan
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
 from histgen_lib.storage import ObjectInfo, ObjectStore
@@ -172,10 +172,9 @@ class Overview:
 
     def _event(self, info: ObjectInfo) -> Event | None:
         try:
-            event = self._once(info, lambda data: Event.from_json(json.loads(data)["event"]))
-        except (InvalidInputError, ValueError, TypeError, KeyError):
+            return self._once(info, recorded_scan)
+        except InvalidInputError:
             return None
-        return event if isinstance(event.data, SlideScanned) else None
 
     def _letter(self, info: ObjectInfo) -> DeadLetter | None:
         try:

@@ -8,14 +8,13 @@ was removed, or is another model's. A letter of the gateway's is only moved, onc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.events import BagReady, Event, SlideScanned, recorded_scan
 from histgen_lib.pipeline.keys import contents_prefix, scanned_key
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
@@ -100,10 +99,10 @@ def _again(store: ObjectStore, given_up: Event, now: datetime) -> Event:
 def _scan_of(store: ObjectStore, event: Event) -> Event | None:
     """Look up the slide.scanned event that another followed from; None if the gateway keeps it no more."""
     try:
-        scan = Event.from_json(json.loads(store.get(scanned_key(event.key)))["event"])
-    except (InvalidInputError, ValueError, TypeError, KeyError):
+        scan = recorded_scan(store.get(scanned_key(event.key)))
+    except InvalidInputError:  # there is none
         return None
-    return scan if scan.trace_id == event.trace_id else None
+    return scan if scan and scan.trace_id == event.trace_id else None
 
 
 def taken_in(store: ObjectStore, letter: DeadLetter) -> bool:
