@@ -1,0 +1,72 @@
+"""Secrets that keep other accounts of a machine out: files in a folder of ours, for the owner's eyes only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+
+from histgen_lib.errors import FatalError
+
+_MOST_BYTES = 4096
+"""More than any secret has; what is longer is cut, and fits no lock."""
+
+
+def own_secret(path: Path) -> str:
+    """Return the secret in `path`, 64 hexadecimal digits; make one that only its owner can read if it is new.
+
+    Of several processes that make it at once, all return the same. Raises FatalError("secret-exposed") for a
+    file of another account, or one that others may read; FatalError("secret-unusable") if it cannot be read.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_secret(path)
+        return read_secret(path)
+    except OSError as error:
+        raise _unusable_secret(path, error.strerror or type(error).__name__) from error
+
+
+def read_secret(path: Path) -> str:
+    """Return the secret that `path` holds. Raises OSError if there is none, FatalError as `own_secret`."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as held:
+        state = os.fstat(held.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise _unusable_secret(path, "it is no regular file")
+        if state.st_uid != os.geteuid() or state.st_mode & 0o077:
+            raise FatalError(
+                "secret-exposed",
+                f"{path} holds a secret, and other accounts of this machine may read or change it.",
+                hint="Remove the file; a new secret is made at the next start.",
+            )
+        secret = held.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
+    if not secret:
+        raise _unusable_secret(path, "it is empty")
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    """Write a whole file beside it and link it: whoever finds the name finds the secret."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as made:
+            made.write(token_hex(32))
+            made.flush()
+            os.fsync(handle)
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unusable_secret(path: Path, why: str) -> FatalError:
+    return FatalError(
+        "secret-unusable",
+        f"The secret in {path} cannot be used: {why}.",
+        hint="Remove the file; a new secret is made at the next start.",
+    )
