@@ -160,9 +160,7 @@ def test_what_a_killed_stack_left_is_removed_by_the_next_whatever_runs_its_model
     own: TritonProcess, model_dir: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from histgen_lib.stack.local import LocalStack
-from histgen_lib.stack.settings import StackSettings
-from histgen_lib.stack.triton import TritonProcess\n"
+        "import sys; from pathlib import Path; from histgen_lib.stack.triton import TritonProcess\n"
         "server = TritonProcess(*map(Path, sys.argv[1:3]), log=Path(sys.argv[3]) / 'log')\n"
         "server.start(); print(server._regions, server.url, flush=True); sys.stdin.read()"
     )
