@@ -11,7 +11,7 @@
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
 | `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
-| `damage-unchecked` | damage could not be noticed: the format's compressed tiles cannot be found or judged |
+| `damage-unchecked` | damage may go unnoticed: the file's compressed tiles cannot be found or judged |
 
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
@@ -49,9 +49,8 @@ class QualityReport:
     `sharpness`: median over the tiles looked at. `blurred_fraction`: of those tiles. `clipped_fraction`: of
     tissue pixels. `background_brightness`: 0…255. `colourfulness`: mean of tissue relative to glass, 0…1.
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
-    `damaged_tiles`: left out since the file is damaged there, and damaged ones of the file that only the
-    reader can place. `unseen_fraction`: of the overview, lost to damage. `damage_checked`: whether damage of
-    the tiles would have been noticed.
+    `damaged_tiles`: left out since the file is damaged there. `unseen_fraction`: of the overview, lost to
+    damage. `damage_checked`: whether damage of the tiles would have been noticed.
     """
 
     flags: tuple[str, ...]
@@ -74,7 +73,7 @@ class QualityReport:
 
     def without(self, left_out: int) -> QualityReport:
         """Return the report of a slide of which so many tiles were left out as damaged."""
-        report = replace(self, damaged_tiles=self.damaged_tiles + left_out)
+        report = replace(self, damaged_tiles=left_out)
         return replace(report, flags=flags_of(report))
 
 
@@ -85,7 +84,6 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     """
     picture, downsample = slide.overview
     found = slide.tissue_map
-    damage = slide.damage_check(grid)
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
     tiles = _some_tiles(slide, grid)
     sharpness = np.array([tile_sharpness(tile) for tile in tiles])
@@ -100,9 +98,8 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         colourfulness=_rounded(_colourfulness(picture[found.tissue], found.background)),
         enlargement=_rounded(slide.mpp / grid.mpp),
         tiles_looked_at=len(tiles),
-        damaged_tiles=damage.without_place,
-        unseen_fraction=_rounded(damage.unseen),
-        damage_checked=damage.checked,
+        unseen_fraction=_rounded(slide.unseen),
+        damage_checked=slide.notices_damage(grid),
     )
     return replace(report, flags=flags_of(report))
 

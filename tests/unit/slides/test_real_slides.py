@@ -26,7 +26,8 @@ def test_gives_tiles_of_its_tissue_and_no_false_alarm(shared_dir, name):
         report = assess_quality(slide, grid)
     assert pixels.shape == (len(grid), 256, 256, 3)
     assert (pixels.mean(axis=(1, 2, 3)) < 242).all()
-    assert report.flags == ()
+    # Of JPEG 2000 only lost parts are noticed, not noise.
+    assert report.flags == (("damage-unchecked",) if name.startswith("TCGA") else ())
     assert tissue_mm2[0] < report.tissue_mm2 < tissue_mm2[1]
 
 
