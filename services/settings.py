@@ -61,7 +61,11 @@ StoreUrl = Annotated[
     str, _matches(r"file:.+|s3://[^/@\s]+(/[^\s]*)?", 'wants "file:/folder" or "s3://bucket[/prefix]"')
 ]
 InferenceUrl = Annotated[
-    str, _matches(r"onnx|triton://[^/@\s:]+:\d+", 'wants "onnx" or "triton://host:port"')
+    str,
+    _matches(
+        r"onnx|triton://[^/@\s:]+:\d+|triton:///.+",
+        'wants "onnx", "triton://host:port" or "triton:///folder/socket"',
+    ),
 ]
 Endpoint = Annotated[str, _matches(r"https?://[^\s]+", 'wants "http://host:port" or "https://host[:port]"')]
 
@@ -96,7 +100,12 @@ class ServiceSettings(BaseSettings):
     store_timeout_s: float = Field(
         4.0, gt=0, le=600, description="seconds that S3 may be silent; more where bags leave by a slow line"
     )
-    inference: InferenceUrl = Field("onnx", description='"onnx" (in process) or "triton://host:port"')
+    inference: InferenceUrl = Field(
+        "onnx", description='"onnx" (in process), "triton://host:port" or "triton:///folder/socket"'
+    )
+    inference_secret: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with the secret of a Triton that restricts its protocols"
+    )
     model: Path = Field(SHIPPED_MODEL, description="model folder")
     threads: Annotated[int | None, EmptyIsNone] = Field(
         None, ge=1, le=1024, description="cores that in-process inference uses; all of them if not stated"

@@ -56,7 +56,13 @@ def inference_server(settings: ServiceSettings, *, threads: int | None) -> Infer
     """
     from histgen_lib.inference import open_inference  # noqa: PLC0415 - ONNX Runtime, gRPC
 
-    return open_inference(settings.inference, settings.model, threads, deadline_s=settings.deadline_s)
+    return open_inference(
+        settings.inference,
+        settings.model,
+        threads,
+        deadline_s=settings.deadline_s,
+        secret_path=settings.inference_secret,
+    )
 
 
 def slide_files(settings: ServiceSettings) -> SlideFiles:

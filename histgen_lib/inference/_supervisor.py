@@ -47,14 +47,15 @@ class Supervisor:
         url: str,
         models: Iterable[str],
         *,
+        secret: str | None = None,
         interval_s: float = 1.0,
         answer_s: float = 5.0,
         hung_s: float = 1800.0,
         on_hung: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._connection = Connection(url)
-        self._server = TritonServer(url, shared_memory="off")
+        self._connection = Connection(url, secret)
+        self._server = TritonServer(url, shared_memory="off", secret=secret)
         self._patients = {model: _Patient() for model in models}
         self._interval_s, self._answer_s, self._hung_s = interval_s, answer_s, hung_s
         self._on_hung, self._clock = on_hung, clock

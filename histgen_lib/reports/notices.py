@@ -18,6 +18,8 @@ QUALITY_SENTENCES = {
     "underexposed": "The slide is too dark.",
     "pale": "The stain is very pale.",
     "enlarged": "The scan is coarser than the model needs; its tiles were enlarged.",
+    "damaged": "The slide's file is damaged; what is damaged was left out.",
+    "damage-unchecked": "Whether the pixels are damaged could not be checked in this format.",
     "encoder-unstated": "The bag does not say which tile encoder made it.",
 }
 

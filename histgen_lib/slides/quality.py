@@ -10,6 +10,8 @@
 | `underexposed` | empty glass is darker than 150 of 255 |
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
+| `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
+| `damage-unchecked` | damage could not be noticed: the format's compressed tiles cannot be found or judged |
 
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
@@ -47,6 +49,9 @@ class QualityReport:
     `sharpness`: median over the tiles looked at. `blurred_fraction`: of those tiles. `clipped_fraction`: of
     tissue pixels. `background_brightness`: 0…255. `colourfulness`: mean of tissue relative to glass, 0…1.
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
+    `damaged_tiles`: left out since the file is damaged there, and damaged ones of the file that only the
+    reader can place. `unseen_fraction`: of the overview, lost to damage. `damage_checked`: whether damage of
+    the tiles would have been noticed.
     """
 
     flags: tuple[str, ...]
@@ -59,10 +64,18 @@ class QualityReport:
     colourfulness: float
     enlargement: float
     tiles_looked_at: int
+    damaged_tiles: int = 0
+    unseen_fraction: float = 0.0
+    damage_checked: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {**asdict(self), "flags": list(self.flags)}
+
+    def without(self, left_out: int) -> QualityReport:
+        """Return the report of a slide of which so many tiles were left out as damaged."""
+        report = replace(self, damaged_tiles=self.damaged_tiles + left_out)
+        return replace(report, flags=flags_of(report))
 
 
 def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
@@ -72,6 +85,7 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     """
     picture, downsample = slide.overview
     found = slide.tissue_map
+    damage = slide.damage_check(grid)
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
     tiles = _some_tiles(slide, grid)
     sharpness = np.array([tile_sharpness(tile) for tile in tiles])
@@ -86,6 +100,9 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         colourfulness=_rounded(_colourfulness(picture[found.tissue], found.background)),
         enlargement=_rounded(slide.mpp / grid.mpp),
         tiles_looked_at=len(tiles),
+        damaged_tiles=damage.without_place,
+        unseen_fraction=_rounded(damage.unseen),
+        damage_checked=damage.checked,
     )
     return replace(report, flags=flags_of(report))
 
@@ -101,6 +118,8 @@ def flags_of(report: QualityReport) -> tuple[str, ...]:
         ("underexposed", report.background_brightness < UNDEREXPOSED_BRIGHTNESS),
         ("pale", report.colourfulness < PALE_CHROMA),
         ("enlarged", report.enlargement > ENLARGED),
+        ("damaged", report.damaged_tiles > 0 or report.unseen_fraction > 0),
+        ("damage-unchecked", not report.damage_checked),
     )
     return tuple(flag for flag, holds in raised if holds)
 
@@ -116,7 +135,7 @@ def _some_tiles(slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
     full = np.flatnonzero(grid.tissue >= min(0.5, float(grid.tissue.max())))
     chosen = full[np.unique(np.linspace(0, len(full) - 1, _MOST_TILES).round().astype(int))]
     some = replace(grid, xy=grid.xy[chosen], tissue=grid.tissue[chosen])
-    return np.concatenate([batch.pixels for batch in slide.read_tiles(some)])
+    return np.concatenate([batch.pixels for batch in slide.read_tiles(some, refuse=False)])
 
 
 def _clipped(tiles: NDArray[np.uint8], background: tuple[float, float, float]) -> float:

@@ -46,7 +46,7 @@ def content_id(path: Path, *, series_uid: str | None = None) -> str:
     SHA-256 of its files. Raises `InvalidInputError("slide-unreadable")`.
     """
     try:
-        return content_id_of(_parts(path, series_uid))
+        return content_id_of(parts_of(path, series_uid))
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -60,7 +60,7 @@ def stored_in(path: Path) -> list[Path]:
     try:
         if path.is_dir():
             return _series_of_folder(path)
-        return _parts(path, _own_series(path) if is_dicom(path) else None)
+        return parts_of(path, _own_series(path) if is_dicom(path) else None)
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:
@@ -78,7 +78,7 @@ def _series_of_folder(folder: Path) -> list[Path]:
         first = _first_dicom(folder)
     except InvalidInputError:
         return [part for part in sorted(folder.iterdir()) if part.is_file()]
-    return _parts(first, _own_series(first))
+    return parts_of(first, _own_series(first))
 
 
 def _own_series(path: Path) -> str | None:
@@ -89,7 +89,8 @@ def _own_series(path: Path) -> str | None:
     return min(uids).decode("ascii", errors="replace") if uids else None
 
 
-def _parts(path: Path, series_uid: str | None) -> list[Path]:
+def parts_of(path: Path, series_uid: str | None) -> list[Path]:
+    """List the files of the slide at the file `path`; `series_uid`: of a DICOM slide. Raises OSError."""
     if series_uid is not None:
         same = [
             part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))

@@ -9,6 +9,9 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
+OWNER_ONLY = 0o077
+"""The umask of what the stack starts: what it makes is for the stack's account alone."""
+
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:
     """Return a command whose process the kernel kills when the thread that starts it ends, however that ends.

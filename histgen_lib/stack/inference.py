@@ -36,7 +36,7 @@ class Inference:
 
 
 def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Path) -> Inference:
-    """Choose by "auto", "onnx", "triton" or "triton://host:port"; for a Triton of ours the model is exported.
+    """Choose by "auto", "onnx", "triton" or a Triton's address; for one of ours the model is exported.
 
     Raises FatalError("inference-stated") for anything else, and what the export raises.
     """

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from histgen_lib.errors import FatalError
-from histgen_lib.stack.children import accepts, dying_with_parent, end, free_port
+from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
 
 _START_S = 60.0
 _GRACE_S = 20.0
@@ -99,6 +99,7 @@ class KafkaProcess:
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal reaches every process of the group: the broker is stopped last.
                 start_new_session=True,
+                umask=OWNER_ONLY,
             )
         self._await(self._process)
 
@@ -146,6 +147,7 @@ class KafkaProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                umask=OWNER_ONLY,
                 check=False,
             )
         if done.returncode != 0:

@@ -23,6 +23,7 @@ from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
 from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
+from histgen_lib.stack.triton import clear_left_over
 from histgen_lib.stack.workers import WorkerState, look
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -166,6 +167,7 @@ class LocalStack:
 
     def _start_inference(self) -> None:
         settings = self.settings
+        clear_left_over()  # whatever runs the models this time: a killed stack's Triton had pixels in memory
         chosen = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
         self.inference = chosen
         if chosen.process:

@@ -23,14 +23,14 @@ def stubs_of(server: int | None) -> dict[int, list[str]]:
     return _stubs_among(found)
 
 
-def end_left_over(regions: str) -> None:
+def end_left_over(regions: str | None = None) -> None:
     """Kill stubs whose server is gone: those of the shared memory `regions`, and of starters that have ended.
 
     One that was at work when its server was killed waits for it for ever.
     """
     for pid, command in _stubs_among(_processes()).items():
         names = [part for part in command if part.startswith(f"histgen-{KIND}-")]
-        if any(name.startswith(regions) or shared_memory.is_orphan(name) for name in names):
+        if any((regions and name.startswith(regions)) or shared_memory.is_orphan(name) for name in names):
             with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
                 os.kill(pid, signal.SIGKILL)
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.inference import TritonServer, shared_memory
+from histgen_lib.inference.shared_memory import TENSORS
 from histgen_lib.inference.wire import check_numpy, decode_error
-from histgen_lib.stack.children import dying_with_parent, end, free_port
+from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
+from histgen_lib.stack.door import Door, clear_doors
 from histgen_lib.stack.stubs import KIND, PROGRAM, end_left_over, stubs_of
+from histgen_lib.stack.unshared import command_unshared
 
 _START_S = 90.0
 _DRAIN_S = 120
@@ -24,33 +27,24 @@ _LAST_S = 3.0
 
 
 class TritonProcess:
-    """One tritonserver of our own, bound to 127.0.0.1; it keeps its ports over `stop`, `kill` and `start`.
+    """One tritonserver of our own, reached by this account only; its address outlives `kill` and `start`.
 
     `repository` holds the models (`histgen_lib.export.export_local` writes one); all of them are loaded.
-    `home` is the environment that `deploy/setup.sh triton` makes. `http_port`, `metrics_port` None: not
-    offered. The server dies with the thread that called `start`, and its models' processes with the server.
+    `home` is the environment that `deploy/setup.sh triton` makes. Whoever reaches a Triton can have it run
+    any Python, so it listens nowhere but at a `Door`, and what it shares is for its owner only. The server
+    dies with the thread that called `start`, and its models' processes with the server.
     """
 
-    def __init__(
-        self,
-        repository: Path,
-        home: Path,
-        *,
-        log: Path,
-        grpc_port: int | None = None,
-        http_port: int | None = None,
-        metrics_port: int | None = None,
-    ) -> None:
+    def __init__(self, repository: Path, home: Path, *, log: Path) -> None:
         self._repository, self._home, self.log_path = repository.absolute(), home.absolute(), log
-        self.grpc_port = grpc_port or free_port()
-        self._http_port, self.metrics_port = http_port, metrics_port
+        self._door = Door()
         self._process: subprocess.Popen[bytes] | None = None
         self._regions = f"{shared_memory.new_name(KIND)}-"
 
     @property
     def url(self) -> str:
         """What `open_inference` takes."""
-        return f"triton://127.0.0.1:{self.grpc_port}"
+        return f"triton://{self._door.socket}"
 
     @property
     def pid(self) -> int | None:
@@ -66,19 +60,20 @@ class TritonProcess:
         """Start, and return when every model has answered.
 
         Raises FatalError: "triton-missing" without the server, "triton-numpy" when its environment has a
-        numpy that makes every answer empty, "triton-failed" when it does not come up, and what the models
-        raise.
+        numpy that makes every answer empty, "triton-door" without a safe place for its socket,
+        "triton-failed" when it does not come up, and what the models raise.
         """
         if self.pid is not None:
             return
         server = self._server()
         self._clear()
-        shared_memory.clear_orphans(KIND)
+        self._door.make()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             log_start = log.tell()
+            command = [str(server / "bin" / "tritonserver"), *self._options(server)]
             self._process = subprocess.Popen(
-                dying_with_parent([str(server / "bin" / "tritonserver"), *self._options(server)]),
+                dying_with_parent(command_unshared(command)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -86,6 +81,7 @@ class TritonProcess:
                 cwd=self.log_path.parent,  # the stubs import from here first: nothing may lie in the way
                 # Ctrl-C in a terminal reaches every process of the group: whole reports shall be finished.
                 start_new_session=True,
+                umask=OWNER_ONLY,  # of the socket, and of what Python models share with the server: pixels
             )
         try:
             self._await(self._process, log_start)
@@ -116,6 +112,7 @@ class TritonProcess:
 
     def _clear(self) -> None:
         """Remove what a server leaves that was killed."""
+        clear_left_over()
         end_left_over(self._regions)
         shared_memory.unlink(self._regions)
 
@@ -139,10 +136,8 @@ class TritonProcess:
             "pinned-memory-pool-byte-size": 0,  # for GPUs
             "exit-timeout-secs": _DRAIN_S,
             "log-format": "ISO8601",
-            "grpc-address": "127.0.0.1",
-            "grpc-port": self.grpc_port,
-            **self._listening("http", self._http_port),
-            **self._listening("metrics", self.metrics_port),
+            **self._listening(),
+            **{f"allow-{other}": "false" for other in ("http", "metrics", "sagemaker", "vertex-ai")},
         }
         backend = {
             "shm-region-prefix-name": self._regions,
@@ -155,11 +150,10 @@ class TritonProcess:
             *(f"--backend-config=python,{name}={value}" for name, value in backend.items()),
         ]
 
-    @staticmethod
-    def _listening(what: str, port: int | None) -> dict[str, object]:
-        if port is None:
-            return {f"allow-{what}": "false"}
-        return {f"{what}-address": "127.0.0.1", f"{what}-port": port}
+    def _listening(self) -> dict[str, object]:
+        """Name the socket as Triton puts an address together: what is before the last colon, and a number."""
+        address, _, number = str(self._door.socket).rpartition(":")
+        return {"grpc-address": f"unix:{address}", "grpc-port": number}
 
     def _environment(self, server: Path) -> dict[str, str]:
         return {
@@ -191,6 +185,14 @@ class TritonProcess:
             "tritonserver did not start.",
             hint=f"The last lines of {self.log_path} say why.",
         )
+
+
+def clear_left_over() -> None:
+    """Remove what killed stacks left on this machine: models' processes, shared memory, sockets."""
+    end_left_over()
+    for kind in (KIND, TENSORS):
+        shared_memory.clear_orphans(kind)
+    clear_doors()
 
 
 def _trouble(client: TritonServer, model: str) -> HistgenError | None:

@@ -120,15 +120,16 @@ def _require_own_names(slides: Sequence[Path]) -> None:
 
 
 def slide_bag(slide: Slide, encoder: TileEncoder, folder: EncoderFolder) -> Bag:
-    """All tiles of an open slide through `encoder`, as a bag."""
+    """All whole tiles of an open slide through `encoder`, as a bag."""
     grid = plan_grid(slide, folder.tiling)
+    parts, places = [], []
     with torch.inference_mode():
-        parts = [
-            encoder(torch.from_numpy(batch.pixels)).half().numpy()
-            for batch in slide.read_tiles(grid, batch_size=_BATCH_TILES)
-        ]
+        for batch in slide.read_tiles(grid, batch_size=_BATCH_TILES):
+            parts.append(encoder(torch.from_numpy(batch.pixels)).half().numpy())
+            places.append(batch.xy)
+    whole = grid.only(grid.rows_at(np.concatenate(places)))
     return make_bag(
-        slide, grid, np.concatenate(parts), encoder_name=folder.name, encoder_sha256=folder.sha256
+        slide, whole, np.concatenate(parts), encoder_name=folder.name, encoder_sha256=folder.sha256
     )
 
 

@@ -95,7 +95,7 @@ def test_a_file_that_is_not_there_is_refused(monkeypatch, tmp_path):
     [
         ("HISTGEN_BUS", "redis://h", 'HISTGEN_BUS wants "embedded:'),
         ("HISTGEN_STORE", "/a/folder", 'HISTGEN_STORE wants "file:/folder"'),
-        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE wants "onnx" or "triton://host:port"'),
+        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE wants "onnx", "triton://host:port" or'),
         ("HISTGEN_STORE_ENDPOINT", "minio:9000", 'HISTGEN_STORE_ENDPOINT wants "http://'),
         ("HISTGEN_PORT", "77777", "HISTGEN_PORT wants less than or equal to 65535"),
         ("HISTGEN_DEADLINE_S", "s3cret", "HISTGEN_DEADLINE_S wants a valid number"),
