@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.stack.children import dying_with_parent, end
+from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
 
 State = Literal["waiting", "starting", "running", "restarting", "failed", "stopped"]
 
@@ -73,6 +73,7 @@ class ServiceProcess:
                 stderr=log,
                 env={**os.environ, **self._environment},
                 start_new_session=True,
+                umask=OWNER_ONLY,
             )
 
     def stop(self) -> None:
