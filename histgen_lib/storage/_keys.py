@@ -21,6 +21,13 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_foreign_key(key: str) -> str:
+    """Return `key`. Raises InvalidInputError("object-key") if it may not be read from another's bucket."""
+    if not is_foreign_key(key):
+        raise bad_key()
+    return key
+
+
 def is_key(key: str) -> bool:
     """Say whether `key` may name an object."""
     parts = key.split("/")
@@ -29,6 +36,19 @@ def is_key(key: str) -> bool:
         and len(key.encode()) <= _KEY_BYTES
         and all(part not in ("", ".", "..") and len(part.encode()) <= _PART_BYTES for part in parts)
         and parts[0] != INCOMING
+    )
+
+
+def is_foreign_key(key: str) -> bool:
+    """Say whether `key` may name an object of someone else's bucket: what S3 allows, but for two things.
+
+    "." and ".." parts, which some servers and proxies resolve, so that no prefix would be a wall; control
+    characters, which no log or terminal shows as they are.
+    """
+    return (
+        not any(unicodedata.category(sign) in _UNFIT for sign in key)
+        and 1 <= len(key.encode()) <= _KEY_BYTES
+        and not {".", ".."} & set(key.split("/"))
     )
 
 

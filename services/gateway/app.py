@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.secret import own_secret
-from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop, announced, serving
 from histgen_lib.worker.lock import Lock
@@ -153,4 +153,4 @@ def _loops(
 
 
 def _open_bucket(storage: StorageSettings, bucket: str) -> ObjectStore:
-    return open_store(replace(storage, url=f"s3://{bucket}"))
+    return open_foreign_bucket(storage, bucket)

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.slides.parts import safe_name
+from histgen_lib.storage import is_foreign_key
 
 _MOST_CHARACTERS = 4096
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -72,8 +73,7 @@ def parse_uri(uri: str) -> Place:
 
 def object_place(bucket: str, key: str) -> ObjectPlace:
     """Name an object. Raises InvalidInputError("uri-invalid") for what can be none."""
-    parts = key.split("/")
-    if not _BUCKET.fullmatch(bucket) or {"", ".", ".."} & set(parts) or not _is_text(key):
+    if not _BUCKET.fullmatch(bucket) or not is_foreign_key(key):
         raise _invalid()
     return ObjectPlace(bucket, key)
 

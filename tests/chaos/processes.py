@@ -53,7 +53,7 @@ class Service:
             except (OSError, ValueError):
                 return ""
             self._url = str(told["url"])
-            self._client.headers |= bearer_of(told["token_file"])
+            self._client.headers.update(bearer_of(told["token_file"]))
         return self._url
 
     @property
