@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_MOST_SHOWN = 1200
-"""Characters of a name that is shown: enough for every bucket and key."""
-
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -61,11 +58,3 @@ def _umask() -> int:
     current = os.umask(0o077)  # read by setting it: for a moment files of other threads are private
     os.umask(current)
     return current
-
-
-def printable(text: str) -> str:
-    """Return a name for people: what a terminal would obey is escaped, and what has no end is cut."""
-    cut = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in cut
-    )

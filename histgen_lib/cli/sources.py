@@ -17,7 +17,7 @@ def expand(arguments: Iterable[str]) -> list[Path]:
     """Slides and bags behind `arguments`, in order, each once; of a folder all slides in it and below it.
 
     What is left out of a folder is said on stderr. A path that does not exist is kept: opening it gives the
-    right error. Raises InvalidInputError("slide-none-found") for a glob that matches nothing, and for a folder
+    right error. Raises InvalidInputError("slide-none-found") for a glob that matches nothing and for a folder
     without slides.
     """
     found = (path for argument in arguments for path in _expand(argument))
@@ -55,7 +55,7 @@ def _in_folder(folder: Path) -> list[Path]:
         raise InvalidInputError(
             "slide-none-found",
             f"There is no slide in {folder} or below it{f' ({left_out})' if left_out else ''}.",
-            hint=f"The names of slides end in {looked_for()}; a slide of another name has to be named itself.",
+            hint=f"The names of slides end in {looked_for()}; give a slide of another name by itself.",
         )
     if left_out:
         err().print(f"{folder}: {left_out}.", style="dim", soft_wrap=True)

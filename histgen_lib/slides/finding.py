@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from histgen_lib.files import printable
+from histgen_lib.names import printable
 from histgen_lib.slides.parts import (
     HAMAMATSU_SUFFIXES,
     MIRAX_SUFFIX,
@@ -33,6 +33,7 @@ _WORDS: Mapping[Why, str] = {
     "closed": "folders that may not be looked into",
     "mark": "marks of folders",
 }
+_HIDDEN = (".", "~$")
 _MOST_NAMED = 3
 
 
@@ -119,9 +120,7 @@ def _look_into(folder: Path, entries: list[os.DirEntry[str]], found: Found) -> I
 
 
 def _is_slide(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith(".") or not is_slide_name(entry.name):
-        return False
-    return _is(entry.is_file)
+    return not entry.name.startswith(_HIDDEN) and is_slide_name(entry.name) and _is(entry.is_file)
 
 
 def _belonging(folder: Path, slides: set[str]) -> set[str]:
@@ -140,7 +139,7 @@ def _belonging(folder: Path, slides: set[str]) -> set[str]:
 
 def _why_not(entry: os.DirEntry[str]) -> Why | None:
     """Say why an entry is left out; None for a folder to look into."""
-    if entry.name.startswith((".", "~$")):
+    if entry.name.startswith(_HIDDEN):
         return "hidden"
     if os.path.splitext(entry.name)[1].lower() in UNFINISHED_SUFFIXES:  # noqa: PTH122 - of very many
         return "unfinished"

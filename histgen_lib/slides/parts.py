@@ -23,7 +23,7 @@ _MOST_INDEX_BYTES = 1 << 20
 
 
 def is_slide_name(name: str) -> bool:
-    """Whether a file or object is called as slides are. Blanks at the end, which some copy programs add, may be."""
+    """Whether a file or object is called as slides are; blanks at the end, as S3 lets keys have, may be."""
     return PurePosixPath(name).suffix.rstrip().lower() in SLIDE_SUFFIXES and not name.endswith("/")
 
 

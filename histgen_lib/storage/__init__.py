@@ -11,13 +11,12 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.storage._keys import check_foreign_key, check_key, is_foreign_key, is_key
+from histgen_lib.storage._keys import check_foreign_key, check_key, is_key
 
 __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "StorageSettings",
-    "is_foreign_key",
     "open_foreign_bucket",
     "open_store",
     "store_for_uri",
@@ -129,8 +128,8 @@ def open_store(settings: StorageSettings) -> ObjectStore:
 def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:
     """Open a bucket that others write, at the endpoint that `settings` names, to read what lies in it.
 
-    Its keys are as S3 has them: with empty parts, and parts of any length (`is_foreign_key`). `list` tells of
-    all, also of those that cannot be read. Raises as `open_store`.
+    Its keys are as S3 has them: with empty parts, and parts of any length (`histgen_lib.names.is_s3_key`).
+    `list` tells of all, also of those that cannot be read. Raises as `open_store`.
     """
     if not _BUCKET.fullmatch(bucket):
         raise _bad_url()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import unicodedata
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import KEY_BYTES, UNFIT, is_s3_key
 
 INCOMING = ".incoming"
 """First part of no key: the folder adapter keeps unfinished files there."""
 
-_KEY_BYTES = 1024  # S3's own limit
 _PART_BYTES = 255  # that of Linux' file systems
-_UNFIT = {"Cc", "Cs"}  # control characters (no XML listing can hold them) and halves of characters
 
 
 def check_key(key: str) -> str:
@@ -23,7 +22,7 @@ def check_key(key: str) -> str:
 
 def check_foreign_key(key: str) -> str:
     """Return `key`. Raises InvalidInputError("object-key") if it may not be read from another's bucket."""
-    if not is_foreign_key(key):
+    if not is_s3_key(key):
         raise bad_key()
     return key
 
@@ -32,23 +31,10 @@ def is_key(key: str) -> bool:
     """Say whether `key` may name an object."""
     parts = key.split("/")
     return (
-        not any(unicodedata.category(sign) in _UNFIT for sign in key)
-        and len(key.encode()) <= _KEY_BYTES
+        not any(unicodedata.category(sign) in UNFIT for sign in key)
+        and len(key.encode()) <= KEY_BYTES
         and all(part not in ("", ".", "..") and len(part.encode()) <= _PART_BYTES for part in parts)
         and parts[0] != INCOMING
-    )
-
-
-def is_foreign_key(key: str) -> bool:
-    """Say whether `key` may name an object of someone else's bucket: what S3 allows, but for two things.
-
-    "." and ".." parts, which some servers and proxies resolve, so that no prefix would be a wall; control
-    characters, which no log or terminal shows as they are.
-    """
-    return (
-        not any(unicodedata.category(sign) in _UNFIT for sign in key)
-        and 1 <= len(key.encode()) <= _KEY_BYTES
-        and not {".", ".."} & set(key.split("/"))
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
-from histgen_lib.files import printable
+from histgen_lib.names import printable
 from histgen_lib.slides.finding import LeftOut, Why, find_slides
 from histgen_lib.slides.parts import is_slide_name
 from histgen_lib.worker import Backoff, Stop
@@ -112,8 +112,8 @@ def backfill(
 ) -> Tally:
     """Submit every slide under `prefix`, at most one new one in `every_s` seconds; those known cost no time.
 
-    `progress` is called for each slide, and for all that is left out, in this thread. `dry_run` reads, writes and publishes nothing. Raises
-    TransientError if the prefix cannot be listed.
+    `progress` is called for each slide, and for all that is left out, in this thread. `dry_run` reads, writes
+    and publishes nothing. Raises TransientError if the prefix cannot be listed.
     """
     tally, due = Tally(), clock()
     insist = partial(_insist, stop=stop, backoff=backoff or Backoff(), progress=progress)

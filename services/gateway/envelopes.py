@@ -53,16 +53,18 @@ def _inside(value: Any) -> list[Any] | InvalidInputError | None:
         return [value["Message"]]
     if "Body" in value and "MessageId" in value:
         return [value["Body"]]
-    if isinstance(messages := value.get("Messages"), list):
-        return messages
-    records = value.get("Records")
-    if isinstance(records, list) and records and all(map(_is_envelope, records)):
-        return [record.get("body", record.get("Sns")) for record in records]
-    return None
+    messages, records = value.get("Messages"), value.get("Records")
+    return messages if isinstance(messages, list) else _handed_on(records)
+
+
+def _handed_on(records: Any) -> list[Any] | None:
+    """Return what the messages of SQS and SNS hold that Lambda hands on; None if they are none."""
+    if not isinstance(records, list) or not records or not all(map(_is_envelope, records)):
+        return None
+    return [record.get("body", record.get("Sns")) for record in records]
 
 
 def _is_envelope(record: Any) -> bool:
-    """Whether it is a message of SQS or SNS, as Lambda hands it on."""
     return isinstance(record, dict) and "s3" not in record and ("body" in record or "Sns" in record)
 
 

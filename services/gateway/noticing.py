@@ -90,7 +90,7 @@ def _submission(intake: Intake, new: notifications.New) -> Submission:
 
 
 def _allowed(intake: Intake, new: notifications.New) -> list[ObjectPlace]:
-    """List where the object may lie and slides are taken from. Raises for the likelier place if there is none."""
+    """List where the object may lie, within the roots. Raises for the likelier place if there is none."""
     allowed, refusals = list[ObjectPlace](), list[InvalidInputError]()
     for place in notifications.places(new):
         try:

@@ -2,8 +2,8 @@
 
 Amazon's own: {"Records": [...]}, keys URL-encoded (docs.aws.amazon.com/AmazonS3, "Event message structure"),
 and {"Event": "s3:TestEvent"} when a notification is set up. MinIO and others: the same, with {"EventName",
-"Key"} on top. Amazon EventBridge: {"detail-type": "Object Created", "detail": …}, keys as they are ("EventBridge
-event message structure"). Each may come in envelopes (`envelopes`).
+"Key"} on top. Amazon EventBridge: {"detail-type": "Object Created", "detail": …}, keys as they are (there,
+"EventBridge event message structure"). Each may come in envelopes (`envelopes`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import printable
+from histgen_lib.names import printable
 from histgen_lib.slides.parts import is_slide_name
 from services.gateway.envelopes import opened, unreadable
 from services.gateway.places import ObjectPlace, object_place

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.names import is_s3_key
 from histgen_lib.slides.parts import safe_name
-from histgen_lib.storage import is_foreign_key
 
 _MOST_CHARACTERS = 4096
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -73,7 +73,7 @@ def parse_uri(uri: str) -> Place:
 
 def object_place(bucket: str, key: str) -> ObjectPlace:
     """Name an object. Raises InvalidInputError("uri-invalid") for what can be none."""
-    if not _BUCKET.fullmatch(bucket) or not is_foreign_key(key):
+    if not _BUCKET.fullmatch(bucket) or not is_s3_key(key):
         raise _invalid()
     return ObjectPlace(bucket, key)
 

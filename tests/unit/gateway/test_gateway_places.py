@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.files import printable
+from histgen_lib.names import printable
 from services.gateway.places import FilePlace, ObjectPlace, Roots, parse_uri
 from services.gateway.submission import Submission
 
