@@ -17,8 +17,8 @@ def expand(arguments: Iterable[str]) -> list[Path]:
     """Slides and bags behind `arguments`, in order, each once; of a folder all slides in it and below it.
 
     What is left out of a folder is said on stderr. A path that does not exist is kept: opening it gives the
-    right error. Raises InvalidInputError("slide-none-found") for a glob that matches nothing and for a folder
-    without slides.
+    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing, "slide-is-folder"
+    for a folder without slides.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list(dict.fromkeys(found))
@@ -51,12 +51,21 @@ def _in_folder(folder: Path) -> list[Path]:
     """List the slides of a folder, and say what else lies there."""
     found = find_slides(folder)
     left_out = summary(found.left_out) if found.left_out else ""
+    if not found.slides and _holds_dicom(folder):
+        return [folder]
     if not found.slides:
         raise InvalidInputError(
-            "slide-none-found",
+            "slide-is-folder",
             f"There is no slide in {folder} or below it{f' ({left_out})' if left_out else ''}.",
             hint=f"The names of slides end in {looked_for()}; give a slide of another name by itself.",
         )
     if left_out:
         err().print(f"{folder}: {left_out}.", style="dim", soft_wrap=True)
     return found.slides
+
+
+def _holds_dicom(folder: Path) -> bool:
+    """Whether a folder whose files are not called as slides are holds a DICOM series."""
+    from histgen_lib.slides.source import is_dicom  # noqa: PLC0415 - for folders of strange names only
+
+    return any(is_dicom(path) for path in folder.iterdir() if path.is_file())

@@ -278,6 +278,13 @@ def test_a_folder_stands_for_what_lies_below_it_too_and_the_rest_is_said(tmp_pat
         assert name in said
 
 
+def test_a_folder_of_dicom_files_that_are_not_called_so_is_a_slide(tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "IM0002").write_bytes(bytes(128) + b"DICM")
+
+    assert expand([str(tmp_path)]) == [tmp_path]
+
+
 @pytest.mark.parametrize("command", ["report", "tiles", "encode", "submit"])
 def test_a_folder_without_slides_is_an_error_that_says_what_was_looked_for(
     histgen, monkeypatch, tmp_path, command
@@ -291,7 +298,7 @@ def test_a_folder_without_slides_is_an_error_that_says_what_was_looked_for(
     code, _, err = histgen(command, tmp_path / "empty", *(() if command == "submit" else ("--out", tmp_path)))
 
     assert code == 65
-    assert "error[slide-none-found]" in err
+    assert "error[slide-is-folder]" in err
     assert "1 not called as slides are (notes.txt)" in err
     assert ".svs" in err
     assert ".ndpi" in err
