@@ -115,6 +115,9 @@ class ServiceSettings(BaseSettings):
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service says where it listens"
     )
+    token_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with the token that who asks must have; the home folder's if not stated"
+    )
     scratch: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder for slides fetched from S3; the system's temporary one if not stated"
     )

@@ -107,8 +107,10 @@ def up(
 
 
 def _run(settings: StackSettings, *, as_json: bool) -> None:
+    from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415
     from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
 
+    os.umask(OWNER_ONLY)
     console = err() if as_json else out()
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops it, too
@@ -143,7 +145,7 @@ def headings(stack: LocalStack) -> list[str]:
     record = stack.record
     assert stack.inference is not None
     return [
-        f"Gateway  {record.gateway}",
+        f"Gateway  {record.gateway}, token in {stack.home.token_path}",
         f"Slides   put them into {record.watch}, or histgen submit SLIDE",
         f"Store    {record.store}",
         f"Broker   {record.bus}",

@@ -11,14 +11,13 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.slides.mpp import read_sidecar
-from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
 
 _AWAY = {
     getattr(errno, name)
@@ -130,7 +129,7 @@ class SlideFiles:
 
     def _bucket(self, name: str) -> ObjectStore:
         if name not in self._buckets:
-            self._buckets[name] = open_store(replace(self._storage, url=f"s3://{name}"))
+            self._buckets[name] = open_foreign_bucket(self._storage, name)
         return self._buckets[name]
 
 

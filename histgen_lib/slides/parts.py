@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from histgen_lib.files import sha256_hex
 
@@ -20,6 +20,11 @@ _MOST_NAME = 128
 """Characters of a slide's id, as the gateway takes them from those who state one."""
 _MOST_INDEX_BYTES = 1 << 20
 """Index files are a few kB; what is longer is none."""
+
+
+def is_slide_name(name: str) -> bool:
+    """Whether a file or object is called as slides are; blanks at the end, as S3 lets keys have, may be."""
+    return PurePosixPath(name).suffix.rstrip().lower() in SLIDE_SUFFIXES and not name.endswith("/")
 
 
 def safe_name(name: str) -> str:

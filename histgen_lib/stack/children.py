@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 
 OWNER_ONLY = 0o077
-"""The umask of what the stack starts: what it makes is for the stack's account alone."""
+"""The umask of whatever a stack starts: logs, broker, drafts and memory are nobody else's business."""
 
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:

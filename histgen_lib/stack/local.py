@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.inference import Inference, choose_inference
@@ -150,6 +151,7 @@ class LocalStack:
     def _check_settings(self) -> None:
         """Refuse what the services would refuse, before anything is started."""
         settings = self.settings
+        own_secret(self.home.token_path)
         open_model_folder(settings.model)
         open_store(StorageSettings(settings.store_url, settings.store_endpoint))
         if settings.broker != "kafka":

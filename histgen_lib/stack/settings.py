@@ -80,6 +80,7 @@ def service_environment(
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),
         "RUN_DIR": str(home.run_dir),
+        "TOKEN_FILE": str(home.token_path),
         "SCRATCH": str(home.folder / "scratch"),
         "GRACE_S": str(settings.grace_s),
         "HOST": "127.0.0.1",

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,12 +23,11 @@ from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.pipeline.scan import make_bag
-from histgen_lib.slides import Slide, open_slide, plan_grid
+from histgen_lib.slides import Slide, finding, open_slide, plan_grid
 from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.progress import TrainProgress
 
-SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
 _BATCH_TILES = 32
 
 
@@ -73,7 +73,9 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
     if not jobs:
         names = ", ".join(str(path) for path in settings.slides)
         raise InvalidInputError(
-            "training-slides-missing", f"There are no slides in {names}.", hint="Check the path."
+            "training-slides-missing",
+            f"There are no slides in {names}.",
+            hint=f"Check the path; the names of slides end in {finding.looked_for()}.",
         )
     _require_own_names(slides)
     open_encoder(settings.encoder)
@@ -97,14 +99,9 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
 
 
 def find_slides(places: Sequence[Path]) -> list[Path]:
-    """Slides among `places`, looking into folders, sorted, each once; of DICOM files their folder."""
-    found: dict[Path, None] = {}
-    for place in places:
-        inside = sorted(place.rglob("*")) if place.is_dir() else []
-        files = [p for p in inside if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()]
-        seen = [p for p in files if not p.name.startswith(".")] if place.is_dir() else [place]
-        found |= dict.fromkeys(p.parent if p.suffix.lower() == ".dcm" else p for p in seen)
-    return list(found)
+    """Slides among `places`, looking into folders, each once; of DICOM files their folder."""
+    found = [finding.find_slides(place).slides if place.is_dir() else [place] for place in places]
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def _require_own_names(slides: Sequence[Path]) -> None:

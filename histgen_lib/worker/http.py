@@ -50,11 +50,12 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
 
 
 @contextmanager
-def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
+def announced(run_dir: Path | None, name: str, url: str, token_file: Path) -> Iterator[None]:
     """Say in `run_dir`/<name>-<pid>.json where this process is reached, while the block runs.
 
-    Beside it, in `run_dir`/targets/, Prometheus is told the same (its file_sd format). A process that was
-    killed leaves the files: who reads them has to look whether the process is there.
+    With it, `token_file` is named: there lies the token that it wants. Beside it, in `run_dir`/targets/,
+    Prometheus is told the address (its file_sd format). A process that was killed leaves the files: who reads
+    them has to look whether the process is there.
     """
     if run_dir is None:
         yield
@@ -63,7 +64,12 @@ def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
     targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": name}}]
     told = {
         run_dir / "targets" / file: targets,
-        run_dir / file: {"name": name, "pid": os.getpid(), "url": url},
+        run_dir / file: {
+            "name": name,
+            "pid": os.getpid(),
+            "url": url,
+            "token_file": str(token_file.absolute()),
+        },
     }
     for path, content in told.items():
         write_atomic(path, json.dumps(content).encode())

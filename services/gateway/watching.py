@@ -48,7 +48,7 @@ class Watching(Loop):
         self._folder, self._intake, self._clock = folder, intake, clock
         self._settle_s, self._look_s = settle_s, look_s
         self._watch: Watch | None = None
-        self._told: tuple[int, tuple[str, ...]] = (0, ())
+        self._told: tuple[int, tuple[str, ...], tuple[str, ...]] = (0, (), ())
 
     @property
     def waiting(self) -> int:
@@ -95,12 +95,14 @@ class Watching(Loop):
 
     def _tell(self, look: Look, watch: Watch) -> None:
         """Say once what is passed over and what is waited for."""
-        told = (look.ignored, tuple(map(str, look.closed)))
+        told = (look.ignored, tuple(map(str, look.closed)), tuple(map(str, look.links)))
         if told != self._told:
             self._told = told
             _log.info("Files that are no slides are passed over.", count=look.ignored)
             for folder in look.closed:
                 _log.warning("A folder cannot be looked into.", folder=str(folder), code="watch-unavailable")
+            if look.links:
+                _log.warning("Links to folders are not followed.", count=len(look.links))
         for candidate in watch.incomplete():
             with bound(uri=FilePlace(candidate.path).uri):
                 _log.warning("A slide waits for files that belong to it.", missing=candidate.missing[:10])

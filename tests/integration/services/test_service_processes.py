@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
+from doors import bearer_of
 from job_kit import event_of, scanned
 from waiting import until
 
@@ -38,6 +39,7 @@ class Services:
             "HISTGEN_MODEL": str(model_dir),
             "HISTGEN_THREADS": "1",
             "HISTGEN_RUN_DIR": str(folder / "run"),
+            "HISTGEN_TOKEN_FILE": str(folder / "token"),
             "OMP_NUM_THREADS": "1",
         }
         self.store = open_store(StorageSettings(self.store_url))
@@ -61,7 +63,8 @@ class Services:
         return str(json.loads(found[0].read_text())["url"])
 
     def get(self, name: str, path: str) -> str:
-        with urllib.request.urlopen(self.url(name) + path, timeout=30) as answer:
+        asked = urllib.request.Request(self.url(name) + path, headers=bearer_of(self.folder / "token"))
+        with urllib.request.urlopen(asked, timeout=30) as answer:
             return str(answer.read().decode())
 
     def drafted(self, owner: str) -> bool:
