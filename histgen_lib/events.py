@@ -155,15 +155,14 @@ class Event:
 
     def then(self, data: Data, *, source: str, now: datetime, identity: str = "") -> Event:
         """Make the event that follows from this one: same trace, an id that follows from this one's."""
-        made = sha256_hex(f"{data.type}|{self.id}|{identity}".encode())[:32]
+        made = following_id(self.id, data.type, identity)
         _, trace, _, flags = self.traceparent.split("-")
         child = f"00-{trace}-{secrets.token_hex(8)}-{flags}"
         return Event(made, source, data, time=now, scanned_at=self.scanned_at, traceparent=child)
 
     def again(self, *, now: datetime) -> Event:
         """Make the event with which a person has a dead letter tried again: a new id, the same each time."""
-        made = sha256_hex(f"replay|{self.id}".encode())[:32]
-        return replace(self, id=made, time=now, replay=self.replay + 1)
+        return replace(self, id=replay_id(self.id), time=now, replay=self.replay + 1)
 
     def headers(self) -> dict[str, str]:
         """Headers of CloudEvents' binary mode (Kafka protocol binding 1.0.2)."""
@@ -225,6 +224,16 @@ class Event:
         headers = value.get("headers") if isinstance(value, Mapping) else None
         known = headers if isinstance(headers, Mapping) else {}
         return cls.read(known, json.dumps(value.get("data") if known else None).encode())
+
+
+def following_id(event_id: str, kind: str, identity: str = "") -> str:
+    """Say which id the event of type `kind` has that follows from another; see `Event.then`."""
+    return sha256_hex(f"{kind}|{event_id}|{identity}".encode())[:32]
+
+
+def replay_id(event_id: str) -> str:
+    """Say which id an event has when a person has it tried again; see `Event.again`."""
+    return sha256_hex(f"replay|{event_id}".encode())[:32]
 
 
 def recorded_scan(record: bytes) -> Event | None:
