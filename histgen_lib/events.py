@@ -92,6 +92,7 @@ class DeadLettered:
 
 Data = SlideScanned | BagReady | ReportDrafted | DeadLettered
 _KINDS: dict[str, type[Any]] = {kind.type: kind for kind in get_args(Data)}
+_HINTS = {kind: get_type_hints(kind) for kind in get_args(Data)}
 
 _HINT = "Send it as docs/events.md describes, then it is worked on."
 _HEADERS = (
@@ -294,7 +295,7 @@ def _time(headers: Mapping[str, str], name: str) -> datetime:
 def _data(kind: type[Any], value: Any) -> Data:
     if not isinstance(value, dict):
         raise _UnusableError("data")
-    hints, given = get_type_hints(kind), {name: one for name, one in value.items() if one is not None}
+    hints, given = _HINTS[kind], {name: one for name, one in value.items() if one is not None}
     known = {f.name: _typed(f.name, given[f.name], hints[f.name]) for f in fields(kind) if f.name in given}
     lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
     if lacking:

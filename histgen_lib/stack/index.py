@@ -62,6 +62,27 @@ class Due:
     touched: int
 
 
+@dataclass(frozen=True)
+class Change:
+    """An object that is not as it was known: its etag and of whom it tells; no etag if it is gone."""
+
+    key: str
+    etag: str = ""
+    subject: str = ""
+
+    def write(self, change: sqlite3.Connection) -> None:
+        """Write it down."""
+        if self.etag:
+            change.execute(
+                "INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, self.subject)
+            )
+            _touch(change, self.subject)
+            return
+        for (subject,) in change.execute("SELECT subject FROM object WHERE key = ?", (self.key,)).fetchall():
+            _touch(change, subject)
+        change.execute("DELETE FROM object WHERE key = ?", (self.key,))
+
+
 class Index:
     """The file. Safe to use from several threads and processes. Raises sqlite3.Error.
 
@@ -134,13 +155,9 @@ class Index:
         sql = "SELECT name, misses, touched FROM subject WHERE due <= ? ORDER BY due LIMIT ?"
         return [Due(*row) for row in self._rows(sql, now, limit)]
 
-    def unsettled(self) -> list[Due]:
-        """Name those who may stand elsewhere by now if nobody looked: the unfinished, and the touched."""
-        sql = (
-            "SELECT name, misses, touched FROM subject"
-            " WHERE due <= 0 OR name IN (SELECT subject FROM entry WHERE ended = 0)"
-        )
-        return [Due(*row) for row in self._rows(sql)]
+    def unsettle(self) -> None:
+        """Have all unfinished slides looked at once more."""
+        self._hurry("SELECT subject FROM entry WHERE ended = 0")
 
     def unfinished(self) -> int:
         """Count the slides that have not ended."""
@@ -156,18 +173,11 @@ class Index:
         rows = self._rows(sql, max(after, prefix), prefix[:-1] + chr(ord(prefix[-1]) + 1), limit)
         return [(str(key), str(etag)) for key, etag in rows]
 
-    def saw(self, key: str, etag: str, subject: str) -> None:
-        """Note an object that is new, or was written anew."""
+    def listed(self, changes: Iterable[Change]) -> None:
+        """Note objects that are new, written anew, or gone; and have looked at whom they tell of."""
         with self._change() as change:
-            change.execute("INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (key, etag, subject))
-            _touch(change, subject)
-
-    def missed(self, key: str) -> None:
-        """Note that an object is gone."""
-        with self._change() as change:
-            for (subject,) in change.execute("SELECT subject FROM object WHERE key = ?", (key,)).fetchall():
-                _touch(change, subject)
-            change.execute("DELETE FROM object WHERE key = ?", (key,))
+            for one in changes:
+                one.write(change)
 
     def write(self, looked: Sequence[Looked]) -> None:
         """Write down what looks have found."""

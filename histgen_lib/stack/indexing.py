@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
-from histgen_lib.stack.index import Due, Index, Looked, open_index, store_name
+from histgen_lib.stack.index import Change, Due, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
@@ -36,7 +37,7 @@ _FIRST_S, _MOST_S, _EACH_S, _ENDED_S = 0.5, 2.0, 0.02, 86400.0
 is; and how soon those that ended."""
 _NEXT_IN_QUEUE = 16
 _BEAT_S = 5.0
-_LAST_S = 3.0
+_LAST_S = 5.0
 """What a stack that stops may take to leave an index that is right."""
 
 
@@ -108,23 +109,22 @@ class Indexer:
     def _compared(self, prefix: str) -> Iterator[bool]:
         """Note what is new, changed or gone; True after each slice."""
         found = differences(self._store.list(prefix), self._known(prefix))
-        for count, (key, info) in enumerate(found, 1):
-            if info:
-                self._saw(prefix, info)
-            elif key:
-                self._index.missed(key)
-            if count % _SLICE == 0:
-                yield True
+        while part := list(islice(found, _SLICE)):
+            changes = (self._change(prefix, key, info) for key, info in part if key)
+            self._index.listed([change for change in changes if change])
+            yield True
+
+    def _change(self, prefix: str, key: str, info: ObjectInfo | None) -> Change | None:
+        if info is None:
+            return Change(key)
+        subject = self._subject(prefix, key)
+        return Change(key, info.etag, subject) if subject else None
 
     def _known(self, prefix: str) -> Iterator[tuple[str, str]]:
         after = ""
         while page := self._index.known(prefix, after, _SLICE):
             yield from page
             after = page[-1][0]
-
-    def _saw(self, prefix: str, info: ObjectInfo) -> None:
-        if subject := self._subject(prefix, info.key):
-            self._index.saw(info.key, info.etag, subject)
 
     def _subject(self, prefix: str, key: str) -> str:
         """Say of whom an object tells; "" of nobody."""
@@ -165,13 +165,15 @@ def settle(store: ObjectStore, index: Index, *, until: float = float("inf")) -> 
 
     `until`: on the monotonic clock, when to stop; the rest then is for the next. Raises as `Indexer.turn`.
     """
-    if index.fact("settled"):
+    if index.fact("settled") == "yes":
         return
-    left = index.unsettled()
-    for start in range(0, len(left), _BATCH):
+    if index.fact("settled") != "begun":
+        index.unsettle()
+        index.note("settled", "begun")
+    while left := index.due(0.0, _BATCH):
         if time.monotonic() > until:
             return
-        look_at(store, index, left[start : start + _BATCH], time.time())
+        look_at(store, index, left, time.time())
     index.note("settled", "yes")
 
 

@@ -16,6 +16,7 @@ from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
 from histgen_lib.worker.replay import letter_ids, taken_in
 
+S = TypeVar("S")
 T = TypeVar("T")
 Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
 _READERS = 8
@@ -117,7 +118,7 @@ class Overview:
             letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
         ]
         with ThreadPoolExecutor(_READERS) as readers:
-            events = [event for event in readers.map(self._event, scanned) if event]
+            events = [event for event in _each(readers, self._event, scanned) if event]
             states = self._standing(events, letters, readers)
         copies = self._copies() if only is None else {}
         return [
@@ -139,11 +140,21 @@ class Overview:
         only a listing finds the letters of files that were refused a slide's name.
         """
         with ThreadPoolExecutor(_READERS) as readers:
-            events = [event for event in readers.map(self._event, scanned) if event]
-            ids = set(noted).union(*readers.map(lambda event: letter_ids(self._store, event.id), events))
-            heads = readers.map(self._store.head, map(letter_key, sorted(ids)))
-            letters = [letter for info in heads if info and (letter := self._letter(info))]
-            return self._standing(events, letters, readers)
+            found = _each(readers, self._with_letters, scanned)
+            letters = {letter.event_id: letter for _, letters in found for letter in letters}
+            others = [letter_key(event_id) for event_id in sorted(set(noted) - set(letters))]
+            letters |= {one.event_id: one for one in _each(readers, self._letter_at, others) if one}
+            return self._standing([event for event, _ in found if event], letters.values(), readers)
+
+    def _with_letters(self, info: ObjectInfo) -> tuple[Event | None, list[DeadLetter]]:
+        """Read a scan's event, and the dead letters that came of it."""
+        event = self._event(info)
+        ids = letter_ids(self._store, event.id) if event else []
+        return event, [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
+
+    def _letter_at(self, key: str) -> DeadLetter | None:
+        info = self._store.head(key)
+        return self._letter(info) if info else None
 
     def scan_of(self, slide_id: str) -> ObjectInfo | None:
         """Look up the record of a slide's latest scan; None if the gateway knows no such slide."""
@@ -154,14 +165,14 @@ class Overview:
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
-        states = list(readers.map(lambda event: self._state(event, by_trace), events))
+        states = _each(readers, lambda event: self._state(event, by_trace), events)
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
         found = [info for info in self._store.list(PREFIX) if info.key.endswith(".json")]
         with ThreadPoolExecutor(_READERS) as readers:
-            return [letter for letter in readers.map(self._letter, found) if letter]
+            return [letter for letter in _each(readers, self._letter, found) if letter]
 
     def _taken_in(self, letter: DeadLetter) -> bool:
         if letter.event_id not in self._settled and taken_in(self._store, letter):
@@ -237,6 +248,14 @@ class Overview:
             self._read[mark] = parse(self._store.get(info.key))
         found: T = self._read[mark]
         return found
+
+
+def _each(readers: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """Call with each item, in some threads; each takes many, as many small tasks cost more than the calls."""
+    left = list(items)
+    size = max(1, -(-len(left) // _READERS))
+    parts = [left[start : start + size] for start in range(0, len(left), size)]
+    return [found for done in readers.map(lambda part: list(map(call, part)), parts) for found in done]
 
 
 def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:

@@ -7,14 +7,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.pipeline.keys import copies_prefix
 from histgen_lib.stack.connection import Connection
 from histgen_lib.stack.following import Follower, Picture
-from histgen_lib.stack.index import Index
+from histgen_lib.stack.index import Index, remove_index
 from histgen_lib.stack.indexing import look_up, settle
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.stack.workers import look
@@ -66,7 +66,10 @@ def standing(
         with closing(index):
             try:
                 found = _indexed(connection, index, wanted)
-            except sqlite3.Error:  # damaged: its keeper makes it anew
+            except sqlite3.OperationalError:
+                found = None
+            except sqlite3.DatabaseError:  # damaged: once it is gone, its keeper makes it anew
+                remove_index(index.path)
                 found = None
             if found:
                 yield found
@@ -124,8 +127,7 @@ def _indexed(connection: Connection, index: Index, wanted: Wanted) -> Standing |
     whole, run_dir = bool(index.fact("whole")), connection.run_dir
     if not (whole or run_dir):
         return None
-    if run_dir is None:
-        settle(connection.store(), index)
+    away = "" if run_dir else _settled(connection.store(), index)
     counts = Counter(index.counts())
     slides = _page(index, wanted)
     if run_dir and wanted.limit is not None and connection.storage.url.startswith("file:"):
@@ -133,7 +135,16 @@ def _indexed(connection: Connection, index: Index, wanted: Wanted) -> Standing |
     workers = tuple(look(run_dir)) if run_dir else ()
     total = sum(count for state, count in counts.items() if not wanted.states or state in wanted.states)
     behind_s = max(0.0, time.time() - float(index.fact("kept") or 0)) if run_dir else 0.0
-    return Standing(Picture((), workers, totals=counts), slides, total, behind_s, whole)
+    return Standing(Picture((), workers, totals=counts, away=away), slides, total, behind_s, whole)
+
+
+def _settled(store: ObjectStore, index: Index) -> str:
+    """Settle what a stack that ended has left; return the code of a store that is away."""
+    try:
+        settle(store, index)
+    except TransientError as error:
+        return error.code
+    return ""
 
 
 def _page(index: Index, wanted: Wanted) -> Iterator[SlideState]:
@@ -151,7 +162,9 @@ def _fresh(
 ) -> list[SlideState]:
     """Look up what had not ended, in the store itself; that costs nothing where the store is a folder."""
     unfinished = [slide.slide_id for slide in slides if not slide.ended]
-    now = {slide.slide_id: slide for slide in look_up(store, index, unfinished) if slide.event}
+    now: dict[str, SlideState] = {}
+    with suppress(TransientError):
+        now = {slide.slide_id: slide for slide in look_up(store, index, unfinished) if slide.event}
     for place, slide in enumerate(slides):
         if not slide.ended and slide.slide_id in now:
             slides[place] = now[slide.slide_id]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from histgen_lib.errors import FatalError
-from histgen_lib.stack.index import Index, make_index, remove_index
+from histgen_lib.stack.index import Index, make_index, open_index, remove_index
 from histgen_lib.stack.indexing import Indexer
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger
@@ -16,8 +17,9 @@ from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
 from services.gateway.loops import Loop
 
-_AGAIN_S = 30.0
+_AGAIN_S = 10.0
 """Pause after an index that could not be written, or a store that does not let us look."""
+_CHECK_S = 2.0
 
 _log = get_logger()
 
@@ -31,6 +33,7 @@ class Kept:
     def __init__(self, path: Path, store_name: str) -> None:
         self._path, self._store_name, self._lock = path, store_name, threading.Lock()
         self._index: Index | None = None
+        self._check_at = 0.0
 
     def touch(self, slide_id: str, key: str = "") -> None:
         """Have a slide looked at soon; `key`: of an object that tells of it. Never raises."""
@@ -42,9 +45,20 @@ class Kept:
     def open(self) -> Index:
         """Return the index. Raises OSError, sqlite3.Error."""
         with self._lock:
-            if self._index is None or not self._path.exists():
+            if self._index is None or not self._is_there():
+                self._close()
                 self._index = make_index(self._path, self._store_name)
             return self._index
+
+    def _is_there(self) -> bool:
+        """Tell whether others find the index, too: this process would not notice that the file is gone."""
+        if time.monotonic() < self._check_at:
+            return True
+        self._check_at = time.monotonic() + _CHECK_S
+        found = open_index(self._path, self._store_name)
+        if found:
+            found.close()
+        return found is not None
 
     def renew(self) -> None:
         """Throw the index away; the next that is opened is empty."""
@@ -77,12 +91,12 @@ class Indexing(Loop):
         """Look at some slides, then rest for as long as it takes not to be felt."""
         try:
             pause_s = self.aside(self._look)
-        except sqlite3.DatabaseError as error:
-            _log.warning("The index of slides is made anew.", exc_info=error)
-            self._kept.renew()
+        except (FatalError, OSError, sqlite3.OperationalError) as error:
+            _log.warning("The index of slides cannot be kept now.", exc_info=error)
             pause_s = _AGAIN_S
-        except (FatalError, OSError) as error:
-            _log.warning("The index of slides cannot be kept.", exc_info=error)
+        except sqlite3.DatabaseError as error:
+            _log.warning("The index of slides is damaged; it is made anew.", exc_info=error)
+            self._kept.renew()
             pause_s = _AGAIN_S
         self.pause(pause_s)
 
