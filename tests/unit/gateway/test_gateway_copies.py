@@ -59,4 +59,3 @@ def test_slides_of_their_own_and_stated_names_are_no_copies(lab: Lab):
     lab.tell(lab.file("b.svs"), slide_id="c")
 
     assert copies(lab) == []
-
