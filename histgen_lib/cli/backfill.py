@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from histgen_lib.cli.service_code import service_code
 from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.cli.submit import SOME_FAILED, exit_code
 from histgen_lib.slides.finding import LeftOut, counted
+
+if TYPE_CHECKING:
+    from histgen_lib.stack.connection import Connection
 
 _MOST_NAMED = 10
 _SAID = {
@@ -62,7 +65,7 @@ def backfill(
         store=connection.storage.url,
         store_endpoint=connection.storage.endpoint,
     )
-    teller, (stop, signals) = _Teller(as_json=as_json), _stop_at_signals()
+    teller, (stop, signals) = _Teller(connection, as_json=as_json), _stop_at_signals()
     tally = backfilling.run_backfill(
         settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=stop
     )
@@ -86,10 +89,10 @@ def backfill(
 
 
 class _Teller:
-    """Tells of each slide as it is dealt with."""
+    """Tells of each slide as it is dealt with, and the index of those that are new."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, connection: Connection, *, as_json: bool) -> None:
+        self._connection, self._as_json = connection, as_json
         self.told: list[dict[str, Any]] = []
         self.failures: list[Failure] = []
         self.left_out: list[LeftOut] = []
@@ -106,6 +109,8 @@ class _Teller:
         if step.outcome == "waiting":
             err().print(f"Waiting: {step.error}", style="yellow", soft_wrap=True)
             return
+        if step.receipt and step.outcome != "duplicate":
+            self._connection.tell_index([step.receipt.slide_id])
         self.told.append({"uri": uri, "outcome": step.outcome, "error": failure and failure.to_dict()})
         if failure:
             self.failures.append(failure)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +14,7 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.secret import read_secret
 from histgen_lib.stack.home import StackHome, default_home
+from histgen_lib.stack.index import Index, open_index, store_name
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
 
@@ -64,6 +67,16 @@ class Connection:
                 hint="Have the account that started the stack do this; or give this one the token in a file "
                 "of its own (mode 600), and that file's name in HISTGEN_TOKEN_FILE.",
             ) from error
+
+    def index(self) -> Index | None:
+        """Open the index of its slides; None if there is none that can be read."""
+        return open_index(self.home.index_path, store_name(self.storage)) if self.home else None
+
+    def tell_index(self, slide_ids: Iterable[str]) -> None:
+        """Tell the index, if there is one, whose slides have news that its keeper did not see."""
+        if index := self.index():
+            with closing(index), suppress(sqlite3.Error):  # then it finds them when it lists the store
+                index.touch(slide_ids)
 
     def need_bus(self) -> BusSettings:
         """Return the broker. FatalError("bus-unstated") if it is not known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,18 +32,31 @@ class Ended:
 
 @dataclass(frozen=True)
 class Picture:
-    """One look. `away`: the store did not answer, the slides are those of the last look that worked."""
+    """One look. `away`: the store did not answer, the slides are those of the last look that worked.
+
+    `totals`: how many slides are in each state, where `slides` are but some of them.
+    """
 
     slides: tuple[SlideState, ...]
     workers: tuple[WorkerState, ...]
     news: tuple[Ended, ...] = ()
     per_minute: float = 0.0
     away: str = ""
+    totals: Mapping[str, int] | None = None
 
     @property
     def counts(self) -> Counter[str]:
         """How many slides are in each state."""
+        if self.totals is not None:
+            return Counter(self.totals)
         return Counter(slide.state for slide in self.slides)
+
+    @property
+    def waiting(self) -> int:
+        """How many slides have not ended, and are in nobody's hand."""
+        if self.totals is not None:
+            return max(0, self.counts["scanned"] + self.counts["bagged"] - len(self.busy))
+        return sum(not slide.ended and slide.slide_id not in self.busy for slide in self.slides)
 
     @property
     def busy(self) -> dict[str, WorkerState]:

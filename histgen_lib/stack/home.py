@@ -63,6 +63,11 @@ class StackHome:
         return self.logs / f"{name}.log"
 
     @property
+    def index_path(self) -> Path:
+        """The file from which it is told at once where every slide stands."""
+        return self.folder / "index.db"
+
+    @property
     def token_path(self) -> Path:
         """The file with the token that the services of this stack want from whoever asks them."""
         return self.folder / "secrets" / "token"

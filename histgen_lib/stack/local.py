@@ -20,6 +20,7 @@ from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
+from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
@@ -137,6 +138,8 @@ class LocalStack:
 
     def _start(self) -> None:
         settings = self.settings
+        store = StorageSettings(settings.store_url, settings.store_endpoint)
+        self._open.callback(settle_stopped, self.home.index_path, store)
         self._check_settings()
         settings.inbox.mkdir(parents=True, exist_ok=True)
         self.url = f"http://127.0.0.1:{settings.port or free_port()}"

@@ -91,6 +91,7 @@ def service_environment(
             "PORT": gateway.rpartition(":")[2],
             "WATCH": str(settings.inbox),
             "ROOTS": json.dumps(settings.roots),
+            "INDEX": str(home.index_path),
         }
     return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
 

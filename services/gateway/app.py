@@ -13,6 +13,7 @@ from typing import Any
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.secret import own_secret
+from histgen_lib.stack.index import store_name
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop, announced, serving
@@ -22,6 +23,7 @@ from services.gateway.board import NAME, GatewayBoard
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
 from services.gateway.http import Door
+from services.gateway.indexing import Indexing, Kept
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 from services.gateway.places import Roots
@@ -135,6 +137,10 @@ def build(
     intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
     board = GatewayBoard(announced=lambda: intake.announced)
     board.loops = loops = list(_loops(settings, watched, intake, board, stop))
+    if settings.index:
+        kept = Kept(settings.index, store_name(storage_settings(settings)))
+        intake.told = kept.touch
+        loops.append(Indexing(kept, store, board, stop, grace_s=settings.grace_s))
     lock = Lock(own_secret(token_file(settings)))
     door = Door(intake, board, stop, lock, host=settings.host, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)

@@ -37,9 +37,12 @@ class GatewaySettings(ServiceSettings):
         pattern=r"[A-Za-z0-9._-]{0,249}",
         description='topic that object stores publish bucket notifications to; "" for none',
     )
+    index: Path | None = Field(
+        None, description="file in which the gateway keeps where every slide stands; none if not stated"
+    )
     hash_threads: int = Field(4, ge=1, le=64, description="slides named by HTTP that are read at a time")
 
-    @field_validator("watch", mode="before")
+    @field_validator("watch", "index", mode="before")
     @classmethod
     def _none_if_empty(cls, value: Any) -> Any:
         return None if value == "" else value
