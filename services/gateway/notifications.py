@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.parts import SLIDE_SUFFIXES
-from services.gateway.places import ObjectPlace, object_place
+from histgen_lib.slides.places import ObjectPlace, object_place
 
 MOST_RECORDS = 1000
 

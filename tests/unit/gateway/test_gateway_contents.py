@@ -10,10 +10,10 @@ from gateway_fakes import Lab
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.slides.source import content_id
 from services.gateway import contents
 from services.gateway.contents import Content, mark_of
-from services.gateway.places import FilePlace, ObjectPlace
 
 LISTING = (
     "[HIERARCHICAL]\nINDEXFILE = Index.dat\n[DATAFILE]\nFILE_COUNT = 2\nFILE_0 = D0.dat\nFILE_1 = D1.dat\n"

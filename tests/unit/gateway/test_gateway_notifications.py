@@ -12,8 +12,8 @@ from notification_bodies import SECRETS, TEST_EVENT, amazon, minio, record
 
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import ObjectPlace
 from services.gateway import noticing, notifications
-from services.gateway.places import ObjectPlace
 
 
 def _new(body: bytes) -> list[ObjectPlace]:

@@ -95,7 +95,7 @@ def test_a_file_that_may_not_be_read(monkeypatch, slide_file, error):
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("histgen_lib.opening._opened", refuse)
     found = refusal(slide_file)
     assert found.code == "slide-unreadable"
     assert error.strerror in found.message
