@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.pipeline.scratch import Scratch
@@ -144,7 +144,7 @@ class SlideFiles:
 
     @contextmanager
     def _copy(self, place: ObjectPlace) -> Iterator[Path]:
-        name = place.key.rpartition("/")[2]
+        name = PurePosixPath(place.key).name
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(self._held(place, name))

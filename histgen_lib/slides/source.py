@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -17,6 +18,8 @@ _DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
 _WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
 _DICOM_HEAD_BYTES = 256 << 10
 _PIECE_BYTES = 1 << 20
+_MOST_GAP_BYTES = 1 << 30
+"""Copy programs give a file its size first; what they leave behind when they end early is mostly a gap."""
 
 
 def locate(path: Path) -> Path:
@@ -73,7 +76,8 @@ def stored_in(path: Path) -> list[Path]:
 def content_id_of(parts: Sequence[Path]) -> str:
     """Return the `content_id` of a slide stored in the files `parts`.
 
-    Raises OSError, and InvalidInputError("slide-changed") for a file that grows: reading it might never end.
+    Raises OSError, and InvalidInputError: "slide-changed" for a file that grows, "slide-unreadable" for one
+    that is mostly a gap, whatever its size says: reading either might never end.
     """
     digests = sorted(_digest(part) for part in parts)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -84,6 +88,8 @@ def _digest(part: Path) -> str:
     digest = hashlib.sha256()
     with open_ordinary(part) as file:
         left = os.fstat(file.fileno()).st_size
+        if _gaps(file, left) > max(_MOST_GAP_BYTES, left // 2):
+            raise unreadable_slide(part, OSError(errno.ENODATA, "most of it was never written"))
         while left and (piece := file.read(min(left, _PIECE_BYTES))):
             digest.update(piece)
             left -= len(piece)
@@ -94,6 +100,19 @@ def _digest(part: Path) -> str:
                 hint="Wait until the copy has finished, then try it again.",
             )
     return digest.hexdigest()
+
+
+def _gaps(file: BinaryIO, size: int) -> int:
+    """Return how many bytes of a file were never written, where the file system can tell: 0 elsewhere."""
+    gaps = at = 0
+    while at < size and (start := file.seek(at, os.SEEK_HOLE)) < size:
+        try:
+            at = file.seek(start, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a gap from here to the end
+            at = size
+        gaps += at - start
+    file.seek(0)
+    return gaps
 
 
 def _series_of_folder(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from histgen_lib.slides.slide import safe_id
 from histgen_lib.worker import DeadLetter, dead_letters
 
 GOOD = 5
+GAP = 1 << 40
 LONGEST = 255 - len(".tif")
 """What the file system takes; a name to which nothing can be added."""
 
@@ -40,10 +42,13 @@ def test_whatever_an_event_names_ends_in_one_letter_at_the_first_try_and_good_sl
         **odd_files(scans, outside),
         **with_companions(scans, outside),
         **with_sidecars(scans),
+        "gap": ((scans / "gap.svs").as_uri(), UNREADABLE),
         "leased": ((scans / "leased.svs").as_uri(), UNREADABLE),
     }
     assert len(hostile) > 80
     names = [f"good-{number}" for number in range(1, GOOD)] + ["n" * LONGEST]
+    (scans / "gap.svs").write_bytes(b"II*\0")
+    os.truncate(scans / "gap.svs", GAP)
     good = [tiny_model.write_slide(scans / f"{name}.tif", side_px=512) for name in names]
     with leased(scans / "leased.svs"):
         tiler.publish(*_mixed([_hostile(name, uri) for name, (uri, _) in hostile.items()], good))
@@ -59,7 +64,8 @@ def test_whatever_an_event_names_ends_in_one_letter_at_the_first_try_and_good_sl
 
 
 def _hostile(name: str, uri: str) -> Event:
-    data = SlideScanned(slide_id=name, uri=uri, content_id="0" * 64, size_bytes=1)
+    size_bytes = GAP if name == "gap" else 1
+    data = SlideScanned(slide_id=name, uri=uri, content_id="0" * 64, size_bytes=size_bytes)
     return Event.first(data, source="/test", now=NOW, identity=name)
 
 

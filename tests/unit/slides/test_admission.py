@@ -11,6 +11,7 @@ from dicom_series import write_series
 from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import sha256_file
 from histgen_lib.slides import open_slide
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.places import Roots
@@ -129,6 +130,27 @@ def test_no_more_is_read_than_a_file_had_at_first(scans, monkeypatch):
     with pytest.raises(InvalidInputError) as caught:
         content_id_of([path])
     assert caught.value.code == "slide-changed"
+
+
+@pytest.mark.parametrize("size", [10, 3 << 30, 1 << 40])
+def test_a_file_that_is_mostly_a_gap_is_not_read_through(scans, size):
+    """A terabyte of nothing takes no room on the disk, and an hour to read."""
+    (scans / "a.svs").write_bytes(b"II*\0")
+    os.truncate(scans / "a.svs", size)
+    if size == 10:
+        assert len(content_id_of([scans / "a.svs"])) == 64
+        return
+    with pytest.raises(InvalidInputError, match="never written") as caught:
+        content_id_of([scans / "a.svs"])
+    assert caught.value.code == "slide-unreadable"
+
+
+def test_a_gap_in_a_written_file_is_read_as_the_zeros_it_stands_for(scans):
+    with (scans / "a.svs").open("wb") as file:
+        file.write(b"x" * 5000)
+        file.seek(1 << 20)
+        file.write(b"y" * 5000)
+    assert content_id_of([scans / "a.svs"]) == sha256_file(scans / "a.svs")
 
 
 def test_what_a_library_quotes_from_a_file_is_not_passed_on(scans):
