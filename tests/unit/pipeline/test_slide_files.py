@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def refused(files: SlideFiles, uri: str, error: Exception = MISSING) -> Exceptio
     return caught.value
 
 
+def refused_at_once(use, uri: str) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        _enter(use(uri))
+    return caught.value.code
+
+
+def _enter(found: object) -> None:
+    if isinstance(found, AbstractContextManager):
+        with found:
+            pass
+
+
 def test_a_file_is_opened_where_it_lies(tmp_path):
     path = tmp_path / "an odd näme#1?.svs"
     path.write_bytes(b"x")
@@ -47,12 +60,42 @@ def test_a_file_is_opened_where_it_lies(tmp_path):
         "s3://",
         "s3://b",
         "s3://b/k/",
+        "S3://lab/a.svs",
+        "s3://lab/../a.svs",
+        "file:///" + "a" * 4000,
+        "",
     ],
 )
 def test_another_kind_of_uri_is_refused(tmp_path, uri):
-    with pytest.raises(InvalidInputError) as caught, files_at(tmp_path).open(uri):
-        pass
-    assert caught.value.code == "slide-uri"
+    for use in (files_at(tmp_path).open, files_at(tmp_path).sidecar_mpp):
+        assert refused_at_once(use, uri) == "slide-uri"
+
+
+def test_a_name_that_this_file_system_cannot_have_is_no_uri(tmp_path):
+    for name in ("n" * 256, "é" * 128):
+        uri = f"{tmp_path.as_uri()}/{name}"
+        assert refused_at_once(files_at(tmp_path).open, uri) == "slide-uri"
+        assert refused_at_once(files_at(tmp_path).sidecar_mpp, uri) == "slide-uri"
+
+
+def test_a_name_of_255_bytes_is_a_slide_like_others(tmp_path):
+    path = tmp_path / ("n" * 251 + ".svs")
+    path.write_bytes(b"x")
+    with files_at(tmp_path).open(path.as_uri()) as found:
+        assert found.path == path
+    assert files_at(tmp_path).sidecar_mpp(path.as_uri()) is None
+
+
+@pytest.mark.parametrize("uri", ["file:///etc/passwd", "file:///etc/no-such-file", "s3://other/a.svs"])
+def test_nothing_is_looked_up_outside_the_roots(tmp_path, uri):
+    for use in (files_at(tmp_path).open, files_at(tmp_path).sidecar_mpp):
+        assert refused_at_once(use, uri) == "uri-outside-roots"
+
+
+def test_a_folder_without_a_slide_is_refused_before_it_is_read_through(tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/a.svs").write_bytes(b"x")
+    assert refused_at_once(files_at(tmp_path).open, (tmp_path / "archive").as_uri()) == "slide-is-folder"
 
 
 def test_a_slide_that_is_gone_is_gone(tmp_path):
@@ -149,6 +192,13 @@ def test_an_object_with_the_longest_name_there_is_gets_a_shorter_one_here(bucket
     with files_at(tmp_path).open(f"s3://lab/2026/{'é' * 125}.tiff") as found:
         assert found.path.read_bytes() == b"slide"
         assert found.path.suffix == ".tiff"
+
+
+@pytest.mark.parametrize("error", [FatalError("storage-url", "No."), InvalidInputError("object-key", "No.")])
+def test_a_name_that_s3_cannot_have_is_no_uri(bucket, tmp_path, error):
+    bucket.error = error
+
+    assert refused(files_at(tmp_path), "s3://lab/" + "k" * 1100).code == "slide-uri"
 
 
 def test_an_object_that_was_replaced_is_copied_anew(bucket, tmp_path):
