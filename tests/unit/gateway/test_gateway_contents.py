@@ -109,6 +109,22 @@ def test_a_pipe_is_not_read_for_ever(lab: Lab):
     assert _refused(lab, lab.folder / "a.svs") == "slide-unreadable"
 
 
+def test_a_pipe_among_dicom_files_is_not_waited_for(lab: Lab):
+    lab.file("case/1.dcm", bytes(128) + b"DICM")
+    os.mkfifo(lab.folder / "case/2.dcm")
+    for place in ("case", "case/1.dcm"):
+        assert _refused(lab, lab.folder / place) == "slide-unreadable"
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "link.jpg"])
+def test_an_index_that_names_a_file_outside_the_roots_is_refused(lab: Lab, name: str):
+    (lab.folder.parent / "outside.jpg").write_text("secret")
+    (lab.folder / "link.jpg").symlink_to("../outside.jpg")
+    path = lab.file("v.vms", f"[Virtual Microscope Specimen]\nMapFile={name}\n".encode())
+    assert _refused(lab, path) == "uri-outside-roots"
+    assert lab.bus.published == []
+
+
 def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: Lab):
     assert lab.tell(lab.file("a.svs", b"")).status == "accepted"
     assert lab.bus.scanned[0].data.size_bytes == 0
