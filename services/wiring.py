@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.slides.places import Roots
 from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
@@ -90,7 +91,7 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
     def scratch() -> Scratch:
         return Scratch(settings.scratch or _own_temporary_folder(), settings.scratch_bytes)
 
-    return SlideFiles(storage_settings(settings), scratch)
+    return SlideFiles(storage_settings(settings), scratch, roots=slide_roots(settings))
 
 
 def _own_temporary_folder() -> Path:
@@ -112,6 +113,18 @@ def _own_temporary_folder() -> Path:
             hint="Remove it, or set HISTGEN_SCRATCH to a folder that only this account can read.",
         )
     return folder
+
+
+def slide_roots(settings: ServiceSettings) -> Roots:
+    """Say what slides may be taken from. Raises FatalError("settings-invalid")."""
+    watched = [str(settings.watch.resolve())] if settings.watch else []
+    return Roots.read([*watched, *settings.roots])
+
+
+def warn_without_roots(settings: ServiceSettings) -> None:
+    """Say it, once, if no slide can be taken. Raises FatalError("settings-invalid")."""
+    if slide_roots(settings) == Roots():
+        _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
 
 
 def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str]:
@@ -138,6 +151,7 @@ def run_service(
     try:
         settings = settings_class.load()
         observe(settings, name)
+        warn_without_roots(settings)
     except HistgenError as error:
         _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
         return error.exit_code

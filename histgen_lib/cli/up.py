@@ -66,7 +66,7 @@ def up(
         typer.Option(
             "--allow",
             metavar="DIR|s3://BUCKET",
-            help="Where submitted slides may lie; may be repeated. Default: wherever this account can read.",
+            help="Where slides may lie; may be repeated. Default: wherever this account can read.",
         ),
     ] = None,
     as_json: JsonFlag = False,

@@ -7,6 +7,7 @@ a slide is opened anew after a read error: what is whole elsewhere on it can sti
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ _CACHE_BYTES = 128 << 20
 
 _READ_ERRORS = (openslide.OpenSlideError, OSError, ValueError, ctypes.ArgumentError)
 """`ArgumentError` is what reading from a closed slide gives."""
+
+_QUOTE = re.compile(r"""[“‘"`\n]|\s'|\bXML:|\b0x""")
 
 _KEPT_PROPERTIES = (
     openslide.PROPERTY_NAME_VENDOR,
@@ -120,7 +123,8 @@ def _damaged(path: Path, why: str) -> InvalidInputError:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
+    """Return what a library says, up to where it may begin to quote from the file: it may hold anything."""
+    return _QUOTE.split(str(error), maxsplit=1)[0].strip(" .:,") or type(error).__name__
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

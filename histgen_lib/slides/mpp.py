@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.opening import check_ordinary, open_ordinary
+from histgen_lib.slides.places import Roots
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 
@@ -18,6 +22,10 @@ LEAST_MPP, MOST_MPP = 0.05, 5.0
 MOST_ANISOTROPY = 0.05
 """Most relative difference of the x and y scale for a file's statement to be believed."""
 
+_MOST_SIDECAR_BYTES = 64 << 10
+_NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""The last: a slide whose name leaves no room for the ending can have none."""
+
 
 def decide_mpp(
     path: Path,
@@ -26,17 +34,18 @@ def decide_mpp(
     in_file: tuple[str | None, str | None],
     scanner_names: tuple[str, ...],
     scanner_mpp: Mapping[str, float],
+    within: Roots | None = None,
 ) -> tuple[float, MppSource]:
     """Return the level-0 scale in µm/px and where it was taken from.
 
     Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y
     scale as written) if plausible, a default of the scanner or vendor (names compared without case). Raises
     `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-mpp-implausible` when the
-    caller or a default states a value outside 0.05…5, `slide-sidecar-invalid`.
+    caller or a default states a value outside 0.05…5, `slide-sidecar-invalid`. `within`: see `read_sidecar`.
     """
     if stated is not None:
         return _checked(stated, "The stated mpp"), "stated"
-    beside = read_sidecar(path)
+    beside = read_sidecar(path, within)
     if beside is not None:
         return beside, "sidecar"
     written = believable(in_file)
@@ -62,24 +71,44 @@ def is_plausible(mpp: float) -> bool:
     return LEAST_MPP <= mpp <= MOST_MPP
 
 
-def read_sidecar(path: Path) -> float | None:
+def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
     """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
 
-    Raises `InvalidInputError("slide-sidecar-invalid")` for a file that is not JSON or whose mpp is
-    implausible.
+    `within`: where it has to lie, links followed; None: anywhere. Raises
+    `InvalidInputError("slide-sidecar-invalid")` for one that cannot be read, is no ordinary file, lies
+    elsewhere, is not JSON, or whose mpp is implausible: it was put there to state a scale, and going on
+    without it might be to report at another.
     """
     for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
-        if sidecar != path and sidecar.is_file():
-            value = _load(sidecar)
+        if sidecar != path and (data := _bytes_of(sidecar, within)) is not None:
+            value = _load(sidecar, data)
             if isinstance(value, dict) and "mpp" in value:
                 return _sidecar_mpp(sidecar, value["mpp"])
     return None
 
 
-def _load(sidecar: Path) -> Any:
+def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
+    """Read a sidecar; None where there is none, or a folder, or where nobody lets us look."""
     try:
-        return json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        if not check_ordinary(sidecar):
+            return None
+        with open_ordinary(sidecar, within.judge if within is not None else None) as file:
+            data = file.read(_MOST_SIDECAR_BYTES + 1)
+    except InvalidInputError as error:
+        raise _bad_sidecar(sidecar, "it lies outside HISTGEN_ROOTS") from error
+    except OSError as error:
+        if error.errno in _NO_SIDECAR or not os.access(sidecar.parent, os.X_OK):
+            return None
+        raise _bad_sidecar(sidecar, error.strerror or type(error).__name__) from error
+    if len(data) > _MOST_SIDECAR_BYTES:
+        raise _bad_sidecar(sidecar, f"it is longer than {_MOST_SIDECAR_BYTES >> 10} KiB")
+    return data
+
+
+def _load(sidecar: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise _bad_sidecar(sidecar, "it is not readable JSON") from error
 
 

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import source
+from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import MppSource, decide_mpp
 from histgen_lib.slides.parts import safe_name
+from histgen_lib.slides.places import Roots
 from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of
@@ -206,17 +208,19 @@ def open_slide(
     scanner_mpp: Mapping[str, float] | None = None,
     fast: bool = True,
     slide_id: str | None = None,
+    within: Roots | None = None,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
     name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
-    both agree. `slide_id`: what the slide is called, if not as its file. Raises `InvalidInputError`:
-    `slide-missing`, `slide-empty`, `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`,
+    both agree. `slide_id`: what the slide is called, if not as its file. `within`: where all of it has to
+    lie; None: anywhere. Raises `InvalidInputError`: `slide-empty`, `slide-is-folder`, `slide-format-unknown`,
     `slide-damaged`, `slide-too-small`, `slide-pyramid-corrupt`, and those of
-    `histgen_lib.slides.mpp.decide_mpp`.
+    `histgen_lib.slides.admission.admit` and `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
+    admit(path, within)
     file = source.locate(path)
     pixels = _open_pixels(file, fast=fast)
     try:
@@ -227,6 +231,7 @@ def open_slide(
             in_file=(pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y")),
             scanner_names=tuple(name for name in (scanner, pixels.vendor) if name),
             scanner_mpp=scanner_mpp or {},
+            within=within,
         )
         return Slide(path, pixels, mpp=value, mpp_source=origin, file=file, slide_id=slide_id)
     except BaseException:

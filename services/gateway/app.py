@@ -13,6 +13,7 @@ from typing import Any
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.secret import own_secret
+from histgen_lib.slides.places import Roots
 from histgen_lib.stack.index import store_name
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
 from histgen_lib.telemetry import get_logger
@@ -26,11 +27,10 @@ from services.gateway.http import Door
 from services.gateway.indexing import Indexing, Kept
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
-from services.gateway.places import Roots
 from services.gateway.settings import GatewaySettings
 from services.gateway.topic import GROUP, NotificationTopic
 from services.gateway.watching import Watching
-from services.wiring import bus_settings, storage_settings, token_file
+from services.wiring import bus_settings, slide_roots, storage_settings, token_file, warn_without_roots
 
 PROBE_S = 5.0
 STEP_S = 0.2
@@ -130,11 +130,9 @@ def build(
     store: ObjectStore | None = None,
 ) -> Gateway:
     """Wire the gateway. Raises FatalError for settings that cannot be used."""
+    warn_without_roots(settings)
+    intake, publisher, store = build_intake(settings, slide_roots(settings), publisher=publisher, store=store)
     watched = settings.watch.resolve() if settings.watch else None
-    roots = Roots.read([*([str(watched)] if watched else []), *settings.roots])
-    if roots == Roots():
-        _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
-    intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
     board = GatewayBoard(announced=lambda: intake.announced)
     board.loops = loops = list(_loops(settings, watched, intake, board, stop))
     if settings.index:

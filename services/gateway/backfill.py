@@ -18,13 +18,13 @@ from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import printable
 from histgen_lib.slides.finding import LeftOut, Why, find_slides
 from histgen_lib.slides.parts import is_slide_name
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
 from histgen_lib.worker import Backoff, Stop
 from histgen_lib.worker.stopping import Stopped
 from services.gateway.app import build_intake
 from services.gateway.contents import mark_of
 from services.gateway.folder import Folder, away
 from services.gateway.intake import Intake
-from services.gateway.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
 from services.gateway.settings import GatewaySettings
 from services.gateway.submission import Receipt, Status, Submission
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import ObjectPlace
 from histgen_lib.worker import DeadLetter
 from services.gateway import notifications
 from services.gateway.board import NAME
 from services.gateway.contents import mark_of
 from services.gateway.envelopes import unreadable
 from services.gateway.intake import Intake
-from services.gateway.places import ObjectPlace
 from services.gateway.submission import Receipt, Submission
 
 _READS = 3

@@ -18,8 +18,8 @@ from urllib.parse import unquote_plus
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
 from histgen_lib.slides.parts import is_slide_name
+from histgen_lib.slides.places import ObjectPlace, object_place
 from services.gateway.envelopes import opened, unreadable
-from services.gateway.places import ObjectPlace, object_place
 
 MOST_RECORDS = 1000
 

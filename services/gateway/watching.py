@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.places import FilePlace
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
 from services.gateway.folder import Candidate, Folder, Look
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
-from services.gateway.places import FilePlace
 from services.gateway.submission import Submission
 from services.gateway.watch import Watch
 

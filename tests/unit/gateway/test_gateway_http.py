@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from notification_bodies import SECRETS, TEST_EVENT, amazon, record
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.slides.places import Roots
 from histgen_lib.worker import Stop
 from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.lock import Lock
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission
 from services.gateway.http import Door
-from services.gateway.places import Roots
 
 JSON = {"content-type": "application/json"}
 

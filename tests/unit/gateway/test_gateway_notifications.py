@@ -27,8 +27,8 @@ from notification_bodies import (
 
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import ObjectPlace, Roots, parse_uri
 from services.gateway import noticing, notifications
-from services.gateway.places import ObjectPlace, Roots, parse_uri
 
 
 def _new(body: bytes) -> list[ObjectPlace]:

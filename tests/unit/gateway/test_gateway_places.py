@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.names import printable
-from services.gateway.places import FilePlace, ObjectPlace, Roots, parse_uri
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Roots, parse_uri
 from services.gateway.submission import Submission
 
 REFUSAL = (

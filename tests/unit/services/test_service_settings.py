@@ -7,14 +7,24 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from histgen_lib.errors import FatalError
+from histgen_lib.slides.places import Roots
 from services.reporter.settings import ReporterSettings
 from services.settings import ServiceSettings
 from services.tiler.settings import TilerSettings
-from services.wiring import bus_settings, slide_files, storage_settings, token_file, worker_spec
+from services.wiring import (
+    bus_settings,
+    slide_files,
+    slide_roots,
+    storage_settings,
+    token_file,
+    warn_without_roots,
+    worker_spec,
+)
 
 NEEDED = {"HISTGEN_BUS": "embedded:/lab/bus.db", "HISTGEN_STORE": "file:/lab/store"}
 
@@ -136,6 +146,31 @@ def test_an_empty_variable_means_not_stated(monkeypatch):
     settings = ServiceSettings.load()
 
     assert (settings.threads, settings.store_endpoint, settings.run_dir, settings.scratch) == (None,) * 4
+
+
+@pytest.mark.parametrize("cls", [TilerSettings, ReporterSettings])
+def test_workers_take_slides_from_the_same_places_as_the_gateway(monkeypatch, cls, tmp_path):
+    monkeypatch.setenv("HISTGEN_ROOTS", "/archive, s3://lab/scans")
+    monkeypatch.setenv("HISTGEN_WATCH", str(tmp_path))
+
+    assert slide_roots(cls.load()) == Roots((tmp_path.resolve(), Path("/archive")), ("lab/scans/",))
+
+
+@pytest.mark.parametrize(("roots", "warnings"), [("", 1), ("/scans", 0)])
+def test_a_service_without_roots_says_at_its_start_that_it_takes_no_slide(monkeypatch, roots, warnings):
+    said: list[str] = []
+    monkeypatch.setattr("services.wiring._log", SimpleNamespace(warning=said.append))
+    monkeypatch.setenv("HISTGEN_ROOTS", roots)
+    warn_without_roots(ServiceSettings.load())
+
+    assert len(said) == warnings
+
+
+def test_a_root_that_is_no_place_is_refused(monkeypatch):
+    monkeypatch.setenv("HISTGEN_ROOTS", "http://host/scans")
+    with pytest.raises(FatalError) as caught:
+        slide_roots(ServiceSettings.load())
+    assert caught.value.code == "settings-invalid"
 
 
 def test_settings_travel_to_the_child_process():
