@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides._tiff_chain import is_truncated_tiff
+from histgen_lib.slides.mpp import believable
+from histgen_lib.slides.ome import ome_scale
 from histgen_lib.slides.scanner import SCANNER_PROPERTIES
 from histgen_lib.slides.settings import Level
 
@@ -25,6 +27,7 @@ _CACHE_BYTES = 128 << 20
 _READ_ERRORS = (openslide.OpenSlideError, OSError, ValueError, ctypes.ArgumentError)
 """`ArgumentError` is what reading from a closed slide gives."""
 
+_DESCRIPTION = "tiff.ImageDescription"
 _KEPT_PROPERTIES = (
     openslide.PROPERTY_NAME_VENDOR,
     openslide.PROPERTY_NAME_MPP_X,
@@ -43,9 +46,20 @@ class OpenSlideImage:
         self._handle = _open(path)
         written = self._handle.properties
         self.properties = {key: written[key] for key in _KEPT_PROPERTIES if key in written}
+        self._complete_scale(written.get(_DESCRIPTION, ""))
         self.vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         sizes, factors = self._handle.level_dimensions, self._handle.level_downsamples
-        self.levels = tuple(Level(tuple(size), float(by)) for size, by in zip(sizes, factors, strict=True))
+        self.levels = tuple(
+            Level(tuple(size), float(by), number)
+            for number, (size, by) in enumerate(zip(sizes, factors, strict=True))
+        )
+
+    def _complete_scale(self, description: str) -> None:
+        """Take the scale from OME-XML where the TIFF's own tags state none that can be true."""
+        mpp_x, mpp_y = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
+        if believable((self.properties.get(mpp_x), self.properties.get(mpp_y))) is None:
+            stated = ome_scale(description, tuple(self._handle.dimensions))
+            self.properties |= dict(zip((mpp_x, mpp_y), stated, strict=True)) if stated else {}
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[h,w,3] RGB.

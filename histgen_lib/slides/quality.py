@@ -11,6 +11,10 @@
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
 
+Opening a slide (`Slide.flags`) may raise `levels-left-out`, where smaller levels do not show what level 0
+shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own, and
+`pixels-not-square`.
+
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
 median is below 0.02.
@@ -87,7 +91,7 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         enlargement=_rounded(slide.mpp / grid.mpp),
         tiles_looked_at=len(tiles),
     )
-    return replace(report, flags=flags_of(report))
+    return replace(report, flags=(*flags_of(report), *slide.flags))
 
 
 def flags_of(report: QualityReport) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def read_scaled(
     by = levels[level].downsample
     x, y = (round(round(place / by) * by) for place in corner)
     width, height = (max(1, round(side * factor / by)) for side in out_size)
-    return resize(pixels.read(x, y, level, width, height), *out_size)
+    return resize(pixels.read(x, y, levels[level].number, width, height), *out_size)
 
 
 def read_overview(pixels: Reads, levels: Sequence[Level], factor: float) -> NDArray[np.uint8]:
