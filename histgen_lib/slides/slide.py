@@ -117,7 +117,7 @@ class Slide:
         return find_tissue(picture, mpp=self.mpp * downsample)
 
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
-        """Read `w` × `h` px of `levels[level]` from corner (x, y), level-0 px → uint8[h,w,3] RGB, white outside.
+        """Read `w` × `h` px of a level, from corner (x, y) in level-0 px → uint8[h,w,3] RGB, white outside.
 
         Raises `InvalidInputError("slide-read-failed")`.
         """

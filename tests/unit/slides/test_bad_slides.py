@@ -43,10 +43,9 @@ def test_something_else_named_svs(tmp_path, content):
     assert refusal(tmp_path / "a.svs").code == "slide-format-unknown"
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_a_picture_that_is_no_slide(tmp_path, name):
-    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / name)
-    assert refusal(tmp_path / name).code == "slide-format-unknown"
+def test_a_picture_that_is_no_slide(tmp_path):
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "a.png")
+    assert refusal(tmp_path / "a.png").code == "slide-format-unknown"
 
 
 def test_a_folder_of_other_things(tmp_path, slide_file):
@@ -74,8 +73,8 @@ def test_a_compression_that_nobody_can_undo_here_is_no_damage(tmp_path, slide_fi
     assert jpeg in data
     (tmp_path / "a.tif").write_bytes(data.replace(jpeg, jpeg_2000))
     found = refusal(tmp_path / "a.tif")
-    assert found.code == "slide-format-unknown"
-    assert "34712" in found.hint
+    assert found.code == "slide-not-supported"
+    assert "34712" in found.message
 
 
 def test_damaged_pixels_behind_a_sound_directory(tmp_path, slide_file):
