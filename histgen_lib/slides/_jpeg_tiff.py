@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 """Adobe's marker with transform 0 (T.872, 6.5.3): the three components are R, G, B and not Y, Cb, Cr."""
 _CACHE_BYTES = 96 << 20
 _MOST_DIFFERENCE = 4  # grey values between this decoder and OpenSlide's, in tiles that are compared
+_MOST_PAGES = 64
+"""Pages and levels that are looked at, of possibly thousands; OpenSlide reads the others."""
 _WHITE = 255
 
 
@@ -124,11 +127,13 @@ def tiled_levels(path: Path, levels: tuple[Level, ...]) -> dict[int, TiledLevel]
     """Return the levels of the TIFF at `path` that are gapless tiled JPEG, by number; {} for other files."""
     try:
         with tifffile.TiffFile(path) as file:
-            found = [_tiled_level(page) for page in file.pages if isinstance(page, tifffile.TiffPage)]
+            pages = islice(file.pages, _MOST_PAGES)
+            found = [_tiled_level(page) for page in pages if isinstance(page, tifffile.TiffPage)]
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError):
         return {}
     by_size = {level.size: level for level in reversed(found) if level is not None}
-    return {number: by_size[level.size] for number, level in enumerate(levels) if level.size in by_size}
+    numbered = enumerate(levels[:_MOST_PAGES])
+    return {number: by_size[level.size] for number, level in numbered if level.size in by_size}
 
 
 def _tiled_level(page: tifffile.TiffPage) -> TiledLevel | None:

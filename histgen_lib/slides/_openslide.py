@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.mpp import believable
 from histgen_lib.slides.ome import ome_scale
-from histgen_lib.slides.refusals import refusal, unsupported
+from histgen_lib.slides.refusals import crashes_openslide, refusal, unsupported
 from histgen_lib.slides.scanner import SCANNER_PROPERTIES
 from histgen_lib.slides.settings import Level
 
@@ -101,6 +101,8 @@ def read_failed(name: str, error: Exception) -> InvalidInputError:
 
 def _open(path: Path) -> openslide.OpenSlide:
     try:
+        if (reason := crashes_openslide(path)) is not None:
+            raise reason
         handle = openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
         raise refusal(path, str(error)) from error

@@ -34,7 +34,7 @@ _AS_SCANNED = "Give the slide as the scanner wrote it (SVS, NDPI, MRXS, SCN, TIF
 
 _ONE_PLANE = "Export one focal plane of it, or a projection of all, as one pyramid."
 _GREY = "Reports are drafted from stained slides in colour; give the colour scan."
-_CZI = f"Export it from ZEN as one scene in one focal plane, in 8-bit RGB, uncompressed. {_BIO_FORMATS}"
+_CZI = f"Export it from ZEN as one scene in one focal plane, in 8-bit RGB, uncompressed. Or: {_BIO_FORMATS}"
 _WHOLE_SERIES = "Copy all files of the series into the same folder."
 
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322
@@ -89,6 +89,10 @@ _READ_FRAMES = (0xC0, 0xC1, 0xC2)
 """Kinds of JPEG frame (T.81, table B.1) that are decoded; the others are lossless or arithmetic-coded."""
 _FLOAT = 3
 
+_DICM = b"DICM"
+_DICOM_HEAD_BYTES, _DICOM_BODY_BYTES = 256 << 10, 64 << 20
+_PER_FRAME = b"\x00\x52\x30\x92"
+"""The tag under which each tile's place stands (5200,9230: PS3.3, C.7.6.16)."""
 _WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _DICOM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "a CT image",
@@ -148,6 +152,25 @@ def unsupported(path: Path, vendor: str, written: Mapping[str, str]) -> InvalidI
     return _of_pixels(path, max(tiled, key=lambda page: page.get(_WIDTH, 0))) if tiled else None
 
 
+def of_planes(path: Path, planes: int) -> InvalidInputError:
+    """Say that a slide holds several pictures of its full size: which one is in focus is not known."""
+    return _not_supported(path, f"a stack of {planes} focal planes or channels", _ONE_PLANE)
+
+
+def crashes_openslide(path: Path) -> InvalidInputError | None:
+    """Return why OpenSlide must not be asked: it crashes on sparse DICOM images without their tiles' places.
+
+    None for all other files. Raises OSError.
+    """
+    with path.open("rb") as file:
+        if file.read(132)[128:] != _DICM:
+            return None
+        head = file.read(_DICOM_HEAD_BYTES)
+        if b"TILED_SPARSE" not in head or _PER_FRAME in head + file.read(_DICOM_BODY_BYTES):
+            return None
+    return _damaged(path)
+
+
 def _of_parts(path: Path, head: bytes, said: str) -> InvalidInputError | None:
     suffix = path.suffix.lower()
     if suffix == MIRAX_SUFFIX and not path.with_suffix("").is_dir():
@@ -171,7 +194,7 @@ def _of_parts(path: Path, head: bytes, said: str) -> InvalidInputError | None:
 
 
 def _of_dicom(path: Path, head: bytes, said: str) -> InvalidInputError | None:
-    if head[128:132] != b"DICM":
+    if head[128:132] != _DICM:
         return None
     kind, syntax = _meta(head, b"\x02\x00\x02\x00UI"), _meta(head, b"\x02\x00\x10\x00UI")
     if kind and kind != _WSI_CLASS:

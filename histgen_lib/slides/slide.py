@@ -17,6 +17,7 @@ from histgen_lib.slides.mpp import MppSource, decide_mpp, scale_flags, written_m
 from histgen_lib.slides.parts import safe_name
 from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
+from histgen_lib.slides.refusals import of_planes
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
@@ -178,7 +179,7 @@ def open_slide(
     file = source.locate(path)
     pixels = _open_pixels(file, fast=fast)
     try:
-        _check_size(path.name, pixels.levels)
+        _check_sizes(path, pixels.levels)
         scanner = scanner_of(pixels.properties)
         in_file = (pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y"))
         value, origin = decide_mpp(
@@ -222,11 +223,14 @@ def safe_id(path: Path) -> str:
     return safe_name(path.name if path.is_dir() else path.stem)
 
 
-def _check_size(name: str, levels: tuple[Level, ...]) -> None:
+def _check_sizes(path: Path, levels: tuple[Level, ...]) -> None:
     size = levels[0].size if levels else (0, 0)
     if min(size) < LEAST_SIDE_PX:
         raise InvalidInputError(
             "slide-too-small",
-            f"{name} is only {size[0]}×{size[1]} px.",
+            f"{path.name} is only {size[0]}×{size[1]} px.",
             hint="This is not a whole-slide image; give the scanner's full-resolution file.",
         )
+    planes = sum(level.size == size for level in levels)
+    if planes > 1:
+        raise of_planes(path, planes)
