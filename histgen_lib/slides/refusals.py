@@ -14,7 +14,7 @@ pixels. What OpenSlide says serves as a clue; it is not passed on, for it may qu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
@@ -22,7 +22,7 @@ from histgen_lib.slides._tiff_chain import Tags, directories, is_big_endian, is_
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 
 _HEAD_BYTES = 4096
-_MOST_PAGES = 16
+_MOST_PAGES = 64
 
 _CONVERT = "Convert it, for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 _TO_RGB = (
@@ -149,12 +149,21 @@ def unsupported(path: Path, vendor: str, written: Mapping[str, str]) -> InvalidI
     if path.suffix.lower() in _FOREIGN_SUFFIXES:
         return _foreign(path)
     tiled = [page for page in directories(path, _MOST_PAGES) if _TILE_WIDTH in page]
-    return _of_pixels(path, max(tiled, key=lambda page: page.get(_WIDTH, 0))) if tiled else None
+    if not tiled:
+        return None
+    largest = max(tiled, key=lambda page: page.get(_WIDTH, 0))
+    return _of_pixels(path, largest) or (of_planes(path) if _planes(tiled, largest) > 1 else None)
 
 
-def of_planes(path: Path, planes: int) -> InvalidInputError:
+def _planes(pages: Sequence[Tags], largest: Tags) -> int:
+    """Count the pages of the full size that are not called reduced copies (NewSubfileType, bit 0)."""
+    size = (largest.get(_WIDTH), largest.get(_HEIGHT))
+    return sum((page.get(_WIDTH), page.get(_HEIGHT)) == size and not page.get(254, 0) & 1 for page in pages)
+
+
+def of_planes(path: Path) -> InvalidInputError:
     """Say that a slide holds several pictures of its full size: which one is in focus is not known."""
-    return _not_supported(path, f"a stack of {planes} focal planes or channels", _ONE_PLANE)
+    return _not_supported(path, "a stack of several focal planes or channels", _ONE_PLANE)
 
 
 def crashes_openslide(path: Path) -> InvalidInputError | None:

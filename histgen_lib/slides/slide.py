@@ -231,6 +231,5 @@ def _check_sizes(path: Path, levels: tuple[Level, ...]) -> None:
             f"{path.name} is only {size[0]}×{size[1]} px.",
             hint="This is not a whole-slide image; give the scanner's full-resolution file.",
         )
-    planes = sum(level.size == size for level in levels)
-    if planes > 1:
-        raise of_planes(path, planes)
+    if any(level.size == size for level in levels[1:]):
+        raise of_planes(path)
