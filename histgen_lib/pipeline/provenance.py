@@ -134,6 +134,7 @@ def slide_provenance(part: Part) -> SlideProvenance:
         size_px=bag.slide_size if bag.has_places else None,
         mpp=None if math.isnan(bag.slide_mpp) else bag.slide_mpp,
         mpp_source=scan.mpp_source if scan else "bag",
+        file_mpp=scan.file_mpp if scan else None,
         scanner=scan.scanner if scan else None,
         tiles=len(bag),
     )

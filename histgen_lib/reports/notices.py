@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from histgen_lib.reports.record import DraftReport
+from histgen_lib.reports.record import DraftReport, SlideProvenance
 
 Severity = Literal["stop", "caution", "note"]
 
@@ -20,6 +20,10 @@ QUALITY_SENTENCES = {
     "enlarged": "The scan is coarser than the model needs; its tiles were enlarged.",
     "damaged": "The slide's file is damaged; what is damaged was left out.",
     "damage-unchecked": "Whether the pixels are damaged could not be checked in this format.",
+    "levels-left-out": "Some smaller copies of the picture in the file do not show what the full one shows; "
+    "they were not used.",
+    "scale-contradicted": "The scale that was stated is more than a fifth off the one that the file states.",
+    "pixels-not-square": "The file says that its pixels are not square; they were taken as square.",
     "encoder-unstated": "The bag does not say which tile encoder made it.",
 }
 
@@ -68,6 +72,14 @@ def notices(draft: DraftReport) -> list[Notice]:
 def quality_sentence(flag: str) -> str:
     """Put a quality flag into a sentence; an unknown flag is shown as it is."""
     return QUALITY_SENTENCES.get(flag, flag.replace("-", " ").replace("_", " ").capitalize() + ".")
+
+
+def resolution(slide: SlideProvenance) -> str:
+    """Say the scale of a slide, who is believed in it, and what the file itself states if that is another."""
+    if not slide.mpp:
+        return "not stated"
+    other = f"; the file says {slide.file_mpp:.4g}" if slide.file_mpp else ""
+    return f"{slide.mpp:.4g} µm/px ({slide.mpp_source}{other})"
 
 
 def _out_of_distribution(draft: DraftReport) -> Notice:

@@ -89,6 +89,10 @@ class SlideProvenance(_Record):
     )
     mpp: float | None = Field(description="µm per level-0 px; null if the bag does not say, and for a case")
     mpp_source: str = Field(description="stated, sidecar, file, scanner-default, bag, or case")
+    file_mpp: float | None = Field(
+        default=None,
+        description="µm per level-0 px as the file states it, true or not; only where another is believed",
+    )
     scanner: str | None = Field(default=None, description="who made the scanner, if known")
     tiles: int = Field(ge=1, description="tiles in the bag")
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from histgen_lib.reports.notices import notices, percent, quality_sentence
+from histgen_lib.reports.notices import notices, percent, quality_sentence, resolution
 from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, jpeg_uri, png_uri
 from histgen_lib.reports.record import DraftReport, EvidenceTile, Sentence, SlideProvenance
 
@@ -264,12 +264,12 @@ def _slide_rows(draft: DraftReport) -> list[tuple[str, str]]:
 
 
 def _rows_of_slide(slide_id: str, slide: SlideProvenance) -> list[tuple[str, str]]:
-    size, mpp = slide.size_px, slide.mpp
+    size = slide.size_px
     return [
         ("Slide", slide_id),
         ("Slide content", slide.content_id or "not read: drafted from a bag"),
         ("Slide size", f"{size[0]} × {size[1]} px" if size else "not stated"),
-        ("Resolution", f"{mpp:.4g} µm/px ({slide.mpp_source})" if mpp else "not stated"),
+        ("Resolution", resolution(slide)),
         ("Scanner", slide.scanner or "not stated"),
     ]
 

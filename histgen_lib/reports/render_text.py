@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from histgen_lib.reports.notices import notices, percent, quality_sentence
+from histgen_lib.reports.notices import notices, percent, quality_sentence, resolution
 from histgen_lib.reports.record import DraftReport
 
 _WIDTH = 88
@@ -40,7 +40,14 @@ def _confidence(draft: DraftReport) -> str:
 
 
 def _quality(draft: DraftReport) -> str:
-    return "\n".join(f"Quality: {quality_sentence(flag)}" for flag in draft.quality.flags)
+    lines = [f"Quality: {quality_sentence(flag)}" for flag in draft.quality.flags]
+    return "\n".join([*lines, *_other_scales(draft)])
+
+
+def _other_scales(draft: DraftReport) -> list[str]:
+    """Say both scales of each slide whose file states another than is believed."""
+    slides = [(part.slide_id, part.slide) for part in draft.slides] or [("", draft.provenance.slide)]
+    return [f"Resolution{of and ' of '}{of}: {resolution(slide)}" for of, slide in slides if slide.file_mpp]
 
 
 def _wrap(text: str) -> str:

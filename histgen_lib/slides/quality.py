@@ -13,6 +13,10 @@
 | `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
 | `damage-unchecked` | damage could not be noticed: the format's compressed tiles cannot be found or judged |
 
+Opening a slide (`Slide.flags`) may raise `levels-left-out`, where smaller levels do not show what level 0
+shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own, and
+`pixels-not-square`.
+
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
 median is below 0.02.
@@ -104,7 +108,7 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         unseen_fraction=_rounded(damage.unseen),
         damage_checked=damage.checked,
     )
-    return replace(report, flags=flags_of(report))
+    return replace(report, flags=(*flags_of(report), *slide.flags))
 
 
 def flags_of(report: QualityReport) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def _first_dicom(folder: Path) -> Path:
             hint="Give the slide files themselves, for example: histgen report FOLDER/*.svs",
         )
     first, uids = next(iter(series.items()))
-    if any(uids.isdisjoint(others) for others in series.values()):
+    if any(uids.isdisjoint(others) for others in series.values() if uids and others):
         raise InvalidInputError(
             "slide-is-folder",
             f"{folder.name} is a folder with several DICOM slides.",
@@ -181,11 +181,11 @@ def starts_as_dicom(handle: BinaryIO) -> bool:
 
 
 def _series_uids(head: bytes) -> set[bytes]:
-    """Return all values of Series Instance UID (0020,000E) with explicit VR in a DICOM file's head."""
+    """Return all values of Series Instance UID (0020,000E), with explicit or implicit VR, in a DICOM head."""
     found = set()
-    for match in re.finditer(rb"\x20\x00\x0e\x00UI", head):
-        length = int.from_bytes(head[match.end() : match.end() + 2], "little")
-        found.add(head[match.end() + 2 : match.end() + 2 + length].rstrip(b"\0 "))
+    for match in re.finditer(rb"\x20\x00\x0e\x00(?:UI(?s:(..))|(?s:(.))\0\0\0)", head):
+        length = int.from_bytes(match[1] or match[2], "little")
+        found.add(head[match.end() : match.end() + length].rstrip(b"\0 "))
     return found
 
 
