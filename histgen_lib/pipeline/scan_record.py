@@ -12,6 +12,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import canonical_json
 from histgen_lib.reports.record import Quality, Sha256, Tiling
 from histgen_lib.slides import QualityReport, Slide, TilingSettings
+from histgen_lib.slides.quality import CHECKED, NOT_CHECKED
 
 
 class ScanRecord(BaseModel):
@@ -84,4 +85,6 @@ def quality_of(report: QualityReport) -> Quality:
         for name, value in sorted(stated.items())
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-    return Quality(flags=tuple(stated["flags"]), measures=measures)
+    return Quality(
+        flags=tuple(stated["flags"]), measures=measures, checked=CHECKED, not_checked=NOT_CHECKED
+    )

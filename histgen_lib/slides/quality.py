@@ -18,6 +18,7 @@ median is below 0.02.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.slides.grid import unread_tissue
 from histgen_lib.slides.settings import TileGrid
 from histgen_lib.slides.slide import Slide
 
@@ -40,6 +42,10 @@ ENLARGED = 1.1
 _MOST_TILES = 48
 
 
+NOT_CHECKED = ("folds", "bubbles")
+"""What also spoils slides, and nothing here looks for; a check that comes to be made leaves this list."""
+
+
 @dataclass(frozen=True)
 class QualityReport:
     """Measurements of one slide and the flags they raise (see this module's table).
@@ -47,6 +53,7 @@ class QualityReport:
     `sharpness`: median over the tiles looked at. `blurred_fraction`: of those tiles. `clipped_fraction`: of
     tissue pixels. `background_brightness`: 0…255. `colourfulness`: mean of tissue relative to glass, 0…1.
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
+    `tissue_unread_mm2`, `tissue_unread_fraction`: tissue that lies in no tile, and its share of all tissue.
     """
 
     flags: tuple[str, ...]
@@ -59,10 +66,35 @@ class QualityReport:
     colourfulness: float
     enlargement: float
     tiles_looked_at: int
+    tissue_unread_mm2: float = 0.0
+    tissue_unread_fraction: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {**asdict(self), "flags": list(self.flags)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of this module's table: the flag, when it is raised, and what it is a check of."""
+
+    check: str
+    flag: str
+    holds: Callable[[QualityReport], bool]
+
+
+RULES = (
+    Rule("amount of tissue", "little-tissue", lambda r: r.tissue_mm2 < LITTLE_TISSUE_MM2),
+    Rule("focus", "out-of-focus", lambda r: r.blurred_fraction > MOSTLY_BLURRED),
+    Rule("focus", "partly-out-of-focus", lambda r: PARTLY_BLURRED < r.blurred_fraction <= MOSTLY_BLURRED),
+    Rule("ink", "pen", lambda r: r.pen_mm2 >= PEN_MM2),
+    Rule("exposure", "overexposed", lambda r: r.clipped_fraction > OVEREXPOSED_FRACTION),
+    Rule("exposure", "underexposed", lambda r: r.background_brightness < UNDEREXPOSED_BRIGHTNESS),
+    Rule("stain", "pale", lambda r: r.colourfulness < PALE_CHROMA),
+    Rule("resolution", "enlarged", lambda r: r.enlargement > ENLARGED),
+)
+CHECKED = tuple(dict.fromkeys(rule.check for rule in RULES))
+"""The checks that are made, as a person calls them."""
 
 
 def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
@@ -73,11 +105,12 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     picture, downsample = slide.overview
     found = slide.tissue_map
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
+    tissue_px, unread_px = int(found.tissue.sum()), int(unread_tissue(grid).sum())
     tiles = _some_tiles(slide, grid)
     sharpness = np.array([tile_sharpness(tile) for tile in tiles])
     report = QualityReport(
         flags=(),
-        tissue_mm2=_rounded(found.tissue.sum() * pixel_mm2),
+        tissue_mm2=_rounded(tissue_px * pixel_mm2),
         pen_mm2=_rounded(found.pen.sum() * pixel_mm2),
         sharpness=_rounded(np.median(sharpness)),
         blurred_fraction=_rounded((sharpness < BLURRED_SHARPNESS).mean()),
@@ -86,23 +119,15 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         colourfulness=_rounded(_colourfulness(picture[found.tissue], found.background)),
         enlargement=_rounded(slide.mpp / grid.mpp),
         tiles_looked_at=len(tiles),
+        tissue_unread_mm2=_rounded(unread_px * pixel_mm2),
+        tissue_unread_fraction=_rounded(unread_px / max(1, tissue_px)),
     )
     return replace(report, flags=flags_of(report))
 
 
 def flags_of(report: QualityReport) -> tuple[str, ...]:
     """Return the flags that the report's measurements raise, in the order of this module's table."""
-    raised = (
-        ("little-tissue", report.tissue_mm2 < LITTLE_TISSUE_MM2),
-        ("out-of-focus", report.blurred_fraction > MOSTLY_BLURRED),
-        ("partly-out-of-focus", PARTLY_BLURRED < report.blurred_fraction <= MOSTLY_BLURRED),
-        ("pen", report.pen_mm2 >= PEN_MM2),
-        ("overexposed", report.clipped_fraction > OVEREXPOSED_FRACTION),
-        ("underexposed", report.background_brightness < UNDEREXPOSED_BRIGHTNESS),
-        ("pale", report.colourfulness < PALE_CHROMA),
-        ("enlarged", report.enlargement > ENLARGED),
-    )
-    return tuple(flag for flag, holds in raised if holds)
+    return tuple(rule.flag for rule in RULES if rule.holds(report))
 
 
 def tile_sharpness(tile: NDArray[np.uint8]) -> float:
