@@ -144,7 +144,9 @@ def export(
 
 @app.command()
 def measure(
-    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder to measure, and to write to.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model folder to measure, and to write to.")
+    ],
     *,
     annotation: Annotated[
         Path, typer.Option("--annotation", metavar="FILE", help="annotation.json with the true reports.")
@@ -218,7 +220,16 @@ def _print(facts: dict[str, Any]) -> None:
     )
     console.print(f"{facts['name']}: {kind}", style="bold", soft_wrap=True)
     console.print(f"{facts['path']}\nsha256 {facts['sha256']}", style="dim", soft_wrap=True)
-    for section in ("histgen", "tiling", "encoder", "decoding", "domain", "abstention", "calibration", "evidence"):
+    for section in (
+        "histgen",
+        "tiling",
+        "encoder",
+        "decoding",
+        "domain",
+        "abstention",
+        "calibration",
+        "evidence",
+    ):
         pairs = ", ".join(f"{key} {_short(value)}" for key, value in facts[section].items())
         console.print(f"{section:12} {pairs or 'none'}", soft_wrap=True)
     table = Table("File", "Size", "SHA-256", box=None, pad_edge=False)

@@ -64,7 +64,9 @@ class EvidenceFigures:
                 for name, counts in dict(config.get("fields", {})).items()
             }
             made = cls(fields, float(config.get("threshold", LEAST_SHARE)))
-            sound = 0 <= made.threshold <= 1 and all(0 <= hits <= lines > 0 for lines, hits in fields.values())
+            sound = 0 <= made.threshold <= 1 and all(
+                0 <= hits <= lines > 0 for lines, hits in fields.values()
+            )
         except (AttributeError, KeyError, TypeError, ValueError):
             sound = False
         if not sound:

@@ -85,6 +85,4 @@ def quality_of(report: QualityReport) -> Quality:
         for name, value in sorted(stated.items())
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-    return Quality(
-        flags=tuple(stated["flags"]), measures=measures, checked=CHECKED, not_checked=NOT_CHECKED
-    )
+    return Quality(flags=tuple(stated["flags"]), measures=measures, checked=CHECKED, not_checked=NOT_CHECKED)

@@ -100,11 +100,19 @@ def unread_words(draft: DraftReport) -> list[str]:
     return [f"{s.slide_id}: {sentence}" for s in draft.slides for sentence in _unread(s.quality)]
 
 
+def evidence_unmeasured(draft: DraftReport) -> str:
+    """Say that nobody measured the model's evidence; empty where somebody did, or where there is none."""
+    lines = [s for s in draft.sentences if s.evidence]
+    if not lines or any(s.evidence_check for s in lines):
+        return ""
+    return "How often this model's tiles show what its lines state was not measured."
+
+
 def evidence_words(sentence: Sentence) -> str:
     """Say how far the tiles of a line are to be believed, from what was measured of the model."""
     check = sentence.evidence_check
     if check is None:
-        return "How far the tiles of such lines are right was not measured."
+        return "Tiles of such lines were not measured."
     measured = f"The strongest tile showed it in {check.hits} of {check.lines} measured slides"
     if check.reliable:
         return f"{measured}."
@@ -118,7 +126,7 @@ def is_uncalibrated(confidence: float | None) -> bool:
 
 
 def confidence_words(confidence: float | None) -> str:
-    """A confidence as it is shown."""
+    """Put a confidence as it is shown."""
     return "not calibrated" if confidence is None else percent(confidence)
 
 
@@ -147,13 +155,22 @@ def _out_of_distribution(draft: DraftReport) -> Notice:
 
 
 def _low_confidence(draft: DraftReport) -> Notice:
+    stated, needed = _apart(draft.confidence, draft.abstention.threshold)
     return Notice(
         "low-confidence",
         "caution",
         "The model abstains",
-        f"Its confidence in this draft is {confidence_words(draft.confidence)}, below the "
-        f"{percent(draft.abstention.threshold)} it needs to stand by a draft. Read the slide without it.",
+        f"Its confidence in this draft is {stated}, below the {needed} it needs to stand by a draft. "
+        "Read the slide without it.",
     )
+
+
+def _apart(confidence: float | None, threshold: float) -> tuple[str, str]:
+    """Put both in words that differ, as they do."""
+    stated, needed = confidence_words(confidence), percent(threshold)
+    if confidence is not None and stated == needed:
+        return f"{confidence * 100:.2f} %", f"{threshold * 100:.2f} %"
+    return stated, needed
 
 
 def percent(share: float) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from histgen_lib.reports.notices import (
     checks_words,
     confidence_words,
+    evidence_unmeasured,
     evidence_words,
     notices,
     percent,
@@ -110,6 +111,7 @@ def to_html(draft: DraftReport, *pictures: Pictures) -> str:
         "quality": quality_words(draft),
         "unread": unread_words(draft),
         "checks": checks_words(draft),
+        "unmeasured": evidence_unmeasured(draft),
         "slides": _slide_views(draft, shown),
         "provenance": _provenance_rows(draft),
     }
@@ -169,7 +171,7 @@ def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> S
         width_percent=round(100 * (sentence.confidence or 0), 1),
         level=_level(sentence.confidence, uncertain=sentence.uncertain),
         tiles=tuple(tiles),
-        note=evidence_words(sentence) if sentence.evidence else "",
+        note=evidence_words(sentence) if sentence.evidence and not evidence_unmeasured(draft) else "",
         home=tiles[0].slide if tiles else 1,
     )
 
@@ -231,7 +233,9 @@ def _slide_views(draft: DraftReport, shown: Sequence[_Shown]) -> list[SlideView]
         return []
     lines = [_lines(draft, one.pictures.weights) for one in shown]
     peaks = {key: max(float(of_slide[key].max(initial=0)) for of_slide in lines) for key in lines[0]}
-    return [_slide_view(*each, number, peaks) for number, each in enumerate(zip(shown, lines, strict=True), 1)]
+    return [
+        _slide_view(*each, number, peaks) for number, each in enumerate(zip(shown, lines, strict=True), 1)
+    ]
 
 
 def _lines(draft: DraftReport, weights: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:

@@ -7,6 +7,7 @@ import textwrap
 from histgen_lib.reports.notices import (
     checks_words,
     confidence_words,
+    evidence_unmeasured,
     evidence_words,
     notices,
     quality_words,
@@ -46,10 +47,8 @@ def _confidence(draft: DraftReport) -> str:
 
 def _evidence(draft: DraftReport) -> str:
     """Name the lines whose tiles the page does not show; a draft without tiles needs no word."""
-    if not any(s.evidence for s in draft.sentences):
-        return ""
-    if not any(s.evidence_check for s in draft.sentences):
-        return "Evidence: not measured how often this model's shows what its lines state."
+    if unmeasured := evidence_unmeasured(draft):
+        return _wrap(f"Evidence: {unmeasured}")
     hidden = [s for s in draft.sentences if s.evidence and not s.shown_evidence]
     return "\n".join(_wrap(f"Evidence for {_plain(s)}: {evidence_words(s)}") for s in hidden)
 

@@ -1,4 +1,4 @@
-"""A real, headless Chromium that a test drives: opens pages, presses keys, touches, prints, tells where things lie."""
+"""A real, headless Chromium that a test drives: it opens, touches, types and prints, and tells what lies where."""
 
 from __future__ import annotations
 
@@ -80,13 +80,17 @@ class Page:
     def box(self, selector: str) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of the first match, in CSS px of the window."""
         read = "(r => [r.left, r.top, r.right, r.bottom])"
-        return tuple(self.js(f"{read}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"))
+        return tuple(
+            self.js(f"{read}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
+        )
 
     def visible(self, selector: str) -> list[str]:
         """List the class names of the matches that can be seen."""
         seen = "e => e.checkVisibility({visibilityProperty: true})"
         return list(
-            self.js(f"[...document.querySelectorAll({json.dumps(selector)})].filter({seen}).map(e => e.className)")
+            self.js(
+                f"[...document.querySelectorAll({json.dumps(selector)})].filter({seen}).map(e => e.className)"
+            )
         )
 
     def press(self, key: str, times: int = 1) -> None:
@@ -140,11 +144,17 @@ class Page:
 
     def complaints(self) -> list[str]:
         """List what the page itself caused: console messages, errors, loads that failed or left the file."""
-        kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Network.loadingFailed")
+        kinds = (
+            "Log.entryAdded",
+            "Runtime.consoleAPICalled",
+            "Runtime.exceptionThrown",
+            "Network.loadingFailed",
+        )
         return [json.dumps(event) for event in self.events if event.get("method") in kinds]
 
     def _middle(self, selector: str) -> tuple[float, float]:
-        self.js(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        how = "{block: 'center', behavior: 'instant'}"
+        self.js(f"document.querySelector({json.dumps(selector)}).scrollIntoView({how})")
         left, top, right, bottom = self.box(selector)
         return (left + right) / 2, (top + bottom) / 2
 
@@ -164,8 +174,9 @@ def chromium(profile: Path) -> Iterator[Page]:
     assert found, "Chromium is missing: `make setup` installs it"
     commands_out, commands_in = os.pipe()
     answers_out, answers_in = os.pipe()
+    where_it_expects_them = f'exec "$@" 3<&{commands_out} 4>&{answers_in}'
     process = subprocess.Popen(
-        ["bash", "-c", f'exec "$@" 3<&{commands_out} 4>&{answers_in}', "bash", found, *FLAGS, f"--user-data-dir={profile}"],
+        ["bash", "-c", where_it_expects_them, "bash", found, *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(commands_out, answers_in), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(commands_out)

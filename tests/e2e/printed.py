@@ -35,11 +35,23 @@ class Printed:
 
     def overprinted(self) -> list[tuple[str, str]]:
         """List pairs of words whose boxes cover each other by more than a fifth of the smaller one."""
-        return [(one[1], two[1]) for one, two in combinations(self.words, 2) if _covered(one[0], two[0]) > 0.2]
+        return [
+            (one[1], two[1]) for one, two in combinations(self.words, 2) if _covered(one[0], two[0]) > 0.2
+        ]
 
     def ink_mm(self) -> tuple[float, float, float, float]:
         """Blank margins left, top, right and bottom of everything printed, in mm."""
-        command = ["pdftoppm", "-r", str(_DPI), "-f", str(self.number), "-l", str(self.number), "-gray", self.file]
+        command = [
+            "pdftoppm",
+            "-r",
+            str(_DPI),
+            "-f",
+            str(self.number),
+            "-l",
+            str(self.number),
+            "-gray",
+            self.file,
+        ]
         done = subprocess.run(command, capture_output=True, check=True)
         dark = np.asarray(Image.open(io.BytesIO(done.stdout))) < 240
         rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
@@ -55,7 +67,9 @@ class Paper:
         done = subprocess.run(["pdftotext", "-bbox", file, "-"], capture_output=True, text=True, check=True)
         parts = done.stdout.split("<page ")[1:]
         self.pages = [
-            Printed(file, number, tuple((tuple(map(float, m[:4])), unescape(m[4])) for m in _WORD.findall(part)))
+            Printed(
+                file, number, tuple((tuple(map(float, m[:4])), unescape(m[4])) for m in _WORD.findall(part))
+            )
             for number, part in enumerate(parts, 1)
         ]
 

@@ -84,7 +84,9 @@ def test_the_page_opens_without_a_complaint_and_draws_every_picture(browser, dra
     assert browser.complaints() == []
     assert browser.js("[...document.images].length") > 3
     assert browser.js("[...document.images].every(i => i.naturalWidth > 0)")
-    decoded = "(i => { const x = new Image(); x.src = i.href.baseVal; return x.decode().then(() => x.width); })"
+    decoded = (
+        "(i => { const x = new Image(); x.src = i.href.baseVal; return x.decode().then(() => x.width); })"
+    )
     sizes = browser.js(f"Promise.all([...document.querySelectorAll('image')].map({decoded}))")
     assert set(sizes) == {256}
     assert browser.js("[...document.querySelectorAll('.tile use')].every(u => u.getBBox().width == 256)")
@@ -190,15 +192,21 @@ def test_a_link_to_a_line_that_is_to_be_checked_gives_it_the_focus(browser, draf
 def test_alternative_texts_say_what_the_line_says(browser, draft):
     browser.open(draft, **DESKTOP)
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    names = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") in ("button", "image")]
+    names = [
+        node["name"]["value"] for node in nodes if node.get("role", {}).get("value") in ("button", "image")
+    ]
     tiles = [name for name in names if "evidence tile" in name]
 
     assert len(tiles) >= browser.js("document.querySelectorAll('.tile').length")
-    pattern = r"(Strongest|\w+ strongest) evidence tile for “[^”]+”: \d+ % of its evidence, at x \d+, y \d+ px .*mm"
+    pattern = (
+        r"(Strongest|\w+ strongest) evidence tile for “[^”]+”: \d+ % of its evidence, at x \d+, y \d+ px .*mm"
+    )
     assert [name for name in tiles if not re.match(pattern, name)] == []
     assert any(f"“{BELIEVED}: " in name for name in tiles)
     assert "Where the evidence for all lines together lies: brighter where the model looked more" in names
-    assert not [name for name in names if name.startswith("Where the evidence for “")], "hidden maps are not read"
+    assert not [name for name in names if name.startswith("Where the evidence for “")], (
+        "hidden maps are not read"
+    )
 
 
 # -- on a phone
@@ -259,7 +267,13 @@ def test_paper_overprints_nothing_and_cuts_nothing(paper):
 
 def test_paper_gives_the_text_first_then_the_evidence(paper):
     whole = "\n".join(page.text for page in paper.pages)
-    order = ["Draft, line by line", "Image quality", "Where the evidence lies", "Evidence, line by line", "Provenance"]
+    order = [
+        "Draft, line by line",
+        "Image quality",
+        "Where the evidence lies",
+        "Evidence, line by line",
+        "Provenance",
+    ]
     places = [whole.index(words) for words in order]
 
     assert places == sorted(places)
@@ -298,7 +312,7 @@ _FAINT_WORDS = """
     alpha[3] *= Number(style.opacity);
     const [a, b] = [light(over(alpha, under)), light(under)].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5)) found.push(node.data.trim() + ' ' + style.color + ' on ' + under);
+    if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5)) found.push([node.data.trim(), style.color, under]);
   }
   return found;
 })()
