@@ -39,6 +39,15 @@ class Printed:
             (one[1], two[1]) for one, two in combinations(self.words, 2) if _covered(one[0], two[0]) > 0.2
         ]
 
+    def captions(self) -> dict[int, str]:
+        """Read the letters of tiles ("A · 11 %") from left to right, by how far down (points) they stand."""
+        rows: dict[int, str] = {}
+        dots = [box for box, word in self.words if word == "·"]
+        for box, word in sorted(self.words):
+            if word in "ABCD" and any(0 <= dot[0] - box[2] < 5 and abs(dot[1] - box[1]) < 1 for dot in dots):
+                rows[round(box[1])] = rows.get(round(box[1]), "") + word
+        return rows
+
     def ink_mm(self) -> tuple[float, float, float, float]:
         """Blank margins left, top, right and bottom of everything printed, in mm."""
         command = [

@@ -282,14 +282,13 @@ def test_paper_gives_the_text_first_then_the_evidence(paper):
 
 
 def test_paper_breaks_no_line_and_no_tile(paper, draft):
-    """The four tiles of a line stand together, below the words that say whose they are."""
-    for page in paper.pages:
-        parts = re.split(r"([A-D]) · \d+ %", page.text)
-        before, letters = parts[0::2], parts[1::2]
-        assert "".join(letters) == "ABCD" * (len(letters) // 4)
-        assert all("measured" in words for words in before[:-1:4])
-    tiles = draft.read_text(encoding="utf-8").count('class="tile ')
-    assert sum(len(re.findall(r"[A-D] · \d+ %", page.text)) for page in paper.pages) == tiles > 0
+    """The four tiles of a line stand side by side, below the words that say how far to believe them."""
+    rows = [(page, *row) for page in paper.pages for row in page.captions().items()]
+
+    assert {letters for _, _, letters in rows} == {"ABCD"}
+    assert 4 * len(rows) == draft.read_text(encoding="utf-8").count('class="tile ')
+    for page, height, _ in rows:
+        assert any(word.startswith("measured") and 0 < height - box[3] < 150 for box, word in page.words)
 
 
 _FAINT_WORDS = """
