@@ -47,6 +47,9 @@ demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 
 	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
 	$(BIN)/histgen encode $(DATA)/world/slides --encoder $(DATA)/encoder --out $(DATA)/bags
 	$(BIN)/histgen train --preset small --annotation $(DATA)/world/annotation.json --bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --name synthetic-he --threads 1 --out $(DATA)/synthetic-he
+	$(BIN)/histgen synth --count 160 --seed 778 --split val --out $(DATA)/evidence
+	$(BIN)/histgen encode $(DATA)/evidence/slides --encoder $(DATA)/encoder --out $(DATA)/evidence-bags
+	$(BIN)/histgen model measure $(DATA)/synthetic-he --annotation $(DATA)/evidence/annotation.json --truth $(DATA)/evidence/truth --bags $(DATA)/evidence-bags
 	rm -rf $(MODEL) && mkdir -p $(MODEL)/training
 	cp $(DATA)/synthetic-he/*.* $(MODEL)/ && cp $(DATA)/synthetic-he/training/metrics.csv $(MODEL)/training/
 	$(BIN)/python -c "from histgen_lib.export import export_local; export_local('$(MODEL)', 'model_repository', reference=True)"

@@ -145,7 +145,8 @@ def quality_of_part(part: Part) -> Quality:
     flags = () if part.bag.encoder_sha256 else ("encoder-unstated",)
     if part.scan is None:
         return Quality(flags=flags)
-    return Quality(flags=(*flags, *part.scan.quality.flags), measures=part.scan.quality.measures)
+    quality = part.scan.quality
+    return quality.model_copy(update={"flags": (*flags, *quality.flags)})
 
 
 def _shared(part: Part, model: ReportModel, beam_size: int | None) -> dict[str, Any]:
