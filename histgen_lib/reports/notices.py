@@ -33,6 +33,12 @@ class Notice:
 
 
 _NO_TEXT = Notice("no-text", "stop", "The model wrote nothing", "There is no draft for this slide.")
+_UNCALIBRATED = Notice(
+    "not-calibrated",
+    "caution",
+    "Confidence not calibrated",
+    "Nobody has measured how often this model is right, so no line can say how sure it is. Check every line.",
+)
 _UNCHECKED = Notice(
     "domain-unchecked",
     "caution",
@@ -46,6 +52,8 @@ def notices(draft: DraftReport) -> list[Notice]:
     found = [_out_of_distribution(draft)] if draft.out_of_distribution.flag else []
     if draft.out_of_distribution.score is None:
         found.append(_UNCHECKED)
+    if not draft.calibrated:
+        found.append(_UNCALIBRATED)
     if "no-text" in draft.abstention.reasons:
         found.append(_NO_TEXT)
     if "low-confidence" in draft.abstention.reasons and not draft.out_of_distribution.flag:
@@ -82,15 +90,20 @@ def _out_of_distribution(draft: DraftReport) -> Notice:
 
 
 def _low_confidence(draft: DraftReport) -> Notice:
+    least = percent(draft.abstention.threshold)
+    said = f"Its confidence in this draft is {percent(draft.confidence)}, below the {least} it needs"
+    if not draft.calibrated:
+        said = f"It needs a confidence of {least}, and cannot tell its own,"
     return Notice(
         "low-confidence",
         "caution",
         "The model abstains",
-        f"Its confidence in this draft is {percent(draft.confidence)}, below the "
-        f"{percent(draft.abstention.threshold)} it needs to stand by a draft. Read the slide without it.",
+        f"{said} to stand by a draft. Read the slide without it.",
     )
 
 
-def percent(share: float) -> str:
-    """0.934 → "93 %". Rounded down, so that nothing short of certainty reads as 100 %."""
+def percent(share: float | None) -> str:
+    """0.934 → "93 %". Rounded down, so that nothing short of certainty reads as 100 %; None: nobody knows."""
+    if share is None:
+        return "not calibrated"
     return f"{int(share * 100 + 1e-9)} %"

@@ -131,7 +131,7 @@ def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> S
         indent=0 if indent == 0 else 2 if body.startswith("- ") else 1,
         headline=body == draft.fields.get("diagnosis"),
         confidence=percent(sentence.confidence),
-        width_percent=round(100 * sentence.confidence, 1),
+        width_percent=round(100 * (sentence.confidence or 0), 1),
         level=_level(sentence),
         tiles=tuple(
             _tile_view(shown, index, i, tile) for i, tile in enumerate(sentence.evidence[: len(_LETTERS)])
@@ -142,7 +142,7 @@ def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> S
 def _level(sentence: Sentence) -> str:
     if sentence.uncertain:
         return "low"
-    return "high" if sentence.confidence >= 0.9 else "moderate"
+    return "high" if (sentence.confidence or 0) >= 0.9 else "moderate"
 
 
 def _words(text: str, sentence: Sentence) -> tuple[tuple[str, bool], ...]:

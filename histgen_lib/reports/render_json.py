@@ -24,7 +24,10 @@ _OF_A_CASE: dict[str, Any] = {
 
 def to_json(draft: DraftReport) -> bytes:
     """Write UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
-    return _pretty(draft.model_dump(mode="json", exclude=None if draft.case_id is not None else _OF_A_CASE))
+    left_out = ({} if draft.case_id is not None else _OF_A_CASE) | (
+        {"calibrated": True} if draft.calibrated else {}
+    )
+    return _pretty(draft.model_dump(mode="json", exclude=left_out))
 
 
 def from_json(data: bytes) -> DraftReport:

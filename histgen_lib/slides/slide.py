@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import safe_name
 from histgen_lib.slides import source
 from histgen_lib.slides.mpp import MppSource, decide_mpp
-from histgen_lib.slides.parts import safe_name
 from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of

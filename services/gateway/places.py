@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import safe_name
 
 _MOST_CHARACTERS = 4096
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
