@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histgen_lib.bags._damage import check_size, unreadable
-from histgen_lib.bags.bag import SCHEMA_VERSION, Bag
+from histgen_lib.bags.bag import SCHEMA_VERSION, Bag, Maker
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json
 
 _KEY = b"histgen"
+_DAMAGE = (pa.ArrowException, OSError, LookupError, RecursionError, TypeError, ValueError)
 _FORMAT: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
@@ -47,6 +48,15 @@ def unpack(data: bytes, name: str) -> Bag:
     return _read(pa.BufferReader(data), name)
 
 
+def read_maker(path: Path) -> Maker:
+    """Say what made a bag that `write` wrote, from its facts alone."""
+    try:
+        facts = json.loads(pq.read_schema(path).metadata[_KEY])
+        return Maker(str(facts["encoder_name"]), str(facts["encoder_sha256"]), int(facts["dim"]))
+    except _DAMAGE as error:
+        raise unreadable(path.name, "it is not a bag that histgen wrote") from error
+
+
 def _table(bag: Bag) -> pa.Table:
     facts = canonical_json({**bag.metadata(), "digest": bag.digest})
     flat = pa.array(np.ascontiguousarray(bag.features).ravel(), type=pa.float16())
@@ -69,7 +79,7 @@ def _read(source: Any, name: str) -> Bag:
         bag = None if newer else _bag(table, facts)
     except InvalidInputError:
         raise
-    except (pa.ArrowException, OSError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         raise unreadable(name, "it is not a bag that histgen wrote") from error
     if bag is None:
         raise InvalidInputError(

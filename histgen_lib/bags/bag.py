@@ -93,6 +93,20 @@ class Bag:
         }
 
 
+@dataclass(frozen=True)
+class Maker:
+    """What made a bag: the tile encoder's name and the SHA-256 of its weights ("" unknown), its width D."""
+
+    name: str
+    sha256: str
+    width: int
+
+
+def maker_of(bag: Bag) -> Maker:
+    """Say what made the bag."""
+    return Maker(bag.encoder_name, bag.encoder_sha256, int(bag.features.shape[1]))
+
+
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from histgen_lib.bags.bag import Bag
+from histgen_lib.bags.bag import Bag, Maker, maker_of
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.names import safe_id
 
@@ -69,6 +69,15 @@ def read_bag(path: str | Path) -> Bag:
     bag = read(path)
     name = safe_id(bag.slide_id)
     return bag if bag.slide_id == name else replace(bag, slide_id=name)
+
+
+def read_maker(path: Path) -> Maker:
+    """Say what made a bag; of our own files only the facts are read for it. Raises as `read_bag`."""
+    if path.suffix.lower() != ".parquet":
+        return maker_of(read_bag(path))
+    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+
+    return _parquet.read_maker(path)
 
 
 def _read_parquet(path: Path) -> Bag:

@@ -53,7 +53,7 @@ class SlideTruth:
 def read_truth(folder: Path, slide_id: str) -> SlideTruth:
     """Read truth/<slide_id>.json and .png. InvalidInputError("training-truth-unreadable")."""
     try:
-        content = json.loads(place_in(folder, slide_id, ".json").read_text(encoding="utf-8"))
+        content = json.loads(place_in(folder, slide_id, ".json").read_bytes())
         cells = cv2.imread(str(place_in(folder, slide_id, ".png")), cv2.IMREAD_UNCHANGED)
         if cells is None or cells.ndim != 2:
             raise ValueError("no class map")
