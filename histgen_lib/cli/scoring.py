@@ -75,7 +75,7 @@ class ModelDrafts:
             "abstained": sum(draft.abstained for draft in self.drafts),
             "out_of_distribution": sum(draft.out_of_distribution.flag for draft in self.drafts),
         }
-        if all(draft.calibrated for draft in self.drafts):
+        if outcomes:  # drafts without a line, or of a model that was never calibrated, have none
             found["calibration"] = calibrate(outcomes, **resampling).to_dict()
             found["risk_coverage"] = risk_coverage(outcomes, **resampling).to_dict()
         if self.evidence:
