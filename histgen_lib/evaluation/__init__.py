@@ -9,7 +9,7 @@ from histgen_lib.evaluation.calibration import (
     risk_coverage,
     sentence_outcomes,
 )
-from histgen_lib.evaluation.csv_pairs import Pair, read_pairs_csv
+from histgen_lib.evaluation.csv_pairs import Pair, read_pairs_csv, write_pairs_csv
 from histgen_lib.evaluation.evaluate import TOKENIZERS, evaluate_pairs
 from histgen_lib.evaluation.evidence import (
     EvidenceCase,
@@ -45,4 +45,5 @@ __all__ = [
     "register_entities",
     "risk_coverage",
     "sentence_outcomes",
+    "write_pairs_csv",
 ]

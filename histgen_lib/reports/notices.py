@@ -39,7 +39,7 @@ class Notice:
 
 _NO_TEXT = Notice("no-text", "stop", "The model wrote nothing", "There is no draft for this slide.")
 _UNCALIBRATED = Notice(
-    "uncalibrated",
+    "not-calibrated",
     "caution",
     "Confidence not calibrated",
     "Nobody has compared this model's confidence with what was right, so none is shown. "
@@ -58,7 +58,7 @@ def notices(draft: DraftReport) -> list[Notice]:
     found = [_out_of_distribution(draft)] if draft.out_of_distribution.flag else []
     if draft.out_of_distribution.score is None:
         found.append(_UNCHECKED)
-    if is_uncalibrated(draft.confidence):
+    if not draft.calibrated:
         found.append(_UNCALIBRATED)
     if "no-text" in draft.abstention.reasons:
         found.append(_NO_TEXT)
@@ -133,11 +133,6 @@ def evidence_words(sentence: Sentence) -> str:
     return f"{measured}: not shown as evidence ({bounds})."
 
 
-def is_uncalibrated(confidence: float | None) -> bool:
-    """Whether a record holds no confidence because the model's was never calibrated."""
-    return confidence is None
-
-
 def confidence_words(confidence: float | None) -> str:
     """Put a confidence as it is shown."""
     return "not calibrated" if confidence is None else percent(confidence)
@@ -168,20 +163,23 @@ def _out_of_distribution(draft: DraftReport) -> Notice:
 
 
 def _low_confidence(draft: DraftReport) -> Notice:
-    stated, needed = _apart(draft.confidence, draft.abstention.threshold)
+    if not draft.calibrated or draft.confidence is None:
+        said = f"It needs a confidence of {percent(draft.abstention.threshold)}, and cannot tell its own,"
+    else:
+        stated, needed = _apart(draft.confidence, draft.abstention.threshold)
+        said = f"Its confidence in this draft is {stated}, below the {needed} it needs"
     return Notice(
         "low-confidence",
         "caution",
         "The model abstains",
-        f"Its confidence in this draft is {stated}, below the {needed} it needs to stand by a draft. "
-        "Read the slide without it.",
+        f"{said} to stand by a draft. Read the slide without it.",
     )
 
 
-def _apart(confidence: float | None, threshold: float) -> tuple[str, str]:
+def _apart(confidence: float, threshold: float) -> tuple[str, str]:
     """Put both in words that differ, as they do."""
-    stated, needed = confidence_words(confidence), percent(threshold)
-    if confidence is not None and stated == needed:
+    stated, needed = percent(confidence), percent(threshold)
+    if stated == needed:
         return f"{confidence * 100:.2f} %", f"{threshold * 100:.2f} %"
     return stated, needed
 

@@ -46,7 +46,9 @@ class HeatCells:
         width, height = (max(1, round(side / cell_px)) for side in size)
         self.shape = (height, width)
         cells_per_px = np.array([width / size[0], height / size[1]])
-        starts = np.round(xy * cells_per_px).astype(int)
+        starts = (
+            np.round(xy * cells_per_px).astype(int).clip(min=0)
+        )  # a scan's first tiles may begin before it
         ends = np.maximum(np.round((xy + span_px) * cells_per_px).astype(int), starts + 1)
         self._rows, self._cells = _covered(starts, np.minimum(ends, (width, height)), width)
 

@@ -60,8 +60,12 @@ class Sentence(_Record):
     text: str
     start: int = Field(ge=0, description="first character in the report's `text`")
     end: int = Field(ge=0, description="one past the last character in the report's `text`")
-    confidence: Share = Field(description="calibrated probability that this sentence is right")
-    uncertain: bool = Field(description="true when the confidence is below the model's sentence threshold")
+    confidence: Share | None = Field(
+        description="calibrated probability that this sentence is right; null: not calibrated"
+    )
+    uncertain: bool = Field(
+        description="true when the confidence is below the model's sentence threshold; false if it is null"
+    )
     tokens: tuple[Token, ...] = ()
     evidence: tuple[EvidenceTile, ...] = Field(description="strongest tiles first")
     evidence_check: EvidenceCheck | None = Field(
@@ -110,7 +114,7 @@ class SlideProvenance(_Record):
         description="SHA-256 that decides on the pixels; null when only a bag was given, and for a case"
     )
     size_px: tuple[int, int] | None = Field(
-        description="level-0 width and height; null if the bag has no places, and for a case"
+        description="level-0 width and height; null if the bag does not say, and for a case"
     )
     mpp: float | None = Field(description="µm per level-0 px; null if the bag does not say, and for a case")
     mpp_source: str = Field(description="stated, sidecar, file, scanner-default, bag, or case")
@@ -182,7 +186,13 @@ class DraftReport(_Record):
     fields: dict[str, str] = Field(
         description="parsed from `text`: organ, procedure, diagnosis, synoptic fields"
     )
-    confidence: Share = Field(description="calibrated; the statistic is the model's (docs/draft-schema.md)")
+    confidence: Share | None = Field(
+        description="calibrated; the statistic is the model's (docs/draft-schema.md); null: not calibrated"
+    )
+    calibrated: bool = Field(
+        default=True,
+        description="false when nobody measured how often this model is right: no confidence is stated then",
+    )
     abstained: bool
     abstention: Abstention
     out_of_distribution: OutOfDistribution

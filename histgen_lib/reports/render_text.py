@@ -40,7 +40,9 @@ def _title(draft: DraftReport) -> str:
 def _confidence(draft: DraftReport) -> str:
     if draft.out_of_distribution.flag:
         return ""
-    doubtful = sorted((s for s in draft.sentences if s.uncertain), key=lambda s: s.confidence)
+    if not draft.calibrated:
+        return "Confidence not calibrated"
+    doubtful = sorted((s for s in draft.sentences if s.uncertain), key=lambda s: s.confidence or 0)
     lines = [f"Confidence {confidence_words(draft.confidence)}"]
     lines += [f"  check first ({confidence_words(s.confidence)}): {_plain(s)}" for s in doubtful]
     return "\n".join(lines)

@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.names import is_s3_key
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import is_s3_key, safe_name
 
 _MOST_CHARACTERS = 4096
 _MOST_PATH_BYTES, _MOST_PART_CHARACTERS = 4095, 255

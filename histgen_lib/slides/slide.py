@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import safe_name
 from histgen_lib.slides import source
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import MppSource, decide_mpp, scale_flags, written_mpp
-from histgen_lib.slides.parts import safe_name
 from histgen_lib.slides.places import Roots
 from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import safe_name
 from histgen_lib.stack.asking import post_json
 from histgen_lib.stack.connection import Connection, not_running
 from histgen_lib.stack.following import Follower, Picture

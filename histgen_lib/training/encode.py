@@ -22,6 +22,7 @@ import torch
 from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.names import place_in
 from histgen_lib.pipeline.scan import make_bag
 from histgen_lib.slides import Slide, finding, open_slide, plan_grid
 from histgen_lib.slides.slide import safe_id
@@ -136,8 +137,8 @@ def _encode(job: _Job) -> str | HistgenError:
     try:
         folder, encoder = _encoder(job.encoder)
         with open_slide(job.slide, mpp=job.mpp) as slide:
-            path = job.out / f"{slide.slide_id}.parquet"
-            if _is_done(path, folder):
+            path = place_in(job.out, slide.slide_id, ".parquet")
+            if _is_done(path, folder, slide):
                 return "kept"
             write_bag(slide_bag(slide, encoder, folder), path)
     except HistgenError as error:
@@ -151,14 +152,23 @@ def _encoder(path: Path) -> tuple[EncoderFolder, TileEncoder]:
     return folder, folder.load()
 
 
-def _is_done(path: Path, folder: EncoderFolder) -> bool:
-    """Whether a whole bag by this encoder and tiling lies there."""
+def _is_done(path: Path, folder: EncoderFolder, slide: Slide) -> bool:
+    """Whether a whole bag of this slide by this encoder and tiling lies there.
+
+    InvalidInputError("training-slides-same-name") for the bag of a slide of another size: it would be lost.
+    """
     if not path.exists():
         return False
     try:
         bag = read_bag(path)
     except HistgenError:
         return False
+    if tuple(bag.slide_size) != tuple(slide.size):
+        raise InvalidInputError(
+            "training-slides-same-name",
+            f"{path} is the bag of another slide that is also called {bag.slide_id}.",
+            hint="Rename one of them, or encode them into different folders.",
+        )
     made = (bag.encoder_sha256, bag.tile_px, bag.mpp)
     return made == (folder.sha256, folder.tiling.tile_px, folder.tiling.mpp)
 

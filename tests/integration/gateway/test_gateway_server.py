@@ -15,7 +15,7 @@ from waiting import until
 
 from histgen_lib.events import Event
 from histgen_lib.files import sha256_file, sha256_hex
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import safe_name
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def model(**changes) -> ReportModel:
     values = {
         "folder": None,
         "tiling": TilingSettings(),
-        "calibration": Calibration(),
+        "calibration": Calibration("temperature"),
         "domain": None,
         "domain_threshold": float("nan"),
         "abstention_threshold": 0.5,

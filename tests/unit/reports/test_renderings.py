@@ -268,7 +268,7 @@ def test_a_confidence_that_was_never_calibrated_is_not_a_number(draft, pictures)
     bare = draft.model_copy(update={"confidence": None, "sentences": lines})
     page = parse(to_html(bare, pictures))
 
-    assert "uncalibrated" in [n.code for n in notices(bare)]
+    assert "not-calibrated" in [n.code for n in notices(bare)]
     assert page.text.count("confidence not calibrated") == len(lines)
     assert not [a for _, a in page.tags if a.get("class") == "meter"]
     assert "calibrated probability" not in page.text
