@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
-from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.inference import TritonServer, shared_memory
 from histgen_lib.inference.wire import check_numpy, decode_error
 from histgen_lib.stack.children import dying_with_parent, end, free_port
+from histgen_lib.stack.endings import how_ended, may_pass, written_since
 from histgen_lib.stack.stubs import KIND, PROGRAM, end_left_over, stubs_of
 
-_START_S = 90.0
+_START_S, _MOST_START_S = 90.0, 960.0
+"""What a start may take; twice as long the next time where that was too short for this machine."""
 _DRAIN_S = 120
 """How long a stopping server may finish what it has begun."""
 _SITE = Path(__file__).resolve().parents[2]
 """Where histgen_lib lies: the models import it from there."""
 _LOOK_S = 0.05
+_NOT_YET = frozenset({"inference-model-unknown", "inference-not-triton"})
+"""What a server that is coming up may be taken for."""
 _LAST_S = 3.0
 """A server whose models' processes have all ended is gone within so long, or never."""
 
@@ -45,6 +50,7 @@ class TritonProcess:
         self.grpc_port = grpc_port or free_port()
         self._http_port, self.metrics_port = http_port, metrics_port
         self._process: subprocess.Popen[bytes] | None = None
+        self._start_s, self._was_up, self._log_start = _START_S, False, 0
         self._regions = f"{shared_memory.new_name(KIND)}-"
 
     @property
@@ -62,12 +68,13 @@ class TritonProcess:
         """Names of the repository's models."""
         return sorted(path.parent.name for path in self._repository.glob("*/config.pbtxt"))
 
-    def start(self) -> None:
-        """Start, and return when every model has answered.
+    def start(self, ended: threading.Event | None = None) -> None:
+        """Start, and return when every model has answered, or when `ended` is set.
 
         Raises FatalError: "triton-missing" without the server, "triton-numpy" when its environment has a
-        numpy that makes every answer empty, "triton-failed" when it does not come up, and what the models
-        raise.
+        numpy that makes every answer empty, "triton-failed" when it refuses to run, and what the models
+        raise; TransientError("triton-ended") when it or a model's process was killed, when it is slow, or
+        lacks what may be had later.
         """
         if self.pid is not None:
             return
@@ -76,7 +83,7 @@ class TritonProcess:
         shared_memory.clear_orphans(KIND)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            log_start = log.tell()
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 dying_with_parent([str(server / "bin" / "tritonserver"), *self._options(server)]),
                 stdin=subprocess.DEVNULL,
@@ -88,7 +95,7 @@ class TritonProcess:
                 start_new_session=True,
             )
         try:
-            self._await(self._process, log_start)
+            self._await(self._process, ended or threading.Event())
         except BaseException:
             self.kill()
             raise
@@ -170,27 +177,39 @@ class TritonProcess:
             "PYTHONPATH": str(_SITE),  # not seen by the stub's Python itself, but by our models
         }
 
-    def _await(self, process: subprocess.Popen[bytes], log_start: int) -> None:
-        end_at = time.monotonic() + _START_S
+    def _await(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+        end_at, stubs = time.monotonic() + self._start_s, set[int]()
         with TritonServer(self.url, shared_memory="off") as client:
             for model in self.models:
                 while (error := _trouble(client, model)) is not None:
-                    if isinstance(error, FatalError) and error.code != "inference-model-unknown":
+                    if isinstance(error, FatalError) and error.code not in _NOT_YET:
                         raise error
-                    if process.poll() is not None or time.monotonic() > end_at:
-                        raise self._failed(log_start)
-                    time.sleep(_LOOK_S)
+                    known, stubs = stubs, set(stubs_of(process.pid))
+                    # The server itself would not start a killed one again: it would never answer.
+                    lost = known - stubs and process.poll() is None
+                    if process.poll() is not None or lost or time.monotonic() > end_at:
+                        raise self._failed(process.poll(), lost=bool(lost))
+                    if ended.wait(_LOOK_S):
+                        return self.kill()
+        self._was_up = True
 
-    def _failed(self, log_start: int) -> HistgenError:
+    def fault(self) -> HistgenError:
+        """Say why it ended."""
+        return self._failed(self._process.poll() if self._process else None)
+
+    def _failed(self, exit_code: int | None, *, lost: bool = False) -> HistgenError:
         """Say what a model could not be loaded for, if it was one of ours, or where to read it."""
-        with self.log_path.open("rb") as log:
-            log.seek(log_start)
-            told = log.read().decode(errors="replace")
-        return decode_error(told.replace('\\"', '"')) or FatalError(
-            "triton-failed",
-            "tritonserver did not start.",
-            hint=f"The last lines of {self.log_path} say why.",
-        )
+        if exit_code is None and not lost:
+            self._start_s = min(2 * self._start_s, _MOST_START_S)
+        told = written_since(self.log_path, self._log_start)
+        hint = f"The last lines of {self.log_path} say why."
+        refused = bool(exit_code and exit_code > 0) and not self._was_up
+        if refused and (said := decode_error(told.replace('\\"', '"'))):
+            return said
+        if lost or may_pass(exit_code, told, was_up=self._was_up):
+            how = "lost the process of a model" if lost else how_ended(exit_code)
+            return TransientError("triton-ended", f"tritonserver {how}.", hint=hint)
+        return FatalError("triton-failed", "tritonserver did not start.", hint=hint)
 
 
 def _trouble(client: TritonServer, model: str) -> HistgenError | None:
