@@ -17,6 +17,7 @@ from histgen_lib.errors import HistgenError
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
+from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -114,4 +115,6 @@ def worker_spec(
         host=settings.host,
         port=settings.port,
         run_dir=settings.run_dir,
+        letters=LETTERS.get(name, ()),
+        retries=RETRIES.get(name, ()),
     )

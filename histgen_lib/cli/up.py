@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from histgen_lib.stack.local import LocalStack
     from histgen_lib.stack.settings import StackSettings
 
-LOOK_S = 0.5
 _STOPPING = "Stopping: what is in hand is finished or handed back. Ctrl-C again ends it at once."
 
 
@@ -188,11 +187,11 @@ def _follow(stack: LocalStack, console: Console) -> None:
             stack.check()
             for ended in follower.look().news:
                 say_ended(console, ended)
-            time.sleep(LOOK_S)
+            time.sleep(follower.pause_s)
     view = LiveView([*lines, "", "Ctrl-C stops it."])
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             stack.check()
             others = [(part.name, part.state) for part in stack.servers()]
             live.update(view.draw(follower.look(), others), refresh=True)
-            time.sleep(LOOK_S)
+            time.sleep(follower.pause_s)

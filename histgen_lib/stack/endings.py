@@ -19,8 +19,8 @@ _PASSES = re.compile(
     r"|Stub process|stub process|Failed to initialize stub|Python model stub",
     re.IGNORECASE,
 )
-"""What Kafka, Java and tritonserver write when a port is taken, room is lacking, another broker is just ending,
-or a model's process was killed while it was loaded."""
+"""What Kafka, Java and tritonserver write when a port is taken, room is lacking, another broker is just
+ending, or a model's process was killed while it was loaded."""
 
 
 def how_ended(exit_code: int | None) -> str:

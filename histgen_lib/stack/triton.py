@@ -28,6 +28,30 @@ _LAST_S = 3.0
 """A server whose models' processes have all ended is gone within so long, or never."""
 
 
+class _Rise:
+    """A server that is coming up, by `end_at`, and its models' processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], end_at: float) -> None:
+        self._process, self._end_at = process, end_at
+        self._stubs: set[int] = set()
+        self._lost_at: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether a model's process ended, which the server would not start again, and the server goes on."""
+        stubs = set(stubs_of(self._process.pid))
+        if self._lost_at is None and self._stubs - stubs:
+            self._lost_at = time.monotonic()
+        self._stubs |= stubs
+        lasts = self._lost_at is not None and time.monotonic() - self._lost_at > _LAST_S
+        return lasts and self._process.poll() is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it will not come up any more, or not in time."""
+        return self._process.poll() is not None or self.lost or time.monotonic() > self._end_at
+
+
 class TritonProcess:
     """One tritonserver of our own, bound to 127.0.0.1; it keeps its ports over `stop`, `kill` and `start`.
 
@@ -178,19 +202,17 @@ class TritonProcess:
         }
 
     def _await(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
-        end_at, stubs = time.monotonic() + self._start_s, set[int]()
+        rise = _Rise(process, time.monotonic() + self._start_s)
         with TritonServer(self.url, shared_memory="off") as client:
             for model in self.models:
                 while (error := _trouble(client, model)) is not None:
                     if isinstance(error, FatalError) and error.code not in _NOT_YET:
                         raise error
-                    known, stubs = stubs, set(stubs_of(process.pid))
-                    # The server itself would not start a killed one again: it would never answer.
-                    lost = known - stubs and process.poll() is None
-                    if process.poll() is not None or lost or time.monotonic() > end_at:
-                        raise self._failed(process.poll(), lost=bool(lost))
+                    if rise.failed:
+                        raise self._failed(process.poll(), lost=rise.lost)
                     if ended.wait(_LOOK_S):
-                        return self.kill()
+                        self.kill()
+                        return
         self._was_up = True
 
     def fault(self) -> HistgenError:
@@ -203,8 +225,8 @@ class TritonProcess:
             self._start_s = min(2 * self._start_s, _MOST_START_S)
         told = written_since(self.log_path, self._log_start)
         hint = f"The last lines of {self.log_path} say why."
-        refused = bool(exit_code and exit_code > 0) and not self._was_up
-        if refused and (said := decode_error(told.replace('\\"', '"'))):
+        refused = lost or bool(exit_code and exit_code > 0)
+        if refused and not self._was_up and (said := decode_error(told.replace('\\"', '"'))):
             return said
         if lost or may_pass(exit_code, told, was_up=self._was_up):
             how = "lost the process of a model" if lost else how_ended(exit_code)

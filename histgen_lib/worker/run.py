@@ -53,7 +53,7 @@ def run_worker(
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
-    board = Board(spec.name)
+    board = Board(spec.name, letters=spec.letters, retries=spec.retries)
     with ExitStack() as open_things:
         url = open_things.enter_context(serving(health_app(board), spec.host, spec.port))
         open_things.enter_context(announced(spec.run_dir, spec.name, url))
