@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-stream chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-stream bench-idle chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -40,6 +40,9 @@ chaos: setup ## kills of every component on both brokers, over and over; outages
 
 bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
 	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_transfer.py --run-bench -s
+
+bench-idle: setup ## what a stack at rest costs, by process, on both brokers: under 1 % of a core beside Java
+	$(BIN)/python -m pytest -q tests/bench/test_idle_stack.py --run-bench -s
 
 demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world

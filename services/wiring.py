@@ -20,6 +20,7 @@ from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
+from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -175,4 +176,6 @@ def worker_spec(
         host=settings.host,
         port=settings.port,
         run_dir=settings.run_dir,
+        letters=LETTERS.get(name, ()),
+        retries=RETRIES.get(name, ()),
     )

@@ -55,7 +55,8 @@ def run_worker(
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
-    board, lock = Board(spec.name), Lock(own_secret(spec.token_file))
+    board = Board(spec.name, letters=spec.letters, retries=spec.retries)
+    lock = Lock(own_secret(spec.token_file))
     with ExitStack() as open_things:
         url = open_things.enter_context(serving(health_app(board, lock), spec.host, spec.port))
         open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))

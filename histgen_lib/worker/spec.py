@@ -20,7 +20,8 @@ class WorkerSpec:
     take. `max_attempts`: how often a job may crash, hang or fail unforeseen before its event is given up.
     `grace_s`: what a running job may still take after SIGTERM (let whoever sends the signal wait ten seconds
     more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
-    0 takes a free one, told in `run_dir`/<name>-<pid>.json.
+    0 takes a free one, told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and
+    of retries that its counters show at 0 from the start.
     """
 
     name: str
@@ -36,6 +37,8 @@ class WorkerSpec:
     port: int = 0
     run_dir: Path | None = None
     backoff: Backoff = field(default_factory=Backoff)
+    letters: tuple[str, ...] = ()
+    retries: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:

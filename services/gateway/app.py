@@ -33,7 +33,7 @@ from services.gateway.watching import Watching
 from services.wiring import bus_settings, slide_roots, storage_settings, token_file, warn_without_roots
 
 PROBE_S = 5.0
-STEP_S = 0.2
+STEP_S = 1.0
 
 _log = get_logger()
 

@@ -24,6 +24,9 @@ _PASSING = frozenset({"slide-missing", "slide-unreadable", "slide-changed", "sli
 _SPARING = 3
 """How many times longer than a look the pause after it is, at least: a slow share has others to serve."""
 
+_CALM_SPARING, _CALM_MOST_S = 200, 15.0
+"""The same at rest, in CPU time, up to so many seconds: a folder of thousands must not cost half a percent."""
+
 _log = get_logger()
 
 
@@ -59,14 +62,20 @@ class Watching(Loop):
         """Look once, and submit what is whole; a long backlog is left for a new look now and then."""
         watch = self._watch = self._watch or self._start()
         started = self._clock()
-        look = self.aside(self._folder.look)
+        look, cpu_s = self.aside(self._timed_look)
         begun = self._clock()
         self._tell(look, watch)
         for candidate, mark in watch.whole(look):
             self._submit(watch, candidate, mark)
             if self._stop.requested or self._clock() - begun > self._look_s:
                 return
-        self.pause(max(self._look_s, _SPARING * (begun - started)))
+        calm_s = 0.0 if self.waiting else min(_CALM_MOST_S, _CALM_SPARING * cpu_s)
+        self.pause(max(self._look_s, calm_s, _SPARING * (begun - started)))
+
+    def _timed_look(self) -> tuple[Look, float]:
+        """Look once; return the CPU time it took, too."""
+        before = time.thread_time()
+        return self._folder.look(), time.thread_time() - before
 
     def _start(self) -> Watch:
         """Learn from the ledger what needs no second look."""
