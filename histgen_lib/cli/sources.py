@@ -17,8 +17,8 @@ def expand(arguments: Iterable[str]) -> list[Path]:
     """Slides and bags behind `arguments`, in order, each once; of a folder all slides in it and below it.
 
     What is left out of a folder is said on stderr. A path that does not exist is kept: opening it gives the
-    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing, "slide-is-folder"
-    for a folder without slides.
+    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing,
+    "slide-is-folder" for a folder without slides.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list(dict.fromkeys(found))
