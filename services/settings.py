@@ -79,7 +79,11 @@ StoreUrl = Annotated[
     str, _matches(r"file:.+|s3://[^/@\s]+(/[^\s]*)?", 'wants "file:/folder" or "s3://bucket[/prefix]"')
 ]
 InferenceUrl = Annotated[
-    str, _matches(r"onnx|triton://[^/@\s:]+:\d+", 'wants "onnx" or "triton://host:port"')
+    str,
+    _matches(
+        r"onnx|triton://[^/@\s:]+:\d+|triton:///.+",
+        'wants "onnx", "triton://host:port" or "triton:///folder/socket"',
+    ),
 ]
 Endpoint = Annotated[str, _matches(r"https?://[^\s]+", 'wants "http://host:port" or "https://host[:port]"')]
 
@@ -120,7 +124,12 @@ class ServiceSettings(BaseSettings):
     roots: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
         (), description="folders and s3:// buckets that slides may lie in, for whoever opens them"
     )
-    inference: InferenceUrl = Field("onnx", description='"onnx" (in process) or "triton://host:port"')
+    inference: InferenceUrl = Field(
+        "onnx", description='"onnx" (in process), "triton://host:port" or "triton:///folder/socket"'
+    )
+    inference_secret: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with the secret of a Triton that restricts its protocols"
+    )
     model: Path = Field(SHIPPED_MODEL, description="model folder")
     threads: Annotated[int | None, EmptyIsNone] = Field(
         None, ge=1, le=1024, description="cores that in-process inference uses; all of them if not stated"
@@ -129,6 +138,9 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="port of it; 0 takes a free one")
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service says where it listens"
+    )
+    token_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with the token that who asks must have; the home folder's if not stated"
     )
     scratch: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder for slides fetched from S3; the system's temporary one if not stated"

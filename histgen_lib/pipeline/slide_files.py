@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
@@ -20,7 +20,7 @@ from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import read_sidecar
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from histgen_lib.slides.source import locate
-from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
 
 _AWAY = {
     getattr(errno, name)
@@ -169,7 +169,7 @@ class SlideFiles:
 
     def _bucket(self, name: str) -> ObjectStore:
         if name not in self._buckets:
-            self._buckets[name] = open_store(replace(self._storage, url=f"s3://{name}"))
+            self._buckets[name] = open_foreign_bucket(self._storage, name)
         return self._buckets[name]
 
 

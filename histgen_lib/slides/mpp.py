@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import decode_text
 from histgen_lib.opening import check_ordinary, open_ordinary
 from histgen_lib.slides.places import Roots
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 
-LEAST_MPP, MOST_MPP = 0.05, 5.0
-"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78."""
+LEAST_MPP, MOST_MPP = 0.1, 5.0
+"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78, and 0.05 is 0.5
+with a slipped point."""
 
 MOST_ANISOTROPY = 0.05
 """Most relative difference of the x and y scale for a file's statement to be believed."""
@@ -25,6 +27,8 @@ MOST_ANISOTROPY = 0.05
 _MOST_SIDECAR_BYTES = 64 << 10
 _NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """The last: a slide whose name leaves no room for the ending can have none."""
+MOST_CONTRADICTION = 0.2
+"""Most relative difference of a stated scale from the file's own that goes without a word."""
 
 
 def decide_mpp(
@@ -40,8 +44,9 @@ def decide_mpp(
 
     Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y
     scale as written) if plausible, a default of the scanner or vendor (names compared without case). Raises
-    `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-mpp-implausible` when the
-    caller or a default states a value outside 0.05…5, `slide-sidecar-invalid`. `within`: see `read_sidecar`.
+    `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-not-square` when the file's
+    pixels are not, `slide-mpp-implausible` when the caller or a default states a value outside 0.1…5,
+    `slide-sidecar-invalid`. `within`: see `read_sidecar`.
     """
     if stated is not None:
         return _checked(stated, "The stated mpp"), "stated"
@@ -51,6 +56,8 @@ def decide_mpp(
     written = believable(in_file)
     if written is not None:
         return written, "file"
+    if _not_square(in_file):
+        raise _oblong(path, in_file)
     defaults = {name.casefold(): value for name, value in scanner_mpp.items()}
     for name in scanner_names:
         if name.casefold() in defaults:
@@ -69,6 +76,32 @@ def believable(in_file: tuple[str | None, str | None]) -> float | None:
 def is_plausible(mpp: float) -> bool:
     """Whether a slide scanner could have made pixels of this size (µm)."""
     return LEAST_MPP <= mpp <= MOST_MPP
+
+
+def written_mpp(in_file: tuple[str | None, str | None]) -> float | None:
+    """Return the mean of a file's x and y scale, believable or not; None if it states none."""
+    x, y = (_number(text) for text in in_file)
+    return None if x is None or y is None or x <= 0 or y <= 0 else (x + y) / 2
+
+
+def scale_flags(mpp: float, in_file: tuple[str | None, str | None]) -> tuple[str, ...]:
+    """Name what a reader must know of a slide taken to have `mpp`: see `histgen_lib.slides.quality`.
+
+    A scale in the file that no scanner can have written contradicts nothing.
+    """
+    said = [value for value in map(_number, in_file) if value is not None and is_plausible(value)]
+    raised = (
+        ("scale-contradicted", any(abs(mpp / value - 1) > MOST_CONTRADICTION for value in said)),
+        ("pixels-not-square", _not_square(in_file)),
+    )
+    return tuple(flag for flag, holds in raised if holds)
+
+
+def _not_square(in_file: tuple[str | None, str | None]) -> bool:
+    """Whether both sides of a file's pixels are plausible, and differ."""
+    x, y = (_number(text) for text in in_file)
+    plausible = x is not None and y is not None and is_plausible(x) and is_plausible(y)
+    return plausible and believable(in_file) is None
 
 
 def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
@@ -107,7 +140,7 @@ def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
 
 def _load(sidecar: Path, data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(decode_text(data))
     except (ValueError, RecursionError) as error:
         raise _bad_sidecar(sidecar, "it is not readable JSON") from error
 
@@ -142,6 +175,15 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _oblong(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-not-square",
+        f"{path.name} says that its pixels are {in_file[0]} × {in_file[1]} µm: they are not square.",
+        hint="Resample the slide to square pixels, for example with `vips resize`; if only what the file "
+        "says is wrong, state the scale with --mpp.",
+    )
 
 
 def _unknown(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInputError:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from histgen_lib.files import sha256_hex
 from histgen_lib.opening import Judge, open_ordinary
 
 SLIDE_SUFFIXES = frozenset(
@@ -17,31 +15,15 @@ MIRAX_SUFFIX = ".mrxs"
 HAMAMATSU_SUFFIXES = (".vms", ".vmu")
 _HAMAMATSU_KEYS = ("ImageFile", "MapFile", "OptimisationFile", "MacroImage")  # "ImageFile(1,0)" as well
 _MIRAX_KEYS = re.compile(r"INDEXFILE|FILE_\d+")
-_MOST_NAME = 128
-"""Characters of a slide's id, as the gateway takes them from those who state one."""
 _MOST_INDEX_BYTES = 1 << 20
 """Index files are a few kB; what is longer is none."""
 _BLANKS = " \t\n\v\f\r"
 _ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
-def safe_name(name: str) -> str:
-    """Return `name` with everything but ASCII letters, digits, `.`, `_` and `-` replaced by `_`.
-
-    Letters of other scripts that are lost so, and the end of a very long name, are made up for by a digest:
-    two such names stay two. A name is the same whether its accents are written as macOS or as Windows does.
-    """
-    name = unicodedata.normalize("NFC", name)
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".")
-    if len(kept) > _MOST_NAME or any(map(_is_letter_elsewhere, name)):
-        digest = sha256_hex(name.encode(errors="surrogateescape"))[:8]
-        return f"{kept[: _MOST_NAME - 9].strip('._-') or 'slide'}-{digest}"
-    return kept or "slide"
-
-
-def _is_letter_elsewhere(char: str) -> bool:
-    """Whether a name would lose a letter with it: no blank, mark or symbol; also bytes that are no text."""
-    return not char.isascii() and unicodedata.category(char)[0] not in "ZPS"
+def is_slide_name(name: str) -> bool:
+    """Whether a file or object is called as slides are; blanks at the end, as S3 lets keys have, may be."""
+    return PurePosixPath(name).suffix.rstrip().lower() in SLIDE_SUFFIXES and not name.endswith("/")
 
 
 def named_parts(index: Path, judge: Judge | None = None) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import is_s3_key, safe_name
 
 _MOST_CHARACTERS = 4096
 _MOST_PATH_BYTES, _MOST_PART_CHARACTERS = 4095, 255
@@ -80,8 +80,7 @@ def parse_uri(uri: str) -> Place:
 
 def object_place(bucket: str, key: str) -> ObjectPlace:
     """Name an object. Raises InvalidInputError("uri-invalid") for what can be none."""
-    parts = key.split("/")
-    if not _BUCKET.fullmatch(bucket) or {"", ".", ".."} & set(parts) or not _is_text(key):
+    if not _BUCKET.fullmatch(bucket) or not is_s3_key(key):
         raise _invalid()
     return ObjectPlace(bucket, key)
 

@@ -52,7 +52,7 @@ def content_id(path: Path, *, series_uid: str | None = None) -> str:
     SHA-256 of its files. Raises `InvalidInputError("slide-unreadable")`.
     """
     try:
-        return content_id_of(_parts(path, series_uid))
+        return content_id_of(parts_of(path, series_uid))
     except OSError as error:
         raise unreadable_slide(path, error) from error
 
@@ -66,7 +66,7 @@ def stored_in(path: Path) -> list[Path]:
     try:
         if path.is_dir():
             return _series_of_folder(path)
-        return _parts(path, _own_series(path) if is_dicom(path) else None)
+        return parts_of(path, _own_series(path) if is_dicom(path) else None)
     except FileNotFoundError as error:
         raise missing_slide(path) from error
     except OSError as error:
@@ -120,7 +120,7 @@ def _series_of_folder(folder: Path) -> list[Path]:
         first = _first_dicom(folder)
     except InvalidInputError:
         return [part for part in sorted(folder.iterdir()) if part.is_file()]
-    return _parts(first, _own_series(first))
+    return parts_of(first, _own_series(first))
 
 
 def _own_series(path: Path) -> str | None:
@@ -131,7 +131,8 @@ def _own_series(path: Path) -> str | None:
     return min(uids).decode("ascii", errors="replace") if uids else None
 
 
-def _parts(path: Path, series_uid: str | None) -> list[Path]:
+def parts_of(path: Path, series_uid: str | None) -> list[Path]:
+    """List the files of the slide at the file `path`; `series_uid`: of a DICOM slide. Raises OSError."""
     if series_uid is not None:
         same = [
             part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))
@@ -155,7 +156,7 @@ def _first_dicom(folder: Path) -> Path:
             hint="Give the slide files themselves, for example: histgen report FOLDER/*.svs",
         )
     first, uids = next(iter(series.items()))
-    if any(uids.isdisjoint(others) for others in series.values()):
+    if any(uids.isdisjoint(others) for others in series.values() if uids and others):
         raise InvalidInputError(
             "slide-is-folder",
             f"{folder.name} is a folder with several DICOM slides.",
@@ -180,11 +181,11 @@ def starts_as_dicom(handle: BinaryIO) -> bool:
 
 
 def _series_uids(head: bytes) -> set[bytes]:
-    """Return all values of Series Instance UID (0020,000E) with explicit VR in a DICOM file's head."""
+    """Return all values of Series Instance UID (0020,000E), with explicit or implicit VR, in a DICOM head."""
     found = set()
-    for match in re.finditer(rb"\x20\x00\x0e\x00UI", head):
-        length = int.from_bytes(head[match.end() : match.end() + 2], "little")
-        found.add(head[match.end() + 2 : match.end() + 2 + length].rstrip(b"\0 "))
+    for match in re.finditer(rb"\x20\x00\x0e\x00(?:UI(?s:(..))|(?s:(.))\0\0\0)", head):
+        length = int.from_bytes(match[1] or match[2], "little")
+        found.add(head[match.end() : match.end() + length].rstrip(b"\0 "))
     return found
 
 

@@ -80,6 +80,7 @@ def service_environment(
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),
         "RUN_DIR": str(home.run_dir),
+        "TOKEN_FILE": str(home.token_path),
         "SCRATCH": str(home.folder / "scratch"),
         "GRACE_S": str(settings.grace_s),
         "HOST": "127.0.0.1",
@@ -87,6 +88,8 @@ def service_environment(
         "WATCH": str(settings.inbox),
         "ROOTS": json.dumps(settings.roots),
     }
+    if name == "gateway":
+        stated["INDEX"] = str(home.index_path)
     return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
 
 

@@ -12,12 +12,12 @@ from pathlib import Path, PurePosixPath
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.files import sha256_hex
 from histgen_lib.slides.admission import admit
+from histgen_lib.slides.finding import DICOM_SUFFIX
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
 
-DICOM_SUFFIX = ".dcm"
 _SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, DICOM_SUFFIX)
 State = tuple[str, int, int]
 """A file's name, size in bytes and time of change in ns."""
@@ -97,7 +97,7 @@ class Contents:
         return Content(content_id, sum(size for _, size, _ in before))
 
     def _object(self, place: ObjectPlace) -> Content:
-        if PurePosixPath(place.key).suffix.lower() in _SEVERAL_FILES:
+        if PurePosixPath(place.key).suffix.rstrip().lower() in _SEVERAL_FILES:
             raise _in_parts(place)
         before = self.find(place)
         if before is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from services.settings import ServiceSettings
+from services.settings import EmptyIsNone, ServiceSettings
 
 
 class GatewaySettings(ServiceSettings):
@@ -20,5 +21,8 @@ class GatewaySettings(ServiceSettings):
         "s3.notifications",
         pattern=r"[A-Za-z0-9._-]{0,249}",
         description='topic that object stores publish bucket notifications to; "" for none',
+    )
+    index: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file in which the gateway keeps where every slide stands; none if not stated"
     )
     hash_threads: int = Field(4, ge=1, le=64, description="slides named by HTTP that are read at a time")

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from doors import bearer_of
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher
@@ -37,6 +38,7 @@ class Services:
             "HISTGEN_THREADS": "1",
             "HISTGEN_RUN_DIR": str(folder / "run"),
             "HISTGEN_ROOTS": str(folder),
+            "HISTGEN_TOKEN_FILE": str(folder / "token"),
             "OMP_NUM_THREADS": "1",
             **{f"HISTGEN_{name.upper()}": value for name, value in settings.items()},
         }
@@ -61,7 +63,8 @@ class Services:
         return str(json.loads(found[0].read_text())["url"])
 
     def get(self, name: str, path: str) -> str:
-        with urllib.request.urlopen(self.url(name) + path, timeout=30) as answer:
+        asked = urllib.request.Request(self.url(name) + path, headers=bearer_of(self.folder / "token"))
+        with urllib.request.urlopen(asked, timeout=30) as answer:
             return str(answer.read().decode())
 
     def drafted(self, owner: str) -> bool:

@@ -23,7 +23,7 @@ from histgen_lib.models.histgen.checkpoint import load_model as load_network
 from histgen_lib.pipeline import bag_to_draft, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
 from histgen_lib.training.comparison import VARIANTS, variant_settings
-from histgen_lib.training.drafting import draft_bag
+from histgen_lib.training.drafting import draft_bags
 from histgen_lib.training.histgen_run import TrainResult
 from histgen_lib.training.settings import Variant
 
@@ -69,7 +69,7 @@ def test_a_given_model_is_scored_and_not_trained(compared, trained: TrainResult)
 def test_drafts_carry_evidence_except_the_mean_pooled_ones(compared) -> None:  # type: ignore[no-untyped-def]
     _, seen, _ = compared
     corrected, pooled = seen[VARIANTS.index("corrected")], seen[VARIANTS.index("mean-pooled")]
-    places = {tuple(place) for place in corrected[0].bag.xy.tolist()}
+    places = {tuple(place) for place in corrected[0].bags[0].xy.tolist()}
     evidence = [tile for slide in corrected for s in slide.draft["sentences"] for tile in s["evidence"]]
     assert evidence
     assert {(t["x"], t["y"]) for t in corrected[0].draft["sentences"][0]["evidence"]} <= places
@@ -170,7 +170,7 @@ def test_drafts_of_a_comparison_are_those_of_the_exported_model(
     network = load_network(folder)
     for case in read_annotation(world.annotation).test[:4]:
         bag = read_bag(world.bags / f"{case.id}.parquet")
-        ours = draft_bag(network, model.folder, "corrected", bag)
+        ours = draft_bags(network, model.folder, "corrected", bag.slide_id, [bag])
         theirs = bag_to_draft(bag, model=model, server=server).draft.model_dump(mode="json")
         assert ours["text"] == theirs["text"]
         for mine, other in zip(ours["sentences"], theirs["sentences"], strict=True):

@@ -152,8 +152,10 @@ class Bucket:
 
     def __init__(self, data: bytes | None = b"slide", error: Exception | None = None) -> None:
         self.data, self.error, self.fetched = data, error, 0
+        self.asked: list[str] = []
 
     def head(self, key):
+        self.asked.append(key)
         if self.error:
             raise self.error
         return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)))
@@ -168,11 +170,11 @@ def bucket(monkeypatch):
     made = Bucket()
     opened = []
 
-    def open_bucket(settings):
-        opened.append(settings.url)
+    def open_bucket(settings, name):
+        opened.append(name)
         return made
 
-    monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_store", open_bucket)
+    monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_foreign_bucket", open_bucket)
     made.opened = opened
     return made
 
@@ -184,7 +186,15 @@ def test_an_object_is_copied_once_under_its_own_name(bucket, tmp_path):
             assert found.path.name == "a slide.svs"
             assert found.path.read_bytes() == b"slide"
 
-    assert (bucket.fetched, bucket.opened) == (1, ["s3://lab"])
+    assert (bucket.fetched, bucket.opened) == (1, ["lab"])
+
+
+@pytest.mark.parametrize(
+    "key", ["a//b.svs", "/b.svs", "in /b.svs", "b.svs ", "b%20c+d.svs", f"{'b' * 1020}.svs"]
+)
+def test_an_object_is_asked_for_by_its_own_key(bucket, tmp_path, key):
+    with files_at(tmp_path).open(f"s3://lab/{key}"):
+        assert bucket.asked == [key]
 
 
 def test_an_object_with_the_longest_name_there_is_gets_a_shorter_one_here(bucket, tmp_path):

@@ -33,7 +33,7 @@ def bag() -> Bag:
 
 
 def _example(bag: Bag) -> Example:
-    return Example(bag.slide_id, "", Path("unused"), (1,), bag=bag)
+    return Example(bag.slide_id, "", (Path("unused"),), (1,), held=(bag,))
 
 
 @given(sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=40), batch=st.integers(1, 9))
