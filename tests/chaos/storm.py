@@ -41,7 +41,7 @@ WEIGHTS = {
 }
 """How often each kind is struck, in proportion."""
 SUPERVISOR = 0.05
-"""How often it is the supervisor: a new start of the whole takes many seconds, in which little else is there."""
+"""How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 HELD_S = (0.3, 4.0)
 
