@@ -1,4 +1,4 @@
-"""Names that come from elsewhere (files, what is inside of them, annotations) as parts of paths and keys.
+"""Names that come from elsewhere (files, what is inside of them, S3): as parts of paths and keys, and shown.
 
 Whatever becomes a path is made here, by `place_in`: no name leads out of its folder.
 """
@@ -13,6 +13,14 @@ from histgen_lib.files import sha256_hex
 
 _MOST_NAME = 128
 """Characters of a slide's id, as the gateway takes them from those who state one."""
+
+KEY_BYTES = 1024
+"""S3's own limit."""
+UNFIT = frozenset({"Cc", "Cs"})
+"""Signs that no key may have: control characters (no XML listing can hold them), halves of characters."""
+
+_MOST_SHOWN = 1200
+"""Characters of a name that is shown: enough for every bucket and key."""
 
 _ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 """What events allow as an id; see `histgen_lib.events`."""
@@ -40,6 +48,27 @@ def safe_id(name: str) -> str:
 def place_in(folder: Path, name: str, suffix: str = "") -> Path:
     """Return the path directly in `folder` that belongs to `name`, whatever is in it."""
     return folder / f"{safe_id(name)}{suffix}"
+
+
+def is_s3_key(key: str) -> bool:
+    """Say whether `key` may name an object of someone else's bucket: what S3 allows, but for two things.
+
+    "." and ".." parts, which some servers and proxies resolve, so that no prefix would be a wall; control
+    characters, which no log or terminal shows as they are.
+    """
+    return (
+        not any(unicodedata.category(sign) in UNFIT for sign in key)
+        and 1 <= len(key.encode()) <= KEY_BYTES
+        and not {".", ".."} & set(key.split("/"))
+    )
+
+
+def printable(text: str) -> str:
+    """Return a name for people: what a terminal would obey is escaped, and what has no end is cut."""
+    cut = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in cut
+    )
 
 
 def _bytes(name: str) -> bytes:

@@ -113,6 +113,7 @@ def _facts(path: Path, slide: Slide, grid: TileGrid, quality: QualityReport, pic
         "levels": len(slide.levels),
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source,
+        "file_mpp": slide.file_mpp,
         "scanner": slide.scanner,
         "vendor": slide.vendor,
         "tiles": len(grid),
@@ -127,10 +128,11 @@ def _say(facts: dict[str, Any]) -> None:
 
     console = out()
     width, height = facts["size_px"]
+    other = f"; the file says {facts['file_mpp']:.4g}" if facts["file_mpp"] else ""
     console.print(facts["slide_id"], style="bold")
     console.print(
         f"  {width} × {height} px, {facts['levels']} level(s), {facts['mpp']:.4g} µm/px "
-        f"({facts['mpp_source']}), {facts['scanner'] or facts['vendor']}",
+        f"({facts['mpp_source']}{other}), {facts['scanner'] or facts['vendor']}",
         soft_wrap=True,
     )
     console.print(f"  {facts['tiles']} tiles of {facts['span_px']:g} level-0 px", soft_wrap=True)

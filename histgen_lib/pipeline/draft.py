@@ -221,5 +221,10 @@ def _case_slide(part: Part) -> CaseSlide:
 
 
 def _all_flags(parts: Sequence[Part]) -> Quality:
-    flags = [flag for part in parts for flag in quality_of_part(part).flags]
-    return Quality(flags=tuple(dict.fromkeys(flags)))
+    """Collect the flags of all slides; checked is what all of them were checked for."""
+    found = [quality_of_part(part) for part in parts]
+    return Quality(
+        flags=tuple(dict.fromkeys(flag for one in found for flag in one.flags)),
+        checked=tuple(c for c in found[0].checked if all(c in one.checked for one in found)),
+        not_checked=tuple(dict.fromkeys(c for one in found for c in one.not_checked)),
+    )

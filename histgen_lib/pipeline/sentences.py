@@ -120,6 +120,7 @@ def _sentence(
         uncertain=confidence is not None and confidence < model.sentence_threshold,
         tokens=tuple(_token(made, i, span) for i in chosen),
         evidence=_strongest(weights, places),
+        evidence_check=model.evidence.check(made.text[start:end]),
     )
     return sentence, weights
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides.resample import resize
 
 THUMBNAIL_PX = 1400
@@ -72,6 +73,15 @@ class HeatCells:
         covered = np.zeros(self.shape, dtype=bool)
         covered.ravel()[self._cells] = True
         return np.repeat(np.where(covered, 196, 244).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def overall(draft: DraftReport, weights: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Average the lines' weights [S, N] for the map of the whole draft: float[N].
+
+    Lines whose evidence is not shown have no part in it.
+    """
+    shown = [row for row, sentence in enumerate(draft.sentences) if sentence.shown_evidence]
+    return weights[shown].mean(axis=0) if shown else np.zeros(weights.shape[1])
 
 
 def thumbnail_webp(rgb: NDArray[np.uint8]) -> bytes:

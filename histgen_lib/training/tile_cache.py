@@ -120,7 +120,10 @@ def _cut(job: _Job) -> None:
         targets = tile_targets(truth, grid.xy, grid.span_px)
         rng = np.random.default_rng([job.settings.seed, *job.slide.stem.encode()])
         kept = np.sort(choose_tiles(targets, job.settings.tiles_per_slide, rng))
-        pixels = np.concatenate([batch.pixels for batch in slide.read_tiles(grid)])[kept]
+        batches = list(slide.read_tiles(grid))
+        whole = grid.rows_at(np.concatenate([batch.xy for batch in batches]))
+        kept = kept[whole[kept]]
+        pixels = np.concatenate([batch.pixels for batch in batches])[(np.cumsum(whole) - 1)[kept]]
     _write(job, pixels, targets, kept, truth.classes)
 
 

@@ -65,6 +65,12 @@ class Pulse:
         if self._stop.over(self._spec.grace_s if self.holding else 0.0):
             raise Stopped
 
+    def polled(self) -> None:
+        """Note that the broker was just asked for a record, which keeps up the membership, too."""
+        self._beat_at = time.monotonic()
+        if self.subscription:
+            self._tell_lag(self.subscription, self._beat_at)
+
     def until(self, future: Future[T]) -> T:
         """Beat until `future` is there; return or raise what it holds."""
         while not wait([future], STEP_S).done:
@@ -110,9 +116,17 @@ class Pulse:
             if not subscription.keep() and self.holding and not self.lost:
                 self.lost = True
                 _log.warning("The record in hand may have gone to another member; its job goes on.")
-            if now - self._lag_at >= LAG_S:
-                self._lag_at = now
-                metrics.BUS_LAG.labels(self._spec.name).set(subscription.lag())
-                self._board.has("broker")
+        except TransientError as error:
+            self._board.lacks("broker", error)
+        else:
+            self._tell_lag(subscription, now)
+
+    def _tell_lag(self, subscription: Subscription, now: float) -> None:
+        if now - self._lag_at < LAG_S:
+            return
+        self._lag_at = now
+        try:
+            metrics.BUS_LAG.labels(self._spec.name).set(subscription.lag())
+            self._board.has("broker")
         except TransientError as error:
             self._board.lacks("broker", error)

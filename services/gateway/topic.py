@@ -21,7 +21,7 @@ from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 
 GROUP = "histgen-gateway"
-NEXT_S = 0.5
+NEXT_S = 1.0
 MOST_ATTEMPTS = 3
 """Tries of a notification whose handling fails in a way that nobody foresaw."""
 

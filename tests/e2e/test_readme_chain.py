@@ -12,7 +12,7 @@ from cli_runs import histgen
 
 ROOT = Path(__file__).resolve().parents[2]
 _FEWER = {"--count": "9"}
-"""Fewest slides of seed 7 with all three splits in them; of the commands only the training's length is changed, too."""
+"""Fewest slides of seed 7 with all three splits in them. The training's length is changed, too; no more."""
 
 
 def _commands() -> list[list[str]]:

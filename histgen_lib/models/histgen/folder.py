@@ -42,7 +42,7 @@ FILES = (
     DECODER_ONNX,
 )
 
-SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "training")
+SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "evidence", "training")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from histgen_lib.bags import Bag
 from histgen_lib.pipeline.calibration import Calibration
+from histgen_lib.pipeline.evidence import EvidenceFigures
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.sentences import (
     TOP_TILES,
@@ -41,6 +42,7 @@ def model(**changes) -> ReportModel:
         "abstention_threshold": 0.5,
         "sentence_threshold": 0.7,
         "report_statistic": "diagnosis",
+        "evidence": EvidenceFigures({}),
     }
     return ReportModel(**(values | changes))
 
