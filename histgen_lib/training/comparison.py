@@ -80,8 +80,23 @@ def compare(
     annotation, files = read_annotation(settings.annotation), index_files(settings.bags, BAG_SUFFIXES)
     few = settings.base.allow_missing
     [scored] = match_splits(annotation, (settings.split,), files, allow_missing=few)
+    _refuse_trained_on(settings, scored)
     tell([scored])
     return [_row(settings, variant, scored.found, score, quiet=quiet, tell=tell) for variant in VARIANTS]
+
+
+def _refuse_trained_on(settings: ComparisonSettings, scored: Matching) -> None:
+    """Refuse to score cases that models are trained or chosen on here, where those are in another file."""
+    if settings.base.annotation == settings.annotation or set(settings.trained) == set(VARIANTS):
+        return
+    known = read_annotation(settings.base.annotation)
+    both = {case.id for case in (*known.train, *known.val)} & {found.case.id for found in scored.found}
+    if both:
+        raise InvalidInputError(
+            "training-slide-in-two-splits",
+            f"{len(both)} cases are to be trained on and scored, such as {min(both)}.",
+            hint="Take them out of the annotation that is trained on, or out of the one that is scored.",
+        )
 
 
 def variant_settings(base: TrainSettings, variant: Variant) -> TrainSettings:

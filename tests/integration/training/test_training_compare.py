@@ -20,6 +20,7 @@ from histgen_lib.export import to_onnx
 from histgen_lib.files import sha256_file
 from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen.checkpoint import load_model as load_network
+from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.pipeline import bag_to_draft, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
 from histgen_lib.training.comparison import VARIANTS, variant_settings
@@ -98,6 +99,29 @@ def test_bags_of_another_encoder_are_refused(small_world: PlantedWorld, tmp_path
     with pytest.raises(InvalidInputError) as raised:
         compare(settings, lambda _: {}, quiet=True)
     assert raised.value.code == "training-bags-differ"
+
+
+def test_cases_of_another_file_that_are_trained_on_are_not_scored(
+    small_world: PlantedWorld, tmp_path: Path
+) -> None:
+    splits = json.loads(small_world.annotation.read_text())
+    moved = splits | {"test": splits["train"][:2], "train": splits["train"][2:]}
+    (tmp_path / "scored.json").write_text(json.dumps(moved))
+    settings = dataclasses.replace(_settings(small_world, tmp_path, {}), annotation=tmp_path / "scored.json")
+    with pytest.raises(InvalidInputError) as raised:
+        compare(settings, lambda _: {}, quiet=True)
+    assert raised.value.code == "training-slide-in-two-splits"
+
+
+def test_a_case_of_two_slides_is_drafted_as_a_whole(small_world: PlantedWorld, trained: TrainResult) -> None:
+    bags = [read_bag(small_world.bags / f"test-00{row}.parquet") for row in (0, 1)]
+    model = load_network(trained.folder)
+    draft = draft_bags(model, open_model_folder(trained.folder), "corrected", "both", bags)
+    evidence = [tile for sentence in draft["sentences"] for tile in sentence["evidence"]]
+    assert draft["slide_id"] == "both"
+    assert {tile["slide_id"] for tile in evidence} <= {"test-000", "test-001"}
+    places = {(bag.slide_id, *place) for bag in bags for place in bag.xy.tolist()}
+    assert {(tile["slide_id"], tile["x"], tile["y"]) for tile in evidence} <= places
 
 
 def test_all_variants_get_one_budget_and_the_published_one_its_own_pooling(
