@@ -17,7 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from histgen_lib.reports.notices import notices, percent, quality_sentence
-from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, jpeg_uri, png_uri
+from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, png_uri, tile_uri
 from histgen_lib.reports.record import DraftReport, EvidenceTile, Sentence, SlideProvenance
 
 _TILE_PX = 256
@@ -115,7 +115,7 @@ def _shown(draft: DraftReport, pictures: Sequence[Pictures]) -> list[_Shown]:
 
 
 def _tile_uri(pixels: NDArray[np.uint8]) -> str:
-    return jpeg_uri(pixels, max_px=_TILE_PX, quality=78)
+    return tile_uri(pixels, max_px=_TILE_PX)
 
 
 def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> SentenceView:
