@@ -191,9 +191,7 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
     cases = sorted({data.case_id for data in scans if data.case_id})
     prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
     prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "reports")]
-    prefixes += sorted(
-        {contents_prefix(data.content_id) for data in events if isinstance(data, SlideScanned)}
-    )
+    prefixes += sorted({contents_prefix(data.content_id) for data in scans})
     single = [owner_key(slide) for slide in slides]
     single += [letter_key(state.letter.event_id) for state in states if state.letter]
     listed = [info for prefix in prefixes for info in store.list(prefix)]

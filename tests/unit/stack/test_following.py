@@ -101,3 +101,12 @@ def test_a_store_that_is_away_is_said_and_the_last_picture_kept(follower, store,
     time.seconds = 2.0
 
     assert follower.look().away == ""
+
+
+def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
+    for slide_id in "abc":
+        planted.letter(store, planted.scan(store, slide_id))
+    follower = Follower(store, None, only={"b", "nowhere"}, now=time.now, clock=time.clock)
+    monkeypatch.setattr(type(store), "list", lambda *_: pytest.fail("letters are listed"))
+
+    assert [(slide.slide_id, slide.state) for slide in follower.look().slides] == [("b", "dead-letter")]
