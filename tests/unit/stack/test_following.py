@@ -139,3 +139,12 @@ def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch
     time.seconds = 61.0
 
     assert [ended.slide.slide_id for ended in follower.look().news] == ["a"]
+
+
+def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
+    for slide_id in "abc":
+        planted.letter(store, planted.scan(store, slide_id))
+    follower = Follower(store, None, only={"b", "nowhere"}, now=time.now, clock=time.clock)
+    monkeypatch.setattr(type(store), "list", lambda *_: pytest.fail("letters are listed"))
+
+    assert [(slide.slide_id, slide.state) for slide in follower.look().slides] == [("b", "dead-letter")]
