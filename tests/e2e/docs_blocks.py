@@ -1,7 +1,7 @@
 """The fenced blocks of README and docs, and the commands in them.
 
-What a block is, its fence says: `sh` (typed into a shell), `python`, `json`, `env` (settings of the services) or `text`
-(looked at, not typed). A comment on the line before may name what runs a block that takes long:
+What a block is, its fence says: `sh` (typed into a shell), `python`, `json`, `env` (settings of the services)
+or `text` (looked at, not typed). A comment on the line before may name what runs a block that takes long:
 `<!-- run by make comparison -->` or `<!-- run by tests/…/test_x.py -->`.
 """
 
@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("sh", "python", "json", "env", "text")
 
 _BLOCK = re.compile(
-    r"^(?:<!-- run by (?P<runner>[^>]+?) -->\n)?(?P<fence>```+)(?P<kind>[^\n]*)\n(?P<text>.*?)^(?P=fence)[ ]*$",
+    r"^(?:<!-- run by (?P<runner>[^>]+?) -->\n)?"
+    r"(?P<fence>```+)(?P<kind>[^\n]*)\n(?P<text>.*?)^(?P=fence)[ ]*$",
     re.MULTILINE | re.DOTALL,
 )
 _REMARK = re.compile(r"(?:^|\s{2,})#.*$")
