@@ -40,7 +40,7 @@ WEIGHTS = {
     "job process": 4,
 }
 """How often each kind is struck, in proportion."""
-SUPERVISOR = 0.05
+SUPERVISOR = 0.08
 """How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 HELD_S = (0.3, 4.0)
