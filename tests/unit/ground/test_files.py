@@ -48,7 +48,7 @@ def test_text_is_read_by_its_byte_order_mark_which_is_dropped(encoding: str) -> 
     assert decode_text("né\n".encode(encoding)) == "né\n"
 
 
-@pytest.mark.parametrize("mark, encoding", [(b"\xfe\xff", "utf-16-be"), (b"\0\0\xfe\xff", "utf-32-be")])
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\0\0\xfe\xff", "utf-32-be")])
 def test_of_the_other_byte_order_too(mark: bytes, encoding: str) -> None:
     assert decode_text(mark + "é".encode(encoding)) == "é"
 

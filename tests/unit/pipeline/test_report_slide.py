@@ -113,9 +113,7 @@ def test_another_mpp_is_another_draft(run, slide_path):
     assert second.provenance.slide.mpp_source == "stated"
 
 
-def test_an_mpp_that_contradicts_the_file_is_said_with_both_values_wherever_the_draft_is_read(
-    run, slide_path
-):
+def test_an_mpp_that_contradicts_the_file_is_said_with_both_values_wherever_a_draft_is_read(run, slide_path):
     result = run(slide_path, mpp=0.7)
     stated = json.loads((result.folder / "draft.json").read_bytes())["provenance"]["slide"]
 

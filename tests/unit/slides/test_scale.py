@@ -1,4 +1,4 @@
-"""Whose scale is believed where a file, its OME-XML, a sidecar and a caller differ, and what is told of it."""
+"""Whose scale is believed where a file, its OME-XML, a sidecar and a caller differ, and what is told."""
 
 from __future__ import annotations
 
