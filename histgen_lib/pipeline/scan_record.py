@@ -88,4 +88,6 @@ def quality_of(report: QualityReport) -> Quality:
         for name, value in sorted(stated.items())
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-    return Quality(flags=tuple(stated["flags"]), measures=measures)
+    return Quality(
+        flags=report.flags, measures=measures, checked=report.checked, not_checked=report.not_checked
+    )

@@ -32,11 +32,13 @@ def to_json(draft: DraftReport) -> bytes:
 
 def _silent(draft: DraftReport) -> dict[str, Any]:
     """Say what is left out of a record since there is nothing to tell."""
+    calibrated = {"calibrated": True} if draft.calibrated else {}
     alone = {"provenance": _OTHER_SCALE} if draft.provenance.slide.file_mpp is None else {}
     if draft.case_id is None:
-        return _OF_A_CASE | alone
+        return _OF_A_CASE | calibrated | alone
     parts = enumerate(draft.slides)
-    return alone | {"slides": {i: _OTHER_SCALE for i, part in parts if part.slide.file_mpp is None}}
+    slides = {i: _OTHER_SCALE for i, part in parts if part.slide.file_mpp is None}
+    return calibrated | alone | {"slides": slides}
 
 
 def from_json(data: bytes) -> DraftReport:

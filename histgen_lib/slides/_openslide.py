@@ -1,13 +1,15 @@
 """The only place that talks to OpenSlide: opening, reading pixels, and putting its failures into our words.
 
-OpenSlide's object becomes unusable after its first read error and repeats that error on every later call,
-so a read error here always means: this slide is done for, open it anew.
+OpenSlide's object becomes unusable after its first read error and repeats that error on every later call. So
+a slide is opened anew after a read error: what is whole elsewhere on it can still be read.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -43,7 +45,7 @@ class OpenSlideImage:
     """The pixels and the few needed properties of one slide file. Reading is safe from several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._name = path.name
+        self._path, self._closed, self._lock = path, False, threading.Lock()
         self._handle = _open(path)
         written = self._handle.properties
         self._refuse_unsupported(path, written)
@@ -79,15 +81,28 @@ class OpenSlideImage:
         What the scanner left out, and what lies outside the slide, is white.
         Raises `InvalidInputError("slide-read-failed")`.
         """
+        handle = self._handle
         try:
-            rgba = np.asarray(self._handle.read_region((x, y), level, (width, height)))
+            rgba = np.asarray(handle.read_region((x, y), level, (width, height)))
         except _READ_ERRORS as error:
-            raise read_failed(self._name, error) from error
+            if self._reopened(handle):
+                return self.read(x, y, level, width, height)
+            raise read_failed(self._path.name, error) from error
         return _over_white(rgba)
 
     def close(self) -> None:
         """Give the file back. Reading afterwards raises `InvalidInputError("slide-read-failed")`."""
+        self._closed = True
         self._handle.close()
+
+    def _reopened(self, failed: openslide.OpenSlide) -> bool:
+        """Replace an object that became unusable; True if it was another read that made it so."""
+        with self._lock:
+            if self._closed or self._handle is not failed:
+                return not self._closed
+            with suppress(InvalidInputError, OSError):  # the file is gone: the next read says so, too
+                self._handle = _open(self._path)
+        return False
 
 
 def read_failed(name: str, error: Exception) -> InvalidInputError:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text
+from histgen_lib.opening import check_ordinary, open_ordinary
+from histgen_lib.slides.places import Roots
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 
@@ -20,6 +24,9 @@ with a slipped point."""
 MOST_ANISOTROPY = 0.05
 """Most relative difference of the x and y scale for a file's statement to be believed."""
 
+_MOST_SIDECAR_BYTES = 64 << 10
+_NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""The last: a slide whose name leaves no room for the ending can have none."""
 MOST_CONTRADICTION = 0.2
 """Most relative difference of a stated scale from the file's own that goes without a word."""
 
@@ -31,6 +38,7 @@ def decide_mpp(
     in_file: tuple[str | None, str | None],
     scanner_names: tuple[str, ...],
     scanner_mpp: Mapping[str, float],
+    within: Roots | None = None,
 ) -> tuple[float, MppSource]:
     """Return the level-0 scale in µm/px and where it was taken from.
 
@@ -38,11 +46,11 @@ def decide_mpp(
     scale as written) if plausible, a default of the scanner or vendor (names compared without case). Raises
     `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-not-square` when the file's
     pixels are not, `slide-mpp-implausible` when the caller or a default states a value outside 0.1…5,
-    `slide-sidecar-invalid`.
+    `slide-sidecar-invalid`. `within`: see `read_sidecar`.
     """
     if stated is not None:
         return _checked(stated, "The stated mpp"), "stated"
-    beside = read_sidecar(path)
+    beside = read_sidecar(path, within)
     if beside is not None:
         return beside, "sidecar"
     written = believable(in_file)
@@ -96,24 +104,44 @@ def _not_square(in_file: tuple[str | None, str | None]) -> bool:
     return plausible and believable(in_file) is None
 
 
-def read_sidecar(path: Path) -> float | None:
+def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
     """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
 
-    Raises `InvalidInputError("slide-sidecar-invalid")` for a file that is not JSON or whose mpp is
-    implausible.
+    `within`: where it has to lie, links followed; None: anywhere. Raises
+    `InvalidInputError("slide-sidecar-invalid")` for one that cannot be read, is no ordinary file, lies
+    elsewhere, is not JSON, or whose mpp is implausible: it was put there to state a scale, and going on
+    without it might be to report at another.
     """
     for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
-        if sidecar != path and sidecar.is_file():
-            value = _load(sidecar)
+        if sidecar != path and (data := _bytes_of(sidecar, within)) is not None:
+            value = _load(sidecar, data)
             if isinstance(value, dict) and "mpp" in value:
                 return _sidecar_mpp(sidecar, value["mpp"])
     return None
 
 
-def _load(sidecar: Path) -> Any:
+def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
+    """Read a sidecar; None where there is none, or a folder, or where nobody lets us look."""
     try:
-        return json.loads(decode_text(sidecar.read_bytes()))
-    except (OSError, ValueError, RecursionError) as error:
+        if not check_ordinary(sidecar):
+            return None
+        with open_ordinary(sidecar, within.judge if within is not None else None) as file:
+            data = file.read(_MOST_SIDECAR_BYTES + 1)
+    except InvalidInputError as error:
+        raise _bad_sidecar(sidecar, "it lies outside HISTGEN_ROOTS") from error
+    except OSError as error:
+        if error.errno in _NO_SIDECAR or not os.access(sidecar.parent, os.X_OK):
+            return None
+        raise _bad_sidecar(sidecar, error.strerror or type(error).__name__) from error
+    if len(data) > _MOST_SIDECAR_BYTES:
+        raise _bad_sidecar(sidecar, f"it is longer than {_MOST_SIDECAR_BYTES >> 10} KiB")
+    return data
+
+
+def _load(sidecar: Path, data: bytes) -> Any:
+    try:
+        return json.loads(decode_text(data))
+    except (ValueError, RecursionError) as error:
         raise _bad_sidecar(sidecar, "it is not readable JSON") from error
 
 

@@ -6,22 +6,27 @@ from collections.abc import Generator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import safe_name
 from histgen_lib.slides import source
+from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import MppSource, decide_mpp, scale_flags, written_mpp
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.slides.places import Roots
 from histgen_lib.slides.pyramid import believed_levels
-from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
+from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
 from histgen_lib.slides.refusals import of_planes
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of
-from histgen_lib.slides.settings import Level, TileBatch, TileGrid
+from histgen_lib.slides.settings import DamageCheck, Level, TileBatch, TileGrid
 from histgen_lib.slides.tissue import TissueMap, find_tissue
+
+if TYPE_CHECKING:
+    from histgen_lib.slides._units import Units
 
 OVERVIEW_MPP = 8.0
 """Scale of the picture that tissue is looked for in: 16 px across a tile of 256 px at 0.5 mpp."""
@@ -37,7 +42,10 @@ FAST_VENDORS = ("aperio", "generic-tiff")
 
 
 class PixelSource(Protocol):
-    """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px."""
+    """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px.
+
+    `read`, `is_whole` and `damage_without_place` are those of `histgen_lib.slides.reading.Reads`.
+    """
 
     vendor: str
     properties: dict[str, str]
@@ -45,6 +53,15 @@ class PixelSource(Protocol):
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read part of a level."""
+
+    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
+        """Whether no damage is known of there."""
+
+    def damage_without_place(self, level: int) -> tuple[int, int]:
+        """How much of a level is damaged, nobody knows where, and of how much."""
+
+    def checks(self, level: int) -> bool:
+        """Whether damage in a level is noticed."""
 
     def close(self) -> None:
         """Give the file back."""
@@ -85,7 +102,7 @@ class Slide:
         self.vendor = pixels.vendor
         self.scanner = scanner_of(pixels.properties)
         self.maker = maker_of(pixels.vendor, pixels.properties)
-        self._pixels = pixels
+        self._pixels, self._unseen = pixels, 0.0
         self._file = file or path
 
     @cached_property
@@ -109,7 +126,10 @@ class Slide:
                 hint="Convert it to a pyramid, for example: vips tiffsave IN OUT.tif --tile --pyramid",
             )
         downsample = max(1.0, OVERVIEW_MPP / self.mpp, max(self.size) / MOST_OVERVIEW_PX)
-        return read_overview(self._pixels, self.levels, downsample), downsample
+        picture, lost = read_overview(self._pixels, self.levels, downsample)
+        self._refuse_if_damaged(int(lost.sum()), lost.size, "its overview")
+        self._unseen = float(lost.mean())
+        return picture, downsample
 
     @cached_property
     def tissue_map(self) -> TissueMap:
@@ -120,9 +140,13 @@ class Slide:
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
         """Read `w` × `h` px of a level, from corner (x, y) in level-0 px → uint8[h,w,3] RGB, white outside.
 
-        Raises `InvalidInputError("slide-read-failed")`.
+        Raises `InvalidInputError("slide-read-failed")`, for damage there, too.
         """
-        return self._pixels.read(x, y, self.levels[level].number, w, h)
+        number = self.levels[level].number
+        pixels = self._pixels.read(x, y, number, w, h)
+        if not self._pixels.is_whole(x, y, number, w, h):
+            raise self._damaged("a tile of the file there is damaged")
+        return pixels
 
     def read_scaled(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
         """Read a square of `span_px` level-0 px from corner (x, y) as uint8[out_px,out_px,3] RGB."""
@@ -136,14 +160,43 @@ class Slide:
         return resize(picture, width, height)
 
     def read_tiles(
-        self, grid: TileGrid, batch_size: int = 64, *, threads: int | None = None
+        self, grid: TileGrid, batch_size: int = 64, *, threads: int | None = None, refuse: bool = True
     ) -> Generator[TileBatch, None, None]:
         """Yield the tiles of `grid`, in its order, `batch_size` at a time (the last batch may be smaller).
 
-        `threads`: how many tiles' regions are decoded at once (default: processors, at most 4). The pixels
-        do not depend on `batch_size` or `threads`. Raises `InvalidInputError("slide-read-failed")`.
+        Tiles that the file has damaged are left out; where they are more than 5 %, the slide is refused at
+        last (with `refuse` False: a sample, only if none is whole). `threads`: how many tiles' regions are
+        decoded at once (default: processors, at most 4). The pixels do not depend on `batch_size` or
+        `threads`. Raises `InvalidInputError("slide-read-failed")`.
         """
-        return read_grid(self._pixels, self.levels, grid, batch_size=batch_size, threads=threads)
+        whole = 0
+        for batch in read_grid(self._pixels, self.levels, grid, batch_size=batch_size, threads=threads):
+            whole += len(batch)
+            yield batch
+        if refuse or not whole:
+            self._refuse_if_damaged(len(grid) - whole, len(grid), "its tiles")
+
+    def damage_check(self, grid: TileGrid) -> DamageCheck:
+        """Say what is known of damage to the level that the tiles of `grid` are read from, and the overview.
+
+        Raises `InvalidInputError("slide-read-failed")` where that is too much.
+        """
+        level = self.levels[best_level(self.levels, grid.span_px / grid.tile_px)].number
+        without_place, of = self._pixels.damage_without_place(level)
+        self._refuse_if_damaged(without_place, of, "its data")
+        _ = self.overview
+        return DamageCheck(self._pixels.checks(level), without_place, self._unseen)
+
+    def _refuse_if_damaged(self, damaged: int, of: int, what: str) -> None:
+        if too_damaged(damaged, of):
+            raise self._damaged(f"{damaged / of:.0%} of {what} is damaged")
+
+    def _damaged(self, why: str) -> InvalidInputError:
+        return InvalidInputError(
+            "slide-read-failed",
+            f"Pixels of {self.path.name} cannot be read: {why}.",
+            hint="The file is damaged or changed while it was being read. Copy it again and retry.",
+        )
 
     def close(self) -> None:
         """Give the file back."""
@@ -165,17 +218,19 @@ def open_slide(
     scanner_mpp: Mapping[str, float] | None = None,
     fast: bool = True,
     slide_id: str | None = None,
+    within: Roots | None = None,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
     name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
-    both agree. `slide_id`: what the slide is called, if not as its file. Raises `InvalidInputError`:
-    `slide-missing`, `slide-empty`, `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`,
+    both agree. `slide_id`: what the slide is called, if not as its file. `within`: where all of it has to
+    lie; None: anywhere. Raises `InvalidInputError`: `slide-empty`, `slide-is-folder`, `slide-format-unknown`,
     `slide-not-supported`, `slide-incomplete`, `slide-damaged`, `slide-too-small`, and those of
-    `histgen_lib.slides.mpp.decide_mpp`.
+    `histgen_lib.slides.admission.admit` and `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
+    admit(path, within)
     file = source.locate(path)
     pixels = _open_pixels(file, fast=fast)
     try:
@@ -188,6 +243,7 @@ def open_slide(
             in_file=in_file,
             scanner_names=tuple(name for name in (scanner, pixels.vendor) if name),
             scanner_mpp=scanner_mpp or {},
+            within=within,
         )
         believed = believed_levels(pixels, pixels.levels)
         return Slide(
@@ -207,9 +263,18 @@ def open_slide(
 
 
 def _open_pixels(file: Path, *, fast: bool) -> PixelSource:
-    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: PLC0415 - heavy, only when a slide is opened
+    # Heavy, only when a slide is opened.
+    from histgen_lib.slides import _checked, _dicom_units, _jpeg_tiff, _openslide, _tiff_units  # noqa: PLC0415
 
-    slow = _openslide.OpenSlideImage(file)
+    image = _openslide.OpenSlideImage(file)
+    series = image.properties.get("dicom.SeriesInstanceUID")
+
+    def locate() -> Mapping[int, Units]:
+        if series:
+            return _dicom_units.dicom_units(source.parts_of(file, series), image.levels)
+        return _tiff_units.tiff_units(file, image.vendor, image.levels)
+
+    slow = _checked.CheckedImage(image, locate)
     levels = _jpeg_tiff.tiled_levels(file, slow.levels) if fast and slow.vendor in FAST_VENDORS else {}
     try:
         return _jpeg_tiff.JpegTiffImage(file, slow, levels) if levels else slow

@@ -137,6 +137,29 @@ def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
     assert first.bag_key != second.bag_key
 
 
+def test_a_file_of_another_size_than_announced_is_not_read_through(lab, own_slide, monkeypatch):
+    told = scanned(own_slide, size_bytes=own_slide.stat().st_size - 1)
+    monkeypatch.setattr("histgen_lib.pipeline.file_checks.content_id_of", None)
+
+    assert code_of(lab, told) == "slide-changed"
+
+
+def test_a_link_that_is_turned_while_the_slide_is_read_is_a_change(lab, own_slide, tmp_path):
+    """Turned to the very same bytes, so that neither size nor time tells."""
+    link = tmp_path / "link.tif"
+    link.symlink_to(own_slide)
+    told, infer = scanned(link), lab.server.infer
+
+    def turned(*args):
+        link.unlink()
+        link.symlink_to(Path(shutil.copy2(own_slide, tmp_path / "copy.tif")))
+        return infer(*args)
+
+    lab.server.infer = turned
+    assert code_of(lab, told) == "slide-changed"
+    assert lab.store.contents() == {}
+
+
 def test_another_slide_at_the_announced_place_is_refused(lab, own_slide):
     told = scanned(own_slide)
     tiny_model.write_slide(own_slide, side_px=640, seed=9)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +93,7 @@ def test_a_file_that_may_not_be_read(monkeypatch, slide_file, error):
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("histgen_lib.opening._opened", refuse)
     found = refusal(slide_file)
     assert found.code == "slide-unreadable"
     assert error.strerror in found.message
