@@ -75,7 +75,7 @@ def believable(in_file: tuple[str | None, str | None]) -> float | None:
 
 def is_plausible(mpp: float) -> bool:
     """Whether a slide scanner could have made pixels of this size (µm)."""
-    return LEAST_MPP <= mpp <= MOST_MPP
+    return LEAST_MPP <= round(mpp, 3) <= MOST_MPP
 
 
 def written_mpp(in_file: tuple[str | None, str | None]) -> float | None:

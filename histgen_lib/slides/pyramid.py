@@ -45,7 +45,7 @@ _FINE_SIGMA_PX, _COARSE_SIGMA_PX = 1.0, 6.0
 
 _LEAST_TEXTURE = 2.5
 _LEAST_SHARE_OF_TEXTURE = 0.3
-_LEAST_CORRELATION = 0.6
+_LEAST_CORRELATION = 0.45
 _MOST_COLOUR_DIFFERENCE = 24.0
 _LEAST_COLOUR_SPREAD = 8.0
 """Grey values by which even places must differ from each other for their agreement to prove something."""

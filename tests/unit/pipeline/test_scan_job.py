@@ -117,6 +117,15 @@ def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
     )
 
 
+def test_a_scale_that_contradicts_the_file_stands_in_the_record_beside_it(lab, small_slide):
+    contradicted = lab.scan_job.run(scanned(small_slide, mpp=0.7)).data
+    record = ScanRecord.from_bytes(lab.store.get(contradicted.scan_key))
+
+    assert (record.mpp, record.mpp_source) == (0.7, "stated")
+    assert record.file_mpp == pytest.approx(0.5, rel=1e-3)
+    assert "scale-contradicted" in record.quality.flags
+
+
 def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
     (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.7}')
     first = lab.scan_job.run(scanned(own_slide)).data
