@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-stream bench-idle chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -37,6 +37,9 @@ bench: setup ## speed against the peers, as ratios
 
 chaos: setup ## kills of every component on both brokers, over and over; outages of two minutes (half an hour)
 	$(BIN)/python -m pytest tests/chaos --run-soak -s --durations=20
+
+bench-status: setup ## histgen status where the store has seen 100,000 slides (a quarter of an hour)
+	$(BIN)/python -m pytest -q tests/bench/test_status_speed.py --run-bench -s
 
 bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
 	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_transfer.py --run-bench -s

@@ -153,10 +153,10 @@ def run_service(
         settings = settings_class.load()
         observe(settings, name)
         warn_without_roots(settings)
+        spec = worker_spec(settings, name, topic, make_handler(settings))
     except HistgenError as error:
         _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
         return error.exit_code
-    spec = worker_spec(settings, name, topic, make_handler(settings))
     return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
 
 

@@ -23,9 +23,9 @@ from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
 
-_SILENCE_S, _CALM_SILENCE_S = 2.0, 5.0
+_SILENCE_S, _CALM_SILENCE_S = 2.0, 10.0
 """After so long without a sign of the broker it is asked for one; the second holds for a member at rest."""
-_REST_S, _HEARTBEAT_MS, _FETCH_MS = 10.0, (1000, 3000), (100, 1000)
+_REST_S, _HEARTBEAT_MS, _FETCH_MS = 10.0, (1000, 3000), (100, 2000)
 """A member that got no record for so long is at rest. Then it hears more rarely of newcomers (by heartbeat),
 and leaves requests for records with the broker for longer, which answers them as soon as there is one. At
 work they must be short: one that waits keeps later ones waiting."""

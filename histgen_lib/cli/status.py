@@ -15,6 +15,7 @@ import typer
 from histgen_lib.cli.output import JsonFlag, confidence_word, emit_json, err, out
 from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import SlideScanned
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
@@ -173,20 +174,28 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     for state in states:
         _print_state(state, picture, store)
     _print_facts("attempts", [f"{count} by the {worker}" for worker, count in attempts.items()])
-    out().print("objects", style="bold")
+    total = sum(info.size_bytes for info in objects)
+    out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
     for info in objects:
         out().print(f"  {info.key}  {_size(info.size_bytes)}", soft_wrap=True)
 
 
 def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
-    owners = {
-        state.event.data.case_id for state in states if state.event and hasattr(state.event.data, "case_id")
-    }
+    """List every object of these slides."""
+    from histgen_lib.pipeline.keys import contents_prefix, owner_key  # noqa: PLC0415
+    from histgen_lib.worker.dead_letter import letter_key  # noqa: PLC0415
+
     slides = sorted({state.slide_id for state in states})
+    told = [state.event.data for state in states if state.event]
+    scans = [data for data in told if isinstance(data, SlideScanned)]
+    cases = sorted({data.case_id for data in scans if data.case_id})
     prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
-    prefixes += [f"{room}/{case}/" for case in sorted(filter(None, owners)) for room in ("cases", "reports")]
-    prefixes += [f"dead-letter/{state.letter.event_id}.json" for state in states if state.letter]
-    return [info for prefix in prefixes for info in store.list(prefix)]
+    prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "reports")]
+    prefixes += sorted({contents_prefix(data.content_id) for data in scans})
+    single = [owner_key(slide) for slide in slides]
+    single += [letter_key(state.letter.event_id) for state in states if state.letter]
+    listed = [info for prefix in prefixes for info in store.list(prefix)]
+    return [*listed, *(info for key in single if (info := store.head(key)))]
 
 
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:

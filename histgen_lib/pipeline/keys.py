@@ -12,6 +12,11 @@ def scanned_key(slide_id: str) -> str:
     return f"slides/{slide_id}/scanned.json"
 
 
+def owner_key(slide_id: str) -> str:
+    """Return the key of what the gateway keeps of whose a slide's id is."""
+    return f"gateway/owners/{slide_id}"
+
+
 def bags_prefix(slide_id: str) -> str:
     """Return what the keys of all bags of a slide start with."""
     return f"bags/{slide_id}/"

@@ -1,4 +1,4 @@
-"""Pixels for the renderings: thumbnail and heatmap as WebP, tiles as JPEG, and data URIs for the page."""
+"""Pixels for the renderings: thumbnail, heatmap and tiles as WebP, and data URIs for the page."""
 
 from __future__ import annotations
 
@@ -94,9 +94,13 @@ def heatmap_webp(rgba: NDArray[np.uint8]) -> bytes:
     return _packed(Image.fromarray(rgba), "WEBP", lossless=True, quality=0, method=0)
 
 
-def jpeg_uri(rgb: NDArray[np.uint8], *, max_px: int, quality: int = 82) -> str:
-    """Make a JPEG data URI of `rgb`, shrunk so that no side exceeds `max_px`."""
-    return data_uri("image/jpeg", _packed(_shrunk(rgb, max_px), "JPEG", quality=quality, optimize=True))
+def tile_uri(rgb: NDArray[np.uint8], *, max_px: int) -> str:
+    """Make a data URI of `rgb`, shrunk so that no side exceeds `max_px`.
+
+    WebP at these settings is nearer to the pixels than JPEG at quality 78 in brightness and in both colours,
+    on slides of two scanners and on synthetic ones, and smaller: docs/decisions/0016.
+    """
+    return data_uri("image/webp", _packed(_shrunk(rgb, max_px), "WEBP", quality=78, method=2))
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:

@@ -29,7 +29,7 @@ from histgen_lib.reports.notices import (
     resolution,
     unread_words,
 )
-from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, jpeg_uri, overall, png_uri
+from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, overall, png_uri, tile_uri
 from histgen_lib.reports.record import DraftReport, EvidenceTile, Sentence, SlideProvenance
 
 _TILE_PX = 256
@@ -151,7 +151,7 @@ def _tile_uris(shown: Sequence[_Shown]) -> list[tuple[str, str]]:
 
 
 def _tile_uri(pixels: NDArray[np.uint8]) -> str:
-    return jpeg_uri(pixels, max_px=_TILE_PX, quality=78)
+    return tile_uri(pixels, max_px=_TILE_PX)
 
 
 def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> SentenceView:

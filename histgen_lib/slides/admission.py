@@ -41,6 +41,8 @@ def admit(path: Path, within: Roots | None) -> bool:
             for part in path.parent.iterdir():
                 _check_neighbour(part, judge)
     for part in _named(path, judge):
+        if within is not None:
+            within.require_part(part)
         with _told_of(part):
             _check_part(part, judge)
     return False

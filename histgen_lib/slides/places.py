@@ -20,6 +20,7 @@ _MOST_CHARACTERS = 4096
 _MOST_PATH_BYTES, _MOST_PART_CHARACTERS = 4095, 255
 """What a path, and one name in it, may have on Linux; many file systems take fewer of a name."""
 
+_PART = "The slide, or a file that belongs to it, lies"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -118,10 +119,15 @@ class Roots:
         if not inside:
             raise _outside("This URI lies")
 
+    def require_part(self, path: Path) -> None:
+        """Refuse a file that belongs to a slide, whether it is there or not: as `require`."""
+        if not self._leads_inside(path):
+            raise _outside(_PART)
+
     def judge(self, real: Path) -> None:
         """Refuse a file by its own path, as the system tells it, without following anything: as `require`."""
         if not self._hold(real):
-            raise _outside("The slide, or a file that belongs to it, lies")
+            raise _outside(_PART)
 
     def _hold(self, real: Path) -> bool:
         return any(real.is_relative_to(folder.resolve()) for folder in self.folders)

@@ -115,7 +115,7 @@ class Follower:
     def _look_into_store(self) -> list[Ended]:
         began, known = self._clock(), self._slides
         try:
-            self._slides = tuple(self._overview.slides(self._only))
+            self._slides = tuple(self._states())
             self._away = ""
         except TransientError as error:
             self._away = error.code
@@ -126,6 +126,13 @@ class Follower:
         news = [] if known is None else list(self._new(known, self._slides))
         self._ended_at += [self._clock()] * len(news)
         return news
+
+    def _states(self) -> list[SlideState]:
+        """Look at all slides, or at those alone that are wanted: then no letters of others are read."""
+        if self._only is None:
+            return self._overview.slides()
+        scans = map(self._overview.scan_of, sorted(self._only))
+        return self._overview.named([scan for scan in scans if scan])
 
     def _new(self, known: tuple[SlideState, ...], slides: tuple[SlideState, ...]) -> list[Ended]:
         ended = {_end(slide) for slide in known if slide.ended}

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.replay import GATEWAY
 
 SCHEMA = 1
+AT_ONCE, NEXT = 0.0, 1.0
+"""When a look is due that somebody waits for, and one that nobody does."""
 _BUSY_S = 2.0
 _TABLES = """
 -- What is told of slides: one entry each, and one of every dead letter that belongs to none.
@@ -39,9 +41,9 @@ CREATE INDEX entry_state ON entry (state, at DESC, slide_id);
 -- Whom to look at again and when: a slide by its id, a letter without an event by its key.
 CREATE TABLE subject (
     name TEXT PRIMARY KEY, due REAL NOT NULL, misses INTEGER NOT NULL DEFAULT -1,
-    touched INTEGER NOT NULL DEFAULT 0
+    touched INTEGER NOT NULL DEFAULT 0, rests INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX subject_due ON subject (due);
+CREATE INDEX subject_due ON subject (rests, due);
 CREATE INDEX subject_new ON subject (name) WHERE misses < 0;
 -- The store's objects that say so, as they were listed or read last.
 CREATE TABLE object (key TEXT PRIMARY KEY, etag TEXT NOT NULL, subject TEXT NOT NULL) WITHOUT ROWID;
@@ -76,10 +78,10 @@ class Change:
             change.execute(
                 "INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, self.subject)
             )
-            _touch(change, self.subject)
+            _touch(change, self.subject, NEXT)
             return
         for (subject,) in change.execute("SELECT subject FROM object WHERE key = ?", (self.key,)).fetchall():
-            _touch(change, subject)
+            _touch(change, subject, NEXT)
         change.execute("DELETE FROM object WHERE key = ?", (self.key,))
 
 
@@ -147,13 +149,14 @@ class Index:
             for subject in subjects:
                 if key:
                     change.execute("INSERT OR IGNORE INTO object VALUES (?, '', ?)", (key, subject))
-                _touch(change, subject)
+                _touch(change, subject, AT_ONCE)
             _note(change, "settled", "")
 
     def due(self, now: float, limit: int) -> list[Due]:
-        """Name those whose time has come, the longest due first."""
-        sql = "SELECT name, misses, touched FROM subject WHERE due <= ? ORDER BY due LIMIT ?"
-        return [Due(*row) for row in self._rows(sql, now, limit)]
+        """Name those whose time has come, the longest due first; those that ended long ago hold up nobody."""
+        sql = "SELECT name, misses, touched FROM subject WHERE rests = ? AND due <= ? ORDER BY due LIMIT ?"
+        busy = [Due(*row) for row in self._rows(sql, False, now, limit)]
+        return busy + [Due(*row) for row in self._rows(sql, True, now, limit - len(busy))]
 
     def unsettle(self) -> None:
         """Have all unfinished slides looked at once more."""
@@ -197,11 +200,12 @@ class Index:
     def hurry(self, names: Iterable[str]) -> None:
         """Have these looked at soon, as far as they are known."""
         with self._change() as change:
-            change.executemany("UPDATE subject SET due = 0 WHERE name = ?", [(name,) for name in names])
+            soon = "UPDATE subject SET due = 0, rests = 0 WHERE name = ?"
+            change.executemany(soon, [(name,) for name in names])
 
     def _hurry(self, chosen: str, *values: object) -> None:
         with self._change() as change:
-            change.execute(f"UPDATE subject SET due = 0 WHERE name IN ({chosen})", values)
+            change.execute(f"UPDATE subject SET due = 0, rests = 0 WHERE name IN ({chosen})", values)
 
     def _keys_of(self, subject: str, prefix: str) -> list[str]:
         rows = self._rows("SELECT key FROM object WHERE subject = ? ORDER BY key", subject)
@@ -249,9 +253,12 @@ class Looked:
         )
         if self.states:
             change.execute(
-                "UPDATE subject SET misses = ?, due = CASE WHEN touched = ? THEN ? ELSE due END"
-                " WHERE name = ?",
-                (self.misses, self.who.touched, self.due, name),
+                "UPDATE subject SET misses = ? WHERE name = ?",
+                (self.misses, name),
+            )
+            change.execute(
+                "UPDATE subject SET due = ?, rests = ? WHERE name = ? AND touched = ?",
+                (self.due, all(state.ended for state in self.states), name, self.who.touched),
             )
         else:
             change.execute("DELETE FROM subject WHERE name = ? AND touched = ?", (name, self.who.touched))
@@ -321,11 +328,11 @@ def _note(change: sqlite3.Connection, name: str, value: str) -> None:
     change.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
 
 
-def _touch(change: sqlite3.Connection, subject: str) -> None:
+def _touch(change: sqlite3.Connection, subject: str, due: float) -> None:
     change.execute(
-        "INSERT INTO subject (name, due) VALUES (?, 0)"
-        " ON CONFLICT (name) DO UPDATE SET due = 0, touched = touched + 1",
-        (subject,),
+        "INSERT INTO subject (name, due) VALUES (?1, ?2)"
+        " ON CONFLICT (name) DO UPDATE SET due = MIN(due, ?2), touched = touched + 1, rests = 0",
+        (subject, due),
     )
 
 
@@ -338,7 +345,9 @@ def _row(subject: str, state: SlideState) -> tuple[object, ...]:
 
 
 def _packed(state: SlideState) -> str:
-    draft = asdict(state.draft) | {"parts": ()} if state.draft else None
+    draft = (
+        {name: value for name, value in vars(state.draft).items() if name != "parts"} if state.draft else 0
+    )
     told = {
         "slide_id": state.slide_id,
         "state": state.state,
@@ -357,7 +366,7 @@ def _unpacked(body: str) -> SlideState:
         told["slide_id"],
         told["state"],
         event=Event.from_json(told["event"]) if "event" in told else None,
-        draft=DraftFacts(**told["draft"]) if "draft" in told else None,
+        draft=DraftFacts(**told["draft"], parts=()) if "draft" in told else None,
         letter=DeadLetter.from_bytes(told["letter"].encode()) if "letter" in told else None,
         lacks=tuple(told.get("lacks", ())),
         copies=tuple(told.get("copies", ())),

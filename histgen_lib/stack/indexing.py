@@ -19,7 +19,7 @@ from pathlib import Path
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
-from histgen_lib.stack.index import Change, Due, Index, Looked, open_index, store_name
+from histgen_lib.stack.index import NEXT, Change, Due, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
@@ -170,7 +170,7 @@ def settle(store: ObjectStore, index: Index, *, until: float = float("inf")) -> 
     if index.fact("settled") != "begun":
         index.unsettle()
         index.note("settled", "begun")
-    while left := index.due(0.0, _BATCH):
+    while left := index.due(NEXT, _BATCH):
         if time.monotonic() > until:
             return
         look_at(store, index, left, time.time())

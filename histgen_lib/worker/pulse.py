@@ -18,7 +18,8 @@ from histgen_lib.worker.stopping import Stop, Stopped
 T = TypeVar("T")
 STEP_S = 0.2
 """The longest wait between two beats."""
-LAG_S = 5.0
+LAG_S, CALM_LAG_S = 5.0, 10.0
+"""How often the broker is asked how many records wait: at work, and between records."""
 
 _log = get_logger()
 
@@ -69,7 +70,7 @@ class Pulse:
         """Note that the broker was just asked for a record, which keeps up the membership, too."""
         self._beat_at = time.monotonic()
         if self.subscription:
-            self._tell_lag(self.subscription, self._beat_at)
+            self._tell_lag(self.subscription, self._beat_at, CALM_LAG_S)
 
     def until(self, future: Future[T]) -> T:
         """Beat until `future` is there; return or raise what it holds."""
@@ -121,8 +122,8 @@ class Pulse:
         else:
             self._tell_lag(subscription, now)
 
-    def _tell_lag(self, subscription: Subscription, now: float) -> None:
-        if now - self._lag_at < LAG_S:
+    def _tell_lag(self, subscription: Subscription, now: float, every_s: float = LAG_S) -> None:
+        if now - self._lag_at < every_s:
             return
         self._lag_at = now
         try:

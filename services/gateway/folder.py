@@ -79,8 +79,8 @@ class Folder:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield folder / entry.name
-            elif entry.is_symlink() and (path := folder / entry.name).is_dir():
-                seen.links.append(path)
+            elif entry.is_symlink() and _leads_to_folder(entry):
+                seen.links.append(folder / entry.name)
 
     def _dicom(self, folder: Path, entries: list[os.DirEntry[str]]) -> list[Candidate]:
         """Take a folder with DICOM files as one slide; tell files right in the root one by one.
@@ -137,6 +137,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError:
+        return False
+
+
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # in a circle
         return False
 
 

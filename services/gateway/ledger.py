@@ -17,7 +17,7 @@ from typing import Any
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.keys import contents_prefix, copy_key, scanned_key
+from histgen_lib.pipeline.keys import contents_prefix, copy_key, owner_key, scanned_key
 from histgen_lib.storage import ObjectStore
 
 _SEEN = "gateway/seen/"
@@ -48,7 +48,7 @@ class Ledger:
 
     def claim(self, slide_id: str, owner: Owner) -> Owner:
         """Take a slide id, unless someone has it; return whose it is."""
-        key = f"gateway/owners/{slide_id}"
+        key = owner_key(slide_id)
         claim = canonical_json({"schema": 1, **asdict(owner)})
         if self._store.put(key, claim, content_type=_JSON):
             return owner

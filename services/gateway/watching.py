@@ -25,7 +25,7 @@ _SPARING = 3
 """How many times longer than a look the pause after it is, at least: a slow share has others to serve."""
 
 _CALM_SPARING, _CALM_MOST_S = 200, 15.0
-"""The same at rest, in CPU time, up to so many seconds: a folder of thousands must not cost half a percent."""
+"""The same at rest, in CPU time, up to so many seconds: a folder of thousands must not cost a percent."""
 
 _log = get_logger()
 

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 
+import pytest
 from cli_runs import histgen
 from many_slides import plant_many
 from running_stack import stack_up
@@ -14,6 +15,7 @@ from waiting import until
 SLIDES, RUNS = 100_000, 15
 
 
+@pytest.mark.timeout(3600)
 def test_status_of_many_slides(tmp_path, model_dir):
     home = tmp_path / "home"
     totals = plant_many(home / "objects", SLIDES)

@@ -31,7 +31,6 @@ KINDS = {
 }
 UP = "histgen up"
 WEIGHTS = {
-    UP: 1,
     "kafka": 2,
     "tritonserver": 2,
     "stub": 2,
@@ -40,6 +39,9 @@ WEIGHTS = {
     "reporter": 2,
     "job process": 4,
 }
+"""How often each kind is struck, in proportion."""
+SUPERVISOR = 0.05
+"""How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 HELD_S = (0.3, 4.0)
 
@@ -82,20 +84,24 @@ class Storm:
             self.given_up += not self._told
             self._start()
 
-    def strike(self, chance: random.Random) -> None:
-        """Strike one process, of a kind that is there, drawn by weight."""
+    def strike(self, chance: random.Random) -> bool:
+        """Strike one process, of a kind that is there, drawn by weight; say whether there was one."""
         pids = self.processes()
         kinds = sorted({kind for kind in pids.values() if kind in WEIGHTS})
+        if not kinds:
+            return False
         (kind,) = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])
+        kind = UP if chance.random() < SUPERVISOR else kind
         pid = chance.choice(sorted(pid for pid, its in pids.items() if its == kind))
         number = chance.choice(SIGNALS)
         if not self._signal(pid, number):
-            return
+            return False
         self.struck[f"{kind} {number.name}"] += 1
         if number is signal.SIGSTOP:
             self._held[pid] = time.monotonic() + chance.uniform(*HELD_S)
         elif pid == self._up.pid:
             self._told = True
+        return True
 
     def processes(self) -> dict[int, str]:
         """Name each process of the stack by its kind."""
@@ -116,10 +122,10 @@ class Storm:
         return Stream(place, self.home.parent, self.home)
 
     def stop(self) -> int:
-        """Stop it as Ctrl-C does; return its exit code."""
+        """Stop it as systemd does; return its exit code."""
         self.processes()
         self._told = True
-        self._up.send_signal(signal.SIGINT)
+        self._up.terminate()
         try:
             return self._up.wait(180)
         finally:

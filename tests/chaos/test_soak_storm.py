@@ -64,8 +64,7 @@ def rage(storm: Storm, slides: list[Path], chance: random.Random) -> None:
         while arriving and len(slides) - len(arriving) < passed * len(slides) + 1:
             arrive(arriving.pop(0), storm.home / "inbox")
         if blows < passed * BLOWS:
-            storm.strike(chance)
-            blows += 1
+            blows += storm.strike(chance)
         time.sleep(0.05)  # the storm's own pace
     for path in arriving:
         arrive(path, storm.home / "inbox")

@@ -135,6 +135,11 @@ def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stac
     ends = [(handed["slide_id"], handed["end"]["state"]) for handed in told]
 
     assert ends == [("origin", "drafted")] * 2
+    assert [handed["copy_of"] for handed in told] == [None, "origin"]
+    assert stack.json("status", "copy")["copy_of"] == ["origin"]
+    assert "copy is a copy of origin" in stack("status", "copy").out
+    assert "copy is a copy of origin" in stack("submit", copy, "--wait").out
+    until(lambda: "origin (copies: copy)" in stack("status", "--all").out, 60, "the index to hear of it")
     assert stack("submit", copy, "--case", "").code == 65
 
 

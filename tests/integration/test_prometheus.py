@@ -152,9 +152,7 @@ def test_a_letter_written_before_the_first_scrape_fires_it_and_a_restart_does_no
     stream.services["tiler"].kill()
     stream.restart("tiler")
     until(lambda: server.query('count(count_over_time(up{service="tiler"}[1h])) == 2'), 60, "another tiler")
-    until(
-        lambda: not server.query("histgen_dead_letters_total > 0"), 60, "the first one is not seen any more"
-    )
+    until(lambda: not server.query("histgen_dead_letters_total > 0"), 60, "the first one is gone")
 
     until(lambda: server.firing() == ["HistgenDeadLetters"], 60, "the alert")
     assert letters(server) == [1.0]

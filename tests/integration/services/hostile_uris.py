@@ -83,6 +83,8 @@ def odd_files(scans: Path, outside: Path) -> dict[str, tuple[str, str]]:
         "below-a-file": (f"{scans.as_uri()}/dangling.svs/a.svs", MISSING),
         "too-long": (f"{scans.as_uri()}/{'é' * 200}.svs", URI),
         "newline": (f"{scans.as_uri()}/a%0Ab.svs", MISSING),
+        "escape": (f"{scans.as_uri()}/a%1B%5B31mb.svs", MISSING),
+        "not-utf-8": (f"{scans.as_uri()}/pr%E4parat.svs", MISSING),
         "no-escape": (f"{scans.as_uri()}/a%zz.svs", MISSING),
         "root": ("file:///etc/passwd", OUTSIDE),
     }

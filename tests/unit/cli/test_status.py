@@ -13,7 +13,7 @@ from many_slides import plant_many
 
 from histgen_lib.pipeline import keys
 from histgen_lib.stack.home import StackHome, StackRecord
-from histgen_lib.stack.index import Index, make_index, store_name
+from histgen_lib.stack.index import AT_ONCE, Index, make_index, store_name
 from histgen_lib.stack.indexing import Indexer
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -206,5 +206,5 @@ def test_replayed_letters_are_told_to_the_index(many, histgen):
     stated = ("--home", many.home.folder, "--bus", f"embedded:{many.home.folder / 'bus.db'}")
     assert histgen("replay", "--all", *stated)[0] == 0
 
-    assert {due.subject for due in index.due(0.0, 99)} >= {"slide-000007", "slide-000028"}
+    assert {due.subject for due in index.due(AT_ONCE, 99)} >= {"slide-000007", "slide-000028"}
     assert many.json()["counts"] == {"drafted": 21, "scanned": 9}

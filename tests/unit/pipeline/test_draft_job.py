@@ -74,7 +74,7 @@ def test_the_page_shows_the_evidence_tiles(lab, ready):
     stored = reports(lab) if lab.draft_job.run(ready) else {}
     page = next(data for key, data in stored.items() if key.endswith(".html")).decode()
 
-    assert page.count("data:image/jpeg") > 0
+    assert page.count("data:image/webp") > 1
     assert "no pixels" not in page
 
 

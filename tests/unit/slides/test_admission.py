@@ -68,6 +68,11 @@ def test_an_index_names_no_file_outside_the_roots(scans, name):
     admit(scans / "v.vms", Roots((scans.parent,)))
 
 
+def test_the_answer_to_an_index_does_not_tell_what_exists_outside(scans):
+    (scans / "v.vms").write_text(VMS.format("../outside/not-there.dat"))
+    assert code_of(scans / "v.vms", Roots((scans,))) == "uri-outside-roots"
+
+
 @pytest.mark.parametrize("name", ["pipe", "pipe \t", "..//scans/pipe"])
 def test_an_index_names_no_pipe(scans, name):
     os.mkfifo(scans / name.rpartition("/")[2])

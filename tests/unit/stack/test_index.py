@@ -30,7 +30,7 @@ class Kept:
         self.store = open_store(StorageSettings(f"file:{folder / 'objects'}"))
         self.path = folder / "index.db"
         self.index = make_index(self.path, "store")
-        self.seconds, self.asked = 0.0, []
+        self.seconds, self.asked = 1e9, []
         for name in ("get", "head", "list"):
             monkeypatch.setattr(type(self.store), name, self._counted(getattr(type(self.store), name)))
         self.indexer = self.restarted()
@@ -235,6 +235,16 @@ def test_an_idle_index_asks_the_store_nothing(kept):
     kept.turn(1)
 
     assert kept.asked == []
+
+
+def test_a_gateway_that_was_away_looks_at_the_unfinished_before_those_that_ended_long_ago(tmp_path, kept):
+    plant_many(tmp_path / "objects", 200)
+    kept.until_whole()
+    kept.seconds += 10 * 86400
+    first = [due.subject for due in kept.index.due(kept.seconds, 30)]
+
+    assert {int(name[-3:]) % 10 for name in first[:20]} == {9}
+    assert len(first) == 30
 
 
 def test_news_during_a_look_is_looked_at_once_more(kept, monkeypatch):
