@@ -6,7 +6,7 @@ What the docs name but a test cannot have stands for something small, and nothin
 |---|---|
 | `slide.svs`, `scans/`, `predictions.csv` and the other files of `furnish` | small ones of these names |
 | `/scans`, `/archive` | folders of the workplace |
-| `s3://scans/…` | a bucket of moto's server |
+| `s3://scans/…`, `s3://lab/…` | buckets of moto's server |
 | `127.0.0.1:8080`, `gw:80`, `localhost:9092` | gateway and broker of the running stack |
 | the id of a dead letter | the id of one that is there |
 | `~/.local/share/histgen` | the home of the running stack |

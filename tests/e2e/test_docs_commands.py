@@ -30,7 +30,7 @@ PAGES = sorted({block.page for block in TYPED if block.runner is None})
 
 @pytest.fixture(scope="module")
 def bucket(_moto: S3Server, tmp_path_factory) -> dict[str, str]:
-    """Put slides into the bucket that the docs name; returns the environment that leads there."""
+    """Put slides into the buckets that the docs name; returns the environment that leads there."""
     _moto.resume()
     _moto.start()
     where = {
@@ -43,12 +43,11 @@ def bucket(_moto: S3Server, tmp_path_factory) -> dict[str, str]:
         "s3", endpoint_url=_moto.endpoint, region_name="us-east-1",
         aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
     )  # fmt: skip
-    client.create_bucket(Bucket="scans")
-    for number, key in enumerate(("a.svs", "2025/b.svs")):
-        slide = tiny_model.write_slide(
-            tmp_path_factory.mktemp("s3") / "slide.tif", side_px=768, seed=900 + number
-        )
-        client.upload_file(str(slide), "scans", key)
+    for number, place in enumerate(("scans/a.svs", "scans/2025/b.svs", "lab/scans/2024/c.svs")):
+        name, _, key = place.partition("/")
+        client.create_bucket(Bucket=name)
+        slide = tmp_path_factory.mktemp("s3") / "slide.tif"
+        client.upload_file(str(tiny_model.write_slide(slide, side_px=768, seed=900 + number)), name, key)
     return where
 
 
@@ -92,7 +91,8 @@ def _work(block: Block, workplace: Workplace) -> None:
         workplace.run(f"{shlex.quote(sys.executable)} typed.py")
     elif block.kind == "env":
         (workplace.folder / "typed.env").write_text(block.text, encoding="utf-8")
-        workplace.run("set -a; . ./typed.env; histgen config show tiler")
+        others = "HISTGEN_BUS=embedded:bus.db HISTGEN_STORE=file:objects"  # what the block may leave unsaid
+        workplace.run(f"export {others}; set -a; . ./typed.env; histgen config show tiler")
     else:
         for command in commands(block.text):
             _type(command, workplace)
