@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,9 +44,10 @@ def bucket(_moto: S3Server, tmp_path_factory) -> dict[str, str]:
         "s3", endpoint_url=_moto.endpoint, region_name="us-east-1",
         aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
     )  # fmt: skip
+    for name in ("scans", "lab"):
+        client.create_bucket(Bucket=name)
     for number, place in enumerate(("scans/a.svs", "scans/2025/b.svs", "lab/scans/2024/c.svs")):
         name, _, key = place.partition("/")
-        client.create_bucket(Bucket=name)
         slide = tmp_path_factory.mktemp("s3") / "slide.tif"
         client.upload_file(str(tiny_model.write_slide(slide, side_px=768, seed=900 + number)), name, key)
     return where
@@ -66,14 +68,20 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def letter(stack, tmp_path_factory) -> str:
-    return letter_of(stack, tmp_path_factory.mktemp("letter"))
+def furnished(stack, bucket, world, tmp_path_factory) -> Workplace:
+    folder = tmp_path_factory.mktemp("desk")
+    furnish(folder, world)
+    environment = environment_of(stack, folder / "tools", bucket)
+    return Workplace(folder, stack, environment, letter_of(stack, folder))
 
 
 @pytest.fixture
-def workplace(stack, bucket, world, letter, tmp_path) -> Workplace:
-    furnish(tmp_path, world)
-    return Workplace(tmp_path, stack, environment_of(stack, tmp_path / "tools", bucket), letter)
+def workplace(furnished) -> Iterator[Workplace]:
+    """Sit down where the same slides lie as before; what a page's commands wrote is cleared away."""
+    before = set(furnished.folder.iterdir())
+    yield furnished
+    for made in set(furnished.folder.iterdir()) - before:
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
 
 
 @pytest.mark.parametrize("page", PAGES)
