@@ -7,11 +7,14 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from histgen_lib.errors import FatalError
 
 _MOST_BYTES = 4096
 """More than any secret has; what is longer is cut, and fits no lock."""
+_NEW = "Remove the file; a new secret is made at the next start."
+_GIVEN = "Have the file hold the secret, for its owner (or root) and the service's group only (chmod 640)."
 
 
 def own_secret(path: Path) -> str:
@@ -25,25 +28,46 @@ def own_secret(path: Path) -> str:
         _make_secret(path)
         return read_secret(path)
     except OSError as error:
-        raise _unusable_secret(path, error.strerror or type(error).__name__) from error
+        raise _unusable_secret(path, error.strerror or type(error).__name__, _NEW) from error
 
 
 def read_secret(path: Path) -> str:
     """Return the secret that `path` holds. Raises OSError if there is none, FatalError as `own_secret`."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as held:
-        state = os.fstat(held.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise _unusable_secret(path, "it is no regular file")
+        state = _state(held, path, _NEW)
         if state.st_uid != os.geteuid() or state.st_mode & 0o077:
-            raise FatalError(
-                "secret-exposed",
-                f"{path} holds a secret, and other accounts of this machine may read or change it.",
-                hint="Remove the file; a new secret is made at the next start.",
-            )
-        secret = held.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
+            raise _exposed_secret(path, _NEW)
+        return _held(held, path, _NEW)
+
+
+def given_secret(path: Path) -> str:
+    """Return a secret that somebody else laid there: an administrator, or Kubernetes as a mounted Secret.
+
+    Such a file may be reached by links, be root's, and be readable by a group; never by everybody. Raises
+    FatalError: "secret-exposed", "secret-unusable".
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as held:
+            state = _state(held, path, _GIVEN)
+            if state.st_uid not in {0, os.geteuid()} or state.st_mode & 0o027:
+                raise _exposed_secret(path, _GIVEN)
+            return _held(held, path, _GIVEN)
+    except OSError as error:
+        raise _unusable_secret(path, error.strerror or type(error).__name__, _GIVEN) from error
+
+
+def _state(held: BinaryIO, path: Path, hint: str) -> os.stat_result:
+    state = os.fstat(held.fileno())
+    if not stat.S_ISREG(state.st_mode):
+        raise _unusable_secret(path, "it is no regular file", hint)
+    return state
+
+
+def _held(held: BinaryIO, path: Path, hint: str) -> str:
+    secret = held.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
     if not secret:
-        raise _unusable_secret(path, "it is empty")
+        raise _unusable_secret(path, "it is empty", hint)
     return secret
 
 
@@ -64,9 +88,13 @@ def _make_secret(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _unusable_secret(path: Path, why: str) -> FatalError:
+def _exposed_secret(path: Path, hint: str) -> FatalError:
     return FatalError(
-        "secret-unusable",
-        f"The secret in {path} cannot be used: {why}.",
-        hint="Remove the file; a new secret is made at the next start.",
+        "secret-exposed",
+        f"{path} holds a secret, and other accounts of this machine may read or change it.",
+        hint=hint,
     )
+
+
+def _unusable_secret(path: Path, why: str, hint: str) -> FatalError:
+    return FatalError("secret-unusable", f"The secret in {path} cannot be used: {why}.", hint=hint)

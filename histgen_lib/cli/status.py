@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.output import JsonFlag, emit_json, err, out
+from histgen_lib.cli.output import JsonFlag, confidence_word, emit_json, err, out
 from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import SlideScanned
@@ -230,7 +230,7 @@ def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> Non
     if state.draft:
         facts |= {
             "page": place_of(store, state.draft.page_key),
-            "confidence": f"{state.draft.confidence:.2f}",
+            "confidence": confidence_word(state.draft.confidence),
         }
     if state.letter:
         letter = state.letter

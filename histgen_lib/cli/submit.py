@@ -83,7 +83,7 @@ def submit(
       histgen submit s3://scans/a.svs --gateway http://gateway:8080 --store s3://lab/histgen
     """
     connection = reach(home, store=store, store_endpoint=store_endpoint, gateway=gateway)
-    handed = _hand_over(connection.need_gateway(), _named(slides), mpp, case)
+    handed = _hand_over(connection, _named(slides), mpp, case)
     if not as_json and not wait:
         _say_handed(handed)
     if wait:
@@ -108,15 +108,18 @@ def _named(slides: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _hand_over(gateway: str, slides: Sequence[str], mpp: float | None, case: str | None) -> list[Handed]:
+def _hand_over(
+    connection: Connection, slides: Sequence[str], mpp: float | None, case: str | None
+) -> list[Handed]:
     from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
     from histgen_lib.stack.submitting import submit as hand  # noqa: PLC0415
 
+    gateway, token = connection.need_gateway(), connection.token()
     together = (case, [slide_id_of(slide) for slide in slides]) if case is not None else None
     handed = []
     for slide in slides:
         try:
-            handed.append(Handed(slide, hand(gateway, slide, mpp=mpp, case=together)))
+            handed.append(Handed(slide, hand(gateway, slide, token=token, mpp=mpp, case=together)))
         except FatalError:
             raise
         except HistgenError as error:

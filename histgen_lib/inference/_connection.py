@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +20,9 @@ _SHORTEST_S = 1.0
 """Of one that may come when a process ends."""
 _LOAD_S = 120.0
 _SCHEME = "triton"
+_SECRET_HEADER = "triton-grpc-protocol-histgen-secret"
+"""What a Triton looks for that was told `--grpc-restricted-protocol=<protocols>:histgen-secret=<secret>`."""
+_RESTRICTED = "protocol is restricted"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 # A server that was restarted is found again within a second: the defaults wait up to two minutes.
@@ -69,20 +74,24 @@ class CallFailedError(Exception):
 class Connection:
     """One server's gRPC endpoint, for several threads. Connects when first used.
 
-    Raises FatalError("inference-url") for a URL that is none of ours; all methods raise CallFailedError.
+    `secret` goes with every call. Raises FatalError("inference-url") for a URL that is none of ours; all
+    methods raise CallFailedError.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, secret: str | None = None) -> None:
+        self.url, self._secret = url, secret
         parts = urlsplit(url)
-        if parts.scheme != _SCHEME or not parts.hostname or _port(url) is None or parts.path.strip("/"):
+        self._socket = _socket(url)
+        if not self._socket and (
+            parts.scheme != _SCHEME or not parts.hostname or _port(url) is None or parts.path.strip("/")
+        ):
             raise FatalError(
                 "inference-url",
                 f"{url} is not the address of a model server.",
-                hint='Give "onnx" or "triton://host:port".',
+                hint='Give "onnx", "triton://host:port" or "triton:///folder/socket".',
             )
-        self.is_local = parts.hostname in _LOOPBACK
-        self._address = parts.netloc
+        self.is_local = self._socket is not None or parts.hostname in _LOOPBACK
+        self._address = f"unix:{self._socket}" if self._socket else parts.netloc
         self._lock = threading.Lock()
         self._client: Any = None
 
@@ -152,15 +161,45 @@ class Connection:
 
         with self._lock:
             if self._client is None:
+                self._check_owner()
                 local = [("grpc.enable_http_proxy", 0)] if self.is_local else []
                 self._client = InferenceServerClient(self._address, channel_args=[*_CHANNEL, *local])
+                if self._secret:
+                    self._client.register_plugin(_with_header(_SECRET_HEADER, self._secret))
             return self._client
+
+    def _check_owner(self) -> None:
+        """Hand no tile to a socket that another account has put in the place of ours."""
+        if self._socket is None:
+            return
+        try:
+            owner = self._socket.lstat().st_uid
+        except OSError:  # there is none yet: that is for gRPC to say
+            return
+        if owner not in {0, os.geteuid()}:
+            stranger = FatalError(
+                "inference-not-triton",
+                f"The socket {self._socket} belongs to another account.",
+                hint="Does the address name the socket of your own Triton?",
+            )
+            raise CallFailedError(stranger)
+
+
+def _with_header(name: str, value: str) -> Any:
+    """Make what tritonclient asks to complete each request."""
+    from tritonclient.grpc import InferenceServerClientPlugin  # noqa: PLC0415
+
+    class _Header(InferenceServerClientPlugin):  # type: ignore[misc]
+        def __call__(self, request: Any) -> None:
+            request.headers[name] = value
+
+    return _Header()
 
 
 def failure(status: str, message: str) -> CallFailedError:
     """Put a failed call into our words: `status` is gRPC's ("StatusCode.UNAVAILABLE"), `message` Triton's."""
     code = status.removeprefix("StatusCode.")
-    ours = decode_error(message)
+    ours = _locked() if _RESTRICTED in message else decode_error(message)
     if ours is not None:
         return CallFailedError(ours, again=ours.code == "inference-other-model")
     if code == "DEADLINE_EXCEEDED":
@@ -192,12 +231,26 @@ def _refused(code: str, message: str) -> HistgenError:
     )
 
 
+def _locked() -> FatalError:
+    return FatalError(
+        "inference-secret",
+        "The model server wants a secret that it was not told, or another one.",
+        hint="HISTGEN_INFERENCE_SECRET names the file with the server's secret; see docs/stream.md.",
+    )
+
+
 def _unavailable(message: str) -> TransientError:
     return TransientError(
         "inference-unavailable",
         f"The model server cannot answer now: {message[:_TOLD]}",
         hint="It is tried again. If this lasts: what does its log say, is the address that of its gRPC port?",
     )
+
+
+def _socket(url: str) -> Path | None:
+    """Return the path that "triton:///folder/socket" names."""
+    rest = url.removeprefix(f"{_SCHEME}://")
+    return Path(rest) if rest != url and rest.startswith("/") and rest.strip("/") else None
 
 
 def _port(url: str) -> int | None:

@@ -6,21 +6,28 @@ from pathlib import Path
 
 from histgen_lib.inference import InferenceServer
 from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.secret import given_secret
 
 IN_PROCESS = "onnx"
 
 
 def open_inference(
-    url: str, model_folder: Path | str, threads: int | None = None, *, deadline_s: float = 120.0
+    url: str,
+    model_folder: Path | str,
+    threads: int | None = None,
+    *,
+    deadline_s: float = 120.0,
+    secret_path: Path | None = None,
 ) -> InferenceServer:
-    """Open "onnx" (this process; `threads` bounds its cores) or "triton://host:port".
+    """Open "onnx" (this process; `threads` bounds its cores), "triton://host:port" or "triton:///socket".
 
     `deadline_s`: what a call of another process may take. It has to cover the largest slide: a call that is
     given up for its length takes as long when it is tried again, and holds up all that wait behind it.
 
     Nothing is connected or loaded before it is used. A Triton server has to serve this very model folder, or
-    calls raise FatalError("inference-other-model"). Raises FatalError: "inference-url", "model-missing",
-    "model-config".
+    calls raise FatalError("inference-other-model"). `secret_path`: the file with what the server wants to
+    hear (see `TritonServer`). Raises FatalError: "inference-url", "model-missing", "model-config",
+    "secret-exposed", "secret-unusable".
     """
     if url == IN_PROCESS:
         from histgen_lib.inference._onnx import OnnxServer  # noqa: PLC0415 - one of the two is never needed
@@ -28,4 +35,6 @@ def open_inference(
         return OnnxServer(model_folder, threads=threads)
     from histgen_lib.inference._triton import TritonServer  # noqa: PLC0415
 
-    return TritonServer(url, version=open_model_folder(model_folder).digest, deadline_s=deadline_s)
+    secret = given_secret(secret_path) if secret_path else None
+    digest = open_model_folder(model_folder).digest
+    return TritonServer(url, version=digest, secret=secret, deadline_s=deadline_s)

@@ -6,11 +6,10 @@ import logging
 import threading
 
 from histgen_lib.inference._connection import CallFailedError, Connection
-from histgen_lib.inference.shared_memory import Region, available, clear_orphans, is_orphan
+from histgen_lib.inference.shared_memory import TENSORS, Region, available, clear_orphans, is_orphan
 
 log = logging.getLogger(__name__)
 
-KIND = "tensors"
 _SMALLEST_BYTES = 1 << 20
 _IDLE = 4
 """Regions kept for the next request; a tiler uses two."""
@@ -73,9 +72,9 @@ class RegionPool:
         self._release_retired()
 
     def _new(self, size_bytes: int) -> Region | None:
-        clear_orphans(KIND)
+        clear_orphans(TENSORS)
         try:
-            region = Region(KIND, size_bytes)
+            region = Region(TENSORS, size_bytes)
         except OSError as error:
             self._give_up(f"there is no room for it ({error.strerror})")
             return None

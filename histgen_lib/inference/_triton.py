@@ -38,15 +38,17 @@ _BUSY_S = 300.0
 class TritonServer:
     """An `InferenceServer` on a Triton server; for several threads.
 
-    `url`: "triton://host:port" of its gRPC endpoint. `shared_memory`: "auto", for servers on this machine's
-    loopback address. `deadline_s`: how long a call may take, waiting in the server's queue included.
-    `version`: the digest of the model folder that the server has to serve; None for any. `patience`: how
-    often a model's process may die over one and the same request until that is called its fault.
+    `url`: "triton://host:port" of its gRPC endpoint, or "triton:///folder/socket" of one on this machine.
+    `shared_memory`: "auto", for servers at a socket or on this machine's loopback address. `secret`: what
+    a server wants to hear that restricts its protocols. `deadline_s`: how long a call may take, waiting in
+    the server's queue included. `version`: the digest of the model folder that the server has to serve;
+    None for any. `patience`: how often a model's process may die over one and the same request until that
+    is called its fault.
 
     Besides what `InferenceServer` says, calls raise TransientError: "inference-unavailable" (away, full, a
     model that is being loaded or whose process died), "inference-deadline"; FatalError: "inference-url",
-    "inference-other-model", "inference-empty-output", "inference-not-triton"; InvalidInputError:
-    "inference-refused", "inference-failed", "inference-crashes".
+    "inference-other-model", "inference-empty-output", "inference-not-triton", "inference-secret";
+    InvalidInputError: "inference-refused", "inference-failed", "inference-crashes".
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class TritonServer:
         url: str,
         *,
         shared_memory: SharedMemory = "auto",
+        secret: str | None = None,
         deadline_s: float = 120.0,
         version: str | None = None,
         patience: int = 5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._connection = Connection(url)
+        self._connection = Connection(url, secret)
         wanted = shared_memory == "on" or (shared_memory == "auto" and self._connection.is_local)
         self._exchange = Exchange(self._connection, RegionPool(self._connection, wanted=wanted))
         self._deadline_s = min(deadline_s, _LONGEST_S)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
+TENSORS = "tensors"
+"""What the regions are called after in which requests lie."""
 _FOLDER = Path("/dev/shm")
 _counter = itertools.count()
 
@@ -34,10 +37,11 @@ def is_orphan(name: str) -> bool:
 
 
 def clear_orphans(kind: str) -> None:
-    """Unlink what ended processes left."""
+    """Unlink what ended processes left; what is another account's stays."""
     for path in _FOLDER.glob(f"histgen-{kind}-*"):
         if is_orphan(path.name):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def unlink(name: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.reports.pictures import THUMBNAIL_PX, Pictures, thumbnail_webp
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import Slide
@@ -24,8 +25,8 @@ def make_thumbnail(slide: Slide) -> bytes:
 
 
 def evidence_places(draft: DraftReport, slide_id: str | None = None) -> set[Place]:
-    """Find the (x, y) of all evidence tiles, or of those on one slide of a case."""
-    tiles = [tile for sentence in draft.sentences for tile in sentence.evidence]
+    """Find the (x, y) of all tiles shown as evidence, or of those on one slide of a case."""
+    tiles = [tile for sentence in draft.sentences for tile in sentence.shown_evidence]
     return {(tile.x, tile.y) for tile in tiles if tile.slide_id == slide_id}
 
 
@@ -46,10 +47,13 @@ def pictures_of(
 
 
 def sharp_overview(slide: Slide) -> NDArray[np.uint8]:
-    """Read the smallest level that is sharp at THUMBNAIL_PX, whole; the slide's overview if that is huge."""
+    """Read the smallest level that is sharp at THUMBNAIL_PX; the overview if it is huge or damaged."""
     sharp = [i for i, level in enumerate(slide.levels) if max(level.size) >= THUMBNAIL_PX]
     level = max(sharp, default=0)
     width, height = slide.levels[level].size
     if width * height > _MOST_PIXELS:
         return slide.thumbnail(THUMBNAIL_PX)
-    return slide.read_region(0, 0, level, width, height)
+    try:
+        return slide.read_region(0, 0, level, width, height)
+    except InvalidInputError:  # damage there: the overview goes round it
+        return slide.thumbnail(THUMBNAIL_PX)

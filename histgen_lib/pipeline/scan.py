@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from histgen_lib.pipeline.encoding import encode_batches
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.timing import Stages
-from histgen_lib.slides import QualityReport, Slide, TileGrid, assess_quality, plan_grid
+from histgen_lib.slides import QualityReport, Slide, TileBatch, TileGrid, assess_quality, plan_grid
 
 BATCH_TILES = 32
 """Tiles given to the server at once: 32 × 256 × 256 × 3 bytes is 6 MB."""
@@ -22,7 +23,10 @@ BATCH_TILES = 32
 
 @dataclass(frozen=True)
 class Scan:
-    """What was made of a slide: its features, where the tissue is, and how good the picture is."""
+    """What was made of a slide: its features, where the tissue is, and how good the picture is.
+
+    `bag` and `grid` have the same tiles: those that the file has damaged are left out.
+    """
 
     bag: Bag
     grid: TileGrid
@@ -49,7 +53,11 @@ def scan_to_bag(
         grid = plan_grid(slide, model.tiling)
         quality = assess_quality(slide, grid)
     progress("grid", 1, 1)
-    features = _features(slide, grid, server, in_flight=in_flight, progress=progress, stages=stages)
+    planned = len(grid)
+    features, xy = _features(slide, grid, server, in_flight=in_flight, progress=progress, stages=stages)
+    if len(xy) < planned:
+        grid = grid.only(grid.rows_at(xy))
+        quality = quality.without(grid, planned - len(xy))
     bag = make_bag(
         slide, grid, features, encoder_name=model.encoder_name, encoder_sha256=model.encoder_sha256
     )
@@ -87,16 +95,27 @@ def _features(
     in_flight: int,
     progress: Progress,
     stages: Stages,
-) -> NDArray[np.float16]:
+) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
+    """Return features float16[N, D] and places int32[N, 2] of the tiles that are whole."""
     progress("encode", 0, len(grid))
+    places: list[NDArray[np.int32]] = []
     parts: list[NDArray[np.float16]] = []
     done = 0
     with (
         closing(slide.read_tiles(grid, batch_size=BATCH_TILES)) as batches,
-        closing(encode_batches(batches, server, in_flight=in_flight, stages=stages)) as encoded,
+        closing(
+            encode_batches(_noted(batches, places), server, in_flight=in_flight, stages=stages)
+        ) as encoded,
     ):
         for part in encoded:
             parts.append(part)
             done += len(part)
             progress("encode", done, len(grid))
-    return np.concatenate(parts)
+    progress("encode", len(grid), len(grid))
+    return np.concatenate(parts), np.concatenate(places)
+
+
+def _noted(batches: Iterator[TileBatch], places: list[NDArray[np.int32]]) -> Iterator[TileBatch]:
+    for batch in batches:
+        places.append(batch.xy)
+        yield batch

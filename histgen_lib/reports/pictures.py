@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides.resample import resize
 
 THUMBNAIL_PX = 1400
@@ -45,7 +46,9 @@ class HeatCells:
         width, height = (max(1, round(side / cell_px)) for side in size)
         self.shape = (height, width)
         cells_per_px = np.array([width / size[0], height / size[1]])
-        starts = np.round(xy * cells_per_px).astype(int)
+        starts = (
+            np.round(xy * cells_per_px).astype(int).clip(min=0)
+        )  # a scan's first tiles may begin before it
         ends = np.maximum(np.round((xy + span_px) * cells_per_px).astype(int), starts + 1)
         self._rows, self._cells = _covered(starts, np.minimum(ends, (width, height)), width)
 
@@ -70,6 +73,15 @@ class HeatCells:
         covered = np.zeros(self.shape, dtype=bool)
         covered.ravel()[self._cells] = True
         return np.repeat(np.where(covered, 196, 244).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def overall(draft: DraftReport, weights: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Average the lines' weights [S, N] for the map of the whole draft: float[N].
+
+    Lines whose evidence is not shown have no part in it.
+    """
+    shown = [row for row, sentence in enumerate(draft.sentences) if sentence.shown_evidence]
+    return weights[shown].mean(axis=0) if shown else np.zeros(weights.shape[1])
 
 
 def thumbnail_webp(rgb: NDArray[np.uint8]) -> bytes:

@@ -1,8 +1,8 @@
 """The fast path: decoding the JPEG tiles of TIFF-based slides directly, at about half of OpenSlide's cost.
 
 It is used for a level only if that level is tiled baseline JPEG without gaps, and only after tiles of it
-came out as OpenSlide gives them. Everything else, and every doubt, goes to OpenSlide. Damaged JPEG data is
-an error here as there, never grey pixels.
+came out as OpenSlide gives them. Everything else, and every doubt, goes to OpenSlide. A damaged tile comes
+out white here as there, and is told, never as grey pixels.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
 import tifffile
 from numpy.typing import NDArray
 
-from histgen_lib.slides._openslide import OpenSlideImage, read_failed
+from histgen_lib.slides._checked import CheckedImage
+from histgen_lib.slides._damage import decode_jpeg
+from histgen_lib.slides._openslide import read_failed
 from histgen_lib.slides.settings import Level
 
 _JPEG, _RGB, _YCBCR = 7, 2, 6
@@ -27,7 +29,11 @@ _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 """Adobe's marker with transform 0 (T.872, 6.5.3): the three components are R, G, B and not Y, Cb, Cr."""
 _CACHE_BYTES = 96 << 20
 _MOST_DIFFERENCE = 4  # grey values between this decoder and OpenSlide's, in tiles that are compared
-_WHITE = 255
+_MOST_TRIED = 32
+"""Tiles of a level that are tried before it is left to OpenSlide as damaged."""
+_MOST_PAGES = 64
+"""Pages and levels that are looked at, of possibly thousands; OpenSlide reads the others."""
+_WHITE, _START = 255, b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,16 @@ class JpegTiffImage:
     shift of less than a pixel, this takes the nearest. Safe for several threads.
     """
 
-    def __init__(self, path: Path, slow: OpenSlideImage, levels: Mapping[int, TiledLevel]) -> None:
+    def __init__(self, path: Path, slow: CheckedImage, levels: Mapping[int, TiledLevel]) -> None:
         self._name = path.name
         self._slow = slow
         self._file = os.open(path, os.O_RDONLY)
         self.vendor, self.properties, self.levels = slow.vendor, slow.properties, slow.levels
         tile_bytes = max(level.tile_size[0] * level.tile_size[1] * 3 for level in levels.values())
-        self._tile: Callable[[int, int], NDArray[np.uint8]] = lru_cache(max(16, _CACHE_BYTES // tile_bytes))(
-            self._decode
-        )
+        self._damaged: set[tuple[int, int]] = set()
+        self._tile: Callable[[int, int], NDArray[np.uint8] | None] = lru_cache(
+            max(16, _CACHE_BYTES // tile_bytes)
+        )(self._decode)
         self._fast = dict(levels)
         self._fast = {number: level for number, level in levels.items() if self._agrees(number)}
 
@@ -71,7 +78,7 @@ class JpegTiffImage:
         return frozenset(self._fast)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read part of a level as `OpenSlideImage.read` does: uint8[height,width,3] RGB."""
+        """Read part of a level as `CheckedImage.read` does: uint8[height,width,3] RGB."""
         tiled = self._fast.get(level)
         if tiled is None or self._file < 0:
             return self._slow.read(x, y, level, width, height)
@@ -79,13 +86,27 @@ class JpegTiffImage:
         left, top = round(x / by), round(y / by)
         region = np.full((height, width, 3), _WHITE, np.uint8)
         for index, (tile_x, tile_y) in _tiles_under(tiled, left, top, width, height):
-            _paste(
-                region,
-                self._tile(level, index),
-                (tile_x - left, tile_y - top),
-                _inside(tiled, tile_x, tile_y),
-            )
+            tile = self._tile(level, index)
+            if tile is not None:
+                _paste(region, tile, (tile_x - left, tile_y - top), _inside(tiled, tile_x, tile_y))
         return region
+
+    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
+        """Whether no damage is known of in part of a level, once that was read."""
+        tiled = self._fast.get(level)
+        if tiled is None:
+            return self._slow.is_whole(x, y, level, width, height)
+        by = self.levels[level].downsample
+        under = _tiles_under(tiled, round(x / by), round(y / by), width, height) if self._damaged else ()
+        return not any((level, index) in self._damaged for index, _ in under)
+
+    def checks(self, level: int) -> bool:
+        """Whether damage in a level is noticed."""
+        return level in self._fast or self._slow.checks(level)
+
+    def damage_without_place(self, level: int) -> tuple[int, int]:
+        """Do as `CheckedImage.damage_without_place`; every tile here has its place."""
+        return (0, 0) if level in self._fast else self._slow.damage_without_place(level)
 
     def close(self) -> None:
         """Give the file back."""
@@ -94,28 +115,35 @@ class JpegTiffImage:
             self._file = -1
         self._slow.close()
 
-    def _decode(self, level: int, index: int) -> NDArray[np.uint8]:
+    def _decode(self, level: int, index: int) -> NDArray[np.uint8] | None:
+        """Decode a tile of the file; None, and noted, if it is damaged."""
         tiled = self._fast[level]
         try:
             data = os.pread(self._file, tiled.byte_counts[index], tiled.offsets[index])
-            tile: NDArray[np.uint8] = simplejpeg.decode_jpeg(tiled.head + data[2:], strict=True)
-            if len(data) != tiled.byte_counts[index] or tile.shape[1::-1] != tiled.tile_size:
-                raise ValueError("a tile is cut short")
-        except (OSError, ValueError) as error:
+            if data[:2] == _START and len(data) == tiled.byte_counts[index]:
+                tile = decode_jpeg(tiled.head + data[2:])
+                if tile.shape[1::-1] == tiled.tile_size:
+                    return tile
+        except OSError as error:
             raise read_failed(self._name, error) from error
-        return tile
+        except ValueError:
+            pass
+        self._damaged.add((level, index))
+        return None
 
     def _agrees(self, number: int) -> bool:
-        """Whether the first and the middle tile of a level are what OpenSlide gives."""
-        tiled, by = self._fast[number], self.levels[number].downsample
-        middle = len(tiled.offsets) // 2 if float(by).is_integer() else 0
-        return all(self._same_tile(number, index) for index in {0, middle})
+        """Whether the first and the middle tile of a level are what OpenSlide gives; others where damaged."""
+        count, whole = len(self._fast[number].offsets), float(self.levels[number].downsample).is_integer()
+        tried = dict.fromkeys((0, *((count // 2,) if whole else ()), *range(1, min(count, _MOST_TRIED))))
+        sound = (index for index in tried if self._tile(number, index) is not None)
+        compared = [self._same_tile(number, index) for index in islice(sound, 2 if whole else 1)]
+        return bool(compared) and all(compared)
 
     def _same_tile(self, number: int, index: int) -> bool:
         tiled, by = self._fast[number], self.levels[number].downsample
         x, y = (round(place * by) for place in _corner(tiled, index))
         width, height = _inside(tiled, *_corner(tiled, index))
-        theirs = self._slow.read(x, y, number, width, height)
+        theirs = self._slow.read_unchecked(x, y, number, width, height)
         ours = self.read(x, y, number, width, height)
         return int(np.abs(ours.astype(np.int16) - theirs).max()) <= _MOST_DIFFERENCE
 
@@ -124,11 +152,13 @@ def tiled_levels(path: Path, levels: tuple[Level, ...]) -> dict[int, TiledLevel]
     """Return the levels of the TIFF at `path` that are gapless tiled JPEG, by number; {} for other files."""
     try:
         with tifffile.TiffFile(path) as file:
-            found = [_tiled_level(page) for page in file.pages if isinstance(page, tifffile.TiffPage)]
+            pages = islice(file.pages, _MOST_PAGES)
+            found = [_tiled_level(page) for page in pages if isinstance(page, tifffile.TiffPage)]
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError):
         return {}
     by_size = {level.size: level for level in reversed(found) if level is not None}
-    return {number: by_size[level.size] for number, level in enumerate(levels) if level.size in by_size}
+    numbered = enumerate(levels[:_MOST_PAGES])
+    return {number: by_size[level.size] for number, level in numbered if level.size in by_size}
 
 
 def _tiled_level(page: tifffile.TiffPage) -> TiledLevel | None:

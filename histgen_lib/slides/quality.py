@@ -10,6 +10,11 @@
 | `underexposed` | empty glass is darker than 150 of 255 |
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
+| `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
+
+Opening a slide (`Slide.flags`) may raise `levels-left-out`, where smaller levels do not show what level 0
+shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own, and
+`pixels-not-square`.
 
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
@@ -18,6 +23,7 @@ median is below 0.02.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +31,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.slides.grid import unread_tissue
 from histgen_lib.slides.settings import TileGrid
 from histgen_lib.slides.slide import Slide
 
@@ -40,6 +47,12 @@ ENLARGED = 1.1
 _MOST_TILES = 48
 
 
+DAMAGE = "damage of the file"
+"""A check that some formats do not allow: their compressed tiles cannot be found or judged."""
+NEVER_CHECKED = ("folds", "bubbles")
+"""What also spoils slides, and nothing here looks for; a check that comes to be made leaves this list."""
+
+
 @dataclass(frozen=True)
 class QualityReport:
     """Measurements of one slide and the flags they raise (see this module's table).
@@ -47,6 +60,10 @@ class QualityReport:
     `sharpness`: median over the tiles looked at. `blurred_fraction`: of those tiles. `clipped_fraction`: of
     tissue pixels. `background_brightness`: 0…255. `colourfulness`: mean of tissue relative to glass, 0…1.
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
+    `damaged_tiles`: left out since the file is damaged there, and damaged ones of the file that only the
+    reader can place. `unseen_fraction`: of the overview, lost to damage. `damage_checked`: whether damage of
+    the tiles would have been noticed.
+    `tissue_unread_mm2`, `tissue_unread_fraction`: tissue that lies in no tile, and its share of all tissue.
     """
 
     flags: tuple[str, ...]
@@ -59,10 +76,61 @@ class QualityReport:
     colourfulness: float
     enlargement: float
     tiles_looked_at: int
+    damaged_tiles: int = 0
+    unseen_fraction: float = 0.0
+    damage_checked: bool = True
+    tissue_unread_mm2: float = 0.0
+    tissue_unread_fraction: float = 0.0
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """What the slide was checked for, as a person calls it."""
+        return tuple(check for check in CHECKS if check != DAMAGE or self.damage_checked)
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """What also spoils slides, and was not looked for."""
+        return NEVER_CHECKED if self.damage_checked else (DAMAGE, *NEVER_CHECKED)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {**asdict(self), "flags": list(self.flags)}
+
+    def without(self, grid: TileGrid, left_out: int) -> QualityReport:
+        """Return the report of a slide of which `left_out` tiles are damaged; `grid` has the others."""
+        unread = unread_tissue(grid).sum() / max(1, grid.mask.sum())
+        report = replace(
+            self,
+            damaged_tiles=self.damaged_tiles + left_out,
+            tissue_unread_mm2=_rounded(unread * self.tissue_mm2),
+            tissue_unread_fraction=_rounded(unread),
+        )
+        others = set(self.flags) - {rule.flag for rule in RULES}
+        return replace(report, flags=(*flags_of(report), *(flag for flag in self.flags if flag in others)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of this module's table: the flag, when it is raised, and what it is a check of."""
+
+    check: str
+    flag: str
+    holds: Callable[[QualityReport], bool]
+
+
+RULES = (
+    Rule("amount of tissue", "little-tissue", lambda r: r.tissue_mm2 < LITTLE_TISSUE_MM2),
+    Rule("focus", "out-of-focus", lambda r: r.blurred_fraction > MOSTLY_BLURRED),
+    Rule("focus", "partly-out-of-focus", lambda r: PARTLY_BLURRED < r.blurred_fraction <= MOSTLY_BLURRED),
+    Rule("ink", "pen", lambda r: r.pen_mm2 >= PEN_MM2),
+    Rule("exposure", "overexposed", lambda r: r.clipped_fraction > OVEREXPOSED_FRACTION),
+    Rule("exposure", "underexposed", lambda r: r.background_brightness < UNDEREXPOSED_BRIGHTNESS),
+    Rule("stain", "pale", lambda r: r.colourfulness < PALE_CHROMA),
+    Rule("resolution", "enlarged", lambda r: r.enlargement > ENLARGED),
+    Rule(DAMAGE, "damaged", lambda r: r.damaged_tiles > 0 or r.unseen_fraction > 0),
+)
+CHECKS = tuple(dict.fromkeys(rule.check for rule in RULES))
+"""The checks that are made, as a person calls them."""
 
 
 def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
@@ -72,12 +140,14 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     """
     picture, downsample = slide.overview
     found = slide.tissue_map
+    damage = slide.damage_check(grid)
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
+    tissue_px, unread_px = int(found.tissue.sum()), int(unread_tissue(grid).sum())
     tiles = _some_tiles(slide, grid)
     sharpness = np.array([tile_sharpness(tile) for tile in tiles])
     report = QualityReport(
         flags=(),
-        tissue_mm2=_rounded(found.tissue.sum() * pixel_mm2),
+        tissue_mm2=_rounded(tissue_px * pixel_mm2),
         pen_mm2=_rounded(found.pen.sum() * pixel_mm2),
         sharpness=_rounded(np.median(sharpness)),
         blurred_fraction=_rounded((sharpness < BLURRED_SHARPNESS).mean()),
@@ -86,23 +156,18 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         colourfulness=_rounded(_colourfulness(picture[found.tissue], found.background)),
         enlargement=_rounded(slide.mpp / grid.mpp),
         tiles_looked_at=len(tiles),
+        damaged_tiles=damage.without_place,
+        unseen_fraction=_rounded(damage.unseen),
+        damage_checked=damage.checked,
+        tissue_unread_mm2=_rounded(unread_px * pixel_mm2),
+        tissue_unread_fraction=_rounded(unread_px / max(1, tissue_px)),
     )
-    return replace(report, flags=flags_of(report))
+    return replace(report, flags=(*flags_of(report), *slide.flags))
 
 
 def flags_of(report: QualityReport) -> tuple[str, ...]:
     """Return the flags that the report's measurements raise, in the order of this module's table."""
-    raised = (
-        ("little-tissue", report.tissue_mm2 < LITTLE_TISSUE_MM2),
-        ("out-of-focus", report.blurred_fraction > MOSTLY_BLURRED),
-        ("partly-out-of-focus", PARTLY_BLURRED < report.blurred_fraction <= MOSTLY_BLURRED),
-        ("pen", report.pen_mm2 >= PEN_MM2),
-        ("overexposed", report.clipped_fraction > OVEREXPOSED_FRACTION),
-        ("underexposed", report.background_brightness < UNDEREXPOSED_BRIGHTNESS),
-        ("pale", report.colourfulness < PALE_CHROMA),
-        ("enlarged", report.enlargement > ENLARGED),
-    )
-    return tuple(flag for flag, holds in raised if holds)
+    return tuple(rule.flag for rule in RULES if rule.holds(report))
 
 
 def tile_sharpness(tile: NDArray[np.uint8]) -> float:
@@ -116,7 +181,7 @@ def _some_tiles(slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
     full = np.flatnonzero(grid.tissue >= min(0.5, float(grid.tissue.max())))
     chosen = full[np.unique(np.linspace(0, len(full) - 1, _MOST_TILES).round().astype(int))]
     some = replace(grid, xy=grid.xy[chosen], tissue=grid.tissue[chosen])
-    return np.concatenate([batch.pixels for batch in slide.read_tiles(some)])
+    return np.concatenate([batch.pixels for batch in slide.read_tiles(some, refuse=False)])
 
 
 def _clipped(tiles: NDArray[np.uint8], background: tuple[float, float, float]) -> float:

@@ -8,8 +8,8 @@ Decoding happens outside Python's lock, so several blocks are read at once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Protocol
 
@@ -30,11 +30,26 @@ _LEAST_USE = 0.4
 """Least part of a block that must be wanted tiles; below it they are read one by one."""
 
 
+_MOST_DAMAGED = 0.05
+"""Part of a slide's tiles, or of its overview, that may be damaged; past it the slide is refused."""
+_LEAST_PIECE = 8
+"""Side (px of the overview) of a piece that a finer level is read for."""
+
+Part = tuple[int, int, int, int, int]
+"""What is read of a slide: corner (level-0 px), level, width and height (px of the level)."""
+
+
 class Reads(Protocol):
     """Anything with OpenSlide's way of reading, giving uint8[height,width,3] RGB."""
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read part of a level; the corner is in level-0 px."""
+        """Read part of a level; the corner is in level-0 px. What is damaged is white."""
+
+    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
+        """Whether no damage is known of in that part, once it was read."""
+
+    def damage_without_place(self, level: int) -> tuple[int, int]:
+        """How many of a level's compressed tiles are damaged, nobody knows where, and of how many."""
 
 
 def best_level(levels: Sequence[Level], factor: float) -> int:
@@ -50,77 +65,121 @@ def read_scaled(
 
     Places are exact to half a pixel of the level that is read.
     """
-    level = best_level(levels, factor)
+    return resize(
+        pixels.read(*_part(levels, best_level(levels, factor), corner, out_size, factor)), *out_size
+    )
+
+
+def _part(
+    levels: Sequence[Level], level: int, corner: tuple[int, int], out_size: tuple[int, int], factor: float
+) -> Part:
     by = levels[level].downsample
     x, y = (round(round(place / by) * by) for place in corner)
     width, height = (max(1, round(side * factor / by)) for side in out_size)
-    return resize(pixels.read(x, y, level, width, height), *out_size)
+    return x, y, levels[level].number, width, height
 
 
-def read_overview(pixels: Reads, levels: Sequence[Level], factor: float) -> NDArray[np.uint8]:
-    """Read the whole slide reduced by `factor`, in pieces → uint8[h,w,3] RGB, white past its edges."""
-    by = levels[best_level(levels, factor)].downsample
+def read_overview(
+    pixels: Reads, levels: Sequence[Level], factor: float
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read the whole slide reduced by `factor`, in pieces → uint8[h,w,3] RGB, white past its edges.
+
+    Where the level for it is damaged, finer ones are read. Also gives bool[h,w], what could not be read.
+    """
+    best = best_level(levels, factor)
+    by = levels[best].downsample
+    finer = sorted(range(len(levels)), key=lambda level: -levels[level].downsample)
+    finer = [level for level in finer if levels[level].downsample <= by]
     out_w, out_h = (int(np.ceil(side / factor)) for side in levels[0].size)
     piece = max(1, int(_MOST_SOURCE_PX * by / factor))
     picture = np.full((out_h, out_w, 3), 255, np.uint8)
+    lost = np.zeros((out_h, out_w), np.bool_)
 
-    def fill(left: int, top: int) -> None:
-        size = (min(piece, out_w - left), min(piece, out_h - top))
+    def fill(left: int, top: int, side: int = piece) -> None:
+        size = (min(side, out_w - left), min(side, out_h - top))
+        place = np.s_[top : top + size[1], left : left + size[0]]
         corner = (round(left * factor), round(top * factor))
-        picture[top : top + size[1], left : left + size[0]] = read_scaled(
-            pixels, levels, corner, size, factor
-        )
+        for level in finer if side <= _LEAST_PIECE else (best,):
+            part = _part(levels, level, corner, size, factor)
+            picture[place] = resize(pixels.read(*part), *size)
+            if pixels.is_whole(*part):
+                return
+        if side <= _LEAST_PIECE:
+            lost[place] = True
+            return
+        for down in range(top, top + size[1], -(-side // 2)):
+            for across in range(left, left + size[0], -(-side // 2)):
+                fill(across, down, -(-side // 2))
 
     corners = [(left, top) for top in range(0, out_h, piece) for left in range(0, out_w, piece)]
     with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
         list(pool.map(lambda corner: fill(*corner), corners))
-    return picture
+    return picture, lost
 
 
 def read_grid(
     pixels: Reads, levels: Sequence[Level], grid: TileGrid, *, batch_size: int, threads: int | None
 ) -> Generator[TileBatch, None, None]:
     """Yield the grid's tiles in its order as batches of `batch_size`; see `Slide.read_tiles`."""
-    waiting: list[NDArray[np.uint8]] = []
-    start = 0
+    waiting: deque[TileBatch] = deque()
     for tiles in _chunks_of_tiles(pixels, levels, grid, threads or min(_MOST_THREADS, cores())):
         waiting.append(tiles)
         while sum(map(len, waiting)) >= batch_size:
-            merged = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-            yield TileBatch(merged[:batch_size], grid.xy[start : start + batch_size])
-            start += batch_size
-            waiting = [merged[batch_size:]]
-    if start < len(grid):
-        yield TileBatch(np.concatenate(waiting), grid.xy[start:])
+            merged = _merged(waiting)
+            yield TileBatch(merged.pixels[:batch_size], merged.xy[:batch_size])
+            waiting = deque([TileBatch(merged.pixels[batch_size:], merged.xy[batch_size:])])
+    if any(map(len, waiting)):
+        yield _merged(waiting)
+
+
+def _merged(batches: Sequence[TileBatch]) -> TileBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return TileBatch(
+        *(np.concatenate(parts) for parts in zip(*((b.pixels, b.xy) for b in batches), strict=True))
+    )
+
+
+def too_damaged(damaged: int, of: int) -> bool:
+    """Whether so much of a slide is damaged that what is left says nothing certain of it."""
+    return damaged > _MOST_DAMAGED * of
 
 
 def _chunks_of_tiles(
     pixels: Reads, levels: Sequence[Level], grid: TileGrid, threads: int
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels of consecutive runs of tiles, the next run being read while one is used."""
-    shape = (grid.tile_px, grid.tile_px, 3)
-    pending: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
+) -> Iterator[TileBatch]:
+    """Yield the whole ones among consecutive runs of tiles, the next run being read while one is used."""
+    pending: deque[Callable[[], TileBatch]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for chunk in _chunks(grid):
-            tiles = np.empty((len(chunk), *shape), np.uint8)
-            jobs = [
-                pool.submit(_read_block, pixels, levels, grid, chunk=chunk, members=members, tiles=tiles)
-                for members in _blocks(grid, chunk)
-            ]
-            pending.append((tiles, jobs))
+            pending.append(_begin(pool, pixels, levels, grid, chunk))
             if len(pending) > 1:
-                yield _finished(*pending.popleft())
+                yield pending.popleft()()
         while pending:
-            yield _finished(*pending.popleft())
+            yield pending.popleft()()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(tiles: NDArray[np.uint8], jobs: list[Future[None]]) -> NDArray[np.uint8]:
-    for job in jobs:
-        job.result()
-    return tiles
+def _begin(
+    pool: ThreadPoolExecutor, pixels: Reads, levels: Sequence[Level], grid: TileGrid, chunk: range
+) -> Callable[[], TileBatch]:
+    """Begin to read a run of tiles; what is returned waits for them, and leaves out the damaged ones."""
+    tiles = np.empty((len(chunk), grid.tile_px, grid.tile_px, 3), np.uint8)
+    whole = np.ones(len(chunk), np.bool_)
+    jobs = [
+        pool.submit(_read_block, pixels, levels, grid, chunk=chunk, members=members, tiles=tiles, whole=whole)
+        for members in _blocks(grid, chunk)
+    ]
+
+    def finish() -> TileBatch:
+        for job in jobs:
+            job.result()
+        xy = grid.xy[chunk.start : chunk.stop]
+        return TileBatch(tiles, xy) if whole.all() else TileBatch(tiles[whole], xy[whole])
+
+    return finish
 
 
 def _chunks(grid: TileGrid) -> list[range]:
@@ -160,13 +219,19 @@ def _read_block(
     chunk: range,
     members: NDArray[np.int64],
     tiles: NDArray[np.uint8],
+    whole: NDArray[np.bool_],
 ) -> None:
-    """Read one square of tiles at once and put each tile into its place in `tiles`."""
+    """Read one square of tiles at once and put each tile into its place in `tiles`; say which are whole."""
     factor = grid.span_px / grid.tile_px
     xy = grid.xy[chunk.start : chunk.stop][members]
     corner = xy.min(axis=0)
     places = np.rint((xy - corner) / factor).astype(np.int64)
     width, height = (places.max(axis=0) + grid.tile_px).tolist()
-    block = read_scaled(pixels, levels, (int(corner[0]), int(corner[1])), (width, height), factor)
+    level, size = best_level(levels, factor), (grid.tile_px, grid.tile_px)
+    part = _part(levels, level, (int(corner[0]), int(corner[1])), (width, height), factor)
+    block = resize(pixels.read(*part), width, height)
+    sound = pixels.is_whole(*part)
     for member, (left, top) in zip(members.tolist(), places.tolist(), strict=True):
         tiles[member] = block[top : top + grid.tile_px, left : left + grid.tile_px]
+        x, y = grid.xy[chunk.start + member].tolist()
+        whole[member] = sound or pixels.is_whole(*_part(levels, level, (x, y), size, factor))

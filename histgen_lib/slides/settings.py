@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,14 @@ from histgen_lib.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a slide: `size` (width, height) in its own px, `downsample` relative to level 0."""
+    """One resolution of a slide: `size` (width, height) in its own px, `downsample` relative to level 0.
+
+    `number`: what its reader calls it, which is not its place among a slide's levels if some are left out.
+    """
 
     size: tuple[int, int]
     downsample: float
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,28 @@ class TileGrid:
 
     def __len__(self) -> int:
         return len(self.xy)
+
+    def rows_at(self, xy: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Say of each tile whether it lies at one of `xy` (int32[M,2])."""
+        wanted = set(map(tuple, xy.tolist()))
+        return np.array([tuple(place) in wanted for place in self.xy.tolist()], np.bool_)
+
+    def only(self, rows: NDArray[np.bool_]) -> TileGrid:
+        """Return the grid of some of its tiles."""
+        return replace(self, xy=self.xy[rows], tissue=self.tissue[rows])
+
+
+@dataclass(frozen=True)
+class DamageCheck:
+    """What is known of damage to a slide before its tiles are read.
+
+    `checked`: whether damage in the tiles will be noticed. `without_place`: compressed tiles of the file that
+    are damaged, and only OpenSlide knows where they show. `unseen`: part (0…1) of the overview that is lost.
+    """
+
+    checked: bool
+    without_place: int
+    unseen: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,28 +6,35 @@ from collections.abc import Generator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import safe_name
 from histgen_lib.slides import source
-from histgen_lib.slides.mpp import MppSource, decide_mpp
-from histgen_lib.slides.parts import safe_name
-from histgen_lib.slides.reading import read_grid, read_overview, read_scaled
+from histgen_lib.slides.admission import admit
+from histgen_lib.slides.mpp import MppSource, decide_mpp, scale_flags, written_mpp
+from histgen_lib.slides.places import Roots
+from histgen_lib.slides.pyramid import believed_levels
+from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
+from histgen_lib.slides.refusals import of_planes
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of
-from histgen_lib.slides.settings import Level, TileBatch, TileGrid
+from histgen_lib.slides.settings import DamageCheck, Level, TileBatch, TileGrid
 from histgen_lib.slides.tissue import TissueMap, find_tissue
+
+if TYPE_CHECKING:
+    from histgen_lib.slides._units import Units
 
 OVERVIEW_MPP = 8.0
 """Scale of the picture that tissue is looked for in: 16 px across a tile of 256 px at 0.5 mpp."""
 
 MOST_OVERVIEW_PX = 6144
 LEAST_SIDE_PX = 32
-MOST_FLAT_PX = 4 * 10**9
-"""Largest coarsest level that is still read whole for the overview: about a minute of reading."""
+MOST_FLAT_PX = 40 * 10**9
+"""Largest coarsest level that is still read whole for the overview, piece by piece: about ten minutes."""
 
 
 FAST_VENDORS = ("aperio", "generic-tiff")
@@ -35,7 +42,10 @@ FAST_VENDORS = ("aperio", "generic-tiff")
 
 
 class PixelSource(Protocol):
-    """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px."""
+    """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px.
+
+    `read`, `is_whole` and `damage_without_place` are those of `histgen_lib.slides.reading.Reads`.
+    """
 
     vendor: str
     properties: dict[str, str]
@@ -43,6 +53,15 @@ class PixelSource(Protocol):
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read part of a level."""
+
+    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
+        """Whether no damage is known of there."""
+
+    def damage_without_place(self, level: int) -> tuple[int, int]:
+        """How much of a level is damaged, nobody knows where, and of how much."""
+
+    def checks(self, level: int) -> bool:
+        """Whether damage in a level is noticed."""
 
     def close(self) -> None:
         """Give the file back."""
@@ -52,9 +71,11 @@ class Slide:
     """One whole-slide image. Use it as a context manager, or `close` it.
 
     `path`: as given. `slide_id`: the file's stem, safe as a folder name, unless another was given. `size`:
-    (width, height) in level-0 px. `levels`: finest first. `mpp`: µm per level-0 px; `mpp_source` says who is
-    believed. `scanner`: as written in the slide, or None: may hold a serial number. `maker`: of the scanner,
-    from a list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
+    (width, height) in level-0 px. `levels`: finest first, without those that do not show what level 0 shows.
+    `mpp`: µm per level-0 px; `mpp_source` says who is believed. `file_mpp`: what the file itself states where
+    another is believed, true or not. `flags`: what opening it found that a reader of its draft must know.
+    `scanner`: as written in the slide, or None: may hold a serial number. `maker`: of the scanner, from a
+    list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
     """
 
     def __init__(
@@ -64,19 +85,24 @@ class Slide:
         *,
         mpp: float,
         mpp_source: MppSource,
+        file_mpp: float | None = None,
+        levels: tuple[Level, ...] = (),
+        flags: tuple[str, ...] = (),
         file: Path | None = None,
         slide_id: str | None = None,
     ) -> None:
         self.path = path
         self.slide_id = slide_id or safe_id(path)
-        self.levels = _checked_levels(path.name, pixels.levels)
+        self.levels = levels or pixels.levels
         self.size = self.levels[0].size
+        self.flags = flags
         self.mpp = mpp
         self.mpp_source: MppSource = mpp_source
+        self.file_mpp = None if mpp_source == "file" else file_mpp
         self.vendor = pixels.vendor
         self.scanner = scanner_of(pixels.properties)
         self.maker = maker_of(pixels.vendor, pixels.properties)
-        self._pixels = pixels
+        self._pixels, self._unseen = pixels, 0.0
         self._file = file or path
 
     @cached_property
@@ -100,7 +126,10 @@ class Slide:
                 hint="Convert it to a pyramid, for example: vips tiffsave IN OUT.tif --tile --pyramid",
             )
         downsample = max(1.0, OVERVIEW_MPP / self.mpp, max(self.size) / MOST_OVERVIEW_PX)
-        return read_overview(self._pixels, self.levels, downsample), downsample
+        picture, lost = read_overview(self._pixels, self.levels, downsample)
+        self._refuse_if_damaged(int(lost.sum()), lost.size, "its overview")
+        self._unseen = float(lost.mean())
+        return picture, downsample
 
     @cached_property
     def tissue_map(self) -> TissueMap:
@@ -109,11 +138,15 @@ class Slide:
         return find_tissue(picture, mpp=self.mpp * downsample)
 
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
-        """Read `w` × `h` px of `level`, corner (x, y) in level-0 px → uint8[h,w,3] RGB; outside is white.
+        """Read `w` × `h` px of a level, from corner (x, y) in level-0 px → uint8[h,w,3] RGB, white outside.
 
-        Raises `InvalidInputError("slide-read-failed")`.
+        Raises `InvalidInputError("slide-read-failed")`, for damage there, too.
         """
-        return self._pixels.read(x, y, level, w, h)
+        number = self.levels[level].number
+        pixels = self._pixels.read(x, y, number, w, h)
+        if not self._pixels.is_whole(x, y, number, w, h):
+            raise self._damaged("a tile of the file there is damaged")
+        return pixels
 
     def read_scaled(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
         """Read a square of `span_px` level-0 px from corner (x, y) as uint8[out_px,out_px,3] RGB."""
@@ -127,14 +160,43 @@ class Slide:
         return resize(picture, width, height)
 
     def read_tiles(
-        self, grid: TileGrid, batch_size: int = 64, *, threads: int | None = None
+        self, grid: TileGrid, batch_size: int = 64, *, threads: int | None = None, refuse: bool = True
     ) -> Generator[TileBatch, None, None]:
         """Yield the tiles of `grid`, in its order, `batch_size` at a time (the last batch may be smaller).
 
-        `threads`: how many tiles' regions are decoded at once (default: processors, at most 4). The pixels
-        do not depend on `batch_size` or `threads`. Raises `InvalidInputError("slide-read-failed")`.
+        Tiles that the file has damaged are left out; where they are more than 5 %, the slide is refused at
+        last (with `refuse` False: a sample, only if none is whole). `threads`: how many tiles' regions are
+        decoded at once (default: processors, at most 4). The pixels do not depend on `batch_size` or
+        `threads`. Raises `InvalidInputError("slide-read-failed")`.
         """
-        return read_grid(self._pixels, self.levels, grid, batch_size=batch_size, threads=threads)
+        whole = 0
+        for batch in read_grid(self._pixels, self.levels, grid, batch_size=batch_size, threads=threads):
+            whole += len(batch)
+            yield batch
+        if refuse or not whole:
+            self._refuse_if_damaged(len(grid) - whole, len(grid), "its tiles")
+
+    def damage_check(self, grid: TileGrid) -> DamageCheck:
+        """Say what is known of damage to the level that the tiles of `grid` are read from, and the overview.
+
+        Raises `InvalidInputError("slide-read-failed")` where that is too much.
+        """
+        level = self.levels[best_level(self.levels, grid.span_px / grid.tile_px)].number
+        without_place, of = self._pixels.damage_without_place(level)
+        self._refuse_if_damaged(without_place, of, "its data")
+        _ = self.overview
+        return DamageCheck(self._pixels.checks(level), without_place, self._unseen)
+
+    def _refuse_if_damaged(self, damaged: int, of: int, what: str) -> None:
+        if too_damaged(damaged, of):
+            raise self._damaged(f"{damaged / of:.0%} of {what} is damaged")
+
+    def _damaged(self, why: str) -> InvalidInputError:
+        return InvalidInputError(
+            "slide-read-failed",
+            f"Pixels of {self.path.name} cannot be read: {why}.",
+            hint="The file is damaged or changed while it was being read. Copy it again and retry.",
+        )
 
     def close(self) -> None:
         """Give the file back."""
@@ -156,38 +218,63 @@ def open_slide(
     scanner_mpp: Mapping[str, float] | None = None,
     fast: bool = True,
     slide_id: str | None = None,
+    within: Roots | None = None,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
     name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
-    both agree. `slide_id`: what the slide is called, if not as its file. Raises `InvalidInputError`:
-    `slide-missing`, `slide-empty`, `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`,
-    `slide-damaged`, `slide-too-small`, `slide-pyramid-corrupt`, and those of
-    `histgen_lib.slides.mpp.decide_mpp`.
+    both agree. `slide_id`: what the slide is called, if not as its file. `within`: where all of it has to
+    lie; None: anywhere. Raises `InvalidInputError`: `slide-empty`, `slide-is-folder`, `slide-format-unknown`,
+    `slide-not-supported`, `slide-incomplete`, `slide-damaged`, `slide-too-small`, and those of
+    `histgen_lib.slides.admission.admit` and `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
+    admit(path, within)
     file = source.locate(path)
     pixels = _open_pixels(file, fast=fast)
     try:
+        _check_sizes(path, pixels.levels)
         scanner = scanner_of(pixels.properties)
+        in_file = (pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y"))
         value, origin = decide_mpp(
             path,
             stated=mpp,
-            in_file=(pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y")),
+            in_file=in_file,
             scanner_names=tuple(name for name in (scanner, pixels.vendor) if name),
             scanner_mpp=scanner_mpp or {},
+            within=within,
         )
-        return Slide(path, pixels, mpp=value, mpp_source=origin, file=file, slide_id=slide_id)
+        believed = believed_levels(pixels, pixels.levels)
+        return Slide(
+            path,
+            pixels,
+            mpp=value,
+            mpp_source=origin,
+            file_mpp=written_mpp(in_file),
+            levels=tuple(pixels.levels[number] for number in believed.kept),
+            flags=(*(("levels-left-out",) if believed.wrong else ()), *scale_flags(value, in_file)),
+            file=file,
+            slide_id=slide_id,
+        )
     except BaseException:
         pixels.close()
         raise
 
 
 def _open_pixels(file: Path, *, fast: bool) -> PixelSource:
-    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: PLC0415 - heavy, only when a slide is opened
+    # Heavy, only when a slide is opened.
+    from histgen_lib.slides import _checked, _dicom_units, _jpeg_tiff, _openslide, _tiff_units  # noqa: PLC0415
 
-    slow = _openslide.OpenSlideImage(file)
+    image = _openslide.OpenSlideImage(file)
+    series = image.properties.get("dicom.SeriesInstanceUID")
+
+    def locate() -> Mapping[int, Units]:
+        if series:
+            return _dicom_units.dicom_units(source.parts_of(file, series), image.levels)
+        return _tiff_units.tiff_units(file, image.vendor, image.levels)
+
+    slow = _checked.CheckedImage(image, locate)
     levels = _jpeg_tiff.tiled_levels(file, slow.levels) if fast and slow.vendor in FAST_VENDORS else {}
     try:
         return _jpeg_tiff.JpegTiffImage(file, slow, levels) if levels else slow
@@ -201,26 +288,13 @@ def safe_id(path: Path) -> str:
     return safe_name(path.name if path.is_dir() else path.stem)
 
 
-def _checked_levels(name: str, levels: tuple[Level, ...]) -> tuple[Level, ...]:
-    if not levels or min(levels[0].size) < LEAST_SIDE_PX:
-        size = levels[0].size if levels else (0, 0)
+def _check_sizes(path: Path, levels: tuple[Level, ...]) -> None:
+    size = levels[0].size if levels else (0, 0)
+    if min(size) < LEAST_SIDE_PX:
         raise InvalidInputError(
             "slide-too-small",
-            f"{name} is only {size[0]}×{size[1]} px.",
+            f"{path.name} is only {size[0]}×{size[1]} px.",
             hint="This is not a whole-slide image; give the scanner's full-resolution file.",
         )
-    for level in levels[1:]:
-        if not _same_shape(levels[0].size, level.size):
-            raise InvalidInputError(
-                "slide-pyramid-corrupt",
-                f"{name} has a level of {level.size[0]}×{level.size[1]} px that is no reduction of its "
-                f"{levels[0].size[0]}×{levels[0].size[1]} px.",
-                hint="The pyramid is damaged. Export or convert the slide again.",
-            )
-    return levels
-
-
-def _same_shape(full: tuple[int, int], small: tuple[int, int]) -> bool:
-    """Whether both sides shrink by the same factor, give or take rounding to whole px (2 px, or 2 %)."""
-    expected = full[1] * small[0] / full[0]
-    return abs(expected - small[1]) <= max(2.0, 0.02 * max(expected, small[1]))
+    if any(level.size == size for level in levels[1:]):
+        raise of_planes(path)

@@ -17,6 +17,9 @@ from histgen_lib.storage import ObjectStore
 _LOOK_S = 0.5
 _SHARE = 0.1
 """The most of the time that is spent looking into the store."""
+_CALM_S, _STILL_S = 10.0, 60.0
+"""At rest: the longest pause between two looks; and between two into the store, which nobody has written to
+as long as no worker has done anything."""
 _WINDOW_S = 600.0
 _LEAST_S = 30.0
 """Before that a rate would be chance."""
@@ -86,12 +89,28 @@ class Follower:
         self._due = self._began = clock()
         self._away = ""
         self._ended_at: list[float] = []
+        self._workers: tuple[WorkerState, ...] = ()
+        self._stirred_at = self._looked_at = clock()
 
     def look(self) -> Picture:
         """Look at the workers, and at the store if it is time for that."""
-        news = self._look_into_store() if self._clock() >= self._due else []
         workers = tuple(look(self._run_dir)) if self._run_dir else ()
+        if workers != self._workers or any(worker.in_flight for worker in workers):
+            self._workers, self._stirred_at = workers, self._clock()
+        news = self._look_into_store() if self._is_due() else []
+        if news:
+            self._stirred_at = self._clock()
         return Picture(self._slides or (), workers, tuple(news), self._per_minute(), self._away)
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next look: the longer, the longer nothing has happened."""
+        return min(_CALM_S, max(_LOOK_S, (self._clock() - self._stirred_at) / 4))
+
+    def _is_due(self) -> bool:
+        now = self._clock()
+        still = self._workers and now - self._stirred_at > _CALM_S and not self._away
+        return now >= (max(self._due, self._looked_at + _STILL_S) if still else self._due)
 
     def _look_into_store(self) -> list[Ended]:
         began, known = self._clock(), self._slides
@@ -102,6 +121,7 @@ class Follower:
             self._away = error.code
             return []
         finally:
+            self._looked_at = self._clock()
             self._due = self._clock() + max(_LOOK_S, (self._clock() - began) / _SHARE)
         news = [] if known is None else list(self._new(known, self._slides))
         self._ended_at += [self._clock()] * len(news)

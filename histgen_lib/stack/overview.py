@@ -30,7 +30,8 @@ class DraftFacts:
     text: str
     abstained: bool
     out_of_distribution: bool
-    confidence: float
+    confidence: float | None
+    """None: the model was not calibrated."""
     fields: dict[str, str]
     parts: tuple[dict[str, Any], ...]
     """Slide id, content id and mpp of each slide it was made from."""

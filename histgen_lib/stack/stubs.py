@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from histgen_lib.inference import shared_memory
@@ -23,14 +24,30 @@ def stubs_of(server: int | None) -> dict[int, list[str]]:
     return _stubs_among(found)
 
 
-def end_left_over(regions: str) -> None:
+class StubWatch:
+    """Notices cheaply that a server's stub ended, or that it is another server. `server`: its process id."""
+
+    def __init__(self, server: Callable[[], int | None]) -> None:
+        self._server = server
+        self._known: tuple[int | None, frozenset[int]] = None, frozenset()
+
+    def disturbed(self) -> bool:
+        """Whether that happened since it was asked last."""
+        server, (known, stubs) = self._server(), self._known
+        if server == known and stubs and _stubs_among(list(stubs)).keys() == stubs:
+            return False
+        self._known = server, frozenset(stubs_of(server))
+        return self._known != (known, stubs)
+
+
+def end_left_over(regions: str | None = None) -> None:
     """Kill stubs whose server is gone: those of the shared memory `regions`, and of starters that have ended.
 
     One that was at work when its server was killed waits for it for ever.
     """
     for pid, command in _stubs_among(_processes()).items():
         names = [part for part in command if part.startswith(f"histgen-{KIND}-")]
-        if any(name.startswith(regions) or shared_memory.is_orphan(name) for name in names):
+        if any((regions and name.startswith(regions)) or shared_memory.is_orphan(name) for name in names):
             with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
                 os.kill(pid, signal.SIGKILL)
 

@@ -13,7 +13,7 @@ from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.pulse import aside
 from histgen_lib.worker.stopping import Stop, Stopped
 
-NEXT_S = 0.25
+NEXT_S = 1.0
 """How long to wait for a record at a time."""
 PROBE_S, PROBE_KEY = 10.0, "probe"
 """How often an idle worker looks whether the store is there, and at what: there need be no such object."""
@@ -40,6 +40,7 @@ class Loop:
             while not self._stop.requested:
                 kit.pulse.beat()
                 delivery = kit.pulse.insist("broker", lambda: kit.subscription.next(NEXT_S), patient=False)
+                kit.pulse.polled()
                 if delivery:
                     with bound(**_ids(delivery)):
                         self._work(delivery)

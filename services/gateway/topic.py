@@ -13,7 +13,7 @@ from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
-from histgen_lib.worker.pulse import LAG_S
+from histgen_lib.worker.pulse import CALM_LAG_S
 from histgen_lib.worker.stopping import Stopped
 from services.gateway import noticing
 from services.gateway.board import NAME
@@ -21,7 +21,7 @@ from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 
 GROUP = "histgen-gateway"
-NEXT_S = 0.5
+NEXT_S = 1.0
 MOST_ATTEMPTS = 3
 """Tries of a notification whose handling fails in a way that nobody foresaw."""
 
@@ -72,7 +72,7 @@ class NotificationTopic(Loop):
                 self._subscription.close()
 
     def _tell_lag(self, subscription: Subscription) -> None:
-        if time.monotonic() - self._lag_at >= LAG_S:
+        if time.monotonic() - self._lag_at >= CALM_LAG_S:
             self._lag_at = time.monotonic()
             metrics.BUS_LAG.labels(NAME).set(subscription.lag())
 

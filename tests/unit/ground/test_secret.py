@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import FatalError
-from histgen_lib.secret import own_secret
+from histgen_lib.secret import given_secret, own_secret
 
 
 def test_a_secret_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
@@ -60,3 +60,31 @@ def test_what_is_no_secret_is_refused_at_once(tmp_path: Path, plant: object) -> 
     with pytest.raises(FatalError) as caught:
         own_secret(tmp_path / "token")
     assert caught.value.code == "secret-unusable"
+
+
+def test_a_secret_is_read_as_kubernetes_mounts_it(tmp_path: Path) -> None:
+    """By links, readable by the service's group."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "key").write_text("s3cret\n")
+    (tmp_path / "..data" / "key").chmod(0o440)
+    (tmp_path / "key").symlink_to("..data/key")
+    assert given_secret(tmp_path / "key") == "s3cret"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o602, 0o620])
+def test_a_given_secret_that_everybody_may_read_or_others_change_is_refused(
+    tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    (tmp_path / "key").chmod(mode)
+    with pytest.raises(FatalError) as caught:
+        given_secret(tmp_path / "key")
+    assert caught.value.code == "secret-exposed"
+    assert "chmod" in caught.value.hint
+
+
+def test_a_given_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FatalError) as caught:
+        given_secret(tmp_path / "key")
+    assert caught.value.code == "secret-unusable"
+    assert str(tmp_path / "key") in caught.value.message

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
@@ -29,6 +33,7 @@ def test_what_is_no_error_of_ours_is_not_taken_for_one(text: str) -> None:
     ("status", "message", "kind", "code"),
     [
         ("UNAVAILABLE", "failed to connect to all addresses", TransientError, "inference-unavailable"),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", FatalError, "inference-secret"),
         ("UNAVAILABLE", "Exceeds maximum queue size", TransientError, "inference-unavailable"),
         ("CANCELLED", "", TransientError, "inference-unavailable"),
         ("UNKNOWN", "Stream removed", TransientError, "inference-unavailable"),
@@ -61,12 +66,28 @@ def test_only_what_may_pass_in_a_moment_is_tried_again_at_once() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "onnx", "http://host:1", "triton://host", "triton://:8001", "triton://h:x", "triton://h:1/path"],
-)
+    [
+        "", "onnx", "http://host:1", "triton://host", "triton://:8001", "triton://h:x", "triton://h:1/path",
+        "triton://", "triton:///", "unix:///run/triton",
+    ],
+)  # fmt: skip
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(FatalError) as caught:
         TritonServer(url)
     assert caught.value.code == "inference-url"
+
+
+def test_a_socket_that_another_account_put_there_is_given_no_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        os.chown(tmp_path / "s", os.getuid() or 65534, -1)
+        with TritonServer(f"triton://{tmp_path}/s") as client, pytest.raises(FatalError) as caught:
+            client.metadata("histgen")
+    assert caught.value.code == "inference-not-triton"
+    assert "another account" in caught.value.message
 
 
 def test_a_tensor_of_two_dtypes_travels_under_two_names() -> None:

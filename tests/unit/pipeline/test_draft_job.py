@@ -153,6 +153,21 @@ def test_a_slide_that_is_gone_is_a_dead_letter_and_leaves_nothing(lab, ready):
     assert reports(lab) == {}
 
 
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("file:///dev/zero", "slide-unreadable"),
+        ("file:///proc/self/mem", "slide-unreadable"),
+        ("file:///" + "a" * 4000, "slide-uri"),
+        ("file:///a%00b", "slide-uri"),
+        ("s3://other/a.svs", "uri-outside-roots"),
+    ],
+)
+def test_an_event_about_a_bag_names_no_more_than_one_about_a_slide(lab, ready, uri, code):
+    assert code_of(lab, replace(ready, uri=uri)) == code
+    assert reports(lab) == {}
+
+
 def test_a_slide_that_was_scanned_again_meanwhile_is_refused(lab, ready):
     """Same name, same size, other pixels: evidence tiles must not come from another scan."""
     path = Path(ready.uri.removeprefix("file://"))

@@ -1,0 +1,126 @@
+"""Telling whole compressed tiles from damaged ones: decoders make garbage of damage, and hardly complain.
+
+JPEG is decoded with every warning an error, but for two habits of writers that cost no pixel: a missing end
+marker, and padding before it. Sectors that a disk or a copy lost are zeros, which decode to stripes without
+a warning; data does not contain so many of them.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+Check = Callable[[bytes], bool]
+"""Whether the bytes of one compressed tile are whole."""
+
+_ZEROS = bytes(32)
+_LOST_SECTOR = bytes(512)
+"""JPEG 2000 writes a byte of zeros for each packet of an empty tile: some hundred in a row are no damage."""
+_END = b"\xff\xd9"
+_SPARE = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re.IGNORECASE)
+"""What libjpeg says of kinds of JPEG that it cannot decode, whole or not."""
+_TABLES, _SCAN, _PROGRESSIVE = 0xC4, 0xDA, 0xC2
+
+
+def decode_jpeg(data: bytes, **how: Any) -> NDArray[np.uint8]:
+    """Decode a JPEG to uint8[h,w,3] RGB; `how` goes to simplejpeg. Raises ValueError for damaged data."""
+    if _has_lost_zeros(data):
+        raise ValueError("a part of it is zeros")
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
+    except ValueError as error:
+        pixels = simplejpeg.decode_jpeg(_mended(data, error), strict=True, **how)
+    return pixels
+
+
+def is_whole_jpeg(data: bytes) -> bool:
+    """Whether a JPEG is not known to be damaged; at an eighth of its size all its data is read."""
+    try:
+        decode_jpeg(data, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        return bool(_NOT_OURS.search(str(error)))
+    return True
+
+
+def is_whole_jpeg_2000(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream has all its tile-parts, and no lost sector. Noise in it is not seen."""
+    try:
+        return _LOST_SECTOR not in data.rstrip(b"\0") and _ends_well(data)
+    except IndexError:
+        return False
+
+
+def is_whole_deflate(data: bytes, size_bytes: int) -> bool:
+    """Whether data inflates to `size_bytes`, by its checksum where it has one."""
+    inflating = zlib.decompressobj()
+    try:
+        return len(inflating.decompress(data)) == size_bytes
+    except zlib.error:
+        return False
+
+
+def _mended(data: bytes, error: ValueError) -> bytes:
+    """Return the data without what costs no pixel, to be tried again. Raises any other error."""
+    told = str(error)
+    if told == "Premature end of JPEG file":
+        return data + _END
+    spare = _SPARE.fullmatch(told)
+    if spare:
+        end = data.rindex(_END)
+        start = end - int(spare[1])
+        if len(set(data[start:end])) == 1:
+            return data[:start] + _END
+    raise error
+
+
+def _has_lost_zeros(data: bytes) -> bool:
+    scan = data.find(b"\xff\xda")
+    found = data.find(_ZEROS, scan) if scan >= 0 else -1
+    inside = found >= 0 and (_END not in data[scan:found])
+    return inside and not _zeros_mean_flat(data[:scan])
+
+
+def _zeros_mean_flat(head: bytes) -> bool:
+    """Whether zeros may stand for flat blocks: with tables made for the tile, or in a progressive JPEG."""
+    segments = list(_segments(head))
+    if any(kind == _PROGRESSIVE for kind, _ in segments):
+        return True
+    tables = b"".join(body for kind, body in segments if kind == _TABLES)
+    first: list[int] = []
+    while len(tables) > 17:
+        first.append(tables[17])  # the symbol whose code is all zeros
+        tables = tables[17 + sum(tables[1:17]) :]
+    return bool(first) and not any(first)
+
+
+def _segments(head: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and body of a JPEG's segments before its data."""
+    place = 2
+    while place + 4 <= len(head) and head[place] == 0xFF:
+        length = int.from_bytes(head[place + 2 : place + 4], "big")
+        yield head[place + 1], head[place + 4 : place + 2 + length]
+        place += 2 + max(2, length)
+
+
+def _ends_well(data: bytes) -> bool:
+    """Follow the tile-parts of a codestream (ISO 15444-1, A.4.2) to its end."""
+    place = 2
+    if data[:2] != b"\xff\x4f":
+        return False
+    while data[place : place + 2] != b"\xff\x90":  # the main header's segments
+        if data[place] != 0xFF:
+            return False
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    while data[place : place + 2] == b"\xff\x90":
+        length = int.from_bytes(data[place + 6 : place + 10], "big")
+        if length == 0:  # up to the end
+            return data.rstrip(b"\0").endswith(_END)
+        place += length
+    return place <= len(data) and data[place : place + 2] in (_END, b"")

@@ -1,0 +1,66 @@
+"""A server's socket lies where no other account of the machine can go, and where a socket's name has room."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.errors import FatalError
+from histgen_lib.stack import door
+from histgen_lib.stack.door import Door
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make sockets' folders lie in a folder of the test's, and nowhere else."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.setattr(door, "_bases", lambda: iter([place]))
+    return place
+
+
+def refusal(act: object) -> FatalError:
+    with pytest.raises(FatalError) as caught:
+        act()  # type: ignore[operator]
+    assert caught.value.code == "triton-door"
+    assert "TMPDIR" in caught.value.hint
+    return caught.value
+
+
+def test_the_folder_is_for_its_owner_and_goes_with_its_door(base: Path) -> None:
+    made = Door()
+    made.make()
+    made.make()  # again after a restart
+    assert made.folder.stat().st_mode & 0o777 == 0o700
+    assert made.folder.parent == base
+    del made
+    assert list(base.iterdir()) == []
+
+
+@pytest.mark.parametrize("plant", ["open to others", "a link", "a file"])
+def test_a_folder_that_somebody_else_made_is_not_used(base: Path, plant: str) -> None:
+    made = Door()
+    if plant == "a link":
+        made.folder.symlink_to("/tmp")
+    elif plant == "a file":
+        made.folder.touch()
+    else:
+        made.folder.mkdir()
+        made.folder.chmod(0o755)
+    refusal(made.make)
+
+
+def test_a_place_in_which_others_can_rename_our_folder_is_not_used(base: Path) -> None:
+    base.chmod(0o777)
+    refusal(Door)
+    base.chmod(0o1777)
+    Door()
+
+
+def test_a_place_with_a_long_name_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert len(os.fsencode(Door().socket)) <= 107
