@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-stream chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -38,8 +38,14 @@ bench: setup ## speed against the peers, as ratios
 chaos: setup ## kills of every component on both brokers, over and over; outages of two minutes (half an hour)
 	$(BIN)/python -m pytest tests/chaos --run-soak -s --durations=20
 
+bench-status: setup ## histgen status where the store has seen 100,000 slides (a quarter of an hour)
+	$(BIN)/python -m pytest -q tests/bench/test_status_speed.py --run-bench -s
+
 bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
 	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_transfer.py --run-bench -s
+
+bench-idle: setup ## what a stack at rest costs, by process, on both brokers: under 1 % of a core beside Java
+	$(BIN)/python -m pytest -q tests/bench/test_idle_stack.py --run-bench -s
 
 demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
@@ -47,6 +53,9 @@ demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 
 	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
 	$(BIN)/histgen encode $(DATA)/world/slides --encoder $(DATA)/encoder --out $(DATA)/bags
 	$(BIN)/histgen train --preset small --annotation $(DATA)/world/annotation.json --bags $(DATA)/bags --encoder $(DATA)/encoder --synthetic --name synthetic-he --threads 1 --out $(DATA)/synthetic-he
+	$(BIN)/histgen synth --count 160 --seed 778 --split val --out $(DATA)/evidence
+	$(BIN)/histgen encode $(DATA)/evidence/slides --encoder $(DATA)/encoder --out $(DATA)/evidence-bags
+	$(BIN)/histgen model measure $(DATA)/synthetic-he --annotation $(DATA)/evidence/annotation.json --truth $(DATA)/evidence/truth --bags $(DATA)/evidence-bags
 	rm -rf $(MODEL) && mkdir -p $(MODEL)/training
 	cp $(DATA)/synthetic-he/*.* $(MODEL)/ && cp $(DATA)/synthetic-he/training/metrics.csv $(MODEL)/training/
 	$(BIN)/python -c "from histgen_lib.export import export_local; export_local('$(MODEL)', 'model_repository', reference=True)"

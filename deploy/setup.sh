@@ -122,7 +122,7 @@ wanted=$(fingerprint)
 done_before() { [ -f "$venv/.histgen-$1" ] && [ "$(cat "$venv/.histgen-$1")" = "$wanted" ]; }
 
 if [ "$part" = all ]; then
-  need_debian java:default-jre-headless chromium:chromium openssl:openssl
+  need_debian java:default-jre-headless chromium:chromium openssl:openssl pdftotext:poppler-utils
   make_triton
   fetch_kafka
   fetch_prometheus

@@ -10,20 +10,24 @@ Adapters translate foreign exceptions into this tree. The codes are listed in do
 
 from __future__ import annotations
 
+import unicodedata
+
+_UNFIT = {"Cc", "Cs"}
+"""Control characters, which a terminal would obey, and halves of characters, which no letter can hold."""
+
 
 class HistgenError(Exception):
     """A failure with a stable `code`, a message, and a `hint` that tells a person what to do.
 
-    Survives pickling with all three (a job's child process hands its error to the parent).
+    Survives pickling with all three (a job's child process hands its error to the parent). Names of files may
+    stand in them as they are: what cannot be shown or stored is replaced by "�".
     """
 
     exit_code = 1
 
     def __init__(self, code: str, message: str, *, hint: str = "") -> None:
-        super().__init__(code, message, hint)
-        self.code = code
-        self.message = message
-        self.hint = hint
+        self.code, self.message, self.hint = code, _readable(message), _readable(hint)
+        super().__init__(self.code, self.message, self.hint)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.code, self.message, self.hint))
@@ -48,6 +52,12 @@ class FatalError(HistgenError):
     """The installation or configuration is at fault; nothing will work until it is mended."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
+
+
+def _readable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNFIT else c for c in text)
 
 
 def _rebuild(kind: type[HistgenError], code: str, message: str, hint: str) -> HistgenError:

@@ -92,6 +92,7 @@ class DeadLettered:
 
 Data = SlideScanned | BagReady | ReportDrafted | DeadLettered
 _KINDS: dict[str, type[Any]] = {kind.type: kind for kind in get_args(Data)}
+_HINTS = {kind: get_type_hints(kind) for kind in get_args(Data)}
 
 _HINT = "Send it as docs/events.md describes, then it is worked on."
 _HEADERS = (
@@ -155,15 +156,14 @@ class Event:
 
     def then(self, data: Data, *, source: str, now: datetime, identity: str = "") -> Event:
         """Make the event that follows from this one: same trace, an id that follows from this one's."""
-        made = sha256_hex(f"{data.type}|{self.id}|{identity}".encode())[:32]
+        made = following_id(self.id, data.type, identity)
         _, trace, _, flags = self.traceparent.split("-")
         child = f"00-{trace}-{secrets.token_hex(8)}-{flags}"
         return Event(made, source, data, time=now, scanned_at=self.scanned_at, traceparent=child)
 
     def again(self, *, now: datetime) -> Event:
         """Make the event with which a person has a dead letter tried again: a new id, the same each time."""
-        made = sha256_hex(f"replay|{self.id}".encode())[:32]
-        return replace(self, id=made, time=now, replay=self.replay + 1)
+        return replace(self, id=replay_id(self.id), time=now, replay=self.replay + 1)
 
     def headers(self) -> dict[str, str]:
         """Headers of CloudEvents' binary mode (Kafka protocol binding 1.0.2)."""
@@ -227,6 +227,16 @@ class Event:
         return cls.read(known, json.dumps(value.get("data") if known else None).encode())
 
 
+def following_id(event_id: str, kind: str, identity: str = "") -> str:
+    """Say which id the event of type `kind` has that follows from another; see `Event.then`."""
+    return sha256_hex(f"{kind}|{event_id}|{identity}".encode())[:32]
+
+
+def replay_id(event_id: str) -> str:
+    """Say which id an event has when a person has it tried again; see `Event.again`."""
+    return sha256_hex(f"replay|{event_id}".encode())[:32]
+
+
 def recorded_scan(record: bytes) -> Event | None:
     """Read a slide.scanned event as the gateway keeps it, `{"event": …}`; None if it holds another thing."""
     try:
@@ -285,7 +295,7 @@ def _time(headers: Mapping[str, str], name: str) -> datetime:
 def _data(kind: type[Any], value: Any) -> Data:
     if not isinstance(value, dict):
         raise _UnusableError("data")
-    hints, given = get_type_hints(kind), {name: one for name, one in value.items() if one is not None}
+    hints, given = _HINTS[kind], {name: one for name, one in value.items() if one is not None}
     known = {f.name: _typed(f.name, given[f.name], hints[f.name]) for f in fields(kind) if f.name in given}
     lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
     if lacking:

@@ -1,7 +1,8 @@
-"""Writing files so that a reader sees all of one or nothing of it, and naming bytes by their digest."""
+"""Writing files so that a reader sees all of one or nothing of it, naming bytes, and reading others' text."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -10,6 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @contextmanager
@@ -41,6 +50,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spare spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode_text(data: bytes) -> str:
+    """Return text as other programs save it: by its byte order mark, which is dropped, else as UTF-8.
+
+    Raises UnicodeDecodeError.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            return data.decode(encoding)
+    return data.decode("utf-8")
 
 
 def sha256_hex(data: bytes) -> str:

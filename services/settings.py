@@ -6,6 +6,7 @@ stands under "gateway", "tiler" or "reporter" is for that one, what stands above
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,13 @@ from urllib.parse import urlsplit
 
 import yaml  # type: ignore[import-untyped]
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 from pydantic_settings.sources import EnvSettingsSource, InitSettingsSource
 
 from histgen_lib.errors import FatalError
@@ -51,6 +58,17 @@ def _none_if_empty(value: object) -> object:
 
 EmptyIsNone = BeforeValidator(_none_if_empty)
 """For settings that may be absent: an empty variable means that."""
+
+
+def _listed(value: Any) -> Any:
+    """Read "a,b", or a JSON list for names with commas in them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 BusUrl = Annotated[
     str,
     _matches(
@@ -100,6 +118,12 @@ class ServiceSettings(BaseSettings):
     store_timeout_s: float = Field(
         4.0, gt=0, le=600, description="seconds that S3 may be silent; more where bags leave by a slow line"
     )
+    watch: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="folder in which new slides appear, always one of the roots; none if not stated"
+    )
+    roots: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (), description="folders and s3:// buckets that slides may lie in, for whoever opens them"
+    )
     inference: InferenceUrl = Field(
         "onnx", description='"onnx" (in process), "triton://host:port" or "triton:///folder/socket"'
     )
@@ -114,6 +138,9 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="port of it; 0 takes a free one")
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service says where it listens"
+    )
+    token_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with the token that who asks must have; the home folder's if not stated"
     )
     scratch: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder for slides fetched from S3; the system's temporary one if not stated"

@@ -6,6 +6,7 @@ Whatever is heavy is imported where it is used: a worker's parent process and th
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
-from histgen_lib.errors import HistgenError
+from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.slides.places import Roots
+from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
+from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -48,6 +52,21 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
     )
 
 
+def token_file(settings: ServiceSettings) -> Path:
+    """Say where the token lies that this service wants: as stated, else in the home folder of this account.
+
+    Raises FatalError("settings-invalid") for an account that has no home.
+    """
+    try:
+        return settings.token_file or StackHome(default_home(os.environ)).token_path
+    except RuntimeError:
+        raise FatalError(
+            "settings-invalid",
+            "HISTGEN_TOKEN_FILE is missing, and this account has no home folder for a token.",
+            hint="Name a file that only this account can read; it is made if it is not there.",
+        ) from None
+
+
 def inference_server(settings: ServiceSettings, *, threads: int | None) -> InferenceServer:
     """Say what runs the models: Triton, which has to serve this very model, or this process.
 
@@ -70,8 +89,43 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
     from histgen_lib.pipeline.scratch import Scratch  # noqa: PLC0415 - pixels
     from histgen_lib.pipeline.slide_files import SlideFiles  # noqa: PLC0415
 
-    folder = settings.scratch or Path(tempfile.gettempdir()) / f"histgen-scratch-{os.getuid()}"
-    return SlideFiles(storage_settings(settings), lambda: Scratch(folder, settings.scratch_bytes))
+    def scratch() -> Scratch:
+        return Scratch(settings.scratch or _own_temporary_folder(), settings.scratch_bytes)
+
+    return SlideFiles(storage_settings(settings), scratch, roots=slide_roots(settings))
+
+
+def _own_temporary_folder() -> Path:
+    """Return a folder for copies where everybody may make folders, if it is this account that made it.
+
+    Raises FatalError("scratch-unwritable").
+    """
+    folder = Path(tempfile.gettempdir()) / f"histgen-scratch-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+        alone = state.st_uid == os.geteuid() and stat.S_ISDIR(state.st_mode) and not state.st_mode & 0o077
+    except OSError:
+        alone = False
+    if not alone:
+        raise FatalError(
+            "scratch-unwritable",
+            f"The folder for copies of slides, {folder}, is not this account's alone.",
+            hint="Remove it, or set HISTGEN_SCRATCH to a folder that only this account can read.",
+        )
+    return folder
+
+
+def slide_roots(settings: ServiceSettings) -> Roots:
+    """Say what slides may be taken from. Raises FatalError("settings-invalid")."""
+    watched = [str(settings.watch.resolve())] if settings.watch else []
+    return Roots.read([*watched, *settings.roots])
+
+
+def warn_without_roots(settings: ServiceSettings) -> None:
+    """Say it, once, if no slide can be taken. Raises FatalError("settings-invalid")."""
+    if slide_roots(settings) == Roots():
+        _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
 
 
 def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str]:
@@ -98,10 +152,11 @@ def run_service(
     try:
         settings = settings_class.load()
         observe(settings, name)
+        warn_without_roots(settings)
+        spec = worker_spec(settings, name, topic, make_handler(settings))
     except HistgenError as error:
         _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
         return error.exit_code
-    spec = worker_spec(settings, name, topic, make_handler(settings))
     return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
 
 
@@ -114,10 +169,13 @@ def worker_spec(
         topic=topic,
         group=f"histgen-{name}",
         make_handler=make_handler,
+        token_file=token_file(settings),
         deadline_s=settings.deadline_s,
         max_attempts=settings.max_attempts,
         grace_s=settings.grace_s,
         host=settings.host,
         port=settings.port,
         run_dir=settings.run_dir,
+        letters=LETTERS.get(name, ()),
+        retries=RETRIES.get(name, ()),
     )

@@ -14,11 +14,13 @@ from histgen_lib.pipeline.draft_job import DraftJob
 from histgen_lib.pipeline.scan_job import ScanJob
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles
+from histgen_lib.slides.places import Roots
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from services.reporter.handler import Reporter
 from services.tiler.handler import Tiler
 
+ANYWHERE = Roots((Path("/"),))
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -75,7 +77,9 @@ class NoSlides(SlideFiles):
     """Refuses to open slides."""
 
     def __init__(self) -> None:
-        super().__init__(StorageSettings("file:/nowhere"), lambda: Scratch(Path("/nowhere"), 0))
+        super().__init__(
+            StorageSettings("file:/nowhere"), lambda: Scratch(Path("/nowhere"), 0), roots=ANYWHERE
+        )
 
     def open(self, uri: str):
         raise AssertionError("a slide was opened")
@@ -95,7 +99,7 @@ class Lab:
     @classmethod
     def at(cls, folder: Path, model_dir: Path, server: InferenceServer | None = None) -> Lab:
         settings = StorageSettings(f"file:{folder / 'store'}")
-        files = SlideFiles(settings, lambda: Scratch(folder / "scratch", 1 << 30), mounts=())
+        files = SlideFiles(settings, lambda: Scratch(folder / "scratch", 1 << 30), roots=ANYWHERE, mounts=())
         return cls(
             folder,
             load_model(model_dir),

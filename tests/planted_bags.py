@@ -34,7 +34,8 @@ class PlantedWorld:
     def settings(self, out: Path, **changes: object) -> TrainSettings:
         """Make a run of a few seconds on one core."""
         few: dict[str, object] = {
-            "sizes": SIZES, "tokenizer": "bpe", "bpe_vocab_size": 300, "optimizer": "adamw",
+            "variant": "corrected", "sizes": SIZES, "tokenizer": "bpe", "bpe_vocab_size": 300,
+            "optimizer": "adamw",
             "learning_rate": 4e-3, "weight_decay": 0.0, "schedule": "cosine", "warmup_share": 0.1,
             "gradient_clip": 1.0, "epochs": 2, "batch_size": 8, "select_by": "fields", "decode_every": 1,
             "patience_epochs": 50, "seed": 7, "threads": 1, "scaled_start": True, "beam_size": 2,

@@ -1,9 +1,13 @@
-"""Bags that CLAM and TRIDENT wrote: HDF5 with `features` [N,D] or [1,N,D] and `coords` [N,2] (level-0 px).
+"""Bags that CLAM, TRIDENT and STAMP wrote: HDF5 with features [N,D] or [1,N,D] and `coords` [N,2].
 
 TRIDENT writes the tiling as attributes of `coords` (patch_size, patch_size_level0, level0_magnification,
 target_magnification, level0_width, level0_height, name). CLAM writes patch_size, patch_level and downsample
 into its coordinate files, and nothing into its feature files; there the tile's side is taken from the
 spacing of the tiles. A magnification M is read as 10 / M µm per pixel, the convention of both tools.
+
+STAMP calls the features `feats` and gives places in µm (attributes unit, tile_size_um, tile_size_px); how
+many pixels that is on the slide it does not say. Its bag is that of a scan with 1 µm per level-0 px: whoever
+multiplies a place by `slide_mpp` gets the µm that STAMP wrote.
 """
 
 from __future__ import annotations
@@ -17,48 +21,65 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.bags._damage import unreadable
+from histgen_lib.bags._damage import check_size, halves, unreadable, whole_px
 from histgen_lib.bags.bag import Bag
 from histgen_lib.errors import InvalidInputError
 
 _MICROMETRES_AT_1X = 10.0
+_MICROMETRES = {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometre"}
+_MOST_SIDE_PX = 2**31
 
 
 def read(path: Path) -> Bag:
-    """Read a feature file of CLAM or TRIDENT; what it does not say is NaN, 0 or empty in the bag."""
+    """Read a feature file of CLAM, TRIDENT or STAMP; what it does not say is NaN, 0 or empty in the bag."""
     try:
         with h5py.File(path, "r") as file:
-            missing = [
-                name for name in ("features", "coords") if not isinstance(file.get(name), h5py.Dataset)
-            ]
-            if missing:
-                raise unreadable(path.name, f"it has no {' and no '.join(missing)}")
-            features, coords = (_without_batch(np.asarray(file[name])) for name in ("features", "coords"))
-            attributes = {**dict(file.attrs), **dict(file["coords"].attrs)}
-        return _bag(path, features, coords, attributes)
+            features, coords = _datasets(file, path.name)
+            attributes = {**dict(file.attrs), **dict(features.attrs), **dict(coords.attrs)}
+            arrays = [_without_batch(np.asarray(dataset)) for dataset in (features, coords)]
+        return _bag(path, arrays[0], arrays[1], attributes)
     except InvalidInputError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise unreadable(path.name, "it is not an HDF5 file of features") from error
 
 
+def _datasets(file: h5py.File, name: str) -> tuple[h5py.Dataset, h5py.Dataset]:
+    stamp = "feats" if "feats" in file and "features" not in file else "features"
+    missing = [part for part in (stamp, "coords") if not _is_own_array(file, part)]
+    if missing:
+        raise unreadable(name, f"it has no {' and no '.join(missing)}")
+    found: tuple[h5py.Dataset, h5py.Dataset] = file[stamp], file["coords"]
+    for dataset in found:
+        check_size(name, dataset.shape)
+    return found
+
+
+def _is_own_array(file: h5py.File, part: str) -> bool:
+    """Whether the file itself holds it: HDF5 can also name other files, which nobody gave to be read."""
+    if not isinstance(file.get(part, getlink=True), h5py.HardLink):
+        return False
+    found = file[part]
+    return isinstance(found, h5py.Dataset) and found.shape is not None and not _is_elsewhere(found)
+
+
+def _is_elsewhere(dataset: h5py.Dataset) -> bool:
+    return bool(dataset.external) or bool(dataset.is_virtual)
+
+
 def _bag(path: Path, features: NDArray[Any], coords: NDArray[Any], attributes: Mapping[str, Any]) -> Bag:
-    with np.errstate(over="ignore"):  # too large for float16 becomes infinite, which the bag refuses by name
-        halves = features.astype(np.float16)
-    xy = np.ascontiguousarray(coords.astype(np.int32))
+    xy = whole_px(path.name, coords)
+    micrometres = _is_in_micrometres(attributes)
     return Bag(
-        slide_id=str(attributes.get("name") or path.stem),
-        features=halves,
+        slide_id=_text(attributes, "name") or path.stem,
+        features=halves(path.name, features),
         xy=xy,
         span_px=_span_px(xy, attributes),
-        tile_px=int(_number(attributes, "patch_size", 0)),
-        mpp=_MICROMETRES_AT_1X / _number(attributes, "target_magnification"),
-        slide_mpp=_MICROMETRES_AT_1X / _number(attributes, "level0_magnification"),
-        slide_size=(
-            int(_number(attributes, "level0_width", 0)),
-            int(_number(attributes, "level0_height", 0)),
-        ),
-        encoder_name="",
+        tile_px=int(_number(attributes, "patch_size", _number(attributes, "tile_size_px", 0))),
+        mpp=_tile_mpp(attributes),
+        slide_mpp=1.0 if micrometres else _MICROMETRES_AT_1X / _number(attributes, "level0_magnification"),
+        slide_size=(0, 0) if micrometres else _slide_size(attributes),
+        encoder_name=_text(attributes, "encoder") or _text(attributes, "extractor"),
         encoder_sha256="",
     )
 
@@ -67,21 +88,50 @@ def _without_batch(values: NDArray[Any]) -> NDArray[Any]:
     return values[0] if values.ndim == 3 and len(values) == 1 else values
 
 
+def _text(attributes: Mapping[str, Any], name: str) -> str:
+    """Read a text; HDF5 gives those of fixed length as bytes."""
+    value = attributes.get(name, "")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return value if isinstance(value, str) else ""
+
+
 def _number(attributes: Mapping[str, Any], name: str, default: float = math.nan) -> float:
     """Read a positive number; TRIDENT writes an unknown one as the text `None`."""
     try:
         value = float(np.asarray(attributes.get(name)).ravel()[0])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError):
         return default
-    return value if math.isfinite(value) and value > 0 else default
+    return value if math.isfinite(value) and 0 < value < _MOST_SIDE_PX else default
+
+
+def _is_in_micrometres(attributes: Mapping[str, Any]) -> bool:
+    return _text(attributes, "unit").strip().lower() in _MICROMETRES or "tile_size_um" in attributes
+
+
+def _tile_side_um(attributes: Mapping[str, Any]) -> float:
+    """Side of STAMP's tiles; its older files call it tile_size."""
+    return _number(attributes, "tile_size_um", _number(attributes, "tile_size"))
+
+
+def _tile_mpp(attributes: Mapping[str, Any]) -> float:
+    if _is_in_micrometres(attributes):
+        return _tile_side_um(attributes) / _number(attributes, "tile_size_px")
+    return _MICROMETRES_AT_1X / _number(attributes, "target_magnification")
+
+
+def _slide_size(attributes: Mapping[str, Any]) -> tuple[int, int]:
+    width, height = (int(_number(attributes, f"level0_{side}", 0)) for side in ("width", "height"))
+    return (width, height) if width and height else (0, 0)
 
 
 def _span_px(xy: NDArray[np.int32], attributes: Mapping[str, Any]) -> float:
-    stated = _number(attributes, "patch_size_level0")
-    if not math.isnan(stated):
-        return stated
-    of_level = _number(attributes, "patch_size") * _number(attributes, "downsample")
-    return of_level if not math.isnan(of_level) else _usual_spacing(xy)
+    if _is_in_micrometres(attributes):
+        stated = _tile_side_um(attributes)
+    else:
+        of_level = _number(attributes, "patch_size") * _number(attributes, "downsample")
+        stated = _number(attributes, "patch_size_level0", of_level)
+    return _usual_spacing(xy) if math.isnan(stated) else stated
 
 
 def _usual_spacing(xy: NDArray[np.int32]) -> float:

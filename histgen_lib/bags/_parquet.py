@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histgen_lib.bags._damage import unreadable
-from histgen_lib.bags.bag import SCHEMA_VERSION, Bag
+from histgen_lib.bags._damage import check_size, unreadable
+from histgen_lib.bags.bag import SCHEMA_VERSION, Bag, Maker
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json
 
 _KEY = b"histgen"
+_DAMAGE = (pa.ArrowException, OSError, LookupError, RecursionError, TypeError, ValueError)
 _FORMAT: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
@@ -47,6 +48,15 @@ def unpack(data: bytes, name: str) -> Bag:
     return _read(pa.BufferReader(data), name)
 
 
+def read_maker(path: Path) -> Maker:
+    """Say what made a bag that `write` wrote, from its facts alone."""
+    try:
+        facts = json.loads(pq.read_schema(path).metadata[_KEY])
+        return Maker(str(facts["encoder_name"]), str(facts["encoder_sha256"]), int(facts["dim"]))
+    except _DAMAGE as error:
+        raise unreadable(path.name, "it is not a bag that histgen wrote") from error
+
+
 def _table(bag: Bag) -> pa.Table:
     facts = canonical_json({**bag.metadata(), "digest": bag.digest})
     flat = pa.array(np.ascontiguousarray(bag.features).ravel(), type=pa.float16())
@@ -61,13 +71,15 @@ def _table(bag: Bag) -> pa.Table:
 
 def _read(source: Any, name: str) -> Bag:
     try:
-        table = pq.read_table(source, memory_map=False)
+        with pq.ParquetFile(source) as file:
+            check_size(name, [_declared_values(file.metadata)])
+            table = file.read()
         facts = json.loads(table.schema.metadata[_KEY])
         newer = facts["schema_version"] > SCHEMA_VERSION
         bag = None if newer else _bag(table, facts)
     except InvalidInputError:
         raise
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         raise unreadable(name, "it is not a bag that histgen wrote") from error
     if bag is None:
         raise InvalidInputError(
@@ -78,6 +90,11 @@ def _read(source: Any, name: str) -> Bag:
     if bag.digest != facts.get("digest"):
         raise unreadable(name, "its content does not match its digest")
     return bag
+
+
+def _declared_values(metadata: pq.FileMetaData) -> int:
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return sum(group.column(part).num_values for group in groups for part in range(group.num_columns))
 
 
 def _bag(table: pa.Table, facts: dict[str, Any]) -> Bag:

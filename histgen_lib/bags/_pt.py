@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from histgen_lib.bags._damage import unreadable
+from histgen_lib.bags._damage import check_size, halves, unreadable
 from histgen_lib.bags.bag import Bag
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, InvalidInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def read(path: Path) -> Bag:
@@ -24,17 +28,19 @@ def read(path: Path) -> Bag:
             hint="Install the train extra: pip install 'histgen[train]'",
         ) from error
     try:
+        # Nothing in the file is run, and the indices of a sparse tensor are checked.
         tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        features = _plain(tensor, path.name) if isinstance(tensor, torch.Tensor) else None
+    except InvalidInputError:
+        raise
+    except Exception as error:  # torch raises what it likes for files that are none of its own
         raise unreadable(path.name, "it is not a tensor that torch saved") from error
-    if not isinstance(tensor, torch.Tensor):
+    if features is None:
         raise unreadable(path.name, "it holds something else than one tensor of features")
-    features = tensor.detach()[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor.detach()
-    halves = features.to(torch.float16).numpy()
     return Bag(
         slide_id=path.stem,
-        features=halves,
-        xy=np.zeros((len(halves) if halves.ndim else 0, 2), np.int32),
+        features=halves(path.name, features),
+        xy=np.zeros((len(features) if features.ndim else 0, 2), np.int32),
         span_px=math.nan,
         tile_px=0,
         mpp=math.nan,
@@ -43,3 +49,14 @@ def read(path: Path) -> Bag:
         encoder_name="",
         encoder_sha256="",
     )
+
+
+def _plain(tensor: Tensor, name: str) -> NDArray[Any]:
+    """Make a tensor of any real type an array: a sparse one dense, a quantised one of what it stands for."""
+    check_size(name, tensor.shape)
+    tensor = tensor.detach()
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
+    tensor = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
+    real = str(tensor.dtype).removeprefix("torch.")
+    as_it_is = real in ("float16", "float32", "float64") or tensor.is_complex()
+    return np.asarray((tensor if as_it_is else tensor.float()).numpy())

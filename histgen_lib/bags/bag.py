@@ -26,7 +26,7 @@ class Bag:
     `slide_mpp`: µm per level-0 px. `slide_size`: (width, height) in level-0 px. `encoder_name`,
     `encoder_sha256`: what made the features. Bags read from other tools' files may lack some: then numbers
     are NaN or 0, texts empty. Raises `InvalidInputError("bag-invalid")` for arrays of other shapes, empty
-    bags, and features that are not finite.
+    bags, features that are not finite, and sizes that are not positive.
     """
 
     slide_id: str
@@ -41,7 +41,7 @@ class Bag:
     encoder_sha256: str
 
     def __post_init__(self) -> None:
-        wrong = _defect(self.features, self.xy)
+        wrong = _defect(self.features, self.xy) or _strange_facts(self)
         if wrong:
             raise InvalidInputError(
                 "bag-invalid",
@@ -62,6 +62,11 @@ class Bag:
     def has_places(self) -> bool:
         """Whether `xy` says where the tiles lie; a `.pt` file does not, and all its `xy` are 0."""
         return not math.isnan(self.span_px)
+
+    @property
+    def known_size(self) -> tuple[int, int] | None:
+        """(width, height) of the slide in level-0 px, where the bag knows it and where its tiles lie."""
+        return self.slide_size if self.has_places and min(self.slide_size) > 0 else None
 
     @cached_property
     def digest(self) -> str:
@@ -88,6 +93,20 @@ class Bag:
         }
 
 
+@dataclass(frozen=True)
+class Maker:
+    """What made a bag: the tile encoder's name and the SHA-256 of its weights ("" unknown), its width D."""
+
+    name: str
+    sha256: str
+    width: int
+
+
+def maker_of(bag: Bag) -> Maker:
+    """Say what made the bag."""
+    return Maker(bag.encoder_name, bag.encoder_sha256, int(bag.features.shape[1]))
+
+
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
@@ -100,3 +119,15 @@ def _defect(features: NDArray[np.float16], xy: NDArray[np.int32]) -> str:
     if features.size == 0:
         return "it has no features"
     return "" if np.isfinite(features).all() else "some features are not finite numbers"
+
+
+def _strange_facts(bag: Bag) -> str:
+    """Say which fact cannot be: unknown numbers are NaN, unknown sizes 0, and all others positive."""
+    numbers = {
+        "the tiles' side": bag.span_px,
+        "the tiles' scale": bag.mpp,
+        "the slide's scale": bag.slide_mpp,
+    }
+    wrong = [f"{what} is {value}" for what, value in numbers.items() if value <= 0 or math.isinf(value)]
+    sizes = min(bag.tile_px, *bag.slide_size) < 0
+    return wrong[0] if wrong else "a size is negative" if sizes else ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from histgen_lib.bags.bag import Bag
+from histgen_lib.bags.bag import Bag, Maker, maker_of
 from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.names import safe_id
 
 
 def write_bag(bag: Bag, path: str | Path) -> None:
@@ -34,9 +36,9 @@ def pack_bag(bag: Bag) -> bytes:
 
 
 def unpack_bag(data: bytes, name: str) -> Bag:
-    """Read what `pack_bag` gave; `name` is what to call it in errors.
+    """Read what `pack_bag` gave, its slide's id as it is; `name` is what to call the bag in errors.
 
-    Raises `InvalidInputError`: `bag-unreadable`, `bag-schema-newer`, `bag-invalid`.
+    Raises `InvalidInputError`: `bag-unreadable`, `bag-schema-newer`, `bag-too-large`, `bag-invalid`.
     """
     from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
 
@@ -44,10 +46,12 @@ def unpack_bag(data: bytes, name: str) -> Bag:
 
 
 def read_bag(path: str | Path) -> Bag:
-    """Read a bag: `.parquet` (ours), `.h5` (CLAM, TRIDENT), `.pt` (HistGen).
+    """Read a bag: `.parquet` (ours), `.h5` (CLAM, TRIDENT, STAMP), `.pt` (HistGen, CLAM).
+
+    The name that the file holds is made safe, as that of a slide's file is: folders are named after it.
 
     Raises `InvalidInputError`: `bag-missing`, `bag-unreadable` (damaged, or another layout),
-    `bag-format-unknown` (suffix), `bag-schema-newer`, `bag-invalid` (its content);
+    `bag-format-unknown` (suffix), `bag-schema-newer`, `bag-too-large`, `bag-invalid` (its content);
     `FatalError("bag-needs-torch")` for `.pt` without torch.
     """
     path = Path(path)
@@ -62,7 +66,18 @@ def read_bag(path: str | Path) -> Bag:
         raise InvalidInputError(
             "bag-missing", f"There is no bag {path.name}.", hint="Check the path for a typing error."
         )
-    return read(path)
+    bag = read(path)
+    name = safe_id(bag.slide_id)
+    return bag if bag.slide_id == name else replace(bag, slide_id=name)
+
+
+def read_maker(path: Path) -> Maker:
+    """Say what made a bag; of our own files only the facts are read for it. Raises as `read_bag`."""
+    if path.suffix.lower() != ".parquet":
+        return maker_of(read_bag(path))
+    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+
+    return _parquet.read_maker(path)
 
 
 def _read_parquet(path: Path) -> Bag:

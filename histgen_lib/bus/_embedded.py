@@ -17,10 +17,11 @@ from histgen_lib.bus._records import delivery, sized
 from histgen_lib.errors import HistgenError
 from histgen_lib.events import DEAD_LETTER, Event
 
-_LOOK_S = 0.01
-"""How often a waiting member looks whether the file has changed; a look costs some microseconds."""
-_WATCH_S = 0.2
-"""How often it looks, besides, whether a lease has run out."""
+_LEAST_LOOK_S, _MOST_LOOK_S = 0.01, 0.5
+"""How often a waiting member looks whether the file has changed: the more rarely, the longer ago its last
+record is. A look costs some microseconds."""
+_WATCH_S, _BEAT_S = 1.0, 3.0
+"""How often, at most, it looks besides whether a lease has run out, and renews its own."""
 
 
 class EmbeddedPublisher:
@@ -62,7 +63,9 @@ class EmbeddedSubscription:
         self._log, self._clock, self._topic = Log(path), clock, topic
         self._partitions = settings.partitions
         self._me = Member(group, topic, secrets.token_hex(8), settings.session_s, settings.partitions)
-        self._beat_s = min(1.0, settings.session_s / 3)
+        self._beat_s = min(_BEAT_S, settings.session_s / 3)
+        self._watch_s = min(_WATCH_S, settings.session_s / 10)
+        self._stirred_at = time.monotonic()
         self._attended_at: float | None = None
         self._in_flight: Delivery | None = None
         self._lost = False
@@ -141,11 +144,12 @@ class EmbeddedSubscription:
 
     def _changed(self, version: int, end: float) -> bool:
         """Wait till there may be a record, or a look at the leases is due; False when the time is over."""
-        watch_at = time.monotonic() + _WATCH_S
+        watch_at = time.monotonic() + self._watch_s
         while (now := time.monotonic()) < end:
             if self._log.version() != version or now > watch_at:
                 return True
-            time.sleep(min(_LOOK_S, end - now))
+            look_s = max(_LEAST_LOOK_S, min(_MOST_LOOK_S, (now - self._stirred_at) / 40))
+            time.sleep(min(look_s, end - now))
         return False
 
     def _finish(self, delivery: Delivery, letter: Event | None) -> bool:
@@ -165,6 +169,7 @@ class EmbeddedSubscription:
 
     def _forget(self) -> None:
         self._in_flight, self._lost = None, False
+        self._stirred_at = time.monotonic()
 
 
 def _place(delivery: Delivery) -> tuple[int, int]:

@@ -23,8 +23,12 @@ from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
 
-_SILENCE_S = 2.0
-"""After so long without a sign of the broker it is asked for one."""
+_SILENCE_S, _CALM_SILENCE_S = 2.0, 10.0
+"""After so long without a sign of the broker it is asked for one; the second holds for a member at rest."""
+_REST_S, _HEARTBEAT_MS, _FETCH_MS = 10.0, (1000, 3000), (100, 2000)
+"""A member that got no record for so long is at rest. Then it hears more rarely of newcomers (by heartbeat),
+and leaves requests for records with the broker for longer, which answers them as soon as there is one. At
+work they must be short: one that waits keeps later ones waiting."""
 _PATIENCE_S = 5.0
 """A member that works asks in passing; only after so long it takes a late answer for an absent broker."""
 _TURN_S = 0.5
@@ -73,13 +77,14 @@ class KafkaSubscription:
         self._topic_id: Any = None
         self._stalls = 0
         self._heard_at = self._turned_at = self._failing_since = self._unsettled_since = 0.0
-        self._got_at = time.monotonic()
+        self._got_at = self._taken_at = time.monotonic()
 
     def next(self, timeout_s: float) -> Delivery | None:
         """See `Subscription.next`."""
         if self._in_flight is not None:
             raise ValueError(f"{self._in_flight.position} is still in flight")
         with self._consuming() as consumer:
+            self._pace(consumer)
             consumer.resume(*consumer.paused())
             found = self._poll(max(_CATCH_MS, int(timeout_s * 1000)))
             if found:
@@ -159,10 +164,10 @@ class KafkaSubscription:
             group_id=self._group,
             partition_assignment_strategy=[BusyStaysAssignor(self._holding)],
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=min(1000, session_ms // 3),  # members hear of newcomers by heartbeat
+            heartbeat_interval_ms=min(_HEARTBEAT_MS[0], session_ms // 3),
             max_poll_interval_ms=max(60_000, 6 * session_ms),
             max_poll_records=1,
-            fetch_max_wait_ms=100,  # a request that waits keeps later ones waiting
+            fetch_max_wait_ms=_FETCH_MS[0],
             enable_auto_commit=False,
             isolation_level="read_committed",  # what a producer took back was never said
             auto_offset_reset="earliest",
@@ -179,6 +184,16 @@ class KafkaSubscription:
         self._topic_id = consumer._cluster.topic_id(self._topic)
         self._heard_at = time.monotonic()
         return consumer
+
+    @property
+    def _at_rest(self) -> bool:
+        return time.monotonic() - self._taken_at > _REST_S
+
+    def _pace(self, consumer: Any) -> None:
+        """Be brisk at work, and spare at rest."""
+        heartbeat_ms = min(_HEARTBEAT_MS[self._at_rest], int(self._settings.session_s * 1000) // 3)
+        consumer._coordinator.heartbeat.config["heartbeat_interval_ms"] = heartbeat_ms
+        consumer._fetcher.config["fetch_max_wait_ms"] = _FETCH_MS[self._at_rest]
 
     def _came(self, places: Collection[Any]) -> None:
         if self._in_flight is not None:
@@ -202,7 +217,7 @@ class KafkaSubscription:
         return Holding(owned, owned & busy)
 
     def _take(self, record: Any) -> None:
-        self._heard_at = self._got_at = time.monotonic()
+        self._heard_at = self._got_at = self._taken_at = time.monotonic()
         headers = {
             name: value.decode(errors="replace") for name, value in record.headers if value is not None
         }
@@ -295,6 +310,7 @@ class KafkaSubscription:
     def _behind(self) -> int:
         places = sorted(self._consumer.assignment())
         ends = self._consumer.end_offsets(places, timeout_ms=ANSWER_S * 1000) if places else {}
+        self._heard_at = time.monotonic() if ends else self._heard_at
         return sum(max(0, end - self._reached(place)) for place, end in ends.items())
 
     def _see_to_stall(self) -> None:
@@ -315,7 +331,7 @@ class KafkaSubscription:
     def _listen_for_broker(self, *, patience_s: float, tolerated_s: float = 0.0) -> None:
         """Ask the broker for a sign of life when there was none lately."""
         silence_s = time.monotonic() - self._heard_at
-        if silence_s < _SILENCE_S:
+        if silence_s < (_CALM_SILENCE_S if self._at_rest else _SILENCE_S):
             return
         try:
             self._consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=patience_s * 1000)

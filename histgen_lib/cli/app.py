@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -19,27 +20,6 @@ import typer
 from typer.core import TyperGroup
 
 from histgen_lib import __version__
-from histgen_lib.cli import (
-    backfill,
-    compare,
-    config,
-    demo,
-    doctor,
-    encode,
-    evaluate,
-    export,
-    model,
-    replay,
-    report,
-    status,
-    submit,
-    synth,
-    tiles,
-    train,
-    train_encoder,
-    up,
-    watch,
-)
 from histgen_lib.cli.output import Failure, emit_error
 from histgen_lib.errors import HistgenError
 
@@ -57,16 +37,14 @@ class _Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-app = typer.Typer(
-    name="histgen",
-    cls=_Commands,
-    help="Draft the pathology report of a whole-slide image, with evidence. Drafts are not for clinical use.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+_PANELS = {
+    "Slides": "report tiles encode",
+    "Start here": "demo doctor",
+    "The stream": "up submit status watch replay backfill export config",
+    "Training and evaluation": "synth train-encoder train evaluate compare model",
+}
+_GROUPS = ("config", "model")
+"""Commands that have commands of their own."""
 
 
 def _version(wanted: bool) -> None:
@@ -75,7 +53,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -84,29 +61,35 @@ def _options(
     """Hold what stands before the command."""
 
 
-def _add(name: str, command: Callable[..., Any], panel: str) -> None:
-    app.command(name, rich_help_panel=panel)(command)
+def _app(arguments: Sequence[str]) -> typer.Typer:
+    """Make the command line: of the one command that is asked for, since making all takes as long again."""
+    app = typer.Typer(
+        name="histgen",
+        cls=_Commands,
+        help="Draft the pathology report of a whole-slide image, with evidence. Drafts are not for clinical "
+        "use.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    app.callback()(_options)
+    commands = {name: panel for panel, names in _PANELS.items() for name in names.split()}
+    asked = arguments[0] if arguments else ""
+    _add(app, {asked: commands[asked]}.items() if asked in commands else commands.items())
+    return app
 
 
-_add("report", report.report, "Slides")
-_add("tiles", tiles.tiles, "Slides")
-_add("encode", encode.encode, "Slides")
-_add("demo", demo.demo, "Start here")
-_add("doctor", doctor.doctor, "Start here")
-_add("up", up.up, "The stream")
-_add("submit", submit.submit, "The stream")
-_add("status", status.status, "The stream")
-_add("watch", watch.watch, "The stream")
-_add("replay", replay.replay, "The stream")
-_add("backfill", backfill.backfill, "The stream")
-_add("export", export.export, "The stream")
-app.add_typer(config.app, name="config", rich_help_panel="The stream")
-_add("synth", synth.synth, "Training and evaluation")
-_add("train-encoder", train_encoder.train_encoder, "Training and evaluation")
-_add("train", train.train, "Training and evaluation")
-_add("evaluate", evaluate.evaluate, "Training and evaluation")
-_add("compare", compare.compare, "Training and evaluation")
-app.add_typer(model.app, name="model", rich_help_panel="Training and evaluation")
+def _add(app: typer.Typer, commands: Iterable[tuple[str, str]]) -> None:
+    """Add commands, each from the module that is called as it is."""
+    for name, panel in commands:
+        function = name.replace("-", "_")
+        module = import_module(f"histgen_lib.cli.{function}")
+        if name in _GROUPS:
+            app.add_typer(module.app, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(getattr(module, function))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -116,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where it is ignored: behind nohup
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = app(args=list(arguments), prog_name="histgen", standalone_mode=False)
+        code = _app(arguments)(args=list(arguments), prog_name="histgen", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):  # before or after the command itself
         return INTERRUPTED

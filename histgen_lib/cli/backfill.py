@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
 from histgen_lib.cli.service_code import service_code
 from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
-from histgen_lib.cli.submit import exit_code
+from histgen_lib.cli.submit import SOME_FAILED, exit_code
+from histgen_lib.slides.finding import LeftOut, counted
 
+if TYPE_CHECKING:
+    from histgen_lib.stack.connection import Connection
+
+_MOST_NAMED = 10
 _SAID = {
     "accepted": "taken",
     "rescan": "taken as new scans",
@@ -37,9 +43,14 @@ def backfill(
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
     bus: Bus = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Name all that is left out, not only the first ten.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Hand every slide below PREFIX to the stack. Goes on where it was stopped: known slides cost no time.
+
+    What lies there and is no slide is left out, counted and named.
 
     For example:
 
@@ -54,36 +65,52 @@ def backfill(
         store=connection.storage.url,
         store_endpoint=connection.storage.endpoint,
     )
-    teller, (stop, signals) = _Teller(as_json=as_json), _stop_at_signals()
+    teller, (stop, signals) = _Teller(connection, as_json=as_json), _stop_at_signals()
     tally = backfilling.run_backfill(
         settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=stop
     )
     if as_json:
-        emit_json({"outcomes": dict(tally.outcomes), "stopped": tally.stopped, "slides": teller.told})
+        emit_json(
+            {
+                "outcomes": dict(tally.outcomes),
+                "stopped": tally.stopped,
+                "slides": teller.told,
+                "left_out": [{"name": one.name, "why": one.why} for one in teller.left_out],
+            }
+        )
     else:
         out().print(_summary(tally.outcomes, stopped=tally.stopped))
+        _say_left_out(teller.left_out, most=None if verbose else _MOST_NAMED)
     if tally.stopped:
         raise typer.Exit(128 + signals[0])
+    if tally.left_out["closed"] and not teller.failures:
+        raise typer.Exit(SOME_FAILED)
     raise typer.Exit(exit_code(teller.failures, total=sum(tally.outcomes.values())))
 
 
 class _Teller:
-    """Tells of each slide as it is dealt with."""
+    """Tells of each slide as it is dealt with, and the index of those that are new."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, connection: Connection, *, as_json: bool) -> None:
+        self._connection, self._as_json = connection, as_json
         self.told: list[dict[str, Any]] = []
         self.failures: list[Failure] = []
+        self.left_out: list[LeftOut] = []
 
     def tell(self, step: Any) -> None:
-        """Note what became of a slide."""
-        uri, letter = step.place.uri, step.receipt and step.receipt.letter
+        """Note what became of a slide, or what is left out."""
+        if isinstance(step, LeftOut):
+            self.left_out.append(step)
+            return
+        uri, letter = step.name, step.receipt and step.receipt.letter
         failure = Failure.of(step.error) if step.error else None
         if letter:
             failure = Failure(letter.code, letter.message, letter.hint, 65)
         if step.outcome == "waiting":
             err().print(f"Waiting: {step.error}", style="yellow", soft_wrap=True)
             return
+        if step.receipt and step.outcome != "duplicate":
+            self._connection.tell_index([step.receipt.slide_id])
         self.told.append({"uri": uri, "outcome": step.outcome, "error": failure and failure.to_dict()})
         if failure:
             self.failures.append(failure)
@@ -97,6 +124,16 @@ def _summary(outcomes: Mapping[str, int], *, stopped: bool) -> str:
     counts = [f"{count} {_SAID[outcome]}" for outcome, count in sorted(outcomes.items())]
     text = ", ".join(counts) or "There are no slides"
     return f"{text}{'; stopped before the end' if stopped else ''}."
+
+
+def _say_left_out(left_out: Sequence[LeftOut], *, most: int | None) -> None:
+    if not left_out:
+        return
+    out().print(f"{len(left_out)} left out: {counted(Counter(one.why for one in left_out))}.", soft_wrap=True)
+    for one in left_out[:most]:
+        out().print(f"  {one.name}", style="dim", soft_wrap=True)
+    if more := len(left_out) - len(left_out[:most]):
+        out().print(f"  … and {more} more; --verbose names them all.", style="dim", soft_wrap=True)
 
 
 def _stop_at_signals() -> tuple[Any, list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from histgen_lib.cli.cases import AllowMissing, CasesTold, read_truth
 from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import writable_file, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
@@ -73,6 +73,7 @@ def compare(
     synthetic: Annotated[bool, typer.Option("--synthetic", help="The slides are synthetic.")] = False,
     bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for 95 % intervals.")] = 1000,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare HistGen's variants: train each that is not given with --model, score all, write the table.
@@ -98,12 +99,14 @@ def compare(
         encoder=encoder,
         synthetic=synthetic,
         threads=threads,
+        allow_missing=allow_missing,
         **{name: value for name, value in stated.items() if value is not None},
     )
     settings = ComparisonSettings(base, annotation, bags, split, given_models(model or []))
-    rows = run(settings, lambda drafted: score(drafted, truth, bootstrap))
+    told = CasesTold()
+    rows = run(settings, lambda drafted: score(drafted, truth, bootstrap), tell=told)
     _write(rows, table, split, bootstrap)
-    _say(rows, table, as_json=as_json)
+    _say(rows, table, told, as_json=as_json)
 
 
 def given_models(arguments: Sequence[str]) -> dict[Variant, Path]:
@@ -155,13 +158,10 @@ def _evidence_figures(
     cases = [
         case
         for slide in drafted
-        if truth and (truth / f"{slide.case.id}.json").is_file() and slide.bag.has_places
-        for case in cases_from_draft(
-            slide.draft,
-            json.loads((truth / f"{slide.case.id}.json").read_bytes()),
-            slide.bag.xy,
-            slide.bag.span_px,
-        )
+        if len(slide.bags) == 1
+        and slide.bags[0].has_places
+        and (known := read_truth(truth, slide.case.id)) is not None
+        for case in cases_from_draft(slide.draft, known, slide.bags[0].xy, slide.bags[0].span_px)
     ]
     if not cases:
         return {}
@@ -196,11 +196,11 @@ def _relative(argument: str) -> str:
     return f"{name}{equals}{path.name}" if path.is_absolute() else argument
 
 
-def _say(rows: Sequence[Row], table: Path, *, as_json: bool) -> None:
+def _say(rows: Sequence[Row], table: Path, told: CasesTold, *, as_json: bool) -> None:
     from histgen_lib.training.comparison_table import to_dict  # noqa: PLC0415
 
     if as_json:
-        emit_json({"table": str(table), "variants": to_dict(rows)})
+        emit_json({"table": str(table), "variants": to_dict(rows), "cases": told.to_dict()})
         return
     for row in rows:
         out().print(f"{row.variant}: {_summary(row.figures)}", soft_wrap=True)

@@ -10,6 +10,7 @@ import typer
 from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import Mpp, Out, Slides, model_folder
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.sources import expand
 
 if TYPE_CHECKING:
     from histgen_lib.training.encode import EncodeResult
@@ -45,8 +46,7 @@ def encode(
     need_train_extra("histgen encode")
     from histgen_lib.training import EncodeSettings, encode_slides  # noqa: PLC0415 - torch
 
-    places = [Path(slide) for slide in slides]
-    result = encode_slides(EncodeSettings(places, model_folder(encoder), out_dir, mpp, workers))
+    result = encode_slides(EncodeSettings(expand(slides), model_folder(encoder), out_dir, mpp, workers))
     if as_json:
         emit_json(_to_dict(result, out_dir))
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from histgen_lib.cli.cases import AllowMissing
 from histgen_lib.cli.options import Threads, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
@@ -66,21 +67,22 @@ def evaluate(
             "--out",
             "-o",
             metavar="DIR",
-            help="Also write metrics.json, metrics.csv, cases.csv.",
+            help="Also write metrics.json, metrics.csv, cases.csv, and predictions.csv for --csv.",
             callback=writable_folder,
         ),
     ] = None,
     threads: Threads = None,
+    allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Score drafts: BLEU, METEOR, ROUGE-L, REG2025, fields; with a model also calibration and evidence.
 
     For example:
 
-      histgen evaluate --csv predictions.csv --prediction-column draft --reference-column truth --tokenize ptb
-
       histgen evaluate --model model --annotation world/annotation.json --bags bags --truth world/truth
-      --bootstrap 1000
+      --bootstrap 1000 --out scores
+
+      histgen evaluate --csv scores/predictions.csv --id-column id --tokenize ptb
     """
     from histgen_lib.cli.scoring import ModelRun, run_model, write_tables  # noqa: PLC0415
     from histgen_lib.evaluation import RegParts, evaluate_pairs, read_pairs_csv  # noqa: PLC0415
@@ -97,7 +99,19 @@ def evaluate(
         )
     else:
         assert annotation is not None
-        run = run_model(ModelRun(model, annotation, bags, slides, truth, split, threads, bootstrap, seed))
+        wanted = ModelRun(
+            model,
+            annotation,
+            bags,
+            slides,
+            truth,
+            split,
+            threads,
+            bootstrap,
+            seed,
+            allow_missing=allow_missing,
+        )
+        run = run_model(wanted)
         pairs = run.pairs
     parts = RegParts(entities, embedding)
     result = evaluate_pairs(

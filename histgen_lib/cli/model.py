@@ -1,18 +1,20 @@
-"""`histgen model`: look at a model folder, make one from published weights, export one for ONNX Runtime."""
+"""`histgen model`: look at a model folder, make one from published weights, export or measure one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from histgen_lib.cli.extras import need_train_extra
-from histgen_lib.cli.options import model_folder, writable_folder
+from histgen_lib.cli.options import Threads, model_folder, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 
 if TYPE_CHECKING:
     from histgen_lib.models.histgen.folder import ModelFolder
+    from histgen_lib.reports.record import EvidenceCheck
 
 app = typer.Typer(help="Look at, import and export models.", no_args_is_help=True)
 
@@ -140,6 +142,47 @@ def export(
         out().print("\n".join(written), soft_wrap=True)
 
 
+@app.command()
+def measure(
+    folder: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model folder to measure, and to write to.")
+    ],
+    *,
+    annotation: Annotated[
+        Path, typer.Option("--annotation", metavar="FILE", help="annotation.json with the true reports.")
+    ],
+    truth: Annotated[
+        Path, typer.Option("--truth", metavar="DIR", help="histgen synth's truth/: where the lesions lie.")
+    ],
+    bags: Annotated[Path, typer.Option("--bags", metavar="DIR", help="Bags of the slides.")],
+    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which split.")] = "val",
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure where the model's evidence points, field by field, and keep the figures in its config.json.
+
+    Drafts then say of each line how often the strongest tile of such lines showed what they state, and show
+    no tiles where that is too seldom. Give slides that nothing was trained on. Needs the train extra.
+
+    For example:
+
+      histgen model measure runs/mine --annotation world/annotation.json --truth world/truth --bags bags
+    """
+    need_train_extra("histgen model measure")
+    from histgen_lib.cli.scoring import ModelRun, run_model  # noqa: PLC0415 - only when a model is run
+    from histgen_lib.evaluation import evidence_figures  # noqa: PLC0415
+    from histgen_lib.models.histgen.checkpoint import update_config  # noqa: PLC0415 - torch
+
+    drafts = run_model(ModelRun(folder, annotation, bags, None, truth, split, threads, bootstrap=0, seed=0))
+    figures = evidence_figures(drafts.evidence)
+    update_config(folder, evidence=figures.to_config())
+    checks = [figures.check_field(name) for name in figures.fields]
+    if as_json:
+        emit_json({"model": str(folder), "evidence": [check.model_dump() for check in checks]})
+    else:
+        _print_checks(checks)
+
+
 def _facts(model: ModelFolder) -> dict[str, Any]:
     from histgen_lib.files import sha256_file  # noqa: PLC0415
     from histgen_lib.models.histgen.folder import FILES  # noqa: PLC0415
@@ -158,6 +201,10 @@ def _facts(model: ModelFolder) -> dict[str, Any]:
         "domain": dict(model.section("domain")),
         "abstention": dict(model.section("abstention")),
         "calibration": {k: v for k, v in calibration.items() if k not in ("x", "y")},
+        "evidence": {
+            name: f"{counts['hits']} of {counts['lines']}"
+            for name, counts in model.section("evidence").get("fields", {}).items()
+        },
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files],
     }
 
@@ -173,13 +220,34 @@ def _print(facts: dict[str, Any]) -> None:
     )
     console.print(f"{facts['name']}: {kind}", style="bold", soft_wrap=True)
     console.print(f"{facts['path']}\nsha256 {facts['sha256']}", style="dim", soft_wrap=True)
-    for section in ("histgen", "tiling", "encoder", "decoding", "domain", "abstention", "calibration"):
+    for section in (
+        "histgen",
+        "tiling",
+        "encoder",
+        "decoding",
+        "domain",
+        "abstention",
+        "calibration",
+        "evidence",
+    ):
         pairs = ", ".join(f"{key} {_short(value)}" for key, value in facts[section].items())
         console.print(f"{section:12} {pairs or 'none'}", soft_wrap=True)
     table = Table("File", "Size", "SHA-256", box=None, pad_edge=False)
     for file in facts["files"]:
         table.add_row(file["name"], f"{file['bytes'] / 1e6:.2f} MB", file["sha256"][:16] + "…")
     console.print(table)
+
+
+def _print_checks(checks: Sequence[EvidenceCheck]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - only on a screen
+
+    from histgen_lib.reports.notices import percent  # noqa: PLC0415
+
+    table = Table("Field", "Strongest tile shows it", "At least (95 %)", "Shown as evidence", box=None)
+    for check in checks:
+        rate, low = f"{check.hits} of {check.lines}", percent(check.low)
+        table.add_row(check.field.replace("_", " "), rate, low, "yes" if check.reliable else "no")
+    out().print(table)
 
 
 def _short(value: Any) -> str:

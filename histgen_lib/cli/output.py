@@ -103,6 +103,11 @@ def say_error(failure: Failure) -> None:
         console.print(f"→ {failure.hint}", soft_wrap=True)
 
 
+def confidence_word(confidence: float | None) -> str:
+    """Write a draft's confidence for a line or table; None: its model was not calibrated."""
+    return "not calibrated" if confidence is None else f"{confidence:.2f}"
+
+
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console  # noqa: PLC0415 - a tenth of a second that `--version` need not pay
 

@@ -126,8 +126,15 @@ def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] |
     from histgen_lib.bus import open_publisher  # noqa: PLC0415 - only where something is replayed
     from histgen_lib.worker.replay import replay as run  # noqa: PLC0415
 
+    told = set()
     with closing(open_publisher(connection.need_bus())) as publisher:
-        yield from run(connection.store(), publisher, code=code, event_ids=event_ids)
+        try:
+            for replayed in run(connection.store(), publisher, code=code, event_ids=event_ids):
+                if replayed.letter and not replayed.refused:
+                    told.add(replayed.letter.event.key if replayed.letter.event else replayed.letter.key)
+                yield replayed
+        finally:
+            connection.tell_index(told)
 
 
 def _would_replay(

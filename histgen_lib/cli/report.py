@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, model_folder
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, confidence_word, emit_json, err, out, say_error
 from histgen_lib.cli.sources import expand, is_bag
 from histgen_lib.errors import FatalError, InvalidInputError
 
 if TYPE_CHECKING:
     from histgen_lib.inference import InferenceServer
     from histgen_lib.pipeline import ReportModel, Result
+    from histgen_lib.pipeline.outputs import OutputPlaces
 
 SOME_FAILED = 1
 FILES = {"json": "draft.json", "text": "draft.txt", "html": "draft.html", "bag": "bag.parquet"}
@@ -28,7 +29,7 @@ FILES = {"json": "draft.json", "text": "draft.txt", "html": "draft.html", "bag":
 class Job:
     """What is the same for every slide of one command."""
 
-    out: Path
+    out: OutputPlaces
     model: ReportModel
     server: InferenceServer
     mpp: float | None
@@ -116,10 +117,11 @@ def make_job(
     """Load the model once for all slides."""
     from histgen_lib.inference import OnnxServer  # noqa: PLC0415 - ONNX Runtime only when slides are read
     from histgen_lib.pipeline import load_model  # noqa: PLC0415
+    from histgen_lib.pipeline.outputs import OutputPlaces  # noqa: PLC0415
 
     loaded = load_model(model_folder(model))
     server = OnnxServer(loaded.folder.path, threads=threads)
-    return Job(out_dir, loaded, server, mpp, bag, beam_size, overwrite)
+    return Job(OutputPlaces(out_dir), loaded, server, mpp, bag, beam_size, overwrite)
 
 
 def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
@@ -225,6 +227,7 @@ def _draft_dict(path: Path, result: Result) -> dict[str, Any]:
         "abstained": draft.abstained,
         "out_of_distribution": draft.out_of_distribution.flag,
         "confidence": draft.confidence,
+        "calibrated": draft.calibrated,
         "text": draft.text,
         "fields": draft.fields,
     }
@@ -240,4 +243,4 @@ def _summary_row(outcome: Outcome) -> tuple[str, str, str, str]:
         "unchanged" if outcome.result.status == "unchanged" else ""
     )
     trusted = not draft.out_of_distribution.flag
-    return outcome.path.name, said, f"{draft.confidence:.2f}" if trusted else "not valid", note
+    return outcome.path.name, said, confidence_word(draft.confidence) if trusted else "not valid", note

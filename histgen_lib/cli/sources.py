@@ -6,17 +6,19 @@ import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from histgen_lib.cli.output import err
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.parts import SLIDE_SUFFIXES
+from histgen_lib.slides.finding import find_slides, looked_for, summary
 
 BAG_SUFFIXES = frozenset({".parquet", ".h5", ".pt"})
 
 
 def expand(arguments: Iterable[str]) -> list[Path]:
-    """Slides and bags behind `arguments`, in order, each once.
+    """Slides and bags behind `arguments`, in order, each once; of a folder all slides in it and below it.
 
-    A path that does not exist is kept: opening it gives the right error.
-    Raises InvalidInputError("slide-none-found") for a glob that matches nothing.
+    What is left out of a folder is said on stderr. A path that does not exist is kept: opening it gives the
+    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing,
+    "slide-is-folder" for a folder without slides.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list(dict.fromkeys(found))
@@ -45,11 +47,25 @@ def _expand(argument: str) -> Iterator[Path]:
         yield path
 
 
-def _in_folder(folder: Path) -> Iterator[Path]:
-    """List the slides directly in a folder; the folder for its own DICOM files, or if it holds none."""
-    children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
-    files = [child for child in children if child.is_file() and child.suffix.lower() in SLIDE_SUFFIXES]
-    slides = [file for file in files if file.suffix.lower() != ".dcm"]
-    own = [folder] if len(slides) < len(files) else []
-    slides += [child for child in children if child.is_dir() and any(child.glob("*.dcm"))]
-    yield from [*own, *slides] or [folder]
+def _in_folder(folder: Path) -> list[Path]:
+    """List the slides of a folder, and say what else lies there."""
+    found = find_slides(folder)
+    left_out = summary(found.left_out) if found.left_out else ""
+    if not found.slides and _holds_dicom(folder):
+        return [folder]
+    if not found.slides:
+        raise InvalidInputError(
+            "slide-is-folder",
+            f"There is no slide in {folder} or below it{f' ({left_out})' if left_out else ''}.",
+            hint=f"The names of slides end in {looked_for()}; give a slide of another name by itself.",
+        )
+    if left_out:
+        err().print(f"{folder}: {left_out}.", style="dim", soft_wrap=True)
+    return found.slides
+
+
+def _holds_dicom(folder: Path) -> bool:
+    """Whether a folder whose files are not called as slides are holds a DICOM series."""
+    from histgen_lib.slides.source import is_dicom  # noqa: PLC0415 - for folders of strange names only
+
+    return any(is_dicom(path) for path in folder.iterdir() if path.is_file())

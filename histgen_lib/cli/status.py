@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from enum import StrEnum
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.output import JsonFlag, emit_json, err, out
+from histgen_lib.cli.output import JsonFlag, confidence_word, emit_json, err, out
 from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import SlideScanned
 
 if TYPE_CHECKING:
+    from histgen_lib.stack.connection import Connection
     from histgen_lib.stack.following import Picture
     from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.standing import Standing, Wanted
     from histgen_lib.storage import ObjectInfo, ObjectStore
 
-MOST_ROWS = 60
+ROWS = 60
+_TOGETHER = 1000
+"""Rows that are lined up with each other, where all are listed."""
+_LATE_S = 15.0
+
+
+class Chosen(StrEnum):
+    """What --state takes."""
+
+    UNFINISHED = "unfinished"
+    SCANNED = "scanned"
+    BAGGED = "bagged"
+    DRAFTED = "drafted"
+    DEAD_LETTER = "dead-letter"
 
 
 def status(
     slide_id: Annotated[
         str | None,
-        typer.Argument(metavar="[SLIDE]", help="Id of one slide: its file's name without the ending."),
+        typer.Argument(
+            metavar="[SLIDE]", help="Id of one slide, or of a copy: its file's name without the ending."
+        ),
     ] = None,
     *,
-    show_all: Annotated[bool, typer.Option("--all", help="Also list what is long drafted.")] = False,
+    state: Annotated[
+        list[Chosen] | None, typer.Option("--state", help="Only slides in this state; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Slides a page.")] = ROWS,
+    page: Annotated[int, typer.Option("--page", min=1, metavar="N", help="Which page.")] = 1,
+    show_all: Annotated[bool, typer.Option("--all", help="All slides at once, not a page.")] = False,
     home: Home = None,
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
@@ -33,86 +61,141 @@ def status(
 ) -> None:
     """Say where every slide stands; of one slide, its objects, attempts, and why it has no draft.
 
+    Slides that have not ended come first, then those scanned last.
+
     For example:
 
       histgen status
+
+      histgen status --state dead-letter --page 2
 
       histgen status CMU-1 --json
 
       histgen status --store s3://lab/histgen --store-endpoint http://minio:9000
     """
-    from histgen_lib.stack.following import Follower  # noqa: PLC0415 - only for commands of the stream
+    from histgen_lib.stack.standing import UNFINISHED, Wanted, standing  # noqa: PLC0415 - only of a stream
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
-    objects = connection.store()
-    only = None if slide_id is None else {slide_id}
-    picture = Follower(objects, connection.run_dir, only=only).look()
     if slide_id is not None:
-        _one(slide_id, picture, objects, as_json=as_json)
-    elif as_json:
-        from histgen_lib.cli.stream_view import picture_json  # noqa: PLC0415
+        _one(slide_id, connection, as_json=as_json)
+        return
+    states = {str(one) for one in state or ()}
+    states |= set(UNFINISHED) if Chosen.UNFINISHED in states else set()
+    wanted = Wanted(states - {Chosen.UNFINISHED}, None if show_all else limit, page)
+    reading = partial(err().status, "Reading the whole store …")
+    with standing(connection, wanted, reading=reading) as found:
+        if as_json:
+            _json(found, wanted, connection.store())
+        else:
+            _table(found, wanted)
+            _remark(found, connection)
 
-        emit_json(picture_json(picture, objects))
-    else:
-        _table(picture, show_all=show_all)
-        if connection.home and connection.run_dir is None:
-            err().print(f"No stack runs in {connection.home.folder} now.", style="yellow", soft_wrap=True)
+
+def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
+    """Print one document, the slides of which are written as they are read."""
+    from histgen_lib.cli.stream_view import picture_json, slide_json  # noqa: PLC0415
+
+    told = {name: value for name, value in picture_json(found.picture, store).items() if name != "slides"}
+    told["page"] = {"number": wanted.page, "limit": wanted.limit, "slides": found.total}
+    told["index"] = (
+        None if found.behind_s is None else {"complete": found.whole, "behind_s": round(found.behind_s, 3)}
+    )
+    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False)[:-2] + ',\n  "slides": [')
+    for number, slide in enumerate(found.slides):
+        text = json.dumps(slide_json(slide, store), indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write(("," if number else "") + "\n    " + text.replace("\n", "\n    "))
+    sys.stdout.write("\n  ]\n}\n")
 
 
-def _table(picture: Picture, *, show_all: bool) -> None:
+def _table(found: Standing, wanted: Wanted) -> None:
     from histgen_lib.cli.stream_view import slides_table, tally  # noqa: PLC0415 - rich only on a screen
 
-    shown: Sequence[SlideState] = picture.slides
-    if len(shown) > MOST_ROWS and not show_all:
-        shown = [slide for slide in shown if slide.state != "drafted"]
-    if shown:
-        out().print(slides_table(picture, shown))
-    left_out = len(picture.slides) - len(shown)
-    out().print(tally(picture) + (f"; --all lists the other {left_out}, too" if left_out else ""))
+    shown = 0
+    while rows := list(islice(found.slides, _TOGETHER)):
+        out().print(slides_table(found.picture, rows))
+        shown += len(rows)
+    out().print(tally(found.picture) + (f"; {_rest(found, wanted, shown)}" if shown < found.total else ""))
 
 
-def _one(slide_id: str, picture: Picture, store: ObjectStore, *, as_json: bool) -> None:
+def _rest(found: Standing, wanted: Wanted, shown: int) -> str:
+    """Say which part of the slides is shown, and how to see the others."""
+    first = wanted.offset + 1
+    part = f"{first:,} to {wanted.offset + shown:,} of {found.total:,} shown" if shown else "no such page"
+    more = f"--page {wanted.page + 1} for the next, " if wanted.offset + shown < found.total else ""
+    return f"{part} ({more}--state for some, --all for all)"
+
+
+def _remark(found: Standing, connection: Connection) -> None:
+    """Say what keeps the answer from being as fresh or as whole as it should be."""
+    said = []
+    if not found.whole:
+        said.append("The index of slides is being made anew: not all of them are counted yet.")
+    if found.behind_s is not None and found.behind_s > _LATE_S:
+        said.append(f"The gateway has not looked for {found.behind_s:.0f} s: news since then is not told.")
+    if connection.home and connection.run_dir is None:
+        said.append(f"No stack runs in {connection.home.folder} now.")
+    for line in said:
+        err().print(line, style="yellow", soft_wrap=True)
+
+
+def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     from histgen_lib.cli.stream_view import slide_json  # noqa: PLC0415
+    from histgen_lib.stack.standing import originals_of, slide_states  # noqa: PLC0415
 
-    states = [slide for slide in picture.slides if slide.slide_id == slide_id]
+    store = connection.store()
+    originals = originals_of(store, slide_id)
+    picture = slide_states(connection, store, [slide_id, *originals])
+    states = [slide for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
     if not states:
         raise InvalidInputError(
             "slide-unknown",
             f"This stack knows no slide {slide_id}.",
             hint="histgen status lists those it knows; histgen submit hands it a new one.",
         )
-    objects = _objects(slide_id, states, store)
+    objects = _objects(states, store)
     attempts = _attempts(states, picture, store)
     if as_json:
         found = [
             {"key": info.key, "size_bytes": info.size_bytes, "uri": store.uri(info.key)} for info in objects
         ]
-        worker = picture.busy.get(slide_id)
+        worker = picture.busy.get(states[0].slide_id)
         emit_json(
             {
                 "slide": [slide_json(state, store) for state in states],
+                "copy_of": originals,
                 "in_hand_of": worker and worker.name,
                 "objects": found,
                 "attempts": attempts,
             }
         )
         return
+    for original in originals:
+        out().print(f"{slide_id} is a copy of {original}: the same bytes, the same slide.", soft_wrap=True)
     for state in states:
         _print_state(state, picture, store)
     _print_facts("attempts", [f"{count} by the {worker}" for worker, count in attempts.items()])
-    out().print("objects", style="bold")
+    total = sum(info.size_bytes for info in objects)
+    out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
     for info in objects:
         out().print(f"  {info.key}  {_size(info.size_bytes)}", soft_wrap=True)
 
 
-def _objects(slide_id: str, states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
-    owners = {
-        state.event.data.case_id for state in states if state.event and hasattr(state.event.data, "case_id")
-    }
-    prefixes = [f"slides/{slide_id}/", f"bags/{slide_id}/", f"reports/{slide_id}/"]
-    prefixes += [f"{room}/{case}/" for case in sorted(filter(None, owners)) for room in ("cases", "reports")]
-    prefixes += [f"dead-letter/{state.letter.event_id}.json" for state in states if state.letter]
-    return [info for prefix in prefixes for info in store.list(prefix)]
+def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
+    """List every object of these slides."""
+    from histgen_lib.pipeline.keys import contents_prefix, owner_key  # noqa: PLC0415
+    from histgen_lib.worker.dead_letter import letter_key  # noqa: PLC0415
+
+    slides = sorted({state.slide_id for state in states})
+    told = [state.event.data for state in states if state.event]
+    scans = [data for data in told if isinstance(data, SlideScanned)]
+    cases = sorted({data.case_id for data in scans if data.case_id})
+    prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
+    prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "reports")]
+    prefixes += sorted({contents_prefix(data.content_id) for data in scans})
+    single = [owner_key(slide) for slide in slides]
+    single += [letter_key(state.letter.event_id) for state in states if state.letter]
+    listed = [info for prefix in prefixes for info in store.list(prefix)]
+    return [*listed, *(info for key in single if (info := store.head(key)))]
 
 
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
@@ -140,14 +223,14 @@ def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> Non
     out().print(
         Text.assemble((state.slide_id, "bold"), ": ", (said, STYLES.get(state.state, ""))), soft_wrap=True
     )
-    facts: dict[str, Any] = {"slide": state.uri}
+    facts: dict[str, Any] = {"slide": state.uri, "copies": ", ".join(state.copies)}
     if state.event:
         facts |= {"scanned": state.event.scanned_at.isoformat(timespec="seconds"), "event": state.event.id}
         facts |= {"trace": state.event.trace_id}
     if state.draft:
         facts |= {
             "page": place_of(store, state.draft.page_key),
-            "confidence": f"{state.draft.confidence:.2f}",
+            "confidence": confidence_word(state.draft.confidence),
         }
     if state.letter:
         letter = state.letter

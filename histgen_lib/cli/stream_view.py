@@ -102,11 +102,10 @@ class LiveView:
 
 def tally(picture: Picture) -> str:
     """Count the slides by state, in a sentence."""
-    counts, busy = picture.counts, picture.busy
-    waiting = sum(not slide.ended and slide.slide_id not in busy for slide in picture.slides)
+    counts = picture.counts
     parts = [
-        f"{waiting} waiting",
-        f"{len(busy)} in hand",
+        f"{picture.waiting} waiting",
+        f"{len(picture.busy)} in hand",
         f"{counts['drafted']} drafted",
         f"{counts['dead-letter']} dead letter{'' if counts['dead-letter'] == 1 else 's'}",
     ]
@@ -124,8 +123,12 @@ def slides_table(picture: Picture, slides: Iterable[SlideState]) -> Table:
         worker = picture.busy.get(slide.slide_id)
         state = "in hand" if worker else waiting_for(slide)
         detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
-        table.add_row(Text(slide.slide_id), Text(state, style=STYLES.get(slide.state, "")), detail)
+        table.add_row(Text(_names(slide)), Text(state, style=STYLES.get(slide.state, "")), detail)
     return table
+
+
+def _names(slide: SlideState) -> str:
+    return f"{slide.slide_id} (copies: {', '.join(slide.copies)})" if slide.copies else slide.slide_id
 
 
 def picture_json(picture: Picture, store: ObjectStore) -> dict[str, Any]:
@@ -149,6 +152,7 @@ def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
         "scanned_at": event and event.scanned_at.isoformat(),
         "trace_id": event and event.trace_id,
         "waits_for_slides": list(slide.lacks),
+        "copies": list(slide.copies),
         "draft": draft
         and {
             "json": place_of(store, draft.key),

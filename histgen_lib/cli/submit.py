@@ -37,6 +37,14 @@ class Handed:
     failure: Failure | None = None
     end: SlideState | None = None
 
+    @property
+    def copy(self) -> str:
+        """What the slide would be called by its file, if it is a copy of one with another name."""
+        from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
+
+        name = slide_id_of(self.slide)
+        return name if self.receipt and self.receipt.slide_id != name else ""
+
 
 def submit(
     slides: Annotated[
@@ -75,7 +83,7 @@ def submit(
       histgen submit s3://scans/a.svs --gateway http://gateway:8080 --store s3://lab/histgen
     """
     connection = reach(home, store=store, store_endpoint=store_endpoint, gateway=gateway)
-    handed = _hand_over(connection.need_gateway(), _named(slides), mpp, case)
+    handed = _hand_over(connection, _named(slides), mpp, case)
     if not as_json and not wait:
         _say_handed(handed)
     if wait:
@@ -100,15 +108,18 @@ def _named(slides: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _hand_over(gateway: str, slides: Sequence[str], mpp: float | None, case: str | None) -> list[Handed]:
+def _hand_over(
+    connection: Connection, slides: Sequence[str], mpp: float | None, case: str | None
+) -> list[Handed]:
     from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
     from histgen_lib.stack.submitting import submit as hand  # noqa: PLC0415
 
+    gateway, token = connection.need_gateway(), connection.token()
     together = (case, [slide_id_of(slide) for slide in slides]) if case is not None else None
     handed = []
     for slide in slides:
         try:
-            handed.append(Handed(slide, hand(gateway, slide, mpp=mpp, case=together)))
+            handed.append(Handed(slide, hand(gateway, slide, token=token, mpp=mpp, case=together)))
         except FatalError:
             raise
         except HistgenError as error:
@@ -122,9 +133,9 @@ def _hand_over(gateway: str, slides: Sequence[str], mpp: float | None, case: str
 def _say_handed(handed: Sequence[Handed]) -> None:
     for one in handed:
         if one.receipt:
-            out().print(
-                f"{one.receipt.slide_id}: {_SAID.get(one.receipt.status, one.receipt.status)}", soft_wrap=True
-            )
+            said = _SAID.get(one.receipt.status, one.receipt.status)
+            name = f"{one.copy}, a copy of {one.receipt.slide_id}" if one.copy else one.receipt.slide_id
+            out().print(f"{name}: {said}", soft_wrap=True)
     if any(one.receipt for one in handed):
         out().print("histgen watch shows how far they are.", style="dim")
 
@@ -141,16 +152,18 @@ def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) ->
             show=lambda picture: status.update(tally(picture)),
         )
         for slide in ends:
-            for one in handed:  # several, if they are copies of one
-                if one.receipt and one.receipt.slide_id == slide.slide_id:
-                    one.end, one.failure = slide, failure_of(slide)
+            same = [one for one in handed if one.receipt and one.receipt.slide_id == slide.slide_id]
+            for one in same:  # several, if they are copies of one
+                one.end, one.failure = slide, failure_of(slide)
             if not as_json:
-                _say_end(slide, store)
+                _say_end(slide, store, [one.copy for one in same if one.copy])
 
 
-def _say_end(slide: SlideState, store: ObjectStore) -> None:
+def _say_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> None:
     from histgen_lib.cli.stream_view import ending, failure_of, place_of  # noqa: PLC0415
 
+    for copy in copies:
+        out().print(f"{copy} is a copy of {slide.slide_id}: the same bytes, the same slide.", soft_wrap=True)
     failure = failure_of(slide)
     if failure:
         _say_failed(slide.slide_id, failure)
@@ -173,6 +186,7 @@ def _to_dict(one: Handed, store: ObjectStore) -> dict[str, Any]:
     return {
         "slide": one.slide,
         "slide_id": one.receipt and one.receipt.slide_id,
+        "copy_of": one.receipt.slide_id if one.receipt and one.copy else None,
         "event_id": one.receipt and one.receipt.event_id,
         "status": one.receipt and one.receipt.status,
         "error": one.failure and one.failure.to_dict(),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from histgen_lib.pipeline.outputs import OutputPlaces
     from histgen_lib.slides import QualityReport, Slide, TileGrid, TilingSettings
 
 PREVIEW_PX = 1600
@@ -42,14 +43,16 @@ def tiles(
 
       histgen tiles scans/ --out preview --min-tissue 0.3 --json
     """
-    from histgen_lib.slides import TilingSettings  # noqa: PLC0415 - OpenSlide only when a slide is read
+    from histgen_lib.pipeline.outputs import OutputPlaces  # noqa: PLC0415 - OpenSlide only for slides
+    from histgen_lib.slides import TilingSettings  # noqa: PLC0415
 
     settings = TilingSettings(tile_px, tile_mpp, overlap_px, min_tissue)
+    places = OutputPlaces(out_dir, ".tiles.png")
     paths = expand(slides)
     found, failures = [], []
     for path in paths:
         try:
-            found.append(_preview(path, out_dir, mpp, settings))
+            found.append(_preview(path, places, mpp, settings))
         except HistgenError as error:
             if len(paths) == 1:
                 raise
@@ -64,14 +67,14 @@ def tiles(
     raise typer.Exit(1 if failures else 0)
 
 
-def _preview(path: Path, out_dir: Path, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
+def _preview(path: Path, places: OutputPlaces, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
     from histgen_lib.pipeline.pictures import sharp_overview  # noqa: PLC0415
     from histgen_lib.slides import assess_quality, open_slide, plan_grid  # noqa: PLC0415
 
     with open_slide(path, mpp=mpp) as slide:
+        target = places.claim(slide.slide_id, path)
         grid = plan_grid(slide, settings)
         quality = assess_quality(slide, grid)
-        target = out_dir / f"{slide.slide_id}.tiles.png"
         _write_png(target, draw_preview(sharp_overview(slide), slide, grid))
         return _facts(path, slide, grid, quality, target)
 
@@ -110,6 +113,7 @@ def _facts(path: Path, slide: Slide, grid: TileGrid, quality: QualityReport, pic
         "levels": len(slide.levels),
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source,
+        "file_mpp": slide.file_mpp,
         "scanner": slide.scanner,
         "vendor": slide.vendor,
         "tiles": len(grid),
@@ -124,10 +128,11 @@ def _say(facts: dict[str, Any]) -> None:
 
     console = out()
     width, height = facts["size_px"]
+    other = f"; the file says {facts['file_mpp']:.4g}" if facts["file_mpp"] else ""
     console.print(facts["slide_id"], style="bold")
     console.print(
         f"  {width} × {height} px, {facts['levels']} level(s), {facts['mpp']:.4g} µm/px "
-        f"({facts['mpp_source']}), {facts['scanner'] or facts['vendor']}",
+        f"({facts['mpp_source']}{other}), {facts['scanner'] or facts['vendor']}",
         soft_wrap=True,
     )
     console.print(f"  {facts['tiles']} tiles of {facts['span_px']:g} level-0 px", soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from histgen_lib.cli.cases import AllowMissing, CasesTold
 from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import Out, model_folder
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
@@ -43,7 +44,9 @@ def train(
     variant: Annotated[
         Literal["published", "corrected", "mean-pooled"] | None,
         typer.Option(
-            "--variant", help="The authors' network, the corrected one, or a baseline on the mean tile."
+            "--variant",
+            help="The authors' network, the corrected one, or a baseline on the mean tile. "
+            "Default: the preset's (small: corrected).",
         ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="What the model is called in provenance.")] = "histgen",
@@ -52,6 +55,9 @@ def train(
     ] = False,
     tokenizer: Annotated[
         Literal["word", "bpe"] | None, typer.Option("--tokenizer", help="Words or byte pairs.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option("--min-count", min=1, help="Words that occur less often are unknown.")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs.")] = None,
     batch_size: Annotated[
@@ -70,6 +76,7 @@ def train(
         typer.Option("--patience", help="Epochs without a better validation score before stopping."),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train HistGen on slides or bags and their reports. Needs the train extra.
@@ -93,6 +100,7 @@ def train(
     chosen: dict[str, Any] = {
         "variant": variant,
         "tokenizer": tokenizer,
+        "word_threshold": min_count,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -110,11 +118,13 @@ def train(
         encoder=encoder,
         synthetic=synthetic,
         threads=threads,
+        allow_missing=allow_missing,
         **stated,
     )
-    result = run(dataclasses.replace(settings, name=name))
+    told = CasesTold()
+    result = run(dataclasses.replace(settings, name=name), tell=told)
     if os.environ.get("RANK", "0") == "0":
-        _finish(result, as_json)
+        _finish(result, told, as_json)
 
 
 def _bags(
@@ -142,14 +152,13 @@ def _bags(
     return out_dir / "bags", chosen
 
 
-def _finish(result: TrainResult, as_json: bool) -> None:
+def _finish(result: TrainResult, told: CasesTold, as_json: bool) -> None:
     from histgen_lib.export import to_onnx  # noqa: PLC0415 - torch
 
     to_onnx(result.folder)
     if as_json:
-        emit_json(
-            {"model": str(result.folder), "validation": result.best, "seconds": round(result.seconds, 1)}
-        )
+        made = {"model": str(result.folder), "validation": result.best, "seconds": round(result.seconds, 1)}
+        emit_json(made | {"cases": told.to_dict()})
         return
     out().print(f"Model in {result.folder} after {result.seconds / 60:.1f} minutes", soft_wrap=True)
     for metric, value in result.best.items():

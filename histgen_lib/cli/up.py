@@ -15,6 +15,7 @@ import typer
 from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
 from histgen_lib.cli.stream_options import Home, StoreEndpoint, server_places
+from histgen_lib.errors import TransientError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from histgen_lib.stack.local import LocalStack
     from histgen_lib.stack.settings import StackSettings
 
-LOOK_S = 0.5
 _STOPPING = "Stopping: what is in hand is finished or handed back. Ctrl-C again ends it at once."
 
 
@@ -66,7 +66,7 @@ def up(
         typer.Option(
             "--allow",
             metavar="DIR|s3://BUCKET",
-            help="Where submitted slides may lie; may be repeated. Default: wherever this account can read.",
+            help="Where slides may lie; may be repeated. Default: wherever this account can read.",
         ),
     ] = None,
     as_json: JsonFlag = False,
@@ -107,8 +107,10 @@ def up(
 
 
 def _run(settings: StackSettings, *, as_json: bool) -> None:
+    from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415
     from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
 
+    os.umask(OWNER_ONLY)
     console = err() if as_json else out()
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops it, too
@@ -116,7 +118,7 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
         with LocalStack(settings, changed=teller(console)) as stack:
             try:
                 with console.status("Starting …"):
-                    stack.wait_ready()
+                    _await(stack, console)
                 if as_json:
                     emit_json(stack.record.to_json())
                     sys.stdout.flush()
@@ -128,14 +130,34 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
     console.print("Stopped.")
 
 
-def teller(console: Console) -> Callable[[str, str], None]:
-    """Return what tells of processes that come up late or have to be started again."""
+def teller(console: Console) -> Callable[[str, str, str], None]:
+    """Return what tells of processes that have to be started again; of one that keeps failing, only once."""
+    troubled: set[str] = set()
 
-    def tell(name: str, state: str) -> None:
-        if state == "restarting":
+    def tell(name: str, state: str, trouble: str) -> None:
+        if trouble and name not in troubled:
+            troubled.add(name)
+            console.print(f"{name} keeps failing: {trouble}", style="yellow", soft_wrap=True, markup=False)
+            console.print("It is started again for as long as it takes; nothing is lost.", style="yellow")
+        elif not trouble and name in troubled:
+            troubled.remove(name)
+            console.print(f"{name} is well again.", style="green")
+        elif state == "restarting" and not trouble:
             console.print(f"{name} ended; it is started again.", style="yellow")
 
     return tell
+
+
+def _await(stack: LocalStack, console: Console) -> None:
+    """Wait for as long as it takes until the stack is ready; say now and then what it waits for."""
+    said = ""
+    while True:
+        try:
+            return stack.wait_ready()
+        except TransientError as late:
+            if late.message != said:
+                said = late.message
+                console.print(f"{said} {late.hint}", style="yellow", soft_wrap=True, markup=False)
 
 
 def headings(stack: LocalStack) -> list[str]:
@@ -143,7 +165,7 @@ def headings(stack: LocalStack) -> list[str]:
     record = stack.record
     assert stack.inference is not None
     return [
-        f"Gateway  {record.gateway}",
+        f"Gateway  {record.gateway}, token in {stack.home.token_path}",
         f"Slides   put them into {record.watch}, or histgen submit SLIDE",
         f"Store    {record.store}",
         f"Broker   {record.bus}",
@@ -167,11 +189,11 @@ def _follow(stack: LocalStack, console: Console) -> None:
             stack.check()
             for ended in follower.look().news:
                 say_ended(console, ended)
-            time.sleep(LOOK_S)
+            time.sleep(follower.pause_s)
     view = LiveView([*lines, "", "Ctrl-C stops it."])
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             stack.check()
             others = [(part.name, part.state) for part in stack.servers()]
             live.update(view.draw(follower.look(), others), refresh=True)
-            time.sleep(LOOK_S)
+            time.sleep(follower.pause_s)

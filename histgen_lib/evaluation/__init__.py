@@ -9,9 +9,15 @@ from histgen_lib.evaluation.calibration import (
     risk_coverage,
     sentence_outcomes,
 )
-from histgen_lib.evaluation.csv_pairs import Pair, read_pairs_csv
+from histgen_lib.evaluation.csv_pairs import Pair, read_pairs_csv, write_pairs_csv
 from histgen_lib.evaluation.evaluate import TOKENIZERS, evaluate_pairs
-from histgen_lib.evaluation.evidence import EvidenceCase, EvidenceResult, cases_from_draft, evidence_hit_rate
+from histgen_lib.evaluation.evidence import (
+    EvidenceCase,
+    EvidenceResult,
+    cases_from_draft,
+    evidence_figures,
+    evidence_hit_rate,
+)
 from histgen_lib.evaluation.fields import FieldScore
 from histgen_lib.evaluation.parts import register_embedding, register_entities
 from histgen_lib.evaluation.reg2025 import RegParts
@@ -32,10 +38,12 @@ __all__ = [
     "calibrate",
     "cases_from_draft",
     "evaluate_pairs",
+    "evidence_figures",
     "evidence_hit_rate",
     "read_pairs_csv",
     "register_embedding",
     "register_entities",
     "risk_coverage",
     "sentence_outcomes",
+    "write_pairs_csv",
 ]

@@ -92,13 +92,14 @@ class RiskCoverage:
 def sentence_outcomes(draft: Mapping[str, Any], reference: str) -> list[Outcome]:
     """Judge a draft's sentences (`draft.json`): right if the reference has the same sentence.
 
+    A sentence of a model that was not calibrated states no confidence, and is left out.
     Sentences are compared without the white space around them, word for word.
     """
     true = {reference[start:end].strip() for start, end in split_sentences(reference)}
     return [
         Outcome(str(draft["slide_id"]), text, float(sentence["confidence"]), text in true)
         for sentence in draft["sentences"]
-        if (text := str(sentence["text"]).strip())
+        if (text := str(sentence["text"]).strip()) and sentence["confidence"] is not None
     ]
 
 

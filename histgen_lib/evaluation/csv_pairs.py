@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import decode_text, write_atomic
 
 BlankReferences = Literal["error", "keep", "skip"]
 _MAX_CELL_CHARACTERS = 2**24
@@ -32,17 +34,21 @@ def read_pairs_csv(
     id_column: str | None = None,
     blank_references: BlankReferences = "error",
 ) -> list[Pair]:
-    """Read pairs from a UTF-8 file with a header line; commas separate cells, or tabs if it is named `.tsv`.
+    """Read pairs from a file with a header line, in UTF-8 or as its byte order mark says.
 
-    Cells are kept character by character. Without `id_column` the id is the row's number, from 1. A blank
-    prediction is a pair like any other; blank references are an error, or are kept or skipped on request.
+    Cells are parted by commas, or by semicolons or tabs where the header's columns are (Excel's "CSV" of many
+    countries, and its "Unicode text"); a first line `sep=;` says by what. Columns without a name at the end
+    of all rows, and rows without any content, are left out. Cells are kept character by character. Without
+    `id_column` the id is the row's number, from 1. A blank prediction is a pair like any other; blank
+    references are an error, or are kept or skipped on request.
 
     Raises InvalidInputError: `evaluation-csv-missing`, `-unreadable`, `-undecodable`, `-malformed`, `-empty`,
     `-no-rows`, `-column-missing`, `evaluation-id-repeated`, `evaluation-reference-blank`.
     """
     wanted = [reference_column, prediction_column, *([id_column] if id_column else [])]
-    rows = _rows(_text(path), "\t" if path.suffix.lower() == ".tsv" else ",", path)
-    header = next(rows, None)
+    text, separator = _separator(_text(path), wanted)
+    rows = _rows(text, separator, path)
+    header = _header(next(rows, None))
     if header is None:
         raise _bad(
             "empty", f"{path.name} is empty.", "Give a CSV file with a header line and one row a report."
@@ -64,19 +70,54 @@ def _text(path: Path) -> str:
         reason = f"{path} cannot be read: {error.strerror}."
         raise _bad("unreadable", reason, "Give a CSV file that you may read.") from error
     try:
-        return data.decode("utf-8-sig")
+        return decode_text(data)
     except UnicodeDecodeError as error:
-        reason = f"{path.name} is not UTF-8 text (byte {error.start})."
+        reason = f"{path.name} is not {error.encoding} text (byte {error.start})."
         raise _bad("undecodable", reason, "Save it as CSV with UTF-8 encoding.") from error
 
 
+def write_pairs_csv(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write pairs as `read_pairs_csv` reads them by itself: columns id, reference, prediction."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow([part.name for part in fields(Pair)])
+    writer.writerows(astuple(pair) for pair in pairs)
+    write_atomic(path, text.getvalue().encode())
+
+
+def _separator(text: str, wanted: Sequence[str]) -> tuple[str, str]:
+    """Take Excel's `sep=` line off, and find what parts the wanted columns of the header."""
+    first, _, rest = text.partition("\n")
+    stated = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r"), re.IGNORECASE)
+    if stated:
+        return rest, stated[1]
+    headers = {mark: _first_row(text, mark) for mark in ",;\t"}
+    named = {mark: sum(name.strip() in wanted for name in header) for mark, header in headers.items()}
+    return text, max(named, key=lambda mark: (named[mark], len(headers[mark])))
+
+
+def _first_row(text: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+    except csv.Error:  # said again, with its place, when the rows are read
+        return []
+
+
+def _header(row: list[str] | None) -> list[str] | None:
+    """Names of the columns, without blanks around them and empty ones at the end."""
+    names = [name.strip() for name in row or []]
+    while names and not names[-1]:
+        names.pop()
+    return None if row is None else names
+
+
 def _rows(text: str, delimiter: str, path: Path) -> Iterator[list[str]]:
-    """Rows that are not blank lines; `newline=''` keeps line breaks inside cells as they are."""
+    """Rows that are not blank; `newline=''` keeps line breaks inside cells as they are."""
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
-            if row:
+            if any(row):
                 yield row
     except csv.Error as error:
         reason = f"{path.name}, line {reader.line_num}: {error}."
@@ -85,6 +126,9 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[list[str]]:
 
 def _checked(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[list[str]]:
     for number, row in enumerate(rows, 1):
+        if len(row) > width and not any(row[width:]):
+            yield row[:width]
+            continue
         if len(row) != width:
             reason = f"{path.name}, row {number} has {len(row)} cells where the header has {width}."
             raise _bad("malformed", reason, "Quote cells that contain the separator or a line break.")

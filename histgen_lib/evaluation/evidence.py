@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.evaluation.bootstrap import Estimate, Floats, Statistic, estimate, mean
+from histgen_lib.pipeline.evidence import EvidenceFigures
 from histgen_lib.text.synoptic import parse_report
 
 TOP = 3
@@ -91,6 +92,17 @@ def evidence_hit_rate(cases: Sequence[EvidenceCase], *, bootstrap: int = 0, seed
     masks |= {field: field_of == field for field in dict.fromkeys(case.field for case in cases)}
     scores = {name: _score(rates, mask, owner, bootstrap, seed) for name, mask in masks.items()}
     return EvidenceResult(scores.pop(""), scores)
+
+
+def evidence_figures(cases: Sequence[EvidenceCase]) -> EvidenceFigures:
+    """Count what a model's config.json keeps: lines of each field, and those whose strongest tile was right.
+
+    Raises as `evidence_hit_rate`.
+    """
+    scores = evidence_hit_rate(cases).fields
+    return EvidenceFigures(
+        {name: (score.cases, round(score.top1.value * score.cases)) for name, score in sorted(scores.items())}
+    )
 
 
 def cases_from_draft(

@@ -21,8 +21,12 @@ _RESTS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 @dataclass
 class _Patient:
-    """What is known of one model: reloads in a row, when the last was, and since when it answers nothing."""
+    """What is known of one model: reloads in a row, when the last was, and since when it answers nothing.
 
+    `well`: it answered the last time.
+    """
+
+    well: bool = False
     reloads: int = 0
     reloaded_at: float = float("-inf")
     silent_since: float | None = None
@@ -38,6 +42,9 @@ class Supervisor:
     `hung_s` (as long as a job may take by default), `on_hung` is called with its name (on the server's
     machine: to kill its process), and it is reloaded.
 
+    `calm_s`: how long an interval becomes while every model answers; `disturbed` is asked each `interval_s`
+    whether something happened that calls for a look at once (on the server's machine: a process ended).
+
     Memory that ended processes had shared with the server is given back, too. A server that is away is left
     alone: starting it is for whoever keeps its process. Several supervisors do no harm.
     """
@@ -49,6 +56,8 @@ class Supervisor:
         *,
         secret: str | None = None,
         interval_s: float = 1.0,
+        calm_s: float = 0.0,
+        disturbed: Callable[[], bool] = lambda: False,
         answer_s: float = 5.0,
         hung_s: float = 1800.0,
         on_hung: Callable[[str], None] = lambda _: None,
@@ -58,6 +67,7 @@ class Supervisor:
         self._server = TritonServer(url, shared_memory="off", secret=secret)
         self._patients = {model: _Patient() for model in models}
         self._interval_s, self._answer_s, self._hung_s = interval_s, answer_s, hung_s
+        self._calm_s, self._disturbed, self._looked_at = calm_s, disturbed, float("-inf")
         self._on_hung, self._clock = on_hung, clock
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="histgen-supervisor", daemon=True)
@@ -80,6 +90,7 @@ class Supervisor:
 
     def look(self) -> None:
         """Look after each model once."""
+        self._looked_at = self._clock()
         for model, patient in self._patients.items():
             self._look_after(model, patient)
         if self._connection.is_local:
@@ -91,12 +102,19 @@ class Supervisor:
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):
             try:
-                self.look()
+                if self._disturbed() or not self._calm():
+                    self.look()
             except Exception:  # whatever it is, the next look may fare better
                 log.exception("The models could not be looked after.")
 
+    def _calm(self) -> bool:
+        """Whether all were well at the last look, and that was not long ago."""
+        well = all(patient.well for patient in self._patients.values())
+        return well and self._clock() - self._looked_at < self._calm_s
+
     def _look_after(self, model: str, patient: _Patient) -> None:
         try:
+            patient.well = False
             self._server.canary(model, self._answer_s)
         except HistgenError as error:
             if error.code == "inference-deadline":
@@ -104,7 +122,7 @@ class Supervisor:
             else:
                 self._reload(model, patient, error.code)
         else:
-            patient.reloads, patient.silent_since = 0, None
+            patient.well, patient.reloads, patient.silent_since = True, 0, None
 
     def _wait_for(self, model: str, patient: _Patient) -> None:
         """Tell a busy model from a hung one: it has not finished anything for long."""

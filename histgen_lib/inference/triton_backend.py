@@ -10,10 +10,12 @@ import faulthandler
 import json
 import logging
 import os
+import select
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,8 @@ from histgen_lib.inference.wire import (
 
 log = logging.getLogger(__name__)
 
-_STUCK_S = 20
-"""Longer than any of our steps keeps the interpreter to itself."""
+_STUCK_S, _ROUND_S = 25, 5
+"""Longer than any of our steps keeps the interpreter to itself; and between two rounds of the clock."""
 
 
 class TritonPythonModel:
@@ -118,10 +120,21 @@ def _end_with(server: int) -> None:
     A request that was being answered then waits for the server for ever, and lets no other Python run: so
     each round also sets off a clock of C's own, which ends the process unless the next round sets it anew.
     """
+    wait = _wait_for(server)
     while os.getppid() == server:
         faulthandler.dump_traceback_later(_STUCK_S, exit=True)
-        time.sleep(1)
+        wait()
     os._exit(1)
+
+
+def _wait_for(server: int) -> Callable[[], object]:
+    """Return what waits a while for the end of a process, and returns at once when that comes."""
+    try:
+        ending = select.poll()
+        ending.register(os.pidfd_open(server), select.POLLIN)
+    except (OSError, AttributeError):  # a system without such descriptors
+        return partial(time.sleep, 1)
+    return partial(ending.poll, _ROUND_S * 1000)
 
 
 def _specs(inputs: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

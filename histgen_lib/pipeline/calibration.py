@@ -47,6 +47,11 @@ class Calibration:
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
 
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured: an imported model's raw confidences are no shares of anything."""
+        return self.method != "none"
+
     def confidence(self, logprobs: NDArray[np.floating]) -> float:
         """Calibrated confidence 0..1 of a sentence with these token log-probabilities [T]."""
         return self.apply(raw_confidence(logprobs, self.statistic))

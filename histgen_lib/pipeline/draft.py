@@ -134,14 +134,23 @@ def _write(
 
 
 def _check_encoder(bag: Bag, model: ReportModel) -> None:
-    if bag.encoder_sha256 and model.encoder_sha256 and bag.encoder_sha256 != model.encoder_sha256:
-        raise InvalidInputError(
-            "bag-other-encoder",
-            f"The bag of {bag.slide_id} was made with the tile encoder "
-            f"{bag.encoder_name or 'of another model'}, "
-            f"but the model {model.folder.name} reads features of {model.encoder_name}.",
-            hint="Give the slide itself, or a bag that this model's encoder made (histgen encode).",
-        )
+    """By the weights' digest where both say it, else by name; the width has to fit in any case."""
+    made, read = (bag.encoder_name, bag.encoder_sha256), (model.encoder_name, model.encoder_sha256)
+    told_by = 1 if made[1] and read[1] else 0
+    width, wanted = bag.features.shape[1], model.folder.histgen.input_dim
+    if width != wanted:
+        raise _other_encoder(bag, model, f"has features of length {width}", f"of length {wanted}")
+    if made[told_by] and read[told_by] and made[told_by] != read[told_by]:
+        maker = f"was made with the tile encoder {bag.encoder_name or 'of another model'}"
+        raise _other_encoder(bag, model, maker, f"of {model.encoder_name}")
+
+
+def _other_encoder(bag: Bag, model: ReportModel, made: str, read: str) -> InvalidInputError:
+    return InvalidInputError(
+        "bag-other-encoder",
+        f"The bag of {bag.slide_id} {made}, but the model {model.folder.name} reads features {read}.",
+        hint="Give the slide itself, or a bag that this model's encoder made (histgen encode).",
+    )
 
 
 def _request(bag: Bag) -> dict[str, NDArray[Any]]:
@@ -175,11 +184,14 @@ def _judged(
 ) -> dict[str, Any]:
     """Say how far the model stands by what it wrote: the fields of the draft that tell."""
     fields = parse_report(text)
-    confidence = round(report_confidence(sentences, fields, model.report_statistic), 4)
+    calibrated = model.calibration.known
+    stated = round(report_confidence(sentences, fields, model.report_statistic), 4)
+    confidence = stated if calibrated else None
     reasons = _reasons(text, confidence, domain, model)
     return {
         "fields": fields,
         "confidence": confidence,
+        "calibrated": calibrated,
         "abstained": bool(reasons),
         "abstention": Abstention(reasons=reasons, threshold=model.abstention_threshold),
         "out_of_distribution": domain,
@@ -187,14 +199,14 @@ def _judged(
 
 
 def _reasons(
-    text: str, confidence: float, domain: OutOfDistribution, model: ReportModel
+    text: str, confidence: float | None, domain: OutOfDistribution, model: ReportModel
 ) -> tuple[AbstentionReason, ...]:
     found: list[AbstentionReason] = []
     if domain.flag:
         found.append("out-of-distribution")
     if not text.strip():
         found.append("no-text")
-    elif confidence < model.abstention_threshold:
+    elif (confidence or 0.0) < model.abstention_threshold:
         found.append("low-confidence")
     return tuple(found)
 
@@ -209,5 +221,10 @@ def _case_slide(part: Part) -> CaseSlide:
 
 
 def _all_flags(parts: Sequence[Part]) -> Quality:
-    flags = [flag for part in parts for flag in quality_of_part(part).flags]
-    return Quality(flags=tuple(dict.fromkeys(flags)))
+    """Collect the flags of all slides; checked is what all of them were checked for."""
+    found = [quality_of_part(part) for part in parts]
+    return Quality(
+        flags=tuple(dict.fromkeys(flag for one in found for flag in one.flags)),
+        checked=tuple(c for c in found[0].checked if all(c in one.checked for one in found)),
+        not_checked=tuple(dict.fromkeys(c for one in found for c in one.not_checked)),
+    )

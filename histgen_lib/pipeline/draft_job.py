@@ -203,8 +203,8 @@ class DraftJob:
             return {}
         scan = source.scan
         with (
-            self.files.open(source.member.uri) as path,
-            recorded_files(path, scan.fingerprint),
-            open_slide(path, mpp=scan.mpp, slide_id=scan.slide_id) as slide,
+            self.files.open(source.member.uri) as file,
+            recorded_files(file.path, scan.fingerprint),
+            open_slide(file.path, mpp=scan.mpp, slide_id=scan.slide_id, within=file.within) as slide,
         ):
             return read_evidence(slide, places, bag.span_px)

@@ -7,18 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.fingerprint import FileStates, fingerprint_of, states_of
+from histgen_lib.slides.fingerprint import FileStates, fingerprint_of, size_of, states_of
 from histgen_lib.slides.source import content_id_of, stored_in
 
 
-def present_files(path: Path) -> tuple[list[Path], FileStates, str]:
+def present_files(path: Path, size_bytes: int | None = None) -> tuple[list[Path], FileStates, str]:
     """Find the slide's files and their states, and read them once for their content id.
 
-    Raises InvalidInputError: "slide-missing", "slide-unreadable".
+    `size_bytes`: what they have to have together, if that is known: reading another size would be in vain.
+    Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-changed".
     """
     parts = stored_in(path)
     try:
-        return parts, states_of(parts), content_id_of(parts)
+        states = states_of(parts)
+        if size_bytes not in (None, size_of(states)):
+            raise changed(path)
+        return parts, states, content_id_of(parts)
     except OSError as error:
         raise _unreadable(path, error) from error
 

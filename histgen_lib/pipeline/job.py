@@ -12,7 +12,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.draft import Drafted, bag_to_draft
 from histgen_lib.pipeline.model import ReportModel
-from histgen_lib.pipeline.outputs import check_owner, finished_draft, write_outputs
+from histgen_lib.pipeline.outputs import OutputPlaces, check_owner, finished_draft, write_outputs
 from histgen_lib.pipeline.pictures import evidence_places, make_thumbnail, pictures_of, read_evidence
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import Part, inputs_digest, slide_origin
@@ -38,7 +38,7 @@ class Result:
 
 def report_slide(
     path: Path,
-    out_dir: Path,
+    out_dir: Path | OutputPlaces,
     *,
     model: ReportModel,
     server: InferenceServer,
@@ -50,6 +50,7 @@ def report_slide(
 ) -> Result:
     """Draft the report of one slide into `out_dir`/<slide id>/.
 
+    `OutputPlaces`, the same for all slides of a run, see to it that no two write into one folder.
     `mpp` (µm per level-0 px) overrides what the file says. `bag`: features of this slide made earlier,
     used instead of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it
     anew, and lets it replace the draft of another slide of the same name. On an error nothing is left in
@@ -62,7 +63,7 @@ def report_slide(
     progress("open", 0, 1)
     state = _state(path)
     with open_slide(path, mpp=mpp) as slide:
-        folder = out_dir / slide.slide_id
+        folder = _places(out_dir).claim(slide.slide_id, path)
         given = None if bag is None else _matching_bag(bag, slide)
         origin = slide_origin(slide, given.digest if given else None)
         if not overwrite:
@@ -80,7 +81,7 @@ def report_slide(
 
 def report_bag(
     path: Path,
-    out_dir: Path,
+    out_dir: Path | OutputPlaces,
     *,
     model: ReportModel,
     server: InferenceServer,
@@ -88,18 +89,25 @@ def report_bag(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Result:
-    """Draft a report from a bag alone; draft.html then shows where the tiles lie, but no pixels."""
+    """Draft a report from a bag alone; draft.html then shows where the tiles lie, but no pixels.
+
+    As `report_slide`; a finished draft of another bag of the same name is not replaced without `overwrite`.
+    """
     progress("open", 0, 1)
     bag = read_bag(path)
-    folder = out_dir / bag.slide_id
+    folder = _places(out_dir).claim(bag.slide_id, path)
     if not overwrite:
-        check_owner(folder, None)
+        check_owner(folder, None, bag.digest)
         digest = inputs_digest(model, beam_size, {"bag": bag.digest})
         if (done := finished_draft(folder, digest)) is not None:
             return Result(bag.slide_id, folder, done, "unchanged")
     progress("open", 1, 1)
     drafted = bag_to_draft(bag, model=model, server=server, beam_size=beam_size, progress=progress)
     return _write(folder, drafted, bag, None, progress=progress)
+
+
+def _places(out_dir: Path | OutputPlaces) -> OutputPlaces:
+    return out_dir if isinstance(out_dir, OutputPlaces) else OutputPlaces(out_dir)
 
 
 def _scan(

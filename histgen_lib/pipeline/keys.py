@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
+COPIES = "gateway/copies/"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
 
 
 def scanned_key(slide_id: str) -> str:
     """Return the key of the slide's latest slide.scanned event, which the gateway writes."""
     return f"slides/{slide_id}/scanned.json"
+
+
+def owner_key(slide_id: str) -> str:
+    """Return the key of what the gateway keeps of whose a slide's id is."""
+    return f"gateway/owners/{slide_id}"
 
 
 def bags_prefix(slide_id: str) -> str:
@@ -54,3 +60,13 @@ def case_slide_key(case_id: str, slide_id: str) -> str:
 def contents_prefix(content_id: str) -> str:
     """Say under which keys the events lie that the gateway announced with these bytes."""
     return f"gateway/contents/{content_id}/"
+
+
+def copies_prefix(copy_id: str) -> str:
+    """Return what the keys begin with that say of which slides the files of a name are copies."""
+    return f"{COPIES}{copy_id}/"
+
+
+def copy_key(copy_id: str, slide_id: str) -> str:
+    """Return the key that says that a file called `copy_id` holds the slide's bytes, and is that slide."""
+    return f"{copies_prefix(copy_id)}{slide_id}"

@@ -11,6 +11,7 @@ from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.models.domain import DomainModel
 from histgen_lib.models.histgen.folder import DOMAIN, ModelFolder, open_model_folder
 from histgen_lib.pipeline.calibration import Calibration
+from histgen_lib.pipeline.evidence import EvidenceFigures
 from histgen_lib.slides.settings import TilingSettings
 
 ReportStatistic = Literal["diagnosis", "mean", "min"]
@@ -37,6 +38,7 @@ class ReportModel:
     abstention_threshold: float
     sentence_threshold: float
     report_statistic: ReportStatistic
+    evidence: EvidenceFigures
 
     @property
     def encoder_name(self) -> str:
@@ -77,6 +79,7 @@ def report_model(folder: ModelFolder) -> ReportModel:
             abstention_threshold=float(abstention.get("threshold", 0.0)),
             sentence_threshold=float(abstention.get("sentence_threshold", _SENTENCE_THRESHOLD)),
             report_statistic=_statistic(abstention),
+            evidence=EvidenceFigures.from_config(folder.section("evidence")),
         )
     except FatalError:
         raise

@@ -11,11 +11,35 @@ from pathlib import Path
 
 from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.names import place_in
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.render_json import from_json, to_json
 from histgen_lib.reports.render_text import to_text
 
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML, BAG = "draft.json", "draft.txt", "draft.html", "bag.parquet"
+
+
+class OutputPlaces:
+    """Where each input's results go: directly below `root`, in a place that no other input of this run has.
+
+    The only way from a slide's or bag's id to a folder or file of results. `suffix`: of single files.
+    """
+
+    def __init__(self, root: Path, suffix: str = "") -> None:
+        self.root, self._suffix = root, suffix
+        self._owners: dict[Path, Path] = {}
+
+    def claim(self, name: str, source: Path) -> Path:
+        """Return the place for `name`, made safe. InvalidInputError("output-other-slide") if it is taken."""
+        place = place_in(self.root, name, self._suffix)
+        owner = self._owners.setdefault(place, source)
+        if owner.absolute() != source.absolute():
+            raise InvalidInputError(
+                "output-other-slide",
+                f"{source} and {owner} would both be written to {place}.",
+                hint="Give them different --out folders, or rename one of them.",
+            )
+        return place
 
 
 def write_outputs(folder: Path, draft: DraftReport, html: str, bag: Bag) -> bool:
@@ -57,16 +81,21 @@ def existing_draft(folder: Path) -> DraftReport | None:
         return None
 
 
-def check_owner(folder: Path, content_id: str | None) -> None:
-    """Refuse a folder that holds the draft of other pixels: two slides must not share a name.
+def check_owner(folder: Path, content_id: str | None, bag_digest: str | None = None) -> None:
+    """Refuse a folder that holds the draft of other pixels, or of another bag: no two share a name.
 
+    `content_id` is the slide's, None where there is only the bag of this `bag_digest`.
     Raises InvalidInputError("output-other-slide").
     """
     draft = existing_draft(folder)
-    if draft is not None and draft.provenance.slide.content_id != content_id:
+    if draft is None:
+        return
+    made = draft.provenance
+    same_bag = bag_digest is None or made.bag_digest == bag_digest
+    if made.slide.content_id != content_id or not same_bag:
         raise InvalidInputError(
             "output-other-slide",
-            f"{folder} already holds the draft of another slide that is also called {draft.slide_id}.",
+            f"{folder} already holds the draft of another slide or bag that is also called {draft.slide_id}.",
             hint="Give another --out folder, rename the slide, or use --overwrite if the old draft may go.",
         )
 

@@ -25,8 +25,8 @@ def make_thumbnail(slide: Slide) -> bytes:
 
 
 def evidence_places(draft: DraftReport, slide_id: str | None = None) -> set[Place]:
-    """Find the (x, y) of all evidence tiles, or of those on one slide of a case."""
-    tiles = [tile for sentence in draft.sentences for tile in sentence.evidence]
+    """Find the (x, y) of all tiles shown as evidence, or of those on one slide of a case."""
+    tiles = [tile for sentence in draft.sentences for tile in sentence.shown_evidence]
     return {(tile.x, tile.y) for tile in tiles if tile.slide_id == slide_id}
 
 

@@ -131,9 +131,10 @@ def slide_provenance(part: Part) -> SlideProvenance:
     bag, scan = part.bag, part.scan
     return SlideProvenance(
         content_id=scan.content_id if scan else None,
-        size_px=bag.slide_size if bag.has_places else None,
+        size_px=bag.known_size,
         mpp=None if math.isnan(bag.slide_mpp) else bag.slide_mpp,
         mpp_source=scan.mpp_source if scan else "bag",
+        file_mpp=scan.file_mpp if scan else None,
         scanner=scan.scanner if scan else None,
         tiles=len(bag),
     )
@@ -144,7 +145,8 @@ def quality_of_part(part: Part) -> Quality:
     flags = () if part.bag.encoder_sha256 else ("encoder-unstated",)
     if part.scan is None:
         return Quality(flags=flags)
-    return Quality(flags=(*flags, *part.scan.quality.flags), measures=part.scan.quality.measures)
+    quality = part.scan.quality
+    return quality.model_copy(update={"flags": (*flags, *quality.flags)})
 
 
 def _shared(part: Part, model: ReportModel, beam_size: int | None) -> dict[str, Any]:

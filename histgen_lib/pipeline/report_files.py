@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from histgen_lib.pipeline.keys import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, HEATMAP, THUMBNAIL
 from histgen_lib.pipeline.made import HTML, JSON, TEXT, WEBP, StoredFile
-from histgen_lib.reports.pictures import HeatCells, Pictures, heatmap_webp
+from histgen_lib.reports.pictures import HeatCells, Pictures, heatmap_webp, overall
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.render_html import to_html
 from histgen_lib.reports.render_json import to_json
@@ -34,7 +32,7 @@ def _picture_files(
     draft: DraftReport, pictures: Sequence[Pictures], key: Callable[[str], str]
 ) -> list[StoredFile]:
     slides = [(f"{part.slide_id}/", part.slide) for part in draft.slides] or [("", draft.provenance.slide)]
-    means = [one.weights.mean(axis=0) if len(one.weights) else np.zeros(len(one.xy)) for one in pictures]
+    means = [overall(draft, one.weights) for one in pictures]
     peak = max(float(mean.max(initial=0)) for mean in means)
     files = []
     for (folder, slide), shown, mean in zip(slides, pictures, means, strict=True):

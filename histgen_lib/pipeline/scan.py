@@ -56,7 +56,8 @@ def scan_to_bag(
     planned = len(grid)
     features, xy = _features(slide, grid, server, in_flight=in_flight, progress=progress, stages=stages)
     if len(xy) < planned:
-        grid, quality = grid.only(grid.rows_at(xy)), quality.without(planned - len(xy))
+        grid = grid.only(grid.rows_at(xy))
+        quality = quality.without(grid, planned - len(xy))
     bag = make_bag(
         slide, grid, features, encoder_name=model.encoder_name, encoder_sha256=model.encoder_sha256
     )

@@ -24,7 +24,7 @@ from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import SOFTWARE
 from histgen_lib.pipeline.scan import scan_to_bag
 from histgen_lib.pipeline.scan_record import ScanRecord, record_scan
-from histgen_lib.pipeline.slide_files import SlideFiles
+from histgen_lib.pipeline.slide_files import SlideFile, SlideFiles
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.slides import open_slide
 from histgen_lib.slides.fingerprint import fingerprint_of
@@ -53,7 +53,8 @@ class ScanJob:
     def find(self, scanned: SlideScanned) -> BagReady | None:
         """Return what `run` would tell, if it was done before; opens no slide, but looks for its sidecar.
 
-        Raises InvalidInputError: "slide-sidecar-invalid", "slide-uri"; and what the store raises.
+        Raises InvalidInputError: "slide-sidecar-invalid", "slide-uri", "uri-outside-roots"; and what the
+        store raises.
         """
         digest = self._digest(scanned)
         record = read_object(self.store, scan_key(scanned.slide_id, digest))
@@ -73,16 +74,17 @@ class ScanJob:
         """
         stages = Stages()
         progress("open", 0, 1)
-        with self.files.open(scanned.uri) as path:
+        with self.files.open(scanned.uri) as file:
+            path = file.path
             with stages("open"):
-                parts, before, found = present_files(path)
+                parts, before, found = present_files(path, None if as_found else scanned.size_bytes)
             if as_found:
                 scanned = replace(scanned, content_id=found)
             elif found != scanned.content_id:
                 raise changed(path)
             digest = self._digest(scanned)
             with unchanged(path, parts, before):
-                read = self._read(path, parts, scanned, progress, stages)
+                read = self._read(file, parts, scanned, progress, stages)
             if self._digest(scanned) != digest:
                 raise changed(path)  # its sidecar did: the bag would lie under another scale's name
         progress("store", 0, 1)
@@ -111,10 +113,15 @@ class ScanJob:
         )
 
     def _read(
-        self, path: Path, parts: Sequence[Path], scanned: SlideScanned, progress: Progress, stages: Stages
+        self,
+        file: SlideFile,
+        parts: Sequence[Path],
+        scanned: SlideScanned,
+        progress: Progress,
+        stages: Stages,
     ) -> _Read:
         with stages("open"):
-            slide = open_slide(path, mpp=scanned.mpp, slide_id=scanned.slide_id)
+            slide = open_slide(file.path, mpp=scanned.mpp, slide_id=scanned.slide_id, within=file.within)
         with slide:
             progress("open", 1, 1)
             scan = scan_to_bag(

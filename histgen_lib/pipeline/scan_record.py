@@ -18,7 +18,8 @@ class ScanRecord(BaseModel):
     """One slide as it was read. Stored beside its bag as canonical JSON: equal records, equal bytes.
 
     `fingerprint` tells cheaply whether the slide's files are still these (`histgen_lib.slides.fingerprint`);
-    None where the slide stays open until its draft is made. No free text of the slide's file is in here.
+    None where the slide stays open until its draft is made. `file_mpp`: as of `Slide`. No free text of the
+    slide's file is in here.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -30,14 +31,16 @@ class ScanRecord(BaseModel):
     size_px: tuple[int, int]
     mpp: float = Field(gt=0)
     mpp_source: str
+    file_mpp: float | None = None
     scanner: str | None
     tiles: int = Field(ge=1)
     tiling: Tiling
     quality: Quality
 
     def to_bytes(self) -> bytes:
-        """Return canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
+        """Return canonical JSON, without `file_mpp` where there is none."""
+        silent = {"file_mpp"} if self.file_mpp is None else None
+        return canonical_json(self.model_dump(mode="json", exclude=silent))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ScanRecord:
@@ -69,6 +72,7 @@ def record_scan(
         size_px=slide.size,
         mpp=slide.mpp,
         mpp_source=slide.mpp_source,
+        file_mpp=slide.file_mpp,
         scanner=slide.maker,
         tiles=tiles,
         tiling=Tiling(**asdict(tiling)),
@@ -84,4 +88,6 @@ def quality_of(report: QualityReport) -> Quality:
         for name, value in sorted(stated.items())
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-    return Quality(flags=tuple(stated["flags"]), measures=measures)
+    return Quality(
+        flags=report.flags, measures=measures, checked=report.checked, not_checked=report.not_checked
+    )

@@ -93,14 +93,14 @@ def make_sentences(
 def report_confidence(
     sentences: Sequence[Sentence], fields: Mapping[str, str], statistic: ReportStatistic
 ) -> float:
-    """One confidence for the whole draft from its sentences'; 0 for a draft without any."""
-    values = [s.confidence for s in sentences]
+    """One confidence for the whole draft from its sentences'; 0 for a draft that says nothing of them."""
+    values = [s.confidence for s in sentences if s.confidence is not None]
     if not values:
         return 0.0
     if statistic == "mean":
         return float(np.mean(values))
     diagnosis = fields.get("diagnosis")
-    stating = [s.confidence for s in sentences if diagnosis and diagnosis in s.text]
+    stating = [v for s, v in zip(sentences, values, strict=True) if diagnosis and diagnosis in s.text]
     return stating[0] if statistic == "diagnosis" and stating else min(values)
 
 
@@ -110,15 +110,17 @@ def _sentence(
     start, end = span
     chosen = [i for i, (a, b) in enumerate(made.spans) if a < end and b > start]
     weights = _tile_weights(made.evidence[_stating(made, chosen, span)])
-    confidence = round(model.calibration.confidence(made.logprobs[chosen]), 4)
+    calibration = model.calibration
+    confidence = round(calibration.confidence(made.logprobs[chosen]), 4) if calibration.known else None
     sentence = Sentence(
         text=made.text[start:end],
         start=start,
         end=end,
         confidence=confidence,
-        uncertain=confidence < model.sentence_threshold,
+        uncertain=confidence is not None and confidence < model.sentence_threshold,
         tokens=tuple(_token(made, i, span) for i in chosen),
         evidence=_strongest(weights, places),
+        evidence_check=model.evidence.check(made.text[start:end]),
     )
     return sentence, weights
 

@@ -11,14 +11,16 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
-from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.pipeline.scratch import Scratch
+from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import read_sidecar
-from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from histgen_lib.slides.source import locate
+from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
 
 _AWAY = {
     getattr(errno, name)
@@ -47,10 +49,19 @@ def stated_mounts(table: Path = _FSTAB) -> list[Path]:
     return [place for place in places if place.is_absolute() and place != Path("/")]
 
 
+@dataclass(frozen=True)
+class SlideFile:
+    """A slide that was admitted: its file or DICOM folder, and where all that belongs to it has to lie."""
+
+    path: Path
+    within: Roots
+
+
 class SlideFiles:
     """Opens slides by URI: file:// where they lie, s3:// by way of a copy in `scratch`.
 
-    `storage`: endpoint and region of buckets. `mounts`: see `stated_mounts`.
+    `roots`: what slides may be taken from, whoever names them. `storage`: endpoint and region of buckets.
+    `mounts`: see `stated_mounts`.
     """
 
     def __init__(
@@ -58,36 +69,62 @@ class SlideFiles:
         storage: StorageSettings,
         scratch: Callable[[], Scratch],
         *,
+        roots: Roots,
         mounts: Sequence[Path] | None = None,
     ) -> None:
         self._storage = storage
         self._make_scratch = scratch
+        self._roots = roots
         self._scratch: Scratch | None = None
         self._buckets: dict[str, ObjectStore] = {}
         self._mounts = stated_mounts() if mounts is None else list(mounts)
 
     @contextmanager
-    def open(self, uri: str) -> Iterator[Path]:
-        """Give the slide's file (or DICOM folder) for the time of the block.
+    def open(self, uri: str) -> Iterator[SlideFile]:
+        """Give the slide's file for the time of the block.
 
         InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
-        TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "slide-missing",
-        "slide-unreadable"; TransientError: "storage-unavailable", "scratch-full".
+        TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
+        "slide-missing", "slide-unreadable", "slide-is-folder"; TransientError: "storage-unavailable",
+        "scratch-full".
         """
-        if uri.startswith("s3://"):
-            with self._copy(uri) as path:
-                yield path
+        place = self._place(uri)
+        if isinstance(place, ObjectPlace):
+            with self._copy(place) as path:
+                yield _admitted(path, Roots((path.parent,)))
             return
-        path = local_path(uri)
-        try:
-            yield path
-        except InvalidInputError as error:
-            self._check_there(path)
-            raise error
+        with self._unless_away(place):
+            yield _admitted(place.path, self._roots)
 
     def sidecar_mpp(self, uri: str) -> float | None:
-        """Return what a sidecar beside a file says of its scale; as `histgen_lib.slides.mpp.read_sidecar`."""
-        return None if uri.startswith("s3://") else read_sidecar(local_path(uri))
+        """Return what a sidecar beside a file says of its scale; as `histgen_lib.slides.mpp.read_sidecar`.
+
+        Raises as `open` does for URIs and for shares that are away.
+        """
+        place = self._place(uri)
+        if isinstance(place, ObjectPlace):
+            return None
+        with self._unless_away(place):
+            return read_sidecar(place.path, self._roots)
+
+    def _place(self, uri: str) -> Place:
+        """Read a URI that anybody may have written; the only place where one becomes a path or a key."""
+        try:
+            place = parse_uri(uri)
+        except InvalidInputError:
+            raise _bad_uri() from None
+        self._roots.require(place)
+        if isinstance(place, FilePlace) and _is_too_long(place.path):
+            raise _bad_uri()
+        return place
+
+    @contextmanager
+    def _unless_away(self, place: FilePlace) -> Iterator[None]:
+        try:
+            yield
+        except InvalidInputError as error:
+            self._check_there(place.path)
+            raise error
 
     def _check_there(self, path: Path) -> None:
         """Raise TransientError("slide-away") if the path cannot be looked up now, but may be later."""
@@ -106,47 +143,58 @@ class SlideFiles:
         return any(place in path.parents and not os.path.ismount(place) for place in self._mounts)
 
     @contextmanager
-    def _copy(self, uri: str) -> Iterator[Path]:
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        name = key.rpartition("/")[2]
-        if not bucket or not name:
+    def _copy(self, place: ObjectPlace) -> Iterator[Path]:
+        name = PurePosixPath(place.key).name
+        if not name:  # a key of slashes alone
             raise _bad_uri()
         with ExitStack() as stack:
             try:
-                path = stack.enter_context(self._held(uri, self._bucket(bucket), key, name))
+                path = stack.enter_context(self._held(place, name))
             except FatalError as error:
+                if error.code == "storage-url":  # of the bucket's name
+                    raise _bad_uri() from error
                 raise error if error.code.startswith("scratch") else _closed(name, error) from error
+            except InvalidInputError as error:
+                raise _bad_uri() if error.code == "object-key" else error from error
             yield path
 
-    def _held(self, uri: str, store: ObjectStore, key: str, name: str) -> AbstractContextManager[Path]:
+    def _held(self, place: ObjectPlace, name: str) -> AbstractContextManager[Path]:
+        store, key = self._bucket(place.bucket), place.key
         found = store.head(key)
         if found is None:
             raise _missing(name)
         if self._scratch is None:
             self._scratch = self._make_scratch()
-        identity = f"{uri}|{found.etag}|{found.size_bytes}"
+        identity = f"{place.uri}|{found.etag}|{found.size_bytes}"
         short = name.encode()[-_NAME_BYTES:].decode(errors="ignore")
         return self._scratch.holding(identity, short, found.size_bytes, lambda path: store.fetch(key, path))
 
     def _bucket(self, name: str) -> ObjectStore:
         if name not in self._buckets:
-            self._buckets[name] = open_store(replace(self._storage, url=f"s3://{name}"))
+            self._buckets[name] = open_foreign_bucket(self._storage, name)
         return self._buckets[name]
 
 
-def local_path(uri: str) -> Path:
-    """Return the path that a file:// URI names. Raises InvalidInputError("slide-uri") for another kind."""
-    host, slash, path = uri.removeprefix("file://").partition("/")
-    raw = unquote_to_bytes(slash + path)
-    if not uri.startswith("file://") or host not in ("", "localhost") or not slash or b"\0" in raw:
-        raise _bad_uri()
-    return Path(os.fsdecode(raw))
+def _admitted(path: Path, within: Roots) -> SlideFile:
+    """Refuse what may not be a slide at the price of a few small reads, before all of it is read."""
+    if admit(path, within):
+        locate(path)
+    return SlideFile(path, within)
+
+
+def _is_too_long(path: Path) -> bool:
+    """Whether the file system can have no such name."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def _bad_uri() -> InvalidInputError:
     return InvalidInputError(
         "slide-uri",
-        "The slide's URI is neither a file's nor an S3 object's.",
+        "The slide's URI is none that a file or an S3 object can have.",
         hint='Announce slides as "file:///folder/slide.svs" or "s3://bucket/key".',
     )
 

@@ -13,7 +13,7 @@ from histgen_lib.bags import Bag, pack_bag, unpack_bag
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.model import ReportModel
-from histgen_lib.reports.pictures import heatmap_webp, jpeg_uri, thumbnail_webp
+from histgen_lib.reports.pictures import heatmap_webp, thumbnail_webp, tile_uri
 from histgen_lib.reports.render_html import page_template
 
 
@@ -27,7 +27,7 @@ def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
     _ = model.folder.digest, model.folder.tokenizer
     _ = unpack_bag(pack_bag(_bag(model.folder.histgen.input_dim)), "a bag")
     pixels = np.zeros((8, 8, 4), np.uint8)
-    _ = thumbnail_webp(pixels[..., :3]), jpeg_uri(pixels[..., :3], max_px=8), heatmap_webp(pixels)
+    _ = thumbnail_webp(pixels[..., :3]), tile_uri(pixels[..., :3], max_px=8), heatmap_webp(pixels)
     page_template()
     with suppress(TransientError, InvalidInputError):
         server.warm(name)

@@ -43,16 +43,39 @@ class Token(_Record):
     probability: Share = Field(description="the decoder's probability of this token, not calibrated")
 
 
+class EvidenceCheck(_Record):
+    """How often the strongest tile of such lines showed what they state, where the truth was known."""
+
+    field: str = Field(description="the field that the line states and that was measured")
+    lines: int = Field(ge=1, description="measured lines, one a slide")
+    hits: int = Field(ge=0, description="those whose strongest tile showed it")
+    low: Share = Field(description="lower end of the 95 % interval (Wilson) of hits / lines")
+    threshold: Share = Field(description="below it the tiles are not shown as evidence")
+    reliable: bool = Field(description="whether `low` reaches `threshold`")
+
+
 class Sentence(_Record):
     """One line of the draft, with how sure the model is and what it looked at."""
 
     text: str
     start: int = Field(ge=0, description="first character in the report's `text`")
     end: int = Field(ge=0, description="one past the last character in the report's `text`")
-    confidence: Share = Field(description="calibrated probability that this sentence is right")
-    uncertain: bool = Field(description="true when the confidence is below the model's sentence threshold")
+    confidence: Share | None = Field(
+        description="calibrated probability that this sentence is right; null: not calibrated"
+    )
+    uncertain: bool = Field(
+        description="true when the confidence is below the model's sentence threshold; false if it is null"
+    )
     tokens: tuple[Token, ...] = ()
     evidence: tuple[EvidenceTile, ...] = Field(description="strongest tiles first")
+    evidence_check: EvidenceCheck | None = Field(
+        default=None, description="how far `evidence` is to be believed; null: not measured for this model"
+    )
+
+    @property
+    def shown_evidence(self) -> tuple[EvidenceTile, ...]:
+        """The tiles that a rendering may show as evidence: none where they were measured to mislead."""
+        return () if self.evidence_check and not self.evidence_check.reliable else self.evidence
 
 
 class Abstention(_Record):
@@ -72,10 +95,16 @@ class OutOfDistribution(_Record):
 
 
 class Quality(_Record):
-    """What may have spoilt the picture. Empty flags are good news."""
+    """What may have spoilt the picture. Empty flags are good news as far as `checked` goes."""
 
     flags: tuple[str, ...] = ()
     measures: dict[str, float] = {}
+    checked: tuple[str, ...] = Field(
+        default=(), description="what the picture was checked for; empty when only a bag was given"
+    )
+    not_checked: tuple[str, ...] = Field(
+        default=(), description="what also spoils slides and was not looked for"
+    )
 
 
 class SlideProvenance(_Record):
@@ -85,10 +114,14 @@ class SlideProvenance(_Record):
         description="SHA-256 that decides on the pixels; null when only a bag was given, and for a case"
     )
     size_px: tuple[int, int] | None = Field(
-        description="level-0 width and height; null if the bag has no places, and for a case"
+        description="level-0 width and height; null if the bag does not say, and for a case"
     )
     mpp: float | None = Field(description="µm per level-0 px; null if the bag does not say, and for a case")
     mpp_source: str = Field(description="stated, sidecar, file, scanner-default, bag, or case")
+    file_mpp: float | None = Field(
+        default=None,
+        description="µm per level-0 px as the file states it, true or not; only where another is believed",
+    )
     scanner: str | None = Field(default=None, description="who made the scanner, if known")
     tiles: int = Field(ge=1, description="tiles in the bag")
 
@@ -153,7 +186,13 @@ class DraftReport(_Record):
     fields: dict[str, str] = Field(
         description="parsed from `text`: organ, procedure, diagnosis, synoptic fields"
     )
-    confidence: Share = Field(description="calibrated; the statistic is the model's (docs/draft-schema.md)")
+    confidence: Share | None = Field(
+        description="calibrated; the statistic is the model's (docs/draft-schema.md); null: not calibrated"
+    )
+    calibrated: bool = Field(
+        default=True,
+        description="false when nobody measured how often this model is right: no confidence is stated then",
+    )
     abstained: bool
     abstention: Abstention
     out_of_distribution: OutOfDistribution

@@ -2,6 +2,8 @@
 
 Every picture is a data URI, there is no script, and the page's own policy forbids all network access. What
 is shown when is decided by CSS alone (templates/report.css). The report of a case shows all of its slides.
+Each picture of a tile is in the page once, however many lines rest on it. Paper has an order of its own: the
+text, then the slide, then the tiles line by line.
 """
 
 from __future__ import annotations
@@ -16,21 +18,36 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from histgen_lib.reports.notices import notices, percent, quality_sentence
-from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, jpeg_uri, png_uri
+from histgen_lib.reports.notices import (
+    checks_words,
+    confidence_words,
+    evidence_unmeasured,
+    evidence_words,
+    notices,
+    percent,
+    quality_words,
+    resolution,
+    unread_words,
+)
+from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, overall, png_uri, tile_uri
 from histgen_lib.reports.record import DraftReport, EvidenceTile, Sentence, SlideProvenance
 
 _TILE_PX = 256
 _SCALE_BARS_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 _LETTERS = "ABCDEFGH"
+_RANKS = ("Strongest", *(f"{rank} strongest" for rank in ("Second", "Third", "Fourth", "Fifth", "Sixth")))
 
 
 @dataclass(frozen=True)
 class TileView:
-    """One evidence tile as the page shows it; the box is in percent of the slide's width and height."""
+    """One evidence tile as the page shows it; the box is in percent of the slide's width and height.
+
+    `picture`: the id of its pixels in the page, empty where there are none. `alt`: what it is evidence of,
+    how strong, and where it lies.
+    """
 
     letter: str
-    uri: str
+    picture: str
     alt: str
     share: str
     place: str
@@ -50,31 +67,34 @@ class SentenceView:
     headline: bool
     confidence: str
     width_percent: float
-    level: str
+    level: str  # high, moderate, low; none where the confidence is not calibrated
     tiles: tuple[TileView, ...]
+    note: str  # how far the tiles are to be believed; empty for a line that has none
+    home: int  # the slide whose map shows its strongest tile
 
 
 @dataclass(frozen=True)
 class SlideView:
-    """One slide as the page shows it: `heatmaps` by line, the last one of the whole draft."""
+    """One slide as the page shows it: `heatmaps` of the lines (by key) that show evidence, and of all."""
 
     number: int
     name: str  # empty where there is only one
     image: str
     has_pixels: bool
-    heatmaps: tuple[str, ...]
+    heatmap: str
+    heatmaps: dict[str, str]
     aspect: str
     scale: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """One slide's pictures with what the draft says of it; `uris` of its tiles by place."""
+    """One slide's pictures with what the draft says of it; `ids` of its tiles' pixels by place."""
 
     name: str
     slide: SlideProvenance
     pictures: Pictures
-    uris: dict[tuple[int, int], str]
+    ids: dict[tuple[int, int], str]
 
 
 def to_html(draft: DraftReport, *pictures: Pictures) -> str:
@@ -85,10 +105,14 @@ def to_html(draft: DraftReport, *pictures: Pictures) -> str:
         "draft": draft,
         "notices": notices(draft),
         "trusted": not draft.out_of_distribution.flag,
-        "confidence": percent(draft.confidence),
+        "confidence": confidence_words(draft.confidence),
         "sentences": sentences,
         "doubtful": [s for s in sentences if draft.sentences[s.number - 1].uncertain],
-        "quality": _quality(draft),
+        "tiles": _tile_uris(shown),
+        "quality": quality_words(draft),
+        "unread": unread_words(draft),
+        "checks": checks_words(draft),
+        "unmeasured": evidence_unmeasured(draft),
         "slides": _slide_views(draft, shown),
         "provenance": _provenance_rows(draft),
     }
@@ -102,20 +126,32 @@ def page_template() -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["css_string"] = css_string
     environment.globals["stylesheet"] = Markup(loader.get_source(environment, "report.css")[0])
     return environment.get_template("report.html.j2")
+
+
+def css_string(text: str) -> Markup:
+    """Write a string of CSS that holds `text`, safe inside a page's style element."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in " .,:-_") else f"\\{ord(c):x} " for c in text)
+    return Markup(f'"{plain}"')
 
 
 def _shown(draft: DraftReport, pictures: Sequence[Pictures]) -> list[_Shown]:
     told = [(s.slide_id, s.slide) for s in draft.slides] or [("", draft.provenance.slide)]
     return [
-        _Shown(name, slide, of_slide, {place: _tile_uri(px) for place, px in of_slide.tiles.items()})
-        for (name, slide), of_slide in zip(told, pictures, strict=True)
+        _Shown(name, slide, of_slide, {p: f"tile-{number}-{p[0]}-{p[1]}" for p in of_slide.tiles})
+        for number, ((name, slide), of_slide) in enumerate(zip(told, pictures, strict=True), 1)
     ]
 
 
+def _tile_uris(shown: Sequence[_Shown]) -> list[tuple[str, str]]:
+    """Collect each tile's pixels once: (id, data URI)."""
+    return [(one.ids[place], _tile_uri(px)) for one in shown for place, px in one.pictures.tiles.items()]
+
+
 def _tile_uri(pixels: NDArray[np.uint8]) -> str:
-    return jpeg_uri(pixels, max_px=_TILE_PX, quality=78)
+    return tile_uri(pixels, max_px=_TILE_PX)
 
 
 def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> SentenceView:
@@ -123,26 +159,30 @@ def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> S
     before = draft.text[: sentence.start].rpartition("\n")[2]
     body = sentence.text.lstrip()
     indent = len(before) + len(sentence.text) - len(body)
+    plain = body.removeprefix("- ")
+    tiles = [_tile_view(shown, plain, i, t) for i, t in enumerate(sentence.shown_evidence[: len(_RANKS)])]
     return SentenceView(
         key=f"s{index + 1}",
         number=index + 1,
-        plain=body.removeprefix("- "),
+        plain=plain,
         words=_words(draft.text, sentence),
         indent=0 if indent == 0 else 2 if body.startswith("- ") else 1,
         headline=body == draft.fields.get("diagnosis"),
-        confidence=percent(sentence.confidence),
-        width_percent=round(100 * sentence.confidence, 1),
-        level=_level(sentence),
-        tiles=tuple(
-            _tile_view(shown, index, i, tile) for i, tile in enumerate(sentence.evidence[: len(_LETTERS)])
-        ),
+        confidence=confidence_words(sentence.confidence),
+        width_percent=round(100 * (sentence.confidence or 0), 1),
+        level=_level(sentence.confidence, uncertain=sentence.uncertain),
+        tiles=tuple(tiles),
+        note=evidence_words(sentence) if sentence.evidence and not evidence_unmeasured(draft) else "",
+        home=tiles[0].slide if tiles else 1,
     )
 
 
-def _level(sentence: Sentence) -> str:
-    if sentence.uncertain:
+def _level(confidence: float | None, *, uncertain: bool) -> str:
+    if confidence is None:
+        return "none"
+    if uncertain:
         return "low"
-    return "high" if sentence.confidence >= 0.9 else "moderate"
+    return "high" if confidence >= 0.9 else "moderate"
 
 
 def _words(text: str, sentence: Sentence) -> tuple[tuple[str, bool], ...]:
@@ -160,16 +200,14 @@ def _words(text: str, sentence: Sentence) -> tuple[tuple[str, bool], ...]:
     return tuple(pieces)
 
 
-def _tile_view(shown: Sequence[_Shown], index: int, rank: int, tile: EvidenceTile) -> TileView:
-    letter = _LETTERS[rank]
+def _tile_view(shown: Sequence[_Shown], line: str, rank: int, tile: EvidenceTile) -> TileView:
     which = next((i for i, one in enumerate(shown) if one.name == tile.slide_id), 0)
     width, height = shown[which].slide.size_px or (1, 1)
-    place = f"x {tile.x}, y {tile.y}" + (f", slide {tile.slide_id}" if tile.slide_id else "")
+    place = _place(tile, shown[which].slide.mpp)
     return TileView(
-        letter=letter,
-        uri=shown[which].uris.get((tile.x, tile.y), ""),
-        alt=f"Evidence tile {letter} for line {index + 1}, at {place} (level-0 pixels), "
-        f"{percent(tile.weight)} of this line's evidence",
+        letter=_LETTERS[rank],
+        picture=shown[which].ids.get((tile.x, tile.y), ""),
+        alt=f"{_RANKS[rank]} evidence tile for “{line}”: {percent(tile.weight)} of its evidence, at {place}",
         share=percent(tile.weight),
         place=place,
         slide=which + 1,
@@ -182,30 +220,37 @@ def _tile_view(shown: Sequence[_Shown], index: int, rank: int, tile: EvidenceTil
     )
 
 
+def _place(tile: EvidenceTile, mpp: float | None) -> str:
+    """Where a tile lies: level-0 pixels, and millimetres from the slide's top left where they are known."""
+    place = f"x {tile.x}, y {tile.y} px"
+    if mpp is not None:
+        place += f" ({tile.x * mpp / 1000:.2f} mm, {tile.y * mpp / 1000:.2f} mm)"
+    return place + (f", slide {tile.slide_id}" if tile.slide_id else "")
+
+
 def _slide_views(draft: DraftReport, shown: Sequence[_Shown]) -> list[SlideView]:
     """Collect what the slide panel shows; nothing when nobody knows where the tiles lie."""
     if any(one.slide.size_px is None for one in shown):
         return []
-    peaks = _peaks([one.pictures.weights for one in shown])
-    return [_slide_view(draft, one, number, peaks) for number, one in enumerate(shown, 1)]
+    lines = [_lines(draft, one.pictures.weights) for one in shown]
+    peaks = {key: max(float(of_slide[key].max(initial=0)) for of_slide in lines) for key in lines[0]}
+    return [
+        _slide_view(*each, number, peaks) for number, each in enumerate(zip(shown, lines, strict=True), 1)
+    ]
 
 
-def _peaks(weights: Sequence[NDArray[np.float32]]) -> list[float]:
-    """Find the strongest tile of each line on any slide, then that of the whole draft."""
-    lines = [_with_mean(part) for part in weights]
-    return [max(float(part[i].max(initial=0)) for part in lines) for i in range(len(lines[0]))]
+def _lines(draft: DraftReport, weights: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
+    """Name the evidence [N] of each line that shows any by the line's key, and that of all of them ""."""
+    shown = [row for row, sentence in enumerate(draft.sentences) if sentence.shown_evidence]
+    return {"": overall(draft, weights)} | {f"s{row + 1}": weights[row] for row in shown}
 
 
-def _with_mean(weights: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Put the mean over all lines below the lines' weights [S, N]."""
-    mean = weights.mean(axis=0) if len(weights) else np.zeros(weights.shape[1])
-    return np.concatenate([weights, mean[None]])
-
-
-def _slide_view(draft: DraftReport, shown: _Shown, number: int, peaks: Sequence[float]) -> SlideView:
+def _slide_view(
+    shown: _Shown, lines: dict[str, NDArray[np.floating]], number: int, peaks: dict[str, float]
+) -> SlideView:
     pictures, size = shown.pictures, shown.slide.size_px or (1, 1)
     cells = HeatCells(pictures.xy, pictures.span_px, size)
-    lines = zip(_with_mean(pictures.weights), peaks, strict=True)
+    maps = {key: png_uri(cells.heatmap(weights, peaks[key])) for key, weights in lines.items()}
     return SlideView(
         number=number,
         name=shown.name,
@@ -213,16 +258,11 @@ def _slide_view(draft: DraftReport, shown: _Shown, number: int, peaks: Sequence[
         if pictures.thumbnail is None
         else data_uri("image/webp", pictures.thumbnail),
         has_pixels=pictures.thumbnail is not None,
-        heatmaps=tuple(png_uri(cells.heatmap(weights, peak)) for weights, peak in lines),
+        heatmap=maps.pop(""),
+        heatmaps=maps,
         aspect=f"{size[0]} / {size[1]}",
         scale=_scale(size, pictures.span_px, shown.slide.mpp),
     )
-
-
-def _quality(draft: DraftReport) -> list[str]:
-    if not draft.slides:
-        return [quality_sentence(flag) for flag in draft.quality.flags]
-    return [f"{s.slide_id}: {quality_sentence(flag)}" for s in draft.slides for flag in s.quality.flags]
 
 
 def _scale(size: tuple[int, int], span_px: float, mpp: float | None) -> dict[str, Any] | None:
@@ -264,12 +304,12 @@ def _slide_rows(draft: DraftReport) -> list[tuple[str, str]]:
 
 
 def _rows_of_slide(slide_id: str, slide: SlideProvenance) -> list[tuple[str, str]]:
-    size, mpp = slide.size_px, slide.mpp
+    size = slide.size_px
     return [
         ("Slide", slide_id),
         ("Slide content", slide.content_id or "not read: drafted from a bag"),
         ("Slide size", f"{size[0]} × {size[1]} px" if size else "not stated"),
-        ("Resolution", f"{mpp:.4g} µm/px ({slide.mpp_source})" if mpp else "not stated"),
+        ("Resolution", resolution(slide)),
         ("Scanner", slide.scanner or "not stated"),
     ]
 

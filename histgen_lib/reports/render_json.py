@@ -21,10 +21,24 @@ _OF_A_CASE: dict[str, Any] = {
 }
 """Left out of the report of one slide: readers that know of no cases can read it."""
 
+_OTHER_SCALE: dict[str, Any] = {"slide": {"file_mpp": True}}
+"""Left out where nobody contradicts the file, for readers that do not know of it either."""
+
 
 def to_json(draft: DraftReport) -> bytes:
     """Write UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
-    return _pretty(draft.model_dump(mode="json", exclude=None if draft.case_id is not None else _OF_A_CASE))
+    return _pretty(draft.model_dump(mode="json", exclude=_silent(draft)))
+
+
+def _silent(draft: DraftReport) -> dict[str, Any]:
+    """Say what is left out of a record since there is nothing to tell."""
+    calibrated = {"calibrated": True} if draft.calibrated else {}
+    alone = {"provenance": _OTHER_SCALE} if draft.provenance.slide.file_mpp is None else {}
+    if draft.case_id is None:
+        return _OF_A_CASE | calibrated | alone
+    parts = enumerate(draft.slides)
+    slides = {i: _OTHER_SCALE for i, part in parts if part.slide.file_mpp is None}
+    return calibrated | alone | {"slides": slides}
 
 
 def from_json(data: bytes) -> DraftReport:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import textwrap
 
-from histgen_lib.reports.notices import notices, percent, quality_sentence
-from histgen_lib.reports.record import DraftReport
+from histgen_lib.reports.notices import (
+    checks_words,
+    confidence_words,
+    evidence_unmeasured,
+    evidence_words,
+    notices,
+    quality_words,
+    resolution,
+    unread_words,
+)
+from histgen_lib.reports.record import DraftReport, Sentence
 
 _WIDTH = 88
 
@@ -18,7 +27,7 @@ def to_text(draft: DraftReport) -> str:
     parts.append("\n".join([draft.notice, *(_wrap(f"{n.title}: {n.body}") for n in notes)]))
     parts.append(_title(draft))
     parts.append(draft.text)
-    parts += [section for section in (_confidence(draft), _quality(draft)) if section]
+    parts += [section for section in (_confidence(draft), _evidence(draft), _quality(draft)) if section]
     return "\n\n".join(parts) + "\n"
 
 
@@ -31,16 +40,36 @@ def _title(draft: DraftReport) -> str:
 def _confidence(draft: DraftReport) -> str:
     if draft.out_of_distribution.flag:
         return ""
-    doubtful = sorted((s for s in draft.sentences if s.uncertain), key=lambda s: s.confidence)
-    lines = [f"Confidence {percent(draft.confidence)}"]
-    lines += [
-        f"  check first ({percent(s.confidence)}): {s.text.strip().removeprefix('- ')}" for s in doubtful
-    ]
+    if not draft.calibrated:
+        return "Confidence not calibrated"
+    doubtful = sorted((s for s in draft.sentences if s.uncertain), key=lambda s: s.confidence or 0)
+    lines = [f"Confidence {confidence_words(draft.confidence)}"]
+    lines += [f"  check first ({confidence_words(s.confidence)}): {_plain(s)}" for s in doubtful]
     return "\n".join(lines)
 
 
+def _evidence(draft: DraftReport) -> str:
+    """Name the lines whose tiles the page does not show; a draft without tiles needs no word."""
+    if unmeasured := evidence_unmeasured(draft):
+        return _wrap(f"Evidence: {unmeasured}")
+    hidden = [s for s in draft.sentences if s.evidence and not s.shown_evidence]
+    return "\n".join(_wrap(f"Evidence for {_plain(s)}: {evidence_words(s)}") for s in hidden)
+
+
 def _quality(draft: DraftReport) -> str:
-    return "\n".join(f"Quality: {quality_sentence(flag)}" for flag in draft.quality.flags)
+    said = [*quality_words(draft), *unread_words(draft), checks_words(draft)]
+    lines = [_wrap(f"Quality: {sentence}") for sentence in said]
+    return "\n".join([*lines, *_other_scales(draft)])
+
+
+def _other_scales(draft: DraftReport) -> list[str]:
+    """Say both scales of each slide whose file states another than is believed."""
+    slides = [(part.slide_id, part.slide) for part in draft.slides] or [("", draft.provenance.slide)]
+    return [f"Resolution{of and ' of '}{of}: {resolution(slide)}" for of, slide in slides if slide.file_mpp]
+
+
+def _plain(sentence: Sentence) -> str:
+    return sentence.text.strip().removeprefix("- ")
 
 
 def _wrap(text: str) -> str:

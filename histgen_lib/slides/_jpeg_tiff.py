@@ -32,6 +32,8 @@ _CACHE_BYTES = 96 << 20
 _MOST_DIFFERENCE = 4  # grey values between this decoder and OpenSlide's, in tiles that are compared
 _MOST_TRIED = 32
 """Tiles of a level that are tried before it is left to OpenSlide as damaged."""
+_MOST_PAGES = 64
+"""Pages and levels that are looked at, of possibly thousands; OpenSlide reads the others."""
 _WHITE, _START = 255, b"\xff\xd8"
 
 
@@ -153,11 +155,13 @@ def tiled_levels(path: Path, levels: tuple[Level, ...]) -> dict[int, TiledLevel]
     """Return the levels of the TIFF at `path` that are gapless tiled JPEG, by number; {} for other files."""
     try:
         with tifffile.TiffFile(path) as file:
-            found = [_tiled_level(page) for page in file.pages if isinstance(page, tifffile.TiffPage)]
+            pages = islice(file.pages, _MOST_PAGES)
+            found = [_tiled_level(page) for page in pages if isinstance(page, tifffile.TiffPage)]
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError):
         return {}
     by_size = {level.size: level for level in reversed(found) if level is not None}
-    return {number: by_size[level.size] for number, level in enumerate(levels) if level.size in by_size}
+    numbered = enumerate(levels[:_MOST_PAGES])
+    return {number: by_size[level.size] for number, level in numbered if level.size in by_size}
 
 
 def _tiled_level(page: tifffile.TiffPage) -> TiledLevel | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._tiff_chain import is_truncated_tiff
+from histgen_lib.slides.mpp import believable
+from histgen_lib.slides.ome import ome_scale
+from histgen_lib.slides.refusals import crashes_openslide, refusal, unsupported
 from histgen_lib.slides.scanner import SCANNER_PROPERTIES
 from histgen_lib.slides.settings import Level
 
@@ -27,6 +30,7 @@ _CACHE_BYTES = 128 << 20
 _READ_ERRORS = (openslide.OpenSlideError, OSError, ValueError, ctypes.ArgumentError)
 """`ArgumentError` is what reading from a closed slide gives."""
 
+_DESCRIPTION = "tiff.ImageDescription"
 _KEPT_PROPERTIES = (
     openslide.PROPERTY_NAME_VENDOR,
     openslide.PROPERTY_NAME_MPP_X,
@@ -44,10 +48,32 @@ class OpenSlideImage:
         self._path, self._closed, self._lock = path, False, threading.Lock()
         self._handle = _open(path)
         written = self._handle.properties
+        self._refuse_unsupported(path, written)
         self.properties = {key: written[key] for key in _KEPT_PROPERTIES if key in written}
+        self._complete_scale(written.get(_DESCRIPTION, ""))
         self.vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         sizes, factors = self._handle.level_dimensions, self._handle.level_downsamples
-        self.levels = tuple(Level(tuple(size), float(by)) for size, by in zip(sizes, factors, strict=True))
+        self.levels = tuple(
+            Level(tuple(size), float(by), number)
+            for number, (size, by) in enumerate(zip(sizes, factors, strict=True))
+        )
+
+    def _refuse_unsupported(self, path: Path, written: Mapping[str, str]) -> None:
+        """Close the slide and raise `slide-not-supported` if what OpenSlide would give is not its picture."""
+        try:
+            reason = unsupported(path, written.get(openslide.PROPERTY_NAME_VENDOR, ""), written)
+        except OSError as error:
+            reason = read_failed(path.name, error)
+        if reason is not None:
+            self._handle.close()
+            raise reason
+
+    def _complete_scale(self, description: str) -> None:
+        """Take the scale from OME-XML where the TIFF's own tags state none that can be true."""
+        mpp_x, mpp_y = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
+        if believable((self.properties.get(mpp_x), self.properties.get(mpp_y))) is None:
+            stated = ome_scale(description, tuple(self._handle.dimensions))
+            self.properties |= dict(zip((mpp_x, mpp_y), stated, strict=True)) if stated else {}
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[h,w,3] RGB.
@@ -83,44 +109,25 @@ def read_failed(name: str, error: Exception) -> InvalidInputError:
     """Say that pixels of the slide `name` could not be read."""
     return InvalidInputError(
         "slide-read-failed",
-        f"Pixels of {name} cannot be read: {_reason(error)}.",
+        f"Pixels of {name} cannot be read{_of_the_system(error)}.",
         hint="The file is damaged or changed while it was being read. Copy it again and retry.",
     )
 
 
 def _open(path: Path) -> openslide.OpenSlide:
     try:
+        if (reason := crashes_openslide(path)) is not None:
+            raise reason
         handle = openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        if is_truncated_tiff(path):
-            raise _damaged(path, "its directory lies past its end") from error
-        raise _unknown(path, "a damaged header looks the same: copy it again if it should be one") from error
     except (openslide.OpenSlideError, OSError) as error:
-        if "Unsupported" in str(error):  # of a kind of pixels, compressed as it cannot undo
-            raise _unknown(path, f"OpenSlide says: {_reason(error)}") from error
-        raise _damaged(path, _reason(error)) from error
+        raise refusal(path, str(error)) from error
     handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return handle
 
 
-def _unknown(path: Path, besides: str) -> InvalidInputError:
-    return InvalidInputError(
-        "slide-format-unknown",
-        f"{path.name} is not a slide in a format that OpenSlide can read.",
-        hint=f"Give a slide as the scanner wrote it (SVS, NDPI, MRXS, SCN, TIFF, DICOM, …); {besides}.",
-    )
-
-
-def _damaged(path: Path, why: str) -> InvalidInputError:
-    return InvalidInputError(
-        "slide-damaged",
-        f"{path.name} looks like a slide, but cannot be opened: {why}.",
-        hint="The file is truncated or damaged. Copy it again from the scanner.",
-    )
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
+def _of_the_system(error: Exception) -> str:
+    """Return the system's word for its own errors; what libraries say may quote from the file."""
+    return f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
 
 
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
-"""Telling a truncated TIFF from a file of another kind, so that the cure named is the right one."""
+"""Reading the directories of a TIFF without any library: whether it is cut, what pixels are in it."""
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -10,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 class _Layout(NamedTuple):
     """Where the first link is, how counts and links are packed, and how long a directory's entry is."""
 
+    order: str
     first_link: int
     count_as: struct.Struct
     link_as: struct.Struct
@@ -17,7 +19,11 @@ class _Layout(NamedTuple):
 
 
 _CODES = {42: (4, "H", "I", 12), 43: (8, "Q", "Q", 20)}  # TIFF 6.0, BigTIFF
+_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 _MOST_DIRECTORIES = 64
+_MOST_ENTRIES = 4096
+
+Tags = dict[int, int]
 
 
 def is_truncated_tiff(path: Path) -> bool:
@@ -36,6 +42,33 @@ def is_truncated_tiff(path: Path) -> bool:
     return link is None
 
 
+def directories(path: Path, most: int) -> list[Tags]:
+    """Return the first `most` directories of a TIFF: the first number of each tag that holds whole numbers.
+
+    [] for a file that is no TIFF; directories past the end of the file are left out. Raises OSError.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        layout = _layout(head)
+        if layout is None:
+            return []
+        size = path.stat().st_size
+        link: int | None = layout.link_as.unpack_from(head, layout.first_link)[0]
+        found: list[Tags] = []
+        while link and len(found) < most:
+            place, link = link, _next_link(file, link, layout, size)
+            if link is not None:
+                found.append(_tags(file, place, layout))
+    return found
+
+
+def is_big_endian(path: Path) -> bool:
+    """Whether `path` starts as a TIFF whose numbers have their highest byte first."""
+    with path.open("rb") as file:
+        layout = _layout(file.read(16))
+    return layout is not None and layout.order == ">"
+
+
 def _layout(head: bytes) -> _Layout | None:
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 16:
@@ -44,7 +77,7 @@ def _layout(head: bytes) -> _Layout | None:
     if codes is None:
         return None
     first_link, count, link, entry_bytes = codes
-    return _Layout(first_link, struct.Struct(order + count), struct.Struct(order + link), entry_bytes)
+    return _Layout(order, first_link, struct.Struct(order + count), struct.Struct(order + link), entry_bytes)
 
 
 def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | None:
@@ -58,3 +91,21 @@ def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | 
         return None
     file.seek(after)
     return int(layout.link_as.unpack(file.read(layout.link_as.size))[0])
+
+
+def _tags(file: BinaryIO, place: int, layout: _Layout) -> Tags:
+    file.seek(place)
+    (count,) = layout.count_as.unpack(file.read(layout.count_as.size))
+    entries = file.read(min(count, _MOST_ENTRIES) * layout.entry_bytes)
+    tags: Tags = {}
+    for start in range(0, len(entries), layout.entry_bytes):
+        tag, kind = struct.unpack_from(f"{layout.order}HH", entries, start)
+        (values,) = layout.link_as.unpack_from(entries, start + 4)
+        if kind in _NUMBERS and values:
+            number = struct.Struct(layout.order + _NUMBERS[kind])
+            field = entries[start + 4 + layout.link_as.size :][: layout.link_as.size]
+            if values * number.size > len(field):  # they stand where the field points to
+                file.seek(min(layout.link_as.unpack(field)[0], file.seek(0, os.SEEK_END)))
+                field = file.read(number.size)
+            tags[tag] = int(number.unpack_from(field)[0]) if len(field) >= number.size else 0
+    return tags

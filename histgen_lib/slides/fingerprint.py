@@ -7,14 +7,16 @@ another scan of the same glass differs everywhere, so it differs in the samples 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from histgen_lib.files import sha256_hex
+from histgen_lib.opening import open_ordinary
 
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 
-FileStates = tuple[tuple[int, int], ...]
+FileStates = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint_of(parts: Sequence[Path]) -> str:
@@ -23,14 +25,22 @@ def fingerprint_of(parts: Sequence[Path]) -> str:
 
 
 def states_of(parts: Sequence[Path]) -> FileStates:
-    """Return size (bytes) and time of change (ns) of each file, to be compared soon after. Raises OSError."""
-    found = [part.stat() for part in parts]
-    return tuple((state.st_size, state.st_mtime_ns) for state in found)
+    """Return where each file really lies, its size (bytes) and its time of change (ns). Raises OSError.
+
+    To be compared soon after: a link that leads elsewhere by then is a change.
+    """
+    found = [(os.path.realpath(part), part.stat()) for part in parts]
+    return tuple((real, state.st_size, state.st_mtime_ns) for real, state in found)
+
+
+def size_of(states: FileStates) -> int:
+    """Return how many bytes the files have together."""
+    return sum(size for _, size, _ in states)
 
 
 def _sampled(part: Path) -> str:
     """SHA-256 of a file's size and of bytes spread evenly over it, its first and last among them."""
-    with part.open("rb") as handle:
+    with open_ordinary(part) as handle:
         size = handle.seek(0, 2)
         sha = hashlib.sha256(str(size).encode())
         last = max(0, size - _SAMPLE_BYTES)

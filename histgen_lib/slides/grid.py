@@ -51,6 +51,22 @@ def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
     )
 
 
+def unread_tissue(grid: TileGrid) -> NDArray[np.bool_]:
+    """Find the tissue that lies in no tile: bool[h,w] over the pixels of the grid's mask.
+
+    Tiles' edges are rounded to mask pixels, those of neighbours alike.
+    """
+    height, width = grid.mask.shape
+    starts = np.rint(grid.xy / grid.mask_downsample).astype(np.int64)
+    ends = np.rint((grid.xy + grid.span_px) / grid.mask_downsample).astype(np.int64)
+    (left, top), (right, bottom) = (np.clip(c, 0, (width, height)).T for c in (starts, ends))
+    steps = np.zeros((height + 1, width + 1), dtype=np.int32)
+    for rows, columns, step in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+        np.add.at(steps, (rows, columns), step)
+    covered = steps.cumsum(0).cumsum(1)[:height, :width] > 0
+    return np.asarray(grid.mask & ~covered)
+
+
 def tissue_fraction(
     mask: NDArray[np.bool_], corners: NDArray[np.float64], side: float
 ) -> NDArray[np.float64]:

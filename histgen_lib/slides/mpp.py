@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import decode_text
+from histgen_lib.opening import check_ordinary, open_ordinary
+from histgen_lib.slides.places import Roots
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 
-LEAST_MPP, MOST_MPP = 0.05, 5.0
-"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78."""
+LEAST_MPP, MOST_MPP = 0.1, 5.0
+"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78, and 0.05 is 0.5
+with a slipped point."""
 
 MOST_ANISOTROPY = 0.05
 """Most relative difference of the x and y scale for a file's statement to be believed."""
+
+_MOST_SIDECAR_BYTES = 64 << 10
+_NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""The last: a slide whose name leaves no room for the ending can have none."""
+MOST_CONTRADICTION = 0.2
+"""Most relative difference of a stated scale from the file's own that goes without a word."""
 
 
 def decide_mpp(
@@ -26,22 +38,26 @@ def decide_mpp(
     in_file: tuple[str | None, str | None],
     scanner_names: tuple[str, ...],
     scanner_mpp: Mapping[str, float],
+    within: Roots | None = None,
 ) -> tuple[float, MppSource]:
     """Return the level-0 scale in µm/px and where it was taken from.
 
     Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y
     scale as written) if plausible, a default of the scanner or vendor (names compared without case). Raises
-    `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-mpp-implausible` when the
-    caller or a default states a value outside 0.05…5, `slide-sidecar-invalid`.
+    `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-not-square` when the file's
+    pixels are not, `slide-mpp-implausible` when the caller or a default states a value outside 0.1…5,
+    `slide-sidecar-invalid`. `within`: see `read_sidecar`.
     """
     if stated is not None:
         return _checked(stated, "The stated mpp"), "stated"
-    beside = read_sidecar(path)
+    beside = read_sidecar(path, within)
     if beside is not None:
         return beside, "sidecar"
     written = believable(in_file)
     if written is not None:
         return written, "file"
+    if _not_square(in_file):
+        raise _oblong(path, in_file)
     defaults = {name.casefold(): value for name, value in scanner_mpp.items()}
     for name in scanner_names:
         if name.casefold() in defaults:
@@ -59,27 +75,73 @@ def believable(in_file: tuple[str | None, str | None]) -> float | None:
 
 def is_plausible(mpp: float) -> bool:
     """Whether a slide scanner could have made pixels of this size (µm)."""
-    return LEAST_MPP <= mpp <= MOST_MPP
+    return LEAST_MPP <= round(mpp, 3) <= MOST_MPP
 
 
-def read_sidecar(path: Path) -> float | None:
+def written_mpp(in_file: tuple[str | None, str | None]) -> float | None:
+    """Return the mean of a file's x and y scale, believable or not; None if it states none."""
+    x, y = (_number(text) for text in in_file)
+    return None if x is None or y is None or x <= 0 or y <= 0 else (x + y) / 2
+
+
+def scale_flags(mpp: float, in_file: tuple[str | None, str | None]) -> tuple[str, ...]:
+    """Name what a reader must know of a slide taken to have `mpp`: see `histgen_lib.slides.quality`.
+
+    A scale in the file that no scanner can have written contradicts nothing.
+    """
+    said = [value for value in map(_number, in_file) if value is not None and is_plausible(value)]
+    raised = (
+        ("scale-contradicted", any(abs(mpp / value - 1) > MOST_CONTRADICTION for value in said)),
+        ("pixels-not-square", _not_square(in_file)),
+    )
+    return tuple(flag for flag, holds in raised if holds)
+
+
+def _not_square(in_file: tuple[str | None, str | None]) -> bool:
+    """Whether both sides of a file's pixels are plausible, and differ."""
+    x, y = (_number(text) for text in in_file)
+    plausible = x is not None and y is not None and is_plausible(x) and is_plausible(y)
+    return plausible and believable(in_file) is None
+
+
+def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
     """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
 
-    Raises `InvalidInputError("slide-sidecar-invalid")` for a file that is not JSON or whose mpp is
-    implausible.
+    `within`: where it has to lie, links followed; None: anywhere. Raises
+    `InvalidInputError("slide-sidecar-invalid")` for one that cannot be read, is no ordinary file, lies
+    elsewhere, is not JSON, or whose mpp is implausible: it was put there to state a scale, and going on
+    without it might be to report at another.
     """
     for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
-        if sidecar != path and sidecar.is_file():
-            value = _load(sidecar)
+        if sidecar != path and (data := _bytes_of(sidecar, within)) is not None:
+            value = _load(sidecar, data)
             if isinstance(value, dict) and "mpp" in value:
                 return _sidecar_mpp(sidecar, value["mpp"])
     return None
 
 
-def _load(sidecar: Path) -> Any:
+def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
+    """Read a sidecar; None where there is none, or a folder, or where nobody lets us look."""
     try:
-        return json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        if not check_ordinary(sidecar):
+            return None
+        with open_ordinary(sidecar, within.judge if within is not None else None) as file:
+            data = file.read(_MOST_SIDECAR_BYTES + 1)
+    except InvalidInputError as error:
+        raise _bad_sidecar(sidecar, "it lies outside HISTGEN_ROOTS") from error
+    except OSError as error:
+        if error.errno in _NO_SIDECAR or not os.access(sidecar.parent, os.X_OK):
+            return None
+        raise _bad_sidecar(sidecar, error.strerror or type(error).__name__) from error
+    if len(data) > _MOST_SIDECAR_BYTES:
+        raise _bad_sidecar(sidecar, f"it is longer than {_MOST_SIDECAR_BYTES >> 10} KiB")
+    return data
+
+
+def _load(sidecar: Path, data: bytes) -> Any:
+    try:
+        return json.loads(decode_text(data))
+    except (ValueError, RecursionError) as error:
         raise _bad_sidecar(sidecar, "it is not readable JSON") from error
 
 
@@ -113,6 +175,15 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _oblong(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-not-square",
+        f"{path.name} says that its pixels are {in_file[0]} × {in_file[1]} µm: they are not square.",
+        hint="Resample the slide to square pixels, for example with `vips resize`; if only what the file "
+        "says is wrong, state the scale with --mpp.",
+    )
 
 
 def _unknown(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInputError:

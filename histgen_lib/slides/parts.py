@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from histgen_lib.files import sha256_hex
+from histgen_lib.opening import Judge, open_ordinary
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".czi", ".svslide", ".dcm"}
@@ -16,57 +15,58 @@ MIRAX_SUFFIX = ".mrxs"
 HAMAMATSU_SUFFIXES = (".vms", ".vmu")
 _HAMAMATSU_KEYS = ("ImageFile", "MapFile", "OptimisationFile", "MacroImage")  # "ImageFile(1,0)" as well
 _MIRAX_KEYS = re.compile(r"INDEXFILE|FILE_\d+")
-_MOST_NAME = 128
-"""Characters of a slide's id, as the gateway takes them from those who state one."""
 _MOST_INDEX_BYTES = 1 << 20
 """Index files are a few kB; what is longer is none."""
+_BLANKS = " \t\n\v\f\r"
+_ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
-def safe_name(name: str) -> str:
-    """Return `name` with everything but ASCII letters, digits, `.`, `_` and `-` replaced by `_`.
-
-    Letters of other scripts that are lost so, and the end of a very long name, are made up for by a digest:
-    two such names stay two. A name is the same whether its accents are written as macOS or as Windows does.
-    """
-    name = unicodedata.normalize("NFC", name)
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".")
-    if len(kept) > _MOST_NAME or any(map(_is_letter_elsewhere, name)):
-        digest = sha256_hex(name.encode(errors="surrogateescape"))[:8]
-        return f"{kept[: _MOST_NAME - 9].strip('._-') or 'slide'}-{digest}"
-    return kept or "slide"
+def is_slide_name(name: str) -> bool:
+    """Whether a file or object is called as slides are; blanks at the end, as S3 lets keys have, may be."""
+    return PurePosixPath(name).suffix.rstrip().lower() in SLIDE_SUFFIXES and not name.endswith("/")
 
 
-def _is_letter_elsewhere(char: str) -> bool:
-    """Whether a name would lose a letter with it: no blank, mark or symbol; also bytes that are no text."""
-    return not char.isascii() and unicodedata.category(char)[0] not in "ZPS"
-
-
-def named_parts(index: Path) -> list[Path]:
+def named_parts(index: Path, judge: Judge | None = None) -> list[Path]:
     """List the files that a MIRAX (.mrxs) or Hamamatsu (.vms, .vmu) index names, there or not.
 
-    A MIRAX slide keeps its list in the Slidedat.ini of the folder beside it, which is part of the
-    slide itself. Empty for every other format. Raises OSError if the list is there and cannot be read.
+    They may lie anywhere: whoever opens them judges that. A MIRAX slide keeps its list in the Slidedat.ini of
+    the folder beside it, which is part of the slide itself. Empty for every other format. `judge`: of that
+    list. Raises what it raises, and OSError if the list is there and cannot be read.
     """
     suffix = index.suffix.lower()
     if suffix == MIRAX_SUFFIX:
         folder = index.with_suffix("")
         listing = folder / "Slidedat.ini"
-        found = [name for key, name in _entries(listing) if _MIRAX_KEYS.fullmatch(key)]
-        return [listing, *(folder / name for name in found)]
+        found = [name for key, name in _entries(listing, judge) if _MIRAX_KEYS.fullmatch(key)]
+        return [listing, *_below(folder, found)]
     if suffix in HAMAMATSU_SUFFIXES:
-        entries = _entries(index)
-        return [index.parent / name for key, name in entries if key.split("(")[0] in _HAMAMATSU_KEYS]
+        entries = _entries(index, judge)
+        return _below(index.parent, [name for key, name in entries if key.split("(")[0] in _HAMAMATSU_KEYS])
     return []
 
 
-def _entries(listing: Path) -> Iterator[tuple[str, str]]:
-    """Yield key and value of each `key = value` line whose value can be the name of a file."""
+def _below(folder: Path, names: list[str]) -> list[Path]:
+    """Return what OpenSlide makes of names: it puts the folder before all of them, "/etc/passwd" too."""
+    return list(dict.fromkeys(folder / name.lstrip("/") for name in names))
+
+
+def _entries(listing: Path, judge: Judge | None) -> Iterator[tuple[str, str]]:
+    """Yield key and value of each `key = value` line whose value can be the name of a file.
+
+    A value is taken as GLib's key files give it to OpenSlide: blanks at its end count, and of some keys
+    escapes do.
+    """
     try:
-        with listing.open("rb") as handle:
-            lines = handle.read(_MOST_INDEX_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+        with open_ordinary(listing, judge) as handle:
+            lines = handle.read(_MOST_INDEX_BYTES).decode("utf-8-sig", errors="replace").split("\n")
     except FileNotFoundError:
         return
     for line in lines:
-        key, _, value = (part.strip() for part in line.partition("="))
-        if value.strip(".") and not set(value) & set("/\\\0\ufffd"):
-            yield key, value
+        key, _, value = line.removesuffix("\r").partition("=")
+        value = value.lstrip(_BLANKS)
+        if value.strip("./") and not set(value) & set("\0\ufffd"):
+            yield from ((key.strip(_BLANKS), name) for name in dict.fromkeys((value, _unescaped(value))))
+
+
+def _unescaped(value: str) -> str:
+    return re.sub(r"\\([sntr\\])", lambda found: _ESCAPES[found[1]], value)

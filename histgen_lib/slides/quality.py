@@ -11,7 +11,10 @@
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
 | `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
-| `damage-unchecked` | damage may go unnoticed: the file's compressed tiles cannot be found or judged |
+
+Opening a slide (`Slide.flags`) may raise `levels-left-out`, where smaller levels do not show what level 0
+shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own, and
+`pixels-not-square`.
 
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the
@@ -20,6 +23,7 @@ median is below 0.02.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,6 +31,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.slides.grid import unread_tissue
 from histgen_lib.slides.settings import TileGrid
 from histgen_lib.slides.slide import Slide
 
@@ -42,6 +47,12 @@ ENLARGED = 1.1
 _MOST_TILES = 48
 
 
+DAMAGE = "damage of the file"
+"""A check that some formats do not allow: their compressed tiles cannot be found or judged."""
+NEVER_CHECKED = ("folds", "bubbles")
+"""What also spoils slides, and nothing here looks for; a check that comes to be made leaves this list."""
+
+
 @dataclass(frozen=True)
 class QualityReport:
     """Measurements of one slide and the flags they raise (see this module's table).
@@ -51,6 +62,7 @@ class QualityReport:
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
     `damaged_tiles`: left out since the file is damaged there. `unseen_fraction`: of the overview, lost to
     damage. `damage_checked`: whether damage of the tiles would have been noticed.
+    `tissue_unread_mm2`, `tissue_unread_fraction`: tissue that lies in no tile, and its share of all tissue.
     """
 
     flags: tuple[str, ...]
@@ -66,15 +78,58 @@ class QualityReport:
     damaged_tiles: int = 0
     unseen_fraction: float = 0.0
     damage_checked: bool = True
+    tissue_unread_mm2: float = 0.0
+    tissue_unread_fraction: float = 0.0
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """What the slide was checked for, as a person calls it."""
+        return tuple(check for check in CHECKS if check != DAMAGE or self.damage_checked)
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """What also spoils slides, and was not looked for."""
+        return NEVER_CHECKED if self.damage_checked else (DAMAGE, *NEVER_CHECKED)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {**asdict(self), "flags": list(self.flags)}
 
-    def without(self, left_out: int) -> QualityReport:
-        """Return the report of a slide of which so many tiles were left out as damaged."""
-        report = replace(self, damaged_tiles=left_out)
-        return replace(report, flags=flags_of(report))
+    def without(self, grid: TileGrid, left_out: int) -> QualityReport:
+        """Return the report of a slide of which `left_out` tiles are damaged; `grid` has the others."""
+        unread = unread_tissue(grid).sum() / max(1, grid.mask.sum())
+        report = replace(
+            self,
+            damaged_tiles=left_out,
+            tissue_unread_mm2=_rounded(unread * self.tissue_mm2),
+            tissue_unread_fraction=_rounded(unread),
+        )
+        others = set(self.flags) - {rule.flag for rule in RULES}
+        return replace(report, flags=(*flags_of(report), *(flag for flag in self.flags if flag in others)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of this module's table: the flag, when it is raised, and what it is a check of."""
+
+    check: str
+    flag: str
+    holds: Callable[[QualityReport], bool]
+
+
+RULES = (
+    Rule("amount of tissue", "little-tissue", lambda r: r.tissue_mm2 < LITTLE_TISSUE_MM2),
+    Rule("focus", "out-of-focus", lambda r: r.blurred_fraction > MOSTLY_BLURRED),
+    Rule("focus", "partly-out-of-focus", lambda r: PARTLY_BLURRED < r.blurred_fraction <= MOSTLY_BLURRED),
+    Rule("ink", "pen", lambda r: r.pen_mm2 >= PEN_MM2),
+    Rule("exposure", "overexposed", lambda r: r.clipped_fraction > OVEREXPOSED_FRACTION),
+    Rule("exposure", "underexposed", lambda r: r.background_brightness < UNDEREXPOSED_BRIGHTNESS),
+    Rule("stain", "pale", lambda r: r.colourfulness < PALE_CHROMA),
+    Rule("resolution", "enlarged", lambda r: r.enlargement > ENLARGED),
+    Rule(DAMAGE, "damaged", lambda r: r.damaged_tiles > 0 or r.unseen_fraction > 0),
+)
+CHECKS = tuple(dict.fromkeys(rule.check for rule in RULES))
+"""The checks that are made, as a person calls them."""
 
 
 def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
@@ -85,11 +140,12 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     picture, downsample = slide.overview
     found = slide.tissue_map
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
+    tissue_px, unread_px = int(found.tissue.sum()), int(unread_tissue(grid).sum())
     tiles = _some_tiles(slide, grid)
     sharpness = np.array([tile_sharpness(tile) for tile in tiles])
     report = QualityReport(
         flags=(),
-        tissue_mm2=_rounded(found.tissue.sum() * pixel_mm2),
+        tissue_mm2=_rounded(tissue_px * pixel_mm2),
         pen_mm2=_rounded(found.pen.sum() * pixel_mm2),
         sharpness=_rounded(np.median(sharpness)),
         blurred_fraction=_rounded((sharpness < BLURRED_SHARPNESS).mean()),
@@ -100,25 +156,15 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         tiles_looked_at=len(tiles),
         unseen_fraction=_rounded(slide.unseen),
         damage_checked=slide.notices_damage(grid),
+        tissue_unread_mm2=_rounded(unread_px * pixel_mm2),
+        tissue_unread_fraction=_rounded(unread_px / max(1, tissue_px)),
     )
-    return replace(report, flags=flags_of(report))
+    return replace(report, flags=(*flags_of(report), *slide.flags))
 
 
 def flags_of(report: QualityReport) -> tuple[str, ...]:
     """Return the flags that the report's measurements raise, in the order of this module's table."""
-    raised = (
-        ("little-tissue", report.tissue_mm2 < LITTLE_TISSUE_MM2),
-        ("out-of-focus", report.blurred_fraction > MOSTLY_BLURRED),
-        ("partly-out-of-focus", PARTLY_BLURRED < report.blurred_fraction <= MOSTLY_BLURRED),
-        ("pen", report.pen_mm2 >= PEN_MM2),
-        ("overexposed", report.clipped_fraction > OVEREXPOSED_FRACTION),
-        ("underexposed", report.background_brightness < UNDEREXPOSED_BRIGHTNESS),
-        ("pale", report.colourfulness < PALE_CHROMA),
-        ("enlarged", report.enlargement > ENLARGED),
-        ("damaged", report.damaged_tiles > 0 or report.unseen_fraction > 0),
-        ("damage-unchecked", not report.damage_checked),
-    )
-    return tuple(flag for flag, holds in raised if holds)
+    return tuple(rule.flag for rule in RULES if rule.holds(report))
 
 
 def tile_sharpness(tile: NDArray[np.uint8]) -> float:

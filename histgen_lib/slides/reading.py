@@ -73,7 +73,7 @@ def _part(
     by = levels[level].downsample
     x, y = (round(round(place / by) * by) for place in corner)
     width, height = (max(1, round(side * factor / by)) for side in out_size)
-    return x, y, level, width, height
+    return x, y, levels[level].number, width, height
 
 
 def read_overview(

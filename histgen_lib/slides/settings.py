@@ -12,10 +12,14 @@ from histgen_lib.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a slide: `size` (width, height) in its own px, `downsample` relative to level 0."""
+    """One resolution of a slide: `size` (width, height) in its own px, `downsample` relative to level 0.
+
+    `number`: what its reader calls it, which is not its place among a slide's levels if some are left out.
+    """
 
     size: tuple[int, int]
     downsample: float
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import safe_name
 from histgen_lib.slides import source
-from histgen_lib.slides.mpp import MppSource, decide_mpp
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.slides.admission import admit
+from histgen_lib.slides.mpp import MppSource, decide_mpp, scale_flags, written_mpp
+from histgen_lib.slides.places import Roots
+from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
+from histgen_lib.slides.refusals import of_planes
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
@@ -29,8 +33,8 @@ OVERVIEW_MPP = 8.0
 
 MOST_OVERVIEW_PX = 6144
 LEAST_SIDE_PX = 32
-MOST_FLAT_PX = 4 * 10**9
-"""Largest coarsest level that is still read whole for the overview: about a minute of reading."""
+MOST_FLAT_PX = 40 * 10**9
+"""Largest coarsest level that is still read whole for the overview, piece by piece: about ten minutes."""
 
 
 FAST_VENDORS = ("aperio", "generic-tiff")
@@ -64,9 +68,11 @@ class Slide:
     """One whole-slide image. Use it as a context manager, or `close` it.
 
     `path`: as given. `slide_id`: the file's stem, safe as a folder name, unless another was given. `size`:
-    (width, height) in level-0 px. `levels`: finest first. `mpp`: µm per level-0 px; `mpp_source` says who is
-    believed. `scanner`: as written in the slide, or None: may hold a serial number. `maker`: of the scanner,
-    from a list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
+    (width, height) in level-0 px. `levels`: finest first, without those that do not show what level 0 shows.
+    `mpp`: µm per level-0 px; `mpp_source` says who is believed. `file_mpp`: what the file itself states where
+    another is believed, true or not. `flags`: what opening it found that a reader of its draft must know.
+    `scanner`: as written in the slide, or None: may hold a serial number. `maker`: of the scanner, from a
+    list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
     """
 
     def __init__(
@@ -76,15 +82,20 @@ class Slide:
         *,
         mpp: float,
         mpp_source: MppSource,
+        file_mpp: float | None = None,
+        levels: tuple[Level, ...] = (),
+        flags: tuple[str, ...] = (),
         file: Path | None = None,
         slide_id: str | None = None,
     ) -> None:
         self.path = path
         self.slide_id = slide_id or safe_id(path)
-        self.levels = _checked_levels(path.name, pixels.levels)
+        self.levels = levels or pixels.levels
         self.size = self.levels[0].size
+        self.flags = flags
         self.mpp = mpp
         self.mpp_source: MppSource = mpp_source
+        self.file_mpp = None if mpp_source == "file" else file_mpp
         self.vendor = pixels.vendor
         self.scanner = scanner_of(pixels.properties)
         self.maker = maker_of(pixels.vendor, pixels.properties)
@@ -124,12 +135,13 @@ class Slide:
         return find_tissue(picture, mpp=self.mpp * downsample)
 
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
-        """Read `w` × `h` px of `level`, corner (x, y) in level-0 px → uint8[h,w,3] RGB; outside is white.
+        """Read `w` × `h` px of a level, from corner (x, y) in level-0 px → uint8[h,w,3] RGB, white outside.
 
         Raises `InvalidInputError("slide-read-failed")`, for damage there, too.
         """
-        pixels = self._pixels.read(x, y, level, w, h)
-        if not self._pixels.is_whole(x, y, level, w, h):
+        number = self.levels[level].number
+        pixels = self._pixels.read(x, y, number, w, h)
+        if not self._pixels.is_whole(x, y, number, w, h):
             raise self._damaged("a tile of the file there is damaged")
         return pixels
 
@@ -163,7 +175,8 @@ class Slide:
 
     def notices_damage(self, grid: TileGrid) -> bool:
         """Whether damage of the level that the tiles of `grid` are read from would be noticed."""
-        return self._pixels.checks(best_level(self.levels, grid.span_px / grid.tile_px))
+        level = best_level(self.levels, grid.span_px / grid.tile_px)
+        return self._pixels.checks(self.levels[level].number)
 
     @property
     def unseen(self) -> float:
@@ -202,29 +215,45 @@ def open_slide(
     scanner_mpp: Mapping[str, float] | None = None,
     fast: bool = True,
     slide_id: str | None = None,
+    within: Roots | None = None,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
     name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
-    both agree. `slide_id`: what the slide is called, if not as its file. Raises `InvalidInputError`:
-    `slide-missing`, `slide-empty`, `slide-unreadable`, `slide-is-folder`, `slide-format-unknown`,
-    `slide-damaged`, `slide-too-small`, `slide-pyramid-corrupt`, and those of
-    `histgen_lib.slides.mpp.decide_mpp`.
+    both agree. `slide_id`: what the slide is called, if not as its file. `within`: where all of it has to
+    lie; None: anywhere. Raises `InvalidInputError`: `slide-empty`, `slide-is-folder`, `slide-format-unknown`,
+    `slide-not-supported`, `slide-incomplete`, `slide-damaged`, `slide-too-small`, and those of
+    `histgen_lib.slides.admission.admit` and `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
+    admit(path, within)
     file = source.locate(path)
     pixels = _open_pixels(file, fast=fast)
     try:
+        _check_sizes(path, pixels.levels)
         scanner = scanner_of(pixels.properties)
+        in_file = (pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y"))
         value, origin = decide_mpp(
             path,
             stated=mpp,
-            in_file=(pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y")),
+            in_file=in_file,
             scanner_names=tuple(name for name in (scanner, pixels.vendor) if name),
             scanner_mpp=scanner_mpp or {},
+            within=within,
         )
-        return Slide(path, pixels, mpp=value, mpp_source=origin, file=file, slide_id=slide_id)
+        believed = believed_levels(pixels, pixels.levels)
+        return Slide(
+            path,
+            pixels,
+            mpp=value,
+            mpp_source=origin,
+            file_mpp=written_mpp(in_file),
+            levels=tuple(pixels.levels[number] for number in believed.kept),
+            flags=(*(("levels-left-out",) if believed.wrong else ()), *scale_flags(value, in_file)),
+            file=file,
+            slide_id=slide_id,
+        )
     except BaseException:
         pixels.close()
         raise
@@ -256,26 +285,13 @@ def safe_id(path: Path) -> str:
     return safe_name(path.name if path.is_dir() else path.stem)
 
 
-def _checked_levels(name: str, levels: tuple[Level, ...]) -> tuple[Level, ...]:
-    if not levels or min(levels[0].size) < LEAST_SIDE_PX:
-        size = levels[0].size if levels else (0, 0)
+def _check_sizes(path: Path, levels: tuple[Level, ...]) -> None:
+    size = levels[0].size if levels else (0, 0)
+    if min(size) < LEAST_SIDE_PX:
         raise InvalidInputError(
             "slide-too-small",
-            f"{name} is only {size[0]}×{size[1]} px.",
+            f"{path.name} is only {size[0]}×{size[1]} px.",
             hint="This is not a whole-slide image; give the scanner's full-resolution file.",
         )
-    for level in levels[1:]:
-        if not _same_shape(levels[0].size, level.size):
-            raise InvalidInputError(
-                "slide-pyramid-corrupt",
-                f"{name} has a level of {level.size[0]}×{level.size[1]} px that is no reduction of its "
-                f"{levels[0].size[0]}×{levels[0].size[1]} px.",
-                hint="The pyramid is damaged. Export or convert the slide again.",
-            )
-    return levels
-
-
-def _same_shape(full: tuple[int, int], small: tuple[int, int]) -> bool:
-    """Whether both sides shrink by the same factor, give or take rounding to whole px (2 px, or 2 %)."""
-    expected = full[1] * small[0] / full[0]
-    return abs(expected - small[1]) <= max(2.0, 0.02 * max(expected, small[1]))
+    if any(level.size == size for level in levels[1:]):
+        raise of_planes(path)

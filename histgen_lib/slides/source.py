@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import sha256_file
+from histgen_lib.opening import open_ordinary
 from histgen_lib.slides.parts import MIRAX_SUFFIX, named_parts
 
 _DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
 _WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
 _DICOM_HEAD_BYTES = 256 << 10
+_PIECE_BYTES = 1 << 20
+_MOST_GAP_BYTES = 1 << 30
+"""Copy programs give a file its size first; what they leave behind when they end early is mostly a gap."""
 
 
 def locate(path: Path) -> Path:
@@ -24,12 +30,12 @@ def locate(path: Path) -> Path:
     try:
         if path.is_dir():
             return _first_dicom(path)
-        with path.open("rb") as handle:
+        with open_ordinary(path) as handle:
             empty = not handle.read(1)
     except FileNotFoundError as error:
-        raise _missing(path) from error
+        raise missing_slide(path) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_slide(path, error) from error
     if empty:
         raise InvalidInputError(
             "slide-empty",
@@ -48,7 +54,7 @@ def content_id(path: Path, *, series_uid: str | None = None) -> str:
     try:
         return content_id_of(parts_of(path, series_uid))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_slide(path, error) from error
 
 
 def stored_in(path: Path) -> list[Path]:
@@ -62,15 +68,51 @@ def stored_in(path: Path) -> list[Path]:
             return _series_of_folder(path)
         return parts_of(path, _own_series(path) if is_dicom(path) else None)
     except FileNotFoundError as error:
-        raise _missing(path) from error
+        raise missing_slide(path) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_slide(path, error) from error
 
 
 def content_id_of(parts: Sequence[Path]) -> str:
-    """Return the `content_id` of a slide stored in the files `parts`. Raises OSError."""
-    digests = sorted(sha256_file(part) for part in parts)
+    """Return the `content_id` of a slide stored in the files `parts`.
+
+    Raises OSError, and InvalidInputError: "slide-changed" for a file that grows, "slide-unreadable" for one
+    that is mostly a gap, whatever its size says: reading either might never end.
+    """
+    digests = sorted(_digest(part) for part in parts)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _digest(part: Path) -> str:
+    """SHA-256 of as many bytes as the file has now; a file that has more by the end is refused."""
+    digest = hashlib.sha256()
+    with open_ordinary(part) as file:
+        left = os.fstat(file.fileno()).st_size
+        if _gaps(file, left) > max(_MOST_GAP_BYTES, left // 2):
+            raise unreadable_slide(part, OSError(errno.ENODATA, "most of it was never written"))
+        while left and (piece := file.read(min(left, _PIECE_BYTES))):
+            digest.update(piece)
+            left -= len(piece)
+        if left or file.read(1):
+            raise InvalidInputError(
+                "slide-changed",
+                f"{part.name} changed while it was read.",
+                hint="Wait until the copy has finished, then try it again.",
+            )
+    return digest.hexdigest()
+
+
+def _gaps(file: BinaryIO, size: int) -> int:
+    """Return how many bytes of a file were never written, where the file system can tell: 0 elsewhere."""
+    gaps = at = 0
+    while at < size and (start := file.seek(at, os.SEEK_HOLE)) < size:
+        try:
+            at = file.seek(start, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a gap from here to the end
+            at = size
+        gaps += at - start
+    file.seek(0)
+    return gaps
 
 
 def _series_of_folder(folder: Path) -> list[Path]:
@@ -96,10 +138,11 @@ def parts_of(path: Path, series_uid: str | None) -> list[Path]:
             part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))
         ]
         return same or [path]
-    if path.suffix.lower() == MIRAX_SUFFIX:
-        beside = path.with_suffix("")
-        return [path, *(part for part in beside.iterdir() if part.is_file())] if beside.is_dir() else [path]
-    return list({path, *(part for part in named_parts(path) if part.is_file())})
+    named = {path, *(part for part in named_parts(path) if part.is_file())}
+    beside = path.with_suffix("")
+    if path.suffix.lower() == MIRAX_SUFFIX and beside.is_dir():
+        named |= {part for part in beside.iterdir() if part.is_file()}
+    return list(named)
 
 
 def _first_dicom(folder: Path) -> Path:
@@ -113,7 +156,7 @@ def _first_dicom(folder: Path) -> Path:
             hint="Give the slide files themselves, for example: histgen report FOLDER/*.svs",
         )
     first, uids = next(iter(series.items()))
-    if any(uids.isdisjoint(others) for others in series.values()):
+    if any(uids.isdisjoint(others) for others in series.values() if uids and others):
         raise InvalidInputError(
             "slide-is-folder",
             f"{folder.name} is a folder with several DICOM slides.",
@@ -128,33 +171,41 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 def is_dicom(path: Path) -> bool:
     """Whether `path` starts as a DICOM file does."""
-    with path.open("rb") as handle:
-        return handle.read(132)[128:] == _DICOM_MAGIC
+    with open_ordinary(path) as handle:
+        return starts_as_dicom(handle)
+
+
+def starts_as_dicom(handle: BinaryIO) -> bool:
+    """Whether a file that was just opened starts as a DICOM file does."""
+    return handle.read(132)[128:] == _DICOM_MAGIC
 
 
 def _series_uids(head: bytes) -> set[bytes]:
-    """Return all values of Series Instance UID (0020,000E) with explicit VR in a DICOM file's head."""
+    """Return all values of Series Instance UID (0020,000E), with explicit or implicit VR, in a DICOM head."""
     found = set()
-    for match in re.finditer(rb"\x20\x00\x0e\x00UI", head):
-        length = int.from_bytes(head[match.end() : match.end() + 2], "little")
-        found.add(head[match.end() + 2 : match.end() + 2 + length].rstrip(b"\0 "))
+    for match in re.finditer(rb"\x20\x00\x0e\x00(?:UI(?s:(..))|(?s:(.))\0\0\0)", head):
+        length = int.from_bytes(match[1] or match[2], "little")
+        found.add(head[match.end() : match.end() + length].rstrip(b"\0 "))
     return found
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as handle:
+    with open_ordinary(path) as handle:
         return handle.read(_DICOM_HEAD_BYTES)
 
 
-def _missing(path: Path) -> InvalidInputError:
+def missing_slide(path: Path) -> InvalidInputError:
+    """Say that there is no such slide."""
     return InvalidInputError(
         "slide-missing", f"There is no file {path.name}.", hint="Check the path for a typing error."
     )
 
 
-def _unreadable(path: Path, error: OSError) -> InvalidInputError:
+def unreadable_slide(path: Path, error: Exception) -> InvalidInputError:
+    """Say why the system does not let a slide's file be read."""
+    why = error.strerror if isinstance(error, OSError) else None
     return InvalidInputError(
         "slide-unreadable",
-        f"{path.name} cannot be read: {error.strerror or type(error).__name__}.",
+        f"{path.name} cannot be read: {why or type(error).__name__}.",
         hint="Check that this account may read the file and that its disk or network share is there.",
     )

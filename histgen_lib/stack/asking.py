@@ -1,4 +1,7 @@
-"""Asking a service over HTTP: JSON there, JSON back, and its refusals as errors of ours."""
+"""Asking a service over HTTP: JSON there, JSON back, and its refusals as errors of ours.
+
+Redirections are not followed, so that a token goes nowhere but to the server that was meant.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,29 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 
 _QUICK_S, _PATIENT_S = 2.0, 1800.0
 """For what a service knows by heart; for a slide that the gateway reads from start to end first."""
 
 
-def get_json(url: str) -> Any:
+def get_json(url: str, token: str) -> Any:
     """GET what a service knows by heart. Raises OSError and ValueError."""
-    status, answer = _ask("GET", url, None, _QUICK_S)
+    status, answer = _ask("GET", url, None, token, _QUICK_S)
     if status >= 500:
         raise OSError(status)
     return json.loads(answer)
 
 
-def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST to the gateway; return its answer.
+def post_json(url: str, body: dict[str, Any], token: str | None) -> dict[str, Any]:
+    """POST to the gateway, with its `token` if that is known; return its answer.
 
     Raises InvalidInputError with the gateway's own code where it refuses, TransientError with it where it
-    cannot answer now; TransientError("gateway-unreachable"), FatalError("gateway-answer") for another server.
+    cannot answer now, FatalError with it where it wants another token; TransientError("gateway-unreachable"),
+    FatalError("gateway-answer") for another server.
     """
     try:
-        status, answer = _ask("POST", url, json.dumps(body).encode(), _PATIENT_S)
+        status, answer = _ask("POST", url, json.dumps(body).encode(), token, _PATIENT_S)
     except OSError as error:
         raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
     try:
@@ -44,8 +48,13 @@ def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
             f"What answers at {url} is no gateway of histgen.",
             hint="Check --gateway and HISTGEN_GATEWAY.",
         ) from None
-    kind = TransientError if status >= 500 else InvalidInputError
-    raise kind(texts[0], texts[1], hint=texts[2])
+    raise _kind(status)(texts[0], texts[1], hint=texts[2])
+
+
+def _kind(status: int) -> type[HistgenError]:
+    if status == 401:
+        return FatalError
+    return TransientError if status >= 500 else InvalidInputError
 
 
 def _unreachable(url: str, why: str) -> TransientError:
@@ -56,7 +65,7 @@ def _unreachable(url: str, why: str) -> TransientError:
     )
 
 
-def _ask(method: str, url: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s: float) -> tuple[int, bytes]:
     """Ask once. Raises OSError."""
     try:
         parts = urlsplit(url)
@@ -67,6 +76,7 @@ def _ask(method: str, url: str, body: bytes | None, timeout_s: float) -> tuple[i
         raise OSError(str(error)) from error
     try:
         headers = {"content-type": "application/json"} if body is not None else {}
+        headers |= {"authorization": f"Bearer {token}"} if token else {}
         connection.request(method, parts.path or "/", body, headers)
         response = connection.getresponse()
         return response.status, response.read()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.secret import read_secret
 from histgen_lib.stack.home import StackHome, default_home
+from histgen_lib.stack.index import Index, open_index, store_name
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
 
@@ -26,12 +31,16 @@ class Stated:
 
 @dataclass(frozen=True)
 class Connection:
-    """A stack. `home`: its folder, if it is on this machine; `gateway` and `bus` None if not known."""
+    """A stack. `home`: its folder, if it is on this machine; `gateway` and `bus` None if not known.
+
+    `token_file`: where the gateway's token lies; None if that is not known.
+    """
 
     storage: StorageSettings
     bus: BusSettings | None
     gateway: str | None
     home: StackHome | None = None
+    token_file: Path | None = None
 
     @property
     def run_dir(self) -> Path | None:
@@ -41,6 +50,33 @@ class Connection:
     def store(self) -> ObjectStore:
         """Open its store."""
         return open_store(self.storage)
+
+    def token(self) -> str | None:
+        """Return the gateway's token; None if it is not known where it lies.
+
+        Raises FatalError: "token-unreadable" and as `read_secret`.
+        """
+        if self.token_file is None:
+            return None
+        try:
+            return read_secret(self.token_file)
+        except OSError as error:
+            raise FatalError(
+                "token-unreadable",
+                f"The gateway's token cannot be read from {self.token_file}: {error.strerror or error}.",
+                hint="Have the account that started the stack do this; or give this one the token in a file "
+                "of its own (mode 600), and that file's name in HISTGEN_TOKEN_FILE.",
+            ) from error
+
+    def index(self) -> Index | None:
+        """Open the index of its slides; None if there is none that can be read."""
+        return open_index(self.home.index_path, store_name(self.storage)) if self.home else None
+
+    def tell_index(self, slide_ids: Iterable[str]) -> None:
+        """Tell the index, if there is one, whose slides have news that its keeper did not see."""
+        if index := self.index():
+            with closing(index), suppress(sqlite3.Error):  # then it finds them when it lists the store
+                index.touch(slide_ids)
 
     def need_bus(self) -> BusSettings:
         """Return the broker. FatalError("bus-unstated") if it is not known."""
@@ -73,7 +109,9 @@ def connect(stated: Stated, environment: Mapping[str, str]) -> Connection:
             record.store, record.store_endpoint, environment.get("HISTGEN_STORE_REGION")
         )
         bus = _bus(stated.bus or record.bus, environment)
-        return Connection(storage, bus, stated.gateway or record.gateway, home)
+        gateway = stated.gateway or record.gateway
+        token_file = home.token_path if gateway == record.gateway else _token_file(gateway, home, environment)
+        return Connection(storage, bus, gateway, home, token_file)
     if stated.home is None and environment.get("HISTGEN_STORE"):
         return _remote(stated, environment)
     raise not_running(home)
@@ -100,7 +138,25 @@ def _remote(stated: Stated, environment: Mapping[str, str]) -> Connection:
         )
     storage = StorageSettings(store, endpoint, environment.get("HISTGEN_STORE_REGION") or None)
     gateway = stated.gateway or environment.get("HISTGEN_GATEWAY") or None
-    return Connection(storage, _bus(bus, environment) if bus else None, gateway)
+    token_file = _token_file(gateway, None, environment)
+    return Connection(storage, _bus(bus, environment) if bus else None, gateway, token_file=token_file)
+
+
+def _token_file(gateway: str | None, home: StackHome | None, environment: Mapping[str, str]) -> Path | None:
+    """Say where the token for a stated gateway lies. A home's own token leaves this machine for nobody."""
+    if stated := environment.get("HISTGEN_TOKEN_FILE"):
+        return Path(stated)
+    if gateway is None or not _is_loopback(gateway):
+        return None
+    path = (home or StackHome(default_home(environment))).token_path
+    return path if path.exists() else None
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
+    except ValueError:
+        return False
 
 
 def _bus(url: str, environment: Mapping[str, str]) -> BusSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,9 @@ from histgen_lib.storage import ObjectStore
 _LOOK_S = 0.5
 _SHARE = 0.1
 """The most of the time that is spent looking into the store."""
+_CALM_S, _STILL_S = 10.0, 60.0
+"""At rest: the longest pause between two looks; and between two into the store, which nobody has written to
+as long as no worker has done anything."""
 _WINDOW_S = 600.0
 _LEAST_S = 30.0
 """Before that a rate would be chance."""
@@ -32,18 +35,31 @@ class Ended:
 
 @dataclass(frozen=True)
 class Picture:
-    """One look. `away`: the store did not answer, the slides are those of the last look that worked."""
+    """One look. `away`: the store did not answer, the slides are those of the last look that worked.
+
+    `totals`: how many slides are in each state, where `slides` are but some of them.
+    """
 
     slides: tuple[SlideState, ...]
     workers: tuple[WorkerState, ...]
     news: tuple[Ended, ...] = ()
     per_minute: float = 0.0
     away: str = ""
+    totals: Mapping[str, int] | None = None
 
     @property
     def counts(self) -> Counter[str]:
         """How many slides are in each state."""
+        if self.totals is not None:
+            return Counter(self.totals)
         return Counter(slide.state for slide in self.slides)
+
+    @property
+    def waiting(self) -> int:
+        """How many slides have not ended, and are in nobody's hand."""
+        if self.totals is not None:
+            return max(0, self.counts["scanned"] + self.counts["bagged"] - len(self.busy))
+        return sum(not slide.ended and slide.slide_id not in self.busy for slide in self.slides)
 
     @property
     def busy(self) -> dict[str, WorkerState]:
@@ -73,26 +89,50 @@ class Follower:
         self._due = self._began = clock()
         self._away = ""
         self._ended_at: list[float] = []
+        self._workers: tuple[WorkerState, ...] = ()
+        self._stirred_at = self._looked_at = clock()
 
     def look(self) -> Picture:
         """Look at the workers, and at the store if it is time for that."""
-        news = self._look_into_store() if self._clock() >= self._due else []
         workers = tuple(look(self._run_dir)) if self._run_dir else ()
+        if workers != self._workers or any(worker.in_flight for worker in workers):
+            self._workers, self._stirred_at = workers, self._clock()
+        news = self._look_into_store() if self._is_due() else []
+        if news:
+            self._stirred_at = self._clock()
         return Picture(self._slides or (), workers, tuple(news), self._per_minute(), self._away)
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next look: the longer, the longer nothing has happened."""
+        return min(_CALM_S, max(_LOOK_S, (self._clock() - self._stirred_at) / 4))
+
+    def _is_due(self) -> bool:
+        now = self._clock()
+        still = self._workers and now - self._stirred_at > _CALM_S and not self._away
+        return now >= (max(self._due, self._looked_at + _STILL_S) if still else self._due)
 
     def _look_into_store(self) -> list[Ended]:
         began, known = self._clock(), self._slides
         try:
-            self._slides = tuple(self._overview.slides(self._only))
+            self._slides = tuple(self._states())
             self._away = ""
         except TransientError as error:
             self._away = error.code
             return []
         finally:
+            self._looked_at = self._clock()
             self._due = self._clock() + max(_LOOK_S, (self._clock() - began) / _SHARE)
         news = [] if known is None else list(self._new(known, self._slides))
         self._ended_at += [self._clock()] * len(news)
         return news
+
+    def _states(self) -> list[SlideState]:
+        """Look at all slides, or at those alone that are wanted: then no letters of others are read."""
+        if self._only is None:
+            return self._overview.slides()
+        scans = map(self._overview.scan_of, sorted(self._only))
+        return self._overview.named([scan for scan in scans if scan])
 
     def _new(self, known: tuple[SlideState, ...], slides: tuple[SlideState, ...]) -> list[Ended]:
         ended = {_end(slide) for slide in known if slide.ended}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from histgen_lib.files import write_atomic
 from histgen_lib.secret import own_secret
 
 SCHEMA = 1
+_OWN = frozenset({"inbox", "objects", "secrets"})
+"""What a folder may hold before a stack first lives in it: slides that wait, earlier drafts, its token."""
 
 
 def default_home(environment: Mapping[str, str]) -> Path:
@@ -60,6 +63,11 @@ class StackHome:
         return self.logs / f"{name}.log"
 
     @property
+    def index_path(self) -> Path:
+        """The file from which it is told at once where every slide stands."""
+        return self.folder / "index.db"
+
+    @property
     def token_path(self) -> Path:
         """The file with the token that the services of this stack want from whoever asks them."""
         return self.folder / "secrets" / "token"
@@ -81,8 +89,10 @@ class StackHome:
         """
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self.folder, self.logs, self.run_dir):
-                folder.mkdir(mode=0o700, exist_ok=True)  # drafts are nobody else's business
+            self.folder.mkdir(mode=0o700, exist_ok=True)  # drafts are nobody else's business
+            self._close_to_others()
+            for folder in (self.logs, self.run_dir):
+                folder.mkdir(mode=0o700, exist_ok=True)
             lock = self._lock.open("a")
         except OSError as error:
             raise FatalError(
@@ -100,6 +110,29 @@ class StackHome:
             for stale in self.run_dir.rglob("*.json"):
                 stale.unlink(missing_ok=True)
             yield
+
+    def _close_to_others(self) -> None:
+        """Take from a folder that was there before what other accounts may do in it.
+
+        A folder with other things in it is not touched: those may be for others. Raises OSError, and
+        FatalError("stack-home").
+        """
+        state = self.folder.stat()
+        if state.st_uid != os.geteuid():
+            raise self._not_alone(
+                "belongs to another account", "Give a folder of this account's with --home."
+            )
+        if not state.st_mode & 0o077:
+            return
+        if not self.lived_in and {entry.name for entry in self.folder.iterdir()} - _OWN:
+            raise self._not_alone(
+                "is open to other accounts, and holds what no stack left there",
+                "Give a new folder with --home, or chmod 700 this one if nobody else needs it.",
+            )
+        self.folder.chmod(0o700)
+
+    def _not_alone(self, why: str, hint: str) -> FatalError:
+        return FatalError("stack-home", f"The stack's folder {self.folder} {why}.", hint=hint)
 
     @staticmethod
     def _take_all(descriptor: int) -> bool:

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 
 from histgen_lib.errors import FatalError
 from histgen_lib.stack.home import StackHome
+from histgen_lib.stack.stubs import StubWatch
 from histgen_lib.stack.triton import TritonProcess
+
+CALM_S = 10.0
+"""How often models that answer are asked again; one whose process ended is reloaded within a second."""
 
 if TYPE_CHECKING:
     from histgen_lib.inference import Supervisor
@@ -32,7 +36,15 @@ class Inference:
         from histgen_lib.inference import Supervisor  # noqa: PLC0415 - gRPC, only where Triton is started
 
         triton = self.process
-        return Supervisor(triton.url, triton.models, on_hung=partial(_end_stubs, triton)) if triton else None
+        if triton is None:
+            return None
+        return Supervisor(
+            triton.url,
+            triton.models,
+            calm_s=CALM_S,
+            disturbed=StubWatch(lambda: triton.pid).disturbed,
+            on_hung=partial(_end_stubs, triton),
+        )
 
 
 def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Path) -> Inference:

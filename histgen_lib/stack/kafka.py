@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from pathlib import Path
 
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
+from histgen_lib.stack.endings import how_ended, may_pass, written_since
 
-_START_S = 60.0
+_START_S, _MOST_START_S = 60.0, 960.0
+"""What a start may take; twice as long the next time where that was too short for this machine."""
 _GRACE_S = 20.0
 
 _PROPERTIES = """\
@@ -59,6 +62,7 @@ class KafkaProcess:
         self._home, self._data, self._heap_mb, self._settings = home, data.absolute(), heap_mb, settings
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._start_s, self._was_up, self._log_start = _START_S, False, 0
 
     @property
     def url(self) -> str:
@@ -75,15 +79,17 @@ class KafkaProcess:
         """Where the broker's own log lies."""
         return self._data / "broker.log"
 
-    def start(self) -> None:
-        """Start, and return when it accepts connections.
+    def start(self, ended: threading.Event | None = None) -> None:
+        """Start, and return when it accepts connections, or when `ended` is set.
 
-        Raises FatalError: "kafka-missing" without Java or the jars, "kafka-failed" when it does not come up.
+        Raises FatalError: "kafka-missing" without Java or the jars, "kafka-failed" when it refuses to run;
+        TransientError("kafka-ended") when it was killed, is slow, or lacks what may be had later.
         """
         if self.pid is not None:
             return
         java = self._java()
         self._data.mkdir(parents=True, exist_ok=True)
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         properties = self._data / "server.properties"
         properties.write_text(
             _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self._data) + self._settings,
@@ -101,7 +107,11 @@ class KafkaProcess:
                 start_new_session=True,
                 umask=OWNER_ONLY,
             )
-        self._await(self._process)
+        self._await(self._process, ended or threading.Event())
+
+    def fault(self) -> HistgenError:
+        """Say why it ended."""
+        return self._failed(self._process.poll() if self._process else None)
 
     def stop(self) -> None:
         """Stop it cleanly; kill it if that takes long."""
@@ -151,19 +161,23 @@ class KafkaProcess:
                 check=False,
             )
         if done.returncode != 0:
-            raise self._failed()
+            raise self._failed(done.returncode)
 
-    def _await(self, process: subprocess.Popen[bytes]) -> None:
-        end_at = time.monotonic() + _START_S
+    def _await(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+        end_at = time.monotonic() + self._start_s
         while not accepts(self.port):
-            if process.poll() is not None or time.monotonic() > end_at:
+            exit_code = process.poll()
+            if exit_code is not None or time.monotonic() > end_at:
                 self.kill()
-                raise self._failed()
-            time.sleep(0.05)
+                raise self._failed(exit_code)
+            if ended.wait(0.05):
+                return
+        self._was_up = True
 
-    def _failed(self) -> FatalError:
-        return FatalError(
-            "kafka-failed",
-            "Apache Kafka did not start.",
-            hint=f"The last lines of {self.log_path} say why.",
-        )
+    def _failed(self, exit_code: int | None) -> HistgenError:
+        if exit_code is None:
+            self._start_s = min(2 * self._start_s, _MOST_START_S)
+        hint = f"The last lines of {self.log_path} say why."
+        if may_pass(exit_code, written_since(self.log_path, self._log_start), was_up=self._was_up):
+            return TransientError("kafka-ended", f"Apache Kafka {how_ended(exit_code)}.", hint=hint)
+        return FatalError("kafka-failed", "Apache Kafka did not start.", hint=hint)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Self
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
+from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
@@ -37,7 +39,10 @@ _READY_S = 180.0
 
 @dataclass(frozen=True)
 class PartState:
-    """One process of the stack. `worker`: what a service says of itself, once it says anything."""
+    """One process of the stack. `worker`: what a service says of itself, once it says anything.
+
+    `trouble`: why it ends again and again; "" while it is well.
+    """
 
     name: str
     state: State
@@ -45,6 +50,7 @@ class PartState:
     pid: int | None
     log: Path
     worker: WorkerState | None = None
+    trouble: str = ""
 
     @property
     def ready(self) -> bool:
@@ -55,12 +61,16 @@ class PartState:
 class LocalStack:
     """A context: starts on entry, stops on exit with whatever is in hand finished or handed back.
 
-    `changed` is called, from any thread, with the name and state of a part that changed. On entry raises
-    FatalError: "stack-running", "stack-home", and what the broker's, Triton's and the services' starts raise.
+    `changed` is called, from any thread, with the name, state and trouble of a part that changed. On entry
+    raises FatalError: "stack-running", "stack-home", and what the broker's, Triton's and the services' starts
+    raise. What may pass is waited for: a part that ends is started again for as long as it takes.
     """
 
     def __init__(
-        self, settings: StackSettings, *, changed: Callable[[str, State], None] = lambda name, state: None
+        self,
+        settings: StackSettings,
+        *,
+        changed: Callable[[str, State, str], None] = lambda name, state, trouble: None,
     ) -> None:
         self.settings = settings
         self.home = StackHome(settings.home)
@@ -136,6 +146,8 @@ class LocalStack:
 
     def _start(self) -> None:
         settings = self.settings
+        store = StorageSettings(settings.store_url, settings.store_endpoint)
+        self._open.callback(settle_stopped, self.home.index_path, store)
         self._check_settings()
         settings.inbox.mkdir(parents=True, exist_ok=True)
         self.url = f"http://127.0.0.1:{settings.port or free_port()}"
@@ -150,10 +162,13 @@ class LocalStack:
     def _check_settings(self) -> None:
         """Refuse what the services would refuse, before anything is started."""
         settings = self.settings
+        own_secret(self.home.token_path)
         open_model_folder(settings.model)
-        open_store(StorageSettings(settings.store_url, settings.store_endpoint))
+        with suppress(TransientError):  # the services wait for it
+            open_store(StorageSettings(settings.store_url, settings.store_endpoint))
         if settings.broker != "kafka":
-            open_publisher(BusSettings(settings.bus_url)).close()
+            with suppress(TransientError):
+                open_publisher(BusSettings(settings.bus_url)).close()
 
     def _start_broker(self) -> Keeper | None:
         """Say which broker it is, and start it if it is ours."""
@@ -191,7 +206,7 @@ class LocalStack:
         if keeper.name == "triton" and keeper.state == "running":
             self._start_supervisor()
         with suppress(OSError):  # whoever was told may be a terminal that is closed
-            self._changed(keeper.name, keeper.state)
+            self._changed(keeper.name, keeper.state, keeper.trouble)
 
     def _start_supervisor(self) -> None:
         """Have Triton's models looked after, once they run for the first time."""
@@ -215,6 +230,7 @@ class LocalStack:
             pid,
             keeper.process.log_path,
             worker if service else None,
+            keeper.trouble,
         )
 
     def _service(self, name: str) -> ServiceProcess:
@@ -260,6 +276,8 @@ def _stop(keepers: Sequence[Keeper]) -> None:
 
 
 def _why(part: PartState) -> str:
+    if part.trouble:
+        return part.trouble.rstrip(".")
     if part.worker and part.worker.missing:
         return ", ".join(f"{name}: {code}" for name, code in part.worker.missing.items())
     return part.state if part.state != "running" else "starting"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from histgen_lib.errors import InvalidInputError
@@ -13,9 +13,10 @@ from histgen_lib.events import BagReady, Event, SlideScanned, recorded_scan
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
 from histgen_lib.storage import ObjectInfo, ObjectStore
-from histgen_lib.worker import DeadLetter
-from histgen_lib.worker.replay import taken_in
+from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
+from histgen_lib.worker.replay import letter_ids, taken_in
 
+S = TypeVar("S")
 T = TypeVar("T")
 Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
 _READERS = 8
@@ -29,7 +30,8 @@ class DraftFacts:
     text: str
     abstained: bool
     out_of_distribution: bool
-    confidence: float
+    confidence: float | None
+    """None: the model was not calibrated."""
     fields: dict[str, str]
     parts: tuple[dict[str, Any], ...]
     """Slide id, content id and mpp of each slide it was made from."""
@@ -61,7 +63,8 @@ class DraftFacts:
 class SlideState:
     """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
 
-    `lacks`: the slides of its case without a bag, for which a slide that has one waits.
+    `lacks`: the slides of its case without a bag, for which a slide that has one waits. `copies`: names of
+    files with the same bytes, which are the same slide.
     """
 
     slide_id: str
@@ -70,6 +73,7 @@ class SlideState:
     draft: DraftFacts | None = None
     letter: DeadLetter | None = None
     lacks: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -82,6 +86,12 @@ class SlideState:
         data = self.event.data if self.event else None
         named = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
         return frozenset(named) - {self.slide_id}
+
+    @property
+    def scanned_at(self) -> str:
+        """When it was announced, in UTC, as text that sorts by time; "" if that is not known."""
+        event = self.event or (self.letter and self.letter.event)
+        return event.scanned_at.isoformat(timespec="microseconds") if event else ""
 
     @property
     def uri(self) -> str:
@@ -106,21 +116,64 @@ class Overview:
         """
         scanned = self._scanned(only)
         letters = [
-            letter
-            for letter in self.letters()
-            if (only is None or (letter.event and letter.event.key in only)) and not self._taken_in(letter)
+            letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
         ]
         with ThreadPoolExecutor(_READERS) as readers:
-            events = [event for event in readers.map(self._event, scanned) if event]
-            by_trace = _by_trace(letters)
-            states = list(readers.map(lambda event: self._state(event, by_trace), events))
+            events = [event for event in _each(readers, self._event, scanned) if event]
+            states = self._standing(events, letters, readers)
+        copies = self._copies() if only is None else {}
+        return [
+            replace(one, copies=tuple(copies.get(one.slide_id, ()))) if one.event else one for one in states
+        ]
+
+    def _copies(self) -> dict[str, list[str]]:
+        """Name the copies of every slide that has some."""
+        found: dict[str, list[str]] = {}
+        for info in self._store.list(keys.COPIES):
+            copy, _, slide_id = info.key.removeprefix(keys.COPIES).partition("/")
+            found.setdefault(slide_id, []).append(copy)
+        return found
+
+    def named(self, scanned: Collection[ObjectInfo], noted: Collection[str] = ()) -> list[SlideState]:
+        """Return what `slides` would of slides with these records, at a cost that no other slide adds to.
+
+        Of letters, those are found that came of a record's event, and those that are `noted`, by event id:
+        only a listing finds the letters of files that were refused a slide's name.
+        """
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = _each(readers, self._with_letters, scanned)
+            letters = {letter.event_id: letter for _, letters in found for letter in letters}
+            others = [letter_key(event_id) for event_id in sorted(set(noted) - set(letters))]
+            letters |= {one.event_id: one for one in _each(readers, self._letter_at, others) if one}
+            return self._standing([event for event, _ in found if event], letters.values(), readers)
+
+    def _with_letters(self, info: ObjectInfo) -> tuple[Event | None, list[DeadLetter]]:
+        """Read a scan's event, and the dead letters that came of it."""
+        event = self._event(info)
+        ids = letter_ids(self._store, event.id) if event else []
+        return event, [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
+
+    def _letter_at(self, key: str) -> DeadLetter | None:
+        info = self._store.head(key)
+        return self._letter(info) if info else None
+
+    def scan_of(self, slide_id: str) -> ObjectInfo | None:
+        """Look up the record of a slide's latest scan; None if the gateway knows no such slide."""
+        return self._store.head(keys.scanned_key(slide_id))
+
+    def _standing(
+        self, events: list[Event], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
+    ) -> list[SlideState]:
+        letters = [letter for letter in letters if not self._taken_in(letter)]
+        by_trace = _by_trace(letters)
+        states = _each(readers, lambda event: self._state(event, by_trace), events)
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
-        found = [info for info in self._store.list("dead-letter/") if info.key.endswith(".json")]
+        found = [info for info in self._store.list(PREFIX) if info.key.endswith(".json")]
         with ThreadPoolExecutor(_READERS) as readers:
-            return [letter for letter in readers.map(self._letter, found) if letter]
+            return [letter for letter in _each(readers, self._letter, found) if letter]
 
     def _taken_in(self, letter: DeadLetter) -> bool:
         if letter.event_id not in self._settled and taken_in(self._store, letter):
@@ -196,6 +249,14 @@ class Overview:
             self._read[mark] = parse(self._store.get(info.key))
         found: T = self._read[mark]
         return found
+
+
+def _each(readers: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """Call with each item, in some threads; each takes many, as many small tasks cost more than the calls."""
+    left = list(items)
+    size = max(1, -(-len(left) // _READERS))
+    parts = [left[start : start + size] for start in range(0, len(left), size)]
+    return [found for done in readers.map(lambda part: list(map(call, part)), parts) for found in done]
 
 
 def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:

@@ -12,17 +12,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
+from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.stack.children import OWNER_ONLY, Bell, dying_with_parent, end
+from histgen_lib.stack.endings import how_ended, no_room
+from histgen_lib.worker import Backoff
 
 State = Literal["waiting", "starting", "running", "restarting", "failed", "stopped"]
 
-LOOK_S = 0.2
+LOOK_S = 10.0
+"""How often a log is cut. The end of a process is told by the kernel."""
 LOG_BYTES = 8 << 20
 STEADY_S = 60.0
-"""A process that ran this long was well: what ends it then is counted from the start."""
-DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0)
-"""Waits before each new start in a row; after the last one the process is given up."""
+"""A process that ran this long is well: what ends it then is counted from the start."""
+TROUBLE = 3
+"""After so many ends in a row a process is said to be in trouble."""
+BACKOFF = Backoff(first_s=0.5, most_s=15.0)
+"""Waits before each new start in a row; it is never given up while its cause may pass."""
+_MAY_PASS = frozenset({"http-port", "job-process"})
+"""Reasons that a service ends with for a person to mend, and that on one's own machine may pass: another
+program has the port for a while, something kills the processes of jobs or there is no memory for them."""
 
 
 class Process(Protocol):
@@ -38,12 +46,20 @@ class Process(Protocol):
         """Where it writes what it has to say."""
         ...
 
-    def start(self) -> None:
-        """Start it; return when it is of use. Raises HistgenError."""
+    def start(self, ended: threading.Event | None = None) -> None:
+        """Start it; return when it is of use, or when `ended` is set.
+
+        Raises OSError, TransientError where it may come up later, and another HistgenError where a person
+        has to mend something first.
+        """
         ...
 
     def stop(self) -> None:
         """Stop it cleanly, within its grace; no error if it does not run."""
+        ...
+
+    def fault(self) -> HistgenError:
+        """Say why it ended, by the same classes."""
         ...
 
 
@@ -62,7 +78,7 @@ class ServiceProcess:
         """The service's process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
-    def start(self) -> None:
+    def start(self, ended: threading.Event | None = None) -> None:
         """Start it; it tells by itself when it is ready."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
@@ -81,22 +97,25 @@ class ServiceProcess:
         if self._process is not None:
             end(self._process, grace_s=self._grace_s)
 
-    def fault(self) -> HistgenError | None:
-        """Say why it must not be started again: its settings or the installation are wrong."""
-        if self._process is None or self._process.poll() != FatalError.exit_code:
-            return None
-        code, message, hint = last_words(self.log_path)
-        return FatalError(
-            "service-refused",
-            f"The {self.name} cannot run: {message or 'it does not say why.'}{f' [{code}]' if code else ''}",
-            hint=hint or f"Its log is {self.log_path}.",
+    def fault(self) -> HistgenError:
+        """Say why it ended: FatalError if its settings or the installation are wrong."""
+        exit_code = self._process.poll() if self._process else None
+        code, message, hint = last_words(self.log_path) if exit_code and exit_code > 0 else ("", "", "")
+        hint = hint or f"Its log is {self.log_path}."
+        if exit_code == FatalError.exit_code and code not in _MAY_PASS:
+            told = f"{message or 'it does not say why.'}{f' [{code}]' if code else ''}"
+            return FatalError("service-refused", f"The {self.name} cannot run: {told}", hint=hint)
+        return TransientError(
+            "service-ended", f"The {self.name} {how_ended(exit_code)}. {message}".strip(), hint=hint
         )
 
 
 class Keeper:
     """Keeps one process running, from a thread of its own: the process dies with that thread, so with us.
 
-    `changed` is called from that thread with the keeper whenever its state has changed.
+    Whatever ends it, it is started again, ever more rarely, for as long as the cause may pass. `trouble`: why
+    it ends again and again; "" while it is well. `error`: what a person has to mend; then it is given up.
+    `changed` is called from the keeper's thread whenever state or trouble have changed.
     """
 
     def __init__(
@@ -105,14 +124,17 @@ class Keeper:
         process: Process,
         *,
         changed: Callable[[Keeper], None] = lambda _: None,
-        delays_s: Sequence[float] = DELAYS_S,
+        backoff: Backoff = BACKOFF,
+        steady_s: float = STEADY_S,
     ) -> None:
         self.name, self.process = name, process
         self.state: State = "waiting"
         self.error: HistgenError | None = None
+        self.trouble = ""
         self.restarts = 0
-        self._changed, self._delays_s = changed, delays_s
-        self._ended = threading.Event()
+        self._changed, self._backoff, self._steady_s = changed, backoff, steady_s
+        self._delays, self._failures = backoff.delays(), 0
+        self._ended, self._bell = threading.Event(), Bell()
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"keeper of {name}", daemon=True)
 
@@ -121,81 +143,90 @@ class Keeper:
         self._thread.start()
 
     def wait_running(self, timeout_s: float) -> bool:
-        """Wait until it runs, or has failed; True if either came in time."""
+        """Wait until it runs, or has been given up; True if either came in time."""
         return self._up.wait(timeout_s)
 
     def ask_stop(self) -> None:
         """Have it stopped; returns at once."""
         self._ended.set()
+        self._bell.ring()
 
     def join(self) -> None:
         """Return once it is stopped."""
-        self._ended.set()
+        self.ask_stop()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         try:
-            self._keep()
+            while not self._ended.is_set():
+                self._come_back(self._run_once())
         except HistgenError as error:
-            self._fail(error)
-        except OSError as error:
-            self._fail(self._not_startable(error))
+            self._give_up(error)
         except Exception as error:  # else it would end in silence, and nobody would miss it
-            self._fail(self._unforeseen(error))
+            self._give_up(self._unforeseen(error))
         finally:
             self.process.stop()
             if self.state != "failed":
                 self._become("stopped")
 
-    def _keep(self) -> None:
-        failures = 0
-        while not self._ended.is_set():
-            began = time.monotonic()
-            self._start(first=self.restarts == 0)
-            self._watch()
-            if self._ended.is_set():
-                return
-            if fault := self._fault():
-                raise fault
-            failures = 1 if time.monotonic() - began >= STEADY_S else failures + 1
-            if failures > len(self._delays_s):
-                raise self._hopeless()
-            self.restarts += 1
-            self._become("restarting")
-            self._ended.wait(self._delays_s[failures - 1])
-
-    def _start(self, *, first: bool) -> None:
-        self._become("starting" if first else "restarting")
+    def _run_once(self) -> HistgenError:
+        """Start it and watch it until it ends; return why. Raises what a person has to mend."""
+        self._become("restarting" if self.restarts else "starting")
         try:
-            self.process.start()
-        except HistgenError:
-            if first:
-                raise
-            return  # a server that cannot come back at once may do so later
+            self.process.start(self._ended)
+        except TransientError as error:
+            return error
+        except OSError as error:
+            return self._not_startable(error)
         self._become("running")
         self._up.set()
+        self._watch()
+        return self.process.fault()
 
     def _watch(self) -> None:
-        while self.process.pid is not None and not self._ended.wait(LOOK_S):
+        began = time.monotonic()
+        while (pid := self.process.pid) is not None and not self._ended.is_set():
+            age_s = time.monotonic() - began
+            if self._failures and age_s >= self._steady_s:
+                self._delays, self._failures = self._backoff.delays(), 0
+                self._say("")
+            self._bell.wait(pid, min(LOOK_S, self._steady_s / 2))
             bound_log(self.process.log_path)
 
-    def _fault(self) -> HistgenError | None:
-        return self.process.fault() if isinstance(self.process, ServiceProcess) else None
+    def _come_back(self, why: HistgenError) -> None:
+        """Pause before it is started again; say what the trouble is when it begins."""
+        if self._ended.is_set():
+            return
+        if not isinstance(why, TransientError):
+            raise why
+        self._failures += 1
+        self.restarts += 1
+        if self._failures >= TROUBLE:
+            self._say(f"{why.message} [{why.code}] {why.hint}".strip())
+        self._become("restarting")
+        self._ended.wait(next(self._delays))
 
-    def _fail(self, error: HistgenError) -> None:
+    def _give_up(self, error: HistgenError) -> None:
         self.error = error
         self._become("failed")
         self._up.set()
+
+    def _say(self, trouble: str) -> None:
+        begins_or_ends = bool(trouble) != bool(self.trouble)
+        self.trouble = trouble
+        if begins_or_ends:
+            self._changed(self)
 
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
             self._changed(self)
 
-    def _not_startable(self, error: OSError) -> FatalError:
-        return FatalError(
-            "service-refused",
+    def _not_startable(self, error: OSError) -> HistgenError:
+        kind = TransientError if no_room(error) else FatalError
+        return kind(
+            "service-ended" if kind is TransientError else "service-refused",
             f"The {self.name} cannot be started: {error.strerror or type(error).__name__}.",
             hint="Check the room on the disk, and that this account may write to the stack's home folder.",
         )
@@ -205,14 +236,6 @@ class Keeper:
             "service-failing",
             f"The {self.name} cannot be kept running: nobody had foreseen this ({type(error).__name__}).",
             hint="Please report it.",
-        )
-
-    def _hopeless(self) -> FatalError:
-        _, message, hint = last_words(self.process.log_path)
-        return FatalError(
-            "service-failing",
-            f"The {self.name} ended {len(self._delays_s) + 1} times in a row. {message}".strip(),
-            hint=hint or f"Its log is {self.process.log_path}.",
         )
 
 

@@ -19,8 +19,8 @@ class StackSettings:
     `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
-    may be submitted from. `grace_s`: what a job in hand may take to finish when the stack is stopped.
-    `environment`: further variables for the services.
+    may be taken from, by whichever service. `grace_s`: what a job in hand may take to finish when the stack
+    is stopped. `environment`: further variables for the services.
     """
 
     home: Path
@@ -80,17 +80,16 @@ def service_environment(
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),
         "RUN_DIR": str(home.run_dir),
+        "TOKEN_FILE": str(home.token_path),
         "SCRATCH": str(home.folder / "scratch"),
         "GRACE_S": str(settings.grace_s),
         "HOST": "127.0.0.1",
-        "PORT": "0",
+        "PORT": gateway.rpartition(":")[2] if name == "gateway" else "0",
+        "WATCH": str(settings.inbox),
+        "ROOTS": json.dumps(settings.roots),
     }
     if name == "gateway":
-        stated |= {
-            "PORT": gateway.rpartition(":")[2],
-            "WATCH": str(settings.inbox),
-            "ROOTS": json.dumps(settings.roots),
-        }
+        stated["INDEX"] = str(home.index_path)
     return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
 
 

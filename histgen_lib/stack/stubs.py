@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from histgen_lib.inference import shared_memory
@@ -21,6 +22,22 @@ def stubs_of(server: int | None) -> dict[int, list[str]]:
         with contextlib.suppress(OSError):  # a thread that has just ended
             found += map(int, task.read_text().split())
     return _stubs_among(found)
+
+
+class StubWatch:
+    """Notices cheaply that a server's stub ended, or that it is another server. `server`: its process id."""
+
+    def __init__(self, server: Callable[[], int | None]) -> None:
+        self._server = server
+        self._known: tuple[int | None, frozenset[int]] = None, frozenset()
+
+    def disturbed(self) -> bool:
+        """Whether that happened since it was asked last."""
+        server, (known, stubs) = self._server(), self._known
+        if server == known and stubs and _stubs_among(list(stubs)).keys() == stubs:
+            return False
+        self._known = server, frozenset(stubs_of(server))
+        return self._known != (known, stubs)
 
 
 def end_left_over(regions: str | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import safe_name
 from histgen_lib.stack.asking import post_json
 from histgen_lib.stack.connection import Connection, not_running
 from histgen_lib.stack.following import Follower, Picture
@@ -32,14 +32,21 @@ def slide_id_of(slide: str) -> str:
     return safe_name(path.name if path.is_dir() else path.stem)
 
 
-def submit(gateway: str, slide: str, *, mpp: float | None, case: tuple[str, Sequence[str]] | None) -> Receipt:
+def submit(
+    gateway: str,
+    slide: str,
+    *,
+    token: str | None,
+    mpp: float | None,
+    case: tuple[str, Sequence[str]] | None,
+) -> Receipt:
     """Hand over one slide, a path or an s3:// URI. Raises what `post_json` raises."""
     body: dict[str, Any] = {"uri": slide if "://" in slide else Path(slide).absolute().as_uri()}
     if mpp is not None:
         body["mpp"] = mpp
     if case is not None:
         body["case"] = {"id": case[0], "slides": list(case[1])}
-    told = post_json(f"{gateway.rstrip('/')}/slides", body)
+    told = post_json(f"{gateway.rstrip('/')}/slides", body, token)
     return Receipt(str(told["slide_id"]), str(told["event_id"]), str(told["status"]))
 
 

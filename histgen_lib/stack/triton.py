@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
-from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.inference import TritonServer, shared_memory
 from histgen_lib.inference.shared_memory import TENSORS
 from histgen_lib.inference.wire import check_numpy, decode_error
 from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
 from histgen_lib.stack.door import Door, clear_doors
+from histgen_lib.stack.endings import how_ended, may_pass, written_since
 from histgen_lib.stack.stubs import KIND, PROGRAM, end_left_over, stubs_of
 from histgen_lib.stack.unshared import command_unshared
 
-_START_S = 90.0
+_START_S, _MOST_START_S = 90.0, 960.0
+"""What a start may take; twice as long the next time where that was too short for this machine."""
 _DRAIN_S = 120
 """How long a stopping server may finish what it has begun."""
 _SITE = Path(__file__).resolve().parents[2]
 """Where histgen_lib lies: the models import it from there."""
 _LOOK_S = 0.05
+_NOT_YET = frozenset({"inference-model-unknown", "inference-not-triton"})
+"""What a server that is coming up may be taken for."""
 _LAST_S = 3.0
 """A server whose models' processes have all ended is gone within so long, or never."""
+
+
+class _Rise:
+    """A server that is coming up, by `end_at`, and its models' processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], end_at: float) -> None:
+        self._process, self._end_at = process, end_at
+        self._stubs: set[int] = set()
+        self._lost_at: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether a model's process ended, which the server would not start again, and the server goes on."""
+        stubs = set(stubs_of(self._process.pid))
+        if self._lost_at is None and self._stubs - stubs:
+            self._lost_at = time.monotonic()
+        self._stubs |= stubs
+        lasts = self._lost_at is not None and time.monotonic() - self._lost_at > _LAST_S
+        return lasts and self._process.poll() is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it will not come up any more, or not in time."""
+        return self._process.poll() is not None or self.lost or time.monotonic() > self._end_at
 
 
 class TritonProcess:
@@ -39,6 +68,7 @@ class TritonProcess:
         self._repository, self._home, self.log_path = repository.absolute(), home.absolute(), log
         self._door = Door()
         self._process: subprocess.Popen[bytes] | None = None
+        self._start_s, self._was_up, self._log_start = _START_S, False, 0
         self._regions = f"{shared_memory.new_name(KIND)}-"
 
     @property
@@ -56,12 +86,13 @@ class TritonProcess:
         """Names of the repository's models."""
         return sorted(path.parent.name for path in self._repository.glob("*/config.pbtxt"))
 
-    def start(self) -> None:
-        """Start, and return when every model has answered.
+    def start(self, ended: threading.Event | None = None) -> None:
+        """Start, and return when every model has answered, or when `ended` is set.
 
         Raises FatalError: "triton-missing" without the server, "triton-numpy" when its environment has a
         numpy that makes every answer empty, "triton-door" without a safe place for its socket,
-        "triton-failed" when it does not come up, and what the models raise.
+        "triton-failed" when it refuses to run, and what the models raise; TransientError("triton-ended") when
+        it or a model's process was killed, when it is slow, or lacks what may be had later.
         """
         if self.pid is not None:
             return
@@ -70,7 +101,7 @@ class TritonProcess:
         self._door.make()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            log_start = log.tell()
+            self._log_start = log.tell()
             command = [str(server / "bin" / "tritonserver"), *self._options(server)]
             self._process = subprocess.Popen(
                 dying_with_parent(command_unshared(command)),
@@ -84,7 +115,7 @@ class TritonProcess:
                 umask=OWNER_ONLY,  # of the socket, and of what Python models share with the server: pixels
             )
         try:
-            self._await(self._process, log_start)
+            self._await(self._process, ended or threading.Event())
         except BaseException:
             self.kill()
             raise
@@ -164,27 +195,37 @@ class TritonProcess:
             "PYTHONPATH": str(_SITE),  # not seen by the stub's Python itself, but by our models
         }
 
-    def _await(self, process: subprocess.Popen[bytes], log_start: int) -> None:
-        end_at = time.monotonic() + _START_S
+    def _await(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+        rise = _Rise(process, time.monotonic() + self._start_s)
         with TritonServer(self.url, shared_memory="off") as client:
             for model in self.models:
                 while (error := _trouble(client, model)) is not None:
-                    if isinstance(error, FatalError) and error.code != "inference-model-unknown":
+                    if isinstance(error, FatalError) and error.code not in _NOT_YET:
                         raise error
-                    if process.poll() is not None or time.monotonic() > end_at:
-                        raise self._failed(log_start)
-                    time.sleep(_LOOK_S)
+                    if rise.failed:
+                        raise self._failed(process.poll(), lost=rise.lost)
+                    if ended.wait(_LOOK_S):
+                        self.kill()
+                        return
+        self._was_up = True
 
-    def _failed(self, log_start: int) -> HistgenError:
+    def fault(self) -> HistgenError:
+        """Say why it ended."""
+        return self._failed(self._process.poll() if self._process else None)
+
+    def _failed(self, exit_code: int | None, *, lost: bool = False) -> HistgenError:
         """Say what a model could not be loaded for, if it was one of ours, or where to read it."""
-        with self.log_path.open("rb") as log:
-            log.seek(log_start)
-            told = log.read().decode(errors="replace")
-        return decode_error(told.replace('\\"', '"')) or FatalError(
-            "triton-failed",
-            "tritonserver did not start.",
-            hint=f"The last lines of {self.log_path} say why.",
-        )
+        if exit_code is None and not lost:
+            self._start_s = min(2 * self._start_s, _MOST_START_S)
+        told = written_since(self.log_path, self._log_start)
+        hint = f"The last lines of {self.log_path} say why."
+        refused = lost or bool(exit_code and exit_code > 0)
+        if refused and not self._was_up and (said := decode_error(told.replace('\\"', '"'))):
+            return said
+        if lost or may_pass(exit_code, told, was_up=self._was_up):
+            how = "lost the process of a model" if lost else how_ended(exit_code)
+            return TransientError("triton-ended", f"tritonserver {how}.", hint=hint)
+        return FatalError("triton-failed", "tritonserver did not start.", hint=hint)
 
 
 def clear_left_over() -> None:

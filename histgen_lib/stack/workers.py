@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from histgen_lib.errors import FatalError
+from histgen_lib.secret import read_secret
 from histgen_lib.stack.asking import get_json
 
 
@@ -48,14 +50,14 @@ class WorkerState:
 def look(run_dir: Path) -> list[WorkerState]:
     """Ask every service that runs and announced itself in `run_dir`; who does not answer is told as such.
 
-    What a killed service had announced is passed over.
+    Each is shown the token that it said it wants. What a killed service had announced is passed over.
     """
     if not run_dir.is_dir():
         return []
-    told = [state for path in sorted(run_dir.glob("*.json")) if (state := _announced(path))]
-    found = [state for state in told if _runs(state.pid)]
+    told = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
+    found = [(worker, token_file) for worker, token_file in told if _runs(worker.pid)]
     with ThreadPoolExecutor(max(1, len(found))) as askers:
-        return list(askers.map(_ask, found))
+        return list(askers.map(lambda one: _ask(*one), found))
 
 
 def _runs(pid: int) -> bool:
@@ -68,17 +70,17 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _announced(path: Path) -> WorkerState | None:
+def _announced(path: Path) -> tuple[WorkerState, Path] | None:
     try:
         told = json.loads(path.read_bytes())
-        return WorkerState(str(told["name"]), int(told["pid"]), str(told["url"]))
+        return WorkerState(str(told["name"]), int(told["pid"]), str(told["url"])), Path(told["token_file"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # it left in this moment
 
 
-def _ask(worker: WorkerState) -> WorkerState:
+def _ask(worker: WorkerState, token_file: Path) -> WorkerState:
     try:
-        told = get_json(f"{worker.url}/status")
+        told = get_json(f"{worker.url}/status", read_secret(token_file))
         return WorkerState(
             worker.name,
             worker.pid,
@@ -89,7 +91,7 @@ def _ask(worker: WorkerState) -> WorkerState:
             in_flight=_in_flight(told["in_flight"]),
             jobs_done=int(told["jobs_done"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FatalError):
         return worker
 
 

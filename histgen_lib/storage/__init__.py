@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.storage._keys import check_key, is_key
+from histgen_lib.storage._keys import check_foreign_key, check_key, is_key
 
-__all__ = ["ObjectInfo", "ObjectStore", "StorageSettings", "open_store", "store_for_uri"]
+__all__ = [
+    "ObjectInfo",
+    "ObjectStore",
+    "StorageSettings",
+    "open_foreign_bucket",
+    "open_store",
+    "store_for_uri",
+]
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
@@ -115,11 +122,20 @@ def open_store(settings: StorageSettings) -> ObjectStore:
         from histgen_lib.storage._s3 import open_bucket  # noqa: PLC0415 - boto3, which is heavy
 
         return open_bucket(settings, bucket, prefix)
-    raise FatalError(
-        "storage-url",
-        "The store's URL cannot be used.",
-        hint='Write "file:/folder" or "s3://bucket/prefix".',
-    )
+    raise _bad_url()
+
+
+def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:
+    """Open a bucket that others write, at the endpoint that `settings` names, to read what lies in it.
+
+    Its keys are as S3 has them: with empty parts, and parts of any length (`histgen_lib.names.is_s3_key`).
+    `list` tells of all, also of those that cannot be read. Raises as `open_store`.
+    """
+    if not _BUCKET.fullmatch(bucket):
+        raise _bad_url()
+    from histgen_lib.storage._s3 import open_bucket  # noqa: PLC0415 - boto3, which is heavy
+
+    return open_bucket(settings, bucket, ours=False)
 
 
 def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str]:
@@ -131,7 +147,7 @@ def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme == "s3" and _BUCKET.fullmatch(bucket):
-        return open_store(replace(settings, url=f"s3://{bucket}")), check_key(key)
+        return open_foreign_bucket(settings, bucket), check_foreign_key(key)
     if scheme == "file" and (path := _folder(f"//{rest}")):
         from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
 
@@ -141,6 +157,14 @@ def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str
         "object-uri",
         "An object's URI cannot be used.",
         hint="Write file:///path/to/it or s3://bucket/key.",
+    )
+
+
+def _bad_url() -> FatalError:
+    return FatalError(
+        "storage-url",
+        "The store's URL cannot be used.",
+        hint='Write "file:/folder" or "s3://bucket/prefix".',
     )
 
 

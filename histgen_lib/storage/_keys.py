@@ -5,13 +5,12 @@ from __future__ import annotations
 import unicodedata
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import KEY_BYTES, UNFIT, is_s3_key
 
 INCOMING = ".incoming"
 """First part of no key: the folder adapter keeps unfinished files there."""
 
-_KEY_BYTES = 1024  # S3's own limit
 _PART_BYTES = 255  # that of Linux' file systems
-_UNFIT = {"Cc", "Cs"}  # control characters (no XML listing can hold them) and halves of characters
 
 
 def check_key(key: str) -> str:
@@ -21,12 +20,19 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_foreign_key(key: str) -> str:
+    """Return `key`. Raises InvalidInputError("object-key") if it may not be read from another's bucket."""
+    if not is_s3_key(key):
+        raise bad_key()
+    return key
+
+
 def is_key(key: str) -> bool:
     """Say whether `key` may name an object."""
     parts = key.split("/")
     return (
-        not any(unicodedata.category(sign) in _UNFIT for sign in key)
-        and len(key.encode()) <= _KEY_BYTES
+        not any(unicodedata.category(sign) in UNFIT for sign in key)
+        and len(key.encode()) <= KEY_BYTES
         and all(part not in ("", ".", "..") and len(part.encode()) <= _PART_BYTES for part in parts)
         and parts[0] != INCOMING
     )

@@ -28,7 +28,7 @@ from botocore.config import Config
 from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
 from histgen_lib.storage import ObjectInfo, StorageSettings
-from histgen_lib.storage._keys import check_key, check_prefix, is_key, missing
+from histgen_lib.storage._keys import check_foreign_key, check_key, check_prefix, is_key, missing
 from histgen_lib.storage._s3_errors import FOREIGN, UNREACHABLE, code_of, refused, status_of, translated
 
 _ATTEMPTS = 3
@@ -47,12 +47,23 @@ _making_client = threading.Lock()  # boto3's sessions, unlike its clients, are f
 
 
 class S3Store:
-    """An ObjectStore over a bucket. `prefix`: empty, or what its objects' names start with, up to a "/"."""
+    """An ObjectStore over a bucket. `prefix`: empty, or what its objects' names start with, up to a "/".
+
+    `ours`: whether keys are those of the port; else they are as others made them (`open_foreign_bucket`).
+    """
 
     def __init__(
-        self, client: Any, bucket: str, prefix: str, *, where: str, part_bytes: int, page_keys: int = 1000
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str,
+        *,
+        where: str,
+        part_bytes: int,
+        page_keys: int = 1000,
+        ours: bool = True,
     ) -> None:
-        self._client = client
+        self._client, self._ours = client, ours
         self._bucket, self._prefix, self._where = bucket, prefix, where
         self._part_bytes, self._page_keys = part_bytes, page_keys
         self._bucket_seen = False
@@ -117,7 +128,7 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        start = self._prefix + check_prefix(prefix)
+        start = self._prefix + (check_prefix(prefix) if self._ours else prefix)
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=start, PaginationConfig={"PageSize": self._page_keys}
         )
@@ -126,7 +137,7 @@ class S3Store:
                 for found in page.get("Contents", ()):
                     key = found["Key"].removeprefix(self._prefix)
                     # What has no ETag is no object: S3Proxy lists the files that it is just writing.
-                    if is_key(key) and found.get("ETag"):
+                    if (is_key(key) or not self._ours) and found.get("ETag"):
                         yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
 
     def delete(self, key: str) -> None:
@@ -141,10 +152,13 @@ class S3Store:
 
     def uri(self, key: str) -> str:
         """See ObjectStore."""
-        return f"s3://{self._bucket}/{self._prefix}{check_key(key)}"
+        return f"s3://{self._bucket}/{self._prefix}{self._checked(key)}"
 
     def _target(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+        return {"Bucket": self._bucket, "Key": self._prefix + self._checked(key)}
+
+    def _checked(self, key: str) -> str:
+        return check_key(key) if self._ours else check_foreign_key(key)
 
     def _check_bucket(self) -> None:
         """Tell a missing object from a missing bucket, which a HEAD request cannot."""
@@ -183,7 +197,7 @@ class S3Store:
 
 
 def open_bucket(
-    settings: StorageSettings, bucket: str, prefix: str = "", *, page_keys: int = 1000
+    settings: StorageSettings, bucket: str, prefix: str = "", *, page_keys: int = 1000, ours: bool = True
 ) -> S3Store:
     """Connect to a bucket. FatalError("storage-url") if the endpoint is no URL of a server."""
     return S3Store(
@@ -193,6 +207,7 @@ def open_bucket(
         where=f"bucket {bucket} at {urlsplit(settings.endpoint).netloc if settings.endpoint else 'Amazon'}",
         part_bytes=max(settings.multipart_bytes, _LEAST_PART_BYTES),
         page_keys=page_keys,
+        ours=ours,
     )
 
 

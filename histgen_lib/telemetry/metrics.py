@@ -5,7 +5,7 @@ docs/metrics.md lists the same; a test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -175,13 +175,28 @@ def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
             _MEASURES[name].labels(worker).inc(amount)
 
 
-def show_worker(worker: str) -> None:
-    """Have a worker's series begin at 0, so that a first event shows as an increase."""
+def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[str] = ()) -> None:
+    """Have a worker's series begin at 0, so that a first event shows as an increase.
+
+    `letters`, `retries`: the codes that it is known to write; others begin with their first event.
+    """
     for metric in ALL:
         if metric._labelnames == ("worker",):
             metric.labels(worker)
     for outcome in OUTCOMES:
         JOBS.labels(worker, outcome)
+    for code in letters:
+        DEAD_LETTERS.labels(worker, code)
+    for code in retries:
+        RETRIES.labels(worker, code)
+
+
+def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
+    """Have the gateway's own series begin at 0: the ways slides come, the codes of those it does not take."""
+    for via in vias:
+        SLIDES_SEEN.labels(via)
+    for code in refusals:
+        SLIDES_REFUSED.labels(code)
 
 
 def exposition() -> tuple[bytes, str]:

@@ -38,7 +38,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """Read what a tokenizer's `save` wrote. Raises InvalidInputError("tokenizer-unreadable")."""
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']}")
         kinds: dict[str, type[WordTokenizer | BpeTokenizer]] = {"word": WordTokenizer, "bpe": BpeTokenizer}

@@ -59,6 +59,11 @@ class WordTokenizer(StoredTokenizer):
         """Number of words, "<unk>" included."""
         return len(self.words)
 
+    def unknown_share(self, reports: Iterable[str]) -> tuple[float, int]:
+        """Count the cleaned reports' words: the share that the vocabulary lacks, and their number."""
+        words = [word for report in reports for word in clean_report(report).split()]
+        return sum(word not in self._ids for word in words) / max(len(words), 1), len(words)
+
     def encode(self, text: str) -> list[int]:
         """Give one id for each word of the cleaned text."""
         unknown = self._ids[UNKNOWN]

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histgen_lib.bags import Bag, read_bag
+from histgen_lib.bags import Bag, maker_of, read_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.checkpoint import load_model
 from histgen_lib.models.histgen.folder import ModelFolder, open_model_folder
-from histgen_lib.training.annotation import BAG_SUFFIXES, Case, index_files, read_annotation, require_matches
+from histgen_lib.training.annotation import Case, read_annotation
 from histgen_lib.training.comparison_table import Figure, Row
-from histgen_lib.training.drafting import draft_bag
+from histgen_lib.training.drafting import draft_bags
 from histgen_lib.training.histgen_run import train
+from histgen_lib.training.matching import BAG_SUFFIXES, Found, Matching, index_files, match_splits
 from histgen_lib.training.progress import TrainProgress
 from histgen_lib.training.settings import TrainSettings, Variant
 
@@ -29,14 +30,14 @@ VARIANTS: tuple[Variant, ...] = ("published", "corrected", "mean-pooled")
 
 @dataclass(frozen=True)
 class DraftedSlide:
-    """One scored slide: its case, its bag, and what is measured of its draft, in the form of draft.json.
+    """One scored case: the bags of its slides, and what is measured of its draft, in the form of draft.json.
 
     `draft`: {"slide_id", "text", "sentences": [{"text", "evidence": [{"x", "y", "span_px", "weight"}], …}]};
     a mean-pooled draft has no evidence.
     """
 
     case: Case
-    bag: Bag
+    bags: tuple[Bag, ...]
     draft: Mapping[str, Any]
 
 
@@ -60,18 +61,42 @@ class ComparisonSettings:
     trained: Mapping[Variant, Path] = field(default_factory=dict)
 
 
-def compare(settings: ComparisonSettings, score: Score, *, quiet: bool = False) -> list[Row]:
+def compare(
+    settings: ComparisonSettings,
+    score: Score,
+    *,
+    quiet: bool = False,
+    tell: Callable[[Sequence[Matching]], None] = lambda cases: None,
+) -> list[Row]:
     """Train what is missing, draft every slide of the split with each variant, and score the drafts.
 
-    A run that was stopped goes on where it stopped. Raises what `train` raises, and InvalidInputError:
-    "training-comparison-variant" (a given model is not of the variant it is given for),
-    "training-bags-missing", "training-bags-differ".
+    `tell` hears what of the annotations is used: of the split first, then as in `train`. A run that was
+    stopped goes on where it stopped. Raises what `train`, `read_annotation` and `match_splits` raise, and
+    InvalidInputError: "training-comparison-variant" (a given model is not of the variant it is given for),
+    "training-bags-differ".
     """
     for variant, folder in settings.trained.items():
         _check_variant(variant, open_model_folder(folder))
-    cases = read_annotation(settings.annotation).split(settings.split)
-    found = require_matches(settings.split, cases, index_files(settings.bags, BAG_SUFFIXES), settings.bags)
-    return [_row(settings, variant, found, score, quiet=quiet) for variant in VARIANTS]
+    annotation, files = read_annotation(settings.annotation), index_files(settings.bags, BAG_SUFFIXES)
+    few = settings.base.allow_missing
+    [scored] = match_splits(annotation, (settings.split,), files, allow_missing=few)
+    _refuse_trained_on(settings, scored)
+    tell([scored])
+    return [_row(settings, variant, scored.found, score, quiet=quiet, tell=tell) for variant in VARIANTS]
+
+
+def _refuse_trained_on(settings: ComparisonSettings, scored: Matching) -> None:
+    """Refuse to score cases that models are trained or chosen on here, where those are in another file."""
+    if settings.base.annotation == settings.annotation or set(settings.trained) == set(VARIANTS):
+        return
+    known = read_annotation(settings.base.annotation)
+    both = {case.id for case in (*known.train, *known.val)} & {found.case.id for found in scored.found}
+    if both:
+        raise InvalidInputError(
+            "training-slide-in-two-splits",
+            f"{len(both)} cases are to be trained on and scored, such as {min(both)}.",
+            hint="Take them out of the annotation that is trained on, or out of the one that is scored.",
+        )
 
 
 def variant_settings(base: TrainSettings, variant: Variant) -> TrainSettings:
@@ -84,17 +109,18 @@ def variant_settings(base: TrainSettings, variant: Variant) -> TrainSettings:
 def _row(
     settings: ComparisonSettings,
     variant: Variant,
-    found: Sequence[tuple[Case, Path]],
+    found: Sequence[Found],
     score: Score,
     *,
     quiet: bool,
+    tell: Callable[[Sequence[Matching]], None],
 ) -> Row:
     folder = settings.trained.get(variant)
     if folder is None:
-        folder = train(variant_settings(settings.base, variant), quiet=quiet).folder
+        folder = train(variant_settings(settings.base, variant), quiet=quiet, tell=tell).folder
     opened, model = open_model_folder(folder), load_model(folder)
     with TrainProgress(f"draft with {variant}", len(found), quiet=quiet) as progress:
-        drafted = [_drafted(case, path, variant, opened, model, progress=progress) for case, path in found]
+        drafted = [_drafted(one, variant, opened, model, progress=progress) for one in found]
     epochs, seconds = _effort(folder)
     return Row(
         variant=variant,
@@ -109,16 +135,17 @@ def _row(
 
 
 def _drafted(
-    case: Case, path: Path, variant: Variant, opened: ModelFolder, model: HistGen, *, progress: TrainProgress
+    found: Found, variant: Variant, opened: ModelFolder, model: HistGen, *, progress: TrainProgress
 ) -> DraftedSlide:
-    bag = read_bag(path)
-    if bag.encoder_sha256 != opened.encoder.get("sha256", bag.encoder_sha256):
-        raise InvalidInputError(
-            "training-bags-differ",
-            f"The bag of {case.id} was made by another tile encoder than the {variant} model reads.",
-            hint="Encode the slides with `histgen encode --encoder` and that model's folder.",
-        )
-    drafted = DraftedSlide(case, bag, draft_bag(model, opened, variant, bag))
+    case, bags = found.case, tuple(read_bag(path) for path in found.paths)
+    for made in map(maker_of, bags):
+        if made.sha256 != opened.encoder.get("sha256", made.sha256) or made.width != model.config.input_dim:
+            raise InvalidInputError(
+                "training-bags-differ",
+                f"The bag of {case.id} was made by another tile encoder than the {variant} model reads.",
+                hint="Encode the slides with `histgen encode --encoder` and that model's folder.",
+            )
+    drafted = DraftedSlide(case, bags, draft_bags(model, opened, variant, case.id, bags))
     progress.advance(1, case.id)
     return drafted
 

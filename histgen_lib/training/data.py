@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from histgen_lib.bags import Bag, read_bag
+from histgen_lib.bags import Bag, maker_of, read_bag, read_maker
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
-from histgen_lib.training.annotation import Case
+from histgen_lib.training.matching import Found
 from histgen_lib.training.settings import BagAugment, Variant
 
 _AUGMENT_STREAM, _ORDER_STREAM = 1, 2
-_LOOKED_AT = 16
 FloatArray = NDArray[np.float32]
 
 
@@ -37,21 +36,21 @@ class Encodes(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One slide for training: a bag (in memory or on disk), its report, and the report's ids (1…V).
+    """One case for training: its slides' bags (in memory or on disk), its report, and the report's ids (1…V).
 
-    `tiles_hint` grows with the number of tiles (slides of similar hints share a batch): the bag file's size.
+    `tiles_hint` grows with the number of tiles (cases of similar hints share a batch): the bag files' size.
     """
 
     id: str
     report: str
-    path: Path
+    paths: tuple[Path, ...]
     ids: tuple[int, ...]
     tiles_hint: int = 0
-    bag: Bag | None = None
+    held: tuple[Bag, ...] = ()
 
-    def load(self) -> Bag:
-        """Give the bag, read now when it is not held in memory."""
-        return self.bag if self.bag is not None else read_bag(self.path)
+    def load(self) -> tuple[Bag, ...]:
+        """Give the bag of each slide, read now when they are not held in memory."""
+        return self.held or tuple(read_bag(path) for path in self.paths)
 
 
 @dataclass(frozen=True)
@@ -74,24 +73,28 @@ class Batch:
 
 
 def make_examples(
-    pairs: Sequence[tuple[Case, Path]], tokenizer: Encodes, max_tokens: int, memory_bytes: int
+    matched: Sequence[Found], tokenizer: Encodes, max_tokens: int, memory_bytes: int
 ) -> list[Example]:
     """Examples of cases and bag paths; bags stay in memory when all files together are under `memory_bytes`.
 
     A report longer than `max_tokens` with its end is cut.
     """
-    keep = sum(path.stat().st_size for _, path in pairs) <= memory_bytes
+    keep = sum(map(_bytes, matched)) <= memory_bytes
     return [
         Example(
-            id=case.id,
-            report=case.report,
-            path=path,
-            ids=tuple(tokenizer.encode(case.report)[: max_tokens - 1]),
-            tiles_hint=path.stat().st_size,
-            bag=read_bag(path) if keep else None,
+            id=found.case.id,
+            report=found.case.report,
+            paths=found.paths,
+            ids=tuple(tokenizer.encode(found.case.report)[: max_tokens - 1]),
+            tiles_hint=_bytes(found),
+            held=tuple(read_bag(path) for path in found.paths) if keep else (),
         )
-        for case, path in pairs
+        for found in matched
     ]
+
+
+def _bytes(found: Found) -> int:
+    return sum(path.stat().st_size for path in found.paths)
 
 
 def plan_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -113,19 +116,30 @@ def share_of(batches: Sequence[list[int]], rank: int, world: int) -> list[list[i
 
 
 def prepare(
-    bag: Bag, variant: Variant, augment: BagAugment | None = None, rng: np.random.Generator | None = None
+    bags: Bag | Sequence[Bag],
+    variant: Variant,
+    augment: BagAugment | None = None,
+    rng: np.random.Generator | None = None,
 ) -> FloatArray:
-    """One slide's features float32[N, D] as the network takes them: augmented if told, in `variant`'s order.
+    """Features float32[N, D] of a slide, or of a case's slides in turn, as the network takes them.
 
-    "published": slide order. "corrected": along the curve of `tile_order` where the bag knows its tiles'
-    places. "mean-pooled": one row, the mean.
+    Augmented if told, and in `variant`'s order. "published": slide order. "corrected": each slide along the
+    curve of `tile_order` where the bag knows its tiles' places. "mean-pooled": one row, the mean.
     """
+    slides = [bags] if isinstance(bags, Bag) else bags
+    features = np.concatenate([_prepared(bag, variant, augment, rng) for bag in slides])
+    if variant == "mean-pooled":
+        return np.asarray(features.mean(axis=0, keepdims=True), dtype=np.float32)
+    return features
+
+
+def _prepared(
+    bag: Bag, variant: Variant, augment: BagAugment | None, rng: np.random.Generator | None
+) -> FloatArray:
     features, xy = np.asarray(bag.features, dtype=np.float32), bag.xy
     if augment is not None and rng is not None:
         features, xy = _augmented(features, xy, augment, rng)
-    if variant == "mean-pooled":
-        return np.asarray(features.mean(axis=0, keepdims=True), dtype=np.float32)
-    if variant == "published" or not bag.has_places:
+    if variant != "corrected" or not bag.has_places:
         return features
     return features[tile_order(xy, bag.span_px)]
 
@@ -138,16 +152,19 @@ def augment_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
 def require_same_encoder(examples: Sequence[Example], encoder_sha256: str = "") -> None:
     """InvalidInputError("training-bags-differ") unless one encoder made all bags, the one named if any is.
 
-    Bags that do not say what made them are compared by the length of their features alone. Of bags that are
-    left on disk the first few are looked at here; `collate` compares the lengths of the others.
+    Compared are the digest and the name of the encoder, where bags say them, and the length of the features.
+    Of bags that are left on disk only the facts are read.
     """
-    held = [example for example in examples if example.bag is not None]
-    known, width = encoder_sha256, 0
-    for example in held or examples[:_LOOKED_AT]:
-        bag = example.load()
-        known, width = known or bag.encoder_sha256, width or bag.features.shape[1]
-        if bag.encoder_sha256 not in ("", known) or bag.features.shape[1] != width:
-            raise _bags_differ(f"The bag of {example.id} was made by another tile encoder than others")
+    sha256, name, width = encoder_sha256, "", 0
+    for example in examples:
+        for made in map(maker_of, example.held) if example.held else map(read_maker, example.paths):
+            sha256, name, width = sha256 or made.sha256, name or made.name, width or made.width
+            same_name = made.name in ("", name) or (made.sha256 == sha256 != "")
+            if made.sha256 not in ("", sha256) or made.width != width or not same_name:
+                raise _bags_differ(
+                    f"The bag of {example.id} was made by another tile encoder than others "
+                    f"({made.name or 'not named'}, features of length {made.width})"
+                )
 
 
 def collate(features: Sequence[FloatArray], ids: Sequence[Sequence[int]]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from histgen_lib.training.data import prepare
 from histgen_lib.training.settings import Variant
 
 
-def draft_bag(model: HistGen, opened: ModelFolder, variant: Variant, bag: Bag) -> dict[str, Any]:
-    """Draft one slide: {"slide_id", "text", "sentences"} as in draft.json.
+def draft_bags(
+    model: HistGen, opened: ModelFolder, variant: Variant, owner_id: str, bags: Sequence[Bag]
+) -> dict[str, Any]:
+    """Draft one slide, or the slides of a case: {"slide_id", "text", "sentences"} as in draft.json.
 
     Decoding settings and calibration are the folder's. A mean-pooled draft has no evidence: it saw one tile.
     """
-    decoded, evidence = _decode(model, opened, variant, bag)
+    decoded, evidence = _decode(model, opened, variant, bags)
     tokens = decoded.tokens.tolist()
     made = Generated(
         text=opened.tokenizer.decode(tokens),
@@ -34,27 +37,29 @@ def draft_bag(model: HistGen, opened: ModelFolder, variant: Variant, bag: Bag) -
         logprobs=decoded.log_probs,
         evidence=evidence,
     )
-    sentences, _ = make_sentences(made, [bag], report_model(opened))
+    sentences, _ = make_sentences(made, bags, report_model(opened), named=len(bags) > 1)
     listed = [sentence.model_dump(mode="json") for sentence in sentences]
-    return {"slide_id": bag.slide_id, "text": made.text, "sentences": listed}
+    return {"slide_id": owner_id, "text": made.text, "sentences": listed}
 
 
 def _decode(
-    model: HistGen, opened: ModelFolder, variant: Variant, bag: Bag
+    model: HistGen, opened: ModelFolder, variant: Variant, bags: Sequence[Bag]
 ) -> tuple[Decoded, NDArray[np.float32]]:
-    """Tokens, and evidence float32[T, N] over the bag's tiles as they came (zeros when mean-pooled)."""
-    features = torch.from_numpy(prepare(bag, variant))[None]
+    """Tokens, and evidence float32[T, N] over the bags' tiles as they came (zeros when mean-pooled)."""
+    features = torch.from_numpy(prepare(bags, variant))[None]
     with torch.no_grad():
         memory = model.region_memory(features, torch.ones(features.shape[:2], dtype=torch.bool))
         decoded = decode(TorchStepper(model, memory), opened.decoding)[0]
     if variant == "mean-pooled":
-        return decoded, np.zeros((len(decoded.tokens), len(bag)), dtype=np.float32)
+        return decoded, np.zeros((len(decoded.tokens), sum(map(len, bags))), dtype=np.float32)
     encoded = EncodedSlide(memory.tile_weights[0].numpy(), np.zeros(0, dtype=np.float32))
-    return decoded, tile_evidence(decoded, encoded, _order(variant, bag))
+    starts = np.cumsum([0, *map(len, bags)])
+    order = [start + _order(variant, bag) for start, bag in zip(starts, bags, strict=False)]
+    return decoded, tile_evidence(decoded, encoded, np.concatenate(order))
 
 
 def _order(variant: Variant, bag: Bag) -> NDArray[np.int64]:
-    """Rows of the bag in the order in which `prepare` gives them to the network."""
+    """Rows of a bag in the order in which `prepare` gives them to the network."""
     if variant == "published" or not bag.has_places:
         return np.arange(len(bag))
     return tile_order(bag.xy, bag.span_px)

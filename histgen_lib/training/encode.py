@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,13 +22,13 @@ import torch
 from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.names import place_in
 from histgen_lib.pipeline.scan import make_bag
-from histgen_lib.slides import Slide, open_slide, plan_grid
+from histgen_lib.slides import Slide, finding, open_slide, plan_grid
 from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.progress import TrainProgress
 
-SLIDE_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".dcm")
 _BATCH_TILES = 32
 
 
@@ -73,7 +74,9 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
     if not jobs:
         names = ", ".join(str(path) for path in settings.slides)
         raise InvalidInputError(
-            "training-slides-missing", f"There are no slides in {names}.", hint="Check the path."
+            "training-slides-missing",
+            f"There are no slides in {names}.",
+            hint=f"Check the path; the names of slides end in {finding.looked_for()}.",
         )
     _require_own_names(slides)
     open_encoder(settings.encoder)
@@ -97,14 +100,9 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
 
 
 def find_slides(places: Sequence[Path]) -> list[Path]:
-    """Slides among `places`, looking into folders, sorted, each once; of DICOM files their folder."""
-    found: dict[Path, None] = {}
-    for place in places:
-        inside = sorted(place.rglob("*")) if place.is_dir() else []
-        files = [p for p in inside if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()]
-        seen = [p for p in files if not p.name.startswith(".")] if place.is_dir() else [place]
-        found |= dict.fromkeys(p.parent if p.suffix.lower() == ".dcm" else p for p in seen)
-    return list(found)
+    """Slides among `places`, looking into folders, each once; of DICOM files their folder."""
+    found = [finding.find_slides(place).slides if place.is_dir() else [place] for place in places]
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def _require_own_names(slides: Sequence[Path]) -> None:
@@ -139,8 +137,8 @@ def _encode(job: _Job) -> str | HistgenError:
     try:
         folder, encoder = _encoder(job.encoder)
         with open_slide(job.slide, mpp=job.mpp) as slide:
-            path = job.out / f"{slide.slide_id}.parquet"
-            if _is_done(path, folder):
+            path = place_in(job.out, slide.slide_id, ".parquet")
+            if _is_done(path, folder, slide):
                 return "kept"
             write_bag(slide_bag(slide, encoder, folder), path)
     except HistgenError as error:
@@ -154,14 +152,23 @@ def _encoder(path: Path) -> tuple[EncoderFolder, TileEncoder]:
     return folder, folder.load()
 
 
-def _is_done(path: Path, folder: EncoderFolder) -> bool:
-    """Whether a whole bag by this encoder and tiling lies there."""
+def _is_done(path: Path, folder: EncoderFolder, slide: Slide) -> bool:
+    """Whether a whole bag of this slide by this encoder and tiling lies there.
+
+    InvalidInputError("training-slides-same-name") for the bag of a slide of another size: it would be lost.
+    """
     if not path.exists():
         return False
     try:
         bag = read_bag(path)
     except HistgenError:
         return False
+    if tuple(bag.slide_size) != tuple(slide.size):
+        raise InvalidInputError(
+            "training-slides-same-name",
+            f"{path} is the bag of another slide that is also called {bag.slide_id}.",
+            hint="Rename one of them, or encode them into different folders.",
+        )
     made = (bag.encoder_sha256, bag.tile_px, bag.mpp)
     return made == (folder.sha256, folder.tiling.tile_px, folder.tiling.mpp)
 

@@ -69,7 +69,7 @@ def open_encoder(folder: Path) -> EncoderFolder:
     FatalError("training-encoder-unreadable") when it is neither.
     """
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = json.loads((folder / CONFIG).read_bytes())
         described, tiling = dict(content["encoder"]), TilingSettings(**content["tiling"])
         return EncoderFolder(folder, str(described["name"]), sha256_file(folder / WEIGHTS), described, tiling)
     except (OSError, ValueError, KeyError, TypeError) as error:

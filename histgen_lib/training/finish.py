@@ -132,8 +132,9 @@ def fit_domain(
     """Fit statistics of training slides; with a threshold above all validation slides, and their scores."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(train))[:_DOMAIN_SLIDES]
-    domain = DomainModel.fit([_some_tiles(train[row].load().features, rng) for row in chosen], seed=seed)
-    scores = [domain.score(example.load().features) for example in held_out]
+    slides = (bag.features for row in chosen for bag in train[row].load())
+    domain = DomainModel.fit([_some_tiles(features, rng) for features in slides], seed=seed)
+    scores = [domain.score(bag.features) for example in held_out for bag in example.load()]
     return domain, domain_threshold(scores), scores
 
 

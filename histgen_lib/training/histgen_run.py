@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,47 +19,62 @@ from histgen_lib.slides import TilingSettings
 from histgen_lib.text.bpe import BpeTokenizer
 from histgen_lib.text.tokenizers import Tokenizer
 from histgen_lib.text.word import WordTokenizer
-from histgen_lib.training.annotation import BAG_SUFFIXES, Case, index_files, read_annotation, require_matches
+from histgen_lib.training.annotation import read_annotation
 from histgen_lib.training.data import Example, make_examples, require_same_encoder
 from histgen_lib.training.distributed import Group, joined
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.finish import calibrate_model
 from histgen_lib.training.loop import Loop
+from histgen_lib.training.matching import BAG_SUFFIXES, Matching, index_files, match_splits
 from histgen_lib.training.settings import TrainSettings
 from histgen_lib.training.start import network_inputs, scale_start
 from histgen_lib.training.state import RunState
 from histgen_lib.training.tile_heads import load_heads
 from histgen_lib.training.validate import Validator
 
+_MOST_UNKNOWN = 0.2
+"""Share of the training words: a report with every fifth word missing cannot be written, nor judged."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The model folder, validation scores of its weights, seconds of training, the rows of metrics.csv."""
+    """The model folder, validation scores of its weights, seconds of training, the rows of metrics.csv.
+
+    `cases`: what of the annotation was used.
+    """
 
     folder: Path
     best: dict[str, float]
     seconds: float
     rows: tuple[dict[str, float], ...]
+    cases: tuple[Matching, ...] = ()
 
 
 def train(
-    settings: TrainSettings, *, quiet: bool = False, after_step: Callable[[RunState], None] = lambda run: None
+    settings: TrainSettings,
+    *,
+    quiet: bool = False,
+    after_step: Callable[[RunState], None] = lambda run: None,
+    tell: Callable[[Sequence[Matching]], None] = lambda cases: None,
 ) -> TrainResult:
     """Train, or go on training where settings.out holds an unfinished run; leave a calibrated model folder.
 
-    Under torchrun every process calls this; rank 0 writes. The test split is not looked at.
-    Raises InvalidInputError: "training-settings", "training-annotation-unreadable", "training-bags-missing",
-    "training-bags-differ", "training-state-differs", "training-device-missing", "training-float16-cpu".
+    Under torchrun every process calls this; rank 0 writes, and calls `tell` with what of the annotation will
+    be used before any work is done. Nothing is read of the test split but its names.
+    Raises InvalidInputError: "training-settings", what `read_annotation` and `match_splits` raise,
+    "training-vocabulary-poor", "training-bags-differ", "training-state-differs", "training-device-missing",
+    "training-float16-cpu".
     """
     check_settings(settings)
     torch.set_num_threads(settings.threads or _threads())
     with joined(settings.device) as group:
         torch.manual_seed(settings.seed)
-        train_pairs, val_pairs = _pairs(settings)
-        tokenizer = make_tokenizer(settings, [case.report for case, _ in train_pairs])
+        cases = _cases(settings)
+        if group.leads:
+            tell(cases)
+        tokenizer = make_tokenizer(settings, [found.case.report for found in cases[0].found])
         limits = (settings.sizes.max_tokens, settings.memory_bytes)
-        examples = make_examples(train_pairs, tokenizer, *limits)
-        held_out = make_examples(val_pairs, tokenizer, *limits)
+        examples, held_out = (make_examples(split.found, tokenizer, *limits) for split in cases)
         encoder = open_encoder(settings.encoder) if settings.encoder else None
         require_same_encoder([*examples, *held_out], encoder.sha256 if encoder else "")
         model = _start(settings, tokenizer, examples).to(group.device)
@@ -81,7 +96,7 @@ def train(
             _write(settings, model, tokenizer, examples, validator)
             _note_origin(settings, len(examples))
         _wait(group)
-    return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows))
+    return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows), tuple(cases))
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -96,10 +111,22 @@ def check_settings(settings: TrainSettings) -> None:
 
 
 def make_tokenizer(settings: TrainSettings, reports: list[str]) -> Tokenizer:
-    """Train the tokenizer of the settings' kind, on the training reports alone."""
+    """Train the tokenizer of the settings' kind, on the training reports alone.
+
+    InvalidInputError("training-vocabulary-poor") for words of which more than a fifth would be unknown.
+    """
     if settings.tokenizer == "bpe":
         return BpeTokenizer.train(reports, vocab_size=settings.bpe_vocab_size)
-    return WordTokenizer.train(reports, threshold=settings.word_threshold)
+    tokenizer = WordTokenizer.train(reports, threshold=settings.word_threshold)
+    unknown, words = tokenizer.unknown_share(reports)
+    if unknown > _MOST_UNKNOWN:
+        raise InvalidInputError(
+            "training-vocabulary-poor",
+            f"Of the {words} words of the {len(reports)} training reports {unknown:.0%} would be unknown: "
+            f"only {tokenizer.vocab_size - 1} different words occur {settings.word_threshold} times or more.",
+            hint="Give more reports, --tokenizer bpe (knows every word), or a smaller --min-count.",
+        )
+    return tokenizer
 
 
 def model_config(settings: TrainSettings, input_dim: int, vocab_size: int) -> HistGenConfig:
@@ -114,15 +141,14 @@ def model_config(settings: TrainSettings, input_dim: int, vocab_size: int) -> Hi
     )
 
 
-def _pairs(settings: TrainSettings) -> tuple[list[tuple[Case, Path]], list[tuple[Case, Path]]]:
-    annotation = read_annotation(settings.annotation)
-    files = index_files(settings.bags, BAG_SUFFIXES)
-    found = [require_matches(name, annotation.split(name), files, settings.bags) for name in ("train", "val")]
-    return found[0], found[1]
+def _cases(settings: TrainSettings) -> list[Matching]:
+    """Match the training and the validation split."""
+    annotation, files = read_annotation(settings.annotation), index_files(settings.bags, BAG_SUFFIXES)
+    return match_splits(annotation, ("train", "val"), files, allow_missing=settings.allow_missing)
 
 
 def _start(settings: TrainSettings, tokenizer: Tokenizer, examples: list[Example]) -> HistGen:
-    width = examples[0].load().features.shape[1]
+    width = examples[0].load()[0].features.shape[1]
     model = HistGen(model_config(settings, width, tokenizer.vocab_size))
     if settings.scaled_start:
         heads = load_heads(settings.encoder) if settings.encoder else None
@@ -139,7 +165,7 @@ def _write(
     validator: Validator,
 ) -> None:
     """Write the model folder, calibrated on the validation split."""
-    bag = examples[0].load()
+    bag = examples[0].load()[0]
     encoder = open_encoder(settings.encoder) if settings.encoder else None
     width = int(bag.features.shape[1])
     described = {"name": bag.encoder_name, "sha256": bag.encoder_sha256, "dim": width}

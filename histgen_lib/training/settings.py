@@ -51,7 +51,8 @@ class TrainSettings:
     """One training run. Defaults: the published settings for full-size models.
 
     annotation  annotation.json in the published layout
-    bags        folder of bags (.parquet, .h5 or .pt), found by case id or image_path stem
+    bags        folder of bags (.parquet, .h5 or .pt), found by case id or by the names in image_path
+    allow_missing  go on although more than half of a split's cases have no bag
     out         becomes the model folder; the run's state, metrics and TensorBoard files lie in out/training
     encoder     folder of the tile encoder that made the bags (its files go into the model folder), or None
     variant     "published", "corrected", or "mean-pooled": corrected, on one tile that is the mean of all
@@ -72,7 +73,7 @@ class TrainSettings:
     encoder: Path | None = None
     name: str = "histgen"
     synthetic: bool = False
-    variant: Variant = "corrected"
+    variant: Variant = "published"
     sizes: ModelSizes = field(default_factory=ModelSizes)
     tokenizer: Literal["word", "bpe"] = "word"
     word_threshold: int = 10
@@ -100,6 +101,7 @@ class TrainSettings:
     scaled_start: bool = False
     probe_weight: float = 0.0
     memory_bytes: int = 4 << 30
+    allow_missing: bool = False
 
     def fingerprint(self) -> dict[str, Any]:
         """Collect what of the settings decides the weights: a resumed run must have the same."""
@@ -113,6 +115,7 @@ class TrainSettings:
             "device",
             "name",
             "memory_bytes",
+            "allow_missing",
         }
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
 
@@ -120,9 +123,10 @@ class TrainSettings:
 def preset(name: Preset, /, **changes: Any) -> TrainSettings:
     """Make settings by name, with `changes` on top (annotation, bags and out are needed).
 
-    "published"  the defaults: millions of tiles, thousands of reports, a GPU
-    "small"      a few thousand slides with short synoptic reports, on a CPU: a narrow model, byte-pair words,
-                 AdamW with warm-up and cosine, batches of 8, bag augmentation, chosen by field accuracy
+    "published"  the defaults: the authors' network, millions of tiles, thousands of reports, a GPU
+    "small"      the corrected network for a few thousand slides with short synoptic reports, on a CPU: slim,
+                 byte-pair words, AdamW with warm-up and cosine, batches of 8, bag augmentation, chosen by
+                 field accuracy
     """
     if name == "published":
         return TrainSettings(**changes)
@@ -134,6 +138,7 @@ def preset(name: Preset, /, **changes: Any) -> TrainSettings:
 
 
 _SMALL: dict[str, Any] = {
+    "variant": "corrected",
     "sizes": ModelSizes(
         d_model=128,
         d_ff=256,

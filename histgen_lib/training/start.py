@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histgen_lib.models.histgen import HistGen
-from histgen_lib.training.data import Example
+from histgen_lib.training.data import Example, prepare
 from histgen_lib.training.settings import Variant
 
 _SAMPLED_SLIDES = 200
@@ -31,7 +31,7 @@ def network_inputs(examples: Sequence[Example], variant: Variant, seed: int) -> 
     """Rows [M, D] that the network will be fed: tiles of (some of) the training slides, or slides' means."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(examples))[:_SAMPLED_SLIDES]
-    bags = [np.asarray(examples[row].load().features, dtype=np.float32) for row in chosen]
+    bags = [prepare(examples[row].load(), "published") for row in chosen]
     if variant == "mean-pooled":
         return torch.from_numpy(np.stack([tiles.mean(axis=0) for tiles in bags]))
     return torch.from_numpy(np.concatenate([_some(tiles, rng) for tiles in bags]))

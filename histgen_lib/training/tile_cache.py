@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json, write_atomic
 from histgen_lib.slides import TilingSettings, open_slide, plan_grid
-from histgen_lib.training.annotation import SPLITS, index_files, match_cases, read_annotation
+from histgen_lib.training.annotation import SPLITS, read_annotation
+from histgen_lib.training.matching import index_files, match_cases
 from histgen_lib.training.progress import TrainProgress
 from histgen_lib.training.tile_settings import TileTrainSettings
 from histgen_lib.training.tile_truth import TileTargets, read_truth, tile_targets
@@ -68,7 +69,8 @@ def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: 
             hint="Give --world a folder that `histgen synth` wrote, with --val-share above 0.",
         )
     files = index_files(settings.world / "slides", SLIDE_SUFFIXES)
-    slides = [path for _, path in match_cases(annotation.split(split), files)][:limit]
+    found = match_cases(split, annotation.split(split), files).found
+    slides = [path for one in found for path in one.paths][:limit]
     if not slides:
         raise InvalidInputError(
             "training-slides-missing",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import place_in
 
 CELL_PX = 64
 """Level-0 pixels a side of one cell of the truth map (16 µm at 0.25 mpp)."""
@@ -52,8 +53,8 @@ class SlideTruth:
 def read_truth(folder: Path, slide_id: str) -> SlideTruth:
     """Read truth/<slide_id>.json and .png. InvalidInputError("training-truth-unreadable")."""
     try:
-        content = json.loads((folder / f"{slide_id}.json").read_text(encoding="utf-8"))
-        cells = cv2.imread(str(folder / f"{slide_id}.png"), cv2.IMREAD_UNCHANGED)
+        content = json.loads(place_in(folder, slide_id, ".json").read_bytes())
+        cells = cv2.imread(str(place_in(folder, slide_id, ".png")), cv2.IMREAD_UNCHANGED)
         if cells is None or cells.ndim != 2:
             raise ValueError("no class map")
         return SlideTruth(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from histgen_lib.worker.backoff import Backoff
-from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, letter_key, read_dead_letter
-from histgen_lib.worker.handler import Handler, Outcome
-from histgen_lib.worker.http import announced, serving
-from histgen_lib.worker.run import run_worker
-from histgen_lib.worker.spec import WorkerSpec
-from histgen_lib.worker.stopping import Stop
+from typing import TYPE_CHECKING
+
+from histgen_lib.lazy import lazily
+
+if TYPE_CHECKING:
+    from histgen_lib.worker.backoff import Backoff
+    from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, letter_key, read_dead_letter
+    from histgen_lib.worker.handler import Handler, Outcome
+    from histgen_lib.worker.http import announced, serving
+    from histgen_lib.worker.run import run_worker
+    from histgen_lib.worker.spec import WorkerSpec
+    from histgen_lib.worker.stopping import Stop
 
 __all__ = [
     "Backoff",
@@ -24,3 +29,16 @@ __all__ = [
     "run_worker",
     "serving",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "backoff": "Backoff",
+        "dead_letter": "DeadLetter dead_letters letter_key read_dead_letter",
+        "handler": "Handler Outcome",
+        "http": "announced serving",
+        "run": "run_worker",
+        "spec": "WorkerSpec",
+        "stopping": "Stop",
+    },
+)

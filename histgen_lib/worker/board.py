@@ -6,7 +6,7 @@ Written by the worker's thread, read by the server's: every field is replaced wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -35,7 +35,10 @@ class Flight:
 
 @dataclass
 class Board:
-    """One worker. `missing`: what it depends on and does not have now, each with a code or name."""
+    """One worker. `missing`: what it depends on and does not have now, each with a code or name.
+
+    `letters`, `retries`: the codes whose counters it shows from the start.
+    """
 
     worker: str
     clock: Callable[[], float] = time.monotonic
@@ -46,9 +49,11 @@ class Board:
     missing: dict[str, str] = field(default_factory=lambda: {"process": "starting", "broker": "starting"})
     flight: Flight | None = None
     finished: int = 0
+    letters: Sequence[str] = ()
+    retries: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        metrics.show_worker(self.worker)
+        metrics.show_worker(self.worker, letters=self.letters, retries=self.retries)
         metrics.OLDEST_UNFINISHED.labels(self.worker).set_function(self.oldest_s)
 
     def turn(self) -> None:

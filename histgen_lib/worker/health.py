@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.telemetry import exposition
 from histgen_lib.worker.board import Board
+from histgen_lib.worker.lock import CHALLENGE, UNAUTHORISED, Lock
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 
-def health_app(board: Board) -> Starlette:
+def health_app(board: Board, lock: Lock) -> Starlette:
     """Make the application that shows `board`.
 
     /healthz: 503 once the poll loop has stood still for 30 s. /readyz: 503, and what is missing, while a job
-    could not be done now, or the worker is stopping. /status: what is in hand.
+    could not be done now, or the worker is stopping. /status: what is in hand; as it names slides, it is for
+    those who have the token of `lock`. The other pages name none: Prometheus and Kubernetes ask for them.
     """
     from starlette.applications import Starlette  # noqa: PLC0415 - only where something is served
     from starlette.requests import Request  # noqa: PLC0415
@@ -35,7 +38,12 @@ def health_app(board: Board) -> Starlette:
         ready = not missing and not board.stopping
         return JSONResponse({"ready": ready, "missing": missing}, status_code=200 if ready else 503)
 
-    async def status(_: Request) -> Response:
+    async def status(request: Request) -> Response:
+        try:
+            lock.check(request.headers.get("authorization"))
+        except InvalidInputError as error:
+            told = {"code": error.code, "message": error.message, "hint": error.hint}
+            return JSONResponse({"error": told}, UNAUTHORISED, CHALLENGE)
         return JSONResponse(board.status())
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/status": status}

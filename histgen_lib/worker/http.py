@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,13 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
     """
     import uvicorn  # noqa: PLC0415 - only where something is served
 
+    class Server(uvicorn.Server):
+        """One that sleeps until it is told to leave; uvicorn's own looks about ten times a second."""
+
+        async def main_loop(self) -> None:
+            await leaving.wait()
+
+    leaving = _Leaving()
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
@@ -35,9 +44,10 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
         access_log=False,
         lifespan="off",
         server_header=False,
+        date_header=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     shown = f"[{host}]" if ":" in host else host
@@ -45,16 +55,18 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
         yield f"http://{shown}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
+        leaving.tell()
         thread.join(CLOSE_S)
         listener.close()
 
 
 @contextmanager
-def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
+def announced(run_dir: Path | None, name: str, url: str, token_file: Path) -> Iterator[None]:
     """Say in `run_dir`/<name>-<pid>.json where this process is reached, while the block runs.
 
-    Beside it, in `run_dir`/targets/, Prometheus is told the same (its file_sd format). A process that was
-    killed leaves the files: who reads them has to look whether the process is there.
+    With it, `token_file` is named: there lies the token that it wants. Beside it, in `run_dir`/targets/,
+    Prometheus is told the address (its file_sd format). A process that was killed leaves the files: who reads
+    them has to look whether the process is there.
     """
     if run_dir is None:
         yield
@@ -63,7 +75,12 @@ def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
     targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": name}}]
     told = {
         run_dir / "targets" / file: targets,
-        run_dir / file: {"name": name, "pid": os.getpid(), "url": url},
+        run_dir / file: {
+            "name": name,
+            "pid": os.getpid(),
+            "url": url,
+            "token_file": str(token_file.absolute()),
+        },
     }
     for path, content in told.items():
         write_atomic(path, json.dumps(content).encode())
@@ -72,6 +89,21 @@ def announced(run_dir: Path | None, name: str, url: str) -> Iterator[None]:
     finally:
         for path in told:
             path.unlink(missing_ok=True)
+
+
+class _Leaving:
+    """Tells a coroutine in another thread, once, that it is time; also if it begins to wait only then."""
+
+    def __init__(self) -> None:
+        self._told: Future[None] = Future()
+
+    def tell(self) -> None:
+        """Say that it is time."""
+        self._told.set_result(None)
+
+    async def wait(self) -> None:
+        """Return when it is time."""
+        await asyncio.wrap_future(self._told)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -18,9 +18,20 @@ from histgen_lib.worker.stopping import Stop, Stopped
 T = TypeVar("T")
 STEP_S = 0.2
 """The longest wait between two beats."""
-LAG_S = 5.0
+LAG_S, CALM_LAG_S = 5.0, 10.0
+"""How often the broker is asked how many records wait: at work, and between records."""
+
+_LEAST_NEXT_S, _MOST_NEXT_S = 0.25, 2.0
 
 _log = get_logger()
+
+
+def next_s(since: float) -> float:
+    """Return how long to wait for a record at a time: the longer, the longer ago (monotonic) the last was.
+
+    A stop is noticed only between two such waits.
+    """
+    return min(_MOST_NEXT_S, max(_LEAST_NEXT_S, (time.monotonic() - since) / 10))
 
 
 def aside(call: Callable[[], T]) -> Future[T]:
@@ -64,6 +75,12 @@ class Pulse:
             self._keep(self.subscription, now)
         if self._stop.over(self._spec.grace_s if self.holding else 0.0):
             raise Stopped
+
+    def polled(self) -> None:
+        """Note that the broker was just asked for a record, which keeps up the membership, too."""
+        self._beat_at = time.monotonic()
+        if self.subscription:
+            self._tell_lag(self.subscription, self._beat_at, CALM_LAG_S)
 
     def until(self, future: Future[T]) -> T:
         """Beat until `future` is there; return or raise what it holds."""
@@ -110,9 +127,17 @@ class Pulse:
             if not subscription.keep() and self.holding and not self.lost:
                 self.lost = True
                 _log.warning("The record in hand may have gone to another member; its job goes on.")
-            if now - self._lag_at >= LAG_S:
-                self._lag_at = now
-                metrics.BUS_LAG.labels(self._spec.name).set(subscription.lag())
-                self._board.has("broker")
+        except TransientError as error:
+            self._board.lacks("broker", error)
+        else:
+            self._tell_lag(subscription, now)
+
+    def _tell_lag(self, subscription: Subscription, now: float, every_s: float = LAG_S) -> None:
+        if now - self._lag_at < every_s:
+            return
+        self._lag_at = now
+        try:
+            metrics.BUS_LAG.labels(self._spec.name).set(subscription.lag())
+            self._board.has("broker")
         except TransientError as error:
             self._board.lacks("broker", error)

@@ -14,7 +14,15 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned, recorded_scan
+from histgen_lib.events import (
+    BAG_READY,
+    BagReady,
+    Event,
+    SlideScanned,
+    following_id,
+    recorded_scan,
+    replay_id,
+)
 from histgen_lib.pipeline.keys import contents_prefix, scanned_key
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
@@ -85,7 +93,7 @@ def _replayed(
     if letter.worker != GATEWAY:
         event = _again(store, letter.event, now())
         publisher.publish(event.type, event.key, event)
-    store.put(f"{REPLAYED_PREFIX}{letter.event_id}.json", letter.to_bytes(), content_type="application/json")
+    store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type="application/json")
     store.delete(letter.key)
     return Replayed(letter.event_id, letter, event)
 
@@ -103,6 +111,26 @@ def _scan_of(store: ObjectStore, event: Event) -> Event | None:
     except InvalidInputError:  # there is none
         return None
     return scan if scan and scan.trace_id == event.trace_id else None
+
+
+def letter_ids(store: ObjectStore, scan_id: str) -> list[str]:
+    """Name the events under which a slide's scan may have a dead letter now.
+
+    They are the scan's own, its bag's, and those that came of them when a person had them tried again; what
+    each is called follows from the one before, so nothing is listed.
+    """
+    found, scans = [], [scan_id]
+    while scans:
+        scan = scans.pop()
+        for event_id in (scan, following_id(scan, BAG_READY)):
+            found.append(event_id)
+            if store.head(_replayed_key(event_id)):
+                scans.append(replay_id(event_id))
+    return found
+
+
+def _replayed_key(event_id: str) -> str:
+    return f"{REPLAYED_PREFIX}{event_id}.json"
 
 
 def taken_in(store: ObjectStore, letter: DeadLetter) -> bool:

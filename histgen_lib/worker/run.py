@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
 from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.attempts import Attempts
@@ -14,6 +15,7 @@ from histgen_lib.worker.board import Board
 from histgen_lib.worker.health import health_app
 from histgen_lib.worker.http import announced, serving
 from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.lock import Lock
 from histgen_lib.worker.loop import Loop
 from histgen_lib.worker.process import JobProcess
 from histgen_lib.worker.pulse import Pulse
@@ -53,10 +55,11 @@ def run_worker(
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
-    board = Board(spec.name)
+    board = Board(spec.name, letters=spec.letters, retries=spec.retries)
+    lock = Lock(own_secret(spec.token_file))
     with ExitStack() as open_things:
-        url = open_things.enter_context(serving(health_app(board), spec.host, spec.port))
-        open_things.enter_context(announced(spec.run_dir, spec.name, url))
+        url = open_things.enter_context(serving(health_app(board, lock), spec.host, spec.port))
+        open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
         kit = open_things.enter_context(_kit(spec, bus, storage, board, Pulse(spec, board, stop)))
         _log.info("The worker is ready.")

@@ -15,7 +15,7 @@ from histgen_lib.worker.process import JobProcess, ProcessDiedError
 from histgen_lib.worker.pulse import STEP_S, Pulse
 from histgen_lib.worker.spec import WorkerSpec
 
-CHECK_S, CHECK_LIMIT_S = 5.0, 30.0
+CHECK_S, CHECK_LIMIT_S = 10.0, 30.0
 """How often an idle child is asked whether it is ready, and how long it may take to say."""
 
 _log = get_logger()

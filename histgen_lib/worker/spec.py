@@ -16,16 +16,19 @@ class WorkerSpec:
 
     `name` labels its metrics and log lines; `group` is the consumer group its processes share. `make_handler`
     is pickled and called once in each child process (a function of a module, or a functools.partial of one).
-    `deadline_s`: what a job may take. `max_attempts`: how often a job may crash, hang or fail unforeseen
-    before its event is given up. `grace_s`: what a running job may still take after SIGTERM (let whoever
-    sends the signal wait ten seconds more). `start_s`: what `make_handler` may take. `host`, `port`: where
-    metrics and health are served; port 0 takes a free one, told in `run_dir`/<name>-<pid>.json.
+    `token_file`: holds the token that /status wants; made if it is not there. `deadline_s`: what a job may
+    take. `max_attempts`: how often a job may crash, hang or fail unforeseen before its event is given up.
+    `grace_s`: what a running job may still take after SIGTERM (let whoever sends the signal wait ten seconds
+    more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
+    0 takes a free one, told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and
+    of retries that its counters show at 0 from the start.
     """
 
     name: str
     topic: str
     group: str
     make_handler: Callable[[], Handler]
+    token_file: Path
     deadline_s: float = 1800.0
     max_attempts: int = 5
     grace_s: float = 20.0
@@ -34,6 +37,8 @@ class WorkerSpec:
     port: int = 0
     run_dir: Path | None = None
     backoff: Backoff = field(default_factory=Backoff)
+    letters: tuple[str, ...] = ()
+    retries: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:

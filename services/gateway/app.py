@@ -5,31 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
 from histgen_lib.errors import FatalError, TransientError
-from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.secret import own_secret
+from histgen_lib.slides.places import Roots
+from histgen_lib.stack.index import store_name
+from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop, announced, serving
+from histgen_lib.worker.lock import Lock
 from histgen_lib.worker.pulse import aside
 from services.gateway.board import NAME, GatewayBoard
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
 from services.gateway.http import Door
+from services.gateway.indexing import Indexing, Kept
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
-from services.gateway.places import Roots
 from services.gateway.settings import GatewaySettings
 from services.gateway.topic import GROUP, NotificationTopic
 from services.gateway.watching import Watching
-from services.wiring import bus_settings, storage_settings
+from services.wiring import bus_settings, slide_roots, storage_settings, token_file, warn_without_roots
 
 PROBE_S = 5.0
-STEP_S = 0.2
+STEP_S = 1.0
 
 _log = get_logger()
 
@@ -53,7 +57,7 @@ class Gateway:
         settings = self.settings
         with (
             serving(self.door.app(), settings.host, settings.port) as url,
-            announced(settings.run_dir, NAME, url),
+            announced(settings.run_dir, NAME, url, token_file(settings)),
         ):
             _log.info("The gateway is open.", url=url)
             for loop in self.loops:
@@ -126,14 +130,17 @@ def build(
     store: ObjectStore | None = None,
 ) -> Gateway:
     """Wire the gateway. Raises FatalError for settings that cannot be used."""
+    warn_without_roots(settings)
+    intake, publisher, store = build_intake(settings, slide_roots(settings), publisher=publisher, store=store)
     watched = settings.watch.resolve() if settings.watch else None
-    roots = Roots.read([*([str(watched)] if watched else []), *settings.roots])
-    if roots == Roots():
-        _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
-    intake, publisher, store = build_intake(settings, roots, publisher=publisher, store=store)
     board = GatewayBoard(announced=lambda: intake.announced)
     board.loops = loops = list(_loops(settings, watched, intake, board, stop))
-    door = Door(intake, board, stop, host=settings.host, threads=settings.hash_threads)
+    if settings.index:
+        kept = Kept(settings.index, store_name(storage_settings(settings)))
+        intake.told = kept.touch
+        loops.append(Indexing(kept, store, board, stop, grace_s=settings.grace_s))
+    lock = Lock(own_secret(token_file(settings)))
+    door = Door(intake, board, stop, lock, host=settings.host, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)
 
 
@@ -150,4 +157,4 @@ def _loops(
 
 
 def _open_bucket(storage: StorageSettings, bucket: str) -> ObjectStore:
-    return open_store(replace(storage, url=f"s3://{bucket}"))
+    return open_foreign_bucket(storage, bucket)

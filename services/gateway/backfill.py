@@ -11,18 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
-from histgen_lib.slides.parts import SLIDE_SUFFIXES
+from histgen_lib.names import printable
+from histgen_lib.slides.finding import LeftOut, Why, find_slides
+from histgen_lib.slides.parts import is_slide_name
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
 from histgen_lib.worker import Backoff, Stop
 from histgen_lib.worker.stopping import Stopped
 from services.gateway.app import build_intake
 from services.gateway.contents import mark_of
-from services.gateway.folder import Folder
+from services.gateway.folder import Folder, away
 from services.gateway.intake import Intake
-from services.gateway.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from services.gateway.settings import GatewaySettings
 from services.gateway.submission import Receipt, Status, Submission
 
@@ -40,12 +42,18 @@ class Step:
     receipt: Receipt | None = None
     error: HistgenError | None = None
 
+    @property
+    def name(self) -> str:
+        """Its URI, for people."""
+        return printable(self.place.uri)
+
 
 @dataclass
 class Tally:
-    """How many slides ended how. `stopped`: not all were looked at."""
+    """How many slides ended how, and how much was left out why. `stopped`: not all was looked at."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    left_out: Counter[Why] = field(default_factory=Counter)
     stopped: bool = False
 
 
@@ -72,7 +80,7 @@ def run_backfill(
     *,
     rate: str = "",
     dry_run: bool = False,
-    progress: Callable[[Step], None] = lambda step: None,
+    progress: Callable[[Step | LeftOut], None] = lambda step: None,
     stop: Stop | None = None,
 ) -> Tally:
     """Take in every slide under `prefix`: a folder, file:///folder, or s3://bucket[/prefix].
@@ -98,19 +106,24 @@ def backfill(
     every_s: float,
     stop: Stop,
     dry_run: bool = False,
-    progress: Callable[[Step], None] = lambda step: None,
+    progress: Callable[[Step | LeftOut], None] = lambda step: None,
     clock: Callable[[], float] = time.monotonic,
     backoff: Backoff | None = None,
 ) -> Tally:
     """Submit every slide under `prefix`, at most one new one in `every_s` seconds; those known cost no time.
 
-    `progress` is called for each slide, in this thread. `dry_run` reads, writes and publishes nothing. Raises
-    TransientError if the prefix cannot be listed.
+    `progress` is called for each slide, and for all that is left out, in this thread. `dry_run` reads, writes
+    and publishes nothing. Raises TransientError if the prefix cannot be listed.
     """
     tally, due = Tally(), clock()
     insist = partial(_insist, stop=stop, backoff=backoff or Backoff(), progress=progress)
     try:
-        for place, mark in _found(intake, prefix):
+        for found in _found(intake, prefix):
+            if isinstance(found, LeftOut):
+                tally.left_out[found.why] += 1
+                progress(found)
+                continue
+            place, mark = found
             step = insist(place, partial(_looked_up, intake, place, mark))
             if step.outcome == "would-submit" and not dry_run:
                 _wait(stop, due - clock())
@@ -123,19 +136,29 @@ def backfill(
     return tally
 
 
-def _found(intake: Intake, prefix: str) -> Iterator[tuple[Place, str]]:
-    """Yield every slide and its mark."""
+def _found(intake: Intake, prefix: str) -> Iterator[tuple[Place, str] | LeftOut]:
+    """Yield every slide and its mark, and whatever else lies there."""
     if not prefix.startswith("s3://"):
         root = Path(prefix) if not prefix.startswith("file:") else _folder(prefix)
         for found in Folder(root).look().candidates:
             place = FilePlace(found.path)
             yield place, mark_of(place.uri, found.files)
+        yield from _left_out(root)
         return
     bucket, _, inside = prefix.removeprefix("s3://").partition("/")
-    for info in intake.contents.bucket(bucket).list(f"{inside.strip('/')}/" if inside.strip("/") else ""):
-        if PurePosixPath(info.key).suffix.lower() in SLIDE_SUFFIXES:
-            object_place = ObjectPlace(bucket, info.key)
-            yield object_place, mark_of(object_place.uri, info)
+    for info in intake.contents.bucket(bucket).list(f"{inside.rstrip('/')}/" if inside.strip("/") else ""):
+        found_at = ObjectPlace(bucket, info.key)
+        if is_slide_name(info.key):
+            yield found_at, mark_of(found_at.uri, info)
+        else:
+            yield LeftOut(printable(found_at.uri), "mark" if info.key.endswith("/") else "other")
+
+
+def _left_out(root: Path) -> list[LeftOut]:
+    try:
+        return find_slides(root).left_out
+    except OSError as error:
+        raise away(root, error) from error
 
 
 def _folder(uri: str) -> Path:
@@ -145,6 +168,11 @@ def _folder(uri: str) -> Path:
 
 
 def _looked_up(intake: Intake, place: Place, mark: str) -> Step:
+    try:
+        if isinstance(place, ObjectPlace):
+            object_place(place.bucket, place.key)
+    except InvalidInputError as error:
+        return Step(place, "refused", error=error)
     noted = intake.ledger.seen(mark)
     return Step(place, "duplicate", Receipt(*noted, "duplicate")) if noted else Step(place, "would-submit")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker.board import Board
+from services.codes import LETTERS, REFUSALS, RETRIES
+from services.gateway.submission import Via
 
 NAME = "gateway"
 
@@ -34,6 +36,12 @@ class GatewayBoard(Board):
     loops: Sequence[Turning] = ()
     requests: int = 0
     announced: Callable[[], int] = lambda: 0
+    letters: Sequence[str] = LETTERS[NAME]
+    retries: Sequence[str] = RETRIES[NAME]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        metrics.show_gateway(get_args(Via), REFUSALS)
 
     def hold(self, requests: int) -> None:
         """Note how many requests are in hand."""

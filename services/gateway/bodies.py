@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from histgen_lib.errors import InvalidInputError
-from services.gateway.places import parse_uri
+from histgen_lib.slides.places import parse_uri
 from services.gateway.submission import MOST_CASE_SLIDES, Case, Submission
 
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")

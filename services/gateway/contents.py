@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.admission import admit
+from histgen_lib.slides.finding import DICOM_SUFFIX
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
-from services.gateway.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 
-DICOM_SUFFIX = ".dcm"
 _SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, DICOM_SUFFIX)
 State = tuple[str, int, int]
 """A file's name, size in bytes and time of change in ns."""
@@ -80,10 +81,9 @@ class Contents:
 
     def _files(self, place: FilePlace) -> Content:
         try:
+            admit(place.path, self._roots)
             _check_kind(place)
             parts = sorted(stored_in(place.path))
-            for part in parts:
-                self._roots.require(FilePlace(part))
             if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
                 raise _incomplete(place, absent)
             before = states(parts)
@@ -97,7 +97,7 @@ class Contents:
         return Content(content_id, sum(size for _, size, _ in before))
 
     def _object(self, place: ObjectPlace) -> Content:
-        if PurePosixPath(place.key).suffix.lower() in _SEVERAL_FILES:
+        if PurePosixPath(place.key).suffix.rstrip().lower() in _SEVERAL_FILES:
             raise _in_parts(place)
         before = self.find(place)
         if before is None:
@@ -118,7 +118,7 @@ class Contents:
 
 
 def _check_kind(place: FilePlace) -> None:
-    """Refuse what would be read for ever, or is a whole archive: pipes, devices, folders without DICOM."""
+    """Refuse a whole archive: a folder without DICOM."""
     path = place.path
     if path.is_dir() and not any(part.suffix.lower() == DICOM_SUFFIX for part in path.iterdir()):
         raise InvalidInputError(
@@ -126,8 +126,6 @@ def _check_kind(place: FilePlace) -> None:
             f"{_name(place)} is a folder without DICOM files.",
             hint="Give the slide files themselves; `histgen backfill` takes a whole folder.",
         )
-    if path.exists() and not path.is_dir() and not path.is_file():
-        raise _unreadable(place, "it is no ordinary file")
 
 
 def states(parts: Sequence[Path]) -> list[State]:

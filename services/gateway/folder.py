@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from histgen_lib.errors import TransientError
+from histgen_lib.slides.finding import DICOM_SUFFIX, UNFINISHED_SUFFIXES
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, SLIDE_SUFFIXES, named_parts
-from services.gateway.contents import DICOM_SUFFIX, State
-
-UNFINISHED_SUFFIXES = frozenset({".part", ".tmp", ".crdownload", ".partial", ".filepart"})
-"""What browsers and copy programs call a file that is not whole yet."""
+from services.gateway.contents import State
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,15 @@ class Candidate:
 
 @dataclass
 class Look:
-    """What one look saw. `ignored`: files that are no slides; `closed`: folders that let no one in."""
+    """What one look saw.
+
+    `ignored`: files that are no slides; `closed`: folders that let no one in; `links`: to folders.
+    """
 
     candidates: list[Candidate] = field(default_factory=list)
     ignored: int = 0
     closed: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
 
 
 class Folder:
@@ -50,7 +52,7 @@ class Folder:
         try:
             waiting = [(self.root, _entries(self.root))]
         except OSError as error:
-            raise _away(self.root, error) from error
+            raise away(self.root, error) from error
         while waiting:
             folder, entries = waiting.pop()
             for path in self._look_into(folder, entries, seen):
@@ -73,8 +75,12 @@ class Folder:
         seen.candidates += [found for entry in slides.values() if (found := self._slide(folder, entry))]
         companions = {PurePath(name).stem for name in slides if _suffix(name) == MIRAX_SUFFIX}
         for entry in entries:
-            if entry.name not in companions and entry.is_dir(follow_symlinks=False):
+            if entry.name in companions:
+                continue
+            if entry.is_dir(follow_symlinks=False):
                 yield folder / entry.name
+            elif entry.is_symlink() and _leads_to_folder(entry):
+                seen.links.append(folder / entry.name)
 
     def _dicom(self, folder: Path, entries: list[os.DirEntry[str]]) -> list[Candidate]:
         """Take a folder with DICOM files as one slide; tell files right in the root one by one.
@@ -124,13 +130,20 @@ def _is_unfinished(name: str) -> bool:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - ten thousand times a second
+    return os.path.splitext(name)[1].rstrip().lower()  # noqa: PTH122 - ten thousand times a second
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError:
+        return False
+
+
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # in a circle
         return False
 
 
@@ -161,7 +174,8 @@ def _mirax_files(path: Path) -> list[State]:
     return sorted(state for entry in entries if _is_file(entry) and (state := _state(entry)))
 
 
-def _away(root: Path, error: OSError) -> TransientError:
+def away(root: Path, error: OSError) -> TransientError:
+    """Say that a folder of slides is not there now."""
     return TransientError(
         "watch-unavailable",
         f"The watched folder cannot be looked into: {error.strerror or type(error).__name__}.",

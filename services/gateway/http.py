@@ -20,6 +20,7 @@ from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, Tran
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.health import health_app
+from histgen_lib.worker.lock import CHALLENGE, UNAUTHORISED, Lock
 from services.gateway import noticing, notifications
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission, unreadable
@@ -34,6 +35,8 @@ BODY_S = 30.0
 RETRY_AFTER_S = 5
 _STATUS = {
     "request-unreadable": 400,
+    "token-missing": UNAUTHORISED,
+    "token-wrong": UNAUTHORISED,
     "request-origin": 403,
     "request-too-large": 413,
     "notification-unreadable": 400,
@@ -48,9 +51,10 @@ _log = get_logger()
 
 
 class Door:
-    """Answers requests; slides are read by `threads` threads, so that a large one holds up nobody else.
+    """Answers requests of those who have the token of `lock`.
 
-    `most_waiting`: requests that may wait for a thread; more are told to come again.
+    `threads`: they read slides, so that a large one holds up nobody else. `most_waiting`:
+    requests that may wait for a thread; more are told to come again.
     """
 
     def __init__(
@@ -58,15 +62,17 @@ class Door:
         intake: Intake,
         board: GatewayBoard,
         stop: Stop,
+        lock: Lock,
         *,
         host: str = "127.0.0.1",
         threads: int = 4,
         most_waiting: int = 64,
     ) -> None:
         self._intake, self._board, self._stop, self._host = intake, board, stop, host
+        self._lock = lock
         self._most = threads + most_waiting
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway-http")
-        self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self.failure: FatalError | None = None
 
     def app(self) -> Starlette:
@@ -74,7 +80,7 @@ class Door:
         doors = {"/slides": self._post_slide, "/s3-events": self._post_event}
         routes = [Route(path, self._answering(page), methods=["POST"]) for path, page in doors.items()]
         return Starlette(
-            routes=[*routes, *health_app(self._board).routes],
+            routes=[*routes, *health_app(self._board, self._lock).routes],
             exception_handlers={HTTPException: _no_such_page},
         )
 
@@ -94,20 +100,21 @@ class Door:
         return _json({"slides": [_noticed(one) for one in found]}, 202)
 
     async def _aside(self, call: Callable[[], T]) -> T:
-        with self._lock:
+        with self._counting:
             if self._board.requests >= self._most or self._stop.requested:
                 raise _BUSY
             self._board.hold(self._board.requests + 1)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
         finally:
-            with self._lock:
+            with self._counting:
                 self._board.hold(self._board.requests - 1)
 
     def _answering(self, page: Page) -> Page:
         async def answer(request: Request) -> Response:
             try:
                 self._require_own(request)
+                self._lock.check(request.headers.get("authorization"))
                 return await page(request)
             except HistgenError as error:
                 return self._refusal(error)
@@ -133,7 +140,8 @@ class Door:
         if not isinstance(error, InvalidInputError):
             _log.warning("A request could not be served.", exc_info=error)
             return _refusal(error, 503, {"retry-after": str(RETRY_AFTER_S)})
-        return _refusal(error, _STATUS.get(error.code, 422))
+        status = _STATUS.get(error.code, 422)
+        return _refusal(error, status, CHALLENGE if status == UNAUTHORISED else None)
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -34,7 +34,8 @@ _log = get_logger()
 class Intake:
     """Takes slides in. Safe to use from several threads; several processes may share broker and store.
 
-    `now`: the time of events, UTC. `announced` counts.
+    `now`: the time of events, UTC. `announced` counts. `told`: is told whose slide has news, and in which
+    object they are if it is not the slide's own.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Intake:
         self.contents = contents
         self.ledger = Ledger(store)
         self.announced = 0
+        self.told: Callable[[str, str], None] = lambda slide_id, key: None
         self._publisher, self._store, self._now = publisher, store, now
         self._deciding = threading.Lock()
 
@@ -71,6 +73,7 @@ class Intake:
         new = self._store.put(letter.key, letter.to_bytes(), content_type="application/json")
         told = letter.announcement(source=SOURCE, now=self._now())
         self._publisher.publish(DEAD_LETTER, told.key, told)
+        self.told(letter.event.key if letter.event else letter.key, letter.key)
         if new:
             metrics.DEAD_LETTERS.labels(NAME, letter.code).inc()
             _log.warning("Given up.", code=letter.code, message=letter.message, key=letter.key)
@@ -80,12 +83,22 @@ class Intake:
         check(submission)
         mark = submission.mark
         if mark and (noted := self.ledger.seen(mark)):
-            return Receipt(*noted, "duplicate")
+            return self._named(submission, Receipt(*noted, "duplicate"))
         content = self.contents.measure(submission.place)
         with self._alone():
             receipt = self._decide(submission, content)
+        self._named(submission, receipt)
         if mark:
             self.ledger.remember(mark, receipt.slide_id, receipt.event_id)
+        return receipt
+
+    def _named(self, told: Submission, receipt: Receipt) -> Receipt:
+        """Write down that a file with another name is this slide, so that it is found by either."""
+        name, slide_id = told.place.slide_id, receipt.slide_id
+        if told.slide_id is None and name != slide_id:
+            key = self.ledger.name_copy(name, slide_id, told.place.uri)
+            if key:
+                self.told(slide_id, key)
         return receipt
 
     @contextmanager
@@ -137,6 +150,7 @@ class Intake:
             self._publisher.publish(event.type, event.key, event)
             self.ledger.record(event)
             self.announced += 1
+            self.told(event.key, "")
             _log.info("Announced.", outcome=status)
             tell_span(
                 "publish",

@@ -3,6 +3,7 @@
 slides/<slide_id>/scanned.json            the slide's latest slide.scanned event
 gateway/owners/<slide_id>                 the URI that a slide id belongs to, claimed before the first event
 gateway/contents/<content_id>/<event>     every event announced with these bytes: the index by content
+gateway/copies/<name>/<slide_id>          a file called <name> that holds the slide's bytes, by its URI
 gateway/seen/<mark>                       a file or object in a state that needs no second look
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.keys import contents_prefix, scanned_key
+from histgen_lib.pipeline.keys import contents_prefix, copy_key, owner_key, scanned_key
 from histgen_lib.storage import ObjectStore
 
 _SEEN = "gateway/seen/"
@@ -47,7 +48,7 @@ class Ledger:
 
     def claim(self, slide_id: str, owner: Owner) -> Owner:
         """Take a slide id, unless someone has it; return whose it is."""
-        key = f"gateway/owners/{slide_id}"
+        key = owner_key(slide_id)
         claim = canonical_json({"schema": 1, **asdict(owner)})
         if self._store.put(key, claim, content_type=_JSON):
             return owner
@@ -73,6 +74,12 @@ class Ledger:
         line = canonical_json({"event": event.to_json()})
         self._store.put(scanned_key(event.key), line, if_absent=False, content_type=_JSON)
         self._store.put(f"{contents_prefix(event.data.content_id)}{event.id}.json", line, content_type=_JSON)
+
+    def name_copy(self, name: str, slide_id: str, uri: str) -> str:
+        """Note that a file called `name` is this slide; return the note's key if it is new, else ""."""
+        key = copy_key(name, slide_id)
+        note = canonical_json({"schema": 1, "slide_id": slide_id, "uri": uri})
+        return key if self._store.put(key, note, content_type=_JSON) else ""
 
     def remember(self, mark: str, slide_id: str, event_id: str) -> None:
         """Note that a file or object in this state was dealt with."""

@@ -18,6 +18,8 @@ from histgen_lib.worker.stopping import Stopped
 from services.gateway.board import NAME
 
 T = TypeVar("T")
+BEAT_S = 1.0
+"""The longest pause between two beats; a stop ends it at once."""
 
 _log = get_logger()
 
@@ -88,7 +90,7 @@ class Loop(ABC):
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.beat()
-            if self._stop.wait(min(STEP_S, left)):
+            if self._stop.wait(min(BEAT_S, left)):
                 raise Stopped
 
     def _away(self, error: TransientError, delay_s: float) -> None:

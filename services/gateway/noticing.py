@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import ObjectPlace
 from histgen_lib.worker import DeadLetter
 from services.gateway import notifications
 from services.gateway.board import NAME
 from services.gateway.contents import mark_of
+from services.gateway.envelopes import unreadable
 from services.gateway.intake import Intake
-from services.gateway.places import ObjectPlace
 from services.gateway.submission import Receipt, Submission
 
 _READS = 3
@@ -39,9 +39,10 @@ def take(intake: Intake, body: bytes, position: str) -> list[Noticed]:
         intake.give_up(letter(position, body, error))
         return [Noticed("", error=error)]
     if found.malformed:
-        bad = notifications.unreadable(f"{found.malformed} of its records are malformed.")
+        bad = unreadable(f"{found.malformed} of its records are malformed.")
         intake.give_up(letter(position, body, bad))
-    return [_noticed(intake, new, body, position) for new in found.new]
+    refused = [_given_up(intake, one.name, one.error, body, position) for one in found.refused]
+    return [*refused, *(_noticed(intake, new, body, position) for new in found.new)]
 
 
 def letter(position: str, body: bytes, reason: HistgenError, part: str = "") -> DeadLetter:
@@ -59,9 +60,14 @@ def _noticed(intake: Intake, new: notifications.New, body: bytes, position: str)
         uri = submission.place.uri
         return Noticed(uri, receipt=_submitted(intake, submission))
     except InvalidInputError as error:
-        told = type(error)(error.code, f"{error.message} ({uri})", hint=error.hint)
-        intake.give_up(letter(position, body, told, part=uri))
-        return Noticed(uri, error=error)
+        return _given_up(intake, uri, error, body, position)
+
+
+def _given_up(intake: Intake, name: str, error: HistgenError, body: bytes, position: str) -> Noticed:
+    """Give up one object in a letter that names it."""
+    told = type(error)(error.code, f"{error.message} ({name})", hint=error.hint)
+    intake.give_up(letter(position, body, told, part=name))
+    return Noticed(name, error=error)
 
 
 def _submitted(intake: Intake, submission: Submission) -> Receipt:
@@ -76,13 +82,22 @@ def _submitted(intake: Intake, submission: Submission) -> Receipt:
 
 
 def _submission(intake: Intake, new: notifications.New) -> Submission:
-    for place in _allowed(intake, new):
+    allowed = _allowed(intake, new)
+    for place in allowed:
         if found := intake.contents.find(place):
             return Submission(place, "s3", mark=mark_of(place.uri, found))
-    return Submission(new.place, "s3")
+    return Submission(allowed[0], "s3")
 
 
-def _allowed(intake: Intake, new: notifications.New) -> Iterator[ObjectPlace]:
+def _allowed(intake: Intake, new: notifications.New) -> list[ObjectPlace]:
+    """List where the object may lie, within the roots. Raises for the likelier place if there is none."""
+    allowed, refusals = list[ObjectPlace](), list[InvalidInputError]()
     for place in notifications.places(new):
-        intake.contents.require(place)
-        yield place
+        try:
+            intake.contents.require(place)
+            allowed.append(place)
+        except InvalidInputError as error:
+            refusals.append(error)
+    if not allowed:
+        raise refusals[0]
+    return allowed

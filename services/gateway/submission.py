@@ -8,8 +8,8 @@ from typing import Literal
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.mpp import LEAST_MPP, MOST_MPP, is_plausible
+from histgen_lib.slides.places import Place
 from histgen_lib.worker import DeadLetter
-from services.gateway.places import Place
 
 Via = Literal["watch", "http", "s3", "backfill"]
 """Who tells: the watched folder, POST /slides, an S3 notification, a backfill."""

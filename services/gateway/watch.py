@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from histgen_lib.slides.places import FilePlace
 from services.gateway.contents import mark_of
 from services.gateway.folder import Candidate, Look
-from services.gateway.places import FilePlace
 
 _FIRST_DELAY_S, _MOST_DELAY_S = 1.0, 60.0
 

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.places import FilePlace
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
 from services.gateway.folder import Candidate, Folder, Look
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
-from services.gateway.places import FilePlace
 from services.gateway.submission import Submission
 from services.gateway.watch import Watch
 
@@ -23,6 +23,9 @@ _PASSING = frozenset({"slide-missing", "slide-unreadable", "slide-changed", "sli
 
 _SPARING = 3
 """How many times longer than a look the pause after it is, at least: a slow share has others to serve."""
+
+_CALM_SPARING, _CALM_MOST_S = 200, 15.0
+"""The same at rest, in CPU time, up to so many seconds: a folder of thousands must not cost a percent."""
 
 _log = get_logger()
 
@@ -48,7 +51,7 @@ class Watching(Loop):
         self._folder, self._intake, self._clock = folder, intake, clock
         self._settle_s, self._look_s = settle_s, look_s
         self._watch: Watch | None = None
-        self._told: tuple[int, tuple[str, ...]] = (0, ())
+        self._told: tuple[int, tuple[str, ...], tuple[str, ...]] = (0, (), ())
 
     @property
     def waiting(self) -> int:
@@ -59,14 +62,20 @@ class Watching(Loop):
         """Look once, and submit what is whole; a long backlog is left for a new look now and then."""
         watch = self._watch = self._watch or self._start()
         started = self._clock()
-        look = self.aside(self._folder.look)
+        look, cpu_s = self.aside(self._timed_look)
         begun = self._clock()
         self._tell(look, watch)
         for candidate, mark in watch.whole(look):
             self._submit(watch, candidate, mark)
             if self._stop.requested or self._clock() - begun > self._look_s:
                 return
-        self.pause(max(self._look_s, _SPARING * (begun - started)))
+        calm_s = 0.0 if self.waiting else min(_CALM_MOST_S, _CALM_SPARING * cpu_s)
+        self.pause(max(self._look_s, calm_s, _SPARING * (begun - started)))
+
+    def _timed_look(self) -> tuple[Look, float]:
+        """Look once; return the CPU time it took, too."""
+        before = time.thread_time()
+        return self._folder.look(), time.thread_time() - before
 
     def _start(self) -> Watch:
         """Learn from the ledger what needs no second look."""
@@ -95,12 +104,14 @@ class Watching(Loop):
 
     def _tell(self, look: Look, watch: Watch) -> None:
         """Say once what is passed over and what is waited for."""
-        told = (look.ignored, tuple(map(str, look.closed)))
+        told = (look.ignored, tuple(map(str, look.closed)), tuple(map(str, look.links)))
         if told != self._told:
             self._told = told
             _log.info("Files that are no slides are passed over.", count=look.ignored)
             for folder in look.closed:
                 _log.warning("A folder cannot be looked into.", folder=str(folder), code="watch-unavailable")
+            if look.links:
+                _log.warning("Links to folders are not followed.", count=len(look.links))
         for candidate in watch.incomplete():
             with bound(uri=FilePlace(candidate.path).uri):
                 _log.warning("A slide waits for files that belong to it.", missing=candidate.missing[:10])

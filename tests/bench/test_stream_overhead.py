@@ -31,6 +31,7 @@ from histgen_lib.pipeline.draft_job import DraftJob
 from histgen_lib.pipeline.scan_job import ScanJob
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles
+from histgen_lib.slides.places import Roots
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.triton import TritonProcess
 from histgen_lib.storage import StorageSettings, open_store
@@ -73,7 +74,9 @@ def bare_jobs(model_dir: Path, at: Place) -> tuple[ScanJob, DraftJob]:
     model, store = load_model(model_dir), open_store(at.storage)
     server = open_inference(at.inference, model_dir, None)
     files = SlideFiles(
-        at.storage, lambda: Scratch(Path(at.storage.url.removeprefix("file:")) / "scratch", 1 << 30)
+        at.storage,
+        lambda: Scratch(Path(at.storage.url.removeprefix("file:")) / "scratch", 1 << 30),
+        roots=Roots((Path("/"),)),
     )
     return ScanJob(model, server, store, files, 3), DraftJob(model, server, store, files)
 

@@ -58,6 +58,7 @@ class Place:
             "HISTGEN_BUS_PARTITIONS": str(self.bus.partitions),
             "HISTGEN_BUS_SESSION_S": str(self.bus.session_s),
             "HISTGEN_KAFKA": json.dumps(dict(self.bus.kafka)),
+            "HISTGEN_ROOTS": "/",
             "HISTGEN_STORE": self.storage.url,
             "HISTGEN_STORE_ENDPOINT": self.storage.endpoint or "",
             "HISTGEN_STORE_REGION": self.storage.region or "",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from doors import bearer_of
 from waiting import until
 
 from histgen_lib.stack.children import dying_with_parent
@@ -32,7 +33,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={**os.environ, "HISTGEN_TOKEN_FILE": str(run_dir.parent / "token"), **environment},
             )
         self.pid = self._process.pid
         self._client = httpx.Client(timeout=10.0)
@@ -52,6 +53,7 @@ class Service:
             except (OSError, ValueError):
                 return ""
             self._url = str(told["url"])
+            self._client.headers.update(bearer_of(told["token_file"]))
         return self._url
 
     @property

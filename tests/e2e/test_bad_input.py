@@ -78,6 +78,12 @@ def _unreadable(folder: Path, sound: Path) -> Path:
     return path
 
 
+def _pipe(folder: Path, sound: Path) -> Path:
+    """Make what would be read for ever: nobody writes to its other end."""
+    os.mkfifo(folder / "pipe.svs")
+    return folder / "pipe.svs"
+
+
 def _no_scale(folder: Path, sound: Path) -> Path:
     return tiny_model.write_slide(folder / "no-scale.tif", mpp=None)
 
@@ -91,6 +97,7 @@ CASES: list[tuple[Callable[[Path, Path], Path], set[str]]] = [
     (_one_pixel, {"slide-too-small"}),
     (_absent, {"slide-missing"}),
     (_unreadable, {"slide-unreadable", "slide-missing"}),
+    (_pipe, {"slide-unreadable"}),
     (_no_scale, {"slide-mpp-unknown"}),
 ]
 IDS = [case[0].__name__.strip("_") for case in CASES]
@@ -125,6 +132,20 @@ def test_json_says_the_same_in_one_document(slide_path, model_dir, tmp_path):
     assert content["drafts"] == []
     assert content["errors"][0]["code"] == "slide-format-unknown"
     assert content["errors"][0]["hint"]
+
+
+def test_a_name_that_is_no_text_is_told_as_far_as_it_is(model_dir, tmp_path):
+    """Written by a Windows of long ago; a terminal that takes UTF-8 only would stop at it."""
+    name = os.fsdecode(b"pr\xe4parat.svs")
+    run = histgen(
+        *("report", tmp_path / name, "--out", tmp_path / "out", "--model", model_dir, "--json"),
+        env={"PYTHONIOENCODING": "utf-8"},
+    )
+    (error,) = json.loads(run.out)["errors"]
+
+    assert error["code"] == "slide-missing"
+    assert Path(error["path"]).name == name
+    assert error["message"] == "There is no file pr\ufffdparat.svs."
 
 
 def test_stating_the_mpp_cures_a_slide_without_one(slide_path, model_dir, tmp_path):

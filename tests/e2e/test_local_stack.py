@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,11 @@ def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stac
     ends = [(handed["slide_id"], handed["end"]["state"]) for handed in told]
 
     assert ends == [("origin", "drafted")] * 2
+    assert [handed["copy_of"] for handed in told] == [None, "origin"]
+    assert stack.json("status", "copy")["copy_of"] == ["origin"]
+    assert "copy is a copy of origin" in stack("status", "copy").out
+    assert "copy is a copy of origin" in stack("submit", copy, "--wait").out
+    until(lambda: "origin (copies: copy)" in stack("status", "--all").out, 60, "the index to hear of it")
     assert stack("submit", copy, "--case", "").code == 65
 
 
@@ -203,3 +209,52 @@ def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir
         stack.process.kill()
         until(lambda: not alive(pids), 60, "every process to end")
         stack.process.wait()
+
+
+def test_a_stack_that_was_killed_and_is_started_again_goes_on_with_what_waited(tmp_path, model_dir):
+    home, options = tmp_path / "home", ("--inference", "onnx", "--model", model_dir)
+    with stack_up(home, *options, env=ENVIRONMENT) as stack:
+        os.kill(stack.pid_of("tiler"), signal.SIGSTOP)
+        assert stack("submit", slide(tmp_path, "waiting")).code == 0
+        stack.process.kill()
+        stack.process.wait()
+    with stack_up(home, *options, env=ENVIRONMENT) as stack:
+        until(lambda: drafted(stack, "waiting"), 120, "its draft")
+
+
+def test_services_that_are_killed_while_the_stack_starts_for_the_first_time_come_up(tmp_path, model_dir):
+    """The stack says when it is ready, however often it had to begin."""
+    home = tmp_path / "home"
+    with ThreadPoolExecutor(1) as killer:
+        struck = killer.submit(kill_each_once, home)
+        with stack_up(home, "--inference", "onnx", "--model", model_dir) as stack:
+            assert struck.result() == SERVICES
+            assert ready(stack) == SERVICES
+
+
+def kill_each_once(home: Path) -> set[str]:
+    """Kill every service of a stack that starts as soon as it is there."""
+    struck: set[str] = set()
+    until((home / "run").exists, 60, "the stack's folders")
+
+    def strike() -> bool:
+        for path in Path("/proc").glob("[0-9]*"):
+            for service in SERVICES - struck:
+                if runs(path, service, home):
+                    os.kill(int(path.name), signal.SIGKILL)
+                    struck.add(service)
+        return struck == SERVICES
+
+    until(strike, 60, "every service to be killed")
+    return struck
+
+
+def runs(process: Path, service: str, home: Path) -> bool:
+    """Whether a process is that service, and of that stack."""
+    try:
+        return (
+            f"services.{service}".encode() in (process / "cmdline").read_bytes()
+            and f"HISTGEN_RUN_DIR={home / 'run'}".encode() in (process / "environ").read_bytes()
+        )
+    except OSError:
+        return False

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny_model
+from doors import bearer_of
 from harness import Stream, on_this_machine
 from planted_slide import PLANTED, betrayals, write_planted_slide
 
@@ -25,12 +26,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     stream = Stream(on_this_machine(folder), folder, tiny_model.tiny_model())
     stream.start("gateway", "tiler", "reporter", HISTGEN_WATCH=str(inbox), HISTGEN_SETTLE_S="0.2")
     gateway = stream.services["gateway"].url
+    key = bearer_of(folder / "token")
     write_planted_slide(inbox / "watched.svs", seed=1)
     submitted = write_planted_slide(inbox / ".submitted.svs", seed=2)
-    answers = [_post(gateway, {"uri": submitted.as_uri(), "slide_id": "submitted"})]
-    answers += [_post(gateway, {"uri": submitted.as_uri(), "patient": PLANTED})]
-    answers += [_post(gateway, {"uri": submitted.as_uri(), "mpp": PLANTED})]
-    answers += [_post(gateway, {"Records": [_notification(submitted)]}, "/s3-events")]
+    answers = [_post(gateway, key, {"uri": submitted.as_uri(), "slide_id": "submitted"})]
+    answers += [_post(gateway, key, {"uri": submitted.as_uri(), "patient": PLANTED})]
+    answers += [_post(gateway, key, {"uri": submitted.as_uri(), "mpp": PLANTED})]
+    answers += [_post(gateway, key, {"Records": [_notification(submitted)]}, "/s3-events")]
     damaged = inbox / "damaged.svs"
     damaged.write_bytes(submitted.read_bytes()[:20_000])
     publisher = open_publisher(stream.place.bus)
@@ -38,7 +40,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     publisher.close()
     stream.settle(4, 120)
     pages = {
-        f"{name} {page}": _get(service.url + page)
+        f"{name} {page}": httpx.get(service.url + page, headers=key, timeout=30).content
         for name, service in stream.services.items()
         for page in PAGES
     }
@@ -66,12 +68,8 @@ FOREIGN = json.dumps({"patient": PLANTED}).encode()
 PAGES = ("/metrics", "/status", "/healthz", "/readyz")
 
 
-def _post(url: str, body: object, path: str = "/slides") -> bytes:
-    return httpx.post(url + path, json=body, timeout=30).content
-
-
-def _get(url: str) -> bytes:
-    return httpx.get(url, timeout=30).content
+def _post(url: str, key: dict[str, str], body: object, path: str = "/slides") -> bytes:
+    return httpx.post(url + path, json=body, headers=key, timeout=30).content
 
 
 def _notification(path: Path) -> dict[str, object]:

@@ -17,6 +17,7 @@ import yaml
 from harness import Stream, on_this_machine, scanned
 from waiting import until
 
+from histgen_lib.events import Event
 from histgen_lib.stack.children import dying_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,10 @@ class Prometheus:
         values = [float(found["value"][1]) for found in self.query(expression)]
         return [value for value in values if not math.isnan(value)]
 
+    def firing(self) -> list[str]:
+        """Name the alerts that fire now."""
+        return [found["metric"]["alertname"] for found in self.query('ALERTS{alertstate="firing"}')]
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(30)
@@ -103,11 +108,54 @@ def test_every_recorded_series_has_data(prometheus: Prometheus, record: str) -> 
 def test_what_was_drafted_and_given_up_is_counted(prometheus: Prometheus) -> None:
     def counted() -> bool:
         return prometheus.numbers("sum(histgen_scan_to_draft_seconds_count)") == [2.0] and prometheus.numbers(
-            "sum by (code) (histgen_dead_letters_total)"
+            "sum by (code) (histgen_dead_letters_total) > 0"
         ) == [1.0]
 
     until(counted, 60, "two drafts and one dead letter")
-    assert prometheus.query("histgen_dead_letters_total")[0]["metric"]["code"] == "slide-format-unknown"
+    (counted_one,) = prometheus.query("histgen_dead_letters_total > 0")
+    assert counted_one["metric"]["code"] == "slide-format-unknown"
+
+
+@pytest.fixture
+def tiler_alone(tmp_path: Path) -> Iterator[tuple[Stream, Prometheus, Event]]:
+    """Have a stream watched that runs nothing yet; and an event that will be given up."""
+    stream = Stream(on_this_machine(tmp_path / "stream"), tmp_path / "stream", tiny_model.tiny_model())
+    server = Prometheus(stream.folder)
+    bad = tmp_path / "bad.svs"
+    bad.write_text("no slide")
+    yield stream, server, scanned(bad)
+    server.stop()
+    stream.abort()
+
+
+def letters(server: Prometheus) -> list[float]:
+    return server.numbers('histgen:dead_letters:per_hour{code="slide-format-unknown"}')
+
+
+def test_the_first_letter_of_a_code_fires_the_alert(tiler_alone: tuple[Stream, Prometheus, Event]) -> None:
+    stream, server, event = tiler_alone
+    stream.start("tiler")
+    until(lambda: letters(server) == [0.0], 60, "the code is there before any letter has it")
+    assert server.firing() == []
+    stream.publish([event])
+
+    until(lambda: server.firing() == ["HistgenDeadLetters"], 60, "the alert")
+
+
+def test_a_letter_written_before_the_first_scrape_fires_it_and_a_restart_does_not_end_it(
+    tiler_alone: tuple[Stream, Prometheus, Event],
+) -> None:
+    stream, server, event = tiler_alone
+    stream.publish([event])
+    stream.start("tiler")
+    until(lambda: any(value > 0 for value in letters(server)), 60, "the letter is seen")
+    stream.services["tiler"].kill()
+    stream.restart("tiler")
+    until(lambda: server.query('count(count_over_time(up{service="tiler"}[1h])) == 2'), 60, "another tiler")
+    until(lambda: not server.query("histgen_dead_letters_total > 0"), 60, "the first one is gone")
+
+    until(lambda: server.firing() == ["HistgenDeadLetters"], 60, "the alert")
+    assert letters(server) == [1.0]
 
 
 def test_prometheus_itself_finds_no_fault_in_what_is_shipped() -> None:

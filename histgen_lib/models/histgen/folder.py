@@ -42,7 +42,7 @@ FILES = (
     DECODER_ONNX,
 )
 
-SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "training")
+SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "evidence", "training")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def open_model_folder(path: Path | str) -> ModelFolder:
             hint="Give --model a folder that histgen train or histgen model import-official wrote.",
         )
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_bytes())
         if config["schema"] != SCHEMA:
             raise ValueError(f"schema {config['schema']}, not {SCHEMA}")
         opened = ModelFolder(folder, config)

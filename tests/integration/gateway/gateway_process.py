@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from doors import bearer_of
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_subscription
@@ -35,6 +36,7 @@ class GatewayProcess:
             "store": f"file:{home}/store",
             "roots": str(self.folder),
             "run_dir": home / "run",
+            "token_file": home / "token",
             "settle_s": 0.3,
             "look_s": 0.1,
             "notifications": "",
@@ -90,14 +92,19 @@ class GatewayProcess:
             )
         )
 
+    @property
+    def key(self) -> dict[str, str]:
+        """The header that opens it."""
+        return bearer_of(self.home / "token")
+
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30, **more)
+        return httpx.post(self.url + path, json=body, timeout=30, **{"headers": self.key} | more)
 
     def slide(self, path: Path, **more: Any) -> httpx.Response:
         return self.post("/slides", {"uri": path.as_uri(), **more})
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10)
+        return httpx.get(self.url + path, timeout=10, headers=self.key)
 
     def lines(self) -> list[dict[str, Any]]:
         """Read its log; every line is JSON."""

@@ -90,7 +90,8 @@ def test_notifications_on_kafka_become_events_poison_dead_letters_and_nothing_is
     until(lambda: told() == ["notification-unreadable", "slide-missing"], 60, "two dead letters")
     gateway.kill()
     third = put("c")
-    publisher.publish_raw(topic, "key", _notification(lab, third))
+    envelope = {"Type": "Notification", "TopicArn": "x", "Message": _notification(lab, third).decode()}
+    publisher.publish_raw(topic, "key", json.dumps(envelope).encode())
     publisher.publish_raw(topic, "key", _notification(lab, first))
     gateway.start()
     expected[f"s3://{lab}/{third}"] = sha256_hex(third.encode())

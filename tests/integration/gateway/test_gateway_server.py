@@ -15,7 +15,7 @@ from waiting import until
 
 from histgen_lib.events import Event
 from histgen_lib.files import sha256_file, sha256_hex
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import safe_name
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,9 @@ def test_a_body_without_end_is_cut_off(gateway: GatewayProcess):
 
     for headers in ({}, {"origin": "http://evil.example"}):
         try:
-            answer = httpx.post(gateway.url + "/slides", content=endless(), headers=headers, timeout=30)
+            answer = httpx.post(
+                gateway.url + "/slides", content=endless(), headers=gateway.key | headers, timeout=30
+            )
         except httpx.TransportError:  # the server hangs up while the client is still sending
             answer = None
         assert answer is None or answer.status_code in (403, 413)
@@ -89,7 +91,7 @@ def test_refusals_come_with_code_and_cure(gateway: GatewayProcess):
     outside.write_text("secret")
     (gateway.folder / "link.svs").symlink_to(outside)
     answers = {
-        "request-unreadable": httpx.post(f"{gateway.url}/slides", content=b"{"),
+        "request-unreadable": httpx.post(f"{gateway.url}/slides", content=b"{", headers=gateway.key),
         "request-invalid": gateway.slide(outside, patient="Erika Mustermann"),
         "uri-outside-roots": gateway.slide(gateway.folder / "link.svs"),
         "slide-missing": gateway.slide(gateway.folder / "gone.svs"),

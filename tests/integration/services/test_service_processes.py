@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import tiny_model
 from job_kit import event_of, scanned
+from running_services import MINUTES_S, Services
 from waiting import until
 
-from histgen_lib.bus import BusSettings, open_publisher
-from histgen_lib.events import Event
-from histgen_lib.stack.children import dying_with_parent
-from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.worker import dead_letters
-
-MINUTES_S = 180.0
-
-
-class Services:
-    """Both services over an embedded broker and a folder."""
-
-    def __init__(self, folder: Path, model_dir: Path) -> None:
-        self.folder = folder
-        self.bus, self.store_url = f"embedded:{folder / 'bus.db'}", f"file:{folder / 'store'}"
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HISTGEN_")},
-            "HISTGEN_BUS": self.bus,
-            "HISTGEN_STORE": self.store_url,
-            "HISTGEN_MODEL": str(model_dir),
-            "HISTGEN_THREADS": "1",
-            "HISTGEN_RUN_DIR": str(folder / "run"),
-            "OMP_NUM_THREADS": "1",
-        }
-        self.store = open_store(StorageSettings(self.store_url))
-        self.processes = {name: self.start(name) for name in ("tiler", "reporter")}
-
-    def start(self, name: str, **changes: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            command = dying_with_parent([sys.executable, "-m", f"services.{name}"])
-            return subprocess.Popen(command, env=self.environment | changes, stdout=log, stderr=log)
-
-    def publish(self, *events: Event) -> None:
-        publisher = open_publisher(BusSettings(self.bus))
-        for event in events:
-            publisher.publish(event.type, event.key, event)
-        publisher.close()
-
-    def url(self, name: str) -> str:
-        found = until(
-            lambda: list((self.folder / "run").glob(f"{name}-*.json")), MINUTES_S, f"{name} listens"
-        )
-        return str(json.loads(found[0].read_text())["url"])
-
-    def get(self, name: str, path: str) -> str:
-        with urllib.request.urlopen(self.url(name) + path, timeout=30) as answer:
-            return str(answer.read().decode())
-
-    def drafted(self, owner: str) -> bool:
-        return self.store.head(f"reports/{owner}/latest.json") is not None
-
-    def stop(self) -> list[int]:
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        return [process.wait(60) for process in self.processes.values()]
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory, model_dir) -> Iterator[Services]:
     running = Services(tmp_path_factory.mktemp("services"), model_dir)
     yield running
-    for process in running.processes.values():
-        process.kill()
-        process.wait()
+    running.kill()
 
 
 def test_slides_go_in_and_drafts_cases_and_dead_letters_come_out(services):

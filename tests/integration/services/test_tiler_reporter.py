@@ -18,6 +18,7 @@ from histgen_lib.pipeline import report_slide
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles
 from histgen_lib.slides import open_slide
+from histgen_lib.slides.places import Roots
 from histgen_lib.storage import open_store
 
 
@@ -64,7 +65,9 @@ def test_a_slide_in_a_bucket_gives_the_same_draft(lab, slide, moto_server, tmp_p
     bucket = moto_server.make_bucket()
     open_store(moto_server.settings(bucket)).put("2026/A-1.tif", slide)
     lab.files = SlideFiles(
-        moto_server.settings(bucket), lambda: Scratch(tmp_path / "scratch", 1 << 30), mounts=()
+        moto_server.settings(bucket),
+        lambda: Scratch(tmp_path / "scratch", 1 << 30),
+        roots=Roots(objects=(f"{bucket}/",)),
     )
     told = scanned(slide, uri=f"s3://{bucket}/2026/A-1.tif")
     (drafted,) = drafts_of(lab, [event_of(told)])

@@ -20,10 +20,11 @@ from histgen_lib.export import to_onnx
 from histgen_lib.files import sha256_file
 from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen.checkpoint import load_model as load_network
+from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.pipeline import bag_to_draft, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
 from histgen_lib.training.comparison import VARIANTS, variant_settings
-from histgen_lib.training.drafting import draft_bag
+from histgen_lib.training.drafting import draft_bags
 from histgen_lib.training.histgen_run import TrainResult
 from histgen_lib.training.settings import Variant
 
@@ -69,7 +70,7 @@ def test_a_given_model_is_scored_and_not_trained(compared, trained: TrainResult)
 def test_drafts_carry_evidence_except_the_mean_pooled_ones(compared) -> None:  # type: ignore[no-untyped-def]
     _, seen, _ = compared
     corrected, pooled = seen[VARIANTS.index("corrected")], seen[VARIANTS.index("mean-pooled")]
-    places = {tuple(place) for place in corrected[0].bag.xy.tolist()}
+    places = {tuple(place) for place in corrected[0].bags[0].xy.tolist()}
     evidence = [tile for slide in corrected for s in slide.draft["sentences"] for tile in s["evidence"]]
     assert evidence
     assert {(t["x"], t["y"]) for t in corrected[0].draft["sentences"][0]["evidence"]} <= places
@@ -98,6 +99,29 @@ def test_bags_of_another_encoder_are_refused(small_world: PlantedWorld, tmp_path
     with pytest.raises(InvalidInputError) as raised:
         compare(settings, lambda _: {}, quiet=True)
     assert raised.value.code == "training-bags-differ"
+
+
+def test_cases_of_another_file_that_are_trained_on_are_not_scored(
+    small_world: PlantedWorld, tmp_path: Path
+) -> None:
+    splits = json.loads(small_world.annotation.read_text())
+    moved = splits | {"test": splits["train"][:2], "train": splits["train"][2:]}
+    (tmp_path / "scored.json").write_text(json.dumps(moved))
+    settings = dataclasses.replace(_settings(small_world, tmp_path, {}), annotation=tmp_path / "scored.json")
+    with pytest.raises(InvalidInputError) as raised:
+        compare(settings, lambda _: {}, quiet=True)
+    assert raised.value.code == "training-slide-in-two-splits"
+
+
+def test_a_case_of_two_slides_is_drafted_as_a_whole(small_world: PlantedWorld, trained: TrainResult) -> None:
+    bags = [read_bag(small_world.bags / f"test-00{row}.parquet") for row in (0, 1)]
+    model = load_network(trained.folder)
+    draft = draft_bags(model, open_model_folder(trained.folder), "corrected", "both", bags)
+    evidence = [tile for sentence in draft["sentences"] for tile in sentence["evidence"]]
+    assert draft["slide_id"] == "both"
+    assert {tile["slide_id"] for tile in evidence} <= {"test-000", "test-001"}
+    places = {(bag.slide_id, *place) for bag in bags for place in bag.xy.tolist()}
+    assert {(tile["slide_id"], tile["x"], tile["y"]) for tile in evidence} <= places
 
 
 def test_all_variants_get_one_budget_and_the_published_one_its_own_pooling(
@@ -170,7 +194,7 @@ def test_drafts_of_a_comparison_are_those_of_the_exported_model(
     network = load_network(folder)
     for case in read_annotation(world.annotation).test[:4]:
         bag = read_bag(world.bags / f"{case.id}.parquet")
-        ours = draft_bag(network, model.folder, "corrected", bag)
+        ours = draft_bags(network, model.folder, "corrected", bag.slide_id, [bag])
         theirs = bag_to_draft(bag, model=model, server=server).draft.model_dump(mode="json")
         assert ours["text"] == theirs["text"]
         for mine, other in zip(ours["sentences"], theirs["sentences"], strict=True):

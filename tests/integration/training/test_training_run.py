@@ -23,16 +23,18 @@ from histgen_lib.pipeline import load_model as load_report_model
 from histgen_lib.training import preset, read_annotation, train
 from histgen_lib.training.data import make_examples
 from histgen_lib.training.distributed import joined
-from histgen_lib.training.drafting import draft_bag
+from histgen_lib.training.drafting import draft_bags
 from histgen_lib.training.histgen_run import TrainResult, make_tokenizer, model_config
 from histgen_lib.training.loop import Loop
+from histgen_lib.training.matching import Found
 
 
 def test_a_finding_in_one_tile_is_learned(world: PlantedWorld, trained: TrainResult) -> None:
     """On slides that took no part: nearly all organs and findings right, where guessing gives half."""
     opened, model = open_model_folder(trained.folder), load_model(trained.folder)
     cases = read_annotation(world.annotation).test
-    drafts = [draft_bag(model, opened, "corrected", read_bag(world.bags / f"{c.id}.parquet")) for c in cases]
+    bags = {case.id: [read_bag(world.bags / f"{case.id}.parquet")] for case in cases}
+    drafts = [draft_bags(model, opened, "corrected", *pair) for pair in bags.items()]
     right = sum(draft["text"] == case.report for draft, case in zip(drafts, cases, strict=True))
     assert right >= len(cases) - 2
     assert trained.best["val_fields"] > 0.9
@@ -181,7 +183,7 @@ def test_early_stopping_looks_at_validation_alone(small_world: PlantedWorld, tmp
 def _loop(settings, validator) -> Loop:  # type: ignore[no-untyped-def]
     cases = read_annotation(settings.annotation).train
     tokenizer = make_tokenizer(settings, [case.report for case in cases])
-    pairs = [(case, settings.bags / f"{case.id}.parquet") for case in cases]
+    pairs = [Found(case, (settings.bags / f"{case.id}.parquet",)) for case in cases]
     examples = make_examples(pairs, tokenizer, settings.sizes.max_tokens, settings.memory_bytes)
     torch.manual_seed(0)
     model = HistGen(model_config(settings, planted_bags.DIM, tokenizer.vocab_size))

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 import worker_jobs
+from doors import TOKEN, bearer
 from waiting import until
 
 from histgen_lib.bus import open_publisher, open_subscription
@@ -31,6 +32,8 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / "token").touch(0o600)
+        (folder / "token").write_text(TOKEN)
         self.store = open_store(worker_jobs.storage(folder))
         self._publisher = open_publisher(worker_jobs.bus(folder))
         self._running: list[Thread | Process] = []
@@ -191,10 +194,11 @@ def _url(folder: Path, pid: int) -> str | None:
     return json.loads(path.read_text())["url"] if path.exists() else None
 
 
-def page(url: str) -> tuple[int, Any]:
-    """Get a page; return its status and its text, or JSON value."""
+def page(url: str, *, token: str = TOKEN) -> tuple[int, Any]:
+    """Get a page, with the token of this lab or another; return its status and its text, or JSON value."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        asked = urllib.request.Request(url, headers=bearer(token))
+        with urllib.request.urlopen(asked, timeout=10) as answer:
             status, text = answer.status, answer.read().decode()
     except HTTPError as error:
         status, text = error.code, error.read().decode()

@@ -80,6 +80,8 @@ def test_the_pages_show_what_is_in_hand(lab: Lab):
     assert [metric._name for metric in metrics.ALL if f"# HELP {metric._name}" not in text] == []
     assert 'histgen_in_flight{worker="tiler"} 1.0' in text
     assert "held-1" not in text
+    assert page(f"{worker.url}/status", token="")[0] == 401
+    assert page(f"{worker.url}/status", token="0" * 64)[1]["error"]["code"] == "token-wrong"
     lab.let_go("held-1")
     lab.finished("held-1")
     assert worker.end() == 0

@@ -101,9 +101,8 @@ def make_job(folder: Path) -> ScriptedJob:
 
 def spec(folder: Path, **values: object) -> WorkerSpec:
     stated = {"backoff": Backoff(0.01, 0.05), "deadline_s": 60.0, "grace_s": 30.0, "run_dir": folder / "run"}
-    return WorkerSpec(
-        "tiler", "slide.scanned", f"tilers-{folder.name}", partial(make_job, folder), **{**stated, **values}
-    )
+    group, job = f"tilers-{folder.name}", partial(make_job, folder)
+    return WorkerSpec("tiler", "slide.scanned", group, job, folder / "token", **{**stated, **values})
 
 
 def bus(folder: Path, session_s: float = 2.0) -> BusSettings:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from histgen_lib.bus import BusSettings, Delivery, _embedded_log
+from histgen_lib.bus import BusSettings, Delivery, _embedded, _embedded_log
 from histgen_lib.bus._embedded import EmbeddedPublisher, EmbeddedSubscription
 from histgen_lib.errors import FatalError, TransientError
 
@@ -192,3 +193,23 @@ def test_a_place_where_no_file_can_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(FatalError) as caught:
         EmbeddedPublisher(BusSettings("embedded:"), tmp_path / "file" / "bus.db").publish_raw("t", "k", b"x")
     assert caught.value.code == "bus-refused"
+
+
+def test_a_member_at_rest_looks_rarely_and_takes_what_comes_at_once_when_it_works(
+    path: Path, publisher: EmbeddedPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause of half a second at most: what comes at rest is taken within about a second."""
+    pauses: list[float] = []
+    sleep = time.sleep
+    monkeypatch.setattr(_embedded.time, "sleep", lambda seconds: (pauses.append(seconds), sleep(seconds)))
+    subscription = EmbeddedSubscription(BusSettings("embedded:"), path, "t", "g")
+    subscription._stirred_at -= 3600
+    assert subscription.next(1.0) is None
+    assert 0 < len(pauses) <= 4
+    assert max(pauses) <= 0.5
+
+    publisher.publish_raw("t", "k", b"x")
+    assert subscription.done(take(subscription))
+    pauses.clear()
+    assert subscription.next(0.05) is None
+    assert max(pauses) < 0.02

@@ -132,6 +132,17 @@ def test_tiles_draws_what_would_be_read(histgen, slide_path, tmp_path):
     assert Path(facts["preview"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_tiles_never_draws_two_slides_into_one_picture(histgen, slide_path, tmp_path):
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "s.tif").write_bytes(slide_path.read_bytes())
+    slides = (tmp_path / "monday" / "s.tif", tmp_path / "tuesday" / "s.tif")
+    code, out, _ = histgen("tiles", *slides, "--out", tmp_path / "out", "--tile-mpp", 1, "--json")
+
+    assert (code, [error["code"] for error in json.loads(out)["errors"]]) == (1, ["output-other-slide"])
+    assert len(json.loads(out)["slides"]) == 1
+
+
 def test_tiles_goes_on_past_a_bad_slide(histgen, slide_path, tmp_path):
     bad = tmp_path / "bad.svs"
     bad.write_text("no")
@@ -262,6 +273,46 @@ def test_slides_that_lie_among_dicom_files_are_found_beside_them(tmp_path):
         (tmp_path / name).touch()
 
     assert expand([str(tmp_path)]) == [tmp_path, tmp_path / "a.svs"]
+
+
+def test_a_folder_stands_for_what_lies_below_it_too_and_the_rest_is_said(tmp_path, capsys):
+    for name in ("2026/01/a.svs", "2026/02/deep/b.tif", "2026/notes.txt", ".git/c.svs"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "2026" / "circle").symlink_to(tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in expand([str(tmp_path)])]
+
+    assert names == ["2026/01/a.svs", "2026/02/deep/b.tif"]
+    said = capsys.readouterr().err
+    assert "3 left out" in said
+    for name in ("notes.txt", ".git", "circle"):
+        assert name in said
+
+
+def test_a_folder_of_dicom_files_that_are_not_called_so_is_a_slide(tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "IM0002").write_bytes(bytes(128) + b"DICM")
+
+    assert expand([str(tmp_path)]) == [tmp_path]
+
+
+@pytest.mark.parametrize("command", ["report", "tiles", "encode", "submit"])
+def test_a_folder_without_slides_is_an_error_that_says_what_was_looked_for(
+    histgen, monkeypatch, tmp_path, command
+):
+    pytest.importorskip("torch") if command == "encode" else None
+    for name, value in (("STORE", f"file:{tmp_path / 'o'}"), ("GATEWAY", "http://127.0.0.1:9")):
+        monkeypatch.setenv(f"HISTGEN_{name}", value)
+    monkeypatch.setenv("HISTGEN_HOME", str(tmp_path / "home"))
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    (tmp_path / "empty" / "deeper" / "notes.txt").touch()
+    code, _, err = histgen(command, tmp_path / "empty", *(() if command == "submit" else ("--out", tmp_path)))
+
+    assert code == 65
+    assert "error[slide-is-folder]" in err
+    assert "1 not called as slides are (notes.txt)" in err
+    assert ".svs" in err
+    assert ".ndpi" in err
 
 
 def test_a_glob_without_a_match_is_an_error(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
@@ -145,6 +146,42 @@ def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
 
     assert code == 65
     assert "error[backfill-rate]" in err
+
+
+def test_a_backfill_ends_with_what_it_left_out_and_names_the_first_ten(histgen, tmp_path):
+    (tmp_path / "archive").mkdir()
+    for number in range(12):
+        (tmp_path / "archive" / f"notes-{number:02}.txt").touch()
+    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, out, _ = histgen("backfill", tmp_path / "archive", *stated)
+
+    assert code == 0
+    assert "There are no slides." in out
+    assert "12 left out: 12 not called as slides are." in out
+    assert "notes-09.txt" in out
+    assert "notes-10.txt" not in out
+    assert "2 more" in out
+    assert "notes-11.txt" in histgen("backfill", tmp_path / "archive", "--verbose", *stated)[1]
+    told = json.loads(histgen("backfill", tmp_path / "archive", "--json", *stated)[1])
+    assert {one["why"] for one in told["left_out"]} == {"other"}
+    assert len(told["left_out"]) == 12
+
+
+def test_a_backfill_that_could_not_look_everywhere_says_so_by_its_exit_code(histgen, monkeypatch, tmp_path):
+    (tmp_path / "archive" / "closed").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, out, _ = histgen("backfill", tmp_path / "archive", *stated)
+
+    assert code == 1
+    assert "1 folders that may not be looked into" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

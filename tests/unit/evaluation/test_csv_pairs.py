@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.evaluation import Pair, read_pairs_csv
+from histgen_lib.evaluation import Pair, read_pairs_csv, write_pairs_csv
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def _read(path: Path, content: bytes, **options: str) -> list[Pair]:
@@ -33,6 +37,61 @@ def test_ids_come_from_their_column_or_count_rows(file: Path) -> None:
 
 def test_a_tsv_file_is_separated_by_tabs(tmp_path: Path) -> None:
     assert _read(tmp_path / "p.tsv", b"true\tmade\na, b\tc\n") == [Pair("1", "a, b", "c")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'true;made\r\n"a, b";c\r\n',
+        b'sep=;\r\ntrue;made\r\n"a, b";c\r\n',
+        b'"sep=;"\ntrue;made\n"a, b";c\n',
+        b"sep=|\ntrue|made\na, b|c\n",
+        "true\tmade\na, b\tc\n".encode("utf-16"),
+        "\ufefftrue;made\na, b;c\n".encode(),
+        b'true,made,,\r\n"a, b",c,,\r\n,,,\r\n',
+        b' true , made\n"a, b",c\n',
+    ],
+    ids=[
+        "semicolons",
+        "sep",
+        "sep quoted",
+        "sep of any kind",
+        "Unicode text",
+        "mark",
+        "empty ends",
+        "blanks",
+    ],
+)
+def test_what_spreadsheets_save_is_read(file: Path, content: bytes) -> None:
+    assert _read(file, content) == [Pair("1", "a, b", "c")]
+
+
+def test_a_quoted_line_break_does_not_end_a_row_of_semicolons(file: Path) -> None:
+    assert _read(file, b'true;made\n"one\r\ntwo; three";"x,\ny"\n') == [
+        Pair("1", "one\r\ntwo; three", "x,\ny")
+    ]
+
+
+def test_commas_in_a_header_of_other_columns_do_not_mislead(file: Path) -> None:
+    """The mark that parts the wanted columns counts, not the one that comes most often."""
+    assert _read(file, b'"a,b,c,d";true;made\nx;r;p\n') == [Pair("1", "r", "p")]
+
+
+@given(texts=st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=5))
+def test_what_is_written_is_read_again_character_by_character(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "predictions.csv"
+    pairs = [Pair(f"slide {row}", *pair) for row, pair in enumerate(texts)]
+    write_pairs_csv(path, pairs)
+    found = read_pairs_csv(
+        path,
+        prediction_column="prediction",
+        reference_column="reference",
+        id_column="id",
+        blank_references="keep",
+    )
+    assert found == pairs
 
 
 def test_a_very_long_cell_is_read(file: Path) -> None:

@@ -12,11 +12,11 @@ from histgen_lib.bus import Delivery
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, SLIDE_SCANNED, Event
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Roots
 from histgen_lib.storage import ObjectInfo
 from histgen_lib.worker import Backoff
 from services.gateway.contents import Contents
 from services.gateway.intake import Intake
-from services.gateway.places import FilePlace, ObjectPlace, Roots
 from services.gateway.submission import Case, Receipt, Submission
 
 AT_ONCE = Backoff(first_s=0.001, most_s=0.01)

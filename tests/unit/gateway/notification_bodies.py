@@ -56,3 +56,98 @@ TEST_EVENT = json.dumps(
         "HostId": "8cLeGAmw098X5cv4Zkwcmo8vvZa3eH3eKxsPzbB9wrR+YstdA6Knx4Ip8EXAMPLE",
     }
 ).encode()
+
+
+def minio_summary(key: str) -> bytes:
+    """Write the short form, where the key is not encoded."""
+    return json.dumps({"EventName": "s3:ObjectCreated:Put", "Key": f"lab/{key}"}).encode()
+
+
+def bridge(key: str, kind: object = "Object Created") -> bytes:
+    """Write an event of Amazon EventBridge."""
+    return json.dumps(
+        {
+            "version": "0",
+            "id": "17793124-05d4-b198-2fde-7ededc63b103",
+            "detail-type": kind,
+            "source": "aws.s3",
+            "account": SECRETS[1],
+            "time": "2026-01-01T00:00:00Z",
+            "region": "eu-central-1",
+            "resources": ["arn:aws:s3:::lab"],
+            "detail": {
+                "version": "0",
+                "bucket": {"name": "lab"},
+                "object": {"key": key, "size": 6, "etag": "0123456789abcdef", "sequencer": "617f08"},
+                "request-id": "N4N7GDK58NMKJ12R",
+                "requester": SECRETS[1],
+                "source-ip-address": SECRETS[2],
+                "reason": "PutObject",
+            },
+        }
+    ).encode()
+
+
+SUBSCRIBE_TOKEN = "2336412f37fb687f5d51e6e241d09c805a5a57b30d712f794cc5f6a988666d92768dd60a"
+
+
+def sns(body: bytes) -> bytes:
+    """Write what Amazon SNS sends on."""
+    return json.dumps(
+        {
+            "Type": "Notification",
+            "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
+            "TopicArn": "arn:aws:sns:eu-central-1:123456789012:scans",
+            "Subject": "Amazon S3 Notification",
+            "Message": body.decode(),
+            "Timestamp": "2026-01-01T00:00:00.000Z",
+            "SignatureVersion": "1",
+            "UnsubscribeURL": "https://sns.eu-central-1.amazonaws.com/?Action=Unsubscribe",
+        }
+    ).encode()
+
+
+def confirmation() -> bytes:
+    """Write what Amazon SNS asks before it sends anything."""
+    return json.dumps(
+        {
+            "Type": "SubscriptionConfirmation",
+            "MessageId": "165545c9-2a5c-472c-8df2-7ff2be2b3b1b",
+            "Token": SUBSCRIBE_TOKEN,
+            "TopicArn": "arn:aws:sns:eu-central-1:123456789012:scans",
+            "Message": "You have chosen to subscribe to the topic.",
+            "SubscribeURL": f"https://sns.eu-central-1.amazonaws.com/?Token={SUBSCRIBE_TOKEN}",
+            "Timestamp": "2026-01-01T00:00:00.000Z",
+        }
+    ).encode()
+
+
+def sqs(*bodies: bytes) -> bytes:
+    """Write messages of Amazon SQS as Lambda hands them on."""
+    records = [
+        {
+            "messageId": f"19dd0b57-{number}",
+            "receiptHandle": "MessageReceiptHandle",
+            "body": body.decode(),
+            "attributes": {"SenderId": SECRETS[1]},
+            "eventSource": "aws:sqs",
+        }
+        for number, body in enumerate(bodies)
+    ]
+    return json.dumps({"Records": records}).encode()
+
+
+def one_message(body: bytes) -> bytes:
+    """Write a message of Amazon SQS as its own interface does."""
+    return json.dumps({"MessageId": "19dd0b57", "ReceiptHandle": "AQEB", "Body": body.decode()}).encode()
+
+
+def received(body: bytes) -> bytes:
+    """Write the answer of Amazon SQS to who asks for messages."""
+    return json.dumps({"Messages": [json.loads(one_message(body))]}).encode()
+
+
+def by_lambda(body: bytes) -> bytes:
+    """Write a message of Amazon SNS as Lambda hands it on."""
+    record = {"EventSource": "aws:sns", "EventVersion": "1.0", "Sns": json.loads(sns(body))}
+    return json.dumps({"Records": [record]}).encode()

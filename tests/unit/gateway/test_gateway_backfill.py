@@ -8,6 +8,7 @@ import pytest
 from gateway_fakes import AT_ONCE, Lab
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.finding import LeftOut
 from histgen_lib.worker import Stop
 from services.gateway.backfill import Step, Tally, backfill, parse_rate
 
@@ -31,7 +32,14 @@ class Pace:
 def _run(
     lab: Lab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
 ) -> tuple[Tally, list[Step]]:
-    steps: list[Step] = []
+    tally, told = _told(lab, prefix, pace=pace, **more)
+    return tally, [one for one in told if isinstance(one, Step)]
+
+
+def _told(
+    lab: Lab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
+) -> tuple[Tally, list[Step | LeftOut]]:
+    steps: list[Step | LeftOut] = []
     pace = pace or Pace()
     tally = backfill(
         lab.intake,
@@ -129,6 +137,50 @@ def test_what_cannot_be_taken_is_told_and_passed_over(lab: Lab):
     tally, steps = _run(lab)
     assert tally.outcomes == {"accepted": 1, "refused": 1}
     assert [step.error.code for step in steps if step.error] == ["slide-incomplete"]
+
+
+def test_all_that_is_left_out_of_a_folder_is_counted_and_named(lab: Lab):
+    _fill(lab, 2)
+    for name in ("notes.txt", "0/readme", ".hidden/a.svs", "a.svs.part", "0/s0.svs.json"):
+        lab.file(name)
+    (lab.folder / "link").symlink_to(lab.folder / "0")
+    tally, told = _told(lab)
+    assert tally.outcomes == {"accepted": 2}
+    assert tally.left_out == {"other": 2, "hidden": 1, "unfinished": 1, "link": 1}
+    named = {Path(one.name).relative_to(lab.folder).as_posix() for one in told if isinstance(one, LeftOut)}
+    assert named == {"notes.txt", "0/readme", ".hidden", "a.svs.part", "link"}
+
+
+def test_all_that_is_left_out_of_a_bucket_is_counted_and_named(lab: Lab):
+    for key in ("a//b.svs", "/b.svs", "notes.txt", "in/", "in.svs/", "a\x1b[2J.txt"):
+        lab.object("lab", key, key.encode())
+    tally, told = _told(lab, "s3://lab")
+    assert [event.data.uri for event in lab.bus.scanned] == ["s3://lab//b.svs"]
+    assert tally.outcomes == {"accepted": 1, "dead-letter": 1}, "two objects, one name"
+    assert [one for one in told if isinstance(one, LeftOut)] == [
+        LeftOut("s3://lab/a\\x1b[2J.txt", "other"),
+        LeftOut("s3://lab/in.svs/", "mark"),
+        LeftOut("s3://lab/in/", "mark"),
+        LeftOut("s3://lab/notes.txt", "other"),
+    ]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("key", ["a/../b.svs", "./b.svs", "a\nb.svs"])
+def test_a_key_that_is_a_danger_is_refused_by_name(lab: Lab, key: str, dry_run: bool):
+    lab.object("lab", key)
+    tally, (step,) = _run(lab, "s3://lab", dry_run=dry_run)
+    assert tally.outcomes == {"refused": 1}
+    assert step.error.code == "uri-invalid"
+    assert step.name == f"s3://lab/{key}".replace("\n", "\\n")
+    assert lab.bus.published == []
+
+
+def test_a_prefix_may_begin_with_a_slash(lab: Lab):
+    for key in ("/in/a.svs", "in/b.svs"):
+        lab.object("lab", key, key.encode())
+    _run(lab, "s3://lab//in/")
+    assert [event.data.uri for event in lab.bus.scanned] == ["s3://lab//in/a.svs"]
 
 
 def test_an_outage_is_waited_out(lab: Lab):

@@ -10,10 +10,10 @@ from gateway_fakes import Lab
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.slides.source import content_id
 from services.gateway import contents
 from services.gateway.contents import Content, mark_of
-from services.gateway.places import FilePlace, ObjectPlace
 
 LISTING = (
     "[HIERARCHICAL]\nINDEXFILE = Index.dat\n[DATAFILE]\nFILE_COUNT = 2\nFILE_0 = D0.dat\nFILE_1 = D1.dat\n"
@@ -107,6 +107,22 @@ def test_a_folder_that_is_no_slide_is_not_read_through(lab: Lab):
 def test_a_pipe_is_not_read_for_ever(lab: Lab):
     os.mkfifo(lab.folder / "a.svs")
     assert _refused(lab, lab.folder / "a.svs") == "slide-unreadable"
+
+
+def test_a_pipe_among_dicom_files_is_not_waited_for(lab: Lab):
+    lab.file("case/1.dcm", bytes(128) + b"DICM")
+    os.mkfifo(lab.folder / "case/2.dcm")
+    for place in ("case", "case/1.dcm"):
+        assert _refused(lab, lab.folder / place) == "slide-unreadable"
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "link.jpg"])
+def test_an_index_that_names_a_file_outside_the_roots_is_refused(lab: Lab, name: str):
+    (lab.folder.parent / "outside.jpg").write_text("secret")
+    (lab.folder / "link.jpg").symlink_to("../outside.jpg")
+    path = lab.file("v.vms", f"[Virtual Microscope Specimen]\nMapFile={name}\n".encode())
+    assert _refused(lab, path) == "uri-outside-roots"
+    assert lab.bus.published == []
 
 
 def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: Lab):

@@ -162,3 +162,12 @@ def test_a_folder_that_goes_away_during_the_look_does_no_harm(lab: Lab, monkeypa
 
     monkeypatch.setattr(folder_module, "_entries", entries)
     assert Folder(lab.folder).look().candidates == []
+
+
+def test_links_to_folders_are_told_and_not_followed_whatever_they_lead_to(lab: Lab):
+    lab.file("in/a.svs")
+    (lab.folder / "in" / "up").symlink_to(lab.folder)
+    (lab.folder / "self").symlink_to(lab.folder / "self")
+    look = Folder(lab.folder).look()
+    assert [found.path.name for found in look.candidates] == ["a.svs"]
+    assert look.links == [lab.folder / "in" / "up"]

@@ -9,18 +9,20 @@ from typing import Any
 
 import httpx
 import pytest
+from doors import TOKEN, bearer
 from gateway_fakes import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from notification_bodies import SECRETS, TEST_EVENT, amazon, record
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.slides.places import Roots
 from histgen_lib.worker import Stop
 from histgen_lib.worker.dead_letter import DeadLetter
+from histgen_lib.worker.lock import Lock
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission
 from services.gateway.http import Door
-from services.gateway.places import Roots
 
 JSON = {"content-type": "application/json"}
 
@@ -30,13 +32,13 @@ class Client:
 
     def __init__(self, lab: Lab, **options: Any) -> None:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
-        self.door = Door(lab.intake, self.board, self.stop, **options)
+        self.door = Door(lab.intake, self.board, self.stop, Lock(TOKEN), **options)
         self._app = self.door.app()
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self._app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
-            return await client.request(method, path, **more)
+            return await client.request(method, path, headers=bearer() | more.pop("headers", {}), **more)
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -292,3 +294,58 @@ def test_the_pages_of_every_worker_are_there(client: Client):
     assert pages["/healthz"].json() == {"live": True}
     assert pages["/status"].json()["worker"] == "gateway"
     assert "histgen_slides_seen_total" in pages["/metrics"].text
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ({"authorization": ""}, "token-missing"),
+        ({"authorization": "Bearer"}, "token-missing"),
+        ({"authorization": "Bearer "}, "token-missing"),
+        ({"authorization": f"Basic {TOKEN}"}, "token-missing"),
+        ({"authorization": TOKEN}, "token-missing"),
+        ({"x-token": TOKEN, "authorization": ""}, "token-missing"),
+        (bearer(TOKEN[:-1]), "token-wrong"),
+        (bearer(TOKEN + "0"), "token-wrong"),
+        (bearer(TOKEN.upper()), "token-wrong"),
+        ({"authorization": b"Bearer \xff\xfe"}, "token-wrong"),
+    ],
+)
+@pytest.mark.parametrize("door", ["POST /slides", "POST /s3-events", "GET /status"])
+def test_who_has_not_the_token_is_told_of_no_slide_and_hands_in_none(
+    client: Client, lab: Lab, door, sent, code
+):
+    method, path = door.split()
+    body = json.dumps({"uri": lab.file("a.svs").as_uri()})
+    answer = asyncio.run(client.send(method, path, headers=JSON | sent, content=body))
+
+    assert _error(answer) == (401, code)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert TOKEN not in answer.text
+    assert lab.bus.published == []
+    assert lab.store.kept == {}
+
+
+def test_a_body_is_not_read_for_who_has_not_the_token(client: Client):
+    async def pieces():
+        raise AssertionError("it is read")
+        yield b""
+
+    headers = JSON | {"authorization": ""}
+    answer = asyncio.run(client.send("POST", "/slides", content=pieces(), headers=headers))
+    assert _error(answer) == (401, "token-missing")
+
+
+def test_what_monitoring_asks_for_needs_no_token_and_names_no_slide(client: Client, lab: Lab):
+    assert client.slide(lab.file("patient-7.svs").as_uri()).status_code == 202
+    for page in ("/metrics", "/healthz", "/readyz"):
+        answer = asyncio.run(client.send("GET", page, headers={"authorization": ""}))
+        assert answer.status_code in (200, 503)
+        assert "patient-7" not in answer.text
+
+
+def test_the_name_of_the_scheme_may_be_written_as_one_likes(client: Client, lab: Lab):
+    answer = client.post(
+        "/slides", {"uri": lab.file("a.svs").as_uri()}, headers={"authorization": f"bEARER  {TOKEN} "}
+    )
+    assert answer.status_code == 202

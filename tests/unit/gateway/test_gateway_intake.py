@@ -11,11 +11,11 @@ from gateway_fakes import Killed, Lab, Objects
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.worker import DeadLetter, read_dead_letter
 from histgen_lib.worker.replay import replay
 from services.gateway import intake
 from services.gateway.intake import identity
-from services.gateway.places import FilePlace, ObjectPlace
 from services.gateway.submission import Case, Submission
 
 

@@ -8,12 +8,27 @@ import pytest
 from gateway_fakes import Lab
 from hypothesis import given
 from hypothesis import strategies as st
-from notification_bodies import SECRETS, TEST_EVENT, amazon, minio, record
+from notification_bodies import (
+    SECRETS,
+    SUBSCRIBE_TOKEN,
+    TEST_EVENT,
+    amazon,
+    bridge,
+    by_lambda,
+    confirmation,
+    minio,
+    minio_summary,
+    one_message,
+    received,
+    record,
+    sns,
+    sqs,
+)
 
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
+from histgen_lib.slides.places import ObjectPlace, Roots, parse_uri
 from services.gateway import noticing, notifications
-from services.gateway.places import ObjectPlace
 
 
 def _new(body: bytes) -> list[ObjectPlace]:
@@ -73,16 +88,132 @@ def test_what_is_no_notification_is_unreadable(body: bytes):
         {},
         {"eventName": "ObjectCreated:Put"},
         {"eventName": 1, "s3": {"bucket": {"name": "lab"}, "object": {"key": "a.svs"}}},
-        record("lab", "", encoded="%ff.svs"),
-        record("l b", "a.svs"),
-        record("lab", "../a.svs"),
-        record("lab", "", encoded="\ud800.svs"),
     ],
 )
 def test_a_malformed_record_does_not_hide_the_sound_one_beside_it(bad):
     found = notifications.read(amazon(bad, record("lab", "a.svs")))
     assert [new.place.key for new in found.new] == ["a.svs"]
     assert found.malformed == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        (record("lab", "", encoded="%ff.svs"), "s3://lab/%ff.svs"),
+        (record("l b", "a.svs"), "s3://l b/a.svs"),
+        (record("lab", "../a.svs"), "s3://lab/../a.svs"),
+        (record("lab", "in/./a.svs"), "s3://lab/in/./a.svs"),
+        (record("lab", "", encoded="\ud800.svs"), "s3://lab/\\ud800.svs"),
+        (record("lab", "a\x1b[2J.svs"), "s3://lab/a\\x1b[2J.svs"),
+        (record("lab", "a\n.svs"), "s3://lab/a\\n.svs"),
+        (record("lab", f"{'a' * 1021}.svs"), f"s3://lab/{'a' * 1021}.svs"),
+    ],
+)
+def test_a_slide_that_no_object_can_be_is_refused_by_name_beside_the_sound_one(lab: Lab, bad, name):
+    lab.object("lab", "a.svs")
+    found = _take(lab, amazon(bad, record("lab", "a.svs")))
+
+    assert [event.key for event in lab.bus.scanned] == ["a"]
+    (letter,) = [json.loads(data) for key, data in lab.store.kept.items() if key.startswith("dead-letter/")]
+    assert letter["code"] in ("uri-invalid", "notification-unreadable")
+    assert f"({name})" in letter["message"]
+    assert (found[0].uri, found[0].receipt) == (name, None)
+
+
+KEYS = [
+    "a//b.svs",
+    "/b.svs",
+    "//b.svs",
+    "in /b.svs",
+    "b.svs ",
+    " b.svs",
+    "b%20c+d&=?#.svs",
+    f"{'a' * 300}/{'b' * 300}.svs",
+    f"{'切' * 330}.svs",
+    f"{'a' * 1020}.svs",
+]
+"""Keys as S3 takes them, and as no file system does."""
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("write", [lambda key: amazon(record("lab", key)), minio_summary, bridge])
+def test_whatever_key_s3_takes_its_slide_is_taken(lab: Lab, key: str, write):
+    lab.object("lab", key)
+    (found,) = _take(lab, write(key))
+
+    assert found.error is None
+    (event,) = lab.bus.scanned
+    assert parse_uri(event.data.uri) == ObjectPlace("lab", key)
+    assert len(event.key) <= 128
+
+
+@pytest.mark.parametrize("key", ["a+b.svs", "a%20b.svs", "a b.svs", "Präparat%2F1.svs"])
+def test_eventbridge_names_keys_as_they_are(key: str):
+    assert _new(bridge(key)) == [ObjectPlace("lab", key)]
+
+
+@pytest.mark.parametrize("kind", ["Object Deleted", "Object Restore Completed", "Object Tags Added", 7])
+def test_what_eventbridge_tells_beside_new_objects_is_passed_over(kind):
+    assert notifications.read(bridge("a.svs", kind=kind)) == notifications.Notification(ignored=1)
+
+
+@pytest.mark.parametrize(
+    "inner", [amazon(record("lab", "a b.svs")), minio("lab", "a b.svs"), bridge("a b.svs")]
+)
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        sns,
+        sqs,
+        lambda body: sqs(sns(body)),
+        received,
+        lambda body: received(sns(body)),
+        lambda body: one_message(sns(body)),
+        by_lambda,
+    ],
+)
+def test_a_notification_is_taken_out_of_its_envelopes(inner: bytes, envelope):
+    assert _new(envelope(inner)) == [ObjectPlace("lab", "a b.svs")]
+
+
+def test_what_is_wrong_in_one_envelope_does_not_hide_what_lies_in_the_next():
+    found = notifications.read(sqs(b"broken", confirmation(), amazon(record("lab", "a.svs")), TEST_EVENT))
+    assert [new.place.key for new in found.new] == ["a.svs"]
+    assert found.malformed == 2
+
+
+def test_envelopes_in_envelopes_without_end_are_unreadable():
+    body = amazon(record("lab", "a.svs"))
+    for _ in range(9):
+        body = sns(body)
+    with pytest.raises(InvalidInputError) as caught:
+        notifications.read(body)
+    assert caught.value.code == "notification-unreadable"
+
+
+@pytest.mark.parametrize("wrap", [bytes, sqs])
+def test_a_subscription_is_confirmed_by_a_person_and_no_address_is_opened(lab: Lab, monkeypatch, wrap):
+    def connected(*_: object) -> None:
+        raise AssertionError("an address was opened")
+
+    monkeypatch.setattr("socket.socket.connect", connected)
+    (found,) = _take(lab, wrap(confirmation()))
+    assert found.error.code == "notification-unconfirmed"
+    assert "SubscribeURL" in found.error.hint
+    assert SUBSCRIBE_TOKEN.encode() not in b"".join(lab.store.kept.values())
+
+
+def test_a_key_whose_other_reading_lies_outside_the_roots_is_missing_not_outside(lab: Lab):
+    lab.restarted(Roots((), ("lab/scan results/",)))
+    (found,) = _take(lab, amazon(record("lab", "scan results/gone.svs")))
+    assert found.error.code == "slide-missing"
+
+
+def test_too_many_records_in_all_envelopes_together_are_refused():
+    many = amazon(*[record("lab", "a.svs")] * 600)
+    with pytest.raises(InvalidInputError) as caught:
+        notifications.read(sqs(many, many))
+    assert caught.value.code == "notification-unreadable"
 
 
 json_values = st.recursive(
@@ -95,7 +226,14 @@ json_values = st.recursive(
 @given(json_values, json_values, json_values, json_values)
 def test_whatever_stands_in_a_notification_it_is_read_or_named_unreadable(name, bucket, key, whole):
     nested = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
-    for value in (whole, {"Records": whole}, {"Records": [nested, whole]}, {"EventName": name, "Key": key}):
+    detail = {"bucket": {"name": bucket}, "object": {"key": key}}
+    bridged = {"detail-type": "Object Created", "detail": detail}
+    for value in (
+        *(whole, {"Records": whole}, {"Records": [nested, whole]}, {"EventName": name, "Key": key}),
+        *(bridged, {"detail-type": name, "detail": whole}, {"Type": "Notification", "Message": whole}),
+        *({"Messages": whole}, {"Records": [{"body": whole}, {"Sns": whole}]}),
+        {"MessageId": 1, "Body": whole},
+    ):
         code = ""
         try:
             notifications.read(json.dumps(value).encode())

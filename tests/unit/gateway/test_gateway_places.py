@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from services.gateway.places import FilePlace, ObjectPlace, Roots, parse_uri
+from histgen_lib.names import printable
+from histgen_lib.slides.places import FilePlace, ObjectPlace, Roots, parse_uri
 from services.gateway.submission import Submission
 
 REFUSAL = (
@@ -30,6 +31,11 @@ REFUSAL = (
         ("file:///scans/Präparat.svs", FilePlace(Path("/scans/Präparat.svs"))),
         ("file:///scans/dicom/", FilePlace(Path("/scans/dicom"))),
         ("s3://lab/in/a b+c%20.svs", ObjectPlace("lab", "in/a b+c%20.svs")),
+        ("s3://lab/a//b.svs", ObjectPlace("lab", "a//b.svs")),
+        ("s3://lab//b.svs", ObjectPlace("lab", "/b.svs")),
+        ("s3://lab/a.svs ", ObjectPlace("lab", "a.svs ")),
+        (f"s3://lab/{'ä' * 300}.svs", ObjectPlace("lab", f"{'ä' * 300}.svs")),
+        (f"s3://lab/{'a' * 1020}.svs", ObjectPlace("lab", f"{'a' * 1020}.svs")),
     ],
 )
 def test_a_uri_names_one_place(uri: str, place):
@@ -37,7 +43,12 @@ def test_a_uri_names_one_place(uri: str, place):
 
 
 @pytest.mark.parametrize(
-    "place", [FilePlace(Path("/s/a b#?%+ä切.svs")), ObjectPlace("lab", "a b#?%+ä切.svs")]
+    "place",
+    [
+        FilePlace(Path("/s/a b#?%+ä切.svs")),
+        ObjectPlace("lab", "a b#?%+ä切.svs"),
+        ObjectPlace("lab", "//a//b /c.svs "),
+    ],
 )
 def test_the_uri_of_a_place_is_read_back_as_that_place(place):
     assert parse_uri(place.uri) == place
@@ -61,8 +72,11 @@ def test_the_uri_of_a_place_is_read_back_as_that_place(place):
         "s3://lab/",
         "s3:///a.svs",
         "s3://lab/../a.svs",
-        "s3://lab/a//b.svs",
         "s3://lab/./a.svs",
+        "s3://lab/in/../a.svs",
+        "s3://lab/a\n.svs",
+        f"s3://lab/{'a' * 1021}.svs",
+        f"s3://lab/{'ä' * 511}.svs",
         "s3://la b/a.svs",
         "s3://lab/\ud800.svs",
         "file:///" + "a" * 5000,
@@ -169,3 +183,9 @@ def test_a_root_that_is_no_place_is_named_at_once(text: str):
     with pytest.raises(FatalError) as caught:
         Roots.read([text])
     assert caught.value.code == "settings-invalid"
+
+
+def test_what_is_shown_of_a_name_obeys_no_terminal_and_has_an_end():
+    assert printable("s3://lab/ä b.svs") == "s3://lab/ä b.svs"
+    assert printable("\x1b[2J\n\ud800.svs") == "\\x1b[2J\\n\\ud800.svs"
+    assert len(printable("a" * 100_000)) < 1500

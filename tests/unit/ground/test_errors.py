@@ -1,5 +1,6 @@
 """The error tree keeps its promises: codes, hints, pickling."""
 
+import os
 import pickle
 
 import pytest
@@ -17,6 +18,14 @@ def test_an_error_survives_pickling_with_its_kind_code_message_and_hint(kind: ty
 def test_an_error_reads_as_message_then_hint() -> None:
     assert str(InvalidInputError("x", "It broke.", hint="Mend it.")) == "It broke. Mend it."
     assert str(InvalidInputError("x", "It broke.")) == "It broke."
+
+
+def test_names_that_no_terminal_should_obey_and_no_letter_can_hold_are_made_readable() -> None:
+    """Names of files are bytes: they may hold escape sequences, lines, and what is no text at all."""
+    name = os.fsdecode(b"pr\xe4\x1b[31m\n.svs")
+    error = InvalidInputError("x", f"There is no {name}, \u00fc\u5207 \u00b5m.", hint=name)
+    assert error.message == "There is no pr\ufffd\ufffd[31m\ufffd.svs, \u00fc\u5207 \u00b5m."
+    assert pickle.loads(pickle.dumps(error)).message == error.message
 
 
 def test_the_three_kinds_exit_differently() -> None:

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.files import atomic_path, canonical_json, sha256_file, sha256_hex, write_atomic
+from histgen_lib.files import (
+    atomic_path,
+    canonical_json,
+    decode_text,
+    sha256_file,
+    sha256_hex,
+    write_atomic,
+)
 
 
 def test_a_finished_write_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -34,3 +41,19 @@ def test_equal_values_give_equal_json_whatever_the_order_of_keys() -> None:
 def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x") == sha256_hex(b"abc")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_is_read_by_its_byte_order_mark_which_is_dropped(encoding: str) -> None:
+    assert decode_text("né\n".encode(encoding)) == "né\n"
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\0\0\xfe\xff", "utf-32-be")])
+def test_of_the_other_byte_order_too(mark: bytes, encoding: str) -> None:
+    assert decode_text(mark + "é".encode(encoding)) == "é"
+
+
+@pytest.mark.parametrize("data", [b"\xe9t\xe9", b"\xff\xfe\x41", b"\xff"])
+def test_other_bytes_are_not_guessed_at(data: bytes) -> None:
+    with pytest.raises(UnicodeDecodeError):
+        decode_text(data)

@@ -74,7 +74,7 @@ def test_the_page_shows_the_evidence_tiles(lab, ready):
     stored = reports(lab) if lab.draft_job.run(ready) else {}
     page = next(data for key, data in stored.items() if key.endswith(".html")).decode()
 
-    assert page.count("data:image/jpeg") > 0
+    assert page.count("data:image/webp") > 1
     assert "no pixels" not in page
 
 
@@ -150,6 +150,21 @@ def test_a_slide_that_is_gone_is_a_dead_letter_and_leaves_nothing(lab, ready):
     Path(ready.uri.removeprefix("file://")).unlink()
 
     assert code_of(lab, ready) == "slide-missing"
+    assert reports(lab) == {}
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("file:///dev/zero", "slide-unreadable"),
+        ("file:///proc/self/mem", "slide-unreadable"),
+        ("file:///" + "a" * 4000, "slide-uri"),
+        ("file:///a%00b", "slide-uri"),
+        ("s3://other/a.svs", "uri-outside-roots"),
+    ],
+)
+def test_an_event_about_a_bag_names_no_more_than_one_about_a_slide(lab, ready, uri, code):
+    assert code_of(lab, replace(ready, uri=uri)) == code
     assert reports(lab) == {}
 
 

@@ -113,6 +113,26 @@ def test_another_mpp_is_another_draft(run, slide_path):
     assert second.provenance.slide.mpp_source == "stated"
 
 
+def test_an_mpp_that_contradicts_the_file_is_said_with_both_values_wherever_a_draft_is_read(run, slide_path):
+    result = run(slide_path, mpp=0.7)
+    stated = json.loads((result.folder / "draft.json").read_bytes())["provenance"]["slide"]
+
+    assert (stated["mpp"], stated["mpp_source"]) == (0.7, "stated")
+    assert stated["file_mpp"] == pytest.approx(0.5, rel=1e-3)
+    assert "scale-contradicted" in result.draft.quality.flags
+    for name in ("draft.txt", "draft.html"):
+        text = (result.folder / name).read_text(encoding="utf-8")
+        assert "more than a fifth off" in text
+        assert "0.7 µm/px (stated; the file says 0.5)" in text
+
+
+def test_a_draft_at_the_files_own_scale_says_nothing_of_another(run, slide_path):
+    result = run(slide_path)
+
+    assert "file_mpp" not in (result.folder / "draft.json").read_text(encoding="utf-8")
+    assert "the file says" not in (result.folder / "draft.txt").read_text(encoding="utf-8")
+
+
 def test_another_slide_of_the_same_name_is_never_overwritten(run, slide_path, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     other = tiny_model.write_slide(tmp_path / "elsewhere" / "sound.tif", seed=1)

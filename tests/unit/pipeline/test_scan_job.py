@@ -62,7 +62,7 @@ def test_the_record_is_written_last(lab, small_slide):
     ready = lab.scan_job.run(scanned(small_slide)).data
 
     assert lab.store.written[-1] == ready.scan_key
-    assert set(json.loads(lab.store.get(ready.scan_key))) == set(ScanRecord.model_fields)
+    assert set(json.loads(lab.store.get(ready.scan_key))) == set(ScanRecord.model_fields) - {"file_mpp"}
 
 
 def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, small_slide):
@@ -117,6 +117,15 @@ def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
     )
 
 
+def test_a_scale_that_contradicts_the_file_stands_in_the_record_beside_it(lab, small_slide):
+    contradicted = lab.scan_job.run(scanned(small_slide, mpp=0.7)).data
+    record = ScanRecord.from_bytes(lab.store.get(contradicted.scan_key))
+
+    assert (record.mpp, record.mpp_source) == (0.7, "stated")
+    assert record.file_mpp == pytest.approx(0.5, rel=1e-3)
+    assert "scale-contradicted" in record.quality.flags
+
+
 def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
     (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.7}')
     first = lab.scan_job.run(scanned(own_slide)).data
@@ -126,6 +135,29 @@ def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
 
     assert (first.mpp, second.mpp) == (0.7, 0.6)
     assert first.bag_key != second.bag_key
+
+
+def test_a_file_of_another_size_than_announced_is_not_read_through(lab, own_slide, monkeypatch):
+    told = scanned(own_slide, size_bytes=own_slide.stat().st_size - 1)
+    monkeypatch.setattr("histgen_lib.pipeline.file_checks.content_id_of", None)
+
+    assert code_of(lab, told) == "slide-changed"
+
+
+def test_a_link_that_is_turned_while_the_slide_is_read_is_a_change(lab, own_slide, tmp_path):
+    """Turned to the very same bytes, so that neither size nor time tells."""
+    link = tmp_path / "link.tif"
+    link.symlink_to(own_slide)
+    told, infer = scanned(link), lab.server.infer
+
+    def turned(*args):
+        link.unlink()
+        link.symlink_to(Path(shutil.copy2(own_slide, tmp_path / "copy.tif")))
+        return infer(*args)
+
+    lab.server.infer = turned
+    assert code_of(lab, told) == "slide-changed"
+    assert lab.store.contents() == {}
 
 
 def test_another_slide_at_the_announced_place_is_refused(lab, own_slide):

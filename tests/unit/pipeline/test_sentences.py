@@ -9,6 +9,7 @@ import pytest
 
 from histgen_lib.bags import Bag
 from histgen_lib.pipeline.calibration import Calibration
+from histgen_lib.pipeline.evidence import EvidenceFigures
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.sentences import (
     TOP_TILES,
@@ -35,12 +36,13 @@ def model(**changes) -> ReportModel:
     values = {
         "folder": None,
         "tiling": TilingSettings(),
-        "calibration": Calibration(),
+        "calibration": Calibration("temperature"),
         "domain": None,
         "domain_threshold": float("nan"),
         "abstention_threshold": 0.5,
         "sentence_threshold": 0.7,
         "report_statistic": "diagnosis",
+        "evidence": EvidenceFigures({}),
     }
     return ReportModel(**(values | changes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.files import write_atomic
 from histgen_lib.pipeline.scratch import Scratch
-from histgen_lib.pipeline.slide_files import SlideFiles, local_path, stated_mounts
+from histgen_lib.pipeline.slide_files import SlideFiles, stated_mounts
+from histgen_lib.slides.places import Roots
 from histgen_lib.storage import ObjectInfo, StorageSettings
 
 MISSING = InvalidInputError("slide-missing", "There is no such file.")
@@ -18,7 +20,8 @@ MISSING = InvalidInputError("slide-missing", "There is no such file.")
 
 def files_at(tmp_path: Path, mounts=()) -> SlideFiles:
     settings = StorageSettings(f"file:{tmp_path / 'store'}")
-    return SlideFiles(settings, lambda: Scratch(tmp_path / "scratch", 1 << 20), mounts=mounts)
+    roots = Roots((tmp_path,), ("lab/",))
+    return SlideFiles(settings, lambda: Scratch(tmp_path / "scratch", 1 << 20), roots=roots, mounts=mounts)
 
 
 def refused(files: SlideFiles, uri: str, error: Exception = MISSING) -> Exception:
@@ -27,11 +30,23 @@ def refused(files: SlideFiles, uri: str, error: Exception = MISSING) -> Exceptio
     return caught.value
 
 
+def refused_at_once(use, uri: str) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        _enter(use(uri))
+    return caught.value.code
+
+
+def _enter(found: object) -> None:
+    if isinstance(found, AbstractContextManager):
+        with found:
+            pass
+
+
 def test_a_file_is_opened_where_it_lies(tmp_path):
     path = tmp_path / "an odd näme#1?.svs"
     path.write_bytes(b"x")
     with files_at(tmp_path).open(path.as_uri()) as found:
-        assert found == path
+        assert found.path == path
 
 
 @pytest.mark.parametrize(
@@ -45,17 +60,42 @@ def test_a_file_is_opened_where_it_lies(tmp_path):
         "s3://",
         "s3://b",
         "s3://b/k/",
+        "S3://lab/a.svs",
+        "s3://lab/../a.svs",
+        "file:///" + "a" * 4000,
+        "",
     ],
 )
 def test_another_kind_of_uri_is_refused(tmp_path, uri):
-    with pytest.raises(InvalidInputError) as caught, files_at(tmp_path).open(uri):
-        pass
-    assert caught.value.code == "slide-uri"
+    for use in (files_at(tmp_path).open, files_at(tmp_path).sidecar_mpp):
+        assert refused_at_once(use, uri) == "slide-uri"
 
 
-def test_a_path_comes_back_as_it_was():
-    assert local_path(Path("/a b/ü%20.svs").as_uri()) == Path("/a b/ü%20.svs")
-    assert local_path("file://localhost/a.svs") == Path("/a.svs")
+def test_a_name_that_this_file_system_cannot_have_is_no_uri(tmp_path):
+    for name in ("n" * 256, "é" * 128):
+        uri = f"{tmp_path.as_uri()}/{name}"
+        assert refused_at_once(files_at(tmp_path).open, uri) == "slide-uri"
+        assert refused_at_once(files_at(tmp_path).sidecar_mpp, uri) == "slide-uri"
+
+
+def test_a_name_of_255_bytes_is_a_slide_like_others(tmp_path):
+    path = tmp_path / ("n" * 251 + ".svs")
+    path.write_bytes(b"x")
+    with files_at(tmp_path).open(path.as_uri()) as found:
+        assert found.path == path
+    assert files_at(tmp_path).sidecar_mpp(path.as_uri()) is None
+
+
+@pytest.mark.parametrize("uri", ["file:///etc/passwd", "file:///etc/no-such-file", "s3://other/a.svs"])
+def test_nothing_is_looked_up_outside_the_roots(tmp_path, uri):
+    for use in (files_at(tmp_path).open, files_at(tmp_path).sidecar_mpp):
+        assert refused_at_once(use, uri) == "uri-outside-roots"
+
+
+def test_a_folder_without_a_slide_is_refused_before_it_is_read_through(tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/a.svs").write_bytes(b"x")
+    assert refused_at_once(files_at(tmp_path).open, (tmp_path / "archive").as_uri()) == "slide-is-folder"
 
 
 def test_a_slide_that_is_gone_is_gone(tmp_path):
@@ -112,8 +152,10 @@ class Bucket:
 
     def __init__(self, data: bytes | None = b"slide", error: Exception | None = None) -> None:
         self.data, self.error, self.fetched = data, error, 0
+        self.asked: list[str] = []
 
     def head(self, key):
+        self.asked.append(key)
         if self.error:
             raise self.error
         return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)))
@@ -128,11 +170,11 @@ def bucket(monkeypatch):
     made = Bucket()
     opened = []
 
-    def open_bucket(settings):
-        opened.append(settings.url)
+    def open_bucket(settings, name):
+        opened.append(name)
         return made
 
-    monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_store", open_bucket)
+    monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_foreign_bucket", open_bucket)
     made.opened = opened
     return made
 
@@ -140,26 +182,41 @@ def bucket(monkeypatch):
 def test_an_object_is_copied_once_under_its_own_name(bucket, tmp_path):
     files = files_at(tmp_path)
     for _ in range(2):
-        with files.open("s3://lab/2026/a slide.svs") as path:
-            assert path.name == "a slide.svs"
-            assert path.read_bytes() == b"slide"
+        with files.open("s3://lab/2026/a slide.svs") as found:
+            assert found.path.name == "a slide.svs"
+            assert found.path.read_bytes() == b"slide"
 
-    assert (bucket.fetched, bucket.opened) == (1, ["s3://lab"])
+    assert (bucket.fetched, bucket.opened) == (1, ["lab"])
+
+
+@pytest.mark.parametrize(
+    "key", ["a//b.svs", "/b.svs", "in /b.svs", "b.svs ", "b%20c+d.svs", f"{'b' * 1020}.svs"]
+)
+def test_an_object_is_asked_for_by_its_own_key(bucket, tmp_path, key):
+    with files_at(tmp_path).open(f"s3://lab/{key}"):
+        assert bucket.asked == [key]
 
 
 def test_an_object_with_the_longest_name_there_is_gets_a_shorter_one_here(bucket, tmp_path):
     """Else it would end every worker that takes it up."""
-    with files_at(tmp_path).open(f"s3://lab/2026/{'é' * 125}.tiff") as path:
-        assert path.read_bytes() == b"slide"
-        assert path.suffix == ".tiff"
+    with files_at(tmp_path).open(f"s3://lab/2026/{'é' * 125}.tiff") as found:
+        assert found.path.read_bytes() == b"slide"
+        assert found.path.suffix == ".tiff"
+
+
+@pytest.mark.parametrize("error", [FatalError("storage-url", "No."), InvalidInputError("object-key", "No.")])
+def test_a_name_that_s3_cannot_have_is_no_uri(bucket, tmp_path, error):
+    bucket.error = error
+
+    assert refused(files_at(tmp_path), "s3://lab/" + "k" * 1100).code == "slide-uri"
 
 
 def test_an_object_that_was_replaced_is_copied_anew(bucket, tmp_path):
     files = files_at(tmp_path)
     for data in (b"old", b"new one"):
         bucket.data = data
-        with files.open("s3://lab/a.svs") as path:
-            assert path.read_bytes() == data
+        with files.open("s3://lab/a.svs") as found:
+            assert found.path.read_bytes() == data
 
 
 def test_an_object_that_is_gone_is_gone(bucket, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from handmade_draft import make_draft, strange
 
 from histgen_lib.reports.notices import notices, percent
-from histgen_lib.reports.pictures import HeatCells, Pictures
-from histgen_lib.reports.record import Abstention, OutOfDistribution
-from histgen_lib.reports.render_html import to_html
+from histgen_lib.reports.pictures import HeatCells, Pictures, overall
+from histgen_lib.reports.record import Abstention, CaseSlide, EvidenceCheck, OutOfDistribution, Quality
+from histgen_lib.reports.render_html import css_string, to_html
 from histgen_lib.reports.render_text import to_text
 
 NOTICE = "AI-generated draft, not for clinical use"
@@ -96,7 +96,7 @@ def test_page_carries_the_words_and_every_line(draft, pictures):
     for line in ("Breast, excision:", "- Grade: 2"):
         assert line in page.text.replace("\n", " ")
     assert "41 %" in page.text
-    assert "x 0, y 512" in page.text
+    assert "x 0, y 512 px (0.00 mm, 0.13 mm)" in page.text
     assert "75 %" in page.text
 
 
@@ -165,6 +165,138 @@ def test_a_foreign_and_doubted_slide_is_only_called_foreign():
 @pytest.mark.parametrize(("share", "words"), [(1.0, "100 %"), (0.9999, "99 %"), (0.29, "29 %"), (0.0, "0 %")])
 def test_percent_never_rounds_up_to_certainty(share, words):
     assert percent(share) == words
+
+
+RELIABLE = EvidenceCheck(field="grade", lines=50, hits=48, low=0.86, threshold=0.5, reliable=True)
+UNRELIABLE = EvidenceCheck(field="grade", lines=9, hits=1, low=0.02, threshold=0.5, reliable=False)
+
+
+def checked(check: EvidenceCheck):
+    """Change the last line of the handmade draft: this was measured of its evidence."""
+    *others, last = make_draft().sentences
+    return make_draft(sentences=(*others, last.model_copy(update={"evidence_check": check})))
+
+
+def tiles_of(page: _Page, line: str) -> list[str]:
+    opened = [b["popovertarget"] for b in page.all("button") if b["class"].startswith("tile ")]
+    return [zoom for zoom in opened if zoom.startswith(f"zoom-{line}-")]
+
+
+def test_evidence_that_was_measured_to_be_reliable_is_shown_with_its_figures(pictures):
+    draft = checked(RELIABLE)
+    page = parse(to_html(draft, pictures))
+
+    assert tiles_of(page, "s3")
+    assert "The strongest tile showed it in 48 of 50 measured slides." in page.text
+    assert "not shown as evidence" not in to_text(draft)
+
+
+def test_evidence_that_was_measured_to_be_unreliable_is_not_shown_and_the_reader_hears_why(pictures):
+    draft = checked(UNRELIABLE)
+    page, why = parse(to_html(draft, pictures)), "in 1 of 9 measured slides: not shown as evidence"
+
+    assert tiles_of(page, "s1"), "other lines keep theirs"
+    assert not tiles_of(page, "s3")
+    assert "layer-s3" not in to_html(draft, pictures), "nor does the map show it"
+    assert why in page.text
+    assert why in to_text(draft).replace("\n", " ")
+    assert draft.sentences[2].evidence, "the record keeps what the model looked at"
+
+
+def test_a_model_whose_evidence_nobody_measured_says_so_once(draft, pictures):
+    said = "How often this model's tiles show what its lines state was not measured."
+
+    assert parse(to_html(draft, pictures)).text.count(said) == 1
+    assert said in to_text(draft).replace("\n", " ")
+
+
+def test_the_map_of_all_lines_leaves_unreliable_evidence_out(pictures):
+    weights = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32)
+
+    assert overall(checked(RELIABLE), weights).tolist() == pytest.approx([2 / 3, 0, 1 / 3])
+    assert overall(checked(UNRELIABLE), weights).tolist() == [1, 0, 0]
+
+
+def test_quality_says_what_was_checked_and_what_was_not(pictures):
+    quality = Quality(checked=("focus", "ink"), not_checked=("folds", "bubbles"))
+    draft = make_draft(quality=quality)
+    for words in (parse(to_html(draft, pictures)).text, to_text(draft)):
+        assert "Checked: focus, ink. Not checked: folds, bubbles." in words
+    assert "No problem found." in parse(to_html(draft, pictures)).text
+
+
+def test_a_draft_from_a_bag_does_not_claim_that_the_picture_is_sound(pictures):
+    draft = make_draft(quality=Quality())
+    page = parse(to_html(draft, pictures))
+
+    assert "No problem found." not in page.text
+    assert "The picture was not checked: only its features were given." in page.text
+    assert "The picture was not checked" in to_text(draft)
+
+
+@pytest.mark.parametrize(
+    ("area", "share", "words"),
+    [
+        (0.42, 0.031, "0.42 mm² of tissue (3 % of it) lies in no tile"),
+        (0.004, 0.002, "Less than 0.01 mm² of tissue (less than 1 % of it) lies in no tile"),
+        (0.0, 0.0, "All tissue that was found lies in tiles."),
+    ],
+)
+def test_tissue_that_lies_in_no_tile_is_stated(pictures, area, share, words):
+    draft = make_draft(quality=Quality(measures={"tissue_unread_mm2": area, "tissue_unread_fraction": share}))
+
+    assert words in parse(to_html(draft, pictures)).text
+    assert words in to_text(draft).replace("\n", " ")
+
+
+def test_each_slide_of_a_case_states_its_tissue(pictures):
+    made = make_draft()
+    measures = {"tissue_unread_mm2": 0.5, "tissue_unread_fraction": 0.1}
+    slides = tuple(
+        CaseSlide(
+            slide_id=name, bag_digest="d", slide=made.provenance.slide, quality=Quality(measures=measures)
+        )
+        for name in ("a", "b")
+    )
+    draft = make_draft(case_id="C1", slides=slides)
+
+    assert "b: 0.50 mm² of tissue (10 % of it)" in parse(to_html(draft, pictures, pictures)).text
+
+
+def test_a_confidence_that_was_never_calibrated_is_not_a_number(draft, pictures):
+    lines = tuple(s.model_copy(update={"confidence": None, "uncertain": False}) for s in draft.sentences)
+    bare = draft.model_copy(update={"confidence": None, "calibrated": False, "sentences": lines})
+    page = parse(to_html(bare, pictures))
+
+    assert "not-calibrated" in [n.code for n in notices(bare)]
+    assert page.text.count("confidence not calibrated") == len(lines)
+    assert not [a for _, a in page.tags if a.get("class") == "meter"]
+    assert "calibrated probability" not in page.text
+    assert to_text(bare).startswith("*** CONFIDENCE NOT CALIBRATED ***")
+    assert "Confidence not calibrated" in to_text(bare)
+
+
+def test_a_model_that_abstains_narrowly_does_not_seem_to_contradict_itself(draft):
+    reasons = Abstention(reasons=("low-confidence",), threshold=0.9999)
+    narrow = draft.model_copy(update={"confidence": 0.9912, "abstained": True, "abstention": reasons})
+
+    assert "99.12 %, below the 99.99 %" in notices(narrow)[0].body
+
+
+def test_each_picture_of_a_tile_is_in_the_page_once(draft, pictures):
+    html = to_html(draft, pictures)
+
+    assert len(tiles_of(parse(html), "s1")) == len(tiles_of(parse(html), "s2")) == 1
+    assert html.count("data:image/jpeg") == 1
+
+
+def test_a_name_cannot_break_out_of_the_styles(pictures):
+    html = to_html(make_draft(slide_id='a"; } </style><script>x</script> é'), pictures)
+    style = html.partition("<style>")[2].partition("</style>")[0]
+
+    assert "<script>" not in html
+    assert css_string('a"</style>') == '"a\\22 \\3c \\2f style\\3e "'
+    assert style.count("@bottom-center") == 2, "the styles end where they should"
 
 
 def test_heatmap_of_no_evidence_is_drawn_all_the_same():

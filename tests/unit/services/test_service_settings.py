@@ -7,14 +7,24 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from histgen_lib.errors import FatalError
+from histgen_lib.slides.places import Roots
 from services.reporter.settings import ReporterSettings
 from services.settings import ServiceSettings
 from services.tiler.settings import TilerSettings
-from services.wiring import bus_settings, storage_settings, worker_spec
+from services.wiring import (
+    bus_settings,
+    slide_files,
+    slide_roots,
+    storage_settings,
+    token_file,
+    warn_without_roots,
+    worker_spec,
+)
 
 NEEDED = {"HISTGEN_BUS": "embedded:/lab/bus.db", "HISTGEN_STORE": "file:/lab/store"}
 
@@ -138,6 +148,31 @@ def test_an_empty_variable_means_not_stated(monkeypatch):
     assert (settings.threads, settings.store_endpoint, settings.run_dir, settings.scratch) == (None,) * 4
 
 
+@pytest.mark.parametrize("cls", [TilerSettings, ReporterSettings])
+def test_workers_take_slides_from_the_same_places_as_the_gateway(monkeypatch, cls, tmp_path):
+    monkeypatch.setenv("HISTGEN_ROOTS", "/archive, s3://lab/scans")
+    monkeypatch.setenv("HISTGEN_WATCH", str(tmp_path))
+
+    assert slide_roots(cls.load()) == Roots((tmp_path.resolve(), Path("/archive")), ("lab/scans/",))
+
+
+@pytest.mark.parametrize(("roots", "warnings"), [("", 1), ("/scans", 0)])
+def test_a_service_without_roots_says_at_its_start_that_it_takes_no_slide(monkeypatch, roots, warnings):
+    said: list[str] = []
+    monkeypatch.setattr("services.wiring._log", SimpleNamespace(warning=said.append))
+    monkeypatch.setenv("HISTGEN_ROOTS", roots)
+    warn_without_roots(ServiceSettings.load())
+
+    assert len(said) == warnings
+
+
+def test_a_root_that_is_no_place_is_refused(monkeypatch):
+    monkeypatch.setenv("HISTGEN_ROOTS", "http://host/scans")
+    with pytest.raises(FatalError) as caught:
+        slide_roots(ServiceSettings.load())
+    assert caught.value.code == "settings-invalid"
+
+
 def test_settings_travel_to_the_child_process():
     settings = TilerSettings.load(in_flight=2)
 
@@ -162,3 +197,45 @@ def test_a_workers_parent_process_loads_no_model_and_no_pixels(service):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert run.stdout.strip() == "[]"
+
+
+def test_without_a_stated_token_file_the_accounts_home_has_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HISTGEN_HOME", str(tmp_path))
+    monkeypatch.setenv("HISTGEN_TOKEN_FILE", "")
+    assert token_file(ServiceSettings.load()) == tmp_path / "secrets" / "token"
+
+    monkeypatch.setenv("HISTGEN_TOKEN_FILE", "/etc/histgen/token")
+    assert token_file(ServiceSettings.load()) == Path("/etc/histgen/token")
+
+
+def test_an_account_without_a_home_is_asked_for_a_token_file(monkeypatch):
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    for name in ("HISTGEN_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FatalError) as caught:
+        token_file(ServiceSettings.load())
+    assert (caught.value.code, "HISTGEN_TOKEN_FILE" in caught.value.message) == ("settings-invalid", True)
+
+
+@pytest.mark.parametrize("kind", ["open", "link", "file"])
+def test_a_folder_for_copies_that_someone_else_may_have_put_there_is_not_used(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    found = tmp_path / f"histgen-scratch-{os.getuid()}"
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    {"open": lambda: (found.mkdir(), found.chmod(0o777)), "file": found.touch}.get(
+        kind, lambda: found.symlink_to(tmp_path / "theirs")
+    )()
+    with pytest.raises(FatalError) as caught:
+        slide_files(ServiceSettings.load())._make_scratch()
+    assert caught.value.code == "scratch-unwritable"
+
+
+def test_the_folder_for_copies_is_made_for_this_account_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    for _ in range(2):
+        slide_files(ServiceSettings.load())._make_scratch()
+    (made,) = tmp_path.iterdir()
+    assert made.stat().st_mode & 0o777 == 0o700

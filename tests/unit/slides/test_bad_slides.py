@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,10 +42,9 @@ def test_something_else_named_svs(tmp_path, content):
     assert refusal(tmp_path / "a.svs").code == "slide-format-unknown"
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_a_picture_that_is_no_slide(tmp_path, name):
-    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / name)
-    assert refusal(tmp_path / name).code == "slide-format-unknown"
+def test_a_picture_that_is_no_slide(tmp_path):
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "a.png")
+    assert refusal(tmp_path / "a.png").code == "slide-format-unknown"
 
 
 def test_a_folder_of_other_things(tmp_path, slide_file):
@@ -74,8 +72,8 @@ def test_a_compression_that_nobody_can_undo_here_is_no_damage(tmp_path, slide_fi
     assert jpeg in data
     (tmp_path / "a.tif").write_bytes(data.replace(jpeg, jpeg_2000))
     found = refusal(tmp_path / "a.tif")
-    assert found.code == "slide-format-unknown"
-    assert "34712" in found.hint
+    assert found.code == "slide-not-supported"
+    assert "34712" in found.message
 
 
 def test_damaged_pixels_behind_a_sound_directory(tmp_path, slide_file):
@@ -95,7 +93,7 @@ def test_a_file_that_may_not_be_read(monkeypatch, slide_file, error):
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("histgen_lib.opening._opened", refuse)
     found = refusal(slide_file)
     assert found.code == "slide-unreadable"
     assert error.strerror in found.message
@@ -111,10 +109,6 @@ def test_a_picture_of_a_few_pixels(tmp_path, side):
 def test_a_slide_without_tissue(make_slide, value):
     blank = np.full((1500, 1200, 3), value, np.uint8)
     assert refusal(make_slide("a.tif", [blank, halved(blank)])).code == "slide-no-tissue"
-
-
-def test_levels_that_do_not_belong_together(make_slide, picture):
-    assert refusal(make_slide("a.tif", [picture, picture[::2, ::4]])).code == "slide-pyramid-corrupt"
 
 
 def test_a_huge_slide_without_small_levels(monkeypatch, make_slide, picture):

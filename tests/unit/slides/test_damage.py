@@ -25,6 +25,7 @@ from tiff_pyramid import halved, write_pyramid
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import TilingSettings, assess_quality, open_slide, plan_grid
 from histgen_lib.slides._damage import is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
+from histgen_lib.slides.quality import DAMAGE
 
 MPP, TILE_PX = 1.0, 128
 TILING = TilingSettings(mpp=MPP, tile_px=TILE_PX // 2)
@@ -44,6 +45,7 @@ class Read:
     tiles: dict[tuple[int, int], NDArray[np.uint8]]
     left_out: int
     flags: tuple[str, ...]
+    checked: bool
 
 
 def read(path: Path, *, fast: bool = True) -> Read:
@@ -56,8 +58,10 @@ def read(path: Path, *, fast: bool = True) -> Read:
         for batch in batches
         for place, tile in zip(batch.xy.tolist(), batch.pixels, strict=True)
     }
-    left_out = len(grid) - len(tiles)
-    return Read(tiles, left_out, quality.without(left_out).flags)
+    if left_out := len(grid) - len(tiles):
+        places = np.array(list(tiles), np.int32).reshape(-1, 2)
+        quality = quality.without(grid.only(grid.rows_at(places)), left_out)
+    return Read(tiles, left_out, quality.flags, DAMAGE in quality.checked)
 
 
 def differ(found: Read, sound: Read) -> int:
@@ -267,7 +271,8 @@ def test_a_file_whose_tiles_nobody_can_judge_says_so(tmp_path: Path, picture: ND
     with tifffile.TiffWriter(path) as file:
         file.write(picture, tile=(TILE_PX, TILE_PX), photometric="rgb")
         file.write(halved(picture), tile=(TILE_PX, TILE_PX), photometric="rgb", subfiletype=1)
-    assert read(path).flags == ("damage-unchecked",)
+    found = read(path)
+    assert (found.flags, found.checked) == ((), False)
 
 
 def test_deflated_tiles_are_checked(tmp_path: Path, picture: NDArray[np.uint8]) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from tiff_pyramid import halved
 
-from histgen_lib.slides import QualityReport, TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides.quality import flags_of
+from histgen_lib.reports.notices import QUALITY_SENTENCES
+from histgen_lib.slides import QualityReport, TileGrid, TilingSettings, assess_quality, open_slide, plan_grid
+from histgen_lib.slides.grid import unread_tissue
+from histgen_lib.slides.quality import CHECKS, NEVER_CHECKED, RULES, flags_of
 
 SOUND = QualityReport(
     flags=(),
@@ -82,3 +84,35 @@ def test_enlargement_is_noticed(make_slide, picture):
 def test_each_threshold_is_as_documented(flag, measured):
     assert flags_of(SOUND) == ()
     assert flags_of(replace(SOUND, **measured)) == (flag,)
+
+
+def test_what_is_checked_is_what_can_raise_a_flag():
+    """The page's list comes from the rules: a rule that is added is told of, one that goes is not."""
+    assert [rule.check for rule in RULES if rule.check not in CHECKS] == []
+    assert {"focus", "ink", "exposure"} <= set(CHECKS)
+    assert not set(CHECKS) & set(NEVER_CHECKED)
+    flags = [rule.flag for rule in RULES]
+    assert len(flags) == len(set(flags))
+    assert [flag for flag in flags if flag not in QUALITY_SENTENCES] == []
+
+
+def test_tissue_in_no_tile_is_measured(make_slide):
+    """Half a tile's width of tissue hangs over into a column that has too little of it to be read."""
+    picture = np.full((512, 1024, 3), 243, np.uint8)
+    picture[0:512, 0:544] = (190, 120, 170)  # tiles of 128 px: the fifth column is a quarter full
+    with open_slide(make_slide("a.tif", [picture, halved(picture, 2)], mpp=1.0)) as slide:
+        whole = assess_quality(slide, plan_grid(slide, TilingSettings(tile_px=128, mpp=1.0, min_tissue=0.1)))
+        some = assess_quality(slide, plan_grid(slide, TilingSettings(tile_px=128, mpp=1.0, min_tissue=0.5)))
+
+    assert whole.tissue_unread_mm2 == whole.tissue_unread_fraction == 0
+    assert some.tissue_unread_mm2 == pytest.approx(0.032 * 0.512, rel=0.4)
+    assert some.tissue_unread_fraction == pytest.approx(32 / 544, rel=0.4)
+
+
+def test_tiles_that_overlap_cover_their_tissue_once():
+    mask = np.ones((10, 10), dtype=bool)
+    tissue, xy = np.ones(2, np.float32), np.array([[0, 0], [40, 0]], np.int32)
+    grid = TileGrid(xy=xy, span_px=60.0, tile_px=6, mpp=1.0, tissue=tissue, mask=mask, mask_downsample=10.0)
+
+    assert (~unread_tissue(grid)).sum() == 60
+    assert not unread_tissue(grid)[:6].any()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
+from doors import TOKEN
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.stack.asking import get_json, post_json
@@ -28,13 +31,17 @@ def server() -> Iterator[HTTPServer]:
 
         def do_GET(self) -> None:
             status, body = self.server.answer
+            self.server.authorisations.append(self.headers["authorization"])
             self.send_response(status)
+            if self.server.location:
+                self.send_header("location", self.server.location)
             self.end_headers()
             self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
 
         def log_message(self, *_: object) -> None: ...
 
     serving = HTTPServer(("127.0.0.1", 0), Handler)
+    serving.authorisations, serving.location = [], ""
     serving.url = f"http://127.0.0.1:{serving.server_port}"
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -46,15 +53,41 @@ def server() -> Iterator[HTTPServer]:
 
 def refused(url: str) -> HistgenError:
     with pytest.raises(HistgenError) as caught:
-        post_json(f"{url}/slides", {"uri": "file:///a.svs"})
+        post_json(f"{url}/slides", {"uri": "file:///a.svs"}, TOKEN)
     return caught.value
 
 
 def test_an_answer_is_returned(server):
     server.answer = (202, {"status": "accepted"})
 
-    assert post_json(f"{server.url}/slides", {"uri": "x"}) == {"status": "accepted"}
+    assert post_json(f"{server.url}/slides", {"uri": "x"}, TOKEN) == {"status": "accepted"}
     assert json.loads(server.got) == {"uri": "x"}
+    assert server.authorisations == [f"Bearer {TOKEN}"]
+
+
+def test_who_knows_no_token_sends_none(server):
+    server.answer = (202, {"status": "accepted"})
+    post_json(f"{server.url}/slides", {"uri": "x"}, None)
+
+    assert server.authorisations == [None]
+
+
+def test_a_token_does_not_follow_a_redirection(server):
+    other = free_port()
+    with socket.create_server(("127.0.0.1", other)) as elsewhere:
+        server.answer, server.location = (307, {}), f"http://127.0.0.1:{other}/slides"
+        assert refused(server.url).code == "gateway-answer"
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+
+
+def test_another_token_is_for_a_person_to_mend(server):
+    server.answer = (401, {"error": {"code": "token-wrong", "message": "No.", "hint": "Look there."}})
+    error = refused(server.url)
+
+    assert isinstance(error, FatalError)
+    assert error.code == "token-wrong"
 
 
 @pytest.mark.parametrize(
@@ -100,14 +133,43 @@ def test_a_gateway_that_is_not_there_may_be_tried_again(url):
 
 def test_a_service_that_answers_nonsense_is_shown_as_one_that_does_not_answer(server, tmp_path):
     server.answer = (200, {"phase": 1})
-    (tmp_path / "tiler-1.json").write_text(json.dumps({"name": "tiler", "pid": 1, "url": server.url}))
     (tmp_path / "broken-1.json").write_text("{")
-    (worker,) = look(tmp_path)
+    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert (worker.name, worker.answers, worker.ready) == ("tiler", False, False)
+
+
+def test_a_service_is_asked_with_the_token_that_it_wants(server, tmp_path):
+    server.answer = (200, {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3})
+    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+
+    assert (worker.answers, worker.jobs_done) == (True, 3)
+    assert server.authorisations == [f"Bearer {TOKEN}"]
+
+
+def test_a_service_whose_token_others_could_have_put_there_is_not_asked(server, tmp_path):
+    path = own_token(tmp_path)
+    path.chmod(0o644)
+    (worker,) = look(announced(tmp_path, server.url, path))
+
+    assert (worker.answers, server.authorisations) == (False, [])
+
+
+def own_token(folder: Path) -> Path:
+    path = folder / "token"
+    path.touch(0o600)
+    path.write_text(TOKEN)
+    return path
+
+
+def announced(folder: Path, url: str, token_file: Path) -> Path:
+    """Say what a service says of itself; return the folder."""
+    told = {"name": "tiler", "pid": 1, "url": url, "token_file": str(token_file)}
+    (folder / "tiler-1.json").write_text(json.dumps(told))
+    return folder
 
 
 def test_a_service_in_trouble_is_no_answer(server):
     server.answer = (500, {})
     with pytest.raises(OSError, match="500"):
-        get_json(server.url)
+        get_json(server.url, TOKEN)

@@ -83,3 +83,49 @@ def test_settings_of_the_broker_come_from_where_the_services_have_them():
 
     assert connect(Stated(store="s3://lab"), environment).need_bus().kafka == (("security_protocol", "SSL"),)
     assert code_of(Stated(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA": "[1]"}) == "settings-invalid"
+
+
+def own_file(path: Path, text: str) -> Path:
+    path.touch(0o600)
+    path.write_text(text)
+    return path
+
+
+def test_the_token_of_a_stack_here_is_found_in_its_folder(tmp_path):
+    token = stopped_stack(tmp_path).secret("token")
+
+    assert connect(Stated(home=tmp_path), {"HISTGEN_TOKEN_FILE": "/elsewhere"}).token() == token
+
+
+def test_the_token_of_a_remote_gateway_is_in_the_stated_file(tmp_path):
+    file = own_file(tmp_path / "gateway.token", "abc\n")
+    found = connect(Stated(), {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(file)})
+
+    assert found.token() == "abc"
+
+
+@pytest.mark.parametrize(
+    "gateway", ["http://gw:80", "http://127.0.0.1.evil.example", "http://[", "http://192.0.2.1"]
+)
+def test_the_token_of_a_stack_here_goes_to_no_other_machine(tmp_path, gateway):
+    stopped_stack(tmp_path).secret("token")
+    environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
+
+    assert connect(Stated(gateway=gateway), environment).token() is None
+    assert connect(Stated(gateway=gateway, home=tmp_path), environment).token() is None
+
+
+@pytest.mark.parametrize("gateway", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/"])
+def test_a_gateway_of_this_machine_without_a_stack_has_the_token_of_the_account(tmp_path, gateway):
+    token = StackHome(tmp_path).secret("token")
+    environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
+
+    assert connect(Stated(gateway=gateway), environment).token() == token
+
+
+def test_a_token_that_cannot_be_read_is_told_with_the_file(tmp_path):
+    environment = {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(tmp_path / "none")}
+    with pytest.raises(HistgenError) as caught:
+        connect(Stated(), environment).token()
+    assert caught.value.code == "token-unreadable"
+    assert str(tmp_path / "none") in caught.value.message

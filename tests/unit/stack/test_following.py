@@ -8,7 +8,9 @@ import planted_objects as planted
 import pytest
 
 from histgen_lib.errors import TransientError
+from histgen_lib.stack import following
 from histgen_lib.stack.following import Follower
+from histgen_lib.stack.workers import WorkerState
 from histgen_lib.storage import StorageSettings, open_store
 
 
@@ -101,3 +103,48 @@ def test_a_store_that_is_away_is_said_and_the_last_picture_kept(follower, store,
     time.seconds = 2.0
 
     assert follower.look().away == ""
+
+
+def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
+    store, time, monkeypatch, tmp_path
+):
+    done = [0]
+
+    def workers(_):
+        return [WorkerState("reporter", 1, "http://x", answers=True, jobs_done=done[0])]
+
+    monkeypatch.setattr(following, "look", workers)
+    follower = Follower(store, tmp_path, now=time.now, clock=time.clock)
+    follower.look()
+    time.seconds = 20.0
+    follower.look()
+    planted.scan(store, "a")
+    planted.draft(store, "a")
+    time.seconds = 40.0
+    assert follower.look().news == ()
+    assert follower.pause_s == 10.0
+    done[0] = 1
+    time.seconds = 41.0
+
+    assert [ended.slide.slide_id for ended in follower.look().news] == ["a"]
+    assert follower.pause_s == 0.5
+
+
+def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch, tmp_path):
+    """Someone else may write to it, too."""
+    monkeypatch.setattr(following, "look", lambda _: [WorkerState("reporter", 1, "http://x", answers=True)])
+    follower = Follower(store, tmp_path, now=time.now, clock=time.clock)
+    follower.look()
+    planted.letter(store, planted.scan(store, "a"))
+    time.seconds = 61.0
+
+    assert [ended.slide.slide_id for ended in follower.look().news] == ["a"]
+
+
+def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
+    for slide_id in "abc":
+        planted.letter(store, planted.scan(store, slide_id))
+    follower = Follower(store, None, only={"b", "nowhere"}, now=time.now, clock=time.clock)
+    monkeypatch.setattr(type(store), "list", lambda *_: pytest.fail("letters are listed"))
+
+    assert [(slide.slide_id, slide.state) for slide in follower.look().slides] == [("b", "dead-letter")]

@@ -57,6 +57,44 @@ def test_nobody_else_may_look_into_the_folder(tmp_path):
         assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o777, 0o701])
+def test_a_home_that_was_open_is_closed_to_others(tmp_path, mode):
+    home = StackHome(tmp_path / "home")
+    with home.locked():
+        pass
+    home.folder.chmod(mode)
+    with home.locked():
+        assert stat.S_IMODE(home.folder.stat().st_mode) == 0o700
+
+
+def test_a_new_folder_with_slides_that_wait_is_closed_to_others(tmp_path):
+    (tmp_path / "home" / "inbox").mkdir(parents=True)
+    (tmp_path / "home").chmod(0o755)
+    with StackHome(tmp_path / "home").locked():
+        assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+
+
+def test_an_open_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "notes.txt").touch()
+    with pytest.raises(FatalError) as caught, StackHome(folder).locked():
+        pass
+    assert caught.value.code == "stack-home"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_of_another_account_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(FatalError) as caught, StackHome(tmp_path).locked():
+        pass
+    assert caught.value.code == "stack-home"
+    assert "another account" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_record_outlives_the_stack(tmp_path):
     with StackHome(tmp_path).locked():
         StackHome(tmp_path).write(RECORD)

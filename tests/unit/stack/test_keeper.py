@@ -1,7 +1,8 @@
-"""Processes are kept running, within limits, and never outlive whoever keeps them."""
+"""Processes are kept running for as long as that may work, and never outlive whoever keeps them."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.stack.processes import Keeper, ServiceProcess, bound_log, last_words
+from histgen_lib.worker import Backoff
 
+AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
 
@@ -48,7 +52,7 @@ def keep():
 def test_a_killed_process_is_started_again(keep, tmp_path):
     seen: list[str] = []
     process = service(tmp_path, "import time; time.sleep(600)")
-    keeper = keep(process, delays_s=(0.01,), changed=lambda k: seen.append(k.state))
+    keeper = keep(process, backoff=AT_ONCE, changed=lambda k: seen.append(k.state))
     first = process.pid
     os.kill(first, signal.SIGKILL)
     until(lambda: process.pid not in (None, first), 60, "another process")
@@ -57,21 +61,106 @@ def test_a_killed_process_is_started_again(keep, tmp_path):
     until(lambda: seen == ["starting", "running", "restarting", "running"], 60, "every state told")
 
 
-def test_a_process_that_keeps_ending_is_given_up_with_its_last_words(keep, tmp_path):
+def told_of(seen: list[str]):
+    """Note each change of a keeper's trouble."""
+
+    def note(keeper: Keeper) -> None:
+        if bool(keeper.trouble) != bool(seen and seen[-1]):
+            seen.append(keeper.trouble)
+
+    return note
+
+
+def test_a_process_that_is_killed_again_and_again_is_never_given_up(keep, tmp_path):
+    seen: list[str] = []
+    process = service(tmp_path, "import time; time.sleep(600)")
+    keeper = keep(process, backoff=AT_ONCE, changed=told_of(seen))
+    for number in range(1, 31):
+        os.kill(until(lambda: process.pid, 60, "a process"), signal.SIGKILL)
+        until(lambda so_far=number: keeper.restarts == so_far, 60, "it to be started again")
+
+    assert keeper.error is None
+    assert len(seen) == 1
+    assert seen[0].startswith("The tiler was ended by SIGKILL. [service-ended]")
+
+
+def test_a_process_that_keeps_ending_says_why_once_and_once_that_it_is_well_again(keep, tmp_path):
     words = json.dumps(
         {"event": "x", "code": "bus-unavailable", "message": "No broker.", "hint": "Start it."}
     )
-    keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(3)"), delays_s=(0.01, 0.01))
-    until(lambda: keeper.error, 60, "the keeper to give up")
+    seen: list[str] = []
+    there, log = tmp_path / "broker", tmp_path / "tiler.log"
+    script = f"test -e {there} || {{ echo '{words}'; exit 3; }}; exec sleep 600"
+    process = ServiceProcess("tiler", ["sh", "-c", script], {}, log, grace_s=5)
+    keeper = keep(process, backoff=AT_ONCE, steady_s=1.5, changed=told_of(seen))
+    until(lambda: keeper.trouble and keeper.restarts > 5, 60, "many new starts")
+    there.touch()
+    until(lambda: not keeper.trouble, 60, "it to be well again")
 
-    assert keeper.error.code == "service-failing"
-    assert "3 times in a row. No broker." in keeper.error.message
-    assert keeper.error.hint == "Start it."
+    assert seen == ["The tiler ended with exit code 3. No broker. [service-ended] Start it.", ""]
+    assert keeper.error is None
+
+
+class Fickle:
+    """A process whose starts raise what they are told to, one after the other; the last one goes on."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures, self.log_path, self.pid = list(failures), Path("absent.log"), None
+
+    def start(self, ended=None) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.pid = os.getpid()
+
+    def stop(self) -> None:
+        self.pid = None
+
+    def fault(self) -> HistgenError:
+        return TransientError("triton-ended", "It was killed.")
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        TransientError("kafka-ended", "Apache Kafka was ended by SIGKILL."),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_a_first_start_that_fails_of_what_may_pass_is_tried_again(keep, passing):
+    keeper = keep(Fickle(passing, passing, passing, passing), backoff=AT_ONCE)
+
+    assert (keeper.state, keeper.restarts, keeper.error) == ("running", 4, None)
+    assert "Kafka" in keeper.trouble or passing.args[1] in keeper.trouble
+
+
+def test_what_a_person_must_mend_ends_it_at_a_later_start_too(keep):
+    missing = FatalError("kafka-missing", "There is no Java.")
+    keeper = keep(Fickle(TransientError("kafka-ended", "Killed."), missing), backoff=AT_ONCE)
+
+    assert (keeper.state, keeper.error) == ("failed", missing)
+
+
+def test_a_pause_before_the_next_start_holds_up_no_stop(keep, tmp_path):
+    keeper = keep(service(tmp_path, "raise SystemExit(1)"), backoff=Backoff(first_s=3600, most_s=3600))
+    until(lambda: keeper.state == "restarting", 60, "the pause")
+    keeper.join()
+
+    assert keeper.state == "stopped"
+
+
+@pytest.mark.parametrize("code", ["http-port", "job-process"])
+def test_a_refusal_that_may_pass_on_this_machine_is_no_reason_to_give_up(keep, tmp_path, code):
+    words = json.dumps({"code": code, "message": "Not now.", "hint": "Wait."})
+    keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
+    until(lambda: keeper.restarts > 9, 60, "many new starts")
+
+    assert keeper.error is None
 
 
 def test_a_process_that_refuses_to_run_is_not_started_again(keep, tmp_path):
     words = json.dumps({"code": "settings-invalid", "message": "HISTGEN_BUS is missing.", "hint": "Set it."})
-    keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), delays_s=(0.01,) * 9)
+    keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
     until(lambda: keeper.error, 60, "the refusal")
 
     assert (keeper.restarts, keeper.error.code) == (0, "service-refused")

@@ -1,27 +1,23 @@
-"""The annotation file, and finding each case's bag by name."""
+"""The annotation file: its layout, its encodings, and what it may not say twice."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
 import pytest
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.training.annotation import Case, index_files, match_cases, read_annotation, require_matches
-
-
-def _files(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
+from histgen_lib.training.annotation import Case, read_annotation
 
 
 def test_the_published_layout_is_read_with_keys_we_do_not_know(tmp_path: Path) -> None:
     path = tmp_path / "annotation.json"
     item = {"id": "TCGA-1", "report": "A report .", "image_path": ["TCGA-1.pt"], "split": "train"}
-    path.write_text(json.dumps({"train": [item], "val": [], "test": [item | {"image_path": "b.svs"}]}))
+    path.write_text(
+        json.dumps({"train": [item], "val": [], "test": [item | {"id": "TCGA-2", "image_path": "b.svs"}]})
+    )
     annotation = read_annotation(path)
     assert annotation.train == (Case("TCGA-1", "A report .", ("TCGA-1.pt",)),)
     assert annotation.val == ()
@@ -62,33 +58,61 @@ def test_a_split_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert raised.value.code == "training-split-unknown"
 
 
-def test_a_bag_is_found_by_id_and_else_by_image_path(tmp_path: Path) -> None:
-    folder = _files(tmp_path, "one.parquet", "deep/scan-2.h5", "TCGA-3.a1b2.pt")
-    cases = [
-        Case("one", "", ("elsewhere.svs",)),
-        Case("case-2", "", ("/lab/store/scan-2.svs",)),
-        Case("TCGA-3.a1b2", ""),
-        Case("absent", "", ("absent.svs",)),
-    ]
-    found = match_cases(cases, index_files(folder, (".parquet", ".h5", ".pt")))
-    assert [(case.id, path.name) for case, path in found] == [
-        ("one", "one.parquet"),
-        ("case-2", "scan-2.h5"),
-        ("TCGA-3.a1b2", "TCGA-3.a1b2.pt"),
-    ]
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_byte_order_mark_says_how_the_file_is_written(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "annotation.json"
+    text = json.dumps({"train": [{"id": "Präparat", "report": "µ"}]}, ensure_ascii=False)
+    path.write_bytes(codecs.BOM_UTF16_LE * (encoding == "utf-16-le") + text.encode(encoding))
+    assert read_annotation(path).train == (Case("Präparat", "µ"),)
 
 
-def test_the_id_goes_before_the_image_path(tmp_path: Path) -> None:
-    files = index_files(_files(tmp_path, "a.parquet", "b.parquet"), (".parquet",))
-    assert match_cases([Case("a", "", ("b.svs",))], files)[0][1].name == "a.parquet"
+def test_an_annotation_in_another_encoding_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes('{"train": [{"id": "a", "report": "Präparat"}]}'.encode("latin-1"))
+    with pytest.raises(InvalidInputError) as raised:
+        read_annotation(tmp_path / "a.json")
+    assert raised.value.code == "training-annotation-unreadable"
 
 
-def test_hidden_and_half_written_files_are_no_bags(tmp_path: Path) -> None:
-    folder = _files(tmp_path, ".a.parquet.part", "._b.parquet", "c.txt")
-    assert index_files(folder, (".parquet",)) == {}
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        (["S0", "S0"], [], "two entries for S0 in its train split"),
+        (["S0"], ["S0"], "in its train split and in its test split"),
+        (["7", 7], [], "two entries for 7"),
+    ],
+)
+def test_an_id_stands_once_in_all_splits(
+    tmp_path: Path, train: list[object], test: list[object], said: str
+) -> None:
+    splits = {"train": train, "test": test}
+    entries = {name: [{"id": i, "report": "the same"} for i in ids] for name, ids in splits.items()}
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    with pytest.raises(InvalidInputError, match=said) as raised:
+        read_annotation(tmp_path / "a.json")
+    assert raised.value.code == "training-annotation-twice"
+    assert "image_path" in raised.value.hint
 
 
-def test_a_split_without_any_bag_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="None of the 1 cases of the val split") as raised:
-        require_matches("val", [Case("a", "")], {}, tmp_path)
-    assert raised.value.code == "training-bags-missing"
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"train": [{"id": "a", "report": "one", "report": "two"}]}',
+        '{"train": [], "train": [{"id": "a", "report": "r"}]}',
+        '{"train": [{"id": "", "report": "r"}]}',
+        '{"train": [{"id": null, "report": "r"}]}',
+        '{"train": [{"id": "a", "report": "r", "image_path": [null]}]}',
+        '{"train": [{"id": "a", "report": "\\ud800"}]}',
+        "[" * 100_000,
+    ],
+    ids=["two reports", "two lists", "no name", "null", "no path", "half a character", "deep"],
+)
+def test_entries_that_cannot_be_meant_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InvalidInputError) as raised:
+        read_annotation(tmp_path / "a.json")
+    assert raised.value.code == "training-annotation-unreadable"
+
+
+def test_an_image_path_of_null_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"train": [{"id": "a", "report": "r", "image_path": null}]}')
+    assert read_annotation(tmp_path / "a.json").train == (Case("a", "r"),)

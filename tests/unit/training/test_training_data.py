@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histgen_lib.bags import Bag
+from histgen_lib.bags import Bag, write_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
 from histgen_lib.training.data import (
@@ -33,7 +33,7 @@ def bag() -> Bag:
 
 
 def _example(bag: Bag) -> Example:
-    return Example(bag.slide_id, "", Path("unused"), (1,), bag=bag)
+    return Example(bag.slide_id, "", (Path("unused"),), (1,), held=(bag,))
 
 
 @given(sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=40), batch=st.integers(1, 9))
@@ -63,6 +63,17 @@ def test_each_variant_gets_its_tiles_in_its_order(bag: Bag) -> None:
     assert np.array_equal(prepare(bag, "published"), raw)
     assert np.array_equal(prepare(bag, "corrected"), raw[tile_order(bag.xy, bag.span_px)])
     assert np.allclose(prepare(bag, "mean-pooled"), raw.mean(axis=0, keepdims=True))
+
+
+def test_the_slides_of_a_case_follow_each_other_each_in_its_own_order(bag: Bag) -> None:
+    other = planted_bags.planted_bag("b", np.random.default_rng(4), 1, 0)
+    assert np.array_equal(
+        prepare([bag, other], "corrected"),
+        np.concatenate([prepare(bag, "corrected"), prepare(other, "corrected")]),
+    )
+    raw = np.concatenate([bag.features, other.features]).astype(np.float32)
+    assert np.array_equal(prepare([bag, other], "published"), raw)
+    assert np.allclose(prepare([bag, other], "mean-pooled"), raw.mean(axis=0, keepdims=True))
 
 
 def test_tiles_without_places_stay_in_their_order(bag: Bag) -> None:
@@ -100,6 +111,30 @@ def test_bags_of_two_encoders_are_not_mixed(bag: Bag) -> None:
         with pytest.raises(InvalidInputError) as raised:
             require_same_encoder([_example(b) for b in examples], named)
         assert raised.value.code == "training-bags-differ"
+
+
+def test_bags_that_state_no_digest_are_told_by_their_encoders_name(bag: Bag) -> None:
+    one, unnamed = (dataclasses.replace(bag, encoder_sha256="", encoder_name=name) for name in ("uni", ""))
+    other = dataclasses.replace(one, encoder_name="conch")
+    require_same_encoder([_example(unnamed), _example(one), _example(unnamed)])
+    with pytest.raises(InvalidInputError, match="conch"):
+        require_same_encoder([_example(unnamed), _example(one), _example(other)])
+
+
+def test_one_digest_is_one_encoder_whatever_it_is_called(bag: Bag) -> None:
+    require_same_encoder([_example(bag), _example(dataclasses.replace(bag, encoder_name="renamed"))])
+
+
+def test_of_bags_on_disk_the_last_is_looked_at_as_well(bag: Bag, tmp_path: Path) -> None:
+    bags = [bag] * 40 + [dataclasses.replace(bag, encoder_sha256="1" * 64)]
+    for row, one in enumerate(bags):
+        write_bag(one, tmp_path / f"{row}.parquet")
+    paths = [(tmp_path / f"{row}.parquet",) for row in range(len(bags))]
+    examples = [Example(str(row), "", path, (1,)) for row, path in enumerate(paths)]
+    require_same_encoder(examples[:-1])
+    with pytest.raises(InvalidInputError) as raised:
+        require_same_encoder(examples)
+    assert raised.value.code == "training-bags-differ"
 
 
 def test_features_of_two_lengths_are_not_mixed(bag: Bag) -> None:

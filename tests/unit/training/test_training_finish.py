@@ -77,7 +77,7 @@ def test_abstention_without_any_diagnosis_line_still_has_a_threshold() -> None:
 def test_the_domain_threshold_passes_its_world_and_stops_another() -> None:
     rng = np.random.default_rng(1)
     bags = [planted_bags.planted_bag(str(row), rng, row % 2, row // 2 % 2) for row in range(60)]
-    examples = [Example(bag.slide_id, "", Path("unused"), (1,), bag=bag) for bag in bags]
+    examples = [Example(bag.slide_id, "", (Path("unused"),), (1,), held=(bag,)) for bag in bags]
     domain, threshold, scores = fit_domain(examples[:50], examples[50:], seed=0)
     strange = dataclasses.replace(bags[0], features=(bags[0].features * -3).astype(np.float16))
     assert max(scores) < threshold
@@ -90,7 +90,7 @@ def test_the_domain_of_huge_slides_takes_some_tiles_of_each() -> None:
     huge = dataclasses.replace(
         bag, features=np.repeat(bag.features, 1000, axis=0), xy=np.repeat(bag.xy, 1000, axis=0)
     )
-    example = Example("a", "", Path("unused"), (1,), bag=huge)
+    example = Example("a", "", (Path("unused"),), (1,), held=(huge,))
     domain, _, _ = fit_domain([example], [example], seed=0)
     assert len(domain.anchors) <= 512
 

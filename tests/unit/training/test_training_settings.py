@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.training import preset
 from histgen_lib.training.distributed import joined
-from histgen_lib.training.histgen_run import check_settings, model_config
+from histgen_lib.training.histgen_run import check_settings, make_tokenizer, model_config
 from histgen_lib.training.optim import make_optimizer, make_scaler, make_schedule
 from histgen_lib.training.settings import TrainSettings
 
@@ -29,6 +30,35 @@ def test_the_published_preset_is_the_published_training() -> None:
     assert (settings.optimizer, settings.learning_rate, settings.step_gamma) == ("adam-amsgrad", 1e-4, 0.8)
     assert (config.d_model, config.num_layers, config.region_size, config.cmm_size) == (512, 3, 96, 2048)
     assert settings.augment == dataclasses.replace(settings.augment, tile_dropout=0.0, feature_noise=0.0)
+
+
+def test_the_published_preset_trains_the_published_network_unless_told_otherwise() -> None:
+    assert model_config(preset("published", **PATHS), 1024, 100).mode == "published"
+    assert model_config(preset("published", **PATHS, variant="corrected"), 1024, 100).mode == "corrected"
+    assert model_config(preset("small", **PATHS), 1024, 100).mode == "corrected"
+
+
+def test_words_of_which_too_many_would_be_unknown_are_refused_with_the_figures() -> None:
+    """28 reports in which hardly a word comes ten times: a vocabulary of four could write nothing."""
+    reports = [f"Breast , biopsy : tumour number{row} of kind{row} in place{row} seen" for row in range(28)]
+    settings = preset("published", **PATHS)
+    with pytest.raises(InvalidInputError) as raised:
+        make_tokenizer(settings, reports)
+    assert _code(raised) == "training-vocabulary-poor"
+    assert "28 training reports" in raised.value.message
+    assert "--min-count" in raised.value.hint
+    assert "bpe" in raised.value.hint
+    assert make_tokenizer(dataclasses.replace(settings, word_threshold=1), reports).vocab_size > 84
+    assert make_tokenizer(dataclasses.replace(settings, tokenizer="bpe"), reports).vocab_size >= 256
+
+
+@pytest.mark.parametrize(("rare", "refused"), [(0, False), (20, False), (21, True), (98, True)])
+def test_a_fifth_of_unknown_words_is_the_most(rare: int, refused: bool) -> None:
+    """100 words: those that come once, and the full stops that end both reports."""
+    words = ["common"] * (98 - rare) + [f"rare{row}" for row in range(rare)]
+    settings, reports = TrainSettings(**PATHS, word_threshold=2), [" ".join(words), ""]
+    with pytest.raises(InvalidInputError) if refused else nullcontext():
+        make_tokenizer(settings, reports)
 
 
 def test_an_unknown_preset_is_named() -> None:

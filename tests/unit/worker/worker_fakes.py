@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from histgen_lib.bus import Delivery, Reason
@@ -177,7 +178,12 @@ class World:
 
     def kit(self, **values: Any) -> Kit:
         spec = WorkerSpec(
-            "w", "slide.scanned", "g", FakeRunner, **{"backoff": Backoff(0, 0), "max_attempts": 3} | values
+            "w",
+            "slide.scanned",
+            "g",
+            FakeRunner,
+            Path("/token"),
+            **{"backoff": Backoff(0, 0), "max_attempts": 3} | values,
         )
         board = Board(spec.name, now=lambda: NOW)
         pulse = Pulse(spec, board, self.stop)

@@ -1,4 +1,8 @@
-"""Where slides lie: file:// and s3:// URIs, and the roots that they may point into."""
+"""Where slides lie: file:// and s3:// URIs, and the roots that they may point into.
+
+The one reading of a URI, and the one judgement on places: of the gateway, which announces slides, and of the
+workers, which are told of them by whoever can write to the broker.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,13 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.slides.parts import safe_name
+from histgen_lib.names import is_s3_key, safe_name
 
 _MOST_CHARACTERS = 4096
+_MOST_PATH_BYTES, _MOST_PART_CHARACTERS = 4095, 255
+"""What a path, and one name in it, may have on Linux; many file systems take fewer of a name."""
+
+_PART = "The slide, or a file that belongs to it, lies"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -65,15 +73,14 @@ def parse_uri(uri: str) -> Place:
         raise _invalid()
     host, slash, path = uri.removeprefix("file:").removeprefix("//").partition("/")
     raw = unquote_to_bytes(slash + path)
-    if host not in ("", "localhost") or not slash or b"\0" in raw:
+    if host not in ("", "localhost") or not slash or not _is_path(raw):
         raise _invalid()
     return FilePlace(_without_dots(Path(os.fsdecode(raw))))
 
 
 def object_place(bucket: str, key: str) -> ObjectPlace:
     """Name an object. Raises InvalidInputError("uri-invalid") for what can be none."""
-    parts = key.split("/")
-    if not _BUCKET.fullmatch(bucket) or {"", ".", ".."} & set(parts) or not _is_text(key):
+    if not _BUCKET.fullmatch(bucket) or not is_s3_key(key):
         raise _invalid()
     return ObjectPlace(bucket, key)
 
@@ -108,18 +115,26 @@ class Roots:
         if isinstance(place, ObjectPlace):
             inside = any(f"{place.bucket}/{place.key}".startswith(root) for root in self.objects)
         else:
-            inside = self._holds(place.path)
+            inside = self._leads_inside(place.path)
         if not inside:
-            raise InvalidInputError(
-                "uri-outside-roots",
-                "This URI lies outside the folders and buckets that the gateway takes slides from.",
-                hint="Put the slide into one of HISTGEN_ROOTS, or add its folder or bucket there.",
-            )
+            raise _outside("This URI lies")
 
-    def _holds(self, path: Path) -> bool:
+    def require_part(self, path: Path) -> None:
+        """Refuse a file that belongs to a slide, whether it is there or not: as `require`."""
+        if not self._leads_inside(path):
+            raise _outside(_PART)
+
+    def judge(self, real: Path) -> None:
+        """Refuse a file by its own path, as the system tells it, without following anything: as `require`."""
+        if not self._hold(real):
+            raise _outside(_PART)
+
+    def _hold(self, real: Path) -> bool:
+        return any(real.is_relative_to(folder.resolve()) for folder in self.folders)
+
+    def _leads_inside(self, path: Path) -> bool:
         try:
-            real = path.resolve()
-            return any(real.is_relative_to(folder.resolve()) for folder in self.folders)
+            return self._hold(path.resolve())
         except (OSError, RuntimeError, ValueError):  # links in a circle; a name longer than the system allows
             return False
 
@@ -149,9 +164,23 @@ def _without_dots(path: Path) -> Path:
         raise _invalid() from None
 
 
+def _is_path(raw: bytes) -> bool:
+    """Whether the system could have a file of that name at all."""
+    longest = max(len(os.fsdecode(part)) for part in raw.split(b"/"))
+    return b"\0" not in raw and len(raw) <= _MOST_PATH_BYTES and longest <= _MOST_PART_CHARACTERS
+
+
 def _is_text(value: str) -> bool:
     """Whether it is free of NUL and of halves of characters, which JSON can hold and file systems cannot."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _outside(what: str) -> InvalidInputError:
+    return InvalidInputError(
+        "uri-outside-roots",
+        f"{what} outside the folders and buckets that slides are taken from.",
+        hint="Put the slide into one of HISTGEN_ROOTS, or add its folder or bucket there.",
+    )
 
 
 def _invalid() -> InvalidInputError:

@@ -1,0 +1,66 @@
+"""What of an annotation a command uses: said before the work begins, and again in --json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histgen_lib.cli.output import err
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import place_in
+
+if TYPE_CHECKING:
+    from histgen_lib.training.matching import Matching
+
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing", help="Go on although more than half of a split's cases have no bag or slide."
+    ),
+]
+
+
+def read_truth(folder: Path | None, case_id: str) -> dict[str, Any] | None:
+    """Read what `histgen synth` knows of a slide; None where it knows nothing.
+
+    Raises InvalidInputError("training-truth-unreadable").
+    """
+    path = place_in(folder, case_id, ".json") if folder else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict):
+        raise InvalidInputError(
+            "training-truth-unreadable",
+            f"{path} is not the truth of a synthetic slide.",
+            hint="Give --truth the truth/ folder that histgen synth wrote.",
+        )
+    return known
+
+
+class CasesTold:
+    """Prints each split's counts and warnings to stderr, once however often it is told."""
+
+    def __init__(self) -> None:
+        self._told: list[Matching] = []
+
+    def __call__(self, cases: Sequence[Matching]) -> None:
+        """Say what of these splits is used."""
+        for matching in cases:
+            if matching in self._told:
+                continue
+            self._told.append(matching)
+            err().print(matching.summary(), style="dim", soft_wrap=True, highlight=False)
+            for line in matching.warnings():
+                err().print(line, style="yellow", soft_wrap=True, highlight=False, markup=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give counts and ids by split."""
+        return {matching.split: matching.to_dict() for matching in self._told}

@@ -1,0 +1,230 @@
+"""Which levels of a slide to believe: each is held against what is finer, in what it shows and in its size.
+
+Pyramids in the wild hold levels that are padded to whole tiles (their scale is then not what their size
+says), shifted, blank, of another slide, or a label. A few places with texture are read from the level and
+from the coarsest level believed so far, and compared as pictures. Level 0 is always believed: it is the
+slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.reading import Reads
+from histgen_lib.slides.resample import resize
+from histgen_lib.slides.settings import Level
+
+MOST_LEVELS = 32
+"""Levels that are looked at, finest first; scanners write about ten, files may hold thousands of pages."""
+
+LEAST_SIDE_PX = 32
+"""Smaller levels show too little to be compared, and nothing is read from them."""
+
+LEAST_REDUCTION = 1.1
+"""A "level" that is less reduced than this is another focal plane or a copy."""
+
+_PATCH_PX = 64
+_MARGIN_PX = 4
+"""Levels are believed when shifted by up to so many of their px: sizes are rounded, half pixels are lost."""
+
+_MOST_REFERENCE_PX = 1536
+_LEAST_PATCH_PX = 24
+_WHOLE_LEVEL_PX = 8_000_000
+"""Levels up to this size are read whole to find places with texture."""
+
+_CELLS, _BLOCKS = 32, 4
+_FINE_SIGMA_PX, _COARSE_SIGMA_PX = 1.0, 6.0
+"""Structures between these sizes are compared; finer ones depend on how a level was made and compressed."""
+
+_LEAST_TEXTURE = 2.5
+_LEAST_SHARE_OF_TEXTURE = 0.3
+_LEAST_CORRELATION = 0.45
+_MOST_COLOUR_DIFFERENCE = 24.0
+_LEAST_COLOUR_SPREAD = 8.0
+"""Grey values by which even places must differ from each other for their agreement to prove something."""
+_LATTICE = 8
+_ENOUGH_PLACES = 16
+
+Picture = NDArray[np.uint8]
+Texture = NDArray[np.float32]
+Place = tuple[float, float]
+
+
+class Believed(NamedTuple):
+    """Numbers of levels, finest first.
+
+    `kept`: to read from, 0 among them. `wrong`: those that show something else than level 0. Levels that are
+    too small or too empty to tell are in neither.
+    """
+
+    kept: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+
+def believed_levels(pixels: Reads, levels: Sequence[Level]) -> Believed:
+    """Compare the levels (finest first) with what is finer. A level that cannot be read is wrong."""
+    kept, wrong = [0], list(range(MOST_LEVELS, len(levels)))
+    places = _Places(pixels, levels)
+    for number in range(1, min(len(levels), MOST_LEVELS)):
+        if min(levels[number].size) < LEAST_SIDE_PX:
+            continue
+        found = _same(pixels, levels, number, kept[-1], places)
+        if found is not None:
+            (kept if found else wrong).append(number)
+    return Believed(tuple(kept), tuple(sorted(wrong)))
+
+
+def is_reduction(full: tuple[int, int], small: tuple[int, int]) -> bool:
+    """Whether both sides shrink by the same factor, give or take rounding to whole px (2 px, or 2 %)."""
+    expected = full[1] * small[0] / full[0]
+    same_shape = abs(expected - small[1]) <= max(2.0, 0.02 * max(expected, small[1]))
+    return same_shape and full[0] >= LEAST_REDUCTION * small[0]
+
+
+class _Places:
+    """Where to compare, as shares (x, y) of the slide's sides."""
+
+    def __init__(self, pixels: Reads, levels: Sequence[Level]) -> None:
+        self._pixels, self._levels = pixels, levels
+
+    def __iter__(self) -> Iterator[Place]:
+        """Yield where small levels show texture, then where level 0 does, then a few places all over.
+
+        What is not asked for is not read.
+        """
+        yield from self._hinted
+        yield from self._on_level_0
+        yield from _lattice(_BLOCKS)
+
+    @cached_property
+    def _hinted(self) -> list[Place]:
+        """The most textured place in each of 4 × 4 parts of every small level."""
+        places: dict[Place, None] = {}
+        for number, level in enumerate(self._levels[:MOST_LEVELS]):
+            small = level.size[0] * level.size[1] <= _WHOLE_LEVEL_PX
+            if number and small and min(level.size) >= LEAST_SIDE_PX:
+                places |= dict.fromkeys(self._textured(number))
+        return list(places)
+
+    def _textured(self, number: int) -> list[Place]:
+        try:
+            picture = self._pixels.read(0, 0, number, *self._levels[number].size)
+        except InvalidInputError:
+            return []
+        energy = cv2.resize(np.abs(_texture(picture)), (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
+        side = _CELLS // _BLOCKS
+        places = []
+        for top in range(0, _CELLS, side):
+            for left in range(0, _CELLS, side):
+                block = energy[top : top + side, left : left + side]
+                row, column = divmod(int(block.argmax()), side)
+                if block[row, column] >= _LEAST_TEXTURE / 2:
+                    places.append(((left + column + 0.5) / _CELLS, (top + row + 0.5) / _CELLS))
+        return places
+
+    @cached_property
+    def _on_level_0(self) -> list[Place]:
+        """Textured ones of 8 × 8 places of level 0, in those parts of the slide where no level shows any."""
+        hinted = {_block(place) for place in self._hinted}
+        return [p for p in _lattice(_LATTICE) if _block(p) not in hinted and self._is_textured(p)]
+
+    def _is_textured(self, place: Place) -> bool:
+        x, y = (
+            round(share * side) - _PATCH_PX // 2
+            for share, side in zip(place, self._levels[0].size, strict=True)
+        )
+        try:
+            patch = self._pixels.read(x, y, 0, _PATCH_PX, _PATCH_PX)
+        except InvalidInputError:
+            return False
+        return bool(_texture(patch).std() >= _LEAST_TEXTURE)
+
+
+def _lattice(side: int) -> list[Place]:
+    return [((column + 0.5) / side, (row + 0.5) / side) for row in range(side) for column in range(side)]
+
+
+def _block(place: Place) -> tuple[int, int]:
+    return int(place[0] * _BLOCKS), int(place[1] * _BLOCKS)
+
+
+def _same(pixels: Reads, levels: Sequence[Level], number: int, finer: int, places: _Places) -> bool | None:
+    """Whether a level shows what level `finer` shows; None where nothing can be told."""
+    if not is_reduction(levels[0].size, levels[number].size):
+        return False
+    alike = unlike = 0
+    even: list[NDArray[np.float64]] = []
+    for place in places:
+        pair = _pair(pixels, levels, number, finer, place)
+        verdict = pair if pair is None or pair is False else _alike(*pair)
+        if verdict is None and pair:
+            even.append(pair[0].mean((0, 1)))
+        alike, unlike = alike + (verdict is True), unlike + (verdict is False)
+        if alike + unlike >= _ENOUGH_PLACES:
+            break
+    if alike + unlike == 0:
+        return True if even and np.std(even, axis=0).max() >= _LEAST_COLOUR_SPREAD else None
+    return unlike < max(2, 0.1 * alike) and alike > unlike
+
+
+def _pair(
+    pixels: Reads, levels: Sequence[Level], number: int, finer: int, place: Place
+) -> tuple[Picture, Picture] | Literal[False] | None:
+    """Read what level `finer` shows at a place, reduced, and what the level shows there with a margin around.
+
+    False if the level cannot be read there, None if the finer one cannot, or the file is damaged there in
+    either: whoever reads goes round it, and what is whole of the level may be believed.
+    """
+    by, by_finer = levels[number].downsample, levels[finer].downsample
+    side = _patch_px(levels[number], by / by_finer)
+    left, top = (
+        min(max(0, round(share * length - side / 2)), length - side)
+        for share, length in zip(place, levels[number].size, strict=True)
+    )
+    span, wide = max(1, round(side * by / by_finer)), side + 2 * _MARGIN_PX
+    reference = (round(left * by), round(top * by), finer, span, span)
+    there = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by), number, wide, wide)
+    try:
+        fine = pixels.read(*reference)
+    except InvalidInputError:
+        return None
+    try:
+        coarse = pixels.read(*there)
+    except InvalidInputError:
+        return False
+    whole = pixels.is_whole(*reference) and pixels.is_whole(*there)
+    return (resize(fine, side, side), coarse) if whole else None
+
+
+def _patch_px(level: Level, reduction: float) -> int:
+    most = max(_LEAST_PATCH_PX, min(_PATCH_PX, int(_MOST_REFERENCE_PX / reduction)))
+    return min(most, *level.size)
+
+
+def _alike(expected: Picture, found: Picture) -> bool | None:
+    """Whether `expected` is the middle of `found`, give or take the margin; None if both are even."""
+    inner = found[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
+    if np.abs(expected.mean((0, 1)) - inner.mean((0, 1))).max() > _MOST_COLOUR_DIFFERENCE:
+        return False
+    wanted, there = _texture(expected), _texture(found)
+    here = there[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
+    least, most = sorted((float(wanted.std()), float(here.std())))
+    if most < _LEAST_TEXTURE:
+        return None
+    if least < _LEAST_SHARE_OF_TEXTURE * most:
+        return False
+    return float(cv2.matchTemplate(there, wanted, cv2.TM_CCOEFF_NORMED).max()) >= _LEAST_CORRELATION
+
+
+def _texture(picture: Picture) -> Texture:
+    """Keep structures of a few px of uint8[h,w,3] RGB, as grey values around 0: float32[h,w]."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    fine = cv2.GaussianBlur(grey, (0, 0), _FINE_SIGMA_PX)
+    return np.asarray(fine - cv2.GaussianBlur(grey, (0, 0), _COARSE_SIGMA_PX))

@@ -1,0 +1,171 @@
+"""Another account of the machine is told nothing of a stack, and has nothing done by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+from doors import bearer
+from running_stack import RunningStack, stack_up
+
+IS_ROOT = os.geteuid() == 0
+"""Only root can become somebody else. Other accounts try the doors without the token, and look at modes."""
+
+STRANGER = r"""
+import encodings.idna, json, os, sqlite3, sys, urllib.error, urllib.request
+from pathlib import Path
+
+if os.geteuid() == 0:  # in here: Python itself may lie where only root finds it
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+
+def asked(url, body, headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
+            return [answer.status, answer.read().decode()]
+    except urllib.error.HTTPError as error:
+        return [error.code, error.read().decode()]
+
+def opened(path):
+    try:
+        return "listed" if path.is_dir() and [*path.iterdir()] else path.open("rb").read(1) and "read"
+    except OSError as error:
+        return type(error).__name__
+
+def erased(path):
+    try:
+        with sqlite3.connect(path) as log:
+            log.execute("DELETE FROM record")
+        return "erased"
+    except sqlite3.Error as error:
+        return type(error).__name__
+
+told = json.load(sys.stdin)
+assert os.geteuid() != 0
+print(json.dumps({
+    "pages": {name: asked(url, body and body.encode(), headers) for name, url, body, headers in told["asks"]},
+    "files": {path: opened(Path(path)) for path in told["files"]},
+    "logs": [erased(path) for path in told["logs"]],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(model_dir: Path) -> Iterator[RunningStack]:
+    """Run a stack in a folder that everybody can reach, started by someone who hides nothing."""
+    before = os.umask(0)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            with stack_up(Path(folder) / "home", "--inference", "onnx", "--model", model_dir) as running:
+                run = running("submit", _slide(running, "ours", seed=5), "--wait")
+                assert run.code == 0, run.said
+                yield running
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture(scope="module")
+def tried(stack: RunningStack) -> dict[str, Any]:
+    """Try all doors as somebody else; return what came of it."""
+    mine = [str(path) for path in _everything(stack)] if IS_ROOT else []
+    log = [str(stack.home / "bus.db")] if IS_ROOT else []
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER],
+        input=json.dumps({"asks": [*_asks(stack)], "files": mine, "logs": log}),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    return dict(json.loads(run.stdout))
+
+
+def _asks(stack: RunningStack) -> Iterator[tuple[str, str, str | None, dict[str, str]]]:
+    """Yield a name, a URL, a body and headers of each request."""
+    slide = {"uri": _slide(stack, "theirs", seed=6).as_uri()}
+    event = {"EventName": "s3:ObjectCreated:Put", "Key": "lab/theirs.tif"}
+    for headers in ({}, bearer("0" * 64)):
+        for path, body in (("/slides", slide), ("/s3-events", event)):
+            kind = {"content-type": "application/json"}
+            yield (
+                f"POST {path} {len(headers)}",
+                stack.record["gateway"] + path,
+                json.dumps(body),
+                kind | headers,
+            )
+        for service in _services(stack):
+            yield f"GET {service['name']}/status {len(headers)}", f"{service['url']}/status", None, headers
+    for service in _services(stack):
+        for page in ("/metrics", "/healthz", "/readyz"):
+            yield f"open {service['name']}{page}", service["url"] + page, None, {}
+
+
+def _slide(stack: RunningStack, name: str, *, seed: int) -> Path:
+    folder = stack.home / "arriving"
+    folder.mkdir(exist_ok=True)
+    return tiny_model.write_slide(folder / f"{name}.tif", seed=seed)
+
+
+def _services(stack: RunningStack) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((stack.home / "run").glob("*.json"))]
+
+
+def _everything(stack: RunningStack) -> list[Path]:
+    return [stack.home, *stack.home.rglob("*")]
+
+
+def test_no_slide_is_taken_and_no_status_told(stack: RunningStack, tried: dict[str, Any]):
+    locked = {name: answer for name, answer in tried["pages"].items() if not name.startswith("open ")}
+
+    assert len(locked) == 2 * (2 + 3)
+    assert {status for status, _ in locked.values()} == {401}
+    assert {json.loads(text)["error"]["code"] for _, text in locked.values()} == {
+        "token-missing",
+        "token-wrong",
+    }
+    assert [slide["slide_id"] for slide in stack.json("status")["slides"]] == ["ours"]
+
+
+def test_what_monitoring_asks_for_is_told_and_names_no_slide(tried: dict[str, Any]):
+    pages = {name: answer for name, answer in tried["pages"].items() if name.startswith("open ")}
+
+    assert len(pages) == 3 * 3
+    assert {status for status, _ in pages.values()} == {200}
+    assert [name for name, (_, text) in pages.items() if "ours" in text] == []
+
+
+def test_no_file_is_read_and_no_record_of_the_broker_changed(stack: RunningStack, tried: dict[str, Any]):
+    assert stat.S_IMODE(stack.home.stat().st_mode) == 0o700
+    assert set(tried["files"].values()) <= {"PermissionError"}
+    assert set(tried["logs"]) <= {"OperationalError"}
+    assert stack.json("replay", "--all")["letters"] == []
+
+
+def test_even_in_an_open_folder_nothing_that_the_stack_wrote_is_for_others(stack: RunningStack):
+    """A home may be opened by mistake; its files stay closed."""
+    wrote = [path for path in _everything(stack) if "arriving" not in path.parts and path.name != "inbox"]
+    assert len(wrote) > 20
+    assert [path for path in wrote if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+
+
+def test_the_token_is_written_nowhere_but_in_its_file(stack: RunningStack):
+    token = (stack.home / "secrets" / "token").read_text().encode()
+    files = [path for path in _everything(stack) if path.is_file() and token in path.read_bytes()]
+    processes = [Path(f"/proc/{pid}") for pid in [stack.process.pid, *stack.pids()]]
+
+    assert files == [stack.home / "secrets" / "token"]
+    assert [
+        one for one in processes if token in (one / "cmdline").read_bytes() + (one / "environ").read_bytes()
+    ] == []
+    assert token.decode() not in json.dumps(stack.record) + stack("watch", "--once").out

@@ -1,0 +1,100 @@
+"""A real tritonserver and a real Kafka that are killed, even at their first start, come up in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from waiting import until
+
+from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.export import export_local
+from histgen_lib.stack.inference import CALM_S
+from histgen_lib.stack.kafka import KafkaProcess
+from histgen_lib.stack.processes import Keeper, Process
+from histgen_lib.stack.stubs import StubWatch
+from histgen_lib.stack.triton import TritonProcess
+from histgen_lib.worker import Backoff
+
+AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
+
+
+@contextmanager
+def kept(name: str, process: Process) -> Iterator[Keeper]:
+    """Keep a server while the block runs."""
+    keeper = Keeper(name, process, backoff=AT_ONCE)
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        keeper.join()
+
+
+def kill(keeper: Keeper, times: int) -> None:
+    """Kill a server as soon as it is there, so often in a row."""
+    for number in range(1, times + 1):
+        os.kill(until(lambda: keeper.process.pid, 60, "its process"), signal.SIGKILL)
+        until(lambda so_far=number: keeper.restarts == so_far, 60, "it to be started again")
+
+
+def test_a_tritonserver_killed_ten_times_in_a_row_comes_up(
+    triton_home: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    server = TritonProcess(
+        export_local(model_dir, tmp_path / "repository"), triton_home, log=tmp_path / "triton.log"
+    )
+    with kept("triton", server) as keeper:
+        kill(keeper, 10)
+        assert keeper.trouble.startswith("tritonserver was ended by SIGKILL. [triton-ended]")
+        until(lambda: keeper.state == "running", 120, "it to come up")
+        assert keeper.error is None
+
+
+def test_a_model_whose_process_is_killed_while_it_is_loaded_is_loaded_by_another_server(
+    triton_home: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    server = TritonProcess(
+        export_local(model_dir, tmp_path / "repository"), triton_home, log=tmp_path / "triton.log"
+    )
+    with kept("triton", server) as keeper:
+        stub = until(lambda: server.stub_pids("histgen"), 60, "the model's process")[0]
+        os.kill(stub, signal.SIGKILL)
+        until(lambda: keeper.state == "running", 120, "it to come up")
+        assert keeper.error is None
+        watch = StubWatch(lambda: server.pid)
+        assert watch.disturbed()  # it is news which there are
+        assert not watch.disturbed()
+        os.kill(server.stub_pids("histgen")[0], signal.SIGKILL)
+        assert until(watch.disturbed, CALM_S, "the end of a stub is noticed")
+
+
+def test_a_kafka_that_is_killed_at_its_first_starts_comes_up(kafka_home: Path, tmp_path: Path) -> None:
+    with kept("kafka", KafkaProcess(kafka_home, tmp_path / "kafka")) as keeper:
+        kill(keeper, 3)
+        until(lambda: keeper.state == "running", 180, "it to come up")
+        assert keeper.error is None
+
+
+def test_a_kafka_whose_port_is_taken_may_come_up_later(kafka_home: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # not listening: else it would be taken for the broker
+        broker = KafkaProcess(kafka_home, tmp_path / "kafka", taken.getsockname()[1])
+        with pytest.raises(TransientError) as caught:
+            broker.start()
+    assert caught.value.code == "kafka-ended"
+
+
+def test_a_kafka_whose_data_are_another_brokers_is_for_a_person(kafka_home: Path, tmp_path: Path) -> None:
+    first = KafkaProcess(kafka_home, tmp_path / "kafka")
+    first.start()
+    first.stop()
+    marks = tmp_path / "kafka" / "logs" / "meta.properties"
+    marks.write_text(marks.read_text().replace("node.id=1", "node.id=7"))
+    with pytest.raises(FatalError) as caught:
+        KafkaProcess(kafka_home, tmp_path / "kafka").start()
+    assert caught.value.code == "kafka-failed"

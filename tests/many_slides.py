@@ -1,0 +1,63 @@
+"""A store that has seen many slides, written straight into its folder."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+from planted_objects import BAD, NOON, content
+
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.pipeline import keys
+from histgen_lib.worker import DeadLetter
+
+
+def plant_many(folder: Path, count: int) -> dict[str, int]:
+    """Write `count` slides: of ten, seven are drafted, two are dead letters, and one waits.
+
+    Returns how many are in each state.
+    """
+    (folder / ".incoming").mkdir(parents=True, exist_ok=True)
+    totals = {"drafted": 0, "dead-letter": 0, "scanned": 0}
+    for number in range(count):
+        event = _scan(folder, number)
+        kind = "scanned" if number % 10 == 9 else "dead-letter" if number % 10 > 6 else "drafted"
+        totals[kind] += 1
+        if kind == "drafted":
+            _draft(folder, event)
+        elif kind == "dead-letter":
+            letter = DeadLetter.of_event(event, BAD, attempts=1, worker="tiler")
+            _write(folder / letter.key, letter.to_bytes())
+    return totals
+
+
+def _scan(folder: Path, number: int) -> Event:
+    slide_id = f"slide-{number:06d}"
+    data = SlideScanned(slide_id, f"file:///scans/{slide_id}.svs", content(slide_id), 1)
+    now = NOON + timedelta(seconds=number)
+    event = Event.first(data, source="/gateway", now=now, identity=slide_id)
+    _write(folder / keys.scanned_key(slide_id), json.dumps({"event": event.to_json()}).encode())
+    return event
+
+
+def _draft(folder: Path, event: Event) -> None:
+    slide_id = event.key
+    draft = {
+        "slide_id": slide_id,
+        "text": "Colon, biopsy:\n  Adenoma\n  - Dysplasia: low grade",
+        "fields": {"diagnosis": "Adenoma"},
+        "abstained": False,
+        "out_of_distribution": {"flag": False},
+        "confidence": 0.9,
+        "provenance": {"slide": {"content_id": content(slide_id), "mpp": 0.5}},
+    }
+    key = keys.report_key(slide_id, content(f"{slide_id} report"), keys.DRAFT_JSON)
+    pointer = {"schema": 1, "slide_id": slide_id, "report_digest": "d", "draft": key, "previous": []}
+    _write(folder / key, json.dumps(draft).encode())
+    _write(folder / keys.latest_key(slide_id), json.dumps(pointer).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

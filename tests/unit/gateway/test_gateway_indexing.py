@@ -1,0 +1,97 @@
+"""The gateway keeps the index of slides, and nothing that happens to the index holds up the gateway."""
+
+from __future__ import annotations
+
+import planted_objects as planted
+import pytest
+from gateway_fakes import AT_ONCE
+from waiting import until
+
+from histgen_lib.errors import FatalError
+from histgen_lib.stack.index import make_index, open_index
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker import Stop
+from services.gateway import indexing
+from services.gateway.board import GatewayBoard
+from services.gateway.indexing import Indexing, Kept
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(StorageSettings(f"file:{tmp_path / 'objects'}"))
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Kept(tmp_path / "index.db", "store")
+
+
+@pytest.fixture
+def loop(kept, store, monkeypatch):
+    """Run the loop; it never pauses for longer than a moment."""
+    monkeypatch.setattr(indexing, "_AGAIN_S", 0.01)
+    stop = Stop()
+    loop = Indexing(kept, store, GatewayBoard(), stop, backoff=AT_ONCE)
+    loop.thread.start()
+    yield loop
+    stop.request()
+    loop.thread.join(60)
+    assert not loop.thread.is_alive()
+
+
+def told(tmp_path) -> dict[str, int]:
+    index = open_index(tmp_path / "index.db", "store")
+    return index.counts() if index and index.fact("whole") else {}
+
+
+def test_slides_are_in_the_index_soon(loop, store, kept, tmp_path):
+    planted.scan(store, "a")
+    until(lambda: told(tmp_path) == {"scanned": 1}, 60, "the index to be whole")
+    planted.letter(store, planted.scan(store, "b"))
+    kept.touch("b")
+
+    until(lambda: told(tmp_path) == {"scanned": 1, "dead-letter": 1}, 60, "the news")
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def test_an_index_that_is_harmed_is_made_anew(loop, store, tmp_path, harm):
+    planted.scan(store, "a")
+    until(lambda: told(tmp_path), 60, "the index to be whole")
+    path = tmp_path / "index.db"
+    if harm == "removed":
+        path.unlink()
+    else:
+        for part in (path, path.with_name("index.db-wal")):
+            part.write_bytes(b"\xff" * 65536)
+
+    until(lambda: told(tmp_path) == {"scanned": 1}, 60, "another index")
+
+
+def test_a_store_that_refuses_us_does_not_end_the_gateway(loop, store, tmp_path, monkeypatch):
+    planted.scan(store, "a")
+    refusals = [1, 1, 1]
+    listing = type(store).list
+
+    def listed(self, prefix=""):
+        if refusals:
+            refusals.pop()
+            raise FatalError("storage-denied", "The system refuses.")
+        return listing(self, prefix)
+
+    monkeypatch.setattr(type(store), "list", listed)
+    until(lambda: told(tmp_path) == {"scanned": 1}, 60, "the index to be whole")
+
+    assert loop.failure is None
+
+
+def test_news_that_cannot_be_written_down_raise_nothing(tmp_path, store):
+    (tmp_path / "index.db").mkdir()
+    Kept(tmp_path / "index.db", "store").touch("a")
+    Kept(tmp_path / "no" / "index.db", "store").touch("a")
+
+
+def test_an_index_of_another_store_is_no_index_of_this_one(tmp_path, store, kept):
+    make_index(tmp_path / "index.db", "elsewhere").touch(["a"])
+    kept.touch("b")
+
+    assert [due.subject for due in kept.open().due(0.0, 9)] == ["b"]

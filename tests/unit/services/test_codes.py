@@ -1,0 +1,104 @@
+"""Counters show every code from the start that a service can write."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.telemetry import metrics
+from histgen_lib.worker.board import Board
+from services.codes import LETTERS, REFUSALS, RETRIES
+from services.gateway.board import GatewayBoard
+from services.gateway.submission import Via
+
+ROOT = Path(__file__).resolve().parents[3]
+ROOMS = (
+    "histgen_lib/events.py",
+    *(
+        f"histgen_lib/{room}"
+        for room in ("slides", "bags", "bus", "storage", "inference", "pipeline", "worker")
+    ),
+    "services",
+)
+"""What runs in a service."""
+ELSEWHERE = {
+    "backfill-rate",  # a command's
+    "bag-format-unknown",
+    "bag-missing",
+    "bag-write-failed",
+    "dead-letter-unreadable",
+    "event-too-large",
+    "output-disk-full",
+    "output-other-slide",
+    "replay-impossible",
+    "request-invalid",  # a request that tells of no slide
+    "request-method",
+    "request-origin",
+    "request-path",
+    "request-too-large",
+    "request-unreadable",
+    "tiling-settings-invalid",  # of a model folder, which is checked before
+}
+"""Codes of these rooms that no service counts: commands, and requests that tell of no slide."""
+
+
+def files() -> list[Path]:
+    rooms = [ROOT / room for room in ROOMS]
+    return [path for room in rooms for path in ([room] if room.is_file() else room.rglob("*.py"))]
+
+
+def raised(kind: type[Exception]) -> set[str]:
+    """Find the codes that the rooms can raise errors of a kind with."""
+    nodes = [node for path in files() for node in ast.walk(ast.parse(path.read_text()))]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
+    named = [call.args[0] for call in calls if getattr(call.func, "id", "") == kind.__name__]
+    return {code.value for code in named if isinstance(code, ast.Constant)}
+
+
+@pytest.mark.parametrize(("kind", "listed"), [(InvalidInputError, LETTERS), (TransientError, RETRIES)])
+def test_every_code_that_a_service_can_write_stands_in_its_list(kind, listed):
+    """Add a new code to services/codes.py, to the services that can write it."""
+    known = {code for codes in listed.values() for code in codes}
+    assert sorted(raised(kind) - known - ELSEWHERE) == []
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_no_code_is_listed_twice_or_raised_by_nobody(name):
+    documented = (ROOT / "docs" / "errors.md").read_text()
+    for codes in (LETTERS[name], RETRIES[name]):
+        assert len(set(codes)) == len(codes)
+        assert [code for code in codes if f"`{code}`" not in documented] == []
+
+
+@pytest.mark.parametrize("name", ["tiler", "reporter"])
+def test_a_workers_counters_exist_at_0_for_all_codes_it_can_write(name):
+    Board(f"{name}-at-0", letters=LETTERS[name], retries=RETRIES[name])
+
+    for metric, codes in (("dead_letters", LETTERS[name]), ("retries", RETRIES[name])):
+        for code in codes:
+            labels = {"worker": f"{name}-at-0", "code": code}
+            assert metrics.REGISTRY.get_sample_value(f"histgen_{metric}_total", labels) == 0
+
+
+def test_the_gateways_counters_exist_from_the_start():
+    GatewayBoard()
+
+    for via in get_args(Via):
+        assert metrics.REGISTRY.get_sample_value("histgen_slides_seen_total", {"via": via}) is not None
+    for code in REFUSALS:
+        assert metrics.REGISTRY.get_sample_value("histgen_slides_refused_total", {"code": code}) is not None
+    for code in LETTERS["gateway"]:
+        labels = {"worker": "gateway", "code": code}
+        assert metrics.REGISTRY.get_sample_value("histgen_dead_letters_total", labels) is not None
+
+
+def test_a_code_that_is_not_listed_is_counted_too():
+    Board("unlisted", letters=("slide-empty",))
+    metrics.DEAD_LETTERS.labels("unlisted", "slide-of-tomorrow").inc()
+
+    labels = {"worker": "unlisted", "code": "slide-of-tomorrow"}
+    assert metrics.REGISTRY.get_sample_value("histgen_dead_letters_total", labels) == 1

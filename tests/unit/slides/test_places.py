@@ -1,0 +1,68 @@
+"""One reading of URIs for all services, and one judgement on what may be taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.places import FilePlace, Roots, parse_uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "FILE:///a.svs",
+        "S3://lab/a.svs",
+        "file:///a%00b",
+        "file://host/share/a.svs",
+        "file:a.svs",
+        "file://",
+        "file:",
+        "s3://lab/../a.svs",
+        "s3://lab/\udfff",
+        "file:///a\ud800",
+        "file:///" + "n" * 256,
+        "file:///" + "%C3%A9" * 256,
+        "file:///" + "é/" * 2040,
+    ],
+)
+def test_what_no_file_or_object_can_be_called_is_no_uri(uri):
+    with pytest.raises(InvalidInputError) as caught:
+        parse_uri(uri)
+    assert caught.value.code == "uri-invalid"
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 255, "a%20b", "a\nb", "%zz"])
+def test_a_name_that_some_file_system_takes_is_read(name):
+    place = FilePlace(Path("/scans") / name)
+    assert parse_uri(place.uri) == place
+
+
+def test_a_file_is_judged_by_the_path_that_the_system_tells_without_another_look(tmp_path):
+    """Between the look and the judgement a link may be turned."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in/link").symlink_to(tmp_path / "out")
+    roots = Roots((tmp_path / "in",))
+    roots.judge(tmp_path / "in/link/a.svs")
+    with pytest.raises(InvalidInputError, match="HISTGEN_ROOTS") as caught:
+        roots.judge(tmp_path / "out/a.svs")
+    assert caught.value.code == "uri-outside-roots"
+
+
+def test_a_root_may_be_a_link_itself(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "scans").symlink_to(tmp_path / "real")
+    (tmp_path / "real/a.svs").touch()
+    roots = Roots((tmp_path / "scans",))
+    roots.require(FilePlace(tmp_path / "scans/a.svs"))
+    roots.judge((tmp_path / "real/a.svs").resolve())
+
+
+def test_without_roots_nothing_may_be_taken():
+    for uri in ("file:///a.svs", "s3://lab/a.svs"):
+        with pytest.raises(InvalidInputError) as caught:
+            Roots().require(parse_uri(uri))
+        assert caught.value.code == "uri-outside-roots"

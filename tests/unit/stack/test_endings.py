@@ -1,0 +1,50 @@
+"""What may pass is told from what a person must mend, by how a server ended and what it wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from histgen_lib.stack.endings import how_ended, may_pass
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "told"),
+    [
+        (-9, ""),
+        (-11, "Signal (11) received."),
+        (143, ""),
+        (None, "Loading models"),
+        (0, ""),
+        (1, "error: creating server: Unavailable - Socket '127.0.0.1:8001' already in use "),
+        (1, "java.net.BindException: Address already in use"),
+        (1, "java.io.IOException: No space left on device"),
+        (1, "There is insufficient memory for the Java Runtime Environment to continue."),
+        (1, "java.lang.OutOfMemoryError: Java heap space"),
+        (1, "Failed to acquire lock on file .lock in /home/kafka/logs. A Kafka instance in another process"),
+        (1, "failed to load 'histgen' version 1: Internal: Stub process 'histgen_0_0' is not healthy."),
+    ],
+)
+def test_kills_slow_starts_and_lack_of_room_may_pass(exit_code, told):
+    assert may_pass(exit_code, told, was_up=False)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "told"),
+    [
+        (1, "org.apache.kafka.common.config.ConfigException: Missing required configuration"),
+        (1, "Stored node id 2 doesn't match previous node id 1 in /home/kafka/logs/meta.properties."),
+        (1, "Error: Could not find or load main class kafka.Kafka"),
+        (127, "tritonserver: error while loading shared libraries: libcudart.so.12: cannot open"),
+        (1, "error: creating server: Invalid argument - no such option"),
+    ],
+)
+def test_wrong_settings_and_broken_installations_do_not_pass_unless_it_ran_before(exit_code, told):
+    assert not may_pass(exit_code, told, was_up=False)
+    assert may_pass(exit_code, told, was_up=True)
+
+
+def test_ends_are_told_in_words():
+    assert how_ended(-9) == "was ended by SIGKILL"
+    assert how_ended(143) == "was ended by SIGTERM"
+    assert how_ended(3) == "ended with exit code 3"
+    assert how_ended(None) == "has not come up in time"
