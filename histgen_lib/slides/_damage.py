@@ -87,8 +87,9 @@ def _mended(data: bytes, error: ValueError) -> bytes:
 def _has_lost_zeros(data: bytes) -> bool:
     scan = data.find(b"\xff\xda")
     found = data.find(_ZEROS, scan) if scan >= 0 else -1
-    inside = found >= 0 and (_END not in data[scan:found])
-    return inside and not _zeros_mean_flat(data[:scan])
+    if found < 0 or _END in data[scan:found] or data[scan + 4] == 1:
+        return False  # no zeros, behind the end, or a scan of one component: flat ones may be zeros
+    return not _zeros_mean_flat(data[:scan])
 
 
 def _zeros_mean_flat(head: bytes) -> bool:

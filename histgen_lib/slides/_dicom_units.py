@@ -106,13 +106,14 @@ def _cells(
 def _frames(data: Bytes, known: Mapping[int, _Element], count: int) -> NDArray[np.int64]:
     """Return int64[count, 2]: where the items of each frame's fragments begin and end."""
     table, *fragments = _raw_items(data, known[_PIXELS].start)
-    starts = [start - 8 for start, _ in fragments]
+    starts, end = [start - 8 for start, _ in fragments], fragments[-1][1]
     if len(starts) != count:
         offsets = _offsets(data, known, table)
         if len(offsets) != count:
             raise ValueError("nobody says where a frame begins")
         starts = [table[1] + offset for offset in offsets]
-    return np.array([*zip(starts, [*starts[1:], fragments[-1][1]], strict=True)], np.int64).reshape(-1, 2)
+        end = end if end > starts[-1] else len(data)  # the fragments could not be followed to the last
+    return np.array([*zip(starts, [*starts[1:], end], strict=True)], np.int64).reshape(-1, 2)
 
 
 def _offsets(data: Bytes, known: Mapping[int, _Element], table: tuple[int, int]) -> list[int]:

@@ -99,6 +99,18 @@ def generate_fragments(items: bytes) -> list[bytes]:
     return found
 
 
+def test_a_frame_whose_head_is_lost_hides_no_other(file: Path) -> None:
+    units = dicom_units([file], LEVELS)[0]
+    stored = bytearray(file.read_bytes())
+    lost = int(units.offsets[9])
+    stored[lost : lost + 8] = bytes(8)
+    file.write_bytes(stored)
+    again = dicom_units([file], LEVELS)[0]
+    spans = zip(again.offsets.tolist(), again.byte_counts.tolist(), strict=True)
+    whole = [again.is_whole(bytes(stored[start : start + count])) for start, count in spans]
+    assert whole == [number != 9 for number in range(24)]
+
+
 def uncompressed(data: Dataset) -> None:
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     pixels: NDArray[np.uint8] = np.zeros((int(data.NumberOfFrames), TILE_PX, TILE_PX, 3), np.uint8)
