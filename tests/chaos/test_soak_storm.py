@@ -53,13 +53,13 @@ def test_a_storm_over_the_whole_stack(broker, many, undisturbed_sixty, model_dir
     assert (storm.given_up, code) == (0, 0), (tmp_path / "up.log").read_text()[-4000:]
     check(remains, map(scanned, many), undisturbed_sixty, orphans=storm.struck.total())
     assert left_in_shared_memory(storm.seen) == []
-    assert storm.struck.total() >= BLOWS * 9 // 10
+    assert storm.struck.total() >= BLOWS
 
 
 def rage(storm: Storm, slides: list[Path], chance: random.Random) -> None:
-    """Have slides arrive, and strike, evenly over the storm's time."""
+    """Have slides arrive, and strike, evenly over the storm's time; on a slow machine it lasts longer."""
     began, arriving, blows = time.monotonic(), list(slides), 0
-    while (passed := (time.monotonic() - began) / STORM_S) < 1:
+    while (passed := (time.monotonic() - began) / STORM_S) < 1 or (blows < BLOWS and passed < 3):
         storm.tend()
         while arriving and len(slides) - len(arriving) < passed * len(slides) + 1:
             arrive(arriving.pop(0), storm.home / "inbox")
