@@ -62,6 +62,9 @@ class Reads(Protocol):
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Picture:
         """Read part of a level; the corner is in level-0 px."""
 
+    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
+        """Whether no damage is known of there."""
+
 
 class Believed(NamedTuple):
     """Numbers of levels, finest first.
@@ -185,7 +188,7 @@ def _pair(
 ) -> tuple[Picture, Picture] | Literal[False] | None:
     """Read what level `finer` shows at a place, reduced, and what the level shows there with a margin around.
 
-    False if the level cannot be read there, None if the finer one cannot: that is not this level's fault.
+    False if the level is damaged there, None if the finer one is: that is not this level's fault.
     """
     by, by_finer = levels[number].downsample, levels[finer].downsample
     side = _patch_px(levels[number], by / by_finer)
@@ -194,16 +197,22 @@ def _pair(
         for share, length in zip(place, levels[number].size, strict=True)
     )
     span, wide = max(1, round(side * by / by_finer)), side + 2 * _MARGIN_PX
+    fine = _whole(pixels, (round(left * by), round(top * by)), finer, span)
+    if fine is None:
+        return None
+    corner = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by))
+    coarse = _whole(pixels, corner, number, wide)
+    return coarse is not None and (resize(fine, side, side), coarse)
+
+
+def _whole(pixels: Reads, corner: tuple[int, int], level: int, side: int) -> Picture | None:
+    """Read a square of a level; None if it is damaged, or cannot be read at all."""
+    where = (*corner, level, side, side)
     try:
-        fine = pixels.read(round(left * by), round(top * by), finer, span, span)
+        picture = pixels.read(*where)
     except InvalidInputError:
         return None
-    try:
-        corner = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by))
-        coarse = pixels.read(*corner, number, wide, wide)
-    except InvalidInputError:
-        return False
-    return resize(fine, side, side), coarse
+    return picture if pixels.is_whole(*where) else None
 
 
 def _patch_px(level: Level, reduction: float) -> int:
