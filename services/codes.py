@@ -25,6 +25,7 @@ _SLIDE = (
     "slide-too-small",
     "slide-unreadable",
     "slide-uri",
+    "uri-outside-roots",
 )
 _MODEL = (
     "inference-crashes",

@@ -40,7 +40,7 @@ from histgen_lib.inference.wire import (
 
 log = logging.getLogger(__name__)
 
-_STUCK_S, _ROUND_S = 20, 5
+_STUCK_S, _ROUND_S = 25, 5
 """Longer than any of our steps keeps the interpreter to itself; and between two rounds of the clock."""
 
 

@@ -111,7 +111,8 @@ def _features(
             parts.append(part)
             done += len(part)
             progress("encode", done, len(grid))
-    progress("encode", len(grid), len(grid))
+    if done < len(grid):  # the rest is damaged
+        progress("encode", len(grid), len(grid))
     return np.concatenate(parts), np.concatenate(places)
 
 

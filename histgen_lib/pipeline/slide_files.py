@@ -145,6 +145,8 @@ class SlideFiles:
     @contextmanager
     def _copy(self, place: ObjectPlace) -> Iterator[Path]:
         name = PurePosixPath(place.key).name
+        if not name:  # a key of slashes alone
+            raise _bad_uri()
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(self._held(place, name))

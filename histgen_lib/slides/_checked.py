@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from math import ceil, floor
+from itertools import pairwise
+from math import floor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.cores import cores
 from histgen_lib.slides._openslide import OpenSlideImage
-from histgen_lib.slides._units import Units
+from histgen_lib.slides._units import Box, Units
 
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
 _WHITE = 255
-_MOST_THREADS = 4
 
 
 class CheckedImage:
@@ -43,20 +41,22 @@ class CheckedImage:
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read part of a level as `OpenSlideImage.read` does; damaged tiles are white."""
         units = self._units.get(level)
-        if units is None or units.cells is None:
+        if units is None:
             return self.read_unchecked(x, y, level, width, height)
         by = self.levels[level].downsample
-        part = (floor(x / by) - 1, floor(y / by) - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
-        under = units.under(*part)
-        if all(self._is_whole(level, number) for number in under):
+        left, top = floor(x / by), floor(y / by)
+        under = units.under(left - 1, top - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
+        damaged = [number for number in under if not self._is_whole(level, number)]
+        if not damaged:
             return self.read_unchecked(x, y, level, width, height)
-        cells = [cell for number in under if self._is_whole(level, number) for cell in under[number]]
-        return self._read_cells(level, units.tile_size, cells, (floor(x / by), floor(y / by), width, height))
+        rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
+        boxes = [box for number in damaged for box in units.boxes(number, rim)]
+        return self._read_around(level, (left, top, left + width, top + height), boxes)
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
         """Whether no damage is known of in part of a level; the corner is in level-0 px."""
         units = self._units.get(level)
-        if units is None or units.cells is None:
+        if units is None:
             return True
         by = self.levels[level].downsample
         part = (round(x / by), round(y / by), width, height)
@@ -65,15 +65,6 @@ class CheckedImage:
     def checks(self, level: int) -> bool:
         """Whether damage in a level is noticed."""
         return level in self._units and self._units[level].sure
-
-    def damage_without_place(self, level: int) -> tuple[int, int]:
-        """Check a level whose tiles are put in place by OpenSlide only: how many are damaged, of how many."""
-        units = self._units.get(level)
-        if units is None or units.cells is not None:
-            return 0, 0
-        with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
-            whole = list(pool.map(lambda number: self._is_whole(level, number), range(len(units.offsets))))
-        return len(whole) - sum(whole), len(whole)
 
     def close(self) -> None:
         """Give the files back."""
@@ -88,28 +79,16 @@ class CheckedImage:
         with self._lock:
             return self._locate()
 
-    def _read_cells(
-        self,
-        level: int,
-        tile_size: tuple[int, int],
-        cells: list[tuple[int, int]],
-        part: tuple[int, int, int, int],
-    ) -> NDArray[np.uint8]:
-        """Read the sound cells of a part (level px) one by one, so that OpenSlide touches no other."""
-        left, top, width, height = part
-        region = np.full((height, width, 3), _WHITE, np.uint8)
+    def _read_around(self, level: int, part: Box, boxes: list[Box]) -> NDArray[np.uint8]:
+        """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`; they stay white."""
+        left, top, right, bottom = part
+        region = np.full((bottom - top, right - left, 3), _WHITE, np.uint8)
         by = self.levels[level].downsample
-        rim = 0 if float(by).is_integer() else 1  # a pixel of the neighbour would be mixed in
-        for row, column in cells:
-            x, y = column * tile_size[0] + rim, row * tile_size[1] + rim
-            x0, y0 = max(left, x), max(top, y)
-            x1, y1 = (
-                min(left + width, x + tile_size[0] - 2 * rim),
-                min(top + height, y + tile_size[1] - 2 * rim),
-            )
-            if x1 > x0 and y1 > y0:
-                piece = self.read_unchecked(ceil(x0 * by), ceil(y0 * by), level, x1 - x0, y1 - y0)
-                region[y0 - top : y1 - top, x0 - left : x1 - left] = piece
+        for x0, x1 in pairwise(_cuts(left, right, [(box[0], box[2]) for box in boxes])):
+            for y0, y1 in pairwise(_cuts(top, bottom, [(box[1], box[3]) for box in boxes])):
+                if not any(a <= x0 < c and b <= y0 < d for a, b, c, d in boxes):
+                    piece = self.read_unchecked(round(x0 * by), round(y0 * by), level, x1 - x0, y1 - y0)
+                    region[y0 - top : y1 - top, x0 - left : x1 - left] = piece
         return region
 
     def _is_whole(self, level: int, number: int) -> bool:
@@ -134,3 +113,8 @@ class CheckedImage:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._files[path]
+
+
+def _cuts(start: int, stop: int, spans: Iterable[tuple[int, int]]) -> list[int]:
+    """Return `start`, `stop` and the ends of spans between them, in order."""
+    return sorted({start, stop, *(end for span in spans for end in span if start < end < stop)})

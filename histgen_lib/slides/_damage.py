@@ -1,8 +1,7 @@
 """Telling whole compressed tiles from damaged ones: decoders make garbage of damage, and hardly complain.
 
-JPEG is decoded with every warning an error, but for two habits of writers that cost no pixel: a missing end
-marker, and padding before it. Sectors that a disk or a copy lost are zeros, which decode to stripes without
-a warning; data does not contain so many of them.
+JPEG is decoded with every warning an error, but for padding before its end, which costs no pixel. Sectors
+that a disk or a copy lost are zeros, which decode to stripes without a warning; data has fewer in a row.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ _ZEROS = bytes(32)
 _LOST_SECTOR = bytes(512)
 """JPEG 2000 writes a byte of zeros for each packet of an empty tile: some hundred in a row are no damage."""
 _END = b"\xff\xd9"
+_MENDINGS = 2
+"""Padding is removed in two steps: libjpeg does not count what it has read ahead."""
 _SPARE = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re.IGNORECASE)
 """What libjpeg says of kinds of JPEG that it cannot decode, whole or not."""
@@ -33,11 +34,12 @@ def decode_jpeg(data: bytes, **how: Any) -> NDArray[np.uint8]:
     """Decode a JPEG to uint8[h,w,3] RGB; `how` goes to simplejpeg. Raises ValueError for damaged data."""
     if _has_lost_zeros(data):
         raise ValueError("a part of it is zeros")
-    try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
-    except ValueError as error:
-        pixels = simplejpeg.decode_jpeg(_mended(data, error), strict=True, **how)
-    return pixels
+    for _ in range(_MENDINGS):
+        try:
+            return _decoded(data, how)
+        except ValueError as error:
+            data = _mended(data, error)
+    return _decoded(data, how)
 
 
 def is_whole_jpeg(data: bytes) -> bool:
@@ -66,12 +68,14 @@ def is_whole_deflate(data: bytes, size_bytes: int) -> bool:
         return False
 
 
+def _decoded(data: bytes, how: dict[str, Any]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
+    return pixels
+
+
 def _mended(data: bytes, error: ValueError) -> bytes:
     """Return the data without what costs no pixel, to be tried again. Raises any other error."""
-    told = str(error)
-    if told == "Premature end of JPEG file":
-        return data + _END
-    spare = _SPARE.fullmatch(told)
+    spare = _SPARE.fullmatch(str(error))
     if spare:
         end = data.rindex(_END)
         start = end - int(spare[1])

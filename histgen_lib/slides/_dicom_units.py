@@ -74,6 +74,7 @@ def _instance(path: Path) -> tuple[tuple[int, int], Units]:
         units = Units(
             path=path,
             tile_size=tile,
+            step=tile,
             offsets=spans[:, 0],
             byte_counts=spans[:, 1] - spans[:, 0],
             cells=_cells(data, known, size, tile, len(spans)),

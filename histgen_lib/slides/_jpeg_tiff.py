@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides._checked import CheckedImage
 from histgen_lib.slides._damage import decode_jpeg
 from histgen_lib.slides._openslide import read_failed
@@ -104,10 +105,6 @@ class JpegTiffImage:
         """Whether damage in a level is noticed."""
         return level in self._fast or self._slow.checks(level)
 
-    def damage_without_place(self, level: int) -> tuple[int, int]:
-        """Do as `CheckedImage.damage_without_place`; every tile here has its place."""
-        return (0, 0) if level in self._fast else self._slow.damage_without_place(level)
-
     def close(self) -> None:
         """Give the file back."""
         if self._file >= 0:
@@ -135,15 +132,21 @@ class JpegTiffImage:
         """Whether the first and the middle tile of a level are what OpenSlide gives; others where damaged."""
         count, whole = len(self._fast[number].offsets), float(self.levels[number].downsample).is_integer()
         tried = dict.fromkeys((0, *((count // 2,) if whole else ()), *range(1, min(count, _MOST_TRIED))))
-        sound = (index for index in tried if self._tile(number, index) is not None)
-        compared = [self._same_tile(number, index) for index in islice(sound, 2 if whole else 1)]
-        return bool(compared) and all(compared)
+        compared = (
+            self._same_tile(number, index) for index in tried if self._tile(number, index) is not None
+        )
+        told = list(islice((same for same in compared if same is not None), 2 if whole else 1))
+        return bool(told) and all(told)
 
-    def _same_tile(self, number: int, index: int) -> bool:
+    def _same_tile(self, number: int, index: int) -> bool | None:
+        """Compare a tile with OpenSlide's; None if OpenSlide cannot read it, or a damaged one beside it."""
         tiled, by = self._fast[number], self.levels[number].downsample
         x, y = (round(place * by) for place in _corner(tiled, index))
         width, height = _inside(tiled, *_corner(tiled, index))
-        theirs = self._slow.read_unchecked(x, y, number, width, height)
+        try:
+            theirs = self._slow.read_unchecked(x, y, number, width, height)
+        except InvalidInputError:
+            return None
         ours = self.read(x, y, number, width, height)
         return int(np.abs(ours.astype(np.int16) - theirs).max()) <= _MOST_DIFFERENCE
 

@@ -19,7 +19,9 @@ _VENTANA = "ventana"
 _JPEG, _DEFLATE = 7, (8, 32946)
 _JPEG_2000 = (33003, 33005, 34712)
 _JPEG_TABLES_TAG = 347
+_XML_TAG = 700
 _VENTANA_LEVEL = re.compile(r"level=(\d+)\b")
+_VENTANA_AREA = re.compile(rb'<ImageInfo[^>]*AOIScanned="1"')
 
 
 def tiff_units(path: Path, vendor: str, levels: Sequence[Level]) -> Mapping[int, Units]:
@@ -29,50 +31,78 @@ def tiff_units(path: Path, vendor: str, levels: Sequence[Level]) -> Mapping[int,
     try:
         with tifffile.TiffFile(path) as file:
             pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
-            of = _ventana_page if vendor == _VENTANA else _page_of_size
-            paged = {number: of(pages, number, level) for number, level in enumerate(levels)}
-            found = {number: _units(path, page, vendor) for number, page in paged.items() if page is not None}
+            find = _ventana_units if vendor == _VENTANA else _placed_units
+            return find(path, pages, levels)
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError):
         return {}
-    return {number: units for number, units in found.items() if units is not None}
 
 
-def _page_of_size(pages: Sequence[tifffile.TiffPage], number: int, level: Level) -> tifffile.TiffPage | None:
-    """Return the page of that size; Philips' pages are filled up to whole tiles, its levels are not."""
-    del number
-    for page in pages:
-        beyond = page.imagewidth - level.size[0], page.imagelength - level.size[1]
-        if 0 <= beyond[0] < page.tilewidth and 0 <= beyond[1] < page.tilelength:
-            return page
-    return None
+def _placed_units(
+    path: Path, pages: Sequence[tifffile.TiffPage], levels: Sequence[Level]
+) -> dict[int, Units]:
+    """Match pages by size; Philips' pages are filled up to whole tiles, its levels are not."""
+    found: dict[int, Units] = {}
+    for number, level in enumerate(levels):
+        for page in pages:
+            beyond = page.imagewidth - level.size[0], page.imagelength - level.size[1]
+            check = _check_of(page)
+            if check and 0 <= beyond[0] < page.tilewidth and 0 <= beyond[1] < page.tilelength:
+                tile = (page.tilewidth, page.tilelength)
+                found.setdefault(number, _units(path, page, check, (float(tile[0]), float(tile[1]))))
+    return found
 
 
-def _ventana_page(pages: Sequence[tifffile.TiffPage], number: int, level: Level) -> tifffile.TiffPage | None:
-    del level
-    for page in pages:
-        told = _VENTANA_LEVEL.search(page.description)
-        if told and int(told[1]) == number:
-            return page
-    return None
+def _ventana_units(
+    path: Path, pages: Sequence[tifffile.TiffPage], levels: Sequence[Level]
+) -> dict[int, Units]:
+    """Match pages by what they say. Tiles overlap, all by as much as OpenSlide finds they do on average.
+
+    A tile of a coarser level is cut up and its pieces moved together as those of level 0 are, so its tiles
+    lie equally far apart. Of a slide with several areas nobody but OpenSlide knows where each lies.
+    """
+    told = {int(found[1]): page for page in pages if (found := _VENTANA_LEVEL.search(page.description))}
+    areas = sum(len(_VENTANA_AREA.findall(_xml_of(page))) for page in told.values())
+    if areas != 1:
+        return {}
+    steps = _ventana_steps(told[0], levels[0])
+    checks = {number: _check_of(page) for number, page in told.items() if number < len(levels)}
+    return {number: _units(path, told[number], check, steps) for number, check in checks.items() if check}
 
 
-def _units(path: Path, page: tifffile.TiffPage, vendor: str) -> Units | None:
-    check = _check_of(page)
-    if check is None or page.planarconfig != 1 or not len(page.dataoffsets):
-        return None
-    across = -(-page.imagewidth // page.tilewidth)
+def _ventana_steps(page: tifffile.TiffPage, level: Level) -> tuple[float, float]:
+    """Return how far apart tiles lie (level-0 px). Raises ValueError for what no overlap explains."""
+    sides = zip(level.size, (page.tilewidth, page.tilelength), _counts(page), strict=True)
+    steps = [(whole - side) / max(1, count - 1) if count > 1 else side for whole, side, count in sides]
+    if not all(0 < step <= side for step, side in zip(steps, (page.tilewidth, page.tilelength), strict=True)):
+        raise ValueError("tiles with gaps")
+    return float(steps[0]), float(steps[1])
+
+
+def _units(path: Path, page: tifffile.TiffPage, check: Check, step: tuple[float, float]) -> Units:
     return Units(
         path=path,
         tile_size=(page.tilewidth, page.tilelength),
+        step=step,
         offsets=np.asarray(page.dataoffsets, np.int64),
         byte_counts=np.asarray(page.databytecounts, np.int64),
-        cells=in_rows(len(page.dataoffsets), across) if vendor in _PLACED else None,
+        cells=in_rows(len(page.dataoffsets), _counts(page)[0]),
         is_whole=check,
         sure=page.compression not in _JPEG_2000,
     )
 
 
+def _counts(page: tifffile.TiffPage) -> tuple[int, int]:
+    return -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+
+
+def _xml_of(page: tifffile.TiffPage) -> bytes:
+    found = page.tags.valueof(_XML_TAG, default=b"")
+    return found if isinstance(found, bytes) else str(found).encode()
+
+
 def _check_of(page: tifffile.TiffPage) -> Check | None:
+    if page.planarconfig != 1 or not len(page.dataoffsets):
+        return None
     if page.compression == _JPEG:
         tables = page.tags.valueof(_JPEG_TABLES_TAG) or b"\xff\xd8\xff\xd9"
         return partial(_is_whole_with, tables[:-2])

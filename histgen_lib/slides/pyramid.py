@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.reading import Reads
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.settings import Level
 
@@ -54,16 +55,6 @@ _ENOUGH_PLACES = 16
 Picture = NDArray[np.uint8]
 Texture = NDArray[np.float32]
 Place = tuple[float, float]
-
-
-class Reads(Protocol):
-    """Anything with OpenSlide's way of reading, giving uint8[height,width,3] RGB."""
-
-    def read(self, x: int, y: int, level: int, width: int, height: int) -> Picture:
-        """Read part of a level; the corner is in level-0 px."""
-
-    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Whether no damage is known of there."""
 
 
 class Believed(NamedTuple):
@@ -188,7 +179,8 @@ def _pair(
 ) -> tuple[Picture, Picture] | Literal[False] | None:
     """Read what level `finer` shows at a place, reduced, and what the level shows there with a margin around.
 
-    False if the level is damaged there, None if the finer one is: that is not this level's fault.
+    False if the level cannot be read there, None if the finer one cannot, or the file is damaged there in
+    either: whoever reads goes round it, and what is whole of the level may be believed.
     """
     by, by_finer = levels[number].downsample, levels[finer].downsample
     side = _patch_px(levels[number], by / by_finer)
@@ -197,22 +189,18 @@ def _pair(
         for share, length in zip(place, levels[number].size, strict=True)
     )
     span, wide = max(1, round(side * by / by_finer)), side + 2 * _MARGIN_PX
-    fine = _whole(pixels, (round(left * by), round(top * by)), finer, span)
-    if fine is None:
-        return None
-    corner = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by))
-    coarse = _whole(pixels, corner, number, wide)
-    return coarse is not None and (resize(fine, side, side), coarse)
-
-
-def _whole(pixels: Reads, corner: tuple[int, int], level: int, side: int) -> Picture | None:
-    """Read a square of a level; None if it is damaged, or cannot be read at all."""
-    where = (*corner, level, side, side)
+    reference = (round(left * by), round(top * by), finer, span, span)
+    there = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by), number, wide, wide)
     try:
-        picture = pixels.read(*where)
+        fine = pixels.read(*reference)
     except InvalidInputError:
         return None
-    return picture if pixels.is_whole(*where) else None
+    try:
+        coarse = pixels.read(*there)
+    except InvalidInputError:
+        return False
+    whole = pixels.is_whole(*reference) and pixels.is_whole(*there)
+    return (resize(fine, side, side), coarse) if whole else None
 
 
 def _patch_px(level: Level, reduction: float) -> int:

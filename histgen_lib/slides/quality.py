@@ -60,9 +60,8 @@ class QualityReport:
     `sharpness`: median over the tiles looked at. `blurred_fraction`: of those tiles. `clipped_fraction`: of
     tissue pixels. `background_brightness`: 0…255. `colourfulness`: mean of tissue relative to glass, 0…1.
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
-    `damaged_tiles`: left out since the file is damaged there, and damaged ones of the file that only the
-    reader can place. `unseen_fraction`: of the overview, lost to damage. `damage_checked`: whether damage of
-    the tiles would have been noticed.
+    `damaged_tiles`: left out since the file is damaged there. `unseen_fraction`: of the overview, lost to
+    damage. `damage_checked`: whether damage of the tiles would have been noticed.
     `tissue_unread_mm2`, `tissue_unread_fraction`: tissue that lies in no tile, and its share of all tissue.
     """
 
@@ -101,7 +100,7 @@ class QualityReport:
         unread = unread_tissue(grid).sum() / max(1, grid.mask.sum())
         report = replace(
             self,
-            damaged_tiles=self.damaged_tiles + left_out,
+            damaged_tiles=left_out,
             tissue_unread_mm2=_rounded(unread * self.tissue_mm2),
             tissue_unread_fraction=_rounded(unread),
         )
@@ -140,7 +139,6 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
     """
     picture, downsample = slide.overview
     found = slide.tissue_map
-    damage = slide.damage_check(grid)
     pixel_mm2 = (downsample * slide.mpp / 1000) ** 2
     tissue_px, unread_px = int(found.tissue.sum()), int(unread_tissue(grid).sum())
     tiles = _some_tiles(slide, grid)
@@ -156,9 +154,8 @@ def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
         colourfulness=_rounded(_colourfulness(picture[found.tissue], found.background)),
         enlargement=_rounded(slide.mpp / grid.mpp),
         tiles_looked_at=len(tiles),
-        damaged_tiles=damage.without_place,
-        unseen_fraction=_rounded(damage.unseen),
-        damage_checked=damage.checked,
+        unseen_fraction=_rounded(slide.unseen),
+        damage_checked=slide.notices_damage(grid),
         tissue_unread_mm2=_rounded(unread_px * pixel_mm2),
         tissue_unread_fraction=_rounded(unread_px / max(1, tissue_px)),
     )

@@ -48,9 +48,6 @@ class Reads(Protocol):
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
         """Whether no damage is known of in that part, once it was read."""
 
-    def damage_without_place(self, level: int) -> tuple[int, int]:
-        """How many of a level's compressed tiles are damaged, nobody knows where, and of how many."""
-
 
 def best_level(levels: Sequence[Level], factor: float) -> int:
     """Return the coarsest level from which a reduction by `factor` needs no enlargement (beyond 2 %)."""

@@ -90,19 +90,6 @@ class TileGrid:
         return replace(self, xy=self.xy[rows], tissue=self.tissue[rows])
 
 
-@dataclass(frozen=True)
-class DamageCheck:
-    """What is known of damage to a slide before its tiles are read.
-
-    `checked`: whether damage in the tiles will be noticed. `without_place`: compressed tiles of the file that
-    are damaged, and only OpenSlide knows where they show. `unseen`: part (0…1) of the overview that is lost.
-    """
-
-    checked: bool
-    without_place: int
-    unseen: float
-
-
 @dataclass(frozen=True, eq=False)
 class TileBatch:
     """Some tiles of a grid: `pixels` uint8[B,tile_px,tile_px,3] RGB, `xy` int32[B,2] in level-0 px."""

@@ -22,7 +22,7 @@ from histgen_lib.slides.reading import best_level, read_grid, read_overview, rea
 from histgen_lib.slides.refusals import of_planes
 from histgen_lib.slides.resample import resize
 from histgen_lib.slides.scanner import maker_of, scanner_of
-from histgen_lib.slides.settings import DamageCheck, Level, TileBatch, TileGrid
+from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 from histgen_lib.slides.tissue import TissueMap, find_tissue
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ FAST_VENDORS = ("aperio", "generic-tiff")
 class PixelSource(Protocol):
     """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px.
 
-    `read`, `is_whole` and `damage_without_place` are those of `histgen_lib.slides.reading.Reads`.
+    `read` and `is_whole` are those of `histgen_lib.slides.reading.Reads`.
     """
 
     vendor: str
@@ -56,9 +56,6 @@ class PixelSource(Protocol):
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
         """Whether no damage is known of there."""
-
-    def damage_without_place(self, level: int) -> tuple[int, int]:
-        """How much of a level is damaged, nobody knows where, and of how much."""
 
     def checks(self, level: int) -> bool:
         """Whether damage in a level is noticed."""
@@ -176,16 +173,16 @@ class Slide:
         if refuse or not whole:
             self._refuse_if_damaged(len(grid) - whole, len(grid), "its tiles")
 
-    def damage_check(self, grid: TileGrid) -> DamageCheck:
-        """Say what is known of damage to the level that the tiles of `grid` are read from, and the overview.
+    def notices_damage(self, grid: TileGrid) -> bool:
+        """Whether damage of the level that the tiles of `grid` are read from would be noticed."""
+        level = best_level(self.levels, grid.span_px / grid.tile_px)
+        return self._pixels.checks(self.levels[level].number)
 
-        Raises `InvalidInputError("slide-read-failed")` where that is too much.
-        """
-        level = self.levels[best_level(self.levels, grid.span_px / grid.tile_px)].number
-        without_place, of = self._pixels.damage_without_place(level)
-        self._refuse_if_damaged(without_place, of, "its data")
+    @property
+    def unseen(self) -> float:
+        """Part (0…1) of the overview that the file has damaged. Raises as `overview`."""
         _ = self.overview
-        return DamageCheck(self._pixels.checks(level), without_place, self._unseen)
+        return self._unseen
 
     def _refuse_if_damaged(self, damaged: int, of: int, what: str) -> None:
         if too_damaged(damaged, of):

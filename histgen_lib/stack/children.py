@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,36 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
         return list(command)
     ours = f'[ "$PPID" = {os.getpid()} ] && exec "$@"'
     return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", ours, "sh", *command]
+
+
+class Bell:
+    """Wakes a thread that waits for the end of a process: at that end, or when it is rung."""
+
+    def __init__(self) -> None:
+        self._ear, self._clapper = socket.socketpair()
+        self._ear.setblocking(False)
+
+    def ring(self) -> None:
+        """Wake whoever waits now or next."""
+        with contextlib.suppress(OSError):  # it was rung often enough
+            self._clapper.send(b".", socket.MSG_DONTWAIT)
+
+    def wait(self, pid: int, timeout_s: float) -> None:
+        """Return when a process has ended, when the bell is rung, or after a time."""
+        waiting = select.poll()
+        waiting.register(self._ear, select.POLLIN)
+        try:
+            ending = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        except (OSError, AttributeError):  # a system without such descriptors
+            waiting.poll(min(timeout_s, 0.2) * 1000)
+            return
+        try:
+            waiting.register(ending, select.POLLIN)
+            waiting.poll(timeout_s * 1000)
+        finally:
+            os.close(ending)
 
 
 def free_port() -> int:

@@ -366,7 +366,7 @@ def _unpacked(body: str) -> SlideState:
         told["slide_id"],
         told["state"],
         event=Event.from_json(told["event"]) if "event" in told else None,
-        draft=DraftFacts(**told["draft"], parts=()) if "draft" in told else None,
+        draft=DraftFacts(**told["draft"] | {"parts": ()}) if "draft" in told else None,
         letter=DeadLetter.from_bytes(told["letter"].encode()) if "letter" in told else None,
         lacks=tuple(told.get("lacks", ())),
         copies=tuple(told.get("copies", ())),

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
+from histgen_lib.stack.children import OWNER_ONLY, Bell, dying_with_parent, end
 from histgen_lib.stack.endings import how_ended, no_room
 from histgen_lib.worker import Backoff
 
 State = Literal["waiting", "starting", "running", "restarting", "failed", "stopped"]
 
-_LEAST_LOOK_S, _MOST_LOOK_S = 0.02, 1.0
-"""How often it is looked whether a process still runs: the more rarely the longer it does."""
+LOOK_S = 10.0
+"""How often a log is cut. The end of a process is told by the kernel."""
 LOG_BYTES = 8 << 20
 STEADY_S = 60.0
 """A process that ran this long is well: what ends it then is counted from the start."""
@@ -134,7 +134,7 @@ class Keeper:
         self.restarts = 0
         self._changed, self._backoff, self._steady_s = changed, backoff, steady_s
         self._delays, self._failures = backoff.delays(), 0
-        self._ended = threading.Event()
+        self._ended, self._bell = threading.Event(), Bell()
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"keeper of {name}", daemon=True)
 
@@ -149,10 +149,11 @@ class Keeper:
     def ask_stop(self) -> None:
         """Have it stopped; returns at once."""
         self._ended.set()
+        self._bell.ring()
 
     def join(self) -> None:
         """Return once it is stopped."""
-        self._ended.set()
+        self.ask_stop()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -185,13 +186,12 @@ class Keeper:
 
     def _watch(self) -> None:
         began = time.monotonic()
-        while self.process.pid is not None:
+        while (pid := self.process.pid) is not None and not self._ended.is_set():
             age_s = time.monotonic() - began
             if self._failures and age_s >= self._steady_s:
                 self._delays, self._failures = self._backoff.delays(), 0
                 self._say("")
-            if self._ended.wait(min(_MOST_LOOK_S, max(_LEAST_LOOK_S, age_s / 20))):
-                return
+            self._bell.wait(pid, min(LOOK_S, self._steady_s / 2))
             bound_log(self.process.log_path)
 
     def _come_back(self, why: HistgenError) -> None:

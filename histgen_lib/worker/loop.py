@@ -10,11 +10,9 @@ from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.pulse import aside
+from histgen_lib.worker.pulse import aside, next_s
 from histgen_lib.worker.stopping import Stop, Stopped
 
-NEXT_S = 1.0
-"""How long to wait for a record at a time."""
 PROBE_S, PROBE_KEY = 10.0, "probe"
 """How often an idle worker looks whether the store is there, and at what: there need be no such object."""
 HAND_BACK_S = 5.0
@@ -31,6 +29,7 @@ class Loop:
         self._sweeping: Future[None] | None = None
         self._probing: Future[object] | None = None
         self._probed_at = 0.0
+        self._worked_at = time.monotonic()
 
     def run(self) -> None:
         """Return once stopped, with nothing in hand. FatalError leaves the record in hand uncommitted."""
@@ -39,11 +38,12 @@ class Loop:
         try:
             while not self._stop.requested:
                 kit.pulse.beat()
-                delivery = kit.pulse.insist("broker", lambda: kit.subscription.next(NEXT_S), patient=False)
+                delivery = kit.pulse.insist("broker", self._next, patient=False)
                 kit.pulse.polled()
                 if delivery:
                     with bound(**_ids(delivery)):
                         self._work(delivery)
+                    self._worked_at = time.monotonic()
                 else:
                     self._idle()
         except Stopped:
@@ -51,6 +51,9 @@ class Loop:
         finally:
             kit.board.stopping = True
             wait([aside(kit.attempts.sweep)], HAND_BACK_S)
+
+    def _next(self) -> Delivery | None:
+        return self._kit.subscription.next(next_s(self._worked_at))
 
     def _work(self, delivery: Delivery) -> None:
         kit, job = self._kit, None

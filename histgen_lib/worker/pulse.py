@@ -21,7 +21,17 @@ STEP_S = 0.2
 LAG_S, CALM_LAG_S = 5.0, 10.0
 """How often the broker is asked how many records wait: at work, and between records."""
 
+_LEAST_NEXT_S, _MOST_NEXT_S = 0.25, 2.0
+
 _log = get_logger()
+
+
+def next_s(since: float) -> float:
+    """Return how long to wait for a record at a time: the longer, the longer ago (monotonic) the last was.
+
+    A stop is noticed only between two such waits.
+    """
+    return min(_MOST_NEXT_S, max(_LEAST_NEXT_S, (time.monotonic() - since) / 10))
 
 
 def aside(call: Callable[[], T]) -> Future[T]:

@@ -13,7 +13,7 @@ from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
-from histgen_lib.worker.pulse import CALM_LAG_S
+from histgen_lib.worker.pulse import CALM_LAG_S, next_s
 from histgen_lib.worker.stopping import Stopped
 from services.gateway import noticing
 from services.gateway.board import NAME
@@ -21,7 +21,6 @@ from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 
 GROUP = "histgen-gateway"
-NEXT_S = 1.0
 MOST_ATTEMPTS = 3
 """Tries of a notification whose handling fails in a way that nobody foresaw."""
 
@@ -45,16 +44,17 @@ class NotificationTopic(Loop):
         self._subscribe, self._intake = subscribe, intake
         self._subscription: Subscription | None = None
         self._holding = False
-        self._lag_at = float("-inf")
+        self._lag_at, self._took_at = float("-inf"), time.monotonic()
 
     def turn(self) -> None:
         """Take the next notification, if there is one, and finish with it."""
         subscription = self._subscription = self._subscription or self._subscribe()
         self._tell_lag(subscription)
-        delivery = subscription.next(NEXT_S)
+        delivery = subscription.next(next_s(self._took_at))
         self.beat()
         if delivery:
             self._finish(subscription, delivery)
+            self._took_at = time.monotonic()
 
     def beat(self) -> None:
         """Stay in the group, too, while a notification is worked on."""

@@ -40,8 +40,10 @@ WEIGHTS = {
     "job process": 4,
 }
 """How often each kind is struck, in proportion."""
-SUPERVISOR = 0.05
+SUPERVISOR = 0.08
 """How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
+GAP_S = {UP: 20.0, "kafka": 12.0, "tritonserver": 10.0}
+"""How far apart two blows of a kind are, at least, that takes long to come up; of others a second."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 HELD_S = (0.3, 4.0)
 
@@ -56,6 +58,7 @@ class Storm:
         self.seen: set[int] = set()
         self._told = False
         self._held: dict[int, float] = {}
+        self._last: dict[str, float] = {}
         self._command = [
             sys.executable,
             "-m",
@@ -88,10 +91,12 @@ class Storm:
         """Strike one process, of a kind that is there, drawn by weight; say whether there was one."""
         pids = self.processes()
         kinds = sorted({kind for kind in pids.values() if kind in WEIGHTS})
-        if not kinds:
+        kind = UP
+        if chance.random() > SUPERVISOR and kinds:
+            (kind,) = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])
+        if time.monotonic() - self._last.get(kind, 0.0) < GAP_S.get(kind, 1.0):
             return False
-        (kind,) = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])
-        kind = UP if chance.random() < SUPERVISOR else kind
+        self._last[kind] = time.monotonic()
         pid = chance.choice(sorted(pid for pid, its in pids.items() if its == kind))
         number = chance.choice(SIGNALS)
         if not self._signal(pid, number):

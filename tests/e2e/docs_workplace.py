@@ -6,7 +6,7 @@ What the docs name but a test cannot have stands for something small, and nothin
 |---|---|
 | `slide.svs`, `scans/`, `predictions.csv` and the other files of `furnish` | small ones of these names |
 | `/scans`, `/archive` | folders of the workplace |
-| `s3://scans/…` | a bucket of moto's server |
+| `s3://scans/…`, `s3://lab/…` | buckets of moto's server |
 | `127.0.0.1:8080`, `gw:80`, `localhost:9092` | gateway and broker of the running stack |
 | the id of a dead letter | the id of one that is there |
 | `~/.local/share/histgen` | the home of the running stack |
@@ -70,7 +70,7 @@ SECONDS = 300  # finds what hangs
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder with the files that one page's commands ask for, and the stack that they talk to."""
+    """A folder with the files that the docs' commands ask for, and the stack that they talk to."""
 
     folder: Path
     stack: RunningStack
@@ -143,7 +143,7 @@ def furnish(folder: Path, world: Path) -> None:
     """Put the files into a folder that the docs' commands name."""
     for name in _SLIDES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        tiny_model.write_slide(folder / name, side_px=768, seed=sum(f"{folder.name}{name}".encode()))
+        tiny_model.write_slide(folder / name, side_px=768, seed=sum(name.encode()))
     tiny_model.write_slide(folder / "old.svs", side_px=768, mpp=None)
     shutil.copytree(world, folder / "world", copy_function=os.link)
     for slide in (world / "slides").iterdir():
@@ -169,9 +169,9 @@ def environment_of(stack: RunningStack, tools: Path, more: dict[str, str]) -> di
 
 
 def letter_of(stack: RunningStack, folder: Path) -> str:
-    """Submit a slide that cannot be drafted, and return the id of its dead letter."""
+    """Submit a slide, and one that cannot be drafted; return the id of its dead letter."""
     path = tiny_model.write_slide(folder / "unscaled.tif", side_px=768, mpp=None)
-    assert stack("submit", path).code == 0
+    assert stack("submit", folder / "CMU-1.svs", path).code == 0
     letters = stack.home / "objects" / "dead-letter"
     return until(lambda: sorted(letters.glob("*.json")), 120, "a dead letter")[0].stem
 

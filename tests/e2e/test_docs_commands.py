@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ PAGES = sorted({block.page for block in TYPED if block.runner is None})
 
 @pytest.fixture(scope="module")
 def bucket(_moto: S3Server, tmp_path_factory) -> dict[str, str]:
-    """Put slides into the bucket that the docs name; returns the environment that leads there."""
+    """Put slides into the buckets that the docs name; returns the environment that leads there."""
     _moto.resume()
     _moto.start()
     where = {
@@ -43,12 +44,12 @@ def bucket(_moto: S3Server, tmp_path_factory) -> dict[str, str]:
         "s3", endpoint_url=_moto.endpoint, region_name="us-east-1",
         aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
     )  # fmt: skip
-    client.create_bucket(Bucket="scans")
-    for number, key in enumerate(("a.svs", "2025/b.svs")):
-        slide = tiny_model.write_slide(
-            tmp_path_factory.mktemp("s3") / "slide.tif", side_px=768, seed=900 + number
-        )
-        client.upload_file(str(slide), "scans", key)
+    for name in ("scans", "lab"):
+        client.create_bucket(Bucket=name)
+    for number, place in enumerate(("scans/a.svs", "scans/2025/b.svs", "lab/scans/2024/c.svs")):
+        name, _, key = place.partition("/")
+        slide = tmp_path_factory.mktemp("s3") / "slide.tif"
+        client.upload_file(str(tiny_model.write_slide(slide, side_px=768, seed=900 + number)), name, key)
     return where
 
 
@@ -67,14 +68,20 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def letter(stack, tmp_path_factory) -> str:
-    return letter_of(stack, tmp_path_factory.mktemp("letter"))
+def furnished(stack, bucket, world, tmp_path_factory) -> Workplace:
+    folder = tmp_path_factory.mktemp("desk")
+    furnish(folder, world)
+    environment = environment_of(stack, folder / "tools", bucket)
+    return Workplace(folder, stack, environment, letter_of(stack, folder))
 
 
 @pytest.fixture
-def workplace(stack, bucket, world, letter, tmp_path) -> Workplace:
-    furnish(tmp_path, world)
-    return Workplace(tmp_path, stack, environment_of(stack, tmp_path / "tools", bucket), letter)
+def workplace(furnished) -> Iterator[Workplace]:
+    """Sit down where the same slides lie as before; what a page's commands wrote is cleared away."""
+    before = set(furnished.folder.iterdir())
+    yield furnished
+    for made in set(furnished.folder.iterdir()) - before:
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -92,7 +99,8 @@ def _work(block: Block, workplace: Workplace) -> None:
         workplace.run(f"{shlex.quote(sys.executable)} typed.py")
     elif block.kind == "env":
         (workplace.folder / "typed.env").write_text(block.text, encoding="utf-8")
-        workplace.run("set -a; . ./typed.env; histgen config show tiler")
+        others = "HISTGEN_BUS=embedded:bus.db HISTGEN_STORE=file:objects"  # what the block may leave unsaid
+        workplace.run(f"export {others}; set -a; . ./typed.env; histgen config show tiler")
     else:
         for command in commands(block.text):
             _type(command, workplace)

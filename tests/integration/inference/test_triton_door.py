@@ -272,3 +272,8 @@ def code_of(call: Callable[[], object]) -> str:
     except CallFailedError as failed:
         return failed.error.code
     return ""
+
+
+def test_the_docs_restrict_what_is_tested_here() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "stream.md").read_text(encoding="utf-8")
+    assert f"--grpc-restricted-protocol={','.join(PROTOCOLS)}:histgen-secret=" in text

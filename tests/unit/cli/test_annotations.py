@@ -70,11 +70,13 @@ def test_bags_of_clam_and_cases_of_several_slides_are_trained_on_scored_and_coun
     arguments = ("--model", tmp_path / "model", "--annotation", annotation, "--bags", bags, "--no-meteor")
     code, out, err = histgen("evaluate", *arguments, "--out", tmp_path / "scores", "--threads", "1", "--json")
     assert code == 0
-    assert json.loads(out)["cases"]["test"]["slides"] == 3
+    scored = json.loads(out)
+    assert scored["cases"]["test"]["slides"] == 3
     assert "test: 2 of 2 cases used (3 slides)" in err
     written = tmp_path / "scores" / "predictions.csv"
     code, out, _ = histgen("evaluate", "--csv", written, "--id-column", "id", "--no-meteor", "--json")
     assert json.loads(out)["pairs"] == 2
+    assert json.loads(out)["metrics"] == scored["metrics"]
     arguments = ("--model", tmp_path / "model", "--out", tmp_path / "drafts", "--threads", "1", "--json")
     code, out, _ = histgen("report", bags / "T0.h5", *arguments)
     assert (code, json.loads(out)["errors"]) == (0, [])

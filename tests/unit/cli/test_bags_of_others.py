@@ -86,7 +86,7 @@ def test_a_bag_without_the_slides_size_has_a_draft_and_no_map(report, tmp_path, 
     page = Path(said["drafts"][0]["files"]["html"]).read_text()
     assert record["provenance"]["slide"]["size_px"] is None
     assert 'class="stage"' not in page
-    assert "does not say where its tiles lie" in page
+    assert "there is no map" in page
 
 
 def test_tiles_that_begin_before_the_scan_are_on_the_map(report, tmp_path):

@@ -132,6 +132,17 @@ def test_tiles_draws_what_would_be_read(histgen, slide_path, tmp_path):
     assert Path(facts["preview"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_tiles_never_draws_two_slides_into_one_picture(histgen, slide_path, tmp_path):
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "s.tif").write_bytes(slide_path.read_bytes())
+    slides = (tmp_path / "monday" / "s.tif", tmp_path / "tuesday" / "s.tif")
+    code, out, _ = histgen("tiles", *slides, "--out", tmp_path / "out", "--tile-mpp", 1, "--json")
+
+    assert (code, [error["code"] for error in json.loads(out)["errors"]]) == (1, ["output-other-slide"])
+    assert len(json.loads(out)["slides"]) == 1
+
+
 def test_tiles_goes_on_past_a_bad_slide(histgen, slide_path, tmp_path):
     bad = tmp_path / "bad.svs"
     bad.write_text("no")

@@ -7,6 +7,8 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import tifffile
+import tiny_model
 
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import OnnxServer
@@ -109,3 +111,26 @@ def test_a_bag_does_not_depend_on_how_many_are_in_flight(model_dir, slide_path, 
         several = scan_to_bag(slide, model=model, server=server, in_flight=in_flight).bag
 
     assert several.digest == one.digest
+
+
+def test_tiles_that_the_file_has_damaged_are_in_no_bag_and_quality_says_so(model_dir, tmp_path):
+    model, server = load_model(model_dir), OnnxServer(model_dir, threads=1)
+    path = tiny_model.write_slide(tmp_path / "a.tif", side_px=2048)
+    with open_slide(path) as slide:
+        whole, overview = scan_to_bag(slide, model=model, server=server), slide.overview
+    with tifffile.TiffFile(path) as tiff:
+        middle = len(tiff.pages[0].dataoffsets) // 2 + 4
+        start, count = tiff.pages[0].dataoffsets[middle], tiff.pages[0].databytecounts[middle]
+    with path.open("r+b") as file:
+        file.seek(start + count // 2)
+        file.write(bytes(256))
+    with open_slide(path) as slide:
+        slide.__dict__["overview"] = overview  # as from a level of its own: the tile is in the grid
+        scan = scan_to_bag(slide, model=model, server=server)
+
+    lost = whole.grid.rows_at(scan.bag.xy) ^ True
+    assert 1 <= lost.sum() <= 16
+    assert np.array_equal(scan.grid.xy, scan.bag.xy)
+    assert np.array_equal(scan.bag.features, whole.bag.features[~lost])
+    assert scan.quality.damaged_tiles == lost.sum()
+    assert set(scan.quality.flags) - set(whole.quality.flags) == {"damaged"}

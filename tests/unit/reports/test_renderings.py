@@ -265,7 +265,7 @@ def test_each_slide_of_a_case_states_its_tissue(pictures):
 
 def test_a_confidence_that_was_never_calibrated_is_not_a_number(draft, pictures):
     lines = tuple(s.model_copy(update={"confidence": None, "uncertain": False}) for s in draft.sentences)
-    bare = draft.model_copy(update={"confidence": None, "sentences": lines})
+    bare = draft.model_copy(update={"confidence": None, "calibrated": False, "sentences": lines})
     page = parse(to_html(bare, pictures))
 
     assert "not-calibrated" in [n.code for n in notices(bare)]

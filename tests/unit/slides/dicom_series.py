@@ -20,6 +20,7 @@ def write_series(
     mpp: float = 0.5,
     series: str = "1.2.3.4",
     label: NDArray[np.uint8] | None = None,
+    tile_px: int = 256,
 ) -> Path:
     """Write one file a level (and a LABEL file) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,18 +32,19 @@ def write_series(
             "VOLUME",
             "NONE" if index == 0 else "RESAMPLED",
         ]
-        _instance(image, f"{series}.{index + 1}", series, kind, mpp * scale).save_as(
+        _instance(image, f"{series}.{index + 1}", series, kind, mpp=mpp * scale, tile_px=tile_px).save_as(
             folder / f"{series}-{index}.dcm", enforce_file_format=True
         )
     if label is not None:
         kind = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
-        data = _instance(label, f"{series}.99", series, kind, 40.0)
+        data = _instance(label, f"{series}.99", series, kind, mpp=40.0, tile_px=max(label.shape))
         data.save_as(folder / f"{series}-label.dcm", enforce_file_format=True)
     return folder
 
 
-def _instance(image: NDArray[np.uint8], uid: str, series: str, kind: list[str], mpp: float) -> Dataset:
-    tile_px = 256 if kind[2] == "VOLUME" else max(image.shape)
+def _instance(
+    image: NDArray[np.uint8], uid: str, series: str, kind: list[str], *, mpp: float, tile_px: int
+) -> Dataset:
     frames = list(jpeg_tiles(image, tile_px, 92))
     data = Dataset()
     data.file_meta = FileMetaDataset()

@@ -165,5 +165,4 @@ def test_what_a_library_quotes_from_a_file_is_not_passed_on(scans):
     (scans / "m/Slidedat.ini").write_text("[GENERAL]\nJane Roe, secret\n")
     with pytest.raises(InvalidInputError) as caught:
         open_slide(scans / "m.mrxs")
-    assert "Slidedat.ini" in caught.value.message
     assert "Roe" not in str(caught.value)

@@ -223,6 +223,9 @@ class Broken:
         out[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
         return out
 
+    def is_whole(self, x, y, level, width, height):
+        return True
+
 
 class Marked(Broken):
     """Pixels whose level 0 is damaged in half: white, and known to be so."""

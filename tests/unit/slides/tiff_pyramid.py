@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
-_SIZES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
+_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL = 1, 2, 3, 4, 5
+_SIZES = {_BYTE: 1, _ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
 
 
 def write_pyramid(
@@ -25,10 +25,12 @@ def write_pyramid(
     strips: Sequence[NDArray[np.uint8]] = (),
     blank_tiles: frozenset[int] = frozenset(),
     quality: int = 92,
+    texts: Sequence[Mapping[int, str]] = (),
 ) -> Path:
     """Write `levels` (uint8[h,w,3] RGB, finest first) as tiled pages, then `strips` as one-strip pages.
 
     `mpp` or `dpi` fill the resolution tags. `blank_tiles`: tiles of level 0 that are left out (length 0).
+    `texts`: further tags of each level; 700 (XML) is written as bytes.
     """
     out = bytearray(b"II*\0\0\0\0\0")
     link = 4
@@ -42,6 +44,8 @@ def write_pyramid(
         )
         if description:
             tags[270] = (_ASCII, [*description.encode(), 0])
+        for tag, text in texts[index].items() if texts else ():
+            tags[tag] = (_BYTE, [*text.encode()]) if tag == 700 else (_ASCII, [*text.encode(), 0])
         link = _directory(out, tags, link)
     for image in strips:
         tags = _tags(image, [_jpeg(image, quality)], out) | {278: (_LONG, [image.shape[0]])}
@@ -89,7 +93,7 @@ def _resolution(mpp: float | None, dpi: float | None) -> dict[int, tuple[int, li
 def _directory(out: bytearray, tags: dict[int, tuple[int, list]], link: int) -> int:
     entries = []
     for tag, (kind, values) in sorted(tags.items()):
-        code = {_ASCII: "B", _SHORT: "H", _LONG: "I", _RATIONAL: "I"}[kind]
+        code = {_BYTE: "B", _ASCII: "B", _SHORT: "H", _LONG: "I", _RATIONAL: "I"}[kind]
         packed = struct.pack(f"<{len(values)}{code}", *values)
         count = len(packed) // _SIZES[kind]
         if len(packed) > 4:

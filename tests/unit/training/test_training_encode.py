@@ -6,8 +6,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+import tiny_model
 import torch
 
+from histgen_lib.bags import read_bag
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.training import EncodeSettings, encode, encode_slides
@@ -44,6 +46,21 @@ def test_two_slides_of_one_name_never_share_a_bag(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"monday.*tuesday") as raised:
         encode_slides(EncodeSettings([folder], folder, folder / "bags"))
     assert raised.value.code == "training-slides-same-name"
+
+
+def test_the_bag_of_another_slide_of_that_name_is_neither_kept_nor_lost(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    """Encoded on another day, into the same folder."""
+    outcomes = []
+    for day, side_px in (("monday", 768), ("monday", 768), ("tuesday", 1024)):
+        (tmp_path / day).mkdir(exist_ok=True)
+        slide = tiny_model.write_slide(tmp_path / day / "s.tif", side_px=side_px)
+        outcomes.append(encode._encode(encode._Job(slide, model_dir, tmp_path / "bags", None)))
+    assert outcomes[:2] == ["written", "kept"]
+    assert isinstance(outcomes[2], InvalidInputError)
+    assert outcomes[2].code == "training-slides-same-name"
+    assert read_bag(tmp_path / "bags" / "s.parquet").slide_size == (768, 768)
 
 
 def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
