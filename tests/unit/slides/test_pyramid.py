@@ -209,9 +209,6 @@ class Broken:
     def levels(self):
         return [Level(i.shape[1::-1], float(2**n), n) for n, i in enumerate(self.images)]
 
-    def is_whole(self, *where):
-        return True
-
     def read(self, x, y, level, width, height):
         if level == self.broken:
             raise InvalidInputError("slide-read-failed", "It is broken.")
