@@ -224,6 +224,23 @@ class Broken:
         return True
 
 
+class Marked(Broken):
+    """Pixels whose level 0 is damaged in half: white, and known to be so."""
+
+    def read(self, x, y, level, width, height):
+        out = super().read(x, y, level, width, height)
+        out[:, max(0, 1150 - x) if level == 0 else width :] = 255
+        return out
+
+    def is_whole(self, x, y, level, width, height):
+        return level > 0 or x + width <= 1150
+
+
+def test_what_level_0_has_lost_is_not_held_against_the_others(picture):
+    pixels = Marked(picture, None)
+    assert believed_levels(pixels, pixels.levels).wrong == ()
+
+
 @pytest.mark.parametrize(("broken", "kept"), [(None, (0, 1, 2)), (1, (0, 2)), (2, (0, 1))])
 def test_a_level_that_cannot_be_read_is_left_out(picture, broken, kept):
     pixels = Broken(picture, broken)
