@@ -162,10 +162,13 @@ def environment_of(stack: RunningStack, tools: Path, more: dict[str, str]) -> di
     kcat.write_text(_KCAT.format(python=sys.executable), encoding="utf-8")
     kcat.chmod(0o755)
     path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {
-        **os.environ, **more, "PATH": path, "HISTGEN_HOME": str(stack.home), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+    of_the_stack = {
+        "HISTGEN_HOME": str(stack.home),
+        "HISTGEN_BUS": str(stack.record["bus"]),
+        "HISTGEN_STORE": str(stack.record["store"]),
+    }
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **more, **of_the_stack, **threads, "PATH": path}
 
 
 def letter_of(stack: RunningStack, folder: Path) -> str:
