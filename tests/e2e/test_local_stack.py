@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import tiny_model
 from cli_runs import histgen
 from running_stack import RunningStack, alive, stack_up
 from waiting import until
+
+from histgen_lib.stack.overview import Overview
+from histgen_lib.storage import StorageSettings, open_store
 
 SERVICES = {"gateway", "tiler", "reporter"}
 ENVIRONMENT = {"HISTGEN_SETTLE_S": "0.5", "HISTGEN_LOOK_S": "0.2"}
@@ -36,6 +40,12 @@ def slide(folder: Path, name: str, **options) -> Path:
 def drafted(stack: RunningStack, slide_id: str) -> bool:
     (state,) = stack.json("status", slide_id)["slide"] or [{"state": ""}]
     return state["state"] == "drafted"
+
+
+def in_the_store(stack: RunningStack) -> dict[str, int]:
+    """Count the slides by state, from the store alone."""
+    slides = Overview(open_store(StorageSettings(f"file:{stack.home / 'objects'}"))).slides()
+    return dict(Counter(slide.state for slide in slides))
 
 
 def ready(stack: RunningStack) -> set[str]:
@@ -188,6 +198,7 @@ def test_killed_services_are_started_again_and_work_goes_on(stack, tmp_path):
     run = stack("submit", slide(tmp_path, "afterwards"), "--wait")
 
     assert run.code == 0, run.said
+    until(lambda: stack.json("status")["counts"] == in_the_store(stack), 60, "the index to say the same")
 
 
 def test_ctrl_c_stops_everything_and_leaves_no_process(tmp_path, model_dir):
