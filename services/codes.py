@@ -14,12 +14,14 @@ _SLIDE = (
     "slide-damaged",
     "slide-empty",
     "slide-format-unknown",
+    "slide-incomplete",
     "slide-is-folder",
     "slide-missing",
     "slide-mpp-implausible",
     "slide-mpp-unknown",
     "slide-no-pyramid",
-    "slide-pyramid-corrupt",
+    "slide-not-square",
+    "slide-not-supported",
     "slide-read-failed",
     "slide-sidecar-invalid",
     "slide-too-small",
@@ -44,6 +46,7 @@ _BAG = (
     "bag-other-slide",
     "bag-schema-newer",
     "bag-shape",
+    "bag-too-large",
     "bag-unreadable",
 )
 _AWAY = ("bus-record", "bus-unavailable", "storage-unavailable")
@@ -67,7 +70,7 @@ REFUSALS = (
 """Of slides that the gateway does not take."""
 
 LETTERS: dict[str, tuple[str, ...]] = {
-    "gateway": ("notification-failed", "notification-unreadable", *REFUSALS),
+    "gateway": ("notification-failed", "notification-unconfirmed", "notification-unreadable", *REFUSALS),
     "tiler": (*_EVENT, *_JOB, *_STORED, *_SLIDE, *_MODEL, "slide-no-tissue", "slide-too-coarse"),
     "reporter": (
         *_EVENT,

@@ -41,6 +41,8 @@ ELSEWHERE = {
     "request-path",
     "request-too-large",
     "request-unreadable",
+    "token-missing",
+    "token-wrong",
     "tiling-settings-invalid",  # of a model folder, which is checked before
 }
 """Codes of these rooms that no service counts: commands, and requests that tell of no slide."""
