@@ -23,7 +23,7 @@ OTHERS = [{"id": "c", "report": "rare stroma stroma stroma duct"}]
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OfficialSource:
     """Weights of four words, the network of a few numbers, and no export."""
     annotation = tmp_path / "annotation.json"
-    annotation.write_text(json.dumps({"train": TRAIN, "val": OTHERS, "test": OTHERS}))
+    annotation.write_text(json.dumps({"train": TRAIN, "val": OTHERS, "test": [{**OTHERS[0], "id": "d"}]}))
     config = HistGenConfig(
         mode="published", input_dim=4, d_model=4, d_ff=4, d_vf=4, num_heads=1, num_layers=1, region_size=3,
         cmm_size=2, cmm_dim=4, topk=1, prototype_num=1, vocab_size=4, max_tokens=5,
