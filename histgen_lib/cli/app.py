@@ -61,7 +61,7 @@ def _options(
     """Hold what stands before the command."""
 
 
-def _app(arguments: Sequence[str]) -> typer.Typer:
+def make_app(arguments: Sequence[str]) -> typer.Typer:
     """Make the command line: of the one command that is asked for, since making all takes as long again."""
     app = typer.Typer(
         name="histgen",
@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where it is ignored: behind nohup
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = _app(arguments)(args=list(arguments), prog_name="histgen", standalone_mode=False)
+        code = make_app(arguments)(args=list(arguments), prog_name="histgen", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):  # before or after the command itself
         return INTERRUPTED

@@ -64,6 +64,7 @@ def backfill(
         bus=connection.need_bus().url,
         store=connection.storage.url,
         store_endpoint=connection.storage.endpoint,
+        **({"roots": connection.roots} if connection.roots else {}),
     )
     teller, (stop, signals) = _Teller(connection, as_json=as_json), _stop_at_signals()
     tally = backfilling.run_backfill(

@@ -119,6 +119,12 @@ class Roots:
         if not inside:
             raise _outside("This URI lies")
 
+    def require_all_of(self, others: Roots) -> None:
+        """Refuse roots that reach beyond these: as `require`."""
+        objects = all(any(other.startswith(root) for root in self.objects) for other in others.objects)
+        if not objects or not all(map(self._leads_inside, others.folders)):
+            raise _outside("What is asked for lies")
+
     def require_part(self, path: Path) -> None:
         """Refuse a file that belongs to a slide, whether it is there or not: as `require`."""
         if not self._leads_inside(path):
@@ -179,7 +185,8 @@ def _outside(what: str) -> InvalidInputError:
     return InvalidInputError(
         "uri-outside-roots",
         f"{what} outside the folders and buckets that slides are taken from.",
-        hint="Put the slide into one of HISTGEN_ROOTS, or add its folder or bucket there.",
+        hint="Put the slide into one of HISTGEN_ROOTS, or add its folder or bucket there "
+        "(histgen up --allow /folder --allow s3://bucket).",
     )
 
 

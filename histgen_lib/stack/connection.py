@@ -33,7 +33,8 @@ class Stated:
 class Connection:
     """A stack. `home`: its folder, if it is on this machine; `gateway` and `bus` None if not known.
 
-    `token_file`: where the gateway's token lies; None if that is not known.
+    `token_file`: where the gateway's token lies; None if that is not known. `roots`: what slides may be taken
+    from; empty if that is not known.
     """
 
     storage: StorageSettings
@@ -41,6 +42,7 @@ class Connection:
     gateway: str | None
     home: StackHome | None = None
     token_file: Path | None = None
+    roots: tuple[str, ...] = ()
 
     @property
     def run_dir(self) -> Path | None:
@@ -111,7 +113,7 @@ def connect(stated: Stated, environment: Mapping[str, str]) -> Connection:
         bus = _bus(stated.bus or record.bus, environment)
         gateway = stated.gateway or record.gateway
         token_file = home.token_path if gateway == record.gateway else _token_file(gateway, home, environment)
-        return Connection(storage, bus, gateway, home, token_file)
+        return Connection(storage, bus, gateway, home, token_file, record.roots)
     if stated.home is None and environment.get("HISTGEN_STORE"):
         return _remote(stated, environment)
     raise not_running(home)

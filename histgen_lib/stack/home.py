@@ -43,6 +43,8 @@ class StackRecord:
     store_endpoint: str | None
     inference: str
     watch: str
+    roots: tuple[str, ...] = ()
+    """What slides may be taken from; empty in the record of an older version, which did not say."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -161,7 +163,7 @@ class StackHome:
             value = json.loads(self.record_path.read_bytes())
             if value.pop("schema") != SCHEMA:
                 return None
-            return StackRecord(**value)
+            return StackRecord(**{**value, "roots": tuple(value.get("roots", ()))})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 

@@ -114,6 +114,7 @@ class LocalStack:
             store_endpoint=settings.store_endpoint,
             inference=self.inference.url,
             watch=str(settings.inbox),
+            roots=(str(settings.inbox), *settings.roots),
         )
 
     def check(self) -> None:

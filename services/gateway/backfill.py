@@ -27,6 +27,7 @@ from services.gateway.folder import Folder, away
 from services.gateway.intake import Intake
 from services.gateway.settings import GatewaySettings
 from services.gateway.submission import Receipt, Status, Submission
+from services.wiring import slide_roots
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "day": 86400}
 
@@ -85,12 +86,16 @@ def run_backfill(
 ) -> Tally:
     """Take in every slide under `prefix`: a folder, file:///folder, or s3://bucket[/prefix].
 
-    Slides may lie nowhere but there. Raises as `parse_rate` and `backfill`, and FatalError for settings that
-    cannot be used.
+    Slides may lie nowhere but there. Where the settings state roots, the prefix has to lie in one of them:
+    the tiler would refuse every slide. Raises InvalidInputError("uri-outside-roots") otherwise, as
+    `parse_rate` and `backfill`, and FatalError for settings that cannot be used.
     """
     every_s = parse_rate(rate)
     root = prefix if "://" in prefix or prefix.startswith("file:") else str(Path(prefix).resolve())
-    intake, publisher, _ = build_intake(settings, Roots.read([root]))
+    only = Roots.read([root])
+    if (allowed := slide_roots(settings)) != Roots():
+        allowed.require_all_of(only)
+    intake, publisher, _ = build_intake(settings, only)
     try:
         return backfill(
             intake, root, every_s=every_s, dry_run=dry_run, progress=progress, stop=stop or Stop()

@@ -22,7 +22,7 @@ from docs_workplace import FOREVER, SLIDES, Workplace, environment_of, furnish, 
 from running_stack import RunningStack, stack_up
 from servers.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
 
-from histgen_lib.cli.app import app
+from histgen_lib.cli.app import make_app
 
 BLOCKS = blocks()
 TYPED = [block for block in BLOCKS if block.kind != "text"]
@@ -152,7 +152,7 @@ def test_a_block_that_others_run_names_who_does():
 
 def test_every_option_that_is_written_about_exists():
     """`histgen X --option` is one of X's; an option that stands alone is some command's."""
-    of_commands = _options(typer.main.get_command(app))
+    of_commands = _options(typer.main.get_command(make_app([])))
     every = {option for options in of_commands.values() for option in options}
     texts = [
         (block.where, command) for block in BLOCKS if block.kind == "sh" for command in commands(block.text)

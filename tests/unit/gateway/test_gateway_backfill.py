@@ -10,7 +10,8 @@ from gateway_fakes import AT_ONCE, Lab
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.finding import LeftOut
 from histgen_lib.worker import Stop
-from services.gateway.backfill import Step, Tally, backfill, parse_rate
+from services.gateway.backfill import Step, Tally, backfill, parse_rate, run_backfill
+from services.gateway.settings import GatewaySettings
 
 
 class Pace:
@@ -241,3 +242,20 @@ def test_a_rate_that_is_none_is_refused(text: str):
     with pytest.raises(InvalidInputError) as caught:
         parse_rate(text)
     assert caught.value.code == "backfill-rate"
+
+
+def test_a_backfill_of_what_the_tiler_would_refuse_is_refused_before_anything_is_announced(tmp_path):
+    """A stack takes slides from its roots only: a thousand dead letters would say the same."""
+    settings = GatewaySettings.load(
+        bus=f"embedded:{tmp_path / 'bus.db'}",
+        store=f"file:{tmp_path / 'store'}",
+        roots=(str(tmp_path / "a"),),
+    )
+    told: list[Step | LeftOut] = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "slide.svs").write_bytes(name.encode())
+    with pytest.raises(InvalidInputError) as caught:
+        run_backfill(settings, str(tmp_path / "b"), progress=told.append)
+    assert (caught.value.code, told) == ("uri-outside-roots", [])
+    assert run_backfill(settings, str(tmp_path / "a"), progress=told.append).outcomes == {"accepted": 1}

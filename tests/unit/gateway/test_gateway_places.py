@@ -173,6 +173,24 @@ def test_files_that_belong_to_a_slide_may_not_lie_outside_either(lab: Lab, tmp_p
     assert caught.value.code == "uri-outside-roots"
 
 
+@pytest.mark.parametrize(
+    ("asked", "inside"),
+    [
+        ("/scans", True), ("/scans/2025", True), ("/", False), ("/scans2", False), ("/scans/../etc", False),
+        ("s3://lab", True), ("s3://lab/2025", True), ("s3://lab2", False),
+        ("s3://shared/scans", True), ("s3://shared/scans/a", True), ("s3://shared", False),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_as_a_whole_may_not_reach_beyond_the_roots(asked: str, inside: bool):
+    roots = Roots.read(["/scans", "s3://lab", "s3://shared/scans"])
+    if inside:
+        roots.require_all_of(Roots.read([asked]))
+        return
+    with pytest.raises(InvalidInputError) as caught:
+        roots.require_all_of(Roots.read([asked]))
+    assert caught.value.code == "uri-outside-roots"
+
+
 def test_roots_are_written_as_folders_or_uris():
     roots = Roots.read(["/scans", "file:///a%20b", "s3://lab", "s3://shared/scans/"])
     assert roots == Roots((Path("/scans"), Path("/a b")), ("lab/", "shared/scans/"))

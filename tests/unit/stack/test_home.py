@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,16 @@ RECORD = StackRecord(
     store_endpoint=None,
     inference="onnx",
     watch="/inbox",
+    roots=("/inbox", "s3://scans"),
 )
+
+
+def test_a_record_of_a_version_that_did_not_tell_the_roots_is_read(tmp_path):
+    home = StackHome(tmp_path)
+    told = RECORD.to_json()
+    del told["roots"]
+    home.record_path.write_text(json.dumps(told))
+    assert home.read() == replace(RECORD, roots=())
 
 
 def test_a_second_stack_in_a_folder_is_refused(tmp_path):
