@@ -1,12 +1,17 @@
 """Asking a service over HTTP: JSON there, JSON back, and its refusals as errors of ours.
 
-Redirections are not followed, so that a token goes nowhere but to the server that was meant.
+A token goes nowhere but to the server that was meant: redirections are not followed, and on this machine the
+listener has to be of our account, since any other may take a port whose server is just being restarted.
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +19,14 @@ from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, Tran
 
 _QUICK_S, _PATIENT_S = 2.0, 1800.0
 """For what a service knows by heart; for a slide that the gateway reads from start to end first."""
+
+
+_LISTENERS = {
+    "127.0.0.1": (("tcp", "0100007F"), ("tcp", "0" * 8), ("tcp6", "0" * 32)),
+    "::1": (("tcp6", f"{'0' * 24}01000000"), ("tcp6", "0" * 32)),
+}
+"""Where the kernel lists who may listen at an address, the exact one first (proc_net_tcp(5))."""
+_LISTENS = "0A"
 
 
 def get_json(url: str, token: str) -> Any:
@@ -77,6 +90,9 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
     try:
         headers = {"content-type": "application/json"} if body is not None else {}
         headers |= {"authorization": f"Bearer {token}"} if token else {}
+        connection.connect()
+        if token:
+            _refuse_stranger(*connection.sock.getpeername()[:2])
         connection.request(method, parts.path or "/", body, headers)
         response = connection.getresponse()
         return response.status, response.read()
@@ -84,3 +100,22 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
         raise OSError(type(error).__name__) from error
     finally:
         connection.close()
+
+
+def _refuse_stranger(address: str, port: int) -> None:
+    """Raise OSError if another account than ours, or root, listens there on this machine."""
+    owner = next(_owners(address, port), None)
+    if owner not in {None, 0, os.geteuid()}:
+        raise OSError(errno.EPERM, "another account of this machine listens there")
+
+
+def _owners(address: str, port: int) -> Iterator[int]:
+    """Yield the user ids of those who listen there; nothing for an address elsewhere, or without /proc."""
+    for table, host in _LISTENERS.get(address, ()):
+        try:
+            lines = Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            return
+        for fields in map(str.split, lines):
+            if fields[1] == f"{host}:{port:04X}" and fields[3] == _LISTENS:
+                yield int(fields[7])

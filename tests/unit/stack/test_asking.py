@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from doors import TOKEN
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.stack import asking
 from histgen_lib.stack.asking import get_json, post_json
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.workers import look
@@ -51,6 +53,12 @@ def server() -> Iterator[HTTPServer]:
     serving.server_close()
 
 
+def _as_of_uid(uid: int):
+    """Find listeners as they are, and say that they are of another account."""
+    found = asking._owners
+    return lambda address, port: (uid for _ in found(address, port))
+
+
 def refused(url: str) -> HistgenError:
     with pytest.raises(HistgenError) as caught:
         post_json(f"{url}/slides", {"uri": "file:///a.svs"}, TOKEN)
@@ -80,6 +88,30 @@ def test_a_token_does_not_follow_a_redirection(server):
         elsewhere.setblocking(False)
         with pytest.raises(BlockingIOError):
             elsewhere.accept()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_token_is_not_told_to_another_account_that_took_the_port(server, monkeypatch, host):
+    """A port is anybody's while its server is restarted."""
+    server.answer = (202, {})
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(asking, "_owners", _as_of_uid(65534))
+
+    error = refused(f"http://{host}:{server.server_port}")
+
+    assert (error.code, server.authorisations) == ("gateway-unreachable", [])
+    assert "another account" in error.message
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_the_owner_of_a_listener_is_found_however_it_is_bound(bound):
+    with socket.create_server(
+        (bound, 0), family=socket.AF_INET6 if ":" in bound else socket.AF_INET
+    ) as listener:
+        port = listener.getsockname()[1]
+        asked = "::1" if bound == "::1" else "127.0.0.1"
+        assert list(asking._owners(asked, port)) == [os.geteuid()]
+        assert list(asking._owners("192.0.2.1", port)) == []
 
 
 def test_another_token_is_for_a_person_to_mend(server):
