@@ -39,6 +39,7 @@ _REFUSALS = (
     kafka_errors.IllegalSaslStateError,
 )
 _TLS_REFUSAL = re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|ALERT|certificate|no protocols available")
+_SETTINGS = "bus-settings"
 _UNUSABLE = (kafka_errors.KafkaConfigurationError, kafka_errors.InvalidSessionTimeoutError)
 _UNUSABLE_AT_START = (*_UNUSABLE, FileNotFoundError, AssertionError, LookupError, TypeError, ValueError)
 """What wrong settings make kafka-python raise while a client is made; later these mean something else."""
@@ -99,8 +100,21 @@ with contextlib.suppress(ImportError, AttributeError):  # of a kafka-python that
 
 
 def connect(kind: type[Any], settings: BusSettings, servers: list[str], **ours: Any) -> Any:
-    """Make a client; what a failed attempt has started is stopped again. Raises as `talking`."""
+    """Make a client; what a failed attempt has started is stopped again. Raises as `talking`.
+
+    kafka-python stumbles over a broker that is killed in the middle of a greeting as it does over settings.
+    Settings fail the same way again.
+    """
     _listen()
+    try:
+        return _made(kind, settings, servers, ours)
+    except FatalError as error:
+        if error.code != _SETTINGS:
+            raise
+    return _made(kind, settings, servers, ours)
+
+
+def _made(kind: type[Any], settings: BusSettings, servers: list[str], ours: dict[str, Any]) -> Any:
     theirs = dict(settings.kafka)
     unknown = [name for name in theirs if not any(name in other.DEFAULT_CONFIG for other in _KINDS)]
     if unknown:
@@ -182,7 +196,7 @@ def ensure_topic(settings: BusSettings, servers: list[str], topic: str) -> None:
 
 def _unusable(what: str) -> FatalError:
     return FatalError(
-        "bus-settings",
+        _SETTINGS,
         f"The broker's settings cannot be used ({what}).",
         hint="Check HISTGEN_KAFKA, and that HISTGEN_BUS_SESSION_S is a time that the broker allows.",
     )

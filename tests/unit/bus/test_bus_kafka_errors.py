@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import ClassVar
 
 import pytest
 from kafka import errors as kafka_errors
 
-from histgen_lib.bus._kafka_client import talking
+from histgen_lib.bus import BusSettings
+from histgen_lib.bus._kafka_client import connect, talking
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.files import sha256_hex
 
@@ -54,3 +56,27 @@ def test_what_the_library_trips_over_is_an_outage() -> None:
 def test_our_own_mistakes_are_not_taken_for_outages() -> None:
     with pytest.raises(TypeError), talking():
         sha256_hex("text")  # type: ignore[arg-type]  # any function of ours that fails
+
+
+def stumbling(*errors: Exception) -> type[object]:
+    """Make a kind of client that fails once with each error, and then no more."""
+    left = list(errors)
+
+    class Client:
+        DEFAULT_CONFIG: ClassVar[dict[str, object]] = {"bootstrap_servers": None, "kafka_client": None}
+
+        def __init__(self, **_: object) -> None:
+            if left:
+                raise left.pop(0)
+
+    return Client
+
+
+def test_a_broker_that_is_killed_in_the_middle_of_a_greeting_is_an_outage_not_a_setting() -> None:
+    settings = BusSettings("kafka://127.0.0.1:9")
+    connect(stumbling(AssertionError()), settings, ["127.0.0.1:9"])
+    with pytest.raises(TransientError) as away:
+        connect(stumbling(ValueError(), kafka_errors.KafkaConnectionError()), settings, ["127.0.0.1:9"])
+    with pytest.raises(FatalError) as wrong:
+        connect(stumbling(ValueError(), ValueError()), settings, ["127.0.0.1:9"])
+    assert (away.value.code, wrong.value.code) == ("bus-unavailable", "bus-settings")
