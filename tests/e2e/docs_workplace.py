@@ -68,6 +68,9 @@ SLIDES = 9  # of seed 7: the fewest that have all three splits
 SECONDS = 300  # finds what hangs
 
 
+_LETTER = r"\b1f0c9a3e5b7d4c2e8a6f0b1d3c5e7a90\b"
+
+
 @dataclass(frozen=True)
 class Workplace:
     """A folder with the files that the docs' commands ask for, and the stack that they talk to."""
@@ -75,7 +78,12 @@ class Workplace:
     folder: Path
     stack: RunningStack
     environment: dict[str, str]
-    letter: str
+
+    @property
+    def letter(self) -> str:
+        """The id of a dead letter that is there now: commands replay them, and others take their place."""
+        letters = self.stack.home / "objects" / "dead-letter"
+        return until(lambda: sorted(letters.glob("*.json")), 120, "a dead letter")[0].stem
 
     def real(self, text: str) -> str:
         """Put what is here in the place of what the docs name."""
@@ -85,7 +93,7 @@ class Workplace:
             (r"(?<=[\s\"'(<])/(scans|archive)\b", rf"{self.folder}/\1"),
             (r"http://127\.0\.0\.1:8080\b|http://gw:80\b", record["gateway"]),
             (r"kafka://localhost:9092\b|(?<=-b )localhost:9092\b", record["bus"]),
-            (r"\b1f0c9a3e5b7d4c2e8a6f0b1d3c5e7a90\b", self.letter),
+            (_LETTER, lambda _: self.letter),
             (r"(~|\$HOME)/\.local/share/histgen\b", str(self.stack.home)),
             (r"\bENCODER\b", str(SHIPPED_MODEL)),
             (r"--count \d\d+\b(?=.* --split)", "--count 2"),
@@ -171,12 +179,10 @@ def environment_of(stack: RunningStack, tools: Path, more: dict[str, str]) -> di
     return {**os.environ, **more, **of_the_stack, **threads, "PATH": path}
 
 
-def letter_of(stack: RunningStack, folder: Path) -> str:
-    """Submit a slide, and one that cannot be drafted; return the id of its dead letter."""
+def give_a_letter(stack: RunningStack, folder: Path) -> None:
+    """Submit a slide, and one that cannot be drafted."""
     path = tiny_model.write_slide(folder / "unscaled.tif", side_px=768, mpp=None)
     assert stack("submit", folder / "CMU-1.svs", path).code == 0
-    letters = stack.home / "objects" / "dead-letter"
-    return until(lambda: sorted(letters.glob("*.json")), 120, "a dead letter")[0].stem
 
 
 def _read(terminal: int, said: bytearray) -> None:
