@@ -186,7 +186,7 @@ def test_what_a_killed_stack_left_is_removed_by_the_next_whatever_runs_its_model
 
 
 class TcpTriton(TritonProcess):
-    """A tritonserver as a cluster has it: at a port, each of its protocols restricted to who knows a secret."""
+    """A tritonserver as a cluster has it: at a port, each protocol restricted to who knows a secret."""
 
     port, secret = 0, "0123abcd"
 
