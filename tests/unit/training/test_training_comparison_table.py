@@ -24,7 +24,7 @@ def test_a_share_is_shown_in_per_cent_and_a_score_as_it_is() -> None:
 
 def test_the_page_says_command_numbers_effort_and_size() -> None:
     page = _page(FAIR, dataclasses.replace(FAIR, variant="corrected", figures={}))
-    assert "```\nhistgen compare\n```" in page
+    assert "```sh\nhistgen compare\n```" in page
     assert "- Slides scored: 60" in page
     assert "|  | published | corrected |" in page
     assert "| Grade (n = 30) | 50.0 % (40.0 to 60.0) | – |" in page
