@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -94,6 +95,7 @@ class Connection:
         self._address = f"unix:{self._socket}" if self._socket else parts.netloc
         self._lock = threading.Lock()
         self._client: Any = None
+        self._calls = 0
 
     def infer(self, model: str, inputs: Sequence[Any], **how: Any) -> Any:
         """Run a model; `how` goes to tritonclient's `infer`."""
@@ -145,28 +147,48 @@ class Connection:
         if client is not None:
             client.close()
 
+    def rest(self) -> None:
+        """Close the connection unless a call is under way: gRPC wakes 17 times a second for an open one."""
+        with self._lock:
+            if self._calls:
+                return
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def _call(self, call: Callable[[Any], T]) -> T:
         from tritonclient.utils import InferenceServerException  # noqa: PLC0415 - gRPC only where it is used
 
         try:
-            return call(self._opened())
+            with self._in_use() as client:
+                return call(client)
         except InferenceServerException as error:
             raise failure(str(error.status() or ""), str(error.message() or "")) from error
         except ValueError as error:  # gRPC's word for a channel that another thread has closed
             away = TransientError("inference-unavailable", "The connection to the model server was closed.")
             raise CallFailedError(away, unanswered=True) from error
 
+    @contextmanager
+    def _in_use(self) -> Iterator[Any]:
+        with self._lock:
+            client = self._opened()
+            self._calls += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._calls -= 1
+
     def _opened(self) -> Any:
         from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415
 
-        with self._lock:
-            if self._client is None:
-                self._check_owner()
-                local = [("grpc.enable_http_proxy", 0)] if self.is_local else []
-                self._client = InferenceServerClient(self._address, channel_args=[*_CHANNEL, *local])
-                if self._secret:
-                    self._client.register_plugin(_with_header(_SECRET_HEADER, self._secret))
-            return self._client
+        if self._client is None:
+            self._check_owner()
+            local = [("grpc.enable_http_proxy", 0)] if self.is_local else []
+            self._client = InferenceServerClient(self._address, channel_args=[*_CHANNEL, *local])
+            if self._secret:
+                self._client.register_plugin(_with_header(_SECRET_HEADER, self._secret))
+        return self._client
 
     def _check_owner(self) -> None:
         """Hand no tile to a socket that another account has put in the place of ours."""

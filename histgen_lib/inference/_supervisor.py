@@ -98,6 +98,9 @@ class Supervisor:
                 clear_server(self._connection)
             except CallFailedError:
                 log.debug("The model server is away.")
+        if self._calm():
+            self._connection.rest()
+            self._server.rest()
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):

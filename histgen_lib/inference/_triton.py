@@ -107,7 +107,10 @@ class TritonServer:
         self.canary(model)
 
     def ready(self, model: str) -> bool:
-        """Tell whether the model answers: one whose process was killed stays "ready" for Triton itself."""
+        """Tell whether the model answers: one whose process was killed stays "ready" for Triton itself.
+
+        Who asks has nothing else to do: the connection is closed until it is used again.
+        """
         if self._clock() - self._well.get(model, -_FRESH_S) < _FRESH_S:
             return True
         try:
@@ -117,7 +120,13 @@ class TritonServer:
             return busy and self._clock() - self._well.get(model, -_BUSY_S) < _BUSY_S
         except HistgenError:
             return False
+        finally:
+            self.rest()
         return True
+
+    def rest(self) -> None:
+        """Close the connection if nothing is under way; the next call opens it again."""
+        self._connection.rest()
 
     def canary(self, model: str, deadline_s: float = _CANARY_S) -> None:
         """Have the model answer a very small request. Raises what `infer` raises."""

@@ -17,7 +17,7 @@ from histgen_lib.storage import ObjectStore
 _LOOK_S = 0.5
 _SHARE = 0.1
 """The most of the time that is spent looking into the store."""
-_CALM_S, _STILL_S = 10.0, 60.0
+_CALM_S, _STILL_S = 15.0, 60.0
 """At rest: the longest pause between two looks; and between two into the store, which nobody has written to
 as long as no worker has done anything."""
 _WINDOW_S = 600.0

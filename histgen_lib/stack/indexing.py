@@ -1,6 +1,6 @@
 """Keeping the index of slides right, by looking at the store alone, at a cost that nobody feels.
 
-Whoever is known to have changed is looked at within a second: the gateway and the commands touch whom they
+Whoever is known to have changed is looked at within two seconds: the gateway and the commands touch whom they
 announce or replay. Of the others, the unfinished are looked at again and again, ever more seldom, and at once
 when one before them in the queue has moved on, since workers take slides in order. What nobody told of (other
 gateways, a bucket's other writers) is found by listing the store, from time to time.
@@ -26,7 +26,7 @@ from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.dead_letter import DeadLetter
 
 SLIDES, SCANNED = "slides/", "/scanned.json"
-_REST_S, _AT_WORK_S = 1.0, 0.05
+_REST_S, _AT_WORK_S = 2.0, 0.05
 """Pauses between two turns, at least: where nothing is to be done, and where something is."""
 _SHARE, _BUILDING_SHARE, _LISTING_SHARE = 0.1, 0.5, 0.004
 """The most of the time that is spent: at work, on an index that is made anew, on listing at rest."""

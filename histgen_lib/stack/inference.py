@@ -16,7 +16,7 @@ from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.stubs import StubWatch
 from histgen_lib.stack.triton import TritonProcess
 
-CALM_S = 10.0
+CALM_S = 20.0
 """How often models that answer are asked again; one whose process ended is reloaded within a second."""
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from histgen_lib.worker.stopping import Stop, Stopped
 T = TypeVar("T")
 STEP_S = 0.2
 """The longest wait between two beats."""
-LAG_S, CALM_LAG_S = 5.0, 10.0
+LAG_S, CALM_LAG_S = 5.0, 20.0
 """How often the broker is asked how many records wait: at work, and between records."""
 
 _LEAST_NEXT_S, _MOST_NEXT_S = 0.25, 2.0

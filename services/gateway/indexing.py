@@ -19,7 +19,7 @@ from services.gateway.loops import Loop
 
 _AGAIN_S = 10.0
 """Pause after an index that could not be written, or a store that does not let us look."""
-_CHECK_S = 2.0
+_CHECK_S = 10.0
 
 _log = get_logger()
 

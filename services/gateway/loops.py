@@ -18,7 +18,7 @@ from histgen_lib.worker.stopping import Stopped
 from services.gateway.board import NAME
 
 T = TypeVar("T")
-BEAT_S = 1.0
+BEAT_S = 5.0
 """The longest pause between two beats; a stop ends it at once."""
 
 _log = get_logger()
