@@ -122,7 +122,7 @@ def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
     planted.draft(store, "a")
     time.seconds = 40.0
     assert follower.look().news == ()
-    assert follower.pause_s == 15.0
+    assert follower.pause_s == 10.0
     done[0] = 1
     time.seconds = 41.0
 
