@@ -39,7 +39,6 @@ _REFUSALS = (
     kafka_errors.IllegalSaslStateError,
 )
 _TLS_REFUSAL = re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|ALERT|certificate|no protocols available")
-_SETTINGS = "bus-settings"
 _UNUSABLE = (kafka_errors.KafkaConfigurationError, kafka_errors.InvalidSessionTimeoutError)
 _UNUSABLE_AT_START = (*_UNUSABLE, FileNotFoundError, AssertionError, LookupError, TypeError, ValueError)
 """What wrong settings make kafka-python raise while a client is made; later these mean something else."""
@@ -109,7 +108,7 @@ def connect(kind: type[Any], settings: BusSettings, servers: list[str], **ours: 
     try:
         return _made(kind, settings, servers, ours)
     except FatalError as error:
-        if error.code != _SETTINGS:
+        if error.code != "bus-settings":
             raise
     return _made(kind, settings, servers, ours)
 
@@ -196,7 +195,7 @@ def ensure_topic(settings: BusSettings, servers: list[str], topic: str) -> None:
 
 def _unusable(what: str) -> FatalError:
     return FatalError(
-        _SETTINGS,
+        "bus-settings",
         f"The broker's settings cannot be used ({what}).",
         hint="Check HISTGEN_KAFKA, and that HISTGEN_BUS_SESSION_S is a time that the broker allows.",
     )
