@@ -6,7 +6,6 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import BinaryIO
 
 from histgen_lib.errors import FatalError
@@ -75,11 +74,11 @@ def _make_secret(path: Path) -> None:
     """Write a whole file beside it and link it: whoever finds the name finds the secret."""
     if path.exists():
         return
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="ascii") as made:
-            made.write(token_hex(32))
+            made.write(os.urandom(32).hex())
             made.flush()
             os.fsync(handle)
         with suppress(FileExistsError):

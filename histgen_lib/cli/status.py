@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,13 +82,16 @@ def status(
     states = {str(one) for one in state or ()}
     states |= set(UNFINISHED) if Chosen.UNFINISHED in states else set()
     wanted = Wanted(states - {Chosen.UNFINISHED}, None if show_all else limit, page)
-    reading = partial(err().status, "Reading the whole store …")
-    with standing(connection, wanted, reading=reading) as found:
+    with standing(connection, wanted, reading=_reading) as found:
         if as_json:
             _json(found, wanted, connection.store())
         else:
             _table(found, wanted)
             _remark(found, connection)
+
+
+def _reading() -> AbstractContextManager[object]:
+    return err().status("Reading the whole store …")
 
 
 def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:

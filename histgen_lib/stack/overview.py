@@ -20,6 +20,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
 _READERS = 8
+"""Threads that ask a store over a network. A folder is read by one: more would wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Overview:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._readers = 1 if store.uri("x").startswith("file:") else _READERS
         self._read: dict[tuple[str, str], Any] = {}
         self._drafted: dict[str, SlideState] = {}
         self._settled: set[str] = set()
@@ -118,8 +120,8 @@ class Overview:
         letters = [
             letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
         ]
-        with ThreadPoolExecutor(_READERS) as readers:
-            events = [event for event in _each(readers, self._event, scanned) if event]
+        with ThreadPoolExecutor(self._readers) as readers:
+            events = [event for event in self._each(readers, self._event, scanned) if event]
             states = self._standing(events, letters, readers)
         copies = self._copies() if only is None else {}
         return [
@@ -140,11 +142,11 @@ class Overview:
         Of letters, those are found that came of a record's event, and those that are `noted`, by event id:
         only a listing finds the letters of files that were refused a slide's name.
         """
-        with ThreadPoolExecutor(_READERS) as readers:
-            found = _each(readers, self._with_letters, scanned)
+        with ThreadPoolExecutor(self._readers) as readers:
+            found = self._each(readers, self._with_letters, scanned)
             letters = {letter.event_id: letter for _, letters in found for letter in letters}
             others = [letter_key(event_id) for event_id in sorted(set(noted) - set(letters))]
-            letters |= {one.event_id: one for one in _each(readers, self._letter_at, others) if one}
+            letters |= {one.event_id: one for one in self._each(readers, self._letter_at, others) if one}
             return self._standing([event for event, _ in found if event], letters.values(), readers)
 
     def _with_letters(self, info: ObjectInfo) -> tuple[Event | None, list[DeadLetter]]:
@@ -166,14 +168,14 @@ class Overview:
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
-        states = _each(readers, lambda event: self._state(event, by_trace), events)
+        states = self._each(readers, lambda event: self._state(event, by_trace), events)
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
         found = [info for info in self._store.list(PREFIX) if info.key.endswith(".json")]
-        with ThreadPoolExecutor(_READERS) as readers:
-            return [letter for letter in _each(readers, self._letter, found) if letter]
+        with ThreadPoolExecutor(self._readers) as readers:
+            return [letter for letter in self._each(readers, self._letter, found) if letter]
 
     def _taken_in(self, letter: DeadLetter) -> bool:
         if letter.event_id not in self._settled and taken_in(self._store, letter):
@@ -243,20 +245,19 @@ class Overview:
             return None
         return value if isinstance(value, dict) else None
 
+    def _each(self, readers: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
+        """Call with each item, in some threads; each takes many: small tasks cost more than the calls."""
+        left = list(items)
+        size = max(1, -(-len(left) // self._readers))
+        parts = [left[start : start + size] for start in range(0, len(left), size)]
+        return [found for done in readers.map(lambda part: list(map(call, part)), parts) for found in done]
+
     def _once(self, info: ObjectInfo, parse: Callable[[bytes], T]) -> T:
         mark = (info.key, info.etag)
         if mark not in self._read:
             self._read[mark] = parse(self._store.get(info.key))
         found: T = self._read[mark]
         return found
-
-
-def _each(readers: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """Call with each item, in some threads; each takes many, as many small tasks cost more than the calls."""
-    left = list(items)
-    size = max(1, -(-len(left) // _READERS))
-    parts = [left[start : start + size] for start in range(0, len(left), size)]
-    return [found for done in readers.map(lambda part: list(map(call, part)), parts) for found in done]
 
 
 def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:
