@@ -44,7 +44,7 @@ bench-status: setup ## histgen status where the store has seen 100,000 slides (a
 bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
 	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_transfer.py --run-bench -s
 
-bench-idle: setup ## what a stack at rest costs, by process, on both brokers: under 1 % of a core beside Java
+bench-idle: setup ## what a stack at rest costs, by process, on both brokers
 	$(BIN)/python -m pytest -q tests/bench/test_idle_stack.py --run-bench -s
 
 demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 cores)
