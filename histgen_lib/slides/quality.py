@@ -104,8 +104,9 @@ class QualityReport:
             tissue_unread_mm2=_rounded(unread * self.tissue_mm2),
             tissue_unread_fraction=_rounded(unread),
         )
-        others = set(self.flags) - {rule.flag for rule in RULES}
-        return replace(report, flags=(*flags_of(report), *(flag for flag in self.flags if flag in others)))
+        measured = {rule.flag for rule in RULES}
+        others = (flag for flag in self.flags if flag not in measured)
+        return replace(report, flags=(*flags_of(report), *others))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import write_atomic
-from histgen_lib.secret import own_secret
 
 SCHEMA = 1
 _OWN = frozenset({"inbox", "objects", "secrets"})
@@ -73,10 +72,6 @@ class StackHome:
     def token_path(self) -> Path:
         """The file with the token that the services of this stack want from whoever asks them."""
         return self.folder / "secrets" / "token"
-
-    def secret(self, name: str) -> str:
-        """Return a secret of this stack, made when it is first asked for. Raises as `own_secret`."""
-        return own_secret(self.folder / "secrets" / name)
 
     @property
     def lived_in(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import HistgenError
+from histgen_lib.secret import own_secret
 from histgen_lib.stack.connection import Stated, connect
 from histgen_lib.stack.home import StackHome, StackRecord
 
@@ -92,7 +93,7 @@ def own_file(path: Path, text: str) -> Path:
 
 
 def test_the_token_of_a_stack_here_is_found_in_its_folder(tmp_path):
-    token = stopped_stack(tmp_path).secret("token")
+    token = own_secret(stopped_stack(tmp_path).token_path)
 
     assert connect(Stated(home=tmp_path), {"HISTGEN_TOKEN_FILE": "/elsewhere"}).token() == token
 
@@ -108,7 +109,7 @@ def test_the_token_of_a_remote_gateway_is_in_the_stated_file(tmp_path):
     "gateway", ["http://gw:80", "http://127.0.0.1.evil.example", "http://[", "http://192.0.2.1"]
 )
 def test_the_token_of_a_stack_here_goes_to_no_other_machine(tmp_path, gateway):
-    stopped_stack(tmp_path).secret("token")
+    own_secret(stopped_stack(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
     assert connect(Stated(gateway=gateway), environment).token() is None
@@ -117,7 +118,7 @@ def test_the_token_of_a_stack_here_goes_to_no_other_machine(tmp_path, gateway):
 
 @pytest.mark.parametrize("gateway", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/"])
 def test_a_gateway_of_this_machine_without_a_stack_has_the_token_of_the_account(tmp_path, gateway):
-    token = StackHome(tmp_path).secret("token")
+    token = own_secret(StackHome(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
     assert connect(Stated(gateway=gateway), environment).token() == token
