@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -24,6 +25,7 @@ from histgen_lib.cli.output import Failure, emit_error
 from histgen_lib.errors import HistgenError
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+_AGAIN_S = 0.05
 
 
 class _Commands(TyperGroup):
@@ -98,6 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where it is ignored: behind nohup
         signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _come_again
     try:
         code = make_app(arguments)(args=list(arguments), prog_name="histgen", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -138,9 +141,23 @@ class _Interrupted(KeyboardInterrupt):
     """
 
 
+class _Terminated(SystemExit):
+    """SIGTERM."""
+
+
+def _come_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception Python dropped: it came in a callback, amid an import, say."""
+    number = signal.SIGTERM if dropped.exc_type is _Terminated else signal.SIGINT
+    if dropped.exc_type in (_Terminated, _Interrupted):
+        main_thread = threading.main_thread().ident
+        threading.Timer(_AGAIN_S, signal.pthread_kill, [main_thread, number]).start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Interrupted
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(TERMINATED)
+    raise _Terminated(TERMINATED)

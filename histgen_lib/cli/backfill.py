@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,6 +57,8 @@ def backfill(
 
       histgen backfill s3://scans/2024 --dry-run --json
     """
+    from histgen_lib.worker.stopping import Stop, stopped_by_signals  # noqa: PLC0415 - as late as the rest
+
     gateway, backfilling = service_code("gateway.settings"), service_code("gateway.backfill")
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
     settings = gateway.GatewaySettings.load(
@@ -66,10 +67,11 @@ def backfill(
         store_endpoint=connection.storage.endpoint,
         **({"roots": connection.roots} if connection.roots else {}),
     )
-    teller, (stop, signals) = _Teller(connection, as_json=as_json), _stop_at_signals()
-    tally = backfilling.run_backfill(
-        settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=stop
-    )
+    teller = _Teller(connection, as_json=as_json)
+    with stopped_by_signals(Stop()) as stop:
+        tally = backfilling.run_backfill(
+            settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=stop
+        )
     if as_json:
         emit_json(
             {
@@ -83,7 +85,7 @@ def backfill(
         out().print(_summary(tally.outcomes, stopped=tally.stopped))
         _say_left_out(teller.left_out, most=None if verbose else _MOST_NAMED)
     if tally.stopped:
-        raise typer.Exit(128 + signals[0])
+        raise typer.Exit(stop.exit_code)
     if tally.left_out["closed"] and not teller.failures:
         raise typer.Exit(SOME_FAILED)
     raise typer.Exit(exit_code(teller.failures, total=sum(tally.outcomes.values())))
@@ -135,18 +137,3 @@ def _say_left_out(left_out: Sequence[LeftOut], *, most: int | None) -> None:
         out().print(f"  {one.name}", style="dim", soft_wrap=True)
     if more := len(left_out) - len(left_out[:most]):
         out().print(f"  … and {more} more; --verbose names them all.", style="dim", soft_wrap=True)
-
-
-def _stop_at_signals() -> tuple[Any, list[int]]:
-    """Have Ctrl-C and SIGTERM end it between two slides; the list tells which it was."""
-    from histgen_lib.worker import Stop  # noqa: PLC0415 - only where there is something to stop
-
-    stop, signals = Stop(), list[int]()
-
-    def ask(number: int, _: object) -> None:
-        signals.append(number)
-        stop.request()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return stop, signals

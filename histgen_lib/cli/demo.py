@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from histgen_lib.stack.following import Ended, Picture
     from histgen_lib.stack.home import StackHome
     from histgen_lib.stack.local import LocalStack
+    from histgen_lib.stack.settings import StackSettings
     from histgen_lib.storage import ObjectStore
+    from histgen_lib.worker import Stop
 
 UNSEEN_SEED = 2026_11
 """Never used in training: the demo model has not seen these slides."""
@@ -71,8 +73,7 @@ def demo(
 
       histgen demo --slides ../scans --broker kafka
     """
-    from histgen_lib.stack.local import LocalStack  # noqa: PLC0415 - only when it is started
-    from histgen_lib.stack.settings import StackSettings  # noqa: PLC0415
+    from histgen_lib.stack.settings import StackSettings  # noqa: PLC0415 - only when it is started
     from histgen_lib.storage import StorageSettings, open_store  # noqa: PLC0415
 
     home = _fresh_home(out_dir / "stack")
@@ -88,14 +89,7 @@ def demo(
         triton_home=triton_home,
     )
     store = open_store(StorageSettings(settings.store_url))
-    began = time.monotonic()
-    with err().status("Starting the stack …") as status, LocalStack(settings) as stack:
-        stack.wait_ready()
-        status.stop()
-        ready_s, began = time.monotonic() - began, time.monotonic()
-        _say_ready(stack, ready_s)
-        ends = _follow(stack, store, dropped)
-        seconds = time.monotonic() - began
+    ends, ready_s, seconds = _run(settings, store, dropped)
     rows = [_row(slide, ends[slide.slide_id], store) for slide in dropped]
     summary = {**_summary(ends, seconds), "ready_seconds": round(ready_s, 1), "home": str(out_dir / "stack")}
     if as_json:
@@ -120,14 +114,39 @@ def _fresh_home(folder: Path) -> StackHome:
     return home
 
 
+def _run(
+    settings: StackSettings, store: ObjectStore, dropped: Sequence[Dropped]
+) -> tuple[dict[str, Ended], float, float]:
+    """Run the stack until each slide has ended; return the ends, and how long it took to start and to end."""
+    from histgen_lib.stack.local import LocalStack  # noqa: PLC0415 - only when it is started
+    from histgen_lib.worker.stopping import Stop, Stopped, stopped_by_signals  # noqa: PLC0415
+
+    began = time.monotonic()
+    with stopped_by_signals(Stop()) as stop, err().status("Starting the stack …") as status:
+        try:
+            with LocalStack(settings, stop=stop) as stack:
+                stack.wait_ready()
+                status.stop()
+                ready_s, began = time.monotonic() - began, time.monotonic()
+                _say_ready(stack, ready_s)
+                ends = _follow(stack, store, dropped, stop)
+                seconds = time.monotonic() - began
+        except Stopped:
+            err().print("Stopped before every slide had ended.")
+            raise typer.Exit(stop.exit_code) from None
+    return ends, ready_s, seconds
+
+
 def _say_ready(stack: LocalStack, seconds: float) -> None:
     record, note = stack.record, stack.inference.note if stack.inference else ""
     text = f"The stack is ready after {seconds:.1f} s: {record.gateway}; broker {record.bus}; {note}."
     err().print(text, style="dim", soft_wrap=True)
 
 
-def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -> dict[str, Ended]:
-    """Drop the slides and watch until each has ended."""
+def _follow(
+    stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped], stop: Stop
+) -> dict[str, Ended]:
+    """Drop the slides and watch until each has ended. Raises Stopped."""
     from rich.live import Live  # noqa: PLC0415 - only where it is drawn
 
     from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
@@ -149,6 +168,7 @@ def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -
         patience = _Patience()
         while not wanted <= ends.keys():
             stack.check()
+            stop.check()
             picture = follower.look()
             patience.judge(picture, wanted - ends.keys())
             for ended in picture.news:
@@ -156,7 +176,7 @@ def _follow(stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped]) -
                 say_ended(console, ended)
             if console.is_terminal:
                 live.update(view.draw(picture), refresh=True)
-            time.sleep(LOOK_S)
+            stop.wait(LOOK_S)
     return ends
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from histgen_lib.stack.local import LocalStack
     from histgen_lib.stack.settings import StackSettings
+    from histgen_lib.worker import Stop
 
 _STOPPING = "Stopping: what is in hand is finished or handed back. Ctrl-C again ends it at once."
 
@@ -109,24 +110,25 @@ def up(
 def _run(settings: StackSettings, *, as_json: bool) -> None:
     from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415
     from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
+    from histgen_lib.worker.stopping import STOP_SIGNALS, Stop, Stopped, stopped_by_signals  # noqa: PLC0415
 
     os.umask(OWNER_ONLY)
     console = err() if as_json else out()
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal stops it, too
-    try:
-        with LocalStack(settings, changed=teller(console)) as stack:
-            try:
-                with console.status("Starting …"):
-                    _await(stack, console)
-                if as_json:
-                    emit_json(stack.record.to_json())
-                    sys.stdout.flush()
-                _follow(stack, console)
-            except (KeyboardInterrupt, SystemExit):
+    closed = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)  # as nohup has it
+    with stopped_by_signals(Stop(), (*STOP_SIGNALS, *closed)) as stop:
+        try:
+            with LocalStack(settings, changed=teller(console), stop=stop) as stack:
+                with suppress(Stopped):
+                    with console.status("Starting …"):
+                        _await(stack, console)
+                    if as_json:
+                        emit_json(stack.record.to_json())
+                        sys.stdout.flush()
+                    _follow(stack, console, stop)
                 console.print(_STOPPING, soft_wrap=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        except Stopped:  # before it was up
+            console.print("Stopped.")
+            raise typer.Exit(stop.exit_code) from None
     console.print("Stopped.")
 
 
@@ -173,8 +175,8 @@ def headings(stack: LocalStack) -> list[str]:
     ]
 
 
-def _follow(stack: LocalStack, console: Console) -> None:
-    """Show what happens until interrupted. Raises the error of a part that was given up."""
+def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
+    """Show what happens until it is to stop. Raises the error of a part that was given up."""
     from rich.live import Live  # noqa: PLC0415 - only where it is drawn
 
     from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
@@ -185,15 +187,16 @@ def _follow(stack: LocalStack, console: Console) -> None:
     follower, lines = Follower(store, stack.home.run_dir), headings(stack)
     if not console.is_terminal:
         console.print("\n".join(lines), soft_wrap=True)
-        while True:
+        while not stop.requested:
             stack.check()
             for ended in follower.look().news:
                 say_ended(console, ended)
-            time.sleep(follower.pause_s)
+            stop.wait(follower.pause_s)
+        return
     view = LiveView([*lines, "", "Ctrl-C stops it."])
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
+        while not stop.requested:
             stack.check()
             others = [(part.name, part.state) for part in stack.servers()]
             live.update(view.draw(follower.look(), others), refresh=True)
-            time.sleep(follower.pause_s)
+            stop.wait(follower.pause_s)

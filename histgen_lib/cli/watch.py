@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,20 +59,20 @@ def _follow(follower: Follower, connection: Connection) -> None:
     from rich.live import Live  # noqa: PLC0415 - only where it is drawn
 
     from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
+    from histgen_lib.worker.stopping import Stop, stopped_by_signals  # noqa: PLC0415
 
     view, console = LiveView(_headings(connection)), out()
-    try:
+    with stopped_by_signals(Stop()) as stop:
         if not console.is_terminal:
-            while True:
+            while not stop.requested:
                 for ended in follower.look().news:
                     say_ended(console, ended)
-                time.sleep(LOOK_S)
+                stop.wait(LOOK_S)
+            return
         with Live(console=console, auto_refresh=False) as live:
-            while True:
+            while not stop.requested:
                 live.update(view.draw(follower.look()), refresh=True)
-                time.sleep(LOOK_S)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+                stop.wait(LOOK_S)
 
 
 def _headings(connection: Connection) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +27,7 @@ from histgen_lib.stack.settings import StackSettings, service_environment, servi
 from histgen_lib.stack.triton import clear_left_over
 from histgen_lib.stack.workers import WorkerState, look
 from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker import Stop
 
 if TYPE_CHECKING:
     from histgen_lib.inference import Supervisor
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _PATIENCE_S = 10.0
 """What a service may take to leave beyond that."""
 _READY_S = 180.0
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,10 @@ class PartState:
 class LocalStack:
     """A context: starts on entry, stops on exit with whatever is in hand finished or handed back.
 
-    `changed` is called, from any thread, with the name, state and trouble of a part that changed. On entry
-    raises FatalError: "stack-running", "stack-home", and what the broker's, Triton's and the services' starts
-    raise. What may pass is waited for: a part that ends is started again for as long as it takes.
+    `changed` is called, from any thread, with the name, state and trouble of a part that changed. `stop`:
+    ends the start, and what is waited for here, with Stopped. On entry raises FatalError: "stack-running",
+    "stack-home", and what the broker's, Triton's and the services' starts raise. What may pass is waited for:
+    a part that ends is started again for as long as it takes.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LocalStack:
         settings: StackSettings,
         *,
         changed: Callable[[str, State, str], None] = lambda name, state, trouble: None,
+        stop: Stop | None = None,
     ) -> None:
         self.settings = settings
         self.home = StackHome(settings.home)
@@ -82,7 +85,7 @@ class LocalStack:
         self._services: list[Keeper] = []
         self._supervisor: Supervisor | None = None
         self._open = ExitStack()
-        self._stopping = threading.Event()
+        self._stop = stop or Stop()
 
     def __enter__(self) -> Self:
         try:
@@ -90,7 +93,7 @@ class LocalStack:
             self._open.enter_context(_logged(self.home.log("stack")))
             self._start()
         except BaseException:
-            self._stopping.set()
+            self._stop.request()
             self._open.close()
             raise
         return self
@@ -98,7 +101,7 @@ class LocalStack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping.set()
+        self._stop.request()
         self._open.close()
 
     @property
@@ -137,13 +140,14 @@ class LocalStack:
         return all(part.ready for part in self.parts())
 
     def wait_ready(self, timeout_s: float = _READY_S) -> None:
-        """Return once everything is ready. Raises as `check`, and TransientError("stack-slow")."""
+        """Return once everything is ready. Raises as `check`, TransientError("stack-slow"), and Stopped."""
         end = time.monotonic() + timeout_s
         while not self.ready():
             self.check()
+            self._stop.check()
             if time.monotonic() > end:
                 raise self._slow()
-            self._stopping.wait(0.2)
+            self._stop.wait(_LOOK_S)
 
     def _start(self) -> None:
         settings = self.settings
@@ -156,6 +160,7 @@ class LocalStack:
         self._start_inference()
         if broker:
             self._await(broker)
+        self._stop.check()
         names = service_names(settings)
         self._services = self._keep([(name, self._service(name)) for name in names])
         self.home.write(self.record)
@@ -191,8 +196,8 @@ class LocalStack:
             self._open.callback(self._end_supervisor)
 
     def _await(self, keeper: Keeper) -> None:
-        while not keeper.wait_running(0.2):
-            pass
+        while not keeper.wait_running(_LOOK_S):
+            self._stop.check()
         self.check()
 
     def _keep(self, named: Sequence[tuple[str, Process]]) -> list[Keeper]:
@@ -211,7 +216,7 @@ class LocalStack:
 
     def _start_supervisor(self) -> None:
         """Have Triton's models looked after, once they run for the first time."""
-        if self._supervisor is None and self.inference and not self._stopping.is_set():
+        if self._supervisor is None and self.inference and not self._stop.requested:
             self._supervisor = self.inference.supervisor()
             if self._supervisor:
                 self._supervisor.start()

@@ -19,7 +19,7 @@ from waiting import until
 
 from histgen_lib.cli.app import run
 
-START_S, STOP_S = 90.0, 60.0
+STOP_S = 120.0
 
 
 @dataclass
@@ -107,7 +107,7 @@ def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) ->
         stdout=subprocess.PIPE,
         stderr=(home.parent / f"{home.name}.err").open("w"),
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **(env or {})},
     )
     try:
         yield RunningStack(process, home, _said(process, home))
@@ -115,5 +115,9 @@ def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) ->
         process.send_signal(signal.SIGINT)
         try:
             process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # says where it hangs, by PYTHONFAULTHANDLER
+            process.wait()
+            raise AssertionError((home.parent / f"{home.name}.err").read_text()) from None
         finally:
             process.kill()

@@ -267,3 +267,27 @@ main()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 130, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost(number, code, tmp_path):
+    """Imports end in such callbacks; a person would have to press Ctrl-C again, a supervisor to kill."""
+    (tmp_path / "dropped.py").write_text(f"""
+import os, signal, time, weakref
+import histgen_lib.cli.doctor as doctor
+from histgen_lib.cli import main
+class Anything: pass
+def interrupted_in_a_callback(*_, **__):
+    anything = Anything()
+    note = weakref.ref(anything, lambda _: os.kill(os.getpid(), signal.{number}))
+    del anything
+    time.sleep(300)
+doctor.all_checks = interrupted_in_a_callback
+main()
+""")
+    command = [sys.executable, "-m", "dropped", "doctor"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +216,22 @@ def test_ctrl_c_stops_everything_and_leaves_no_process(tmp_path, model_dir):
     assert "No stack runs" in stack("status").err
 
 
+@pytest.mark.parametrize("there", ["run", "logs/tiler.log", "stack.json"])
+def test_ctrl_c_while_the_stack_starts_ends_it_and_leaves_no_process(there, tmp_path, model_dir):
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, "--inference", "onnx"]
+    with subprocess.Popen([*command, "--model", model_dir], stdout=subprocess.PIPE, text=True) as process:
+        until((home / there).exists, 60, there)
+        started = RunningStack(process, home, {}).pids()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[0]
+
+    assert process.returncode in (0, 130)
+    assert said.endswith("Stopped.\n")
+    until(lambda: not alive(started), 60, "the end of every process")
+    assert not of_the_stack(home)
+
+
 def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir):
     with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
         pids = stack.pids()
@@ -258,6 +276,13 @@ def kill_each_once(home: Path) -> set[str]:
 
     until(strike, 60, "every service to be killed")
     return struck
+
+
+def of_the_stack(home: Path) -> set[str]:
+    """Name the services of a stack that run."""
+    return {
+        service for path in Path("/proc").glob("[0-9]*") for service in SERVICES if runs(path, service, home)
+    }
 
 
 def runs(process: Path, service: str, home: Path) -> bool:
