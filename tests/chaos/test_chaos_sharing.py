@@ -20,7 +20,7 @@ def busy_with(stream, events):
     tiler = stream.services["tiler"]
     child = tiler.freeze_child()
     stream.publish(events)
-    return child, stream.until(tiler.in_flight, 30, "the first tiler is busy")
+    return child, stream.until(tiler.in_flight, 60, "the first tiler is busy")
 
 
 @pytest.mark.parametrize("place", ["kafka", pytest.param("embedded", marks=pytest.mark.soak)], indirect=True)
@@ -32,7 +32,7 @@ def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, plac
     tilers = [stream.services["tiler"], stream.services["tiler-2"]]
     frozen = {tiler: tiler.freeze_child() for tiler in tilers}
     stream.publish([event])
-    stream.until(lambda: any(tiler.in_flight() for tiler in tilers), 30, "a tiler has the record")
+    stream.until(lambda: any(tiler.in_flight() for tiler in tilers), 60, "a tiler has the record")
     began_at = time.monotonic()
     busy, idle = sorted(tilers, key=lambda tiler: not tiler.in_flight())
     thaw(frozen[idle])
@@ -77,7 +77,7 @@ def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, un
     assert first.in_flight()["event_id"] == held["event_id"]
 
     child = second.freeze_child()
-    stream.until(second.in_flight, 30, "the second tiler is busy")
+    stream.until(second.in_flight, 60, "the second tiler is busy")
     second.ask_to_stop()
     thaw(frozen)
     if grace_s:

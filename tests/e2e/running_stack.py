@@ -48,7 +48,7 @@ class RunningStack:
 
     def pid_of(self, service: str) -> int:
         """Return the process id of a service that listens."""
-        found = until(lambda: self._announced(service), 30, f"a {service}")
+        found = until(lambda: self._announced(service), 60, f"a {service}")
         return int(json.loads(found[0].read_text())["pid"])
 
     def pids(self) -> list[int]:

@@ -69,7 +69,7 @@ def test_submitted_slides_are_drafted_and_it_is_said_where(stack, tmp_path):
 def test_a_slide_in_the_watched_folder_is_drafted(stack):
     slide(stack.home / "arriving", "dropped").rename(stack.home / "inbox" / "dropped.tif")
 
-    until(lambda: "dropped" in stack("status").out, 30, "the gateway to see it")
+    until(lambda: "dropped" in stack("status").out, 60, "the gateway to see it")
     until(lambda: drafted(stack, "dropped"), 60, "its draft")
 
 
@@ -79,10 +79,10 @@ def test_a_slide_that_is_moved_while_it_waits_is_drafted_from_where_it_lies_then
     try:
         inbox = stack.home / "inbox"
         path = slide(stack.home / "arriving", "moved").rename(inbox / "moved.tif")
-        until(lambda: "moved" in stack("status").out, 30, "the gateway to see it")
+        until(lambda: "moved" in stack("status").out, 60, "the gateway to see it")
         (inbox / "done").mkdir()
         moved = path.rename(inbox / "done" / "moved.tif")
-        until(lambda: stack.json("status", "moved")["slide"][0]["uri"] == moved.as_uri(), 30, "its new place")
+        until(lambda: stack.json("status", "moved")["slide"][0]["uri"] == moved.as_uri(), 60, "its new place")
     finally:
         os.kill(tiler, signal.SIGCONT)
 
@@ -195,8 +195,8 @@ def test_killed_services_are_started_again_and_work_goes_on(stack, tmp_path):
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     for service, pid in before.items():
-        until(lambda name=service, old=pid: stack.pid_of(name) != old, 30, f"another {service}")
-    until(lambda: ready(stack) == SERVICES, 30, "all to be ready")
+        until(lambda name=service, old=pid: stack.pid_of(name) != old, 60, f"another {service}")
+    until(lambda: ready(stack) == SERVICES, 60, "all to be ready")
     run = stack("submit", slide(tmp_path, "afterwards"), "--wait")
 
     assert run.code == 0, run.said

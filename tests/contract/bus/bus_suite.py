@@ -180,7 +180,7 @@ class BusSuite:
         with members(old):
             until(lambda: old.took, 60, "the first record")
             with members(new):
-                until(lambda: len(new.finished) >= SLIDES // 4, 15, "the newcomer's share")
+                until(lambda: len(new.finished) >= SLIDES // 4, 60, "the newcomer's share")
                 held = old.took[0]
                 assert old.took == [held]
                 old.holding.clear()
@@ -199,7 +199,7 @@ class BusSuite:
         with members(leaver):
             until(lambda: leaver.took, 60, "the first record")
             with members(stayer):
-                until(lambda: len(stayer.finished) >= SLIDES // 4, 15, "the stayer's share")
+                until(lambda: len(stayer.finished) >= SLIDES // 4, 60, "the stayer's share")
                 leaver.leave()
                 until(lambda: len(stayer.finished) == len(sent), 60, "the rest")
         assert sorted(stayer.finished) == sorted(sent)
@@ -211,7 +211,7 @@ class BusSuite:
         with member_process(hasty, topic, topic, holding=True) as (process, news):
             held = news.recv()
             with members(survivor):
-                until(lambda: len(survivor.finished) >= SLIDES // 4, 15, "the survivor's share")
+                until(lambda: len(survivor.finished) >= SLIDES // 4, 60, "the survivor's share")
                 assert held not in survivor.finished
                 process.kill()
                 until(lambda: len(survivor.finished) == len(sent), 60, "all records finished")

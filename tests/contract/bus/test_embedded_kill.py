@@ -52,7 +52,7 @@ def drain(settings: BusSettings, journal: bus_crew.Journal) -> None:
             assert subscription.done(delivery)
         return delivery is None and time.monotonic() > alone_at and subscription.lag() == 0
 
-    until(all_done, 30, "nothing unfinished")
+    until(all_done, 60, "nothing unfinished")
     subscription.close()
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_lost_and_nothing_finished_comes_again(tmp_path: Path) -> Non
         for _ in range(KILLS):
             before = len(bus_crew.lines(journal))
             more = before + chance.randrange(5, 30)
-            until(lambda more=more: len(bus_crew.lines(journal)) > more, 30, "some work")
+            until(lambda more=more: len(bus_crew.lines(journal)) > more, 60, "some work")
             name = chance.choice(PUBLISHERS + CONSUMERS)
             crew.kill(name)
             crew.start(name)

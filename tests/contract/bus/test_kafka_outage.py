@@ -66,7 +66,7 @@ def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> N
         patiently(lambda: publisher.publish(topic, "S9", scanned("S9")))
         taken = [number_of(held)]
         while len(set(taken)) < len(sent) + 1:
-            delivery = until(lambda: patiently(lambda: subscription.next(0.2)), 30, "what is left")
+            delivery = until(lambda: patiently(lambda: subscription.next(0.2)), 60, "what is left")
             taken.append(number_of(delivery))
             assert patiently(lambda delivery=delivery: subscription.done(delivery))
         subscription.close()
@@ -133,7 +133,7 @@ def test_a_client_that_lays_records_aside_for_ever_is_replaced(
         fetcher._next_partition_records = []  # all taken, and not None
         fetcher._paused_partition_records = {kafka.TopicPartition(topic, 0): "left aside"}
         patiently(lambda: publisher.publish(topic, "S0", scanned("S0", 7)))
-        found = until(lambda: subscription.next(0.2), 30, "the record")
+        found = until(lambda: subscription.next(0.2), 60, "the record")
         assert number_of(found) == ("S0", 7)
         assert subscription.done(found)
         subscription.close()

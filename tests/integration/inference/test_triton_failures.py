@@ -92,7 +92,7 @@ def test_a_killed_model_is_not_ready_and_its_callers_are_told_to_come_again(
     supervisor = Supervisor(own.url, own.models, interval_s=0.2)
     with caplog.at_level(logging.WARNING):
         supervisor.start()
-        until(lambda: client.ready("histgen"), 30, "the model to be reloaded")
+        until(lambda: client.ready("histgen"), 60, "the model to be reloaded")
         supervisor.stop()
     assert [record.getMessage() for record in caplog.records if "reloaded" in record.getMessage()] == [
         "The model histgen is reloaded: inference-unavailable."
@@ -119,8 +119,8 @@ def test_a_hung_model_is_told_from_a_busy_one(own: TritonProcess, client: Triton
 
     supervisor = Supervisor(own.url, ["histgen"], answer_s=0.3, hung_s=0.5, on_hung=on_hung)
     os.kill(own.stub_pids("histgen")[0], signal.SIGSTOP)
-    until(lambda: supervisor.look() or hung, 30, "the hung model to be found out")
-    until(lambda: supervisor.look() or client.ready("histgen"), 30, "the model to be reloaded")
+    until(lambda: supervisor.look() or hung, 60, "the hung model to be found out")
+    until(lambda: supervisor.look() or client.ready("histgen"), 60, "the model to be reloaded")
     assert hung == ["histgen"]
     assert client.infer("histgen", bag)["tokens"].size
 
@@ -142,10 +142,10 @@ def test_a_request_that_kills_the_model_again_and_again_is_at_fault_itself(
     supervisor.start()
     with TritonServer(own.url, patience=2) as client:
         assert error_of(client, bag) == "inference-unavailable"
-        until(lambda: client.ready("histgen"), 30, "the model to be reloaded")
+        until(lambda: client.ready("histgen"), 60, "the model to be reloaded")
         assert client.infer("histgen", harmless)["tokens"].size
         assert error_of(client, bag) == "inference-crashes"
-        until(lambda: client.ready("histgen"), 30, "the model to be reloaded")
+        until(lambda: client.ready("histgen"), 60, "the model to be reloaded")
         assert client.infer("histgen", harmless)["tokens"].size
     supervisor.stop()
     export_local(model_dir, repository)

@@ -127,7 +127,7 @@ def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
 def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: Lab):
     share = lab.folder / "share"
     with _watching(lab, share) as loop:
-        until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 10, "the share is missed")
+        until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 60, "the share is missed")
         lab.file("share/a.svs", "a")
         until(lambda: _keys(lab) == ["a"], 60, "a is announced")
 

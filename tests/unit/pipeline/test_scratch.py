@@ -134,7 +134,7 @@ def _fetch_for_ever(folder: Path) -> None:
 def test_what_a_killed_process_left_is_swept_at_the_next_start(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=_fetch_for_ever, args=(tmp_path,))
     process.start()
-    until(lambda: list(tmp_path.glob("*/.*.part")), 30, "a fetch has begun")
+    until(lambda: list(tmp_path.glob("*/.*.part")), 60, "a fetch has begun")
     assert list(Scratch(tmp_path, 10 * KB)._folder.glob("*/.*.part")), "one that still runs is left alone"
     process.kill()
     process.join()

@@ -94,7 +94,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(
     writer = subprocess.Popen([sys.executable, "-c", FED_WRITER, str(folder), str(pipe)])
     with pipe.open("wb", buffering=0) as feed:
         feed.write(bytes(3 << 20))
-        until(lambda: unfinished(folder) and unfinished(folder)[0].stat().st_size, 30, "half a file")
+        until(lambda: unfinished(folder) and unfinished(folder)[0].stat().st_size, 60, "half a file")
         assert list(store.list()) == []
         assert store.head("bag") is None
         writer.kill()
