@@ -6,7 +6,6 @@ removed at any time; a missing or damaged one, or one of another version or stor
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sqlite3
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histgen_lib.events import Event, SlideScanned
+from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
-from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.entries import packed, unpacked
+from histgen_lib.stack.overview import SlideState
 from histgen_lib.storage import StorageSettings
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
-from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.replay import GATEWAY
 
 T = TypeVar("T")
@@ -140,12 +139,12 @@ class Index:
         if states:
             sql += f" WHERE state IN ({', '.join('?' * len(states))})"
         sql += " ORDER BY ended, at DESC, slide_id, id LIMIT ? OFFSET ?"
-        return [_unpacked(body) for (body,) in self._rows(sql, *states, limit, offset)]
+        return [unpacked(body) for (body,) in self._rows(sql, *states, limit, offset)]
 
     def of(self, subject: str) -> list[SlideState]:
         """Return the entries of a slide."""
         rows = self._rows("SELECT body FROM entry WHERE subject = ? ORDER BY id", subject)
-        return [_unpacked(body) for (body,) in rows]
+        return [unpacked(body) for (body,) in rows]
 
     def letters_of(self, slide_id: str) -> list[str]:
         """Name the dead letters of a slide, by event id."""
@@ -163,7 +162,7 @@ class Index:
     def ends(self, after: int, since: float) -> list[End]:
         """Return the ends that were found after that of this number, and happened `since` then."""
         sql = "SELECT number, at, body FROM news WHERE number > ? AND at >= ? ORDER BY number"
-        return [End(number, at, _unpacked(body)) for number, at, body in self._rows(sql, after, since)]
+        return [End(number, at, unpacked(body)) for number, at, body in self._rows(sql, after, since)]
 
     # What the keeper of the index has to know.
 
@@ -289,7 +288,7 @@ class Looked:
             [_row(name, state) for state in self.states],
         )
         change.executemany(
-            "INSERT INTO news (at, body) VALUES (?, ?)", [(at, _packed(state)) for at, state in self.ends]
+            "INSERT INTO news (at, body) VALUES (?, ?)", [(at, packed(state)) for at, state in self.ends]
         )
         if self.states:
             change.execute(
@@ -393,33 +392,4 @@ def _row(subject: str, state: SlideState) -> tuple[object, ...]:
     data = letter.event.data if letter and letter.event and letter.worker == GATEWAY else None
     refused = data.content_id if isinstance(data, SlideScanned) else ""
     place = (subject, state.state, state.ended, state.scanned_at, state.slide_id)
-    return *place, refused, _packed(state)
-
-
-def _packed(state: SlideState) -> str:
-    draft = (
-        {name: value for name, value in vars(state.draft).items() if name != "parts"} if state.draft else 0
-    )
-    told = {
-        "slide_id": state.slide_id,
-        "state": state.state,
-        "event": state.event and state.event.to_json(),
-        "draft": draft,
-        "letter": state.letter and state.letter.to_bytes().decode(),
-        "lacks": state.lacks,
-        "copies": state.copies,
-    }
-    return json.dumps({name: value for name, value in told.items() if value}, separators=(",", ":"))
-
-
-def _unpacked(body: str) -> SlideState:
-    told = json.loads(body)
-    return SlideState(
-        told["slide_id"],
-        told["state"],
-        event=Event.from_json(told["event"]) if "event" in told else None,
-        draft=DraftFacts(**told["draft"] | {"parts": ()}) if "draft" in told else None,
-        letter=DeadLetter.from_bytes(told["letter"].encode()) if "letter" in told else None,
-        lacks=tuple(told.get("lacks", ())),
-        copies=tuple(told.get("copies", ())),
-    )
+    return *place, refused, packed(state)

@@ -109,8 +109,8 @@ class IndexSight:
             self._made, self._number = made, 0
         last = index.last_number()
         found = index.ends(self._number, max(self._began - _GRAIN_S, now - NEWS_S))
-        self._number = found[-1].number if found else last
-        self._told = {end: at for end, at in self._told.items() if at > now - NEWS_S}
+        self._number = last
+        self._told = {end: told_at for end, told_at in self._told.items() if told_at > now - NEWS_S}
         fresh = {_name(end): end.slide for end in found if _name(end) not in self._told}
         self._told |= dict.fromkeys(fresh, now)
         return () if first else tuple(fresh.values())
