@@ -10,7 +10,7 @@ import pytest
 from histgen_lib.errors import TransientError
 from histgen_lib.stack import following
 from histgen_lib.stack.following import Follower
-from histgen_lib.stack.sight import StoreSight
+from histgen_lib.stack.sight import IndexSight, Seen, StoreSight
 from histgen_lib.stack.workers import WorkerState
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -140,6 +140,27 @@ def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch
     time.seconds = 61.0
 
     assert [ended.slide.slide_id for ended in follower.look().news] == ["a"]
+
+
+def test_at_rest_the_index_is_looked_at_every_two_seconds_however_often_one_asks(time, monkeypatch, tmp_path):
+    class Looks:
+        still_s = IndexSight.still_s
+        count = 0
+
+        def look(self):
+            self.count += 1
+            return Seen(())
+
+    monkeypatch.setattr(following, "look", lambda _: [WorkerState("reporter", 1, "http://x", answers=True)])
+    looks = Looks()
+    follower = Follower(looks, tmp_path, now=time.now, clock=time.clock)
+    follower.look()
+    time.seconds, looks.count = 20.0, 0
+    while time.seconds < 40.0:
+        time.seconds += 0.5
+        follower.look()
+
+    assert looks.count == 10
 
 
 def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
