@@ -38,7 +38,7 @@ bench: setup ## speed against the peers, as ratios
 chaos: setup ## kills of every component on both brokers, over and over; outages of two minutes (half an hour)
 	$(BIN)/python -m pytest tests/chaos --run-soak -s --durations=20
 
-bench-status: setup ## histgen status where the store has seen 100,000 slides (a quarter of an hour)
+bench-status: setup ## histgen status, and the views, where the store has seen 100,000 slides (a quarter of an hour)
 	$(BIN)/python -m pytest -q tests/bench/test_status_speed.py --run-bench -s
 
 bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton

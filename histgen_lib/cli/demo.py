@@ -151,8 +151,9 @@ def _follow(
 
     from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
     from histgen_lib.stack.following import Follower  # noqa: PLC0415
+    from histgen_lib.stack.sight import StoreSight  # noqa: PLC0415
 
-    follower, console = Follower(store, stack.home.run_dir), err()
+    follower, console = Follower(StoreSight(store), stack.home.run_dir), err()
     follower.look()
     for slide in dropped:
         drop(slide.path, stack.settings.inbox)

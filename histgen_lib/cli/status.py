@@ -100,9 +100,8 @@ def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
 
     told = {name: value for name, value in picture_json(found.picture, store).items() if name != "slides"}
     told["page"] = {"number": wanted.page, "limit": wanted.limit, "slides": found.total}
-    told["index"] = (
-        None if found.behind_s is None else {"complete": found.whole, "behind_s": round(found.behind_s, 3)}
-    )
+    if found.behind_s is not None:
+        told["index"] |= {"behind_s": round(found.behind_s, 3)}
     sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False)[:-2] + ',\n  "slides": [')
     for number, slide in enumerate(found.slides):
         text = json.dumps(slide_json(slide, store), indent=2, ensure_ascii=False, allow_nan=False)
@@ -130,9 +129,11 @@ def _rest(found: Standing, wanted: Wanted, shown: int) -> str:
 
 def _remark(found: Standing, connection: Connection) -> None:
     """Say what keeps the answer from being as fresh or as whole as it should be."""
+    from histgen_lib.cli.stream_view import NOT_WHOLE  # noqa: PLC0415
+
     said = []
-    if not found.whole:
-        said.append("The index of slides is being made anew: not all of them are counted yet.")
+    if not found.picture.whole:
+        said.append(NOT_WHOLE)
     if found.behind_s is not None and found.behind_s > _LATE_S:
         said.append(f"The gateway has not looked for {found.behind_s:.0f} s: news since then is not told.")
     if connection.home and connection.run_dir is None:

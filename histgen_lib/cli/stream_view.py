@@ -28,6 +28,7 @@ STATES = {
     "dead-letter": "dead letter",
 }
 STYLES = {"drafted": "green", "dead-letter": "red"}
+NOT_WHOLE = "The index of slides is being made anew: not all of them are counted yet."
 _LAST = 8
 
 
@@ -96,6 +97,8 @@ class LiveView:
             services.add_row(_dot(worker.ready), worker.name, _doing(worker))
         parts: list[RenderableType] = [Text(line, overflow="fold") for line in self._heading]
         parts += [Text(), services, Text(), Text(tally(picture), style="bold")]
+        if not picture.whole:
+            parts.append(Text(NOT_WHOLE, style="yellow"))
         parts += [_line(ended) for ended in self._last]
         return Group(*parts)
 
@@ -138,6 +141,7 @@ def picture_json(picture: Picture, store: ObjectStore) -> dict[str, Any]:
         "slides": [slide_json(slide, store) for slide in picture.slides],
         "services": [_worker_json(worker) for worker in picture.workers],
         "store_away": picture.away or None,
+        "index": None if picture.totals is None else {"complete": picture.whole},
     }
 
 

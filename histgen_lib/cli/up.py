@@ -180,11 +180,12 @@ def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
     from rich.live import Live  # noqa: PLC0415 - only where it is drawn
 
     from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
+    from histgen_lib.stack.connection import Stated, connect  # noqa: PLC0415
     from histgen_lib.stack.following import Follower  # noqa: PLC0415
-    from histgen_lib.storage import StorageSettings, open_store  # noqa: PLC0415
+    from histgen_lib.stack.sight import sight_of  # noqa: PLC0415
 
-    store = open_store(StorageSettings(stack.settings.store_url, stack.settings.store_endpoint))
-    follower, lines = Follower(store, stack.home.run_dir), headings(stack)
+    sight = sight_of(connect(Stated(home=stack.home.folder), os.environ))
+    follower, lines = Follower(sight, stack.home.run_dir), headings(stack)
     if not console.is_terminal:
         console.print("\n".join(lines), soft_wrap=True)
         while not stop.requested:

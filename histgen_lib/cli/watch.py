@@ -35,14 +35,14 @@ def watch(
       histgen watch --once --json
     """
     from histgen_lib.stack.following import Follower  # noqa: PLC0415 - only for commands of the stream
+    from histgen_lib.stack.sight import sight_of  # noqa: PLC0415
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
-    objects = connection.store()
-    follower = Follower(objects, connection.run_dir)
+    follower = Follower(sight_of(connection), connection.run_dir)
     if as_json:
         from histgen_lib.cli.stream_view import picture_json  # noqa: PLC0415
 
-        emit_json(picture_json(follower.look(), objects))
+        emit_json(picture_json(follower.look(), connection.store()))
     elif once:
         _once(follower, connection)
     else:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from histgen_lib.errors import TransientError
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import SlideState
+from histgen_lib.stack.sight import Seen, Sight
 from histgen_lib.stack.workers import WorkerState, look
-from histgen_lib.storage import ObjectStore
 
 _LOOK_S = 0.5
 _SHARE = 0.1
 """The most of the time that is spent looking into the store."""
-_CALM_S, _STILL_S = 15.0, 60.0
-"""At rest: the longest pause between two looks; and between two into the store, which nobody has written to
-as long as no worker has done anything."""
+_CALM_S = 15.0
+"""The longest pause between two looks; after so long without news they are as seldom as is enough then."""
 _WINDOW_S = 600.0
 _LEAST_S = 30.0
 """Before that a rate would be chance."""
@@ -37,7 +36,8 @@ class Ended:
 class Picture:
     """One look. `away`: the store did not answer, the slides are those of the last look that worked.
 
-    `totals`: how many slides are in each state, where `slides` are but some of them.
+    `totals`: how many slides are in each state, where `slides` are but some of them. `whole`: whether all are
+    counted.
     """
 
     slides: tuple[SlideState, ...]
@@ -46,6 +46,7 @@ class Picture:
     per_minute: float = 0.0
     away: str = ""
     totals: Mapping[str, int] | None = None
+    whole: bool = True
 
     @property
     def counts(self) -> Counter[str]:
@@ -68,24 +69,19 @@ class Picture:
 
 
 class Follower:
-    """Looks; the first look tells nothing as new. `only`: ids of the slides to look at; all if None.
-
-    `now`: UTC; `clock`: monotonic seconds.
-    """
+    """Looks; the first look tells nothing as new. `now`: UTC; `clock`: monotonic seconds."""
 
     def __init__(
         self,
-        store: ObjectStore,
+        sight: Sight,
         run_dir: Path | None,
         *,
-        only: Collection[str] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._overview, self._run_dir = Overview(store), run_dir
-        self._only = only
+        self._sight, self._run_dir = sight, run_dir
         self._now, self._clock = now, clock
-        self._slides: tuple[SlideState, ...] | None = None
+        self._seen = Seen(())
         self._due = self._began = clock()
         self._away = ""
         self._ended_at: list[float] = []
@@ -93,14 +89,15 @@ class Follower:
         self._stirred_at = self._looked_at = clock()
 
     def look(self) -> Picture:
-        """Look at the workers, and at the store if it is time for that."""
+        """Look at the workers, and at the slides if it is time for that."""
         workers = tuple(look(self._run_dir)) if self._run_dir else ()
         if workers != self._workers or any(worker.in_flight for worker in workers):
             self._workers, self._stirred_at = workers, self._clock()
-        news = self._look_into_store() if self._is_due() else []
+        news = self._look_at_slides() if self._is_due() else ()
         if news:
             self._stirred_at = self._clock()
-        return Picture(self._slides or (), workers, tuple(news), self._per_minute(), self._away)
+        seen, rate = self._seen, self._per_minute()
+        return Picture(seen.slides, workers, news, rate, self._away or seen.away, seen.totals, seen.whole)
 
     @property
     def pause_s(self) -> float:
@@ -110,35 +107,21 @@ class Follower:
     def _is_due(self) -> bool:
         now = self._clock()
         still = self._workers and now - self._stirred_at > _CALM_S and not self._away
-        return now >= (max(self._due, self._looked_at + _STILL_S) if still else self._due)
+        return now >= (max(self._due, self._looked_at + self._sight.still_s) if still else self._due)
 
-    def _look_into_store(self) -> list[Ended]:
-        began, known = self._clock(), self._slides
+    def _look_at_slides(self) -> tuple[Ended, ...]:
+        began = self._clock()
         try:
-            self._slides = tuple(self._states())
+            self._seen = self._sight.look()
             self._away = ""
         except TransientError as error:
             self._away = error.code
-            return []
+            return ()
         finally:
             self._looked_at = self._clock()
             self._due = self._clock() + max(_LOOK_S, (self._clock() - began) / _SHARE)
-        news = [] if known is None else list(self._new(known, self._slides))
-        self._ended_at += [self._clock()] * len(news)
-        return news
-
-    def _states(self) -> list[SlideState]:
-        """Look at all slides, or at those alone that are wanted: then no letters of others are read."""
-        if self._only is None:
-            return self._overview.slides()
-        scans = map(self._overview.scan_of, sorted(self._only))
-        return self._overview.named([scan for scan in scans if scan])
-
-    def _new(self, known: tuple[SlideState, ...], slides: tuple[SlideState, ...]) -> list[Ended]:
-        ended = {_end(slide) for slide in known if slide.ended}
-        return [
-            Ended(slide, self._seconds(slide)) for slide in slides if slide.ended and _end(slide) not in ended
-        ]
+        self._ended_at += [self._clock()] * len(self._seen.news)
+        return tuple(Ended(slide, self._seconds(slide)) for slide in self._seen.news)
 
     def _seconds(self, slide: SlideState) -> float:
         event = slide.event or (slide.letter and slide.letter.event)
@@ -150,9 +133,3 @@ class Follower:
         self._ended_at = [at for at in self._ended_at if at > now - _WINDOW_S]
         seconds = min(now - self._began, _WINDOW_S)
         return 60 * len(self._ended_at) / seconds if seconds >= _LEAST_S else 0.0
-
-
-def _end(slide: SlideState) -> tuple[str, str]:
-    """Name an end; a slide that was sent again may have several."""
-    end = slide.draft.key if slide.draft else slide.letter.event_id if slide.letter else ""
-    return slide.slide_id, end

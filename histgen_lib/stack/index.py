@@ -6,34 +6,49 @@ removed at any time; a missing or damaged one, or one of another version or stor
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from histgen_lib.events import Event, SlideScanned
+from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
-from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.entries import packed, unpacked
+from histgen_lib.stack.overview import SlideState
 from histgen_lib.storage import StorageSettings
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
-from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.replay import GATEWAY
 
-SCHEMA = 1
+T = TypeVar("T")
+SCHEMA = 2
 AT_ONCE, NEXT = 0.0, 1.0
 """When a look is due that somebody waits for, and one that nobody does."""
+NEWS_S = 3600.0
+"""What ended longer ago when it was found is told as news to nobody."""
 _BUSY_S = 2.0
+_NEWS = 10_000
+"""So many of the latest ends are kept."""
 _TABLES = """
 -- What is told of slides: one entry each, and one of every dead letter that belongs to none.
 CREATE TABLE entry (
     id INTEGER PRIMARY KEY, subject TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER NOT NULL,
     at TEXT NOT NULL, slide_id TEXT NOT NULL, refused TEXT NOT NULL, body TEXT NOT NULL
 );
+-- How many entries are in each state: counting them would take the longer, the more there are.
+CREATE TABLE tally (state TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER tally_more AFTER INSERT ON entry BEGIN
+    INSERT INTO tally VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET entries = entries + 1;
+END;
+CREATE TRIGGER tally_less AFTER DELETE ON entry BEGIN
+    UPDATE tally SET entries = entries - 1 WHERE state = OLD.state;
+END;
+-- The latest ends in the order in which they were found: what those who follow the stream have not seen.
+CREATE TABLE news (number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, body TEXT NOT NULL);
 CREATE INDEX entry_subject ON entry (subject);
 CREATE INDEX entry_newest ON entry (ended, at DESC, slide_id);
 CREATE INDEX entry_refused ON entry (refused) WHERE refused <> '';
@@ -62,6 +77,15 @@ class Due:
     subject: str
     misses: int
     touched: int
+
+
+@dataclass(frozen=True)
+class End:
+    """A slide has ended, `at` so many seconds since 1970, and was found to have in this order."""
+
+    number: int
+    at: float
+    slide: SlideState
 
 
 @dataclass(frozen=True)
@@ -104,7 +128,7 @@ class Index:
 
     def counts(self) -> dict[str, int]:
         """Count the entries by state."""
-        return dict(self._rows("SELECT state, COUNT(*) FROM entry GROUP BY state"))
+        return dict(self._rows("SELECT state, entries FROM tally WHERE entries > 0"))
 
     def page(self, states: Collection[str] = (), *, limit: int = -1, offset: int = 0) -> list[SlideState]:
         """Return entries in order: what is unfinished before what ended, the newest scan first.
@@ -115,12 +139,12 @@ class Index:
         if states:
             sql += f" WHERE state IN ({', '.join('?' * len(states))})"
         sql += " ORDER BY ended, at DESC, slide_id, id LIMIT ? OFFSET ?"
-        return [_unpacked(body) for (body,) in self._rows(sql, *states, limit, offset)]
+        return [unpacked(body) for (body,) in self._rows(sql, *states, limit, offset)]
 
     def of(self, subject: str) -> list[SlideState]:
         """Return the entries of a slide."""
         rows = self._rows("SELECT body FROM entry WHERE subject = ? ORDER BY id", subject)
-        return [_unpacked(body) for (body,) in rows]
+        return [unpacked(body) for (body,) in rows]
 
     def letters_of(self, slide_id: str) -> list[str]:
         """Name the dead letters of a slide, by event id."""
@@ -130,6 +154,15 @@ class Index:
     def copies_of(self, slide_id: str) -> tuple[str, ...]:
         """Name the copies of a slide."""
         return tuple(key.split("/")[-2] for key in self._keys_of(slide_id, COPIES))
+
+    def last_number(self) -> int:
+        """Return the number of the end that was found last; 0 if none was."""
+        return int(self._rows("SELECT COALESCE(MAX(number), 0) FROM news")[0][0])
+
+    def ends(self, after: int, since: float) -> list[End]:
+        """Return the ends that were found after that of this number, and happened `since` then."""
+        sql = "SELECT number, at, body FROM news WHERE number > ? AND at >= ? ORDER BY number"
+        return [End(number, at, unpacked(body)) for number, at, body in self._rows(sql, after, since)]
 
     # What the keeper of the index has to know.
 
@@ -187,6 +220,7 @@ class Index:
         with self._change() as change:
             for one in looked:
                 one.write(change)
+            change.execute("DELETE FROM news WHERE number <= (SELECT MAX(number) FROM news) - ?", (_NEWS,))
 
     def hurry_queue(self, state: str, at: str, count: int) -> None:
         """Have those looked at soon who stand next in a queue, of which one has just moved on."""
@@ -232,13 +266,15 @@ class Index:
 class Looked:
     """What a look has found, and when the next is due.
 
-    `key` and `etag`: of the object that tells of them, if it is there.
+    `ends`: those that were not known before, each with when it happened. `key` and `etag`: of the object that
+    tells of them, if it is there.
     """
 
     who: Due
     states: Sequence[SlideState]
     due: float
     misses: int
+    ends: Sequence[tuple[float, SlideState]] = ()
     key: str = ""
     etag: str = ""
 
@@ -250,6 +286,9 @@ class Looked:
             "INSERT INTO entry (subject, state, ended, at, slide_id, refused, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             [_row(name, state) for state in self.states],
+        )
+        change.executemany(
+            "INSERT INTO news (at, body) VALUES (?, ?)", [(at, packed(state)) for at, state in self.ends]
         )
         if self.states:
             change.execute(
@@ -295,7 +334,19 @@ def make_index(path: Path, store: str) -> Index:
     connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
     made = Index(path, connection)
     made.note("store", store)
+    made.note("made", secrets.token_hex(8))
     return made
+
+
+def ask(index: Index, question: Callable[[Index], T]) -> T | None:
+    """Return the answer; None if there is none now. A damaged file is removed: its keeper makes it anew."""
+    try:
+        return question(index)
+    except sqlite3.OperationalError:
+        return None
+    except sqlite3.DatabaseError:
+        remove_index(index.path)
+        return None
 
 
 def remove_index(path: Path) -> None:
@@ -341,33 +392,4 @@ def _row(subject: str, state: SlideState) -> tuple[object, ...]:
     data = letter.event.data if letter and letter.event and letter.worker == GATEWAY else None
     refused = data.content_id if isinstance(data, SlideScanned) else ""
     place = (subject, state.state, state.ended, state.scanned_at, state.slide_id)
-    return *place, refused, _packed(state)
-
-
-def _packed(state: SlideState) -> str:
-    draft = (
-        {name: value for name, value in vars(state.draft).items() if name != "parts"} if state.draft else 0
-    )
-    told = {
-        "slide_id": state.slide_id,
-        "state": state.state,
-        "event": state.event and state.event.to_json(),
-        "draft": draft,
-        "letter": state.letter and state.letter.to_bytes().decode(),
-        "lacks": state.lacks,
-        "copies": state.copies,
-    }
-    return json.dumps({name: value for name, value in told.items() if value}, separators=(",", ":"))
-
-
-def _unpacked(body: str) -> SlideState:
-    told = json.loads(body)
-    return SlideState(
-        told["slide_id"],
-        told["state"],
-        event=Event.from_json(told["event"]) if "event" in told else None,
-        draft=DraftFacts(**told["draft"] | {"parts": ()}) if "draft" in told else None,
-        letter=DeadLetter.from_bytes(told["letter"].encode()) if "letter" in told else None,
-        lacks=tuple(told.get("lacks", ())),
-        copies=tuple(told.get("copies", ())),
-    )
+    return *place, refused, packed(state)

@@ -19,7 +19,7 @@ from pathlib import Path
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
-from histgen_lib.stack.index import NEXT, Change, Due, Index, Looked, open_index, store_name
+from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
@@ -147,7 +147,8 @@ def look_at(store: ObjectStore, index: Index, who: Sequence[Due], now: float) ->
     for due in letters:
         letter = _letter(store, due.subject)
         states = [SlideState("unknown", "dead-letter", letter=letter)] if letter else []
-        found.append(Looked(due, states, now + _ENDED_S, 0))
+        ends = _new_ends(store, index.of(due.subject), states, now)
+        found.append(Looked(due, states, now + _ENDED_S, 0, ends))
     index.write(found)
     return len(found)
 
@@ -218,17 +219,33 @@ def _slides(store: ObjectStore, index: Index, who: Sequence[Due], now: float) ->
     most_s = max(_MOST_S, _EACH_S * index.unfinished())
     found = []
     for due in who:
-        misses, own = _misses(index, due, by_slide[due.subject]), by_slide[due.subject]
+        before, own = index.of(due.subject), by_slide[due.subject]
+        misses, ends = _misses(index, due, before, own), _new_ends(store, before, own, now)
         wait_s = _ENDED_S if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
         info = scans[due.subject]
         told = (info.key, info.etag) if info else ("", "")
-        found.append(Looked(due, own, now + wait_s, misses, *told))
+        found.append(Looked(due, own, now + wait_s, misses, ends, *told))
     return found
 
 
-def _misses(index: Index, due: Due, states: Sequence[SlideState]) -> int:
+def _new_ends(
+    store: ObjectStore, before: Sequence[SlideState], states: Sequence[SlideState], now: float
+) -> list[tuple[float, SlideState]]:
+    """Name the ends that were not there before, with when they happened, as far as they may be news."""
+    known = {state.end for state in before}
+    ends = [(_ended_at(store, state), state) for state in states if state.ended and state.end not in known]
+    return [(at, state) for at, state in ends if at > now - NEWS_S]
+
+
+def _ended_at(store: ObjectStore, slide: SlideState) -> float:
+    """Say when a slide ended: its last object was written then, and surely not before it was sent."""
+    events = [event for event in (slide.event, slide.letter and slide.letter.event) if event]
+    info = store.head(slide.end)
+    return max([info.modified_at if info else 0.0, *(event.time.timestamp() for event in events)])
+
+
+def _misses(index: Index, due: Due, before: Sequence[SlideState], states: Sequence[SlideState]) -> int:
     """Count the looks that found nothing new; one that did has others looked at, whom that may concern."""
-    before = index.of(due.subject)
     if _standing(before) == _standing(states):
         return due.misses + 1
     waits = {state.state for state in states}
@@ -247,8 +264,7 @@ def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
         (
             one.state,
             one.event.id if one.event else "",
-            one.letter.event_id if one.letter else "",
-            one.draft.key if one.draft else "",
+            one.end,
             *one.lacks,
         )
         for one in states

@@ -82,6 +82,11 @@ class SlideState:
         return self.state in ("drafted", "dead-letter")
 
     @property
+    def end(self) -> str:
+        """Key of the object that it ended with; "" if it has not. One that was sent again may end again."""
+        return self.draft.key if self.draft else self.letter.key if self.letter else ""
+
+    @property
     def mates(self) -> frozenset[str]:
         """Ids of the other slides of its case, which get one report with it."""
         data = self.event.data if self.event else None

@@ -14,9 +14,10 @@ from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.pipeline.keys import copies_prefix
 from histgen_lib.stack.connection import Connection
 from histgen_lib.stack.following import Follower, Picture
-from histgen_lib.stack.index import Index, remove_index
-from histgen_lib.stack.indexing import look_up, settle
+from histgen_lib.stack.index import Index, ask
+from histgen_lib.stack.indexing import look_up
 from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.sight import StoreSight, settled
 from histgen_lib.stack.workers import look
 from histgen_lib.storage import ObjectStore
 
@@ -42,15 +43,13 @@ class Wanted:
 class Standing:
     """`picture`: counts of all slides, and services; `slides`: those of the page; `total`: of all pages.
 
-    `behind_s`: how long ago the index was kept last, None where the store itself was read. `whole`: whether
-    all slides are in it.
+    `behind_s`: how long ago the index was kept last, None where the store itself was read.
     """
 
     picture: Picture
     slides: Iterator[SlideState]
     total: int
     behind_s: float | None = None
-    whole: bool = True
 
 
 @contextmanager
@@ -64,14 +63,7 @@ def standing(
     index = connection.index()
     if index:
         with closing(index):
-            try:
-                found = _indexed(connection, index, wanted)
-            except sqlite3.OperationalError:
-                found = None
-            except sqlite3.DatabaseError:  # damaged: once it is gone, its keeper makes it anew
-                remove_index(index.path)
-                found = None
-            if found:
+            if found := ask(index, lambda open_one: _indexed(connection, open_one, wanted)):
                 yield found
                 return
     with reading():
@@ -127,7 +119,7 @@ def _indexed(connection: Connection, index: Index, wanted: Wanted) -> Standing |
     whole, run_dir = bool(index.fact("whole")), connection.run_dir
     if not (whole or run_dir):
         return None
-    away = "" if run_dir else _settled(connection.store(), index)
+    away = "" if run_dir else settled(connection.store(), index)
     counts = Counter(index.counts())
     slides = _page(index, wanted)
     if run_dir and wanted.limit is not None and connection.storage.url.startswith("file:"):
@@ -135,16 +127,8 @@ def _indexed(connection: Connection, index: Index, wanted: Wanted) -> Standing |
     workers = tuple(look(run_dir)) if run_dir else ()
     total = sum(count for state, count in counts.items() if not wanted.states or state in wanted.states)
     behind_s = max(0.0, time.time() - float(index.fact("kept") or 0)) if run_dir else 0.0
-    return Standing(Picture((), workers, totals=counts, away=away), slides, total, behind_s, whole)
-
-
-def _settled(store: ObjectStore, index: Index) -> str:
-    """Settle what a stack that ended has left; return the code of a store that is away."""
-    try:
-        settle(store, index)
-    except TransientError as error:
-        return error.code
-    return ""
+    picture = Picture((), workers, totals=counts, away=away, whole=whole)
+    return Standing(picture, slides, total, behind_s)
 
 
 def _page(index: Index, wanted: Wanted) -> Iterator[SlideState]:
@@ -175,7 +159,7 @@ def _fresh(
 
 def _read(connection: Connection, wanted: Wanted) -> Standing:
     """Read the whole store."""
-    picture = Follower(connection.store(), connection.run_dir).look()
+    picture = Follower(StoreSight(connection.store()), connection.run_dir).look()
     chosen = [slide for slide in picture.slides if not wanted.states or slide.state in wanted.states]
     ordered = _in_order(chosen)
     end = None if wanted.limit is None else wanted.offset + wanted.limit

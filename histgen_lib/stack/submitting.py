@@ -13,6 +13,7 @@ from histgen_lib.stack.asking import post_json
 from histgen_lib.stack.connection import Connection, not_running
 from histgen_lib.stack.following import Follower, Picture
 from histgen_lib.stack.overview import SlideState
+from histgen_lib.stack.sight import StoreSight
 
 _LOOK_S = 0.3
 
@@ -64,7 +65,8 @@ def wait_for(
     Raises TransientError("stack-not-running") if the stack of this machine stops meanwhile.
     """
     waiting = {receipt.slide_id for receipt in receipts}
-    follower = Follower(connection.store(), connection.run_dir, only=frozenset(waiting))
+    sight = StoreSight(connection.store(), only=frozenset(waiting))
+    follower = Follower(sight, connection.run_dir)
     while waiting:
         picture = follower.look()
         show(picture)

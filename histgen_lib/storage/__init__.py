@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
@@ -27,11 +27,16 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """`key` and `size_bytes` of an object; `etag` changes when its bytes do."""
+    """`key` and `size_bytes` of an object; `etag` changes when its bytes do.
+
+    `modified_at`: when it was written, by the store's clock, in seconds since 1970 (S3: whole ones); 0.0 if
+    the server does not tell.
+    """
 
     key: str
     size_bytes: int
     etag: str
+    modified_at: float = field(compare=False)
 
 
 class ObjectStore(Protocol):

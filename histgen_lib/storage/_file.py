@@ -195,7 +195,8 @@ def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:
     # Objects are replaced by other files, so one of these three differs when the bytes do.
-    return ObjectInfo(key, found.st_size, f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
+    etag = f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+    return ObjectInfo(key, found.st_size, etag, found.st_mtime)
 
 
 @contextmanager

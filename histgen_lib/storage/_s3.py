@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
@@ -124,7 +124,7 @@ class S3Store:
                 return None
         if not found.get("ETag"):
             raise refused(self._where, "it has objects without ETag")
-        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
+        return _info(key, found["ContentLength"], found)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See ObjectStore."""
@@ -138,7 +138,7 @@ class S3Store:
                     key = found["Key"].removeprefix(self._prefix)
                     # What has no ETag is no object: S3Proxy lists the files that it is just writing.
                     if (is_key(key) or not self._ours) and found.get("ETag"):
-                        yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
+                        yield _info(key, found["Size"], found)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
@@ -194,6 +194,12 @@ class S3Store:
                 with suppress(*FOREIGN):
                     self._client.abort_multipart_upload(**upload)
             raise
+
+
+def _info(key: str, size_bytes: int, found: Mapping[str, Any]) -> ObjectInfo:
+    """Take from an answer what is told of an object."""
+    written = found.get("LastModified")
+    return ObjectInfo(key, size_bytes, found["ETag"].strip('"'), written.timestamp() if written else 0.0)
 
 
 def open_bucket(

@@ -1,10 +1,15 @@
-"""How long `histgen status` takes where the store has seen 100,000 slides, Python's start included."""
+"""What `histgen status` and the views cost where the store has seen ten slides, and 100,000.
+
+Of status the time, Python's start included; of `histgen up`, which follows from its start on, the most memory
+that it ever held, and of a look as it and `histgen watch` do it the time.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 from cli_runs import histgen
@@ -12,22 +17,46 @@ from many_slides import plant_many
 from running_stack import stack_up
 from waiting import until
 
-SLIDES, RUNS = 100_000, 15
+from histgen_lib.stack.connection import Stated, connect
+from histgen_lib.stack.sight import IndexSight, sight_of
+
+RUNS, LOOKS = 15, 100
 
 
 @pytest.mark.timeout(3600)
-def test_status_of_many_slides(tmp_path, model_dir):
+@pytest.mark.parametrize("slides", [10, 100_000])
+def test_status_of_many_slides(tmp_path, model_dir, slides):
     home = tmp_path / "home"
-    totals = plant_many(home / "objects", SLIDES)
+    totals = plant_many(home / "objects", slides)
     with stack_up(home, "--inference", "onnx", "--model", model_dir) as stack:
         began = time.monotonic()
         until(lambda: stack.json("status")["index"]["complete"], 1800, "the index to be whole", every_s=1.0)
-        print(f"\n{SLIDES:,} slides, the index made anew: {time.monotonic() - began:.0f} s")
+        print(f"\n{slides:,} slides, the index made anew: {time.monotonic() - began:.0f} s")
+        tell_looks(home, totals)
+        print(f"histgen up: at most {most_megabytes(stack.process.pid)} MB")
         tell("on a running stack", home, totals)
     tell("on a stopped stack", home, totals)
     tell("page 500", home, totals, "--page", 500)
     tell("dead letters", home, totals, "--state", "dead-letter")
     tell("one slide", home, None, "slide-000007")
+
+
+def tell_looks(home: Path, totals) -> None:
+    """Look in this process, as a view does."""
+    sight, seconds = sight_of(connect(Stated(home=home), {})), []
+    assert isinstance(sight, IndexSight)
+    for _ in range(LOOKS):
+        began = time.perf_counter()
+        seen = sight.look()
+        seconds.append(time.perf_counter() - began)
+        assert seen.totals == totals
+    print(f"a look: {1000 * statistics.median(seconds):.1f} ms, at most {1000 * max(seconds):.1f} ms")
+
+
+def most_megabytes(pid: int) -> int:
+    """Read how much memory a process ever held at once."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1000
 
 
 def tell(what: str, home, totals, *options: object) -> None:

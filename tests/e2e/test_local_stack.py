@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,6 +49,13 @@ def in_the_store(stack: RunningStack) -> dict[str, int]:
     """Count the slides by state, from the store alone."""
     slides = Overview(open_store(StorageSettings(f"file:{stack.home / 'objects'}"))).slides()
     return dict(Counter(slide.state for slide in slides))
+
+
+def ends_said(stack: RunningStack, slide_id: str = "") -> list[str]:
+    """Return the ends that `histgen up` has told of a slide; of all slides, its lines."""
+    said = (stack.home.parent / f"{stack.home.name}.err").read_text()
+    ends = re.findall(r"^[\d:]{8} (drafted|dead letter) (\S+) after", said, re.MULTILINE)
+    return [end if slide_id else f"{end} {name}" for end, name in ends if slide_id in ("", name)]
 
 
 def ready(stack: RunningStack) -> set[str]:
@@ -98,11 +106,13 @@ def test_a_dead_letter_is_told_with_its_cure_and_replayed_once_that_is_done(stac
     assert (letter["code"], letter["worker"]) == ("slide-mpp-unknown", "tiler")
     assert letter["event_id"] in stack("replay", "--dry-run").out
 
+    until(lambda: ends_said(stack, "unscaled") == ["dead letter"], 60, "it to be told")
     path.with_name("unscaled.tif.json").write_text('{"mpp": 0.5}')
     (replayed,) = stack.json("replay", "--code", "slide-mpp-unknown")["letters"]
 
     assert replayed["slide_id"] == "unscaled"
     until(lambda: drafted(stack, "unscaled"), 60, "its draft")
+    until(lambda: ends_said(stack, "unscaled") == ["dead letter", "drafted"], 60, "both ends to be told")
     assert stack("replay", "--code", "slide-mpp-unknown").out == "There are no such dead letters.\n"
 
 
@@ -181,6 +191,21 @@ def test_watch_shows_the_services_and_what_became_of_slides(stack):
     shown = stack("watch", "--once").out
     assert f"Gateway  {stack.record['gateway']}" in shown
     assert "0 in hand" in shown
+    until(lambda: stack.json("watch")["counts"] == in_the_store(stack), 60, "the index to say the same")
+    assert stack.json("watch")["index"] == {"complete": True}
+
+
+def test_an_index_that_is_removed_has_no_end_told_again_and_none_left_out(stack, tmp_path):
+    before = ends_said(stack)
+    assert len(before) >= 8
+    (stack.home / "index.db").unlink()
+    assert stack("submit", slide(tmp_path, "meanwhile"), "--wait").code == 0
+    until((stack.home / "index.db").exists, 60, "another index")
+    assert stack("submit", slide(tmp_path, "later"), "--wait").code == 0
+    until(lambda: ends_said(stack, "later") and ends_said(stack, "meanwhile"), 60, "the news")
+
+    until(lambda: stack.json("watch")["counts"] == in_the_store(stack), 60, "the index to say the same")
+    assert sorted(ends_said(stack)) == sorted([*before, "drafted later", "drafted meanwhile"])
 
 
 def test_a_second_stack_in_the_same_folder_is_refused(stack):

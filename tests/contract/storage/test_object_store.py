@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -86,6 +87,15 @@ def test_overwriting_is_for_those_who_ask_for_it(store: ObjectStore) -> None:
     assert before is not None
     assert after is not None
     assert before.etag != after.etag
+
+
+def test_an_object_tells_when_it_was_written(store: ObjectStore) -> None:
+    before = time.time()
+    store.put("k", b"new")
+    found = store.head("k")
+    assert found is not None
+    assert int(before) - 1 <= found.modified_at <= time.time() + 1
+    assert [int(info.modified_at) for info in store.list()] == [int(found.modified_at)]
 
 
 def test_a_file_is_put_as_its_bytes_are(store: ObjectStore, tmp_path: Path) -> None:

@@ -142,6 +142,29 @@ def test_an_index_that_is_not_whole_yet_says_so(many):
     assert "not all of them are counted yet" in err
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+def test_watch_counts_all_slides_as_status_does(many, histgen, indexed):
+    if indexed:
+        many.index()
+    code, out, err = histgen("watch", "--json", "--home", many.home.folder)
+    told = json.loads(out)
+
+    assert code == 0, err
+    assert (told["counts"], told["store_away"]) == (many.totals, None)
+    assert told["index"] == ({"complete": True} if indexed else None)
+    assert len(told["slides"]) == COUNT
+
+
+def test_watch_says_that_an_index_is_not_whole_yet(many, histgen):
+    make_index(many.home.index_path, store_name(many.storage)).touch(["slide-000001"])
+    with many.home.locked():
+        code, out, err = histgen("watch", "--once", "--home", many.home.folder)
+
+    assert code == 0, err
+    assert "0 waiting · 0 in hand · 0 drafted · 0 dead letters" in out
+    assert "not all of them are counted yet" in out
+
+
 def test_an_index_that_nobody_keeps_while_the_stack_runs_says_so(many):
     many.index().note("kept", "1.0")
     with many.home.locked():

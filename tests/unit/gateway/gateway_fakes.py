@@ -92,7 +92,7 @@ class Objects:
     def head(self, key: str) -> ObjectInfo | None:
         self._there()
         data = self.kept.get(key)
-        return None if data is None else ObjectInfo(key, len(data), sha256_hex(data)[:16])
+        return None if data is None else ObjectInfo(key, len(data), sha256_hex(data)[:16], 0.0)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         self._there()

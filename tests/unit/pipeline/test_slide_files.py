@@ -158,7 +158,7 @@ class Bucket:
         self.asked.append(key)
         if self.error:
             raise self.error
-        return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)))
+        return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)), 0.0)
 
     def fetch(self, key, path):
         self.fetched += 1

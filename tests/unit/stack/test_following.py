@@ -10,6 +10,7 @@ import pytest
 from histgen_lib.errors import TransientError
 from histgen_lib.stack import following
 from histgen_lib.stack.following import Follower
+from histgen_lib.stack.sight import IndexSight, Seen, StoreSight
 from histgen_lib.stack.workers import WorkerState
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -41,7 +42,7 @@ def time():
 def follower(store, time):
     planted.scan(store, "old")
     planted.draft(store, "old")
-    made = Follower(store, None, now=time.now, clock=time.clock)
+    made = Follower(StoreSight(store), None, now=time.now, clock=time.clock)
     assert made.look().news == ()
     return made
 
@@ -114,7 +115,7 @@ def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
         return [WorkerState("reporter", 1, "http://x", answers=True, jobs_done=done[0])]
 
     monkeypatch.setattr(following, "look", workers)
-    follower = Follower(store, tmp_path, now=time.now, clock=time.clock)
+    follower = Follower(StoreSight(store), tmp_path, now=time.now, clock=time.clock)
     follower.look()
     time.seconds = 20.0
     follower.look()
@@ -133,7 +134,7 @@ def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
 def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch, tmp_path):
     """Someone else may write to it, too."""
     monkeypatch.setattr(following, "look", lambda _: [WorkerState("reporter", 1, "http://x", answers=True)])
-    follower = Follower(store, tmp_path, now=time.now, clock=time.clock)
+    follower = Follower(StoreSight(store), tmp_path, now=time.now, clock=time.clock)
     follower.look()
     planted.letter(store, planted.scan(store, "a"))
     time.seconds = 61.0
@@ -141,10 +142,31 @@ def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch
     assert [ended.slide.slide_id for ended in follower.look().news] == ["a"]
 
 
+def test_at_rest_the_index_is_looked_at_every_two_seconds_however_often_one_asks(time, monkeypatch, tmp_path):
+    class Looks:
+        still_s = IndexSight.still_s
+        count = 0
+
+        def look(self):
+            self.count += 1
+            return Seen(())
+
+    monkeypatch.setattr(following, "look", lambda _: [WorkerState("reporter", 1, "http://x", answers=True)])
+    looks = Looks()
+    follower = Follower(looks, tmp_path, now=time.now, clock=time.clock)
+    follower.look()
+    time.seconds, looks.count = 20.0, 0
+    while time.seconds < 40.0:
+        time.seconds += 0.5
+        follower.look()
+
+    assert looks.count == 10
+
+
 def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
     for slide_id in "abc":
         planted.letter(store, planted.scan(store, slide_id))
-    follower = Follower(store, None, only={"b", "nowhere"}, now=time.now, clock=time.clock)
+    follower = Follower(StoreSight(store, only={"b", "nowhere"}), None, now=time.now, clock=time.clock)
     monkeypatch.setattr(type(store), "list", lambda *_: pytest.fail("letters are listed"))
 
     assert [(slide.slide_id, slide.state) for slide in follower.look().slides] == [("b", "dead-letter")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import stat
+import time
 from dataclasses import replace
 
 import planted_objects as planted
@@ -14,6 +15,7 @@ from many_slides import plant_many
 from histgen_lib.errors import TransientError
 from histgen_lib.events import BagReady
 from histgen_lib.pipeline import keys
+from histgen_lib.stack import index as indices
 from histgen_lib.stack.index import make_index, open_index
 from histgen_lib.stack.indexing import Indexer, look_up, settle
 from histgen_lib.stack.overview import Overview
@@ -224,6 +226,26 @@ def test_a_look_costs_the_store_the_same_however_many_slides_there_are(tmp_path,
     kept.index.page(limit=60)
     kept.index.counts()
     assert kept.asked == []
+
+
+def test_an_end_is_noted_once_however_often_it_is_looked_at(kept, monkeypatch):
+    kept.seconds = time.time()
+    planted.letter(kept.store, planted.scan(kept.store, "a"))
+    planted.scan(kept.store, "b")
+    kept.until_whole()
+    for _ in range(3):
+        kept.index.touch(["a", "b"])
+        kept.turn()
+    assert [end.slide.slide_id for end in kept.index.ends(0, 0.0)] == ["a"]
+    monkeypatch.setattr(indices, "_NEWS", 2)
+    for data in ("first", "second", "third"):
+        planted.draft(kept.store, "b", data=data)
+        planted.scan(kept.store, "b", data=data)
+        kept.index.touch(["b"])
+        kept.turn()
+
+    assert [end.number for end in kept.index.ends(0, 0.0)] == [3, 4]
+    assert kept.index.last_number() == 4
 
 
 def test_an_idle_index_asks_the_store_nothing(kept):

@@ -77,11 +77,11 @@ class MemoryStore(Failing):
 
     def head(self, key: str) -> ObjectInfo | None:
         self.called("head")
-        return ObjectInfo(key, 1, "") if key in self.objects else None
+        return ObjectInfo(key, 1, "", 0.0) if key in self.objects else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         self.called("list")
-        return iter([ObjectInfo(key, 1, "") for key in sorted(self.objects) if key.startswith(prefix)])
+        return iter([ObjectInfo(key, 1, "", 0.0) for key in sorted(self.objects) if key.startswith(prefix)])
 
     def delete(self, key: str) -> None:
         self.called("delete")
