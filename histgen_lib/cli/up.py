@@ -184,10 +184,12 @@ def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
     from histgen_lib.stack.following import Follower  # noqa: PLC0415
     from histgen_lib.stack.sight import sight_of  # noqa: PLC0415
 
-    sight = sight_of(connect(Stated(home=stack.home.folder), os.environ))
-    follower, lines = Follower(sight, stack.home.run_dir), headings(stack)
+    lines = headings(stack)
     if not console.is_terminal:
         console.print("\n".join(lines), soft_wrap=True)
+    sight = sight_of(connect(Stated(home=stack.home.folder), os.environ), stop.wait)
+    follower = Follower(sight, stack.home.run_dir)
+    if not console.is_terminal:
         while not stop.requested:
             stack.check()
             for ended in follower.look().news:

@@ -120,9 +120,9 @@ def _name(end: End) -> tuple[str, str, float]:
     return end.slide.slide_id, end.slide.end, end.at
 
 
-def sight_of(connection: Connection) -> Sight:
-    """Choose how to look at all slides of a stack."""
-    return IndexSight(connection) if _is_kept(connection) else StoreSight(connection.store())
+def sight_of(connection: Connection, pause: Callable[[float], object] = time.sleep) -> Sight:
+    """Choose how to look at all slides of a stack; soon, if `pause`, which takes seconds, returns true."""
+    return IndexSight(connection) if _is_kept(connection, pause) else StoreSight(connection.store())
 
 
 def settled(store: ObjectStore, index: Index) -> str:
@@ -134,7 +134,7 @@ def settled(store: ObjectStore, index: Index) -> str:
     return ""
 
 
-def _is_kept(connection: Connection) -> bool:
+def _is_kept(connection: Connection, pause: Callable[[float], object]) -> bool:
     """Tell whether there is an index of all slides, or one that a running stack makes to be one."""
     end = time.monotonic() + _PATIENCE_S
     while True:
@@ -143,6 +143,5 @@ def _is_kept(connection: Connection) -> bool:
             with closing(index):
                 if (whole := ask(index, lambda one: bool(one.fact("whole")))) is not None:
                     return whole or running
-        if not running or time.monotonic() > end:
+        if not running or time.monotonic() > end or pause(_STEP_S):
             return False
-        time.sleep(_STEP_S)
