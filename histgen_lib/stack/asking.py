@@ -10,7 +10,7 @@ import errno
 import http.client
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,9 +113,13 @@ def _owners(address: str, port: int) -> Iterator[int]:
     """Yield the user ids of those who listen there; nothing for an address elsewhere, or without /proc."""
     for table, host in _LISTENERS.get(address, ()):
         try:
-            lines = Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
+            with Path("/proc/net", table).open(encoding="ascii") as lines:  # who listens comes first
+                yield from _listening(lines, f"{host}:{port:04X}")
         except OSError:
             return
-        for fields in map(str.split, lines):
-            if fields[1] == f"{host}:{port:04X}" and fields[3] == _LISTENS:
-                yield int(fields[7])
+
+
+def _listening(lines: Iterable[str], at: str) -> Iterator[int]:
+    for fields in map(str.split, lines):
+        if fields[1] == at and fields[3] == _LISTENS:
+            yield int(fields[7])

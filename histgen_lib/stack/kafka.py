@@ -43,7 +43,9 @@ log.flush.interval.messages=1
 offsets.retention.minutes=525600
 # After a crash the controller waits this long for the broker of old before it admits the new one.
 broker.session.timeout.ms=6000
-broker.heartbeat.interval.ms=500
+broker.heartbeat.interval.ms=2000
+# By default the controller writes to the disk twice a second that there is nothing to write.
+metadata.max.idle.interval.ms=0
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 """
@@ -138,6 +140,7 @@ class KafkaProcess:
         return [
             java,
             "-XX:+UseSerialGC",  # the default collector's threads are for larger heaps than this one
+            "-XX:-UsePerfData",  # looks at counters twenty times a second, for tools that nobody runs
             "-Xlog:disable",
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",

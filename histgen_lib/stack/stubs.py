@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from histgen_lib.inference import shared_memory
@@ -30,14 +31,42 @@ class StubWatch:
     def __init__(self, server: Callable[[], int | None]) -> None:
         self._server = server
         self._known: tuple[int | None, frozenset[int]] = None, frozenset()
+        self._ends = _Ends()
 
     def disturbed(self) -> bool:
         """Whether that happened since it was asked last."""
         server, (known, stubs) = self._server(), self._known
-        if server == known and stubs and _stubs_among(list(stubs)).keys() == stubs:
+        if server == known and stubs and not self._ends.any():
             return False
         self._known = server, frozenset(stubs_of(server))
+        self._ends.watch(self._known[1])
         return self._known != (known, stubs)
+
+
+class _Ends:
+    """Tells of processes' ends as the kernel does. Where it does not, one may have come at any time."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self._told = False
+
+    def watch(self, pids: Iterable[int]) -> None:
+        """Watch these, and no others any more."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors, self._told = [], True
+        for pid in pids:
+            try:
+                self._descriptors.append(os.pidfd_open(pid))
+            except (OSError, AttributeError):  # it has just ended, or there are no such descriptors
+                self._told = False
+
+    def any(self) -> bool:
+        """Whether one may have ended."""
+        ended = select.poll()
+        for descriptor in self._descriptors:
+            ended.register(descriptor, select.POLLIN)
+        return not self._told or bool(ended.poll(0))
 
 
 def end_left_over(regions: str | None = None) -> None:
