@@ -1,7 +1,8 @@
 """A slide as OpenSlide reads it, each compressed tile checked for damage before it is shown.
 
 OpenSlide drops what its decoders warn of, and answers damaged tiles with garbage. Where the compressed tiles
-can be found in the file, those under a read are checked first; damaged ones come out white, and are told.
+can be found in the file, those under a read are checked first; damaged ones come out white, and are told. So
+are those that OpenSlide fails on, though the system reads their bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
 from math import floor
@@ -17,11 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides._openslide import OpenSlideImage
 from histgen_lib.slides._units import Box, Units
 
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
 _WHITE = 255
+_INSIDE = 2
+"""So far (px) from a tile's corner OpenSlide does not mix in its neighbours."""
 
 
 class CheckedImage:
@@ -48,7 +53,12 @@ class CheckedImage:
         under = units.under(left - 1, top - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
         damaged = [number for number in under if not self._is_whole(level, number)]
         if not damaged:
-            return self.read_unchecked(x, y, level, width, height)
+            try:
+                return self.read_unchecked(x, y, level, width, height)
+            except InvalidInputError:
+                damaged = [number for number in under if not self._can_be_decoded(level, number)]
+                if not damaged:
+                    raise
         rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
         boxes = [box for number in damaged for box in units.boxes(number, rim)]
         return self._read_around(level, (left, top, left + width, top + height), boxes)
@@ -99,14 +109,33 @@ class CheckedImage:
         return bool(states[number] == _WHOLE)
 
     def _check(self, units: Units, number: int) -> bool:
-        offset, count = int(units.offsets[number]), int(units.byte_counts[number])
-        if count == 0:
+        if units.is_whole is None or units.byte_counts[number] == 0:
             return True
         try:
-            data = os.pread(self._file(units.path), count, offset)
+            data = self._bytes_of(units, number)
         except OSError:
             return True  # OpenSlide fails to read it, too, and says so
-        return len(data) == count and units.is_whole(data)
+        return len(data) == units.byte_counts[number] and units.is_whole(data)
+
+    def _can_be_decoded(self, level: int, number: int) -> bool:
+        """Let OpenSlide decode one tile; it is the tile that is at fault if the system reads its bytes."""
+        units, by = self._units[level], self.levels[level].downsample
+        left, top, _, _ = units.boxes(number, 0)[0]
+        x, y = (
+            round(min(place + _INSIDE, side - 1) * by)
+            for place, side in zip((left, top), self.levels[level].size, strict=True)
+        )
+        try:
+            self.read_unchecked(x, y, level, 1, 1)
+        except InvalidInputError:
+            with suppress(OSError):
+                self._bytes_of(units, number)
+                self._states[level][number] = _DAMAGED
+                return False
+        return True
+
+    def _bytes_of(self, units: Units, number: int) -> bytes:
+        return os.pread(self._file(units.path), int(units.byte_counts[number]), int(units.offsets[number]))
 
     def _file(self, path: Path) -> int:
         with self._lock:
