@@ -7,6 +7,7 @@ are those that OpenSlide fails on, though the system reads their bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +42,7 @@ class CheckedImage:
         self._image, self._locate = image, locate
         self._files: dict[Path, int] = {}
         self._states: dict[int, NDArray[np.uint8]] = {}
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), False
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read part of a level as `OpenSlideImage.read` does; damaged tiles are white."""
@@ -80,6 +81,7 @@ class CheckedImage:
         """Give the files back."""
         self._image.close()
         with self._lock:
+            self._closed = True
             for handle in self._files.values():
                 os.close(handle)
             self._files = {}
@@ -139,6 +141,8 @@ class CheckedImage:
 
     def _file(self, path: Path) -> int:
         with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._files[path]

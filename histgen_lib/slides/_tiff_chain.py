@@ -23,6 +23,8 @@ _NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 4096
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 Tags = dict[int, int]
 
 
