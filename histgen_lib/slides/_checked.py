@@ -52,17 +52,14 @@ class CheckedImage:
         by = self.levels[level].downsample
         left, top = floor(x / by), floor(y / by)
         under = units.under(left - 1, top - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
-        damaged = [number for number in under if not self._is_whole(level, number)]
-        if not damaged:
-            try:
-                return self.read_unchecked(x, y, level, width, height)
-            except InvalidInputError:
-                damaged = [number for number in under if not self._can_be_decoded(level, number)]
-                if not damaged:
-                    raise
-        rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
-        boxes = [box for number in damaged for box in units.boxes(number, rim)]
-        return self._read_around(level, (left, top, left + width, top + height), boxes)
+        damaged = {number for number in under if not self._is_whole(level, number)}
+        try:
+            return self._read_without(damaged, (x, y), level, (width, height))
+        except InvalidInputError:
+            found = {number for number in under - damaged if not self._can_be_decoded(level, number)}
+            if not found:
+                raise
+        return self._read_without(damaged | found, (x, y), level, (width, height))
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
         """Whether no damage is known of in part of a level; the corner is in level-0 px."""
@@ -90,6 +87,18 @@ class CheckedImage:
     def _units(self) -> Mapping[int, Units]:
         with self._lock:
             return self._locate()
+
+    def _read_without(
+        self, damaged: set[int], corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Read part of a level (corner in level-0 px, size in level px), touching none of `damaged`."""
+        if not damaged:
+            return self.read_unchecked(*corner, level, *size)
+        units, by = self._units[level], self.levels[level].downsample
+        rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
+        boxes = [box for number in damaged for box in units.boxes(number, rim)]
+        left, top = (floor(place / by) for place in corner)
+        return self._read_around(level, (left, top, left + size[0], top + size[1]), boxes)
 
     def _read_around(self, level: int, part: Box, boxes: list[Box]) -> NDArray[np.uint8]:
         """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`; they stay white."""

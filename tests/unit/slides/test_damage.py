@@ -368,11 +368,17 @@ def test_a_tile_that_only_decoding_judges_is_left_out_and_refuses_no_slide(
     sound = read(path)
     with tifffile.TiffFile(path) as tiff:
         offsets, counts = tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts
-    middle = len(offsets) // 2 + 8
-    spoil(path, lambda data: b"\xff" * len(data), [(offsets[middle], offsets[middle] + counts[middle])])
+    one, other = len(offsets) // 2 + 8, len(offsets) // 2 - 28
+    for number in (one, other):
+        spoil(path, lambda data: b"\xff" * len(data), [(offsets[number], offsets[number] + counts[number])])
     found = read(path)
     assert "damaged" not in sound.flags
     assert "damaged" in found.flags
-    assert (found.left_out, found.checked) == (1, False)
-    assert len(sound.tiles.keys() - found.tiles.keys()) == 1
+    assert (found.left_out, found.checked) == (2, False)
+    assert len(sound.tiles.keys() - found.tiles.keys()) == 2
     assert differ(found, sound) == 0
+    with open_slide(path, mpp=MPP) as slide:
+        y, x = (side * place for place in divmod(one, width // side))
+        with pytest.raises(InvalidInputError):
+            slide.read_region(x, y, 0, side, side)
+        assert 0 < slide.unseen < 0.05  # the one that is known, and the other that comes to be
