@@ -11,6 +11,7 @@ from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import Mpp, Out, Slides, model_folder
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
 from histgen_lib.cli.sources import expand
+from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.training.encode import EncodeResult
@@ -56,7 +57,7 @@ def encode(
             soft_wrap=True,
         )
     for path, error in result.failed:
-        err().print(f"{path}:", style="bold", soft_wrap=True)
+        err().print(f"{printable(str(path))}:", style="bold", soft_wrap=True)
         say_error(Failure.of(error))
     raise typer.Exit(1 if result.failed else 0)
 

@@ -15,6 +15,7 @@ from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, model_fold
 from histgen_lib.cli.output import Failure, JsonFlag, confidence_word, emit_json, err, out, say_error
 from histgen_lib.cli.sources import expand, is_bag
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.inference import InferenceServer
@@ -128,11 +129,11 @@ def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
     """Draft every slide; a bad one is reported and passed over, a broken installation ends it all."""
     outcomes = []
     for number, path in enumerate(paths, 1):
-        outcomes.append(_draft(path, job, f"{path.name} ({number}/{len(paths)})"))
+        outcomes.append(_draft(path, job, f"{printable(path.name)} ({number}/{len(paths)})"))
         failure, result = outcomes[-1].failure, outcomes[-1].result
         if failure is not None and (show or len(paths) > 1):
             if len(paths) > 1:
-                err().print(f"{path}:", style="bold", soft_wrap=True)
+                err().print(f"{printable(str(path))}:", style="bold", soft_wrap=True)
             say_error(failure)
         if show and result is not None:
             print_draft(result)
@@ -235,7 +236,7 @@ def _draft_dict(path: Path, result: Result) -> dict[str, Any]:
 
 def _summary_row(outcome: Outcome) -> tuple[str, str, str, str]:
     if outcome.failure is not None:
-        return outcome.path.name, "failed", "", outcome.failure.code
+        return printable(outcome.path.name), "failed", "", outcome.failure.code
     assert outcome.result is not None
     draft = outcome.result.draft
     said = draft.fields.get("diagnosis") or draft.text.partition("\n")[0]
@@ -243,4 +244,5 @@ def _summary_row(outcome: Outcome) -> tuple[str, str, str, str]:
         "unchanged" if outcome.result.status == "unchanged" else ""
     )
     trusted = not draft.out_of_distribution.flag
-    return outcome.path.name, said, confidence_word(draft.confidence) if trusted else "not valid", note
+    sure = confidence_word(draft.confidence) if trusted else "not valid"
+    return printable(outcome.path.name), said, sure, note

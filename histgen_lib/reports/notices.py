@@ -22,6 +22,8 @@ QUALITY_SENTENCES = {
     "levels-left-out": "Some smaller copies of the picture in the file do not show what the full one shows; "
     "they were not used.",
     "scale-contradicted": "The scale that was stated is more than a fifth off the one that the file states.",
+    "scale-doubtful": "The file contradicts its own scale (a second one, or the magnification beside it): "
+    "everything rests on the first; if it is wrong, state the right one with --mpp.",
     "pixels-not-square": "The file says that its pixels are not square; they were taken as square.",
     "encoder-unstated": "The bag does not say which tile encoder made it.",
 }

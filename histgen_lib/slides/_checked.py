@@ -1,14 +1,17 @@
 """A slide as OpenSlide reads it, each compressed tile checked for damage before it is shown.
 
 OpenSlide drops what its decoders warn of, and answers damaged tiles with garbage. Where the compressed tiles
-can be found in the file, those under a read are checked first; damaged ones come out white, and are told.
+can be found in the file, those under a read are checked first; damaged ones come out white, and are told. So
+are those that OpenSlide fails on, though the system reads their bytes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
 from math import floor
@@ -17,11 +20,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides._openslide import OpenSlideImage
 from histgen_lib.slides._units import Box, Units
 
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
 _WHITE = 255
+_INSIDE = 2
+"""So far (px) from a tile's corner OpenSlide does not mix in its neighbours."""
 
 
 class CheckedImage:
@@ -36,7 +42,7 @@ class CheckedImage:
         self._image, self._locate = image, locate
         self._files: dict[Path, int] = {}
         self._states: dict[int, NDArray[np.uint8]] = {}
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), False
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read part of a level as `OpenSlideImage.read` does; damaged tiles are white."""
@@ -46,12 +52,14 @@ class CheckedImage:
         by = self.levels[level].downsample
         left, top = floor(x / by), floor(y / by)
         under = units.under(left - 1, top - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
-        damaged = [number for number in under if not self._is_whole(level, number)]
-        if not damaged:
-            return self.read_unchecked(x, y, level, width, height)
-        rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
-        boxes = [box for number in damaged for box in units.boxes(number, rim)]
-        return self._read_around(level, (left, top, left + width, top + height), boxes)
+        damaged = {number for number in under if not self._is_whole(level, number)}
+        try:
+            return self._read_without(damaged, (x, y), level, (width, height))
+        except InvalidInputError:
+            found = {number for number in under - damaged if not self._can_be_decoded(level, number)}
+            if not found:
+                raise
+        return self._read_without(damaged | found, (x, y), level, (width, height))
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
         """Whether no damage is known of in part of a level; the corner is in level-0 px."""
@@ -70,6 +78,7 @@ class CheckedImage:
         """Give the files back."""
         self._image.close()
         with self._lock:
+            self._closed = True
             for handle in self._files.values():
                 os.close(handle)
             self._files = {}
@@ -78,6 +87,18 @@ class CheckedImage:
     def _units(self) -> Mapping[int, Units]:
         with self._lock:
             return self._locate()
+
+    def _read_without(
+        self, damaged: set[int], corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Read part of a level (corner in level-0 px, size in level px), touching none of `damaged`."""
+        if not damaged:
+            return self.read_unchecked(*corner, level, *size)
+        units, by = self._units[level], self.levels[level].downsample
+        rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
+        boxes = [box for number in damaged for box in units.boxes(number, rim)]
+        left, top = (floor(place / by) for place in corner)
+        return self._read_around(level, (left, top, left + size[0], top + size[1]), boxes)
 
     def _read_around(self, level: int, part: Box, boxes: list[Box]) -> NDArray[np.uint8]:
         """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`; they stay white."""
@@ -99,17 +120,38 @@ class CheckedImage:
         return bool(states[number] == _WHOLE)
 
     def _check(self, units: Units, number: int) -> bool:
-        offset, count = int(units.offsets[number]), int(units.byte_counts[number])
-        if count == 0:
+        if units.is_whole is None or units.byte_counts[number] == 0:
             return True
         try:
-            data = os.pread(self._file(units.path), count, offset)
+            data = self._bytes_of(units, number)
         except OSError:
             return True  # OpenSlide fails to read it, too, and says so
-        return len(data) == count and units.is_whole(data)
+        return len(data) == units.byte_counts[number] and units.is_whole(data)
+
+    def _can_be_decoded(self, level: int, number: int) -> bool:
+        """Let OpenSlide decode one tile; it is the tile that is at fault if the system reads its bytes."""
+        units, by = self._units[level], self.levels[level].downsample
+        left, top, _, _ = units.boxes(number, 0)[0]
+        x, y = (
+            round(min(place + _INSIDE, side - 1) * by)
+            for place, side in zip((left, top), self.levels[level].size, strict=True)
+        )
+        try:
+            self.read_unchecked(x, y, level, 1, 1)
+        except InvalidInputError:
+            with suppress(OSError):
+                self._bytes_of(units, number)
+                self._states[level][number] = _DAMAGED
+                return False
+        return True
+
+    def _bytes_of(self, units: Units, number: int) -> bytes:
+        return os.pread(self._file(units.path), int(units.byte_counts[number]), int(units.offsets[number]))
 
     def _file(self, path: Path) -> int:
         with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._files[path]

@@ -18,7 +18,7 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.mpp import believable
+from histgen_lib.slides.mpp import MAGNIFICATION, SECOND_MPP, believable
 from histgen_lib.slides.ome import ome_scale
 from histgen_lib.slides.refusals import crashes_openslide, refusal, unsupported
 from histgen_lib.slides.scanner import SCANNER_PROPERTIES
@@ -35,6 +35,7 @@ _KEPT_PROPERTIES = (
     openslide.PROPERTY_NAME_VENDOR,
     openslide.PROPERTY_NAME_MPP_X,
     openslide.PROPERTY_NAME_MPP_Y,
+    MAGNIFICATION,
     "dicom.SeriesInstanceUID",
     *(key for keys in SCANNER_PROPERTIES for key in keys),
 )
@@ -69,11 +70,13 @@ class OpenSlideImage:
             raise reason
 
     def _complete_scale(self, description: str) -> None:
-        """Take the scale from OME-XML where the TIFF's own tags state none that can be true."""
+        """Take OME-XML's scale where the TIFF's own tags state none to believe; else keep both."""
         mpp_x, mpp_y = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
-        if believable((self.properties.get(mpp_x), self.properties.get(mpp_y))) is None:
-            stated = ome_scale(description, tuple(self._handle.dimensions))
-            self.properties |= dict(zip((mpp_x, mpp_y), stated, strict=True)) if stated else {}
+        stated = ome_scale(description, tuple(self._handle.dimensions))
+        if stated and believable((self.properties.get(mpp_x), self.properties.get(mpp_y))) is None:
+            self.properties |= dict(zip((mpp_x, mpp_y), stated, strict=True))
+        elif stated and (second := believable(stated)):
+            self.properties[SECOND_MPP] = repr(second)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[h,w,3] RGB.

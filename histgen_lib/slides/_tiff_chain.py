@@ -23,11 +23,13 @@ _NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 4096
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 Tags = dict[int, int]
 
 
 def is_truncated_tiff(path: Path) -> bool:
-    """Whether `path` starts as a TIFF or BigTIFF whose chain of directories runs past the end of the file."""
+    """Whether `path` starts as a TIFF whose chain of directories runs past its end, or in a circle."""
     with path.open("rb") as file:
         head = file.read(16)
         layout = _layout(head)
@@ -35,9 +37,11 @@ def is_truncated_tiff(path: Path) -> bool:
             return False
         size = path.stat().st_size
         link: int | None = layout.link_as.unpack_from(head, layout.first_link)[0]
-        for _ in range(_MOST_DIRECTORIES):
-            if not link:
-                break
+        seen = set[int]()
+        while link and len(seen) < _MOST_DIRECTORIES:
+            if link in seen:
+                return True
+            seen.add(link)
             link = _next_link(file, link, layout, size)
     return link is None
 

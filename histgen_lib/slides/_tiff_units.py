@@ -25,7 +25,7 @@ _VENTANA_AREA = re.compile(rb'<ImageInfo[^>]*AOIScanned="1"')
 
 
 def tiff_units(path: Path, vendor: str, levels: Sequence[Level]) -> Mapping[int, Units]:
-    """Find the compressed tiles of each level, by its number; of no level that nobody can check."""
+    """Find the compressed tiles of each level, by its number; of no level whose tiles have no place."""
     if vendor not in (*_PLACED, _VENTANA):
         return {}
     try:
@@ -45,10 +45,9 @@ def _placed_units(
     for number, level in enumerate(levels):
         for page in pages:
             beyond = page.imagewidth - level.size[0], page.imagelength - level.size[1]
-            check = _check_of(page)
-            if check and 0 <= beyond[0] < page.tilewidth and 0 <= beyond[1] < page.tilelength:
+            if _is_placed(page) and 0 <= beyond[0] < page.tilewidth and 0 <= beyond[1] < page.tilelength:
                 tile = (page.tilewidth, page.tilelength)
-                found.setdefault(number, _units(path, page, check, (float(tile[0]), float(tile[1]))))
+                found.setdefault(number, _units(path, page, (float(tile[0]), float(tile[1]))))
     return found
 
 
@@ -65,8 +64,11 @@ def _ventana_units(
     if areas != 1:
         return {}
     steps = _ventana_steps(told[0], levels[0])
-    checks = {number: _check_of(page) for number, page in told.items() if number < len(levels)}
-    return {number: _units(path, told[number], check, steps) for number, check in checks.items() if check}
+    return {
+        number: _units(path, page, steps)
+        for number, page in told.items()
+        if number < len(levels) and _is_placed(page)
+    }
 
 
 def _ventana_steps(page: tifffile.TiffPage, level: Level) -> tuple[float, float]:
@@ -78,7 +80,8 @@ def _ventana_steps(page: tifffile.TiffPage, level: Level) -> tuple[float, float]
     return float(steps[0]), float(steps[1])
 
 
-def _units(path: Path, page: tifffile.TiffPage, check: Check, step: tuple[float, float]) -> Units:
+def _units(path: Path, page: tifffile.TiffPage, step: tuple[float, float]) -> Units:
+    check = _check_of(page)
     return Units(
         path=path,
         tile_size=(page.tilewidth, page.tilelength),
@@ -87,7 +90,7 @@ def _units(path: Path, page: tifffile.TiffPage, check: Check, step: tuple[float,
         byte_counts=np.asarray(page.databytecounts, np.int64),
         cells=in_rows(len(page.dataoffsets), _counts(page)[0]),
         is_whole=check,
-        sure=page.compression not in _JPEG_2000,
+        sure=check is not None and page.compression not in _JPEG_2000,
     )
 
 
@@ -100,9 +103,12 @@ def _xml_of(page: tifffile.TiffPage) -> bytes:
     return found if isinstance(found, bytes) else str(found).encode()
 
 
+def _is_placed(page: tifffile.TiffPage) -> bool:
+    return page.planarconfig == 1 and len(page.dataoffsets) > 0
+
+
 def _check_of(page: tifffile.TiffPage) -> Check | None:
-    if page.planarconfig != 1 or not len(page.dataoffsets):
-        return None
+    """Return what judges the bytes of a tile; None for kinds that only decoding judges."""
     if page.compression == _JPEG:
         tables = page.tags.valueof(_JPEG_TABLES_TAG) or b"\xff\xd8\xff\xd9"
         return partial(_is_whole_with, tables[:-2])

@@ -20,8 +20,8 @@ class Units:
     """The compressed tiles of one level, at byte `offsets`[i] of `path`, `byte_counts`[i] long; 0: left out.
 
     `cells`: int64[rows, columns], which of them shows in each cell of the level; -1 for none. Each shows
-    `tile_size` px; cells lie `step` px apart, less where tiles overlap. `is_whole`: judges the bytes of one.
-    `sure`: whether it notices whatever changes many pixels.
+    `tile_size` px; cells lie `step` px apart, less where tiles overlap. `is_whole`: judges the bytes of one;
+    None where only decoding tells. `sure`: whether it notices whatever changes many pixels.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Units:
     offsets: NDArray[np.int64]
     byte_counts: NDArray[np.int64]
     cells: NDArray[np.int64]
-    is_whole: Check
+    is_whole: Check | None
     sure: bool = True
 
     def under(self, left: int, top: int, width: int, height: int) -> set[int]:

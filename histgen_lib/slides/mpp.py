@@ -30,6 +30,13 @@ _NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 MOST_CONTRADICTION = 0.2
 """Most relative difference of a stated scale from the file's own that goes without a word."""
 
+SECOND_MPP = "histgen.second-mpp"
+"""The property under which a reader keeps a scale that the file states besides the one that is believed."""
+MAGNIFICATION = "aperio.AppMag"
+_MPP_AT_1X = 10.0
+_MOST_BESIDE_MAGNIFICATION = 1.5
+"""A 40× scan has about 0.25 µm/px, give or take what makers call 40×; twice as much is another scan."""
+
 
 def decide_mpp(
     path: Path,
@@ -95,6 +102,15 @@ def scale_flags(mpp: float, in_file: tuple[str | None, str | None]) -> tuple[str
         ("pixels-not-square", _not_square(in_file)),
     )
     return tuple(flag for flag, holds in raised if holds)
+
+
+def doubted(mpp: float, properties: Mapping[str, str]) -> bool:
+    """Whether the file contradicts its own scale: by a second one, or by the magnification beside it."""
+    second, times = (_number(properties.get(key)) for key in (SECOND_MPP, MAGNIFICATION))
+    by_magnification = mpp * times / _MPP_AT_1X if times is not None and times > 0 else 1.0
+    return (second is not None and abs(mpp / second - 1) > MOST_CONTRADICTION) or not (
+        1 / _MOST_BESIDE_MAGNIFICATION <= by_magnification <= _MOST_BESIDE_MAGNIFICATION
+    )
 
 
 def _not_square(in_file: tuple[str | None, str | None]) -> bool:

@@ -13,8 +13,8 @@
 | `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
 
 Opening a slide (`Slide.flags`) may raise `levels-left-out`, where smaller levels do not show what level 0
-shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own, and
-`pixels-not-square`.
+shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own,
+`scale-doubtful`, where the file contradicts its own scale, and `pixels-not-square`.
 
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
 scale. On sharp slides at 0.5 mpp nine tiles in ten have more than 0.1; blurred by 1 µm (Gaussian) the

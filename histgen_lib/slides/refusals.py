@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._tiff_chain import Tags, directories, is_big_endian, is_truncated_tiff
+from histgen_lib.slides._tiff_chain import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 
 _HEAD_BYTES = 4096
 _MOST_PAGES = 64
+_TIFF_HEAD_BYTES = 8
 
 _CONVERT = "Convert it, for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 _TO_RGB = (
@@ -38,6 +39,7 @@ _CZI = f"Export it from ZEN as one scene in one focal plane, in 8-bit RGB, uncom
 _WHOLE_SERIES = "Copy all files of the series into the same folder."
 
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322
+_SHOWN_WIDTH = "openslide.level[0].width"
 _CZI_PLANES = "zeiss.Information.Image.SizeZ"
 _INDEXED = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES)
 _NOT_OF_TEXT = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
@@ -148,10 +150,17 @@ def unsupported(path: Path, vendor: str, written: Mapping[str, str]) -> InvalidI
         return None
     if path.suffix.lower() in _FOREIGN_SUFFIXES:
         return _foreign(path)
-    tiled = [page for page in directories(path, _MOST_PAGES) if _TILE_WIDTH in page]
+    pages = directories(path, _MOST_PAGES)
+    tiled = [page for page in pages if _TILE_WIDTH in page]
     if not tiled:
         return None
     largest = max(tiled, key=lambda page: page.get(_WIDTH, 0))
+    if largest.get(_WIDTH, 0) > int(written.get(_SHOWN_WIDTH, largest.get(_WIDTH, 0))):
+        return _not_supported(
+            path,
+            "a TIFF whose first page is smaller than a later one (a label, or an overview)",
+            f"{_CONVERT} (IN[page={pages.index(largest)}] for the largest page)",
+        )
     return _of_pixels(path, largest) or (of_planes(path) if _planes(tiled, largest) > 1 else None)
 
 
@@ -229,12 +238,12 @@ def _of_foreign(path: Path, head: bytes, said: str) -> InvalidInputError | None:
 
 
 def _of_tiff(path: Path, head: bytes, said: str) -> InvalidInputError | None:
-    if is_truncated_tiff(path):
-        return _damaged(path)
-    pages = directories(path, _MOST_PAGES)
-    if not pages:
+    if not head.startswith(TIFF_STARTS) or len(head) < _TIFF_HEAD_BYTES:
         return None
-    largest = max(pages, key=lambda page: page.get(_WIDTH, 0) * page.get(_HEIGHT, 0))
+    pages = directories(path, _MOST_PAGES)
+    largest = max(pages, key=lambda page: page.get(_WIDTH, 0) * page.get(_HEIGHT, 0), default={})
+    if is_truncated_tiff(path) or not largest.get(_WIDTH):
+        return _damaged(path)
     return _of_pixels(path, largest) or _first_that_holds(
         path,
         (_TILE_WIDTH not in largest, "a TIFF in strips, not in tiles", _CONVERT),

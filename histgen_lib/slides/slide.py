@@ -15,7 +15,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_name
 from histgen_lib.slides import source
 from histgen_lib.slides.admission import admit
-from histgen_lib.slides.mpp import MppSource, decide_mpp, scale_flags, written_mpp
+from histgen_lib.slides.mpp import MppSource, decide_mpp, doubted, scale_flags, written_mpp
 from histgen_lib.slides.places import Roots
 from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
@@ -250,7 +250,11 @@ def open_slide(
             mpp_source=origin,
             file_mpp=written_mpp(in_file),
             levels=tuple(pixels.levels[number] for number in believed.kept),
-            flags=(*(("levels-left-out",) if believed.wrong else ()), *scale_flags(value, in_file)),
+            flags=(
+                *(("levels-left-out",) if believed.wrong else ()),
+                *scale_flags(value, in_file),
+                *(("scale-doubtful",) if origin == "file" and doubted(value, pixels.properties) else ()),
+            ),
             file=file,
             slide_id=slide_id,
         )

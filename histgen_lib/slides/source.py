@@ -204,8 +204,11 @@ def missing_slide(path: Path) -> InvalidInputError:
 def unreadable_slide(path: Path, error: Exception) -> InvalidInputError:
     """Say why the system does not let a slide's file be read."""
     why = error.strerror if isinstance(error, OSError) else None
+    odd = isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ELOOP)
     return InvalidInputError(
         "slide-unreadable",
         f"{path.name} cannot be read: {why or type(error).__name__}.",
-        hint="Check that this account may read the file and that its disk or network share is there.",
+        hint="Give the slide's own file, no pipe, device or link in a circle; move what is none away from it."
+        if odd
+        else "Check that this account may read the file and that its disk or network share is there.",
     )

@@ -35,3 +35,16 @@ def test_the_longest_name_there_is_is_a_name_like_others(histgen, model_dir, sli
     code, _, err = histgen(*command(name, [slide], tmp_path / "out", model_dir))
 
     assert (code, [path.name[:5] for path in (tmp_path / "out").iterdir()]) == (0, ["nnnnn"]), err
+
+
+@pytest.mark.parametrize("name", ["report", "tiles", "encode"])
+def test_a_terminal_obeys_no_name(histgen, model_dir, slide_path, tmp_path, name):
+    """Neither one that is drafted nor one that fails, in what is said of it or in the summary."""
+    good = Path(shutil.copy(slide_path, tmp_path / "a\x1b[31m\nb[bold].tif"))
+    bad = tmp_path / "c\x1b[31m\nd[bold].svs"
+    bad.write_text("no slide")
+    code, out, err = histgen(*command(name, [good, bad], tmp_path / "out", model_dir))
+
+    assert code == 1
+    assert "\x1b[31m" not in out + err
+    assert "slide-format-unknown" in err

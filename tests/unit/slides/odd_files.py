@@ -69,6 +69,25 @@ def picture(name: str, kind: str) -> Maker:
     return make
 
 
+def in_a_circle(folder: Path) -> Path:
+    """Make a TIFF whose directory says that the next one is itself."""
+    path = tiff(compression="zlib", tile=None, metadata=None)(folder)
+    data = bytearray(path.read_bytes())
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
+    struct.pack_into("<I", data, place + 2 + 12 * count, place)
+    path.write_bytes(data)
+    return path
+
+
+def label_first(folder: Path) -> Path:
+    """Make a TIFF whose first page is a label, in tiles as the scan is."""
+    with tifffile.TiffWriter(folder / "a.tif") as file:
+        for page in (np.full((128, 160, 3), (255, 0, 255), np.uint8), RGB):
+            file.write(page, tile=(64, 64), photometric="rgb", metadata=None)
+    return folder / "a.tif"
+
+
 def archive(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "a.svs", "w") as target:
         target.writestr("slide.svs", b"")
@@ -194,6 +213,7 @@ ODD_FILES: dict[str, tuple[Maker, str, str]] = {
     "JPEG XL": (retagged(259, 8, 50002, compression="zlib"), UNSUPPORTED, "JPEG XL"),
     "unknown compression": (retagged(259, 8, 60001, compression="zlib"), UNSUPPORTED, "60001"),
     "12-bit JPEG": (twelve_bit_jpeg, UNSUPPORTED, "12-bit"),
+    "label first": (label_first, UNSUPPORTED, "first page"),
     "VSI": (tiff(name="a.vsi"), UNSUPPORTED, "VSI"),
     "VSI in strips": (tiff(name="a.vsi", tile=None), UNSUPPORTED, "VSI"),
     "iSyntax": (of_bytes("a.isyntax", b"<DataObject>" + bytes(99)), UNSUPPORTED, "iSyntax"),
@@ -235,6 +255,10 @@ ODD_FILES: dict[str, tuple[Maker, str, str]] = {
         "damaged",
     ),
     "TIFF, cut": (of_bytes("a.tif", struct.pack("<2sHI", b"II", 42, 5000) + bytes(100)), DAMAGED, "cut"),
+    "TIFF, cut behind its head": (of_bytes("a.tif", b"II*\0\x08\0\0\0"), DAMAGED, "cut"),
+    "TIFF, cut in its directory": (of_bytes("a.tif", b"II*\0\x08\0\0\0" + bytes(8)), DAMAGED, "cut"),
+    "TIFF, never finished": (of_bytes("a.tif", b"II*\0" + bytes(9999)), DAMAGED, "cut"),
+    "TIFF, in a circle": (in_a_circle, DAMAGED, "damaged"),
     "DICOM, cut": (cut(dicom(), 0.01), DAMAGED, "cut"),
 }
 """Name → how to make it, the code it deserves, and a word that the message must have."""

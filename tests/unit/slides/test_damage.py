@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -341,3 +342,43 @@ def test_deflate_is_judged_by_its_length_and_its_checksum(picture: NDArray[np.ui
     assert not is_whole_deflate(whole, len(pixels) + 1)
     assert not is_whole_deflate(whole[: len(whole) // 2], len(pixels))
     assert not is_whole_deflate(zeros(whole), len(pixels))
+
+
+def lzw(tile: NDArray[np.uint8]) -> bytes:
+    """Compress by LZW (TIFF 6.0, section 13), with codes of 9 bits and a new table before they run out."""
+    data, run, clear, end = tile.ravel().astype(np.uint16), 192, 256, 257
+    codes = np.column_stack([np.full(len(data) // run, clear, np.uint16), data.reshape(-1, run)]).ravel()
+    return np.packbits(
+        (np.append(codes, end)[:, None] >> np.arange(8, -1, -1, dtype=np.uint16)) & 1
+    ).tobytes()
+
+
+def test_a_tile_that_only_decoding_judges_is_left_out_and_refuses_no_slide(
+    tmp_path: Path, picture: NDArray[np.uint8]
+) -> None:
+    """What is whole beside it comes out as it is."""
+    path, picture, side = tmp_path / "a.tif", picture[::2, ::2].copy(), 64
+    height, width = (length // side * side for length in picture.shape[:2])
+    tiles = [picture[y:, x:][:side, :side] for y in range(0, height, side) for x in range(0, width, side)]
+    with tifffile.TiffWriter(path) as file:
+        how = {"tile": (side, side), "photometric": "rgb", "compression": "zlib"}
+        file.write(map(lzw, tiles), shape=(height, width, 3), dtype=np.uint8, **how)
+    deflate, by_lzw = (struct.pack("<HHIH", 259, 3, 1, code) for code in (8, 5))
+    path.write_bytes(path.read_bytes().replace(deflate, by_lzw))
+    sound = read(path)
+    with tifffile.TiffFile(path) as tiff:
+        offsets, counts = tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts
+    one, other = len(offsets) // 2 + 8, len(offsets) // 2 - 28
+    for number in (one, other):
+        spoil(path, lambda data: b"\xff" * len(data), [(offsets[number], offsets[number] + counts[number])])
+    found = read(path)
+    assert "damaged" not in sound.flags
+    assert "damaged" in found.flags
+    assert (found.left_out, found.checked) == (2, False)
+    assert len(sound.tiles.keys() - found.tiles.keys()) == 2
+    assert differ(found, sound) == 0
+    with open_slide(path, mpp=MPP) as slide:
+        y, x = (side * place for place in divmod(one, width // side))
+        with pytest.raises(InvalidInputError):
+            slide.read_region(x, y, 0, side, side)
+        assert 0 < slide.unseen < 0.05  # the one that is known, and the other that comes to be

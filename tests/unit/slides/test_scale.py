@@ -16,7 +16,8 @@ from histgen_lib.slides import TilingSettings, assess_quality, open_slide, plan_
 from histgen_lib.slides.ome import ome_scale
 
 PICTURE = stained(768, 768)
-CONTRADICTED, OBLONG = "scale-contradicted", "pixels-not-square"
+CONTRADICTED, OBLONG, DOUBTFUL = "scale-contradicted", "pixels-not-square", "scale-doubtful"
+APERIO = "Aperio Image Library v12\r\n768x768 (256x256) JPEG/RGB|AppMag = {}|MPP = {}"
 OME = '<?xml version="1.0"?><OME xmlns="x"><Image><Pixels SizeX="768" SizeY="768" {}/></Image></OME>'
 
 
@@ -61,6 +62,29 @@ class TestContradiction:
         with open_slide(path) as slide:
             assert (slide.mpp, slide.mpp_source, slide.flags) == (0.5, "sidecar", (CONTRADICTED,))
             assert slide.file_mpp == pytest.approx(0.25, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        ("description", "tags", "flags"),
+        [
+            (APERIO.format(40, 0.25), None, ()),
+            (APERIO.format(40, 0.2633), None, ()),
+            (APERIO.format(20, 0.499), None, ()),
+            (APERIO.format(40, 0.5), None, (DOUBTFUL,)),
+            (APERIO.format(20, 0.25), None, (DOUBTFUL,)),
+            (APERIO.format(0, 0.25), None, ()),
+            (APERIO.format("x", 0.25), None, ()),
+            (OME.format('PhysicalSizeX="0.25" PhysicalSizeY="0.25"'), 0.25, ()),
+            (OME.format('PhysicalSizeX="0.25" PhysicalSizeY="0.25"'), 0.5, (DOUBTFUL,)),
+            (OME.format('PhysicalSizeX="1" PhysicalSizeXUnit="pixel"'), 0.5, ()),
+            (OME.format('PhysicalSizeX="352" PhysicalSizeY="352"'), 0.5, ()),
+        ],
+    )
+    def test_a_file_that_contradicts_its_own_scale_is_said(self, slide_at, description, tags, flags):
+        path = slide_at(tags, description=description)
+        with open_slide(path) as slide:
+            assert (slide.mpp_source, slide.flags) == ("file", flags)
+        with open_slide(path, mpp=slide.mpp) as slide:
+            assert slide.flags == ()  # a person has decided
 
     def test_a_print_resolution_contradicts_nothing(self, slide_at):
         """It stands beside the scale in use, but nobody takes it for a scale."""
