@@ -110,8 +110,8 @@ _ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")  # becomes part of an object's 
 _SOURCE = re.compile(r"[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]{1,256}")  # a URI reference
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _COUNT = re.compile(r"[0-9]{1,6}")
-_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}")
-_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
+_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
+_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _NAME_BYTES = 200  # with a suffix it still is a file's name
 
 
