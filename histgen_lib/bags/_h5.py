@@ -29,6 +29,7 @@ from histgen_lib.names import safe_id
 
 _MICROMETRES_AT_1X = 10.0
 _MICROMETRES = {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometre"}
+_PIXELS = {"", "px", "pixel", "pixels"}
 _MOST_SIDE_PX = 2**31
 _MOST_CHUNK_BYTES = 1 << 30
 """HDF5 unpacks a chunk as a whole, however few rows of it are asked for."""
@@ -41,6 +42,8 @@ def read(path: Path) -> Bag:
             features, coords = _datasets(file, path.name)
             check_places(path.name, _shape(features), _shape(coords))
             attributes = {**dict(file.attrs), **dict(features.attrs), **dict(coords.attrs)}
+            if _unit(attributes) not in _MICROMETRES | _PIXELS:
+                raise unreadable(path.name, "its coords are in a unit other than pixels and micrometres")
             xy = whole_px(path.name, _rows(coords, slice(None)))
             made = halves(path.name, _shape(features), partial(_rows, features))
         return _bag(path, made, xy, attributes)
@@ -137,7 +140,11 @@ def _number(attributes: Mapping[str, Any], name: str, default: float = math.nan)
 
 
 def _is_in_micrometres(attributes: Mapping[str, Any]) -> bool:
-    return _text(attributes, "unit").strip().lower() in _MICROMETRES or "tile_size_um" in attributes
+    return _unit(attributes) in _MICROMETRES or "tile_size_um" in attributes
+
+
+def _unit(attributes: Mapping[str, Any]) -> str:
+    return _text(attributes, "unit").strip().lower()
 
 
 def _tile_side_um(attributes: Mapping[str, Any]) -> float:

@@ -148,14 +148,14 @@ print(len(bag), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_a_view_of_a_large_tensor_costs_only_what_it_shows(tmp_path):
     """`torch.save(large[:12])` writes all of `large`; only the view is read."""
-    large = torch.ones(100_000_000)
+    large = torch.ones(50_000_000)
     torch.save(large[: 12 * 16].reshape(12, 16), tmp_path / "a.pt")
     told = subprocess.run(
         [sys.executable, "-c", _READ, tmp_path / "a.pt"], check=True, capture_output=True, timeout=300
     )
     tiles, grown_kib = map(int, told.stdout.split())
     assert (tiles, told.stderr) == (12, b"")
-    assert grown_kib < 200_000
+    assert grown_kib < 100_000
 
 
 def test_nothing_that_torch_thinks_of_its_own_files_is_said(tmp_path):
