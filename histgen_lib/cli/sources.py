@@ -61,7 +61,8 @@ def _in_folder(folder: Path) -> list[Path]:
         raise InvalidInputError(
             "slide-is-folder",
             f"There is no slide in {folder} or below it{f' ({left_out})' if left_out else ''}.",
-            hint=f"The names of slides end in {looked_for()}; give a slide of another name by itself.",
+            hint=f"The names of slides end in {looked_for()}; give a slide of another name, or bags, by "
+            "themselves.",
         )
     if left_out:
         err().print(f"{folder}: {left_out}.", style="dim", soft_wrap=True)

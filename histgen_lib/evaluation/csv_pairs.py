@@ -12,6 +12,7 @@ from typing import Literal
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, write_atomic
+from histgen_lib.opening import read_ordinary
 
 BlankReferences = Literal["error", "keep", "skip"]
 _MAX_CELL_CHARACTERS = 2**24
@@ -69,7 +70,7 @@ def read_pairs_csv(
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_ordinary(path)
     except FileNotFoundError as error:
         raise _bad("missing", f"There is no file {path}.", "Check the path given to --csv.") from error
     except OSError as error:

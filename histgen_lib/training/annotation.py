@@ -10,6 +10,7 @@ from typing import Any
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, each_name_once
+from histgen_lib.opening import read_ordinary
 
 SPLITS = ("train", "val", "test")
 _MEANT = {
@@ -54,7 +55,7 @@ def read_annotation(path: Path) -> Annotation:
     "training-annotation-twice" when an id comes twice, in one split or in two.
     """
     try:
-        content = json.loads(decode_text(path.read_bytes()), object_pairs_hook=each_name_once)
+        content = json.loads(decode_text(read_ordinary(path)), object_pairs_hook=each_name_once)
         _refuse_other_names(content)
         splits = {name: tuple(_case(item) for item in content.get(name, [])) for name in SPLITS}
     except OSError as error:
