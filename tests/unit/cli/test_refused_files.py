@@ -97,7 +97,7 @@ def test_an_annotation_file_that_is_not_there_or_has_no_cases(histgen, model_dir
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The folder that commands run in."""
+    """Run commands in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
