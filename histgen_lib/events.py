@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.files import canonical_json, each_name_once, sha256_hex
 
 SCHEMA_VERSION = 1
 """Rides on every event as `ce_schemaversion`; a consumer dead-letters a version it does not know."""
@@ -110,8 +110,8 @@ _ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")  # becomes part of an object's 
 _SOURCE = re.compile(r"[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]{1,256}")  # a URI reference
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _COUNT = re.compile(r"[0-9]{1,6}")
-_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}")
-_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
+_TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
+_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _NAME_BYTES = 200  # with a suffix it still is a file's name
 
 
@@ -252,7 +252,7 @@ class _UnusableError(Exception):
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_number)
+        return json.loads(body, parse_constant=_no_number, object_pairs_hook=each_name_once)
     except (ValueError, RecursionError):
         raise _UnusableError("its data is not JSON") from None
 
@@ -313,7 +313,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         value = float(value)
     if type(value) not in allowed or not _sound(name, value):
         raise _UnusableError(name)
-    return value
+    return value.lower() if name == "content_id" else value  # PowerShell writes digests in capitals
 
 
 def _sound(name: str, value: Any) -> bool:

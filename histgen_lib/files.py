@@ -63,6 +63,18 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8")
 
 
+def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object (an `object_pairs_hook`); JSON leaves open which of two equal names counts.
+
+    Raises ValueError, which names the one that comes twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice in one entry")
+    return found
+
+
 def sha256_hex(data: bytes) -> str:
     """SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -22,6 +22,9 @@ Judge = Callable[[Path], None]
 LEASE_PATIENCE_S = 3.0
 """How long another program that holds a file for itself may take to let go, once it was asked to."""
 
+MOST_TEXT_BYTES = 256 << 20
+"""A hundred thousand long reports have less."""
+
 _LOOK_S = 0.05
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _PSEUDO = frozenset(
@@ -51,6 +54,15 @@ def open_ordinary(path: Path, judge: Judge | None = None) -> Iterator[BinaryIO]:
             raise _odd()
         with os.fdopen(_opened(handle), "rb") as file:
             yield file
+
+
+def read_ordinary(path: Path) -> bytes:
+    """Read a file of text that a person names: as `open_ordinary`, and EFBIG for one that no text is."""
+    with open_ordinary(path) as file:
+        data = file.read(MOST_TEXT_BYTES + 1)
+    if len(data) > MOST_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MOST_TEXT_BYTES >> 20} MiB")
+    return data
 
 
 def check_ordinary(path: Path, judge: Judge | None = None) -> bool:

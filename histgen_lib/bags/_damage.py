@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from histgen_lib.errors import InvalidInputError
 _MOST_VALUES = 1 << 29
 """Features of one slide as float16 fill 1 GiB then: 350,000 tiles of 1536, more than any slide gives."""
 
+_MOST_TILES = 1 << 20
+"""A slide of 200,000 px square in tiles of 224 px has 800,000."""
+
+_BLOCK_VALUES = 1 << 24
 _LARGEST_HALF = 65504.0
 
 
@@ -31,22 +35,31 @@ def check_size(name: str, shape: Sequence[int]) -> None:
 
     Raises InvalidInputError("bag-too-large").
     """
-    if math.prod(shape) > _MOST_VALUES:
+    if math.prod(shape) > _MOST_VALUES or math.prod(shape[:-1]) > _MOST_TILES:
         raise InvalidInputError(
             "bag-too-large",
-            f"{name} declares an array of {' × '.join(map(str, shape))} numbers: no slide's bag has so many.",
+            f"{name} declares an array of {_size(shape)} numbers: no slide's bag has so many.",
             hint="The file is damaged, or holds the tiles of many slides. Write one file for each slide.",
         )
 
 
-def halves(name: str, features: NDArray[Any]) -> NDArray[np.float16]:
-    """Give features of any real type as float16; those that are no finite numbers stay so (Bag refuses them).
+def halves(name: str, shape: Sequence[int], part: Callable[[slice], NDArray[Any]]) -> NDArray[np.float16]:
+    """Give features [N, …] of any real type as float16; those that are no finite numbers stay so.
 
-    Raises InvalidInputError: "bag-invalid" for values beyond float16, "bag-unreadable" for what is no number.
+    `part` gives some rows, so that features of a wider type are never in memory as a whole. Raises
+    InvalidInputError: "bag-invalid" for values beyond float16, "bag-unreadable" for what is no number.
     """
-    if features.dtype.kind not in "fiu":
-        raise unreadable(name, f"its features are {features.dtype}, not numbers")
-    largest = float(np.max(np.abs(features), initial=0, where=np.isfinite(features)))
+    made, largest = np.zeros(shape, np.float16), 0.0
+    tiles = shape[0] if shape else 0
+    step = max(1, _BLOCK_VALUES * tiles // max(1, made.size))
+    for start in range(0, tiles, step):
+        rows = slice(start, start + step)
+        block = part(rows)
+        if block.dtype.kind not in "fiu":
+            raise unreadable(name, f"its features are {block.dtype}, not numbers")
+        largest = max(largest, float(np.max(np.abs(block), initial=0, where=np.isfinite(block))))
+        if largest <= _LARGEST_HALF:
+            made[rows] = block
     if largest > _LARGEST_HALF:
         raise InvalidInputError(
             "bag-invalid",
@@ -55,7 +68,21 @@ def halves(name: str, features: NDArray[Any]) -> NDArray[np.float16]:
             hint="Divide the features of all slides by the same number before they are written, "
             "or take the encoder's normalised output.",
         )
-    return features.astype(np.float16)
+    return made
+
+
+def check_places(name: str, features: Sequence[int], coords: Sequence[int]) -> None:
+    """Refuse arrays of these shapes that do not belong together, before they are read: "bag-invalid"."""
+    if features[:1] != coords[:1]:
+        raise InvalidInputError(
+            "bag-invalid",
+            f"The bag {name} cannot be used: its features are {_size(features)}, its coords {_size(coords)}.",
+            hint="Extract the features of this slide again: every tile has one row in both.",
+        )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
 
 
 def whole_px(name: str, coords: NDArray[Any]) -> NDArray[np.int32]:

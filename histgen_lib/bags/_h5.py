@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.bags._damage import check_size, halves, unreadable, whole_px
+from histgen_lib.bags._damage import check_places, check_size, halves, unreadable, whole_px
 from histgen_lib.bags.bag import Bag
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.names import safe_id
 
 _MICROMETRES_AT_1X = 10.0
 _MICROMETRES = {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometre"}
+_PIXELS = {"", "px", "pixel", "pixels"}
 _MOST_SIDE_PX = 2**31
+_MOST_CHUNK_BYTES = 1 << 30
+"""HDF5 unpacks a chunk as a whole, however few rows of it are asked for."""
 
 
 def read(path: Path) -> Bag:
@@ -35,9 +40,13 @@ def read(path: Path) -> Bag:
     try:
         with h5py.File(path, "r") as file:
             features, coords = _datasets(file, path.name)
+            check_places(path.name, _shape(features), _shape(coords))
             attributes = {**dict(file.attrs), **dict(features.attrs), **dict(coords.attrs)}
-            arrays = [_without_batch(np.asarray(dataset)) for dataset in (features, coords)]
-        return _bag(path, arrays[0], arrays[1], attributes)
+            if _unit(attributes) not in _MICROMETRES | _PIXELS:
+                raise unreadable(path.name, "its coords are in a unit other than pixels and micrometres")
+            xy = whole_px(path.name, _rows(coords, slice(None)))
+            made = halves(path.name, _shape(features), partial(_rows, features))
+        return _bag(path, made, xy, attributes)
     except InvalidInputError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -52,6 +61,8 @@ def _datasets(file: h5py.File, name: str) -> tuple[h5py.Dataset, h5py.Dataset]:
     found: tuple[h5py.Dataset, h5py.Dataset] = file[stamp], file["coords"]
     for dataset in found:
         check_size(name, dataset.shape)
+        if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > _MOST_CHUNK_BYTES:
+            raise unreadable(name, "it is packed in pieces too large to be unpacked")
     return found
 
 
@@ -67,12 +78,13 @@ def _is_elsewhere(dataset: h5py.Dataset) -> bool:
     return bool(dataset.external) or bool(dataset.is_virtual)
 
 
-def _bag(path: Path, features: NDArray[Any], coords: NDArray[Any], attributes: Mapping[str, Any]) -> Bag:
-    xy = whole_px(path.name, coords)
+def _bag(
+    path: Path, features: NDArray[np.float16], xy: NDArray[np.int32], attributes: Mapping[str, Any]
+) -> Bag:
     micrometres = _is_in_micrometres(attributes)
-    return Bag(
-        slide_id=_text(attributes, "name") or path.stem,
-        features=halves(path.name, features),
+    bag = Bag(
+        slide_id=safe_id(_text(attributes, "name") or path.stem),
+        features=features,
         xy=xy,
         span_px=_span_px(xy, attributes),
         tile_px=int(_number(attributes, "patch_size", _number(attributes, "tile_size_px", 0))),
@@ -82,10 +94,32 @@ def _bag(path: Path, features: NDArray[Any], coords: NDArray[Any], attributes: M
         encoder_name=_text(attributes, "encoder") or _text(attributes, "extractor"),
         encoder_sha256="",
     )
+    if bag.known_size and _lies_outside(bag, bag.known_size):
+        raise InvalidInputError(
+            "bag-invalid",
+            f"The bag {path.name} cannot be used: some of its coords lie outside the slide's "
+            f"{bag.slide_size[0]} × {bag.slide_size[1]} pixels.",
+            hint="Are coords and size those of one slide, in level-0 pixels? Extract the features again.",
+        )
+    return bag
 
 
-def _without_batch(values: NDArray[Any]) -> NDArray[Any]:
-    return values[0] if values.ndim == 3 and len(values) == 1 else values
+def _lies_outside(bag: Bag, size: tuple[int, int]) -> bool:
+    """Whether a tile has nothing of the slide in it."""
+    return bool(((bag.xy >= size) | (bag.xy + bag.span_px <= 0)).any())
+
+
+def _is_batch(dataset: h5py.Dataset) -> bool:
+    return len(dataset.shape) == 3 and dataset.shape[0] == 1
+
+
+def _shape(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Its shape without the batch of one that some write around it."""
+    return tuple(dataset.shape[1:] if _is_batch(dataset) else dataset.shape)
+
+
+def _rows(dataset: h5py.Dataset, rows: slice) -> NDArray[Any]:
+    return np.asarray(dataset[0, rows] if _is_batch(dataset) else dataset[rows])
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str:
@@ -106,7 +140,11 @@ def _number(attributes: Mapping[str, Any], name: str, default: float = math.nan)
 
 
 def _is_in_micrometres(attributes: Mapping[str, Any]) -> bool:
-    return _text(attributes, "unit").strip().lower() in _MICROMETRES or "tile_size_um" in attributes
+    return _unit(attributes) in _MICROMETRES or "tile_size_um" in attributes
+
+
+def _unit(attributes: Mapping[str, Any]) -> str:
+    return _text(attributes, "unit").strip().lower()
 
 
 def _tile_side_um(attributes: Mapping[str, Any]) -> float:

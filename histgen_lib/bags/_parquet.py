@@ -21,7 +21,8 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json
 
 _KEY = b"histgen"
-_DAMAGE = (pa.ArrowException, OSError, LookupError, RecursionError, TypeError, ValueError)
+_COLUMNS = ("x", "y", "features")
+_DAMAGE = (pa.ArrowException, ArithmeticError, OSError, LookupError, RecursionError, TypeError, ValueError)
 _FORMAT: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
@@ -72,8 +73,8 @@ def _table(bag: Bag) -> pa.Table:
 def _read(source: Any, name: str) -> Bag:
     try:
         with pq.ParquetFile(source) as file:
-            check_size(name, [_declared_values(file.metadata)])
-            table = file.read()
+            _check(file, name)
+            table = file.read(columns=list(_COLUMNS))
         facts = json.loads(table.schema.metadata[_KEY])
         newer = facts["schema_version"] > SCHEMA_VERSION
         bag = None if newer else _bag(table, facts)
@@ -92,9 +93,15 @@ def _read(source: Any, name: str) -> Bag:
     return bag
 
 
-def _declared_values(metadata: pq.FileMetaData) -> int:
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return sum(group.column(part).num_values for group in groups for part in range(group.num_columns))
+def _check(file: pq.ParquetFile, name: str) -> None:
+    """Refuse columns of other types, which could hold anything, and more numbers than a bag has, unread."""
+    kinds = [file.schema_arrow.field(column).type for column in _COLUMNS]
+    if kinds[:2] != [pa.int32()] * 2 or getattr(kinds[2], "value_type", None) != pa.float16():
+        raise unreadable(name, "its columns are of other types")
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    stored = sum(group.column(part).num_values for group in groups for part in range(group.num_columns))
+    rows = file.metadata.num_rows
+    check_size(name, [rows, max(getattr(kinds[2], "list_size", 0), -(-stored // max(1, rows)))])
 
 
 def _bag(table: pa.Table, facts: dict[str, Any]) -> Bag:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +31,9 @@ def read(path: Path) -> Bag:
             hint="Install the train extra: pip install 'histgen[train]'",
         ) from error
     try:
-        # Nothing in the file is run, and the indices of a sparse tensor are checked.
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-        features = _plain(tensor, path.name) if isinstance(tensor, torch.Tensor) else None
+        with warnings.catch_warnings(action="ignore"):  # torch's, of what it does with its own files
+            tensor = _load(path)
+            features = _halves(tensor, path.name) if isinstance(tensor, torch.Tensor) else None
     except InvalidInputError:
         raise
     except Exception as error:  # torch raises what it likes for files that are none of its own
@@ -39,7 +42,7 @@ def read(path: Path) -> Bag:
         raise unreadable(path.name, "it holds something else than one tensor of features")
     return Bag(
         slide_id=path.stem,
-        features=halves(path.name, features),
+        features=features,
         xy=np.zeros((len(features) if features.ndim else 0, 2), np.int32),
         span_px=math.nan,
         tile_px=0,
@@ -51,12 +54,37 @@ def read(path: Path) -> Bag:
     )
 
 
-def _plain(tensor: Tensor, name: str) -> NDArray[Any]:
-    """Make a tensor of any real type an array: a sparse one dense, a quantised one of what it stands for."""
+def _load(path: Path) -> Any:
+    """Load what torch saved. Nothing in the file is run, and the indices of a sparse tensor are checked.
+
+    A file may hold far more than its tensor shows (a view of a large one): it is mapped, not read.
+    """
+    import torch  # noqa: PLC0415 - as above
+
+    packed = zipfile.is_zipfile(path)
+    if packed:
+        with zipfile.ZipFile(path) as entries:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
+                raise unreadable(path.name, "it is compressed, as no saved tensor is")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
+
+
+def _halves(tensor: Tensor, name: str) -> NDArray[np.float16]:
+    """Make a tensor of any real type one of float16: of a sparse or quantised one what it stands for."""
+    import torch  # noqa: PLC0415 - as above
+
     check_size(name, tensor.shape)
     tensor = tensor.detach()
-    tensor = tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.layout not in (torch.strided, torch.sparse_coo):
+        tensor = tensor.to_sparse()
     tensor = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
-    real = str(tensor.dtype).removeprefix("torch.")
-    as_it_is = real in ("float16", "float32", "float64") or tensor.is_complex()
-    return np.asarray((tensor if as_it_is else tensor.float()).numpy())
+    return halves(name, tensor.shape, partial(_rows, tensor))
+
+
+def _rows(tensor: Tensor, rows: slice) -> NDArray[Any]:
+    some = tensor.narrow_copy(0, rows.start, min(rows.stop, len(tensor)) - rows.start).to_dense()
+    real = str(some.dtype).removeprefix("torch.")
+    as_it_is = real in ("float16", "float32", "float64", "bool") or some.is_complex()
+    return np.asarray((some if as_it_is else some.float()).numpy())

@@ -72,8 +72,8 @@ class Bag:
     def digest(self) -> str:
         """SHA-256 (64 hexadecimal digits) over everything in the bag: equal bags have equal digests."""
         sha = hashlib.sha256(canonical_json(self.metadata()))
-        sha.update(np.ascontiguousarray(self.xy, dtype="<i4").tobytes())
-        sha.update(np.ascontiguousarray(self.features, dtype="<f2").tobytes())
+        sha.update(np.ascontiguousarray(self.xy, dtype="<i4").data)
+        sha.update(np.ascontiguousarray(self.features, dtype="<f2").data)
         return sha.hexdigest()
 
     def metadata(self) -> dict[str, Any]:

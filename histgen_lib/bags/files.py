@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from histgen_lib.bags._damage import unreadable
 from histgen_lib.bags.bag import Bag, Maker, maker_of
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.names import safe_id
@@ -62,6 +63,8 @@ def read_bag(path: str | Path) -> Bag:
             f"{path.name} is not a bag that can be read.",
             hint=f"Give a file that ends in {', '.join(_READERS)}.",
         )
+    if path.exists() and not path.is_file():
+        raise unreadable(path.name, "it is no ordinary file")
     if not path.is_file():
         raise InvalidInputError(
             "bag-missing", f"There is no bag {path.name}.", hint="Check the path for a typing error."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,12 @@ def writable_file(path: Path) -> Path:
         raise FatalError("output-unwritable", f"{path} is a folder, not a file.", hint="Name a file.")
     writable_folder(path.parent)
     return path
+
+
+def _finite(mpp: float | None) -> float | None:
+    if mpp is not None and not math.isfinite(mpp):
+        raise typer.BadParameter(f"{mpp} is no size.")
+    return mpp
 
 
 def _obstacle(folder: Path) -> str:
@@ -73,7 +80,10 @@ Model = Annotated[
 Mpp = Annotated[
     float | None,
     typer.Option(
-        "--mpp", metavar="UM", help="µm per pixel of the scan, when the file does not say or is wrong."
+        "--mpp",
+        metavar="UM",
+        help="µm per pixel of the scan, when the file does not say or is wrong.",
+        callback=_finite,
     ),
 ]
 Threads = Annotated[

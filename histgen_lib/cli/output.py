@@ -109,9 +109,9 @@ def confidence_word(confidence: float | None) -> str:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console  # noqa: PLC0415 - a tenth of a second that `--version` need not pay
+    from histgen_lib.cli.terminal import PlainConsole  # noqa: PLC0415 - rich takes a tenth of a second
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def _one_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ STAGES = {
 def progress_bar(title: str, unit: str = "") -> Iterator[StageBar]:
     """Show progress while the block runs; the bar goes away at the end."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn(unit),

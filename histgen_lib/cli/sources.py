@@ -17,8 +17,8 @@ def expand(arguments: Iterable[str]) -> list[Path]:
     """Slides and bags behind `arguments`, in order, each once; of a folder all slides in it and below it.
 
     What is left out of a folder is said on stderr. A path that does not exist is kept: opening it gives the
-    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing,
-    "slide-is-folder" for a folder without slides.
+    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing and for an empty
+    text, "slide-is-folder" for a folder without slides.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list(dict.fromkeys(found))
@@ -30,6 +30,10 @@ def is_bag(path: Path) -> bool:
 
 
 def _expand(argument: str) -> Iterator[Path]:
+    if not argument:  # of a variable that is not set; as a path it would be all that lies here
+        raise InvalidInputError(
+            "slide-none-found", "A slide without a name is given.", hint="Is a variable of the command empty?"
+        )
     path = Path(argument)
     if path.is_dir():
         yield from _in_folder(path)
@@ -57,7 +61,8 @@ def _in_folder(folder: Path) -> list[Path]:
         raise InvalidInputError(
             "slide-is-folder",
             f"There is no slide in {folder} or below it{f' ({left_out})' if left_out else ''}.",
-            hint=f"The names of slides end in {looked_for()}; give a slide of another name by itself.",
+            hint=f"The names of slides end in {looked_for()}; give a slide of another name, or bags, by "
+            "themselves.",
         )
     if left_out:
         err().print(f"{folder}: {left_out}.", style="dim", soft_wrap=True)

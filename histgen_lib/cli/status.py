@@ -16,6 +16,7 @@ from histgen_lib.cli.output import JsonFlag, confidence_word, emit_json, err, ou
 from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import SlideScanned
+from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
@@ -28,6 +29,8 @@ ROWS = 60
 _TOGETHER = 1000
 """Rows that are lined up with each other, where all are listed."""
 _LATE_S = 15.0
+_MOST = 1_000_000
+"""Of pages, and of slides on one: their product is a number that SQLite can count to."""
 
 
 class Chosen(StrEnum):
@@ -51,8 +54,10 @@ def status(
     state: Annotated[
         list[Chosen] | None, typer.Option("--state", help="Only slides in this state; may be repeated.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Slides a page.")] = ROWS,
-    page: Annotated[int, typer.Option("--page", min=1, metavar="N", help="Which page.")] = 1,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=_MOST, metavar="N", help="Slides a page.")
+    ] = ROWS,
+    page: Annotated[int, typer.Option("--page", min=1, max=_MOST, metavar="N", help="Which page.")] = 1,
     show_all: Annotated[bool, typer.Option("--all", help="All slides at once, not a page.")] = False,
     home: Home = None,
     store: Store = None,
@@ -147,15 +152,16 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     from histgen_lib.stack.standing import originals_of, slide_states  # noqa: PLC0415
 
     store = connection.store()
-    originals = originals_of(store, slide_id)
-    picture = slide_states(connection, store, [slide_id, *originals])
+    try:
+        originals = originals_of(store, slide_id)
+        picture = slide_states(connection, store, [slide_id, *originals])
+    except InvalidInputError as error:
+        if error.code != "object-key":
+            raise
+        raise _unknown(slide_id) from error  # nothing can be kept under such a name
     states = [slide for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
     if not states:
-        raise InvalidInputError(
-            "slide-unknown",
-            f"This stack knows no slide {slide_id}.",
-            hint="histgen status lists those it knows; histgen submit hands it a new one.",
-        )
+        raise _unknown(slide_id)
     objects = _objects(states, store)
     attempts = _attempts(states, picture, store)
     if as_json:
@@ -182,6 +188,14 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
     for info in objects:
         out().print(f"  {info.key}  {_size(info.size_bytes)}", soft_wrap=True)
+
+
+def _unknown(slide_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-unknown",
+        f"This stack knows no slide {printable(slide_id)}.",
+        hint="histgen status lists those it knows; histgen submit hands it a new one.",
+    )
 
 
 def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:

@@ -12,9 +12,12 @@ from typing import Literal
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, write_atomic
+from histgen_lib.opening import read_ordinary
 
 BlankReferences = Literal["error", "keep", "skip"]
 _MAX_CELL_CHARACTERS = 2**24
+_MOST_COLUMNS, _MOST_COLUMN_CHARACTERS = 20, 40
+"""Of a header that an error shows: a file without one has reports there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ def read_pairs_csv(
         raise _bad(
             "empty", f"{path.name} is empty.", "Give a CSV file with a header line and one row a report."
         )
+    if any("\0" in name for name in header):  # UTF-16 without its mark reads as UTF-8 with NUL between
+        raise _bad(
+            "undecodable", f"{path.name} is not utf-8 text (NUL).", "Save it as CSV with UTF-8 encoding."
+        )
     places = [_place(header, column, path) for column in wanted]
     pairs = [_pair(row, places, number) for number, row in enumerate(_checked(rows, len(header), path), 1)]
     if not pairs:
@@ -63,7 +70,7 @@ def read_pairs_csv(
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_ordinary(path)
     except FileNotFoundError as error:
         raise _bad("missing", f"There is no file {path}.", "Check the path given to --csv.") from error
     except OSError as error:
@@ -117,7 +124,7 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[list[str]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
-            if any(row):
+            if any(cell.strip() for cell in row):
                 yield row
     except csv.Error as error:
         reason = f"{path.name}, line {reader.line_num}: {error}."
@@ -139,8 +146,13 @@ def _place(header: list[str], column: str, path: Path) -> int:
     if header.count(column) == 1:
         return header.index(column)
     found = "no column" if column not in header else "more than one column"
-    columns = ", ".join(repr(name) for name in header)
+    columns = ", ".join(map(_shown, header[:_MOST_COLUMNS])) + (", …" if len(header) > _MOST_COLUMNS else "")
     raise _bad("column-missing", f"{path.name} has {found} {column!r}.", f"Its columns are: {columns}.")
+
+
+def _shown(name: str) -> str:
+    more = len(name) > _MOST_COLUMN_CHARACTERS
+    return repr(name[:_MOST_COLUMN_CHARACTERS] + ("…" if more else ""))
 
 
 def _pair(row: list[str], places: list[int], number: int) -> Pair:
@@ -151,13 +163,13 @@ def _pair(row: list[str], places: list[int], number: int) -> Pair:
 def _check_ids(pairs: list[Pair], path: Path) -> None:
     seen: set[str] = set()
     for pair in pairs:
-        if pair.id in seen:
+        if pair.id.strip() in seen:
             raise InvalidInputError(
                 "evaluation-id-repeated",
                 f"{path.name} has two rows with the id {pair.id!r}.",
                 hint="Give each slide one row, or leave --id-column out.",
             )
-        seen.add(pair.id)
+        seen.add(pair.id.strip())
 
 
 def _without_blanks(pairs: list[Pair], blank: BlankReferences, path: Path) -> list[Pair]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import decode_text
+from histgen_lib.files import decode_text, each_name_once
 from histgen_lib.opening import check_ordinary, open_ordinary
 from histgen_lib.slides.places import Roots
 
@@ -156,9 +156,9 @@ def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
 
 def _load(sidecar: Path, data: bytes) -> Any:
     try:
-        return json.loads(decode_text(data))
+        return json.loads(decode_text(data), object_pairs_hook=each_name_once)
     except (ValueError, RecursionError) as error:
-        raise _bad_sidecar(sidecar, "it is not readable JSON") from error
+        raise _bad_sidecar(sidecar, "it is not readable JSON, or says something twice") from error
 
 
 def _sidecar_mpp(sidecar: Path, value: object) -> float:

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import decode_text
+from histgen_lib.files import decode_text, each_name_once
+from histgen_lib.opening import read_ordinary
 
 SPLITS = ("train", "val", "test")
+_MEANT = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _LAYOUT = '{"train": [{"id", "report", "image_path": [...]}], "val": [...], "test": [...]}'
 
 
@@ -49,7 +55,8 @@ def read_annotation(path: Path) -> Annotation:
     "training-annotation-twice" when an id comes twice, in one split or in two.
     """
     try:
-        content = json.loads(decode_text(path.read_bytes()), object_pairs_hook=_once)
+        content = json.loads(decode_text(read_ordinary(path)), object_pairs_hook=each_name_once)
+        _refuse_other_names(content)
         splits = {name: tuple(_case(item) for item in content.get(name, [])) for name in SPLITS}
     except OSError as error:
         raise InvalidInputError(
@@ -61,19 +68,18 @@ def read_annotation(path: Path) -> Annotation:
         raise InvalidInputError(
             "training-annotation-unreadable",
             f"{path} is not an annotation file ({type(error).__name__}: {error}).",
-            hint=f"It must be JSON of the form {_LAYOUT}.",
+            hint=f"It must be JSON of the form {_LAYOUT}, in UTF-8.",
         ) from error
     _refuse_twice(splits, path)
     return Annotation(**splits)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a name that comes twice in one object: JSON leaves open which of the two counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice in one entry")
-    return found
+def _refuse_other_names(content: Mapping[str, Any]) -> None:
+    """Refuse a split under a name that is not read: it would be left out without a word."""
+    for name, cases in content.items():
+        meant = _MEANT.get(name.strip().lower(), name)
+        if name != meant and cases and isinstance(cases, list):
+            raise ValueError(f"its split {name!r} has to be called {meant!r}")
 
 
 def _case(item: Mapping[str, Any]) -> Case:

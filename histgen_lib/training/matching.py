@@ -244,7 +244,9 @@ def _require(matching: Matching, folder: Path, *, allow_missing: bool) -> None:
         raise InvalidInputError(
             "training-bags-missing",
             f"None of the {wanted} cases of the {matching.split} split has a file in {folder}.",
-            hint="A bag is found by the case's id or the name in its image_path: encode the slides first.",
+            hint="A bag is found by the case's id or the name in its image_path: encode the slides first."
+            if folder.is_dir()
+            else "There is no such folder: check its path.",
         )
     if 2 * found < wanted and not allow_missing:
         raise InvalidInputError(

@@ -87,10 +87,12 @@ def run_backfill(
     """Take in every slide under `prefix`: a folder, file:///folder, or s3://bucket[/prefix].
 
     Slides may lie nowhere but there. Where the settings state roots, the prefix has to lie in one of them:
-    the tiler would refuse every slide. Raises InvalidInputError("uri-outside-roots") otherwise, as
-    `parse_rate` and `backfill`, and FatalError for settings that cannot be used.
+    the tiler would refuse every slide. Raises InvalidInputError("uri-outside-roots") otherwise,
+    "backfill-prefix" for what is no folder, as `parse_rate` and `backfill`, and FatalError for settings that
+    cannot be used.
     """
     every_s = parse_rate(rate)
+    _require_folder(prefix)
     root = prefix if "://" in prefix or prefix.startswith("file:") else str(Path(prefix).resolve())
     only = Roots.read([root])
     if (allowed := slide_roots(settings)) != Roots():
@@ -102,6 +104,16 @@ def run_backfill(
         )
     finally:
         publisher.close()
+
+
+def _require_folder(prefix: str) -> None:
+    """Refuse a file, and an empty text, which as a path would be all that lies here."""
+    if not prefix or ("://" not in prefix and Path(prefix).exists() and not Path(prefix).is_dir()):
+        raise InvalidInputError(
+            "backfill-prefix",
+            f"{printable(prefix) or 'An empty name'} is no folder.",
+            hint="Give a folder or s3://bucket/prefix; histgen submit takes single slides.",
+        )
 
 
 def backfill(

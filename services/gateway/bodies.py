@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import each_name_once
 from histgen_lib.slides.places import parse_uri
 from services.gateway.submission import MOST_CASE_SLIDES, Case, Submission
 
@@ -58,9 +59,9 @@ def unreadable(why: str) -> InvalidInputError:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=each_name_once)
     except (ValueError, RecursionError):
-        raise unreadable("it is not JSON") from None
+        raise unreadable("it is not JSON, or names a field twice") from None
     if not isinstance(value, dict):
         raise unreadable("it is not a JSON object")
     return value

@@ -1,7 +1,8 @@
 """What a bucket notification may be wrapped in on its way: Amazon's SNS and SQS, one in the other.
 
 SNS puts the text of a notification into "Message" (docs.aws.amazon.com/sns, "HTTP/HTTPS notification JSON
-format"), SQS into the "Body" or "body" of a message, and AWS Lambda hands on several of either as "Records".
+format"), SQS into the "Body" or "body" of a message, AWS Lambda hands on several of either as "Records", and
+Amazon EventBridge Pipes as a list.
 """
 
 from __future__ import annotations
@@ -45,14 +46,17 @@ def unreadable(why: str) -> InvalidInputError:
 
 def _inside(value: Any) -> list[Any] | InvalidInputError | None:
     """Return what an envelope holds; None for what is no envelope."""
+    if isinstance(value, list) and value:  # a batch, as EventBridge Pipes hands it on
+        return value
     if not isinstance(value, dict):
         return None
     if value.get("Type") in ("SubscriptionConfirmation", "UnsubscribeConfirmation") and "TopicArn" in value:
         return _UNCONFIRMED
     if value.get("Type") == "Notification" and "Message" in value:
         return [value["Message"]]
-    if "Body" in value and "MessageId" in value:
-        return [value["Body"]]
+    for body, name in (("Body", "MessageId"), ("body", "messageId")):
+        if body in value and name in value:
+            return [value[body]]
     messages, records = value.get("Messages"), value.get("Records")
     return messages if isinstance(messages, list) else _handed_on(records)
 

@@ -178,6 +178,6 @@ def away(root: Path, error: OSError) -> TransientError:
     """Say that a folder of slides is not there now."""
     return TransientError(
         "watch-unavailable",
-        f"The watched folder cannot be looked into: {error.strerror or type(error).__name__}.",
+        f"The folder of slides cannot be looked into: {error.strerror or type(error).__name__}.",
         hint=f"Check that {root} is there, that its share is mounted, and that the gateway may read it.",
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.opening import check_ordinary
 
 State = Mapping[str, Any]
 Source = Mapping[str, Tensor | npt.NDArray[Any]] | nn.Module | BinaryIO | str | os.PathLike[str]
@@ -79,6 +80,8 @@ def _content(source: object) -> object:
 
 def _read_file(file: Path | BinaryIO, name: str) -> object:
     try:
+        if isinstance(file, Path):
+            check_ordinary(file)  # a pipe would be waited for, a device read without end
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

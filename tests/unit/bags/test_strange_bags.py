@@ -245,6 +245,13 @@ def test_stamp_gives_places_in_micrometres(tmp_path):
     assert bag.known_size is None
 
 
+@pytest.mark.parametrize("unit", ["mm", "inch", "furlong"])
+def test_places_in_another_unit_are_not_taken_for_micrometres(tmp_path, unit):
+    """In whole µm, places in mm would all be one."""
+    error = refusal(write_stamp(tmp_path / "S1.h5", tile_size_um=256.0, unit=unit))
+    assert (error.code, "unit" in error.message) == ("bag-unreadable", True)
+
+
 def test_older_stamp_files_say_less(tmp_path):
     bag = read_bag(write_stamp(tmp_path / "S1.h5", tile_size=256.0))
     assert (bag.span_px, bag.slide_mpp, bag.tile_px) == (256, 1.0, 0)

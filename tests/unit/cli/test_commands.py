@@ -321,6 +321,24 @@ def test_a_glob_without_a_match_is_an_error(tmp_path):
     assert caught.value.code == "slide-none-found"
 
 
+@pytest.mark.parametrize("command", ["report", "tiles", "encode", "submit"])
+def test_an_empty_name_is_not_all_that_lies_here(histgen, slide_path, tmp_path, monkeypatch, command):
+    """`histgen submit "$SLIDE"` with a variable that is not set."""
+    monkeypatch.chdir(slide_path.parent)
+    stated = ("--store", f"file:{tmp_path}", "--gateway", "http://127.0.0.1:9")
+    code, _, err = histgen(command, "", *(stated if command == "submit" else ("--out", tmp_path)))
+    assert (code, "error[slide-none-found]" in err) == (65, True)
+
+
+@pytest.mark.parametrize("mpp", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("command", ["report", "tiles", "submit"])
+def test_a_scale_that_is_no_number_is_wrong_usage(histgen, tmp_path, command, mpp):
+    code, _, err = histgen(
+        command, "a.svs", "--mpp", mpp, *(() if command == "submit" else ("--out", tmp_path))
+    )
+    assert (code, f"{mpp} is no size" in err) == (2, True)
+
+
 def test_synth_writes_slides_and_says_where(histgen, tmp_path):
     code, out, _ = histgen("synth", "--count", 1, "--seed", 5, "--out", tmp_path, "--workers", 1, "--json")
     content = json.loads(out)

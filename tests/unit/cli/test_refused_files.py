@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pytest
 
@@ -92,3 +93,48 @@ def test_an_annotation_file_that_is_not_there_or_has_no_cases(histgen, model_dir
     assert "cannot be read (No such file or directory)." in histgen(*arguments)[2]
     path.write_text(json.dumps({"train": [], "val": [], "test": []}))
     assert histgen(*arguments)[2].startswith("error[training-split-empty]:")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Run commands in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evaluate", "--csv", "it"], "evaluation-csv-unreadable"),
+        (["evaluate", "--annotation", "it", "--bags", "b"], "training-annotation-unreadable"),
+        (["train", "--annotation", "it", "--bags", "b", "--out", "o"], "training-annotation-unreadable"),
+        (["report", "it.h5", "--out", "o"], "bag-unreadable"),
+        (["report", "it.parquet", "--out", "o"], "bag-unreadable"),
+    ],
+    ids=lambda given: " ".join(given[:3]) if isinstance(given, list) else given,
+)
+def test_what_has_no_end_or_no_content_yet_is_not_waited_for(histgen, here, arguments, expected, kind):
+    """A pipe that nobody writes to hung, and /dev/zero was read until the memory was full."""
+    name = here / next(one for one in arguments if one.startswith("it"))
+    if kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "device":
+        name.symlink_to("/dev/zero")
+    else:
+        with name.open("wb") as file:
+            file.truncate(1 << 40)
+    code, out, _ = histgen(*arguments, "--json")
+    told = json.loads(out)
+    error = told["error"] if "error" in told else told["errors"][0]
+    assert (code, error["code"]) == (65, expected)
+
+
+def test_a_folder_of_bags_that_is_not_there_is_called_so(histgen, tmp_path):
+    (tmp_path / "a.json").write_text('{"test": [{"id": "a", "report": "r"}]}')
+    code, out, _ = histgen(
+        "evaluate", "--annotation", tmp_path / "a.json", "--bags", tmp_path / "gone", "--json"
+    )
+    error = json.loads(out)["error"]
+    assert (code, error["code"]) == (65, "training-bags-missing")
+    assert "no such folder" in error["hint"]

@@ -231,3 +231,17 @@ def test_replayed_letters_are_told_to_the_index(many, histgen):
 
     assert {due.subject for due in index.due(AT_ONCE, 99)} >= {"slide-000007", "slide-000028"}
     assert many.json()["counts"] == {"drafted": 21, "scanned": 9}
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "a\x1b[31m", "\udcff", "x" * 5000])
+def test_a_name_that_no_slide_can_have_is_that_of_no_slide(stack, histgen, name):
+    code, out, _ = histgen("status", name, "--home", stack.home.folder, "--json")
+    told = json.loads(out)["error"]
+    assert (code, told["code"], len(told["message"]) < 2000) == (65, "slide-unknown", True)
+
+
+@pytest.mark.parametrize("option", ["--page", "--limit"])
+def test_a_page_beyond_all_counting_is_wrong_usage(many, histgen, option):
+    many.index()
+    assert many.json(option, 1_000_000)["page"]["slides"] == COUNT
+    assert histgen("status", option, 10**20, "--home", many.home.folder)[0] == 2

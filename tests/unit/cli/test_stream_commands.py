@@ -148,6 +148,18 @@ def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
     assert "error[backfill-rate]" in err
 
 
+@pytest.mark.parametrize("prefix", ["", "slide.svs", "pipe"])
+def test_backfill_takes_folders_only(histgen, tmp_path, monkeypatch, prefix):
+    """An empty name (of a variable that is not set) is not the folder that one happens to be in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slide.svs").write_bytes(b"slide")
+    os.mkfifo(tmp_path / "pipe")
+    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, out, _ = histgen("backfill", prefix, *stated, "--json")
+
+    assert (code, json.loads(out)["error"]["code"]) == (65, "backfill-prefix")
+
+
 def test_a_backfill_ends_with_what_it_left_out_and_names_the_first_ten(histgen, tmp_path):
     (tmp_path / "archive").mkdir()
     for number in range(12):

@@ -145,3 +145,26 @@ def test_blank_references_can_be_kept_or_skipped_but_not_all_skipped(file: Path)
     assert _read(file, content, blank_references="skip") == [Pair("1", "a", "b")]
     with pytest.raises(InvalidInputError):
         _read(file, b"true,made\n ,c\n", blank_references="skip")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark_is_an_encoding_and_not_a_strange_header(file: Path, encoding: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        _read(file, "true,made\na,b\n".encode(encoding))
+    assert caught.value.code == "evaluation-csv-undecodable"
+
+
+def test_a_file_without_a_header_does_not_have_its_reports_told(file: Path) -> None:
+    report = "Mrs Example, breast, core needle biopsy: invasive carcinoma of no special type, grade 2"
+    with pytest.raises(InvalidInputError) as caught:
+        _read(file, ",".join([f'"{report}"'] * 30).encode())
+    assert caught.value.code == "evaluation-csv-column-missing"
+    assert "grade 2" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_row_of_blanks_is_no_pair_and_an_id_with_a_blank_no_other_one(file: Path) -> None:
+    assert len(_read(file, b"id,true,made\na,b,c\n , ,\t\n", id_column="id")) == 1
+    with pytest.raises(InvalidInputError) as caught:
+        _read(file, b"id,true,made\na,b,c\na ,d,e\n", id_column="id")
+    assert caught.value.code == "evaluation-id-repeated"

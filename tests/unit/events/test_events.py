@@ -177,10 +177,23 @@ def test_a_missing_field_is_named(name: str) -> None:
     assert f"({name})" in refusal(scanned().headers(), json.dumps(body).encode()).message
 
 
-@pytest.mark.parametrize("slide_id", ["", ".", "..", "a/b", "a\\b", "a\x00b", "\ud800", "é" * 101])
+@pytest.mark.parametrize("slide_id", ["", ".", "..", "a/b", "a\\b", "a\x00b", "a\x9b2J", "\ud800", "é" * 101])
 def test_a_slide_id_that_could_be_no_part_of_an_objects_key_is_refused(slide_id: str) -> None:
     body = json.dumps(asdict(SCANNED) | {"slide_id": slide_id}).encode()
     assert "(slide_id)" in refusal(scanned().headers(), body).message
+
+
+def test_a_field_that_stands_twice_is_not_guessed_at() -> None:
+    body = scanned().body().replace(b'"mpp":0.25', b'"mpp":0.25,"mpp":0.5')
+    assert refusal(scanned().headers(), body).code == "event-unreadable"
+
+
+def test_a_digest_in_capitals_is_the_same_digest() -> None:
+    """As PowerShell's Get-FileHash and certutil write it."""
+    body = json.dumps(asdict(SCANNED) | {"content_id": "AB"}).encode()
+    read = Event.read(scanned().headers(), body)
+    assert isinstance(read.data, SlideScanned)
+    assert read.data.content_id == "ab"
 
 
 @pytest.mark.parametrize("mpp", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "true", '"0.25"'])

@@ -151,3 +151,13 @@ def by_lambda(body: bytes) -> bytes:
     """Write a message of Amazon SNS as Lambda hands it on."""
     record = {"EventSource": "aws:sns", "EventVersion": "1.0", "Sns": json.loads(sns(body))}
     return json.dumps({"Records": [record]}).encode()
+
+
+def by_pipes(*bodies: bytes) -> bytes:
+    """Write messages of Amazon SQS as EventBridge Pipes hands them on."""
+    return json.dumps(json.loads(sqs(*bodies))["Records"]).encode()
+
+
+def one_by_pipes(body: bytes) -> bytes:
+    """Write a single one of them, as a pipe with a batch size of one may."""
+    return json.dumps(json.loads(by_pipes(body))[0]).encode()

@@ -146,6 +146,20 @@ def test_whatever_a_body_says_it_is_read_or_refused(body: dict[str, Any]):
     assert code in ("", "request-unreadable", "request-invalid", "uri-invalid")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"uri": "file:///scans/a.svs", "uri": "file:///scans/b.svs"}',
+        b'{"uri": "file:///scans/a.svs", "mpp": 0.25, "mpp": 0.5}',
+        b'{"uri": "file:///scans/a.svs", "case": {"id": "C", "id": "D", "slides": ["a"]}}',
+    ],
+)
+def test_of_a_field_that_is_named_twice_none_is_believed(body: bytes):
+    with pytest.raises(InvalidInputError) as caught:
+        read_submission(body)
+    assert caught.value.code == "request-unreadable"
+
+
 def test_a_body_that_is_too_long_is_refused_stated_or_not(client: Client):
     long = b'{"uri": "' + b"a" * 70_000 + b'"}'
     assert _error(client.post("/slides", long)) == (413, "request-too-large")

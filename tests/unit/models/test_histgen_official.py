@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -358,3 +359,9 @@ def test_files_that_are_no_checkpoint_are_refused_and_never_run(
         torch.save({"state_dict": Executable()}, path)
     assert refusal(path, **SIZES).code == "checkpoint-unreadable"
     assert "never run" not in capsys.readouterr().out
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model_best.pth")
+    error = refusal(tmp_path / "model_best.pth", **SIZES)
+    assert (error.code, "no ordinary file" in error.message) == ("checkpoint-unreadable", True)

@@ -26,7 +26,8 @@ ROOMS = (
 )
 """What runs in a service."""
 ELSEWHERE = {
-    "backfill-rate",  # a command's
+    "backfill-prefix",  # a command's
+    "backfill-rate",
     "bag-format-unknown",
     "bag-missing",
     "bag-write-failed",

@@ -64,3 +64,9 @@ def test_more_than_64_kib_is_no_sidecar(tmp_path, size):
 def test_what_it_says_is_not_repeated(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     assert "secret" not in refusal(tmp_path / "a.svs")
+
+
+@pytest.mark.parametrize("text", ['{"mpp": 0.25, "mpp": 0.5}', '{"mpp": 0.25, "note": {"a": 1, "a": 2}}'])
+def test_one_that_says_something_twice_is_not_guessed_at(tmp_path, text):
+    (tmp_path / "a.svs.json").write_text(text)
+    assert "twice" in refusal(tmp_path / "a.svs")

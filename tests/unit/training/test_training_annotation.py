@@ -116,3 +116,24 @@ def test_entries_that_cannot_be_meant_are_refused(tmp_path: Path, text: str) -> 
 def test_an_image_path_of_null_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"train": [{"id": "a", "report": "r", "image_path": null}]}')
     assert read_annotation(tmp_path / "a.json").train == (Case("a", "r"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("Train", "train"), ("validation", "val"), ("VAL", "val"), ("dev", "val"), ("Test ", "test")],
+)
+def test_a_split_under_another_name_is_not_left_out_without_a_word(tmp_path, name, meant):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"train": [], name: [{"id": "a", "report": "r"}]}))
+    with pytest.raises(InvalidInputError) as caught:
+        read_annotation(path)
+    assert caught.value.code == "training-annotation-unreadable"
+    assert f"{name!r} has to be called {meant!r}" in caught.value.message
+
+
+def test_other_things_in_the_file_are_no_splits(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(
+        json.dumps({"train": [{"id": "a", "report": "r"}], "dev": {"by": "x"}, "validation": [], "made": 1})
+    )
+    assert len(read_annotation(path).train) == 1

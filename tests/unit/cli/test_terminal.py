@@ -1,0 +1,64 @@
+"""Names and texts that others chose are shown on the terminal, and never obeyed by it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+import pytest
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from histgen_lib.cli import progress
+from histgen_lib.cli.terminal import PlainConsole
+
+HOSTILE = "a\x1b[31m\x9b2J\x07\rb"
+
+
+def hostile_table():
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(HOSTILE)
+    return table
+
+
+@pytest.mark.parametrize(
+    "shown", [HOSTILE, Text(HOSTILE), Rule(HOSTILE), hostile_table()], ids=lambda shown: type(shown).__name__
+)
+def test_control_characters_of_a_text_are_replaced_wherever_it_stands(shown):
+    console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    console.print(shown)
+    written = console.file.getvalue()
+    assert not set(written) & set("\x1b\x9b\x07\r")
+    assert "\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}2J" in written
+
+
+def test_colours_and_lines_of_our_own_stay():
+    console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+    console.print("one\ntwo\tthree", style="red")
+    assert console.file.getvalue().startswith("\x1b[31mone")
+    assert console.file.getvalue().count("\n") == 2
+
+
+def test_a_name_in_brackets_is_no_markup_of_the_bar(monkeypatch):
+    console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    monkeypatch.setattr(progress, "err", lambda: console)
+    with progress.progress_bar("[red].svs") as bar:
+        assert isinstance(bar, progress.StageBar)
+        bar("open", 0, 1)
+    assert "[red].svs" in console.file.getvalue()
+
+
+def test_what_a_bad_file_is_called_is_shown_as_text(histgen, tmp_path):
+    names = [b"a\x1b[31m.h5", b"b\xc2\x9b2J.h5"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"no bag")
+    code, out, err = histgen("report", tmp_path / "*.h5", "--out", tmp_path / "out")
+    assert code == 1
+    assert not set(out + err) & set("\x1b\x9b")
+    assert err.count("bag-unreadable") == len(names)
+    code, out, _ = histgen("report", tmp_path / "*.h5", "--out", tmp_path / "out", "--json")
+    assert {entry["path"] for entry in json.loads(out)["errors"]} == {
+        str(tmp_path / os.fsdecode(name)) for name in names
+    }
