@@ -218,8 +218,8 @@ class Overview:
     def drafted(self, slide: SlideScanned) -> DraftFacts | None:
         """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
         pointer = self._json(keys.latest_key(_report_owner(slide)))
-        info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None
         try:
+            info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None
             draft = self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
         except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError):
             return None

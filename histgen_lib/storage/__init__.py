@@ -17,6 +17,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "StorageSettings",
+    "check_key",
     "open_foreign_bucket",
     "open_store",
     "store_for_uri",

@@ -16,7 +16,7 @@ from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import DeadLettered, Event
 from histgen_lib.files import canonical_json, sha256_hex
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import ObjectStore, check_key
 
 SCHEMA = 1
 PREFIX = "dead-letter/"
@@ -92,6 +92,7 @@ class DeadLetter:
             value = json.loads(data)
             if value["schema"] != SCHEMA:
                 raise ValueError("schema")
+            check_key(letter_key(str(value["event_id"])))
             return cls(
                 **{name: str(value[name]) for name in ("event_id", "code", "message", "hint")},
                 attempts=int(value["attempts"]),

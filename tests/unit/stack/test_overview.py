@@ -140,7 +140,8 @@ def test_a_record_that_was_no_event_is_listed_as_unknown(store):
 
 
 @pytest.mark.parametrize(
-    "junk", [b"", b"[]", b"{}", b'{"event": 3}', b'{"event": {"headers": {}, "data": {}}}']
+    "junk",
+    [b"", b"[]", b"{}", b'{"event": 3}', b'{"event": {"headers": {}, "data": {}}}', b'{"draft": "../x"}'],
 )
 def test_objects_that_cannot_be_read_do_not_hide_the_others(store, junk):
     planted.scan(store, "a")

@@ -50,6 +50,15 @@ def test_what_is_no_letter_is_told_as_such(data: bytes):
     assert caught.value.code == "dead-letter-unreadable"
 
 
+@pytest.mark.parametrize("event_id", ["../reports/a", "a/../../b", "x" * 2000, "a\nb"])
+def test_a_letter_under_an_id_that_no_key_can_have_is_no_letter(event_id):
+    """Its key is looked up by whoever tells of it."""
+    value = json.loads(_letters()[0].to_bytes()) | {"event_id": event_id}
+    with pytest.raises(InvalidInputError) as caught:
+        DeadLetter.from_bytes(json.dumps(value).encode())
+    assert caught.value.code == "dead-letter-unreadable"
+
+
 def test_a_letter_whose_event_is_damaged_is_no_letter():
     value = json.loads(_letters()[0].to_bytes())
     del value["event"]["data"]["uri"]
