@@ -48,7 +48,9 @@ CREATE TRIGGER tally_less AFTER DELETE ON entry BEGIN
     UPDATE tally SET entries = entries - 1 WHERE state = OLD.state;
 END;
 -- The latest ends in the order in which they were found: what those who follow the stream have not seen.
-CREATE TABLE news (number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, body TEXT NOT NULL);
+CREATE TABLE news (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, first INTEGER NOT NULL, body TEXT NOT NULL
+);
 CREATE INDEX entry_subject ON entry (subject);
 CREATE INDEX entry_newest ON entry (ended, at DESC, slide_id);
 CREATE INDEX entry_refused ON entry (refused) WHERE refused <> '';
@@ -81,10 +83,10 @@ class Due:
 
 @dataclass(frozen=True)
 class End:
-    """A slide has ended, `at` so many seconds since 1970, and was found to have in this order."""
+    """A slide has ended, `at` so many seconds since 1970. `first`: the index had nothing of it before."""
 
-    number: int
     at: float
+    first: bool
     slide: SlideState
 
 
@@ -160,9 +162,9 @@ class Index:
         return int(self._rows("SELECT COALESCE(MAX(number), 0) FROM news")[0][0])
 
     def ends(self, after: int, since: float) -> list[End]:
-        """Return the ends that were found after that of this number, and happened `since` then."""
-        sql = "SELECT number, at, body FROM news WHERE number > ? AND at >= ? ORDER BY number"
-        return [End(number, at, unpacked(body)) for number, at, body in self._rows(sql, after, since)]
+        """Return the ends that were found after that of this number, and happened `since` then, in order."""
+        sql = "SELECT at, first, body FROM news WHERE number > ? AND at >= ? ORDER BY number"
+        return [End(at, bool(first), unpacked(body)) for at, first, body in self._rows(sql, after, since)]
 
     # What the keeper of the index has to know.
 
@@ -266,15 +268,15 @@ class Index:
 class Looked:
     """What a look has found, and when the next is due.
 
-    `ends`: those that were not known before, each with when it happened. `key` and `etag`: of the object that
-    tells of them, if it is there.
+    `ends`: those that were not known before. `key` and `etag`: of the object that tells of them, if it is
+    there.
     """
 
     who: Due
     states: Sequence[SlideState]
     due: float
     misses: int
-    ends: Sequence[tuple[float, SlideState]] = ()
+    ends: Sequence[End] = ()
     key: str = ""
     etag: str = ""
 
@@ -288,7 +290,8 @@ class Looked:
             [_row(name, state) for state in self.states],
         )
         change.executemany(
-            "INSERT INTO news (at, body) VALUES (?, ?)", [(at, packed(state)) for at, state in self.ends]
+            "INSERT INTO news (at, first, body) VALUES (?, ?, ?)",
+            [(end.at, end.first, packed(end.slide)) for end in self.ends],
         )
         if self.states:
             change.execute(

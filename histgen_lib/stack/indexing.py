@@ -19,7 +19,7 @@ from pathlib import Path
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
-from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, Index, Looked, open_index, store_name
+from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
@@ -230,11 +230,12 @@ def _slides(store: ObjectStore, index: Index, who: Sequence[Due], now: float) ->
 
 def _new_ends(
     store: ObjectStore, before: Sequence[SlideState], states: Sequence[SlideState], now: float
-) -> list[tuple[float, SlideState]]:
-    """Name the ends that were not there before, with when they happened, as far as they may be news."""
-    known = {state.end for state in before}
-    ends = [(_ended_at(store, state), state) for state in states if state.ended and state.end not in known]
-    return [(at, state) for at, state in ends if at > now - NEWS_S]
+) -> list[End]:
+    """Name the ends that were not there before, as far as they may be news."""
+    known = {state.ending for state in before}
+    new = (state for state in states if state.ended and state.ending not in known)
+    ends = (End(_ended_at(store, state), not before, state) for state in new)
+    return [end for end in ends if end.at > now - NEWS_S]
 
 
 def _ended_at(store: ObjectStore, slide: SlideState) -> float:

@@ -83,8 +83,13 @@ class SlideState:
 
     @property
     def end(self) -> str:
-        """Key of the object that it ended with; "" if it has not. One that was sent again may end again."""
+        """Key of the object that it ended with; "" if it has not."""
         return self.draft.key if self.draft else self.letter.key if self.letter else ""
+
+    @property
+    def ending(self) -> tuple[str, str, str]:
+        """Tell this end from others: one that was sent again may end again, and with the same draft."""
+        return self.slide_id, self.event.id if self.event else "", self.end
 
     @property
     def mates(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from histgen_lib.errors import TransientError
 from histgen_lib.stack.connection import Connection
-from histgen_lib.stack.index import NEWS_S, End, Index, ask
+from histgen_lib.stack.index import NEWS_S, Index, ask
 from histgen_lib.stack.indexing import settle
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.storage import ObjectStore
@@ -56,12 +56,12 @@ class StoreSight:
 
     def __init__(self, store: ObjectStore, *, only: Collection[str] | None = None) -> None:
         self._overview, self._only = Overview(store), only
-        self._known: Collection[tuple[str, str]] | None = None
+        self._known: Collection[tuple[str, str, str]] | None = None
 
     def look(self) -> Seen:
         """See `Sight`."""
         slides = tuple(self._states())
-        ended = {(slide.slide_id, slide.end): slide for slide in slides if slide.ended}
+        ended = {slide.ending: slide for slide in slides if slide.ended}
         known = ended.keys() if self._known is None else self._known
         self._known = set(ended)
         return Seen(slides, tuple(slide for end, slide in ended.items() if end not in known))
@@ -86,7 +86,7 @@ class IndexSight:
         self._connection, self._now, self._began = connection, now, now()
         self._seen = Seen((), totals={}, whole=False)
         self._made, self._number = "", 0
-        self._told: dict[tuple[str, str, float], float] = {}
+        self._told: dict[tuple[str, str, str], float] = {}
 
     def look(self) -> Seen:
         """See `Sight`."""
@@ -111,13 +111,9 @@ class IndexSight:
         found = index.ends(self._number, max(self._began - _GRAIN_S, now - NEWS_S))
         self._number = last
         self._told = {end: told_at for end, told_at in self._told.items() if told_at > now - NEWS_S}
-        fresh = {_name(end): end.slide for end in found if _name(end) not in self._told}
-        self._told |= dict.fromkeys(fresh, now)
-        return () if first else tuple(fresh.values())
-
-
-def _name(end: End) -> tuple[str, str, float]:
-    return end.slide.slide_id, end.slide.end, end.at
+        fresh = [end.slide for end in found if not (end.first and end.slide.ending in self._told)]
+        self._told |= {slide.ending: now for slide in fresh}
+        return () if first else tuple(fresh)
 
 
 def sight_of(connection: Connection, pause: Callable[[float], object] = time.sleep) -> Sight:

@@ -143,6 +143,36 @@ def test_an_index_that_is_lost_and_made_anew_tells_nothing_twice_and_leaves_noth
     assert told(sight) == []
 
 
+def test_a_draft_that_is_written_once_more_is_not_told_by_another_index(stack):
+    """Its time is another then."""
+    stack.keep()
+    sight = sight_of(stack.connection())
+    assert told(sight) == []
+    stack.drafted("a")
+    stack.keep("a")
+    assert told(sight) == [("a", "drafted")]
+    stack.lost_index()
+    stack.age(-5)
+    stack.keep()
+
+    assert told(sight) == []
+    assert sight.look().totals == {"drafted": 1}
+
+
+def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack):
+    stack.keep()
+    sight = sight_of(stack.connection())
+    assert told(sight) == []
+    for mpp in (0.5, 0.45, 0.5):
+        planted.scan(stack.store, "a", mpp=mpp)
+        planted.draft(stack.store, "a", mpp=mpp)
+        stack.keep("a")
+        assert told(sight) == [("a", "drafted")]
+    stack.lost_index()
+    stack.keep()
+    assert told(sight) == []
+
+
 def test_an_end_that_is_found_long_after_is_counted_and_told_to_nobody(stack):
     stack.keep()
     sight = sight_of(stack.connection())
