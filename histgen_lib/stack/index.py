@@ -161,10 +161,11 @@ class Index:
         """Return the number of the end that was found last; 0 if none was."""
         return int(self._rows("SELECT COALESCE(MAX(number), 0) FROM news")[0][0])
 
-    def ends(self, after: int, since: float) -> list[End]:
-        """Return the ends that were found after that of this number, and happened `since` then, in order."""
-        sql = "SELECT at, first, body FROM news WHERE number > ? AND at >= ? ORDER BY number"
-        return [End(at, bool(first), unpacked(body)) for at, first, body in self._rows(sql, after, since)]
+    def ends(self, after: int, last: int, since: float) -> list[End]:
+        """Return the ends from after that of a number to that of the `last`, which happened `since` then."""
+        sql = "SELECT at, first, body FROM news WHERE number > ? AND number <= ? AND at >= ? ORDER BY number"
+        found = self._rows(sql, after, last, since)
+        return [End(at, bool(first), unpacked(body)) for at, first, body in found]
 
     # What the keeper of the index has to know.
 

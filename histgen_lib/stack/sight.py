@@ -108,7 +108,7 @@ class IndexSight:
         if made != self._made:
             self._made, self._number = made, 0
         last = index.last_number()
-        found = index.ends(self._number, max(self._began - _GRAIN_S, now - NEWS_S))
+        found = index.ends(self._number, last, max(self._began - _GRAIN_S, now - NEWS_S))
         self._number = last
         self._told = {end: told_at for end, told_at in self._told.items() if told_at > now - NEWS_S}
         fresh = [end.slide for end in found if not (end.first and end.slide.ending in self._told)]

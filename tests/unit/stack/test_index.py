@@ -236,7 +236,7 @@ def test_an_end_is_noted_once_however_often_it_is_looked_at(kept, monkeypatch):
     for _ in range(3):
         kept.index.touch(["a", "b"])
         kept.turn()
-    assert [end.slide.slide_id for end in kept.index.ends(0, 0.0)] == ["a"]
+    assert [end.slide.slide_id for end in kept.index.ends(0, 1, 0.0)] == ["a"]
     monkeypatch.setattr(indices, "_NEWS", 2)
     for data in ("first", "second", "third"):
         planted.draft(kept.store, "b", data=data)
@@ -244,8 +244,9 @@ def test_an_end_is_noted_once_however_often_it_is_looked_at(kept, monkeypatch):
         kept.index.touch(["b"])
         kept.turn()
 
-    assert len(kept.index.ends(0, 0.0)) == 2
-    assert [len(kept.index.ends(number, 0.0)) for number in (2, 3, 4)] == [2, 1, 0]
+    assert len(kept.index.ends(0, 4, 0.0)) == 2
+    assert [len(kept.index.ends(number, 4, 0.0)) for number in (2, 3, 4)] == [2, 1, 0]
+    assert len(kept.index.ends(0, 3, 0.0)) == 1
     assert kept.index.last_number() == 4
 
 

@@ -88,6 +88,27 @@ def test_an_end_is_told_once_and_none_of_before_the_first_look(stack):
     assert sight.look().totals == {"drafted": 2, "dead-letter": 1}
 
 
+def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, monkeypatch):
+    stack.keep()
+    sight = sight_of(stack.connection())
+    assert told(sight) == []
+    planted.scan(stack.store, "b")
+    stack.drafted("a")
+    stack.keep("a", "b")
+    last_number = Index.last_number
+
+    def found_meanwhile(index: Index) -> int:
+        last = last_number(index)
+        planted.draft(stack.store, "b")
+        stack.keep("b")
+        return last
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "last_number", found_meanwhile)
+        before = told(sight)
+    assert [*before, *told(sight)] == [("a", "drafted"), ("b", "drafted")]
+
+
 def test_a_slide_that_ends_again_after_a_replay_is_told_twice_though_nobody_looked_in_between(stack):
     stack.keep()
     sight = sight_of(stack.connection())
