@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
 from histgen_lib.cli.service_code import service_code
 from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.cli.submit import SOME_FAILED, exit_code
@@ -117,7 +117,7 @@ class _Teller:
         self.told.append({"uri": uri, "outcome": step.outcome, "error": failure and failure.to_dict()})
         if failure:
             self.failures.append(failure)
-            err().print(f"{uri}:", style="bold", soft_wrap=True)
+            say_heading(uri)
             say_error(failure)
         elif not self._as_json and step.outcome != "duplicate":
             out().print(f"{uri}: {_SAID[step.outcome]}", soft_wrap=True)

@@ -9,9 +9,8 @@ import typer
 
 from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import Mpp, Out, Slides, model_folder
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.cli.sources import expand
-from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.training.encode import EncodeResult
@@ -57,7 +56,7 @@ def encode(
             soft_wrap=True,
         )
     for path, error in result.failed:
-        err().print(f"{printable(str(path))}:", style="bold", soft_wrap=True)
+        say_heading(path)
         say_error(Failure.of(error))
     raise typer.Exit(1 if result.failed else 0)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,6 +93,11 @@ def emit_error(failure: Failure, *, as_json: bool = False) -> None:
     if as_json:
         emit_json({"error": failure.to_dict()})
     say_error(failure)
+
+
+def say_heading(name: object) -> None:
+    """Name, above its error, what it is that failed."""
+    err().print(f"{printable(str(name))}:", style="bold", soft_wrap=True)
 
 
 def say_error(failure: Failure) -> None:

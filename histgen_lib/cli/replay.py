@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.cli.submit import exit_code
 from histgen_lib.errors import InvalidInputError
@@ -151,7 +151,7 @@ def _say(replayed: Replayed, *, dry_run: bool) -> None:
     letter = replayed.letter
     slide = letter.event.key if letter and letter.event else "unknown"
     if replayed.refused:
-        err().print(f"{replayed.event_id} ({slide}):", style="bold", soft_wrap=True)
+        say_heading(f"{replayed.event_id} ({slide})")
         say_error(Failure.of(replayed.refused))
         return
     if letter and letter.worker == GATEWAY:

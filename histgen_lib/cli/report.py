@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, model_folder
-from histgen_lib.cli.output import Failure, JsonFlag, confidence_word, emit_json, err, out, say_error
+from histgen_lib.cli.output import (
+    Failure,
+    JsonFlag,
+    confidence_word,
+    emit_json,
+    out,
+    say_error,
+    say_heading,
+)
 from histgen_lib.cli.sources import expand, is_bag
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.names import printable
@@ -133,7 +141,7 @@ def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
         failure, result = outcomes[-1].failure, outcomes[-1].result
         if failure is not None and (show or len(paths) > 1):
             if len(paths) > 1:
-                err().print(f"{printable(str(path))}:", style="bold", soft_wrap=True)
+                say_heading(path)
             say_error(failure)
         if show and result is not None:
             print_draft(result)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.options import Mpp
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
 from histgen_lib.cli.sources import expand
 from histgen_lib.cli.stream_options import Gateway, Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import FatalError, HistgenError
@@ -175,7 +175,7 @@ def _say_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> No
 
 
 def _say_failed(slide: str, failure: Failure | None) -> None:
-    err().print(f"{slide}:", style="bold", soft_wrap=True)
+    say_heading(slide)
     if failure:
         say_error(failure)
 

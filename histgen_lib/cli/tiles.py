@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.options import Mpp, Out, Slides
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.cli.sources import expand
 from histgen_lib.errors import HistgenError
-from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +57,7 @@ def tiles(
             if len(paths) == 1:
                 raise
             failures.append((path, Failure.of(error)))
-            err().print(f"{printable(str(path))}:", style="bold", soft_wrap=True)
+            say_heading(path)
             say_error(failures[-1][1])
         else:
             if not as_json:

@@ -12,7 +12,7 @@ import typer
 from histgen_lib.cli.cases import AllowMissing, CasesTold
 from histgen_lib.cli.extras import need_train_extra
 from histgen_lib.cli.options import Out, model_folder
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _bags(
     chosen = model_folder(encoder)
     result = encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
     for path, error in result.failed:
-        err().print(f"{path}:", style="bold", soft_wrap=True)
+        say_heading(path)
         say_error(Failure.of(error))
     if result.failed and not result.written + result.kept:
         raise result.failed[0][1]
