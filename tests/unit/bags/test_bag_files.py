@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bag_inputs import refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,13 +33,6 @@ def a_bag(tiles=50, dim=24, seed=0, **changed) -> Bag:
         encoder_sha256="ab" * 32,
     )
     return replace(bag, **changed)
-
-
-def refusal(path) -> InvalidInputError:
-    with pytest.raises(InvalidInputError) as caught:
-        read_bag(path)
-    assert caught.value.hint
-    return caught.value
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,31 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bag_inputs import COORDS, FEATURES, a_bag, refusal, write_h5
 
-from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.bags import _damage as damage
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.bags import read_bag, write_bag
 
-FEATURES = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
-COORDS = np.array([(x * 512, y * 512) for y in range(3) for x in range(4)], np.int64)
 FACTS = {"patch_size": 256, "patch_size_level0": 512, "level0_width": 2048, "level0_height": 1536}
 
 
-def write_h5(path, features=FEATURES, coords=COORDS, **attributes):
-    with h5py.File(path, "w") as file:
-        file["features"], file["coords"] = features, coords
-        file["coords"].attrs.update(attributes)
-    return path
-
-
-def refusal(path):
-    with pytest.raises(InvalidInputError) as caught:
-        read_bag(path)
-    return caught.value
-
-
 def a_parquet_bag(path):
-    bag = Bag("a", FEATURES.astype(np.float16), COORDS.astype(np.int32), 512, 256, 0.5, 0.25, (0, 0), "", "")
+    bag = a_bag()
     write_bag(bag, path)
     return bag
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 
-import h5py
+import bag_inputs
 import numpy as np
 import pytest
 import torch
+from bag_inputs import refusal
 
 from histgen_lib.bags import read_bag
-from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.errors import FatalError
 
 FEATURES = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
 COORDS = np.array([(x * 512 + 37, y * 512 + 11) for y in range(5) for x in range(6)], np.int64)
@@ -29,19 +30,7 @@ TRIDENT = {
 
 
 def write_h5(path, features=FEATURES, coords=COORDS, **attributes):
-    with h5py.File(path, "w") as file:
-        if features is not None:
-            file["features"] = features
-        if coords is not None:
-            file["coords"] = coords
-            file["coords"].attrs.update(attributes)
-    return path
-
-
-def refusal(path):
-    with pytest.raises(InvalidInputError) as caught:
-        read_bag(path)
-    return caught.value
+    return bag_inputs.write_h5(path, features, coords, **attributes)
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,31 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bag_inputs import COORDS, FEATURES, a_bag, refusal, write_h5
 
-from histgen_lib.bags import Bag, pack_bag, read_bag, unpack_bag, write_bag
+from histgen_lib.bags import pack_bag, read_bag, unpack_bag, write_bag
 from histgen_lib.errors import InvalidInputError
 
-FEATURES = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
-COORDS = np.array([(x * 512, y * 512) for y in range(3) for x in range(4)], np.int64)
 NAMES = ["..", "../../x", "/tmp/x", "..\\x", "a\x1b[2J\nb", "n" * 300]
-
-
-def write_h5(path, features=FEATURES, coords=COORDS, **attributes):
-    with h5py.File(path, "w") as file:
-        file["features"], file["coords"] = features, coords
-        file["coords"].attrs.update(attributes)
-    return path
-
-
-def a_bag(**changes):
-    bag = Bag("a", FEATURES.astype(np.float16), COORDS.astype(np.int32), 512, 256, 0.5, 0.25, (0, 0), "", "")
-    return replace(bag, **changes)
-
-
-def refusal(path):
-    with pytest.raises(InvalidInputError) as caught:
-        read_bag(path)
-    return caught.value
 
 
 @pytest.mark.parametrize("name", NAMES)

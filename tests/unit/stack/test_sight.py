@@ -72,6 +72,15 @@ def told(sight) -> list[tuple[str, str]]:
     return [(slide.slide_id, slide.state) for slide in sight.look().news]
 
 
+@pytest.fixture
+def sight(stack):
+    """Look through the index of an empty stack for the first time."""
+    stack.keep()
+    sight = sight_of(stack.connection())
+    assert told(sight) == []
+    return sight
+
+
 def test_an_end_is_told_once_and_none_of_before_the_first_look(stack):
     stack.drafted("old")
     stack.keep()
@@ -88,10 +97,7 @@ def test_an_end_is_told_once_and_none_of_before_the_first_look(stack):
     assert sight.look().totals == {"drafted": 2, "dead-letter": 1}
 
 
-def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, monkeypatch):
-    stack.keep()
-    sight = sight_of(stack.connection())
-    assert told(sight) == []
+def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, sight, monkeypatch):
     planted.scan(stack.store, "b")
     stack.drafted("a")
     stack.keep("a", "b")
@@ -109,10 +115,7 @@ def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, monkey
     assert [*before, *told(sight)] == [("a", "drafted"), ("b", "drafted")]
 
 
-def test_a_slide_that_ends_again_after_a_replay_is_told_twice_though_nobody_looked_in_between(stack):
-    stack.keep()
-    sight = sight_of(stack.connection())
-    assert told(sight) == []
+def test_a_slide_that_ends_again_after_a_replay_is_told_twice_though_nobody_looked_in_between(stack, sight):
     planted.letter(stack.store, planted.scan(stack.store, "a"))
     stack.keep("a")
     list(replay(stack.store, Broker()))
@@ -144,10 +147,7 @@ def test_while_the_index_is_made_anew_old_ends_are_counted_and_new_ones_told(sta
     assert (seen.whole, seen.totals) == (True, {"drafted": 3, "dead-letter": 1})
 
 
-def test_an_index_that_is_lost_and_made_anew_tells_nothing_twice_and_leaves_nothing_out(stack):
-    stack.keep()
-    sight = sight_of(stack.connection())
-    assert told(sight) == []
+def test_an_index_that_is_lost_and_made_anew_tells_nothing_twice_and_leaves_nothing_out(stack, sight):
     for slide_id in "xyz":
         stack.drafted(slide_id)
     stack.keep("x", "y", "z")
@@ -164,11 +164,8 @@ def test_an_index_that_is_lost_and_made_anew_tells_nothing_twice_and_leaves_noth
     assert told(sight) == []
 
 
-def test_a_draft_that_is_written_once_more_is_not_told_by_another_index(stack):
+def test_a_draft_that_is_written_once_more_is_not_told_by_another_index(stack, sight):
     """Its time is another then."""
-    stack.keep()
-    sight = sight_of(stack.connection())
-    assert told(sight) == []
     stack.drafted("a")
     stack.keep("a")
     assert told(sight) == [("a", "drafted")]
@@ -180,10 +177,7 @@ def test_a_draft_that_is_written_once_more_is_not_told_by_another_index(stack):
     assert sight.look().totals == {"drafted": 1}
 
 
-def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack):
-    stack.keep()
-    sight = sight_of(stack.connection())
-    assert told(sight) == []
+def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack, sight):
     for mpp in (0.5, 0.45, 0.5):
         planted.scan(stack.store, "a", mpp=mpp)
         planted.draft(stack.store, "a", mpp=mpp)
@@ -194,10 +188,7 @@ def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack):
     assert told(sight) == []
 
 
-def test_an_end_that_is_found_long_after_is_counted_and_told_to_nobody(stack):
-    stack.keep()
-    sight = sight_of(stack.connection())
-    assert told(sight) == []
+def test_an_end_that_is_found_long_after_is_counted_and_told_to_nobody(stack, sight):
     stack.drafted("brought-here")
     stack.age(7200)
     stack.keep("brought-here")
