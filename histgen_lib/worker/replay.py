@@ -25,6 +25,7 @@ from histgen_lib.events import (
 )
 from histgen_lib.pipeline.keys import contents_prefix, scanned_key
 from histgen_lib.storage import ObjectStore
+from histgen_lib.worker.audit import Audit, this_account
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
 
 REPLAYED_PREFIX = "dead-letter-replayed/"
@@ -51,14 +52,19 @@ def replay(
     *,
     code: str | None = None,
     event_ids: Collection[str] | None = None,
+    by: str = "",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Replayed]:
     """Replay the dead letters that are there now: those with `code`, or of `event_ids`, or all of them.
 
-    Yields each letter when it is dealt with; letters that cannot be replayed stay where they are. Raises what
-    store and publisher raise; then call it again.
+    `by`: who has it done, for the audit log; this account if that is not stated. Yields each letter when it
+    is dealt with; letters that cannot be replayed stay where they are. Raises what store and publisher raise;
+    then call it again.
     """
+    audit, by = Audit(store, now=now), by or this_account()
     for found in choose(store, code=code, event_ids=event_ids):
+        if found.refused is None and (letter := found.letter) and letter.event:
+            audit.append("replayed", by, {"event_id": letter.event_id, "slide_id": letter.event.key})
         yield _replayed(store, publisher, found, now)
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from histgen_lib.worker.lock import CHALLENGE, UNAUTHORISED, Lock
 from services.gateway import noticing, notifications
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission, unreadable
+from services.gateway.callers import caller
 from services.gateway.intake import Intake
 from services.gateway.submission import Receipt
 
@@ -89,7 +91,7 @@ class Door:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _post_slide(self, request: Request) -> Response:
-        told = read_submission(await _body(request, MOST_SLIDE_BYTES))
+        told = replace(read_submission(await _body(request, MOST_SLIDE_BYTES)), by=_caller(request))
         receipt = await self._aside(partial(self._intake.submit, told))
         return _refusal_of(receipt) if receipt.letter else _json(_shown(receipt), 202)
 
@@ -142,6 +144,10 @@ class Door:
             return _refusal(error, 503, {"retry-after": str(RETRY_AFTER_S)})
         status = _STATUS.get(error.code, 422)
         return _refusal(error, status, CHALLENGE if status == UNAUTHORISED else None)
+
+
+def _caller(request: Request) -> str:
+    return caller(*request.client) if request.client else "unknown"
 
 
 async def _body(request: Request, most: int) -> bytes:

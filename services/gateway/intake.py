@@ -1,7 +1,8 @@
 """The one way in: whoever tells of a slide, it is read, recognised by its bytes, and announced once.
 
 The event is published before it is written down. A crash in between has the same event published again, with
-the same id, when the slide is told of again: consumers recognise it.
+the same id, when the slide is told of again: consumers recognise it. The audit log is told first of all, so
+that nothing is announced of which it does not know who submitted it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from histgen_lib.worker import DeadLetter
+from histgen_lib.worker.audit import Audit
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
 from services.gateway.descent import letter_of
@@ -51,6 +53,7 @@ class Intake:
         self.announced = 0
         self.told: Callable[[str, str], None] = lambda slide_id, key: None
         self._publisher, self._store, self._now = publisher, store, now
+        self._audit, self._audited = Audit(store, now=now), set[str]()
         self._deciding = threading.Lock()
 
     def submit(self, submission: Submission) -> Receipt:
@@ -130,14 +133,14 @@ class Intake:
             return Receipt(slide_id, said[-1].event.id, "dead-letter" if letter else "duplicate", letter)
         event = Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
         if same:
-            return self._announce(event, "accepted")
+            return self._announce(event, "accepted", told)
         mine = Owner(told.place.uri, content.content_id)
         owner = self.ledger.claim(slide_id, mine)
         if mine.uri == owner.uri:
-            return self._announce(event, "rescan" if latest else "accepted")
+            return self._announce(event, "rescan" if latest else "accepted", told)
         if mine.content_id == owner.content_id:
-            return self._announce(event, "accepted")
-        return self._refuse_taken(event)
+            return self._announce(event, "accepted", told)
+        return self._refuse_taken(event, told)
 
     def _has_moved(self, told: Submission, latest: Announced | None, said: Sequence[Announced]) -> bool:
         """Whether a slide that no report tells of yet has left the place it was announced from."""
@@ -145,10 +148,12 @@ class Intake:
             return False
         return not self.contents.lies_at(latest.data.uri) and not Overview(self._store).drafted(latest.data)
 
-    def _announce(self, event: Event, status: Status) -> Receipt:
+    def _announce(self, event: Event, status: Status, told: Submission) -> Receipt:
         with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):
+            self._write_down(event, status, told)
             self._publisher.publish(event.type, event.key, event)
             self.ledger.record(event)
+            self._audited.discard(event.id)
             self.announced += 1
             self.told(event.key, "")
             _log.info("Announced.", outcome=status)
@@ -162,7 +167,14 @@ class Intake:
             )
         return Receipt(event.key, event.id, status)
 
-    def _refuse_taken(self, event: Event) -> Receipt:
+    def _write_down(self, event: Event, status: Status, told: Submission) -> None:
+        """Tell the audit log, once: while the broker is away the same is tried again and again."""
+        if event.id not in self._audited:
+            deed = {"slide_id": event.key, "event_id": event.id, "outcome": status, "via": told.via}
+            self._audit.append("submitted", told.by or told.via, deed)
+            self._audited.add(event.id)
+
+    def _refuse_taken(self, event: Event, told: Submission) -> Receipt:
         """Give up a slide whose id belongs to other bytes from elsewhere: two slides must never be mixed."""
         assert isinstance(event.data, SlideScanned)
         lost = Event.first(
@@ -172,7 +184,9 @@ class Intake:
             identity=f"{identity(event.data)}|{event.data.uri}",
         )
         letter = DeadLetter.of_event(lost, _taken(event.key), attempts=0, worker=NAME)
+        self._write_down(lost, "dead-letter", told)
         self.give_up(letter)
+        self._audited.discard(lost.id)
         return Receipt(event.key, lost.id, "dead-letter", letter)
 
 

@@ -17,6 +17,7 @@ _KEYS = re.compile(
     r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp)"
     r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp)|latest\.json|latest\.history/\d+\.json)"
     r"|gateway/(owners|contents|seen)/.+"
+    r"|audit/\d{12}\.json"
     r"|dead-letter(-replayed)?/[A-Za-z0-9._-]+\.json"
     r"|cases/[^/]+/[^/]+\.json"
     r"|attempts/(tiler|reporter)/[A-Za-z0-9._-]+/\d+"

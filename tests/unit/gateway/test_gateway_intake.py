@@ -13,6 +13,7 @@ from histgen_lib.events import BagReady, Event
 from histgen_lib.files import sha256_hex
 from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.worker import DeadLetter, read_dead_letter
+from histgen_lib.worker.audit import Entry
 from histgen_lib.worker.replay import replay
 from services.gateway import intake
 from services.gateway.intake import identity
@@ -219,9 +220,33 @@ def test_nothing_is_written_down_that_was_not_acknowledged(lab: Lab):
     lab.bus.away = True
     with pytest.raises(TransientError, match="broker"):
         lab.tell(lab.file("a.svs"), mark="m")
-    assert set(lab.store.kept) == {"gateway/owners/a"}
+    assert set(lab.store.kept) == {"gateway/owners/a", "audit/000000000001.json"}
     lab.bus.away = False
     assert lab.tell(lab.file("a.svs"), mark="m").status == "accepted"
+
+
+def test_who_submitted_a_slide_is_in_the_audit_log_once_and_says_nothing_of_its_place(lab: Lab):
+    lab.bus.away = True
+    for _ in range(3):  # the watched folder tries again while the broker is away
+        with pytest.raises(TransientError):
+            lab.tell(lab.file("jane-doe/a.svs"))
+    lab.bus.away = False
+    event_id = lab.tell(lab.file("jane-doe/a.svs")).event_id
+    lab.tell(lab.file("jane-doe/a.svs"))  # a duplicate changes nothing
+
+    (data,) = [data for key, data in lab.store.kept.items() if key.startswith("audit/")]
+    entry = Entry.from_bytes(data)
+    assert entry
+    assert (entry.action, entry.by) == ("submitted", "http")
+    assert entry.what == {"slide_id": "a", "event_id": event_id, "outcome": "accepted", "via": "http"}
+    assert b"jane" not in data
+
+
+def test_a_slide_that_was_given_up_for_its_taken_id_is_in_the_audit_log_too(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    lab.tell(lab.file("two/a.svs", b"two"))
+    told = [Entry.from_bytes(data) for key, data in lab.store.kept.items() if key.startswith("audit/")]
+    assert [entry and entry.what["outcome"] for entry in told] == ["accepted", "dead-letter"]
 
 
 def test_an_id_claimed_by_a_slide_that_was_never_announced_is_not_given_to_another(lab: Lab):
