@@ -16,6 +16,7 @@ from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.slides.places import Roots
+from histgen_lib.stack.children import OWNER_ONLY
 from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
@@ -139,7 +140,8 @@ def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str
 
 
 def observe(settings: ServiceSettings, name: str) -> None:
-    """Log and trace as the settings say. Raises FatalError("tracing-missing")."""
+    """Log and trace as the settings say; files are for this account only. FatalError("tracing-missing")."""
+    os.umask(OWNER_ONLY)
     configure_logging(name, settings.log_level)
     configure_tracing(name, __version__, settings.traces)
 

@@ -22,6 +22,7 @@ from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
+from histgen_lib.stack.privacy import close_bus, close_store
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
 from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
 from histgen_lib.stack.triton import clear_left_over
@@ -170,11 +171,15 @@ class LocalStack:
         settings = self.settings
         own_secret(self.home.token_path)
         open_model_folder(settings.model)
+        storage = StorageSettings(settings.store_url, settings.store_endpoint)
         with suppress(TransientError):  # the services wait for it
-            open_store(StorageSettings(settings.store_url, settings.store_endpoint))
+            open_store(storage)
+            close_store(storage)
         if settings.broker != "kafka":
+            bus = BusSettings(settings.bus_url)
             with suppress(TransientError):
-                open_publisher(BusSettings(settings.bus_url)).close()
+                open_publisher(bus).close()
+            close_bus(bus)
 
     def _start_broker(self) -> Keeper | None:
         """Say which broker it is, and start it if it is ours."""
