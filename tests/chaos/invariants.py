@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 from harness import DRAFT, Remains
+from history import violations
 
 from histgen_lib.events import BAG_READY, REPORT_DRAFTED, Event
 
@@ -36,6 +37,7 @@ def check(
     check_whole(remains)
     check_nothing_else(remains, orphans)
     check_committed(remains)
+    check_history(remains)
     assert remains.results() == dict(undisturbed)
 
 
@@ -71,6 +73,12 @@ def check_nothing_else(remains: Remains, orphans: int) -> None:
 def check_committed(remains: Remains) -> None:
     """Nothing is delivered again to those who come later."""
     assert set(remains.undone.values()) == {0}, remains.undone
+
+
+def check_history(remains: Remains) -> None:
+    """Broker, store and logs tell of no promise that was broken, nor did offsets while the stream ran."""
+    assert violations(remains.history, remains.acknowledged) == []
+    assert remains.passed == []
 
 
 def done_again(remains: Remains) -> int:
