@@ -98,7 +98,8 @@ class _Kafka:
         with self._consumer() as consumer:
             ends = {part: end for part, end in consumer.end_offsets(_parts(consumer, topic)).items() if end}
             consumer.assign(list(ends))
-            consumer.seek_to_beginning()
+            for part in ends:
+                consumer.seek_to_beginning(part)
             while any(consumer.position(part) < end for part, end in ends.items()):
                 for batch in consumer.poll(1000).values():
                     found += [_record(one) for one in batch]
