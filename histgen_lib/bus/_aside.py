@@ -74,7 +74,7 @@ class Aside:
             part = self._parts[delivery.partition] = _Part(delivery.offset)
         record = _Open(delivery, _SOON)
         waits = record.key is not None and any(record.key == other.key for other in part.open.values())
-        if waits and not self._has_room_behind(part, delivery):
+        if waits and not self._has_room_in(delivery.partition, len(delivery.raw)):
             self.stopped.add(delivery.partition)
         else:
             part.reached, part.open[delivery.offset] = delivery.offset + 1, record
@@ -118,13 +118,13 @@ class Aside:
             part.open.pop(delivery.offset, None)
             if not part.open:
                 del self._parts[delivery.partition]
-        self.stopped.clear()  # there may be room now
+        self._go_on([delivery.partition])
 
     def forget(self, partitions: Collection[int] | None = None) -> None:
         """Drop what is known of partitions that are ours no more, or of all."""
         for partition in list(self._parts) if partitions is None else partitions:
             self._parts.pop(partition, None)
-        self.stopped.clear()
+        self._go_on(self.stopped if partitions is None else partitions)
 
     def floor(self, partition: int) -> int | None:
         """Return the lowest offset that is not finished; None for a partition without open records."""
@@ -138,10 +138,10 @@ class Aside:
             return delivery.offset + 1
         return next((offset for offset in part.open if offset != delivery.offset), part.reached)
 
-    def reached(self, partition: int) -> int | None:
-        """Return the first offset that was not read; None as `floor`."""
-        part = self._parts.get(partition)
-        return part.reached if part else None
+    def reached(self, delivery: Delivery) -> int:
+        """Return the first offset that was not read in the partition of the record in flight."""
+        part = self._parts.get(delivery.partition)
+        return part.reached if part else delivery.offset + 1
 
     def read(self) -> list[tuple[int, int, int | None]]:
         """Return partitions with open records: number, floor, and from where to read on (None: stopped)."""
@@ -153,9 +153,15 @@ class Aside:
     def _heads(self) -> Iterator[_Open]:
         return (head for part in self._parts.values() for head in part.heads())
 
-    def _has_room_behind(self, part: _Part, delivery: Delivery) -> bool:
-        held = sum(record.due == _SOON for record in part.open.values())
-        return held < HELD_MOST and self._fits(1, len(delivery.raw))
+    def _go_on(self, partitions: Collection[int]) -> None:
+        """Have partitions read on, and those that only lacked room that there is now."""
+        self.stopped.difference_update(set(partitions))
+        self.stopped -= {partition for partition in self.stopped if self._has_room_in(partition, 0)}
+
+    def _has_room_in(self, partition: int, size: int) -> bool:
+        """Say whether a record of `size` bytes can be held back."""
+        held = sum(record.due == _SOON for record in self._parts[partition].open.values())
+        return held < HELD_MOST and self._fits(1, size)
 
     def _fits(self, more: int, more_bytes: int) -> bool:
         sizes = [len(record.delivery.raw) for part in self._parts.values() for record in part.open.values()]
