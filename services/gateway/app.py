@@ -30,7 +30,14 @@ from services.gateway.loops import Loop
 from services.gateway.settings import GatewaySettings
 from services.gateway.topic import GROUP, NotificationTopic
 from services.gateway.watching import Watching
-from services.wiring import bus_settings, slide_roots, storage_settings, token_file, warn_without_roots
+from services.wiring import (
+    bus_settings,
+    http_limits,
+    slide_roots,
+    storage_settings,
+    token_file,
+    warn_without_roots,
+)
 
 PROBE_S = 5.0
 STEP_S = 1.0
@@ -56,7 +63,7 @@ class Gateway:
         """Run until the stop; finish what is in hand within the grace period. Return the exit code."""
         settings = self.settings
         with (
-            serving(self.door.app(), settings.host, settings.port) as url,
+            serving(self.door.app(), settings.host, settings.port, http_limits(settings)) as url,
             announced(settings.run_dir, NAME, url, token_file(settings)),
         ):
             _log.info("The gateway is open.", url=url)
@@ -140,7 +147,7 @@ def build(
         intake.told = kept.touch
         loops.append(Indexing(kept, store, board, stop, grace_s=settings.grace_s))
     lock = Lock(own_secret(token_file(settings)))
-    door = Door(intake, board, stop, lock, host=settings.host, threads=settings.hash_threads)
+    door = Door(intake, board, stop, lock, body_s=settings.http_body_s, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)
 
 

@@ -31,7 +31,6 @@ T = TypeVar("T")
 Page = Callable[[Request], Awaitable[Response]]
 
 MOST_SLIDE_BYTES, MOST_EVENT_BYTES = 64 << 10, 1 << 20
-BODY_S = 30.0
 RETRY_AFTER_S = 5
 _STATUS = {
     "request-unreadable": 400,
@@ -45,7 +44,6 @@ _STATUS = {
     "slide-changed": 409,
     "slide-incomplete": 409,
 }
-_LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 _log = get_logger()
 
@@ -54,7 +52,7 @@ class Door:
     """Answers requests of those who have the token of `lock`.
 
     `threads`: they read slides, so that a large one holds up nobody else. `most_waiting`:
-    requests that may wait for a thread; more are told to come again.
+    requests that may wait for a thread; more are told to come again. `body_s`: what a body may take to come.
     """
 
     def __init__(
@@ -64,12 +62,12 @@ class Door:
         stop: Stop,
         lock: Lock,
         *,
-        host: str = "127.0.0.1",
+        body_s: float = 30.0,
         threads: int = 4,
         most_waiting: int = 64,
     ) -> None:
-        self._intake, self._board, self._stop, self._host = intake, board, stop, host
-        self._lock = lock
+        self._intake, self._board, self._stop = intake, board, stop
+        self._lock, self._body_s = lock, body_s
         self._most = threads + most_waiting
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway-http")
         self._counting = threading.Lock()
@@ -89,12 +87,12 @@ class Door:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _post_slide(self, request: Request) -> Response:
-        told = read_submission(await _body(request, MOST_SLIDE_BYTES))
+        told = read_submission(await _body(request, MOST_SLIDE_BYTES, self._body_s))
         receipt = await self._aside(partial(self._intake.submit, told))
         return _refusal_of(receipt) if receipt.letter else _json(_shown(receipt), 202)
 
     async def _post_event(self, request: Request) -> Response:
-        body = await _body(request, MOST_EVENT_BYTES)
+        body = await _body(request, MOST_EVENT_BYTES, self._body_s)
         notifications.read(body)
         found = await self._aside(partial(noticing.take, self._intake, body, "http/s3-events"))
         return _json({"slides": [_noticed(one) for one in found]}, 202)
@@ -113,7 +111,7 @@ class Door:
     def _answering(self, page: Page) -> Page:
         async def answer(request: Request) -> Response:
             try:
-                self._require_own(request)
+                _require_program(request)
                 self._lock.check(request.headers.get("authorization"))
                 return await page(request)
             except HistgenError as error:
@@ -126,13 +124,6 @@ class Door:
 
         return answer
 
-    def _require_own(self, request: Request) -> None:
-        """Refuse web pages that a browser on this machine has open: they could name slides at will."""
-        host = request.headers.get("host", "").rsplit(":", 1)[0]
-        local = f"[{self._host}]" if ":" in self._host else self._host
-        if "origin" in request.headers or (local in _LOCAL and host not in _LOCAL):
-            raise _ORIGIN
-
     def _refusal(self, error: HistgenError) -> Response:
         if isinstance(error, FatalError):
             self.failure = error
@@ -144,14 +135,20 @@ class Door:
         return _refusal(error, status, CHALLENGE if status == UNAUTHORISED else None)
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """Read a body of at most `most` bytes."""
+def _require_program(request: Request) -> None:
+    """Refuse web pages that a browser on this machine has open: they could name slides at will."""
+    if "origin" in request.headers:
+        raise _ORIGIN
+
+
+async def _body(request: Request, most: int, most_s: float) -> bytes:
+    """Read a body of at most `most` bytes, that comes in `most_s` seconds."""
     stated = request.headers.get("content-length", "0")
     if not stated.isdecimal() or int(stated) > most:
         raise _too_large(most)
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(most_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > most:
@@ -211,8 +208,8 @@ _BUSY = TransientError(
 )
 _ORIGIN = InvalidInputError(
     "request-origin",
-    "The request comes from a web page, or names this machine in a strange way.",
-    hint="Send it from a program, to the address that the gateway announces.",
+    "The request comes from a web page.",
+    hint="Send it from a program.",
 )
 _PATH = InvalidInputError(
     "request-path",
