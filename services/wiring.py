@@ -130,7 +130,7 @@ def _own_temporary_folder() -> Path:
 
 def slide_roots(settings: ServiceSettings) -> Roots:
     """Say what slides may be taken from. Raises FatalError("settings-invalid")."""
-    watched = [str(settings.watch.resolve())] if settings.watch else []
+    watched = [str(settings.watch.absolute())] if settings.watch else []
     return Roots.read([*watched, *settings.roots])
 
 

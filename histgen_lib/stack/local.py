@@ -117,7 +117,7 @@ class LocalStack:
             store_endpoint=settings.store_endpoint,
             inference=self.inference.url,
             watch=str(settings.inbox),
-            roots=(str(settings.inbox), *settings.roots),
+            roots=settings.allowed,
         )
 
     def check(self) -> None:
