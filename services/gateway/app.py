@@ -27,6 +27,7 @@ from services.gateway.http import Door
 from services.gateway.indexing import Indexing, Kept
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
+from services.gateway.patience import Patience
 from services.gateway.settings import GatewaySettings
 from services.gateway.topic import GROUP, NotificationTopic
 from services.gateway.watching import Watching
@@ -125,7 +126,7 @@ def build_intake(
     storage = storage_settings(settings)
     store = store or open_store(storage)
     publisher = publisher or open_publisher(bus_settings(settings))
-    contents = Contents(roots, partial(_open_bucket, storage))
+    contents = Contents(roots, partial(_open_bucket, storage), Patience(settings.open_s))
     return Intake(publisher, store, contents), publisher, store
 
 
@@ -157,7 +158,14 @@ def _loops(
     common: dict[str, Any] = {"board": board, "stop": stop, "grace_s": settings.grace_s}
     if watched:
         look_s = min(settings.look_s, settings.settle_s)
-        yield Watching(Folder(watched), intake, settle_s=settings.settle_s, look_s=look_s, **common)
+        yield Watching(
+            Folder(watched),
+            intake,
+            settle_s=settings.settle_s,
+            look_s=look_s,
+            still_s=settings.open_s,
+            **common,
+        )
     if settings.notifications:
         subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
         yield NotificationTopic(subscribe, intake, **common)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.slides.places import FilePlace
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.health import health_app
@@ -43,6 +44,7 @@ _STATUS = {
     "slide-missing": 404,
     "slide-changed": 409,
     "slide-incomplete": 409,
+    "slide-open-timeout": 504,
 }
 
 _log = get_logger()
@@ -51,8 +53,9 @@ _log = get_logger()
 class Door:
     """Answers requests of those who have the token of `lock`.
 
-    `threads`: they read slides, so that a large one holds up nobody else. `most_waiting`:
-    requests that may wait for a thread; more are told to come again. `body_s`: what a body may take to come.
+    `threads`: as many objects, and as many files, are read at a time, so that a large one holds up nobody
+    else; a file that cannot be opened takes none of them. `most_waiting`: requests that may wait; more are
+    told to come again. `body_s`: what a body may take to come.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Door:
         self._intake, self._board, self._stop = intake, board, stop
         self._lock, self._body_s = lock, body_s
         self._most = threads + most_waiting
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway-http")
+        self._objects = ThreadPoolExecutor(threads, thread_name_prefix="gateway-objects")
+        self._files = ThreadPoolExecutor(self._most, thread_name_prefix="gateway-files")
+        self._slots = threading.Semaphore(threads)
         self._counting = threading.Lock()
         self.failure: FatalError | None = None
 
@@ -84,26 +89,28 @@ class Door:
 
     def close(self) -> None:
         """Start nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._objects, self._files):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _post_slide(self, request: Request) -> Response:
         told = read_submission(await _body(request, MOST_SLIDE_BYTES, self._body_s))
-        receipt = await self._aside(partial(self._intake.submit, told))
+        pool = self._files if isinstance(told.place, FilePlace) else self._objects
+        receipt = await self._aside(pool, partial(self._intake.submit, told, self._slots))
         return _refusal_of(receipt) if receipt.letter else _json(_shown(receipt), 202)
 
     async def _post_event(self, request: Request) -> Response:
         body = await _body(request, MOST_EVENT_BYTES, self._body_s)
         notifications.read(body)
-        found = await self._aside(partial(noticing.take, self._intake, body, "http/s3-events"))
+        found = await self._aside(self._objects, partial(noticing.take, self._intake, body, "http/s3-events"))
         return _json({"slides": [_noticed(one) for one in found]}, 202)
 
-    async def _aside(self, call: Callable[[], T]) -> T:
+    async def _aside(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         with self._counting:
             if self._board.requests >= self._most or self._stop.requested:
                 raise _BUSY
             self._board.hold(self._board.requests + 1)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
         finally:
             with self._counting:
                 self._board.hold(self._board.requests - 1)

@@ -220,7 +220,7 @@ def test_an_outage_is_told_as_such_and_nothing_is_lost(client: Client, lab: Lab,
 
 
 def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab, monkeypatch):
-    def fails(_):
+    def fails(*_):
         raise RuntimeError(SECRETS[0])
 
     monkeypatch.setattr(lab.intake, "submit", fails)
@@ -230,7 +230,7 @@ def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab
 
 
 def test_a_broken_installation_stops_the_service(client: Client, lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    def denied(_):
+    def denied(*_):
         raise FatalError("storage-denied", "No.", hint="Mend it.")
 
     monkeypatch.setattr(lab.intake, "submit", denied)
