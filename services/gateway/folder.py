@@ -43,12 +43,12 @@ class Look:
 class Folder:
     """A folder tree that slides are put into. Links to folders are not followed, hidden names passed over.
 
-    `without`: places in it that are not looked at. `at`: what a look looks at now, since when (monotonic).
+    `without`: places in it that are not looked at. `since`: when what is looked at now was begun with.
     """
 
     def __init__(self, root: Path, without: frozenset[Path] = frozenset()) -> None:
         self.root = root
-        self.at, self.since = root, time.monotonic()
+        self._at, self.since = (root, ""), time.monotonic()
         self._without = without
         self._named: dict[Path, tuple[State | None, list[Path]]] = {}
 
@@ -77,7 +77,7 @@ class Folder:
 
     def _look_into(self, folder: Path, entries: list[os.DirEntry[str]], seen: Look) -> Iterator[Path]:
         """Add the slides directly in `folder`; yield the folders in it that may hold more."""
-        files = [entry for entry in entries if self._turn_to(folder / entry.name) and _is_file(entry)]
+        files = [entry for entry in entries if self._turn_to(folder, entry.name) and _is_file(entry)]
         slides = {entry.name: entry for entry in files if _suffix(entry.name) in SLIDE_SUFFIXES}
         seen.ignored += len(files) - len(slides)
         dicom = [slides.pop(name) for name in sorted(slides) if _suffix(name) == DICOM_SUFFIX]
@@ -87,24 +87,26 @@ class Folder:
         for entry in entries:
             if entry.name in companions:
                 continue
-            self._turn_to(folder / entry.name)
+            self._turn_to(folder, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 yield folder / entry.name
             elif entry.is_symlink() and _leads_to_folder(entry):
                 seen.links.append(folder / entry.name)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        self._turn_to(folder)
-        entries = _entries(folder)
-        return (
-            [entry for entry in entries if folder / entry.name not in self._without]
-            if self._without
-            else entries
-        )
+        self._turn_to(folder, "")
+        found = _entries(folder)
+        return [entry for entry in found if not self._without or folder / entry.name not in self._without]
 
-    def _turn_to(self, path: Path) -> bool:
+    @property
+    def at(self) -> Path:
+        """What is looked at now."""
+        folder, name = self._at
+        return folder / name
+
+    def _turn_to(self, folder: Path, name: str) -> bool:
         """Note what is looked at next: it may hang."""
-        self.at, self.since = path, time.monotonic()
+        self._at, self.since = (folder, name), time.monotonic()
         return True
 
     def _dicom(self, folder: Path, entries: list[os.DirEntry[str]]) -> list[Candidate]:
@@ -121,7 +123,7 @@ class Folder:
 
     def _slide(self, folder: Path, entry: os.DirEntry[str]) -> Candidate | None:
         path = folder / entry.name
-        self._turn_to(path)
+        self._turn_to(folder, entry.name)
         own = _state(entry)
         if own is None:
             return None
