@@ -1,4 +1,4 @@
-"""Servers of a stream are kept waiting, and told what is no request, while a folder fills: nothing is lost."""
+"""A stream's servers are kept waiting, and told what is no request, while a folder fills: nothing is lost."""
 
 from __future__ import annotations
 
