@@ -17,6 +17,7 @@ from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.secret import own_secret
+from histgen_lib.slides.places import Roots
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.indexing import settle_stopped
@@ -169,6 +170,7 @@ class LocalStack:
         """Refuse what the services would refuse, before anything is started."""
         settings = self.settings
         own_secret(self.home.token_path)
+        Roots.read(settings.allowed)
         open_model_folder(settings.model)
         with suppress(TransientError):  # the services wait for it
             open_store(StorageSettings(settings.store_url, settings.store_endpoint))

@@ -23,6 +23,8 @@ from histgen_lib.storage import ObjectInfo, ObjectStore
 from services.gateway.patience import Patience, stands_still
 
 _SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, DICOM_SUFFIX)
+_GLANCE_S = 2.0
+"""How long it may take to look whether a file is still where it was: others wait for that."""
 State = tuple[str, int, int]
 """A file's name, size in bytes and time of change in ns."""
 
@@ -89,7 +91,7 @@ class Contents:
         try:
             place = parse_uri(uri)
             if isinstance(place, FilePlace):
-                return self._patience.look(place.path, partial(self._exists, place))
+                return self._patience.look(place.path, partial(self._exists, place), still_s=_GLANCE_S)
             self.require(place)
             return self.find(place) is not None
         except (InvalidInputError, OSError):

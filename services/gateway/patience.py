@@ -20,8 +20,8 @@ from histgen_lib.worker.pulse import STEP_S, aside
 
 T = TypeVar("T")
 
-MOST_STUCK = 256
-"""Threads that may be left behind; they cost a place each, and no time. With more, no file is looked at."""
+MOST_STUCK, MOST_OF_FOLDER = 256, 4
+"""Threads that may be left behind, in all and in one folder; with more, no file (of it) is looked at."""
 _SLOT_S = 1.0
 """How long a reader may stand still and keep others from reading."""
 
@@ -45,7 +45,7 @@ class Patience:
 
     def __init__(self, still_s: float = 20.0, most_stuck: int = MOST_STUCK) -> None:
         self._still_s, self._most = still_s, most_stuck
-        self._stuck: Counter[str] = Counter()
+        self._stuck: Counter[Path] = Counter()
         self._lock = threading.Lock()
 
     @property
@@ -53,14 +53,21 @@ class Patience:
         """Count the threads that were left behind and have not come back."""
         return self._stuck.total()
 
-    def look(self, path: Path, call: Callable[[], T], slots: threading.Semaphore | None = None) -> T:
+    def look(
+        self,
+        path: Path,
+        call: Callable[[], T],
+        slots: threading.Semaphore | None = None,
+        *,
+        still_s: float | None = None,
+    ) -> T:
         """Have `call` look at `path`, and return or raise what it does.
 
-        `slots`: one of them is taken while it goes on. Raises InvalidInputError("slide-open-timeout") if it
-        stands still, and at once while an earlier look at the place does.
+        `slots`: one of them is taken while it goes on. `still_s`: for this look. Raises
+        InvalidInputError("slide-open-timeout") if it stands still, and at once while an earlier look at the
+        place does, or several in its folder.
         """
-        place = str(path)
-        if self._stuck[place] or self.stuck >= self._most:
+        if self._is_stuck(path):
             raise stands_still(path)
         beat = Beat()
         held = _Slot(slots)
@@ -68,26 +75,31 @@ class Patience:
             beat()
             future = aside(lambda: _beating(beat, call))
             while not wait([future], STEP_S).done:
-                still_s = time.monotonic() - beat.at
-                if still_s > _SLOT_S:
+                still = time.monotonic() - beat.at
+                if still > _SLOT_S:
                     held.release()
-                if still_s > self._still_s:
-                    self._leave(place, future)
+                if still > (self._still_s if still_s is None else still_s):
+                    self._leave(path, future)
                     raise stands_still(path)
         finally:
             held.release()
         return future.result()
 
-    def _leave(self, place: str, future: Future[T]) -> None:
+    def _is_stuck(self, path: Path) -> bool:
+        with self._lock:
+            beside = sum(count for place, count in self._stuck.items() if place.parent == path.parent)
+            return path in self._stuck or beside >= MOST_OF_FOLDER or self.stuck >= self._most
+
+    def _leave(self, path: Path, future: Future[T]) -> None:
         """Leave a thread behind until it comes back."""
 
         def back(_: Future[T]) -> None:
             with self._lock:
-                self._stuck[place] -= 1
+                self._stuck[path] -= 1
                 self._stuck += Counter()  # forgets what is at nought
 
         with self._lock:
-            self._stuck[place] += 1
+            self._stuck[path] += 1
         future.add_done_callback(back)
 
 

@@ -26,6 +26,7 @@ def test_four_thousand_malformed_requests_while_a_folder_fills(new_stream, slide
         HISTGEN_SETTLE_S="0.3",
         HISTGEN_LOOK_S="0.1",
         HISTGEN_NOTIFICATIONS="",
+        HISTGEN_HTTP_HEAD_S="1",
         HISTGEN_HTTP_BODY_S="1",
     )
     stream.start(*SERVICES)

@@ -19,11 +19,11 @@ from histgen_lib.worker.board import Board
 from services.gateway import contents, folder
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
-from services.gateway.patience import Patience
+from services.gateway.patience import MOST_OF_FOLDER, Patience
 from services.gateway.submission import Submission
 from services.gateway.watching import Watching
 
-HUNG = Path("/share/a.svs")
+HUNG, TIMEOUT = Path("/share/a.svs"), "slide-open-timeout"
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def _refused(call: Callable[[], object]) -> str:
 
 def test_what_stands_still_is_left_behind_until_it_comes_back(go_on):
     patience = Patience(still_s=0.3)
-    assert _refused(lambda: patience.look(HUNG, go_on.wait)) == "slide-open-timeout"
+    assert _refused(lambda: patience.look(HUNG, go_on.wait)) == TIMEOUT
     assert patience.stuck == 1
-    assert _refused(lambda: patience.look(HUNG, lambda: 1 / 0)) == "slide-open-timeout", "nobody looks there"
+    assert _refused(lambda: patience.look(HUNG, lambda: 1 / 0)) == TIMEOUT, "nobody looks there"
     assert patience.look(Path("/other.svs"), lambda: 7) == 7
     go_on.set()
     until(lambda: patience.stuck == 0, 60, "it comes back")
@@ -71,14 +71,17 @@ def test_what_goes_wrong_is_told_as_it_is():
         Patience().look(HUNG, fails)
 
 
-def test_there_is_an_end_to_how_many_are_left_behind(go_on):
-    patience = Patience(still_s=0.2, most_stuck=2)
-    for name in ("a", "b"):
-        assert _refused(lambda name=name: patience.look(Path(name), go_on.wait)) == "slide-open-timeout"
-    assert _refused(lambda: patience.look(Path("c"), lambda: 1)) == "slide-open-timeout"
+@pytest.mark.parametrize(("most", "folder"), [(2, "other"), (100, "share")])
+def test_there_is_an_end_to_how_many_are_left_behind_in_all_and_in_one_folder(go_on, most, folder):
+    patience = Patience(still_s=0.2, most_stuck=most)
+    for name in range(min(most, MOST_OF_FOLDER)):
+        assert _refused(lambda name=name: patience.look(HUNG.with_name(str(name)), go_on.wait)) == TIMEOUT
+    assert _refused(lambda: patience.look(Path(f"/{folder}/c"), lambda: 1)) == TIMEOUT
+    if most > MOST_OF_FOLDER:
+        assert patience.look(Path("/elsewhere/c"), lambda: 1, still_s=60) == 1
     go_on.set()
     until(lambda: patience.stuck == 0, 60, "they come back")
-    assert patience.look(Path("c"), lambda: 1) == 1
+    assert patience.look(Path(f"/{folder}/c"), lambda: 1, still_s=60) == 1
 
 
 def test_who_stands_still_keeps_nobody_from_reading(go_on):
@@ -104,7 +107,7 @@ def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, 
         return real(what, *more)
 
     monkeypatch.setattr(contents, where, hangs)
-    assert _refused(lambda: lab.tell(hung)) == "slide-open-timeout"
+    assert _refused(lambda: lab.tell(hung)) == TIMEOUT
     assert lab.tell(other).status == "accepted"
     go_on.set()
     until(lambda: lab.intake.contents._patience.stuck == 0, 60, "it comes back")
