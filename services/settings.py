@@ -141,7 +141,7 @@ class ServiceSettings(BaseSettings):
     )
     http_connections: int = Field(256, ge=8, le=65536, description="connections to it at a time")
     http_peer_connections: int = Field(
-        64, ge=8, le=65536, description="connections to it from one address at a time"
+        128, ge=8, le=65536, description="connections to it from one address at a time"
     )
     http_head_s: float = Field(
         10.0, gt=0, le=3600, description="seconds that a request's line and headers may take to come"

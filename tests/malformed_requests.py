@@ -63,12 +63,13 @@ def _noise(chance: Chance, _: str) -> bytes:
 
 
 def _head(chance: Chance, token: str, more: str = "", *, method: str = "", path: str = "") -> bytes:
-    version = chance.choice(("1.1", "1.1", "1.1", "1.0", "9", ""))
+    version = "1.1" if method else chance.choice(("1.1", "1.0", "9", ""))
+    further = chance.choice((0, 0, 0, 0, 1, 90) if method else (0, 1, 150))
     lines = [
         f"{method or chance.choice(_METHODS)} {path or chance.choice(_PATHS)} HTTP/{version}",
         f"host: {chance.choice(_HOSTS) if not method else 'localhost'}",
         *([f"authorization: {bearer(token)['authorization']}"] if chance.random() < 0.7 else []),
-        *(f"{_header(chance)}: {_text(chance, 40)}" for _ in range(chance.choice((0, 0, 0, 1, 150)))),
+        *(f"{_header(chance)}: {_text(chance, 40)}" for _ in range(further)),
     ]
     return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode("latin-1", "replace")
 
@@ -145,7 +146,7 @@ def _value(chance: Chance, depth: int) -> Any:
 
 
 def _header(chance: Chance) -> str:
-    return _text(chance, 9) if chance.random() < 0.3 else f"x-{chance.randrange(1000)}"
+    return _text(chance, 9) if chance.random() < 0.1 else f"x-{chance.randrange(1000)}"
 
 
 def _text(chance: Chance, most: int) -> str:

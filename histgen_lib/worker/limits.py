@@ -28,7 +28,7 @@ class Limits:
     """
 
     connections: int = 256
-    peer_connections: int = 64
+    peer_connections: int = 128
     head_s: float = 10.0
     body_s: float = 30.0
     names: tuple[str, ...] = ()

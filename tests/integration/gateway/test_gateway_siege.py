@@ -105,7 +105,7 @@ def test_posts_of_files_that_hang_take_no_worker_with_them(gateways):
 def test_a_file_that_hangs_is_answered_in_time_and_the_watched_folder_goes_on_and_comes_back(
     gateways, listener
 ):
-    gateway = gateways(watch=True, open_s=1.0, hash_threads=1).start()
+    gateway = gateways(watch=True, open_s=2.0, hash_threads=1).start()
     elsewhere = gateway.folder / ".hidden"
     elsewhere.mkdir()
     posted, watched = elsewhere / "posted.svs", gateway.folder / "a-watched.svs.part"
@@ -120,7 +120,7 @@ def test_a_file_that_hangs_is_answered_in_time_and_the_watched_folder_goes_on_an
             _file(gateway, name)
         listener.until_heard(2, 60)
         assert {event.key for event in listener.events} == {"b", "c"}
-        assert gateway.get("/readyz").status_code == 200
+        until(lambda: gateway.get("/readyz").status_code == 200, 60, "it is ready")
     listener.until_heard(3, 120)
     until(lambda: gateway.slide(posted).status_code == 202, 60, "it is taken once it can be opened")
     assert {event.key for event in listener.until_heard(4, 60)} == {"a-watched", "b", "c", "posted"}
