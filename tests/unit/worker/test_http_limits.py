@@ -27,6 +27,7 @@ from histgen_lib.worker.http import serving
 from histgen_lib.worker.limits import HEAD_BYTES, MOST_HEADERS, Limits
 from histgen_lib.worker.lock import Lock
 
+FEW = 10
 PATIENT = {"head_s": 600.0, "body_s": 600.0}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -49,6 +50,13 @@ def worker(host: str = "127.0.0.1", **limits: Any) -> Iterator[str]:
         yield url
 
 
+def _said_seldom(lines: list[dict[str, Any]], first: str) -> None:
+    """At once of the first, and once a minute, however long this takes here."""
+    assert {line["event"] for line in lines} == {"Connections were cut off."}
+    assert lines[0]["reason"] == first
+    assert len(lines) <= FEW
+
+
 def test_however_many_keep_a_server_waiting_whoever_asks_is_answered(log):
     """From the same address, too: on loopback all have one."""
     with ExitStack() as peers, worker(connections=40, peer_connections=20, **PATIENT) as url:
@@ -59,10 +67,7 @@ def test_however_many_keep_a_server_waiting_whoever_asks_is_answered(log):
                 for page in ("healthz", "metrics"):
                     assert httpx.get(f"{url}/{page}", timeout=60).status_code == 200
         assert httpx.get(f"{url}/metrics", timeout=60).status_code == 200
-    warnings = [line for line in log() if line["level"] == "warning"]
-    assert [(line["event"], line["reason"]) for line in warnings] == [
-        ("Connections were cut off.", "crowded: 1")
-    ]
+    _said_seldom(log(), "crowded: 1")
 
 
 def test_one_address_has_its_share_and_all_together_theirs():
@@ -173,9 +178,7 @@ def test_thousands_of_malformed_requests_are_one_line(log):
         for _ in range(300):
             ask(url, b"\0\r\n\r\n")
         assert httpx.get(f"{url}/metrics", timeout=60).status_code == 200
-    assert [(line["event"], line["reason"]) for line in log()] == [
-        ("Connections were cut off.", "malformed: 1")
-    ]
+    _said_seldom(log(), "malformed: 1")
 
 
 def test_after_a_minute_it_is_told_how_many_more_there_were(log, monkeypatch: pytest.MonkeyPatch):
