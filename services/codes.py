@@ -62,6 +62,7 @@ REFUSALS = (
     "slide-is-folder",
     "slide-missing",
     "slide-mpp-implausible",
+    "slide-open-timeout",
     "slide-unreadable",
     "uri-invalid",
     "uri-outside-roots",

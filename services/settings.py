@@ -136,6 +136,17 @@ class ServiceSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address that metrics and health listen on")
     port: int = Field(0, ge=0, le=65535, description="port of it; 0 takes a free one")
+    http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (), description="names by which it may be called, beside that address and those of loopback"
+    )
+    http_connections: int = Field(256, ge=8, le=65536, description="connections to it at a time")
+    http_peer_connections: int = Field(
+        128, ge=8, le=65536, description="connections to it from one address at a time"
+    )
+    http_head_s: float = Field(
+        10.0, gt=0, le=3600, description="seconds that a request's line and headers may take to come"
+    )
+    http_body_s: float = Field(30.0, gt=0, le=3600, description="seconds that a request's body may take")
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service says where it listens"
     )

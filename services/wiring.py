@@ -21,6 +21,7 @@ from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
+from histgen_lib.worker.limits import Limits
 from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
@@ -50,6 +51,17 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
         endpoint=settings.store_endpoint,
         region=settings.store_region,
         timeout_s=settings.store_timeout_s,
+    )
+
+
+def http_limits(settings: ServiceSettings) -> Limits:
+    """Say what is granted to those who connect to a service."""
+    return Limits(
+        connections=settings.http_connections,
+        peer_connections=settings.http_peer_connections,
+        head_s=settings.http_head_s,
+        body_s=settings.http_body_s,
+        names=settings.http_names,
     )
 
 
@@ -119,7 +131,7 @@ def _own_temporary_folder() -> Path:
 
 def slide_roots(settings: ServiceSettings) -> Roots:
     """Say what slides may be taken from. Raises FatalError("settings-invalid")."""
-    watched = [str(settings.watch.resolve())] if settings.watch else []
+    watched = [str(settings.watch.absolute())] if settings.watch else []
     return Roots.read([*watched, *settings.roots])
 
 
@@ -177,6 +189,7 @@ def worker_spec(
         grace_s=settings.grace_s,
         host=settings.host,
         port=settings.port,
+        http=http_limits(settings),
         run_dir=settings.run_dir,
         letters=LETTERS.get(name, ()),
         retries=RETRIES.get(name, ()),

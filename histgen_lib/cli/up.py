@@ -67,7 +67,7 @@ def up(
         typer.Option(
             "--allow",
             metavar="DIR|s3://BUCKET",
-            help="Where slides may lie; may be repeated. Default: wherever this account can read.",
+            help="Where slides may lie beside the watched folder and HOME; may be repeated.",
         ),
     ] = None,
     as_json: JsonFlag = False,
@@ -82,7 +82,7 @@ def up(
 
       histgen up
 
-      histgen up --watch /scans --tilers 2
+      histgen up --watch /scans --allow /archive --allow s3://scans --tilers 2
 
       histgen up --broker kafka --store s3://lab/histgen --store-endpoint http://minio:9000
     """
@@ -100,11 +100,16 @@ def up(
         inference=inference,
         tilers=tilers,
         port=port,
-        roots=tuple(allow or ["/"]),
+        roots=tuple(map(_whole, allow or [])),
         kafka_libs=kafka_libs,
         triton_home=triton_home,
     )
     _run(settings, as_json=as_json)
+
+
+def _whole(place: str) -> str:
+    """Write out a folder that is stated as seen from here: services look from elsewhere."""
+    return place if not place or "://" in place or place.startswith("file:") else str(Path(place).resolve())
 
 
 def _run(settings: StackSettings, *, as_json: bool) -> None:
@@ -169,6 +174,7 @@ def headings(stack: LocalStack) -> list[str]:
     return [
         f"Gateway  {record.gateway}, token in {stack.home.token_path}",
         f"Slides   put them into {record.watch}, or histgen submit SLIDE",
+        f"Allowed  {', '.join(record.roots)}",
         f"Store    {record.store}",
         f"Broker   {record.bus}",
         f"Models   {stack.inference.note}",

@@ -33,13 +33,13 @@ def admit(path: Path, within: Roots | None) -> bool:
     with _told_of(path):
         if not check_ordinary(path, judge):
             for part in path.iterdir():
-                _check_neighbour(part, judge)
+                _check_neighbour(part, within)
             return True
         with open_ordinary(path, judge) as file:
             is_dicom = starts_as_dicom(file)
         if is_dicom:
             for part in path.parent.iterdir():
-                _check_neighbour(part, judge)
+                _check_neighbour(part, within)
     for part in _named(path, judge):
         if within is not None:
             within.require_part(part)
@@ -65,11 +65,17 @@ def _check_part(part: Path, judge: Judge | None) -> None:
             raise
 
 
-def _check_neighbour(part: Path, judge: Judge | None) -> None:
-    """Check what a reader of DICOM tries by itself; folders and what it cannot open it passes over."""
+def _check_neighbour(part: Path, within: Roots | None) -> None:
+    """Check what a reader of DICOM tries by itself; folders and what it cannot open it passes over.
+
+    A link is judged by where it leads before anything is looked up there: what is said of it is the same
+    whether that is a file, a folder or nothing.
+    """
     try:
+        if within is not None and part.is_symlink():
+            within.require_part(part)
         if check_ordinary(part):
-            with open_ordinary(part, judge):
+            with open_ordinary(part, within.judge if within is not None else None):
                 pass
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EBUSY):

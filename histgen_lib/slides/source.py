@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.opening import open_ordinary
+from histgen_lib.opening import PROGRESS, open_ordinary
 from histgen_lib.slides.parts import MIRAX_SUFFIX, named_parts
 
 _DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
@@ -92,6 +92,7 @@ def _digest(part: Path) -> str:
             raise unreadable_slide(part, OSError(errno.ENODATA, "most of it was never written"))
         while left and (piece := file.read(min(left, _PIECE_BYTES))):
             digest.update(piece)
+            PROGRESS.get()()
             left -= len(piece)
         if left or file.read(1):
             raise InvalidInputError(

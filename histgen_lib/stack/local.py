@@ -17,6 +17,7 @@ from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.secret import own_secret
+from histgen_lib.slides.places import Roots
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.indexing import settle_stopped
@@ -118,7 +119,7 @@ class LocalStack:
             store_endpoint=settings.store_endpoint,
             inference=self.inference.url,
             watch=str(settings.inbox),
-            roots=(str(settings.inbox), *settings.roots),
+            roots=settings.allowed,
         )
 
     def check(self) -> None:
@@ -170,6 +171,7 @@ class LocalStack:
         """Refuse what the services would refuse, before anything is started."""
         settings = self.settings
         own_secret(self.home.token_path)
+        Roots.read(settings.allowed)
         open_model_folder(settings.model)
         storage = StorageSettings(settings.store_url, settings.store_endpoint)
         with suppress(TransientError):  # the services wait for it

@@ -19,8 +19,8 @@ class StackSettings:
     `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
-    may be taken from, by whichever service. `grace_s`: what a job in hand may take to finish when the stack
-    is stopped. `environment`: further variables for the services.
+    may be taken from, by whichever service, beside that folder and `home`. `grace_s`: what a job in hand may
+    take to finish when the stack is stopped. `environment`: further variables for the services.
     """
 
     home: Path
@@ -34,7 +34,7 @@ class StackSettings:
     threads: int | None = None
     grace_s: float = 20.0
     port: int = 0
-    roots: tuple[str, ...] = ("/",)
+    roots: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     kafka_libs: Path = KAFKA_LIBS
     triton_home: Path = TRITON_HOME
@@ -43,6 +43,11 @@ class StackSettings:
     def inbox(self) -> Path:
         """The watched folder."""
         return (self.watch or self.home / "inbox").absolute()
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Where slides may lie."""
+        return (str(self.inbox), str(self.home.absolute()), *self.roots)
 
     @property
     def store_url(self) -> str:
@@ -86,7 +91,7 @@ def service_environment(
         "HOST": "127.0.0.1",
         "PORT": gateway.rpartition(":")[2] if name == "gateway" else "0",
         "WATCH": str(settings.inbox),
-        "ROOTS": json.dumps(settings.roots),
+        "ROOTS": json.dumps(settings.allowed),
     }
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)

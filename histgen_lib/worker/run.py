@@ -58,7 +58,8 @@ def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Sto
     board = Board(spec.name, letters=spec.letters, retries=spec.retries)
     lock = Lock(own_secret(spec.token_file))
     with ExitStack() as open_things:
-        url = open_things.enter_context(serving(health_app(board, lock), spec.host, spec.port))
+        pages = serving(health_app(board, lock), spec.host, spec.port, spec.http)
+        url = open_things.enter_context(pages)
         open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
         kit = open_things.enter_context(_kit(spec, bus, storage, board, Pulse(spec, board, stop)))

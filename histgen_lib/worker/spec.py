@@ -8,6 +8,7 @@ from pathlib import Path
 
 from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.handler import Handler
+from histgen_lib.worker.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class WorkerSpec:
     take. `max_attempts`: how often a job may crash, hang or fail unforeseen before its event is given up.
     `grace_s`: what a running job may still take after SIGTERM (let whoever sends the signal wait ten seconds
     more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
-    0 takes a free one, told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and
-    of retries that its counters show at 0 from the start.
+    0 takes a free one, told in `run_dir`/<name>-<pid>.json; `http`: what those who ask are granted.
+    `letters`, `retries`: codes of dead letters and of retries that its counters show at 0 from the start.
     """
 
     name: str
@@ -35,6 +36,7 @@ class WorkerSpec:
     start_s: float = 300.0
     host: str = "127.0.0.1"
     port: int = 0
+    http: Limits = field(default_factory=Limits)
     run_dir: Path | None = None
     backoff: Backoff = field(default_factory=Backoff)
     letters: tuple[str, ...] = ()

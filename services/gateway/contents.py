@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from histgen_lib.errors import FatalError, InvalidInputError
@@ -17,8 +20,11 @@ from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_par
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
+from services.gateway.patience import Patience, stands_still
 
 _SEVERAL_FILES = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES, DICOM_SUFFIX)
+_GLANCE_S = 2.0
+"""How long it may take to look whether a file is still where it was: others wait for that."""
 State = tuple[str, int, int]
 """A file's name, size in bytes and time of change in ns."""
 
@@ -34,11 +40,14 @@ class Content:
 class Contents:
     """Reads slides where they lie. Safe to use from several threads.
 
-    `open_bucket` connects to a bucket; each is opened once.
+    `open_bucket` connects to a bucket; each is opened once. `patience`: with files that cannot be opened.
     """
 
-    def __init__(self, roots: Roots, open_bucket: Callable[[str], ObjectStore]) -> None:
+    def __init__(
+        self, roots: Roots, open_bucket: Callable[[str], ObjectStore], patience: Patience | None = None
+    ) -> None:
         self._roots = roots
+        self._patience = patience or Patience()
         self._open_bucket = open_bucket
         self._buckets: dict[str, ObjectStore] = {}
         self._lock = threading.Lock()
@@ -47,14 +56,25 @@ class Contents:
         """Refuse a place outside the roots: InvalidInputError("uri-outside-roots")."""
         self._roots.require(place)
 
-    def measure(self, place: Place) -> Content:
-        """Read all of a slide.
+    def name(self, place: Place) -> str:
+        """Return the slide's id unless another is stated. Raises as `require`, and "slide-open-timeout"."""
+        if isinstance(place, FilePlace):
+            return self._patience.look(place.path, partial(self._file_name, place))
+        self.require(place)
+        return place.slide_id
+
+    def measure(self, place: Place, slots: threading.Semaphore | None = None) -> Content:
+        """Read all of a slide; `slots`: as many files as may be read at a time, or as there are.
 
         Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-incomplete" (files that belong
-        to it are missing), "slide-changed" (while it was read), "slide-in-parts", "uri-outside-roots" (a file
-        that belongs to it lies there); TransientError("storage-unavailable").
+        to it are missing), "slide-changed" (while it was read), "slide-open-timeout" (it cannot be opened, or
+        reading it stands still), "slide-in-parts", "uri-outside-roots" (a file that belongs to it lies
+        there); TransientError("storage-unavailable").
         """
-        return self._files(place) if isinstance(place, FilePlace) else self._object(place)
+        if isinstance(place, ObjectPlace):
+            return self._object(place)
+        parts, before = self._patience.look(place.path, partial(self._opened, place))
+        return self._patience.look(place.path, partial(self._read, place, parts, before), slots)
 
     def find(self, place: ObjectPlace) -> ObjectInfo | None:
         """Look an object up; None if there is none. Raises as `measure`."""
@@ -70,8 +90,10 @@ class Contents:
         """
         try:
             place = parse_uri(uri)
+            if isinstance(place, FilePlace):
+                return self._patience.look(place.path, partial(self._exists, place), still_s=_GLANCE_S)
             self.require(place)
-            return place.path.exists() if isinstance(place, FilePlace) else self.find(place) is not None
+            return self.find(place) is not None
         except (InvalidInputError, OSError):
             return True
 
@@ -79,21 +101,30 @@ class Contents:
         """Connect to a bucket, once."""
         return self._bucket(name)
 
-    def _files(self, place: FilePlace) -> Content:
-        try:
+    def _file_name(self, place: FilePlace) -> str:
+        with _told_of(place):
+            self.require(place)
+            return place.slide_id
+
+    def _exists(self, place: FilePlace) -> bool:
+        self.require(place)
+        return place.path.exists()
+
+    def _opened(self, place: FilePlace) -> tuple[list[Path], list[State]]:
+        """Find all files of a slide, and the state that they are in."""
+        with _told_of(place):
             admit(place.path, self._roots)
             _check_kind(place)
             parts = sorted(stored_in(place.path))
             if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
                 raise _incomplete(place, absent)
-            before = states(parts)
+            return parts, states(parts)
+
+    def _read(self, place: FilePlace, parts: Sequence[Path], before: Sequence[State]) -> Content:
+        with _told_of(place):
             content_id = content_id_of(parts)
             if states(parts) != before:
                 raise _changed(place)
-        except FileNotFoundError as error:
-            raise _missing(place) from error
-        except OSError as error:
-            raise _unreadable(place, error.strerror or type(error).__name__) from error
         return Content(content_id, sum(size for _, size, _ in before))
 
     def _object(self, place: ObjectPlace) -> Content:
@@ -115,6 +146,21 @@ class Contents:
             if name not in self._buckets:
                 self._buckets[name] = self._open_bucket(name)
             return self._buckets[name]
+
+
+@contextmanager
+def _told_of(place: FilePlace) -> Iterator[None]:
+    """Put into words why a file cannot be read; one that another program holds may be let go of."""
+    try:
+        yield
+    except InvalidInputError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY:
+            raise stands_still(place.path) from error
+        raise
+    except FileNotFoundError as error:
+        raise _missing(place) from error
+    except OSError as error:
+        raise _unreadable(place, error.strerror or type(error).__name__) from error
 
 
 def _check_kind(place: FilePlace) -> None:

@@ -56,15 +56,15 @@ class Intake:
         self._audit, self._audited = Audit(store, now=now), set[str]()
         self._deciding = threading.Lock()
 
-    def submit(self, submission: Submission) -> Receipt:
-        """Take a slide in; durable when this returns.
+    def submit(self, submission: Submission, slots: threading.Semaphore | None = None) -> Receipt:
+        """Take a slide in; durable when this returns. `slots`: as many files as may be read at a time.
 
         Raises InvalidInputError: those of `check`, `check_member` and `Contents.measure`; TransientError when
         broker or store are away: then submit it again.
         """
         with bound(via=submission.via, uri=submission.place.uri):
             try:
-                receipt = self._take(submission)
+                receipt = self._take(submission, slots)
             except InvalidInputError as error:
                 metrics.SLIDES_REFUSED.labels(error.code).inc()
                 raise
@@ -81,23 +81,23 @@ class Intake:
             metrics.DEAD_LETTERS.labels(NAME, letter.code).inc()
             _log.warning("Given up.", code=letter.code, message=letter.message, key=letter.key)
 
-    def _take(self, submission: Submission) -> Receipt:
-        self.contents.require(submission.place)
+    def _take(self, submission: Submission, slots: threading.Semaphore | None) -> Receipt:
+        name = self.contents.name(submission.place)
         check(submission)
         mark = submission.mark
         if mark and (noted := self.ledger.seen(mark)):
-            return self._named(submission, Receipt(*noted, "duplicate"))
-        content = self.contents.measure(submission.place)
+            return self._named(submission, name, Receipt(*noted, "duplicate"))
+        content = self.contents.measure(submission.place, slots)
         with self._alone():
-            receipt = self._decide(submission, content)
-        self._named(submission, receipt)
+            receipt = self._decide(submission, name, content)
+        self._named(submission, name, receipt)
         if mark:
             self.ledger.remember(mark, receipt.slide_id, receipt.event_id)
         return receipt
 
-    def _named(self, told: Submission, receipt: Receipt) -> Receipt:
+    def _named(self, told: Submission, name: str, receipt: Receipt) -> Receipt:
         """Write down that a file with another name is this slide, so that it is found by either."""
-        name, slide_id = told.place.slide_id, receipt.slide_id
+        slide_id = receipt.slide_id
         if told.slide_id is None and name != slide_id:
             key = self.ledger.name_copy(name, slide_id, told.place.uri)
             if key:
@@ -118,9 +118,9 @@ class Intake:
         finally:
             self._deciding.release()
 
-    def _decide(self, told: Submission, content: Content) -> Receipt:
+    def _decide(self, told: Submission, name: str, content: Content) -> Receipt:
         known = self.ledger.with_content(content.content_id)
-        slide_id = told.slide_id or _id_among(told.place.slide_id, known)
+        slide_id = told.slide_id or _id_among(name, known)
         same = [found for found in known if found.data.slide_id == slide_id]
         latest = self.ledger.latest(slide_id)
         data = _stated(told, content, slide_id, _before(latest, same))

@@ -25,4 +25,7 @@ class GatewaySettings(ServiceSettings):
     index: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="file in which the gateway keeps where every slide stands; none if not stated"
     )
+    open_s: float = Field(
+        20.0, gt=0, le=3600, description="seconds that opening or reading a slide's file may stand still"
+    )
     hash_threads: int = Field(4, ge=1, le=64, description="slides named by HTTP that are read at a time")

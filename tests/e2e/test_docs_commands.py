@@ -56,7 +56,10 @@ def bucket(_moto: S3Server, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, bucket) -> Iterator[RunningStack]:
     home = tmp_path_factory.mktemp("docs") / "home"
-    roots = ["--allow", "/", "--allow", "s3://scans", "--allow", "s3://lab"]
+    here = (
+        tmp_path_factory.getbasetemp()
+    )  # the desk's folders, which the docs call "." and /scans, lie below it
+    roots = ["--allow", here, "--allow", "s3://scans", "--allow", "s3://lab"]
     with stack_up(home, "--inference", "onnx", "--tilers", 2, *roots, env=bucket) as running:
         yield running
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from hostile_uris import UNREADABLE, kernel_files, leased, no_uris, odd_files, with_companions, with_sidecars
+from held_files import leased
+from hostile_uris import UNREADABLE, kernel_files, no_uris, odd_files, with_companions, with_sidecars
 from job_kit import NOW, event_of, scanned
 from running_services import MINUTES_S, Services
 from waiting import until

@@ -46,6 +46,8 @@ def test_with_json_the_error_is_a_document(histgen):
         (("--store", "ftp://host"), "storage-url"),
         (("--inference", "magic"), "inference-stated"),
         (("--model", "/nowhere"), "model-missing"),
+        (("--allow", "http://host/scans"), "settings-invalid"),
+        (("--allow", ""), "settings-invalid"),
     ],
 )
 def test_up_refuses_what_cannot_be_before_it_starts_anything(histgen, tmp_path, options, expected):

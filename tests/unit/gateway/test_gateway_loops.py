@@ -68,7 +68,7 @@ def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatc
         until(lambda: any(key.startswith("gateway/seen/") for key in lab.store.kept), 60, "a is noted")
     lab.restarted()
     read: list[object] = []
-    monkeypatch.setattr(lab.intake.contents, "measure", read.append)
+    monkeypatch.setattr(lab.intake.contents, "measure", lambda place, _: read.append(place))
     with _watching(lab) as loop:
         until(lambda: loop.waiting == 0 and loop._watch and loop._watch._tracks, 60, "a second look")
     assert read == []
@@ -114,7 +114,7 @@ def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
     path = lab.file("a.svs", "a")
     real = lab.intake.contents.measure
     monkeypatch.setattr(
-        lab.intake.contents, "measure", lambda place: (path.unlink(missing_ok=True), real(place))[1]
+        lab.intake.contents, "measure", lambda place, _: (path.unlink(missing_ok=True), real(place))[1]
     )
     with _watching(lab) as loop:
         until(lambda: not path.exists(), 60, "the file vanishes")
@@ -172,7 +172,7 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
     entered, go_on = threading.Event(), threading.Event()
     real = lab.intake.contents.measure
 
-    def measure(place):
+    def measure(place, _):
         entered.set()
         go_on.wait(10)
         return real(place)
@@ -192,7 +192,7 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
 
 def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     entered, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(lab.intake.contents, "measure", lambda place: (entered.set(), go_on.wait(30)))
+    monkeypatch.setattr(lab.intake.contents, "measure", lambda *_: (entered.set(), go_on.wait(30)))
     stop = Stop()
     lab.file("a.svs", "a")
     loop = Watching(

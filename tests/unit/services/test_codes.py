@@ -36,7 +36,8 @@ ELSEWHERE = {
     "output-disk-full",
     "output-other-slide",
     "replay-impossible",
-    "request-invalid",  # a request that tells of no slide
+    "request-host",  # a request that tells of no slide
+    "request-invalid",
     "request-method",
     "request-origin",
     "request-path",

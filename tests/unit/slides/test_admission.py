@@ -166,3 +166,17 @@ def test_what_a_library_quotes_from_a_file_is_not_passed_on(scans):
     with pytest.raises(InvalidInputError) as caught:
         open_slide(scans / "m.mrxs")
     assert "Roe" not in str(caught.value)
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "pipe", "nothing"])
+def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, there):
+    """The answer must not tell what exists outside."""
+    folder, outside = tmp_path / "in/dicom", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    (folder / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    {"file": outside.touch, "folder": outside.mkdir, "pipe": lambda: os.mkfifo(outside)}.get(there, str)()
+    (folder / "link").symlink_to(outside)
+    for path in (folder, folder / "1.dcm"):
+        with pytest.raises(InvalidInputError) as caught:
+            admit(path, Roots((tmp_path / "in",)))
+        assert caught.value.code == "uri-outside-roots"
