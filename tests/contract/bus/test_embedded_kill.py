@@ -1,4 +1,4 @@
-"""Whatever is killed, and when: what was acknowledged arrives in order, and what was finished is not repeated.
+"""Whatever is killed, and when: what was acknowledged arrives in order, and nothing finished is repeated.
 
 But for what was finished behind a record that was set aside: whoever has the partition next may get it again.
 """
