@@ -218,7 +218,7 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
 
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
     """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
-    events = {state.event.id for state in states if state.event}
+    events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
     slides = {state.slide_id for state in states}
     flights = (worker.in_flight for worker in picture.workers if worker.in_flight)
@@ -243,7 +243,7 @@ def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> Non
     )
     facts: dict[str, Any] = {"slide": state.uri, "copies": ", ".join(state.copies)}
     if state.event:
-        facts |= {"scanned": state.event.scanned_at.isoformat(timespec="seconds"), "event": state.event.id}
+        facts |= {"scanned": state.event.scanned_at.isoformat(timespec="seconds"), "event": state.event.name}
         facts |= {"trace": state.event.trace_id}
     if state.draft:
         facts |= {

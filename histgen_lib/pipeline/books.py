@@ -1,0 +1,154 @@
+"""The books: whose a slide's id is, and what was announced of it last.
+
+The gateway keeps them of what it announces. A slide whose event somebody published himself is written down by
+the tiler, when it takes it, by the same rule: an id belongs to the slide that came first with it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import Event, SlideScanned, recorded_scan
+from histgen_lib.files import canonical_json
+from histgen_lib.pipeline.keys import contents_prefix, owner_key, scanned_key
+from histgen_lib.pipeline.made import JSON, read_object
+from histgen_lib.storage import ObjectStore
+
+_TURN = "turn"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a slide id is: the URI that came first with it, and the bytes it had then."""
+
+    uri: str
+    content_id: str
+
+
+_ANOTHER = Owner("", "")
+"""Of a name that the store does not tell from ours: nobody's URI and bytes."""
+
+
+def claim(store: ObjectStore, slide_id: str, owner: Owner) -> Owner:
+    """Take a slide id, unless someone has it; return whose it is."""
+    key = owner_key(slide_id)
+    mine = canonical_json({"schema": 1, "slide_id": slide_id, **asdict(owner)})
+    if store.put(key, mine, content_type=JSON):
+        return owner
+    found = _parsed(read_object(store, key))
+    if not {"uri", "content_id"} <= set(found):  # damaged
+        store.put(key, mine, if_absent=False, content_type=JSON)
+        return owner
+    if found.get("slide_id", slide_id) != slide_id:
+        return _ANOTHER
+    return Owner(str(found["uri"]), str(found["content_id"]))
+
+
+def recorded_of(store: ObjectStore, slide_id: str) -> Event | None:
+    """Look up the slide.scanned event that was announced of a slide last; None if there is none."""
+    return _of(slide_id, read_object(store, scanned_key(slide_id)))
+
+
+def recorded_in(data: bytes, slide_id: str = "") -> tuple[Event, SlideScanned] | None:
+    """Read an event out of the books and what it says, in its turn; None if it is not one of the slide's.
+
+    `slide_id`: "" for any slide's.
+    """
+    event = _of(slide_id, data) if slide_id else recorded_scan(data)
+    if event is None or not isinstance(event.data, SlideScanned):
+        return None
+    turn = _parsed(data).get(_TURN)
+    return event, replace(event.data, turn=turn) if isinstance(turn, int) else event.data
+
+
+def write_down(store: ObjectStore, event: Event, turn: int) -> None:
+    """Write an event down that the broker has; the index by content comes last, as it says "announced"."""
+    assert isinstance(event.data, SlideScanned)
+    line = _line(event, turn)
+    store.put(scanned_key(event.key), line, if_absent=False, content_type=JSON)
+    store.put(_noted_key(event), line, content_type=JSON)
+
+
+def take_in(store: ObjectStore, event: Event) -> SlideScanned:
+    """Write down a slide that did not come by the gateway, once; return what is to be done, in its turn.
+
+    Raises InvalidInputError: "slide-id-invalid", "slide-id-taken".
+    """
+    data = event.data
+    assert isinstance(data, SlideScanned)
+    if known := recorded_in(read_object(store, _noted_key(event)) or b"", event.key):
+        return known[1]
+    by_hand = event.name != event.id
+    if by_hand:
+        for name in (data.slide_id, data.case_id or data.slide_id, *data.case_slides):
+            _check_name(name)
+    _check_owner(store, data)
+    latest = recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key)
+    if not by_hand or event.replay:  # the gateway writes its own down, and whoever has an event replayed has one
+        same = latest is not None and latest[0].trace_id == event.trace_id
+        if latest is None:
+            store.put(scanned_key(event.key), _line(event, data.turn), content_type=JSON)
+        return replace(data, turn=max(data.turn, latest[1].turn)) if latest and same else data
+    turn = max(data.turn, latest[1].turn + 1) if latest else data.turn
+    write_down(store, event, turn)
+    return replace(data, turn=turn)
+
+
+def taken(slide_id: str) -> InvalidInputError:
+    """Say that an id is another slide's."""
+    return InvalidInputError(
+        "slide-id-taken",
+        f"The slide id {slide_id} belongs to another slide, from another place.",
+        hint="Rename the file, or state another slide_id, and send it again. To replace a slide by a new "
+        "scan, put the new file where the old one was.",
+    )
+
+
+def _check_owner(store: ObjectStore, data: SlideScanned) -> None:
+    """Refuse other bytes from another place under an id: two slides must never be mixed."""
+    owner = claim(store, data.slide_id, Owner(data.uri, data.content_id))
+    if owner.uri == data.uri or owner.content_id == data.content_id:
+        return
+    noted = (store.get(info.key) for info in store.list(contents_prefix(data.content_id)))
+    if not any(_of(data.slide_id, line) for line in noted):  # bytes that the slide once had, moved
+        raise taken(data.slide_id)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that looks like another one, or that some stores take for another one."""
+    plain = name.isprintable() and name == name.strip() and unicodedata.normalize("NFC", name) == name
+    if not plain or name.endswith("."):
+        raise InvalidInputError(
+            "slide-id-invalid",
+            "The slide_id cannot be used, or a case's or one of its slides': it could be taken for another.",
+            hint="Use no blanks or dots at the end, no invisible signs, and accents as one sign with their "
+            "letter (Unicode's form NFC).",
+        )
+
+
+def _noted_key(event: Event) -> str:
+    assert isinstance(event.data, SlideScanned)
+    return f"{contents_prefix(event.data.content_id)}{event.name}.json"
+
+
+def _line(event: Event, turn: int) -> bytes:
+    assert isinstance(event.data, SlideScanned)
+    told: dict[str, Any] = {"event": event.to_json()}
+    return canonical_json(told if turn == event.data.turn else told | {_TURN: turn})
+
+
+def _of(slide_id: str, data: bytes | None) -> Event | None:
+    event = recorded_scan(data) if data else None
+    return event if event and event.key == slide_id else None
+
+
+def _parsed(data: bytes | None) -> dict[str, Any]:
+    try:
+        value = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
