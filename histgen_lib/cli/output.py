@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,9 @@ JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout; progress stays on stderr.")
 ]
 
+_OBEYED = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
+"""Control characters (those below U+0020 are escaped by JSON), what turns the direction of a line, and halves
+of characters."""
 INTERNAL_EXIT = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -85,7 +89,13 @@ def err() -> Console:
 
 def emit_json(value: Any) -> None:
     """Print one JSON document to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """Write JSON as people read it, with no sign in it that a terminal would obey, or could not write."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _OBEYED.sub(lambda sign: json.dumps(sign[0])[1:-1], text)
 
 
 def emit_error(failure: Failure, *, as_json: bool = False) -> None:

@@ -88,7 +88,9 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
             _check_name(name)
     _check_owner(store, data)
     latest = recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key)
-    if not by_hand or event.replay:  # the gateway writes its own down, and whoever has an event replayed has one
+    if (
+        not by_hand or event.replay
+    ):  # the gateway writes its own down, and whoever has an event replayed has one
         same = latest is not None and latest[0].trace_id == event.trace_id
         if latest is None:
             store.put(scanned_key(event.key), _line(event, data.turn), content_type=JSON)

@@ -123,7 +123,7 @@ class DraftJob:
         return _Plan(owner, sources, inputs_digest(self.model, self.beam_size, origin))
 
     def _source(self, member: Member, content_id: str | None = None) -> _Source:
-        """Read what a slide's scan told. Anybody may publish an event: it names the slide's own bag, or none."""
+        """Read what a slide's scan told. An event by anybody names the slide's own bag, or none."""
         own = bag_key(member.slide_id, member.bag_digest), scan_key(member.slide_id, member.bag_digest)
         if (member.bag_key, member.scan_key) != own:
             raise _other_slide(member.slide_id)

@@ -41,7 +41,7 @@ def bag_thumbnail_key(slide_id: str, bag_digest: str) -> str:
 
 @dataclass(frozen=True)
 class ReportOwner:
-    """Whose a report is: a slide's, or a case's. A slide and a case may have one id; their keys never meet."""
+    """Whose a report is: a slide's, or a case's. Both may have one id; their keys never meet."""
 
     id: str
     is_case: bool = False
@@ -61,7 +61,7 @@ class ReportOwner:
 
     @property
     def shared_prefix(self) -> str:
-        """Where version 0.1.0 kept the reports of slides and of cases alike; draft.json says whose one is."""
+        """Where earlier versions kept reports of slides and cases alike; draft.json says whose one is."""
         return f"reports/{self.id}/"
 
     def report(self, report_digest: str, name: str) -> str:

@@ -1,7 +1,7 @@
 """The latest report of a slide or a case: told when it is made, and found again by whoever shows it.
 
-Version 0.1.0 kept the reports of a case where those of a slide with the case's id lie, under one pointer. They
-are found there still: draft.json says whose each of them is, and what is another's is passed over.
+Earlier versions kept the reports of a case where those of a slide with the case's id lie, under one pointer.
+They are found there still: draft.json says whose each of them is, and what is another's is passed over.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def tell_latest(
         BY: report_digest,
         "draft": draft_key,
         TURN: sum(turns.values()),
-        TURNS: dict(turns),
+        **({TURNS: dict(turns)} if owner.is_case else {}),
     }
     shared = f"{owner.shared_prefix}latest.json"
     before = history(store, shared) if owner.is_case else []

@@ -189,7 +189,9 @@ class Overview:
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
-        states = self._each(readers, lambda event: self._state(event, by_trace.get(_trace(event), ())), events)
+        states = self._each(
+            readers, lambda event: self._state(event, by_trace.get(_trace(event), ())), events
+        )
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
 
     def letters(self) -> list[DeadLetter]:

@@ -1,8 +1,9 @@
 """Dead letters: what could not be worked on, why, and everything that it takes to try again.
 
-A letter lies at dead-letter/<name>.json, by the event's name (`Event.name`); those of version 0.1.0 lie by the
-event's id alone, and are found there. No event's letter is ever taken for another's. Of a record that is no event of ours neither bytes nor headers
-are kept, as they may hold anything: its place, size and digest tell a person where to look.
+A letter lies at dead-letter/<name>.json, by the event's name (`Event.name`); those of earlier versions lie by
+the event's id alone, and are found there. No event's letter is taken for another's. Of a record that is no
+event of ours neither bytes nor headers are kept, as they may hold anything: its place, size and digest tell a
+person where to look.
 """
 
 from __future__ import annotations

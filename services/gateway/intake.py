@@ -241,4 +241,3 @@ def _count(submission: Submission, receipt: Receipt) -> None:
             _log.info("Announced before.", outcome=receipt.status)
     if receipt.letter:
         metrics.SLIDES_REFUSED.labels(receipt.letter.code).inc()
-
