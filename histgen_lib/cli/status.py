@@ -25,7 +25,6 @@ from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.names import printable
-from histgen_lib.pipeline.keys import ReportOwner
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
@@ -213,8 +212,7 @@ def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure
     return [
         Failure(
             "report-other-slide",
-            f"{one.key} is the report of {ReportOwner(one.case_id or one.slide_id, one.case_id is not None)}, "
-            "and not shown as this slide's.",
+            f"{one.key} is the report of {one.owner}, and not shown as this slide's.",
             "Nothing has to be done: the next report of the slide sets the pointer right.",
             65,
         )

@@ -6,7 +6,7 @@ slides that become ready at the same moment at least one sees all, and all that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -80,20 +80,24 @@ def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
     return [_member(store, ready, slide_id) for slide_id in dict.fromkeys(ready.case_slides)]
 
 
-def check_still_of_case(store: ObjectStore, ready: BagReady, members: Iterable[Member]) -> None:
-    """Refuse a slide that was announced with another case, or with none, since it joined this one.
+def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Member]) -> bool:
+    """Whether no other slide was announced with another case, or with none, since it joined this one.
 
-    Raises InvalidInputError("case-slide-elsewhere"). The slide of the event itself is not looked at.
+    Raises InvalidInputError("case-slide-elsewhere") if one was; False instead for an event whose slide has
+    had a later one since, which is told that already.
     """
     for member in members:
         scan = recorded_of(store, member.slide_id) if member.slide_id != ready.slide_id else None
         if scan and isinstance(scan.data, SlideScanned) and scan.data.case_id != ready.case_id:
+            if ready.bag_digest not in [one.bag_digest for one in members]:
+                return False
             raise InvalidInputError(
                 "case-slide-elsewhere",
                 f"The slide {member.slide_id} is no longer of the case {ready.case_id}: "
                 "it was announced otherwise since.",
                 hint="Announce every slide of the case again, with the ids of those that belong to it now.",
             )
+    return True
 
 
 def missing_slides(store: ObjectStore, case_id: str, slides: Iterable[str]) -> list[str]:

@@ -23,9 +23,9 @@ from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.case import (
     Member,
     case_members,
-    check_still_of_case,
     has_joined,
     is_of_case,
+    is_still_of_case,
     join_case,
 )
 from histgen_lib.pipeline.draft import Drafted, bag_to_draft, bags_to_case_draft
@@ -104,8 +104,9 @@ class DraftJob:
             return Made(None)
         if done := self._finished(plan):
             return done
-        if plan.owner.is_case:
-            check_still_of_case(self.store, ready, [source.member for source in plan.sources])
+        members = [source.member for source in plan.sources]
+        if plan.owner.is_case and not is_still_of_case(self.store, ready, members):
+            return Made(None)
         return self._make(plan, progress)
 
     def _plan(self, ready: BagReady) -> _Plan | None:

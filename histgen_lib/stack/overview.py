@@ -66,6 +66,11 @@ class DraftFacts:
         """Key of the page that shows it."""
         return self.key.removesuffix(keys.DRAFT_JSON) + keys.DRAFT_HTML
 
+    @property
+    def owner(self) -> keys.ReportOwner:
+        """Whose report it says it is."""
+        return keys.ReportOwner(self.slide_id, self.case_id is not None)
+
     def part(self, slide_id: str) -> dict[str, Any] | None:
         """Return what it tells of one slide that it was made from."""
         return next((part for part in self.parts if part["slide_id"] == slide_id), None)
