@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.names import printable
+from histgen_lib.names import harmless_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +21,6 @@ JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout; progress stays on stderr.")
 ]
 
-_OBEYED = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
-"""Control characters (those below U+0020 are escaped by JSON), what turns the direction of a line, and halves
-of characters."""
 INTERNAL_EXIT = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -94,8 +90,7 @@ def emit_json(value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """Write JSON as people read it, with no sign in it that a terminal would obey, or could not write."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    return _OBEYED.sub(lambda sign: json.dumps(sign[0])[1:-1], text)
+    return harmless_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def emit_error(failure: Failure, *, as_json: bool = False) -> None:
