@@ -246,7 +246,7 @@ class Overview:
         it is of decides, not where it lies or who points to it.
         """
         owner = report_owner(slide)
-        for draft in self._reports(owner):
+        for draft in self._reports(owner, pointers_of(owner)):
             told = draft.part(slide.slide_id)
             if told and tells_of(owner, vars(draft)):
                 return draft if _same_scan(told, slide) else None
@@ -255,11 +255,12 @@ class Overview:
     def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
         """Return the reports that a pointer of the slide's names before its own, and that are another's."""
         owner = report_owner(slide)
-        return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), self._reports(owner)))
+        found = self._reports(owner, [owner.latest])
+        return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), found))
 
-    def _reports(self, owner: keys.ReportOwner) -> Iterator[DraftFacts]:
-        """Read all reports that are named as the owner's, the latest first."""
-        for pointer in filter(None, map(self._json, pointers_of(owner))):
+    def _reports(self, owner: keys.ReportOwner, pointers: Iterable[str]) -> Iterator[DraftFacts]:
+        """Read all reports that pointers name as the owner's, the latest first."""
+        for pointer in filter(None, map(self._json, pointers)):
             for key in named_drafts(owner, pointer):
                 if draft := self._facts(key):
                     yield draft
