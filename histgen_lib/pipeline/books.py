@@ -14,7 +14,7 @@ from typing import Any
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned, recorded_scan
 from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.keys import contents_prefix, owner_key, scanned_key
+from histgen_lib.pipeline.keys import contents_prefix, owner_key, scanned_key, taken_key
 from histgen_lib.pipeline.made import JSON, read_object
 from histgen_lib.storage import ObjectStore
 
@@ -39,13 +39,10 @@ def claim(store: ObjectStore, slide_id: str, owner: Owner) -> Owner:
     mine = canonical_json({"schema": 1, "slide_id": slide_id, **asdict(owner)})
     if store.put(key, mine, content_type=JSON):
         return owner
-    found = _parsed(read_object(store, key))
-    if not {"uri", "content_id"} <= set(found):  # damaged
-        store.put(key, mine, if_absent=False, content_type=JSON)
-        return owner
-    if found.get("slide_id", slide_id) != slide_id:
-        return _ANOTHER
-    return Owner(str(found["uri"]), str(found["content_id"]))
+    if found := _owner_of(store, slide_id):
+        return found
+    store.put(key, mine, if_absent=False, content_type=JSON)  # it is damaged
+    return owner
 
 
 def recorded_of(store: ObjectStore, slide_id: str) -> Event | None:
@@ -76,17 +73,19 @@ def write_down(store: ObjectStore, event: Event, turn: int) -> None:
 def take_in(store: ObjectStore, event: Event) -> SlideScanned:
     """Write down a slide that did not come by the gateway, once; return what is to be done, in its turn.
 
-    Raises InvalidInputError: "slide-id-invalid", "slide-id-taken".
+    An event may name anything: id and bytes are its slide's only once that was read (`keep`). Raises
+    InvalidInputError: "slide-id-invalid", "slide-id-taken".
     """
-    data = event.data
+    data, by_hand = event.data, _is_by_hand(event)
     assert isinstance(data, SlideScanned)
-    if known := recorded_in(read_object(store, _noted_key(event)) or b"", event.key):
+    noted = taken_key(event.key, event.name) if by_hand else _noted_key(event)
+    if known := recorded_in(read_object(store, noted) or b"", event.key):
         return known[1]
-    by_hand = event.name != event.id
     if by_hand:
         for name in (data.slide_id, data.case_id or data.slide_id, *data.case_slides):
             _check_name(name)
-    _check_owner(store, data)
+    if owner := _owner_of(store, data.slide_id):
+        _refuse_other(store, data, owner)
     latest = recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key)
     if (
         not by_hand or event.replay
@@ -96,8 +95,21 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
             store.put(scanned_key(event.key), _line(event, data.turn), content_type=JSON)
         return replace(data, turn=max(data.turn, latest[1].turn)) if latest and same else data
     turn = max(data.turn, latest[1].turn + 1) if latest else data.turn
-    write_down(store, event, turn)
+    line = _line(event, turn)
+    store.put(scanned_key(event.key), line, if_absent=False, content_type=JSON)
+    store.put(noted, line, content_type=JSON)
     return replace(data, turn=turn)
+
+
+def keep(store: ObjectStore, event: Event, data: SlideScanned) -> None:
+    """Have a slide that was read keep its id, and be known by its bytes; `data`: what was read.
+
+    Raises InvalidInputError("slide-id-taken") if another slide has the id.
+    """
+    _refuse_other(store, data, claim(store, data.slide_id, Owner(data.uri, data.content_id)))
+    assert isinstance(event.data, SlideScanned)
+    if _is_by_hand(event) and not event.replay and data.content_id == event.data.content_id:
+        store.put(_noted_key(event), _line(event, data.turn), content_type=JSON)
 
 
 def taken(slide_id: str) -> InvalidInputError:
@@ -110,14 +122,28 @@ def taken(slide_id: str) -> InvalidInputError:
     )
 
 
-def _check_owner(store: ObjectStore, data: SlideScanned) -> None:
+def _owner_of(store: ObjectStore, slide_id: str) -> Owner | None:
+    """Say whose an id is; None if nobody has it, or what is kept of that is damaged."""
+    found = _parsed(read_object(store, owner_key(slide_id)))
+    if not {"uri", "content_id"} <= set(found):
+        return None
+    if found.get("slide_id", slide_id) != slide_id:
+        return _ANOTHER
+    return Owner(str(found["uri"]), str(found["content_id"]))
+
+
+def _refuse_other(store: ObjectStore, data: SlideScanned, owner: Owner) -> None:
     """Refuse other bytes from another place under an id: two slides must never be mixed."""
-    owner = claim(store, data.slide_id, Owner(data.uri, data.content_id))
     if owner.uri == data.uri or owner.content_id == data.content_id:
         return
     noted = (store.get(info.key) for info in store.list(contents_prefix(data.content_id)))
     if not any(_of(data.slide_id, line) for line in noted):  # bytes that the slide once had, moved
         raise taken(data.slide_id)
+
+
+def _is_by_hand(event: Event) -> bool:
+    """Whether somebody else than a service of ours has published it."""
+    return event.name != event.id
 
 
 def _check_name(name: str) -> None:

@@ -19,6 +19,11 @@ def owner_key(slide_id: str) -> str:
     return f"gateway/owners/{slide_id}"
 
 
+def taken_key(slide_id: str, event_name: str) -> str:
+    """Return the key that says that the tiler has written down an event that the gateway did not announce."""
+    return f"gateway/by-hand/{slide_id}/{event_name}.json"
+
+
 def bags_prefix(slide_id: str) -> str:
     """Return what the keys of all bags of a slide start with."""
     return f"bags/{slide_id}/"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, SlideScanned
-from histgen_lib.pipeline.books import take_in
+from histgen_lib.pipeline.books import keep, take_in
 from histgen_lib.pipeline.progress import Progress
 from histgen_lib.pipeline.scan_job import ScanJob
 from histgen_lib.worker import Outcome
@@ -25,12 +26,18 @@ class Tiler:
 
     def find(self, event: Event) -> Outcome | None:
         """See Handler."""
-        found = self._job.find(self._taken(event))
-        return None if found is None else Outcome((self._next(event, found),))
+        data = self._taken(event)
+        found = self._job.find(data)
+        if found is None:
+            return None
+        keep(self._job.store, event, data)
+        return Outcome((self._next(event, found),))
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
         """See Handler. A person who has a slide tried again may have mended it: it is taken as it is now."""
-        made = self._job.run(self._taken(event), progress, as_found=event.replay > 0)
+        data = self._taken(event)
+        made = self._job.run(data, progress, as_found=event.replay > 0)
+        keep(self._job.store, event, replace(data, content_id=made.data.content_id))
         return Outcome((self._next(event, made.data),), made.measures)
 
     def ready(self) -> Sequence[str]:

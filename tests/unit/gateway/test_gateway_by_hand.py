@@ -13,7 +13,7 @@ from gateway_fakes import Lab
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import sha256_hex
-from histgen_lib.pipeline.books import take_in
+from histgen_lib.pipeline.books import keep, take_in
 from histgen_lib.stack.overview import Overview
 from histgen_lib.worker.replay import replay
 
@@ -29,6 +29,13 @@ def by_hand(path: Path, *, source: str = "lab/scanner-1", ce_id: str = "17", **s
     }
     made = Event.first(SlideScanned(**known | stated), source=source, now=planted.NOON, identity="")
     return replace(made, id=ce_id)
+
+
+def drafted_by_hand(store, event: Event) -> SlideScanned:
+    """Do what the tiler does before and after it reads a slide."""
+    data = take_in(store, event)
+    keep(store, event, data)
+    return data
 
 
 def code_of(store, event: Event) -> str:
@@ -68,7 +75,7 @@ def test_its_letter_is_found_through_any_number_of_replays(lab: Lab):
 
 def test_the_gateway_knows_it_then(lab: Lab):
     path = lab.file("a.svs")
-    take_in(lab.store, by_hand(path))
+    drafted_by_hand(lab.store, by_hand(path))
     assert lab.tell(path).status == "duplicate"
     assert lab.tell(lab.file("b/a.svs", b"other")).letter.code == "slide-id-taken"
 
@@ -105,9 +112,43 @@ def test_two_slides_of_one_id_from_two_scanners_are_never_mixed(lab: Lab, first:
     if first == "gateway":
         lab.tell(path)
     else:
-        take_in(lab.store, by_hand(path))
+        drafted_by_hand(lab.store, by_hand(path))
     assert code_of(lab.store, by_hand(other, source="lab/scanner-2")) == "slide-id-taken"
     assert Overview(lab.store).slides()[0].uri == path.as_uri()
+
+
+def test_an_event_that_could_not_be_read_keeps_no_id_from_the_slide_that_has_it(lab: Lab):
+    take_in(lab.store, by_hand(lab.file("nowhere/a.svs", b"junk")))
+    assert lab.tell(lab.file("a.svs")).letter is None
+    assert lab.tell(lab.file("a.svs")).status == "duplicate"
+    assert Overview(lab.store).slides()[0].event == lab.bus.scanned[-1]
+
+
+def test_an_event_that_names_the_bytes_of_another_slide_is_not_that_slide(lab: Lab):
+    """Else the slide would be taken for a copy of one that is not there."""
+    other = lab.file("b.svs", b"real")
+    claimed = by_hand(lab.file("junk.svs", b"junk"), slide_id="a", content_id=sha256_hex(b"real"))
+    take_in(lab.store, claimed)
+    planted.letter(lab.store, claimed)
+    receipt = lab.tell(other)
+    assert (receipt.slide_id, receipt.status) == ("b", "accepted")
+
+
+def test_an_event_that_was_given_up_and_comes_again_is_not_the_latest(lab: Lab):
+    first = by_hand(lab.file("a.svs", b"one"))
+    second = by_hand(lab.file("a.svs", b"two"), ce_id="18")
+    for event in (first, second, first):
+        take_in(lab.store, event)
+    assert Overview(lab.store).slides()[0].event == second
+
+
+def test_whoever_was_read_first_keeps_the_id(lab: Lab):
+    event = by_hand(lab.file("one/a.svs", b"one"))
+    late = take_in(lab.store, event)
+    lab.tell(lab.file("two/a.svs", b"two"))
+    with pytest.raises(InvalidInputError) as caught:
+        keep(lab.store, event, late)
+    assert caught.value.code == "slide-id-taken"
 
 
 def test_bytes_that_a_slide_once_had_are_its_own_wherever_they_lie(lab: Lab):
