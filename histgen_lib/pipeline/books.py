@@ -86,18 +86,13 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
             _check_name(name)
     if owner := _owner_of(store, data.slide_id):
         _refuse_other(store, data, owner)
-    latest = recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key)
-    if (
-        not by_hand or event.replay
-    ):  # the gateway writes its own down, and whoever has an event replayed has one
-        same = latest is not None and latest[0].trace_id == event.trace_id
-        if latest is None:
-            store.put(scanned_key(event.key), _line(event, data.turn), content_type=JSON)
-        return replace(data, turn=max(data.turn, latest[1].turn)) if latest and same else data
-    turn = max(data.turn, latest[1].turn + 1) if latest else data.turn
-    line = _line(event, turn)
-    store.put(scanned_key(event.key), line, if_absent=False, content_type=JSON)
-    store.put(noted, line, content_type=JSON)
+    turn = _turn_of(event, recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key))
+    if by_hand and not event.replay:
+        line = _line(event, turn)
+        store.put(scanned_key(event.key), line, if_absent=False, content_type=JSON)
+        store.put(noted, line, content_type=JSON)
+    else:  # the gateway writes its own down; of one that is replayed that was done before
+        store.put(scanned_key(event.key), _line(event, turn), content_type=JSON)
     return replace(data, turn=turn)
 
 
@@ -139,6 +134,17 @@ def _refuse_other(store: ObjectStore, data: SlideScanned, owner: Owner) -> None:
     noted = (store.get(info.key) for info in store.list(contents_prefix(data.content_id)))
     if not any(_of(data.slide_id, line) for line in noted):  # bytes that the slide once had, moved
         raise taken(data.slide_id)
+
+
+def _turn_of(event: Event, latest: tuple[Event, SlideScanned] | None) -> int:
+    """Say in which turn an event is, by what was announced last: of others' each is one of its own."""
+    assert isinstance(event.data, SlideScanned)
+    given = event.data.turn
+    if latest is None:
+        return given
+    if latest[0].name == event.name or (latest[0].trace_id == event.trace_id and event.replay):
+        return max(given, latest[1].turn)
+    return max(given, latest[1].turn + 1) if _is_by_hand(event) and not event.replay else given
 
 
 def _is_by_hand(event: Event) -> bool:
