@@ -68,7 +68,8 @@ def test_of_cases_with_other_slides_the_turns_of_those_in_both_decide(store):
     assert told("d3", a=9, b=0) == "d2"  # of b it knows what was before
     assert told("d1", a=3, b=0) == "d2"
     assert told("d4", x=0) == "d4"
-    assert told("d5", x=0, a="damaged") == "d5"
+    assert say(store, "d5", turn=0, turns={"x": 0, "a": "damaged"}) == "d5"
+    assert told("d6", x=0, a=0, b=0) == "d6"
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=12))
