@@ -94,6 +94,7 @@ LETTERS: dict[str, tuple[str, ...]] = {
         "case-unreadable",
         "names-not-told-apart",
         "scan-record-unreadable",
+        "slide-id-invalid",
     ),
 }
 """Of dead letters, by service."""

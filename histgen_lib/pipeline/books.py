@@ -83,7 +83,7 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
         return known[1]
     if by_hand:
         for name in (data.slide_id, data.case_id or data.slide_id, *data.case_slides):
-            _check_name(name)
+            check_name(name)
     if owner := _owner_of(store, data.slide_id):
         _refuse_other(store, data, owner)
     turn = _turn_of(event, recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key))
@@ -136,6 +136,21 @@ def _refuse_other(store: ObjectStore, data: SlideScanned, owner: Owner) -> None:
         raise taken(data.slide_id)
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that looks like another one, or that some stores take for another one.
+
+    Raises InvalidInputError("slide-id-invalid").
+    """
+    plain = name.isprintable() and name == name.strip() and unicodedata.normalize("NFC", name) == name
+    if not plain or name.endswith("."):
+        raise InvalidInputError(
+            "slide-id-invalid",
+            "The slide_id cannot be used, or a case's or one of its slides': it could be taken for another.",
+            hint="Use no blanks or dots at the end, no invisible signs, and accents as one sign with their "
+            "letter (Unicode's form NFC).",
+        )
+
+
 def _turn_of(event: Event, latest: tuple[Event, SlideScanned] | None) -> int:
     """Say in which turn an event is, by what was announced last: of others' each is one of its own."""
     assert isinstance(event.data, SlideScanned)
@@ -150,18 +165,6 @@ def _turn_of(event: Event, latest: tuple[Event, SlideScanned] | None) -> int:
 def _is_by_hand(event: Event) -> bool:
     """Whether somebody else than a service of ours has published it."""
     return event.name != event.id
-
-
-def _check_name(name: str) -> None:
-    """Refuse a name that looks like another one, or that some stores take for another one."""
-    plain = name.isprintable() and name == name.strip() and unicodedata.normalize("NFC", name) == name
-    if not plain or name.endswith("."):
-        raise InvalidInputError(
-            "slide-id-invalid",
-            "The slide_id cannot be used, or a case's or one of its slides': it could be taken for another.",
-            hint="Use no blanks or dots at the end, no invisible signs, and accents as one sign with their "
-            "letter (Unicode's form NFC).",
-        )
 
 
 def _noted_key(event: Event) -> str:

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, SlideScanned
-from histgen_lib.pipeline.books import recorded_of
-from histgen_lib.pipeline.keys import case_prefix, case_slide_key
+from histgen_lib.pipeline.books import check_name, recorded_in, recorded_of
+from histgen_lib.pipeline.keys import case_prefix, case_slide_key, scanned_key
+from histgen_lib.pipeline.made import read_object
 from histgen_lib.pipeline.pointer import TURN, advance, read_pointer, said_before
 from histgen_lib.storage import ObjectStore
 
@@ -54,9 +55,11 @@ def is_of_case(ready: BagReady) -> bool:
 def join_case(store: ObjectStore, ready: BagReady) -> None:
     """Note that the slide's bag is ready; one noted before moves nothing.
 
-    Raises InvalidInputError: "case-slide-unlisted" if the case does not name the slide, as `advance`.
+    Raises InvalidInputError: "case-slide-unlisted" if the case does not name the slide, "slide-id-invalid",
+    "case-slide-elsewhere" if the slide was announced otherwise, and as `advance`.
     """
     _check_listed(ready)
+    _check_said(store, ready)
     value = {
         "schema": 1,
         "case_id": ready.case_id,
@@ -91,12 +94,7 @@ def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Memb
         if scan and isinstance(scan.data, SlideScanned) and scan.data.case_id != ready.case_id:
             if ready.bag_digest not in [one.bag_digest for one in members]:
                 return False
-            raise InvalidInputError(
-                "case-slide-elsewhere",
-                f"The slide {member.slide_id} is no longer of the case {ready.case_id}: "
-                "it was announced otherwise since.",
-                hint="Announce every slide of the case again, with the ids of those that belong to it now.",
-            )
+            raise _elsewhere(member.slide_id, ready)
     return True
 
 
@@ -111,6 +109,25 @@ def _member(store: ObjectStore, ready: BagReady, slide_id: str) -> Member:
     if member.slide_id != slide_id:
         raise _unreadable()
     return member
+
+
+def _check_said(store: ObjectStore, ready: BagReady) -> None:
+    """Refuse an event about a bag that puts its slide into a case of which its scan said nothing."""
+    for name in (str(ready.case_id), *ready.case_slides):
+        check_name(name)
+    key = scanned_key(ready.slide_id)
+    scan = recorded_in(read_object(store, key) or b"", ready.slide_id)
+    same = scan and (scan[1].content_id, scan[1].turn) == (ready.content_id, ready.turn)
+    if scan and same and scan[1].case_id != ready.case_id:
+        raise _elsewhere(ready.slide_id, ready)
+
+
+def _elsewhere(slide_id: str, ready: BagReady) -> InvalidInputError:
+    return InvalidInputError(
+        "case-slide-elsewhere",
+        f"The slide {slide_id} is not of the case {ready.case_id}: it was announced otherwise.",
+        hint="Announce every slide of the case again, with the ids of those that belong to it now.",
+    )
 
 
 def _unreadable() -> InvalidInputError:

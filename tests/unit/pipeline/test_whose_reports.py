@@ -134,6 +134,15 @@ def test_a_slide_that_went_to_another_case_is_in_no_new_report_of_the_old_one(la
     assert [part.slide_id for part in latest(lab, "case-reports/C2").slides] == ["alpha"]
 
 
+@pytest.mark.parametrize("case_id", ["C", "C."])
+def test_an_event_about_a_bag_puts_no_slide_into_a_case_that_its_scan_did_not_name(lab, case_id):
+    alone = ready(lab, slide(lab, "alpha", 1))
+    code = code_of(lab, replace(alone, case_id=case_id, case_slides=("alpha",)))
+
+    assert code == ("case-slide-elsewhere" if case_id == "C" else "slide-id-invalid")
+    assert not list(lab.store.list("cases/"))
+
+
 def test_a_slide_that_never_said_so_itself_is_in_nobodys_case(lab):
     ready(lab, slide(lab, "alpha", 1))
     made = lab.draft_job.run(ready(lab, slide(lab, "beta", 2), case_id="C", case_slides=("alpha", "beta")))
