@@ -13,7 +13,7 @@ from typing import Any
 
 from histgen_lib.pipeline.keys import DRAFT_JSON, ReportOwner
 from histgen_lib.pipeline.made import read_object
-from histgen_lib.pipeline.pointer import PREVIOUS, TURN, TURNS, advance, history
+from histgen_lib.pipeline.pointer import PREVIOUS, TURN, TURNS, advance, history, inherit
 from histgen_lib.storage import ObjectStore
 
 BY = "report_digest"
@@ -36,16 +36,12 @@ def tell_latest(
         TURN: sum(turns.values()),
         **({TURNS: dict(turns)} if owner.is_case else {}),
     }
-    shared = f"{owner.shared_prefix}latest.json"
-    before = history(store, shared) if owner.is_case else []
-    advance(
-        store,
-        owner.latest,
-        value,
-        by=BY,
-        before=[entry for entry in before if _is_of(store, owner, entry)],
-        ours=lambda entry: _is_of(store, owner, entry),
-    )
+    if owner.is_case:
+        before = history(store, f"{owner.shared_prefix}latest.json")
+        inherit(store, owner.latest, [entry for entry in before if _is_of(store, owner, entry)])
+        advance(store, owner.latest, value, by=BY)
+    else:
+        advance(store, owner.latest, value, by=BY, ours=lambda entry: _is_of(store, owner, entry))
 
 
 def pointers_of(owner: ReportOwner) -> list[str]:

@@ -32,27 +32,25 @@ def advance(
     value: Mapping[str, Any],
     *,
     by: str,
-    before: Sequence[Mapping[str, Any]] = (),
     ours: Callable[[Mapping[str, Any]], bool] = lambda entry: True,
 ) -> dict[str, Any]:
     """Have the pointer at `key` say `value`, unless it did so before; return what it says then.
 
     `by`: the field that tells one value from another. What `value[by]` was before stands under "previous",
-    the latest first. `before`: what was said elsewhere earlier. `ours`: whether an entry counts at all. The
-    pointer is right when this returns, also after crashes of others. Raises
-    InvalidInputError("names-not-told-apart").
+    the latest first. `ours`: whether an entry counts at all. The pointer is right when this returns, also
+    after crashes of others. Raises InvalidInputError("names-not-told-apart").
     """
     while True:
         entries = history(store, key)
         _check_name(entries, value)
-        said = [*before, *filter(ours, entries)]
+        said = [entry for entry in entries if ours(entry)]
         new = not said or not said_before(_pointer(said, by), value, by=by)
         if new:
             data = canonical_json(value)
             if not store.put(_entry_key(key, len(entries) + 1), data, content_type=JSON):
                 continue  # another got the number
             entries.append(dict(value))
-            said.append(value)
+            said.append(dict(value))
         pointer = _pointer(said, by)
         data = canonical_json(pointer)
         if new or read_object(store, key) != data:
@@ -77,6 +75,12 @@ def history(store: ObjectStore, key: str) -> list[dict[str, Any]]:
     """Return all that a pointer ever said, the earliest first; {} for an entry that cannot be read."""
     keys = sorted(info.key for info in store.list(_history_prefix(key)))
     return [_parsed(read_object(store, entry)) for entry in keys]
+
+
+def inherit(store: ObjectStore, key: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Have a pointer's history begin with what was said elsewhere; call it before every `advance`."""
+    for number, entry in enumerate(entries, 1):
+        store.put(_entry_key(key, number), canonical_json(entry), content_type=JSON)
 
 
 def _check_name(entries: Sequence[Mapping[str, Any]], value: Mapping[str, Any]) -> None:

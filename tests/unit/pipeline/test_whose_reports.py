@@ -168,6 +168,56 @@ def test_a_case_that_has_other_slides_now_leaves_the_others_their_report(lab):
     }
 
 
+def as_before(lab: Lab, case_id: str, into: str) -> None:
+    """Put a case's reports where the version before kept them, at the end of what is there."""
+    store, room, old = lab.store.inner, f"case-reports/{case_id}/", f"reports/{into}/"
+    said = len(list(store.list(f"{old}latest.history/")))
+    for info in list(store.list(room)):
+        key, data = info.key.replace(room, old), store.get(info.key)
+        if "latest" in key:
+            entry = json.loads(data.replace(room.encode(), old.encode()))
+            data = json.dumps(
+                {name: entry[name] for name in entry if name not in ("case_id", "turns")}
+            ).encode()
+        if "history" in key:
+            said += 1
+            key = f"{old}latest.history/{said:06}.json"
+        store.put(key, data, if_absent=False)
+        store.delete(info.key)
+
+
+def test_reports_of_a_case_that_the_version_before_has_left_are_found_and_go_on(lab):
+    path = slide(lab, "beta", 1)
+    first = ready(lab, path, case_id="alpha", case_slides=("beta",))
+    drafts_of(lab, [event_of(scanned(slide(lab, "alpha")))])
+    lab.draft_job.run(first)
+    as_before(lab, "alpha", "alpha")
+    alone = states(lab)["alpha"].draft
+
+    told = lab.without_slides().draft_job.run(first).data
+    assert told.draft_key.startswith("reports/alpha/")
+    tiny_model.write_slide(path, side_px=512, seed=5)
+    second = lab.draft_job.run(ready(lab, path, case_id="alpha", case_slides=("beta",))).data
+    assert lab.without_slides().draft_job.run(first).data == second  # which has come to be of the case since
+    pointer = json.loads(lab.store.get("case-reports/alpha/latest.json"))
+    assert [pointer["report_digest"], *pointer["previous"]] == [second.report_digest, told.report_digest]
+    assert states(lab)["beta"].draft.key == second.draft_key
+    assert states(lab)["alpha"].draft == alone
+
+
+def test_a_slide_whose_pointer_a_case_had_taken_gets_it_back_with_its_next_report(lab):
+    alpha = by_hand(slide(lab, "alpha"))
+    (alone,) = drafts_of(lab, [alpha])
+    lab.draft_job.run(ready(lab, slide(lab, "beta", 1), case_id="alpha", case_slides=("beta",), turn=7))
+    as_before(lab, "alpha", "alpha")
+    assert latest(lab, "reports/alpha").case_id == "alpha"
+    drafts_of(lab, [alpha])
+    assert json.loads(lab.store.get("reports/alpha/latest.json"))["report_digest"] == alone.data.report_digest
+    tiny_model.write_slide(lab.folder / "alpha.tif", side_px=512, seed=5)
+    (rescan,) = drafts_of(lab, [by_hand(lab.folder / "alpha.tif")])
+    assert json.loads(lab.store.get("reports/alpha/latest.json"))["draft"] == rescan.data.draft_key
+
+
 @pytest.mark.parametrize("name", ["Alpha", "alpha."])
 def test_a_store_that_takes_two_names_for_one_is_not_written_to_under_the_second(lab, name):
     store = FoldingStore(lab.store)
