@@ -72,7 +72,17 @@ REFUSALS = (
 
 LETTERS: dict[str, tuple[str, ...]] = {
     "gateway": ("notification-failed", "notification-unconfirmed", "notification-unreadable", *REFUSALS),
-    "tiler": (*_EVENT, *_JOB, *_STORED, *_SLIDE, *_MODEL, "slide-no-tissue", "slide-too-coarse"),
+    "tiler": (
+        *_EVENT,
+        *_JOB,
+        *_STORED,
+        *_SLIDE,
+        *_MODEL,
+        "slide-id-invalid",
+        "slide-id-taken",
+        "slide-no-tissue",
+        "slide-too-coarse",
+    ),
     "reporter": (
         *_EVENT,
         *_JOB,
@@ -80,9 +90,12 @@ LETTERS: dict[str, tuple[str, ...]] = {
         *_SLIDE,
         *_MODEL,
         *_BAG,
+        "case-slide-elsewhere",
         "case-slide-unlisted",
         "case-unreadable",
+        "names-not-told-apart",
         "scan-record-unreadable",
+        "slide-id-invalid",
     ),
 }
 """Of dead letters, by service."""

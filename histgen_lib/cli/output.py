@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.names import printable
+from histgen_lib.names import harmless_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +85,12 @@ def err() -> Console:
 
 def emit_json(value: Any) -> None:
     """Print one JSON document to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """Write JSON as people read it, with no sign in it that a terminal would obey, or could not write."""
+    return harmless_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def emit_error(failure: Failure, *, as_json: bool = False) -> None:

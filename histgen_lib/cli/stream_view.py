@@ -152,7 +152,7 @@ def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
         "slide_id": slide.slide_id,
         "state": slide.state,
         "uri": slide.uri or None,
-        "event_id": event.id if event else letter.event_id if letter else None,
+        "event_id": event.name if event else letter.event_id if letter else None,
         "scanned_at": event and event.scanned_at.isoformat(),
         "trace_id": event and event.trace_id,
         "waits_for_slides": list(slide.lacks),

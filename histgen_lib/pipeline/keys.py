@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
 COPIES = "gateway/copies/"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
@@ -15,6 +17,11 @@ def scanned_key(slide_id: str) -> str:
 def owner_key(slide_id: str) -> str:
     """Return the key of what the gateway keeps of whose a slide's id is."""
     return f"gateway/owners/{slide_id}"
+
+
+def taken_key(slide_id: str, event_name: str) -> str:
+    """Return the key that says that the tiler has written down an event that the gateway did not announce."""
+    return f"gateway/by-hand/{slide_id}/{event_name}.json"
 
 
 def bags_prefix(slide_id: str) -> str:
@@ -37,14 +44,34 @@ def bag_thumbnail_key(slide_id: str, bag_digest: str) -> str:
     return f"bags/{slide_id}/{bag_digest}.thumbnail.webp"
 
 
-def report_key(owner_id: str, report_digest: str, name: str) -> str:
-    """Return the key of one file of a report; `owner_id` is the slide's id or the case's."""
-    return f"reports/{owner_id}/{report_digest}/{name}"
+@dataclass(frozen=True)
+class ReportOwner:
+    """Whose a report is: a slide's, or a case's. Both may have one id; their keys never meet."""
 
+    id: str
+    is_case: bool = False
 
-def latest_key(owner_id: str) -> str:
-    """Return the key of the pointer to the latest report of a slide or case."""
-    return f"reports/{owner_id}/latest.json"
+    def __str__(self) -> str:
+        return f"the {'case' if self.is_case else 'slide'} {self.id}"
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of all its reports start with."""
+        return f"{'case-reports' if self.is_case else 'reports'}/{self.id}/"
+
+    @property
+    def latest(self) -> str:
+        """The key of the pointer to its latest report."""
+        return f"{self.prefix}latest.json"
+
+    @property
+    def shared_prefix(self) -> str:
+        """Where earlier versions kept reports of slides and cases alike; draft.json says whose one is."""
+        return f"reports/{self.id}/"
+
+    def report(self, report_digest: str, name: str) -> str:
+        """Return the key of one file of a report."""
+        return f"{self.prefix}{report_digest}/{name}"
 
 
 def case_prefix(case_id: str) -> str:

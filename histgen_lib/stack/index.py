@@ -25,7 +25,7 @@ from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.replay import GATEWAY
 
 T = TypeVar("T")
-SCHEMA = 2
+SCHEMA = 3
 AT_ONCE, NEXT = 0.0, 1.0
 """When a look is due that somebody waits for, and one that nobody does."""
 NEWS_S = 3600.0

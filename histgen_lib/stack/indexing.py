@@ -264,7 +264,7 @@ def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
     return [
         (
             one.state,
-            one.event.id if one.event else "",
+            one.event.name if one.event else "",
             one.end,
             *one.lacks,
         )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned, recorded_scan
+from histgen_lib.events import BagReady, Event, SlideScanned, following_id, recorded_scan
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
+from histgen_lib.pipeline.latest import named_drafts, pointers_of, tells_of
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
 from histgen_lib.worker.replay import letter_ids, taken_in
@@ -36,6 +38,9 @@ class DraftFacts:
     fields: dict[str, str]
     parts: tuple[dict[str, Any], ...]
     """Slide id, content id and mpp of each slide it was made from."""
+    slide_id: str = ""
+    """What it says it is of: a slide, or with `case_id` a case, whose id this is then."""
+    case_id: str | None = None
 
     @classmethod
     def read(cls, key: str, data: bytes) -> DraftFacts:
@@ -52,12 +57,23 @@ class DraftFacts:
             confidence=draft["confidence"],
             fields=draft["fields"],
             parts=tuple({**_told(part["slide"]), "slide_id": part["slide_id"]} for part in parts),
+            slide_id=draft["slide_id"],
+            case_id=draft.get("case_id"),
         )
 
     @property
     def page_key(self) -> str:
         """Key of the page that shows it."""
         return self.key.removesuffix(keys.DRAFT_JSON) + keys.DRAFT_HTML
+
+    @property
+    def owner(self) -> keys.ReportOwner:
+        """Whose report it says it is."""
+        return keys.ReportOwner(self.slide_id, self.case_id is not None)
+
+    def part(self, slide_id: str) -> dict[str, Any] | None:
+        """Return what it tells of one slide that it was made from."""
+        return next((part for part in self.parts if part["slide_id"] == slide_id), None)
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ class SlideState:
     @property
     def ending(self) -> tuple[str, str, str]:
         """Tell this end from others: one that was sent again may end again, and with the same draft."""
-        return self.slide_id, self.event.id if self.event else "", self.end
+        return self.slide_id, self.event.name if self.event else "", self.end
 
     @property
     def mates(self) -> frozenset[str]:
@@ -162,7 +178,7 @@ class Overview:
     def _with_letters(self, info: ObjectInfo) -> tuple[Event | None, list[DeadLetter]]:
         """Read a scan's event, and the dead letters that came of it."""
         event = self._event(info)
-        ids = letter_ids(self._store, event.id) if event else []
+        ids = letter_ids(self._store, event) if event else []
         return event, [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
 
     def _letter_at(self, key: str) -> DeadLetter | None:
@@ -178,7 +194,9 @@ class Overview:
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
-        states = self._each(readers, lambda event: self._state(event, by_trace), events)
+        states = self._each(
+            readers, lambda event: self._state(event, by_trace.get(_trace(event), ())), events
+        )
         return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
 
     def letters(self) -> list[DeadLetter]:
@@ -198,15 +216,16 @@ class Overview:
         heads = (self._store.head(keys.scanned_key(slide_id)) for slide_id in sorted(only))
         return [info for info in heads if info]
 
-    def _state(self, event: Event, letters: Mapping[str, list[DeadLetter]]) -> SlideState:
+    def _state(self, event: Event, letters: Iterable[DeadLetter]) -> SlideState:
+        """Say where a slide stands. `letters`: of its trace."""
         data = event.data
         assert isinstance(data, SlideScanned)
-        if event.id in self._drafted:  # there is no way back from that
-            return self._drafted[event.id]
+        if event.name in self._drafted:  # there is no way back from that
+            return self._drafted[event.name]
         if draft := self.drafted(data):
-            self._drafted[event.id] = SlideState(data.slide_id, "drafted", event, draft)
-            return self._drafted[event.id]
-        if own := letters.get(event.trace_id):
+            self._drafted[event.name] = SlideState(data.slide_id, "drafted", event, draft)
+            return self._drafted[event.name]
+        if own := [letter for letter in letters if _came_of(letter, event)]:
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
             return SlideState(data.slide_id, "dead-letter", event, letter=last)
         if self._bagged(data):
@@ -221,14 +240,37 @@ class Overview:
         return () if slide.slide_id in missing else tuple(missing)
 
     def drafted(self, slide: SlideScanned) -> DraftFacts | None:
-        """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
-        pointer = self._json(keys.latest_key(_report_owner(slide)))
+        """Return the draft of this very scan; of a rescanned slide an older draft does not count.
+
+        It is the latest report of the slide's, or of its case's, that tells of the slide: what a record says
+        it is of decides, not where it lies or who points to it.
+        """
+        owner = report_owner(slide)
+        for draft in self._reports(owner, pointers_of(owner)):
+            told = draft.part(slide.slide_id)
+            if told and tells_of(owner, vars(draft)):
+                return draft if _same_scan(told, slide) else None
+        return None
+
+    def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
+        """Return the reports that a pointer of the slide's names before its own, and that are another's."""
+        owner = report_owner(slide)
+        found = self._reports(owner, [owner.latest])
+        return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), found))
+
+    def _reports(self, owner: keys.ReportOwner, pointers: Iterable[str]) -> Iterator[DraftFacts]:
+        """Read all reports that pointers name as the owner's, the latest first."""
+        for pointer in filter(None, map(self._json, pointers)):
+            for key in named_drafts(owner, pointer):
+                if draft := self._facts(key):
+                    yield draft
+
+    def _facts(self, key: str) -> DraftFacts | None:
         try:
-            info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None
-            draft = self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
+            info = self._store.head(key)
+            return self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
         except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError):
             return None
-        return draft if draft and any(_same_scan(part, slide) for part in draft.parts) else None
 
     def _bagged(self, slide: SlideScanned) -> bool:
         infos = self._store.list(keys.bags_prefix(slide.slide_id))
@@ -237,9 +279,10 @@ class Overview:
 
     def _event(self, info: ObjectInfo) -> Event | None:
         try:
-            return self._once(info, recorded_scan)
+            event = self._once(info, recorded_scan)
         except InvalidInputError:
             return None
+        return event if event and keys.scanned_key(event.key) == info.key else None  # else it is another's
 
     def _letter(self, info: ObjectInfo) -> DeadLetter | None:
         try:
@@ -270,12 +313,32 @@ class Overview:
         return found
 
 
-def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:
-    found: dict[str, list[DeadLetter]] = {}
+def report_owner(slide: SlideScanned) -> keys.ReportOwner:
+    """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
+    if slide.case_id and slide.case_slides:
+        return keys.ReportOwner(slide.case_id, is_case=True)
+    return keys.ReportOwner(slide.slide_id)
+
+
+def _trace(event: Event) -> tuple[str, str]:
+    """Name the trace of a slide; some senders give all of their slides one and the same."""
+    return event.key, event.trace_id
+
+
+def _by_trace(letters: Iterable[DeadLetter]) -> dict[tuple[str, str], list[DeadLetter]]:
+    found: dict[tuple[str, str], list[DeadLetter]] = {}
     for letter in letters:
         if letter.event:
-            found.setdefault(letter.event.trace_id, []).append(letter)
+            found.setdefault(_trace(letter.event), []).append(letter)
     return found
+
+
+def _came_of(letter: DeadLetter, scan: Event) -> bool:
+    """Whether a letter of the slide's trace is of this scan or what followed, not of another of one trace."""
+    event = letter.event
+    if event is None or event.replay or letter.is_of(scan):
+        return event is not None
+    return event.id in {following_id(name, event.type) for name in (scan.name, scan.id)}
 
 
 def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
@@ -283,13 +346,8 @@ def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideSta
 
     A letter of the same file or the same bytes as a slide in `events` is history: it was sent again since.
     """
-    traces = {event.trace_id for event in events}
     known = {mark for event in events for mark in _marks(event)}
-    strays = [
-        letter
-        for letter in letters
-        if not letter.event or not (letter.event.trace_id in traces or known & set(_marks(letter.event)))
-    ]
+    strays = [letter for letter in letters if not letter.event or not known & set(_marks(letter.event))]
     return [
         SlideState(letter.event.key if letter.event else "unknown", "dead-letter", letter=letter)
         for letter in strays
@@ -299,13 +357,8 @@ def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideSta
 def _marks(event: Event) -> list[tuple[str, str]]:
     data = event.data
     if not isinstance(data, SlideScanned | BagReady):
-        return []
-    return [(data.slide_id, data.uri), (data.slide_id, data.content_id)]
-
-
-def _report_owner(slide: SlideScanned) -> str:
-    """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
-    return slide.case_id if slide.case_id and slide.case_slides else slide.slide_id
+        return [_trace(event)]
+    return [_trace(event), (data.slide_id, data.uri), (data.slide_id, data.content_id)]
 
 
 def _told(scan: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Board:
 
     def take(self, event: Event) -> None:
         """Note that a job begins."""
-        self.flight = Flight(event.key, event.id, event.scanned_at, self.clock())
+        self.flight = Flight(event.key, event.name, event.scanned_at, self.clock())
         self.phase = "working"
         metrics.IN_FLIGHT.labels(self.worker).set(1)
 

@@ -71,7 +71,7 @@ def _answer(handler: Handler, request: Request, pipe: Connection) -> messages.Me
     if isinstance(request, Check):
         return Checked(_missing(handler))
     event = request.event
-    ids = {"slide_id": event.key, "event_id": event.id, "trace_id": event.trace_id}
+    ids = {"slide_id": event.key, "event_id": event.name, "trace_id": event.trace_id}
     try:
         if isinstance(request, Find):
             with bound(**ids, stage="find"):

@@ -70,11 +70,16 @@ class Job:
         assert self._beginning is not None
         return self._beginning.result()
 
+    @property
+    def _foreign(self) -> bool:
+        """Whether an earlier version may have given it up by another name, under which it has no attempts."""
+        return self._event.name != self._event.id
+
     def _try(self) -> Callable[[], None]:
         found = self._begin()
         if found is not None:
             return partial(self._finish, found, "found")
-        if self._trial.earlier and (letter := self._kit.read_letter(self._event.id)):
+        if (self._trial.earlier or self._foreign) and (letter := self._kit.read_letter(self._event)):
             return partial(self._reject, letter)
         if self._trial.key is None:  # the worker died with it the last time, or the reason would be known
             return partial(self._give_up, CRASHED)
@@ -87,7 +92,7 @@ class Job:
     def _begin(self) -> Outcome | None:
         """Count the attempt, and meanwhile look for finished objects; a look that crashes counts too."""
         kit, self._counts = self._kit, False
-        self._beginning = aside(partial(kit.attempts.begin, self._event.id, kit.spec.max_attempts))
+        self._beginning = aside(partial(kit.attempts.begin, self._event.name, kit.spec.max_attempts))
         try:
             found = kit.runner.find(self._event)
         except (TransientError, InvalidInputError, JobFailedError) as failure:
@@ -99,14 +104,14 @@ class Job:
         return found
 
     def _finish(self, outcome: Outcome, how: str) -> None:
-        contested = bool(self._trial.earlier) or self._kit.pulse.lost or self._given_up
+        contested = bool(self._trial.earlier) or self._foreign or self._kit.pulse.lost or self._given_up
         if contested:
-            self._kit.remove_letter(self._event.id)
+            self._kit.remove_letter(self._event)
         for event in outcome.events:
             self._kit.publish(event)
         ours = self._kit.commit(self._delivery)
         if not ours and not contested:
-            self._kit.remove_letter(self._event.id)
+            self._kit.remove_letter(self._event)
         self._kit.attempts.forget(self._trial.keys)
         self._kit.board.has("job")
         if how == "done":
@@ -117,7 +122,7 @@ class Job:
         kit = self._kit
         letter = DeadLetter.of_event(self._event, reason, attempts=self._trial.number, worker=kit.spec.name)
         self._counts = self._given_up = True  # from here on the attempt says that there is a letter
-        kit.write_letter(letter)
+        letter = kit.write_letter(letter)
         found = self._look_again()
         return self._reject(letter) if found is None else self._finish(found, "found")
 
@@ -136,7 +141,7 @@ class Job:
     def _withdraw_now(self) -> None:
         self.withdraw(0.0)
         with suppress(TransientError):  # else it is tried again before the next attempt begins
-            self._kit.pulse.until(aside(partial(self._kit.attempts.sweep, self._event.id)))
+            self._kit.pulse.until(aside(partial(self._kit.attempts.sweep, self._event.name)))
 
     def _end(self, how: str, outcome: Outcome | None = None, code: str = "") -> None:
         seconds, attempt = time.monotonic() - self._arrived_at, self._trial.number

@@ -122,4 +122,4 @@ def _ids(delivery: Delivery) -> dict[str, str]:
     event = delivery.event
     if event is None:
         return {"position": delivery.position}
-    return {"slide_id": event.key, "event_id": event.id, "trace_id": event.trace_id}
+    return {"slide_id": event.key, "event_id": event.name, "trace_id": event.trace_id}

@@ -16,15 +16,16 @@ from datetime import UTC, datetime
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
+from histgen_lib.pipeline.books import Owner, taken
 from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from histgen_lib.worker import DeadLetter
 from histgen_lib.worker.audit import Audit
+from histgen_lib.worker.replay import letter_of_scan
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
-from services.gateway.descent import letter_of
-from services.gateway.ledger import Announced, Ledger, Owner
+from services.gateway.ledger import Announced, Ledger
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
 
 SOURCE = f"/histgen/{NAME}"
@@ -129,8 +130,10 @@ class Intake:
         if said and (_is_return(told, latest, said, same) or self._has_moved(told, latest, said)):
             data = replace(data, turn=data.turn + 1)
         elif said and not _is_unrecorded(latest, data, said):
-            letter = letter_of(self._store, said[-1].event)
-            return Receipt(slide_id, said[-1].event.id, "dead-letter" if letter else "duplicate", letter)
+            letter = letter_of_scan(self._store, said[-1].event)
+            return Receipt(slide_id, said[-1].event.name, "dead-letter" if letter else "duplicate", letter)
+        elif not said and latest and _statement(latest.data) != _statement(data):
+            data = replace(data, turn=data.turn + 1)  # what is made of it is later than all before
         event = Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
         if same:
             return self._announce(event, "accepted", told)
@@ -149,7 +152,7 @@ class Intake:
         return not self.contents.lies_at(latest.data.uri) and not Overview(self._store).drafted(latest.data)
 
     def _announce(self, event: Event, status: Status, told: Submission) -> Receipt:
-        with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):
+        with bound(slide_id=event.key, event_id=event.name, trace_id=event.trace_id):
             self._write_down(event, status, told)
             self._publisher.publish(event.type, event.key, event)
             self.ledger.record(event)
@@ -163,7 +166,7 @@ class Intake:
                 traceparent=event.traceparent,
                 began_at=event.time.timestamp(),
                 ended_at=self._now().timestamp(),
-                facts={"slide_id": event.key, "event_id": event.id, "outcome": status},
+                facts={"slide_id": event.key, "event_id": event.name, "outcome": status},
             )
         return Receipt(event.key, event.id, status)
 
@@ -177,13 +180,9 @@ class Intake:
     def _refuse_taken(self, event: Event, told: Submission) -> Receipt:
         """Give up a slide whose id belongs to other bytes from elsewhere: two slides must never be mixed."""
         assert isinstance(event.data, SlideScanned)
-        lost = Event.first(
-            event.data,
-            source=SOURCE,
-            now=self._now(),
-            identity=f"{identity(event.data)}|{event.data.uri}",
-        )
-        letter = DeadLetter.of_event(lost, _taken(event.key), attempts=0, worker=NAME)
+        data = replace(event.data, turn=0)
+        lost = Event.first(data, source=SOURCE, now=self._now(), identity=f"{identity(data)}|{data.uri}")
+        letter = DeadLetter.of_event(lost, taken(event.key), attempts=0, worker=NAME)
         self._write_down(lost, "dead-letter", told)
         self.give_up(letter)
         self._audited.discard(lost.id)
@@ -256,12 +255,3 @@ def _count(submission: Submission, receipt: Receipt) -> None:
             _log.info("Announced before.", outcome=receipt.status)
     if receipt.letter:
         metrics.SLIDES_REFUSED.labels(receipt.letter.code).inc()
-
-
-def _taken(slide_id: str) -> InvalidInputError:
-    return InvalidInputError(
-        "slide-id-taken",
-        f"The slide id {slide_id} belongs to another slide, from another place.",
-        hint="Rename the file, or state another slide_id, and send it again. To replace a slide by a new "
-        "scan, put the new file where the old one was.",
-    )

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.keys import contents_prefix, copy_key, owner_key, scanned_key
+from histgen_lib.pipeline.books import Owner, claim, recorded_in, write_down
+from histgen_lib.pipeline.keys import contents_prefix, copy_key, scanned_key
+from histgen_lib.pipeline.made import read_object
 from histgen_lib.storage import ObjectStore
 
 _SEEN = "gateway/seen/"
@@ -25,16 +27,8 @@ _JSON = "application/json"
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Whose a slide id is: the URI that came first with it, and the bytes it had then."""
-
-    uri: str
-    content_id: str
-
-
-@dataclass(frozen=True)
 class Announced:
-    """An event that was acknowledged by the broker, and its data."""
+    """An event that was acknowledged by the broker, and what it says, in its turn."""
 
     event: Event
     data: SlideScanned
@@ -48,19 +42,11 @@ class Ledger:
 
     def claim(self, slide_id: str, owner: Owner) -> Owner:
         """Take a slide id, unless someone has it; return whose it is."""
-        key = owner_key(slide_id)
-        claim = canonical_json({"schema": 1, **asdict(owner)})
-        if self._store.put(key, claim, content_type=_JSON):
-            return owner
-        found = self._read(key)
-        if not {"uri", "content_id"} <= set(found):  # damaged
-            self._store.put(key, claim, if_absent=False, content_type=_JSON)
-            return owner
-        return Owner(str(found["uri"]), str(found["content_id"]))
+        return claim(self._store, slide_id, owner)
 
     def latest(self, slide_id: str) -> Announced | None:
         """Return the slide's latest event."""
-        return self._event(scanned_key(slide_id))
+        return self._event(scanned_key(slide_id), slide_id)
 
     def with_content(self, content_id: str) -> list[Announced]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
@@ -71,9 +57,7 @@ class Ledger:
     def record(self, event: Event) -> None:
         """Write an acknowledged event down; the index comes last, since it is what says "announced"."""
         assert isinstance(event.data, SlideScanned)
-        line = canonical_json({"event": event.to_json()})
-        self._store.put(scanned_key(event.key), line, if_absent=False, content_type=_JSON)
-        self._store.put(f"{contents_prefix(event.data.content_id)}{event.id}.json", line, content_type=_JSON)
+        write_down(self._store, event, event.data.turn)
 
     def name_copy(self, name: str, slide_id: str, uri: str) -> str:
         """Note that a file called `name` is this slide; return the note's key if it is new, else ""."""
@@ -97,13 +81,10 @@ class Ledger:
         """List every state that was dealt with."""
         return (info.key.removeprefix(_SEEN) for info in self._store.list(_SEEN))
 
-    def _event(self, key: str) -> Announced | None:
-        """Read an event; None if there is none, or none that this software can read."""
-        try:
-            event = Event.from_json(self._read(key)["event"])
-        except (InvalidInputError, KeyError):
-            return None
-        return Announced(event, event.data) if isinstance(event.data, SlideScanned) else None
+    def _event(self, key: str, slide_id: str = "") -> Announced | None:
+        """Read an event, the slide's if one is named; None if there is none that can be read."""
+        found = recorded_in(read_object(self._store, key) or b"", slide_id)
+        return Announced(*found) if found else None
 
     def _read(self, key: str) -> dict[str, Any]:
         try:

@@ -36,13 +36,13 @@ WATCH_S = 3.0
 
 @dataclass(frozen=True)
 class History:
-    """All that is known. `letters`, `replayed`: the events given up; `commits`: groups' offsets by topic."""
+    """All that is known. `commits`: groups' offsets by topic; `letters`, `replayed`: keys by event's name."""
 
     records: Mapping[str, Sequence[Record]]
     commits: Mapping[str, Offsets]
     keys: frozenset[str]
-    letters: frozenset[str]
-    replayed: frozenset[str]
+    letters: Mapping[str, str]
+    replayed: Mapping[str, str]
     told: Sequence[Mapping[str, Any]] = ()
 
     def events(self, topic: str) -> list[Event]:
@@ -50,9 +50,9 @@ class History:
         return [record.event for record in self.records[topic] if record.event]
 
     @cached_property
-    def ids(self) -> Mapping[str, frozenset[str]]:
+    def names(self) -> Mapping[str, frozenset[str]]:
         """Name the events of each topic."""
-        return {topic: frozenset(event.id for event in self.events(topic)) for topic in self.records}
+        return {topic: frozenset(event.name for event in self.events(topic)) for topic in self.records}
 
 
 def read_history(bus: BusSettings, store: ObjectStore, logs: Iterable[Path] = ()) -> History:
@@ -61,7 +61,7 @@ def read_history(bus: BusSettings, store: ObjectStore, logs: Iterable[Path] = ()
         commits = {topic: broker.committed(topic, group) for topic, group in TAKES.items()}
         records = {topic: broker.records(topic) for topic in (*TAKES, REPORT_DRAFTED, DEAD_LETTER)}
     keys = frozenset(info.key for info in store.list())
-    letters, replayed = (frozenset(_given_up(store, keys, prefix)) for prefix in (LETTERS, REPLAYED))
+    letters, replayed = (dict(_given_up(store, keys, prefix)) for prefix in (LETTERS, REPLAYED))
     return History(records, commits, keys, letters, replayed, [line for log in logs for line in _lines(log)])
 
 
@@ -79,26 +79,26 @@ def violations(history: History, acknowledged: Iterable[Event] = ()) -> list[str
 
 def _lost(history: History, acknowledged: Iterable[Event]) -> Iterator[str]:
     for event in acknowledged:
-        if event.id not in history.ids[event.type]:
-            yield f"lost: {event.type} {event.id} of {event.key} was acknowledged, and is not in the broker"
+        if event.name not in history.names[event.type]:
+            yield f"lost: {event.type} {event.name} of {event.key} was acknowledged, and is not in the broker"
 
 
 def _outcomes(history: History) -> Iterator[str]:
     """Say which events have not one of: what follows from them, a dead letter, a letter that was replayed."""
-    announced = {event.data.event_id for event in history.events(DEAD_LETTER)}
+    announced = {event.data.key for event in history.events(DEAD_LETTER)}
     for topic in TAKES:
-        for event in {event.id: event for event in history.events(topic)}.values():
-            given_up = event.id in history.letters
-            ends = [given_up, event.id in history.replayed, _made(history, event)]
+        for event in {event.name: event for event in history.events(topic)}.values():
+            given_up = event.name in history.letters
+            ends = [given_up, event.name in history.replayed, _made(history, event)]
             if sum(ends) != 1:
-                yield f"{sum(ends)} outcomes: {topic} {event.id} of {event.key}"
-            if given_up and event.id not in announced:
-                yield f"untold: the dead letter of {event.id} was not announced"
+                yield f"{sum(ends)} outcomes: {topic} {event.name} of {event.key}"
+            if given_up and history.letters[event.name] not in announced:
+                yield f"untold: the dead letter of {event.name} was not announced"
 
 
 def _made(history: History, event: Event) -> bool:
     """Whether an event led to what it should: the next event, or a place in its case."""
-    if following_id(event.id, FOLLOWS[event.type]) in history.ids[FOLLOWS[event.type]]:
+    if following_id(event.name, FOLLOWS[event.type]) in history.names[FOLLOWS[event.type]]:
         return True
     case = event.data.case_id if event.type == BAG_READY else None
     return case is not None and case_slide_key(case, event.key) in history.keys
@@ -107,12 +107,12 @@ def _made(history: History, event: Event) -> bool:
 def _from_nothing(history: History) -> Iterator[str]:
     """Say what is announced that follows from nothing, or is not in the store."""
     for topic, following in FOLLOWS.items():
-        due = {following_id(id, following) for id in history.ids[topic]}
+        due = {following_id(id, following) for id in history.names[topic]}
         for event in history.events(following):
-            if event.id not in due and not _of_case(event):
-                yield f"from nothing: {following} {event.id} of {event.key}"
+            if event.name not in due and not _of_case(event):
+                yield f"from nothing: {following} {event.name} of {event.key}"
             if _object(event) not in history.keys:
-                yield f"not there: {_object(event)}, announced by {event.id}"
+                yield f"not there: {_object(event)}, announced by {event.name}"
 
 
 def _of_case(event: Event) -> bool:
@@ -136,7 +136,7 @@ def _ended(history: History, record: Record) -> bool:
     event = record.event
     if event is None:  # its letter is found by its place: the soak tests count those
         return True
-    return event.id in history.letters | history.replayed or _made(history, event)
+    return event.name in {**history.letters, **history.replayed} or _made(history, event)
 
 
 def _out_of_order(history: History) -> Iterator[str]:
@@ -144,10 +144,10 @@ def _out_of_order(history: History) -> Iterator[str]:
     for topic, following in FOLLOWS.items():
         order = defaultdict[str, dict[str, int]](dict)
         for at, event in enumerate(history.events(following)):
-            order[event.key].setdefault(event.id, at)
+            order[event.key].setdefault(event.name, at)
         causes = defaultdict[str, dict[str, None]](dict)
         for event in history.events(topic):
-            causes[event.key][following_id(event.id, following)] = None
+            causes[event.key][following_id(event.name, following)] = None
         for key, due in causes.items():
             came = [order[key][id] for id in due if id in order[key]]
             if came != sorted(came):
@@ -156,26 +156,26 @@ def _out_of_order(history: History) -> Iterator[str]:
 
 def _untrue_logs(history: History) -> Iterator[str]:
     """Say what a service tells that is to be seen neither in broker nor in store."""
-    taken = history.ids[SLIDE_SCANNED] | history.ids[BAG_READY]
+    taken = history.names[SLIDE_SCANNED] | history.names[BAG_READY]
     ended = {
-        event.id
+        event.name
         for topic in TAKES
         for record in history.records[topic]
         if (event := record.event) and _ended(history, record)
     }
     for line in history.told:
         event_id, said = line.get("event_id"), line.get("event")
-        if said == ANNOUNCED and event_id not in history.ids[SLIDE_SCANNED]:
+        if said == ANNOUNCED and event_id not in history.names[SLIDE_SCANNED]:
             yield f"untrue: the gateway announced {event_id}, and the broker does not know it"
         if said == FINISHED and event_id in taken and event_id not in ended:
             yield f"untrue: a worker finished {event_id}, and nothing came of it"
 
 
-def _given_up(store: ObjectStore, keys: Iterable[str], prefix: str) -> Iterator[str]:
+def _given_up(store: ObjectStore, keys: Iterable[str], prefix: str) -> Iterator[tuple[str, str]]:
     for key in keys:
         if key.startswith(prefix):
             letter = json.loads(store.get(key))
-            yield letter["event"]["headers"]["ce_id"] if "event" in letter else letter["event_id"]
+            yield Event.from_json(letter["event"]).name if "event" in letter else letter["event_id"], key
 
 
 def _lines(log: Path) -> Iterator[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ _KEYS = re.compile(
     r"slides/[^/]+/scanned\.json"
     r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp)"
     r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp)|latest\.json|latest\.history/\d+\.json)"
-    r"|gateway/(owners|contents|seen)/.+"
+    r"|gateway/(by-hand|owners|contents|seen)/.+"
     r"|audit/\d{12}\.json"
     r"|dead-letter(-replayed)?/[A-Za-z0-9._-]+\.json"
     r"|cases/[^/]+/[^/]+\.json"

@@ -38,7 +38,7 @@ def test_what_is_planted_is_found(new_stream, place, slides, tmp_path):
 
     never = scanned(slides[4])
     assert found(sound, "lost", acknowledged=[never])
-    told = [{"event": ANNOUNCED, "event_id": never.id}]
+    told = [{"event": ANNOUNCED, "event_id": never.name}]
     assert found(replace(sound, told=told), "untrue: the gateway")
     assert found(
         replace(sound, records=dict(sound.records) | {BAG_READY: []}), "0 outcomes", "untrue: a worker"

@@ -148,7 +148,7 @@ def test_slides_of_a_case_get_one_report(stack, tmp_path):
 
     assert run.code == 0, run.said
     assert len(pages) == 1
-    assert "/reports/C7/" in pages.pop()
+    assert "/case-reports/C7/" in pages.pop()
 
 
 def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stack, tmp_path):

@@ -67,7 +67,7 @@ def test_whatever_an_event_names_ends_in_one_letter_at_the_first_try_and_good_sl
 def _hostile(name: str, uri: str) -> Event:
     size_bytes = GAP if name == "gap" else 1
     data = SlideScanned(slide_id=name, uri=uri, content_id="0" * 64, size_bytes=size_bytes)
-    return Event.first(data, source="/test", now=NOW, identity=name)
+    return Event.first(data, source="/histgen/test", now=NOW, identity=name)
 
 
 def _mixed(hostile: list[Event], good: list[Path]) -> list[Event]:

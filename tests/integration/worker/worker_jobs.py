@@ -77,7 +77,7 @@ class ScriptedJob:
     @staticmethod
     def _outcome(event: Event) -> Outcome:
         data = ReportDrafted(event.key, "d" * 64, _key(event), abstained=False)
-        return Outcome([event.then(data, source="/test", now=event.time)], {"stage:encode": 0.5})
+        return Outcome([event.then(data, source="/histgen/test", now=event.time)], {"stage:encode": 0.5})
 
 
 def _key(event: Event) -> str:

@@ -91,6 +91,7 @@ def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
     assert json.loads(lab.store.get("reports/sound/latest.json")) == {
         "schema": 1,
         "slide_id": "sound",
+        "case_id": None,
         "report_digest": drafted.report_digest,
         "draft": drafted.draft_key,
         "turn": 0,
@@ -188,7 +189,9 @@ def test_a_bag_of_another_slide_is_refused(lab, ready, tmp_path):
 
 
 def test_a_bag_that_is_not_there_is_named(lab, ready):
-    assert code_of(lab, replace(ready, bag_key="bags/sound/none.parquet")) == "object-missing"
+    lab.store.delete(ready.bag_key)
+
+    assert code_of(lab, ready) == "object-missing"
 
 
 def test_a_damaged_bag_is_named(lab, ready):

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "event-too-large",
     "output-disk-full",
     "output-other-slide",
+    "replay-ambiguous",
     "replay-impossible",
     "request-host",  # a request that tells of no slide
     "request-invalid",

@@ -42,7 +42,7 @@ def bus():
 
 def give_up(store, slide_id: str, code: str = "slide-damaged", worker: str = "tiler") -> Event:
     data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
-    event = Event.first(data, source="/test", now=NOW, identity=slide_id)
+    event = Event.first(data, source="/histgen/test", now=NOW, identity=slide_id)
     letter = DeadLetter.of_event(event, InvalidInputError(code, "No."), attempts=1, worker=worker)
     store.put(letter.key, letter.to_bytes())
     return event

@@ -29,11 +29,11 @@ STORE_AWAY = TransientError("storage-unavailable", "The store is away.")
 
 def scanned(slide_id: str = "S1") -> Event:
     data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
-    return Event.first(data, source="/test", now=NOW, identity=slide_id)
+    return Event.first(data, source="/histgen/test", now=NOW, identity=slide_id)
 
 
 def drafted(event: Event) -> Event:
-    return event.then(ReportDrafted(event.key, "d" * 64, "draft", False), source="/test", now=NOW)
+    return event.then(ReportDrafted(event.key, "d" * 64, "draft", False), source="/histgen/test", now=NOW)
 
 
 def delivery(event: Event | None, offset: int = 0, raw: bytes = b"{}") -> Delivery:
