@@ -92,7 +92,10 @@ def _replayed(
     event = None
     if letter.worker != GATEWAY:
         event = _again(store, letter.event, now())
-        publisher.publish(event.type, event.key, event)
+        try:
+            publisher.publish(event.type, event.key, event)
+        except InvalidInputError as error:  # too large
+            return replace(found, refused=error)
     store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type="application/json")
     store.delete(letter.key)
     return Replayed(letter.event_id, letter, event)

@@ -231,10 +231,11 @@ def test_a_foreign_bucket_that_refuses_us_is_the_slides_trouble_not_the_workers_
     assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "slide-unreadable"
 
 
-def test_a_server_that_is_away_is_waited_for(bucket, tmp_path):
+def test_a_slides_own_server_that_is_away_is_told_from_the_store_that_all_slides_need(bucket, tmp_path):
     bucket.error = TransientError("storage-unavailable", "Away.")
 
-    assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "storage-unavailable"
+    error = refused(files_at(tmp_path), "s3://lab/a.svs")
+    assert (type(error), error.code) == (TransientError, "slide-away")
 
 
 def test_the_sidecar_of_a_file_is_found(tmp_path):

@@ -1,0 +1,116 @@
+"""Which records wait to be tried again, for how long, and whether others may pass them meanwhile.
+
+What ails one slide alone – its bucket or share is away, its job crashes – has its record set aside, and
+others pass. What all need – the model server, the store – is waited for with a record in hand: when the same
+fails for a second record and no job got through between, trying further ones would only burn the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.events import Event
+from histgen_lib.worker.backoff import Backoff
+from histgen_lib.worker.board import Aside, Board
+
+OWN = "slide-away"
+"""The one outage that concerns the slides of one place alone."""
+LATE_S = 5.0
+"""How long after its time a record that was set aside may come: the broker's clock is not ours."""
+
+
+@dataclass
+class _Tries:
+    """What is remembered of a record between its tries."""
+
+    delays: Iterator[float]
+    began_at: float
+    count: int = 0
+
+
+@dataclass
+class _Away:
+    """A place that slides cannot be had from now; it is asked again at `until`."""
+
+    delays: Iterator[float]
+    until: float = 0.0
+
+
+@dataclass
+class Patience:
+    """Of one worker, used by its poll loop alone; the board shows what is aside. `clock`: seconds."""
+
+    backoff: Backoff
+    board: Board
+    clock: Callable[[], float] = time.monotonic
+    _tries: dict[str, _Tries] = field(default_factory=dict)
+    _failed: dict[str, set[str]] = field(default_factory=dict)
+    _away: dict[str, _Away] = field(default_factory=dict)
+
+    def delay_s(self, delivery: Delivery, event: Event, reason: HistgenError) -> float:
+        """Say how long a record that failed is to wait: the longer, the more often it or its place did."""
+        now = self.clock()
+        fresh = _Tries(self.backoff.delays(), now)
+        tries = self._tries.setdefault(delivery.position, fresh)
+        tries.count += 1
+        delay_s = next(tries.delays)
+        if reason.code == OWN:
+            away = self._away.setdefault(_place(event), _Away(self.backoff.delays()))
+            delay_s = max(delay_s, next(away.delays))
+            away.until = now + delay_s
+        elif isinstance(reason, TransientError):
+            self._failed.setdefault(reason.code, set()).add(delivery.position)
+        return delay_s
+
+    def concerns_all(self, reason: HistgenError) -> bool:
+        """Tell whether the same failed for several records since a job got through."""
+        return len(self._failed.get(reason.code, ())) > 1
+
+    def away_s(self, event: Event) -> float:
+        """Say how long the place that a slide lies at is to be left alone; 0.0 if it may be tried."""
+        away = self._away.get(_place(event))
+        return max(0.0, away.until - self.clock()) if away else 0.0
+
+    def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> None:
+        """Note a record that others pass for `delay_s`."""
+        now = self.clock()
+        tries = self._tries.setdefault(delivery.position, _Tries(self.backoff.delays(), now))
+        shown = Aside(event.key, event.id, event.scanned_at, code, tries.count, tries.began_at, now + delay_s)
+        self.board.aside = {**self.board.aside, delivery.position: shown}
+
+    def delivered(self, position: str | None) -> None:
+        """Note what the broker gave, None for nothing.
+
+        What is due comes before new records, so when another comes, or none, whatever is overdue is another
+        member's by now.
+        """
+        aside = dict(self.board.aside)
+        if position is None or aside.pop(position, None) is None:
+            late = self.clock() - LATE_S
+            gone = [place for place, record in aside.items() if record.due_at < late]
+            for place in gone:
+                del aside[place], self._tries[place]
+        if len(aside) < len(self.board.aside):
+            self.board.aside = aside
+
+    def left(self, position: str) -> None:
+        """Note that a record is not in hand any more; of one that was set aside all is remembered."""
+        if position not in self.board.aside:
+            self._tries.pop(position, None)
+
+    def got_through(self, event: Event) -> None:
+        """Note a job that was done: what all need is there, and so is the place where its slide lies."""
+        self._failed.clear()
+        self._away.pop(_place(event), None)
+
+
+def _place(event: Event) -> str:
+    """Name what a slide shares with its neighbours: the bucket, or the folder."""
+    uri: str = getattr(event.data, "uri", "")
+    if uri.startswith("s3://"):
+        return "/".join(uri.split("/", 3)[:3])
+    return uri.rpartition("/")[0]
