@@ -74,16 +74,18 @@ class Subscription(Protocol):
     """One member of a consumer group on one topic, with at most one record in flight. Used from one thread.
 
     A record is given to one member of the group at a time, in order within its partition, and again (to
-    whoever has the partition then) until some member says `done` or `reject`. Records are never passed over:
-    what follows a record in its partition comes only after it. All methods raise
-    TransientError("bus-unavailable") when the broker is away, and may be called again; membership and the
-    record in flight survive that where the broker allows it.
+    whoever has the partition then) until some member says `done` or `reject`. Records are never passed over
+    unless they were set aside (`defer`): what follows a record in its partition comes only after it. All
+    methods raise TransientError("bus-unavailable") when the broker is away, and may be called again;
+    membership, the record in flight and those aside survive that where the broker allows it.
     """
 
     def next(self, timeout_s: float) -> Delivery | None:
         """Wait about `timeout_s` for a record; None if none came. ValueError while one is in flight.
 
         Longer by a second where the group's members are changing, by some more where the broker is silent.
+        A record that was set aside and is due comes before new ones; after it one of these has its turn, so
+        that neither keep the others waiting.
         """
         ...
 
@@ -96,7 +98,10 @@ class Subscription(Protocol):
         ...
 
     def done(self, delivery: Delivery) -> bool:
-        """Commit the record in flight; False if it was not ours any more (then nothing was committed)."""
+        """Finish the record in flight; False if it was not ours any more (then nothing was committed).
+
+        It is committed once nothing before it in its partition is unfinished.
+        """
         ...
 
     def reject(self, delivery: Delivery, reason: Reason) -> bool:
@@ -105,6 +110,17 @@ class Subscription(Protocol):
 
     def release(self, delivery: Delivery) -> None:
         """Hand the record in flight back, uncommitted; it is delivered again, here or elsewhere."""
+        ...
+
+    def defer(self, delivery: Delivery, wait_s: float) -> bool:
+        """Set the record in flight aside for about `wait_s`, so that records with other keys pass it.
+
+        Those with its key wait behind it. `next` delivers it again when it is due. Nothing is committed past
+        it: what is finished meanwhile is remembered for as long as the partition stays here. After that, all
+        that is aside and what was finished behind it comes once more, to whoever has the partition then.
+        False where no more may be set aside (there are 256): then it is still in flight. True also where it
+        was not ours any more.
+        """
         ...
 
     def lag(self) -> int:
