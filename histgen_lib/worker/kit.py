@@ -68,7 +68,7 @@ class Kit:
         """Have other records pass this one for `delay_s`; False if no more may be set aside."""
         defer = partial(self.subscription.defer, delivery, delay_s)
         done = self.pulse.insist("broker", defer)
-        if done:
+        if done and not self.pulse.lost:
             self.patience.set_aside(delivery, event, code, delay_s)
             _log.info("The record is set aside; others pass it.", code=code, delay_s=round(delay_s, 3))
         return done

@@ -19,8 +19,9 @@ from histgen_lib.worker.board import Aside, Board
 
 OWN = "slide-away"
 """The one outage that concerns the slides of one place alone."""
-LATE_S = 5.0
-"""How long after its time a record that was set aside may come: the broker's clock is not ours."""
+LATE_S, LOST_S = 5.0, 3600.0
+"""How long after its time a record that was set aside may come: while there is nothing else to do, and while
+others have their turn."""
 
 
 @dataclass
@@ -83,19 +84,15 @@ class Patience:
         self.board.aside = {**self.board.aside, delivery.position: shown}
 
     def delivered(self, position: str | None) -> None:
-        """Note what the broker gave, None for nothing.
-
-        What is due comes before new records, so when another comes, or none, whatever is overdue is another
-        member's by now.
-        """
-        aside = dict(self.board.aside)
-        if position is None or aside.pop(position, None) is None:
-            late = self.clock() - LATE_S
-            gone = [place for place, record in aside.items() if record.due_at < late]
-            for place in gone:
-                del aside[place], self._tries[place]
-        if len(aside) < len(self.board.aside):
-            self.board.aside = aside
+        """Note what the broker gave, None for nothing. What is overdue then is another member's by now."""
+        late = self.clock() - (LATE_S if position is None else LOST_S)
+        gone = [place for place, record in self.board.aside.items() if record.due_at < late]
+        for place in gone:
+            if place != position:
+                self._tries.pop(place)
+        gone += [position] if position in self.board.aside else []
+        if gone:
+            self.board.aside = {at: record for at, record in self.board.aside.items() if at not in gone}
 
     def left(self, position: str) -> None:
         """Note that a record is not in hand any more; of one that was set aside all is remembered."""
