@@ -71,7 +71,7 @@ def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        times = Counter(name for name, _ in pairs)  # a list's own count would take hours for many names
+        times = Counter(name for name, _ in pairs)  # a list's own count would take minutes for many
         raise ValueError(f"{next(name for name in times if times[name] > 1)!r} stands twice in one entry")
     return found
 

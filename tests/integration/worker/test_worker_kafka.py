@@ -55,7 +55,7 @@ def test_on_kafka_a_slide_whose_share_is_away_is_passed_by_others(lab: Lab):
     lab.scan("share-1", *good, "big-1")
     worker = lab.process()
     lab.written(*good, "big-1")
-    assert page(f"{worker.url}/status")[1]["set_aside"]["codes"] == {"slide-away": 1}
+    until(lambda: page(f"{worker.url}/status")[1]["set_aside"]["count"] == 1, 60, "it to be aside")
     (lab.folder / "share").unlink()
     lab.written("share-1")
     worker.signal(signal.SIGTERM)

@@ -75,8 +75,7 @@ def test_a_slide_whose_share_is_away_is_passed_by_others_and_done_when_it_is_bac
     lab.scan("share-1", "share-2", *good)
     worker = lab.thread()
     lab.finished(*good)
-    aside = page(f"{worker.url}/status")[1]["set_aside"]
-    assert aside["codes"] == {"slide-away": 2}
+    until(lambda: aside(worker.url) == {"slide-away": 2}, 60, "both to be aside")
     (lab.folder / "share").unlink()
     lab.finished("share-1", "share-2")
     assert worker.end() == 0
@@ -84,6 +83,10 @@ def test_a_slide_whose_share_is_away_is_passed_by_others_and_done_when_it_is_bac
     assert lab.letters() == {}
     assert lab.left() == 0
     assert list(lab.store.list("attempts/")) == []
+
+
+def aside(url: str) -> dict[str, int]:
+    return page(f"{url}/status")[1]["set_aside"]["codes"]
 
 
 def test_of_what_all_need_no_more_than_two_records_find_out_that_it_is_away(lab: Lab):
