@@ -86,13 +86,10 @@ class Patience:
     def delivered(self, position: str | None) -> None:
         """Note what the broker gave, None for nothing. What is overdue then is another member's by now."""
         late = self.clock() - (LATE_S if position is None else LOST_S)
-        gone = [place for place, record in self.board.aside.items() if record.due_at < late]
-        for place in gone:
-            if place != position:
-                self._tries.pop(place)
-        gone += [position] if position in self.board.aside else []
-        if gone:
-            self.board.aside = {at: record for at, record in self.board.aside.items() if at not in gone}
+        aside = {place: record for place, record in self.board.aside.items() if place != position}
+        for place in [place for place, record in aside.items() if record.due_at < late]:
+            del aside[place], self._tries[place]
+        self.board.aside = aside
 
     def left(self, position: str) -> None:
         """Note that a record is not in hand any more; of one that was set aside all is remembered."""
