@@ -114,7 +114,7 @@ class SlideFiles:
         except InvalidInputError:
             raise _bad_uri() from None
         self._roots.require(place)
-        if isinstance(place, FilePlace) and _is_too_long(place.path):
+        if isinstance(place, FilePlace) and (not place.path.name or _is_too_long(place.path)):
             raise _bad_uri()
         return place
 

@@ -50,6 +50,7 @@ def test_twenty_thousand_hostile_records_end_in_a_letter_each_and_good_slides_in
     assert len({event.data.event_id for event in stream.said(DEAD_LETTER)}) == RECORDS
     assert {name: late[name] - size for name, size in early.items() if late[name] - size > GROWTH_BYTES} == {}
     codes = Counter(letter["code"] for letter in remains.letters.values())
+    assert {"job-failed", "job-crashed", "job-deadline", "worker-died"} & codes.keys() == set()
     print(
         f"\n{place.bus.url.split(':')[0]}: drafted after {drafted_s:.0f} s; {dict(codes)}; {early} → {late}"
     )

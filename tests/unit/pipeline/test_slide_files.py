@@ -71,6 +71,13 @@ def test_another_kind_of_uri_is_refused(tmp_path, uri):
         assert refused_at_once(use, uri) == "slide-uri"
 
 
+@pytest.mark.parametrize("uri", ["file:///", "file:////"])
+def test_the_root_of_all_folders_is_no_slide(tmp_path, uri):
+    files = SlideFiles(StorageSettings("file:/"), lambda: Scratch(tmp_path, 1), roots=Roots((Path("/"),)))
+    for use in (files.open, files.sidecar_mpp):
+        assert refused_at_once(use, uri) == "slide-uri"
+
+
 def test_a_name_that_this_file_system_cannot_have_is_no_uri(tmp_path):
     for name in ("n" * 256, "é" * 128):
         uri = f"{tmp_path.as_uri()}/{name}"
