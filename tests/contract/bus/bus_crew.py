@@ -49,7 +49,7 @@ def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None
 
 
 def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> None:
-    """Take records, hold each for a moment, and finish it, or now and then release it."""
+    """Take records, hold each for a moment, and finish it, or now and then release it or set it aside."""
     subscription, mine = open_subscription(settings, topic, "crew"), Journal(str(journal))
     while True:
         with contextlib.suppress(TransientError):
@@ -59,8 +59,11 @@ def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> Non
             mine.write("took", delivery.position, delivery.raw.decode())
             time.sleep(random.uniform(0, 0.01))
             subscription.keep()
-            if random.random() < 0.1:
+            chance = random.random()
+            if chance < 0.1:
                 subscription.release(delivery)
+            elif chance < 0.2 and subscription.defer(delivery, random.uniform(0, 0.1)):
+                continue
             elif subscription.done(delivery):
                 mine.write("done", delivery.position, delivery.raw.decode())
 
