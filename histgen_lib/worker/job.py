@@ -35,7 +35,8 @@ class Job:
         self._kit, self._delivery, self._event = kit, delivery, event
         self._beginning: Future[Trial] | None = None
         self._counts = self._given_up = self._telling = False
-        self._arrived_at, self._job_s = time.monotonic(), 0.0
+        self._arrived_at = self._tried_at = time.monotonic()
+        self._job_s = 0.0
 
     def run(self) -> None:
         """Work until the record is done, given up or set aside. Stopped, FatalError: it is still in hand."""
@@ -50,6 +51,7 @@ class Job:
 
     def _over(self) -> bool:
         """Try once; True if the record is not in hand any more."""
+        self._tried_at = time.monotonic()
         try:
             self._end_it()
         except TransientError as error:
@@ -75,7 +77,8 @@ class Job:
     def _later(self, reason: HistgenError) -> bool:
         """Set the record aside; where that does not help or is not possible, wait with it in hand (False)."""
         kit = self._kit
-        delay_s = kit.patience.delay_s(self._delivery, self._event, reason)
+        took_s = time.monotonic() - self._tried_at
+        delay_s = kit.patience.delay_s(self._delivery, self._event, reason, took_s)
         metrics.RETRIES.labels(kit.spec.name, reason.code).inc()
         _log.warning("The job is tried again.", exc_info=reason, delay_s=round(delay_s, 3))
         if isinstance(reason, TransientError) and reason.code != OWN:
@@ -84,7 +87,7 @@ class Job:
             self._delivery, self._event, reason.code, delay_s
         ):
             return True
-        kit.again_in(delay_s, reason)
+        kit.again_in(min(delay_s, kit.spec.backoff.most_s), reason)
         return False
 
     def withdraw(self, limit_s: float) -> None:

@@ -70,7 +70,6 @@ class Kit:
         done = self.pulse.insist("broker", defer)
         if done and not self.pulse.lost:
             self.patience.set_aside(delivery, event, code, delay_s)
-            _log.info("The record is set aside; others pass it.", code=code, delay_s=round(delay_s, 3))
         return done
 
     def again_in(self, delay_s: float, reason: HistgenError) -> None:

@@ -22,6 +22,8 @@ OWN = "slide-away"
 LATE_S, LOST_S = 5.0, 3600.0
 """How long after its time a record that was set aside may come: while there is nothing else to do, and while
 others have their turn."""
+SHARE, MOST_S = 3.0, 300.0
+"""A place that takes long to say no is asked the more rarely: so many times as long as that took, at most."""
 
 
 @dataclass
@@ -52,8 +54,11 @@ class Patience:
     _failed: dict[str, set[str]] = field(default_factory=dict)
     _away: dict[str, _Away] = field(default_factory=dict)
 
-    def delay_s(self, delivery: Delivery, event: Event, reason: HistgenError) -> float:
-        """Say how long a record that failed is to wait: the longer, the more often it or its place did."""
+    def delay_s(self, delivery: Delivery, event: Event, reason: HistgenError, took_s: float) -> float:
+        """Say how long a record that failed after `took_s` is to wait: the longer, the more often it did.
+
+        Where its place is away the place's own waits count, too, and what it costs to ask there.
+        """
         now = self.clock()
         fresh = _Tries(self.backoff.delays(), now)
         tries = self._tries.setdefault(delivery.position, fresh)
@@ -61,7 +66,7 @@ class Patience:
         delay_s = next(tries.delays)
         if reason.code == OWN:
             away = self._away.setdefault(_place(event), _Away(self.backoff.delays()))
-            delay_s = max(delay_s, next(away.delays))
+            delay_s = max(delay_s, next(away.delays), min(MOST_S, SHARE * took_s))
             away.until = now + delay_s
         elif isinstance(reason, TransientError):
             self._failed.setdefault(reason.code, set()).add(delivery.position)

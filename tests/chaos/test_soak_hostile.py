@@ -15,7 +15,7 @@ from invariants import check_committed, check_whole
 
 from histgen_lib.events import DEAD_LETTER
 
-RECORDS, DRAFTS_S, REST_S = 2_000, 300.0, 900.0
+RECORDS, DRAFTS_S, REST_S = 20_000, 300.0, 900.0
 GROWTH_BYTES = 128 << 20
 """How much larger a process may be at the end than when it had seen a tenth of them."""
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
@@ -26,7 +26,7 @@ def test_twenty_thousand_hostile_records_end_in_a_letter_each_and_good_slides_in
     place: Place, new_stream, slides: list[Path], undisturbed
 ):
     stream, chance = new_stream(place), random.Random(1609)
-    stream.start("tiler", "reporter")
+    stream.start("tiler", "tiler-2", "reporter")
     records = [hostile(number, chance) for number in range(RECORDS)]
     good = [scanned(path) for path in slides]
     for place_among, event in zip(sorted(chance.sample(range(RECORDS), len(good))), good, strict=True):

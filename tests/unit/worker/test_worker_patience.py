@@ -16,7 +16,7 @@ from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.failures import CRASHED, JobFailedError
 from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.patience import LATE_S
+from histgen_lib.worker.patience import LATE_S, MOST_S
 
 AWAY = TransientError("inference-unavailable", "The model server is away.")
 BUCKET_AWAY = TransientError("slide-away", "The bucket is away.")
@@ -148,6 +148,14 @@ def test_a_bucket_is_asked_again_ever_more_rarely_by_one_slide_at_a_time(
         clock.now = float(second)
         work(kit, at(f"S{second % 50}", f"s3://lab/{second % 50}.svs"), second % 50)
     assert 10 <= len(world.runner.handled) <= 25
+
+
+@pytest.mark.parametrize(("took_s", "least_s"), [(0.0, 1), (40.0, 120), (4000.0, MOST_S)])
+def test_a_place_that_takes_long_to_say_no_is_asked_the_more_rarely(kit: Kit, took_s: float, least_s: float):
+    """Else asking it would take up the worker's time."""
+    event = at("S1")
+    assert least_s <= kit.patience.delay_s(delivery(event), event, BUCKET_AWAY, took_s) <= max(2, least_s)
+    assert kit.patience.delay_s(delivery(event, 1), event, AWAY, took_s) <= 2
 
 
 def test_slides_of_a_bucket_that_is_back_are_all_tried(world: World, kit: Kit, clock: Clock):
