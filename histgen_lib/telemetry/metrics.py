@@ -110,7 +110,8 @@ ABSTENTIONS = Counter(
 )
 BUS_LAG = Gauge(
     "histgen_bus_lag",
-    "Records of the partitions held here that no one has committed, the one in flight included.",
+    "Records of the partitions held here that no one has committed: the one in flight, those set aside, "
+    "and what was finished behind these.",
     ["worker"],
     registry=REGISTRY,
 )
