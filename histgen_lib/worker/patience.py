@@ -24,6 +24,8 @@ LATE_S, LOST_S = 5.0, 3600.0
 others have their turn."""
 SHARE, MOST_S = 3.0, 300.0
 """A place that takes long to say no is asked the more rarely: so many times as long as that took, at most."""
+LAST = 1.25
+"""Who was refused comes back the last of its place's slides: it may be the only one that cannot be had."""
 
 
 @dataclass
@@ -37,10 +39,19 @@ class _Tries:
 
 @dataclass
 class _Away:
-    """A place that slides cannot be had from now; it is asked again at `until`."""
+    """A place that slides cannot be had from now; it is asked again at `until`.
+
+    `count`: how often it failed since a slide was had from it.
+    """
 
     delays: Iterator[float]
     until: float = 0.0
+    count: int = 0
+
+    def wait_s(self, took_s: float) -> float:
+        """Count a failure; say how long to leave the place alone. A first one may be one slide's own."""
+        self.count += 1
+        return max(next(self.delays), min(MOST_S, SHARE * took_s) if self.count > 1 else 0.0)
 
 
 @dataclass
@@ -65,9 +76,11 @@ class Patience:
         tries.count += 1
         delay_s = next(tries.delays)
         if reason.code == OWN:
+            self._away = {name: away for name, away in self._away.items() if away.until > now - LOST_S}
             away = self._away.setdefault(_place(event), _Away(self.backoff.delays()))
-            delay_s = max(delay_s, next(away.delays), min(MOST_S, SHARE * took_s))
-            away.until = now + delay_s
+            wait_s = away.wait_s(took_s)
+            away.until = now + wait_s
+            delay_s = max(delay_s, LAST * wait_s)
         elif isinstance(reason, TransientError):
             self._failed.setdefault(reason.code, set()).add(delivery.position)
         return delay_s
