@@ -75,7 +75,7 @@ class Job:
             self._give_up(failed.reason)
 
     def _later(self, reason: HistgenError) -> bool:
-        """Set the record aside; where that does not help or is not possible, wait with it in hand (False)."""
+        """Set the record aside; while all wait for the same, or there is no room, stay with it (False)."""
         kit = self._kit
         took_s = time.monotonic() - self._tried_at
         delay_s = kit.patience.delay_s(self._delivery, self._event, reason, took_s)
@@ -83,11 +83,15 @@ class Job:
         _log.warning("The job is tried again.", exc_info=reason, delay_s=round(delay_s, 3))
         if isinstance(reason, TransientError) and reason.code != OWN:
             kit.board.lacks("job", reason)
-        if not kit.patience.concerns_all(reason) and kit.set_aside(
-            self._delivery, self._event, reason.code, delay_s
-        ):
+        pause_s, all_wait = min(delay_s, kit.spec.backoff.most_s), kit.patience.concerns_all(reason)
+        if all_wait:
+            kit.again_in(pause_s, reason)
+            if not kit.patience.had_its_turn(self._delivery):
+                return False
+        if kit.set_aside(self._delivery, self._event, reason.code, delay_s):
             return True
-        kit.again_in(min(delay_s, kit.spec.backoff.most_s), reason)
+        if not all_wait:
+            kit.again_in(pause_s, reason)
         return False
 
     def withdraw(self, limit_s: float) -> None:

@@ -19,6 +19,8 @@ from histgen_lib.worker.board import Aside, Board
 
 OWN = "slide-away"
 """The one outage that concerns the slides of one place alone."""
+TURN = 8
+"""So many tries a record has in hand while the same fails for others; then another record has its turn."""
 LATE_S, LOST_S = 5.0, 3600.0
 """How long after its time a record that was set aside may come: while there is nothing else to do, and while
 others have their turn."""
@@ -88,6 +90,10 @@ class Patience:
     def concerns_all(self, reason: HistgenError) -> bool:
         """Tell whether the same failed for several records since a job got through."""
         return len(self._failed.get(reason.code, ())) > 1
+
+    def had_its_turn(self, delivery: Delivery) -> bool:
+        """Tell whether another record may be tried now: even what fails for two may not concern all."""
+        return self._tries[delivery.position].count % TURN == 0
 
     def away_s(self, event: Event) -> float:
         """Say how long the place that a slide lies at is to be left alone; 0.0 if it may be tried."""

@@ -17,7 +17,7 @@ from histgen_lib.worker.failures import CRASHED, JobFailedError
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.patience import LAST, LATE_S, MOST_S
+from histgen_lib.worker.patience import LAST, LATE_S, MOST_S, TURN
 
 AWAY = TransientError("inference-unavailable", "The model server is away.")
 BUCKET_AWAY = TransientError("slide-away", "The bucket is away.")
@@ -99,15 +99,39 @@ def test_what_another_record_got_through_with_is_not_missing_any_more(world: Wor
 def test_what_fails_for_a_second_record_is_waited_for_with_that_in_hand(world: World, kit: Kit):
     """An outage of what all need: two records are tried, not all of them round and round."""
     kit.patience.backoff = Backoff(0, 0)
-    world.runner.results = [AWAY] * 50
+    world.runner.results = [AWAY] * TURN
     work(kit, at("S1"))
     work(kit, at("S2"), 1)
     assert [position for position, _ in world.bus.deferred] == ["slide.scanned/0/0"]
-    assert len(world.runner.handled) == 51
+    assert len(world.runner.handled) == TURN + 1
     assert world.bus.ended == ["done"]
     work(kit, at("S1"))
     assert world.bus.ended == ["done", "done"]
     assert aside(kit)["count"] == 0
+
+
+def test_two_records_that_alone_fail_alike_hold_up_the_others_for_a_while_and_not_for_ever(
+    world: World, kit: Kit
+):
+    """Two objects that the store cannot read look like a store that is away."""
+    kit.patience.backoff = Backoff(0, 0)
+    world.runner.results = [STORE_AWAY] * (TURN + 1)
+    for offset, slide_id in enumerate(("S1", "S2", "S3")):
+        work(kit, at(slide_id), offset)
+    assert [position for position, _ in world.bus.deferred] == ["slide.scanned/0/0", "slide.scanned/0/1"]
+    assert world.bus.ended == ["done"]
+
+
+def test_while_all_wait_each_try_is_followed_by_a_wait_in_hand(world: World, kit: Kit):
+    """Whichever record it is: an outage is asked about as often as if there were one record."""
+    kit.patience.backoff = Backoff(0, 0)
+    pauses: list[str] = []
+    pause = kit.pulse.pause
+    kit.pulse.pause = lambda seconds: (pauses.append(""), pause(seconds))[1]
+    world.runner.results = [STORE_AWAY] * 200
+    for offset in range(10):
+        work(kit, at(f"S{offset}"), offset)
+    assert len(pauses) == len(world.runner.handled) - 1
 
 
 def test_a_failure_after_another_record_got_through_is_a_records_own_again(world: World, kit: Kit):
