@@ -110,8 +110,7 @@ ABSTENTIONS = Counter(
 )
 BUS_LAG = Gauge(
     "histgen_bus_lag",
-    "Records of the partitions held here that no one has committed: the one in flight, those set aside, "
-    "and what was finished behind these.",
+    "Uncommitted records of the partitions held here: in flight, aside, finished behind these, and new ones.",
     ["worker"],
     registry=REGISTRY,
 )

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from bus_members import number_of, scanned
+
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
 from histgen_lib.errors import TransientError
 
@@ -39,11 +41,12 @@ def lines(path: Path) -> list[list[str]]:
 def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None:
     """Publish numbers under keys of our own, from where a predecessor was killed."""
     publisher, mine = open_publisher(settings), Journal(str(journal))
-    number = sum(words[1:3] == ["published", name] for words in lines(journal))
+    number = sum(words[1] == "published" and words[2][0] == name for words in lines(journal))
     while True:
         with contextlib.suppress(TransientError):
-            publisher.publish_raw(topic, f"{name}{number % 5}", f"{name} {number}".encode())
-            mine.write("published", name, number)
+            slide = f"{name}{number % 5}"
+            publisher.publish(topic, slide, scanned(slide, number))
+            mine.write("published", slide, number)
             number += 1
         time.sleep(random.uniform(0, 0.01))
 
@@ -56,7 +59,8 @@ def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> Non
             delivery = subscription.next(0.2)
             if delivery is None:
                 continue
-            mine.write("took", delivery.position, delivery.raw.decode())
+            told = (delivery.position, *number_of(delivery))
+            mine.write("took", *told)
             time.sleep(random.uniform(0, 0.01))
             subscription.keep()
             chance = random.random()
@@ -64,8 +68,10 @@ def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> Non
                 subscription.release(delivery)
             elif chance < 0.2 and subscription.defer(delivery, random.uniform(0, 0.1)):
                 continue
-            elif subscription.done(delivery):
-                mine.write("done", delivery.position, delivery.raw.decode())
+            else:
+                mine.write("ending", *told)
+                if subscription.done(delivery):
+                    mine.write("done", *told)
 
 
 if __name__ == "__main__":
