@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,8 +71,8 @@ def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice in one entry")
+        times = Counter(name for name, _ in pairs)  # a list's own count would take minutes for many
+        raise ValueError(f"{next(name for name in times if times[name] > 1)!r} stands twice in one entry")
     return found
 
 

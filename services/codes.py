@@ -6,8 +6,8 @@ is missing here is counted all the same; a test holds the lists to what the sour
 
 from __future__ import annotations
 
-_EVENT = ("event-unreadable", "event-type", "event-version", "event-misplaced")
-_JOB = ("job-crashed", "job-deadline", "job-failed")
+_EVENT = ("event-unreadable", "event-type", "event-version", "event-misplaced", "event-too-large")
+_JOB = ("job-crashed", "job-deadline", "job-failed", "worker-died")
 _STORED = ("object-key", "object-missing", "object-uri")
 _SLIDE = (
     "slide-changed",

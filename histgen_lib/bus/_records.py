@@ -24,9 +24,12 @@ def sized(body: bytes) -> bytes:
 
 
 def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Read the event in a record; a record that is no event of ours is delivered with the reason."""
+    """Read the event in a record; a record that is no event of ours is delivered with the reason.
+
+    More than we could send on is not taken apart: what that takes in memory is bounded by the size.
+    """
     try:
-        event = Event.read(headers, body)
+        event = Event.read(headers, sized(body))
     except InvalidInputError as reason:
         return Delivery(topic, partition, offset, body, unreadable=reason)
     return Delivery(topic, partition, offset, body, event=event)

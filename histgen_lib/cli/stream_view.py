@@ -187,6 +187,7 @@ def _worker_json(worker: WorkerState) -> dict[str, Any]:
         "ready": worker.ready,
         "missing": dict(worker.missing),
         "in_flight": flight and vars(flight),
+        "set_aside": dict(worker.set_aside),
     }
 
 
@@ -208,7 +209,9 @@ def _doing(worker: WorkerState) -> RenderableType:
     if not worker.answers:
         return Text("does not answer", style="yellow")
     missing = ", ".join(f"{name} ({code})" for name, code in worker.missing.items())
-    lacks, style = (f"waits for {missing}", "yellow") if missing else ("", "")
+    aside = ", ".join(f"{count} set aside ({code})" for code, count in worker.set_aside.items())
+    lacks = "; ".join(filter(None, (missing and f"waits for {missing}", aside)))
+    style = "yellow" if lacks else ""
     if flight is None:
         return Text(lacks, style=style) if lacks else Text("ready", style="dim")
     text = f"{flight.slide_id}: {STAGES.get(flight.stage, 'begins')}, {flight.seconds:.0f} s"

@@ -85,8 +85,8 @@ class SlideFiles:
 
         InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
         TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
-        "slide-missing", "slide-unreadable", "slide-is-folder"; TransientError: "storage-unavailable",
-        "scratch-full".
+        "slide-missing", "slide-unreadable", "slide-is-folder"; TransientError: "slide-away" (of buckets,
+        too), "scratch-full".
         """
         place = self._place(uri)
         if isinstance(place, ObjectPlace):
@@ -114,7 +114,7 @@ class SlideFiles:
         except InvalidInputError:
             raise _bad_uri() from None
         self._roots.require(place)
-        if isinstance(place, FilePlace) and _is_too_long(place.path):
+        if isinstance(place, FilePlace) and (not place.path.name or _is_too_long(place.path)):
             raise _bad_uri()
         return place
 
@@ -156,6 +156,8 @@ class SlideFiles:
                 raise error if error.code.startswith("scratch") else _closed(name, error) from error
             except InvalidInputError as error:
                 raise _bad_uri() if error.code == "object-key" else error from error
+            except TransientError as error:
+                raise _bucket_away(name, error) if error.code == "storage-unavailable" else error from error
             yield path
 
     def _held(self, place: ObjectPlace, name: str) -> AbstractContextManager[Path]:
@@ -204,6 +206,13 @@ def _missing(name: str) -> InvalidInputError:
         "slide-missing",
         f"There is no object {name}.",
         hint="Upload the slide again, then replay the dead letter.",
+    )
+
+
+def _bucket_away(name: str, error: TransientError) -> TransientError:
+    """Tell a slide's own S3 from the store that all need."""
+    return TransientError(
+        "slide-away", f"The bucket that holds {name} cannot be read now: {error.message}", hint=error.hint
     )
 
 

@@ -61,12 +61,22 @@ SCAN_TO_DRAFT = Histogram(
 )
 OLDEST_UNFINISHED = Gauge(
     "histgen_oldest_unfinished_seconds",
-    "Seconds since the scan of the slide in flight here; 0 when there is none.",
+    "Seconds since the first scan of the slides in flight or set aside here; 0 when there is none.",
     ["worker"],
     registry=REGISTRY,
 )
-IN_FLIGHT = Gauge(
-    "histgen_in_flight", "Records taken from the broker and not yet finished.", ["worker"], registry=REGISTRY
+IN_FLIGHT = Gauge("histgen_in_flight", "Records that are being worked on.", ["worker"], registry=REGISTRY)
+SET_ASIDE = Gauge(
+    "histgen_set_aside",
+    "Records that failed for a passing reason and wait to be tried again while others pass them.",
+    ["worker"],
+    registry=REGISTRY,
+)
+SET_ASIDE_OLDEST = Gauge(
+    "histgen_set_aside_oldest_seconds",
+    "Seconds since the first failure of the record set aside for longest; 0 when there is none.",
+    ["worker"],
+    registry=REGISTRY,
 )
 STAGE_SECONDS = Histogram(
     "histgen_stage_seconds",
@@ -137,6 +147,8 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     SCAN_TO_DRAFT,
     OLDEST_UNFINISHED,
     IN_FLIGHT,
+    SET_ASIDE,
+    SET_ASIDE_OLDEST,
     STAGE_SECONDS,
     OVERHEAD,
     TILES_READ,

@@ -127,8 +127,11 @@ def letter_key(event_id: str) -> str:
 
 def read_dead_letter(store: ObjectStore, event_id: str) -> DeadLetter | None:
     """Return the letter of a name; None if there is none. Raises as `DeadLetter.from_bytes`."""
-    key = letter_key(event_id)
-    return DeadLetter.from_bytes(store.get(key)) if store.head(key) else None
+    try:
+        data = store.get(letter_key(event_id))
+    except InvalidInputError:  # there is none
+        return None
+    return DeadLetter.from_bytes(data)
 
 
 def letter_of(store: ObjectStore, event: Event) -> DeadLetter | None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.worker.messages import Failed
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.telemetry import get_logger
+from histgen_lib.worker.messages import Failed
+from histgen_lib.worker.stopping import Stopped
+
+_log = get_logger()
 _REPLAY = "Once that is mended, `histgen replay` has it tried again."
 
+DIED = InvalidInputError(
+    "worker-died",
+    "The worker itself died with this event in hand, as often as it may be tried.",
+    hint=f"Look at its log's end, at who killed it (memory?) and at the slide. {_REPLAY}",
+)
 CRASHED = InvalidInputError(
     "job-crashed",
     "The process that runs the job died, each time it was tried.",
@@ -20,7 +31,10 @@ LATE = InvalidInputError(
 
 
 class JobFailedError(Exception):
-    """A job crashed, hung or failed unforeseen: that counts. `reason`: if it was the last time."""
+    """A job crashed, hung, or failed in a way that a slide should not: that counts.
+
+    `reason`: what to say if it was the last time.
+    """
 
     def __init__(self, reason: InvalidInputError) -> None:
         super().__init__(reason)
@@ -28,13 +42,35 @@ class JobFailedError(Exception):
 
 
 def job_error(failed: Failed) -> HistgenError | JobFailedError:
-    """Return what a job raised."""
-    return failed.error or JobFailedError(
-        InvalidInputError(
-            "job-failed",
-            f"The job failed as nobody had foreseen, each time it was tried ({failed.unforeseen}).",
-            hint=f"Please report it, with the worker's log. {_REPLAY}",
-        )
+    """Return what a job raised.
+
+    A job that was set up and then calls the installation broken may be wrong: an odd key makes a store refuse
+    an object, too. It is set up anew, which fails if that is true; if not, it is the event's trouble.
+    """
+    error = failed.error
+    if isinstance(error, FatalError):
+        return JobFailedError(InvalidInputError(error.code, error.message, hint=error.hint))
+    return error or JobFailedError(unforeseen(failed.unforeseen))
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Have an exception that nobody had foreseen count against the event in hand, not end the worker."""
+    try:
+        yield
+    except (HistgenError, JobFailedError, Stopped):
+        raise
+    except Exception as error:
+        _log.error("Nobody had foreseen this exception.", exc_info=error)
+        raise JobFailedError(unforeseen(type(error).__name__)) from error
+
+
+def unforeseen(name: str) -> InvalidInputError:
+    """Say that an exception ended the work on an event; `name`: its type, as its text may hold anything."""
+    return InvalidInputError(
+        "job-failed",
+        f"The job failed as nobody had foreseen, each time it was tried ({name}).",
+        hint=f"Please report it, with the worker's log. {_REPLAY}",
     )
 
 

@@ -14,6 +14,7 @@ from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.board import Board
 from histgen_lib.worker.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.pulse import Pulse, aside
 from histgen_lib.worker.runner import Runner
 from histgen_lib.worker.spec import WorkerSpec
@@ -38,6 +39,7 @@ class Kit:
     runner: Runner
     pulse: Pulse
     board: Board
+    patience: Patience
 
     def publish(self, event: Event) -> None:
         """Return once `event` is durable on its topic."""
@@ -65,10 +67,16 @@ class Kit:
         if letter := self.read_letter(event):
             self.pulse.store(partial(self.store.delete, letter.key))
 
+    def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> bool:
+        """Have other records pass this one for `delay_s`; False if no more may be set aside."""
+        defer = partial(self.subscription.defer, delivery, delay_s)
+        done = self.pulse.insist("broker", defer)
+        if done and not self.pulse.lost:
+            self.patience.set_aside(delivery, event, code, delay_s)
+        return done
+
     def again_in(self, delay_s: float, reason: HistgenError) -> None:
         """Let some time pass before the job is tried again."""
-        metrics.RETRIES.labels(self.spec.name, reason.code).inc()
-        _log.warning("The job is tried again.", exc_info=reason, delay_s=round(delay_s, 3))
         self.board.wait_for(reason.code)
         self.pulse.pause(delay_s)
         self.board.phase = "working"
@@ -95,7 +103,7 @@ class Kit:
         add_measures(outcome.measures, worker=name)
         metrics.OVERHEAD.labels(name).observe(overhead_s)
         if any(event.type == REPORT_DRAFTED for event in outcome.events):
-            metrics.SCAN_TO_DRAFT.labels(name).observe(self.board.oldest_s())
+            metrics.SCAN_TO_DRAFT.labels(name).observe(self.board.flight_s())
 
     def count(self, how: str, seconds: float = 0.0) -> None:
         """Count a record that was worked on."""

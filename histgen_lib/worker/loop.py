@@ -40,6 +40,7 @@ class Loop:
                 kit.pulse.beat()
                 delivery = kit.pulse.insist("broker", self._next, patient=False)
                 kit.pulse.polled()
+                kit.patience.delivered(delivery.position if delivery else None)
                 if delivery:
                     with bound(**_ids(delivery)):
                         self._work(delivery)
@@ -72,6 +73,7 @@ class Loop:
             self._hand_back(delivery, job)
             raise
         finally:
+            kit.patience.left(delivery.position)
             kit.board.drop()
             kit.pulse.drop()
         self._sweep()

@@ -136,7 +136,10 @@ def _replayed(
     event = None
     if not found.put_away:
         event = _again(store, letter.event, now())
-        publisher.publish(event.type, event.key, event)
+        try:
+            publisher.publish(event.type, event.key, event)
+        except InvalidInputError as error:  # too large
+            return replace(found, refused=error)
     store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type="application/json")
     store.delete(letter.key)
     return replace(found, event=event)

@@ -17,6 +17,7 @@ from histgen_lib.worker.http import announced, serving
 from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.lock import Lock
 from histgen_lib.worker.loop import Loop
+from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.process import JobProcess
 from histgen_lib.worker.pulse import Pulse
 from histgen_lib.worker.runner import Runner
@@ -88,7 +89,8 @@ def _kit(
         open_things.callback(_leave, subscription, pulse)
         pulse.subscription = subscription
         attempts = Attempts(store, spec.name)
-        yield Kit(spec, subscription, publisher, store, attempts, runner, pulse, board)
+        patience = Patience(spec.backoff, board)
+        yield Kit(spec, subscription, publisher, store, attempts, runner, pulse, board, patience)
 
 
 def _leave(subscription: Subscription, pulse: Pulse) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+from histgen_lib.errors import FatalError
 from histgen_lib.events import Event
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker.board import Board
@@ -95,6 +96,9 @@ class Runner:
             _log.error("The job is over its deadline and was ended.", deadline_s=self._spec.deadline_s)
             raise JobFailedError(LATE) from None
         if isinstance(message, Failed):
+            if isinstance(message.error, FatalError):
+                _log.error("The job is set up anew.", exc_info=message.error)
+                self._process.kill()
             raise job_error(message)
         assert isinstance(message, Answer)
         return message.outcome

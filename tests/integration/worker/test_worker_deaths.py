@@ -69,7 +69,7 @@ def test_a_slide_that_kills_its_worker_is_given_up_after_so_many_workers(lab: La
     lab.finished("held-1", "ok-1")
     assert last.end() == 0
     letter = lab.letters()["held-1"]
-    assert (letter.code, letter.attempts) == ("job-crashed", 2)
+    assert (letter.code, letter.attempts) == ("worker-died", 2)
     assert lab.drafts() == {"ok-1"}
 
 

@@ -49,6 +49,22 @@ def test_on_kafka_every_slide_ends_once_though_members_die_come_and_work_for_lon
     assert _left(lab) == 0
 
 
+def test_on_kafka_a_slide_whose_share_is_away_is_passed_by_others(lab: Lab):
+    (lab.folder / "share").touch()
+    good = [f"ok-{number}" for number in range(8)]
+    lab.scan("share-1", *good, "big-1")
+    worker = lab.process()
+    lab.written(*good, "big-1")
+    until(lambda: page(f"{worker.url}/status")[1]["set_aside"]["count"] == 1, 60, "it to be aside")
+    (lab.folder / "share").unlink()
+    lab.written("share-1")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert lab.drafts() == {"share-1", "big-1", *good}
+    assert {slide: letter.code for slide, letter in lab.letters().items()} == {"big-1": "event-too-large"}
+    assert _left(lab) == 0
+
+
 def _left(lab: Lab) -> int:
     """Join the group and ask what it has not finished."""
     group = f"tilers-{lab.folder.name}"

@@ -1,7 +1,8 @@
 """A job whose course the slide's id decides, and a worker process that does it.
 
-"<kind>-<anything>": ok, crash, hang, bad, fatal, odd, away (while the file `away` lies in the folder), held
-(until the file go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written).
+"<kind>-<anything>": ok, crash, hang, bad, fatal, odd, away and share (while a file of that name lies in the
+folder: what all need, and what only such slides do), big (more than an event can tell), held (until the file
+go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written).
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class ScriptedJob:
             raise KeyError(PATIENT)
         elif kind == "away" and (self.folder / "away").exists():
             raise TransientError("inference-unavailable", "The model server is away.")
+        elif kind == "share" and (self.folder / "share").exists():
+            raise TransientError("slide-away", "The share is away.")
         elif kind == "held":
             while not (self.folder / "go" / event.key).exists():
                 time.sleep(0.01)
@@ -76,7 +79,8 @@ class ScriptedJob:
 
     @staticmethod
     def _outcome(event: Event) -> Outcome:
-        data = ReportDrafted(event.key, "d" * 64, _key(event), abstained=False)
+        told = _key(event) * (100_000 if event.key.startswith("big") else 1)
+        data = ReportDrafted(event.key, "d" * 64, told, abstained=False)
         return Outcome([event.then(data, source="/histgen/test", now=event.time)], {"stage:encode": 0.5})
 
 

@@ -101,3 +101,12 @@ def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
     store = open_store(StorageSettings(f"file:{tmp_path / 'ö b'}"))
 
     assert place_of(store, "x/y.html") == f"{tmp_path}/ö b/x/y.html"
+
+
+@pytest.mark.parametrize("missing", [{}, {"broker": "bus-unavailable"}])
+def test_what_a_worker_has_set_aside_is_told_with_the_reason(missing):
+    picture = Picture((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
+    text = shown(LiveView(["Gateway  x"]).draw(picture, []))
+
+    assert "2 set aside (slide-away), 1 set aside (job-crashed)" in text
+    assert ("waits for broker (bus-unavailable); 2" in text) == bool(missing)

@@ -68,6 +68,24 @@ def test_an_event_goes_to_its_topic_again_under_an_id_that_follows_from_its_own(
     assert told.refused is None
 
 
+def test_an_event_that_no_broker_takes_stays_and_the_others_are_replayed(store, bus):
+    """Written out again it may have grown: what came as two bytes may go as six."""
+    large, others = give_up(store, "b"), [give_up(store, name) for name in ("a", "c")]
+    publish = bus.publish
+
+    def sized(topic, key, event) -> None:
+        if key == "b":
+            raise InvalidInputError("event-too-large", "It is too large.")
+        publish(topic, key, event)
+
+    bus.publish = sized
+    refused = {told.event_id: told.refused.code for told in run(store, bus) if told.refused}
+
+    assert refused == {large.id: "event-too-large"}
+    assert {event.key for event in bus.published} == {event.key for event in others}
+    assert [letter.event_id for letter in dead_letters(store)] == [large.id]
+
+
 def test_a_replayed_letter_is_moved(store, bus):
     event = give_up(store, "a")
     letter = store.get(f"dead-letter/{event.id}.json")

@@ -171,3 +171,26 @@ def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
     with pytest.raises(kind) as caught:
         _runner(world, ScriptedProcess(failed)).warm()
     assert caught.value.code == code
+
+
+def test_a_job_that_calls_the_installation_broken_is_set_up_anew_and_counts_if_that_works(world: World):
+    process = ScriptedProcess(Started(), None, Failed(FatalError("storage-denied", "m")))
+    process.next_scripts = [[Started(), None, Answer(Outcome())]]
+    runner = _runner(world, process)
+    with pytest.raises(JobFailedError) as caught:
+        runner.handle(EVENT, 1)
+    assert _reason(caught) == "storage-denied"
+    assert runner.handle(EVENT, 2) == Outcome()
+    assert process.starts == 2
+
+
+def test_an_installation_that_is_broken_ends_the_worker(world: World):
+    broken = Failed(FatalError("model-missing", "m"))
+    process = ScriptedProcess(Started(), None, broken)
+    process.next_scripts = [[broken]]
+    runner = _runner(world, process)
+    with pytest.raises(JobFailedError):
+        runner.handle(EVENT, 1)
+    with pytest.raises(FatalError) as caught:
+        runner.handle(EVENT, 2)
+    assert caught.value.code == "model-missing"
