@@ -53,7 +53,7 @@ class Job:
             self._kit.again_in(delay_s, error)
         except JobFailedError as failed:
             self._counts = True
-            if self._trial.number >= self._kit.spec.max_attempts:
+            if self._trial.number >= min(self._kit.spec.max_attempts, failed.tries):
                 return partial(self._give_up, failed.reason)
             self._kit.again_in(delay_s, failed.reason)
         return None

@@ -1,11 +1,14 @@
 """A job whose course the slide's id decides, and a worker process that does it.
 
 "<kind>-<anything>": ok, crash, hang, bad, fatal, odd, away (while the file `away` lies in the folder), held
-(until the file go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written).
+(until the file go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written),
+greedy (takes memory in C code, which never asks Python), refused (is not given what it asks for), unopened
+(hangs before it has a tile), hoard (keeps 300 MiB after its end, as a library that leaks).
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -24,6 +27,7 @@ from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Backoff, Outcome, WorkerSpec, run_worker
 
 PATIENT = "DOE^JANE"
+MUCH_BYTES, HOARD_BYTES, PIECE_BYTES = 800 << 20, 300 << 20, 4 << 20
 
 
 @dataclass
@@ -38,9 +42,13 @@ class ScriptedJob:
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
         times = self._note(event)
+        kind = event.key.rsplit("-", 1)[0]
+        if kind == "unopened":
+            progress("open", 0, 1)
+            time.sleep(3600)
         progress("encode", times, 10)
         get_logger().info("The job runs.")
-        self._act(event.key.rsplit("-", 1)[0], times, event)
+        self._act(kind, times, event)
         self._store.put(_key(event), f"draft of {event.key}".encode())
         if event.key.startswith("once-hang") and times == 1:
             time.sleep(3600)
@@ -56,6 +64,13 @@ class ScriptedJob:
             time.sleep(3600)
         elif kind == "bad":
             raise InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
+        elif kind == "greedy":
+            _take(MUCH_BYTES)
+            time.sleep(3600)
+        elif kind == "hoard":
+            _take(HOARD_BYTES)
+        elif kind == "refused":
+            bytearray(1 << 60)
         elif kind == "fatal":
             raise FatalError("model-missing", "There is no model.")
         elif kind == "odd":
@@ -78,6 +93,14 @@ class ScriptedJob:
     def _outcome(event: Event) -> Outcome:
         data = ReportDrafted(event.key, "d" * 64, _key(event), abstained=False)
         return Outcome([event.then(data, source="/test", now=event.time)], {"stage:encode": 0.5})
+
+
+def _take(size_bytes: int) -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    for _ in range(size_bytes // PIECE_BYTES):
+        libc.memset(libc.malloc(PIECE_BYTES), 1, PIECE_BYTES)
 
 
 def _key(event: Event) -> str:
