@@ -7,7 +7,7 @@ is missing here is counted all the same; a test holds the lists to what the sour
 from __future__ import annotations
 
 _EVENT = ("event-unreadable", "event-type", "event-version", "event-misplaced")
-_JOB = ("job-crashed", "job-deadline", "job-failed")
+_JOB = ("job-crashed", "job-deadline", "job-failed", "job-memory")
 _STORED = ("object-key", "object-missing", "object-uri")
 _SLIDE = (
     "slide-changed",
@@ -24,6 +24,7 @@ _SLIDE = (
     "slide-not-supported",
     "slide-read-failed",
     "slide-sidecar-invalid",
+    "slide-too-large",
     "slide-too-small",
     "slide-unreadable",
     "slide-uri",
@@ -62,6 +63,7 @@ REFUSALS = (
     "slide-is-folder",
     "slide-missing",
     "slide-mpp-implausible",
+    "slide-too-large",
     "slide-unreadable",
     "uri-invalid",
     "uri-outside-roots",
@@ -71,7 +73,7 @@ REFUSALS = (
 
 LETTERS: dict[str, tuple[str, ...]] = {
     "gateway": ("notification-failed", "notification-unconfirmed", "notification-unreadable", *REFUSALS),
-    "tiler": (*_EVENT, *_JOB, *_STORED, *_SLIDE, *_MODEL, "slide-no-tissue", "slide-too-coarse"),
+    "tiler": (*_EVENT, *_JOB, *_STORED, *_SLIDE, *_MODEL, "slide-no-tissue", "slide-open-slow", "slide-too-coarse", "slide-too-many-tiles"),
     "reporter": (
         *_EVENT,
         *_JOB,
@@ -94,6 +96,7 @@ _WORKERS = (
     "job-process",
     "scratch-full",
     "slide-away",
+    "slide-open-slow",
 )
 RETRIES: dict[str, tuple[str, ...]] = {
     "gateway": (*_AWAY, "gateway-busy", "watch-unavailable"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from histgen_lib.opening import Judge, check_ordinary, open_ordinary
 from histgen_lib.slides.parts import named_parts
 from histgen_lib.slides.places import Roots
+from histgen_lib.slides.quotas import require_files
 from histgen_lib.slides.source import missing_slide, starts_as_dicom, unreadable_slide
 
 _BESIDE = (".Full",)
@@ -27,19 +28,18 @@ def admit(path: Path, within: Roots | None) -> bool:
     """Refuse a slide for which a reader would open what it must not; tell whether it is a DICOM folder.
 
     `within`: where all of it has to lie, links followed; None: anywhere. Raises InvalidInputError:
-    "slide-missing", "slide-unreadable" (no ordinary file among others), "uri-outside-roots".
+    "slide-missing", "slide-unreadable" (no ordinary file among others), "uri-outside-roots", "slide-too-large"
+    (of too many files).
     """
     judge = within.judge if within is not None else None
     with _told_of(path):
         if not check_ordinary(path, judge):
-            for part in path.iterdir():
-                _check_neighbour(part, judge)
+            _check_neighbours(path, path, judge)
             return True
         with open_ordinary(path, judge) as file:
             is_dicom = starts_as_dicom(file)
         if is_dicom:
-            for part in path.parent.iterdir():
-                _check_neighbour(part, judge)
+            _check_neighbours(path, path.parent, judge)
     for part in _named(path, judge):
         if within is not None:
             within.require_part(part)
@@ -52,7 +52,9 @@ def _named(path: Path, judge: Judge | None) -> list[Path]:
     with _told_of(path):
         beside = [path.with_suffix(ending) for ending in _BESIDE]
         behind = [path.with_name(path.name + ending) for ending in _BEHIND]
-        return [*named_parts(path, judge), *beside, *behind]
+        named = named_parts(path, judge)
+        require_files(path.name, len(named))
+        return [*named, *beside, *behind]
 
 
 def _check_part(part: Path, judge: Judge | None) -> None:
@@ -63,6 +65,12 @@ def _check_part(part: Path, judge: Judge | None) -> None:
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
+
+
+def _check_neighbours(slide: Path, folder: Path, judge: Judge | None) -> None:
+    for count, part in enumerate(folder.iterdir(), 1):
+        require_files(slide.name, count)
+        _check_neighbour(part, judge)
 
 
 def _check_neighbour(part: Path, judge: Judge | None) -> None:

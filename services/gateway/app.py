@@ -118,7 +118,7 @@ def build_intake(
     storage = storage_settings(settings)
     store = store or open_store(storage)
     publisher = publisher or open_publisher(bus_settings(settings))
-    contents = Contents(roots, partial(_open_bucket, storage))
+    contents = Contents(roots, partial(_open_bucket, storage), most_bytes=settings.slide_bytes)
     return Intake(publisher, store, contents), publisher, store
 
 

@@ -15,6 +15,7 @@ from histgen_lib.slides.admission import admit
 from histgen_lib.slides.finding import DICOM_SUFFIX
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
 
@@ -34,12 +35,14 @@ class Content:
 class Contents:
     """Reads slides where they lie. Safe to use from several threads.
 
-    `open_bucket` connects to a bucket; each is opened once.
+    `open_bucket` connects to a bucket; each is opened once. `most_bytes`: what one slide may have.
     """
 
-    def __init__(self, roots: Roots, open_bucket: Callable[[str], ObjectStore]) -> None:
+    def __init__(
+        self, roots: Roots, open_bucket: Callable[[str], ObjectStore], *, most_bytes: int = DEFAULT_BYTES
+    ) -> None:
         self._roots = roots
-        self._open_bucket = open_bucket
+        self._open_bucket, self._most_bytes = open_bucket, most_bytes
         self._buckets: dict[str, ObjectStore] = {}
         self._lock = threading.Lock()
 
@@ -51,7 +54,7 @@ class Contents:
         """Read all of a slide.
 
         Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-incomplete" (files that belong
-        to it are missing), "slide-changed" (while it was read), "slide-in-parts", "uri-outside-roots" (a file
+        to it are missing), "slide-changed" (while it was read), "slide-too-large", "slide-in-parts", "uri-outside-roots" (a file
         that belongs to it lies there); TransientError("storage-unavailable").
         """
         return self._files(place) if isinstance(place, FilePlace) else self._object(place)
@@ -87,6 +90,7 @@ class Contents:
             if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
                 raise _incomplete(place, absent)
             before = states(parts)
+            require_bytes(_name(place), sum(size for _, size, _ in before), self._most_bytes)
             content_id = content_id_of(parts)
             if states(parts) != before:
                 raise _changed(place)
@@ -102,8 +106,9 @@ class Contents:
         before = self.find(place)
         if before is None:
             raise _missing(place)
+        require_bytes(_name(place), before.size_bytes, self._most_bytes)
         try:
-            content_id = _digest(self._bucket(place.bucket), place.key)
+            content_id = _digest(self._bucket(place.bucket), place, before.size_bytes)
         except FatalError as error:
             raise _closed(place, error) from error
         if self.find(place) != before:
@@ -140,11 +145,15 @@ def mark_of(uri: str, found: Sequence[State] | ObjectInfo) -> str:
     return sha256_hex(json.dumps([uri, state]).encode())
 
 
-def _digest(bucket: ObjectStore, key: str) -> str:
-    digest = hashlib.sha256()
+def _digest(bucket: ObjectStore, place: ObjectPlace, size_bytes: int) -> str:
+    """SHA-256 of an object of so many bytes; one that has become larger is not read to its end."""
+    digest, left = hashlib.sha256(), size_bytes
     try:
-        for piece in bucket.chunks(key):
+        for piece in bucket.chunks(place.key):
             digest.update(piece)
+            left -= len(piece)
+            if left < 0:
+                raise _changed(place)
     except InvalidInputError as error:
         if error.code == "object-missing":
             raise _missing_object() from error
