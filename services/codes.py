@@ -14,6 +14,7 @@ _SLIDE = (
     "slide-damaged",
     "slide-empty",
     "slide-format-unknown",
+    "slide-header-too-large",
     "slide-incomplete",
     "slide-is-folder",
     "slide-missing",
@@ -73,7 +74,17 @@ REFUSALS = (
 
 LETTERS: dict[str, tuple[str, ...]] = {
     "gateway": ("notification-failed", "notification-unconfirmed", "notification-unreadable", *REFUSALS),
-    "tiler": (*_EVENT, *_JOB, *_STORED, *_SLIDE, *_MODEL, "slide-no-tissue", "slide-open-slow", "slide-too-coarse", "slide-too-many-tiles"),
+    "tiler": (
+        *_EVENT,
+        *_JOB,
+        *_STORED,
+        *_SLIDE,
+        *_MODEL,
+        "slide-no-tissue",
+        "slide-open-slow",
+        "slide-too-coarse",
+        "slide-too-many-tiles",
+    ),
     "reporter": (
         *_EVENT,
         *_JOB,

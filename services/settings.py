@@ -156,8 +156,8 @@ class ServiceSettings(BaseSettings):
     memory_bytes: Annotated[int | None, EmptyIsNone] = Field(
         None,
         ge=256 << 20,
-        description="memory that the process of a job may hold; if not stated, 8 GiB, or three quarters of the "
-        "machine's or container's where that is less",
+        description="bytes of memory that the process of a job may hold; if not stated, 8 GiB, or three "
+        "quarters of what the machine or container has where that is less",
     )
     deadline_s: float = Field(1800.0, gt=0, description="seconds after which a job is given up")
     max_attempts: int = Field(5, ge=1, le=1000, description="tries of a job that crashes or hangs")

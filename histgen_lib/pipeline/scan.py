@@ -105,7 +105,12 @@ def _features(
     with (
         closing(slide.read_tiles(grid, batch_size=BATCH_TILES)) as batches,
         closing(
-            encode_batches(_noted(batches, places, lambda: progress("encode", 0, len(grid))), server, in_flight=in_flight, stages=stages)
+            encode_batches(
+                _noted(batches, places, lambda: progress("encode", 0, len(grid))),
+                server,
+                in_flight=in_flight,
+                stages=stages,
+            )
         ) as encoded,
     ):
         for part in encoded:

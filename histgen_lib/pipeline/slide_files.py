@@ -88,8 +88,8 @@ class SlideFiles:
 
         InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
         TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
-        "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError: "storage-unavailable",
-        "scratch-full".
+        "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError:
+        "storage-unavailable", "scratch-full".
         """
         place = self._place(uri)
         if isinstance(place, ObjectPlace):

@@ -28,8 +28,8 @@ def admit(path: Path, within: Roots | None) -> bool:
     """Refuse a slide for which a reader would open what it must not; tell whether it is a DICOM folder.
 
     `within`: where all of it has to lie, links followed; None: anywhere. Raises InvalidInputError:
-    "slide-missing", "slide-unreadable" (no ordinary file among others), "uri-outside-roots", "slide-too-large"
-    (of too many files).
+    "slide-missing", "slide-unreadable" (no ordinary file among others), "uri-outside-roots",
+    "slide-too-large" (too many files).
     """
     judge = within.judge if within is not None else None
     with _told_of(path):

@@ -21,8 +21,8 @@ def plan_grid(slide: Slide, settings: TilingSettings, *, most_tiles: int | None 
 
     The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they
     are white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels
-    are more than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-too-many-tiles` when more
-    than `most_tiles` are, or when it is too large for a grid at all, `slide-read-failed`.
+    are more than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-too-many-tiles` when
+    more than `most_tiles` are, or when it is too large for any grid, `slide-read-failed`.
     """
     factor = settings.mpp / slide.mpp
     if factor * MOST_ENLARGEMENT < 1:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from histgen_lib.errors import InvalidInputError
 
 DEFAULT_BYTES = 64 << 30
-"""A whole glass, uncompressed, at 0.25 µm per pixel in 8-bit RGB, is half of it."""
+"""20 × 50 mm of glass at 0.25 µm per pixel have 48 GB uncompressed; most slides have one to five."""
 DEFAULT_TILES = 500_000
-"""A whole glass (25 × 75 mm) of nothing but tissue has 114,000 tiles of 256 px at 0.5 mpp, 458,000 at 0.25."""
+"""A whole glass (25 × 75 mm) full of tissue has 114,000 tiles of 256 px at 0.5 mpp, 458,000 at 0.25."""
 MOST_SQUARES = 16_000_000
-"""Of a grid, tissue or not: each costs some hundred bytes while tissue is looked for. 140 glasses at 0.5 mpp."""
+"""Of a grid, tissue or not: 140 glasses at 0.5 mpp. Each takes some hundred bytes while tissue is sought."""
 MOST_FILES = 10_000
 """In which a slide is stored, or which lie beside a DICOM slide: its reader opens each of them."""
 

@@ -126,7 +126,7 @@ def _series_of_folder(folder: Path) -> list[Path]:
 def _own_series(path: Path) -> str | None:
     """Return the series of a DICOM file; of several named in its head, one that its neighbours name, too."""
     uids = _series_uids(_head(path))
-    for part in _dicom_files(path.parent) if len(uids) > 1 else ():
+    for part in dicom_files(path.parent) if len(uids) > 1 else ():
         uids = uids & _series_uids(_head(part)) or uids
     return min(uids).decode("ascii", errors="replace") if uids else None
 
@@ -134,9 +134,7 @@ def _own_series(path: Path) -> str | None:
 def parts_of(path: Path, series_uid: str | None) -> list[Path]:
     """List the files of the slide at the file `path`; `series_uid`: of a DICOM slide. Raises OSError."""
     if series_uid is not None:
-        same = [
-            part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))
-        ]
+        same = [part for part in dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))]
         return same or [path]
     named = {path, *(part for part in named_parts(path) if part.is_file())}
     beside = path.with_suffix("")
@@ -147,7 +145,7 @@ def parts_of(path: Path, series_uid: str | None) -> list[Path]:
 
 def _first_dicom(folder: Path) -> Path:
     """Return a file of the one whole-slide series in `folder`."""
-    heads = {part: _head(part) for part in _dicom_files(folder)}
+    heads = {part: _head(part) for part in dicom_files(folder)}
     series = {part: _series_uids(head) for part, head in heads.items() if _WSI_STORAGE_UID in head}
     if not series:
         raise InvalidInputError(
@@ -165,7 +163,8 @@ def _first_dicom(folder: Path) -> Path:
     return first
 
 
-def _dicom_files(folder: Path) -> list[Path]:
+def dicom_files(folder: Path) -> list[Path]:
+    """List the files in a folder that start as DICOM files do. Raises OSError."""
     return [part for part in sorted(folder.iterdir()) if part.is_file() and is_dicom(part)]
 
 

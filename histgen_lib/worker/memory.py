@@ -75,12 +75,12 @@ def _machine_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _container_bytes(
-    own: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")
-) -> list[int]:
+def _container_bytes(own: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Return the limits of the control groups (version 2) that this process is in."""
     try:
-        paths = [line.removeprefix("0::/") for line in own.read_text().splitlines() if line.startswith("0::/")]
+        paths = [
+            line.removeprefix("0::/") for line in own.read_text().splitlines() if line.startswith("0::/")
+        ]
     except OSError:
         return []
     folders = [folder for path in paths for folder in (tree / path, *(tree / path).parents)]

@@ -10,7 +10,6 @@ from pathlib import Path
 from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.handler import Handler
 
-
 OPENED = "encode"
 """The stage in which a job has its slide's first tiles."""
 
@@ -22,10 +21,10 @@ class WorkerSpec:
     `name` labels its metrics and log lines; `group` is the consumer group its processes share. `make_handler`
     is pickled and called once in each child process (a function of a module, or a functools.partial of one).
     `token_file`: holds the token that /status wants; made if it is not there. `deadline_s`: what a job may
-    take. `opening_s`: what it may take until it tells of a stage called `OPENED`, if it has any. `memory_bytes`:
-    what the process that does it may hold (see `histgen_lib.worker.memory`). `max_attempts`: how often a job may crash, hang or fail unforeseen before its event is given up.
-    `grace_s`: what a running job may still take after SIGTERM (let whoever sends the signal wait ten seconds
-    more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
+    take. `opening_s`: what it may take until it tells of a stage called `OPENED`, if it has any.
+    `memory_bytes`: what the process that does it may hold (see `histgen_lib.worker.memory`). `max_attempts`:
+    how often a job may crash, hang or fail unforeseen before its event is given up. `grace_s`: what a running
+    job may still take after SIGTERM (let whoever sends the signal wait ten seconds more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
     0 takes a free one, told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and
     of retries that its counters show at 0 from the start.
     """

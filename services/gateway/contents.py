@@ -54,8 +54,8 @@ class Contents:
         """Read all of a slide.
 
         Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-incomplete" (files that belong
-        to it are missing), "slide-changed" (while it was read), "slide-too-large", "slide-in-parts", "uri-outside-roots" (a file
-        that belongs to it lies there); TransientError("storage-unavailable").
+        to it are missing), "slide-changed" (while it was read), "slide-too-large", "slide-in-parts",
+        "uri-outside-roots" (a file that belongs to it lies there); TransientError("storage-unavailable").
         """
         return self._files(place) if isinstance(place, FilePlace) else self._object(place)
 

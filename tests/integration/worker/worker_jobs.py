@@ -49,6 +49,7 @@ class ScriptedJob:
         progress("encode", times, 10)
         get_logger().info("The job runs.")
         self._act(kind, times, event)
+        _strain(kind)
         self._store.put(_key(event), f"draft of {event.key}".encode())
         if event.key.startswith("once-hang") and times == 1:
             time.sleep(3600)
@@ -64,13 +65,6 @@ class ScriptedJob:
             time.sleep(3600)
         elif kind == "bad":
             raise InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
-        elif kind == "greedy":
-            _take(MUCH_BYTES)
-            time.sleep(3600)
-        elif kind == "hoard":
-            _take(HOARD_BYTES)
-        elif kind == "refused":
-            bytearray(1 << 60)
         elif kind == "fatal":
             raise FatalError("model-missing", "There is no model.")
         elif kind == "odd":
@@ -93,6 +87,16 @@ class ScriptedJob:
     def _outcome(event: Event) -> Outcome:
         data = ReportDrafted(event.key, "d" * 64, _key(event), abstained=False)
         return Outcome([event.then(data, source="/test", now=event.time)], {"stage:encode": 0.5})
+
+
+def _strain(kind: str) -> None:
+    if kind == "greedy":
+        _take(MUCH_BYTES)
+        time.sleep(3600)
+    elif kind == "hoard":
+        _take(HOARD_BYTES)
+    elif kind == "refused":
+        bytearray(1 << 60)
 
 
 def _take(size_bytes: int) -> None:
