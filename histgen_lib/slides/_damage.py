@@ -130,7 +130,7 @@ def _decoded_bytes(data: bytes) -> int:
 
 
 def _is_of_a_tile(data: bytes) -> bool:
-    """Whether a codestream has the size (A.5.1) of a tile, is of colours, and cut up no more than it needs."""
+    """Whether a codestream has the size (A.5.1) of a tile, few components, and is cut up into few parts."""
     right, bottom, left, top, width, height = struct.unpack_from(">6I", data, 8)
     (components,) = struct.unpack_from(">H", data, 40)
     across, down = right - left, bottom - top

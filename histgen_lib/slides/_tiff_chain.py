@@ -23,7 +23,7 @@ class _Layout(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A tag: type and count of values as written, `first` number (0 of other types), where more of them stand."""
+    """A tag: type and count of values as written, `first` number (0 of other types), where others stand."""
 
     kind: int
     length: int

@@ -24,9 +24,10 @@ class WorkerSpec:
     take. `opening_s`: what it may take until it tells of a stage called `OPENED`, if it has any.
     `memory_bytes`: what the process that does it may hold (see `histgen_lib.worker.memory`). `max_attempts`:
     how often a job may crash, hang or fail unforeseen before its event is given up. `grace_s`: what a running
-    job may still take after SIGTERM (let whoever sends the signal wait ten seconds more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
-    0 takes a free one, told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and
-    of retries that its counters show at 0 from the start.
+    job may still take after SIGTERM (let whoever sends the signal wait ten seconds more). `start_s`: what
+    `make_handler` may take. `host`, `port`: where metrics and health are served; port 0 takes a free one,
+    told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and of retries that its
+    counters show at 0 from the start.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Small files whose headers make a reader take gigabytes, or minutes; sparse where they have to look large."""
+"""Files whose headers make a reader take gigabytes, or minutes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 
 def test_memory_is_what_a_process_holds_and_not_what_it_maps_of_files(tmp_path: Path):
-    """A slide that is read through a map costs nothing that the system could not take back; shared memory does."""
+    """A mapped slide costs nothing that the system could not take back; shared memory does."""
     path = tmp_path / "slide"
     path.write_bytes(bytes(64 * MIB))
     before = memory_of(os.getpid())
