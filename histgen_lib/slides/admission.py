@@ -43,7 +43,7 @@ def admit(path: Path, within: Roots | None) -> bool:
     for part in _named(path, judge):
         if within is not None:
             within.require_part(part)
-        with _told_of(part):
+        with _told_of(path, "of a file that belongs to it, "):
             _check_part(part, judge)
     return False
 
@@ -81,14 +81,17 @@ def _check_neighbour(part: Path, judge: Judge | None) -> None:
                 pass
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EBUSY):
-            raise OSError(error.errno, f"of {part.name} in its folder, {error.strerror}") from None
+            raise OSError(error.errno, f"of a file in its folder, {error.strerror}") from None
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _told_of(path: Path, which: str = "") -> Iterator[None]:
+    """Tell of the slide at `path` what the system says; `which` of its files: their names may tell a patient's."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise missing_slide(path) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable_slide(path, OSError(error.errno, f"{which}{error.strerror}")) from error
+    except ValueError as error:
         raise unreadable_slide(path, error) from error

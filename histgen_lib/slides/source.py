@@ -79,24 +79,28 @@ def content_id_of(parts: Sequence[Path]) -> str:
     Raises OSError, and InvalidInputError: "slide-changed" for a file that grows, "slide-unreadable" for one
     that is mostly a gap, whatever its size says: reading either might never end.
     """
-    digests = sorted(_digest(part) for part in parts)
+    digests = sorted(_digest(part, alone=len(parts) == 1) for part in parts)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _digest(part: Path) -> str:
-    """SHA-256 of as many bytes as the file has now; a file that has more by the end is refused."""
+def _digest(part: Path, *, alone: bool) -> str:
+    """SHA-256 of as many bytes as the file has now; a file that has more by the end is refused.
+
+    It is named if it is the whole slide: names that an index says may be words of a patient.
+    """
+    told = part if alone else part.with_name("A file of the slide")
     digest = hashlib.sha256()
     with open_ordinary(part) as file:
         left = os.fstat(file.fileno()).st_size
         if _gaps(file, left) > max(_MOST_GAP_BYTES, left // 2):
-            raise unreadable_slide(part, OSError(errno.ENODATA, "most of it was never written"))
+            raise unreadable_slide(told, OSError(errno.ENODATA, "most of it was never written"))
         while left and (piece := file.read(min(left, _PIECE_BYTES))):
             digest.update(piece)
             left -= len(piece)
         if left or file.read(1):
             raise InvalidInputError(
                 "slide-changed",
-                f"{part.name} changed while it was read.",
+                f"{told.name} changed while it was read.",
                 hint="Wait until the copy has finished, then try it again.",
             )
     return digest.hexdigest()

@@ -87,7 +87,7 @@ class Contents:
             admit(place.path, self._roots)
             _check_kind(place)
             parts = sorted(stored_in(place.path))
-            if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
+            if absent := sum(not part.is_file() for part in named_parts(place.path)):
                 raise _incomplete(place, absent)
             before = states(parts)
             require_bytes(_name(place), sum(size for _, size, _ in before), self._most_bytes)
@@ -186,10 +186,11 @@ def _changed(place: Place) -> InvalidInputError:
     )
 
 
-def _incomplete(place: Place, absent: Sequence[str]) -> InvalidInputError:
+def _incomplete(place: Place, absent: int) -> InvalidInputError:
+    """Count the files that its index names; the names are the index's words, and may be of a patient."""
     return InvalidInputError(
         "slide-incomplete",
-        f"{_name(place)} names {len(absent)} files that are not there, the first being {absent[0]}.",
+        f"{_name(place)} names {absent} files that are not there.",
         hint="Copy all files and folders that belong to the slide.",
     )
 

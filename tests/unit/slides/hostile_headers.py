@@ -16,7 +16,7 @@ Maker = Callable[[Path], Path]
 Tag = tuple[int, int, int, int]
 """Number, type, count, and a value or a place."""
 
-BYTE, ASCII, SHORT, LONG, LONG8, UNDEFINED = 1, 2, 3, 4, 16, 7
+BYTE, ASCII, SHORT, LONG, SLONG, FLOAT, LONG8 = 1, 2, 3, 4, 9, 11, 16
 SPARSE = 4096
 """Where what a header points to begins; zeros, of which the disk keeps none."""
 
@@ -102,8 +102,8 @@ def vms(picture: bytes, columns: int = 1, rows: int = 1) -> Maker:
     return make
 
 
-def ndpi(picture: bytes, width: int, height: int) -> Maker:
-    """Make an NDPI of one such picture."""
+def ndpi(picture: bytes, width: int, height: int, words: bytes = b"a=b\0") -> Maker:
+    """Make an NDPI of one such picture, with `words` as its properties."""
     page = [
         (256, LONG, 1, width),
         (257, LONG, 1, height),
@@ -116,7 +116,10 @@ def ndpi(picture: bytes, width: int, height: int) -> Maker:
         (278, LONG, 1, height),
         (279, LONG8, 1, len(picture)),
         (65420, LONG, 1, 1),
-        (65421, 11, 1, 0x41200000),
+        (65421, FLOAT, 1, 0x41A00000),
+        *((tag, SLONG, 1, 0) for tag in (65422, 65423, 65424)),
+        (65427, ASCII, len(words), SPARSE + len(picture)),
+        (65449, ASCII, len(words), SPARSE + len(picture)),
     ]
     plain = big_tiff(page, name="a.ndpi")
 
@@ -124,7 +127,7 @@ def ndpi(picture: bytes, width: int, height: int) -> Maker:
         path = plain(folder)
         with path.open("r+b") as file:
             file.seek(SPARSE)
-            file.write(picture)
+            file.write(picture + words)
         return path
 
     return make
