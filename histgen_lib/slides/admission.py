@@ -86,7 +86,7 @@ def _check_neighbour(part: Path, judge: Judge | None) -> None:
 
 @contextmanager
 def _told_of(path: Path, which: str = "") -> Iterator[None]:
-    """Tell of the slide at `path` what the system says; `which` of its files: their names may tell a patient's."""
+    """Tell of the slide at `path` what the system says; `which` of its files: names in it are not told."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -177,10 +177,10 @@ def of_planes(path: Path) -> InvalidInputError:
 
 
 def crashes_openslide(path: Path) -> InvalidInputError | None:
-    """Return why OpenSlide must not be asked: it crashes on sparse DICOM images without their tiles' places,
-    and on uncompressed Hamamatsu slides whose pictures are of another kind.
+    """Return why OpenSlide must not be asked, which crashes on what this finds; None for all other files.
 
-    None for all other files. Raises OSError.
+    Sparse DICOM images without their tiles' places, and VMU slides whose pictures are of another kind.
+    Raises OSError.
     """
     if path.suffix.lower() == _UNCOMPRESSED:
         pictures = [part for part in named_parts(path) if part.is_file()]

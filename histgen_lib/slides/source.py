@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -149,8 +149,7 @@ def parts_of(path: Path, series_uid: str | None) -> list[Path]:
 
 def _first_dicom(folder: Path) -> Path:
     """Return a file of the one whole-slide series in `folder`."""
-    heads = {part: _head(part) for part in dicom_files(folder)}
-    series = {part: _series_uids(head) for part, head in heads.items() if _WSI_STORAGE_UID in head}
+    series = dict(_whole_slides(folder))
     if not series:
         raise InvalidInputError(
             "slide-is-folder",
@@ -165,6 +164,14 @@ def _first_dicom(folder: Path) -> Path:
             hint="Give one file of each slide instead of the folder; its other files are found beside it.",
         )
     return first
+
+
+def _whole_slides(folder: Path) -> Iterator[tuple[Path, set[bytes]]]:
+    """Yield each file of a whole-slide image with its series; one head is held at a time."""
+    for part in dicom_files(folder):
+        head = _head(part)
+        if _WSI_STORAGE_UID in head:
+            yield part, _series_uids(head)
 
 
 def dicom_files(folder: Path) -> list[Path]:

@@ -68,6 +68,12 @@ OLDEST_UNFINISHED = Gauge(
 IN_FLIGHT = Gauge(
     "histgen_in_flight", "Records taken from the broker and not yet finished.", ["worker"], registry=REGISTRY
 )
+JOB_MEMORY = Gauge(
+    "histgen_job_memory_bytes",
+    "Memory that the process of the jobs holds, as HISTGEN_MEMORY_BYTES limits it.",
+    ["worker"],
+    registry=REGISTRY,
+)
 STAGE_SECONDS = Histogram(
     "histgen_stage_seconds",
     "Seconds that a finished job spent in a stage.",
@@ -137,6 +143,7 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     SCAN_TO_DRAFT,
     OLDEST_UNFINISHED,
     IN_FLIGHT,
+    JOB_MEMORY,
     STAGE_SECONDS,
     OVERHEAD,
     TILES_READ,

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from histgen_lib.events import Event
-from histgen_lib.telemetry import get_logger
+from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker.board import Board
 from histgen_lib.worker.failures import (
     CRASHED,
@@ -22,7 +22,7 @@ from histgen_lib.worker.failures import (
     start_too_large,
 )
 from histgen_lib.worker.handler import Outcome
-from histgen_lib.worker.memory import MemoryWatch
+from histgen_lib.worker.memory import MemoryWatch, memory_of
 from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Message, Told
 from histgen_lib.worker.process import JobProcess, ProcessDiedError
 from histgen_lib.worker.pulse import STEP_S, Pulse
@@ -50,6 +50,7 @@ class Runner:
         self._started = self._checking = False
         self._failed_starts = 0
         self._checked_at = 0.0
+        metrics.JOB_MEMORY.labels(spec.name).set_function(lambda: memory_of(process.pid))
 
     def start(self) -> None:
         """Start a child without waiting for it."""

@@ -32,7 +32,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def left(slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Watch and submit each, announce what is refused; return what is left: objects, events, logs, answers."""
+    """Watch and submit each, announce what is refused; return what is left."""
     folder, root = tmp_path_factory.mktemp("stream"), next(iter(slides.values())).parent.parent
     stream = Stream(on_this_machine(folder), folder, tiny_model.tiny_model())
     stream.start(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_series import write_series
-from hostile_headers import HOSTILE_HEADERS, big_tiff, jpeg_of, tags
+from hostile_headers import HOSTILE_HEADERS, LONG, LONG8, SPARSE, big_tiff, jpeg_of, tags
 from odd_files import RGB
 from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides import _openslide, open_slide
+from histgen_lib.slides import _openslide, open_slide, source
 from histgen_lib.slides._damage import decode_jpeg, is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
 
 
@@ -71,3 +72,27 @@ def test_deflate_of_more_than_a_tile_takes_no_more_memory_than_one(monkeypatch: 
     monkeypatch.setattr(zlib, "decompressobj", Watched)
     assert is_whole_deflate(zlib.compress(np.zeros(1000, np.uint8).tobytes()), 1000)
     assert asked == [1001]
+
+
+def test_a_label_of_giant_size_costs_nothing(tmp_path: Path) -> None:
+    """Labels and overviews are never decoded, whatever they declare."""
+    label = [tag for tag in tags(60_000) if tag[0] < 322]
+    strips = [(273, LONG8, 1, SPARSE), (278, LONG, 1, 60_000), (279, LONG8, 1, 3 << 30)]
+    path = big_tiff(tags(), tags(1024), sorted(label + strips))(tmp_path)
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.levels[0].size == (4096, 4096)
+
+
+def test_looking_through_a_folder_of_dicom_files_holds_one_head_at_a_time(tmp_path: Path) -> None:
+    """Ten thousand of them would have 2.6 GB; the gateway does this in its own process."""
+    write_series(tmp_path, [RGB, halved(RGB)])
+    for number in range(400):
+        with (tmp_path / f"other{number}.dcm").open("wb") as file:
+            file.write(bytes(128) + b"DICM")
+            file.truncate(1 << 20)
+    tracemalloc.start()
+    try:
+        assert source.locate(tmp_path).name == "1.2.3.4-0.dcm"
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from worker_fakes import World, scanned
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
 from histgen_lib.worker.failures import JobFailedError
 from histgen_lib.worker.handler import Outcome
@@ -171,3 +173,12 @@ def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
     with pytest.raises(kind) as caught:
         _runner(world, ScriptedProcess(failed)).warm()
     assert caught.value.code == code
+
+
+def test_what_the_child_holds_is_a_metric(world: World):
+    process = ScriptedProcess()
+    _runner(world, process)
+    labels = {"worker": "w"}
+    assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) == 0
+    process.pid = os.getpid()
+    assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) > 1 << 20
