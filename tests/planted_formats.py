@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,11 @@ def _vms(text: str, name: str = "a.vms") -> Maker:
 def _dicom(change: Callable[[pydicom.Dataset], None] | None = None) -> Maker:
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         write_series(folder, [picture, halved(picture)])
+        with warnings.catch_warnings(action="ignore"):  # pydicom's, of what no scanner should write
+            plant(folder)
+        return folder / "1.2.3.4-0.dcm"
+
+    def plant(folder: Path) -> None:
         for path in sorted(folder.glob("*.dcm")):
             data = pydicom.dcmread(path)
             for name in (
@@ -154,7 +160,6 @@ def _dicom(change: Callable[[pydicom.Dataset], None] | None = None) -> Maker:
             if change is not None:
                 change(data)
             data.save_as(path, enforce_file_format=False)
-        return folder / "1.2.3.4-0.dcm"
 
     return make
 
