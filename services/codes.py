@@ -7,13 +7,14 @@ is missing here is counted all the same; a test holds the lists to what the sour
 from __future__ import annotations
 
 _EVENT = ("event-unreadable", "event-type", "event-version", "event-misplaced", "event-too-large")
-_JOB = ("job-crashed", "job-deadline", "job-failed", "worker-died")
+_JOB = ("job-crashed", "job-deadline", "job-failed", "job-memory", "worker-died")
 _STORED = ("object-key", "object-missing", "object-uri")
 _SLIDE = (
     "slide-changed",
     "slide-damaged",
     "slide-empty",
     "slide-format-unknown",
+    "slide-header-too-large",
     "slide-incomplete",
     "slide-is-folder",
     "slide-missing",
@@ -24,6 +25,7 @@ _SLIDE = (
     "slide-not-supported",
     "slide-read-failed",
     "slide-sidecar-invalid",
+    "slide-too-large",
     "slide-too-small",
     "slide-unreadable",
     "slide-uri",
@@ -63,6 +65,7 @@ REFUSALS = (
     "slide-missing",
     "slide-mpp-implausible",
     "slide-open-timeout",
+    "slide-too-large",
     "slide-unreadable",
     "uri-invalid",
     "uri-outside-roots",
@@ -81,7 +84,9 @@ LETTERS: dict[str, tuple[str, ...]] = {
         "slide-id-invalid",
         "slide-id-taken",
         "slide-no-tissue",
+        "slide-open-slow",
         "slide-too-coarse",
+        "slide-too-many-tiles",
     ),
     "reporter": (
         *_EVENT,
@@ -108,6 +113,7 @@ _WORKERS = (
     "job-process",
     "scratch-full",
     "slide-away",
+    "slide-open-slow",
 )
 RETRIES: dict[str, tuple[str, ...]] = {
     "gateway": (*_AWAY, "gateway-busy", "watch-unavailable"),

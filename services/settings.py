@@ -7,6 +7,7 @@ stands under "gateway", "tiler" or "reporter" is for that one, what stands above
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from pydantic_settings.sources import EnvSettingsSource, InitSettingsSource
 
 from histgen_lib.errors import FatalError
 from histgen_lib.models import SHIPPED_MODEL
+from histgen_lib.slides.quotas import DEFAULT_BYTES
 
 PREFIX = "HISTGEN_"
 CONFIG_VARIABLE = "HISTGEN_CONFIG"
@@ -159,6 +161,15 @@ class ServiceSettings(BaseSettings):
     scratch_bytes: int = Field(
         64 << 30, ge=1 << 20, description="how much of it may be kept for slides that are needed again"
     )
+    slide_bytes: int = Field(
+        DEFAULT_BYTES, ge=1 << 20, description="bytes that a slide may have, with all files that belong to it"
+    )
+    memory_bytes: Annotated[int | None, EmptyIsNone] = Field(
+        None,
+        ge=256 << 20,
+        description="bytes of memory that the process of a job may hold; if not stated, 8 GiB, or three "
+        "quarters of what the machine or container has where that is less",
+    )
     deadline_s: float = Field(1800.0, gt=0, description="seconds after which a job is given up")
     max_attempts: int = Field(5, ge=1, le=1000, description="tries of a job that crashes or hangs")
     grace_s: float = Field(20.0, ge=0, description="seconds a running job may take to finish on SIGTERM")
@@ -166,6 +177,11 @@ class ServiceSettings(BaseSettings):
         None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that is told of traces"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    @property
+    def opening_s(self) -> float:
+        """Seconds that a job may take until it has its slide's first tiles; only the tiler's does."""
+        return math.inf
 
     @classmethod
     def load(cls, **stated: Any) -> Self:

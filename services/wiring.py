@@ -22,6 +22,7 @@ from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
 from histgen_lib.worker.limits import Limits
+from histgen_lib.worker.memory import default_limit_bytes
 from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
@@ -105,7 +106,9 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
     def scratch() -> Scratch:
         return Scratch(settings.scratch or _own_temporary_folder(), settings.scratch_bytes)
 
-    return SlideFiles(storage_settings(settings), scratch, roots=slide_roots(settings))
+    return SlideFiles(
+        storage_settings(settings), scratch, roots=slide_roots(settings), most_bytes=settings.slide_bytes
+    )
 
 
 def _own_temporary_folder() -> Path:
@@ -185,6 +188,8 @@ def worker_spec(
         make_handler=make_handler,
         token_file=token_file(settings),
         deadline_s=settings.deadline_s,
+        opening_s=settings.opening_s,
+        memory_bytes=settings.memory_bytes or default_limit_bytes(),
         max_attempts=settings.max_attempts,
         grace_s=settings.grace_s,
         host=settings.host,

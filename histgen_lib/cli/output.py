@@ -44,7 +44,7 @@ class Failure:
             return _refused(error)
         return cls(
             "internal-error",
-            f"Something went wrong inside histgen ({type(error).__name__}: {_one_line(error)}).",
+            f"Something went wrong inside histgen ({type(error).__name__}{_place_of(error)}).",
             "Please report this: run the command again with HISTGEN_DEBUG=1 and send what it prints.",
             INTERNAL_EXIT,
         )
@@ -125,5 +125,8 @@ def _console(*, stderr: bool) -> Console:
     return PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _place_of(error: Exception) -> str:
+    """Say where it was raised; what it says may quote from a slide or a report."""
+    from histgen_lib.telemetry.log import frames  # noqa: PLC0415 - only for what nobody had foreseen
+
+    return "".join(f" at {place}" for place in list(frames(error))[-1:])

@@ -19,6 +19,7 @@ from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import read_sidecar
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
 from histgen_lib.slides.source import locate
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
 
@@ -61,7 +62,7 @@ class SlideFiles:
     """Opens slides by URI: file:// where they lie, s3:// by way of a copy in `scratch`.
 
     `roots`: what slides may be taken from, whoever names them. `storage`: endpoint and region of buckets.
-    `mounts`: see `stated_mounts`.
+    `mounts`: see `stated_mounts`. `most_bytes`: what one slide may have.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class SlideFiles:
         *,
         roots: Roots,
         mounts: Sequence[Path] | None = None,
+        most_bytes: int = DEFAULT_BYTES,
     ) -> None:
+        self.most_bytes = most_bytes
         self._storage = storage
         self._make_scratch = scratch
         self._roots = roots
@@ -85,8 +88,8 @@ class SlideFiles:
 
         InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
         TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
-        "slide-missing", "slide-unreadable", "slide-is-folder"; TransientError: "slide-away" (of buckets,
-        too), "scratch-full".
+        "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError:
+        "slide-away" (of buckets, too), "scratch-full".
         """
         place = self._place(uri)
         if isinstance(place, ObjectPlace):
@@ -165,6 +168,7 @@ class SlideFiles:
         found = store.head(key)
         if found is None:
             raise _missing(name)
+        require_bytes(name, found.size_bytes, self.most_bytes)
         if self._scratch is None:
             self._scratch = self._make_scratch()
         identity = f"{place.uri}|{found.etag}|{found.size_bytes}"

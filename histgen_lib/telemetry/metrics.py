@@ -78,6 +78,12 @@ SET_ASIDE_OLDEST = Gauge(
     ["worker"],
     registry=REGISTRY,
 )
+JOB_MEMORY = Gauge(
+    "histgen_job_memory_bytes",
+    "Memory that the process of the jobs holds, as HISTGEN_MEMORY_BYTES limits it.",
+    ["worker"],
+    registry=REGISTRY,
+)
 STAGE_SECONDS = Histogram(
     "histgen_stage_seconds",
     "Seconds that a finished job spent in a stage.",
@@ -149,6 +155,7 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     IN_FLIGHT,
     SET_ASIDE,
     SET_ASIDE_OLDEST,
+    JOB_MEMORY,
     STAGE_SECONDS,
     OVERHEAD,
     TILES_READ,

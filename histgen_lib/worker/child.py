@@ -98,7 +98,8 @@ def _failed(error: BaseException) -> Failed:
         if isinstance(error, kind):
             return Failed(kind(error.code, error.message, hint=error.hint))
     _log.error("Nobody had foreseen this exception.", exc_info=error)
-    return Failed(None, type(error).__name__)
+    told = MemoryError if isinstance(error, MemoryError) else type(error)  # NumPy has its own
+    return Failed(None, told.__name__)
 
 
 class _Teller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,17 +29,41 @@ LATE = InvalidInputError(
     "The job was not done within the time it may take, each time it was tried.",
     hint=f"Look at what is slow, or raise HISTGEN_DEADLINE_S. {_REPLAY}",
 )
+MEMORY = InvalidInputError(
+    "job-memory",
+    "The job needs more memory than it may take, or than there is.",
+    hint=f"Look at the slide: few need so much. If it is sound, raise HISTGEN_MEMORY_BYTES. {_REPLAY}",
+)
+OPENED_LATE = InvalidInputError(
+    "slide-open-slow",
+    "The slide could not be fetched, read through and opened within the time that may take.",
+    hint=f"Look at the disk, the network and the slide, or raise HISTGEN_SLIDE_OPEN_S. {_REPLAY}",
+)
+
+SURE_TRIES = 2
+"""Enough where the second try differs in all that chance can have been: a new process, a warm disk."""
 
 
 class JobFailedError(Exception):
     """A job crashed, hung, or failed in a way that a slide should not: that counts.
 
-    `reason`: what to say if it was the last time.
+    `reason`: what to say if it was the last time. `tries`: how many are enough to be sure, if fewer than of
+    other failures.
     """
 
-    def __init__(self, reason: InvalidInputError) -> None:
+    def __init__(self, reason: InvalidInputError, tries: int = sys.maxsize) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.tries = reason, tries
+
+
+def over_memory() -> JobFailedError:
+    """Say that a job was ended for the memory it took, or did not get what it asked for."""
+    return JobFailedError(MEMORY, SURE_TRIES)
+
+
+def opened_late() -> JobFailedError:
+    """Say that a job was ended because it did not come to its slide's first tiles."""
+    return JobFailedError(OPENED_LATE, SURE_TRIES)
 
 
 def job_error(failed: Failed) -> HistgenError | JobFailedError:
@@ -48,6 +73,8 @@ def job_error(failed: Failed) -> HistgenError | JobFailedError:
     an object, too. It is set up anew, which fails if that is true; if not, it is the event's trouble.
     """
     error = failed.error
+    if failed.unforeseen == MemoryError.__name__:
+        return over_memory()
     if isinstance(error, FatalError):
         return JobFailedError(InvalidInputError(error.code, error.message, hint=error.hint))
     return error or JobFailedError(unforeseen(failed.unforeseen))
@@ -85,6 +112,15 @@ def setup_error(failed: Failed) -> HistgenError:
         "job-setup",
         f"The worker's job cannot be set up ({failed.unforeseen}).",
         hint="Its log says where; `histgen doctor` checks the installation.",
+    )
+
+
+def start_too_large() -> HistgenError:
+    """Say that a child process was over its memory before its handler was made."""
+    return FatalError(
+        "job-memory",
+        "The process that runs the jobs needs more memory than it may take before its first job.",
+        hint="Raise HISTGEN_MEMORY_BYTES, or take a smaller model.",
     )
 
 

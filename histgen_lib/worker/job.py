@@ -70,7 +70,7 @@ class Job:
             self._give_up(error)
         except JobFailedError as failed:
             self._counts = True
-            if self._trial.number < self._kit.spec.max_attempts:
+            if self._trial.number < min(self._kit.spec.max_attempts, failed.tries):
                 raise
             self._give_up(failed.reason)
 

@@ -104,7 +104,9 @@ class Patience:
         """Note a record that others pass for `delay_s`."""
         now = self.clock()
         tries = self._tries.setdefault(delivery.position, _Tries(self.backoff.delays(), now))
-        shown = Aside(event.key, event.name, event.scanned_at, code, tries.count, tries.began_at, now + delay_s)
+        shown = Aside(
+            event.key, event.name, event.scanned_at, code, tries.count, tries.began_at, now + delay_s
+        )
         self.board.aside = {**self.board.aside, delivery.position: shown}
 
     def delivered(self, position: str | None) -> None:

@@ -126,7 +126,8 @@ def build_intake(
     storage = storage_settings(settings)
     store = store or open_store(storage)
     publisher = publisher or open_publisher(bus_settings(settings))
-    contents = Contents(roots, partial(_open_bucket, storage), Patience(settings.open_s))
+    patience = Patience(settings.open_s)
+    contents = Contents(roots, partial(_open_bucket, storage), patience, most_bytes=settings.slide_bytes)
     return Intake(publisher, store, contents), publisher, store
 
 

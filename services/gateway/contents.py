@@ -18,6 +18,7 @@ from histgen_lib.slides.admission import admit
 from histgen_lib.slides.finding import DICOM_SUFFIX
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from services.gateway.patience import Patience, stands_still
@@ -41,14 +42,20 @@ class Contents:
     """Reads slides where they lie. Safe to use from several threads.
 
     `open_bucket` connects to a bucket; each is opened once. `patience`: with files that cannot be opened.
+    `most_bytes`: what one slide may have.
     """
 
     def __init__(
-        self, roots: Roots, open_bucket: Callable[[str], ObjectStore], patience: Patience | None = None
+        self,
+        roots: Roots,
+        open_bucket: Callable[[str], ObjectStore],
+        patience: Patience | None = None,
+        *,
+        most_bytes: int = DEFAULT_BYTES,
     ) -> None:
         self._roots = roots
         self._patience = patience or Patience()
-        self._open_bucket = open_bucket
+        self._open_bucket, self._most_bytes = open_bucket, most_bytes
         self._buckets: dict[str, ObjectStore] = {}
         self._lock = threading.Lock()
 
@@ -68,8 +75,8 @@ class Contents:
 
         Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-incomplete" (files that belong
         to it are missing), "slide-changed" (while it was read), "slide-open-timeout" (it cannot be opened, or
-        reading it stands still), "slide-in-parts", "uri-outside-roots" (a file that belongs to it lies
-        there); TransientError("storage-unavailable").
+        reading it stands still), "slide-too-large", "slide-in-parts", "uri-outside-roots" (a file that
+        belongs to it lies there); TransientError("storage-unavailable").
         """
         if isinstance(place, ObjectPlace):
             return self._object(place)
@@ -116,9 +123,11 @@ class Contents:
             admit(place.path, self._roots)
             _check_kind(place)
             parts = sorted(stored_in(place.path))
-            if absent := [part.name for part in named_parts(place.path) if not part.is_file()]:
+            if absent := sum(not part.is_file() for part in named_parts(place.path)):
                 raise _incomplete(place, absent)
-            return parts, states(parts)
+            before = states(parts)
+            require_bytes(_name(place), sum(size for _, size, _ in before), self._most_bytes)
+            return parts, before
 
     def _read(self, place: FilePlace, parts: Sequence[Path], before: Sequence[State]) -> Content:
         with _told_of(place):
@@ -133,8 +142,9 @@ class Contents:
         before = self.find(place)
         if before is None:
             raise _missing(place)
+        require_bytes(_name(place), before.size_bytes, self._most_bytes)
         try:
-            content_id = _digest(self._bucket(place.bucket), place.key)
+            content_id = _digest(self._bucket(place.bucket), place, before.size_bytes)
         except FatalError as error:
             raise _closed(place, error) from error
         if self.find(place) != before:
@@ -186,11 +196,15 @@ def mark_of(uri: str, found: Sequence[State] | ObjectInfo) -> str:
     return sha256_hex(json.dumps([uri, state]).encode())
 
 
-def _digest(bucket: ObjectStore, key: str) -> str:
-    digest = hashlib.sha256()
+def _digest(bucket: ObjectStore, place: ObjectPlace, size_bytes: int) -> str:
+    """SHA-256 of an object of so many bytes; one that has become larger is not read to its end."""
+    digest, left = hashlib.sha256(), size_bytes
     try:
-        for piece in bucket.chunks(key):
+        for piece in bucket.chunks(place.key):
             digest.update(piece)
+            left -= len(piece)
+            if left < 0:
+                raise _changed(place)
     except InvalidInputError as error:
         if error.code == "object-missing":
             raise _missing_object() from error
@@ -223,10 +237,11 @@ def _changed(place: Place) -> InvalidInputError:
     )
 
 
-def _incomplete(place: Place, absent: Sequence[str]) -> InvalidInputError:
+def _incomplete(place: Place, absent: int) -> InvalidInputError:
+    """Count the files that its index names; the names are the index's words, and may be of a patient."""
     return InvalidInputError(
         "slide-incomplete",
-        f"{_name(place)} names {len(absent)} files that are not there, the first being {absent[0]}.",
+        f"{_name(place)} names {absent} files that are not there.",
         hint="Copy all files and folders that belong to the slide.",
     )
 

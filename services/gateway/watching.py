@@ -149,4 +149,4 @@ class Watching(Loop):
                 _log.warning("Links to folders are not followed.", count=len(look.links))
         for candidate in watch.incomplete():
             with bound(uri=FilePlace(candidate.path).uri):
-                _log.warning("A slide waits for files that belong to it.", missing=candidate.missing[:10])
+                _log.warning("A slide waits for files that belong to it.", count=len(candidate.missing))

@@ -46,6 +46,52 @@ def test_a_job_over_its_deadline_is_ended_and_what_it_wrote_is_found(lab: Lab):
     assert lab.drafts() == {"once-hang-1"}
 
 
+def test_a_job_over_its_memory_is_a_letter_that_names_the_setting_and_others_go_on(lab: Lab):
+    """Twice, for the first try may have been in a process that others had left full; then no more."""
+    lab.scan("greedy-1", "ok-1", "refused-1", "ok-2")
+    worker = lab.thread(memory_bytes=float(500 << 20), max_attempts=5)
+    lab.finished("greedy-1", "ok-1", "refused-1", "ok-2")
+    assert worker.end() == 0
+    letters = lab.letters()
+    assert {slide: (letter.code, letter.attempts) for slide, letter in letters.items()} == {
+        "greedy-1": ("job-memory", 2),
+        "refused-1": ("job-memory", 2),
+    }
+    assert "HISTGEN_MEMORY_BYTES" in letters["greedy-1"].hint
+    assert lab.calls("greedy-1") == 2
+    assert lab.drafts() == {"ok-1", "ok-2"}
+    assert lab.left() == 0
+
+
+def test_what_an_earlier_job_left_in_memory_ends_no_other_slide(lab: Lab):
+    """Each leaves 300 MiB behind; two of them are too much for one process, not for two."""
+    slides = [f"hoard-{number}" for number in range(4)]
+    lab.scan(*slides)
+    worker = lab.thread(memory_bytes=float(500 << 20))
+    lab.finished(*slides)
+    assert worker.end() == 0
+    assert lab.letters() == {}
+    assert lab.drafts() == set(slides)
+
+
+def test_a_process_that_is_over_its_memory_before_its_first_job_is_the_settings_fault(lab: Lab):
+    lab.scan("ok-1")
+    assert lab.thread(memory_bytes=float(1 << 20)).wait() == 78
+    assert lab.letters() == {}
+    assert lab.left() == 1
+
+
+def test_a_slide_that_does_not_open_in_time_is_a_letter_long_before_the_deadline(lab: Lab):
+    lab.scan("unopened-1", "ok-1")
+    worker = lab.thread(opening_s=0.3, deadline_s=3600.0)
+    lab.finished("unopened-1", "ok-1")
+    assert worker.end() == 0
+    (letter,) = lab.letters().values()
+    assert (letter.code, letter.attempts) == ("slide-open-slow", 2)
+    assert "HISTGEN_SLIDE_OPEN_S" in letter.hint
+    assert lab.drafts() == {"ok-1"}
+
+
 def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
     lab.scan("ok-1", times=12)
     worker = lab.thread()

@@ -252,3 +252,20 @@ def test_the_sidecar_of_a_file_is_found(tmp_path):
     assert files.sidecar_mpp((tmp_path / "a.svs").as_uri()) == 0.25
     assert files.sidecar_mpp((tmp_path / "b.svs").as_uri()) is None
     assert files.sidecar_mpp("s3://lab/a.svs") is None
+
+
+def test_an_object_of_more_bytes_than_a_slide_may_have_is_not_fetched(tmp_path, monkeypatch):
+    files = SlideFiles(
+        StorageSettings(f"file:{tmp_path / 'store'}"),
+        lambda: pytest.fail("room was made for it"),
+        roots=Roots((), ("lab/",)),
+        mounts=(),
+        most_bytes=100,
+    )
+
+    class Bucket:
+        def head(self, key):
+            return ObjectInfo(key, 101, "etag", 0.0)
+
+    monkeypatch.setattr(files, "_bucket", lambda name: Bucket())
+    assert refused_at_once(files.open, "s3://lab/a.svs") == "slide-too-large"

@@ -239,3 +239,24 @@ def test_the_folder_for_copies_is_made_for_this_account_alone(monkeypatch, tmp_p
         slide_files(ServiceSettings.load())._make_scratch()
     (made,) = tmp_path.iterdir()
     assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_quotas_reach_the_worker_and_whoever_opens_slides(monkeypatch):
+    for name, value in (
+        ("MEMORY_BYTES", 1 << 30),
+        ("SLIDE_BYTES", 1 << 21),
+        ("SLIDE_OPEN_S", 7),
+        ("SLIDE_TILES", 9),
+    ):
+        monkeypatch.setenv(f"HISTGEN_{name}", str(value))
+    settings = TilerSettings.load()
+    spec = worker_spec(settings, "tiler", "slide.scanned", list)
+    assert (spec.memory_bytes, spec.opening_s, settings.slide_tiles) == (1 << 30, 7.0, 9)
+    assert slide_files(settings).most_bytes == 1 << 21
+
+
+def test_a_job_has_a_limit_of_memory_that_fits_the_machine_if_none_is_stated():
+    spec = worker_spec(ReporterSettings.load(), "reporter", "bag.ready", list)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < spec.memory_bytes <= min(8 << 30, 0.75 * machine)
+    assert spec.opening_s == float("inf")

@@ -12,7 +12,7 @@ from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
-from histgen_lib.slides import open_slide
+from histgen_lib.slides import open_slide, quotas
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.places import Roots
 from histgen_lib.slides.source import content_id_of
@@ -180,3 +180,17 @@ def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, 
         with pytest.raises(InvalidInputError) as caught:
             admit(path, Roots((tmp_path / "in",)))
         assert caught.value.code == "uri-outside-roots"
+
+
+def test_a_slide_among_too_many_files_is_refused_before_they_are_opened(tmp_path, monkeypatch):
+    """Of an index, and of a folder with DICOM files, all of which its reader opens."""
+    monkeypatch.setattr(quotas, "MOST_FILES", 5)
+    lines = "".join(f"ImageFile({number},0)=part{number}.jpg\n" for number in range(6))
+    (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")
+    (tmp_path / "d").mkdir()
+    for number in range(6):
+        (tmp_path / "d" / f"{number}.dcm").write_bytes(bytes(128) + b"DICM")
+    for path in (tmp_path / "a.vms", tmp_path / "d", tmp_path / "d" / "0.dcm"):
+        with pytest.raises(InvalidInputError) as caught:
+            admit(path, None)
+        assert caught.value.code == "slide-too-large"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from worker_fakes import World, scanned
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
 from histgen_lib.worker.failures import JobFailedError
 from histgen_lib.worker.handler import Outcome
@@ -194,3 +196,12 @@ def test_an_installation_that_is_broken_ends_the_worker(world: World):
     with pytest.raises(FatalError) as caught:
         runner.handle(EVENT, 2)
     assert caught.value.code == "model-missing"
+
+
+def test_what_the_child_holds_is_a_metric(world: World):
+    process = ScriptedProcess()
+    _runner(world, process)
+    labels = {"worker": "w"}
+    assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) == 0
+    process.pid = os.getpid()
+    assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) > 1 << 20
