@@ -59,14 +59,17 @@ class Member:
         sql = f"SELECT 1 FROM member WHERE grp = :grp AND topic = :topic AND NOT ({_ALIVE}) LIMIT 1"
         return self._run(connection, sql, now=now).fetchone() is not None
 
-    def waiting(self, connection: sqlite3.Connection) -> tuple[int, int, str, bytes] | None:
-        """Find the oldest unfinished record of this member's partitions: partition, offset, headers, body."""
+    def waiting(self, connection: sqlite3.Connection) -> tuple[int, int, bytes, bytes] | None:
+        """Find the oldest unfinished record of this member's partitions: partition, offset, headers, body.
+
+        Both as bytes, whatever they are: SQLite holds a column to no type, and Python refuses wrong UTF-8.
+        """
         sql = (
-            "SELECT r.part, r.position, r.headers, r.body FROM claim c JOIN record r"
-            " ON r.topic = c.topic AND r.part = c.part AND r.position = c.next"
+            "SELECT r.part, r.position, CAST(r.headers AS BLOB), CAST(r.body AS BLOB)"
+            " FROM claim c JOIN record r ON r.topic = c.topic AND r.part = c.part AND r.position = c.next"
             " WHERE c.grp = :grp AND c.topic = :topic AND c.holder = :id ORDER BY r.seq LIMIT 1"
         )
-        found: tuple[int, int, str, bytes] | None = self._run(connection, sql).fetchone()
+        found: tuple[int, int, bytes, bytes] | None = self._run(connection, sql).fetchone()
         return found
 
     def hold(self, connection: sqlite3.Connection, part: int, offset: int, *, busy: bool) -> bool:

@@ -16,9 +16,10 @@ from kafka.structs import MemberState
 
 from histgen_lib.bus import BusSettings, Delivery, Reason
 from histgen_lib.bus._kafka_assignor import BusyStaysAssignor
-from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, raised_by_us, talking
+from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talking
+from histgen_lib.bus._kafka_damage import read
+from histgen_lib.bus._kafka_holes import Holes
 from histgen_lib.bus._kafka_publisher import KafkaPublisher
-from histgen_lib.bus._records import delivery
 from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
@@ -41,8 +42,6 @@ often within the second, and after the third the client must have forgotten it: 
 _STALL_S, _STALLS = 10.0, 5
 """kafka-python 3.0.12 can lay records of a paused partition aside and never come back to them. A member that
 got nothing for so long looks whether something lies there; if so so many times, its client is replaced."""
-_DAMAGE = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
-_PASSING = (kafka_errors.KafkaError, OSError)
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced by a new one."""
 
@@ -72,6 +71,7 @@ class KafkaSubscription:
         self._settings, self._servers, self._topic, self._group = settings, servers, topic, group
         self._letters = KafkaPublisher(settings, servers)
         self._consumer: Any = None
+        self._holes: Any = None
         self._in_flight: Delivery | None = None
         self._lost = self._evicted = False
         self._topic_id: Any = None
@@ -85,7 +85,7 @@ class KafkaSubscription:
             raise ValueError(f"{self._in_flight.position} is still in flight")
         with self._consuming() as consumer:
             self._pace(consumer)
-            consumer.resume(*consumer.paused())
+            consumer.resume(*self._holes.due(consumer.paused()))
             found = self._poll(max(_CATCH_MS, int(timeout_s * 1000)))
             if found:
                 self._take(*next(iter(found.values())))
@@ -94,6 +94,8 @@ class KafkaSubscription:
                 self._settle(_REBALANCE_S)
                 self._listen_for_broker(patience_s=ANSWER_S / 2)
                 self._see_to_stall()
+                if self._holes.blind:
+                    self._behind()
         return self._in_flight
 
     def keep(self) -> bool:
@@ -133,6 +135,11 @@ class KafkaSubscription:
         with self._consuming():
             return self._behind()
 
+    def trouble(self) -> TransientError | None:
+        """See `Subscription.trouble`."""
+        told: TransientError | None = self._holes.trouble() if self._consumer else None
+        return told
+
     def close(self) -> None:
         """See `Subscription.close`."""
         self._drop()
@@ -168,6 +175,7 @@ class KafkaSubscription:
             max_poll_interval_ms=max(60_000, 6 * session_ms),
             max_poll_records=1,
             fetch_max_wait_ms=_FETCH_MS[0],
+            enable_incremental_fetch_sessions=False,  # else nothing is said of what stays missing
             enable_auto_commit=False,
             isolation_level="read_committed",  # what a producer took back was never said
             auto_offset_reset="earliest",
@@ -181,7 +189,7 @@ class KafkaSubscription:
         except BaseException:
             _close(consumer)
             raise
-        self._topic_id = consumer._cluster.topic_id(self._topic)
+        self._topic_id, self._holes = consumer._cluster.topic_id(self._topic), Holes(consumer)
         self._heard_at = time.monotonic()
         return consumer
 
@@ -218,12 +226,8 @@ class KafkaSubscription:
 
     def _take(self, record: Any) -> None:
         self._heard_at = self._got_at = self._taken_at = time.monotonic()
-        headers = {
-            name: value.decode(errors="replace") for name, value in record.headers if value is not None
-        }
-        self._in_flight = delivery(
-            record.topic, record.partition, record.offset, headers, record.value or b""
-        )
+        self._in_flight = read(record)
+        self._holes.passed(_place(self._in_flight))
 
     def _turn(self, timeout_ms: float) -> None:
         """Have the group's business done, and nothing delivered."""
@@ -234,12 +238,7 @@ class KafkaSubscription:
             consumer.seek(place, records[0].offset)
 
     def _poll(self, timeout_ms: float) -> dict[Any, Any]:
-        try:
-            found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
-        except Exception as error:
-            if not isinstance(error, _DAMAGE) and (isinstance(error, _PASSING) or raised_by_us(error)):
-                raise
-            raise self._unreadable(error) from error
+        found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
         if self._evicted or self._made_anew():
             self._drop()
             self._consumer = self._join()
@@ -251,35 +250,22 @@ class KafkaSubscription:
         known, found = self._topic_id, self._consumer._cluster.topic_id(self._topic)
         return bool(known and found and found.int and known != found)
 
-    def _unreadable(self, error: Exception) -> TransientError:
-        """Let go of a client that cannot take a record apart: at its next call it would spin for ever."""
-        part, place = self._consumer._fetcher._next_partition_records, self._topic  # told nowhere else
-        if part:
-            place = f"{place}/{part.topic_partition.partition}/{part.next_fetch_offset}"
-        self._drop()
-        return TransientError(
-            "bus-record",
-            f"A record cannot be taken apart, so its partition waits: {place} ({type(error).__name__}).",
-            hint="If that lasts, a person has to set the group's offset behind it: kafka-consumer-groups.",
-        )
-
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
+        behind = delivery.offset + delivery.offsets
         while True:
             if not self._settle(end - time.monotonic()):
                 raise kafka_errors.KafkaTimeoutError("The group does not settle.")
             if place not in self._consumer.assignment() or (self._lost and not self._next_in_line(delivery)):
                 return False
             try:
-                self._consumer.commit(
-                    {place: kafka.OffsetAndMetadata(delivery.offset + 1)}, timeout_ms=ANSWER_S * 1000
-                )
+                self._consumer.commit({place: kafka.OffsetAndMetadata(behind)}, timeout_ms=ANSWER_S * 1000)
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError):
                 self._turn(_CATCH_MS)  # the group changes: see what is still ours
                 if time.monotonic() > end:
                     raise
                 continue
-            self._consumer.seek(place, delivery.offset + 1)
+            self._consumer.seek(place, behind)
             self._heard_at = time.monotonic()
             return True
 
@@ -307,17 +293,18 @@ class KafkaSubscription:
         committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
         return bool(committed == delivery.offset)
 
-    def _behind(self) -> int:
-        places = sorted(self._consumer.assignment())
+    def _behind(self, but: Collection[Any] = ()) -> int:
+        places = sorted(self._consumer.assignment() - set(but))
         ends = self._consumer.end_offsets(places, timeout_ms=ANSWER_S * 1000) if places else {}
         self._heard_at = time.monotonic() if ends else self._heard_at
+        self._holes.note_ends(ends)
         return sum(max(0, end - self._reached(place)) for place, end in ends.items())
 
     def _see_to_stall(self) -> None:
         """Replace a client that delivers nothing though something lies there."""
         if time.monotonic() - self._got_at < _STALL_S:
             return
-        self._stalls = self._stalls + 1 if self._behind() else 0
+        self._stalls = self._stalls + 1 if self._behind(but=self._holes.places) else 0
         if self._stalls == 0:
             self._got_at = time.monotonic()
         elif self._stalls >= _STALLS:

@@ -55,8 +55,8 @@ sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule require
 class KafkaDoor:
     """Where the password lies, and where it is told how to connect.
 
-    `secret`: the file with the password, made if it is missing. `client`: a JSON file in kafka-python's words,
-    beside which the same lies in Kafka's own words, named ".properties".
+    `secret`: the file with the password, made if it is missing. `client`: a JSON file in kafka-python's
+    words, beside which the same lies in Kafka's own words, named ".properties".
     """
 
     secret: Path

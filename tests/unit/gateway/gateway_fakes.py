@@ -198,6 +198,9 @@ class Topic:
         self._there()
         return len(self.records) - self.committed
 
+    def trouble(self) -> TransientError | None:
+        return None
+
     def close(self) -> None:
         self.closed.set()
 

@@ -100,6 +100,7 @@ class MemoryBus(Failing):
         self.rejected: list[Reason] = []
         self.ended: list[str] = []
         self.ours = True
+        self.waiting: TransientError | None = None
 
     def publish(self, topic: str, key: str, event: Event) -> None:
         self.called("publish")
@@ -127,6 +128,9 @@ class MemoryBus(Failing):
 
     def lag(self) -> int:
         return 0
+
+    def trouble(self) -> TransientError | None:
+        return self.waiting
 
 
 @dataclass
