@@ -141,7 +141,7 @@ class _Batches:
         self._first = max(self._first, _beyond(batch))
         return batch
 
-    def _damaged(self) -> _Told | None:
+    def _damaged(self) -> Any:
         first, behind = self._first, self._behind()
         if behind is not None:
             stop, self._first = behind
@@ -152,6 +152,8 @@ class _Batches:
         else:
             return None  # the answer ends within a batch, or there
         data, self._at = bytes(self._data[self._at : stop]), stop
+        if self._first == first:
+            return self.next_batch()  # nothing that is wanted lies there
         return _Told(Damage.record(first, self._first, "its checksum or its length is wrong", data))
 
     def _behind(self) -> tuple[int, int] | None:
@@ -170,7 +172,7 @@ class _Batches:
         if size is None:
             return None
         base = struct.unpack_from(">q", self._data, at)[0]
-        if not 0 <= base < self._end + _SLACK or (at != self._at and base <= self._first):
+        if not 0 <= base < self._end + _SLACK or (at != self._at and base < self._first):
             return None
         try:
             batch = MemoryRecords(self._data[at : at + size]).next_batch()

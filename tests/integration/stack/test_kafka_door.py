@@ -15,6 +15,7 @@ from pathlib import Path
 
 import kafka
 import pytest
+from doors import listening
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
@@ -53,18 +54,6 @@ def broker(home: StackHome, kafka_home: Path) -> Iterator[KafkaProcess]:
     broker.start()
     yield broker
     broker.kill()
-
-
-def listening(pid: int) -> list[tuple[str, int]]:
-    """List where a process listens, by the kernel's tables: address and port."""
-    open_files = {path.readlink().name for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
-    found = []
-    for table in ("tcp", "tcp6"):
-        for fields in map(str.split, Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]):
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in open_files:
-                address, port = fields[1].split(":")
-                found.append((address, int(port, 16)))
-    return found
 
 
 def publish(bus: BusSettings, body: bytes) -> None:
