@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import kafka
 import pytest
 from doors import listening
 from waiting import until
@@ -25,6 +25,7 @@ from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.kafka_door import KafkaDoor
 
+ROOT = Path(__file__).resolve().parents[3]
 METADATA = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", -1)
 """A request for the names of all topics, as any client may send it."""
 
@@ -108,11 +109,21 @@ def test_the_secret_is_in_files_of_its_owner_and_nowhere_else(home: StackHome, b
     assert secret not in repr(bus_of(home, broker)).encode()
 
 
+def connected_as_documented(home: StackHome) -> Any:
+    """Run the block of docs/stream.md with this home."""
+    page = (ROOT / "docs" / "stream.md").read_text()
+    block = page.partition(f"<!-- run by {Path(__file__).relative_to(ROOT)} -->\n```python\n")[2]
+    names: dict[str, Any] = {}
+    exec(block.partition("```")[0].replace("~/.local/share/histgen", str(home.folder)), names)
+    return names["producer"]
+
+
 def test_other_programs_of_the_account_connect_by_the_files(
     home: StackHome, broker: KafkaProcess, kafka_home: Path
 ) -> None:
     told = json.loads(home.kafka_client_path.read_text())
-    with closing(kafka.KafkaProducer(**told)) as scanner:
+    scanner = connected_as_documented(home)
+    with closing(scanner):
         scanner.send("lab", b"by kafka-python").get(timeout=60)
     properties = home.kafka_client_path.with_suffix(".properties")
     command = [shutil.which("java"), "-cp", f"{kafka_home}/*", "kafka.admin.ConfigCommand"]
