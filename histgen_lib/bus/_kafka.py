@@ -208,6 +208,7 @@ class KafkaSubscription:
             self._consumer.pause(*places)
 
     def _went(self, places: Collection[Any]) -> None:
+        self._holes.forget(places)
         if self._in_flight is not None and _place(self._in_flight) in places:
             self._lost = True
 
@@ -227,7 +228,7 @@ class KafkaSubscription:
     def _take(self, record: Any) -> None:
         self._heard_at = self._got_at = self._taken_at = time.monotonic()
         self._in_flight = read(record)
-        self._holes.passed(_place(self._in_flight))
+        self._holes.forget([_place(self._in_flight)])
 
     def _turn(self, timeout_ms: float) -> None:
         """Have the group's business done, and nothing delivered."""

@@ -86,13 +86,14 @@ class _Hole:
             else:
                 self.way = self.ways.send(brought)
         except StopIteration:
-            self.rest(_REST_S if end else 0.0)
+            return self.rest(_REST_S if end else 0.0)
         return self.way.start
 
-    def rest(self, seconds: float) -> None:
-        """Look again at the place itself, later."""
+    def rest(self, seconds: float) -> int:
+        """Look again at the place itself, later; return that."""
         self.ways, self.way = None, _Way(self.wanted, self.wanted)
         self.due = time.monotonic() + seconds
+        return self.wanted
 
 
 class Holes:
@@ -113,16 +114,17 @@ class Holes:
     @property
     def blind(self) -> bool:
         """Whether it is not known where a partition with a hole ends."""
-        return not self._ends.keys() >= self._holes.keys()
+        return not self._ends.keys() >= self.places
 
     def due(self, paused: Collection[Any]) -> list[Any]:
         """Return those of the paused partitions that may be fetched from now."""
         now = time.monotonic()
         return [place for place in paused if place not in self._holes or self._holes[place].due <= now]
 
-    def passed(self, place: Any) -> None:
-        """Note that a partition gave a record."""
-        self._holes.pop(place, None)
+    def forget(self, places: Collection[Any]) -> None:
+        """Note that partitions gave a record, or are ours no more."""
+        for place in places:
+            self._holes.pop(place, None)
 
     def note_ends(self, ends: dict[Any, int]) -> None:
         """Note where partitions end."""
@@ -174,8 +176,8 @@ class Holes:
 
     def _hole(self, place: Any, at: int) -> _Hole | None:
         hole = self._holes.get(place)
-        if hole and at > max(hole.wanted, hole.way.start):
-            del self._holes[place]  # it was passed by somebody else
+        if hole and not hole.way.start <= at <= max(hole.wanted, hole.way.start):
+            del self._holes[place]  # others went on from elsewhere
             return None
         return hole
 
@@ -211,9 +213,10 @@ class Holes:
         hole.why, hole.met = why, hole.met + 1
         if damaged:
             self._go(place, hole, brought=False)
+        elif at != hole.wanted:
+            self._seek(place, hole.rest(0.0))
         else:
-            hole.rest(0.0)
-            self._seek(place, hole.wanted)
+            self._consumer.pause(place)
 
     def _go(self, place: Any, hole: _Hole, *, brought: bool) -> None:
         self._seek(place, hole.go_on(brought=brought, end=self._ends.get(place, 0)))

@@ -16,6 +16,7 @@ import pytest
 import tiny_model
 from doors import bearer, listening
 from running_stack import RunningStack, stack_up
+from waiting import until
 
 IS_ROOT = os.geteuid() == 0
 """Only root can become somebody else. Other accounts try the doors without the token, and look at modes."""
@@ -267,6 +268,10 @@ def test_no_topic_is_listed_read_written_or_deleted(stack: RunningStack, tried: 
     assert {login: done for login, done in tried["kafka"].items() if done} == {}
     run = stack("submit", _slide(stack, "later", seed=7), "--wait")
     assert run.code == 0, run.said
+    archived = _slide(stack, "archived", seed=8)
+    run = stack("backfill", archived.parent)  # which goes to the broker, not to the gateway
+    assert run.code == 0, run.said
+    until(lambda: stack.json("status", "archived")["state"] == "drafted", 120, "its draft", every_s=0.5)
 
 
 def test_even_in_an_open_folder_nothing_that_the_stack_wrote_is_for_others(stack: RunningStack):
