@@ -6,7 +6,14 @@ is missing here is counted all the same; a test holds the lists to what the sour
 
 from __future__ import annotations
 
-_EVENT = ("event-unreadable", "event-type", "event-version", "event-misplaced", "event-too-large")
+_EVENT = (
+    "event-unreadable",
+    "event-type",
+    "event-version",
+    "event-misplaced",
+    "event-too-large",
+    "record-damaged",
+)
 _JOB = ("job-crashed", "job-deadline", "job-failed", "job-memory", "worker-died")
 _STORED = ("object-key", "object-missing", "object-uri")
 _SLIDE = (
@@ -74,7 +81,13 @@ REFUSALS = (
 """Of slides that the gateway does not take."""
 
 LETTERS: dict[str, tuple[str, ...]] = {
-    "gateway": ("notification-failed", "notification-unconfirmed", "notification-unreadable", *REFUSALS),
+    "gateway": (
+        "notification-failed",
+        "notification-unconfirmed",
+        "notification-unreadable",
+        "record-damaged",
+        *REFUSALS,
+    ),
     "tiler": (
         *_EVENT,
         *_JOB,

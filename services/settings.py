@@ -112,6 +112,9 @@ class ServiceSettings(BaseSettings):
     kafka: dict[str, str | int | bool] = Field(
         default_factory=dict, description="JSON object of further settings for kafka-python (TLS, SASL)"
     )
+    kafka_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with such settings that others cannot read, for passwords; they win"
+    )
     store: StoreUrl = Field(description='"file:/folder" or "s3://bucket[/prefix]"')
     store_endpoint: Annotated[Endpoint | None, EmptyIsNone] = Field(
         None, description="URL of an S3 other than Amazon's"

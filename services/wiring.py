@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
+from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.slides.places import Roots
 from histgen_lib.stack.children import OWNER_ONLY
@@ -36,12 +37,12 @@ _log = get_logger()
 
 
 def bus_settings(settings: ServiceSettings) -> BusSettings:
-    """Say which broker, and how to talk to it."""
+    """Say which broker, and how to talk to it. Raises as `kafka_settings`."""
     return BusSettings(
         url=settings.bus,
         partitions=settings.bus_partitions,
         session_s=settings.bus_session_s,
-        kafka=tuple(sorted(settings.kafka.items())),
+        kafka=kafka_settings(settings.kafka, settings.kafka_file),
     )
 
 
@@ -171,10 +172,11 @@ def run_service(
         observe(settings, name)
         warn_without_roots(settings)
         spec = worker_spec(settings, name, topic, make_handler(settings))
+        bus = bus_settings(settings)
     except HistgenError as error:
         _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
         return error.exit_code
-    return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
+    return run_worker(spec, bus=bus, storage=storage_settings(settings))
 
 
 def worker_spec(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.events import Event
 
 __all__ = [
@@ -27,7 +27,8 @@ class Delivery:
 
     Exactly one of `event` and `unreadable` is set; the latter says why the record is no event of ours. `raw`
     are the record's own bytes, for topics that carry other systems' records: they go nowhere else. `position`
-    is the record's place, "topic/partition/offset".
+    is the record's place, "topic/partition/offset". `offsets`: how many it takes, more than one where damage
+    hides what lies there.
     """
 
     topic: str
@@ -36,11 +37,17 @@ class Delivery:
     raw: bytes
     event: Event | None = None
     unreadable: InvalidInputError | None = None
+    offsets: int = 1
 
     @property
     def position(self) -> str:
         """The record's place in the log."""
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
+    def behind(self) -> int:
+        """The offset of what follows it."""
+        return self.offset + self.offsets
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,10 @@ class Subscription(Protocol):
 
     A record is given to one member of the group at a time, in order within its partition, and again (to
     whoever has the partition then) until some member says `done` or `reject`. Records are never passed over
-    unless they were set aside (`defer`): what follows a record in its partition comes only after it. All
-    methods raise TransientError("bus-unavailable") when the broker is away, and may be called again;
-    membership, the record in flight and those aside survive that where the broker allows it.
+    unless they were set aside (`defer`): what follows a record in its partition comes only after it. What is
+    damaged is delivered, too, as `unreadable` with the code "record-damaged". All methods raise
+    TransientError("bus-unavailable") when the broker is away, and may be called again; membership, the record
+    in flight and those aside survive that where the broker allows it.
     """
 
     def next(self, timeout_s: float) -> Delivery | None:
@@ -125,6 +133,13 @@ class Subscription(Protocol):
 
     def lag(self) -> int:
         """Count the uncommitted records of the partitions held here, the one in flight included."""
+        ...
+
+    def trouble(self) -> TransientError | None:
+        """Say which partitions held here wait for ever, it seems, as the broker hands out nothing of them.
+
+        None if all is well. Costs nothing; others go on meanwhile.
+        """
         ...
 
     def close(self) -> None:

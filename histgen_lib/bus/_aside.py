@@ -77,7 +77,7 @@ class Aside:
         if waits and not self._has_room_in(delivery.partition, len(delivery.raw)):
             self.stopped.add(delivery.partition)
         else:
-            part.reached, part.open[delivery.offset] = delivery.offset + 1, record
+            part.reached, part.open[delivery.offset] = delivery.behind, record
 
     def again(self, now: float, *, in_turn: bool = False) -> Delivery | None:
         """Return the record that is to be delivered again first; `lend` says that it is.
@@ -135,13 +135,13 @@ class Aside:
         """Return the offset that may be committed once `delivery` is finished: all before it are, too."""
         part = self._parts.get(delivery.partition)
         if part is None or delivery.offset not in part.open:
-            return delivery.offset + 1
+            return delivery.behind
         return next((offset for offset in part.open if offset != delivery.offset), part.reached)
 
     def reached(self, delivery: Delivery) -> int:
         """Return the first offset that was not read in the partition of the record in flight."""
         part = self._parts.get(delivery.partition)
-        return part.reached if part else delivery.offset + 1
+        return part.reached if part else delivery.behind
 
     def read(self) -> list[tuple[int, int, int | None]]:
         """Return partitions with open records: number, floor, and from where to read on (None: stopped)."""

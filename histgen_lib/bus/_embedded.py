@@ -14,8 +14,8 @@ from histgen_lib.bus import BusSettings, Delivery, Reason
 from histgen_lib.bus._aside import Aside
 from histgen_lib.bus._embedded_group import Member
 from histgen_lib.bus._embedded_log import Log, append
-from histgen_lib.bus._records import delivery, sized
-from histgen_lib.errors import HistgenError
+from histgen_lib.bus._records import damaged, delivery, sized
+from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event
 
 _LEAST_LOOK_S, _MOST_LOOK_S = 0.01, 0.5
@@ -118,6 +118,10 @@ class EmbeddedSubscription:
         with self._log.read() as connection:
             return self._me.lag(connection)
 
+    def trouble(self) -> TransientError | None:
+        """See `Subscription.trouble`: a file is there as a whole, or not at all."""
+        return None
+
     def close(self) -> None:
         """See `Subscription.close`. Where the file is away, the lease runs out by itself."""
         if self._attended_at is not None:
@@ -167,7 +171,7 @@ class EmbeddedSubscription:
         part, next, offset, headers, body = found
         if self._aside.floor(part) != next:  # others have had the partition meanwhile
             self._aside.forget([part])
-        return delivery(self._topic, part, offset, json.loads(headers), body)
+        return _read(self._topic, part, offset, headers, body)
 
     def _changed(self, version: int, end: float) -> bool:
         """Wait till there may be a record, or a look at the leases is due; False when the time is over."""
@@ -224,3 +228,14 @@ class EmbeddedSubscription:
     def _forget(self) -> None:
         self._in_flight, self._lost = None, False
         self._stirred_at = time.monotonic()
+
+
+def _read(topic: str, part: int, offset: int, headers: bytes, body: bytes) -> Delivery:
+    """Read the event in a row, whatever became of it on the disk."""
+    try:
+        found = json.loads(headers)
+        if not isinstance(found, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        return Delivery(topic, part, offset, body, unreadable=damaged("its headers are no JSON object"))
+    return delivery(topic, part, offset, found, body)

@@ -63,22 +63,23 @@ class Member:
 
     def waiting(
         self, connection: sqlite3.Connection, read: Sequence[tuple[int, int, int | None]] = ()
-    ) -> tuple[int, int, int, str, bytes] | None:
+    ) -> tuple[int, int, int, bytes, bytes] | None:
         """Find the oldest record of this member's partitions that is neither finished nor read.
 
         `read`: partitions with records that were read and are not finished; the lowest of these; and from
         where to read on (None: not now). It counts only where the lowest one is still the group's next one.
-        Returns partition, the group's next offset, the record's own, headers, body.
+        Returns partition, the group's next offset, the record's own, headers, body. The last two as bytes,
+        whatever they are: SQLite holds a column to no type, and Python refuses wrong UTF-8.
         """
         sql = (
-            "SELECT r.part, c.next, r.position, r.headers, r.body FROM claim c"
+            "SELECT r.part, c.next, r.position, CAST(r.headers AS BLOB), CAST(r.body AS BLOB) FROM claim c"
             " LEFT JOIN json_each(:read) s ON json_extract(s.value, '$[0]') = c.part"
             " AND json_extract(s.value, '$[1]') = c.next"
             " CROSS JOIN record r ON r.topic = c.topic AND r.part = c.part AND r.position"
             " = CASE WHEN s.value IS NULL THEN c.next ELSE json_extract(s.value, '$[2]') END"
             " WHERE c.grp = :grp AND c.topic = :topic AND c.holder = :id ORDER BY r.seq LIMIT 1"
         )
-        found: tuple[int, int, int, str, bytes] | None = self._run(
+        found: tuple[int, int, int, bytes, bytes] | None = self._run(
             connection, sql, read=json.dumps(read)
         ).fetchone()
         return found

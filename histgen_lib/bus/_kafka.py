@@ -18,10 +18,11 @@ from kafka.structs import MemberState
 
 from histgen_lib.bus import BusSettings, Delivery, Reason
 from histgen_lib.bus._aside import Aside
-from histgen_lib.bus._kafka_client import ANSWER_S, raised_by_us, talking
+from histgen_lib.bus._kafka_client import ANSWER_S, talking
+from histgen_lib.bus._kafka_damage import read
+from histgen_lib.bus._kafka_holes import Holes
 from histgen_lib.bus._kafka_joining import FETCH_S, join, leave, pace
 from histgen_lib.bus._kafka_publisher import KafkaPublisher
-from histgen_lib.bus._records import delivery
 from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
@@ -42,8 +43,6 @@ often within the second, and after the third the client must have forgotten it: 
 _STALL_S, _STALLS = 10.0, 5
 """kafka-python 3.0.12 can lay records of a paused partition aside and never come back to them. A member that
 got nothing for so long looks whether something lies there; if so so many times, its client is replaced."""
-_DAMAGE = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
-_PASSING = (kafka_errors.KafkaError, OSError)
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced by a new one."""
 
@@ -55,6 +54,7 @@ class KafkaSubscription:
         self._settings, self._servers, self._topic, self._group = settings, servers, topic, group
         self._letters = KafkaPublisher(settings, servers)
         self._consumer: Any = None
+        self._holes: Any = None
         self._in_flight: Delivery | None = None
         self._aside = Aside()
         self._lost = self._evicted = False
@@ -120,6 +120,11 @@ class KafkaSubscription:
         with self._consuming() as consumer:
             return self._count(consumer.assignment(), self._floor)
 
+    def trouble(self) -> TransientError | None:
+        """See `Subscription.trouble`."""
+        told: TransientError | None = self._holes.trouble() if self._consumer else None
+        return told
+
     def close(self) -> None:
         """See `Subscription.close`."""
         self._drop()
@@ -151,7 +156,7 @@ class KafkaSubscription:
             came=self._came,
             went=self._went,
         )
-        self._topic_id = consumer._cluster.topic_id(self._topic)
+        self._topic_id, self._holes = consumer._cluster.topic_id(self._topic), Holes(consumer)
         self._heard_at = time.monotonic()
         return consumer
 
@@ -164,6 +169,7 @@ class KafkaSubscription:
             self._consumer.pause(*places)
 
     def _went(self, places: Collection[Any]) -> None:
+        self._holes.forget(places)
         self._aside.forget([place.partition for place in places])
         if self._in_flight is not None and _place(self._in_flight) in places:
             self._lost = True
@@ -197,22 +203,26 @@ class KafkaSubscription:
         settled = self._settle(_REBALANCE_S)
         self._listen_for_broker(patience_s=ANSWER_S / 2)
         self._see_to_stall()
+        if self._holes.blind:
+            self._count(self._consumer.assignment(), self._position)
         if settled:
             self._lend()
 
     def _poll_awake(self, end: float) -> dict[Any, Any]:
         """Poll for records, but of partitions that have no room for more, until one that waits is due."""
         consumer, now = self._consumer, time.monotonic()
-        consumer.resume(*(one for one in consumer.paused() if one.partition not in self._aside.stopped))
+        consumer.resume(*self._holes.due(self._open(consumer.paused())))
         due = max(self._aside.due(), now + FETCH_S)  # one that is due lets new ones have a turn
         return self._poll(max(_CATCH_MS, ceil(1000 * (min(end, due) - now))))
 
+    def _open(self, places: Collection[Any]) -> list[Any]:
+        """Return the partitions whose next record may be read."""
+        return [place for place in places if place.partition not in self._aside.stopped]
+
     def _take(self, record: Any) -> None:
         self._heard_at = self._got_at = time.monotonic()
-        headers = {
-            name: value.decode(errors="replace") for name, value in record.headers if value is not None
-        }
-        found = delivery(record.topic, record.partition, record.offset, headers, record.value or b"")
+        found = read(record)
+        self._holes.forget([_place(found)])
         self._aside.take(found)
         if found.partition in self._aside.stopped:
             self._consumer.seek(_place(found), found.offset)
@@ -237,12 +247,7 @@ class KafkaSubscription:
             consumer.seek(place, records[0].offset)
 
     def _poll(self, timeout_ms: float) -> dict[Any, Any]:
-        try:
-            found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
-        except Exception as error:
-            if not isinstance(error, _DAMAGE) and (isinstance(error, _PASSING) or raised_by_us(error)):
-                raise
-            raise self._unreadable(error) from error
+        found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
         if self._evicted or self._made_anew():
             self._drop()
             self._consumer = self._join()
@@ -253,18 +258,6 @@ class KafkaSubscription:
         """Say whether the topic was removed and made again: kafka-python would go on where it was."""
         known, found = self._topic_id, self._consumer._cluster.topic_id(self._topic)
         return bool(known and found and found.int and known != found)
-
-    def _unreadable(self, error: Exception) -> TransientError:
-        """Let go of a client that cannot take a record apart: at its next call it would spin for ever."""
-        part, place = self._consumer._fetcher._next_partition_records, self._topic  # told nowhere else
-        if part:
-            place = f"{place}/{part.topic_partition.partition}/{part.next_fetch_offset}"
-        self._drop()
-        return TransientError(
-            "bus-record",
-            f"A record cannot be taken apart, so its partition waits: {place} ({type(error).__name__}).",
-            hint="If that lasts, a person has to set the group's offset behind it: kafka-consumer-groups.",
-        )
 
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
@@ -314,13 +307,14 @@ class KafkaSubscription:
         """Count the records of partitions from where `start` says."""
         ends = self._consumer.end_offsets(sorted(places), timeout_ms=ANSWER_S * 1000) if places else {}
         self._heard_at = time.monotonic() if ends else self._heard_at
+        self._holes.note_ends(ends)
         return sum(max(0, end - start(place)) for place, end in ends.items())
 
     def _see_to_stall(self) -> None:
         """Replace a client that delivers nothing though something lies there."""
         if time.monotonic() - self._got_at < _STALL_S:
             return
-        open = [one for one in self._consumer.assignment() if one.partition not in self._aside.stopped]
+        open = self._open(self._consumer.assignment() - self._holes.places)
         self._stalls = self._stalls + 1 if self._count(open, self._position) else 0
         if self._stalls == 0:
             self._got_at = time.monotonic()

@@ -65,6 +65,7 @@ def join(
         max_poll_interval_ms=max(60_000, 6 * session_ms),
         max_poll_records=1,
         fetch_max_wait_ms=_FETCH_MS[0],
+        enable_incremental_fetch_sessions=False,  # else nothing is said of what stays missing
         enable_auto_commit=False,
         isolation_level="read_committed",  # what a producer took back was never said
         auto_offset_reset="earliest",

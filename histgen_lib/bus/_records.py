@@ -33,3 +33,14 @@ def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str]
     except InvalidInputError as reason:
         return Delivery(topic, partition, offset, body, unreadable=reason)
     return Delivery(topic, partition, offset, body, event=event)
+
+
+def damaged(why: str, offsets: int = 1) -> InvalidInputError:
+    """Say why a record cannot be read, and for how many offsets it stands."""
+    many = f" It stands for {offsets} offsets, its own the first." if offsets > 1 else ""
+    return InvalidInputError(
+        "record-damaged",
+        f"A record on the broker is damaged and cannot be read: {why}.{many}",
+        hint="Look at the broker's disk. What the record told of is announced again by histgen replay "
+        "--unfinished, or by histgen backfill.",
+    )

@@ -22,7 +22,12 @@ _QUICK_S, _PATIENT_S = 2.0, 1800.0
 
 
 _LISTENERS = {
-    "127.0.0.1": (("tcp", "0100007F"), ("tcp", "0" * 8), ("tcp6", "0" * 32)),
+    "127.0.0.1": (
+        ("tcp", "0100007F"),
+        ("tcp6", f"{'0' * 16}FFFF00000100007F"),  # as Java listens at it
+        ("tcp", "0" * 8),
+        ("tcp6", "0" * 32),
+    ),
     "::1": (("tcp6", f"{'0' * 24}01000000"), ("tcp6", "0" * 32)),
 }
 """Where the kernel lists who may listen at an address, the exact one first (proc_net_tcp(5))."""
@@ -92,7 +97,7 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
         headers |= {"authorization": f"Bearer {token}"} if token else {}
         connection.connect()
         if token:
-            _refuse_stranger(*connection.sock.getpeername()[:2])
+            refuse_stranger(*connection.sock.getpeername()[:2])
         connection.request(method, parts.path or "/", body, headers)
         response = connection.getresponse()
         return response.status, response.read()
@@ -102,7 +107,7 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
         connection.close()
 
 
-def _refuse_stranger(address: str, port: int) -> None:
+def refuse_stranger(address: str, port: int) -> None:
     """Raise OSError if another account than ours, or root, listens there on this machine."""
     owner = next(_owners(address, port), None)
     if owner not in {None, 0, os.geteuid()}:

@@ -71,7 +71,16 @@ class StackHome:
     @property
     def token_path(self) -> Path:
         """The file with the token that the services of this stack want from whoever asks them."""
-        return self.folder / "secrets" / "token"
+        return self.secret("token")
+
+    @property
+    def kafka_client_path(self) -> Path:
+        """The file that says how a Kafka that was started here is reached, password included."""
+        return self.folder / "kafka" / "client.json"
+
+    def secret(self, name: str) -> Path:
+        """Return where a secret of this stack lies."""
+        return self.folder / "secrets" / name
 
     @property
     def lived_in(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
+from histgen_lib.stack.kafka_door import KafkaDoor, write_private
 
 _START_S, _MOST_START_S = 60.0, 960.0
 """What a start may take; twice as long the next time where that was too short for this machine."""
@@ -21,10 +22,8 @@ _GRACE_S = 20.0
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 log.dirs={data}/logs
 num.network.threads=2
 num.io.threads=4
@@ -49,19 +48,32 @@ metadata.max.idle.interval.ms=0
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 """
+_OPEN = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+"""
 
 
 class KafkaProcess:
     """One broker of our own, bound to 127.0.0.1; its data survive `stop` and `kill` for the next `start`.
 
     `home` holds the jars (deploy/kafka/pom.xml fetches them), `data` is formatted when it is new. The broker
-    dies with the thread that called `start`. `settings`: further lines of its server.properties.
+    dies with the thread that called `start`. `door`: what lets clients in; without one everybody on this
+    machine may read and write. `settings`: further lines of its server.properties.
     """
 
     def __init__(
-        self, home: Path, data: Path, port: int | None = None, heap_mb: int = 512, *, settings: str = ""
+        self,
+        home: Path,
+        data: Path,
+        port: int | None = None,
+        heap_mb: int = 512,
+        *,
+        door: KafkaDoor | None = None,
+        settings: str = "",
     ) -> None:
         self._home, self._data, self._heap_mb, self._settings = home, data.absolute(), heap_mb, settings
+        self._door = door
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_s, self._was_up, self._log_start = _START_S, False, 0
@@ -90,13 +102,11 @@ class KafkaProcess:
         if self.pid is not None:
             return
         java = self._java()
-        self._data.mkdir(parents=True, exist_ok=True)
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        inner = free_port()
         properties = self._data / "server.properties"
-        properties.write_text(
-            _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self._data) + self._settings,
-            encoding="utf-8",
-        )
+        write_private(properties, self._properties(inner))
         if not (self._data / "logs" / "meta.properties").exists():
             self._format(java, properties)
         with self.log_path.open("ab") as log:
@@ -110,6 +120,8 @@ class KafkaProcess:
                 umask=OWNER_ONLY,
             )
         self._await(self._process, ended or threading.Event())
+        if self._door:
+            self._open(self._door, inner)
 
     def fault(self) -> HistgenError:
         """Say why it ended."""
@@ -127,6 +139,25 @@ class KafkaProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def _properties(self, inner: int) -> str:
+        controller = free_port()
+        properties = _PROPERTIES.format(controller=controller, data=self._data)
+        if self._door:
+            self._door.tell(self.port)
+            properties += self._door.listeners(port=self.port, inner=inner, controller=controller)
+        else:
+            properties += _OPEN.format(port=self.port, controller=controller)
+        return properties + self._settings
+
+    def _open(self, door: KafkaDoor, inner: int) -> None:
+        if self.pid is None:
+            return  # it was asked to stop meanwhile, or has ended
+        try:
+            door.open(port=self.port, inner=inner)
+        except BaseException:
+            self.kill()
+            raise
 
     def _java(self) -> list[str]:
         java = shutil.which("java")

@@ -23,6 +23,7 @@ from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
+from histgen_lib.stack.kafka_door import KafkaDoor
 from histgen_lib.stack.privacy import close_bus, close_store
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
 from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
@@ -188,7 +189,8 @@ class LocalStack:
         if self.settings.broker != "kafka":
             self.bus = self.settings.bus_url
             return None
-        kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka")
+        door = KafkaDoor(self.home.secret("kafka"), self.home.kafka_client_path)
+        kafka = KafkaProcess(self.settings.kafka_libs, self.home.kafka_client_path.parent, door=door)
         self.bus = kafka.url
         (keeper,) = self._keep([("kafka", kafka)])
         return keeper

@@ -93,6 +93,8 @@ def service_environment(
         "WATCH": str(settings.inbox),
         "ROOTS": json.dumps(settings.allowed),
     }
+    if settings.broker == "kafka":
+        stated["KAFKA_FILE"] = str(home.kafka_client_path)
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)
     return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)

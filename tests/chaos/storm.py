@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,8 +16,7 @@ from harness import Place, Stream
 from processes import running
 from waiting import until
 
-from histgen_lib.bus import BusSettings
-from histgen_lib.storage import StorageSettings
+from histgen_lib.stack.connection import Stated, connect
 
 KINDS = {
     "kafka.Kafka": "kafka",
@@ -122,9 +120,8 @@ class Storm:
 
     def stream(self) -> Stream:
         """Look at what it makes, once it says where its broker is."""
-        record = json.loads((self.home / "stack.json").read_text())
-        place = Place(BusSettings(record["bus"]), StorageSettings(record["store"]))
-        return Stream(place, self.home.parent, self.home)
+        found = connect(Stated(home=self.home), {})
+        return Stream(Place(found.need_bus(), found.storage), self.home.parent, self.home)
 
     def stop(self) -> int:
         """Stop it as systemd does; return its exit code."""

@@ -12,7 +12,7 @@ from gateway_fakes import AT_ONCE, Lab, Topic
 from notification_bodies import amazon, record
 from waiting import until
 
-from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
 from services.gateway.folder import Folder
@@ -256,6 +256,28 @@ def test_a_notification_that_nobody_foresaw_is_given_up_after_some_tries(lab: La
         "notification-failed",
         "notification-unreadable",
     ]
+
+
+def test_a_damaged_record_is_given_up_with_its_place_and_is_no_notification(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    topic.why = InvalidInputError("record-damaged", "A record on the broker is damaged.")
+    with _reading(lab, topic):
+        until(lambda: topic.committed == 1, 60, "it is committed")
+    assert [event.data.code for event in lab.bus.letters] == ["record-damaged"]
+    assert _keys(lab) == []
+
+
+def test_partitions_that_wait_are_shown_while_others_are_read(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    topic.waiting = TransientError("bus-record", "Partitions wait.")
+    with _reading(lab, topic) as loop:
+        until(lambda: topic.committed == 1, 60, "the notification is committed")
+        assert loop._board.missing["records"] == "bus-record"
+        topic.waiting = None
+        until(lambda: "records" not in loop._board.missing, 60, "they go on")
+    assert _keys(lab) == ["a"]
 
 
 def test_an_outage_fills_no_dead_letters(lab: Lab):

@@ -140,6 +140,22 @@ def test_secrets_show_nowhere(monkeypatch):
     assert dict(bus_settings(settings).kafka)["sasl_plain_password"] == "s3cret"
 
 
+def test_a_password_of_kafka_may_lie_in_a_file(monkeypatch, tmp_path):
+    file = tmp_path / "kafka.json"
+    file.touch(0o600)
+    file.write_text('{"bootstrap_servers": "127.0.0.1:9", "sasl_plain_password": "s3cret"}')
+    monkeypatch.setenv("HISTGEN_KAFKA_FILE", str(file))
+    monkeypatch.setenv("HISTGEN_KAFKA", '{"security_protocol": "SASL_SSL"}')
+    settings = ServiceSettings.load()
+
+    assert bus_settings(settings).kafka == (
+        ("sasl_plain_password", "s3cret"),
+        ("security_protocol", "SASL_SSL"),
+    )
+    assert "s3cret" not in repr(settings) + str(settings.shown()) + repr(bus_settings(settings))
+    assert settings.shown()["kafka_file"] == str(file)
+
+
 def test_an_empty_variable_means_not_stated(monkeypatch):
     for name in ("THREADS", "STORE_ENDPOINT", "STORE_REGION", "RUN_DIR", "SCRATCH"):
         monkeypatch.setenv(f"HISTGEN_{name}", "")

@@ -303,7 +303,7 @@ def test_status_says_what_waits_why_and_for_how_long(world: World, kit: Kit, clo
     (first,) = told["first"]
     assert (first["slide_id"], first["code"], first["tries"]) == ("S1", "slide-away", 2)
     assert first["seconds"] == 100.5
-    assert 1 <= first["due_s"] <= 4
+    assert 0 <= first["due_s"] <= 30
     assert (_gauge("histgen_set_aside"), _gauge("histgen_set_aside_oldest_seconds")) == (1, 100.5)
 
 

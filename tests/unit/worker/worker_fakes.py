@@ -105,6 +105,7 @@ class MemoryBus(Failing):
         self.ended: list[str] = []
         self.deferred: list[tuple[str, float]] = []
         self.ours, self.room = True, 0
+        self.waiting: TransientError | None = None
 
     def publish(self, topic: str, key: str, event: Event) -> None:
         self.called("publish")
@@ -139,6 +140,9 @@ class MemoryBus(Failing):
 
     def lag(self) -> int:
         return 0
+
+    def trouble(self) -> TransientError | None:
+        return self.waiting
 
 
 @dataclass
