@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.room import exit_code_of
 from histgen_lib.slides.places import Roots
 from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
@@ -155,8 +156,9 @@ def run_service(
         warn_without_roots(settings)
         spec = worker_spec(settings, name, topic, make_handler(settings))
     except HistgenError as error:
-        _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
-        return error.exit_code
+        code = exit_code_of(error)
+        _log.error("The settings cannot be used.", exc_info=error, exit_code=code)
+        return code
     return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
 
 
@@ -173,6 +175,7 @@ def worker_spec(
         deadline_s=settings.deadline_s,
         max_attempts=settings.max_attempts,
         grace_s=settings.grace_s,
+        frozen_s=settings.frozen_s,
         host=settings.host,
         port=settings.port,
         run_dir=settings.run_dir,

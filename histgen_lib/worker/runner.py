@@ -8,7 +8,15 @@ from contextlib import suppress
 from histgen_lib.events import Event
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker.board import Board
-from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError, job_error, not_started, setup_error
+from histgen_lib.worker.failures import (
+    CRASHED,
+    LATE,
+    JobFailedError,
+    frozen,
+    job_error,
+    not_started,
+    setup_error,
+)
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Message, Told
 from histgen_lib.worker.process import JobProcess, ProcessDiedError
@@ -100,7 +108,10 @@ class Runner:
         return message.outcome
 
     def _message(self, limit_s: float) -> Message:
-        """Wait for the next message that is no progress; one that came at the last moment counts."""
+        """Wait for the next message that is no progress; one that came at the last moment counts.
+
+        Raises TransientError("job-frozen") once the process that should send it was ended as it stood still.
+        """
         end = time.monotonic() + limit_s
         while True:
             overdue = time.monotonic() >= end
@@ -111,6 +122,9 @@ class Runner:
                 return message
             elif overdue:
                 raise _OverdueError
+            if self._process.is_frozen(self._spec.frozen_s):
+                self._process.kill()
+                raise frozen()
             self._pulse.beat()
 
     def _check(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.handler import Handler
+from histgen_lib.worker.silence import LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class WorkerSpec:
     `token_file`: holds the token that /status wants; made if it is not there. `deadline_s`: what a job may
     take. `max_attempts`: how often a job may crash, hang or fail unforeseen before its event is given up.
     `grace_s`: what a running job may still take after SIGTERM (let whoever sends the signal wait ten seconds
-    more). `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
+    more). `frozen_s`: after so long a job's process that was stopped where it stands is replaced; 0: never.
+    `start_s`: what `make_handler` may take. `host`, `port`: where metrics and health are served; port
     0 takes a free one, told in `run_dir`/<name>-<pid>.json. `letters`, `retries`: codes of dead letters and
     of retries that its counters show at 0 from the start.
     """
@@ -32,6 +34,7 @@ class WorkerSpec:
     deadline_s: float = 1800.0
     max_attempts: int = 5
     grace_s: float = 20.0
+    frozen_s: float = LIMIT_S
     start_s: float = 300.0
     host: str = "127.0.0.1"
     port: int = 0

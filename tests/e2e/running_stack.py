@@ -87,30 +87,33 @@ def alive(pids: list[int]) -> list[int]:
     return running
 
 
-def _said(process: subprocess.Popen[str], home: Path) -> dict[str, Any]:
+def _said(process: subprocess.Popen[str], err: Path) -> dict[str, Any]:
     """Read what the stack says when it is ready."""
     assert process.stdout is not None
     text = ""
     while not text.endswith("}\n"):
         line = process.stdout.readline()
-        assert line, (home.parent / f"{home.name}.err").read_text()
+        assert line, err.read_text()
         text += line
     return dict(json.loads(text))
 
 
 @contextmanager
-def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) -> Iterator[RunningStack]:
-    """Start a stack, and have it stopped by Ctrl-C."""
+def stack_up(
+    home: Path, *options: object, env: dict[str, str] | None = None, err: Path | None = None
+) -> Iterator[RunningStack]:
+    """Start a stack, and have it stopped by Ctrl-C. `err`: where it says what it has to say."""
+    err = err or home.parent / f"{home.name}.err"
     command = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, "--json", *options]
     process = subprocess.Popen(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
-        stderr=(home.parent / f"{home.name}.err").open("w"),
+        stderr=err.open("w"),
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **(env or {})},
     )
     try:
-        yield RunningStack(process, home, _said(process, home))
+        yield RunningStack(process, home, _said(process, err))
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -118,6 +121,6 @@ def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) ->
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)  # says where it hangs, by PYTHONFAULTHANDLER
             process.wait()
-            raise AssertionError((home.parent / f"{home.name}.err").read_text()) from None
+            raise AssertionError(err.read_text()) from None
         finally:
             process.kill()

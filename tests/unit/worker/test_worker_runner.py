@@ -29,6 +29,7 @@ class ScriptedProcess:
         self.pid: int | None = None
         self.sent: list[Any] = []
         self.starts = 0
+        self.stands_still = False
         self.next_scripts: list[list[Any]] = []
 
     def start(self) -> None:
@@ -46,6 +47,9 @@ class ScriptedProcess:
             self.kill()
             raise told
         return told
+
+    def is_frozen(self, limit_s: float) -> bool:
+        return self.stands_still and limit_s > 0
 
     def kill(self) -> None:
         self.pid = None
@@ -171,3 +175,13 @@ def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
     with pytest.raises(kind) as caught:
         _runner(world, ScriptedProcess(failed)).warm()
     assert caught.value.code == code
+
+
+def test_a_child_that_was_stopped_is_replaced_and_neither_job_nor_slide_is_blamed(world: World):
+    process = ScriptedProcess(Started(), None)
+    process.stands_still = True
+    with pytest.raises(TransientError) as caught:
+        _runner(world, process).handle(EVENT, 1)
+
+    assert caught.value.code == "job-frozen"
+    assert process.pid is None
