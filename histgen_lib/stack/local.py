@@ -208,9 +208,9 @@ class LocalStack:
     def _lack(self, error: HistgenError | OSError) -> str:
         """Say what a step of the start lacks."""
         folder = next(one for one in (self.home.folder, *self.home.folder.parents) if one.exists())
-        code = error.code if isinstance(error, HistgenError) else "disk-full"
-        lack = lack_in(folder) or f"{error.strerror}." if isinstance(error, OSError) else f"{error}"
-        return f"{lack} [{code}]"
+        if lack := lack_in(folder):
+            return f"{lack} [disk-full]"
+        return f"{error} [{error.code}]" if isinstance(error, HistgenError) else f"{error.strerror}."
 
     def _check_settings(self) -> None:
         """Refuse what the services would refuse, before anything is started."""

@@ -289,7 +289,9 @@ class Keeper:
         self._failures += 1
         self.restarts += 1
         self.last = why.message
-        self._noted(self.name, why.code == "service-frozen")
+        frozen = why.code == "service-frozen"
+        self._noted(self.name, frozen)
+        self._said_at = float("-inf") if frozen else self._said_at  # each is told
         if self._failures >= TROUBLE:
             lack = lack_in(self.process.log_path.parent)
             self._say(" ".join(filter(None, (lack, why.message, f"[{why.code}]", why.hint))))

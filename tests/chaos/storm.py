@@ -1,4 +1,4 @@
-"""A whole `histgen up` in a storm: it and its processes are killed, stopped, held and frozen at any moment."""
+"""A whole `histgen up` in a storm: it and its processes are killed, stopped, held or frozen at any moment."""
 
 from __future__ import annotations
 

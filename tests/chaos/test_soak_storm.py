@@ -1,4 +1,4 @@
-"""150 kills, stops and freezes in four minutes, the supervisor included, and a disk that is full in the middle.
+"""150 kills, stops and freezes in four minutes, the supervisor included, and a full disk in the middle.
 
 Each slide is drafted once, nobody gives up, and nothing is left.
 """

@@ -71,7 +71,7 @@ def test_a_start_on_a_full_disk_says_what_it_lacks_in_one_line_and_goes_on_once_
     lines = (folder / "err").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("the start keeps failing")]
 
-    assert f"The disk of {stack.home.parent} is full: make room on it." in line
+    assert f"The disk of {stack.home} is full: make room on it. [disk-full]" in line
     assert line.endswith("It is tried for as long as it takes.")
     assert "the start is well again." in lines
     assert ready(stack) == SERVICES
@@ -104,7 +104,7 @@ def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said
 
     assert run.code == 0, run.said
     for name in ("gateway", "reporter", "triton"):
-        assert f"{name} is started again: The {name} has shown no life for " in said()
+        assert f"The {name} has shown no life for 10 s, and was ended." in said()
         assert restarts(stack, name, "frozen") == 1
 
 

@@ -1,4 +1,4 @@
-"""The unit for systemd is one that systemd takes, promises what the documents say, and really starts a stack."""
+"""The unit for systemd is one that systemd takes, promises what the page says, and really starts a stack."""
 
 from __future__ import annotations
 
