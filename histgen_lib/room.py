@@ -11,6 +11,7 @@ from histgen_lib.errors import HistgenError, TransientError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PASSES = _FULL | {
     *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),
+    *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENOBUFS),
     *(errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETXTBSY),
 }
 _MOST_CAUSES = 10

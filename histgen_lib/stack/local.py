@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
@@ -41,6 +41,7 @@ _READY_S = 180.0
 _LOOK_S = 0.2
 
 
+T = TypeVar("T")
 _START = "the start"
 
 
@@ -177,33 +178,35 @@ class LocalStack:
         self._insist(self._check_settings)
         self._insist(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))
         self._insist(lambda: self._open.enter_context(metered(self.home.run_dir)))
-        self.url = f"http://127.0.0.1:{settings.port or free_port()}"
-        broker = self._start_broker()
+        self.url = f"http://127.0.0.1:{settings.port or self._insist(free_port)}"
+        broker = self._insist(self._start_broker)
         self._start_inference()
         if broker:
             self._await(broker)
         self._stop.check()
         names = service_names(settings)
-        self._services = self._keep([(name, self._service(name)) for name in names])
+        self._services = self._insist(lambda: self._keep([(name, self._service(name)) for name in names]))
         self._insist(lambda: self.home.write(self.record))
 
-    def _insist(self, step: Callable[[], object]) -> None:
+    def _insist(self, step: Callable[[], T]) -> T:
         """Do a step of the start, and again while what it lacks may pass. Raises Stopped, and the rest."""
         began_at, said_at = time.monotonic(), float("-inf")
         for delay_s in BACKOFF.delays():
             self._stop.check()
             try:
-                step()
-                if said_at > 0:
-                    self._say(News(_START, "starting"))
-                return
+                done = step()
             except (HistgenError, OSError) as error:
                 if not (isinstance(error, TransientError) or lacked_room(error)):
                     raise
                 if time.monotonic() - said_at >= SAY_S:
                     said_at = time.monotonic()
                     self._say(News(_START, "starting", said_at - began_at, self._lack(error)))
+            else:
+                if said_at > 0:
+                    self._say(News(_START, "starting"))
+                return done
             self._stop.wait(delay_s)
+        raise AssertionError("delays never end")
 
     def _lack(self, error: HistgenError | OSError) -> str:
         """Say what a step of the start lacks."""

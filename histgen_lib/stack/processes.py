@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ from histgen_lib.stack.children import OWNER_ONLY, Bell, dying_with_parent, end
 from histgen_lib.stack.endings import FOR_A_PERSON, how_ended, written_since
 from histgen_lib.worker import Backoff
 from histgen_lib.worker.silence import LIMIT_S, Silence
+
+_log = logging.getLogger(__name__)
 
 State = Literal["waiting", "starting", "running", "restarting", "failed", "stopped"]
 
@@ -234,6 +237,7 @@ class Keeper:
         except OSError as error:
             return self._not_startable(error)
         except Exception as error:  # else it would end in silence, and nobody would miss it
+            self.process.stop()
             return self._unforeseen(error)
 
     def _watch(self) -> HistgenError | None:
@@ -313,12 +317,18 @@ class Keeper:
             self.troubled_at = now
         if begins_or_ends or now - self._said_at >= SAY_S:
             self._said_at = now
-            self._changed(self)
+            self._tell()
 
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
             self._changed(self)
+        except Exception:  # whoever was told: the process is kept all the same
+            _log.exception("News of %s could not be told.", self.name)
 
     def _not_startable(self, error: OSError) -> HistgenError:
         kind = TransientError if lacked_room(error) else FatalError

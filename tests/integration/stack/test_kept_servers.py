@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,11 @@ def test_a_kafka_whose_formatting_is_killed_or_frozen_comes_up(
 
 def formatting(data: Path) -> int | None:
     """Find the process that formats a broker's folder."""
+    wanted = [b"kafka.tools.StorageTool", str(data / "server.properties").encode()]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"kafka.tools.StorageTool" in command and str(data / "server.properties").encode() in command:
-            if command[0].endswith(b"java"):
+        with suppress(OSError):
+            program, *words = path.read_bytes().split(b"\0")
+            if program.endswith(b"java") and all(word in words for word in wanted):
                 return int(path.parent.name)
     return None
 
