@@ -184,15 +184,17 @@ def _flush(stop: Stop) -> None:
 
 def teller(console: Console, systemd: Callable[[str], None] = lambda _: None) -> Callable[[News], None]:
     """Return what tells, in one line each, of processes that ended and of what keeps failing, as it comes."""
-    troubled: set[str] = set()
+    troubled: dict[str, float] = {}
 
     def tell(news: News) -> None:
+        if news.trouble and troubled.get(news.name) == news.said_at:
+            return
         if news.trouble:
             since = f" for {duration(news.since_s)}" if news.name in troubled else ""
-            troubled.add(news.name)
+            troubled[news.name] = news.said_at
             say(f"{news.name} keeps failing{since}: {news.trouble} It is tried for as long as it takes.")
         elif news.name in troubled:
-            troubled.remove(news.name)
+            del troubled[news.name]
             say(f"{news.name} is well again.", style="green")
         elif news.state == "restarting":
             say(f"{news.name} is started again: {news.last}")

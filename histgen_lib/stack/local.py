@@ -49,8 +49,8 @@ _START = "the start"
 class News:
     """What is to be told of a part, or of the stack's start.
 
-    `trouble`: why it ends again and again, or what is lacking, since `since_s` seconds; "" if it is well.
-    `last`: why it ended the last time.
+    `trouble`: why it ends again and again, or what is lacking, since `since_s` seconds; "" if it is well. It
+    is to be said once for each `said_at` (monotonic seconds). `last`: why it ended the last time.
     """
 
     name: str
@@ -58,6 +58,7 @@ class News:
     since_s: float = 0.0
     trouble: str = ""
     last: str = ""
+    said_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,9 @@ class LocalStack:
                     raise
                 if time.monotonic() - said_at >= SAY_S:
                     said_at = time.monotonic()
-                    self._say(News(_START, "starting", said_at - began_at, self._lack(error)))
+                    self._say(
+                        News(_START, "starting", said_at - began_at, self._lack(error), said_at=said_at)
+                    )
             else:
                 if said_at > 0:
                     self._say(News(_START, "starting"))
@@ -269,7 +272,7 @@ class LocalStack:
         if keeper.name == "triton" and keeper.state == "running":
             self._start_supervisor()
         since_s = time.monotonic() - keeper.troubled_at if keeper.trouble else 0.0
-        self._say(News(keeper.name, keeper.state, since_s, keeper.trouble, keeper.last))
+        self._say(News(keeper.name, keeper.state, since_s, keeper.trouble, keeper.last, keeper.said_at))
 
     def _note(self, part: str, frozen: bool) -> None:
         count_restart(part, frozen)

@@ -163,10 +163,10 @@ class Keeper:
 
     Whatever ends it, it is started again, ever more rarely, for as long as the cause may pass. One that shows
     no life for `frozen_s` (0: for ever) is ended and replaced. `trouble`: why it ends again and again, since
-    `troubled_at` (monotonic); "" while it is well. `last`: why it ended the last time. `error`: what a person
-    has to mend, if it never was well; then it is given up. `changed` is called from the keeper's thread
-    whenever state or trouble have changed, and once a minute while there is trouble; `noted` for every end,
-    with what ended and whether it was frozen.
+    `troubled_at` (monotonic); "" while it is well. It is to be said once for each `said_at`. `last`: why it
+    ended the last time. `error`: what a person has to mend, if it never was well; then it is given up.
+    `changed` is called from the keeper's thread whenever state or trouble have changed, and once a minute
+    while there is trouble; `noted` for every end, with what ended and whether it was frozen.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Keeper:
         self.state: State = "waiting"
         self.error: HistgenError | None = None
         self.trouble = self.last = ""
-        self.troubled_at = self._said_at = 0.0
+        self.troubled_at = self.said_at = 0.0
         self.restarts = 0
         self._changed, self._noted = changed, noted
         self._backoff, self._steady_s, self._frozen_s = backoff, steady_s, frozen_s
@@ -295,7 +295,7 @@ class Keeper:
         self.last = why.message
         frozen = why.code == "service-frozen"
         self._noted(self.name, frozen)
-        self._said_at = float("-inf") if frozen else self._said_at  # each is told
+        self.said_at = float("-inf") if frozen else self.said_at  # each is told
         if self._failures >= TROUBLE:
             lack = lack_in(self.process.log_path.parent)
             self._say(" ".join(filter(None, (lack, why.message, f"[{why.code}]", why.hint))))
@@ -315,8 +315,8 @@ class Keeper:
         self.trouble = trouble
         if begins_or_ends:
             self.troubled_at = now
-        if begins_or_ends or now - self._said_at >= SAY_S:
-            self._said_at = now
+        if begins_or_ends or now - self.said_at >= SAY_S:
+            self.said_at = now
             self._tell()
 
     def _become(self, state: State) -> None:

@@ -47,8 +47,9 @@ def test_an_end_is_told_with_its_reason(tell, paper):
 
 
 def test_trouble_is_one_line_with_what_lacks_and_the_second_time_with_how_long(tell, paper):
-    tell(News("tiler", "restarting", 0.0, TROUBLE))
-    tell(News("tiler", "restarting", 190.0, TROUBLE))
+    tell(News("tiler", "restarting", 0.0, TROUBLE, said_at=1.0))
+    tell(News("tiler", "running", 20.0, TROUBLE, said_at=1.0))  # it has changed, and not got well
+    tell(News("tiler", "restarting", 190.0, TROUBLE, said_at=2.0))
     tell(News("tiler", "running"))
 
     assert paper.getvalue().splitlines() == [
