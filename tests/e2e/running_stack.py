@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +55,7 @@ class RunningStack:
 
     def pids(self) -> list[int]:
         """List every process below the stack's."""
-        found, waiting = [], [self.process.pid]
-        while waiting:
-            for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-                waiting += children(task)
-                found += children(task)
-        return found
+        return below(self.process.pid)
 
     def _announced(self, service: str) -> list[Path]:
         pids = self.pids()
@@ -72,6 +69,40 @@ def children(task: Path) -> list[int]:
         return [int(pid) for pid in task.read_text().split()]
     except OSError:
         return []
+
+
+def below(pid: int) -> list[int]:
+    """List every process below one."""
+    found, waiting = [], [pid]
+    while waiting:
+        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            waiting += children(task)
+            found += children(task)
+    return found
+
+
+def strike_while_it_starts(
+    home: Path, *options: object, chance: random.Random, times: int, within_s: float
+) -> None:
+    """Kill a stack, or any process of it, so often, each at a moment drawn from its first seconds."""
+    process: subprocess.Popen[bytes] | None = None
+    for _ in range(times):
+        if process is None or process.poll() is not None:
+            process = subprocess.Popen(command(home, *options), stdout=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.2, within_s))  # the moment is what is tested
+        victim = chance.choice([process.pid] * 2 + below(process.pid))
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+        if victim == process.pid:
+            process.wait()
+    if process is not None:
+        process.kill()
+        process.wait()
+
+
+def command(home: Path, *options: object) -> list[str]:
+    """Return what starts a stack."""
+    return [sys.executable, "-m", "histgen_lib.cli", *map(str, ("up", "--home", home, *options))]
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -104,9 +135,8 @@ def stack_up(
 ) -> Iterator[RunningStack]:
     """Start a stack, and have it stopped by Ctrl-C. `err`: where it says what it has to say."""
     err = err or home.parent / f"{home.name}.err"
-    command = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, "--json", *options]
     process = subprocess.Popen(
-        [str(part) for part in command],
+        command(home, "--json", *options),
         stdout=subprocess.PIPE,
         stderr=err.open("w"),
         text=True,

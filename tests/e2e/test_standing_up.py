@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from cli_runs import histgen
-from running_stack import RunningStack, alive, children, stack_up
+from running_stack import RunningStack, alive, below, stack_up, strike_while_it_starts
 from small_disk import SmallDisk, small_disk
 from waiting import until
 
@@ -94,7 +92,7 @@ def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
     frozen = {name: stack.pid_of(name) for name in ("gateway", "reporter")}
     frozen["triton"] = find(stack, "bin/tritonserver")
-    frozen["the tiler's child"] = find(stack, "spawn_main", below=stack.pid_of("tiler"))
+    frozen["the tiler's child"] = find(stack, "spawn_main", parent=stack.pid_of("tiler"))
     for pid in frozen.values():
         os.kill(pid, signal.SIGSTOP)
     until(lambda: not alive(list(frozen.values())), LONG_S, "all of them to be ended")
@@ -132,21 +130,16 @@ def test_who_was_frozen_with_its_supervisor_goes_on(stack, said):
     assert "no life" not in said()
 
 
-def find(stack: RunningStack, part: str, below: int | None = None) -> int:
+def find(stack: RunningStack, part: str, parent: int | None = None) -> int:
     """Return the process id of what the stack runs that has `part` in its command."""
 
     def found() -> list[int]:
-        among = stack.pids() if below is None else below_of(below)
-        return [pid for pid in among if part in command(pid)]
+        return [pid for pid in below(parent or stack.process.pid) if part in command_of(pid)]
 
     return until(found, 60, part)[0]
 
 
-def below_of(pid: int) -> list[int]:
-    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in children(task)]
-
-
-def command(pid: int) -> str:
+def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
@@ -163,18 +156,10 @@ def restarts(stack: RunningStack, part: str, why: str) -> float:
     return float(next(line for line in lines if line.startswith(series)).removeprefix(series))
 
 
-@pytest.mark.parametrize("broker", ["embedded"])
-def test_a_stack_that_is_killed_at_any_moment_of_its_first_start_comes_up_the_next_time(
-    broker, tmp_path, model_dir
-):
-    home, chance = tmp_path / "home", random.Random(16)
-    options = ("--inference", "onnx", "--model", model_dir, "--broker", broker)
-    arguments = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, *options]
-    for _ in range(8):
-        killed = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.2, 2.5))  # a moment drawn by chance is what is tested
-        killed.kill()
-        killed.wait()
+def test_a_stack_that_is_killed_at_any_moment_of_its_first_start_comes_up_the_next_time(tmp_path, model_dir):
+    """Also on Kafka with Triton: tests/chaos/test_soak_first_start.py."""
+    home, options = tmp_path / "home", ("--inference", "onnx", "--model", model_dir)
+    strike_while_it_starts(home, *options, chance=random.Random(16), times=8, within_s=2.5)
     with stack_up(home, *options) as stack:
         assert ready(stack) == SERVICES
 
