@@ -18,14 +18,20 @@ from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.room import lack_in, lacked_room
 from histgen_lib.secret import own_secret
-from histgen_lib.stack.children import free_port
+from histgen_lib.stack.children import end_strays, free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.metering import count_restart, metered
 from histgen_lib.stack.processes import BACKOFF, SAY_S, Keeper, Process, ServiceProcess, State
-from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
+from histgen_lib.stack.settings import (
+    RUN_DIR,
+    StackSettings,
+    service_environment,
+    service_module,
+    service_names,
+)
 from histgen_lib.stack.triton import clear_left_over
 from histgen_lib.stack.workers import WorkerState, look
 from histgen_lib.storage import StorageSettings, open_store
@@ -175,6 +181,9 @@ class LocalStack:
     def _start(self) -> None:
         settings = self.settings
         store = StorageSettings(settings.store_url, settings.store_endpoint)
+        ours = f"{RUN_DIR}={self.home.run_dir}"
+        self._open.callback(end_strays, ours)
+        end_strays(ours)
         self._open.callback(settle_stopped, self.home.index_path, store)
         self._insist(self._check_settings)
         self._insist(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.room import lack_in, lacked_room
 from histgen_lib.stack.asking import is_alive
-from histgen_lib.stack.children import OWNER_ONLY, Bell, dying_with_parent, end
+from histgen_lib.stack.children import OWNER_ONLY, Bell, dying_with_parent, end_group, has_ended
 from histgen_lib.stack.endings import FOR_A_PERSON, how_ended, written_since
 from histgen_lib.worker import Backoff
 from histgen_lib.worker.silence import LIMIT_S, Silence
@@ -112,7 +112,7 @@ class ServiceProcess(Process):
     @property
     def pid(self) -> int | None:
         """The service's process id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
+        return self._process.pid if self._process and not has_ended(self._process) else None
 
     def start(self, ended: threading.Event | None = None) -> None:
         """Start it; it tells by itself when it is ready."""
@@ -131,8 +131,12 @@ class ServiceProcess(Process):
 
     def stop(self) -> None:
         """Let it drain; kill it if that takes longer than its grace."""
-        if self._process is not None:
-            end(self._process, grace_s=self._grace_s)
+        if self._process is not None and self.pid is not None:
+            self._process.terminate()
+            Bell().wait(self._process.pid, self._grace_s)
+            if self.pid is not None:
+                end_group(self._process.pid)
+                self._process.wait()
 
     def fault(self) -> HistgenError:
         """Say why it ended: FatalError if its settings are wrong."""

@@ -11,6 +11,9 @@ from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
 from histgen_lib.worker.silence import LIMIT_S
 
+RUN_DIR = "HISTGEN_RUN_DIR"
+"""By this variable it is known whose a process is."""
+
 
 @dataclass(frozen=True)
 class StackSettings:
@@ -82,7 +85,6 @@ def service_environment(
         "INFERENCE": inference,
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),
-        "RUN_DIR": str(home.run_dir),
         "TOKEN_FILE": str(home.token_path),
         "SCRATCH": str(home.folder / "scratch"),
         "GRACE_S": str(settings.grace_s),
@@ -94,7 +96,8 @@ def service_environment(
     }
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)
-    return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
+    told = {f"HISTGEN_{key}": value for key, value in stated.items()}
+    return told | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
 
 
 def _absolute(url: str, scheme: str) -> str:

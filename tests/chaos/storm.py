@@ -66,7 +66,8 @@ class Storm:
     ) -> None:
         self._log = log
         self.home, self.struck, self.starts, self.given_up = home, Counter[str](), 0, 0
-        self.seen: set[int] = set()
+        self.seen: set[tuple[int, int]] = set()
+        """Every process there was: its id, and when it began, as ids come again."""
         self._told, self._frozen_at = False, None
         self._held: dict[int, float] = {}
         self._last: dict[str, float] = {}
@@ -126,7 +127,7 @@ class Storm:
     def processes(self) -> dict[int, str]:
         """Name each process of the stack by its kind."""
         found = {self._up.pid: UP} | {pid: _kind(pid) for pid in _below(self._up.pid)}
-        self.seen |= found.keys()
+        self.seen |= {(pid, began(pid)) for pid in found}
         return found
 
     def calm(self) -> None:
@@ -156,7 +157,11 @@ class Storm:
         self.calm()
         self._up.kill()
         self._up.wait()
-        until(lambda: not any(running(pid) for pid in self.seen), 60, "every process of the stack to end")
+        until(lambda: not self.left(), 60, f"every process of the stack to end: {self.left()}")
+
+    def left(self) -> list[int]:
+        """List those that still run."""
+        return [pid for pid, since in self.seen if running(pid) and began(pid) == since]
 
     def _signal(self, pid: int, number: signal.Signals) -> bool:
         try:
@@ -164,6 +169,14 @@ class Storm:
         except ProcessLookupError:
             return False
         return True
+
+
+def began(pid: int) -> int:
+    """Say when a process began, in clock ticks since the machine did; 0 if there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 def _below(pid: int) -> Iterator[int]:

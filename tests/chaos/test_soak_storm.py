@@ -109,7 +109,7 @@ def settled(storm: Storm):
     return storm.stream().remains()
 
 
-def left_in_shared_memory(pids: set[int]) -> list[str]:
+def left_in_shared_memory(processes: set[tuple[int, int]]) -> list[str]:
     """Name what processes of the stack left in /dev/shm: a name says which process made it."""
     names = [path.name for path in Path("/dev/shm").glob("histgen-*")]
-    return [name for name in names if int(name.split("-")[3]) in pids]
+    return [name for name in names if tuple(map(int, name.split("-")[3:5])) in processes]

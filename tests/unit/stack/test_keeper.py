@@ -14,6 +14,7 @@ import pytest
 from waiting import until
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.stack.children import end_strays
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, bound_log, last_words
 from histgen_lib.worker import Backoff
 
@@ -205,6 +206,45 @@ def test_a_process_that_will_not_stop_is_killed_after_its_grace(keep, tmp_path):
     assert process.pid is None
 
 
+ORPHAN = (
+    "import os, signal, subprocess, sys, time\n"
+    "child = subprocess.Popen(['sleep', '600']); os.kill(child.pid, signal.SIGSTOP)\n"
+    "print(child.pid, flush=True); time.sleep(600)"
+)
+"""A service whose child was stopped before it could ask the kernel to die with its parent."""
+
+
+def test_a_child_that_a_killed_service_leaves_stopped_is_ended_with_it(keep, tmp_path):
+    process = service(tmp_path, ORPHAN)
+    keeper = keep(process, backoff=AT_ONCE)
+    child = int(until(process.log_path.read_text, 60, "the child"))
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: keeper.restarts == 1, 60, "it to be started again")
+
+    until(lambda: gone(child), 60, "the child's end")
+
+
+def test_a_child_that_is_left_when_its_keeper_is_killed_too_is_known_by_its_stack(tmp_path):
+    mark = f"HISTGEN_RUN_DIR={tmp_path}"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "HISTGEN_RUN_DIR": str(tmp_path)},
+    )
+    with leader:
+        child = int(leader.stdout.readline())
+        end_strays(mark)
+        assert not gone(child)  # its service runs
+        leader.kill()
+    end_strays("HISTGEN_RUN_DIR=/of/another/stack")
+    assert not gone(child)
+    end_strays(mark)
+
+    until(lambda: gone(child), 60, "its end")
+
+
 def test_processes_die_with_a_keeper_that_is_killed(tmp_path):
     log = tmp_path / "log"
     code = (
@@ -308,7 +348,7 @@ def test_a_process_may_be_silent_for_ever_where_no_limit_is_set(keep):
 def test_a_refusal_of_a_process_that_was_well_before_is_waited_out(keep):
     """Somebody is just installing something, or copying a model: what ran here cannot be stated wrongly."""
     process = Fickle()
-    keeper = keep(process, backoff=AT_ONCE, steady_s=0.02)
+    keeper = keep(process, backoff=AT_ONCE, frozen_s=0.1)
     until(lambda: keeper._was_well, 60, "a sign of life")
     process.failures = [FatalError("kafka-missing", "There is no Java.")] * 5
     process.pid = None
