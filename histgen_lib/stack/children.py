@@ -80,10 +80,11 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 
     A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay for ever.
     """
-    if process.returncode is None:
-        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return False
-        end_group(process.pid)  # while nobody else can have its number
+    with contextlib.suppress(ChildProcessError):  # another thread has just asked
+        if process.returncode is None:
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            end_group(process.pid)  # while nobody else can have its number
     return process.poll() is not None
 
 

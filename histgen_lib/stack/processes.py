@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -156,7 +157,7 @@ class ServiceProcess(Process):
         if self._run_dir is None or pid is None:
             return True
         try:
-            (announced,) = self._run_dir.glob(f"*-{pid}.json")
+            announced = self._run_dir / f"{self.name.partition('-')[0]}-{pid}.json"
             return is_alive(str(json.loads(announced.read_bytes())["url"]))
         except (OSError, ValueError, KeyError, TypeError):  # it has not yet said where it listens
             return False
@@ -265,7 +266,7 @@ class Keeper:
 
     def _shows_life(self, silence: Silence) -> bool:
         for name in self.process.end_frozen(self._frozen_s):
-            self._noted(name, True)
+            self._pass_on(partial(self._noted, name, True))
         if self.process.pid is None:  # it has ended, and why is asked next
             return True
         if not self.process.answers():
@@ -298,7 +299,7 @@ class Keeper:
         self.restarts += 1
         self.last = why.message
         frozen = why.code == "service-frozen"
-        self._noted(self.name, frozen)
+        self._pass_on(partial(self._noted, self.name, frozen))
         self.said_at = float("-inf") if frozen else self.said_at  # each is told
         if self._failures >= TROUBLE:
             lack = lack_in(self.process.log_path.parent)
@@ -321,16 +322,16 @@ class Keeper:
             self.troubled_at = now
         if begins_or_ends or now - self.said_at >= SAY_S:
             self.said_at = now
-            self._tell()
+            self._pass_on(partial(self._changed, self))
 
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            self._tell()
+            self._pass_on(partial(self._changed, self))
 
-    def _tell(self) -> None:
+    def _pass_on(self, tell: Callable[[], None]) -> None:
         try:
-            self._changed(self)
+            tell()
         except Exception:  # whoever was told: the process is kept all the same
             _log.exception("News of %s could not be told.", self.name)
 
