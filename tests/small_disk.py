@@ -31,8 +31,16 @@ class SmallDisk:
             for number in range(1 << 20):
                 (self.folder / "names" / f"{number}").touch()
 
+    def close(self) -> None:
+        """Have it read-only, as the kernel does where it does not trust a disk."""
+        self._remount("ro")
+
+    def _remount(self, how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
+
     def free(self) -> None:
-        """Give the room back."""
+        """Give the room back, and let it be written."""
+        self._remount("rw")
         self._ballast.unlink(missing_ok=True)
         for name in (self.folder / "names").glob("*"):
             name.unlink()

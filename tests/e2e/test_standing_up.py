@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from cli_runs import histgen
-from running_stack import RunningStack, alive, below, stack_up, strike_while_it_starts
+from running_stack import RunningStack, alive, below, command, stack_up, strike_while_it_starts
 from small_disk import SmallDisk, small_disk
 from waiting import until
 
@@ -162,6 +163,27 @@ def test_a_stack_that_is_killed_at_any_moment_of_its_first_start_comes_up_the_ne
     strike_while_it_starts(home, *options, chance=random.Random(16), times=8, within_s=2.5)
     with stack_up(home, *options) as stack:
         assert ready(stack) == SERVICES
+
+
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [("fill_inodes", "has no inodes left"), ("close", "cannot be written: it is read-only")],
+)
+def test_a_start_on_a_disk_that_takes_no_file_waits_until_it_does(lack, words, tmp_path, model_dir):
+    with small_disk(tmp_path / "disk", 8, inodes=60) as disk, (tmp_path / "out").open("wb") as out:
+        (disk.folder / "home").mkdir(mode=0o700)
+        getattr(disk, lack)()
+        options = ("--inference", "onnx", "--model", model_dir)
+        starting = subprocess.Popen(command(disk.folder / "home", *options), stdout=out)
+        try:
+            until(lambda: words in (tmp_path / "out").read_text(), 60, "it to say what it lacks")
+            disk.free()
+            until(lambda: "the start is well again." in (tmp_path / "out").read_text(), 60, "it to go on")
+            starting.send_signal(signal.SIGINT)
+            assert starting.wait(120) in (0, 130)
+        finally:
+            starting.kill()
+            starting.wait()
 
 
 @pytest.mark.parametrize("stated", ["5", "-1", "nan", "inf"])
