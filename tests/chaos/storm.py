@@ -130,6 +130,14 @@ class Storm:
         self.seen |= {(pid, began(pid)) for pid in found}
         return found
 
+    def is_whole(self) -> bool:
+        """Tell whether there is something of each kind of service to strike."""
+        return {"gateway", "tiler", "reporter", "job process"} <= set(self.processes().values())
+
+    def spared(self) -> set[str]:
+        """Name the kinds of which nothing was struck."""
+        return {kind for kind in (*WEIGHTS, UP) if not any(name.startswith(kind) for name in self.struck)}
+
     def calm(self) -> None:
         """Let everything go that is held."""
         for pid in self._held:
