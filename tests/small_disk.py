@@ -31,6 +31,11 @@ class SmallDisk:
             for number in range(1 << 20):
                 (self.folder / "names" / f"{number}").touch()
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether it was filled, and not freed since."""
+        return self._ballast.exists()
+
     def close(self) -> None:
         """Have it read-only, as the kernel does where it does not trust a disk."""
         self._remount("ro")

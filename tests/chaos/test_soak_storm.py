@@ -78,7 +78,7 @@ def rage(storm: Storm, disk: SmallDisk, slides: list[Path], inbox: Path, chance:
         storm.tend()
         if FULL[0] < passed < FULL[1]:
             disk.fill()
-        elif passed >= FULL[1]:
+        elif disk.is_filled:
             disk.free()
         while arriving and len(slides) - len(arriving) < passed * len(slides) + 1:
             arrive(arriving.pop(0), inbox)
