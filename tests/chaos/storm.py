@@ -42,7 +42,7 @@ WEIGHTS = {
 """How often each kind is struck, in proportion."""
 SUPERVISOR = 0.08
 """How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
-GAP_S = {UP: 20.0, "kafka": 12.0, "tritonserver": 10.0}
+GAP_S = {UP: 40.0, "kafka": 12.0, "tritonserver": 10.0}
 """How far apart two blows of a kind are, at least, that takes long to come up; of others a second."""
 BLOWS = ("kill", "kill", "stop", "hold", "freeze")
 """SIGKILL, SIGTERM, SIGSTOP for a while, and SIGSTOP for good: then it has to be replaced."""
