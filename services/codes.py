@@ -121,8 +121,10 @@ LETTERS: dict[str, tuple[str, ...]] = {
 _WORKERS = (
     *_AWAY,
     *_JOB,
+    "disk-full",
     "inference-deadline",
     "inference-unavailable",
+    "job-frozen",
     "job-process",
     "scratch-full",
     "slide-away",

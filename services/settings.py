@@ -175,6 +175,9 @@ class ServiceSettings(BaseSettings):
     )
     deadline_s: float = Field(1800.0, gt=0, description="seconds after which a job is given up")
     max_attempts: int = Field(5, ge=1, le=1000, description="tries of a job that crashes or hangs")
+    frozen_s: float = Field(
+        60.0, ge=0, description="seconds after which a job's process that was stopped is replaced; 0: never"
+    )
     grace_s: float = Field(20.0, ge=0, description="seconds a running job may take to finish on SIGTERM")
     traces: Annotated[Endpoint | None, EmptyIsNone] = Field(
         None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that is told of traces"

@@ -16,6 +16,7 @@ from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.room import exit_code_of
 from histgen_lib.slides.places import Roots
 from histgen_lib.stack.children import OWNER_ONLY
 from histgen_lib.stack.home import StackHome, default_home
@@ -174,8 +175,9 @@ def run_service(
         spec = worker_spec(settings, name, topic, make_handler(settings))
         bus = bus_settings(settings)
     except HistgenError as error:
-        _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
-        return error.exit_code
+        code = exit_code_of(error)
+        _log.error("The settings cannot be used.", exc_info=error, exit_code=code)
+        return code
     return run_worker(spec, bus=bus, storage=storage_settings(settings))
 
 
@@ -194,6 +196,7 @@ def worker_spec(
         memory_bytes=settings.memory_bytes or default_limit_bytes(),
         max_attempts=settings.max_attempts,
         grace_s=settings.grace_s,
+        frozen_s=settings.frozen_s,
         host=settings.host,
         port=settings.port,
         http=http_limits(settings),

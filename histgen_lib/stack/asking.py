@@ -42,6 +42,19 @@ def get_json(url: str, token: str) -> Any:
     return json.loads(answer)
 
 
+def is_alive(url: str) -> bool:
+    """Ask a service on this machine whether its loops turn.
+
+    False if it says no, or nothing in time. Any other word is a sign of life: it has too many guests, say.
+    """
+    try:
+        return _ask("GET", f"{url}/healthz", None, None, _QUICK_S)[0] != 503
+    except (TimeoutError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return True
+
+
 def post_json(url: str, body: dict[str, Any], token: str | None) -> dict[str, Any]:
     """POST to the gateway, with its `token` if that is known; return its answer.
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import base64
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 import time
 import uuid
 from pathlib import Path
+from typing import IO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
 from histgen_lib.stack.kafka_door import KafkaDoor, write_private
+from histgen_lib.stack.processes import Process
 
 _START_S, _MOST_START_S = 60.0, 960.0
 """What a start may take; twice as long the next time where that was too short for this machine."""
 _GRACE_S = 20.0
+_ANSWER_S = 2.0
+_API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 0, -1)
+"""What a broker answers before it knows who asks: the request's length, API key 18, version 0, a number that
+comes back, and no client's name (Kafka protocol guide, "ApiVersions")."""
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -54,7 +62,7 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 """
 
 
-class KafkaProcess:
+class KafkaProcess(Process):
     """One broker of our own, bound to 127.0.0.1; its data survive `stop` and `kill` for the next `start`.
 
     `home` holds the jars (deploy/kafka/pom.xml fetches them), `data` is formatted when it is new. The broker
@@ -127,6 +135,15 @@ class KafkaProcess:
         """Say why it ended."""
         return self._failed(self._process.poll() if self._process else None)
 
+    def answers(self) -> bool:
+        """Ask it which requests it knows."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_S) as asked:
+                asked.sendall(_API_VERSIONS)
+                return bool(asked.recv(4))
+        except OSError:
+            return False
+
     def stop(self) -> None:
         """Stop it cleanly; kill it if that takes long."""
         if self._process is not None:
@@ -186,16 +203,9 @@ class KafkaProcess:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "_")
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
         with self.log_path.open("ab") as log:
-            done = subprocess.run(
-                dying_with_parent(command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                umask=OWNER_ONLY,
-                check=False,
-            )
-        if done.returncode != 0:
-            raise self._failed(done.returncode)
+            exit_code = _run(dying_with_parent(command), log, self._start_s)
+        if exit_code != 0:
+            raise self._failed(exit_code)
 
     def _await(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
         end_at = time.monotonic() + self._start_s
@@ -215,3 +225,20 @@ class KafkaProcess:
         if may_pass(exit_code, written_since(self.log_path, self._log_start), was_up=self._was_up):
             return TransientError("kafka-ended", f"Apache Kafka {how_ended(exit_code)}.", hint=hint)
         return FatalError("kafka-failed", "Apache Kafka did not start.", hint=hint)
+
+
+def _run(command: list[str], log: IO[bytes], limit_s: float) -> int | None:
+    """Run a program to its end; return its exit code, None if it took too long and was killed."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            umask=OWNER_ONLY,
+            check=False,
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return done.returncode

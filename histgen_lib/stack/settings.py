@@ -9,6 +9,10 @@ from pathlib import Path
 
 from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
+from histgen_lib.worker.silence import LIMIT_S
+
+RUN_DIR = "HISTGEN_RUN_DIR"
+"""By this variable it is known whose a process is."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class StackSettings:
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
     may be taken from, by whichever service, beside that folder and `home`. `grace_s`: what a job in hand may
-    take to finish when the stack is stopped. `environment`: further variables for the services.
+    take to finish when the stack is stopped. `frozen_s`: after so long without a sign of life a process is
+    replaced; 0: never. `environment`: further variables for the services.
     """
 
     home: Path
@@ -33,6 +38,7 @@ class StackSettings:
     tilers: int = 1
     threads: int | None = None
     grace_s: float = 20.0
+    frozen_s: float = LIMIT_S
     port: int = 0
     roots: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
@@ -84,10 +90,10 @@ def service_environment(
         "INFERENCE": inference,
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),
-        "RUN_DIR": str(home.run_dir),
         "TOKEN_FILE": str(home.token_path),
         "SCRATCH": str(home.folder / "scratch"),
         "GRACE_S": str(settings.grace_s),
+        "FROZEN_S": str(settings.frozen_s),
         "HOST": "127.0.0.1",
         "PORT": gateway.rpartition(":")[2] if name == "gateway" else "0",
         "WATCH": str(settings.inbox),
@@ -97,7 +103,8 @@ def service_environment(
         stated["KAFKA_FILE"] = str(home.kafka_client_path)
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)
-    return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
+    told = {f"HISTGEN_{key}": value for key, value in stated.items()}
+    return told | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
 
 
 def _absolute(url: str, scheme: str) -> str:

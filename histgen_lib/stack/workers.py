@@ -60,8 +60,11 @@ def look(run_dir: Path) -> list[WorkerState]:
         return []
     told = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
     found = [(worker, token_file) for worker, token_file in told if _runs(worker.pid)]
-    with ThreadPoolExecutor(max(1, len(found))) as askers:
-        return list(askers.map(lambda one: _ask(*one), found))
+    try:
+        with ThreadPoolExecutor(max(1, len(found))) as askers:
+            return list(askers.map(lambda one: _ask(*one), found))
+    except RuntimeError:  # the system has no thread to spare now
+        return [worker for worker, _ in found]
 
 
 def _runs(pid: int) -> bool:

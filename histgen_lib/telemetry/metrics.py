@@ -148,6 +148,12 @@ SLIDES_REFUSED = Counter(
     ["code"],
     registry=REGISTRY,
 )
+RESTARTS = Counter(
+    "histgen_restarts_total",
+    "Processes of the local stack that histgen up had to start again, by part and why: ended, frozen.",
+    ["part", "why"],
+    registry=REGISTRY,
+)
 
 ALL: tuple[Counter | Gauge | Histogram, ...] = (
     SCAN_TO_DRAFT,
@@ -168,6 +174,7 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     SLIDES_SEEN,
     SLIDES_DUPLICATE,
     SLIDES_REFUSED,
+    RESTARTS,
 )
 
 OUTCOMES = ("done", "found", "dead-letter", "lost", "handed-back")
@@ -216,6 +223,12 @@ def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
         SLIDES_SEEN.labels(via)
     for code in refusals:
         SLIDES_REFUSED.labels(code)
+
+
+def show_part(part: str) -> None:
+    """Have the series of a part of the local stack begin at 0."""
+    for why in ("ended", "frozen"):
+        RESTARTS.labels(part, why)
 
 
 def exposition() -> tuple[bytes, str]:

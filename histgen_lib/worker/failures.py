@@ -131,3 +131,12 @@ def not_started(*, for_good: bool) -> HistgenError:
     if for_good:
         return FatalError("job-process", message, hint=hint)
     return TransientError("job-process", message, hint=hint)
+
+
+def frozen() -> TransientError:
+    """Say that a child process was stopped where it stood: neither its own fault nor its slide's."""
+    return TransientError(
+        "job-frozen",
+        "The process that runs the job was stopped from outside, and was ended.",
+        hint="Another one does the job. HISTGEN_FROZEN_S is how long one may be stopped.",
+    )

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
 from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.room import disk_full, exit_code_of, was_full
 from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
@@ -45,11 +46,13 @@ def run_worker(
         except Stopped:
             pass
         except HistgenError as error:
-            _log.error(
-                "The worker stops: this is for a person to mend.", exc_info=error, exit_code=error.exit_code
-            )
-            return error.exit_code
+            code = exit_code_of(error)
+            _log.error("The worker stops: this is for a person to mend.", exc_info=error, exit_code=code)
+            return code
         except Exception as error:
+            if was_full(error):
+                _log.error("The worker stops.", exc_info=disk_full(), exit_code=TransientError.exit_code)
+                return TransientError.exit_code
             _log.error("The worker stops: nobody had foreseen this.", exc_info=error, exit_code=UNFORESEEN)
             return UNFORESEEN
     return 0

@@ -15,6 +15,7 @@ from histgen_lib.worker.failures import (
     LATE,
     MEMORY,
     JobFailedError,
+    frozen,
     job_error,
     not_started,
     opened_late,
@@ -124,7 +125,10 @@ class Runner:
         return message.outcome
 
     def _message(self, limit_s: float, opening_s: float = math.inf) -> Message:
-        """Wait for the next message that is no progress."""
+        """Wait for the next message that is no progress.
+
+        Raises TransientError("job-frozen") once the process that should send it was ended as it stood still.
+        """
         with MemoryWatch(self._process.pid, self._spec.memory_bytes) as watch:
             try:
                 return self._within(limit_s, opening_s)
@@ -150,6 +154,9 @@ class Runner:
                 return message
             elif late:
                 raise _OverLimitError(JobFailedError(LATE) if past_s >= limit_s else opened_late())
+            if self._process.is_frozen(self._spec.frozen_s):
+                self._process.kill()
+                raise frozen()
             self._pulse.beat()
 
     def _check(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.handler import Handler
 from histgen_lib.worker.limits import Limits
+from histgen_lib.worker.silence import LIMIT_S
 
 OPENED = "encode"
 """The stage in which a job has its slide's first tiles."""
@@ -25,7 +26,8 @@ class WorkerSpec:
     take. `opening_s`: what it may take until it tells of a stage called `OPENED`, if it has any.
     `memory_bytes`: what the process that does it may hold (see `histgen_lib.worker.memory`). `max_attempts`:
     how often a job may crash, hang or fail unforeseen before its event is given up. `grace_s`: what a running
-    job may still take after SIGTERM (let whoever sends the signal wait ten seconds more). `start_s`: what
+    job may still take after SIGTERM (let whoever sends the signal wait ten seconds more). `frozen_s`: after
+    so long a job's process that was stopped where it stands is replaced; 0: never. `start_s`: what
     `make_handler` may take. `host`, `port`: where metrics and health are served; port 0 takes a free one,
     told in `run_dir`/<name>-<pid>.json; `http`: what those who ask are granted. `letters`, `retries`: codes
     of dead letters and of retries that its counters show at 0 from the start.
@@ -41,6 +43,7 @@ class WorkerSpec:
     memory_bytes: float = math.inf
     max_attempts: int = 5
     grace_s: float = 20.0
+    frozen_s: float = LIMIT_S
     start_s: float = 300.0
     host: str = "127.0.0.1"
     port: int = 0

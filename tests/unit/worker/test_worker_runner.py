@@ -31,6 +31,7 @@ class ScriptedProcess:
         self.pid: int | None = None
         self.sent: list[Any] = []
         self.starts = 0
+        self.stands_still = False
         self.next_scripts: list[list[Any]] = []
 
     def start(self) -> None:
@@ -48,6 +49,9 @@ class ScriptedProcess:
             self.kill()
             raise told
         return told
+
+    def is_frozen(self, limit_s: float) -> bool:
+        return self.stands_still and limit_s > 0
 
     def kill(self) -> None:
         self.pid = None
@@ -205,3 +209,13 @@ def test_what_the_child_holds_is_a_metric(world: World):
     assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) == 0
     process.pid = os.getpid()
     assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) > 1 << 20
+
+
+def test_a_child_that_was_stopped_is_replaced_and_neither_job_nor_slide_is_blamed(world: World):
+    process = ScriptedProcess(Started(), None)
+    process.stands_still = True
+    with pytest.raises(TransientError) as caught:
+        _runner(world, process).handle(EVENT, 1)
+
+    assert caught.value.code == "job-frozen"
+    assert process.pid is None
