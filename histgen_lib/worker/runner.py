@@ -49,14 +49,14 @@ class Runner:
 
     def __init__(self, spec: WorkerSpec, process: JobProcess, board: Board, pulse: Pulse) -> None:
         self._spec, self._process, self._board, self._pulse = spec, process, board, pulse
-        self._started = self._checking = False
+        self._started = self._checking = self._used = False
         self._failed_starts = 0
         self._checked_at = 0.0
         metrics.JOB_MEMORY.labels(spec.name).set_function(lambda: memory_of(process.pid))
 
     def start(self) -> None:
         """Start a child without waiting for it."""
-        self._started = self._checking = False
+        self._started = self._checking = self._used = False
         self._board.lacks("process", "starting")
         self._process.start()
 
@@ -85,8 +85,16 @@ class Runner:
         return self._ask(Find(event))
 
     def handle(self, event: Event, attempt: int) -> Outcome:
-        """Have the job done. Raises JobFailedError, or what the job raised."""
-        return self._ask(Handle(event, attempt)) or Outcome()
+        """Have the job done. Raises JobFailedError, or what the job raised.
+
+        One that failed before is tried in a process of its own: what other jobs left behind there, memory
+        that was not given back, for example, is no fault of its slide's.
+        """
+        if attempt > 1 and self._used:
+            self._process.kill()
+        outcome = self._ask(Handle(event, attempt)) or Outcome()
+        self._used = True
+        return outcome
 
     def tend(self) -> None:
         """Between jobs: replace a child that died, and ask now and then whether its job could be done."""

@@ -53,15 +53,14 @@ def test_a_file_that_the_system_refuses_is_no_bug_of_ours(histgen, slide_path, t
     assert "sound.tiles.png" in err
 
 
-def test_a_full_disk_is_no_bug_of_ours(histgen, monkeypatch, tmp_path):
-    """Not only where results are written: a stack writes in many places."""
+def test_a_full_disk_is_no_bug_of_ours(histgen, monkeypatch):
+    """Not only where results are written: commands of the stream write, too."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("histgen_lib.stack.home.write_atomic", full)
-    monkeypatch.setattr("histgen_lib.stack.local.service_names", lambda _: [])
-    code, out, _ = histgen("up", "--home", tmp_path / "home", "--inference", "onnx", "--json")
+    monkeypatch.setattr("histgen_lib.stack.connection.connect", full)
+    code, out, _ = histgen("replay", "--all", "--json")
 
     assert code == 75
     assert json.loads(out)["error"]["code"] == "output-disk-full"

@@ -34,13 +34,15 @@ def test_a_store_that_was_open_is_closed(tmp_path, was, form):
 
 
 def test_a_new_folder_is_closed(tmp_path):
-    (tmp_path / "new").mkdir(mode=0o755)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new").chmod(0o755)
     close_store(StorageSettings(f"file:{tmp_path / 'new'}"))
     assert mode(tmp_path / "new") == 0o700
 
 
 def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path):
-    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
     (tmp_path / "shared" / "notes.txt").touch()
     with pytest.raises(FatalError, match="holds what no stack left there") as caught:
         close_store(StorageSettings(f"file:{tmp_path / 'shared'}"))
