@@ -13,11 +13,16 @@ from typing import Any, Self
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
 from histgen_lib.pipeline.keys import case_prefix, case_slide_key
-from histgen_lib.pipeline.pointer import TURN, advance, read_pointer, said_before
+from histgen_lib.pipeline.pointer import (
+    BY_BAG,
+    TURN,
+    advance,
+    pointer_of,
+    read_pointer,
+    recall_pointer,
+    said_before,
+)
 from histgen_lib.storage import ObjectStore
-
-_BY = "bag_digest"
-
 
 @dataclass(frozen=True)
 class Member:
@@ -61,14 +66,14 @@ def join_case(store: ObjectStore, ready: BagReady) -> None:
     """
     _check_listed(ready)
     value = {"schema": 1, **asdict(Member.of(ready)), "case_slides": list(ready.case_slides)}
-    advance(store, _key(ready, ready.slide_id), value, by=_BY)
+    advance(store, _key(ready, ready.slide_id), value, by=BY_BAG)
 
 
 def has_joined(store: ObjectStore, ready: BagReady) -> bool:
     """Whether `join_case` was done for this very bag. Raises as `join_case`."""
     _check_listed(ready)
-    pointer = read_pointer(store, _key(ready, ready.slide_id), by=_BY)
-    return pointer is not None and said_before(pointer, ready.bag_digest, by=_BY, turn=ready.turn)
+    pointer = read_pointer(store, _key(ready, ready.slide_id), by=BY_BAG)
+    return pointer is not None and said_before(pointer, ready.bag_digest, by=BY_BAG, turn=ready.turn)
 
 
 def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
@@ -76,12 +81,12 @@ def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
     if missing_slides(store, str(ready.case_id), ready.case_slides):
         return None
     keys = [_key(ready, slide_id) for slide_id in dict.fromkeys(ready.case_slides)]
-    return [Member.read(read_pointer(store, key, by=_BY) or {}) for key in keys]
+    return [Member.read(recall_pointer(store, key, by=BY_BAG) or {}) for key in keys]
 
 
 def missing_slides(store: ObjectStore, case_id: str, slides: Iterable[str]) -> list[str]:
     """List the slides of a case whose bags its report still waits for, in its order."""
-    there = {info.key for info in store.list(case_prefix(case_id))}
+    there = {pointer_of(info.key) for info in store.list(case_prefix(case_id))}
     return [s for s in dict.fromkeys(slides) if case_slide_key(case_id, s) not in there]
 
 

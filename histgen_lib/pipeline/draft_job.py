@@ -21,22 +21,23 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, ReportDrafted
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.case import Member, case_members, has_joined, is_of_case, join_case
+from histgen_lib.pipeline.digests import is_whole, store_set
 from histgen_lib.pipeline.draft import Drafted, bag_to_draft, bags_to_case_draft
 from histgen_lib.pipeline.file_checks import recorded_files
-from histgen_lib.pipeline.keys import DRAFT_JSON, bag_thumbnail_key, latest_key, report_key
-from histgen_lib.pipeline.made import Made, read_object, store_files
+from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON, bag_thumbnail_key, latest_key, report_key
+from histgen_lib.pipeline.made import Made, read_object
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import Place, evidence_places, pictures_of, read_evidence
-from histgen_lib.pipeline.pointer import TURN, advance
+from histgen_lib.pipeline.pointer import BY_REPORT, TURN, advance
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import Part, case_origin, inputs_digest, slide_origin
-from histgen_lib.pipeline.report_files import report_files
+from histgen_lib.pipeline.report_files import file_names, report_files
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.pipeline.slide_files import SlideFiles
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.reports.pictures import Pictures
 from histgen_lib.reports.record import DraftReport, Tiling
-from histgen_lib.reports.render_json import from_json
+from histgen_lib.reports.render_json import readable_draft
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
 
@@ -116,9 +117,12 @@ class DraftJob:
         return _Source(member, scan, None if ordinary else member.bag_digest)
 
     def _finished(self, plan: _Plan) -> Made[ReportDrafted | None] | None:
-        """Tell of a report that lies there already, and see that the pointer knows of it."""
+        """Tell of a report that lies there already, all of it sound, and see that the pointer knows of it."""
         data = read_object(self.store, plan.key(DRAFT_JSON))
-        return None if data is None else Made(self._told(plan, from_json(data)))
+        draft = None if data is None else readable_draft(data)
+        if draft is None or not is_whole(self.store, plan.key(DIGESTS), map(plan.key, file_names(draft))):
+            return None
+        return Made(self._told(plan, draft))
 
     def _told(self, plan: _Plan, draft: DraftReport) -> ReportDrafted:
         pointer = {
@@ -128,7 +132,7 @@ class DraftJob:
             "draft": plan.key(DRAFT_JSON),
             TURN: sum(source.member.turn for source in plan.sources),
         }
-        advance(self.store, latest_key(plan.owner_id), pointer, by="report_digest")
+        advance(self.store, latest_key(plan.owner_id), pointer, by=BY_REPORT)
         return ReportDrafted(
             slide_id=plan.owner_id,
             report_digest=plan.digest,
@@ -153,7 +157,7 @@ class DraftJob:
         progress("render", 1, 1)
         progress("store", 0, 1)
         with stages("store"):
-            store_files(self.store, files)
+            store_set(self.store, files, plan.key(DIGESTS))
             told = self._told(plan, drafted.draft)
         progress("store", 1, 1)
         abstained = {"histgen_abstentions_total": float(drafted.draft.abstained)}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
-COPIES = "gateway/copies/"
+DIGESTS = "digests.json"
+"""Beside the files of a report: what each of them holds, see `pipeline/digests.py`."""
+COPIES, OWNERS, CONTENTS = "gateway/copies/", "gateway/owners/", "gateway/contents/"
+SEEN = "gateway/seen/"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
 
 
@@ -14,7 +17,7 @@ def scanned_key(slide_id: str) -> str:
 
 def owner_key(slide_id: str) -> str:
     """Return the key of what the gateway keeps of whose a slide's id is."""
-    return f"gateway/owners/{slide_id}"
+    return f"{OWNERS}{slide_id}"
 
 
 def bags_prefix(slide_id: str) -> str:
@@ -35,6 +38,17 @@ def scan_key(slide_id: str, bag_digest: str) -> str:
 def bag_thumbnail_key(slide_id: str, bag_digest: str) -> str:
     """Return the key of the thumbnail beside a bag."""
     return f"bags/{slide_id}/{bag_digest}.thumbnail.webp"
+
+
+def bag_digests_key(slide_id: str, bag_digest: str) -> str:
+    """Return the key of what a bag, its thumbnail and its scan record hold, see `pipeline/digests.py`."""
+    return f"bags/{slide_id}/{bag_digest}.digests.json"
+
+
+def bag_keys(slide_id: str, bag_digest: str) -> list[str]:
+    """Return the keys of a bag and of what belongs to it, the scan record last."""
+    made = (bag_key, bag_thumbnail_key, scan_key)
+    return [key(slide_id, bag_digest) for key in made]
 
 
 def report_key(owner_id: str, report_digest: str, name: str) -> str:
@@ -59,7 +73,7 @@ def case_slide_key(case_id: str, slide_id: str) -> str:
 
 def contents_prefix(content_id: str) -> str:
     """Say under which keys the events lie that the gateway announced with these bytes."""
-    return f"gateway/contents/{content_id}/"
+    return f"{CONTENTS}{content_id}/"
 
 
 def copies_prefix(copy_id: str) -> str:

@@ -6,7 +6,6 @@ are kept, as they may hold anything: its place, size and digest tell a person wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +14,7 @@ from typing import Any
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import DeadLettered, Event
-from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.files import sealed_json, sha256_hex, unsealed
 from histgen_lib.storage import ObjectStore, check_key
 
 SCHEMA = 1
@@ -70,9 +69,9 @@ class DeadLetter:
         return Event.first(data, source=source, now=now, identity=self.event_id)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON."""
+        """Canonical JSON, sealed."""
         told = {"event": self.event.to_json()} if self.event else dict(self.record or {})
-        return canonical_json(
+        return sealed_json(
             {
                 "schema": SCHEMA,
                 "event_id": self.event_id,
@@ -89,7 +88,7 @@ class DeadLetter:
     def from_bytes(cls, data: bytes) -> DeadLetter:
         """Read what `to_bytes` wrote. Raises InvalidInputError("dead-letter-unreadable")."""
         try:
-            value = json.loads(data)
+            value = unsealed(data)
             if value["schema"] != SCHEMA:
                 raise ValueError("schema")
             check_key(letter_key(str(value["event_id"])))

@@ -9,18 +9,16 @@ gateway/seen/<mark>                       a file or object in a state that needs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.keys import contents_prefix, copy_key, owner_key, scanned_key
+from histgen_lib.files import sealed_json, unsealed
+from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key, owner_key, scanned_key
 from histgen_lib.storage import ObjectStore
 
-_SEEN = "gateway/seen/"
 _JSON = "application/json"
 
 
@@ -49,7 +47,7 @@ class Ledger:
     def claim(self, slide_id: str, owner: Owner) -> Owner:
         """Take a slide id, unless someone has it; return whose it is."""
         key = owner_key(slide_id)
-        claim = canonical_json({"schema": 1, **asdict(owner)})
+        claim = sealed_json({"schema": 1, **asdict(owner)})
         if self._store.put(key, claim, content_type=_JSON):
             return owner
         found = self._read(key)
@@ -71,31 +69,33 @@ class Ledger:
     def record(self, event: Event) -> None:
         """Write an acknowledged event down; the index comes last, since it is what says "announced"."""
         assert isinstance(event.data, SlideScanned)
-        line = canonical_json({"event": event.to_json()})
+        line = sealed_json({"event": event.to_json()})
         self._store.put(scanned_key(event.key), line, if_absent=False, content_type=_JSON)
         self._store.put(f"{contents_prefix(event.data.content_id)}{event.id}.json", line, content_type=_JSON)
 
     def name_copy(self, name: str, slide_id: str, uri: str) -> str:
         """Note that a file called `name` is this slide; return the note's key if it is new, else ""."""
         key = copy_key(name, slide_id)
-        note = canonical_json({"schema": 1, "slide_id": slide_id, "uri": uri})
+        note = sealed_json({"schema": 1, "slide_id": slide_id, "uri": uri})
         return key if self._store.put(key, note, content_type=_JSON) else ""
 
     def remember(self, mark: str, slide_id: str, event_id: str) -> None:
         """Note that a file or object in this state was dealt with."""
-        note = canonical_json({"slide_id": slide_id, "event_id": event_id})
-        self._store.put(_SEEN + mark, note, content_type=_JSON)
+        note = sealed_json({"slide_id": slide_id, "event_id": event_id})
+        self._store.put(SEEN + mark, note, if_absent=False, content_type=_JSON)
 
     def seen(self, mark: str) -> tuple[str, str] | None:
-        """Return the slide id and event id noted for this state."""
-        if self._store.head(_SEEN + mark) is None:
+        """Return the slide id and event id noted for this state; a damaged note is none."""
+        if self._store.head(SEEN + mark) is None:
             return None
-        note = self._read(_SEEN + mark)
-        return str(note.get("slide_id")), str(note.get("event_id"))
+        note = self._read(SEEN + mark)
+        if not {"slide_id", "event_id"} <= set(note):
+            return None
+        return str(note["slide_id"]), str(note["event_id"])
 
     def all_seen(self) -> Iterator[str]:
         """List every state that was dealt with."""
-        return (info.key.removeprefix(_SEEN) for info in self._store.list(_SEEN))
+        return (info.key.removeprefix(SEEN) for info in self._store.list(SEEN))
 
     def _event(self, key: str) -> Announced | None:
         """Read an event; None if there is none, or none that this software can read."""
@@ -107,11 +107,11 @@ class Ledger:
 
     def _read(self, key: str) -> dict[str, Any]:
         try:
-            found = json.loads(self._store.get(key))
+            found = unsealed(self._store.get(key))
         except InvalidInputError as error:
             if error.code != "object-missing":
                 raise
             return {}
-        except (ValueError, RecursionError):
+        except ValueError:
             return {}
         return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_kit import Killed, WatchedStore
 
-from histgen_lib.pipeline.pointer import advance, read_pointer
+from histgen_lib.pipeline.pointer import advance, mend_pointer, pointer_faults, read_pointer, recall_pointer
 from histgen_lib.storage import StorageSettings, open_store
 
 KEY = "reports/a/latest.json"
@@ -98,6 +98,7 @@ def test_a_pointer_that_a_crash_left_behind_is_made_up_for(store):
         say(store, "d2")
     store.dies_after = None
     assert read_pointer(store, KEY, by="digest")["digest"] == "d1"
+    assert list(pointer_faults(store, KEY, by="digest")) == []  # late, not damaged
 
     assert say(store, "d2") == "d2"
     assert read_pointer(store, KEY, by="digest") == {
@@ -105,6 +106,30 @@ def test_a_pointer_that_a_crash_left_behind_is_made_up_for(store):
         "draft": "reports/a/d2",
         "previous": ["d1"],
     }
+
+
+ENTRIES = [KEY, *(f"reports/a/latest.history/{number:06d}.json" for number in (1, 2, 3))]
+DAMAGE = [None, b"", b"[]", b'{"digest": 3}', b"\xff", b'{"digest":"d']
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("key", ENTRIES)
+def test_one_object_that_is_damaged_or_missing_is_told_from_the_others_and_mended(store, key, damage):
+    for digest in ("d1", "d2", "d3"):
+        say(store, digest)
+    before, whole = store.contents(), read_pointer(store, KEY, by="digest")
+    store.inner.put(key, damage or b"", if_absent=False) if damage is not None else store.inner.delete(key)
+
+    assert recall_pointer(store, KEY, by="digest") == whole
+    assert key in list(pointer_faults(store, KEY, by="digest"))
+    assert say(store, "d1") == "d3"
+    assert say(store, "d4") == "d4"
+    assert read_pointer(store, KEY, by="digest")["previous"] == ["d3", "d2", "d1"]
+    mend_pointer(store, KEY, by="digest")
+    after = store.contents()
+
+    assert list(pointer_faults(store, KEY, by="digest")) == []
+    assert {one for one in before if before[one] != after[one]} <= {KEY, key}
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"digest": 3}', b'{"digest": "x"}', b"\xff"])
