@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,7 +160,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
         if error.code != "object-key":
             raise
         raise _unknown(slide_id) from error  # nothing can be kept under such a name
-    states = [slide for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
+    states = [_examined(slide, store) for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
     if not states:
         raise _unknown(slide_id)
     objects = _objects(states, store)
@@ -188,6 +189,17 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
     for info in objects:
         out().print(f"  {info.key}  {_size(info.size_bytes)}", soft_wrap=True)
+
+
+def _examined(state: SlideState, store: ObjectStore) -> SlideState:
+    """Look at every object of a slide, and not only at what tells where it stands."""
+    from histgen_lib.stack.verifying import check_slide  # noqa: PLC0415 - reads what was made of pixels
+
+    data = state.event.data if state.event else None
+    found = check_slide(store, state.slide_id, data.case_id if isinstance(data, SlideScanned) else None)
+    known = {said.partition(" ")[0] for said in state.damaged}
+    more = [str(damage) for damage in found if damage.key not in known]
+    return replace(state, damaged=(*state.damaged, *more))
 
 
 def _unknown(slide_id: str) -> InvalidInputError:
@@ -259,6 +271,9 @@ def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> Non
         }
     for name, value in facts.items():
         _print_facts(name, [value] if value else [])
+    _print_facts("damaged", [printable(said) for said in state.damaged])
+    if state.damaged:
+        _print_facts("cure", ["histgen verify --repair"])
     if state.draft:
         out().print(f"\n{state.draft.text}\n", soft_wrap=True)
 

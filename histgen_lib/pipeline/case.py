@@ -24,6 +24,7 @@ from histgen_lib.pipeline.pointer import (
 )
 from histgen_lib.storage import ObjectStore
 
+
 @dataclass(frozen=True)
 class Member:
     """A slide's bag as a report needs it."""

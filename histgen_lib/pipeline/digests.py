@@ -1,8 +1,8 @@
 """What the objects of a report or a bag hold: their SHA-256, written beside them once all of them are there.
 
 The first object written under a digest stays, unless it is damaged: then, and only then, a job that has made
-its bytes again puts them in its place. An object is damaged if its bytes are not those that were written down,
-or where nothing was (an earlier version), if they cannot be read as what they should be.
+its bytes again puts them in its place. An object is damaged if its bytes are not those that were written
+down, or where nothing was (an earlier version), if they cannot be read as what they should be.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from histgen_lib.pipeline.keys import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT
 from histgen_lib.pipeline.made import JSON, StoredFile, put_side_by_side, read_object
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.reports.render_json import from_json, to_json
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import ObjectInfo, ObjectStore
 
-MISSING = "is missing"
-OTHER_SIZE = "has another size than was written down"
-OTHER_BYTES = "holds other bytes than were written down"
-UNREADABLE = "cannot be read as what it should be"
+
+class Fault:
+    """What can be wrong with an object, said behind its key."""
+
+    MISSING = "is missing"
+    OTHER_SIZE = "has another size than was written down"
+    OTHER_BYTES = "holds other bytes than were written down"
+    UNREADABLE = "cannot be read as what it should be"
 
 
 @dataclass(frozen=True)
@@ -70,22 +74,30 @@ def fault_of(store: ObjectStore, key: str, digest: Digest | None) -> str:
     """Say what is wrong with an object; "" if nothing is. `digest`: as it was written down, if it was."""
     info = store.head(key)
     if info is None:
-        return MISSING
+        return Fault.MISSING
     if digest is None:
         data = read_object(store, key)
-        return "" if data is not None and is_readable(key, data) else UNREADABLE
+        return "" if data is not None and is_readable(key, data) else Fault.UNREADABLE
     if info.size_bytes != digest.size_bytes:
-        return OTHER_SIZE
-    return "" if _sha256(store, key) == digest.sha256 else OTHER_BYTES
+        return Fault.OTHER_SIZE
+    return "" if _sha256(store, key) == digest.sha256 else Fault.OTHER_BYTES
+
+
+def gaps(digests: Mapping[str, Digest], infos: Mapping[str, ObjectInfo]) -> list[str]:
+    """Say of a set, without reading it, what is not there or not of its size. `infos`: what is, by key."""
+    missing = [f"{key} {Fault.MISSING}" for key in digests if key not in infos]
+    there = {key: one for key, one in digests.items() if key in infos}
+    other = [key for key, one in there.items() if infos[key].size_bytes != one.size_bytes]
+    return [*missing, *(f"{key} {Fault.OTHER_SIZE}" for key in other)]
 
 
 def is_whole(store: ObjectStore, digests_key: str, keys: Iterable[str]) -> bool:
     """Whether all of a set is there and sound; digests that are not there yet are written down then."""
-    wanted, known = list(keys), read_digests(store, digests_key)
-    if any(fault_of(store, key, known and known.get(key)) for key in wanted):
+    wanted, known = list(keys), read_digests(store, digests_key) or {}
+    if any(fault_of(store, key, known.get(key)) for key in wanted):
         return False
-    if known is None or not known.keys() >= set(wanted):
-        write_digests(store, digests_key, (known or {}) | {key: _digest(store, key) for key in wanted})
+    if not known.keys() >= set(wanted):
+        write_digests(store, digests_key, known | {key: _digest(store, key) for key in wanted})
     return True
 
 

@@ -92,11 +92,15 @@ class End:
 
 @dataclass(frozen=True)
 class Change:
-    """An object that is not as it was known: its etag and of whom it tells; no etag if it is gone."""
+    """An object that is not as it was known: its etag and of whom it tells; no etag if it is gone.
+
+    `news`: whether that one is to be looked at.
+    """
 
     key: str
     etag: str = ""
     subject: str = ""
+    news: bool = True
 
     def write(self, change: sqlite3.Connection) -> None:
         """Write it down."""
@@ -104,7 +108,8 @@ class Change:
             change.execute(
                 "INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, self.subject)
             )
-            _touch(change, self.subject, NEXT)
+            if self.news:
+                _touch(change, self.subject, NEXT)
             return
         for (subject,) in change.execute("SELECT subject FROM object WHERE key = ?", (self.key,)).fetchall():
             _touch(change, subject, NEXT)
@@ -211,6 +216,11 @@ class Index:
         sql = "SELECT key, etag FROM object WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
         rows = self._rows(sql, max(after, prefix), prefix[:-1] + chr(ord(prefix[-1]) + 1), limit)
         return [(str(key), str(etag)) for key, etag in rows]
+
+    def whose(self, key: str) -> str:
+        """Say of whom an object told that was listed before; "" if it was not."""
+        rows = self._rows("SELECT subject FROM object WHERE key = ?", key)
+        return str(rows[0][0]) if rows else ""
 
     def listed(self, changes: Iterable[Change]) -> None:
         """Note objects that are new, written anew, or gone; and have looked at whom they tell of."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
-from histgen_lib.pipeline.keys import COPIES
+from histgen_lib.pipeline.keys import COPIES, OWNERS, scanned_key
 from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
@@ -54,7 +54,7 @@ class Indexer:
     ) -> None:
         self._store, self._index, self._clock, self._now = store, index, clock, now
         self._whole = bool(index.fact("whole"))
-        self._unlisted = {SLIDES, LETTERS, COPIES}
+        self._unlisted = {SLIDES, LETTERS, COPIES, OWNERS}
         self._listings: dict[str, Iterator[bool]] = {}
         self._beat_at = float("-inf")
         index.note("settled", "")
@@ -66,7 +66,7 @@ class Indexer:
         """
         began = self._clock()
         looked = look_at(self._store, self._index, self._index.due(self._now(), _BATCH), self._now())
-        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES)]
+        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES, OWNERS)]
         self._tell(began)
         spent = self._clock() - began
         if not (looked or any(listed)):
@@ -118,7 +118,8 @@ class Indexer:
         if info is None:
             return Change(key)
         subject = self._subject(prefix, key)
-        return Change(key, info.etag, subject) if subject else None
+        known = prefix == OWNERS and bool(self._index.whose(scanned_key(subject)))
+        return Change(key, info.etag, subject, news=not known) if subject else None
 
     def _known(self, prefix: str) -> Iterator[tuple[str, str]]:
         after = ""
@@ -130,8 +131,12 @@ class Indexer:
         """Say of whom an object tells; "" of nobody."""
         if prefix == LETTERS:
             letter = _letter(self._store, key)
-            return "" if letter is None else letter.event.key if letter.event else key
+            return (
+                "" if letter is None else letter.event.key if letter.event else self._index.whose(key) or key
+            )
         name = key.removeprefix(prefix)
+        if prefix == OWNERS:
+            return name
         if prefix == COPIES:
             return name.partition("/")[2]
         return name.removesuffix(SCANNED) if name.endswith(SCANNED) else ""
@@ -223,7 +228,7 @@ def _slides(store: ObjectStore, index: Index, who: Sequence[Due], now: float) ->
         misses, ends = _misses(index, due, before, own), _new_ends(store, before, own, now)
         wait_s = _ENDED_S if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
         info = scans[due.subject]
-        told = (info.key, info.etag) if info else ("", "")
+        told = (info.key, info.etag) if info and info.etag else ("", "")
         found.append(Looked(due, own, now + wait_s, misses, ends, *told))
     return found
 
@@ -267,6 +272,7 @@ def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
             one.event.id if one.event else "",
             one.end,
             *one.lacks,
+            *one.damaged,
         )
         for one in states
     ]
@@ -285,6 +291,10 @@ def _scan(overview: Overview, slide_id: str) -> ObjectInfo | None:
 
 def _letter(store: ObjectStore, key: str) -> DeadLetter | None:
     try:
-        return DeadLetter.from_bytes(store.get(key))
-    except InvalidInputError:  # removed since, or of another version: nothing that could be shown
+        data = store.get(key)
+    except InvalidInputError:  # removed since
         return None
+    try:
+        return DeadLetter.from_bytes(data)
+    except InvalidInputError:
+        return DeadLetter.unreadable(key, len(data))

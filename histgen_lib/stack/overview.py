@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned, recorded_scan
+from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
+from histgen_lib.pipeline.digests import Fault, gaps, parse_digests
+from histgen_lib.pipeline.pointer import BY_REPORT, recall_pointer
+from histgen_lib.stack.damage import Damage, noted
+from histgen_lib.stack.recovery import Scan, gone, read_scan, slide_of
 from histgen_lib.storage import ObjectInfo, ObjectStore
-from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
+from histgen_lib.worker.dead_letter import PREFIX, UNREADABLE, DeadLetter, letter_key
 from histgen_lib.worker.replay import letter_ids, taken_in
 
 S = TypeVar("S")
@@ -65,7 +69,8 @@ class SlideState:
     """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
 
     `lacks`: the slides of its case without a bag, for which a slide that has one waits. `copies`: names of
-    files with the same bytes, which are the same slide.
+    files with the same bytes, which are the same slide. `damaged`: what is known to be wrong with its
+    objects, in words. `event` None: not even that can be read any more.
     """
 
     slide_id: str
@@ -75,6 +80,7 @@ class SlideState:
     letter: DeadLetter | None = None
     lacks: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -111,6 +117,14 @@ class SlideState:
         return event.data.uri if event and isinstance(event.data, SlideScanned | BagReady) else ""
 
 
+@dataclass(frozen=True)
+class _Report:
+    """The draft of a scan, if there is one that can be read, and what is wrong with its objects."""
+
+    draft: DraftFacts | None = None
+    damaged: tuple[str, ...] = ()
+
+
 class Overview:
     """Reads the states again and again; an object that did not change is read once."""
 
@@ -131,12 +145,20 @@ class Overview:
             letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
         ]
         with ThreadPoolExecutor(self._readers) as readers:
-            events = [event for event in self._each(readers, self._event, scanned) if event]
-            states = self._standing(events, letters, readers)
+            scans = [scan for scan in self._each(readers, self._scan, scanned) if scan]
+            states = self._standing(scans, self._with_events(letters, scans), readers)
         copies = self._copies() if only is None else {}
         return [
             replace(one, copies=tuple(copies.get(one.slide_id, ()))) if one.event else one for one in states
         ]
+
+    def _with_events(self, letters: list[DeadLetter], scans: list[Scan]) -> list[DeadLetter]:
+        """Find out whose letters are that cannot be read."""
+        unread = {letter.key for letter in letters if letter.code == UNREADABLE}
+        owners: dict[str, Event] = {}
+        for event in [scan.event for scan in scans if scan.event and unread]:
+            owners |= dict.fromkeys(map(letter_key, letter_ids(self._store, event.id)), event)
+        return [replace(one, event=owners.get(one.key)) if one.key in unread else one for one in letters]
 
     def _copies(self) -> dict[str, list[str]]:
         """Name the copies of every slide that has some."""
@@ -157,29 +179,37 @@ class Overview:
             letters = {letter.event_id: letter for _, letters in found for letter in letters}
             others = [letter_key(event_id) for event_id in sorted(set(noted) - set(letters))]
             letters |= {one.event_id: one for one in self._each(readers, self._letter_at, others) if one}
-            return self._standing([event for event, _ in found if event], letters.values(), readers)
+            return self._standing([scan for scan, _ in found if scan], letters.values(), readers)
 
-    def _with_letters(self, info: ObjectInfo) -> tuple[Event | None, list[DeadLetter]]:
+    def _with_letters(self, info: ObjectInfo) -> tuple[Scan | None, list[DeadLetter]]:
         """Read a scan's event, and the dead letters that came of it."""
-        event = self._event(info)
+        scan = self._scan(info)
+        event = scan.event if scan else None
         ids = letter_ids(self._store, event.id) if event else []
-        return event, [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
+        letters = [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
+        return scan, [replace(one, event=event) if one.code == UNREADABLE else one for one in letters]
 
     def _letter_at(self, key: str) -> DeadLetter | None:
         info = self._store.head(key)
         return self._letter(info) if info else None
 
     def scan_of(self, slide_id: str) -> ObjectInfo | None:
-        """Look up the record of a slide's latest scan; None if the gateway knows no such slide."""
-        return self._store.head(keys.scanned_key(slide_id))
+        """Look up the record of a slide's latest scan; None if the gateway knows no such slide.
+
+        Without an etag: it is gone, though somebody has the slide's id.
+        """
+        found = self._store.head(keys.scanned_key(slide_id))
+        return found or (gone(slide_id) if self._store.head(keys.owner_key(slide_id)) else None)
 
     def _standing(
-        self, events: list[Event], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
+        self, scans: list[Scan], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
-        states = self._each(readers, lambda event: self._state(event, by_trace), events)
-        return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
+        states = self._each(readers, lambda scan: self._state(scan, by_trace), scans)
+        states += _strays(letters, [scan.event for scan in scans if scan.event])
+        notes = _by_owner(noted(self._store))
+        return [_with_notes(one, notes) for one in sorted(states, key=lambda state: state.slide_id)]
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
@@ -193,25 +223,38 @@ class Overview:
         return letter.event_id in self._settled
 
     def _scanned(self, only: Collection[str] | None) -> list[ObjectInfo]:
-        if only is None:
-            return [info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")]
-        heads = (self._store.head(keys.scanned_key(slide_id)) for slide_id in sorted(only))
-        return [info for info in heads if info]
+        if only is not None:
+            return [info for slide_id in sorted(only) if (info := self.scan_of(slide_id))]
+        there = {info.key: info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")}
+        owned = (
+            keys.scanned_key(info.key.removeprefix(keys.OWNERS)) for info in self._store.list(keys.OWNERS)
+        )
+        return [*there.values(), *(ObjectInfo(key, 0, "", 0.0) for key in owned if key not in there)]
 
-    def _state(self, event: Event, letters: Mapping[str, list[DeadLetter]]) -> SlideState:
-        data = event.data
-        assert isinstance(data, SlideScanned)
+    def _state(self, scan: Scan, letters: Mapping[str, list[DeadLetter]]) -> SlideState:
+        event = scan.event
+        if event is None:
+            return SlideState(scan.slide_id, "scanned", damaged=scan.damaged)
         if event.id in self._drafted:  # there is no way back from that
             return self._drafted[event.id]
-        if draft := self.drafted(data):
-            self._drafted[event.id] = SlideState(data.slide_id, "drafted", event, draft)
-            return self._drafted[event.id]
+        data = event.data
+        assert isinstance(data, SlideScanned)
+        report = self._report(data)
+        damaged = (*scan.damaged, *report.damaged)
+        if report.draft:
+            state = SlideState(data.slide_id, "drafted", event, report.draft, damaged=damaged)
+            self._drafted |= {event.id: state} if not damaged else {}
+            return state
         if own := letters.get(event.trace_id):
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
-            return SlideState(data.slide_id, "dead-letter", event, letter=last)
-        if self._bagged(data):
-            return SlideState(data.slide_id, "bagged", event, lacks=self._lacks(data))
-        return SlideState(data.slide_id, "scanned", event)
+            if last.code == UNREADABLE:
+                damaged = (*damaged, f"{last.key} {Fault.UNREADABLE}")
+            return SlideState(data.slide_id, "dead-letter", event, letter=last, damaged=damaged)
+        bagged, of_bag = self._bagged(data)
+        damaged = (*damaged, *of_bag)
+        if bagged:
+            return SlideState(data.slide_id, "bagged", event, lacks=self._lacks(data), damaged=damaged)
+        return SlideState(data.slide_id, "scanned", event, damaged=damaged)
 
     def _lacks(self, slide: SlideScanned) -> tuple[str, ...]:
         """List what its case waits for; nothing as long as no reporter has put the slide's own bag to it."""
@@ -222,30 +265,67 @@ class Overview:
 
     def drafted(self, slide: SlideScanned) -> DraftFacts | None:
         """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
-        pointer = self._json(keys.latest_key(_report_owner(slide)))
-        try:
-            info = self._store.head(str(pointer["draft"])) if pointer and "draft" in pointer else None
-            draft = self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
-        except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError):
-            return None
-        return draft if draft and any(_same_scan(part, slide) for part in draft.parts) else None
+        return self._report(slide).draft
 
-    def _bagged(self, slide: SlideScanned) -> bool:
-        infos = self._store.list(keys.bags_prefix(slide.slide_id))
-        scans = (self._json(info.key, info) for info in infos if info.key.endswith(".scan.json"))
-        return any(_same_scan(scan, slide) for scan in scans if scan)
-
-    def _event(self, info: ObjectInfo) -> Event | None:
+    def _report(self, slide: SlideScanned) -> _Report:
+        """Look for the draft of a scan, and whether all of its files are there."""
+        owner = report_owner(slide)
+        pointer_key = keys.latest_key(owner)
+        pointer = self._json(pointer_key)
+        damaged: list[str] = []
+        if not str((pointer or {}).get("draft")).endswith(f"/{keys.DRAFT_JSON}"):
+            pointer = recall_pointer(self._store, pointer_key, by=BY_REPORT)
+            there = self._store.head(pointer_key) is not None
+            damaged += (
+                [f"{pointer_key} {Fault.UNREADABLE if there else Fault.MISSING}"] if there or pointer else ()
+            )
+            if pointer is None:
+                return _Report(damaged=tuple(damaged))
+        key = str((pointer or {}).get("draft"))
         try:
-            return self._once(info, recorded_scan)
-        except InvalidInputError:
-            return None
+            infos = {info.key: info for info in self._store.list(f"{key.rpartition('/')[0]}/")}
+            draft = self._once(infos[key], lambda data: DraftFacts.read(key, data)) if key in infos else None
+        except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            draft, infos = None, {}
+            damaged.append(f"{key} {Fault.UNREADABLE}")
+        if draft and not any(_same_scan(part, slide) for part in draft.parts):
+            return _Report()
+        return _Report(draft, (*damaged, *self._gaps(key, infos)))
+
+    def _gaps(self, draft_key: str, infos: Mapping[str, ObjectInfo]) -> list[str]:
+        """Say which files of a report are not there, or not of their size; what they hold is not read."""
+        sums = draft_key.removesuffix(keys.DRAFT_JSON) + keys.DIGESTS
+        if sums not in infos:
+            return [] if draft_key in infos or not infos else [f"{draft_key} {Fault.MISSING}"]
+        digests = self._once(infos[sums], lambda data: parse_digests(sums, data))
+        return [f"{sums} {Fault.UNREADABLE}"] if digests is None else gaps(digests, infos)
+
+    def _bagged(self, slide: SlideScanned) -> tuple[bool, list[str]]:
+        """Look for a bag of this very scan, and say which scan records cannot be read."""
+        infos = [
+            info
+            for info in self._store.list(keys.bags_prefix(slide.slide_id))
+            if info.key.endswith(".scan.json")
+        ]
+        scans = {info.key: self._json(info.key, info) for info in infos}
+        damaged = [
+            f"{key} {Fault.UNREADABLE}" for key, scan in scans.items() if not scan or "content_id" not in scan
+        ]
+        return any(_same_scan(scan, slide) for scan in scans.values() if scan), damaged
+
+    def _scan(self, info: ObjectInfo) -> Scan | None:
+        try:
+            return self._once(info, lambda data: read_scan(self._store, info, data))
+        except InvalidInputError:  # removed since
+            return read_scan(self._store, gone(slide_of(info)), b"")
 
     def _letter(self, info: ObjectInfo) -> DeadLetter | None:
         try:
             return self._once(info, DeadLetter.from_bytes)
-        except InvalidInputError:
-            return None  # removed since, or of another version: nothing that could be shown
+        except InvalidInputError as error:
+            if error.code != UNREADABLE:
+                return None  # removed since
+            return DeadLetter.unreadable(info.key, info.size_bytes)
 
     def _json(self, key: str, info: ObjectInfo | None = None) -> dict[str, Any] | None:
         info = info or self._store.head(key)
@@ -268,6 +348,22 @@ class Overview:
             self._read[mark] = parse(self._store.get(info.key))
         found: T = self._read[mark]
         return found
+
+
+def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
+    found: dict[str, list[Damage]] = {}
+    for damage in damages:
+        found.setdefault(damage.owner, []).append(damage)
+    return found
+
+
+def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideState:
+    """Add what a verification has noted of a slide, and of its case, to what was seen now."""
+    data = state.event.data if state.event else None
+    owners = {state.slide_id, report_owner(data)} if isinstance(data, SlideScanned) else {state.slide_id}
+    known = {said.partition(" ")[0] for said in state.damaged}
+    more = [str(one) for owner in sorted(owners) for one in notes.get(owner, ()) if one.key not in known]
+    return replace(state, damaged=(*state.damaged, *more)) if more else state
 
 
 def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:
@@ -303,7 +399,7 @@ def _marks(event: Event) -> list[tuple[str, str]]:
     return [(data.slide_id, data.uri), (data.slide_id, data.content_id)]
 
 
-def _report_owner(slide: SlideScanned) -> str:
+def report_owner(slide: SlideScanned) -> str:
     """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
     return slide.case_id if slide.case_id and slide.case_slides else slide.slide_id
 

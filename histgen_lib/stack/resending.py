@@ -10,8 +10,11 @@ from histgen_lib.storage import ObjectStore
 
 
 def unfinished(store: ObjectStore) -> list[SlideState]:
-    """List the slides that were announced and have neither a draft nor a dead letter. Raises as the store."""
-    return [slide for slide in Overview(store).slides() if not slide.ended]
+    """List the slides that were announced and have neither a draft nor a dead letter. Raises as the store.
+
+    Those whose event nothing in the store tells any more are left out: only their sender has it.
+    """
+    return [slide for slide in Overview(store).slides() if slide.event and not slide.ended]
 
 
 def resend(store: ObjectStore, publisher: Publisher) -> Iterator[SlideState]:

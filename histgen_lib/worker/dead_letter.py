@@ -19,6 +19,7 @@ from histgen_lib.storage import ObjectStore, check_key
 
 SCHEMA = 1
 PREFIX = "dead-letter/"
+UNREADABLE = "dead-letter-unreadable"
 UNKNOWN = "unknown"
 """Stands for the slide's id where the record could not be read."""
 
@@ -52,6 +53,20 @@ class DeadLetter:
         }
         made = sha256_hex(f"{delivery.position}|{digest}".encode())[:32]
         return cls(made, reason.code, reason.message, reason.hint, 0, worker, record=record)
+
+    @classmethod
+    def unreadable(cls, key: str, size_bytes: int, event: Event | None = None) -> DeadLetter:
+        """Stand in for a letter that cannot be read: that there is one is known all the same."""
+        return cls(
+            key.removeprefix(PREFIX).removesuffix(".json"),
+            UNREADABLE,
+            "The dead letter is damaged, or of another version: what was wrong is not known any more.",
+            "Have the slide tried again: histgen verify --repair.",
+            attempts=0,
+            worker=UNKNOWN,
+            event=event,
+            record={"position": key, "sha256": "", "size_bytes": size_bytes},
+        )
 
     @property
     def key(self) -> str:
@@ -101,7 +116,7 @@ class DeadLetter:
             )
         except (InvalidInputError, ValueError, TypeError, KeyError, AttributeError):
             raise InvalidInputError(
-                "dead-letter-unreadable",
+                UNREADABLE,
                 "A dead letter cannot be read: a part is missing or malformed, or its schema is another.",
                 hint="Use the version of histgen that wrote it, or send the slide again.",
             ) from None

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import Event, SlideScanned
+from histgen_lib.events import Event, SlideScanned, recorded_scan
 from histgen_lib.files import sealed_json, unsealed
 from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key, owner_key, scanned_key
+from histgen_lib.pipeline.made import read_object
+from histgen_lib.stack.recovery import own_scan, owner_of, recalled_scan
 from histgen_lib.storage import ObjectStore
 
 _JSON = "application/json"
@@ -45,20 +46,28 @@ class Ledger:
         self._store = store
 
     def claim(self, slide_id: str, owner: Owner) -> Owner:
-        """Take a slide id, unless someone has it; return whose it is."""
+        """Take a slide id, unless someone has it; return whose it is.
+
+        Where that cannot be read any more, it is whose slide was announced with it: never whoever comes next.
+        """
         key = owner_key(slide_id)
-        claim = sealed_json({"schema": 1, **asdict(owner)})
-        if self._store.put(key, claim, content_type=_JSON):
-            return owner
-        found = self._read(key)
-        if not {"uri", "content_id"} <= set(found):  # damaged
-            self._store.put(key, claim, if_absent=False, content_type=_JSON)
-            return owner
-        return Owner(str(found["uri"]), str(found["content_id"]))
+        new = self._store.put(key, _claim(owner), content_type=_JSON)
+        found = None if new else owner_of(self._store, slide_id)
+        if found is not None:
+            return Owner(**found)
+        latest = self.latest(slide_id)
+        first = Owner(latest.data.uri, latest.data.content_id) if latest else owner
+        if first != owner or not new:
+            self._store.put(key, _claim(first), if_absent=False, content_type=_JSON)
+        return first
 
     def latest(self, slide_id: str) -> Announced | None:
-        """Return the slide's latest event."""
-        return self._event(scanned_key(slide_id))
+        """Return the slide's latest event, from the others if the record of it is damaged."""
+        data = read_object(self._store, scanned_key(slide_id))
+        event = own_scan(slide_id, data)
+        if event is None and data is not None:
+            event = recalled_scan(self._store, slide_id, data)
+        return _announced(event)
 
     def with_content(self, content_id: str) -> list[Announced]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
@@ -86,9 +95,7 @@ class Ledger:
 
     def seen(self, mark: str) -> tuple[str, str] | None:
         """Return the slide id and event id noted for this state; a damaged note is none."""
-        if self._store.head(SEEN + mark) is None:
-            return None
-        note = self._read(SEEN + mark)
+        note = _parsed(read_object(self._store, SEEN + mark))
         if not {"slide_id", "event_id"} <= set(note):
             return None
         return str(note["slide_id"]), str(note["event_id"])
@@ -99,19 +106,20 @@ class Ledger:
 
     def _event(self, key: str) -> Announced | None:
         """Read an event; None if there is none, or none that this software can read."""
-        try:
-            event = Event.from_json(self._read(key)["event"])
-        except (InvalidInputError, KeyError):
-            return None
-        return Announced(event, event.data) if isinstance(event.data, SlideScanned) else None
+        return _announced(recorded_scan(read_object(self._store, key) or b""))
 
-    def _read(self, key: str) -> dict[str, Any]:
-        try:
-            found = unsealed(self._store.get(key))
-        except InvalidInputError as error:
-            if error.code != "object-missing":
-                raise
-            return {}
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+
+def _announced(event: Event | None) -> Announced | None:
+    return Announced(event, event.data) if event and isinstance(event.data, SlideScanned) else None
+
+
+def _claim(owner: Owner) -> bytes:
+    return sealed_json({"schema": 1, **asdict(owner)})
+
+
+def _parsed(data: bytes | None) -> dict[str, Any]:
+    try:
+        found = unsealed(data or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
