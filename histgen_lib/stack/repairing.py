@@ -7,7 +7,7 @@ published again as it was, they find what is damaged, make its bytes anew, and p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from histgen_lib.bus import Publisher
 from histgen_lib.events import Event, SlideScanned
@@ -15,7 +15,7 @@ from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.pointer import BY_BAG, BY_REPORT, mend_pointer, pointer_of, recall_pointer
 from histgen_lib.stack.damage import Damage, etag_of, forget, noted
 from histgen_lib.stack.overview import Overview, report_owner
-from histgen_lib.stack.recovery import content_key, restore_owner, restore_scan, scan_of
+from histgen_lib.stack.recovery import content_key, restore_owner, restore_scan, scan_of, slide_of
 from histgen_lib.stack.verifying import SLIDES
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.dead_letter import letter_key
@@ -47,11 +47,10 @@ class Repair:
     def run(self) -> Iterator[Repaired]:
         """Yield each damaged object when it is dealt with. Raises what store and publisher raise."""
         damages = sorted(noted(self._store), key=lambda one: (_ORDER.index(one.kind), one.key))
-        letters = [one for one in damages if one.kind == "letter"]
         for damage in damages:
-            if damage.kind != "letter":
+            if damage.owner:
                 yield self._repaired(damage)
-        yield from self._letters(letters)
+        yield from self._ownerless([damage for damage in damages if not damage.owner])
 
     def _repaired(self, damage: Damage) -> Repaired:
         mended = {
@@ -134,14 +133,16 @@ class Repair:
             self._publisher.publish(event.type, event.key, event)
         self._announced.add(event.key)
 
-    def _letters(self, letters: list[Damage]) -> Iterator[Repaired]:
-        """Have the slides of damaged letters tried again; whose they are only the slides can tell."""
-        left = {damage.key: damage for damage in letters}
+    def _ownerless(self, damages: list[Damage]) -> Iterator[Repaired]:
+        """Repair letters, and events that lie under their bytes: whose they are only the slides can tell."""
+        left = {damage.key: damage for damage in damages}
         for info in self._store.list(SLIDES) if left else ():
-            event = scan_of(self._store, info.key.removeprefix(SLIDES).rpartition("/")[0])
+            event = scan_of(self._store, slide_of(info))
             ids = letter_ids(self._store, event.id) if event else []
             for key in [key for key in map(letter_key, ids) if key in left]:
                 yield self._letter(left.pop(key), event)
+            if event and (damage := left.pop(content_key(event), None)):
+                yield self._repaired(replace(damage, owner=event.key))
         for damage in left.values():
             yield Repaired(damage, hint=_NO_EVENT)
 

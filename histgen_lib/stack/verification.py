@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from histgen_lib.files import sealed_json, unsealed
@@ -74,7 +74,8 @@ class Verification:
         }
 
     def _save(self, key: str) -> None:
-        state = {"schema": 1, **asdict(self.progress), **asdict(self.tally), "at": self._now()}
+        told = vars(self.progress) | vars(self.tally) | {"damaged": dict(self.tally.damaged)}
+        state = {"schema": 1, **told, "at": self._now()}
         self._store.put(key, sealed_json(state), if_absent=False, content_type=JSON)
 
 
