@@ -70,6 +70,14 @@ def up(
             help="Where slides may lie; may be repeated. Default: wherever this account can read.",
         ),
     ] = None,
+    retention: Annotated[
+        str,
+        typer.Option(
+            "--retention",
+            metavar="DAYS|KIND=DAYS,…",
+            help="Have what is older pruned once a day, see histgen prune. Default: everything is kept.",
+        ),
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Run the whole stream on this machine: gateway, tilers, reporter, and the servers they need.
@@ -101,6 +109,7 @@ def up(
         tilers=tilers,
         port=port,
         roots=tuple(allow or ["/"]),
+        retention=retention,
         kafka_libs=kafka_libs,
         triton_home=triton_home,
     )

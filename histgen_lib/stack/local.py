@@ -23,6 +23,7 @@ from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
+from histgen_lib.stack.pruning import read_retention
 from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
 from histgen_lib.stack.triton import clear_left_over
 from histgen_lib.stack.workers import WorkerState, look
@@ -169,6 +170,7 @@ class LocalStack:
         """Refuse what the services would refuse, before anything is started."""
         settings = self.settings
         own_secret(self.home.token_path)
+        read_retention(settings.retention)
         open_model_folder(settings.model)
         with suppress(TransientError):  # the services wait for it
             open_store(StorageSettings(settings.store_url, settings.store_endpoint))
@@ -181,7 +183,9 @@ class LocalStack:
         if self.settings.broker != "kafka":
             self.bus = self.settings.bus_url
             return None
-        kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka")
+        days = read_retention(self.settings.retention).get("broker", 0.0)
+        kept = f"log.retention.hours={max(1, round(24 * days))}\n" if days else ""
+        kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka", settings=kept)
         self.bus = kafka.url
         (keeper,) = self._keep([("kafka", kafka)])
         return keeper

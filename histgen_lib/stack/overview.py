@@ -15,7 +15,7 @@ from histgen_lib.pipeline.case import missing_slides
 from histgen_lib.pipeline.digests import Fault, gaps, parse_digests
 from histgen_lib.pipeline.pointer import BY_REPORT, recall_pointer
 from histgen_lib.stack.damage import Damage, noted
-from histgen_lib.stack.recovery import Scan, gone, read_scan, slide_of
+from histgen_lib.stack.recovery import Scan, gone, read_scan, report_owner, slide_of
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, UNREADABLE, DeadLetter, letter_key
 from histgen_lib.worker.replay import letter_ids, taken_in
@@ -397,11 +397,6 @@ def _marks(event: Event) -> list[tuple[str, str]]:
     if not isinstance(data, SlideScanned | BagReady):
         return []
     return [(data.slide_id, data.uri), (data.slide_id, data.content_id)]
-
-
-def report_owner(slide: SlideScanned) -> str:
-    """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
-    return slide.case_id if slide.case_id and slide.case_slides else slide.slide_id
 
 
 def _told(scan: dict[str, Any]) -> dict[str, Any]:

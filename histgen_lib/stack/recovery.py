@@ -14,8 +14,9 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned, recorded_scan
 from histgen_lib.files import sealed_json, unsealed
 from histgen_lib.pipeline.digests import Fault
-from histgen_lib.pipeline.keys import bags_prefix, contents_prefix, owner_key, scanned_key
+from histgen_lib.pipeline.keys import bags_prefix, case_prefix, contents_prefix, owner_key, scanned_key
 from histgen_lib.pipeline.made import JSON, read_object
+from histgen_lib.pipeline.pointer import pointer_of
 from histgen_lib.storage import ObjectInfo, ObjectStore
 
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -73,6 +74,20 @@ def recalled_scan(store: ObjectStore, slide_id: str, left: bytes = b"") -> Event
     ]
     own = [event for event in found if event.key == slide_id]
     return max(own, key=_order, default=None)
+
+
+def report_owner(slide: SlideScanned) -> str:
+    """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
+    return slide.case_id if slide.case_id and slide.case_slides else slide.slide_id
+
+
+def events_of(store: ObjectStore, owner: str) -> list[Event]:
+    """Return the latest events of the slides that a report tells of, by whose report it is."""
+    prefix = case_prefix(owner)
+    listed = {pointer_of(info.key) for info in store.list(prefix)}
+    mates = {key.removeprefix(prefix).removesuffix(".json") for key in listed}
+    found = [event for slide_id in sorted({owner, *mates}) if (event := scan_of(store, slide_id))]
+    return [one for one in found if isinstance(one.data, SlideScanned) and report_owner(one.data) == owner]
 
 
 def owner_of(store: ObjectStore, slide_id: str) -> dict[str, str] | None:

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from histgen_lib.bus import Publisher
-from histgen_lib.events import Event, SlideScanned
+from histgen_lib.events import Event
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.pointer import BY_BAG, BY_REPORT, mend_pointer, pointer_of, recall_pointer
 from histgen_lib.stack.damage import Damage, etag_of, forget, noted
-from histgen_lib.stack.overview import Overview, report_owner
-from histgen_lib.stack.recovery import content_key, restore_owner, restore_scan, scan_of, slide_of
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.recovery import content_key, events_of, restore_owner, restore_scan, scan_of, slide_of
 from histgen_lib.stack.verifying import SLIDES
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.dead_letter import letter_key
@@ -100,7 +100,7 @@ class Repair:
 
     def _redraft(self, damage: Damage, otherwise: str) -> Repaired:
         """Announce the slides of a report again, or the slide of a bag."""
-        events = list(self._events_of(damage))
+        events = self._events_of(damage)
         if not events:
             return Repaired(damage, hint=otherwise)
         if self._is_given_up(events):
@@ -109,17 +109,11 @@ class Repair:
             self._announce(event)
         return Repaired(damage, ANNOUNCED)
 
-    def _events_of(self, damage: Damage) -> Iterator[Event]:
-        prefix = keys.case_prefix(damage.owner)
-        listed = {pointer_of(info.key) for info in self._store.list(prefix)}
-        mates = {key.removeprefix(prefix).removesuffix(".json") for key in listed}
-        for slide_id in sorted({damage.owner, *mates}):
-            event = scan_of(self._store, slide_id)
-            data = event.data if event else None
-            if not isinstance(data, SlideScanned) or event is None:
-                continue
-            if damage.owner == (slide_id if damage.kind == "bag" else report_owner(data)):
-                yield event
+    def _events_of(self, damage: Damage) -> list[Event]:
+        if damage.kind != "bag":
+            return events_of(self._store, damage.owner)
+        event = scan_of(self._store, damage.owner)
+        return [event] if event else []
 
     def _is_given_up(self, events: list[Event]) -> bool:
         """Whether all of them ended as dead letters: then the letters are what is to be tried again."""

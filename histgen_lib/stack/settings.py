@@ -20,7 +20,8 @@ class StackSettings:
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
     may be taken from, by whichever service. `grace_s`: what a job in hand may take to finish when the stack
-    is stopped. `environment`: further variables for the services.
+    is stopped. `retention`: what is pruned once a day, see `stack/pruning.py`; if empty, what
+    HISTGEN_RETENTION says. `environment`: further variables for the services.
     """
 
     home: Path
@@ -35,6 +36,7 @@ class StackSettings:
     grace_s: float = 20.0
     port: int = 0
     roots: tuple[str, ...] = ("/",)
+    retention: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     kafka_libs: Path = KAFKA_LIBS
     triton_home: Path = TRITON_HOME
@@ -90,6 +92,7 @@ def service_environment(
     }
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)
+        stated |= {"RETENTION": settings.retention} if settings.retention else {}
     return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
 
 

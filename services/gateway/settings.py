@@ -25,4 +25,9 @@ class GatewaySettings(ServiceSettings):
     index: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="file in which the gateway keeps where every slide stands; none if not stated"
     )
+    retention: str = Field(
+        "",
+        description='days after which what nobody needs is pruned: "90", or by kind, "seen=90,reports=365"; '
+        "everything is kept if not stated",
+    )
     hash_threads: int = Field(4, ge=1, le=64, description="slides named by HTTP that are read at a time")

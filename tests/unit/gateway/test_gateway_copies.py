@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import planted_objects as planted
 from gateway_fakes import Lab
 
+from histgen_lib.files import unsealed
 from histgen_lib.pipeline import keys
 
 

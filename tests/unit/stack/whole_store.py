@@ -53,7 +53,7 @@ def copy(made: Path, folder: Path, model_dir: Path) -> Lab:
 
 
 def announce(lab: Lab, slide: Path, name: str) -> Event:
-    data = scanned(slide, **(CASE if name in "bc" else {}))
+    data = scanned(slide, slide_id=name, **(CASE if name in "bc" else {}))
     event = Event.first(data, source="/gateway", now=NOW, identity=name)
     ledger = Ledger(lab.store)
     ledger.claim(name, Owner(data.uri, data.content_id))
