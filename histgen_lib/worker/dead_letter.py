@@ -116,7 +116,7 @@ class DeadLetter:
             )
         except (InvalidInputError, ValueError, TypeError, KeyError, AttributeError):
             raise InvalidInputError(
-                UNREADABLE,
+                "dead-letter-unreadable",
                 "A dead letter cannot be read: a part is missing or malformed, or its schema is another.",
                 hint="Use the version of histgen that wrote it, or send the slide again.",
             ) from None
