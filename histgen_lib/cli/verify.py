@@ -98,6 +98,7 @@ def _look(connection: Connection, verification: Verification, *, as_json: bool) 
             for damage in found if not as_json else ():
                 out().print(f"damaged: {printable(str(damage))}", style="red", soft_wrap=True)
             tell()
+    connection.tell_index(verification.healed)
     return list(noted(connection.store()))
 
 

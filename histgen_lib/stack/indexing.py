@@ -32,9 +32,9 @@ _SHARE, _BUILDING_SHARE, _LISTING_SHARE = 0.1, 0.5, 0.004
 """The most of the time that is spent: at work, on an index that is made anew, on listing at rest."""
 _BATCH, _SLICE = 64, 500
 _LIST_S = 5.0
-_FIRST_S, _MOST_S, _EACH_S, _ENDED_S = 0.5, 2.0, 0.02, 86400.0
+_FIRST_S, _MOST_S, _EACH_S, _ENDED_S, _DAMAGED_S = 0.5, 2.0, 0.02, 86400.0, 60.0
 """How soon the unfinished are looked at again, at first and at most, and how much later for each that there
-is; and how soon those that ended."""
+is; and how soon those that ended, and those of them that may be mended at any moment."""
 _NEXT_IN_QUEUE = 16
 _BEAT_S = 5.0
 _LAST_S = 5.0
@@ -226,7 +226,8 @@ def _slides(store: ObjectStore, index: Index, who: Sequence[Due], now: float) ->
     for due in who:
         before, own = index.of(due.subject), by_slide[due.subject]
         misses, ends = _misses(index, due, before, own), _new_ends(store, before, own, now)
-        wait_s = _ENDED_S if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
+        ended_s = _DAMAGED_S if any(one.damaged for one in own) else _ENDED_S
+        wait_s = ended_s if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
         info = scans[due.subject]
         told = (info.key, info.etag) if info and info.etag else ("", "")
         found.append(Looked(due, own, now + wait_s, misses, ends, *told))

@@ -28,7 +28,10 @@ class Progress:
 
 
 class Verification:
-    """Goes on with one that was stopped, unless it is to begin `anew`. `now`: seconds since 1970."""
+    """Goes on with one that was stopped, unless it is to begin `anew`. `now`: seconds since 1970.
+
+    `healed`: once it has run, whose objects are damaged no more.
+    """
 
     def __init__(
         self, store: ObjectStore, *, anew: bool = False, now: Callable[[], float] = time.time
@@ -36,6 +39,7 @@ class Verification:
         self._store, self._now = store, now
         saved = None if anew else _read(read_object(store, CURSOR))
         self.resumed = saved is not None
+        self.healed: set[str] = set()
         self.progress, self.tally = saved or (Progress(now()), Tally())
 
     def run(self) -> Iterator[list[Damage]]:
@@ -59,6 +63,7 @@ class Verification:
             raise
         for damage in [one for one in notes(self._store) if one.key > start and one.key not in found]:
             forget(self._store, damage)
+            self.healed |= {damage.owner} - {""}
         self._save(LAST)
         self._store.delete(CURSOR)
 

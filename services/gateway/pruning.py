@@ -43,5 +43,5 @@ class Pruning(Loop):
         self.pause(self._wait_s)
         removed = self.aside(lambda: tally(prune(self._store, self._bus, self._days)))
         for kind, (count, size_bytes) in removed.items():
-            _log.info("Pruned.", kind=kind, count=count, size_bytes=size_bytes)
+            _log.info("Pruned.", stage=kind, count=count, size_bytes=size_bytes)
         self._wait_s = DAY_S

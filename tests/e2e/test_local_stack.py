@@ -97,6 +97,10 @@ def test_a_slide_that_is_moved_while_it_waits_is_drafted_from_where_it_lies_then
     until(lambda: drafted(stack, "moved"), 60, "its draft")
 
 
+def damaged(stack: RunningStack) -> list[str]:
+    return [said for slide in stack.json("status")["slides"] for said in slide["damaged"]]
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
