@@ -33,7 +33,7 @@ class Damage:
     @property
     def note_key(self) -> str:
         """Where its note lies."""
-        return f"{NOTES}{sha256_hex(self.key.encode())[:32]}.json"
+        return f"{NOTES}{_short(self.owner)}/{_short(self.key)}.json"
 
     def __str__(self) -> str:
         """Say it to a person."""
@@ -59,16 +59,22 @@ def notes(store: ObjectStore) -> Iterator[Damage]:
 
 def noted(store: ObjectStore, owners: Collection[str] | None = None) -> Iterator[Damage]:
     """Return what the notes say that hold; with `owners`, of these alone. Raises as the store."""
-    for damage in notes(store):
-        wanted = owners is None or damage.owner in owners
-        if wanted and etag_of(store, damage.key) == damage.etag:
-            yield damage
+    rooms = None if owners is None else {_short(owner) for owner in owners}
+    for info in store.list(NOTES):
+        if rooms is None or info.key.removeprefix(NOTES).partition("/")[0] in rooms:
+            damage = _read(read_object(store, info.key))
+            if damage and etag_of(store, damage.key) == damage.etag:
+                yield damage
 
 
 def etag_of(store: ObjectStore, key: str) -> str:
     """Return an object's etag, "" if it is missing."""
     info = store.head(key)
     return info.etag if info else ""
+
+
+def _short(text: str) -> str:
+    return sha256_hex(text.encode())[:32]
 
 
 def _read(data: bytes | None) -> Damage | None:

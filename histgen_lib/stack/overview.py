@@ -208,7 +208,8 @@ class Overview:
         by_trace = _by_trace(letters)
         states = self._each(readers, lambda scan: self._state(scan, by_trace), scans)
         states += _strays(letters, [scan.event for scan in scans if scan.event])
-        notes = _by_owner(noted(self._store))
+        owners = {owner for state in states for owner in _owners(state)}
+        notes = _by_owner(noted(self._store, owners))
         return [_with_notes(one, notes) for one in sorted(states, key=lambda state: state.slide_id)]
 
     def letters(self) -> list[DeadLetter]:
@@ -350,6 +351,12 @@ class Overview:
         return found
 
 
+def _owners(state: SlideState) -> set[str]:
+    """Say whose objects tell of a slide: its own, and those of its case."""
+    data = state.event.data if state.event else None
+    return {state.slide_id, report_owner(data)} if isinstance(data, SlideScanned) else {state.slide_id}
+
+
 def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
     found: dict[str, list[Damage]] = {}
     for damage in damages:
@@ -359,10 +366,10 @@ def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
 
 def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideState:
     """Add what a verification has noted of a slide, and of its case, to what was seen now."""
-    data = state.event.data if state.event else None
-    owners = {state.slide_id, report_owner(data)} if isinstance(data, SlideScanned) else {state.slide_id}
     known = {said.partition(" ")[0] for said in state.damaged}
-    more = [str(one) for owner in sorted(owners) for one in notes.get(owner, ()) if one.key not in known]
+    more = [
+        str(one) for owner in sorted(_owners(state)) for one in notes.get(owner, ()) if one.key not in known
+    ]
     return replace(state, damaged=(*state.damaged, *more)) if more else state
 
 
