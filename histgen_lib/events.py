@@ -80,7 +80,7 @@ class ReportDrafted:
 
 @dataclass(frozen=True)
 class DeadLettered:
-    """An event that could not be worked on; the whole of it, with the reason, lies at `key`."""
+    """An event that could not be worked on, by its source and id; the whole of it lies at `key`."""
 
     type: ClassVar[str] = DEAD_LETTER
     slide_id: str
@@ -88,6 +88,7 @@ class DeadLettered:
     event_type: str
     code: str
     key: str
+    event_source: str | None = None
 
 
 Data = SlideScanned | BagReady | ReportDrafted | DeadLettered
@@ -110,6 +111,8 @@ _ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")  # becomes part of an object's 
 _SOURCE = re.compile(r"[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]{1,256}")  # a URI reference
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _COUNT = re.compile(r"[0-9]{1,6}")
+_OURS = re.compile(r"/histgen/[a-z]{1,32}")
+_MADE = re.compile(r"[0-9a-f]{32}")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,4096}")
 _NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _NAME_BYTES = 200  # with a suffix it still is a file's name
@@ -117,7 +120,7 @@ _NAME_BYTES = 200  # with a suffix it still is a file's name
 
 @dataclass(frozen=True)
 class Event:
-    """One CloudEvent. `id` is the same whenever the same thing is said again, so duplicates can be told.
+    """One CloudEvent. `id` is the same whenever its `source` says the same thing again; see `name`.
 
     `time`: when it was published first, UTC. `scanned_at`: the time of the slide.scanned event it follows
     from. `traceparent`: W3C trace context, one trace from scan to draft. `replay`: how often a person sent it
@@ -139,8 +142,29 @@ class Event:
 
     @property
     def key(self) -> str:
-        """What the topic is partitioned by: all events of a slide stay in order."""
-        return self.data.slide_id
+        """What the topic is partitioned by: all events of a slide stay in order; a case is no slide."""
+        data = self.data
+        if isinstance(data, ReportDrafted) and data.case_id is not None:
+            return f"case/{data.case_id}"  # which is no slide's id
+        return data.slide_id
+
+    @property
+    def name(self) -> str:
+        """What this very event is called wherever it needs a name; part of objects' keys.
+
+        The id alone where we made it: it is a digest of what happened. Of others', whose ids may be anything
+        ("17" of two scanners, or twice of one), source and data decide as well.
+        """
+        ours = _OURS.fullmatch(self.source) and _MADE.fullmatch(self.id)
+        return self.id if ours else self.full_name
+
+    @property
+    def full_name(self) -> str:
+        """The name by source, id and data together, whoever says it."""
+        given = {f.name: getattr(self.data, f.name) for f in fields(self.data)}
+        said = {f.name: given[f.name] for f in fields(self.data) if given[f.name] != f.default}
+        whole = canonical_json([self.source, self.id, self.type, said])
+        return f"{self.id}.{sha256_hex(whole)[:32]}"
 
     @property
     def trace_id(self) -> str:
@@ -156,14 +180,14 @@ class Event:
 
     def then(self, data: Data, *, source: str, now: datetime, identity: str = "") -> Event:
         """Make the event that follows from this one: same trace, an id that follows from this one's."""
-        made = following_id(self.id, data.type, identity)
+        made = following_id(self.name, data.type, identity)
         _, trace, _, flags = self.traceparent.split("-")
         child = f"00-{trace}-{secrets.token_hex(8)}-{flags}"
         return Event(made, source, data, time=now, scanned_at=self.scanned_at, traceparent=child)
 
     def again(self, *, now: datetime) -> Event:
         """Make the event with which a person has a dead letter tried again: a new id, the same each time."""
-        return replace(self, id=replay_id(self.id), time=now, replay=self.replay + 1)
+        return replace(self, id=replay_id(self.name), time=now, replay=self.replay + 1)
 
     def headers(self) -> dict[str, str]:
         """Headers of CloudEvents' binary mode (Kafka protocol binding 1.0.2)."""
@@ -227,14 +251,14 @@ class Event:
         return cls.read(known, json.dumps(value.get("data") if known else None).encode())
 
 
-def following_id(event_id: str, kind: str, identity: str = "") -> str:
-    """Say which id the event of type `kind` has that follows from another; see `Event.then`."""
-    return sha256_hex(f"{kind}|{event_id}|{identity}".encode())[:32]
+def following_id(name: str, kind: str, identity: str = "") -> str:
+    """Say which id the event of type `kind` has that follows from the one of a `name`; see `Event.then`."""
+    return sha256_hex(f"{kind}|{name}|{identity}".encode())[:32]
 
 
-def replay_id(event_id: str) -> str:
-    """Say which id an event has when a person has it tried again; see `Event.again`."""
-    return sha256_hex(f"replay|{event_id}".encode())[:32]
+def replay_id(name: str) -> str:
+    """Say which id the event of a `name` has when a person has it tried again; see `Event.again`."""
+    return sha256_hex(f"replay|{name}".encode())[:32]
 
 
 def recorded_scan(record: bytes) -> Event | None:

@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -91,12 +91,11 @@ def decode_text(data: bytes) -> str:
 def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a JSON object (an `object_pairs_hook`); JSON leaves open which of two equal names counts.
 
-    Raises ValueError, which names the one that comes twice.
+    Raises ValueError, which does not name the one that comes twice: a name may be anybody's words.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice in one entry")
+        raise ValueError("a name stands twice in one entry")
     return found
 
 
@@ -111,7 +110,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return what this process keeps from others when it makes files."""
     current = os.umask(0o077)  # read by setting it: for a moment files of other threads are private
     os.umask(current)
     return current

@@ -19,6 +19,15 @@ KEY_BYTES = 1024
 UNFIT = frozenset({"Cc", "Cs"})
 """Signs that no key may have: control characters (no XML listing can hold them), halves of characters."""
 
+OBEYED = frozenset(
+    chr(code)
+    for first, last in ((0x7F, 0x9F), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E), (0x2066, 0x2069))
+    for code in range(first, last + 1)
+)
+"""Signs above U+001F that a terminal obeys: control characters (U+009B begins commands as ESC does), ends of
+lines, and what turns the direction of a line, so that a name looks like another."""
+_ESCAPED = re.compile(f"[{''.join(sorted(OBEYED))}\ud800-\udfff]")
+
 _MOST_SHOWN = 1200
 """Characters of a name that is shown: enough for every bucket and key."""
 
@@ -69,6 +78,11 @@ def printable(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in cut
     )
+
+
+def harmless_json(text: str) -> str:
+    """Escape in JSON text what a terminal would obey, and halves of characters; it means the same."""
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _bytes(name: str) -> bytes:

@@ -13,11 +13,15 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 Judge = Callable[[Path], None]
 """Is given the place that a name leads to, links followed, and raises if nothing may be taken from there."""
+
+PROGRESS: ContextVar[Callable[[], None]] = ContextVar("progress", default=lambda: None)
+"""Called by whoever opens and reads files, for each that was opened and each piece read: a share may hang."""
 
 LEASE_PATIENCE_S = 3.0
 """How long another program that holds a file for itself may take to let go, once it was asked to."""
@@ -77,6 +81,7 @@ def check_ordinary(path: Path, judge: Judge | None = None) -> bool:
 @contextmanager
 def _found(path: Path, judge: Judge | None) -> Iterator[int]:
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    PROGRESS.get()()
     try:
         if judge is not None:
             judge(Path(os.readlink(_name_of(handle))))  # noqa: PTH115 - as it stands, and not resolved again

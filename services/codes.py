@@ -6,14 +6,22 @@ is missing here is counted all the same; a test holds the lists to what the sour
 
 from __future__ import annotations
 
-_EVENT = ("event-unreadable", "event-type", "event-version", "event-misplaced")
-_JOB = ("job-crashed", "job-deadline", "job-failed")
+_EVENT = (
+    "event-unreadable",
+    "event-type",
+    "event-version",
+    "event-misplaced",
+    "event-too-large",
+    "record-damaged",
+)
+_JOB = ("job-crashed", "job-deadline", "job-failed", "job-memory", "worker-died")
 _STORED = ("object-key", "object-missing", "object-uri")
 _SLIDE = (
     "slide-changed",
     "slide-damaged",
     "slide-empty",
     "slide-format-unknown",
+    "slide-header-too-large",
     "slide-incomplete",
     "slide-is-folder",
     "slide-missing",
@@ -24,6 +32,7 @@ _SLIDE = (
     "slide-not-supported",
     "slide-read-failed",
     "slide-sidecar-invalid",
+    "slide-too-large",
     "slide-too-small",
     "slide-unreadable",
     "slide-uri",
@@ -62,6 +71,8 @@ REFUSALS = (
     "slide-is-folder",
     "slide-missing",
     "slide-mpp-implausible",
+    "slide-open-timeout",
+    "slide-too-large",
     "slide-unreadable",
     "uri-invalid",
     "uri-outside-roots",
@@ -70,8 +81,26 @@ REFUSALS = (
 """Of slides that the gateway does not take."""
 
 LETTERS: dict[str, tuple[str, ...]] = {
-    "gateway": ("notification-failed", "notification-unconfirmed", "notification-unreadable", *REFUSALS),
-    "tiler": (*_EVENT, *_JOB, *_STORED, *_SLIDE, *_MODEL, "slide-no-tissue", "slide-too-coarse"),
+    "gateway": (
+        "notification-failed",
+        "notification-unconfirmed",
+        "notification-unreadable",
+        "record-damaged",
+        *REFUSALS,
+    ),
+    "tiler": (
+        *_EVENT,
+        *_JOB,
+        *_STORED,
+        *_SLIDE,
+        *_MODEL,
+        "slide-id-invalid",
+        "slide-id-taken",
+        "slide-no-tissue",
+        "slide-open-slow",
+        "slide-too-coarse",
+        "slide-too-many-tiles",
+    ),
     "reporter": (
         *_EVENT,
         *_JOB,
@@ -79,9 +108,12 @@ LETTERS: dict[str, tuple[str, ...]] = {
         *_SLIDE,
         *_MODEL,
         *_BAG,
+        "case-slide-elsewhere",
         "case-slide-unlisted",
         "case-unreadable",
+        "names-not-told-apart",
         "scan-record-unreadable",
+        "slide-id-invalid",
     ),
 }
 """Of dead letters, by service."""
@@ -89,11 +121,14 @@ LETTERS: dict[str, tuple[str, ...]] = {
 _WORKERS = (
     *_AWAY,
     *_JOB,
+    "disk-full",
     "inference-deadline",
     "inference-unavailable",
+    "job-frozen",
     "job-process",
     "scratch-full",
     "slide-away",
+    "slide-open-slow",
 )
 RETRIES: dict[str, tuple[str, ...]] = {
     "gateway": (*_AWAY, "gateway-busy", "watch-unavailable"),

@@ -7,6 +7,7 @@ stands under "gateway", "tiler" or "reporter" is for that one, what stands above
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from pydantic_settings.sources import EnvSettingsSource, InitSettingsSource
 
 from histgen_lib.errors import FatalError
 from histgen_lib.models import SHIPPED_MODEL
+from histgen_lib.slides.quotas import DEFAULT_BYTES
 
 PREFIX = "HISTGEN_"
 CONFIG_VARIABLE = "HISTGEN_CONFIG"
@@ -110,6 +112,9 @@ class ServiceSettings(BaseSettings):
     kafka: dict[str, str | int | bool] = Field(
         default_factory=dict, description="JSON object of further settings for kafka-python (TLS, SASL)"
     )
+    kafka_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="file with such settings that others cannot read, for passwords; they win"
+    )
     store: StoreUrl = Field(description='"file:/folder" or "s3://bucket[/prefix]"')
     store_endpoint: Annotated[Endpoint | None, EmptyIsNone] = Field(
         None, description="URL of an S3 other than Amazon's"
@@ -136,6 +141,17 @@ class ServiceSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address that metrics and health listen on")
     port: int = Field(0, ge=0, le=65535, description="port of it; 0 takes a free one")
+    http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (), description="names by which it may be called, beside that address and those of loopback"
+    )
+    http_connections: int = Field(256, ge=8, le=65536, description="connections to it at a time")
+    http_peer_connections: int = Field(
+        128, ge=8, le=65536, description="connections to it from one address at a time"
+    )
+    http_head_s: float = Field(
+        10.0, gt=0, le=3600, description="seconds that a request's line and headers may take to come"
+    )
+    http_body_s: float = Field(30.0, gt=0, le=3600, description="seconds that a request's body may take")
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service says where it listens"
     )
@@ -148,13 +164,30 @@ class ServiceSettings(BaseSettings):
     scratch_bytes: int = Field(
         64 << 30, ge=1 << 20, description="how much of it may be kept for slides that are needed again"
     )
+    slide_bytes: int = Field(
+        DEFAULT_BYTES, ge=1 << 20, description="bytes that a slide may have, with all files that belong to it"
+    )
+    memory_bytes: Annotated[int | None, EmptyIsNone] = Field(
+        None,
+        ge=256 << 20,
+        description="bytes of memory that the process of a job may hold; if not stated, 8 GiB, or three "
+        "quarters of what the machine or container has where that is less",
+    )
     deadline_s: float = Field(1800.0, gt=0, description="seconds after which a job is given up")
     max_attempts: int = Field(5, ge=1, le=1000, description="tries of a job that crashes or hangs")
+    frozen_s: float = Field(
+        60.0, ge=0, description="seconds after which a job's process that was stopped is replaced; 0: never"
+    )
     grace_s: float = Field(20.0, ge=0, description="seconds a running job may take to finish on SIGTERM")
     traces: Annotated[Endpoint | None, EmptyIsNone] = Field(
         None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that is told of traces"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    @property
+    def opening_s(self) -> float:
+        """Seconds that a job may take until it has its slide's first tiles; only the tiler's does."""
+        return math.inf
 
     @classmethod
     def load(cls, **stated: Any) -> Self:

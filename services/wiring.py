@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from histgen_lib import __version__
 from histgen_lib.bus import BusSettings
+from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.errors import FatalError, HistgenError
+from histgen_lib.room import exit_code_of
 from histgen_lib.slides.places import Roots
+from histgen_lib.stack.children import OWNER_ONLY
 from histgen_lib.stack.home import StackHome, default_home
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
+from histgen_lib.worker.limits import Limits
+from histgen_lib.worker.memory import default_limit_bytes
 from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
@@ -33,12 +38,12 @@ _log = get_logger()
 
 
 def bus_settings(settings: ServiceSettings) -> BusSettings:
-    """Say which broker, and how to talk to it."""
+    """Say which broker, and how to talk to it. Raises as `kafka_settings`."""
     return BusSettings(
         url=settings.bus,
         partitions=settings.bus_partitions,
         session_s=settings.bus_session_s,
-        kafka=tuple(sorted(settings.kafka.items())),
+        kafka=kafka_settings(settings.kafka, settings.kafka_file),
     )
 
 
@@ -49,6 +54,17 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
         endpoint=settings.store_endpoint,
         region=settings.store_region,
         timeout_s=settings.store_timeout_s,
+    )
+
+
+def http_limits(settings: ServiceSettings) -> Limits:
+    """Say what is granted to those who connect to a service."""
+    return Limits(
+        connections=settings.http_connections,
+        peer_connections=settings.http_peer_connections,
+        head_s=settings.http_head_s,
+        body_s=settings.http_body_s,
+        names=settings.http_names,
     )
 
 
@@ -92,7 +108,9 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
     def scratch() -> Scratch:
         return Scratch(settings.scratch or _own_temporary_folder(), settings.scratch_bytes)
 
-    return SlideFiles(storage_settings(settings), scratch, roots=slide_roots(settings))
+    return SlideFiles(
+        storage_settings(settings), scratch, roots=slide_roots(settings), most_bytes=settings.slide_bytes
+    )
 
 
 def _own_temporary_folder() -> Path:
@@ -118,7 +136,7 @@ def _own_temporary_folder() -> Path:
 
 def slide_roots(settings: ServiceSettings) -> Roots:
     """Say what slides may be taken from. Raises FatalError("settings-invalid")."""
-    watched = [str(settings.watch.resolve())] if settings.watch else []
+    watched = [str(settings.watch.absolute())] if settings.watch else []
     return Roots.read([*watched, *settings.roots])
 
 
@@ -139,7 +157,8 @@ def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str
 
 
 def observe(settings: ServiceSettings, name: str) -> None:
-    """Log and trace as the settings say. Raises FatalError("tracing-missing")."""
+    """Log and trace as the settings say; files are for this account only. FatalError("tracing-missing")."""
+    os.umask(OWNER_ONLY)
     configure_logging(name, settings.log_level)
     configure_tracing(name, __version__, settings.traces)
 
@@ -154,10 +173,12 @@ def run_service(
         observe(settings, name)
         warn_without_roots(settings)
         spec = worker_spec(settings, name, topic, make_handler(settings))
+        bus = bus_settings(settings)
     except HistgenError as error:
-        _log.error("The settings cannot be used.", exc_info=error, exit_code=error.exit_code)
-        return error.exit_code
-    return run_worker(spec, bus=bus_settings(settings), storage=storage_settings(settings))
+        code = exit_code_of(error)
+        _log.error("The settings cannot be used.", exc_info=error, exit_code=code)
+        return code
+    return run_worker(spec, bus=bus, storage=storage_settings(settings))
 
 
 def worker_spec(
@@ -171,10 +192,14 @@ def worker_spec(
         make_handler=make_handler,
         token_file=token_file(settings),
         deadline_s=settings.deadline_s,
+        opening_s=settings.opening_s,
+        memory_bytes=settings.memory_bytes or default_limit_bytes(),
         max_attempts=settings.max_attempts,
         grace_s=settings.grace_s,
+        frozen_s=settings.frozen_s,
         host=settings.host,
         port=settings.port,
+        http=http_limits(settings),
         run_dir=settings.run_dir,
         letters=LETTERS.get(name, ()),
         retries=RETRIES.get(name, ()),

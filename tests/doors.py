@@ -1,4 +1,4 @@
-"""The tokens that services under test want from whoever asks what slides they have in hand."""
+"""The doors of what is under test: where it listens, and the tokens that it wants."""
 
 from __future__ import annotations
 
@@ -16,3 +16,15 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
 def bearer_of(token_file: Path | str) -> dict[str, str]:
     """Return the header that opens the door of a service with this token file."""
     return bearer(Path(token_file).read_text())
+
+
+def listening(pid: int) -> list[tuple[str, int]]:
+    """List where a process listens, by the kernel's tables: address and port."""
+    open_files = {path.readlink().name for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for fields in map(str.split, Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]):
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in open_files:
+                address, port = fields[1].split(":")
+                found.append((address, int(port, 16)))
+    return found

@@ -143,7 +143,7 @@ def scanned(path: Path, **stated) -> SlideScanned:
 
 def event_of(data: SlideScanned) -> Event:
     identity = f"{data.slide_id}|{data.content_id}|{data.case_id}"
-    return Event.first(data, source="/test", now=NOW, identity=identity)
+    return Event.first(data, source="/histgen/test", now=NOW, identity=identity)
 
 
 def drafts_of(lab: Lab, events: Sequence[Event]) -> list[Event]:

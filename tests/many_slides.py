@@ -36,7 +36,7 @@ def _scan(folder: Path, number: int) -> Event:
     slide_id = f"slide-{number:06d}"
     data = SlideScanned(slide_id, f"file:///scans/{slide_id}.svs", content(slide_id), 1)
     now = NOON + timedelta(seconds=number)
-    event = Event.first(data, source="/gateway", now=now, identity=slide_id)
+    event = Event.first(data, source="/histgen/gateway", now=now, identity=slide_id)
     _write(folder / keys.scanned_key(slide_id), json.dumps({"event": event.to_json()}).encode())
     return event
 
@@ -52,10 +52,11 @@ def _draft(folder: Path, event: Event) -> None:
         "confidence": 0.9,
         "provenance": {"slide": {"content_id": content(slide_id), "mpp": 0.5}},
     }
-    key = keys.report_key(slide_id, content(f"{slide_id} report"), keys.DRAFT_JSON)
-    pointer = {"schema": 1, "slide_id": slide_id, "report_digest": "d", "draft": key, "previous": []}
+    owner, digest = keys.ReportOwner(slide_id), content(f"{slide_id} report")
+    key = owner.report(digest, keys.DRAFT_JSON)
+    pointer = {"schema": 1, "slide_id": slide_id, "report_digest": digest, "draft": key, "previous": []}
     _write(folder / key, json.dumps(draft).encode())
-    _write(folder / keys.latest_key(slide_id), json.dumps(pointer).encode())
+    _write(folder / owner.latest, json.dumps(pointer).encode())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -27,7 +27,7 @@ def scan(
     slide = SlideScanned(
         slide_id, uri or f"file:///{slide_id}.svs", content(data or slide_id), 1, mpp, **case
     )
-    event = Event.first(slide, source="/gateway", now=NOON, identity=f"{slide_id}{data}{mpp}")
+    event = Event.first(slide, source="/histgen/gateway", now=NOON, identity=f"{slide_id}{data}{mpp}")
     store.put(keys.scanned_key(slide_id), canonical_json({"event": event.to_json()}), if_absent=False)
     return event
 
@@ -55,13 +55,15 @@ def draft(
         "confidence": 0.9,
         "provenance": {"slide": told(owner)},
     }
+    whose = keys.ReportOwner(owner, is_case=bool(slides))
     if slides:
+        value["case_id"] = owner
         value["slides"] = [{"slide_id": slide, "slide": told(slide)} for slide in slides]
     digest = sha256_hex(canonical_json(value))
-    key = keys.report_key(owner, digest, keys.DRAFT_JSON)
+    key = whose.report(digest, keys.DRAFT_JSON)
     store.put(key, json.dumps(value).encode())
     pointer = {"schema": 1, "slide_id": owner, "report_digest": digest, "draft": key, "previous": []}
-    store.put(keys.latest_key(owner), json.dumps(pointer).encode(), if_absent=False)
+    store.put(whose.latest, json.dumps(pointer).encode(), if_absent=False)
     return key
 
 

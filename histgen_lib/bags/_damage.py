@@ -56,7 +56,7 @@ def halves(name: str, shape: Sequence[int], part: Callable[[slice], NDArray[Any]
         rows = slice(start, start + step)
         block = part(rows)
         if block.dtype.kind not in "fiu":
-            raise unreadable(name, f"its features are {block.dtype}, not numbers")
+            raise unreadable(name, "its features are no numbers")
         largest = max(largest, float(np.max(np.abs(block), initial=0, where=np.isfinite(block))))
         if largest <= _LARGEST_HALF:
             made[rows] = block
@@ -92,7 +92,7 @@ def whole_px(name: str, coords: NDArray[Any]) -> NDArray[np.int32]:
     "bag-unreadable" for what is no number.
     """
     if coords.dtype.kind not in "fiu":
-        raise unreadable(name, f"its coords are {coords.dtype}, not numbers")
+        raise unreadable(name, "its coords are no numbers")
     rounded = np.rint(coords) if coords.dtype.kind == "f" else coords
     if not (np.abs(rounded.astype(np.float64)) < 2**31).all():  # False for NaN
         raise InvalidInputError(

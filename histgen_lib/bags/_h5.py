@@ -61,6 +61,8 @@ def _datasets(file: h5py.File, name: str) -> tuple[h5py.Dataset, h5py.Dataset]:
     found: tuple[h5py.Dataset, h5py.Dataset] = file[stamp], file["coords"]
     for dataset in found:
         check_size(name, dataset.shape)
+        if dataset.dtype.kind not in "fiu":  # of text and other kinds one value can have gigabytes
+            raise unreadable(name, "its features or coords are no numbers")
         if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > _MOST_CHUNK_BYTES:
             raise unreadable(name, "it is packed in pieces too large to be unpacked")
     return found

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.events import Event
 
 __all__ = [
@@ -30,7 +30,8 @@ class Delivery:
 
     Exactly one of `event` and `unreadable` is set; the latter says why the record is no event of ours. `raw`
     are the record's own bytes, for topics that carry other systems' records: they go nowhere else. `position`
-    is the record's place, "topic/partition/offset".
+    is the record's place, "topic/partition/offset". `offsets`: how many it takes, more than one where damage
+    hides what lies there.
     """
 
     topic: str
@@ -39,11 +40,17 @@ class Delivery:
     raw: bytes
     event: Event | None = None
     unreadable: InvalidInputError | None = None
+    offsets: int = 1
 
     @property
     def position(self) -> str:
         """The record's place in the log."""
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
+    def behind(self) -> int:
+        """The offset of what follows it."""
+        return self.offset + self.offsets
 
 
 @dataclass(frozen=True)
@@ -77,16 +84,19 @@ class Subscription(Protocol):
     """One member of a consumer group on one topic, with at most one record in flight. Used from one thread.
 
     A record is given to one member of the group at a time, in order within its partition, and again (to
-    whoever has the partition then) until some member says `done` or `reject`. Records are never passed over:
-    what follows a record in its partition comes only after it. All methods raise
-    TransientError("bus-unavailable") when the broker is away, and may be called again; membership and the
-    record in flight survive that where the broker allows it.
+    whoever has the partition then) until some member says `done` or `reject`. Records are never passed over
+    unless they were set aside (`defer`): what follows a record in its partition comes only after it. What is
+    damaged is delivered, too, as `unreadable` with the code "record-damaged". All methods raise
+    TransientError("bus-unavailable") when the broker is away, and may be called again; membership, the record
+    in flight and those aside survive that where the broker allows it.
     """
 
     def next(self, timeout_s: float) -> Delivery | None:
         """Wait about `timeout_s` for a record; None if none came. ValueError while one is in flight.
 
         Longer by a second where the group's members are changing, by some more where the broker is silent.
+        A record that was set aside and is due comes before new ones; after it one of these has its turn, so
+        that neither keep the others waiting.
         """
         ...
 
@@ -99,7 +109,10 @@ class Subscription(Protocol):
         ...
 
     def done(self, delivery: Delivery) -> bool:
-        """Commit the record in flight; False if it was not ours any more (then nothing was committed)."""
+        """Finish the record in flight; False if it was not ours any more (then nothing was committed).
+
+        It is committed once nothing before it in its partition is unfinished.
+        """
         ...
 
     def reject(self, delivery: Delivery, reason: Reason) -> bool:
@@ -110,8 +123,26 @@ class Subscription(Protocol):
         """Hand the record in flight back, uncommitted; it is delivered again, here or elsewhere."""
         ...
 
+    def defer(self, delivery: Delivery, wait_s: float) -> bool:
+        """Set the record in flight aside for about `wait_s`, so that records with other keys pass it.
+
+        Those with its key wait behind it. `next` delivers it again when it is due. Nothing is committed past
+        it: what is finished meanwhile is remembered for as long as the partition stays here. After that, all
+        that is aside and what was finished behind it comes once more, to whoever has the partition then.
+        False where no more may be set aside (there are 256): then it is still in flight. True also where it
+        was not ours any more.
+        """
+        ...
+
     def lag(self) -> int:
         """Count the uncommitted records of the partitions held here, the one in flight included."""
+        ...
+
+    def trouble(self) -> TransientError | None:
+        """Say which partitions held here wait for ever, it seems, as the broker hands out nothing of them.
+
+        None if all is well. Costs nothing; others go on meanwhile.
+        """
         ...
 
     def close(self) -> None:

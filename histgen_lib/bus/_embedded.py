@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from histgen_lib.bus import BusSettings, Delivery, Reason
+from histgen_lib.bus._aside import Aside
 from histgen_lib.bus._embedded_group import Member
 from histgen_lib.bus._embedded_log import Log, append
-from histgen_lib.bus._records import delivery, sized
-from histgen_lib.errors import HistgenError
+from histgen_lib.bus._records import damaged, delivery, sized
+from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event
 
 _LEAST_LOOK_S, _MOST_LOOK_S = 0.01, 0.5
@@ -68,6 +69,7 @@ class EmbeddedSubscription:
         self._stirred_at = time.monotonic()
         self._attended_at: float | None = None
         self._in_flight: Delivery | None = None
+        self._aside = Aside()
         self._lost = False
 
     def next(self, timeout_s: float) -> Delivery | None:
@@ -87,7 +89,7 @@ class EmbeddedSubscription:
         self._attend()
         if self._in_flight is not None and not self._lost:
             with self._log.read() as connection:
-                self._lost = not self._me.has(connection, *_place(self._in_flight))
+                self._lost = not self._me.has(connection, *self._place(self._in_flight))
         return not self._lost
 
     def done(self, delivery: Delivery) -> bool:
@@ -100,14 +102,25 @@ class EmbeddedSubscription:
 
     def release(self, delivery: Delivery) -> None:
         """See `Subscription.release`."""
-        with self._log.write(durable=False) as connection:
-            self._me.hold(connection, *_place(delivery), busy=False)
-        self._forget()
+        if self._let_go(delivery):
+            self._aside.release(delivery)
+
+    def defer(self, delivery: Delivery, wait_s: float) -> bool:
+        """See `Subscription.defer`."""
+        if not self._aside.has_room():
+            return False
+        if self._let_go(delivery):
+            self._aside.defer(delivery, self._clock() + wait_s)
+        return True
 
     def lag(self) -> int:
         """See `Subscription.lag`."""
         with self._log.read() as connection:
             return self._me.lag(connection)
+
+    def trouble(self) -> TransientError | None:
+        """See `Subscription.trouble`: a file is there as a whole, or not at all."""
+        return None
 
     def close(self) -> None:
         """See `Subscription.close`. Where the file is away, the lease runs out by itself."""
@@ -115,6 +128,7 @@ class EmbeddedSubscription:
             with contextlib.suppress(HistgenError), self._log.write(durable=False) as connection:
                 self._me.leave(connection, self._clock())
         self._attended_at = None
+        self._aside.forget()
         self._log.close()
 
     def _attend(self) -> None:
@@ -127,34 +141,54 @@ class EmbeddedSubscription:
         with self._log.write(durable=False) as connection:
             self._me.attend(connection, now)
             if self._in_flight is not None:  # it may have been lost and come back
-                self._me.hold(connection, *_place(self._in_flight), busy=True)
+                self._me.hold(connection, *self._place(self._in_flight), busy=True)
         self._attended_at = now
 
     def _take(self) -> Delivery | None:
+        return self._again(in_turn=True) or self._new() or self._again()
+
+    def _again(self, *, in_turn: bool = False) -> Delivery | None:
+        """Take the next of the records that were read."""
+        while (found := self._aside.again(self._clock(), in_turn=in_turn)) is not None:
+            if self._hold(found, busy=True):
+                self._aside.lend(found)
+                return found
+        return None
+
+    def _new(self) -> Delivery | None:
+        """Read on until there is a record that does not wait behind others."""
+        while (found := self._next_new()) is not None:
+            self._aside.take(found)
+            if (taken := self._again(in_turn=True)) is not None:
+                return taken
+        return None
+
+    def _next_new(self) -> Delivery | None:
         with self._log.read() as connection:
-            if self._me.waiting(connection) is None:
-                return None
-        with self._log.write(durable=False) as connection:
-            found = self._me.waiting(connection)  # still ours?
-            if found is None:
-                return None
-            part, offset, headers, body = found
-            self._me.hold(connection, part, offset, busy=True)
-        return delivery(self._topic, part, offset, json.loads(headers), body)
+            found = self._me.waiting(connection, self._aside.read())
+        if found is None:
+            return None
+        part, next, offset, headers, body = found
+        if self._aside.floor(part) != next:  # others have had the partition meanwhile
+            self._aside.forget([part])
+        return _read(self._topic, part, offset, headers, body)
 
     def _changed(self, version: int, end: float) -> bool:
         """Wait till there may be a record, or a look at the leases is due; False when the time is over."""
         watch_at = time.monotonic() + self._watch_s
         while (now := time.monotonic()) < end:
-            if self._log.version() != version or now > watch_at:
+            due_in_s = self._aside.due() - self._clock()
+            if self._log.version() != version or now > watch_at or due_in_s <= 0:
                 return True
             look_s = max(_LEAST_LOOK_S, min(_MOST_LOOK_S, (now - self._stirred_at) / 40))
-            time.sleep(min(look_s, end - now))
+            time.sleep(min(look_s, end - now, due_in_s))
         return False
 
     def _finish(self, delivery: Delivery, letter: Event | None) -> bool:
+        if self._in_flight != delivery:
+            return False
         with self._log.write() as connection:
-            ours = self._me.finish(connection, *_place(delivery))
+            ours = self._me.finish(connection, *self._place(delivery), self._aside.floor_after(delivery))
             if ours and letter is not None:
                 append(
                     connection,
@@ -164,13 +198,44 @@ class EmbeddedSubscription:
                     letter.body(),
                     partitions=self._partitions,
                 )
+        if ours:
+            self._aside.finish(delivery)
+        else:
+            self._aside.forget([delivery.partition])
         self._forget()
         return ours
+
+    def _let_go(self, delivery: Delivery) -> bool:
+        """Have the record in flight so no longer; False if it was not ours any more."""
+        if self._in_flight != delivery:
+            return False
+        ours = self._hold(delivery, busy=False)
+        self._forget()
+        return ours
+
+    def _hold(self, delivery: Delivery, *, busy: bool) -> bool:
+        """Say whether a record is in flight; where its partition is not ours any more, forget that."""
+        with self._log.write(durable=False) as connection:
+            ours = self._me.hold(connection, *self._place(delivery), busy=busy)
+        if not ours:
+            self._aside.forget([delivery.partition])
+        return ours
+
+    def _place(self, delivery: Delivery) -> tuple[int, int | None]:
+        """Return the partition, and the offset that the group has to be at while it is ours."""
+        return delivery.partition, self._aside.floor(delivery.partition)
 
     def _forget(self) -> None:
         self._in_flight, self._lost = None, False
         self._stirred_at = time.monotonic()
 
 
-def _place(delivery: Delivery) -> tuple[int, int]:
-    return delivery.partition, delivery.offset
+def _read(topic: str, part: int, offset: int, headers: bytes, body: bytes) -> Delivery:
+    """Read the event in a row, whatever became of it on the disk."""
+    try:
+        found = json.loads(headers)
+        if not isinstance(found, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        return Delivery(topic, part, offset, body, unreadable=damaged("its headers are no JSON object"))
+    return delivery(topic, part, offset, found, body)

@@ -2,13 +2,15 @@
 
 Every change is one transaction, so whoever has a partition in the file has it: taking a record and finishing
 it check that in the same transaction. Partitions without a record in flight may therefore change hands at any
-moment.
+moment, those with records set aside, too.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from histgen_lib.bus._embedded_log import ensure_topic
@@ -60,29 +62,45 @@ class Member:
         sql = f"SELECT 1 FROM member WHERE grp = :grp AND topic = :topic AND NOT ({_ALIVE}) LIMIT 1"
         return self._run(connection, sql, now=now).fetchone() is not None
 
-    def waiting(self, connection: sqlite3.Connection) -> tuple[int, int, str, bytes] | None:
-        """Find the oldest unfinished record of this member's partitions: partition, offset, headers, body."""
+    def waiting(
+        self, connection: sqlite3.Connection, read: Sequence[tuple[int, int, int | None]] = ()
+    ) -> tuple[int, int, int, bytes, bytes] | None:
+        """Find the oldest record of this member's partitions that is neither finished nor read.
+
+        `read`: partitions with records that were read and are not finished; the lowest of these; and from
+        where to read on (None: not now). It counts only where the lowest one is still the group's next one.
+        Returns partition, the group's next offset, the record's own, headers, body. The last two as bytes,
+        whatever they are: SQLite holds a column to no type, and Python refuses wrong UTF-8.
+        """
         sql = (
-            "SELECT r.part, r.position, r.headers, r.body FROM claim c JOIN record r"
-            " ON r.topic = c.topic AND r.part = c.part AND r.position = c.next"
+            "SELECT r.part, c.next, r.position, CAST(r.headers AS BLOB), CAST(r.body AS BLOB) FROM claim c"
+            " LEFT JOIN json_each(:read) s ON json_extract(s.value, '$[0]') = c.part"
+            " AND json_extract(s.value, '$[1]') = c.next"
+            " CROSS JOIN record r ON r.topic = c.topic AND r.part = c.part AND r.position"
+            " = CASE WHEN s.value IS NULL THEN c.next ELSE json_extract(s.value, '$[2]') END"
             " WHERE c.grp = :grp AND c.topic = :topic AND c.holder = :id ORDER BY r.seq LIMIT 1"
         )
-        found: tuple[int, int, str, bytes] | None = self._run(connection, sql).fetchone()
+        found: tuple[int, int, int, bytes, bytes] | None = self._run(
+            connection, sql, read=json.dumps(read)
+        ).fetchone()
         return found
 
-    def hold(self, connection: sqlite3.Connection, part: int, offset: int, *, busy: bool) -> bool:
-        """Say whether a record of our partition is in flight; False if it is not ours."""
+    def hold(self, connection: sqlite3.Connection, part: int, floor: int | None, *, busy: bool) -> bool:
+        """Say whether a record of our partition is in flight; False if it is not ours.
+
+        It is ours if this member has it, and its lowest unfinished record is still the group's next one.
+        """
         sql = "UPDATE claim SET busy = :busy" + _OURS
-        return self._run(connection, sql, busy=busy, part=part, offset=offset).rowcount == 1
+        return self._run(connection, sql, busy=busy, part=part, floor=floor).rowcount == 1
 
-    def finish(self, connection: sqlite3.Connection, part: int, offset: int) -> bool:
-        """Commit a record of a partition that is ours; False, and nothing done, if it is not."""
-        sql = "UPDATE claim SET next = next + 1, busy = 0" + _OURS
-        return self._run(connection, sql, part=part, offset=offset).rowcount == 1
+    def finish(self, connection: sqlite3.Connection, part: int, floor: int | None, next: int) -> bool:
+        """Commit up to `next` in a partition that is ours; False, and nothing done, if it is not."""
+        sql = "UPDATE claim SET next = :next, busy = 0" + _OURS
+        return self._run(connection, sql, part=part, floor=floor, next=next).rowcount == 1
 
-    def has(self, connection: sqlite3.Connection, part: int, offset: int) -> bool:
-        """Say whether the partition is ours, with that record as its first unfinished one."""
-        found = self._run(connection, "SELECT 1 FROM claim" + _OURS, part=part, offset=offset)
+    def has(self, connection: sqlite3.Connection, part: int, floor: int | None) -> bool:
+        """Say whether the partition is ours, as `hold` does."""
+        found = self._run(connection, "SELECT 1 FROM claim" + _OURS, part=part, floor=floor)
         return found.fetchone() is not None
 
     def lag(self, connection: sqlite3.Connection) -> int:
@@ -121,4 +139,4 @@ class Member:
         return connection.execute(sql, self._keys | values)
 
 
-_OURS = " WHERE grp = :grp AND topic = :topic AND holder = :id AND part = :part AND next = :offset"
+_OURS = " WHERE grp = :grp AND topic = :topic AND holder = :id AND part = :part AND next = :floor"

@@ -1,6 +1,7 @@
 """Subscription to Apache Kafka by kafka-python: at least once, one record in flight a member.
 
-A job takes minutes, so a member that works pauses its partitions and polls nothing but the group's news.
+A job takes minutes, so a member that works pauses its partitions and polls nothing but the group's news. What
+was read and is not finished stays in memory (`Aside`): the client's position runs ahead of what is committed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
+from math import ceil
 from typing import Any
 
 import kafka
@@ -15,20 +17,20 @@ from kafka import errors as kafka_errors
 from kafka.structs import MemberState
 
 from histgen_lib.bus import BusSettings, Delivery, Reason
-from histgen_lib.bus._kafka_assignor import BusyStaysAssignor
-from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, raised_by_us, talking
+from histgen_lib.bus._aside import Aside
+from histgen_lib.bus._kafka_client import ANSWER_S, talking
+from histgen_lib.bus._kafka_damage import read
+from histgen_lib.bus._kafka_holes import Holes
+from histgen_lib.bus._kafka_joining import FETCH_S, join, leave, pace
 from histgen_lib.bus._kafka_publisher import KafkaPublisher
-from histgen_lib.bus._records import delivery
 from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
 
 _SILENCE_S, _CALM_SILENCE_S = 2.0, 10.0
 """After so long without a sign of the broker it is asked for one; the second holds for a member at rest."""
-_REST_S, _HEARTBEAT_MS, _FETCH_MS = 10.0, (1000, 3000), (100, 2000)
-"""A member that got no record for so long is at rest. Then it hears more rarely of newcomers (by heartbeat),
-and leaves requests for records with the broker for longer, which answers them as soon as there is one. At
-work they must be short: one that waits keeps later ones waiting."""
+_REST_S = 10.0
+"""A member that got no record for so long is at rest."""
 _PATIENCE_S = 5.0
 """A member that works asks in passing; only after so long it takes a late answer for an absent broker."""
 _TURN_S = 0.5
@@ -41,28 +43,8 @@ often within the second, and after the third the client must have forgotten it: 
 _STALL_S, _STALLS = 10.0, 5
 """kafka-python 3.0.12 can lay records of a paused partition aside and never come back to them. A member that
 got nothing for so long looks whether something lies there; if so so many times, its client is replaced."""
-_DAMAGE = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
-_PASSING = (kafka_errors.KafkaError, OSError)
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced by a new one."""
-
-
-_Heard = Callable[[Collection[Any]], None]
-
-
-class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Hears what comes and goes, while we poll, in kafka-python's own thread: no requests from here."""
-
-    def __init__(self, came: _Heard, went: _Heard) -> None:
-        self._came, self._went = came, went
-
-    def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        """Pass it on."""
-        self._came(assigned)
-
-    def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        """Pass it on; kafka-python calls this for lost partitions, too."""
-        self._went(revoked)
 
 
 class KafkaSubscription:
@@ -72,7 +54,9 @@ class KafkaSubscription:
         self._settings, self._servers, self._topic, self._group = settings, servers, topic, group
         self._letters = KafkaPublisher(settings, servers)
         self._consumer: Any = None
+        self._holes: Any = None
         self._in_flight: Delivery | None = None
+        self._aside = Aside()
         self._lost = self._evicted = False
         self._topic_id: Any = None
         self._stalls = 0
@@ -83,17 +67,11 @@ class KafkaSubscription:
         """See `Subscription.next`."""
         if self._in_flight is not None:
             raise ValueError(f"{self._in_flight.position} is still in flight")
+        end = time.monotonic() + timeout_s
         with self._consuming() as consumer:
-            self._pace(consumer)
-            consumer.resume(*consumer.paused())
-            found = self._poll(max(_CATCH_MS, int(timeout_s * 1000)))
-            if found:
-                self._take(*next(iter(found.values())))
-                consumer.pause(*consumer.assignment())
-            else:
-                self._settle(_REBALANCE_S)
-                self._listen_for_broker(patience_s=ANSWER_S / 2)
-                self._see_to_stall()
+            pace(consumer, self._settings, at_rest=self._at_rest)
+            if not self._lend_due():
+                self._read_on(end)
         return self._in_flight
 
     def keep(self) -> bool:
@@ -122,16 +100,30 @@ class KafkaSubscription:
 
     def release(self, delivery: Delivery) -> None:
         """See `Subscription.release`."""
-        with self._consuming() as consumer:
-            place = _place(delivery)
-            if place in consumer.assignment() and not self._lost:
-                consumer.seek(place, delivery.offset)
-        self._forget()
+        if self._in_flight == delivery:
+            if not self._lost:
+                self._aside.release(delivery)
+            self._forget()
+
+    def defer(self, delivery: Delivery, wait_s: float) -> bool:
+        """See `Subscription.defer`."""
+        if self._in_flight == delivery:
+            if not self._lost:
+                if not self._aside.has_room():
+                    return False
+                self._aside.defer(delivery, time.monotonic() + wait_s)
+            self._forget()
+        return True
 
     def lag(self) -> int:
         """See `Subscription.lag`."""
-        with self._consuming():
-            return self._behind()
+        with self._consuming() as consumer:
+            return self._count(consumer.assignment(), self._floor)
+
+    def trouble(self) -> TransientError | None:
+        """See `Subscription.trouble`."""
+        told: TransientError | None = self._holes.trouble() if self._consumer else None
+        return told
 
     def close(self) -> None:
         """See `Subscription.close`."""
@@ -155,33 +147,16 @@ class KafkaSubscription:
         self._failing_since = 0.0
 
     def _join(self) -> Any:
-        ensure_topic(self._settings, self._servers, self._topic)
-        session_ms = int(self._settings.session_s * 1000)
-        consumer = connect(
-            kafka.KafkaConsumer,
+        consumer = join(
             self._settings,
             self._servers,
-            group_id=self._group,
-            partition_assignment_strategy=[BusyStaysAssignor(self._holding)],
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=min(_HEARTBEAT_MS[0], session_ms // 3),
-            max_poll_interval_ms=max(60_000, 6 * session_ms),
-            max_poll_records=1,
-            fetch_max_wait_ms=_FETCH_MS[0],
-            enable_auto_commit=False,
-            isolation_level="read_committed",  # what a producer took back was never said
-            auto_offset_reset="earliest",
-            allow_auto_create_topics=False,
+            self._topic,
+            self._group,
+            holding=self._holding,
+            came=self._came,
+            went=self._went,
         )
-        consumer.subscribe([self._topic], listener=_Listener(self._came, self._went))
-        try:
-            # Where the topic's partitions are not known before the group is joined, it is joined twice.
-            with talking():
-                consumer.end_offsets([kafka.TopicPartition(self._topic, 0)], timeout_ms=ANSWER_S * 1000)
-        except BaseException:
-            _close(consumer)
-            raise
-        self._topic_id = consumer._cluster.topic_id(self._topic)
+        self._topic_id, self._holes = consumer._cluster.topic_id(self._topic), Holes(consumer)
         self._heard_at = time.monotonic()
         return consumer
 
@@ -189,17 +164,13 @@ class KafkaSubscription:
     def _at_rest(self) -> bool:
         return time.monotonic() - self._taken_at > _REST_S
 
-    def _pace(self, consumer: Any) -> None:
-        """Be brisk at work, and spare at rest."""
-        heartbeat_ms = min(_HEARTBEAT_MS[self._at_rest], int(self._settings.session_s * 1000) // 3)
-        consumer._coordinator.heartbeat.config["heartbeat_interval_ms"] = heartbeat_ms
-        consumer._fetcher.config["fetch_max_wait_ms"] = _FETCH_MS[self._at_rest]
-
     def _came(self, places: Collection[Any]) -> None:
         if self._in_flight is not None:
             self._consumer.pause(*places)
 
     def _went(self, places: Collection[Any]) -> None:
+        self._holes.forget(places)
+        self._aside.forget([place.partition for place in places])
         if self._in_flight is not None and _place(self._in_flight) in places:
             self._lost = True
 
@@ -216,14 +187,56 @@ class KafkaSubscription:
         busy = {self._in_flight.partition} if self._in_flight is not None else set()
         return Holding(owned, owned & busy)
 
+    def _lend_due(self) -> bool:
+        """Deliver a record that is due, if its partition is still ours."""
+        if self._aside.again(time.monotonic(), in_turn=True) is None:
+            return False
+        self._turn(_CATCH_MS)
+        return self._settle(_REBALANCE_S) and self._lend(in_turn=True)
+
+    def _read_on(self, end: float) -> None:
+        """Read until there is a record that does not wait behind others, one is due, or it is `end`."""
+        while found := self._poll_awake(end):
+            self._take(*next(iter(found.values())))
+            if self._lend(in_turn=True):
+                return
+        settled = self._settle(_REBALANCE_S)
+        self._listen_for_broker(patience_s=ANSWER_S / 2)
+        self._see_to_stall()
+        if self._holes.blind:
+            self._count(self._consumer.assignment(), self._position)
+        if settled:
+            self._lend()
+
+    def _poll_awake(self, end: float) -> dict[Any, Any]:
+        """Poll for records, but of partitions that have no room for more, until one that waits is due."""
+        consumer, now = self._consumer, time.monotonic()
+        consumer.resume(*self._holes.due(self._open(consumer.paused())))
+        due = max(self._aside.due(), now + FETCH_S)  # one that is due lets new ones have a turn
+        return self._poll(max(_CATCH_MS, ceil(1000 * (min(end, due) - now))))
+
+    def _open(self, places: Collection[Any]) -> list[Any]:
+        """Return the partitions whose next record may be read."""
+        return [place for place in places if place.partition not in self._aside.stopped]
+
     def _take(self, record: Any) -> None:
-        self._heard_at = self._got_at = self._taken_at = time.monotonic()
-        headers = {
-            name: value.decode(errors="replace") for name, value in record.headers if value is not None
-        }
-        self._in_flight = delivery(
-            record.topic, record.partition, record.offset, headers, record.value or b""
-        )
+        self._heard_at = self._got_at = time.monotonic()
+        found = read(record)
+        self._holes.forget([_place(found)])
+        self._aside.take(found)
+        if found.partition in self._aside.stopped:
+            self._consumer.seek(_place(found), found.offset)
+            self._consumer.pause(_place(found))
+
+    def _lend(self, *, in_turn: bool = False) -> bool:
+        """Deliver a record that was read, if one need not wait."""
+        found = self._aside.again(time.monotonic(), in_turn=in_turn)
+        if found is None:
+            return False
+        self._aside.lend(found)
+        self._in_flight, self._taken_at = found, time.monotonic()
+        self._consumer.pause(*self._consumer.assignment())
+        return True
 
     def _turn(self, timeout_ms: float) -> None:
         """Have the group's business done, and nothing delivered."""
@@ -234,12 +247,7 @@ class KafkaSubscription:
             consumer.seek(place, records[0].offset)
 
     def _poll(self, timeout_ms: float) -> dict[Any, Any]:
-        try:
-            found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
-        except Exception as error:
-            if not isinstance(error, _DAMAGE) and (isinstance(error, _PASSING) or raised_by_us(error)):
-                raise
-            raise self._unreadable(error) from error
+        found: dict[Any, Any] = self._consumer.poll(timeout_ms=timeout_ms, max_records=1)
         if self._evicted or self._made_anew():
             self._drop()
             self._consumer = self._join()
@@ -251,18 +259,6 @@ class KafkaSubscription:
         known, found = self._topic_id, self._consumer._cluster.topic_id(self._topic)
         return bool(known and found and found.int and known != found)
 
-    def _unreadable(self, error: Exception) -> TransientError:
-        """Let go of a client that cannot take a record apart: at its next call it would spin for ever."""
-        part, place = self._consumer._fetcher._next_partition_records, self._topic  # told nowhere else
-        if part:
-            place = f"{place}/{part.topic_partition.partition}/{part.next_fetch_offset}"
-        self._drop()
-        return TransientError(
-            "bus-record",
-            f"A record cannot be taken apart, so its partition waits: {place} ({type(error).__name__}).",
-            hint="If that lasts, a person has to set the group's offset behind it: kafka-consumer-groups.",
-        )
-
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
         while True:
@@ -271,15 +267,15 @@ class KafkaSubscription:
             if place not in self._consumer.assignment() or (self._lost and not self._next_in_line(delivery)):
                 return False
             try:
-                self._consumer.commit(
-                    {place: kafka.OffsetAndMetadata(delivery.offset + 1)}, timeout_ms=ANSWER_S * 1000
-                )
+                committed = kafka.OffsetAndMetadata(self._aside.floor_after(delivery))
+                self._consumer.commit({place: committed}, timeout_ms=ANSWER_S * 1000)  # also where it stays
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError):
                 self._turn(_CATCH_MS)  # the group changes: see what is still ours
                 if time.monotonic() > end:
                     raise
                 continue
-            self._consumer.seek(place, delivery.offset + 1)
+            self._consumer.seek(place, self._aside.reached(delivery))
+            self._aside.finish(delivery)
             self._heard_at = time.monotonic()
             return True
 
@@ -307,25 +303,29 @@ class KafkaSubscription:
         committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
         return bool(committed == delivery.offset)
 
-    def _behind(self) -> int:
-        places = sorted(self._consumer.assignment())
-        ends = self._consumer.end_offsets(places, timeout_ms=ANSWER_S * 1000) if places else {}
+    def _count(self, places: Collection[Any], start: Callable[[Any], int]) -> int:
+        """Count the records of partitions from where `start` says."""
+        ends = self._consumer.end_offsets(sorted(places), timeout_ms=ANSWER_S * 1000) if places else {}
         self._heard_at = time.monotonic() if ends else self._heard_at
-        return sum(max(0, end - self._reached(place)) for place, end in ends.items())
+        self._holes.note_ends(ends)
+        return sum(max(0, end - start(place)) for place, end in ends.items())
 
     def _see_to_stall(self) -> None:
         """Replace a client that delivers nothing though something lies there."""
         if time.monotonic() - self._got_at < _STALL_S:
             return
-        self._stalls = self._stalls + 1 if self._behind() else 0
+        open = self._open(self._consumer.assignment() - self._holes.places)
+        self._stalls = self._stalls + 1 if self._count(open, self._position) else 0
         if self._stalls == 0:
             self._got_at = time.monotonic()
         elif self._stalls >= _STALLS:
             self._drop()
 
-    def _reached(self, place: Any) -> int:
-        if self._in_flight is not None and _place(self._in_flight) == place:
-            return self._in_flight.offset
+    def _floor(self, place: Any) -> int:
+        floor = self._aside.floor(place.partition)
+        return self._position(place) if floor is None else floor
+
+    def _position(self, place: Any) -> int:
         return int(self._consumer.position(place, timeout_ms=ANSWER_S * 1000) or 0)
 
     def _listen_for_broker(self, *, patience_s: float, tolerated_s: float = 0.0) -> None:
@@ -349,13 +349,9 @@ class KafkaSubscription:
         self._unsettled_since, self._evicted = 0.0, False
         self._stalls, self._got_at = 0, time.monotonic()
         self._lost = self._in_flight is not None
+        self._aside.forget()
         if consumer is not None:
-            _close(consumer)
-
-
-def _close(consumer: Any) -> None:
-    with contextlib.suppress(Exception):  # it leaves the group if it can
-        consumer.close(autocommit=False, timeout_ms=2000)
+            leave(consumer)
 
 
 def _place(delivery: Delivery) -> Any:

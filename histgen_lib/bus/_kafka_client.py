@@ -15,7 +15,7 @@ import kafka
 from kafka import errors as kafka_errors
 
 from histgen_lib.bus import BusSettings
-from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 
 ANSWER_S = 8.0
 """How long a broker may take to answer before it counts as away."""
@@ -39,6 +39,7 @@ _REFUSALS = (
     kafka_errors.IllegalSaslStateError,
 )
 _TLS_REFUSAL = re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|ALERT|certificate|no protocols available")
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _UNUSABLE = (kafka_errors.KafkaConfigurationError, kafka_errors.InvalidSessionTimeoutError)
 _UNUSABLE_AT_START = (*_UNUSABLE, FileNotFoundError, AssertionError, LookupError, TypeError, ValueError)
 """What wrong settings make kafka-python raise while a client is made; later these mean something else."""
@@ -138,8 +139,9 @@ def _made(kind: type[Any], settings: BusSettings, servers: list[str], ours: dict
 def talking(unusable: tuple[type[BaseException], ...] = _UNUSABLE) -> Iterator[None]:
     """Translate what kafka-python raises.
 
-    TransientError("bus-unavailable") for outages and whatever may pass; FatalError("bus-refused") for a
-    broker that does not let us in, FatalError("bus-settings") for settings that cannot be (`unusable`).
+    TransientError("bus-unavailable") for outages and whatever may pass; InvalidInputError("event-too-large")
+    where the broker takes less than we do; FatalError("bus-refused") for a broker that does not let us in,
+    FatalError("bus-settings") for settings that cannot be (`unusable`).
     """
     start = time.monotonic()
     try:
@@ -154,6 +156,12 @@ def _translated(
     error: BaseException, heard: list[BaseException], unusable: tuple[type[BaseException], ...]
 ) -> HistgenError:
     """Find the place of `error` in our tree; `heard` is what connections failed of."""
+    if isinstance(error, _TOO_LARGE):
+        return InvalidInputError(
+            "event-too-large",
+            "An event is larger than what this broker takes.",
+            hint="Let the topic take 1 MiB: max.message.bytes, as Kafka has it by itself.",
+        )
     for cause in (error, *heard):
         if isinstance(cause, _REFUSALS) or _TLS_REFUSAL.search(str(cause)):
             return FatalError(

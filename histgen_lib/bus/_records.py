@@ -24,9 +24,23 @@ def sized(body: bytes) -> bytes:
 
 
 def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Read the event in a record; a record that is no event of ours is delivered with the reason."""
+    """Read the event in a record; a record that is no event of ours is delivered with the reason.
+
+    More than we could send on is not taken apart: what that takes in memory is bounded by the size.
+    """
     try:
-        event = Event.read(headers, body)
+        event = Event.read(headers, sized(body))
     except InvalidInputError as reason:
         return Delivery(topic, partition, offset, body, unreadable=reason)
     return Delivery(topic, partition, offset, body, event=event)
+
+
+def damaged(why: str, offsets: int = 1) -> InvalidInputError:
+    """Say why a record cannot be read, and for how many offsets it stands."""
+    many = f" It stands for {offsets} offsets, its own the first." if offsets > 1 else ""
+    return InvalidInputError(
+        "record-damaged",
+        f"A record on the broker is damaged and cannot be read: {why}.{many}",
+        hint="Look at the broker's disk. What the record told of is announced again by histgen replay "
+        "--unfinished, or by histgen backfill.",
+    )

@@ -63,6 +63,8 @@ def backfill(
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
     settings = gateway.GatewaySettings.load(
         bus=connection.need_bus().url,
+        kafka=dict(connection.need_bus().kafka),
+        kafka_file=None,  # what one says is in these already
         store=connection.storage.url,
         store_endpoint=connection.storage.endpoint,
         **({"roots": connection.roots} if connection.roots else {}),

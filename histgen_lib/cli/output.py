@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.names import printable
+from histgen_lib.names import harmless_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ class Failure:
             return _refused(error)
         return cls(
             "internal-error",
-            f"Something went wrong inside histgen ({type(error).__name__}: {_one_line(error)}).",
+            f"Something went wrong inside histgen ({type(error).__name__}{_place_of(error)}).",
             "Please report this: run the command again with HISTGEN_DEBUG=1 and send what it prints.",
             INTERNAL_EXIT,
         )
@@ -85,7 +85,12 @@ def err() -> Console:
 
 def emit_json(value: Any) -> None:
     """Print one JSON document to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """Write JSON as people read it, with no sign in it that a terminal would obey, or could not write."""
+    return harmless_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def emit_error(failure: Failure, *, as_json: bool = False) -> None:
@@ -120,5 +125,8 @@ def _console(*, stderr: bool) -> Console:
     return PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _place_of(error: Exception) -> str:
+    """Say where it was raised; what it says may quote from a slide or a report."""
+    from histgen_lib.telemetry.log import frames  # noqa: PLC0415 - only for what nobody had foreseen
+
+    return "".join(f" at {place}" for place in list(frames(error))[-1:])

@@ -15,7 +15,7 @@ from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.worker.replay import Replayed
 
 
@@ -23,7 +23,8 @@ def replay(
     event_ids: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[EVENT_ID]…", help="Dead letters to replay, as histgen status SLIDE names them."
+            metavar="[LETTER]…",
+            help="Dead letters to replay, as histgen status SLIDE names them, or by their event's id.",
         ),
     ] = None,
     *,
@@ -114,7 +115,7 @@ def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
             {
                 "dry_run": dry_run,
                 "slides": [
-                    {"slide_id": one.slide_id, "event_id": one.event and one.event.id} for one in told
+                    {"slide_id": one.slide_id, "event_id": one.event and one.event.name} for one in told
                 ],
             }
         )
@@ -146,16 +147,14 @@ def _would_replay(
 
 
 def _say(replayed: Replayed, *, dry_run: bool) -> None:
-    from histgen_lib.worker.replay import GATEWAY  # noqa: PLC0415 - as above
-
     letter = replayed.letter
     slide = letter.event.key if letter and letter.event else "unknown"
     if replayed.refused:
         say_heading(f"{replayed.event_id} ({slide})")
         say_error(Failure.of(replayed.refused))
         return
-    if letter and letter.worker == GATEWAY:
-        done = "was taken in since; the letter " + ("would be" if dry_run else "is") + " put away"
+    if replayed.put_away:
+        done = "was announced since; the letter " + ("would be" if dry_run else "is") + " put away"
     else:
         done = "would be replayed" if dry_run else "is tried again"
     out().print(f"{slide}: {letter.code if letter else ''} {done} ({replayed.event_id})", soft_wrap=True)
@@ -167,6 +166,6 @@ def _to_dict(replayed: Replayed) -> dict[str, Any]:
         "event_id": replayed.event_id,
         "slide_id": letter.event.key if letter and letter.event else None,
         "code": letter and letter.code,
-        "new_event_id": replayed.event and replayed.event.id,
+        "new_event_id": replayed.event and replayed.event.name,
         "error": Failure.of(replayed.refused).to_dict() if replayed.refused else None,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.output import JsonFlag, confidence_word, emit_json, err, out
+from histgen_lib.cli.output import (
+    Failure,
+    JsonFlag,
+    confidence_word,
+    emit_json,
+    err,
+    json_text,
+    out,
+    say_error,
+)
 from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import SlideScanned
@@ -22,8 +30,8 @@ from histgen_lib.names import printable
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
     from histgen_lib.stack.following import Picture
-    from histgen_lib.stack.overview import SlideState
     from histgen_lib.stack.standing import Standing, Wanted
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.storage import ObjectInfo, ObjectStore
 
 ROWS = 60
@@ -108,9 +116,9 @@ def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
     told["page"] = {"number": wanted.page, "limit": wanted.limit, "slides": found.total}
     if found.behind_s is not None:
         told["index"] |= {"behind_s": round(found.behind_s, 3)}
-    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False)[:-2] + ',\n  "slides": [')
+    sys.stdout.write(json_text(told)[:-2] + ',\n  "slides": [')
     for number, slide in enumerate(found.slides):
-        text = json.dumps(slide_json(slide, store), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json_text(slide_json(slide, store))
         sys.stdout.write(("," if number else "") + "\n    " + text.replace("\n", "\n    "))
     sys.stdout.write("\n  ]\n}\n")
 
@@ -165,6 +173,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
         raise _unknown(slide_id)
     objects = _objects(states, store)
     attempts = _attempts(states, picture, store)
+    strangers = _strangers(states, store)
     if as_json:
         found = [
             {"key": info.key, "size_bytes": info.size_bytes, "uri": store.uri(info.key)} for info in objects
@@ -175,6 +184,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
                 "slide": [slide_json(state, store) for state in states],
                 "copy_of": originals,
                 "in_hand_of": worker and worker.name,
+                "warnings": [strange.to_dict() for strange in strangers],
                 "objects": found,
                 "attempts": attempts,
             }
@@ -184,6 +194,8 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
         out().print(f"{slide_id} is a copy of {original}: the same bytes, the same slide.", soft_wrap=True)
     for state in states:
         _print_state(state, picture, store)
+    for strange in strangers:
+        say_error(strange)
     _print_facts("attempts", [f"{count} by the {worker}" for worker, count in attempts.items()])
     total = sum(info.size_bytes for info in objects)
     out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
@@ -196,10 +208,29 @@ def _examined(state: SlideState, store: ObjectStore) -> SlideState:
     from histgen_lib.stack.verifying import check_slide  # noqa: PLC0415 - reads what was made of pixels
 
     data = state.event.data if state.event else None
-    found = check_slide(store, state.slide_id, data.case_id if isinstance(data, SlideScanned) else None)
+    of_case = data.case_id if isinstance(data, SlideScanned) and data.case_slides else None
+    found = check_slide(store, state.slide_id, of_case)
     known = {said.partition(" ")[0] for said in state.damaged}
     more = [str(damage) for damage in found if damage.key not in known]
     return replace(state, damaged=(*state.damaged, *more))
+
+
+def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure]:
+    """Say which reports lie, or are pointed to, where a slide's own should be, and are not shown as its."""
+    from histgen_lib.stack.overview import Overview  # noqa: PLC0415 - only of a stream
+
+    overview = Overview(store)
+    scans = [state.event.data for state in states if state.event]
+    found = [one for scan in scans if isinstance(scan, SlideScanned) for one in overview.strangers(scan)]
+    return [
+        Failure(
+            "report-other-slide",
+            f"{one.key} is the report of {one.owner}, and not shown as this slide's.",
+            "Nothing has to be done: the next report of the slide sets the pointer right.",
+            65,
+        )
+        for one in found
+    ]
 
 
 def _unknown(slide_id: str) -> InvalidInputError:
@@ -212,7 +243,7 @@ def _unknown(slide_id: str) -> InvalidInputError:
 
 def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
     """List every object of these slides."""
-    from histgen_lib.pipeline.keys import contents_prefix, owner_key  # noqa: PLC0415
+    from histgen_lib.pipeline.keys import DRAFT_JSON, contents_prefix, owner_key  # noqa: PLC0415
     from histgen_lib.worker.dead_letter import letter_key  # noqa: PLC0415
 
     slides = sorted({state.slide_id for state in states})
@@ -220,17 +251,18 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
     scans = [data for data in told if isinstance(data, SlideScanned)]
     cases = sorted({data.case_id for data in scans if data.case_id})
     prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
-    prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "reports")]
+    prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "case-reports")]
+    prefixes += [state.draft.key.removesuffix(DRAFT_JSON) for state in states if state.draft]
     prefixes += sorted({contents_prefix(data.content_id) for data in scans})
     single = [owner_key(slide) for slide in slides]
     single += [letter_key(state.letter.event_id) for state in states if state.letter]
-    listed = [info for prefix in prefixes for info in store.list(prefix)]
-    return [*listed, *(info for key in single if (info := store.head(key)))]
+    listed = {info.key: info for prefix in prefixes for info in store.list(prefix)}
+    return [*listed.values(), *(info for key in single if (info := store.head(key)))]
 
 
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
     """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
-    events = {state.event.id for state in states if state.event}
+    events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
     slides = {state.slide_id for state in states}
     flights = (worker.in_flight for worker in picture.workers if worker.in_flight)
@@ -255,7 +287,7 @@ def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> Non
     )
     facts: dict[str, Any] = {"slide": state.uri, "copies": ", ".join(state.copies)}
     if state.event:
-        facts |= {"scanned": state.event.scanned_at.isoformat(timespec="seconds"), "event": state.event.id}
+        facts |= {"scanned": state.event.scanned_at.isoformat(timespec="seconds"), "event": state.event.name}
         facts |= {"trace": state.event.trace_id}
     if state.draft:
         facts |= {

@@ -56,9 +56,11 @@ def reach(
     bus: str | None = None,
     gateway: str | None = None,
 ) -> Connection:
-    """Find the stack that is meant; see `histgen_lib.stack.connection.connect`."""
-    from histgen_lib.stack.connection import Stated, connect  # noqa: PLC0415 - only for commands of the stream
+    """Find the stack that is meant, whose files are nobody else's; see `stack.connection.connect`."""
+    from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415 - only for commands of the stream
+    from histgen_lib.stack.connection import Stated, connect  # noqa: PLC0415
 
+    os.umask(OWNER_ONLY)
     return connect(Stated(home, store, store_endpoint, bus, gateway), os.environ)
 
 

@@ -18,7 +18,7 @@ from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.stack.following import Ended, Picture
-    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.stack.workers import WorkerState
     from histgen_lib.storage import ObjectStore
 
@@ -155,7 +155,7 @@ def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
         "slide_id": slide.slide_id,
         "state": slide.state,
         "uri": slide.uri or None,
-        "event_id": event.id if event else letter.event_id if letter else None,
+        "event_id": event.name if event else letter.event_id if letter else None,
         "scanned_at": event and event.scanned_at.isoformat(),
         "trace_id": event and event.trace_id,
         "waits_for_slides": list(slide.lacks),
@@ -191,6 +191,7 @@ def _worker_json(worker: WorkerState) -> dict[str, Any]:
         "ready": worker.ready,
         "missing": dict(worker.missing),
         "in_flight": flight and vars(flight),
+        "set_aside": dict(worker.set_aside),
     }
 
 
@@ -212,7 +213,9 @@ def _doing(worker: WorkerState) -> RenderableType:
     if not worker.answers:
         return Text("does not answer", style="yellow")
     missing = ", ".join(f"{name} ({code})" for name, code in worker.missing.items())
-    lacks, style = (f"waits for {missing}", "yellow") if missing else ("", "")
+    aside = ", ".join(f"{count} set aside ({code})" for code, count in worker.set_aside.items())
+    lacks = "; ".join(filter(None, (missing and f"waits for {missing}", aside)))
+    style = "yellow" if lacks else ""
     if flight is None:
         return Text(lacks, style=style) if lacks else Text("ready", style="dim")
     text = f"{flight.slide_id}: {STAGES.get(flight.stage, 'begins')}, {flight.seconds:.0f} s"

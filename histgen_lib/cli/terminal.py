@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from histgen_lib.names import OBEYED
+
 _KEPT = frozenset(b"\t\n")
 _SHOWN = {
-    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in _KEPT
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *map(ord, OBEYED)) if code not in _KEPT
 }
 """Control characters, those of one byte (ESC) and of ISO 6429 (U+009B) alike: a terminal obeys both."""
 

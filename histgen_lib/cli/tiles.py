@@ -114,7 +114,7 @@ def _facts(path: Path, slide: Slide, grid: TileGrid, quality: QualityReport, pic
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source,
         "file_mpp": slide.file_mpp,
-        "scanner": slide.scanner,
+        "scanner": slide.maker,
         "vendor": slide.vendor,
         "tiles": len(grid),
         "span_px": round(float(grid.span_px), 3),

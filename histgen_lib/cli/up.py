@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -16,14 +18,22 @@ from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
 from histgen_lib.cli.stream_options import Home, StoreEndpoint, server_places
 from histgen_lib.errors import TransientError
+from histgen_lib.room import was_full
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from histgen_lib.stack.local import LocalStack
+    from histgen_lib.stack.local import LocalStack, News
     from histgen_lib.stack.settings import StackSettings
     from histgen_lib.worker import Stop
 
+_FROZEN_S, _LEAST_FROZEN_S, _MOST_FROZEN_S = 60.0, 10.0, 86400.0
+_WAIT_S = 60.0
+"""How often it is said what a start waits for."""
+_PAUSE_S = 5.0
 _STOPPING = "Stopping: what is in hand is finished or handed back. Ctrl-C again ends it at once."
 
 
@@ -67,7 +77,7 @@ def up(
         typer.Option(
             "--allow",
             metavar="DIR|s3://BUCKET",
-            help="Where slides may lie; may be repeated. Default: wherever this account can read.",
+            help="Where slides may lie beside the watched folder and HOME; may be repeated.",
         ),
     ] = None,
     retention: Annotated[
@@ -78,6 +88,14 @@ def up(
             help="Have what is older pruned once a day, see histgen prune. Default: everything is kept.",
         ),
     ] = "",
+    frozen_after: Annotated[
+        float,
+        typer.Option(
+            "--frozen-after",
+            metavar="SECONDS",
+            help="After so long without a sign of life a process is replaced, 10 at least; 0: never.",
+        ),
+    ] = _FROZEN_S,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the whole stream on this machine: gateway, tilers, reporter, and the servers they need.
@@ -90,7 +108,7 @@ def up(
 
       histgen up
 
-      histgen up --watch /scans --tilers 2
+      histgen up --watch /scans --allow /archive --allow s3://scans --tilers 2
 
       histgen up --broker kafka --store s3://lab/histgen --store-endpoint http://minio:9000
     """
@@ -108,67 +126,109 @@ def up(
         inference=inference,
         tilers=tilers,
         port=port,
-        roots=tuple(allow or ["/"]),
+        roots=tuple(map(_whole, allow or [])),
         retention=retention,
         kafka_libs=kafka_libs,
         triton_home=triton_home,
+        frozen_s=_frozen_s(frozen_after),
     )
     _run(settings, as_json=as_json)
+
+
+def _whole(place: str) -> str:
+    """Write out a folder that is stated as seen from here: services look from elsewhere."""
+    return place if not place or "://" in place or place.startswith("file:") else str(Path(place).resolve())
+
+
+def _frozen_s(stated: float) -> float:
+    """Refuse what a machine that is merely busy would need. Raises typer.BadParameter."""
+    if 0 < stated < _LEAST_FROZEN_S or not 0 <= stated <= _MOST_FROZEN_S:
+        raise typer.BadParameter("wants 0, or 10 seconds to a day", param_hint="--frozen-after")
+    return stated
 
 
 def _run(settings: StackSettings, *, as_json: bool) -> None:
     from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415
     from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
+    from histgen_lib.stack.notify import Notifier  # noqa: PLC0415
     from histgen_lib.worker.stopping import STOP_SIGNALS, Stop, Stopped, stopped_by_signals  # noqa: PLC0415
 
     os.umask(OWNER_ONLY)
+    systemd = Notifier(os.environ)
     console = err() if as_json else out()
     closed = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)  # as nohup has it
-    with stopped_by_signals(Stop(), (*STOP_SIGNALS, *closed)) as stop:
+    with stopped_by_signals(Stop(), (*STOP_SIGNALS, *closed)) as stop, systemd.beating():
+        # A machine that starts up shall not wait for what a stack may wait for: a disk, a share, a server.
+        systemd.say("READY=1", "STATUS=Starting")
         try:
-            with LocalStack(settings, changed=teller(console), stop=stop) as stack:
+            with LocalStack(settings, told=teller(console, systemd.say), stop=stop) as stack:
                 with suppress(Stopped):
                     with console.status("Starting …"):
                         _await(stack, console)
+                    systemd.say(f"STATUS=Ready at {stack.url}")
                     if as_json:
                         emit_json(stack.record.to_json())
-                        sys.stdout.flush()
+                        _flush(stop)
                     _follow(stack, console, stop)
-                console.print(_STOPPING, soft_wrap=True)
+                systemd.say("STOPPING=1")
+                _tell(console, _STOPPING)
         except Stopped:  # before it was up
-            console.print("Stopped.")
+            _tell(console, "Stopped.")
             raise typer.Exit(stop.exit_code) from None
-    console.print("Stopped.")
+    _tell(console, "Stopped.")
 
 
-def teller(console: Console) -> Callable[[str, str, str], None]:
-    """Return what tells of processes that have to be started again; of one that keeps failing, only once."""
-    troubled: set[str] = set()
+def _tell(console: Console, text: str, style: str = "") -> None:
+    """Print a line; whatever it is printed to, a file on a full disk, say, is no reason to end."""
+    with suppress(OSError):
+        console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
-    def tell(name: str, state: str, trouble: str) -> None:
-        if trouble and name not in troubled:
-            troubled.add(name)
-            console.print(f"{name} keeps failing: {trouble}", style="yellow", soft_wrap=True, markup=False)
-            console.print("It is started again for as long as it takes; nothing is lost.", style="yellow")
-        elif not trouble and name in troubled:
-            troubled.remove(name)
-            console.print(f"{name} is well again.", style="green")
-        elif state == "restarting" and not trouble:
-            console.print(f"{name} ended; it is started again.", style="yellow")
+
+def _flush(stop: Stop) -> None:
+    """Have what was printed to stdout reach it, for as long as that takes on a full disk."""
+    while not stop.requested:
+        try:
+            sys.stdout.flush()
+            break
+        except OSError as error:
+            if not was_full(error):
+                raise
+            stop.wait(_PAUSE_S)
+
+
+def teller(console: Console, systemd: Callable[[str], None] = lambda _: None) -> Callable[[News], None]:
+    """Return what tells, in one line each, of processes that ended and of what keeps failing, as it comes."""
+    troubled: dict[str, float] = {}
+
+    def tell(news: News) -> None:
+        if news.trouble and troubled.get(news.name) == news.said_at:
+            return
+        if news.trouble:
+            since = f" for {duration(news.since_s)}" if news.name in troubled else ""
+            troubled[news.name] = news.said_at
+            say(f"{news.name} keeps failing{since}: {news.trouble} It is tried for as long as it takes.")
+        elif news.name in troubled:
+            del troubled[news.name]
+            say(f"{news.name} is well again.", style="green")
+        elif news.state == "restarting":
+            say(f"{news.name} is started again: {news.last}")
+
+    def say(line: str, style: str = "yellow") -> None:
+        systemd(f"STATUS={line}")
+        _tell(console, line, style)
 
     return tell
 
 
 def _await(stack: LocalStack, console: Console) -> None:
     """Wait for as long as it takes until the stack is ready; say now and then what it waits for."""
-    said = ""
+    began = time.monotonic()
     while True:
         try:
-            return stack.wait_ready()
+            return stack.wait_ready(_WAIT_S)
         except TransientError as late:
-            if late.message != said:
-                said = late.message
-                console.print(f"{said} {late.hint}", style="yellow", soft_wrap=True, markup=False)
+            waited = duration(time.monotonic() - began)
+            _tell(console, f"Waiting for {waited}: {late.message} {late.hint}", "yellow")
 
 
 def headings(stack: LocalStack) -> list[str]:
@@ -178,6 +238,7 @@ def headings(stack: LocalStack) -> list[str]:
     return [
         f"Gateway  {record.gateway}, token in {stack.home.token_path}",
         f"Slides   put them into {record.watch}, or histgen submit SLIDE",
+        f"Allowed  {', '.join(record.roots)}",
         f"Store    {record.store}",
         f"Broker   {record.bus}",
         f"Models   {stack.inference.note}",
@@ -195,14 +256,19 @@ def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
 
     lines = headings(stack)
     if not console.is_terminal:
-        console.print("\n".join(lines), soft_wrap=True)
-    sight = sight_of(connect(Stated(home=stack.home.folder), os.environ), stop.wait)
-    follower = Follower(sight, stack.home.run_dir)
+        _tell(console, "\n".join(lines))
+
+    def seen() -> Follower:
+        sight = sight_of(connect(Stated(home=stack.home.folder), os.environ), stop.wait)
+        return Follower(sight, stack.home.run_dir)
+
+    follower = _insisted(seen, stop)
     if not console.is_terminal:
         while not stop.requested:
             stack.check()
-            for ended in follower.look().news:
-                say_ended(console, ended)
+            for ended in _insisted(follower.look, stop).news:
+                with suppress(OSError):
+                    say_ended(console, ended)
             stop.wait(follower.pause_s)
         return
     view = LiveView([*lines, "", "Ctrl-C stops it."])
@@ -210,5 +276,25 @@ def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
         while not stop.requested:
             stack.check()
             others = [(part.name, part.state) for part in stack.servers()]
-            live.update(view.draw(follower.look(), others), refresh=True)
+            with suppress(OSError):
+                live.update(view.draw(_insisted(follower.look, stop), others), refresh=True)
             stop.wait(follower.pause_s)
+
+
+def _insisted(look: Callable[[], T], stop: Stop) -> T:
+    """Look, for as often as it takes: nothing that a look may meet is a reason to end a stack."""
+    while True:
+        try:
+            return look()
+        except Exception as error:
+            _log.warning("It could not be looked how the stack is: %s.", type(error).__name__)
+            stop.check()
+            stop.wait(_PAUSE_S)
+
+
+def duration(seconds: float) -> str:
+    """Say in words how long something has lasted."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

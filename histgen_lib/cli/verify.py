@@ -88,17 +88,18 @@ def verify(
 def _look(connection: Connection, verification: Verification, *, as_json: bool) -> list[Damage]:
     """Verify to the end; return all that is damaged, also what an earlier start has found."""
     from histgen_lib.stack.damage import noted  # noqa: PLC0415 - as above
+    from histgen_lib.stack.recovery import slides_of  # noqa: PLC0415 - as above
 
     if verification.resumed:
         err().print(f"Going on behind {printable(verification.progress.after)}.", soft_wrap=True)
     with _progress(verification) as tell:
         for found in verification.run():
             if found:
-                connection.tell_index({damage.owner for damage in found if damage.owner})
+                connection.tell_index(slides_of(connection.store(), {damage.owner for damage in found}))
             for damage in found if not as_json else ():
                 out().print(f"damaged: {printable(str(damage))}", style="red", soft_wrap=True)
             tell()
-    connection.tell_index(verification.healed)
+    connection.tell_index(slides_of(connection.store(), verification.healed))
     return list(noted(connection.store()))
 
 
@@ -119,13 +120,14 @@ def _progress(verification: Verification) -> Iterator[Any]:
 
 def _repair(connection: Connection, *, dry_run: bool, as_json: bool) -> Iterator[Repaired]:
     from histgen_lib.bus import open_publisher  # noqa: PLC0415 - only where something is announced
+    from histgen_lib.stack.recovery import slides_of  # noqa: PLC0415 - as above
     from histgen_lib.stack.repairing import Repair  # noqa: PLC0415 - as above
 
     with ExitStack() as held:
         publisher = None if dry_run else held.enter_context(closing(open_publisher(connection.need_bus())))
         for repaired in Repair(connection.store(), publisher).run():
-            if not dry_run and repaired.damage.owner:
-                connection.tell_index([repaired.damage.owner])
+            if not dry_run:
+                connection.tell_index(slides_of(connection.store(), [repaired.damage.owner]))
             if not as_json:
                 _say(repaired, dry_run=dry_run)
             yield repaired
@@ -172,6 +174,8 @@ def _write_metrics(path: Path, verification: Verification) -> None:
 def _to_dict(
     verification: Verification, damages: list[Damage], repaired: list[Repaired] | None, *, dry_run: bool
 ) -> dict[str, Any]:
+    from histgen_lib.pipeline.keys import ReportOwner  # noqa: PLC0415 - as above
+
     done = {one.damage.key: one for one in repaired or ()}
     return {
         **verification.summary(),
@@ -182,7 +186,8 @@ def _to_dict(
                 "key": one.key,
                 "kind": one.kind,
                 "why": one.why,
-                "slide_id": one.owner or None,
+                "slide_id": None if (whose := ReportOwner.named(one.owner)).is_case else whose.id or None,
+                "case_id": whose.id if whose.is_case else None,
                 "repair": (done[one.key].done or "impossible") if one.key in done else None,
                 "hint": (done[one.key].hint or None) if one.key in done else None,
             }

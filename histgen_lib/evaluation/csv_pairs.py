@@ -16,8 +16,6 @@ from histgen_lib.opening import read_ordinary
 
 BlankReferences = Literal["error", "keep", "skip"]
 _MAX_CELL_CHARACTERS = 2**24
-_MOST_COLUMNS, _MOST_COLUMN_CHARACTERS = 20, 40
-"""Of a header that an error shows: a file without one has reports there."""
 
 
 @dataclass(frozen=True)
@@ -143,16 +141,12 @@ def _checked(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[list
 
 
 def _place(header: list[str], column: str, path: Path) -> int:
+    """Find a column; the header is not shown, for a file without one has reports there."""
     if header.count(column) == 1:
         return header.index(column)
     found = "no column" if column not in header else "more than one column"
-    columns = ", ".join(map(_shown, header[:_MOST_COLUMNS])) + (", …" if len(header) > _MOST_COLUMNS else "")
-    raise _bad("column-missing", f"{path.name} has {found} {column!r}.", f"Its columns are: {columns}.")
-
-
-def _shown(name: str) -> str:
-    more = len(name) > _MOST_COLUMN_CHARACTERS
-    return repr(name[:_MOST_COLUMN_CHARACTERS] + ("…" if more else ""))
+    hint = "Name its columns by --reference-column, --prediction-column and --id-column; it needs a header."
+    raise _bad("column-missing", f"{path.name} has {found} {column!r} among {len(header)}.", hint)
 
 
 def _pair(row: list[str], places: list[int], number: int) -> Pair:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import umask
 from histgen_lib.inference import ModelMetadata, TensorSpec
 from histgen_lib.inference._onnx import FILES
 from histgen_lib.inference._specs import MODELS, describe
@@ -117,7 +118,7 @@ def _write_model(
         shutil.rmtree(left)  # of an export that was killed: Triton takes it for a model, and does not start
     written = Path(tempfile.mkdtemp(prefix=f".{model}.", dir=repository))
     try:
-        written.chmod(0o755)
+        written.chmod(0o777 & ~umask())
         (written / "1").mkdir()
         (written / "config.pbtxt").write_text(config_text(folder, model, parameters), encoding="utf-8")
         (written / "1" / "model.py").write_text(_MODEL_PY.format(model=model), encoding="utf-8")

@@ -12,7 +12,7 @@ from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.inference._onnx import OnnxServer
-    from histgen_lib.inference._open import open_inference
+    from histgen_lib.inference._open import is_live, open_inference
     from histgen_lib.inference._supervisor import Supervisor
     from histgen_lib.inference._triton import TritonServer
 
@@ -24,6 +24,7 @@ __all__ = [
     "TensorSpec",
     "Tensors",
     "TritonServer",
+    "is_live",
     "open_inference",
 ]
 
@@ -86,7 +87,7 @@ __getattr__ = lazily(
     __name__,
     {
         "_onnx": "OnnxServer",
-        "_open": "open_inference",
+        "_open": "is_live open_inference",
         "_supervisor": "Supervisor",
         "_triton": "TritonServer",
     },

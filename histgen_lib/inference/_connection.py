@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _SHORT_S = 5.0
 """Deadline of a call that computes nothing."""
+_LIVE_S = 2.0
 _SHORTEST_S = 1.0
 """Of one that may come when a process ends."""
 _LOAD_S = 120.0
@@ -114,6 +115,10 @@ class Connection:
         """Return how often a loaded model has run."""
         found = self._call(lambda client: client.get_inference_statistics(model, client_timeout=_SHORT_S))
         return sum(one.execution_count for one in found.model_stats)
+
+    def live(self) -> bool:
+        """Ask the server whether it lives; it answers within a moment, or not at all."""
+        return bool(self._call(lambda client: client.is_server_live(client_timeout=_LIVE_S)))
 
     def load(self, model: str) -> None:
         """Load a model of the repository, and return when it is."""

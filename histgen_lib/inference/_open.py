@@ -38,3 +38,16 @@ def open_inference(
     secret = given_secret(secret_path) if secret_path else None
     digest = open_model_folder(model_folder).digest
     return TritonServer(url, version=digest, secret=secret, deadline_s=deadline_s)
+
+
+def is_live(url: str) -> bool:
+    """Ask a Triton, once and for a moment, whether it lives. Raises FatalError("inference-url")."""
+    from histgen_lib.inference._connection import CallFailedError, Connection  # noqa: PLC0415
+
+    connection = Connection(url)
+    try:
+        return connection.live()
+    except CallFailedError:
+        return False
+    finally:
+        connection.close()

@@ -141,8 +141,7 @@ def _check_encoder(bag: Bag, model: ReportModel) -> None:
     if width != wanted:
         raise _other_encoder(bag, model, f"has features of length {width}", f"of length {wanted}")
     if made[told_by] and read[told_by] and made[told_by] != read[told_by]:
-        maker = f"was made with the tile encoder {bag.encoder_name or 'of another model'}"
-        raise _other_encoder(bag, model, maker, f"of {model.encoder_name}")
+        raise _other_encoder(bag, model, "was made with another tile encoder", f"of {model.encoder_name}")
 
 
 def _other_encoder(bag: Bag, model: ReportModel, made: str, read: str) -> InvalidInputError:

@@ -20,15 +20,23 @@ from histgen_lib.bags import Bag, unpack_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, ReportDrafted
 from histgen_lib.inference import InferenceServer
-from histgen_lib.pipeline.case import Member, case_members, has_joined, is_of_case, join_case
+from histgen_lib.pipeline.case import (
+    Member,
+    case_members,
+    has_joined,
+    is_of_case,
+    is_still_of_case,
+    join_case,
+)
 from histgen_lib.pipeline.digests import is_whole, store_set
 from histgen_lib.pipeline.draft import Drafted, bag_to_draft, bags_to_case_draft
 from histgen_lib.pipeline.file_checks import recorded_files
-from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON, bag_thumbnail_key, latest_key, report_key
+from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON, ReportOwner, bag_key, bag_thumbnail_key, scan_key
+from histgen_lib.pipeline.latest import named_drafts, tell_latest, tells_of
 from histgen_lib.pipeline.made import Made, read_object
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import Place, evidence_places, pictures_of, read_evidence
-from histgen_lib.pipeline.pointer import BY_REPORT, TURN, advance
+from histgen_lib.pipeline.pointer import BY_REPORT
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import Part, case_origin, inputs_digest, slide_origin
 from histgen_lib.pipeline.report_files import file_names, report_files
@@ -59,13 +67,9 @@ class _Source:
 class _Plan:
     """What is to be reported on, and the digest that names the report; all of it known from small objects."""
 
-    owner_id: str
-    case_id: str | None
+    owner: ReportOwner
     sources: Sequence[_Source]
     digest: str
-
-    def key(self, name: str) -> str:
-        return report_key(self.owner_id, self.digest, name)
 
 
 @dataclass(frozen=True)
@@ -92,53 +96,65 @@ class DraftJob:
         and what reading slides and bags, the server and the store raise; see `SlideFiles.open` too.
         """
         if is_of_case(ready):
+            self._source(Member.of(ready), ready.content_id)  # what joins a case stays there
             join_case(self.store, ready)
         plan = self._plan(ready)
         if plan is None:
             return Made(None)
-        return self._finished(plan) or self._make(plan, progress)
+        if done := self._finished(plan):
+            return done
+        members = [source.member for source in plan.sources]
+        if plan.owner.is_case and not is_still_of_case(self.store, ready, members):
+            return Made(None)
+        return self._make(plan, progress)
 
     def _plan(self, ready: BagReady) -> _Plan | None:
         """Find out what is to be reported on; None while other slides of the case lack."""
         if not is_of_case(ready):
-            source = self._source(Member.of(ready))
+            source = self._source(Member.of(ready), ready.content_id)
             digest = inputs_digest(self.model, self.beam_size, source.origin)
-            return _Plan(ready.slide_id, None, [source], digest)
+            return _Plan(ReportOwner(ready.slide_id), [source], digest)
         members = case_members(self.store, ready)
         if members is None:
             return None
         case_id, sources = str(ready.case_id), [self._source(member) for member in members]
         origin = case_origin(case_id, [source.origin for source in sources])
-        return _Plan(case_id, case_id, sources, inputs_digest(self.model, self.beam_size, origin))
+        owner = ReportOwner(case_id, is_case=True)
+        return _Plan(owner, sources, inputs_digest(self.model, self.beam_size, origin))
 
-    def _source(self, member: Member) -> _Source:
+    def _source(self, member: Member, content_id: str | None = None) -> _Source:
+        """Read what a slide's scan told. An event by anybody names the slide's own bag, or none."""
+        own = bag_key(member.slide_id, member.bag_digest), scan_key(member.slide_id, member.bag_digest)
+        if (member.bag_key, member.scan_key) != own:
+            raise _other_slide(member.slide_id)
         scan = ScanRecord.from_bytes(self.store.get(member.scan_key))
+        if scan.slide_id != member.slide_id or content_id not in (None, scan.content_id):
+            raise _other_slide(member.slide_id)
         ordinary = scan.tiling == Tiling(**asdict(self.model.tiling))
         return _Source(member, scan, None if ordinary else member.bag_digest)
 
     def _finished(self, plan: _Plan) -> Made[ReportDrafted | None] | None:
         """Tell of a report that lies there already, all of it sound, and see that the pointer knows of it."""
-        data = read_object(self.store, plan.key(DRAFT_JSON))
-        draft = None if data is None else readable_draft(data)
-        if draft is None or not is_whole(self.store, plan.key(DIGESTS), map(plan.key, file_names(draft))):
-            return None
-        return Made(self._told(plan, draft))
+        for key in named_drafts(plan.owner, {BY_REPORT: plan.digest}):
+            data = read_object(self.store, key)
+            draft = None if data is None else readable_draft(data)
+            if draft and self._is_whole(plan, draft, key.removesuffix(DRAFT_JSON)):
+                return Made(self._told(plan, draft, key))
+        return None
 
-    def _told(self, plan: _Plan, draft: DraftReport) -> ReportDrafted:
-        pointer = {
-            "schema": 1,
-            "slide_id": plan.owner_id,
-            "report_digest": plan.digest,
-            "draft": plan.key(DRAFT_JSON),
-            TURN: sum(source.member.turn for source in plan.sources),
-        }
-        advance(self.store, latest_key(plan.owner_id), pointer, by=BY_REPORT)
+    def _is_whole(self, plan: _Plan, draft: DraftReport, folder: str) -> bool:
+        told = tells_of(plan.owner, {"slide_id": draft.slide_id, "case_id": draft.case_id})
+        return told and is_whole(self.store, folder + DIGESTS, [folder + name for name in file_names(draft)])
+
+    def _told(self, plan: _Plan, draft: DraftReport, draft_key: str) -> ReportDrafted:
+        turns = {source.member.slide_id: source.member.turn for source in plan.sources}
+        tell_latest(self.store, plan.owner, plan.digest, draft_key, turns)
         return ReportDrafted(
-            slide_id=plan.owner_id,
+            slide_id=plan.owner.id,
             report_digest=plan.digest,
-            draft_key=plan.key(DRAFT_JSON),
+            draft_key=draft_key,
             abstained=draft.abstained,
-            case_id=plan.case_id,
+            case_id=plan.owner.id if plan.owner.is_case else None,
         )
 
     def _make(self, plan: _Plan, progress: Progress) -> Made[ReportDrafted | None]:
@@ -153,25 +169,27 @@ class DraftJob:
         with stages("read"):
             pictures = self._pictures(plan, parts, drafted)
         with stages("render"):
-            files = report_files(drafted.draft, pictures, plan.key)
+            folder = self._folder(plan)
+            files = report_files(drafted.draft, pictures, lambda name: folder + name)
         progress("render", 1, 1)
         progress("store", 0, 1)
         with stages("store"):
-            store_set(self.store, files, plan.key(DIGESTS))
-            told = self._told(plan, drafted.draft)
+            store_set(self.store, files, folder + DIGESTS)
+            told = self._told(plan, drafted.draft, folder + DRAFT_JSON)
         progress("store", 1, 1)
         abstained = {"histgen_abstentions_total": float(drafted.draft.abstained)}
         return Made(told, stages.measures() | abstained)
+
+    def _folder(self, plan: _Plan) -> str:
+        """Say where the report belongs: where it lies, if it is a damaged one of an earlier version."""
+        places = [key.removesuffix(DRAFT_JSON) for key in named_drafts(plan.owner, {BY_REPORT: plan.digest})]
+        return next((place for place in places if any(self.store.list(place))), places[0])
 
     def _part(self, source: _Source) -> Part:
         member = source.member
         bag = unpack_bag(self.store.get(member.bag_key), f"the bag of {member.slide_id}")
         if bag.slide_id != member.slide_id or tuple(bag.slide_size) != source.scan.size_px:
-            raise InvalidInputError(
-                "bag-other-slide",
-                f"The bag that lies where that of {member.slide_id} should is another slide's.",
-                hint="Delete that bag from the store.",
-            )
+            raise _other_slide(member.slide_id)
         return Part(bag, source.scan, source.given)
 
     def _draft(self, plan: _Plan, parts: Sequence[Part], progress: Progress) -> Drafted:
@@ -181,9 +199,9 @@ class DraftJob:
             "beam_size": self.beam_size,
             "progress": progress,
         }
-        if plan.case_id is None:
-            return bag_to_draft(parts[0], **common)
-        return bags_to_case_draft(plan.case_id, parts, **common)
+        if plan.owner.is_case:
+            return bags_to_case_draft(plan.owner.id, parts, **common)
+        return bag_to_draft(parts[0], **common)
 
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]
@@ -191,7 +209,7 @@ class DraftJob:
         shown = []
         for source, part, evidence in zip(plan.sources, parts, weights, strict=True):
             member = source.member
-            places = evidence_places(drafted.draft, member.slide_id if plan.case_id is not None else None)
+            places = evidence_places(drafted.draft, member.slide_id if plan.owner.is_case else None)
             shown.append(
                 pictures_of(
                     part.bag,
@@ -212,3 +230,11 @@ class DraftJob:
             open_slide(file.path, mpp=scan.mpp, slide_id=scan.slide_id, within=file.within) as slide,
         ):
             return read_evidence(slide, places, bag.span_px)
+
+
+def _other_slide(slide_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        "bag-other-slide",
+        f"What is said to be the bag of {slide_id}, or lies where it should, is another slide's.",
+        hint="Have the event name the slide's own bag; a bag that lies in the wrong place, delete.",
+    )

@@ -8,18 +8,23 @@ from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.fingerprint import FileStates, fingerprint_of, size_of, states_of
+from histgen_lib.slides.quotas import require_bytes
 from histgen_lib.slides.source import content_id_of, stored_in
 
 
-def present_files(path: Path, size_bytes: int | None = None) -> tuple[list[Path], FileStates, str]:
+def present_files(
+    path: Path, size_bytes: int | None = None, *, most_bytes: int
+) -> tuple[list[Path], FileStates, str]:
     """Find the slide's files and their states, and read them once for their content id.
 
     `size_bytes`: what they have to have together, if that is known: reading another size would be in vain.
-    Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-changed".
+    Raises InvalidInputError: "slide-missing", "slide-unreadable", "slide-changed", and "slide-too-large" for
+    more than `most_bytes`, unread.
     """
     parts = stored_in(path)
     try:
         states = states_of(parts)
+        require_bytes(path.name, size_of(states), most_bytes)
         if size_bytes not in (None, size_of(states)):
             raise changed(path)
         return parts, states, content_id_of(parts)

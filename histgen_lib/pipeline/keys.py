@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
 DIGESTS = "digests.json"
 """Beside the files of a report: what each of them holds, see `pipeline/digests.py`."""
 COPIES, OWNERS, CONTENTS = "gateway/copies/", "gateway/owners/", "gateway/contents/"
-SEEN = "gateway/seen/"
+BY_HAND, SEEN = "gateway/by-hand/", "gateway/seen/"
+REPORTS, CASE_REPORTS = "reports/", "case-reports/"
+_CASE = "case/"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
 
 
@@ -18,6 +22,16 @@ def scanned_key(slide_id: str) -> str:
 def owner_key(slide_id: str) -> str:
     """Return the key of what the gateway keeps of whose a slide's id is."""
     return f"{OWNERS}{slide_id}"
+
+
+def taken_prefix(slide_id: str) -> str:
+    """Return what the keys of a slide's events start with that the gateway did not announce."""
+    return f"{BY_HAND}{slide_id}/"
+
+
+def taken_key(slide_id: str, event_name: str) -> str:
+    """Return the key that says that the tiler has written down an event that the gateway did not announce."""
+    return f"{taken_prefix(slide_id)}{event_name}.json"
 
 
 def bags_prefix(slide_id: str) -> str:
@@ -51,14 +65,44 @@ def bag_keys(slide_id: str, bag_digest: str) -> list[str]:
     return [key(slide_id, bag_digest) for key in made]
 
 
-def report_key(owner_id: str, report_digest: str, name: str) -> str:
-    """Return the key of one file of a report; `owner_id` is the slide's id or the case's."""
-    return f"reports/{owner_id}/{report_digest}/{name}"
+@dataclass(frozen=True)
+class ReportOwner:
+    """Whose a report is: a slide's, or a case's. Both may have one id; their keys never meet."""
 
+    id: str
+    is_case: bool = False
 
-def latest_key(owner_id: str) -> str:
-    """Return the key of the pointer to the latest report of a slide or case."""
-    return f"reports/{owner_id}/latest.json"
+    def __str__(self) -> str:
+        return f"the {'case' if self.is_case else 'slide'} {self.id}"
+
+    @classmethod
+    def named(cls, name: str) -> ReportOwner:
+        """Return whose `name` it is."""
+        return cls(name.removeprefix(_CASE), is_case=name.startswith(_CASE))
+
+    @property
+    def name(self) -> str:
+        """One text that tells it from all others: a slide's id, which has no slash, or `case/<id>`."""
+        return f"{_CASE if self.is_case else ''}{self.id}"
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of all its reports start with."""
+        return f"{CASE_REPORTS if self.is_case else REPORTS}{self.id}/"
+
+    @property
+    def latest(self) -> str:
+        """The key of the pointer to its latest report."""
+        return f"{self.prefix}latest.json"
+
+    @property
+    def shared_prefix(self) -> str:
+        """Where earlier versions kept reports of slides and cases alike; draft.json says whose one is."""
+        return f"{REPORTS}{self.id}/"
+
+    def report(self, report_digest: str, name: str) -> str:
+        """Return the key of one file of a report."""
+        return f"{self.prefix}{report_digest}/{name}"
 
 
 def case_prefix(case_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -39,18 +39,20 @@ def scan_to_bag(
     model: ReportModel,
     server: InferenceServer,
     in_flight: int = 1,
+    most_tiles: int | None = None,
     progress: Progress = silent,
     stages: Stages | None = None,
 ) -> Scan:
     """Cut an open slide as the model wants it and encode its tiles, with bounded memory for pixels.
 
-    `in_flight`: calls of the server at a time; the bag does not depend on it. Raises what `plan_grid` and
+    `in_flight`: calls of the server at a time; the bag does not depend on it. `most_tiles`: see `plan_grid`.
+    The stage "encode" is told of once the first tiles are read. Raises what `plan_grid` and
     `Slide.read_tiles` raise for slides, and what the server raises.
     """
     stages = stages or Stages()
     progress("grid", 0, 1)
     with stages("grid"):
-        grid = plan_grid(slide, model.tiling)
+        grid = plan_grid(slide, model.tiling, most_tiles=most_tiles)
         quality = assess_quality(slide, grid)
     progress("grid", 1, 1)
     planned = len(grid)
@@ -97,14 +99,18 @@ def _features(
     stages: Stages,
 ) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
     """Return features float16[N, D] and places int32[N, 2] of the tiles that are whole."""
-    progress("encode", 0, len(grid))
     places: list[NDArray[np.int32]] = []
     parts: list[NDArray[np.float16]] = []
     done = 0
     with (
         closing(slide.read_tiles(grid, batch_size=BATCH_TILES)) as batches,
         closing(
-            encode_batches(_noted(batches, places), server, in_flight=in_flight, stages=stages)
+            encode_batches(
+                _noted(batches, places, lambda: progress("encode", 0, len(grid))),
+                server,
+                in_flight=in_flight,
+                stages=stages,
+            )
         ) as encoded,
     ):
         for part in encoded:
@@ -116,7 +122,11 @@ def _features(
     return np.concatenate(parts), np.concatenate(places)
 
 
-def _noted(batches: Iterator[TileBatch], places: list[NDArray[np.int32]]) -> Iterator[TileBatch]:
+def _noted(
+    batches: Iterator[TileBatch], places: list[NDArray[np.int32]], at_first: Callable[[], None]
+) -> Iterator[TileBatch]:
     for batch in batches:
+        if not places:
+            at_first()
         places.append(batch.xy)
         yield batch

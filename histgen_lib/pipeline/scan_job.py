@@ -29,6 +29,7 @@ from histgen_lib.pipeline.slide_files import SlideFile, SlideFiles
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.slides import open_slide
 from histgen_lib.slides.fingerprint import fingerprint_of
+from histgen_lib.slides.quotas import DEFAULT_TILES
 from histgen_lib.storage import ObjectStore
 
 
@@ -43,13 +44,17 @@ class _Read:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """Makes bags. `in_flight`: calls of the server at a time; the bags do not depend on it."""
+    """Makes bags. `in_flight`: calls of the server at a time; the bags do not depend on it.
+
+    `most_tiles`: what a slide may have.
+    """
 
     model: ReportModel
     server: InferenceServer
     store: ObjectStore
     files: SlideFiles
     in_flight: int = 1
+    most_tiles: int = DEFAULT_TILES
 
     def find(self, scanned: SlideScanned) -> BagReady | None:
         """Return what `run` would tell, if it was done before; opens no slide, but looks for its sidecar.
@@ -82,7 +87,9 @@ class ScanJob:
         with self.files.open(scanned.uri) as file:
             path = file.path
             with stages("open"):
-                parts, before, found = present_files(path, None if as_found else scanned.size_bytes)
+                parts, before, found = present_files(
+                    path, None if as_found else scanned.size_bytes, most_bytes=self.files.most_bytes
+                )
             if as_found:
                 scanned = replace(scanned, content_id=found)
             elif found != scanned.content_id:
@@ -134,6 +141,7 @@ class ScanJob:
                 model=self.model,
                 server=self.server,
                 in_flight=self.in_flight,
+                most_tiles=self.most_tiles,
                 progress=progress,
                 stages=stages,
             )

@@ -19,6 +19,7 @@ from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.mpp import read_sidecar
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
 from histgen_lib.slides.source import locate
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
 
@@ -61,7 +62,7 @@ class SlideFiles:
     """Opens slides by URI: file:// where they lie, s3:// by way of a copy in `scratch`.
 
     `roots`: what slides may be taken from, whoever names them. `storage`: endpoint and region of buckets.
-    `mounts`: see `stated_mounts`.
+    `mounts`: see `stated_mounts`. `most_bytes`: what one slide may have.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class SlideFiles:
         *,
         roots: Roots,
         mounts: Sequence[Path] | None = None,
+        most_bytes: int = DEFAULT_BYTES,
     ) -> None:
+        self.most_bytes = most_bytes
         self._storage = storage
         self._make_scratch = scratch
         self._roots = roots
@@ -85,8 +88,8 @@ class SlideFiles:
 
         InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
         TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
-        "slide-missing", "slide-unreadable", "slide-is-folder"; TransientError: "storage-unavailable",
-        "scratch-full".
+        "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError:
+        "slide-away" (of buckets, too), "scratch-full".
         """
         place = self._place(uri)
         if isinstance(place, ObjectPlace):
@@ -114,7 +117,7 @@ class SlideFiles:
         except InvalidInputError:
             raise _bad_uri() from None
         self._roots.require(place)
-        if isinstance(place, FilePlace) and _is_too_long(place.path):
+        if isinstance(place, FilePlace) and (not place.path.name or _is_too_long(place.path)):
             raise _bad_uri()
         return place
 
@@ -156,6 +159,8 @@ class SlideFiles:
                 raise error if error.code.startswith("scratch") else _closed(name, error) from error
             except InvalidInputError as error:
                 raise _bad_uri() if error.code == "object-key" else error from error
+            except TransientError as error:
+                raise _bucket_away(name, error) if error.code == "storage-unavailable" else error from error
             yield path
 
     def _held(self, place: ObjectPlace, name: str) -> AbstractContextManager[Path]:
@@ -163,6 +168,7 @@ class SlideFiles:
         found = store.head(key)
         if found is None:
             raise _missing(name)
+        require_bytes(name, found.size_bytes, self.most_bytes)
         if self._scratch is None:
             self._scratch = self._make_scratch()
         identity = f"{place.uri}|{found.etag}|{found.size_bytes}"
@@ -204,6 +210,13 @@ def _missing(name: str) -> InvalidInputError:
         "slide-missing",
         f"There is no object {name}.",
         hint="Upload the slide again, then replay the dead letter.",
+    )
+
+
+def _bucket_away(name: str, error: TransientError) -> TransientError:
+    """Tell a slide's own S3 from the store that all need."""
+    return TransientError(
+        "slide-away", f"The bucket that holds {name} cannot be read now: {error.message}", hint=error.hint
     )
 
 

@@ -7,6 +7,7 @@ that a disk or a copy lost are zeros, which decode to stripes without a warning;
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+
+from histgen_lib.slides._excess import MOST_TILE_BYTES
 
 Check = Callable[[bytes], bool]
 """Whether the bytes of one compressed tile are whole."""
@@ -27,6 +30,8 @@ _MENDINGS = 2
 _SPARE = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re.IGNORECASE)
 """What libjpeg says of kinds of JPEG that it cannot decode, whole or not."""
+_MOST_COMPONENTS, _MOST_PARTS = 4, 1024
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TABLES, _SCAN, _PROGRESSIVE = 0xC4, 0xDA, 0xC2
 
 
@@ -34,6 +39,8 @@ def decode_jpeg(data: bytes, **how: Any) -> NDArray[np.uint8]:
     """Decode a JPEG to uint8[h,w,3] RGB; `how` goes to simplejpeg. Raises ValueError for damaged data."""
     if _has_lost_zeros(data):
         raise ValueError("a part of it is zeros")
+    if _decoded_bytes(data) > MOST_TILE_BYTES:
+        raise ValueError("larger than any tile")
     for _ in range(_MENDINGS):
         try:
             return _decoded(data, how)
@@ -54,8 +61,8 @@ def is_whole_jpeg(data: bytes) -> bool:
 def is_whole_jpeg_2000(data: bytes) -> bool:
     """Whether a JPEG 2000 codestream has all its tile-parts, and no lost sector. Noise in it is not seen."""
     try:
-        return _LOST_SECTOR not in data.rstrip(b"\0") and _ends_well(data)
-    except IndexError:
+        return _LOST_SECTOR not in data.rstrip(b"\0") and _is_of_a_tile(data) and _ends_well(data)
+    except (IndexError, struct.error):
         return False
 
 
@@ -63,7 +70,7 @@ def is_whole_deflate(data: bytes, size_bytes: int) -> bool:
     """Whether data inflates to `size_bytes`, by its checksum where it has one."""
     inflating = zlib.decompressobj()
     try:
-        return len(inflating.decompress(data)) == size_bytes
+        return len(inflating.decompress(data, size_bytes + 1)) == size_bytes
     except zlib.error:
         return False
 
@@ -112,6 +119,25 @@ def _segments(head: bytes) -> Iterator[tuple[int, bytes]]:
         length = int.from_bytes(head[place + 2 : place + 4], "big")
         yield head[place + 1], head[place + 4 : place + 2 + length]
         place += 2 + max(2, length)
+
+
+def _decoded_bytes(data: bytes) -> int:
+    """Return the bytes that a JPEG says it has when it is decoded to RGBA."""
+    for kind, body in _segments(data):
+        if kind in _FRAMES:
+            return 4 * int.from_bytes(body[1:3], "big") * int.from_bytes(body[3:5], "big")
+    return 0
+
+
+def _is_of_a_tile(data: bytes) -> bool:
+    """Whether a codestream has the size (A.5.1) of a tile, few components, and is cut up into few parts."""
+    right, bottom, left, top, width, height = struct.unpack_from(">6I", data, 8)
+    (components,) = struct.unpack_from(">H", data, 40)
+    across, down = right - left, bottom - top
+    parts = -(-across // max(1, width)) * -(-down // max(1, height))
+    return bool(
+        4 * across * down <= MOST_TILE_BYTES and components <= _MOST_COMPONENTS and parts <= _MOST_PARTS
+    )
 
 
 def _ends_well(data: bytes) -> bool:

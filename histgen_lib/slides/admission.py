@@ -14,6 +14,7 @@ from pathlib import Path
 from histgen_lib.opening import Judge, check_ordinary, open_ordinary
 from histgen_lib.slides.parts import named_parts
 from histgen_lib.slides.places import Roots
+from histgen_lib.slides.quotas import require_files
 from histgen_lib.slides.source import missing_slide, starts_as_dicom, unreadable_slide
 
 _BESIDE = (".Full",)
@@ -27,23 +28,22 @@ def admit(path: Path, within: Roots | None) -> bool:
     """Refuse a slide for which a reader would open what it must not; tell whether it is a DICOM folder.
 
     `within`: where all of it has to lie, links followed; None: anywhere. Raises InvalidInputError:
-    "slide-missing", "slide-unreadable" (no ordinary file among others), "uri-outside-roots".
+    "slide-missing", "slide-unreadable" (no ordinary file among others), "uri-outside-roots",
+    "slide-too-large" (too many files).
     """
     judge = within.judge if within is not None else None
     with _told_of(path):
         if not check_ordinary(path, judge):
-            for part in path.iterdir():
-                _check_neighbour(part, judge)
+            _check_neighbours(path, path, within)
             return True
         with open_ordinary(path, judge) as file:
             is_dicom = starts_as_dicom(file)
         if is_dicom:
-            for part in path.parent.iterdir():
-                _check_neighbour(part, judge)
+            _check_neighbours(path, path.parent, within)
     for part in _named(path, judge):
         if within is not None:
             within.require_part(part)
-        with _told_of(part):
+        with _told_of(path, "of a file that belongs to it, "):
             _check_part(part, judge)
     return False
 
@@ -52,7 +52,9 @@ def _named(path: Path, judge: Judge | None) -> list[Path]:
     with _told_of(path):
         beside = [path.with_suffix(ending) for ending in _BESIDE]
         behind = [path.with_name(path.name + ending) for ending in _BEHIND]
-        return [*named_parts(path, judge), *beside, *behind]
+        named = named_parts(path, judge)
+        require_files(path.name, len(named))
+        return [*named, *beside, *behind]
 
 
 def _check_part(part: Path, judge: Judge | None) -> None:
@@ -65,22 +67,37 @@ def _check_part(part: Path, judge: Judge | None) -> None:
             raise
 
 
-def _check_neighbour(part: Path, judge: Judge | None) -> None:
-    """Check what a reader of DICOM tries by itself; folders and what it cannot open it passes over."""
+def _check_neighbours(slide: Path, folder: Path, within: Roots | None) -> None:
+    for count, part in enumerate(folder.iterdir(), 1):
+        require_files(slide.name, count)
+        _check_neighbour(part, within)
+
+
+def _check_neighbour(part: Path, within: Roots | None) -> None:
+    """Check what a reader of DICOM tries by itself; folders and what it cannot open it passes over.
+
+    A link is judged by where it leads before anything is looked up there: what is said of it is the same
+    whether that is a file, a folder or nothing.
+    """
     try:
+        if within is not None and part.is_symlink():
+            within.require_part(part)
         if check_ordinary(part):
-            with open_ordinary(part, judge):
+            with open_ordinary(part, within.judge if within is not None else None):
                 pass
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EBUSY):
-            raise OSError(error.errno, f"of {part.name} in its folder, {error.strerror}") from None
+            raise OSError(error.errno, f"of a file in its folder, {error.strerror}") from None
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _told_of(path: Path, which: str = "") -> Iterator[None]:
+    """Tell of the slide at `path` what the system says; `which` of its files: names in it are not told."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise missing_slide(path) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable_slide(path, OSError(error.errno, f"{which}{error.strerror}")) from error
+    except ValueError as error:
         raise unreadable_slide(path, error) from error

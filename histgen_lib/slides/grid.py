@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides.quotas import require_squares, require_tiles
 from histgen_lib.slides.settings import TileGrid, TilingSettings
 from histgen_lib.slides.slide import Slide
 
@@ -13,12 +16,13 @@ MOST_ENLARGEMENT = 2.0
 """A slide may be this much coarser than the wanted scale; its tiles are enlarged, and quality says so."""
 
 
-def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
+def plan_grid(slide: Slide, settings: TilingSettings, *, most_tiles: int | None = None) -> TileGrid:
     """Lay a grid over the slide from its top-left corner and keep the tiles with enough tissue, row by row.
 
     The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they
     are white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels
-    are more than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-read-failed`.
+    are more than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-too-many-tiles` when
+    more than `most_tiles` are, or when it is too large for any grid, `slide-read-failed`.
     """
     factor = settings.mpp / slide.mpp
     if factor * MOST_ENLARGEMENT < 1:
@@ -28,6 +32,7 @@ def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
             f"and at most {settings.mpp * MOST_ENLARGEMENT:g} can be used.",
             hint="Scan the slide at a higher magnification; if the scale is wrong, state it with --mpp.",
         )
+    require_squares(slide.path.name, math.prod(_counts(slide.size, settings, factor)))
     mask, downsample = slide.tissue_map.tissue, slide.overview[1]
     corners = _corners(slide.size, settings, factor)
     span_px = settings.tile_px * factor
@@ -40,6 +45,8 @@ def plan_grid(slide: Slide, settings: TilingSettings) -> TileGrid:
             hint="Look at the slide: it may be empty, unstained or scanned in the wrong place. "
             "If tissue is there but sparse, lower the least tissue fraction of a tile.",
         )
+    if most_tiles is not None:
+        require_tiles(slide.path.name, int(keep.sum()), most_tiles)
     return TileGrid(
         xy=np.rint(corners[keep]).astype(np.int32),
         span_px=span_px,
@@ -96,7 +103,14 @@ def _at(summed: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float
 def _corners(size: tuple[int, int], settings: TilingSettings, factor: float) -> NDArray[np.float64]:
     """Top-left corners of all squares that cover the slide: float64[N,2] (x, y) in level-0 px, row by row."""
     step = (settings.tile_px - settings.overlap_px) * factor
-    overlap = settings.overlap_px * factor
-    xs, ys = (np.arange(max(1, int(np.ceil((side - overlap) / step - 1e-9)))) * step for side in size)
+    xs, ys = (np.arange(count) * step for count in _counts(size, settings, factor))
     across, down = np.meshgrid(xs, ys)
     return np.stack([across.ravel(), down.ravel()], axis=1)
+
+
+def _counts(size: tuple[int, int], settings: TilingSettings, factor: float) -> tuple[int, int]:
+    """Return how many squares cover the slide, across and down."""
+    step = (settings.tile_px - settings.overlap_px) * factor
+    overlap = settings.overlap_px * factor
+    across, down = (max(1, int(np.ceil((side - overlap) / step - 1e-9))) for side in size)
+    return across, down

@@ -139,6 +139,8 @@ def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
 def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
     """Read a sidecar; None where there is none, or a folder, or where nobody lets us look."""
     try:
+        if within is not None and sidecar.is_symlink():
+            within.require_part(sidecar)  # whatever lies there: the answer must not tell
         if not check_ordinary(sidecar):
             return None
         with open_ordinary(sidecar, within.judge if within is not None else None) as file:

@@ -37,10 +37,10 @@ def named_parts(index: Path, judge: Judge | None = None) -> list[Path]:
     if suffix == MIRAX_SUFFIX:
         folder = index.with_suffix("")
         listing = folder / "Slidedat.ini"
-        found = [name for key, name in _entries(listing, judge) if _MIRAX_KEYS.fullmatch(key)]
+        found = [name for key, name in index_entries(listing, judge) if _MIRAX_KEYS.fullmatch(key)]
         return [listing, *_below(folder, found)]
     if suffix in HAMAMATSU_SUFFIXES:
-        entries = _entries(index, judge)
+        entries = index_entries(index, judge)
         return _below(index.parent, [name for key, name in entries if key.split("(")[0] in _HAMAMATSU_KEYS])
     return []
 
@@ -50,7 +50,7 @@ def _below(folder: Path, names: list[str]) -> list[Path]:
     return list(dict.fromkeys(folder / name.lstrip("/") for name in names))
 
 
-def _entries(listing: Path, judge: Judge | None) -> Iterator[tuple[str, str]]:
+def index_entries(listing: Path, judge: Judge | None = None) -> Iterator[tuple[str, str]]:
     """Yield key and value of each `key = value` line whose value can be the name of a file.
 
     A value is taken as GLib's key files give it to OpenSlide: blanks at its end count, and of some keys

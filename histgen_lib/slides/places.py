@@ -75,7 +75,7 @@ def parse_uri(uri: str) -> Place:
     raw = unquote_to_bytes(slash + path)
     if host not in ("", "localhost") or not slash or not _is_path(raw):
         raise _invalid()
-    return FilePlace(_without_dots(Path(os.fsdecode(raw))))
+    return FilePlace(_without_dots(os.fsdecode(raw)))
 
 
 def object_place(bucket: str, key: str) -> ObjectPlace:
@@ -110,12 +110,13 @@ class Roots:
     def require(self, place: Place) -> None:
         """Refuse a place outside the roots, wherever links lead: InvalidInputError("uri-outside-roots").
 
-        A path is judged before anything is looked up there, so the answer does not tell what exists.
+        A path that is not written as lying below a root is refused with nothing looked up, so neither the
+        answer nor its time tells what exists there.
         """
         if isinstance(place, ObjectPlace):
             inside = any(f"{place.bucket}/{place.key}".startswith(root) for root in self.objects)
         else:
-            inside = self._leads_inside(place.path)
+            inside = self._spell(place.path) and self._leads_inside(place.path)
         if not inside:
             raise _outside("This URI lies")
 
@@ -134,6 +135,10 @@ class Roots:
         """Refuse a file by its own path, as the system tells it, without following anything: as `require`."""
         if not self._hold(real):
             raise _outside(_PART)
+
+    def _spell(self, path: Path) -> bool:
+        """Tell whether a path begins as a root is stated, or as where that leads."""
+        return any(path.is_relative_to(folder) for folder in self.folders) or self._hold(path)
 
     def _hold(self, real: Path) -> bool:
         return any(real.is_relative_to(folder.resolve()) for folder in self.folders)
@@ -162,12 +167,12 @@ def _folder(text: str) -> Path:
     )
 
 
-def _without_dots(path: Path) -> Path:
-    """Follow ".." as the system does, so that what is checked is what is opened."""
-    try:
-        return path.resolve() if ".." in path.parts else path
-    except (OSError, RuntimeError):
-        raise _invalid() from None
+def _without_dots(path: str) -> Path:
+    """Take ".." for what it is in a URI (RFC 3986, 5.2.4), so that what is checked is what is opened.
+
+    Nothing is looked up for it: an answer would tell what lies there, and a share that hangs gives none.
+    """
+    return Path(os.path.normpath("/" + path.lstrip("/")))
 
 
 def _is_path(raw: bytes) -> bool:

@@ -41,6 +41,7 @@ _WHOLE_SERIES = "Copy all files of the series into the same folder."
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322
 _SHOWN_WIDTH = "openslide.level[0].width"
 _CZI_PLANES = "zeiss.Information.Image.SizeZ"
+_UNCOMPRESSED = ".vmu"
 _INDEXED = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES)
 _NOT_OF_TEXT = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
 
@@ -176,10 +177,14 @@ def of_planes(path: Path) -> InvalidInputError:
 
 
 def crashes_openslide(path: Path) -> InvalidInputError | None:
-    """Return why OpenSlide must not be asked: it crashes on sparse DICOM images without their tiles' places.
+    """Return why OpenSlide must not be asked, which crashes on what this finds; None for all other files.
 
-    None for all other files. Raises OSError.
+    Sparse DICOM images without their tiles' places, and VMU slides whose pictures are of another kind.
+    Raises OSError.
     """
+    if path.suffix.lower() == _UNCOMPRESSED:
+        pictures = [part for part in named_parts(path) if part.is_file()]
+        return None if all(map(_is_ngr, pictures)) else _damaged(path)
     with path.open("rb") as file:
         if file.read(132)[128:] != _DICM:
             return None
@@ -187,6 +192,11 @@ def crashes_openslide(path: Path) -> InvalidInputError | None:
         if b"TILED_SPARSE" not in head or _PER_FRAME in head + file.read(_DICOM_BODY_BYTES):
             return None
     return _damaged(path)
+
+
+def _is_ngr(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"GN"
 
 
 def _of_parts(path: Path, head: bytes, said: str) -> InvalidInputError | None:
@@ -214,7 +224,7 @@ def _of_parts(path: Path, head: bytes, said: str) -> InvalidInputError | None:
 def _of_dicom(path: Path, head: bytes, said: str) -> InvalidInputError | None:
     if head[128:132] != _DICM:
         return None
-    kind, syntax = _meta(head, b"\x02\x00\x02\x00UI"), _meta(head, b"\x02\x00\x10\x00UI")
+    kind, syntax = _uid(head, b"\x02\x00\x02\x00UI"), _uid(head, b"\x02\x00\x10\x00UI")
     if kind and kind != _WSI_CLASS:
         what = _DICOM_CLASSES.get(kind, f"an object of the class {kind}")
         return _unknown(
@@ -358,13 +368,17 @@ _DICOM_CLUES: tuple[tuple[str, Callable[[Path], InvalidInputError]], ...] = (
 """What OpenSlide says of DICOM slides that are whole."""
 
 
-def _meta(head: bytes, element: bytes) -> str | None:
-    """Return a UID of a DICOM file's meta information, which has explicit VR whatever the rest has."""
+def _uid(head: bytes, element: bytes) -> str | None:
+    """Return a UID of a DICOM file's meta information, which has explicit VR whatever the rest has.
+
+    Words in its place are not passed on.
+    """
     start = head.find(element, 132)
     if start < 0:
         return None
     length = int.from_bytes(head[start + 6 : start + 8], "little")
-    return head[start + 8 : start + 8 + length].rstrip(b"\0 ").decode("ascii", errors="replace")
+    written = head[start + 8 : start + 8 + length].rstrip(b"\0 ")
+    return written.decode("ascii") if re.fullmatch(rb"[0-9.]{1,64}", written) else "unknown"
 
 
 def _unknown(path: Path, what: str, cure: str) -> InvalidInputError:

@@ -15,6 +15,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_name
 from histgen_lib.slides import source
 from histgen_lib.slides.admission import admit
+from histgen_lib.slides.headers import check_headers, check_levels
 from histgen_lib.slides.mpp import MppSource, decide_mpp, doubted, scale_flags, written_mpp
 from histgen_lib.slides.places import Roots
 from histgen_lib.slides.pyramid import believed_levels
@@ -223,14 +224,17 @@ def open_slide(
     name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
     both agree. `slide_id`: what the slide is called, if not as its file. `within`: where all of it has to
     lie; None: anywhere. Raises `InvalidInputError`: `slide-empty`, `slide-is-folder`, `slide-format-unknown`,
-    `slide-not-supported`, `slide-incomplete`, `slide-damaged`, `slide-too-small`, and those of
+    `slide-not-supported`, `slide-incomplete`, `slide-damaged`, `slide-too-small`, `slide-header-too-large`,
+    and those of
     `histgen_lib.slides.admission.admit` and `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
     admit(path, within)
     file = source.locate(path)
+    _check_headers(file)
     pixels = _open_pixels(file, fast=fast)
     try:
+        check_levels(path, pixels.levels)
         _check_sizes(path, pixels.levels)
         scanner = scanner_of(pixels.properties)
         in_file = (pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y"))
@@ -261,6 +265,13 @@ def open_slide(
     except BaseException:
         pixels.close()
         raise
+
+
+def _check_headers(file: Path) -> None:
+    try:
+        check_headers(file)
+    except (OSError, ValueError) as error:
+        raise source.unreadable_slide(file, error) from error
 
 
 def _open_pixels(file: Path, *, fast: bool) -> PixelSource:

@@ -6,12 +6,12 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.opening import open_ordinary
+from histgen_lib.opening import PROGRESS, open_ordinary
 from histgen_lib.slides.parts import MIRAX_SUFFIX, named_parts
 
 _DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
@@ -79,24 +79,29 @@ def content_id_of(parts: Sequence[Path]) -> str:
     Raises OSError, and InvalidInputError: "slide-changed" for a file that grows, "slide-unreadable" for one
     that is mostly a gap, whatever its size says: reading either might never end.
     """
-    digests = sorted(_digest(part) for part in parts)
+    digests = sorted(_digest(part, alone=len(parts) == 1) for part in parts)
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _digest(part: Path) -> str:
-    """SHA-256 of as many bytes as the file has now; a file that has more by the end is refused."""
+def _digest(part: Path, *, alone: bool) -> str:
+    """SHA-256 of as many bytes as the file has now; a file that has more by the end is refused.
+
+    It is named if it is the whole slide: names that an index says may be words of a patient.
+    """
+    told = part if alone else part.with_name("A file of the slide")
     digest = hashlib.sha256()
     with open_ordinary(part) as file:
         left = os.fstat(file.fileno()).st_size
         if _gaps(file, left) > max(_MOST_GAP_BYTES, left // 2):
-            raise unreadable_slide(part, OSError(errno.ENODATA, "most of it was never written"))
+            raise unreadable_slide(told, OSError(errno.ENODATA, "most of it was never written"))
         while left and (piece := file.read(min(left, _PIECE_BYTES))):
             digest.update(piece)
+            PROGRESS.get()()
             left -= len(piece)
         if left or file.read(1):
             raise InvalidInputError(
                 "slide-changed",
-                f"{part.name} changed while it was read.",
+                f"{told.name} changed while it was read.",
                 hint="Wait until the copy has finished, then try it again.",
             )
     return digest.hexdigest()
@@ -126,7 +131,7 @@ def _series_of_folder(folder: Path) -> list[Path]:
 def _own_series(path: Path) -> str | None:
     """Return the series of a DICOM file; of several named in its head, one that its neighbours name, too."""
     uids = _series_uids(_head(path))
-    for part in _dicom_files(path.parent) if len(uids) > 1 else ():
+    for part in dicom_files(path.parent) if len(uids) > 1 else ():
         uids = uids & _series_uids(_head(part)) or uids
     return min(uids).decode("ascii", errors="replace") if uids else None
 
@@ -134,9 +139,7 @@ def _own_series(path: Path) -> str | None:
 def parts_of(path: Path, series_uid: str | None) -> list[Path]:
     """List the files of the slide at the file `path`; `series_uid`: of a DICOM slide. Raises OSError."""
     if series_uid is not None:
-        same = [
-            part for part in _dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))
-        ]
+        same = [part for part in dicom_files(path.parent) if series_uid.encode() in _series_uids(_head(part))]
         return same or [path]
     named = {path, *(part for part in named_parts(path) if part.is_file())}
     beside = path.with_suffix("")
@@ -147,8 +150,7 @@ def parts_of(path: Path, series_uid: str | None) -> list[Path]:
 
 def _first_dicom(folder: Path) -> Path:
     """Return a file of the one whole-slide series in `folder`."""
-    heads = {part: _head(part) for part in _dicom_files(folder)}
-    series = {part: _series_uids(head) for part, head in heads.items() if _WSI_STORAGE_UID in head}
+    series = dict(_whole_slides(folder))
     if not series:
         raise InvalidInputError(
             "slide-is-folder",
@@ -165,7 +167,16 @@ def _first_dicom(folder: Path) -> Path:
     return first
 
 
-def _dicom_files(folder: Path) -> list[Path]:
+def _whole_slides(folder: Path) -> Iterator[tuple[Path, set[bytes]]]:
+    """Yield each file of a whole-slide image with its series; one head is held at a time."""
+    for part in dicom_files(folder):
+        head = _head(part)
+        if _WSI_STORAGE_UID in head:
+            yield part, _series_uids(head)
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """List the files in a folder that start as DICOM files do. Raises OSError."""
     return [part for part in sorted(folder.iterdir()) if part.is_file() and is_dicom(part)]
 
 

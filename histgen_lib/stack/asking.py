@@ -22,7 +22,12 @@ _QUICK_S, _PATIENT_S = 2.0, 1800.0
 
 
 _LISTENERS = {
-    "127.0.0.1": (("tcp", "0100007F"), ("tcp", "0" * 8), ("tcp6", "0" * 32)),
+    "127.0.0.1": (
+        ("tcp", "0100007F"),
+        ("tcp6", f"{'0' * 16}FFFF00000100007F"),  # as Java listens at it
+        ("tcp", "0" * 8),
+        ("tcp6", "0" * 32),
+    ),
     "::1": (("tcp6", f"{'0' * 24}01000000"), ("tcp6", "0" * 32)),
 }
 """Where the kernel lists who may listen at an address, the exact one first (proc_net_tcp(5))."""
@@ -35,6 +40,19 @@ def get_json(url: str, token: str) -> Any:
     if status >= 500:
         raise OSError(status)
     return json.loads(answer)
+
+
+def is_alive(url: str) -> bool:
+    """Ask a service on this machine whether its loops turn.
+
+    False if it says no, or nothing in time. Any other word is a sign of life: it has too many guests, say.
+    """
+    try:
+        return _ask("GET", f"{url}/healthz", None, None, _QUICK_S)[0] != 503
+    except (TimeoutError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return True
 
 
 def post_json(url: str, body: dict[str, Any], token: str | None) -> dict[str, Any]:
@@ -92,7 +110,7 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
         headers |= {"authorization": f"Bearer {token}"} if token else {}
         connection.connect()
         if token:
-            _refuse_stranger(*connection.sock.getpeername()[:2])
+            refuse_stranger(*connection.sock.getpeername()[:2])
         connection.request(method, parts.path or "/", body, headers)
         response = connection.getresponse()
         return response.status, response.read()
@@ -102,7 +120,7 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
         connection.close()
 
 
-def _refuse_stranger(address: str, port: int) -> None:
+def refuse_stranger(address: str, port: int) -> None:
     """Raise OSError if another account than ours, or root, listens there on this machine."""
     owner = next(_owners(address, port), None)
     if owner not in {None, 0, os.geteuid()}:

@@ -6,9 +6,11 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 OWNER_ONLY = 0o077
 """The umask of whatever a stack starts: logs, broker, drafts and memory are nobody else's business."""
@@ -71,6 +73,39 @@ def accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the leader of a session has ended; whatever it leaves in its group is ended with it.
+
+    A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay for ever.
+    """
+    with contextlib.suppress(ChildProcessError):  # another thread has just asked
+        if process.returncode is None:
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            end_group(process.pid)  # while nobody else can have its number
+    return process.poll() is not None
+
+
+def end_group(leader: int) -> None:
+    """Kill whatever is in a process group; no error if nothing is."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def end_strays(variable: str) -> None:
+    """Kill processes that have this `NAME=value` in their environment, and whose group's leader is gone.
+
+    The leader was a service; nobody was there to end its group if it was killed together with its keeper.
+    """
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended, or is another account's
+            pid = int(path.name)
+            if os.fsencode(variable) in (path / "environ").read_bytes().split(b"\0"):
+                leader = os.getpgid(pid)
+                if not Path(f"/proc/{leader}").exists():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from histgen_lib.bus import BusSettings
+from histgen_lib.bus.kafka_login import SERVERS, kafka_settings, read_kafka_file
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.secret import read_secret
 from histgen_lib.stack.home import StackHome, default_home
@@ -110,7 +111,7 @@ def connect(stated: Stated, environment: Mapping[str, str]) -> Connection:
         storage = StorageSettings(
             record.store, record.store_endpoint, environment.get("HISTGEN_STORE_REGION")
         )
-        bus = _bus(stated.bus or record.bus, environment)
+        bus = _bus(stated.bus or record.bus, environment, home)
         gateway = stated.gateway or record.gateway
         token_file = home.token_path if gateway == record.gateway else _token_file(gateway, home, environment)
         return Connection(storage, bus, gateway, home, token_file, record.roots)
@@ -161,14 +162,26 @@ def _is_loopback(url: str) -> bool:
         return False
 
 
-def _bus(url: str, environment: Mapping[str, str]) -> BusSettings:
-    """Make the broker's settings; TLS and SASL come from HISTGEN_KAFKA, as for the services."""
+def _bus(url: str, environment: Mapping[str, str], home: StackHome | None = None) -> BusSettings:
+    """Make the broker's settings; TLS and SASL come from where the services have them.
+
+    What is in a home to reach its own Kafka is used for that one only. Raises FatalError: "settings-invalid"
+    and as `kafka_settings`.
+    """
+    if home and _is_own(url, home.kafka_client_path):
+        return BusSettings(url, kafka=kafka_settings({}, home.kafka_client_path))
     try:
-        further = json.loads(environment.get("HISTGEN_KAFKA") or "{}")
-        return BusSettings(url, kafka=tuple(sorted(further.items())))
-    except (ValueError, AttributeError, TypeError):
+        further = dict(json.loads(environment.get("HISTGEN_KAFKA") or "{}"))
+    except (ValueError, TypeError):
         raise FatalError(
             "settings-invalid",
             "HISTGEN_KAFKA cannot be used: it wants a JSON object.",
             hint='For example {"security_protocol": "SSL", "ssl_cafile": "/etc/ssl/lab.pem"}.',
         ) from None
+    file = environment.get("HISTGEN_KAFKA_FILE")
+    return BusSettings(url, kafka=kafka_settings(further, Path(file) if file else None))
+
+
+def _is_own(url: str, client: Path) -> bool:
+    """Say whether that is the Kafka that was started in a home."""
+    return client.exists() and url == f"kafka://{read_kafka_file(client).get(SERVERS)}"

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import re
 import signal
 from pathlib import Path
 
 _SHELL_SIGNAL = 128
 """What programs that catch a signal add to its number (Java does, shells do)."""
-_NO_ROOM = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}
+FOR_A_PERSON = frozenset(
+    {
+        *("settings-invalid", "bus-url", "bus-settings", "storage-url", "inference-url", "inference-stated"),
+        *("secret-exposed", "tracing-missing", "stack-home", "stack-running", "service-refused"),
+        *("model-missing", "model-config", "model-config-invalid", "model-incomplete", "model-mean-pooled"),
+        *("kafka-missing", "kafka-failed", "triton-missing", "triton-numpy", "triton-door", "triton-failed"),
+    }
 )
-_PASSES = re.compile(
-    r"already in use|No space left on device|Disk quota exceeded|Cannot allocate memory|insufficient memory"
-    r"|OutOfMemory|bad_alloc|unable to create (native )?thread|Too many open files|Resource temporarily"
-    r"|Failed to acquire lock on file|Input/output error"
-    r"|Stub process|stub process|Failed to initialize stub|Python model stub",
+"""The codes of what a person stated, or has to install. Whatever else a process ends with may pass: room,
+memory, a port, a disk or a share that is away, somebody who is just installing or copying something."""
+_STATED_WRONGLY = re.compile(
+    r"ConfigException|doesn't match previous|Invalid cluster\.id|no such option|unrecognized option"
+    r"|unrecognized argument",
     re.IGNORECASE,
 )
-"""What Kafka, Java and tritonserver write when a port is taken, room is lacking, another broker is just
-ending, or a model's process was killed while it was loaded."""
+"""What Kafka and tritonserver write of settings, and of data that are another broker's."""
+_TAIL_BYTES = 1 << 20
+_REFUSAL = 78
+"""What our own programs in front of a server end with where the machine cannot do what is needed."""
 
 
 def how_ended(exit_code: int | None) -> str:
@@ -39,23 +46,23 @@ def how_ended(exit_code: int | None) -> str:
 def may_pass(exit_code: int | None, told: str, *, was_up: bool) -> bool:
     """Say whether a server that ended, or did not come up (None), may fare better another time.
 
-    So it is if it was killed or is merely slow, if this very server was up before (`was_up`: same program,
-    settings and data), or if what it told its log is a cause that passes. Else its settings are wrong.
+    It may, unless it says itself that its settings or its data are wrong, and never was up with them
+    (`was_up`). A server whose log tells nothing may: a disk that is full takes no words.
     """
-    slow_or_killed = exit_code is None or exit_code == 0 or _signal(exit_code) is not None
-    return slow_or_killed or was_up or bool(_PASSES.search(told))
-
-
-def no_room(error: OSError) -> bool:
-    """Say whether the system lacked room, memory or handles: that may pass."""
-    return error.errno in _NO_ROOM
+    if was_up or exit_code is None or _signal(exit_code) is not None:
+        return True
+    return exit_code != _REFUSAL and not _STATED_WRONGLY.search(told)
 
 
 def written_since(log: Path, start: int) -> str:
-    """Return what a log has got since it was `start` bytes long."""
+    """Return what a log has got since it was `start` bytes long, or the end of that if it is much.
+
+    Of a log that was cut meanwhile all of it.
+    """
     try:
         with log.open("rb") as file:
-            file.seek(start)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start if start <= size else 0, size - _TAIL_BYTES))
             return file.read().decode(errors="replace")
     except OSError:
         return ""

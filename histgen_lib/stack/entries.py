@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from histgen_lib.events import Event
-from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.states import DraftFacts, SlideState
 from histgen_lib.worker.dead_letter import DeadLetter
 
 

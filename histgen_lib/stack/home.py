@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import write_atomic
+from histgen_lib.stack.privacy import ANOTHERS, close_to_others
 
 SCHEMA = 1
 _OWN = frozenset({"inbox", "objects", "secrets"})
@@ -71,7 +71,16 @@ class StackHome:
     @property
     def token_path(self) -> Path:
         """The file with the token that the services of this stack want from whoever asks them."""
-        return self.folder / "secrets" / "token"
+        return self.secret("token")
+
+    @property
+    def kafka_client_path(self) -> Path:
+        """The file that says how a Kafka that was started here is reached, password included."""
+        return self.folder / "kafka" / "client.json"
+
+    def secret(self, name: str) -> Path:
+        """Return where a secret of this stack lies."""
+        return self.folder / "secrets" / name
 
     @property
     def lived_in(self) -> bool:
@@ -111,22 +120,18 @@ class StackHome:
     def _close_to_others(self) -> None:
         """Take from a folder that was there before what other accounts may do in it.
 
-        A folder with other things in it is not touched: those may be for others. Raises OSError, and
-        FatalError("stack-home").
+        Raises OSError, and FatalError("stack-home").
         """
-        state = self.folder.stat()
-        if state.st_uid != os.geteuid():
+        why = close_to_others(self.folder, ours=self._is_home)
+        if why == ANOTHERS:
+            raise self._not_alone(why, "Give a folder of this account's with --home.")
+        if why:
             raise self._not_alone(
-                "belongs to another account", "Give a folder of this account's with --home."
+                why, "Give a new folder with --home, or chmod 700 this one if nobody else needs it."
             )
-        if not state.st_mode & 0o077:
-            return
-        if not self.lived_in and {entry.name for entry in self.folder.iterdir()} - _OWN:
-            raise self._not_alone(
-                "is open to other accounts, and holds what no stack left there",
-                "Give a new folder with --home, or chmod 700 this one if nobody else needs it.",
-            )
-        self.folder.chmod(0o700)
+
+    def _is_home(self) -> bool:
+        return self.lived_in or not {entry.name for entry in self.folder.iterdir()} - _OWN
 
     def _not_alone(self, why: str, hint: str) -> FatalError:
         return FatalError("stack-home", f"The stack's folder {self.folder} {why}.", hint=hint)

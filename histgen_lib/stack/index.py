@@ -19,18 +19,19 @@ from typing import Any, TypeVar
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
 from histgen_lib.stack.entries import packed, unpacked
-from histgen_lib.stack.overview import SlideState
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import StorageSettings
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.replay import GATEWAY
 
 T = TypeVar("T")
-SCHEMA = 2
+SCHEMA = 3
 AT_ONCE, NEXT = 0.0, 1.0
 """When a look is due that somebody waits for, and one that nobody does."""
 NEWS_S = 3600.0
 """What ended longer ago when it was found is told as news to nobody."""
 _BUSY_S = 2.0
+_KNOW = "INSERT OR REPLACE INTO object VALUES (?, ?, ?)"
 _NEWS = 10_000
 """So many of the latest ends are kept."""
 _TABLES = """
@@ -92,10 +93,7 @@ class End:
 
 @dataclass(frozen=True)
 class Change:
-    """An object that is not as it was known: its etag and of whom it tells; no etag if it is gone.
-
-    `news`: whether that one is to be looked at.
-    """
+    """An object that is not as it was known; no etag if it is gone. `news`: have `subject` looked at."""
 
     key: str
     etag: str = ""
@@ -105,9 +103,7 @@ class Change:
     def write(self, change: sqlite3.Connection) -> None:
         """Write it down."""
         if self.etag:
-            change.execute(
-                "INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, self.subject)
-            )
+            change.execute(_KNOW, (self.key, self.etag, self.subject))
             if self.news:
                 _touch(change, self.subject, NEXT)
             return
@@ -295,20 +291,14 @@ class Looked:
         """Write it down, in place of what was found before."""
         name = self.who.subject
         change.execute("DELETE FROM entry WHERE subject = ?", (name,))
+        entry = "entry (subject, state, ended, at, slide_id, refused, body)"
         change.executemany(
-            "INSERT INTO entry (subject, state, ended, at, slide_id, refused, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [_row(name, state) for state in self.states],
+            f"INSERT INTO {entry} VALUES (?, ?, ?, ?, ?, ?, ?)", [_row(name, state) for state in self.states]
         )
-        change.executemany(
-            "INSERT INTO news (at, first, body) VALUES (?, ?, ?)",
-            [(end.at, end.first, packed(end.slide)) for end in self.ends],
-        )
+        ends = [(end.at, end.first, packed(end.slide)) for end in self.ends]
+        change.executemany("INSERT INTO news (at, first, body) VALUES (?, ?, ?)", ends)
         if self.states:
-            change.execute(
-                "UPDATE subject SET misses = ? WHERE name = ?",
-                (self.misses, name),
-            )
+            change.execute("UPDATE subject SET misses = ? WHERE name = ?", (self.misses, name))
             change.execute(
                 "UPDATE subject SET due = ?, rests = ? WHERE name = ? AND touched = ?",
                 (self.due, all(state.ended for state in self.states), name, self.who.touched),
@@ -316,7 +306,7 @@ class Looked:
         else:
             change.execute("DELETE FROM subject WHERE name = ? AND touched = ?", (name, self.who.touched))
         if self.key:
-            change.execute("INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, name))
+            change.execute(_KNOW, (self.key, self.etag, name))
 
 
 def store_name(storage: StorageSettings) -> str:

@@ -20,7 +20,8 @@ from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES, OWNERS, scanned_key
 from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.dead_letter import DeadLetter
@@ -270,7 +271,7 @@ def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
     return [
         (
             one.state,
-            one.event.id if one.event else "",
+            one.event.name if one.event else "",
             one.end,
             *one.lacks,
             *one.damaged,

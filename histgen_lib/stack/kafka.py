@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import base64
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 import time
 import uuid
 from pathlib import Path
+from typing import IO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
+from histgen_lib.stack.kafka_door import KafkaDoor, write_private
+from histgen_lib.stack.processes import Process
 
 _START_S, _MOST_START_S = 60.0, 960.0
 """What a start may take; twice as long the next time where that was too short for this machine."""
 _GRACE_S = 20.0
+_ANSWER_S = 2.0
+_API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 0, -1)
+"""What a broker answers before it knows who asks: the request's length, API key 18, version 0, a number that
+comes back, and no client's name (Kafka protocol guide, "ApiVersions")."""
 
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 log.dirs={data}/logs
 num.network.threads=2
 num.io.threads=4
@@ -51,19 +58,32 @@ metadata.max.idle.interval.ms=0
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 """
+_OPEN = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+"""
 
 
-class KafkaProcess:
+class KafkaProcess(Process):
     """One broker of our own, bound to 127.0.0.1; its data survive `stop` and `kill` for the next `start`.
 
     `home` holds the jars (deploy/kafka/pom.xml fetches them), `data` is formatted when it is new. The broker
-    dies with the thread that called `start`. `settings`: further lines of its server.properties.
+    dies with the thread that called `start`. `door`: what lets clients in; without one everybody on this
+    machine may read and write. `settings`: further lines of its server.properties.
     """
 
     def __init__(
-        self, home: Path, data: Path, port: int | None = None, heap_mb: int = 512, *, settings: str = ""
+        self,
+        home: Path,
+        data: Path,
+        port: int | None = None,
+        heap_mb: int = 512,
+        *,
+        door: KafkaDoor | None = None,
+        settings: str = "",
     ) -> None:
         self._home, self._data, self._heap_mb, self._settings = home, data.absolute(), heap_mb, settings
+        self._door = door
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_s, self._was_up, self._log_start = _START_S, False, 0
@@ -92,13 +112,11 @@ class KafkaProcess:
         if self.pid is not None:
             return
         java = self._java()
-        self._data.mkdir(parents=True, exist_ok=True)
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        inner = free_port()
         properties = self._data / "server.properties"
-        properties.write_text(
-            _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self._data) + self._settings,
-            encoding="utf-8",
-        )
+        write_private(properties, self._properties(inner))
         if not (self._data / "logs" / "meta.properties").exists():
             self._format(java, properties)
         with self.log_path.open("ab") as log:
@@ -112,10 +130,21 @@ class KafkaProcess:
                 umask=OWNER_ONLY,
             )
         self._await(self._process, ended or threading.Event())
+        if self._door:
+            self._open(self._door, inner)
 
     def fault(self) -> HistgenError:
         """Say why it ended."""
         return self._failed(self._process.poll() if self._process else None)
+
+    def answers(self) -> bool:
+        """Ask it which requests it knows."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_S) as asked:
+                asked.sendall(_API_VERSIONS)
+                return bool(asked.recv(4))
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """Stop it cleanly; kill it if that takes long."""
@@ -129,6 +158,25 @@ class KafkaProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def _properties(self, inner: int) -> str:
+        controller = free_port()
+        properties = _PROPERTIES.format(controller=controller, data=self._data)
+        if self._door:
+            self._door.tell(self.port)
+            properties += self._door.listeners(port=self.port, inner=inner, controller=controller)
+        else:
+            properties += _OPEN.format(port=self.port, controller=controller)
+        return properties + self._settings
+
+    def _open(self, door: KafkaDoor, inner: int) -> None:
+        if self.pid is None:
+            return  # it was asked to stop meanwhile, or has ended
+        try:
+            door.open(port=self.port, inner=inner)
+        except BaseException:
+            self.kill()
+            raise
 
     def _java(self) -> list[str]:
         java = shutil.which("java")
@@ -157,16 +205,9 @@ class KafkaProcess:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "_")
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
         with self.log_path.open("ab") as log:
-            done = subprocess.run(
-                dying_with_parent(command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                umask=OWNER_ONLY,
-                check=False,
-            )
-        if done.returncode != 0:
-            raise self._failed(done.returncode)
+            exit_code = _run(dying_with_parent(command), log, self._start_s)
+        if exit_code != 0:
+            raise self._failed(exit_code)
 
     def _await(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
         end_at = time.monotonic() + self._start_s
@@ -186,3 +227,20 @@ class KafkaProcess:
         if may_pass(exit_code, written_since(self.log_path, self._log_start), was_up=self._was_up):
             return TransientError("kafka-ended", f"Apache Kafka {how_ended(exit_code)}.", hint=hint)
         return FatalError("kafka-failed", "Apache Kafka did not start.", hint=hint)
+
+
+def _run(command: list[str], log: IO[bytes], limit_s: float) -> int | None:
+    """Run a program to its end; return its exit code, None if it took too long and was killed."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            umask=OWNER_ONLY,
+            check=False,
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return done.returncode

@@ -11,23 +11,35 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.room import lack_in, lacked_room
 from histgen_lib.secret import own_secret
-from histgen_lib.stack.children import free_port
+from histgen_lib.slides.places import Roots
+from histgen_lib.stack.children import end_strays, free_port
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
-from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, State
+from histgen_lib.stack.kafka_door import KafkaDoor
+from histgen_lib.stack.metering import count_restart, metered
+from histgen_lib.stack.privacy import close_bus, close_store
+from histgen_lib.stack.processes import BACKOFF, SAY_S, Keeper, Process, ServiceProcess, State
 from histgen_lib.stack.pruning import read_retention
-from histgen_lib.stack.settings import StackSettings, service_environment, service_module, service_names
+from histgen_lib.stack.settings import (
+    RUN_DIR,
+    StackSettings,
+    service_environment,
+    service_module,
+    service_names,
+)
 from histgen_lib.stack.triton import clear_left_over
 from histgen_lib.stack.workers import WorkerState, look
 from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.telemetry import metrics
 from histgen_lib.worker import Stop
 
 if TYPE_CHECKING:
@@ -36,7 +48,28 @@ if TYPE_CHECKING:
 _PATIENCE_S = 10.0
 """What a service may take to leave beyond that."""
 _READY_S = 180.0
+_HEAD_START_S = 20.0
 _LOOK_S = 0.2
+
+
+T = TypeVar("T")
+_START = "the start"
+
+
+@dataclass(frozen=True)
+class News:
+    """What is to be told of a part, or of the stack's start.
+
+    `trouble`: why it ends again and again, or what is lacking, since `since_s` seconds; "" if it is well. It
+    is to be said once for each `said_at` (monotonic seconds). `last`: why it ended the last time.
+    """
+
+    name: str
+    state: State
+    since_s: float = 0.0
+    trouble: str = ""
+    last: str = ""
+    said_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,17 +96,17 @@ class PartState:
 class LocalStack:
     """A context: starts on entry, stops on exit with whatever is in hand finished or handed back.
 
-    `changed` is called, from any thread, with the name, state and trouble of a part that changed. `stop`:
-    ends the start, and what is waited for here, with Stopped. On entry raises FatalError: "stack-running",
-    "stack-home", and what the broker's, Triton's and the services' starts raise. What may pass is waited for:
-    a part that ends is started again for as long as it takes.
+    `told` is called, from any thread, with news of a part. `stop`: ends the start, and what is waited for
+    here, with Stopped. On entry raises FatalError: "stack-running", "stack-home", and what the broker's,
+    Triton's and the services' starts raise. What may pass is waited for, before the first process is started,
+    too: a part that ends is started again for as long as it takes.
     """
 
     def __init__(
         self,
         settings: StackSettings,
         *,
-        changed: Callable[[str, State, str], None] = lambda name, state, trouble: None,
+        told: Callable[[News], None] = lambda news: None,
         stop: Stop | None = None,
     ) -> None:
         self.settings = settings
@@ -81,7 +114,7 @@ class LocalStack:
         self.bus = ""
         self.inference: Inference | None = None
         self.url = ""
-        self._changed = changed
+        self._told = told
         self._keepers: list[Keeper] = []
         self._services: list[Keeper] = []
         self._supervisor: Supervisor | None = None
@@ -90,7 +123,7 @@ class LocalStack:
 
     def __enter__(self) -> Self:
         try:
-            self._open.enter_context(self.home.locked())
+            self._insist(lambda: self._open.enter_context(self.home.locked()))
             self._open.enter_context(_logged(self.home.log("stack")))
             self._start()
         except BaseException:
@@ -118,7 +151,7 @@ class LocalStack:
             store_endpoint=settings.store_endpoint,
             inference=self.inference.url,
             watch=str(settings.inbox),
-            roots=(str(settings.inbox), *settings.roots),
+            roots=settings.allowed,
         )
 
     def check(self) -> None:
@@ -153,59 +186,108 @@ class LocalStack:
     def _start(self) -> None:
         settings = self.settings
         store = StorageSettings(settings.store_url, settings.store_endpoint)
+        ours = f"{RUN_DIR}={self.home.run_dir}"
+        self._open.callback(end_strays, ours)
+        end_strays(ours)
         self._open.callback(settle_stopped, self.home.index_path, store)
-        self._check_settings()
-        settings.inbox.mkdir(parents=True, exist_ok=True)
-        self.url = f"http://127.0.0.1:{settings.port or free_port()}"
-        broker = self._start_broker()
+        self._insist(self._check_settings)
+        self._insist(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))
+        self._insist(lambda: self._open.enter_context(metered(self.home.run_dir)))
+        self.url = f"http://127.0.0.1:{settings.port or self._insist(free_port)}"
+        broker = self._insist(self._start_broker)
         self._start_inference()
         if broker:
             self._await(broker)
         self._stop.check()
         names = service_names(settings)
-        self._services = self._keep([(name, self._service(name)) for name in names])
-        self.home.write(self.record)
+        self._services = self._insist(lambda: self._keep([(name, self._service(name)) for name in names]))
+        self._insist(lambda: self.home.write(self.record))
+
+    def _insist(self, step: Callable[[], T]) -> T:
+        """Do a step of the start, and again while what it lacks may pass. Raises Stopped, and the rest."""
+        began_at, said_at = time.monotonic(), float("-inf")
+        for delay_s in BACKOFF.delays():
+            self._stop.check()
+            try:
+                done = step()
+            except (HistgenError, OSError) as error:
+                if not (isinstance(error, TransientError) or lacked_room(error)):
+                    raise
+                if time.monotonic() - said_at >= SAY_S:
+                    said_at = time.monotonic()
+                    self._say(
+                        News(_START, "starting", said_at - began_at, self._lack(error), said_at=said_at)
+                    )
+            else:
+                if said_at > 0:
+                    self._say(News(_START, "starting"))
+                return done
+            self._stop.wait(delay_s)
+        raise AssertionError("delays never end")
+
+    def _lack(self, error: HistgenError | OSError) -> str:
+        """Say what a step of the start lacks."""
+        folder = next(one for one in (self.home.folder, *self.home.folder.parents) if one.exists())
+        if lack := lack_in(folder):
+            return f"{lack} [disk-full]"
+        return f"{error} [{error.code}]" if isinstance(error, HistgenError) else f"{error.strerror}."
 
     def _check_settings(self) -> None:
         """Refuse what the services would refuse, before anything is started."""
         settings = self.settings
         own_secret(self.home.token_path)
+        Roots.read(settings.allowed)
         read_retention(settings.retention)
         open_model_folder(settings.model)
+        storage = StorageSettings(settings.store_url, settings.store_endpoint)
         with suppress(TransientError):  # the services wait for it
-            open_store(StorageSettings(settings.store_url, settings.store_endpoint))
+            open_store(storage)
+            close_store(storage)
         if settings.broker != "kafka":
+            bus = BusSettings(settings.bus_url)
             with suppress(TransientError):
-                open_publisher(BusSettings(settings.bus_url)).close()
+                open_publisher(bus).close()
+            close_bus(bus)
 
     def _start_broker(self) -> Keeper | None:
         """Say which broker it is, and start it if it is ours."""
         if self.settings.broker != "kafka":
             self.bus = self.settings.bus_url
             return None
+        door = KafkaDoor(self.home.secret("kafka"), self.home.kafka_client_path)
         days = read_retention(self.settings.retention).get("broker", 0.0)
         kept = f"log.retention.hours={max(1, round(24 * days))}\n" if days else ""
-        kafka = KafkaProcess(self.settings.kafka_libs, self.home.folder / "kafka", settings=kept)
+        folder = self.home.kafka_client_path.parent
+        kafka = KafkaProcess(self.settings.kafka_libs, folder, door=door, settings=kept)
         self.bus = kafka.url
         (keeper,) = self._keep([("kafka", kafka)])
         return keeper
 
     def _start_inference(self) -> None:
-        settings = self.settings
         clear_left_over()  # whatever runs the models this time: a killed stack's Triton had pixels in memory
-        chosen = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
-        self.inference = chosen
-        if chosen.process:
-            self._keep([("triton", chosen.process)])
+        self._insist(self._choose_inference)
+        if self.inference and (process := self.inference.process):
+            self._keep([("triton", process)])
             self._open.callback(self._end_supervisor)
 
+    def _choose_inference(self) -> None:
+        settings = self.settings
+        self.inference = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
+
     def _await(self, keeper: Keeper) -> None:
-        while not keeper.wait_running(_LOOK_S):
+        """Give a broker of ours a head start; the services wait for a slow one by themselves."""
+        end = time.monotonic() + _HEAD_START_S
+        while not keeper.wait_running(_LOOK_S) and time.monotonic() < end:
             self._stop.check()
         self.check()
 
     def _keep(self, named: Sequence[tuple[str, Process]]) -> list[Keeper]:
-        keepers = [Keeper(name, process, changed=self._tell) for name, process in named]
+        keepers = [
+            Keeper(name, process, changed=self._tell, noted=self._note, frozen_s=self.settings.frozen_s)
+            for name, process in named
+        ]
+        for name, _ in named:
+            metrics.show_part(name)
         self._keepers += keepers
         self._open.callback(_stop, keepers)
         for keeper in keepers:
@@ -215,8 +297,18 @@ class LocalStack:
     def _tell(self, keeper: Keeper) -> None:
         if keeper.name == "triton" and keeper.state == "running":
             self._start_supervisor()
-        with suppress(OSError):  # whoever was told may be a terminal that is closed
-            self._changed(keeper.name, keeper.state, keeper.trouble)
+        since_s = time.monotonic() - keeper.troubled_at if keeper.trouble else 0.0
+        self._say(News(keeper.name, keeper.state, since_s, keeper.trouble, keeper.last, keeper.said_at))
+
+    def _note(self, part: str, frozen: bool) -> None:
+        count_restart(part, frozen)
+        if frozen and part not in {keeper.name for keeper in self._keepers}:
+            last = f"The process of {part} was stopped for {self.settings.frozen_s:.0f} s, and was ended."
+            self._say(News(part, "restarting", last=last))
+
+    def _say(self, news: News) -> None:
+        with suppress(OSError):  # whoever was told may be a terminal that is closed, or a file on a full disk
+            self._told(news)
 
     def _start_supervisor(self) -> None:
         """Have Triton's models looked after, once they run for the first time."""
@@ -254,6 +346,7 @@ class LocalStack:
             environment,
             self.home.log(name),
             grace_s=self.settings.grace_s + _PATIENCE_S,
+            run_dir=self.home.run_dir,
         )
 
     def _slow(self) -> HistgenError:
@@ -265,10 +358,17 @@ class LocalStack:
         )
 
 
+class _Lines(logging.FileHandler):
+    """A log that is left out where it cannot be written: on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say nothing: it would go to the terminal, over the picture."""
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Have what the library logs in this process (Triton's supervisor does) in a file, not in a picture."""
-    logger, handler = logging.getLogger("histgen_lib"), logging.FileHandler(path, delay=True)
+    logger, handler = logging.getLogger("histgen_lib"), _Lines(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:

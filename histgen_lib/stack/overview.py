@@ -5,116 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from functools import partial
+from itertools import takewhile
+from typing import Any, TypeVar
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.events import BagReady, Event, SlideScanned, following_id
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
 from histgen_lib.pipeline.digests import Fault, gaps, parse_digests
-from histgen_lib.pipeline.pointer import BY_REPORT, recall_pointer
+from histgen_lib.pipeline.latest import named_drafts, pointers_of, tells_of
+from histgen_lib.pipeline.pointer import BY_REPORT, readable_pointer, recall_pointer
 from histgen_lib.stack.damage import Damage, noted
 from histgen_lib.stack.recovery import Scan, gone, read_scan, report_owner, slide_of
+from histgen_lib.stack.states import DraftFacts, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX, UNREADABLE, DeadLetter, letter_key
 from histgen_lib.worker.replay import letter_ids, taken_in
 
 S = TypeVar("S")
 T = TypeVar("T")
-Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
 _READERS = 8
 """Threads that ask a store over a network. A folder is read by one: more would wait for each other."""
-
-
-@dataclass(frozen=True)
-class DraftFacts:
-    """What is told of a finished draft. `key`: of its draft.json."""
-
-    key: str
-    text: str
-    abstained: bool
-    out_of_distribution: bool
-    confidence: float | None
-    """None: the model was not calibrated."""
-    fields: dict[str, str]
-    parts: tuple[dict[str, Any], ...]
-    """Slide id, content id and mpp of each slide it was made from."""
-
-    @classmethod
-    def read(cls, key: str, data: bytes) -> DraftFacts:
-        """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
-        draft = json.loads(data)
-        parts = draft.get("slides") or [
-            {"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}
-        ]
-        return cls(
-            key=key,
-            text=draft["text"],
-            abstained=draft["abstained"],
-            out_of_distribution=draft["out_of_distribution"]["flag"],
-            confidence=draft["confidence"],
-            fields=draft["fields"],
-            parts=tuple({**_told(part["slide"]), "slide_id": part["slide_id"]} for part in parts),
-        )
-
-    @property
-    def page_key(self) -> str:
-        """Key of the page that shows it."""
-        return self.key.removesuffix(keys.DRAFT_JSON) + keys.DRAFT_HTML
-
-
-@dataclass(frozen=True)
-class SlideState:
-    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
-
-    `lacks`: the slides of its case without a bag, for which a slide that has one waits. `copies`: names of
-    files with the same bytes, which are the same slide. `damaged`: what is known to be wrong with its
-    objects, in words. `event` None: not even that can be read any more.
-    """
-
-    slide_id: str
-    state: Where
-    event: Event | None = None
-    draft: DraftFacts | None = None
-    letter: DeadLetter | None = None
-    lacks: tuple[str, ...] = ()
-    copies: tuple[str, ...] = ()
-    damaged: tuple[str, ...] = ()
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more is to come."""
-        return self.state in ("drafted", "dead-letter")
-
-    @property
-    def end(self) -> str:
-        """Key of the object that it ended with; "" if it has not."""
-        return self.draft.key if self.draft else self.letter.key if self.letter else ""
-
-    @property
-    def ending(self) -> tuple[str, str, str]:
-        """Tell this end from others: one that was sent again may end again, and with the same draft."""
-        return self.slide_id, self.event.id if self.event else "", self.end
-
-    @property
-    def mates(self) -> frozenset[str]:
-        """Ids of the other slides of its case, which get one report with it."""
-        data = self.event.data if self.event else None
-        named = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
-        return frozenset(named) - {self.slide_id}
-
-    @property
-    def scanned_at(self) -> str:
-        """When it was announced, in UTC, as text that sorts by time; "" if that is not known."""
-        event = self.event or (self.letter and self.letter.event)
-        return event.scanned_at.isoformat(timespec="microseconds") if event else ""
-
-    @property
-    def uri(self) -> str:
-        """Where the slide lies, if that is known."""
-        event = self.event or (self.letter and self.letter.event)
-        return event.data.uri if event and isinstance(event.data, SlideScanned | BagReady) else ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +71,7 @@ class Overview:
         unread = {letter.key for letter in letters if letter.code == UNREADABLE}
         owners: dict[str, Event] = {}
         for event in [scan.event for scan in scans if scan.event and unread]:
-            owners |= dict.fromkeys(map(letter_key, letter_ids(self._store, event.id)), event)
+            owners |= dict.fromkeys(map(letter_key, letter_ids(self._store, event)), event)
         return [replace(one, event=owners.get(one.key)) if one.key in unread else one for one in letters]
 
     def _copies(self) -> dict[str, list[str]]:
@@ -185,7 +99,7 @@ class Overview:
         """Read a scan's event, and the dead letters that came of it."""
         scan = self._scan(info)
         event = scan.event if scan else None
-        ids = letter_ids(self._store, event.id) if event else []
+        ids = letter_ids(self._store, event) if event else []
         letters = [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
         return scan, [replace(one, event=event) if one.code == UNREADABLE else one for one in letters]
 
@@ -232,21 +146,22 @@ class Overview:
         )
         return [*there.values(), *(ObjectInfo(key, 0, "", 0.0) for key in owned if key not in there)]
 
-    def _state(self, scan: Scan, letters: Mapping[str, list[DeadLetter]]) -> SlideState:
+    def _state(self, scan: Scan, letters: Mapping[tuple[str, str], list[DeadLetter]]) -> SlideState:
+        """Say where a slide stands. `letters`: by trace."""
         event = scan.event
         if event is None:
             return SlideState(scan.slide_id, "scanned", damaged=scan.damaged)
-        if event.id in self._drafted:  # there is no way back from that
-            return self._drafted[event.id]
+        if event.name in self._drafted:  # there is no way back from that
+            return self._drafted[event.name]
         data = event.data
         assert isinstance(data, SlideScanned)
         report = self._report(data)
         damaged = (*scan.damaged, *report.damaged)
         if report.draft:
             state = SlideState(data.slide_id, "drafted", event, report.draft, damaged=damaged)
-            self._drafted |= {event.id: state} if not damaged else {}
+            self._drafted |= {event.name: state} if not damaged else {}
             return state
-        if own := letters.get(event.trace_id):
+        if own := [letter for letter in letters.get(_trace(event), ()) if _came_of(letter, event)]:
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
             if last.code == UNREADABLE:
                 damaged = (*damaged, f"{last.key} {Fault.UNREADABLE}")
@@ -265,33 +180,60 @@ class Overview:
         return () if slide.slide_id in missing else tuple(missing)
 
     def drafted(self, slide: SlideScanned) -> DraftFacts | None:
-        """Return the draft of this very scan; of a rescanned slide an older draft does not count."""
+        """Return the draft of this very scan; of a rescanned slide an older draft does not count.
+
+        It is the latest report of the slide's, or of its case's, that tells of the slide: what a record says
+        it is of decides, not where it lies or who points to it.
+        """
         return self._report(slide).draft
+
+    def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
+        """Return the reports that a pointer of the slide's names before its own, and that are another's."""
+        owner = report_owner(slide)
+        named = named_drafts(owner, recall_pointer(self._store, owner.latest, by=BY_REPORT) or {})
+        found = filter(None, (self._draft(key, self._folder(key), []) for key in named))
+        return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), found))
 
     def _report(self, slide: SlideScanned) -> _Report:
         """Look for the draft of a scan, and whether all of its files are there."""
-        owner = report_owner(slide)
-        pointer_key = keys.latest_key(owner)
-        pointer = self._json(pointer_key)
-        damaged: list[str] = []
-        if not str((pointer or {}).get("draft")).endswith(f"/{keys.DRAFT_JSON}"):
-            pointer = recall_pointer(self._store, pointer_key, by=BY_REPORT)
-            there = self._store.head(pointer_key) is not None
-            damaged += (
-                [f"{pointer_key} {Fault.UNREADABLE if there else Fault.MISSING}"] if there or pointer else ()
-            )
-            if pointer is None:
-                return _Report(damaged=tuple(damaged))
-        key = str((pointer or {}).get("draft"))
+        owner, damaged = report_owner(slide), list[str]()
+        for pointer_key in pointers_of(owner):
+            pointer = self._pointer(pointer_key, owner, damaged)
+            for key in named_drafts(owner, pointer):
+                infos = self._folder(key)
+                draft = self._draft(key, infos, damaged)
+                told = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
+                if draft and told:
+                    if not _same_scan(told, slide):
+                        return _Report(damaged=tuple(damaged))
+                    return _Report(draft, (*damaged, *self._gaps(key, infos)))
+                if not draft and str(pointer[BY_REPORT]) in key:
+                    damaged += self._gaps(key, infos)
+        return _Report(damaged=tuple(damaged))
+
+    def _pointer(self, key: str, owner: keys.ReportOwner, damaged: list[str]) -> dict[str, Any]:
+        """Read a pointer, from its history if it is damaged or gone."""
+        info = self._store.head(key)
+        with suppress(InvalidInputError):  # removed since
+            if info and (found := self._once(info, partial(readable_pointer, by=BY_REPORT))):
+                return found
+        pointer = recall_pointer(self._store, key, by=BY_REPORT)
+        if key == owner.latest and (info or pointer):
+            damaged.append(f"{key} {Fault.UNREADABLE if info else Fault.MISSING}")
+        return pointer or {}
+
+    def _folder(self, draft_key: str) -> dict[str, ObjectInfo]:
+        """Return what lies in a report's folder, by key."""
+        return {info.key: info for info in self._store.list(draft_key.removesuffix(keys.DRAFT_JSON))}
+
+    def _draft(self, key: str, infos: Mapping[str, ObjectInfo], damaged: list[str]) -> DraftFacts | None:
+        if key not in infos:
+            return None
         try:
-            infos = {info.key: info for info in self._store.list(f"{key.rpartition('/')[0]}/")}
-            draft = self._once(infos[key], lambda data: DraftFacts.read(key, data)) if key in infos else None
+            return self._once(infos[key], lambda data: DraftFacts.read(key, data))
         except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            draft, infos = None, {}
             damaged.append(f"{key} {Fault.UNREADABLE}")
-        if draft and not any(_same_scan(part, slide) for part in draft.parts):
-            return _Report()
-        return _Report(draft, (*damaged, *self._gaps(key, infos)))
+            return None
 
     def _gaps(self, draft_key: str, infos: Mapping[str, ObjectInfo]) -> list[str]:
         """Say which files of a report are not there, or not of their size; what they hold is not read."""
@@ -354,7 +296,7 @@ class Overview:
 def _owners(state: SlideState) -> set[str]:
     """Say whose objects tell of a slide: its own, and those of its case."""
     data = state.event.data if state.event else None
-    return {state.slide_id, report_owner(data)} if isinstance(data, SlideScanned) else {state.slide_id}
+    return {state.slide_id, report_owner(data).name} if isinstance(data, SlideScanned) else {state.slide_id}
 
 
 def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
@@ -373,12 +315,25 @@ def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideSt
     return replace(state, damaged=(*state.damaged, *more)) if more else state
 
 
-def _by_trace(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:
-    found: dict[str, list[DeadLetter]] = {}
+def _trace(event: Event) -> tuple[str, str]:
+    """Name the trace of a slide; some senders give all of their slides one and the same."""
+    return event.key, event.trace_id
+
+
+def _by_trace(letters: Iterable[DeadLetter]) -> dict[tuple[str, str], list[DeadLetter]]:
+    found: dict[tuple[str, str], list[DeadLetter]] = {}
     for letter in letters:
         if letter.event:
-            found.setdefault(letter.event.trace_id, []).append(letter)
+            found.setdefault(_trace(letter.event), []).append(letter)
     return found
+
+
+def _came_of(letter: DeadLetter, scan: Event) -> bool:
+    """Whether a letter of the slide's trace is of this scan or what followed, not of another of one trace."""
+    event = letter.event
+    if event is None or event.replay or letter.is_of(scan):
+        return event is not None
+    return event.id in {following_id(name, event.type) for name in (scan.name, scan.id)}
 
 
 def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
@@ -386,13 +341,8 @@ def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideSta
 
     A letter of the same file or the same bytes as a slide in `events` is history: it was sent again since.
     """
-    traces = {event.trace_id for event in events}
     known = {mark for event in events for mark in _marks(event)}
-    strays = [
-        letter
-        for letter in letters
-        if not letter.event or not (letter.event.trace_id in traces or known & set(_marks(letter.event)))
-    ]
+    strays = [letter for letter in letters if not letter.event or not known & set(_marks(letter.event))]
     return [
         SlideState(letter.event.key if letter.event else "unknown", "dead-letter", letter=letter)
         for letter in strays
@@ -402,12 +352,8 @@ def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideSta
 def _marks(event: Event) -> list[tuple[str, str]]:
     data = event.data
     if not isinstance(data, SlideScanned | BagReady):
-        return []
-    return [(data.slide_id, data.uri), (data.slide_id, data.content_id)]
-
-
-def _told(scan: dict[str, Any]) -> dict[str, Any]:
-    return {"content_id": scan["content_id"], "mpp": scan["mpp"]}
+        return [_trace(event)]
+    return [_trace(event), (data.slide_id, data.uri), (data.slide_id, data.content_id)]
 
 
 def _same_scan(told: dict[str, Any], slide: SlideScanned) -> bool:

@@ -10,19 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 
 from histgen_lib.bus import BusSettings, finished_records
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.pipeline import keys
+from histgen_lib.pipeline.keys import CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
+from histgen_lib.pipeline.latest import latest_of, owner_told
 from histgen_lib.pipeline.made import read_object
-from histgen_lib.pipeline.pointer import BY_BAG, BY_REPORT, pointer_of, recall_pointer
+from histgen_lib.pipeline.pointer import BY_BAG, pointer_of, recall_pointer
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.stack.overview import Overview
-from histgen_lib.stack.recovery import events_of, scan_of
-from histgen_lib.stack.verifying import BAGS, CASES, REPORTS
+from histgen_lib.stack.recovery import events_of, room_owner, scan_of
+from histgen_lib.stack.verifying import BAGS, CASES
 from histgen_lib.storage import ObjectInfo, ObjectStore
+from histgen_lib.worker.audit import Audit, this_account
 from histgen_lib.worker.dead_letter import DeadLetter, letter_key
 from histgen_lib.worker.replay import GATEWAY, REPLAYED_PREFIX
 
@@ -71,14 +75,18 @@ def prune(
     days: Mapping[str, float],
     *,
     dry_run: bool = False,
+    by: str = "",
     now: datetime | None = None,
 ) -> Iterator[Removed]:
     """Remove what is older than so many days, by kind; what is no key of `days` is kept.
 
-    Yields each thing when it is gone; with `dry_run` nothing goes. `now`: UTC. Raises as store and broker.
+    `by`: who has it done, for the audit log, which is told before the first thing goes; this account if that
+    is not stated. Yields each thing when it is gone; with `dry_run` nothing goes. `now`: UTC. Raises as store
+    and broker.
     """
     at = now or datetime.now(UTC)
-    pruner = _Pruner(store, bus, at.timestamp(), dry_run=dry_run)
+    deed = _Deed(store, by or this_account(), days)
+    pruner = _Pruner(store, bus, at.timestamp(), None if dry_run else deed)
     for kind, method in KINDS.items():
         if kind in days:
             for key, size_bytes in method(pruner, at.timestamp() - days[kind] * DAY_S):
@@ -97,18 +105,36 @@ def tally(removed: Iterable[Removed]) -> dict[str, tuple[int, int]]:
 Gone = Iterator[tuple[str, int]]
 
 
-class _Pruner:
-    """Removes what was last written before a time, in seconds since 1970: one method a kind."""
+class _Deed:
+    """What is about to be done: written down once, if anything is."""
 
-    def __init__(self, store: ObjectStore, bus: BusSettings | None, now: float, *, dry_run: bool) -> None:
-        self._store, self._bus, self._now, self._dry_run = store, bus, now, dry_run
+    def __init__(self, store: ObjectStore, by: str, days: Mapping[str, float]) -> None:
+        self._store, self._by = store, by
+        self._what = {kind: f"{days[kind]:g}" for kind in KINDS if kind in days}
+
+    def write_down(self) -> None:
+        if self._what:
+            Audit(self._store).append("pruned", self._by, self._what)
+            self._what = {}
+
+
+class _Pruner:
+    """Removes what was last written before a time, in seconds since 1970: one method a kind.
+
+    `deed` None: only says what it would remove.
+    """
+
+    def __init__(self, store: ObjectStore, bus: BusSettings | None, now: float, deed: _Deed | None) -> None:
+        self._store, self._bus, self._now, self._deed = store, bus, now, deed
         self._in_cases: set[str] | None = None
 
     def broker(self, before: float) -> Gone:
         """Remove records that every group has finished."""
         if self._bus:
             at = datetime.fromtimestamp(before, UTC)
-            yield from finished_records(self._bus, at, remove=not self._dry_run)
+            if self._deed and any(finished_records(self._bus, at, remove=False)):
+                self._deed.write_down()
+            yield from finished_records(self._bus, at, remove=self._deed is not None)
 
     def seen(self, before: float) -> Gone:
         """Remove the notes that spare a second look at files: a file that is still there is known anyway."""
@@ -122,7 +148,8 @@ class _Pruner:
 
     def reports(self, before: float) -> Gone:
         """Remove reports that are not the latest of a slide or case, nor may be soon."""
-        yield from self._folders(REPORTS, self._superseded, before)
+        for room in (CASE_REPORTS, REPORTS):
+            yield from self._folders(room, partial(self._superseded, room), before)
 
     def bags(self, before: float) -> Gone:
         """Remove bags of earlier scans and models, which no case names either."""
@@ -149,13 +176,24 @@ class _Pruner:
                 if old[digest]:
                     yield from self._remove(sorted(sets[digest], key=_says_whole))
 
-    def _superseded(self, owner: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
-        others = [one for one in sets if one]
-        if len(others) < 2 or not self._is_drafted(events_of(self._store, owner)):
+    def _superseded(self, room: str, owner_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
+        """Name those that a later one has replaced; those of cases may lie among a slide's, from before."""
+        case = ReportOwner(owner_id, is_case=True)
+        if len(sets) < 2 and (room == CASE_REPORTS or self._store.head(case.latest) is None):
             return []
-        pointer = recall_pointer(self._store, keys.latest_key(owner), by=BY_REPORT)
-        latest = pointer.get(BY_REPORT) if pointer else None
-        return [one for one in others if one != latest] if latest in sets else []
+        owner = case if room == CASE_REPORTS else ReportOwner(owner_id)
+        return [one for one in sets if self._is_superseded(owner, one)]
+
+    def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
+        data = read_object(self._store, owner.report(digest, DRAFT_JSON))
+        whose = owner_told(data or b"") or room_owner(self._store, owner)
+        if whose.id != owner.id or not self._is_drafted(events_of(self._store, whose)):
+            return False
+        latest = {latest_of(self._store, whose, damaged=digest)}
+        if data and not owner_told(data):  # damaged: perhaps another's of this id, who needs it
+            other = ReportOwner(owner.id, not whose.is_case)
+            latest.add(latest_of(self._store, other, damaged=digest))
+        return digest not in latest and any(latest)
 
     def _unused(self, slide_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
         event = scan_of(self._store, slide_id) if len(sets) > 1 else None
@@ -203,7 +241,8 @@ class _Pruner:
 
     def _remove(self, infos: Iterable[ObjectInfo]) -> Gone:
         for info in infos:
-            if not self._dry_run:
+            if self._deed:
+                self._deed.write_down()
                 self._store.delete(info.key)
             yield info.key, info.size_bytes
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from histgen_lib.bus import Publisher
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import ObjectStore
+from histgen_lib.worker.audit import Audit, this_account
 
 
 def unfinished(store: ObjectStore) -> list[SlideState]:
@@ -22,7 +24,10 @@ def resend(store: ObjectStore, publisher: Publisher) -> Iterator[SlideState]:
 
     Yields each slide when its event is durable. Raises what store and publisher raise; then call it again.
     """
+    audit = Audit(store)
     for slide in unfinished(store):
         assert slide.event is not None
+        deed = {"event_id": slide.event.id, "slide_id": slide.slide_id}
+        audit.append("announced-again", this_account(), deed)
         publisher.publish(slide.event.type, slide.event.key, slide.event)
         yield slide

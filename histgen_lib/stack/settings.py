@@ -9,6 +9,10 @@ from pathlib import Path
 
 from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
+from histgen_lib.worker.silence import LIMIT_S
+
+RUN_DIR = "HISTGEN_RUN_DIR"
+"""By this variable it is known whose a process is."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class StackSettings:
     `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
-    may be taken from, by whichever service. `grace_s`: what a job in hand may take to finish when the stack
-    is stopped. `retention`: what is pruned once a day, see `stack/pruning.py`; if empty, what
+    may be taken from, by whichever service, beside that folder and `home`. `grace_s`: what a job in hand may
+    take to finish when the stack is stopped. `frozen_s`: after so long without a sign of life a process is
+    replaced; 0: never. `retention`: what is pruned once a day, see `stack/pruning.py`; if empty, what
     HISTGEN_RETENTION says. `environment`: further variables for the services.
     """
 
@@ -34,8 +39,9 @@ class StackSettings:
     tilers: int = 1
     threads: int | None = None
     grace_s: float = 20.0
+    frozen_s: float = LIMIT_S
     port: int = 0
-    roots: tuple[str, ...] = ("/",)
+    roots: tuple[str, ...] = ()
     retention: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     kafka_libs: Path = KAFKA_LIBS
@@ -45,6 +51,11 @@ class StackSettings:
     def inbox(self) -> Path:
         """The watched folder."""
         return (self.watch or self.home / "inbox").absolute()
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Where slides may lie."""
+        return (str(self.inbox), str(self.home.absolute()), *self.roots)
 
     @property
     def store_url(self) -> str:
@@ -81,19 +92,22 @@ def service_environment(
         "INFERENCE": inference,
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),
-        "RUN_DIR": str(home.run_dir),
         "TOKEN_FILE": str(home.token_path),
         "SCRATCH": str(home.folder / "scratch"),
         "GRACE_S": str(settings.grace_s),
+        "FROZEN_S": str(settings.frozen_s),
         "HOST": "127.0.0.1",
         "PORT": gateway.rpartition(":")[2] if name == "gateway" else "0",
         "WATCH": str(settings.inbox),
-        "ROOTS": json.dumps(settings.roots),
+        "ROOTS": json.dumps(settings.allowed),
     }
+    if settings.broker == "kafka":
+        stated["KAFKA_FILE"] = str(home.kafka_client_path)
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)
         stated |= {"RETENTION": settings.retention} if settings.retention else {}
-    return {f"HISTGEN_{key}": value for key, value in stated.items()} | dict(settings.environment)
+    told = {f"HISTGEN_{key}": value for key, value in stated.items()}
+    return told | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
 
 
 def _absolute(url: str, scheme: str) -> str:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.inference import shared_memory
+from histgen_lib.worker.silence import Silence, is_stopped
 
 PROGRAM = "triton_python_backend_stub"
 KIND = "triton"
@@ -67,6 +68,22 @@ class _Ends:
         for descriptor in self._descriptors:
             ended.register(descriptor, select.POLLIN)
         return not self._told or bool(ended.poll(0))
+
+
+class FrozenStubs:
+    """Stubs that were stopped where they stand: neither the server nor a canary would notice for long."""
+
+    def __init__(self) -> None:
+        self._silences: dict[int, Silence] = {}
+
+    def end(self, stubs: Mapping[int, Sequence[str]], limit_s: float) -> list[Sequence[str]]:
+        """Kill those of `stubs` that were stopped at every look for `limit_s`; return their commands."""
+        self._silences = {pid: self._silences.get(pid) or Silence(limit_s) for pid in stubs}
+        frozen = [pid for pid in stubs if self._silences[pid].lasts(alive=not is_stopped(pid))]
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return [stubs[pid] for pid in frozen]
 
 
 def end_left_over(regions: str | None = None) -> None:

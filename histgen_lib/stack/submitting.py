@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_name
+from histgen_lib.slides.source import missing_slide
 from histgen_lib.stack.asking import post_json
 from histgen_lib.stack.connection import Connection, not_running
 from histgen_lib.stack.following import Follower, Picture
-from histgen_lib.stack.overview import SlideState
 from histgen_lib.stack.sight import StoreSight
+from histgen_lib.stack.states import SlideState
 
 _LOOK_S = 0.3
 
@@ -41,14 +44,43 @@ def submit(
     mpp: float | None,
     case: tuple[str, Sequence[str]] | None,
 ) -> Receipt:
-    """Hand over one slide, a path or an s3:// URI. Raises what `post_json` raises."""
-    body: dict[str, Any] = {"uri": slide if "://" in slide else Path(slide).absolute().as_uri()}
+    """Hand over one slide, a path or an s3:// URI.
+
+    Raises what `post_json` raises; "uri-outside-roots" says what has to be allowed.
+    """
+    body: dict[str, Any] = {"uri": slide if "://" in slide else _absolute(slide).as_uri()}
     if mpp is not None:
         body["mpp"] = mpp
     if case is not None:
         body["case"] = {"id": case[0], "slides": list(case[1])}
-    told = post_json(f"{gateway.rstrip('/')}/slides", body, token)
+    try:
+        told = post_json(f"{gateway.rstrip('/')}/slides", body, token)
+    except InvalidInputError as error:
+        raise (_outside(slide) if error.code == "uri-outside-roots" else error) from None
     return Receipt(str(told["slide_id"]), str(told["event_id"]), str(told["status"]))
+
+
+def _absolute(slide: str) -> Path:
+    """Write a path out as it was typed, but ".." as this system reads it: in a URI it may mean another."""
+    path = Path(slide).absolute()
+    return path.resolve() if ".." in path.parts else path
+
+
+def _outside(slide: str) -> InvalidInputError:
+    """Say what to allow, to the letter: the gateway repeats nothing of what it was sent."""
+    path = _absolute(slide)
+    if "://" in slide:
+        place = "/".join(slide.split("/")[:3]) if slide.startswith("s3://") else "/FOLDER"
+    elif path.exists():
+        place = str(path if path.is_dir() else path.parent)
+    else:
+        return missing_slide(path)
+    return InvalidInputError(
+        "uri-outside-roots",
+        f"{path.name} lies outside the folders and buckets that this stack takes slides from.",
+        hint=f"Stop the stack and start it again with histgen up --allow {shlex.quote(place)} (services of "
+        "your own: add it to HISTGEN_ROOTS of all), or put the slide into the watched folder.",
+    )
 
 
 def held_up(slide: SlideState, picture: Picture) -> frozenset[str]:

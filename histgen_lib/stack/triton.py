@@ -6,16 +6,18 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.inference import TritonServer, shared_memory
+from histgen_lib.inference import TritonServer, is_live, shared_memory
 from histgen_lib.inference.shared_memory import TENSORS
 from histgen_lib.inference.wire import check_numpy, decode_error
 from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
 from histgen_lib.stack.door import Door, clear_doors
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
-from histgen_lib.stack.stubs import KIND, PROGRAM, end_left_over, stubs_of
+from histgen_lib.stack.processes import Process
+from histgen_lib.stack.stubs import KIND, PROGRAM, FrozenStubs, end_left_over, stubs_of
 from histgen_lib.stack.unshared import command_unshared
 
 _START_S, _MOST_START_S = 90.0, 960.0
@@ -55,7 +57,7 @@ class _Rise:
         return self._process.poll() is not None or self.lost or time.monotonic() > self._end_at
 
 
-class TritonProcess:
+class TritonProcess(Process):
     """One tritonserver of our own, reached by this account only; its address outlives `kill` and `start`.
 
     `repository` holds the models (`histgen_lib.export.export_local` writes one); all of them are loaded.
@@ -65,11 +67,12 @@ class TritonProcess:
     """
 
     def __init__(self, repository: Path, home: Path, *, log: Path) -> None:
-        self._repository, self._home, self.log_path = repository.absolute(), home.absolute(), log
+        self._repository, self._home, self._log = repository.absolute(), home.absolute(), log
         self._door = Door()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_s, self._was_up, self._log_start = _START_S, False, 0
         self._regions = f"{shared_memory.new_name(KIND)}-"
+        self._frozen_stubs = FrozenStubs()
 
     @property
     def url(self) -> str:
@@ -80,6 +83,11 @@ class TritonProcess:
     def pid(self) -> int | None:
         """The server's process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """Where it writes what it has to say."""
+        return self._log
 
     @property
     def models(self) -> list[str]:
@@ -138,8 +146,11 @@ class TritonProcess:
 
     def stub_pids(self, model: str) -> list[int]:
         """Find the processes that run a model's Python."""
-        place = f"{self._repository}/{model}/"
-        return [pid for pid, command in stubs_of(self.pid).items() if any(place in part for part in command)]
+        return [pid for pid, command in stubs_of(self.pid).items() if self._runs(model, command)]
+
+    def _runs(self, model: str, command: Sequence[str]) -> bool:
+        """Whether a stub's command says that it runs a model."""
+        return any(f"{self._repository}/{model}/" in part for part in command)
 
     def _clear(self) -> None:
         """Remove what a server leaves that was killed."""
@@ -208,6 +219,15 @@ class TritonProcess:
                         self.kill()
                         return
         self._was_up = True
+
+    def answers(self) -> bool:
+        """Ask the server whether it lives."""
+        return is_live(self.url)
+
+    def end_frozen(self, limit_s: float) -> list[str]:
+        """End models' processes that were stopped for `limit_s`; the supervisor has them made anew."""
+        ended = self._frozen_stubs.end(stubs_of(self.pid), limit_s)
+        return [model for model in self.models if any(self._runs(model, command) for command in ended)]
 
     def fault(self) -> HistgenError:
         """Say why it ended."""

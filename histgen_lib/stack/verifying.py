@@ -14,25 +14,27 @@ from functools import partial
 from itertools import groupby
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import recorded_scan
 from histgen_lib.files import unsealed
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.digests import Fault, fault_of, parse_digests
+from histgen_lib.pipeline.keys import CASE_REPORTS, REPORTS, ReportOwner
+from histgen_lib.pipeline.latest import named_drafts, owner_told
 from histgen_lib.pipeline.made import read_object
 from histgen_lib.pipeline.pointer import BY_BAG, BY_REPORT, pointer_faults, pointer_of, recall_pointer
+from histgen_lib.pipeline.recall import NOBODY, Said, owner_in, recalled, said_in
 from histgen_lib.pipeline.report_files import file_names
 from histgen_lib.reports.render_json import readable_draft
 from histgen_lib.stack.damage import Damage, etag_of
-from histgen_lib.stack.recovery import content_key, own_scan, owner_of, recalled_scan
+from histgen_lib.stack.recovery import room_owner
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.replay import REPLAYED_PREFIX
 
-BAGS, CASES, REPORTS, SLIDES = "bags/", "cases/", "reports/", "slides/"
-KINDS = ("bag", "case", "letter", "content", "copy", "owner", "report", "pointer", "scan")
+BAGS, CASES, SLIDES = "bags/", "cases/", "slides/"
+KINDS = ("bag", "case", "letter", "by-hand", "content", "copy", "owner", "report", "pointer", "scan")
 """What an object is: features, thumbnail or scan record; a slide's part in a case; a dead letter; the
-gateway's books; a file of a report; which report is the latest; a slide's latest event."""
+books; a file of a report; which report is the latest; a slide's latest event."""
 _SCANNED = "/scanned.json"
 
 
@@ -67,20 +69,24 @@ def walk(store: ObjectStore, tally: Tally, *, after: str = "") -> Iterator[tuple
 def check_slide(store: ObjectStore, slide_id: str, case_id: str | None = None) -> list[Damage]:
     """Look at all objects of one slide, and of its case, at once."""
     found: list[Damage] = []
-    owners = [slide_id] if case_id is None else [slide_id, case_id]
+    owners = [ReportOwner(slide_id), *([ReportOwner(case_id, is_case=True)] if case_id else [])]
     for room, _, check in _ROOMS:
-        prefixes = _prefixes(room, owners)
-        infos = [info for prefix in prefixes for info in store.list(prefix)]
-        found += check(store, infos, Tally()) if infos else ()
-    if not store.head(keys.scanned_key(slide_id)) and recalled_scan(store, slide_id):
+        infos = {info.key: info for prefix in _prefixes(room, owners) for info in store.list(prefix)}
+        for _, part in groupby([infos[key] for key in sorted(infos)], lambda info: _owner(info.key)):
+            found += check(store, list(part), Tally())
+    if not store.head(keys.scanned_key(slide_id)) and recalled(store, slide_id):
         found.append(Damage(keys.scanned_key(slide_id), "scan", Fault.MISSING, slide_id))
-    return list({one.key: one for one in found}.values())
+    names = {owner.name for owner in owners}
+    return list({one.key: one for one in found if one.owner in names}.values())
 
 
-def _prefixes(room: str, owners: Iterable[str]) -> list[str]:
-    if room in (BAGS, REPORTS, SLIDES, CASES):
-        return [f"{room}{owner}/" for owner in owners]
-    return []
+def _prefixes(room: str, owners: Iterable[ReportOwner]) -> Iterator[str]:
+    """Say where in a room objects of these lie; in that of slides there are old reports of cases, too."""
+    for owner in owners:
+        if room in ((CASES, CASE_REPORTS, REPORTS) if owner.is_case else (BAGS, REPORTS, SLIDES)):
+            yield f"{room}{owner.id}/"
+        elif room == keys.BY_HAND and not owner.is_case:
+            yield keys.taken_prefix(owner.id)
 
 
 def _still(store: ObjectStore, damage: Damage) -> Damage | None:
@@ -105,30 +111,40 @@ def _bags(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator
 
 
 def _reports(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
-    """Check all reports of a slide or a case, and the pointer to the latest."""
-    owner = infos[0].key.split("/")[1]
+    """Check all reports of a slide or a case, and the pointer to the latest.
+
+    Earlier versions have left reports of cases among those of slides: each says itself whose it is.
+    """
+    room, owner_id = infos[0].key.split("/")[:2]
+    owner = ReportOwner(owner_id, is_case=f"{room}/" == CASE_REPORTS)
     there = {info.key for info in infos}
-    pointer_key = keys.latest_key(owner)
-    pointers = {key for key in there if pointer_of(key) == pointer_key}
-    if pointers:
-        yield from _pointer(store, pointer_key, BY_REPORT, "pointer", owner)
-    latest = (recall_pointer(store, pointer_key, by=BY_REPORT) or {}).get(BY_REPORT)
+    pointers = {key for key in there if pointer_of(key) == owner.latest}
     made = {key.split("/")[2] for key in there - pointers if key.count("/") > 2}
-    for digest in sorted(made | ({latest} if isinstance(latest, str) else set())):
-        yield from _report(store, owner, digest, latest=digest == latest, tally=tally)
-    if made and not pointers and any(keys.report_key(owner, one, keys.DIGESTS) in there for one in made):
-        yield Damage(pointer_key, "pointer", Fault.MISSING, owner)
+    whose = room_owner(store, owner)
+    if pointers:
+        yield from _pointer(store, owner.latest, BY_REPORT, "pointer", whose.name)
+    elif any(owner.report(one, keys.DIGESTS) in there for one in made):
+        yield Damage(owner.latest, "pointer", Fault.MISSING, whose.name)
+    latest = (recall_pointer(store, owner.latest, by=BY_REPORT) or {}).get(BY_REPORT)
+    elsewhere = [key for key in named_drafts(owner, {BY_REPORT: latest}) if not key.startswith(owner.prefix)]
+    if isinstance(latest, str) and not any(map(store.head, elsewhere)):
+        made.add(latest)
+    for digest in sorted(made):
+        yield from _report(store, owner, whose, digest, latest=digest == latest, tally=tally)
 
 
-def _report(store: ObjectStore, owner: str, digest: str, *, latest: bool, tally: Tally) -> Iterator[Damage]:
-    key = partial(keys.report_key, owner, digest)
-    draft = readable_draft(read_object(store, key(keys.DRAFT_JSON)) or b"")
-    there = store.head(key(keys.DRAFT_JSON)) is not None
+def _report(
+    store: ObjectStore, owner: ReportOwner, whose: ReportOwner, digest: str, *, latest: bool, tally: Tally
+) -> Iterator[Damage]:
+    key = partial(owner.report, digest)
+    data = read_object(store, key(keys.DRAFT_JSON))
+    draft = readable_draft(data or b"")
     sums = key(keys.DIGESTS)
-    if not (there or latest or store.head(sums)):
+    if data is None and not (latest or store.head(sums)):
         return  # it is being written, was not finished, or is being pruned
     names = file_names(draft) if draft else [keys.DRAFT_TEXT, keys.DRAFT_HTML, keys.DRAFT_JSON]
-    yield from _set(store, sums, [key(name) for name in names], kind="report", owner=owner, tally=tally)
+    name = (owner_told(data or b"") or whose).name
+    yield from _set(store, sums, [key(one) for one in names], kind="report", owner=name, tally=tally)
 
 
 def _set(
@@ -146,9 +162,9 @@ def _set(
 
 
 def _cases(store: ObjectStore, infos: list[ObjectInfo], _: Tally) -> Iterator[Damage]:
-    case_id = infos[0].key.split("/")[1]
+    case = ReportOwner(infos[0].key.split("/")[1], is_case=True)
     for key in sorted({pointer_of(info.key) for info in infos}):
-        yield from _pointer(store, key, BY_BAG, "case", case_id)
+        yield from _pointer(store, key, BY_BAG, "case", case.name)
 
 
 def _pointer(store: ObjectStore, key: str, by: str, kind: str, owner: str) -> Iterator[Damage]:
@@ -169,33 +185,55 @@ def _letters(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Itera
 
 
 def _slides(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
-    """Check a slide's latest event, and whether the books by content and by owner have it, too."""
+    """Check a slide's latest event, and whether the other books have it, too."""
     for info in infos:
         slide_id = info.key.removeprefix(SLIDES).removesuffix(_SCANNED)
         if info.key != keys.scanned_key(slide_id):
             continue
         data = read_object(store, info.key)
-        event = own_scan(slide_id, data)
-        tally.undigested += bool(event) and not _is_sealed(data)
-        if event is None:
+        said = said_in(data, slide_id)
+        tally.undigested += bool(said) and not _is_sealed(data)
+        if said is None:
             yield Damage(info.key, "scan", Fault.UNREADABLE, slide_id)
-            event = recalled_scan(store, slide_id, data or b"")
-        if event and store.head(content_key(event)) is None:
-            yield Damage(content_key(event), "content", Fault.MISSING, slide_id)
-        if store.head(keys.owner_key(slide_id)) is None:
-            yield Damage(keys.owner_key(slide_id), "owner", Fault.MISSING, slide_id)
+            said = recalled(store, slide_id, data or b"")
+        yield from _beside(store, slide_id, said)
+
+
+def _beside(store: ObjectStore, slide_id: str, said: Said | None) -> Iterator[Damage]:
+    """Check that the books have what a slide's latest event says; of others' once its slide was read."""
+    by_hand = said is not None and said.is_by_hand
+    if said and by_hand and not said.event.replay and store.head(said.by_hand_key) is None:
+        yield Damage(said.by_hand_key, "by-hand", Fault.MISSING, slide_id)
+    if said and not by_hand and store.head(said.content_key) is None:
+        yield Damage(said.content_key, "content", Fault.MISSING, slide_id)
+    was_read = not by_hand or (said is not None and store.head(said.content_key) is not None)
+    if was_read and store.head(keys.owner_key(slide_id)) is None:
+        yield Damage(keys.owner_key(slide_id), "owner", Fault.MISSING, slide_id)
+
+
+def _by_hand(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
+    """Check the events that the gateway did not announce, and that their slide has its record."""
+    for info in infos:
+        slide_id = info.key.removeprefix(keys.BY_HAND).partition("/")[0]
+        data = read_object(store, info.key)
+        said = said_in(data, slide_id)
+        tally.undigested += bool(said) and not _is_sealed(data)
+        if said is None or said.by_hand_key != info.key:
+            yield Damage(info.key, "by-hand", Fault.UNREADABLE, slide_id)
+        elif store.head(keys.scanned_key(slide_id)) is None:
+            yield Damage(keys.scanned_key(slide_id), "scan", Fault.MISSING, slide_id)
 
 
 def _contents(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     """Check the events that were announced, and that each slide of theirs has its record."""
     for info in infos:
         data = read_object(store, info.key)
-        event = recorded_scan(data or b"")
-        tally.undigested += bool(event) and not _is_sealed(data)
-        if event is None or content_key(event) != info.key:
+        said = said_in(data)
+        tally.undigested += bool(said) and not _is_sealed(data)
+        if said is None or said.content_key != info.key:
             yield Damage(info.key, "content", Fault.UNREADABLE)
-        elif store.head(keys.scanned_key(event.key)) is None:
-            yield Damage(keys.scanned_key(event.key), "scan", Fault.MISSING, event.key)
+        elif store.head(keys.scanned_key(said.event.key)) is None:
+            yield Damage(keys.scanned_key(said.event.key), "scan", Fault.MISSING, said.event.key)
 
 
 def _copies(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
@@ -209,8 +247,9 @@ def _copies(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
 def _owners(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     for info in infos:
         slide_id = info.key.removeprefix(keys.OWNERS)
-        tally.undigested += not _is_sealed(read_object(store, info.key))
-        if owner_of(store, slide_id) is None:
+        data = read_object(store, info.key)
+        tally.undigested += not _is_sealed(data)
+        if owner_in(data, slide_id) in (None, NOBODY):
             yield Damage(info.key, "owner", Fault.UNREADABLE, slide_id)
 
 
@@ -232,9 +271,11 @@ def _is_sealed(data: bytes | None) -> bool:
 Check = Callable[[ObjectStore, list[ObjectInfo], Tally], Iterator[Damage]]
 _ROOMS: tuple[tuple[str, Callable[[str], str], Check], ...] = (
     (BAGS, _owner, _bags),
+    (CASE_REPORTS, _owner, _reports),
     (CASES, _owner, _cases),
     (REPLAYED_PREFIX, str, _letters),
     (LETTERS, str, _letters),
+    (keys.BY_HAND, str, _by_hand),
     (keys.CONTENTS, str, _contents),
     (keys.COPIES, str, _copies),
     (keys.OWNERS, str, _owners),

@@ -30,7 +30,10 @@ class InFlight:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """One service process. `answers`: it does; `missing`: what it needs and does not have, with a code."""
+    """One service process. `answers`: it does; `missing`: what it needs and does not have, with a code.
+
+    `set_aside`: how many slides wait to be tried again while others pass them, by code.
+    """
 
     name: str
     pid: int
@@ -40,6 +43,7 @@ class WorkerState:
     missing: Mapping[str, str] = field(default_factory=dict)
     in_flight: InFlight | None = None
     jobs_done: int = 0
+    set_aside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -56,8 +60,11 @@ def look(run_dir: Path) -> list[WorkerState]:
         return []
     told = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
     found = [(worker, token_file) for worker, token_file in told if _runs(worker.pid)]
-    with ThreadPoolExecutor(max(1, len(found))) as askers:
-        return list(askers.map(lambda one: _ask(*one), found))
+    try:
+        with ThreadPoolExecutor(max(1, len(found))) as askers:
+            return list(askers.map(lambda one: _ask(*one), found))
+    except RuntimeError:  # the system has no thread to spare now
+        return [worker for worker, _ in found]
 
 
 def _runs(pid: int) -> bool:
@@ -90,9 +97,15 @@ def _ask(worker: WorkerState, token_file: Path) -> WorkerState:
             missing={str(name): str(code) for name, code in told["missing"].items()},
             in_flight=_in_flight(told["in_flight"]),
             jobs_done=int(told["jobs_done"]),
+            set_aside=_set_aside(told),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FatalError):
         return worker
+
+
+def _set_aside(told: Mapping[str, Any]) -> dict[str, int]:
+    codes = told["set_aside"]["codes"] if "set_aside" in told else {}  # the gateway has none
+    return {str(code): int(count) for code, count in codes.items()}
 
 
 def _in_flight(told: Any) -> InFlight | None:

@@ -11,13 +11,15 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.storage._keys import check_foreign_key, check_key, is_key
+from histgen_lib.storage._keys import INCOMING, check_foreign_key, check_key, is_key
 
 __all__ = [
+    "INCOMING",
     "ObjectInfo",
     "ObjectStore",
     "StorageSettings",
     "check_key",
+    "folder_of",
     "open_foreign_bucket",
     "open_store",
     "store_for_uri",
@@ -112,11 +114,11 @@ def open_store(settings: StorageSettings) -> ObjectStore:
     FatalError("storage-url") for any other URL or a file in the folder's way, FatalError("storage-denied") if
     the folder cannot be made.
     """
-    scheme, _, rest = settings.url.partition(":")
-    if scheme == "file" and (folder := _folder(rest)):
+    if folder := folder_of(settings):
         from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
 
         return FileStore(folder)
+    scheme, _, rest = settings.url.partition(":")
     bucket, _, prefix = rest.removeprefix("//").partition("/")
     prefix = prefix.strip("/")
     if (
@@ -129,6 +131,12 @@ def open_store(settings: StorageSettings) -> ObjectStore:
 
         return open_bucket(settings, bucket, prefix)
     raise _bad_url()
+
+
+def folder_of(settings: StorageSettings) -> Path | None:
+    """Return the folder that a store is; None for one in S3."""
+    scheme, _, rest = settings.url.partition(":")
+    return _folder(rest) if scheme == "file" else None
 
 
 def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:

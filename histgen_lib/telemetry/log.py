@@ -25,6 +25,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from histgen_lib.errors import HistgenError
+from histgen_lib.names import harmless_json
 
 KEYS = frozenset(
     {
@@ -217,7 +218,7 @@ def _plain(value: Any) -> Any:
 
 def _as_json(_: WrappedLogger, __: str, line: EventDict) -> str:
     first = {key: line.pop(key) for key in ("time", "level", "event") if key in line}
-    return json.dumps({**first, **dict(sorted(line.items()))}, ensure_ascii=False)
+    return harmless_json(json.dumps({**first, **dict(sorted(line.items()))}, ensure_ascii=False))
 
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, _: TracebackType | None) -> None:

@@ -61,12 +61,28 @@ SCAN_TO_DRAFT = Histogram(
 )
 OLDEST_UNFINISHED = Gauge(
     "histgen_oldest_unfinished_seconds",
-    "Seconds since the scan of the slide in flight here; 0 when there is none.",
+    "Seconds since the first scan of the slides in flight or set aside here; 0 when there is none.",
     ["worker"],
     registry=REGISTRY,
 )
-IN_FLIGHT = Gauge(
-    "histgen_in_flight", "Records taken from the broker and not yet finished.", ["worker"], registry=REGISTRY
+IN_FLIGHT = Gauge("histgen_in_flight", "Records that are being worked on.", ["worker"], registry=REGISTRY)
+SET_ASIDE = Gauge(
+    "histgen_set_aside",
+    "Records that failed for a passing reason and wait to be tried again while others pass them.",
+    ["worker"],
+    registry=REGISTRY,
+)
+SET_ASIDE_OLDEST = Gauge(
+    "histgen_set_aside_oldest_seconds",
+    "Seconds since the first failure of the record set aside for longest; 0 when there is none.",
+    ["worker"],
+    registry=REGISTRY,
+)
+JOB_MEMORY = Gauge(
+    "histgen_job_memory_bytes",
+    "Memory that the process of the jobs holds, as HISTGEN_MEMORY_BYTES limits it.",
+    ["worker"],
+    registry=REGISTRY,
 )
 STAGE_SECONDS = Histogram(
     "histgen_stage_seconds",
@@ -100,7 +116,7 @@ ABSTENTIONS = Counter(
 )
 BUS_LAG = Gauge(
     "histgen_bus_lag",
-    "Records of the partitions held here that no one has committed, the one in flight included.",
+    "Uncommitted records of the partitions held here: in flight, aside, finished behind these, and new ones.",
     ["worker"],
     registry=REGISTRY,
 )
@@ -132,11 +148,20 @@ SLIDES_REFUSED = Counter(
     ["code"],
     registry=REGISTRY,
 )
+RESTARTS = Counter(
+    "histgen_restarts_total",
+    "Processes of the local stack that histgen up had to start again, by part and why: ended, frozen.",
+    ["part", "why"],
+    registry=REGISTRY,
+)
 
 ALL: tuple[Counter | Gauge | Histogram, ...] = (
     SCAN_TO_DRAFT,
     OLDEST_UNFINISHED,
     IN_FLIGHT,
+    SET_ASIDE,
+    SET_ASIDE_OLDEST,
+    JOB_MEMORY,
     STAGE_SECONDS,
     OVERHEAD,
     TILES_READ,
@@ -149,6 +174,7 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     SLIDES_SEEN,
     SLIDES_DUPLICATE,
     SLIDES_REFUSED,
+    RESTARTS,
 )
 
 OUTCOMES = ("done", "found", "dead-letter", "lost", "handed-back")
@@ -197,6 +223,12 @@ def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
         SLIDES_SEEN.labels(via)
     for code in refusals:
         SLIDES_REFUSED.labels(code)
+
+
+def show_part(part: str) -> None:
+    """Have the series of a part of the local stack begin at 0."""
+    for why in ("ended", "frozen"):
+        RESTARTS.labels(part, why)
 
 
 def exposition() -> tuple[bytes, str]:

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from histgen_lib.names import printable
+
 _PLAIN_EVERY_S = 20.0
 
 
@@ -56,8 +58,8 @@ class TrainProgress:
             self._bar.stop()
 
     def advance(self, steps: int = 1, label: str = "") -> None:
-        """Count `steps` more; `label` says a word about the last of them (a loss, a slide)."""
-        self._done += steps
+        """Count `steps` more; `label` says a word about the last of them (a loss, a slide's name)."""
+        self._done, label = self._done + steps, printable(label)
         if self._bar:
             self._bar.update(self._task, advance=steps, description=f"{self._title} {label}".strip())
         elif self._clock() - self._spoken >= _PLAIN_EVERY_S:

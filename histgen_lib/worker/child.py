@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 import structlog
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.room import disk_full, lacked_room, was_full
 from histgen_lib.telemetry import LogSettings, bound, configure_logging, get_logger
 from histgen_lib.worker import messages
 from histgen_lib.worker.handler import Handler
@@ -71,7 +72,7 @@ def _answer(handler: Handler, request: Request, pipe: Connection) -> messages.Me
     if isinstance(request, Check):
         return Checked(_missing(handler))
     event = request.event
-    ids = {"slide_id": event.key, "event_id": event.id, "trace_id": event.trace_id}
+    ids = {"slide_id": event.key, "event_id": event.name, "trace_id": event.trace_id}
     try:
         if isinstance(request, Find):
             with bound(**ids, stage="find"):
@@ -96,9 +97,14 @@ def _failed(error: BaseException) -> Failed:
     """Make what the parent gets: an error of the tree's own classes, which any process can unpickle."""
     for kind in (TransientError, InvalidInputError, FatalError):
         if isinstance(error, kind):
-            return Failed(kind(error.code, error.message, hint=error.hint))
+            passes = kind is FatalError and lacked_room(error)
+            told = TransientError if passes else kind
+            return Failed(told(error.code, error.message, hint=error.hint))
+    if was_full(error):  # whoever wrote there: a slide is not given up for that
+        return Failed(disk_full())
     _log.error("Nobody had foreseen this exception.", exc_info=error)
-    return Failed(None, type(error).__name__)
+    foreseen = MemoryError if isinstance(error, MemoryError) else type(error)  # NumPy has its own
+    return Failed(None, foreseen.__name__)
 
 
 class _Teller:

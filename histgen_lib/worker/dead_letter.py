@@ -1,19 +1,21 @@
 """Dead letters: what could not be worked on, why, and everything that it takes to try again.
 
-A letter lies at dead-letter/<event_id>.json. Of a record that is no event of ours neither bytes nor headers
-are kept, as they may hold anything: its place, size and digest tell a person where to look.
+A letter lies at dead-letter/<name>.json, by the event's name (`Event.name`); those of earlier versions lie by
+the event's id alone, and are found there. No event's letter is taken for another's. Of a record that is no
+event of ours neither bytes nor headers are kept, as they may hold anything: its place, size and digest tell a
+person where to look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import DeadLettered, Event
+from histgen_lib.events import DeadLettered, Event, following_id
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
 from histgen_lib.storage import ObjectStore, check_key
 
@@ -26,7 +28,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An event given up by `worker`, after `attempts`. `record` instead of `event`: see `of_record`."""
+    """An event given up by `worker`, after `attempts`. `record` instead of `event`: see `of_record`.
+
+    `event_id`: the name by which it is kept.
+    """
 
     event_id: str
     code: str
@@ -40,7 +45,7 @@ class DeadLetter:
     @classmethod
     def of_event(cls, event: Event, reason: HistgenError, *, attempts: int, worker: str) -> DeadLetter:
         """Give up an event."""
-        return cls(event.id, reason.code, reason.message, reason.hint, attempts, worker, event=event)
+        return cls(event.name, reason.code, reason.message, reason.hint, attempts, worker, event=event)
 
     @classmethod
     def of_record(cls, delivery: Delivery, reason: HistgenError, *, worker: str) -> DeadLetter:
@@ -73,15 +78,22 @@ class DeadLetter:
         """Where it lies."""
         return letter_key(self.event_id)
 
+    def is_of(self, event: Event) -> bool:
+        """Whether it is of this very event, and not of another of the same source and id."""
+        return self.event is not None and self.event.full_name == event.full_name
+
     def announcement(self, *, source: str, now: datetime) -> Event:
         """Make the event that tells of it; always the same id for the same letter."""
         event = self.event
-        kind = event.type if event else UNKNOWN
-        slide_id = event.key if event else UNKNOWN
-        data = DeadLettered(slide_id, self.event_id, kind, self.code, self.key)
-        if event:
-            return event.then(data, source=source, now=now)
-        return Event.first(data, source=source, now=now, identity=self.event_id)
+        if event is None:
+            data = DeadLettered(UNKNOWN, self.event_id, UNKNOWN, self.code, self.key)
+            return Event.first(data, source=source, now=now, identity=self.event_id)
+        slide_id = event.key if event.key == event.data.slide_id else UNKNOWN
+        data = DeadLettered(slide_id, event.id, event.type, self.code, self.key, event.source)
+        made = event.then(data, source=source, now=now)
+        if self.event_id == event.name:
+            return made
+        return replace(made, id=following_id(self.event_id, data.type))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, sealed."""
@@ -128,9 +140,40 @@ def letter_key(event_id: str) -> str:
 
 
 def read_dead_letter(store: ObjectStore, event_id: str) -> DeadLetter | None:
-    """Return the letter of an event; None if it was not given up. Raises as `DeadLetter.from_bytes`."""
-    key = letter_key(event_id)
-    return DeadLetter.from_bytes(store.get(key)) if store.head(key) else None
+    """Return the letter of a name; None if there is none. Raises as `DeadLetter.from_bytes`."""
+    try:
+        data = store.get(letter_key(event_id))
+    except InvalidInputError:  # there is none
+        return None
+    return DeadLetter.from_bytes(data)
+
+
+def letter_of(store: ObjectStore, event: Event) -> DeadLetter | None:
+    """Return the letter of this very event, by whatever name; None if it was not given up."""
+    names = dict.fromkeys((event.name, event.full_name, event.id))
+    return next((letter for name in names if (letter := _letter_of(store, event, name))), None)
+
+
+def keep_letter(store: ObjectStore, letter: DeadLetter) -> tuple[DeadLetter, bool]:
+    """Write a letter unless its event has one; return the letter that is there, and whether it is new.
+
+    Where another event's letter has the name, it lies by its event's full name.
+    """
+    for name in dict.fromkeys((letter.event_id, letter.event.full_name if letter.event else letter.event_id)):
+        mine = replace(letter, event_id=name)
+        if store.put(mine.key, mine.to_bytes(), content_type="application/json"):
+            return mine, True
+        if letter.event and (there := _letter_of(store, letter.event, name)):
+            return there, False
+    return letter, False
+
+
+def _letter_of(store: ObjectStore, event: Event, name: str) -> DeadLetter | None:
+    try:
+        letter = read_dead_letter(store, name)
+    except InvalidInputError:  # damaged, or of a later version: it tells of nobody
+        return None
+    return letter if letter and letter.is_of(event) else None
 
 
 def dead_letters(store: ObjectStore) -> Iterator[DeadLetter]:

@@ -36,8 +36,9 @@ class Handler(Protocol):
     def handle(self, event: Event, progress: Progress) -> Outcome:
         """Do the job: every object is durable when this returns. Doing it twice gives the same bytes.
 
-        Raises TransientError to be called again later, InvalidInputError to have the event dead-lettered,
-        FatalError to stop the worker with the event uncommitted.
+        Raises TransientError to be called again later ("slide-away" if that concerns the slides of one place
+        alone), InvalidInputError to have the event dead-lettered. A FatalError has the handler made anew: if
+        that raises one, too, the worker stops with the event uncommitted, else it counts as a crash.
         """
         ...
 

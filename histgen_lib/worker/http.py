@@ -15,31 +15,45 @@ from typing import TYPE_CHECKING
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import write_atomic
+from histgen_lib.worker.guard import Guard
+from histgen_lib.worker.limits import HEAD_BYTES, Limits
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 CLOSE_S = 2.0
+IDLE_S = 5
+"""How long a connection may stay without a further request."""
 
 
 @contextmanager
-def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
+def serving(app: Starlette, host: str, port: int, limits: Limits | None = None) -> Iterator[str]:
     """Serve `app` in a thread of its own while the block runs; yield its URL, with the port that was taken.
 
-    Raises FatalError("http-port") where the system does not let us listen.
+    Whoever connects is granted what `limits` say. Raises FatalError("http-port") where the system does not
+    let us listen.
     """
     import uvicorn  # noqa: PLC0415 - only where something is served
 
-    class Server(uvicorn.Server):
+    from histgen_lib.worker import _connections as bounded  # noqa: PLC0415
+
+    class Server(bounded.BoundedServer):
         """One that sleeps until it is told to leave; uvicorn's own looks about ten times a second."""
 
         async def main_loop(self) -> None:
             await leaving.wait()
 
     leaving = _Leaving()
+    granted = limits or Limits()
     listener = _listen(host, port)
+    crowd = bounded.Crowd(granted)
     config = uvicorn.Config(
-        app,
+        Guard(app, host, granted.names),
+        http=bounded.connection_class(crowd),
+        ws="none",
+        backlog=granted.at_a_time,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=IDLE_S,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -48,6 +62,7 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[str]:
         timeout_graceful_shutdown=1,
     )
     server = Server(config)
+    server.crowd = crowd
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     shown = f"[{host}]" if ":" in host else host
@@ -109,7 +124,9 @@ class _Leaving:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # who goes without a word is missed
+        return listener
     except OSError:
         raise FatalError(
             "http-port",

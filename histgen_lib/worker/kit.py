@@ -12,8 +12,9 @@ from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
 from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.board import Board
-from histgen_lib.worker.dead_letter import DeadLetter, letter_key, read_dead_letter
+from histgen_lib.worker.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.pulse import Pulse, aside
 from histgen_lib.worker.runner import Runner
 from histgen_lib.worker.spec import WorkerSpec
@@ -38,6 +39,7 @@ class Kit:
     runner: Runner
     pulse: Pulse
     board: Board
+    patience: Patience
 
     def publish(self, event: Event) -> None:
         """Return once `event` is durable on its topic."""
@@ -48,24 +50,33 @@ class Kit:
         """Say that the record is done; False if it was another member's by then."""
         return self.pulse.insist("broker", lambda: self.subscription.done(delivery))
 
-    def write_letter(self, letter: DeadLetter) -> None:
-        """Give up in writing; a letter that is there already stays."""
-        if self.pulse.store(partial(self.store.put, letter.key, letter.to_bytes())):
-            metrics.DEAD_LETTERS.labels(self.spec.name, letter.code).inc()
-            _log.warning("An event is given up.", code=letter.code, attempts=letter.attempts, key=letter.key)
+    def write_letter(self, letter: DeadLetter) -> DeadLetter:
+        """Give up in writing; a letter of this event that is there already stays. Return the one there is."""
+        kept, new = self.pulse.store(partial(keep_letter, self.store, letter))
+        if new:
+            metrics.DEAD_LETTERS.labels(self.spec.name, kept.code).inc()
+            _log.warning("An event is given up.", code=kept.code, attempts=kept.attempts, key=kept.key)
+        return kept
 
-    def read_letter(self, event_id: str) -> DeadLetter | None:
+    def read_letter(self, event: Event) -> DeadLetter | None:
         """Return the letter of an event that was given up before."""
-        return self.pulse.store(partial(read_dead_letter, self.store, event_id))
+        return self.pulse.store(partial(letter_of, self.store, event))
 
-    def remove_letter(self, event_id: str) -> None:
+    def remove_letter(self, event: Event) -> None:
         """Take back a letter that someone wrote before the job's objects were there."""
-        self.pulse.store(partial(self.store.delete, letter_key(event_id)))
+        if letter := self.read_letter(event):
+            self.pulse.store(partial(self.store.delete, letter.key))
+
+    def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> bool:
+        """Have other records pass this one for `delay_s`; False if no more may be set aside."""
+        defer = partial(self.subscription.defer, delivery, delay_s)
+        done = self.pulse.insist("broker", defer)
+        if done and not self.pulse.lost:
+            self.patience.set_aside(delivery, event, code, delay_s)
+        return done
 
     def again_in(self, delay_s: float, reason: HistgenError) -> None:
         """Let some time pass before the job is tried again."""
-        metrics.RETRIES.labels(self.spec.name, reason.code).inc()
-        _log.warning("The job is tried again.", exc_info=reason, delay_s=round(delay_s, 3))
         self.board.wait_for(reason.code)
         self.pulse.pause(delay_s)
         self.board.phase = "working"
@@ -83,7 +94,7 @@ class Kit:
             letter = DeadLetter.of_event(delivery.event, _MISPLACED, attempts=0, worker=name)
         else:
             letter = DeadLetter.of_record(delivery, delivery.unreadable or _MISPLACED, worker=name)
-        self.write_letter(letter)
+        letter = self.write_letter(letter)
         self.count("dead-letter" if self.reject(delivery, letter) else "lost")
 
     def measure(self, outcome: Outcome, overhead_s: float) -> None:
@@ -92,7 +103,7 @@ class Kit:
         add_measures(outcome.measures, worker=name)
         metrics.OVERHEAD.labels(name).observe(overhead_s)
         if any(event.type == REPORT_DRAFTED for event in outcome.events):
-            metrics.SCAN_TO_DRAFT.labels(name).observe(self.board.oldest_s())
+            metrics.SCAN_TO_DRAFT.labels(name).observe(self.board.flight_s())
 
     def count(self, how: str, seconds: float = 0.0) -> None:
         """Count a record that was worked on."""
@@ -114,7 +125,7 @@ class Kit:
             ended_at=now,
             facts={
                 "slide_id": event.key,
-                "event_id": event.id,
+                "event_id": event.name,
                 "outcome": how,
                 "attempt": attempt,
                 **{name.replace(":", "."): amount for name, amount in outcome.measures.items()},

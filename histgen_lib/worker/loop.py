@@ -40,6 +40,7 @@ class Loop:
                 kit.pulse.beat()
                 delivery = kit.pulse.insist("broker", self._next, patient=False)
                 kit.pulse.polled()
+                kit.patience.delivered(delivery.position if delivery else None)
                 if delivery:
                     with bound(**_ids(delivery)):
                         self._work(delivery)
@@ -72,6 +73,7 @@ class Loop:
             self._hand_back(delivery, job)
             raise
         finally:
+            kit.patience.left(delivery.position)
             kit.board.drop()
             kit.pulse.drop()
         self._sweep()
@@ -122,4 +124,4 @@ def _ids(delivery: Delivery) -> dict[str, str]:
     event = delivery.event
     if event is None:
         return {"position": delivery.position}
-    return {"slide_id": event.key, "event_id": event.id, "trace_id": event.trace_id}
+    return {"slide_id": event.key, "event_id": event.name, "trace_id": event.trace_id}

@@ -14,6 +14,7 @@ from histgen_lib.telemetry import log_settings
 from histgen_lib.worker.child import ChildSpec, child_main
 from histgen_lib.worker.handler import Handler
 from histgen_lib.worker.messages import Message, Request
+from histgen_lib.worker.silence import Silence, is_stopped
 
 CLOSE_S = 2.0
 """How long a child that has nothing to do may take to leave by itself."""
@@ -35,6 +36,7 @@ class JobProcess:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._lifeline: Connection | None = None
+        self._silence = Silence(0)
 
     @property
     def pid(self) -> int | None:
@@ -58,6 +60,12 @@ class JobProcess:
             theirs.close()
             held.close()
         self._process, self._pipe, self._lifeline = process, pipe, lifeline
+        self._silence = Silence(0)
+
+    def is_frozen(self, limit_s: float) -> bool:
+        """Look whether the child was stopped where it stands, at every look for `limit_s`."""
+        self._silence.limit_s = limit_s
+        return self._silence.lasts(alive=not is_stopped(self.pid))
 
     def send(self, request: Request) -> None:
         """Hand over a request. Raises ProcessDiedError."""

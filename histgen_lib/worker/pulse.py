@@ -56,6 +56,7 @@ class Pulse:
         self.subscription: Subscription | None = None
         self.holding = self.lost = False
         self._beat_at = self._lag_at = 0.0
+        self._trouble = ""
 
     def take(self) -> None:
         """Note that a record is in hand."""
@@ -80,6 +81,7 @@ class Pulse:
         """Note that the broker was just asked for a record, which keeps up the membership, too."""
         self._beat_at = time.monotonic()
         if self.subscription:
+            self._tell_trouble(self.subscription)
             self._tell_lag(self.subscription, self._beat_at, CALM_LAG_S)
 
     def until(self, future: Future[T]) -> T:
@@ -131,6 +133,16 @@ class Pulse:
             self._board.lacks("broker", error)
         else:
             self._tell_lag(subscription, now)
+
+    def _tell_trouble(self, subscription: Subscription) -> None:
+        """Show partitions that wait while others go on; log when there are more or others of them."""
+        trouble = subscription.trouble()
+        if trouble is None:
+            self._board.has("records")
+        elif trouble.message != self._trouble:
+            self._board.lacks("records", trouble)
+            _log.warning("Records wait on the broker.", exc_info=trouble)
+        self._trouble = trouble.message if trouble else ""
 
     def _tell_lag(self, subscription: Subscription, now: float, every_s: float = LAG_S) -> None:
         if now - self._lag_at < every_s:

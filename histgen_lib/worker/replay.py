@@ -8,6 +8,7 @@ was removed, or is another model's. A letter of the gateway's is only moved, onc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,11 +21,12 @@ from histgen_lib.events import (
     Event,
     SlideScanned,
     following_id,
-    recorded_scan,
     replay_id,
 )
-from histgen_lib.pipeline.keys import contents_prefix, scanned_key
+from histgen_lib.pipeline.keys import contents_prefix
+from histgen_lib.pipeline.recall import recorded_of
 from histgen_lib.storage import ObjectStore
+from histgen_lib.worker.audit import Audit, this_account
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
 
 REPLAYED_PREFIX = "dead-letter-replayed/"
@@ -36,13 +38,15 @@ GATEWAY = "gateway"
 class Replayed:
     """What became of one letter: `event` was published, or `refused` says why none could be.
 
-    Neither: the slide was taken in since, and the letter is only put away.
+    `put_away`: the slide was taken in, or announced anew, since; the letter is history. `event_id`: the
+    letter's name.
     """
 
     event_id: str
     letter: DeadLetter | None
     event: Event | None = None
     refused: HistgenError | None = None
+    put_away: bool = False
 
 
 def replay(
@@ -51,30 +55,70 @@ def replay(
     *,
     code: str | None = None,
     event_ids: Collection[str] | None = None,
+    by: str = "",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Replayed]:
     """Replay the dead letters that are there now: those with `code`, or of `event_ids`, or all of them.
 
-    Yields each letter when it is dealt with; letters that cannot be replayed stay where they are. Raises what
-    store and publisher raise; then call it again.
+    `by`: who has it done, for the audit log; this account if that is not stated. Yields each letter when it
+    is dealt with; letters that cannot be replayed stay where they are. Raises what store and publisher raise;
+    then call it again.
     """
+    audit, by = Audit(store, now=now), by or this_account()
     for found in choose(store, code=code, event_ids=event_ids):
+        if found.refused is None and (letter := found.letter) and letter.event:
+            audit.append("replayed", by, {"event_id": letter.event_id, "slide_id": letter.event.key})
         yield _replayed(store, publisher, found, now)
 
 
 def choose(
     store: ObjectStore, *, code: str | None = None, event_ids: Collection[str] | None = None
 ) -> Iterator[Replayed]:
-    """Yield the letters that `replay` would deal with; `refused` says why one cannot be replayed."""
+    """Yield the letters that `replay` would deal with; `refused` says why one cannot be replayed.
+
+    Of `event_ids` each is the name of a letter, or the id that a sender gave to an event.
+    """
     for event_id in _ids(store) if event_ids is None else event_ids:
         try:
-            letter = DeadLetter.from_bytes(store.get(letter_key(event_id)))
+            name = event_id if event_ids is None else _meant(store, event_id)
+            letter = DeadLetter.from_bytes(store.get(letter_key(name)))
         except InvalidInputError as error:
             if code is None and not (event_ids is None and error.code == "object-missing"):
                 yield Replayed(event_id, None, refused=error)
             continue
         if code is None or letter.code == code:
-            yield Replayed(event_id, letter, refused=None if taken_in(store, letter) else _obstacle(letter))
+            away = taken_in(store, letter) or _is_history(store, letter)
+            yield Replayed(name, letter, refused=None if away else _obstacle(letter), put_away=away)
+
+
+def _meant(store: ObjectStore, event_id: str) -> str:
+    """Find the letter that is meant. Raises InvalidInputError("replay-ambiguous")."""
+    if store.head(letter_key(event_id)):
+        return event_id
+    ending = re.compile(r"\.[0-9a-f]{32}\.json")
+    keys = [info.key for info in store.list(f"{PREFIX}{event_id}.")]
+    found = [key for key in keys if ending.fullmatch(key.removeprefix(PREFIX + event_id))]
+    if len(found) > 1:
+        names = [key.removeprefix(PREFIX).removesuffix(".json") for key in found]
+        raise InvalidInputError(
+            "replay-ambiguous",
+            f"Several events have the id {event_id}, of other senders or other contents.",
+            hint=f"Name one by its letter: {', '.join(names)}.",
+        )
+    return found[0].removeprefix(PREFIX).removesuffix(".json") if found else event_id
+
+
+def _is_history(store: ObjectStore, letter: DeadLetter) -> bool:
+    """Whether the same slide was announced anew since: the earlier event must not undo what was said then."""
+    given_up = letter.event
+    if given_up is None or not isinstance(given_up.data, SlideScanned | BagReady):
+        return False
+    now = recorded_of(store, given_up.key)
+    if now is None or now.trace_id == given_up.trace_id or now.scanned_at <= given_up.scanned_at:
+        return False
+    data = now.data
+    assert isinstance(data, SlideScanned)
+    return data.uri == given_up.data.uri or data.content_id == given_up.data.content_id
 
 
 def _ids(store: ObjectStore) -> list[str]:
@@ -90,12 +134,15 @@ def _replayed(
     if found.refused or letter is None or letter.event is None:
         return found
     event = None
-    if letter.worker != GATEWAY:
+    if not found.put_away:
         event = _again(store, letter.event, now())
-        publisher.publish(event.type, event.key, event)
+        try:
+            publisher.publish(event.type, event.key, event)
+        except InvalidInputError as error:  # too large
+            return replace(found, refused=error)
     store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type="application/json")
     store.delete(letter.key)
-    return Replayed(letter.event_id, letter, event)
+    return replace(found, event=event)
 
 
 def _again(store: ObjectStore, given_up: Event, now: datetime) -> Event:
@@ -105,28 +152,38 @@ def _again(store: ObjectStore, given_up: Event, now: datetime) -> Event:
 
 
 def _scan_of(store: ObjectStore, event: Event) -> Event | None:
-    """Look up the slide.scanned event that another followed from; None if the gateway keeps it no more."""
-    try:
-        scan = recorded_scan(store.get(scanned_key(event.key)))
-    except InvalidInputError:  # there is none
-        return None
+    """Look up the slide.scanned event that another followed from; None if it is kept no more."""
+    scan = recorded_of(store, event.key)
     return scan if scan and scan.trace_id == event.trace_id else None
 
 
-def letter_ids(store: ObjectStore, scan_id: str) -> list[str]:
+def letter_ids(store: ObjectStore, scan: Event) -> list[str]:
     """Name the events under which a slide's scan may have a dead letter now.
 
     They are the scan's own, its bag's, and those that came of them when a person had them tried again; what
     each is called follows from the one before, so nothing is listed.
     """
-    found, scans = [], [scan_id]
+    found, scans = [], [scan]
     while scans:
         scan = scans.pop()
-        for event_id in (scan, following_id(scan, BAG_READY)):
-            found.append(event_id)
-            if store.head(_replayed_key(event_id)):
-                scans.append(replay_id(event_id))
+        for name in (scan.name, following_id(scan.name, BAG_READY)):
+            found.append(name)
+            if store.head(_replayed_key(name)):
+                scans.append(replace(scan, id=replay_id(name)))
     return found
+
+
+def letter_of_scan(store: ObjectStore, scan: Event) -> DeadLetter | None:
+    """Find the dead letter that an announced slide ended in, in the tiler, the reporter or a replay."""
+    found = [letter for name in letter_ids(store, scan) if (letter := _readable(store, name))]
+    return max(found, key=lambda letter: letter.event.replay if letter.event else 0, default=None)
+
+
+def _readable(store: ObjectStore, name: str) -> DeadLetter | None:
+    try:
+        return DeadLetter.from_bytes(store.get(letter_key(name)))
+    except InvalidInputError:  # there is none, or none of this version
+        return None
 
 
 def _replayed_key(event_id: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
 from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.room import disk_full, exit_code_of, was_full
 from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
@@ -17,6 +18,7 @@ from histgen_lib.worker.http import announced, serving
 from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.lock import Lock
 from histgen_lib.worker.loop import Loop
+from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.process import JobProcess
 from histgen_lib.worker.pulse import Pulse
 from histgen_lib.worker.runner import Runner
@@ -44,11 +46,13 @@ def run_worker(
         except Stopped:
             pass
         except HistgenError as error:
-            _log.error(
-                "The worker stops: this is for a person to mend.", exc_info=error, exit_code=error.exit_code
-            )
-            return error.exit_code
+            code = exit_code_of(error)
+            _log.error("The worker stops: this is for a person to mend.", exc_info=error, exit_code=code)
+            return code
         except Exception as error:
+            if was_full(error):
+                _log.error("The worker stops.", exc_info=disk_full(), exit_code=TransientError.exit_code)
+                return TransientError.exit_code
             _log.error("The worker stops: nobody had foreseen this.", exc_info=error, exit_code=UNFORESEEN)
             return UNFORESEEN
     return 0
@@ -58,7 +62,8 @@ def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Sto
     board = Board(spec.name, letters=spec.letters, retries=spec.retries)
     lock = Lock(own_secret(spec.token_file))
     with ExitStack() as open_things:
-        url = open_things.enter_context(serving(health_app(board, lock), spec.host, spec.port))
+        pages = serving(health_app(board, lock), spec.host, spec.port, spec.http)
+        url = open_things.enter_context(pages)
         open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
         kit = open_things.enter_context(_kit(spec, bus, storage, board, Pulse(spec, board, stop)))
@@ -87,7 +92,8 @@ def _kit(
         open_things.callback(_leave, subscription, pulse)
         pulse.subscription = subscription
         attempts = Attempts(store, spec.name)
-        yield Kit(spec, subscription, publisher, store, attempts, runner, pulse, board)
+        patience = Patience(spec.backoff, board)
+        yield Kit(spec, subscription, publisher, store, attempts, runner, pulse, board, patience)
 
 
 def _leave(subscription: Subscription, pulse: Pulse) -> None:

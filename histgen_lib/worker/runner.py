@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 
+from histgen_lib.errors import FatalError
 from histgen_lib.events import Event
-from histgen_lib.telemetry import get_logger
+from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker.board import Board
-from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError, job_error, not_started, setup_error
+from histgen_lib.worker.failures import (
+    CRASHED,
+    LATE,
+    MEMORY,
+    JobFailedError,
+    frozen,
+    job_error,
+    not_started,
+    opened_late,
+    over_memory,
+    setup_error,
+    start_too_large,
+)
 from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.memory import MemoryWatch, memory_of
 from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Message, Told
 from histgen_lib.worker.process import JobProcess, ProcessDiedError
 from histgen_lib.worker.pulse import STEP_S, Pulse
-from histgen_lib.worker.spec import WorkerSpec
+from histgen_lib.worker.spec import OPENED, WorkerSpec
 
 CHECK_S, CHECK_LIMIT_S = 10.0, 30.0
 """How often an idle child is asked whether it is ready, and how long it may take to say."""
@@ -21,8 +36,12 @@ CHECK_S, CHECK_LIMIT_S = 10.0, 30.0
 _log = get_logger()
 
 
-class _OverdueError(Exception):
-    """No answer came in time."""
+class _OverLimitError(Exception):
+    """No answer came within what it may take. `failure`: what that is for a job."""
+
+    def __init__(self, failure: JobFailedError) -> None:
+        super().__init__(failure.reason.code)
+        self.failure = failure
 
 
 class Runner:
@@ -33,6 +52,7 @@ class Runner:
         self._started = self._checking = False
         self._failed_starts = 0
         self._checked_at = 0.0
+        metrics.JOB_MEMORY.labels(spec.name).set_function(lambda: memory_of(process.pid))
 
     def start(self) -> None:
         """Start a child without waiting for it."""
@@ -48,8 +68,10 @@ class Runner:
             return
         try:
             message = self._message(self._spec.start_s)
-        except (ProcessDiedError, _OverdueError):
+        except (ProcessDiedError, _OverLimitError) as error:
             self._process.kill()
+            if isinstance(error, _OverLimitError) and error.failure.reason is MEMORY:
+                raise start_too_large() from None
             self._failed_starts += 1
             raise not_started(for_good=self._failed_starts >= self._spec.max_attempts) from None
         if isinstance(message, Failed):
@@ -86,31 +108,55 @@ class Runner:
         self._hear(CHECK_LIMIT_S)
         try:
             self._process.send(request)
-            message = self._message(self._spec.deadline_s)
+            message = self._message(self._spec.deadline_s, self._spec.opening_s)
         except ProcessDiedError as death:
             _log.error("The job's process died.", exit_code=death.exit_code)
             raise JobFailedError(CRASHED) from None
-        except _OverdueError:
+        except _OverLimitError as over:
             self._process.kill()
-            _log.error("The job is over its deadline and was ended.", deadline_s=self._spec.deadline_s)
-            raise JobFailedError(LATE) from None
+            _log.error("The job is over a limit and was ended.", code=over.failure.reason.code)
+            raise over.failure from None
         if isinstance(message, Failed):
+            if isinstance(message.error, FatalError):
+                _log.error("The job is set up anew.", exc_info=message.error)
+                self._process.kill()
             raise job_error(message)
         assert isinstance(message, Answer)
         return message.outcome
 
-    def _message(self, limit_s: float) -> Message:
-        """Wait for the next message that is no progress; one that came at the last moment counts."""
-        end = time.monotonic() + limit_s
+    def _message(self, limit_s: float, opening_s: float = math.inf) -> Message:
+        """Wait for the next message that is no progress.
+
+        Raises TransientError("job-frozen") once the process that should send it was ended as it stood still.
+        """
+        with MemoryWatch(self._process.pid, self._spec.memory_bytes) as watch:
+            try:
+                return self._within(limit_s, opening_s)
+            except ProcessDiedError:
+                if watch.over:
+                    raise _OverLimitError(over_memory()) from None
+                raise
+
+    def _within(self, limit_s: float, opening_s: float) -> Message:
+        """Wait so long, or until `opening_s` if the job's slide is not open by then.
+
+        What came at the last moment counts.
+        """
+        began_at = time.monotonic()
         while True:
-            overdue = time.monotonic() >= end
-            message = self._process.receive(0.0 if overdue else STEP_S)
+            past_s = time.monotonic() - began_at
+            late = past_s >= min(limit_s, opening_s)
+            message = self._process.receive(0.0 if late else STEP_S)
             if isinstance(message, Told):
                 self._board.progress(stage=message.stage, done=message.done, total=message.total)
+                opening_s = math.inf if message.stage == OPENED else opening_s
             elif message:
                 return message
-            elif overdue:
-                raise _OverdueError
+            elif late:
+                raise _OverLimitError(JobFailedError(LATE) if past_s >= limit_s else opened_late())
+            if self._process.is_frozen(self._spec.frozen_s):
+                self._process.kill()
+                raise frozen()
             self._pulse.beat()
 
     def _check(self) -> None:
@@ -122,7 +168,7 @@ class Runner:
         """Take the answer to a check that is under way; notice a child that died, or does not answer."""
         try:
             message = self._message(limit_s) if self._checking and limit_s else self._process.receive(0.0)
-        except (ProcessDiedError, _OverdueError) as failure:
+        except (ProcessDiedError, _OverLimitError) as failure:
             _log.warning(
                 "An idle child process died or hung; another is started.", error=type(failure).__name__
             )

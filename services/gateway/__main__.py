@@ -6,6 +6,7 @@ import os
 import sys
 
 from histgen_lib.errors import HistgenError
+from histgen_lib.room import disk_full, exit_code_of, was_full
 from histgen_lib.telemetry import configure_logging, flush_tracing, get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.stopping import stopped_by_signals
@@ -28,10 +29,15 @@ def main() -> int:
         with stopped_by_signals(Stop()) as stop:
             return build(settings, stop).run()
     except HistgenError as error:
-        _log.error(
-            "The gateway stops: this is for a person to mend.", exc_info=error, exit_code=error.exit_code
-        )
-        return error.exit_code
+        code = exit_code_of(error)
+        _log.error("The gateway stops: this is for a person to mend.", exc_info=error, exit_code=code)
+        return code
+    except OSError as error:
+        if not was_full(error):
+            raise
+        full = disk_full()
+        _log.error("The gateway stops.", exc_info=full, exit_code=full.exit_code)
+        return full.exit_code
 
 
 if __name__ == "__main__":

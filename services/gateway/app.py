@@ -28,11 +28,19 @@ from services.gateway.http import Door
 from services.gateway.indexing import Indexing, Kept
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
+from services.gateway.patience import Patience
 from services.gateway.pruning import Pruning
 from services.gateway.settings import GatewaySettings
 from services.gateway.topic import GROUP, NotificationTopic
 from services.gateway.watching import Watching
-from services.wiring import bus_settings, slide_roots, storage_settings, token_file, warn_without_roots
+from services.wiring import (
+    bus_settings,
+    http_limits,
+    slide_roots,
+    storage_settings,
+    token_file,
+    warn_without_roots,
+)
 
 PROBE_S = 5.0
 STEP_S = 1.0
@@ -58,7 +66,7 @@ class Gateway:
         """Run until the stop; finish what is in hand within the grace period. Return the exit code."""
         settings = self.settings
         with (
-            serving(self.door.app(), settings.host, settings.port) as url,
+            serving(self.door.app(), settings.host, settings.port, http_limits(settings)) as url,
             announced(settings.run_dir, NAME, url, token_file(settings)),
         ):
             _log.info("The gateway is open.", url=url)
@@ -120,7 +128,8 @@ def build_intake(
     storage = storage_settings(settings)
     store = store or open_store(storage)
     publisher = publisher or open_publisher(bus_settings(settings))
-    contents = Contents(roots, partial(_open_bucket, storage))
+    patience = Patience(settings.open_s)
+    contents = Contents(roots, partial(_open_bucket, storage), patience, most_bytes=settings.slide_bytes)
     return Intake(publisher, store, contents), publisher, store
 
 
@@ -144,7 +153,7 @@ def build(
     if days := _retention(settings):
         loops.append(Pruning(store, bus_settings(settings), days, board, stop, grace_s=settings.grace_s))
     lock = Lock(own_secret(token_file(settings)))
-    door = Door(intake, board, stop, lock, host=settings.host, threads=settings.hash_threads)
+    door = Door(intake, board, stop, lock, body_s=settings.http_body_s, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)
 
 
@@ -154,7 +163,14 @@ def _loops(
     common: dict[str, Any] = {"board": board, "stop": stop, "grace_s": settings.grace_s}
     if watched:
         look_s = min(settings.look_s, settings.settle_s)
-        yield Watching(Folder(watched), intake, settle_s=settings.settle_s, look_s=look_s, **common)
+        yield Watching(
+            Folder(watched),
+            intake,
+            settle_s=settings.settle_s,
+            look_s=look_s,
+            still_s=settings.open_s,
+            **common,
+        )
     if settings.notifications:
         subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
         yield NotificationTopic(subscribe, intake, **common)

@@ -20,6 +20,7 @@ from histgen_lib.slides.finding import LeftOut, Why, find_slides
 from histgen_lib.slides.parts import is_slide_name
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
 from histgen_lib.worker import Backoff, Stop
+from histgen_lib.worker.audit import this_account
 from histgen_lib.worker.stopping import Stopped
 from services.gateway.app import build_intake
 from services.gateway.contents import mark_of
@@ -144,7 +145,8 @@ def backfill(
             step = insist(place, partial(_looked_up, intake, place, mark))
             if step.outcome == "would-submit" and not dry_run:
                 _wait(stop, due - clock())
-                step = insist(place, partial(_submitted, intake, Submission(place, "backfill", mark=mark)))
+                told = Submission(place, "backfill", mark=mark, by=this_account())
+                step = insist(place, partial(_submitted, intake, told))
                 due = max(due, clock()) + (every_s if step.outcome in ("accepted", "rescan") else 0)
             tally.outcomes[step.outcome] += 1
             progress(step)

@@ -7,6 +7,7 @@ kept in several files, each once.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -40,24 +41,33 @@ class Look:
 
 
 class Folder:
-    """A folder tree that slides are put into. Links to folders are not followed, hidden names passed over."""
+    """A folder tree that slides are put into. Links to folders are not followed, hidden names passed over.
 
-    def __init__(self, root: Path) -> None:
+    `without`: places in it that are not looked at. `since`: when what is looked at now was begun with.
+    """
+
+    def __init__(self, root: Path, without: frozenset[Path] = frozenset()) -> None:
         self.root = root
+        self._at, self.since = (root, ""), time.monotonic()
+        self._without = without
         self._named: dict[Path, tuple[State | None, list[Path]]] = {}
+
+    def but(self, without: frozenset[Path]) -> Folder:
+        """Return the same folder, to be looked over without some places, whoever still looks at this one."""
+        return Folder(self.root, without)
 
     def look(self) -> Look:
         """Look over the whole tree. Raises TransientError("watch-unavailable") if the folder is away."""
         seen = Look()
         try:
-            waiting = [(self.root, _entries(self.root))]
+            waiting = [(self.root, self._entries(self.root))]
         except OSError as error:
             raise away(self.root, error) from error
         while waiting:
             folder, entries = waiting.pop()
             for path in self._look_into(folder, entries, seen):
                 try:
-                    waiting.append((path, _entries(path)))
+                    waiting.append((path, self._entries(path)))
                 except FileNotFoundError:
                     continue
                 except OSError:
@@ -67,7 +77,7 @@ class Folder:
 
     def _look_into(self, folder: Path, entries: list[os.DirEntry[str]], seen: Look) -> Iterator[Path]:
         """Add the slides directly in `folder`; yield the folders in it that may hold more."""
-        files = [entry for entry in entries if _is_file(entry)]
+        files = [entry for entry in entries if self._turn_to(folder, entry.name) and _is_file(entry)]
         slides = {entry.name: entry for entry in files if _suffix(entry.name) in SLIDE_SUFFIXES}
         seen.ignored += len(files) - len(slides)
         dicom = [slides.pop(name) for name in sorted(slides) if _suffix(name) == DICOM_SUFFIX]
@@ -77,10 +87,27 @@ class Folder:
         for entry in entries:
             if entry.name in companions:
                 continue
+            self._turn_to(folder, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 yield folder / entry.name
             elif entry.is_symlink() and _leads_to_folder(entry):
                 seen.links.append(folder / entry.name)
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        self._turn_to(folder, "")
+        found = _entries(folder)
+        return [entry for entry in found if not self._without or folder / entry.name not in self._without]
+
+    @property
+    def at(self) -> Path:
+        """What is looked at now."""
+        folder, name = self._at
+        return folder / name
+
+    def _turn_to(self, folder: Path, name: str) -> bool:
+        """Note what is looked at next: it may hang."""
+        self._at, self.since = (folder, name), time.monotonic()
+        return True
 
     def _dicom(self, folder: Path, entries: list[os.DirEntry[str]]) -> list[Candidate]:
         """Take a folder with DICOM files as one slide; tell files right in the root one by one.
@@ -95,10 +122,11 @@ class Folder:
         return [Candidate(folder / name, states) for name, _, _ in states]
 
     def _slide(self, folder: Path, entry: os.DirEntry[str]) -> Candidate | None:
+        path = folder / entry.name
+        self._turn_to(folder, entry.name)
         own = _state(entry)
         if own is None:
             return None
-        path = folder / entry.name
         if _suffix(entry.name) not in (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES):
             return Candidate(path, (own,))
         named = self._parts_named_by(path, own)

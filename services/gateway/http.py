@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.slides.places import FilePlace
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.health import health_app
@@ -24,6 +26,7 @@ from histgen_lib.worker.lock import CHALLENGE, UNAUTHORISED, Lock
 from services.gateway import noticing, notifications
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission, unreadable
+from services.gateway.callers import caller
 from services.gateway.intake import Intake
 from services.gateway.submission import Receipt
 
@@ -31,7 +34,6 @@ T = TypeVar("T")
 Page = Callable[[Request], Awaitable[Response]]
 
 MOST_SLIDE_BYTES, MOST_EVENT_BYTES = 64 << 10, 1 << 20
-BODY_S = 30.0
 RETRY_AFTER_S = 5
 _STATUS = {
     "request-unreadable": 400,
@@ -44,8 +46,8 @@ _STATUS = {
     "slide-missing": 404,
     "slide-changed": 409,
     "slide-incomplete": 409,
+    "slide-open-timeout": 504,
 }
-_LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 _log = get_logger()
 
@@ -53,8 +55,9 @@ _log = get_logger()
 class Door:
     """Answers requests of those who have the token of `lock`.
 
-    `threads`: they read slides, so that a large one holds up nobody else. `most_waiting`:
-    requests that may wait for a thread; more are told to come again.
+    `threads`: as many objects, and as many files, are read at a time, so that a large one holds up nobody
+    else; a file that cannot be opened takes none of them. `most_waiting`: requests that may wait; more are
+    told to come again. `body_s`: what a body may take to come.
     """
 
     def __init__(
@@ -64,14 +67,16 @@ class Door:
         stop: Stop,
         lock: Lock,
         *,
-        host: str = "127.0.0.1",
+        body_s: float = 30.0,
         threads: int = 4,
         most_waiting: int = 64,
     ) -> None:
-        self._intake, self._board, self._stop, self._host = intake, board, stop, host
-        self._lock = lock
+        self._intake, self._board, self._stop = intake, board, stop
+        self._lock, self._body_s = lock, body_s
         self._most = threads + most_waiting
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="gateway-http")
+        self._objects = ThreadPoolExecutor(threads, thread_name_prefix="gateway-objects")
+        self._files = ThreadPoolExecutor(self._most, thread_name_prefix="gateway-files")
+        self._slots = threading.Semaphore(threads)
         self._counting = threading.Lock()
         self.failure: FatalError | None = None
 
@@ -86,26 +91,29 @@ class Door:
 
     def close(self) -> None:
         """Start nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._objects, self._files):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _post_slide(self, request: Request) -> Response:
-        told = read_submission(await _body(request, MOST_SLIDE_BYTES))
-        receipt = await self._aside(partial(self._intake.submit, told))
+        body = await _body(request, MOST_SLIDE_BYTES, self._body_s)
+        told = replace(read_submission(body), by=_caller(request))
+        pool = self._files if isinstance(told.place, FilePlace) else self._objects
+        receipt = await self._aside(pool, partial(self._intake.submit, told, self._slots))
         return _refusal_of(receipt) if receipt.letter else _json(_shown(receipt), 202)
 
     async def _post_event(self, request: Request) -> Response:
-        body = await _body(request, MOST_EVENT_BYTES)
+        body = await _body(request, MOST_EVENT_BYTES, self._body_s)
         notifications.read(body)
-        found = await self._aside(partial(noticing.take, self._intake, body, "http/s3-events"))
+        found = await self._aside(self._objects, partial(noticing.take, self._intake, body, "http/s3-events"))
         return _json({"slides": [_noticed(one) for one in found]}, 202)
 
-    async def _aside(self, call: Callable[[], T]) -> T:
+    async def _aside(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         with self._counting:
             if self._board.requests >= self._most or self._stop.requested:
                 raise _BUSY
             self._board.hold(self._board.requests + 1)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
         finally:
             with self._counting:
                 self._board.hold(self._board.requests - 1)
@@ -113,7 +121,7 @@ class Door:
     def _answering(self, page: Page) -> Page:
         async def answer(request: Request) -> Response:
             try:
-                self._require_own(request)
+                _require_program(request)
                 self._lock.check(request.headers.get("authorization"))
                 return await page(request)
             except HistgenError as error:
@@ -126,13 +134,6 @@ class Door:
 
         return answer
 
-    def _require_own(self, request: Request) -> None:
-        """Refuse web pages that a browser on this machine has open: they could name slides at will."""
-        host = request.headers.get("host", "").rsplit(":", 1)[0]
-        local = f"[{self._host}]" if ":" in self._host else self._host
-        if "origin" in request.headers or (local in _LOCAL and host not in _LOCAL):
-            raise _ORIGIN
-
     def _refusal(self, error: HistgenError) -> Response:
         if isinstance(error, FatalError):
             self.failure = error
@@ -144,14 +145,24 @@ class Door:
         return _refusal(error, status, CHALLENGE if status == UNAUTHORISED else None)
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """Read a body of at most `most` bytes."""
+def _caller(request: Request) -> str:
+    return caller(*request.client) if request.client else "unknown"
+
+
+def _require_program(request: Request) -> None:
+    """Refuse web pages that a browser on this machine has open: they could name slides at will."""
+    if "origin" in request.headers:
+        raise _ORIGIN
+
+
+async def _body(request: Request, most: int, most_s: float) -> bytes:
+    """Read a body of at most `most` bytes, that comes in `most_s` seconds."""
     stated = request.headers.get("content-length", "0")
     if not stated.isdecimal() or int(stated) > most:
         raise _too_large(most)
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(most_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > most:
@@ -211,8 +222,8 @@ _BUSY = TransientError(
 )
 _ORIGIN = InvalidInputError(
     "request-origin",
-    "The request comes from a web page, or names this machine in a strange way.",
-    hint="Send it from a program, to the address that the gateway announces.",
+    "The request comes from a web page.",
+    hint="Send it from a program.",
 )
 _PATH = InvalidInputError(
     "request-path",

@@ -1,7 +1,8 @@
 """The one way in: whoever tells of a slide, it is read, recognised by its bytes, and announced once.
 
 The event is published before it is written down. A crash in between has the same event published again, with
-the same id, when the slide is told of again: consumers recognise it.
+the same id, when the slide is told of again: consumers recognise it. The audit log is told first of all, so
+that nothing is announced of which it does not know who submitted it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from datetime import UTC, datetime
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
+from histgen_lib.pipeline.books import taken
+from histgen_lib.pipeline.recall import Owner, Said
 from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from histgen_lib.worker import DeadLetter
+from histgen_lib.worker.audit import Audit
+from histgen_lib.worker.replay import letter_of_scan
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
-from services.gateway.descent import letter_of
-from services.gateway.ledger import Announced, Ledger, Owner
+from services.gateway.ledger import Ledger
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
 
 SOURCE = f"/histgen/{NAME}"
@@ -51,17 +55,18 @@ class Intake:
         self.announced = 0
         self.told: Callable[[str, str], None] = lambda slide_id, key: None
         self._publisher, self._store, self._now = publisher, store, now
+        self._audit, self._audited = Audit(store, now=now), set[str]()
         self._deciding = threading.Lock()
 
-    def submit(self, submission: Submission) -> Receipt:
-        """Take a slide in; durable when this returns.
+    def submit(self, submission: Submission, slots: threading.Semaphore | None = None) -> Receipt:
+        """Take a slide in; durable when this returns. `slots`: as many files as may be read at a time.
 
         Raises InvalidInputError: those of `check`, `check_member` and `Contents.measure`; TransientError when
         broker or store are away: then submit it again.
         """
         with bound(via=submission.via, uri=submission.place.uri):
             try:
-                receipt = self._take(submission)
+                receipt = self._take(submission, slots)
             except InvalidInputError as error:
                 metrics.SLIDES_REFUSED.labels(error.code).inc()
                 raise
@@ -78,23 +83,23 @@ class Intake:
             metrics.DEAD_LETTERS.labels(NAME, letter.code).inc()
             _log.warning("Given up.", code=letter.code, message=letter.message, key=letter.key)
 
-    def _take(self, submission: Submission) -> Receipt:
-        self.contents.require(submission.place)
+    def _take(self, submission: Submission, slots: threading.Semaphore | None) -> Receipt:
+        name = self.contents.name(submission.place)
         check(submission)
         mark = submission.mark
         if mark and (noted := self.ledger.seen(mark)):
-            return self._named(submission, Receipt(*noted, "duplicate"))
-        content = self.contents.measure(submission.place)
+            return self._named(submission, name, Receipt(*noted, "duplicate"))
+        content = self.contents.measure(submission.place, slots)
         with self._alone():
-            receipt = self._decide(submission, content)
-        self._named(submission, receipt)
+            receipt = self._decide(submission, name, content)
+        self._named(submission, name, receipt)
         if mark:
             self.ledger.remember(mark, receipt.slide_id, receipt.event_id)
         return receipt
 
-    def _named(self, told: Submission, receipt: Receipt) -> Receipt:
+    def _named(self, told: Submission, name: str, receipt: Receipt) -> Receipt:
         """Write down that a file with another name is this slide, so that it is found by either."""
-        name, slide_id = told.place.slide_id, receipt.slide_id
+        slide_id = receipt.slide_id
         if told.slide_id is None and name != slide_id:
             key = self.ledger.name_copy(name, slide_id, told.place.uri)
             if key:
@@ -115,9 +120,9 @@ class Intake:
         finally:
             self._deciding.release()
 
-    def _decide(self, told: Submission, content: Content) -> Receipt:
+    def _decide(self, told: Submission, name: str, content: Content) -> Receipt:
         known = self.ledger.with_content(content.content_id)
-        slide_id = told.slide_id or _id_among(told.place.slide_id, known)
+        slide_id = told.slide_id or _id_among(name, known)
         same = [found for found in known if found.data.slide_id == slide_id]
         latest = self.ledger.latest(slide_id)
         data = _stated(told, content, slide_id, _before(latest, same))
@@ -126,53 +131,62 @@ class Intake:
         if said and (_is_return(told, latest, said, same) or self._has_moved(told, latest, said)):
             data = replace(data, turn=data.turn + 1)
         elif said and not _is_unrecorded(latest, data, said):
-            letter = letter_of(self._store, said[-1].event)
-            return Receipt(slide_id, said[-1].event.id, "dead-letter" if letter else "duplicate", letter)
+            letter = letter_of_scan(self._store, said[-1].event)
+            return Receipt(slide_id, said[-1].event.name, "dead-letter" if letter else "duplicate", letter)
+        elif not said and latest and _statement(latest.data) != _statement(data):
+            data = replace(data, turn=data.turn + 1)  # what is made of it is later than all before
         event = Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
         if same:
-            return self._announce(event, "accepted")
+            return self._announce(event, "accepted", told)
         mine = Owner(told.place.uri, content.content_id)
         owner = self.ledger.claim(slide_id, mine)
         if mine.uri == owner.uri:
-            return self._announce(event, "rescan" if latest else "accepted")
+            return self._announce(event, "rescan" if latest else "accepted", told)
         if mine.content_id == owner.content_id:
-            return self._announce(event, "accepted")
-        return self._refuse_taken(event)
+            return self._announce(event, "accepted", told)
+        return self._refuse_taken(event, told)
 
-    def _has_moved(self, told: Submission, latest: Announced | None, said: Sequence[Announced]) -> bool:
+    def _has_moved(self, told: Submission, latest: Said | None, said: Sequence[Said]) -> bool:
         """Whether a slide that no report tells of yet has left the place it was announced from."""
         if latest is None or latest not in said or latest.data.uri == told.place.uri:
             return False
         return not self.contents.lies_at(latest.data.uri) and not Overview(self._store).drafted(latest.data)
 
-    def _announce(self, event: Event, status: Status) -> Receipt:
-        with bound(slide_id=event.key, event_id=event.id, trace_id=event.trace_id):
+    def _announce(self, event: Event, status: Status, told: Submission) -> Receipt:
+        with bound(slide_id=event.key, event_id=event.name, trace_id=event.trace_id):
+            self._write_down(event, status, told)
             self._publisher.publish(event.type, event.key, event)
             self.ledger.record(event)
+            self._audited.discard(event.id)
             self.announced += 1
             self.told(event.key, "")
-            _log.info("Announced.", outcome=status)
+            _log.info("Said.", outcome=status)
             tell_span(
                 "publish",
                 event.type,
                 traceparent=event.traceparent,
                 began_at=event.time.timestamp(),
                 ended_at=self._now().timestamp(),
-                facts={"slide_id": event.key, "event_id": event.id, "outcome": status},
+                facts={"slide_id": event.key, "event_id": event.name, "outcome": status},
             )
         return Receipt(event.key, event.id, status)
 
-    def _refuse_taken(self, event: Event) -> Receipt:
+    def _write_down(self, event: Event, status: Status, told: Submission) -> None:
+        """Tell the audit log, once: while the broker is away the same is tried again and again."""
+        if event.id not in self._audited:
+            deed = {"slide_id": event.key, "event_id": event.id, "outcome": status, "via": told.via}
+            self._audit.append("submitted", told.by or told.via, deed)
+            self._audited.add(event.id)
+
+    def _refuse_taken(self, event: Event, told: Submission) -> Receipt:
         """Give up a slide whose id belongs to other bytes from elsewhere: two slides must never be mixed."""
         assert isinstance(event.data, SlideScanned)
-        lost = Event.first(
-            event.data,
-            source=SOURCE,
-            now=self._now(),
-            identity=f"{identity(event.data)}|{event.data.uri}",
-        )
-        letter = DeadLetter.of_event(lost, _taken(event.key), attempts=0, worker=NAME)
+        data = replace(event.data, turn=0)
+        lost = Event.first(data, source=SOURCE, now=self._now(), identity=f"{identity(data)}|{data.uri}")
+        letter = DeadLetter.of_event(lost, taken(event.key), attempts=0, worker=NAME)
+        self._write_down(lost, "dead-letter", told)
         self.give_up(letter)
+        self._audited.discard(lost.id)
         return Receipt(event.key, lost.id, "dead-letter", letter)
 
 
@@ -203,16 +217,14 @@ def _stated(told: Submission, content: Content, slide_id: str, before: SlideScan
     )
 
 
-def _before(latest: Announced | None, same: Sequence[Announced]) -> SlideScanned | None:
+def _before(latest: Said | None, same: Sequence[Said]) -> SlideScanned | None:
     """Return what was said last of these bytes under this slide id."""
     if latest is not None and latest in same:
         return latest.data
     return same[-1].data if same else None
 
 
-def _is_return(
-    told: Submission, latest: Announced | None, said: Sequence[Announced], same: Sequence[Announced]
-) -> bool:
+def _is_return(told: Submission, latest: Said | None, said: Sequence[Said], same: Sequence[Said]) -> bool:
     """Whether a slide is to be again what was `said` of it earlier, and not lately.
 
     So it is if of the same bytes something is stated anew, or if the slide's own place has its old bytes
@@ -223,12 +235,12 @@ def _is_return(
     return latest in same or told.place.uri == latest.data.uri
 
 
-def _is_unrecorded(latest: Announced | None, data: SlideScanned, said: Sequence[Announced]) -> bool:
+def _is_unrecorded(latest: Said | None, data: SlideScanned, said: Sequence[Said]) -> bool:
     """Whether a gateway ended after it had announced just this, and before its books were whole."""
     return latest is not None and _statement(latest.data) == _statement(data) and latest not in said
 
 
-def _id_among(slide_id: str, known: list[Announced]) -> str:
+def _id_among(slide_id: str, known: list[Said]) -> str:
     """Return the id that these bytes were announced under: a copy under another name is the same slide."""
     ids = [found.data.slide_id for found in known]
     return slide_id if slide_id in ids or not ids else ids[0]
@@ -239,15 +251,6 @@ def _count(submission: Submission, receipt: Receipt) -> None:
     if receipt.status == "duplicate":
         metrics.SLIDES_DUPLICATE.inc()
         with bound(slide_id=receipt.slide_id, event_id=receipt.event_id):
-            _log.info("Announced before.", outcome=receipt.status)
+            _log.info("Said before.", outcome=receipt.status)
     if receipt.letter:
         metrics.SLIDES_REFUSED.labels(receipt.letter.code).inc()
-
-
-def _taken(slide_id: str) -> InvalidInputError:
-    return InvalidInputError(
-        "slide-id-taken",
-        f"The slide id {slide_id} belongs to another slide, from another place.",
-        hint="Rename the file, or state another slide_id, and send it again. To replace a slide by a new "
-        "scan, put the new file where the old one was.",
-    )

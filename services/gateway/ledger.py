@@ -10,33 +10,17 @@ gateway/seen/<mark>                       a file or object in a state that needs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from histgen_lib.events import Event, SlideScanned, recorded_scan
+from histgen_lib.events import Event
 from histgen_lib.files import sealed_json, unsealed
-from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key, owner_key, scanned_key
+from histgen_lib.pipeline.books import claim, write_down
+from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key
 from histgen_lib.pipeline.made import read_object
-from histgen_lib.stack.recovery import own_scan, owner_of, recalled_scan
+from histgen_lib.pipeline.recall import Owner, Said, said_in, said_last
 from histgen_lib.storage import ObjectStore
 
 _JSON = "application/json"
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose a slide id is: the URI that came first with it, and the bytes it had then."""
-
-    uri: str
-    content_id: str
-
-
-@dataclass(frozen=True)
-class Announced:
-    """An event that was acknowledged by the broker, and its data."""
-
-    event: Event
-    data: SlideScanned
 
 
 class Ledger:
@@ -46,41 +30,22 @@ class Ledger:
         self._store = store
 
     def claim(self, slide_id: str, owner: Owner) -> Owner:
-        """Take a slide id, unless someone has it; return whose it is.
+        """Take a slide id, unless someone has it; return whose it is."""
+        return claim(self._store, slide_id, owner)
 
-        Where that cannot be read any more, it is whose slide was announced with it: never whoever comes next.
-        """
-        key = owner_key(slide_id)
-        new = self._store.put(key, _claim(owner), content_type=_JSON)
-        found = None if new else owner_of(self._store, slide_id)
-        if found is not None:
-            return Owner(**found)
-        latest = self.latest(slide_id)
-        first = Owner(latest.data.uri, latest.data.content_id) if latest else owner
-        if first != owner or not new:
-            self._store.put(key, _claim(first), if_absent=False, content_type=_JSON)
-        return first
-
-    def latest(self, slide_id: str) -> Announced | None:
+    def latest(self, slide_id: str) -> Said | None:
         """Return the slide's latest event, from the others if the record of it is damaged."""
-        data = read_object(self._store, scanned_key(slide_id))
-        event = own_scan(slide_id, data)
-        if event is None and data is not None:
-            event = recalled_scan(self._store, slide_id, data)
-        return _announced(event)
+        return said_last(self._store, slide_id)
 
-    def with_content(self, content_id: str) -> list[Announced]:
+    def with_content(self, content_id: str) -> list[Said]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
         keys = [info.key for info in self._store.list(contents_prefix(content_id))]
-        events = [found for found in map(self._event, keys) if found is not None]
+        events = [found for key in keys if (found := said_in(read_object(self._store, key)))]
         return sorted(events, key=lambda found: (found.event.time, found.event.id))
 
     def record(self, event: Event) -> None:
         """Write an acknowledged event down; the index comes last, since it is what says "announced"."""
-        assert isinstance(event.data, SlideScanned)
-        line = sealed_json({"event": event.to_json()})
-        self._store.put(scanned_key(event.key), line, if_absent=False, content_type=_JSON)
-        self._store.put(f"{contents_prefix(event.data.content_id)}{event.id}.json", line, content_type=_JSON)
+        write_down(self._store, event)
 
     def name_copy(self, name: str, slide_id: str, uri: str) -> str:
         """Note that a file called `name` is this slide; return the note's key if it is new, else ""."""
@@ -103,18 +68,6 @@ class Ledger:
     def all_seen(self) -> Iterator[str]:
         """List every state that was dealt with."""
         return (info.key.removeprefix(SEEN) for info in self._store.list(SEEN))
-
-    def _event(self, key: str) -> Announced | None:
-        """Read an event; None if there is none, or none that this software can read."""
-        return _announced(recorded_scan(read_object(self._store, key) or b""))
-
-
-def _announced(event: Event | None) -> Announced | None:
-    return Announced(event, event.data) if event and isinstance(event.data, SlideScanned) else None
-
-
-def _claim(owner: Owner) -> bytes:
-    return sealed_json({"schema": 1, **asdict(owner)})
 
 
 def _parsed(data: bytes | None) -> dict[str, Any]:

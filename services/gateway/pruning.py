@@ -13,6 +13,8 @@ from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
 from services.gateway.loops import Loop
 
+BY = "retention"
+"""Who does it, for the audit log."""
 FIRST_S = 300.0
 """After a start others have more urgent things to do."""
 
@@ -41,7 +43,7 @@ class Pruning(Loop):
     def turn(self) -> None:
         """Wait until it is time, then prune; what is stopped half-way goes on the next time."""
         self.pause(self._wait_s)
-        removed = self.aside(lambda: tally(prune(self._store, self._bus, self._days)))
+        removed = self.aside(lambda: tally(prune(self._store, self._bus, self._days, by=BY)))
         for kind, (count, size_bytes) in removed.items():
             _log.info("Pruned.", stage=kind, count=count, size_bytes=size_bytes)
         self._wait_s = DAY_S

@@ -30,4 +30,7 @@ class GatewaySettings(ServiceSettings):
         description='days after which what nobody needs is pruned: "90", or by kind, "seen=90,reports=365"; '
         "everything is kept if not stated",
     )
+    open_s: float = Field(
+        20.0, gt=0, le=3600, description="seconds that opening or reading a slide's file may stand still"
+    )
     hash_threads: int = Field(4, ge=1, le=64, description="slides named by HTTP that are read at a time")

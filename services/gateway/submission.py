@@ -40,7 +40,8 @@ class Case:
 class Submission:
     """A slide that someone tells of. What is not stated (None) is as it was told before, if it was.
 
-    `mark`: the state of its files (`contents.mark_of`); a state dealt with before is not read again.
+    `mark`: the state of its files (`contents.mark_of`); a state dealt with before is not read again. `by`:
+    who stands behind it, for the audit log, where more is known than by which way it came.
     """
 
     place: Place
@@ -49,6 +50,7 @@ class Submission:
     mpp: float | None = None
     case: Case | None = None
     mark: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class NotificationTopic(Loop):
         subscription = self._subscription = self._subscription or self._subscribe()
         self._tell_lag(subscription)
         delivery = subscription.next(next_s(self._took_at))
+        self._tell_trouble(subscription)
         self.beat()
         if delivery:
             self._finish(subscription, delivery)
@@ -71,6 +72,14 @@ class NotificationTopic(Loop):
             with suppress(TransientError):  # then the session runs out by itself
                 self._subscription.close()
 
+    def _tell_trouble(self, subscription: Subscription) -> None:
+        if trouble := subscription.trouble():
+            if self._board.missing.get("records") != trouble.code:
+                _log.warning("Records wait on the broker.", exc_info=trouble)
+            self._board.lacks("records", trouble)
+        else:
+            self._board.has("records")
+
     def _tell_lag(self, subscription: Subscription) -> None:
         if time.monotonic() - self._lag_at >= CALM_LAG_S:
             self._lag_at = time.monotonic()
@@ -90,6 +99,10 @@ class NotificationTopic(Loop):
 
     def _take(self, delivery: Delivery) -> None:
         """Work on it until it is done; what fails in an unforeseen way, again and again, is given up."""
+        damaged = delivery.unreadable
+        if damaged and damaged.code == "record-damaged":
+            self._give_up(delivery, damaged)
+            return
         for attempt in range(1, MOST_ATTEMPTS + 1):
             try:
                 self.insist(partial(noticing.take, self._intake, delivery.raw, delivery.position))
@@ -98,7 +111,11 @@ class NotificationTopic(Loop):
                 raise
             except Exception as error:
                 _log.error("A notification could not be handled.", exc_info=error, attempt=attempt)
-        self.insist(partial(self._intake.give_up, noticing.letter(delivery.position, delivery.raw, _FAILED)))
+        self._give_up(delivery, _FAILED)
+
+    def _give_up(self, delivery: Delivery, reason: InvalidInputError) -> None:
+        letter = noticing.letter(delivery.position, delivery.raw, reason)
+        self.insist(partial(self._intake.give_up, letter))
 
 
 _FAILED = InvalidInputError(

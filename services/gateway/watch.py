@@ -37,11 +37,17 @@ class Watch:
         self._tracks: dict[str, _Track] = {}
 
     def whole(self, look: Look) -> list[tuple[Candidate, str]]:
-        """Return what is whole and not dealt with, longest waiting first, each with its mark."""
+        """Return what is whole and not dealt with, each with its mark.
+
+        What was tried least comes first, then what waits longest: many that cannot be read hold up no other.
+        """
         now = self._clock()
         self._tracks = {str(found.path): self._follow(found, now) for found in look.candidates}
         due = [track for track in self._tracks.values() if self._is_due(track, now)]
-        return [(track.candidate, track.mark) for track in sorted(due, key=lambda track: track.since)]
+        return [
+            (track.candidate, track.mark)
+            for track in sorted(due, key=lambda track: (track.tries, track.since))
+        ]
 
     def finish(self, candidate: Candidate, mark: str) -> None:
         """Note that this state was dealt with, for good."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
@@ -12,13 +14,16 @@ from histgen_lib.slides.places import FilePlace
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
+from histgen_lib.worker.pulse import STEP_S, aside
 from services.gateway.folder import Candidate, Folder, Look
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 from services.gateway.submission import Submission
 from services.gateway.watch import Watch
 
-_PASSING = frozenset({"slide-missing", "slide-unreadable", "slide-changed", "slide-incomplete"})
+_PASSING = frozenset(
+    {"slide-missing", "slide-unreadable", "slide-changed", "slide-incomplete", "slide-open-timeout"}
+)
 """Troubles of a file that may pass by themselves; others stay until the file changes."""
 
 _SPARING = 3
@@ -30,8 +35,17 @@ _CALM_SPARING, _CALM_MOST_S = 200, 15.0
 _log = get_logger()
 
 
+def _timed_look(folder: Folder) -> tuple[Look, float]:
+    before = time.thread_time()
+    return folder.look(), time.thread_time() - before
+
+
 class Watching(Loop):
-    """Watches one folder tree. `settle_s`: how long files must not change; `look_s`: between two looks."""
+    """Watches one folder tree.
+
+    `settle_s`: how long files must not change; `look_s`: between two looks; `still_s`: how long a look may
+    stand still at one place, before it goes on without that place until it lets go.
+    """
 
     name = "watch"
 
@@ -44,12 +58,14 @@ class Watching(Loop):
         *,
         settle_s: float,
         look_s: float,
+        still_s: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
         **patience: Any,
     ) -> None:
         super().__init__(board, stop, **patience)
         self._folder, self._intake, self._clock = folder, intake, clock
-        self._settle_s, self._look_s = settle_s, look_s
+        self._settle_s, self._look_s, self._still_s = settle_s, look_s, still_s
+        self._held: dict[Path, Future[Any]] = {}
         self._watch: Watch | None = None
         self._told: tuple[int, tuple[str, ...], tuple[str, ...]] = (0, (), ())
 
@@ -62,7 +78,7 @@ class Watching(Loop):
         """Look once, and submit what is whole; a long backlog is left for a new look now and then."""
         watch = self._watch = self._watch or self._start()
         started = self._clock()
-        look, cpu_s = self.aside(self._timed_look)
+        look, cpu_s = self._look()
         begun = self._clock()
         self._tell(look, watch)
         for candidate, mark in watch.whole(look):
@@ -72,10 +88,29 @@ class Watching(Loop):
         calm_s = 0.0 if self.waiting else min(_CALM_MOST_S, _CALM_SPARING * cpu_s)
         self.pause(max(self._look_s, calm_s, _SPARING * (begun - started)))
 
-    def _timed_look(self) -> tuple[Look, float]:
-        """Look once; return the CPU time it took, too."""
-        before = time.thread_time()
-        return self._folder.look(), time.thread_time() - before
+    def _look(self) -> tuple[Look, float]:
+        """Look once; return the CPU time it took, too. A place that holds up the look is left out."""
+        held = {at: future for at, future in self._held.items() if not future.done()}
+        if len(held) < len(self._held):
+            self._leave_out(held)
+        future = aside(partial(_timed_look, self._folder))
+        while not wait([future], STEP_S).done:
+            self.beat()
+            at = self._folder.at
+            if time.monotonic() - self._folder.since > self._still_s:
+                if at == self._folder.root:
+                    self._board.lacks(self.name, "watch-unavailable")
+                    continue
+                _log.warning(
+                    "A place in the folder does not answer; the look goes on without.", folder=str(at)
+                )
+                self._leave_out({**self._held, at: future})
+                future = aside(partial(_timed_look, self._folder))
+        return future.result()
+
+    def _leave_out(self, held: dict[Path, Future[Any]]) -> None:
+        self._held = held
+        self._folder = self._folder.but(frozenset(held))
 
     def _start(self) -> Watch:
         """Learn from the ledger what needs no second look."""
@@ -114,4 +149,4 @@ class Watching(Loop):
                 _log.warning("Links to folders are not followed.", count=len(look.links))
         for candidate in watch.incomplete():
             with bound(uri=FilePlace(candidate.path).uri):
-                _log.warning("A slide waits for files that belong to it.", missing=candidate.missing[:10])
+                _log.warning("A slide waits for files that belong to it.", count=len(candidate.missing))

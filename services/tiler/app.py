@@ -24,4 +24,4 @@ def make_tiler(settings: TilerSettings) -> Handler:
     store = open_store(storage_settings(settings))
     by_model = min(settings.threads or cores(), MOST) if settings.inference == "onnx" else 3
     in_flight = settings.in_flight or by_model
-    return Tiler(ScanJob(model, server, store, slide_files(settings), in_flight))
+    return Tiler(ScanJob(model, server, store, slide_files(settings), in_flight, settings.slide_tiles))

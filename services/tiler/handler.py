@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.pipeline.books import keep, take_in
 from histgen_lib.pipeline.progress import Progress
 from histgen_lib.pipeline.scan_job import ScanJob
 from histgen_lib.worker import Outcome
@@ -24,27 +26,37 @@ class Tiler:
 
     def find(self, event: Event) -> Outcome | None:
         """See Handler."""
-        found = self._job.find(_scanned(event))
-        return None if found is None else Outcome((self._next(event, found),))
+        data = self._taken(event)
+        found = self._job.find(data)
+        if found is None:
+            return None
+        keep(self._job.store, event, data)
+        return Outcome((self._next(event, found),))
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
         """See Handler. A person who has a slide tried again may have mended it: it is taken as it is now."""
-        made = self._job.run(_scanned(event), progress, as_found=event.replay > 0)
+        data = self._taken(event)
+        made = self._job.run(data, progress, as_found=event.replay > 0)
+        keep(self._job.store, event, replace(data, content_id=made.data.content_id))
         return Outcome((self._next(event, made.data),), made.measures)
 
     def ready(self) -> Sequence[str]:
         """See Handler."""
         return lacking(self._job.server, MODEL, self._job.store)
 
+    def _taken(self, event: Event) -> SlideScanned:
+        """Write the slide down if nobody did, and refuse one whose id is another's."""
+        _require_scan(event)
+        return take_in(self._job.store, event)
+
     def _next(self, event: Event, ready: BagReady) -> Event:
         return event.then(ready, source=SOURCE, now=self._now())
 
 
-def _scanned(event: Event) -> SlideScanned:
+def _require_scan(event: Event) -> None:
     if not isinstance(event.data, SlideScanned):
         raise InvalidInputError(
             "event-type",
             "An event on the tiler's topic is none of a scanned slide.",
             hint="Publish each event to the topic of its type.",
         )
-    return event.data

@@ -52,7 +52,7 @@ def rest(stack: RunningStack) -> dict[str, float]:
 @pytest.mark.parametrize("broker", ["embedded", "kafka"])
 def test_what_a_stack_at_rest_costs(broker, model_dir, tmp_path):
     slides = [tiny_model.write_slide(tmp_path / f"{n}.tif", seed=n) for n in range(WARM_UP)]
-    options = ("--inference", "triton", "--model", model_dir, "--broker", broker)
+    options = ("--inference", "triton", "--model", model_dir, "--broker", broker, "--allow", tmp_path)
     with stack_up(tmp_path / "home", *options) as stack:
         run = stack("submit", *slides, "--wait")
         assert run.code == 0, run.said

@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from broker_lag import lag
+from broker_log import lag
+from history import CommitWatch, History, read_history
 from processes import Service
 from waiting import until
 
@@ -94,6 +95,10 @@ class Remains:
     """The events of bag.ready and report.drafted, in their order within a key."""
     undone: Mapping[str, int]
     """By group of workers: how many events it has not committed."""
+    history: History
+    acknowledged: Sequence[Event]
+    passed: Sequence[str]
+    """What offsets were seen to pass unfinished while the stream was watched."""
 
     def results(self) -> dict[str, str]:
         """Return the objects that must be the same whatever happened on the way."""
@@ -103,7 +108,10 @@ class Remains:
 
 @dataclass
 class Stream:
-    """Services by label ("tiler", "tiler-2", …) at a place; `settings`: HISTGEN_ variables for all."""
+    """Services by label ("tiler", "tiler-2", …) at a place; `settings`: HISTGEN_ variables for all.
+
+    `logs`: where others than this stream's own services write theirs.
+    """
 
     place: Place
     folder: Path
@@ -111,8 +119,11 @@ class Stream:
     settings: Mapping[str, str] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     starts: Counter[str] = field(default_factory=Counter)
+    logs: Path | None = None
+    acknowledged: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.watch = CommitWatch(self.place.bus, open_store(self.place.storage))
         self.run_dir = self.folder / "run"
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.store = open_store(self.place.storage)
@@ -153,6 +164,7 @@ class Stream:
         with closing(open_publisher(self.place.bus)) as publisher:
             for event in events:
                 until(partial(_published, publisher, event), 60, "the broker takes an event")
+                self.acknowledged.append(event)
 
     def keys(self, prefix: str) -> list[str]:
         """List the keys under a prefix; [] while the store is away."""
@@ -225,7 +237,13 @@ class Stream:
         }
         said = {topic: self.said(topic) for topic in (BAG_READY, REPORT_DRAFTED)}
         undone = {group: lag(self.place.bus, topic, group) for group, topic in TAKES.items()}
-        return Remains(objects, letters, pointers, said, undone)
+        history, passed = self.history(), self.watch.found
+        return Remains(objects, letters, pointers, said, undone, history, self.acknowledged, passed)
+
+    def history(self) -> History:
+        """Read what broker, store and logs say happened."""
+        logs = [*self.folder.glob("*.log"), *(self.logs.glob("*.log") if self.logs else ())]
+        return read_history(self.place.bus, self.store, logs)
 
     def everything(self) -> dict[str, str]:
         """Return the SHA-256 of each object's bytes by its key."""

@@ -8,15 +8,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 from harness import DRAFT, Remains
+from history import violations
 
 from histgen_lib.events import BAG_READY, REPORT_DRAFTED, Event
 
-COMPANIONS = {"draft.json", "draft.txt", "draft.html", "thumbnail.webp", "heatmap.webp"}
+COMPANIONS = {"draft.json", "draft.txt", "draft.html", "thumbnail.webp", "heatmap.webp", "digests.json"}
 _KEYS = re.compile(
     r"slides/[^/]+/scanned\.json"
-    r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp)"
-    r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp)|latest\.json|latest\.history/\d+\.json)"
-    r"|gateway/(owners|contents|seen)/.+"
+    r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp|digests\.json)"
+    r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp|digests\.json)|latest\.json|latest\.history/\d+\.json)"
+    r"|gateway/(by-hand|owners|contents|seen)/.+"
+    r"|audit/\d{12}\.json"
     r"|dead-letter(-replayed)?/[A-Za-z0-9._-]+\.json"
     r"|cases/[^/]+/[^/]+\.json"
     r"|attempts/(tiler|reporter)/[A-Za-z0-9._-]+/\d+"
@@ -35,6 +37,7 @@ def check(
     check_whole(remains)
     check_nothing_else(remains, orphans)
     check_committed(remains)
+    check_history(remains)
     assert remains.results() == dict(undisturbed)
 
 
@@ -70,6 +73,12 @@ def check_nothing_else(remains: Remains, orphans: int) -> None:
 def check_committed(remains: Remains) -> None:
     """Nothing is delivered again to those who come later."""
     assert set(remains.undone.values()) == {0}, remains.undone
+
+
+def check_history(remains: Remains) -> None:
+    """Broker, store and logs tell of no promise that was broken, nor did offsets while the stream ran."""
+    assert violations(remains.history, remains.acknowledged) == []
+    assert remains.passed == []
 
 
 def done_again(remains: Remains) -> int:

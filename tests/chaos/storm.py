@@ -1,8 +1,7 @@
-"""A whole `histgen up` in a storm: it and its processes are killed, stopped and held at any moment."""
+"""A whole `histgen up` in a storm: it and its processes are killed, stopped, held or frozen at any moment."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,8 +16,7 @@ from harness import Place, Stream
 from processes import running
 from waiting import until
 
-from histgen_lib.bus import BusSettings
-from histgen_lib.storage import StorageSettings
+from histgen_lib.stack.connection import Stated, connect
 
 KINDS = {
     "kafka.Kafka": "kafka",
@@ -42,21 +40,33 @@ WEIGHTS = {
 """How often each kind is struck, in proportion."""
 SUPERVISOR = 0.08
 """How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
-GAP_S = {UP: 20.0, "kafka": 12.0, "tritonserver": 10.0}
+GAP_S = {UP: 40.0, "kafka": 12.0, "tritonserver": 10.0}
 """How far apart two blows of a kind are, at least, that takes long to come up; of others a second."""
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
+BLOWS = ("kill", "kill", "stop", "hold", "freeze")
+"""SIGKILL, SIGTERM, SIGSTOP for a while, and SIGSTOP for good: then it has to be replaced."""
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM}
 HELD_S = (0.3, 4.0)
+WATCHDOG_S = 15.0
+"""After so long a frozen supervisor is ended, as systemd's watchdog does."""
 
 
 class Storm:
     """Keeps `histgen up` running in `home`, as a person or systemd would, and strikes what it consists of."""
 
     def __init__(
-        self, home: Path, model: Path, options: Iterable[str], environment: Mapping[str, str]
+        self,
+        home: Path,
+        model: Path,
+        options: Iterable[object],
+        environment: Mapping[str, str],
+        *,
+        log: Path,
     ) -> None:
+        self._log = log
         self.home, self.struck, self.starts, self.given_up = home, Counter[str](), 0, 0
-        self.seen: set[int] = set()
-        self._told = False
+        self.seen: set[tuple[int, int]] = set()
+        """Every process there was: its id, and when it began, as ids come again."""
+        self._told, self._frozen_at = False, None
         self._held: dict[int, float] = {}
         self._last: dict[str, float] = {}
         self._command = [
@@ -68,21 +78,24 @@ class Storm:
             home,
             "--model",
             model,
-            *options,
+            *map(str, options),
         ]
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         self._start()
 
     def _start(self) -> None:
-        with (self.home.parent / "up.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._up = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
-        self.starts, self._told = self.starts + 1, False
+        self.starts, self._told, self._frozen_at = self.starts + 1, False, None
 
     def tend(self) -> None:
-        """Let go what was held long enough; start the supervisor again if it ended."""
+        """Let go what was held long enough; replace the supervisor if it ended or is frozen."""
         for pid in [pid for pid, due in self._held.items() if time.monotonic() >= due]:
             self._signal(pid, signal.SIGCONT)
             del self._held[pid]
+        if self._frozen_at is not None and time.monotonic() - self._frozen_at > WATCHDOG_S:
+            self._up.kill()
+            self._up.wait()
         if self._up.poll() is not None:
             self.given_up += not self._told
             self._start()
@@ -98,21 +111,30 @@ class Storm:
             return False
         self._last[kind] = time.monotonic()
         pid = chance.choice(sorted(pid for pid, its in pids.items() if its == kind))
-        number = chance.choice(SIGNALS)
-        if not self._signal(pid, number):
+        blow = chance.choice(BLOWS)
+        if not self._signal(pid, _SIGNALS.get(blow, signal.SIGSTOP)):
             return False
-        self.struck[f"{kind} {number.name}"] += 1
-        if number is signal.SIGSTOP:
+        self.struck[f"{kind} {blow}"] += 1
+        if blow == "hold":
             self._held[pid] = time.monotonic() + chance.uniform(*HELD_S)
         elif pid == self._up.pid:
             self._told = True
+            self._frozen_at = time.monotonic() if blow == "freeze" else None
         return True
 
     def processes(self) -> dict[int, str]:
         """Name each process of the stack by its kind."""
         found = {self._up.pid: UP} | {pid: _kind(pid) for pid in _below(self._up.pid)}
-        self.seen |= found.keys()
+        self.seen |= {(pid, began(pid)) for pid in found}
         return found
+
+    def is_whole(self) -> bool:
+        """Tell whether there is something of each kind of service to strike."""
+        return {"gateway", "tiler", "reporter", "job process"} <= set(self.processes().values())
+
+    def spared(self) -> set[str]:
+        """Name the kinds of which nothing was struck."""
+        return {kind for kind in (*WEIGHTS, UP) if not any(name.startswith(kind) for name in self.struck)}
 
     def calm(self) -> None:
         """Let everything go that is held."""
@@ -122,9 +144,9 @@ class Storm:
 
     def stream(self) -> Stream:
         """Look at what it makes, once it says where its broker is."""
-        record = json.loads((self.home / "stack.json").read_text())
-        place = Place(BusSettings(record["bus"]), StorageSettings(record["store"]))
-        return Stream(place, self.home.parent, self.home)
+        found = connect(Stated(home=self.home), {})
+        place = Place(found.need_bus(), found.storage)
+        return Stream(place, self._log.parent, self.home, logs=self.home / "logs")
 
     def stop(self) -> int:
         """Stop it as systemd does; return its exit code."""
@@ -141,7 +163,11 @@ class Storm:
         self.calm()
         self._up.kill()
         self._up.wait()
-        until(lambda: not any(running(pid) for pid in self.seen), 60, "every process of the stack to end")
+        until(lambda: not self.left(), 60, f"every process of the stack to end: {self.left()}")
+
+    def left(self) -> list[int]:
+        """List those that still run."""
+        return [pid for pid, since in self.seen if running(pid) and began(pid) == since]
 
     def _signal(self, pid: int, number: signal.Signals) -> bool:
         try:
@@ -149,6 +175,14 @@ class Storm:
         except ProcessLookupError:
             return False
         return True
+
+
+def began(pid: int) -> int:
+    """Say when a process began, in clock ticks since the machine did; 0 if there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 def _below(pid: int) -> Iterator[int]:

@@ -16,9 +16,10 @@ def test_tiler_reporter_and_their_children_are_killed(new_stream, slides, undist
     events = [scanned(path) for path in slides]
     stream.start("tiler", "reporter")
     blows = on_workers(stream, random.Random(seed), until=len(slides) * 3 // 5, each=2)
-    stream.publish(events)
-    struck = fell(stream, len(slides), *blows)
-    assert list(struck.values()) == [2, 2, 2, 2], struck
-    stream.settle(len(events), timeout_s=120)
+    with stream.watch.watching():
+        stream.publish(events)
+        struck = fell(stream, len(slides), *blows)
+        assert list(struck.values()) == [2, 2, 2, 2], struck
+        stream.settle(len(events), timeout_s=120)
     stream.stop()
     check(stream.remains(), events, undisturbed, orphans=struck["tiler"] + struck["reporter"])

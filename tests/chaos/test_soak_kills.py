@@ -74,9 +74,10 @@ def run(stream: Stream, many: Many, rows: Sequence[Sequence[Blow]]) -> None:
     """Publish, strike, settle, check; print what was seen."""
     events = [scanned(path) for path in many.slides]
     planned, began_at = sum(map(len, rows)), time.monotonic()
-    stream.publish(events)
-    struck = fell(stream, len(events), *rows, timeout_s=1200)
-    stream.settle(len(events), timeout_s=600)
+    with stream.watch.watching():
+        stream.publish(events)
+        struck = fell(stream, len(events), *rows, timeout_s=1200)
+        stream.settle(len(events), timeout_s=600)
     seconds, first = time.monotonic() - began_at, len(stream.services)
     stream.stop()
     remains = stream.remains()

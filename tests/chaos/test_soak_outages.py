@@ -1,4 +1,4 @@
-"""Servers that are away for two minutes: nothing is given up, and work resumes by itself."""
+"""Servers that are away for two minutes, and workers killed meanwhile: nothing is given up, work resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from harness import scanned
 from invariants import check
 from servers_of_its_own import supervised, tried
 
-AWAY_S = 120.0
+AWAY_S, KILLS = 120.0, 3
+"""Workers are killed so many times while records of theirs are set aside."""
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
@@ -18,13 +19,15 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 def test_a_server_is_away_for_two_minutes(new_stream, servers, slides, undisturbed, name):
     stream, server = new_stream(servers.place()), getattr(servers, name)
     events = [scanned(path) for path in slides]
-    with supervised(servers.triton):
+    with supervised(servers.triton), stream.watch.watching():
         stream.start("tiler", "reporter")
         stream.publish(events)
         stream.until(lambda: at(stream, "tiler", 5, "any"), 120, "the run is on its way")
         server.kill()
-        back_at = time.monotonic() + AWAY_S
-        stream.until(lambda: time.monotonic() > back_at, 2 * AWAY_S, "two minutes")
+        for _ in range(KILLS):
+            away(stream, AWAY_S / (KILLS + 1))
+            kill_workers(stream)
+        away(stream, AWAY_S / (KILLS + 1))
         assert len(stream.drafts()) < len(events)
         assert tried(stream) > 0
         server.start()
@@ -32,5 +35,18 @@ def test_a_server_is_away_for_two_minutes(new_stream, servers, slides, undisturb
         stream.settle(len(events), timeout_s=300)
         seconds = time.monotonic() - back_at
         stream.stop()
-        check(stream.remains(), events, undisturbed)
+        check(stream.remains(), events, undisturbed, orphans=2 * KILLS)
     print(f"\n{name} away for {AWAY_S:.0f} s; all slides drafted {seconds:.0f} s after it was back")
+
+
+def away(stream, seconds):
+    """Let time pass, while every worker has to stay alive."""
+    end = time.monotonic() + seconds
+    stream.until(lambda: stream.check_alive() or time.monotonic() > end, 2 * seconds, "the outage")
+
+
+def kill_workers(stream):
+    """Kill the workers with all that they know of what waits; others take over."""
+    for label in ("tiler", "reporter"):
+        stream.services[label].kill()
+        stream.restart(label)

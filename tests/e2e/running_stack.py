@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +55,7 @@ class RunningStack:
 
     def pids(self) -> list[int]:
         """List every process below the stack's."""
-        found, waiting = [], [self.process.pid]
-        while waiting:
-            for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-                waiting += children(task)
-                found += children(task)
-        return found
+        return below(self.process.pid)
 
     def _announced(self, service: str) -> list[Path]:
         pids = self.pids()
@@ -74,6 +71,40 @@ def children(task: Path) -> list[int]:
         return []
 
 
+def below(pid: int) -> list[int]:
+    """List every process below one."""
+    found, waiting = [], [pid]
+    while waiting:
+        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            waiting += children(task)
+            found += children(task)
+    return found
+
+
+def strike_while_it_starts(
+    home: Path, *options: object, chance: random.Random, times: int, within_s: float
+) -> None:
+    """Kill a stack, or any process of it, so often, each at a moment drawn from its first seconds."""
+    process: subprocess.Popen[bytes] | None = None
+    for _ in range(times):
+        if process is None or process.poll() is not None:
+            process = subprocess.Popen(command(home, *options), stdout=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.2, within_s))  # the moment is what is tested
+        victim = chance.choice([process.pid] * 2 + below(process.pid))
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+        if victim == process.pid:
+            process.wait()
+    if process is not None:
+        process.kill()
+        process.wait()
+
+
+def command(home: Path, *options: object) -> list[str]:
+    """Return what starts a stack."""
+    return [sys.executable, "-m", "histgen_lib.cli", *map(str, ("up", "--home", home, *options))]
+
+
 def alive(pids: list[int]) -> list[int]:
     """Return those that run; zombies do not."""
     running = []
@@ -87,30 +118,32 @@ def alive(pids: list[int]) -> list[int]:
     return running
 
 
-def _said(process: subprocess.Popen[str], home: Path) -> dict[str, Any]:
+def _said(process: subprocess.Popen[str], err: Path) -> dict[str, Any]:
     """Read what the stack says when it is ready."""
     assert process.stdout is not None
     text = ""
     while not text.endswith("}\n"):
         line = process.stdout.readline()
-        assert line, (home.parent / f"{home.name}.err").read_text()
+        assert line, err.read_text()
         text += line
     return dict(json.loads(text))
 
 
 @contextmanager
-def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) -> Iterator[RunningStack]:
-    """Start a stack, and have it stopped by Ctrl-C."""
-    command = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, "--json", *options]
+def stack_up(
+    home: Path, *options: object, env: dict[str, str] | None = None, err: Path | None = None
+) -> Iterator[RunningStack]:
+    """Start a stack, and have it stopped by Ctrl-C. `err`: where it says what it has to say."""
+    err = err or home.parent / f"{home.name}.err"
     process = subprocess.Popen(
-        [str(part) for part in command],
+        command(home, "--json", *options),
         stdout=subprocess.PIPE,
-        stderr=(home.parent / f"{home.name}.err").open("w"),
+        stderr=err.open("w"),
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **(env or {})},
     )
     try:
-        yield RunningStack(process, home, _said(process, home))
+        yield RunningStack(process, home, _said(process, err))
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -118,6 +151,6 @@ def stack_up(home: Path, *options: object, env: dict[str, str] | None = None) ->
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)  # says where it hangs, by PYTHONFAULTHANDLER
             process.wait()
-            raise AssertionError((home.parent / f"{home.name}.err").read_text()) from None
+            raise AssertionError(err.read_text()) from None
         finally:
             process.kill()

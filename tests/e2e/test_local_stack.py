@@ -30,7 +30,8 @@ ENVIRONMENT = {"HISTGEN_SETTLE_S": "0.5", "HISTGEN_LOOK_S": "0.2"}
 def stack(tmp_path_factory, model_dir):
     """Run one stack for the tests of this module: embedded broker, a folder, ONNX Runtime."""
     home = tmp_path_factory.mktemp("stack") / "home"
-    with stack_up(home, "--inference", "onnx", "--model", model_dir, env=ENVIRONMENT) as running:
+    allowed = ("--allow", tmp_path_factory.getbasetemp())
+    with stack_up(home, "--inference", "onnx", "--model", model_dir, *allowed, env=ENVIRONMENT) as running:
         yield running
 
 
@@ -180,7 +181,7 @@ def test_slides_of_a_case_get_one_report(stack, tmp_path):
 
     assert run.code == 0, run.said
     assert len(pages) == 1
-    assert "/reports/C7/" in pages.pop()
+    assert "/case-reports/C7/" in pages.pop()
 
 
 def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stack, tmp_path):
@@ -292,6 +293,25 @@ def test_ctrl_c_while_the_stack_starts_ends_it_and_leaves_no_process(there, tmp_
     assert not of_the_stack(home)
 
 
+def test_slides_are_taken_from_the_watched_folder_and_the_home_and_it_is_said_what_else_to_allow(
+    tmp_path, model_dir
+):
+    elsewhere = slide(tmp_path / "else where", "elsewhere")
+    options = ("--inference", "onnx", "--model", model_dir, "--watch", tmp_path / "watched")
+    with stack_up(tmp_path / "home", *options) as stack:
+        taken = [stack("submit", slide(tmp_path / folder, folder)) for folder in ("home", "watched")]
+        refused, missing = stack("submit", elsewhere), stack("submit", tmp_path / "typo.svs")
+        bucket, unlisted = stack("submit", "s3://scans/a.svs"), stack("backfill", elsewhere.parent)
+
+    assert [run.code for run in taken] == [0, 0]
+    assert [run.code for run in (refused, missing, bucket, unlisted)] == [65] * 4
+    assert refused.err.startswith("error[uri-outside-roots]")
+    assert f"histgen up --allow '{elsewhere.parent}'" in refused.err
+    assert missing.err.startswith("error[slide-missing]")
+    assert "histgen up --allow s3://scans " in bucket.err
+    assert unlisted.err.startswith("error[uri-outside-roots]")
+
+
 def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir):
     with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
         pids = stack.pids()
@@ -304,7 +324,7 @@ def test_a_stack_that_was_killed_and_is_started_again_goes_on_with_what_waited(t
     home, options = tmp_path / "home", ("--inference", "onnx", "--model", model_dir)
     with stack_up(home, *options, env=ENVIRONMENT) as stack:
         os.kill(stack.pid_of("tiler"), signal.SIGSTOP)
-        assert stack("submit", slide(tmp_path, "waiting")).code == 0
+        assert stack("submit", slide(home / "slides", "waiting")).code == 0
         stack.process.kill()
         stack.process.wait()
     with stack_up(home, *options, env=ENVIRONMENT) as stack:

@@ -14,15 +14,22 @@ from typing import Any
 
 import pytest
 import tiny_model
-from doors import bearer
+from doors import bearer, listening
 from running_stack import RunningStack, stack_up
+from waiting import until
 
 IS_ROOT = os.geteuid() == 0
 """Only root can become somebody else. Other accounts try the doors without the token, and look at modes."""
 
 STRANGER = r"""
-import encodings.idna, json, os, sqlite3, sys, urllib.error, urllib.request
+import encodings.idna, json, os, socket, sqlite3, sys, urllib.error, urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+told = json.load(sys.stdin)
+if told["kafka"]:
+    import kafka, kafka.net.sasl.plain, kafka.net.sasl.scram
+    from kafka.errors import KafkaError
 
 if os.geteuid() == 0:  # in here: Python itself may lie where only root finds it
     os.setgroups([])
@@ -42,6 +49,39 @@ def opened(path):
     except OSError as error:
         return type(error).__name__
 
+def laid(folder):
+    try:
+        (folder / "theirs.tif").write_bytes(b"x")
+        return "laid there"
+    except OSError as error:
+        return type(error).__name__
+
+def connected(path):
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+        return "connected"
+    except OSError as error:
+        return type(error).__name__
+
+def topics(tried):
+    port, login = tried
+    known = {"bootstrap_servers": f"127.0.0.1:{port}", "bootstrap_timeout_ms": 2000, **login}
+    steps = {
+        "listed": lambda: kafka.KafkaAdminClient(**known).list_topics(),
+        "deleted": lambda: kafka.KafkaAdminClient(**known).delete_topics(["slide.scanned"]),
+        "written": lambda: kafka.KafkaProducer(max_block_ms=2000, **known).send("slide.scanned", b"x").get(2),
+        "read": lambda: kafka.KafkaConsumer("slide.scanned", **known).poll(2000),
+    }
+    return str(tried), [done for done, step in steps.items() if not failed(step)]
+
+def failed(step):
+    try:
+        step()
+    except (KafkaError, OSError):
+        return True
+    return False
+
 def erased(path):
     try:
         with sqlite3.connect(path) as log:
@@ -50,24 +90,46 @@ def erased(path):
     except sqlite3.Error as error:
         return type(error).__name__
 
-told = json.load(sys.stdin)
 assert os.geteuid() != 0
+crowd = ThreadPoolExecutor(9)
 print(json.dumps({
     "pages": {name: asked(url, body and body.encode(), headers) for name, url, body, headers in told["asks"]},
     "files": {path: opened(Path(path)) for path in told["files"]},
     "logs": [erased(path) for path in told["logs"]],
+    "folders": {path: laid(Path(path)) for path in told["folders"]},
+    "sockets": [connected(path) for path in told["sockets"]],
+    "kafka": dict(crowd.map(topics, told["kafka"])),
 }))
 """
 
 
-@pytest.fixture(scope="module")
-def stack(model_dir: Path) -> Iterator[RunningStack]:
+SERVICES = ("tiler", "reporter")
+LOGINS: list[dict[str, str]] = [
+    {},
+    *(
+        {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": mechanism,
+            "sasl_plain_username": "histgen",
+            "sasl_plain_password": "0" * 64,
+        }
+        for mechanism in ("SCRAM-SHA-512", "PLAIN")
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=["embedded", "kafka"])
+def stack(
+    request: pytest.FixtureRequest, model_dir: Path, triton_home: Path, kafka_home: Path
+) -> Iterator[RunningStack]:
     """Run a stack in a folder that everybody can reach, started by someone who hides nothing."""
     before = os.umask(0)
+    options = ["--broker", request.param, "--inference", "triton", "--model", model_dir]
+    places = {"HISTGEN_TRITON_HOME": str(triton_home), "HISTGEN_KAFKA_LIBS": str(kafka_home)}
     try:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder).chmod(0o755)
-            with stack_up(Path(folder) / "home", "--inference", "onnx", "--model", model_dir) as running:
+            with stack_up(Path(folder) / "home", *options, env=places) as running:
                 run = running("submit", _slide(running, "ours", seed=5), "--wait")
                 assert run.code == 0, run.said
                 yield running
@@ -78,11 +140,18 @@ def stack(model_dir: Path) -> Iterator[RunningStack]:
 @pytest.fixture(scope="module")
 def tried(stack: RunningStack) -> dict[str, Any]:
     """Try all doors as somebody else; return what came of it."""
-    mine = [str(path) for path in _everything(stack)] if IS_ROOT else []
-    log = [str(stack.home / "bus.db")] if IS_ROOT else []
+    mine = [*_everything(stack), *_segments(stack)]
+    told = {
+        "asks": [*_asks(stack)],
+        "files": [str(path) for path in mine] if IS_ROOT else [],
+        "folders": [str(path) for path in mine if path.is_dir()] if IS_ROOT else [],
+        "logs": [str(stack.home / "bus.db")] if IS_ROOT else [],
+        "sockets": [stack.record["inference"].removeprefix("triton://")] if IS_ROOT else [],
+        "kafka": [(port, one) for pid in _java(stack) for _, port in listening(pid) for one in LOGINS],
+    }
     run = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER],
-        input=json.dumps({"asks": [*_asks(stack)], "files": mine, "logs": log}),
+        input=json.dumps(told),
         capture_output=True,
         text=True,
         check=True,
@@ -121,6 +190,25 @@ def _services(stack: RunningStack) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((stack.home / "run").glob("*.json"))]
 
 
+def _segments(stack: RunningStack) -> list[Path]:
+    """List the shared memory that the stack's processes have."""
+    maps = [line for pid in stack.pids() for line in _bytes(Path(f"/proc/{pid}/maps")).decode().splitlines()]
+    found = {Path("/dev/shm") / line.rpartition("/dev/shm/")[2] for line in maps if "/dev/shm/" in line}
+    return sorted(path for path in found if path.exists())
+
+
+def _java(stack: RunningStack) -> list[int]:
+    return [pid for pid in stack.pids() if b"kafka.Kafka" in _bytes(Path(f"/proc/{pid}/cmdline"))]
+
+
+def _bytes(path: Path) -> bytes:
+    """Read a file; nothing of one that is gone by now, or a folder."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def _everything(stack: RunningStack) -> list[Path]:
     return [stack.home, *stack.home.rglob("*")]
 
@@ -152,6 +240,46 @@ def test_no_file_is_read_and_no_record_of_the_broker_changed(stack: RunningStack
     assert stack.json("replay", "--all")["letters"] == []
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody else")
+def test_among_what_was_tried_is_all_that_a_slide_leaves_behind(stack: RunningStack, tried: dict[str, Any]):
+    names = {Path(path).name for path in tried["files"]}
+    kept = {"draft.json", "scanned.json", "index.db", "token", "tiler.log", "stack.json", "inbox"}
+    kafka = {
+        "client.json",
+        "client.properties",
+        "server.properties",
+        "broker.log",
+        "slide.scanned-0",
+        "kafka",
+    }
+
+    assert sorted(kept - names) == []
+    assert sorted((kafka if _java(stack) else {"bus.db"}) - names) == []
+    assert any(path.startswith("/dev/shm/") for path in tried["files"])
+    assert any(path.endswith(".parquet") for path in tried["files"])  # a bag
+
+
+def test_nothing_is_laid_into_a_folder_and_no_model_is_reached(tried: dict[str, Any]):
+    assert set(tried["folders"].values()) <= {"PermissionError"}
+    assert set(tried["sockets"]) <= {"PermissionError"}
+
+
+def test_no_topic_is_listed_read_written_or_deleted(stack: RunningStack, tried: dict[str, Any]):
+    """By none of Kafka's ports, without a login and with a guessed one; and it serves its own as before."""
+    assert len(tried["kafka"]) == (3 * len(LOGINS) if _java(stack) else 0)
+    assert {login: done for login, done in tried["kafka"].items() if done} == {}
+    run = stack("submit", _slide(stack, "later", seed=7), "--wait")
+    assert run.code == 0, run.said
+    archived = _slide(stack, "archived", seed=8)
+    before = os.umask(0o077)  # a command writes as the person does who types it
+    run = stack("backfill", archived.parent)  # which goes to the broker, not to the gateway
+    os.umask(before)
+    assert run.code == 0, run.said
+    objects = stack.home / "objects"
+    until((objects / "reports" / "archived" / "latest.json").exists, 120, "its draft")
+    until(lambda: not any((objects / "attempts" / name).exists() for name in SERVICES), 60, "all to be swept")
+
+
 def test_even_in_an_open_folder_nothing_that_the_stack_wrote_is_for_others(stack: RunningStack):
     """A home may be opened by mistake; its files stay closed."""
     wrote = [path for path in _everything(stack) if "arriving" not in path.parts and path.name != "inbox"]
@@ -161,11 +289,9 @@ def test_even_in_an_open_folder_nothing_that_the_stack_wrote_is_for_others(stack
 
 def test_the_token_is_written_nowhere_but_in_its_file(stack: RunningStack):
     token = (stack.home / "secrets" / "token").read_text().encode()
-    files = [path for path in _everything(stack) if path.is_file() and token in path.read_bytes()]
+    files = [path for path in _everything(stack) if token in _bytes(path)]
     processes = [Path(f"/proc/{pid}") for pid in [stack.process.pid, *stack.pids()]]
 
     assert files == [stack.home / "secrets" / "token"]
-    assert [
-        one for one in processes if token in (one / "cmdline").read_bytes() + (one / "environ").read_bytes()
-    ] == []
+    assert [one for one in processes if token in _bytes(one / "cmdline") + _bytes(one / "environ")] == []
     assert token.decode() not in json.dumps(stack.record) + stack("watch", "--once").out

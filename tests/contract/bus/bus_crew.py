@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from bus_members import number_of, scanned
+
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
 from histgen_lib.errors import TransientError
 
@@ -39,30 +41,37 @@ def lines(path: Path) -> list[list[str]]:
 def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None:
     """Publish numbers under keys of our own, from where a predecessor was killed."""
     publisher, mine = open_publisher(settings), Journal(str(journal))
-    number = sum(words[1:3] == ["published", name] for words in lines(journal))
+    number = sum(words[1] == "published" and words[2][0] == name for words in lines(journal))
     while True:
         with contextlib.suppress(TransientError):
-            publisher.publish_raw(topic, f"{name}{number % 5}", f"{name} {number}".encode())
-            mine.write("published", name, number)
+            slide = f"{name}{number % 5}"
+            publisher.publish(topic, slide, scanned(slide, number))
+            mine.write("published", slide, number)
             number += 1
         time.sleep(random.uniform(0, 0.01))
 
 
 def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> None:
-    """Take records, hold each for a moment, and finish it, or now and then release it."""
+    """Take records, hold each for a moment, and finish it, or now and then release it or set it aside."""
     subscription, mine = open_subscription(settings, topic, "crew"), Journal(str(journal))
     while True:
         with contextlib.suppress(TransientError):
             delivery = subscription.next(0.2)
             if delivery is None:
                 continue
-            mine.write("took", delivery.position, delivery.raw.decode())
+            told = (delivery.position, *number_of(delivery))
+            mine.write("took", *told)
             time.sleep(random.uniform(0, 0.01))
             subscription.keep()
-            if random.random() < 0.1:
+            chance = random.random()
+            if chance < 0.1:
                 subscription.release(delivery)
-            elif subscription.done(delivery):
-                mine.write("done", delivery.position, delivery.raw.decode())
+            elif chance < 0.2 and subscription.defer(delivery, random.uniform(0, 0.1)):
+                continue
+            else:
+                mine.write("ending", *told)
+                if subscription.done(delivery):
+                    mine.write("done", *told)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from bus_aside_suite import AsideSuite
 from bus_suite import BusSuite
 
 from histgen_lib.bus import BusSettings
@@ -22,4 +23,8 @@ def hasty(settings: BusSettings) -> BusSettings:
 
 
 class TestEmbeddedBus(BusSuite):
+    """All of the suite."""
+
+
+class TestEmbeddedAside(AsideSuite):
     """All of the suite."""

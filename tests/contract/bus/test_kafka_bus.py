@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from bus_aside_suite import AsideSuite
 from bus_suite import BusSuite
 
 from histgen_lib.bus import BusSettings
@@ -23,4 +24,8 @@ def hasty(settings: BusSettings) -> BusSettings:
 
 
 class TestKafkaBus(BusSuite):
+    """All of the suite."""
+
+
+class TestKafkaAside(AsideSuite):
     """All of the suite."""

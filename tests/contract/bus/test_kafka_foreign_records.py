@@ -6,11 +6,10 @@ import kafka
 import pytest
 from bus_members import new_name, number_of, scanned
 from bus_suite import take
-from waiting import until
+from kafka import codec
 
-from histgen_lib.bus import BusSettings, open_subscription
+from histgen_lib.bus import BusSettings, _kafka_damage
 from histgen_lib.bus._kafka_client import ensure_topic
-from histgen_lib.errors import TransientError
 from histgen_lib.stack.kafka import KafkaProcess
 
 
@@ -32,7 +31,7 @@ def send(producer: kafka.KafkaProducer, topic: str, number: int, **more: object)
     event = scanned("S1", number)
     headers = [(name, value.encode()) for name, value in event.headers().items()]
     headers += more.pop("headers", [])
-    producer.send(topic, key=b"S1", value=event.body(), headers=headers, **more)
+    producer.send(topic, **{"key": b"S1", "value": event.body(), **more}, headers=headers)
 
 
 @pytest.mark.parametrize("how", ["gzip", "lz4", "snappy", "zstd"])
@@ -74,36 +73,89 @@ class Latin(str):
         return super().encode("latin-1")
 
 
-def test_a_record_that_cannot_be_taken_apart_is_told_and_waited_at(
-    servers: list[str], settings: BusSettings, topic: str
+def send_batch(servers: list[str], topic: str, *each: dict, how: str | None = None) -> None:
+    """Send events numbered from 0 in one batch."""
+    with kafka.KafkaProducer(bootstrap_servers=servers, compression_type=how, linger_ms=200) as producer:
+        for number, more in enumerate(each):
+            send(producer, topic, number, **more)
+
+
+BAD_HEADERS = {
+    "a name that is not UTF-8": ([(Latin("größe"), b"")], "record-damaged"),
+    "two ids": ([("ce_id", b"another")], "event-unreadable"),
+}
+
+
+@pytest.mark.parametrize("how", [None, "gzip", "zstd"])
+@pytest.mark.parametrize("bad", BAD_HEADERS)
+def test_a_record_that_cannot_be_read_is_told_and_its_neighbours_in_the_batch_arrive(
+    servers: list[str], join, topic: str, bad: str, how: str | None
 ) -> None:
-    """The client would else look for the rest of it for ever; a person sets the offset, and it goes on."""
-    with kafka.KafkaProducer(bootstrap_servers=servers) as producer:
-        for number, headers in enumerate(([], [(Latin("größe"), b"")], [])):
-            send(producer, topic, number, headers=headers)
-            producer.flush()
-    subscription = open_subscription(settings, topic, topic)
-    first = take(subscription)
-    assert subscription.done(first)
-    for _ in range(2):
-        assert f"{topic}/0/1 " in str(refusal(subscription))
-    subscription.close()
+    """The letter names its place; kafka-python alone would look for the rest of it for ever."""
+    headers, code = BAD_HEADERS[bad]
+    send_batch(servers, topic, {}, {"headers": headers}, {"headers": headers}, {}, how=how)
+    subscription = join("g")
+    found = []
+    for _ in range(4):
+        found.append(take(subscription))
+        assert subscription.done(found[-1])
 
-    with kafka.KafkaConsumer(bootstrap_servers=servers, group_id=topic) as person:
-        person.commit({kafka.TopicPartition(topic, 0): kafka.OffsetAndMetadata(2, "", -1)})
-    subscription = open_subscription(settings, topic, topic)
-    assert number_of(take(subscription)) == ("S1", 2)
-    subscription.close()
+    assert [one.position for one in found] == [f"{topic}/0/{offset}" for offset in range(4)]
+    assert [one.unreadable and one.unreadable.code for one in found] == [None, code, code, None]
+    assert [number_of(found[place]) for place in (0, 3)] == [("S1", 0), ("S1", 3)]
+    assert subscription.lag() == 0
 
 
-def refusal(subscription) -> TransientError:
-    def told() -> TransientError | None:
-        try:
-            assert subscription.next(0.2) is None
-        except TransientError as error:
-            return error
-        return None
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"headers": [("lab", b"\xff\xfe")]},
+        {"headers": [("lab", b"1"), ("lab", b"2")]},
+        {"key": None},
+        {"key": b"\xff\xfe"},
+    ],
+    ids=lambda more: "-".join(map(str, more)),
+)
+def test_what_is_beside_an_event_is_left_behind_however_odd(
+    servers: list[str], join, topic: str, more: dict
+) -> None:
+    send_batch(servers, topic, more)
+    assert number_of(take(join("g"))) == ("S1", 0)
 
-    error = until(told, 60, "word of the record")
-    assert error.code == "bus-record"
-    return error
+
+def test_a_record_without_a_body_is_told(servers: list[str], join, topic: str) -> None:
+    send_batch(servers, topic, {"value": None}, {})
+    subscription = join("g")
+    empty = take(subscription)
+    assert (empty.raw, empty.unreadable.code) == (b"", "event-unreadable")
+    assert subscription.done(empty)
+    assert number_of(take(subscription)) == ("S1", 1)
+
+
+@pytest.mark.parametrize("how", ["gzip", "lz4", "zstd"])
+def test_what_unpacks_to_too_much_is_told_as_one_and_passed(
+    servers: list[str], join, topic: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A megabyte can unpack to gigabytes, which a producer never had."""
+    monkeypatch.setattr(_kafka_damage, "_MOST_UNPACKED", 10_000)
+    send_batch(servers, topic, *[{"headers": [("x", b"0" * 4000)]}] * 3, how=how)
+    send_batch(servers, topic, {}, how=how)
+    subscription = join("g")
+    bomb = take(subscription)
+    assert (bomb.position, bomb.unreadable.code, bomb.offsets) == (f"{topic}/0/0", "record-damaged", 3)
+    assert "stands for 3 offsets" in bomb.unreadable.message
+    assert subscription.done(bomb)
+    assert number_of(take(subscription)) == ("S1", 0)
+
+
+def test_a_way_of_packing_that_is_not_installed_is_told_and_passed(
+    servers: list[str], join, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_batch(servers, topic, {}, {}, how="zstd")
+    send_batch(servers, topic, {})
+    monkeypatch.setattr(codec, "zstd", None)
+    subscription = join("g")
+    packed = take(subscription)
+    assert (packed.unreadable.code, packed.offsets) == ("record-damaged", 2)
+    assert subscription.done(packed)
+    assert number_of(take(subscription)) == ("S1", 0)

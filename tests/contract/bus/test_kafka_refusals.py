@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import socket
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from bus_doors import assert_serves, failure
-from bus_members import new_name
+from bus_members import new_name, publishing, scanned
+from kafka import KafkaAdminClient
 from servers.kafka_server import LockedKafka
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_subscription
-from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 
 
 @pytest.fixture
@@ -111,3 +113,19 @@ def _shake_hands(listening: socket.socket, context: ssl.SSLContext) -> None:
             context.wrap_socket(connection, server_side=True).close()
         except OSError:
             connection.close()
+
+
+def test_an_event_that_is_more_than_its_topic_takes_is_refused_and_not_tried_for_ever(
+    kafka: LockedKafka, topic: str
+) -> None:
+    servers = kafka.url.removeprefix("kafka://")
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
+        admin.create_topics({topic: {"num_partitions": 1, "configs": {"max.message.bytes": "10000"}}})
+        admin.wait_for_topics([topic], timeout_ms=30_000)
+    small, event = scanned("S1"), scanned("S2")
+    large = dataclasses.replace(event, data=dataclasses.replace(event.data, case_slides=("S2",) * 9000))
+    with publishing(BusSettings(kafka.url)) as publisher:
+        with pytest.raises(InvalidInputError) as caught:
+            publisher.publish(topic, large.key, large)
+        assert caught.value.code == "event-too-large"
+        publisher.publish(topic, small.key, small)

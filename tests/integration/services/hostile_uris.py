@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import tiny_model
@@ -145,16 +141,3 @@ def with_sidecars(scans: Path) -> dict[str, tuple[str, str]]:
     beside = tiny_model.write_slide(scans / "trestle.tif", side_px=512)
     os.mkfifo(scans / "trestle.Full")
     return made | {"trestle": (beside.as_uri(), UNREADABLE)}
-
-
-@contextmanager
-def leased(path: Path) -> Iterator[None]:
-    """Hold a file for oneself (fcntl(2), F_SETLEASE): who opens it waits, unless it opens without waiting."""
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        yield
-    finally:
-        os.close(handle)
-        signal.signal(signal.SIGIO, before)

@@ -68,7 +68,8 @@ class Services:
             return str(answer.read().decode())
 
     def drafted(self, owner: str) -> bool:
-        return self.store.head(f"reports/{owner}/latest.json") is not None
+        keys = (f"{room}/{owner}/latest.json" for room in ("reports", "case-reports"))
+        return any(self.store.head(key) for key in keys)
 
     def stop(self) -> list[int]:
         for process in self.processes.values():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from hostile_uris import UNREADABLE, kernel_files, leased, no_uris, odd_files, with_companions, with_sidecars
+from held_files import leased
+from hostile_uris import UNREADABLE, kernel_files, no_uris, odd_files, with_companions, with_sidecars
 from job_kit import NOW, event_of, scanned
 from running_services import MINUTES_S, Services
 from waiting import until
@@ -66,7 +67,7 @@ def test_whatever_an_event_names_ends_in_one_letter_at_the_first_try_and_good_sl
 def _hostile(name: str, uri: str) -> Event:
     size_bytes = GAP if name == "gap" else 1
     data = SlideScanned(slide_id=name, uri=uri, content_id="0" * 64, size_bytes=size_bytes)
-    return Event.first(data, source="/test", now=NOW, identity=name)
+    return Event.first(data, source="/histgen/test", now=NOW, identity=name)
 
 
 def _mixed(hostile: list[Event], good: list[Path]) -> list[Event]:

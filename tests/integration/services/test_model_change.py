@@ -64,7 +64,11 @@ def test_a_replayed_letter_about_a_bag_has_its_slide_encoded_again(lab, newer):
     (told,) = replay(lab.store, bus, now=lambda: NOW)
 
     assert bus == [told.event]
-    assert (told.event.data, told.event.trace_id, told.event.source) == (scan.data, scan.trace_id, "/test")
+    assert (told.event.data, told.event.trace_id, told.event.source) == (
+        scan.data,
+        scan.trace_id,
+        scan.source,
+    )
     assert (told.event.id, told.event.replay) == (bag.again(now=NOW).id, 1)
     assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["one"]
 

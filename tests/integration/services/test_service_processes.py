@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import tiny_model
@@ -10,6 +11,7 @@ from job_kit import event_of, scanned
 from running_services import MINUTES_S, Services
 from waiting import until
 
+from histgen_lib.stack.overview import Overview
 from histgen_lib.worker import dead_letters
 
 
@@ -27,7 +29,11 @@ def test_slides_go_in_and_drafts_cases_and_dead_letters_come_out(services):
     bad.write_bytes(b"not a slide")
     case = {"case_id": "C-1", "case_slides": ("one", "two")}
     good, one, two = (scanned(path, **(case if path.stem != "good" else {})) for path in slides)
-    services.publish(*(event_of(data) for data in (good, scanned(bad), one, two)))
+    by_hand = [
+        replace(event_of(data), source=f"/scanner/{n}", id="17")
+        for n, data in enumerate((good, scanned(bad)))
+    ]
+    services.publish(*by_hand, event_of(one), event_of(two))
 
     until(lambda: services.drafted("good"), MINUTES_S, "the slide's draft")
     until(lambda: services.drafted("C-1"), MINUTES_S, "the case's draft")
@@ -35,6 +41,12 @@ def test_slides_go_in_and_drafts_cases_and_dead_letters_come_out(services):
 
     assert (letter.code, letter.event.key, letter.worker) == ("slide-format-unknown", "bad", "tiler")
     assert not services.drafted("one")
+    assert {slide.slide_id: slide.state for slide in Overview(services.store).slides()} == {
+        "good": "drafted",
+        "bad": "dead-letter",
+        "one": "drafted",
+        "two": "drafted",
+    }
     assert services.get("tiler", "/readyz")
     assert 'histgen_jobs_total{outcome="done",worker="tiler"} 3.0' in services.get("tiler", "/metrics")
     assert "histgen_tiles_encoded_total" in services.get("tiler", "/metrics")

@@ -124,7 +124,7 @@ def test_racing_last_slides_of_a_case_tell_of_the_same_event(lab, tmp_path):
 
     assert last.id == also.id
     assert last.data == also.data
-    assert (last.key, last.data.case_id) == ("C", "C")
+    assert (last.key, last.data.case_id) == ("case/C", "C")
 
 
 def test_an_event_of_another_kind_is_refused(lab, slide):

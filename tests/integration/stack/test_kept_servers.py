@@ -6,10 +6,12 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small_disk import small_disk
 from waiting import until
 
 from histgen_lib.errors import FatalError, TransientError
@@ -25,9 +27,9 @@ AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
 
 
 @contextmanager
-def kept(name: str, process: Process) -> Iterator[Keeper]:
+def kept(name: str, process: Process, **options: Any) -> Iterator[Keeper]:
     """Keep a server while the block runs."""
-    keeper = Keeper(name, process, backoff=AT_ONCE)
+    keeper = Keeper(name, process, backoff=AT_ONCE, **options)
     keeper.start()
     try:
         yield keeper
@@ -98,3 +100,59 @@ def test_a_kafka_whose_data_are_another_brokers_is_for_a_person(kafka_home: Path
     with pytest.raises(FatalError) as caught:
         KafkaProcess(kafka_home, tmp_path / "kafka").start()
     assert caught.value.code == "kafka-failed"
+
+
+def test_a_frozen_kafka_is_replaced_with_all_that_it_held(kafka_home: Path, tmp_path: Path) -> None:
+    noted: list[tuple[str, bool]] = []
+    broker = KafkaProcess(kafka_home, tmp_path / "kafka")
+    with kept("kafka", broker, frozen_s=3.0, noted=lambda *note: noted.append(note)) as keeper:
+        until(lambda: keeper.state == "running" and broker.answers(), 180, "it to come up")
+        identity = (tmp_path / "kafka" / "logs" / "meta.properties").read_bytes()
+        frozen = broker.pid
+        os.kill(frozen, signal.SIGSTOP)
+        until(lambda: keeper.restarts == 1, 120, "it to be ended")
+        until(lambda: keeper.state == "running" and broker.answers(), 180, "another one")
+
+        assert noted == [("kafka", True)]
+        assert broker.pid != frozen
+        assert (tmp_path / "kafka" / "logs" / "meta.properties").read_bytes() == identity
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_kafka_whose_formatting_is_killed_or_frozen_comes_up(
+    number: signal.Signals, kafka_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histgen_lib.stack.kafka._START_S", 6.0)
+    broker = KafkaProcess(kafka_home, tmp_path / "kafka")
+    with kept("kafka", broker) as keeper:
+        os.kill(until(lambda: formatting(tmp_path / "kafka"), 60, "the formatting"), number)
+        until(lambda: keeper.state == "running", 180, "it to come up")
+
+        assert keeper.error is None
+        assert keeper.restarts >= 1
+
+
+def formatting(data: Path) -> int | None:
+    """Find the process that formats a broker's folder."""
+    wanted = [b"kafka.tools.StorageTool", str(data / "server.properties").encode()]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            program, *words = path.read_bytes().split(b"\0")
+            if program.endswith(b"java") and all(word in words for word in wanted):
+                return int(path.parent.name)
+    return None
+
+
+def test_a_kafka_that_starts_on_a_full_disk_comes_up_once_there_is_room(
+    kafka_home: Path, tmp_path: Path
+) -> None:
+    """Its log is on that disk, too: it cannot say why it ended."""
+    with small_disk(tmp_path / "disk", 200) as disk:
+        disk.fill()
+        broker = KafkaProcess(kafka_home, disk.folder / "kafka")
+        with kept("kafka", broker) as keeper:
+            until(lambda: keeper.trouble, 120, "it to say what it lacks")
+            assert f"The disk of {disk.folder / 'kafka'} is full" in keeper.trouble
+            disk.free()
+            until(lambda: keeper.state == "running", 180, "it to come up")
+            assert keeper.error is None

@@ -208,7 +208,7 @@ def page(url: str, *, token: str = TOKEN) -> tuple[int, Any]:
 def scanned(slide_id: str) -> Event:
     data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
     now = datetime.now(UTC)
-    return Event.first(data, source="/test", now=now, identity=slide_id)
+    return Event.first(data, source="/histgen/test", now=now, identity=slide_id)
 
 
 def alive(pid: int) -> bool:

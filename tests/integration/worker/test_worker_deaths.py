@@ -42,6 +42,20 @@ def test_a_child_killed_between_jobs_costs_no_attempt(lab: Lab):
     assert lab.letters() == {}
 
 
+def test_a_child_that_is_frozen_in_mid_job_is_replaced_and_costs_no_attempt(lab: Lab):
+    lab.scan("held-1")
+    worker = lab.thread(max_attempts=1, frozen_s=0.5)
+    child = _child(lab, "held-1")
+    os.kill(child, signal.SIGSTOP)
+    until(lambda: not alive(child), 60, "its end")
+    lab.let_go("held-1")
+    lab.finished("held-1")
+    assert worker.end() == 0
+    assert lab.drafts() == {"held-1"}
+    assert lab.letters() == {}
+    assert list(lab.store.list("attempts/")) == []
+
+
 def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: Lab):
     lab.scan("held-1", "ok-1")
     first = lab.process()
@@ -69,7 +83,7 @@ def test_a_slide_that_kills_its_worker_is_given_up_after_so_many_workers(lab: La
     lab.finished("held-1", "ok-1")
     assert last.end() == 0
     letter = lab.letters()["held-1"]
-    assert (letter.code, letter.attempts) == ("job-crashed", 2)
+    assert (letter.code, letter.attempts) == ("worker-died", 2)
     assert lab.drafts() == {"ok-1"}
 
 

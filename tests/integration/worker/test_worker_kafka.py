@@ -49,6 +49,47 @@ def test_on_kafka_every_slide_ends_once_though_members_die_come_and_work_for_lon
     assert _left(lab) == 0
 
 
+def test_on_kafka_a_slide_whose_share_is_away_is_passed_by_others(lab: Lab):
+    (lab.folder / "share").touch()
+    good = [f"ok-{number}" for number in range(8)]
+    lab.scan("share-1", *good, "big-1")
+    worker = lab.process()
+    lab.written(*good, "big-1")
+    until(lambda: page(f"{worker.url}/status")[1]["set_aside"]["count"] == 1, 60, "it to be aside")
+    (lab.folder / "share").unlink()
+    lab.written("share-1")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert lab.drafts() == {"share-1", "big-1", *good}
+    assert {slide: letter.code for slide, letter in lab.letters().items()} == {"big-1": "event-too-large"}
+    assert _left(lab) == 0
+
+
+def test_on_kafka_a_damaged_record_becomes_a_letter_with_its_place_and_its_partition_goes_on(
+    lab: Lab, own_kafka: KafkaProcess
+):
+    lab.scan("ok-1", "ok-1", "ok-1")
+    logs = own_kafka.log_path.parent.glob("logs/slide.scanned-*/*.log")
+    (log,) = (path for path in logs if path.stat().st_size)
+    data = bytearray(log.read_bytes())
+    data[-1] ^= 0xFF  # the last of the three
+    with log.open("r+b") as file:
+        file.write(data)
+    lab.scan("ok-1", "ok-2")
+    worker = lab.thread()
+    lab.written("ok-1", "ok-2", "")
+    jobs_done = lambda: page(f"{worker.url}/status")[1]["jobs_done"]  # noqa: E731
+    until(lambda: jobs_done() == 5, 60, "all records to be finished")
+    letter = lab.letters()[""]
+
+    assert letter.code == "record-damaged"
+    assert letter.record["position"] == f"slide.scanned/{log.parent.name.rpartition('-')[2]}/2"
+    assert page(f"{worker.url}/readyz")[0] == 200
+    worker.stop.request()
+    assert worker.wait() == 0
+    assert _left(lab) == 0
+
+
 def _left(lab: Lab) -> int:
     """Join the group and ask what it has not finished."""
     group = f"tilers-{lab.folder.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from lab import Lab, page
@@ -45,6 +46,52 @@ def test_a_job_over_its_deadline_is_ended_and_what_it_wrote_is_found(lab: Lab):
     assert lab.drafts() == {"once-hang-1"}
 
 
+def test_a_job_over_its_memory_is_a_letter_that_names_the_setting_and_others_go_on(lab: Lab):
+    """Twice, for the first try may have been in a process that others had left full; then no more."""
+    lab.scan("greedy-1", "ok-1", "refused-1", "ok-2")
+    worker = lab.thread(memory_bytes=float(500 << 20), max_attempts=5)
+    lab.finished("greedy-1", "ok-1", "refused-1", "ok-2")
+    assert worker.end() == 0
+    letters = lab.letters()
+    assert {slide: (letter.code, letter.attempts) for slide, letter in letters.items()} == {
+        "greedy-1": ("job-memory", 2),
+        "refused-1": ("job-memory", 2),
+    }
+    assert "HISTGEN_MEMORY_BYTES" in letters["greedy-1"].hint
+    assert lab.calls("greedy-1") == 2
+    assert lab.drafts() == {"ok-1", "ok-2"}
+    assert lab.left() == 0
+
+
+def test_what_an_earlier_job_left_in_memory_ends_no_other_slide(lab: Lab):
+    """Each leaves 300 MiB behind; two of them are too much for one process, not for two."""
+    slides = [f"hoard-{number}" for number in range(4)]
+    lab.scan(*slides)
+    worker = lab.thread(memory_bytes=float(500 << 20))
+    lab.finished(*slides)
+    assert worker.end() == 0
+    assert lab.letters() == {}
+    assert lab.drafts() == set(slides)
+
+
+def test_a_process_that_is_over_its_memory_before_its_first_job_is_the_settings_fault(lab: Lab):
+    lab.scan("ok-1")
+    assert lab.thread(memory_bytes=float(1 << 20)).wait() == 78
+    assert lab.letters() == {}
+    assert lab.left() == 1
+
+
+def test_a_slide_that_does_not_open_in_time_is_a_letter_long_before_the_deadline(lab: Lab):
+    lab.scan("unopened-1", "ok-1")
+    worker = lab.thread(opening_s=0.3, deadline_s=3600.0)
+    lab.finished("unopened-1", "ok-1")
+    assert worker.end() == 0
+    (letter,) = lab.letters().values()
+    assert (letter.code, letter.attempts) == ("slide-open-slow", 2)
+    assert "HISTGEN_SLIDE_OPEN_S" in letter.hint
+    assert lab.drafts() == {"ok-1"}
+
+
 def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
     lab.scan("ok-1", times=12)
     worker = lab.thread()
@@ -66,6 +113,56 @@ def test_an_outage_is_waited_out_and_counts_nothing(lab: Lab):
     assert worker.end() == 0
     assert lab.letters() == {}
     assert lab.attempts("away-1") == 0
+
+
+def test_a_slide_whose_share_is_away_is_passed_by_others_and_done_when_it_is_back(lab: Lab):
+    (lab.folder / "share").touch()
+    good = [f"ok-{number}" for number in range(10)]
+    lab.scan("share-1", "share-2", *good)
+    worker = lab.thread()
+    lab.finished(*good)
+    until(lambda: aside(worker.url) == {"slide-away": 2}, 60, "both to be aside")
+    (lab.folder / "share").unlink()
+    lab.finished("share-1", "share-2")
+    assert worker.end() == 0
+    assert lab.drafts() == {"share-1", "share-2", *good}
+    assert lab.letters() == {}
+    assert lab.left() == 0
+    assert list(lab.store.list("attempts/")) == []
+
+
+def aside(url: str) -> dict[str, int]:
+    return page(f"{url}/status")[1]["set_aside"]["codes"]
+
+
+def test_of_what_all_need_few_records_find_out_that_it_is_away(lab: Lab):
+    """Hundreds, one after the other and again, would be work for nothing."""
+    (lab.folder / "away").touch()
+    slides = [f"away-{number}" for number in range(30)]
+    lab.scan(*slides)
+    worker = lab.thread()
+    until(lambda: sum(map(lab.calls, slides)) > 40, 60, "tries")
+    tried = sum(lab.calls(slide) > 0 for slide in slides)
+    assert tried <= 2 + sum(map(lab.calls, slides)) // 7
+    (lab.folder / "away").unlink()
+    lab.finished(*slides)
+    assert worker.end() == 0
+    assert lab.letters() == {}
+
+
+def test_records_aside_are_another_workers_once_theirs_is_gone(lab: Lab):
+    (lab.folder / "share").touch()
+    lab.scan("share-1", "ok-1")
+    first = lab.process()
+    lab.finished("ok-1")
+    first.kill()
+    (lab.folder / "share").unlink()
+    second = lab.thread()
+    lab.finished("share-1")
+    assert second.end() == 0
+    assert lab.drafts() == {"share-1", "ok-1"}
+    assert lab.calls("ok-1") == 1
+    assert lab.left() == 0
 
 
 def test_a_job_longer_than_the_session_is_delivered_once(lab: Lab):
@@ -102,9 +199,41 @@ def test_what_is_no_event_is_refused_and_what_follows_it_goes_on(lab: Lab):
     assert "DOE" not in str(letter)
 
 
-def test_a_fatal_error_ends_the_worker_with_its_code_and_the_event_uncommitted(lab: Lab):
-    lab.scan("fatal-1")
-    assert lab.thread().wait() == 78
-    assert lab.left() == 1
+def test_a_fatal_error_of_one_slide_alone_ends_that_slide_and_not_the_worker(lab: Lab):
+    lab.scan("fatal-1", "ok-1")
+    worker = lab.thread(max_attempts=2)
+    lab.finished("fatal-1", "ok-1")
+    assert worker.end() == 0
+    letter = lab.letters()["fatal-1"]
+    assert (letter.code, letter.attempts) == ("model-missing", 2)
+    assert lab.drafts() == {"ok-1"}
+
+
+def test_a_fatal_error_of_the_installation_ends_the_worker_with_its_code_and_the_event_uncommitted(lab: Lab):
+    """It goes wrong while a job is in hand; the handler cannot be made anew."""
+    lab.scan("held-1", "ok-1")
+    worker = lab.thread(max_attempts=3)
+    until(lambda: lab.calls("held-1"), 60, "the job's begin")
+    (lab.folder / "setup").write_text("fatal")
+    os.kill(int((lab.folder / "calls" / "held-1").read_text().split()[-1]), signal.SIGKILL)
+    assert worker.wait() == 78
+    assert lab.left() == 2
     assert lab.letters() == {}
-    assert lab.attempts("fatal-1") == 0
+    assert lab.drafts() == set()
+
+
+def test_what_no_event_can_tell_of_ends_that_slide_and_not_the_worker(lab: Lab):
+    """Its objects are there: whoever finds them fails as the first did, also after a restart."""
+    lab.scan("big-1", "ok-1")
+    worker = lab.thread()
+    lab.finished("big-1", "ok-1")
+    assert worker.end() == 0
+    assert lab.letters()["big-1"].code == "event-too-large"
+    assert lab.told("report.drafted") == {"ok-1": 1}
+    lab.scan("big-1", "ok-2")
+    worker = lab.thread()
+    lab.finished("ok-2")
+    assert worker.end() == 0
+    assert lab.left() == 0
+    assert lab.calls("big-1") == 1
+    assert lab.told("dead-letter") == {"big-1": 2}

@@ -1,11 +1,15 @@
 """A job whose course the slide's id decides, and a worker process that does it.
 
-"<kind>-<anything>": ok, crash, hang, bad, fatal, odd, away (while the file `away` lies in the folder), held
-(until the file go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written).
+"<kind>-<anything>": ok, crash, hang, bad, fatal, odd, away and share (while a file of that name lies in the
+folder: what all need, and what only such slides do), big (more than an event can tell), held (until the file
+go/<slide id> lies there), once-crash, once-hang (the first time; hang after having written), greedy (takes
+memory in C code, which never asks Python), refused (is not given what it asks for), unopened (hangs before it
+has a tile), hoard (keeps 300 MiB after its end, as a library that leaks).
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -24,6 +28,7 @@ from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Backoff, Outcome, WorkerSpec, run_worker
 
 PATIENT = "DOE^JANE"
+MUCH_BYTES, HOARD_BYTES, PIECE_BYTES = 800 << 20, 300 << 20, 4 << 20
 
 
 @dataclass
@@ -38,9 +43,14 @@ class ScriptedJob:
 
     def handle(self, event: Event, progress: Progress) -> Outcome:
         times = self._note(event)
+        kind = event.key.rsplit("-", 1)[0]
+        if kind == "unopened":
+            progress("open", 0, 1)
+            time.sleep(3600)
         progress("encode", times, 10)
         get_logger().info("The job runs.")
-        self._act(event.key.rsplit("-", 1)[0], times, event)
+        self._act(kind, times, event)
+        _strain(kind)
         self._store.put(_key(event), f"draft of {event.key}".encode())
         if event.key.startswith("once-hang") and times == 1:
             time.sleep(3600)
@@ -62,6 +72,8 @@ class ScriptedJob:
             raise KeyError(PATIENT)
         elif kind == "away" and (self.folder / "away").exists():
             raise TransientError("inference-unavailable", "The model server is away.")
+        elif kind == "share" and (self.folder / "share").exists():
+            raise TransientError("slide-away", "The share is away.")
         elif kind == "held":
             while not (self.folder / "go" / event.key).exists():
                 time.sleep(0.01)
@@ -76,8 +88,27 @@ class ScriptedJob:
 
     @staticmethod
     def _outcome(event: Event) -> Outcome:
-        data = ReportDrafted(event.key, "d" * 64, _key(event), abstained=False)
-        return Outcome([event.then(data, source="/test", now=event.time)], {"stage:encode": 0.5})
+        told = _key(event) * (100_000 if event.key.startswith("big") else 1)
+        data = ReportDrafted(event.key, "d" * 64, told, abstained=False)
+        return Outcome([event.then(data, source="/histgen/test", now=event.time)], {"stage:encode": 0.5})
+
+
+def _strain(kind: str) -> None:
+    if kind == "greedy":
+        _take(MUCH_BYTES)
+        time.sleep(3600)
+    elif kind == "hoard":
+        _take(HOARD_BYTES)
+    elif kind == "refused":
+        bytearray(1 << 60)
+
+
+def _take(size_bytes: int) -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    for _ in range(size_bytes // PIECE_BYTES):
+        libc.memset(libc.malloc(PIECE_BYTES), 1, PIECE_BYTES)
 
 
 def _key(event: Event) -> str:

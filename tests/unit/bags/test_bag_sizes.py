@@ -198,3 +198,14 @@ def test_a_name_inside_a_file_is_made_safe_before_an_error_says_it(tmp_path):
     error = refusal(write_h5(tmp_path / "a.h5", FEATURES * np.nan, name="\x1b[31m" + "y" * 5000))
     assert len(error.message) < 300
     assert "\N{REPLACEMENT CHARACTER}" not in error.message
+
+
+@pytest.mark.parametrize("part", ["features", "coords"])
+def test_values_that_are_no_numbers_are_not_read_however_large_each_may_be(tmp_path, part):
+    """Never written, they take no room in the file, and gigabytes as soon as they are read."""
+    path = write_h5(tmp_path / "a.h5", **{part: None})
+    with h5py.File(path, "a") as file:
+        file.create_dataset(part, COORDS.shape, dtype="S1000000000")
+        file[part if part == "coords" else "coords"].attrs["patch_size"] = 256
+    assert path.stat().st_size < 1 << 20
+    assert refusal(path).code == "bag-unreadable"

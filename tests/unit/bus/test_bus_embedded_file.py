@@ -213,3 +213,43 @@ def test_a_member_at_rest_looks_rarely_and_takes_what_comes_at_once_when_it_work
     pauses.clear()
     assert subscription.next(0.05) is None
     assert max(pauses) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("{", b"{}"),
+        ("[1]", b"{}"),
+        ("null", b"{}"),
+        (b"\xff\xfe", b"{}"),
+        ("[" * 20_000, b"{}"),
+        (7, b"{}"),
+    ],
+    ids=str,
+)
+def test_a_damaged_row_is_told_with_its_place_and_what_follows_comes(
+    path: Path, clock: Clock, publisher: EmbeddedPublisher, headers: object, body: object
+) -> None:
+    for number in range(2):
+        publisher.publish_raw("t", "k", b"%d" % number)
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE record SET headers = ?, body = ? WHERE position = 0", (headers, body))
+    subscription = member(path, clock)
+    damaged = take(subscription)
+    assert damaged.unreadable is not None
+    assert (damaged.offset, damaged.unreadable.code) == (0, "record-damaged")
+    assert subscription.done(damaged)
+    assert take(subscription).raw == b"1"
+    subscription.close()
+
+
+@pytest.mark.parametrize("body", ["text", 7, 1.5])
+def test_a_body_of_another_type_is_bytes_all_the_same(
+    path: Path, clock: Clock, publisher: EmbeddedPublisher, body: object
+) -> None:
+    publisher.publish_raw("t", "k", b"x")
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE record SET body = ?", (body,))
+    subscription = member(path, clock)
+    assert take(subscription).raw == str(body).encode()
+    subscription.close()

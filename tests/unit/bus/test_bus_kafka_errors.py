@@ -10,7 +10,7 @@ from kafka import errors as kafka_errors
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus._kafka_client import connect, talking
-from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
 
 KNOWN = [
@@ -30,6 +30,8 @@ REFUSALS = {
     "UnsupportedSaslMechanismError",
 }
 SETTINGS = {"InvalidSessionTimeoutError", "KafkaConfigurationError"}
+TOO_LARGE = {"MessageSizeTooLargeError", "RecordListTooLargeError"}
+KINDS = {"bus-unavailable": TransientError, "event-too-large": InvalidInputError}
 
 
 def translated(error: BaseException) -> HistgenError:
@@ -43,8 +45,9 @@ def test_every_error_of_kafka_python_is_translated(kind: type[Exception]) -> Non
     error = translated(kind({}) if kind is kafka_errors.LogTruncationError else kind())
     name = kind.__name__
     wanted = "bus-refused" if name in REFUSALS else "bus-settings" if name in SETTINGS else "bus-unavailable"
+    wanted = "event-too-large" if name in TOO_LARGE else wanted
     assert error.code == wanted
-    assert isinstance(error, TransientError if wanted == "bus-unavailable" else FatalError)
+    assert isinstance(error, KINDS.get(wanted, FatalError))
 
 
 def test_what_the_library_trips_over_is_an_outage() -> None:

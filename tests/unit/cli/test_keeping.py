@@ -9,8 +9,9 @@ import planted_objects as planted
 import pytest
 
 from histgen_lib.pipeline import keys
+from histgen_lib.pipeline.books import claim, write_down
+from histgen_lib.pipeline.recall import Owner
 from histgen_lib.stack.home import StackHome, StackRecord
-from histgen_lib.stack.recovery import restore_owner, restore_scan
 from histgen_lib.stack.verification import CURSOR, LAST
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -27,8 +28,8 @@ class Stack:
         self.store = open_store(StorageSettings(url))
         for name in ("a", "b"):
             event = planted.scan(self.store, name)
-            restore_scan(self.store, event)
-            restore_owner(self.store, event)
+            write_down(self.store, event)
+            claim(self.store, name, Owner(event.data.uri, event.data.content_id))
         self.letter = planted.letter(self.store, event)
 
     def __call__(self, *arguments):

@@ -11,6 +11,7 @@ import planted_objects as planted
 import pytest
 from many_slides import plant_many
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.pipeline import keys
 from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.index import AT_ONCE, Index, make_index, store_name
@@ -231,6 +232,16 @@ def test_replayed_letters_are_told_to_the_index(many, histgen):
 
     assert {due.subject for due in index.due(AT_ONCE, 99)} >= {"slide-000007", "slide-000028"}
     assert many.json()["counts"] == {"drafted": 21, "scanned": 9}
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("a",), ("a", "--json")])
+def test_what_others_wrote_into_a_letter_is_shown_and_never_obeyed(stack, options):
+    error = InvalidInputError("slide-damaged", "It says \x1b[31m\x9b2J\u202e.", hint="No\x9bhint.")
+    planted.letter(stack.store, planted.scan(stack.store, "a"), error)
+    out, err = stack(*options)
+
+    assert "slide-damaged" in out
+    assert not set(out + err) & set("\x1b\x9b\u202e")
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "a\x1b[31m", "\udcff", "x" * 5000])

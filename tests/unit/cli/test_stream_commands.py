@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import UTC, datetime
 
 import pytest
 
 from histgen_lib.stack.home import StackHome
+from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker.audit import Audit
 from services.gateway.backfill import Tally
 
 
@@ -43,6 +46,8 @@ def test_with_json_the_error_is_a_document(histgen):
         (("--store", "ftp://host"), "storage-url"),
         (("--inference", "magic"), "inference-stated"),
         (("--model", "/nowhere"), "model-missing"),
+        (("--allow", "http://host/scans"), "settings-invalid"),
+        (("--allow", ""), "settings-invalid"),
     ],
 )
 def test_up_refuses_what_cannot_be_before_it_starts_anything(histgen, tmp_path, options, expected):
@@ -255,3 +260,34 @@ def test_a_demo_replaces_nothing_that_no_demo_left(histgen, tmp_path):
     assert code == 78
     assert "error[demo-output]" in err
     assert (tmp_path / "stack" / "thesis.tex").exists()
+
+
+def test_the_audit_log_is_shown_and_checked(histgen, tmp_path):
+    store = open_store(StorageSettings(f"file:{tmp_path / 'store'}"))
+    audit = Audit(store, now=lambda: datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC))
+    audit.append("submitted", "lab (uid 7)", {"slide_id": "a", "event_id": "e1"})
+    audit.append("replayed", "lab (uid 7)", {"slide_id": "b", "event_id": "e2"})
+    at = ("--store", f"file:{tmp_path / 'store'}")
+
+    told = "2026-05-04 03:02:01  submitted  by lab (uid 7)  event_id=e1 slide_id=a\n"
+    assert histgen("audit", "show", "--slide", "a", *at) == (0, told, "")
+    shown = json.loads(histgen("audit", "show", "--action", "replayed", "--json", *at)[1])
+    assert [entry["what"]["slide_id"] for entry in shown["entries"]] == ["b"]
+
+    code, out, _ = histgen("audit", "verify", *at)
+    assert (code, out.splitlines()[0]) == (0, "The log is whole: 2 entries.")
+    end = out.split()[-1]
+    store.delete("audit/000000000002.json")
+    assert histgen("audit", "verify", *at)[0] == 0
+    code, out, err = histgen("audit", "verify", "--expect", end, *at)
+    assert code == 1
+    assert out.startswith("The log is NOT whole: 1 entry.")
+    assert err == "audit/000000000002.json is missing.\n"
+    faults = json.loads(histgen("audit", "verify", "--expect", end, "--json", *at)[1])["faults"]
+    assert faults == [{"key": "audit/000000000002.json", "fault": "missing"}]
+
+
+def test_an_expected_end_that_cannot_be_read_is_refused(histgen, tmp_path):
+    code, _, err = histgen("audit", "verify", "--expect", "42", "--store", f"file:{tmp_path}")
+    assert code == 65
+    assert err.startswith("error[audit-end-unreadable]")

@@ -11,7 +11,7 @@ from rich.console import Console
 from histgen_lib.cli.stream_view import LiveView, ending, place_of, slide_json, slides_table
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.stack.following import Ended, Picture
-from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.states import DraftFacts, SlideState
 from histgen_lib.stack.workers import InFlight, WorkerState
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.worker import DeadLetter
@@ -101,3 +101,12 @@ def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
     store = open_store(StorageSettings(f"file:{tmp_path / 'ö b'}"))
 
     assert place_of(store, "x/y.html") == f"{tmp_path}/ö b/x/y.html"
+
+
+@pytest.mark.parametrize("missing", [{}, {"broker": "bus-unavailable"}])
+def test_what_a_worker_has_set_aside_is_told_with_the_reason(missing):
+    picture = Picture((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
+    text = shown(LiveView(["Gateway  x"]).draw(picture, []))
+
+    assert "2 set aside (slide-away), 1 set aside (job-crashed)" in text
+    assert ("waits for broker (bus-unavailable); 2" in text) == bool(missing)

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from histgen_lib.cli import progress
+from histgen_lib.cli.output import emit_json
 from histgen_lib.cli.terminal import PlainConsole
 
-HOSTILE = "a\x1b[31m\x9b2J\x07\rb"
+HOSTILE = "a\x1b[31m\x9b2J\x07\rb\u202egvs\u2028"
 
 
 def hostile_table():
@@ -30,8 +31,17 @@ def test_control_characters_of_a_text_are_replaced_wherever_it_stands(shown):
     console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
     console.print(shown)
     written = console.file.getvalue()
-    assert not set(written) & set("\x1b\x9b\x07\r")
+    assert not set(written) & set("\x1b\x9b\x07\r\u202e\u2028")
     assert "\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}2J" in written
+
+
+def test_json_holds_no_sign_that_a_terminal_obeys_and_means_the_same(capsys):
+    told = {HOSTILE: [f"é{chr(code)}" for code in (*range(0x20), *range(0x7F, 0xA1), 0x2066, 0xDC9B)]}
+    emit_json(told)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == told
+    assert "é" in printed
+    assert [sign for sign in printed if not sign.isprintable() and sign not in "\n\xa0"] == []
 
 
 def test_colours_and_lines_of_our_own_stay():

@@ -105,7 +105,7 @@ def test_a_very_long_cell_is_read(file: Path) -> None:
         (b"", "evaluation-csv-empty", "predictions.csv is empty"),
         (b"\xef\xbb\xbf\n\n", "evaluation-csv-empty", "header line"),
         (b"true,made\n", "evaluation-csv-no-rows", "no rows"),
-        (b"truth,made\na,b\n", "evaluation-csv-column-missing", "'truth', 'made'"),
+        (b"truth,made\na,b\n", "evaluation-csv-column-missing", "--reference-column"),
         (b"true,made,made\na,b,c\n", "evaluation-csv-column-missing", "more than one column 'made'"),
         (b"true,made\na,\xff\xfe\n", "evaluation-csv-undecodable", "UTF-8"),
         (b"true,made\na,b,c\n", "evaluation-csv-malformed", "row 1 has 3 cells"),

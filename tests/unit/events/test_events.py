@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
@@ -84,6 +84,22 @@ def test_the_same_thing_said_again_has_the_same_id() -> None:
     first, second = scanned(), scanned(NOW + timedelta(hours=1))
     assert first.id == second.id
     assert first.trace_id != second.trace_id
+
+
+def test_the_name_of_an_event_by_others_never_changes() -> None:
+    """Letters and attempts lie by it; a new optional field must not rename those that are there."""
+    event = Event("17", "/scanner/1", replace(SCANNED, mpp=None), NOW, NOW, scanned().traceparent)
+    assert event.name == "17.87b3f8357521c6ee37927f751c4c5cd5"
+    assert reread(event).name == event.name
+    assert replace(event, time=NOW + timedelta(1), traceparent=scanned().traceparent).name == event.name
+
+
+def test_a_case_and_a_slide_of_one_id_have_keys_of_their_own() -> None:
+    drafted = ReportDrafted("S-1", "d", "k", abstained=False)
+    event = Event.first(drafted, source="x", now=NOW, identity="x")
+    of_case = replace(event, data=replace(drafted, case_id="S-1"))
+    assert (event.key, of_case.key) == ("S-1", "case/S-1")
+    assert reread(of_case) == of_case
 
 
 def test_what_follows_has_an_id_that_follows_and_stays_in_the_trace() -> None:

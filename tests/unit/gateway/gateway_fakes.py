@@ -158,6 +158,8 @@ class Topic:
 
     def __init__(self, records: list[bytes]) -> None:
         self.records = records
+        self.why = InvalidInputError("event-type", "It is no event of ours.")
+        self.waiting: TransientError | None = None
         self.committed = 0
         self.held = False
         self.kept = 0
@@ -173,8 +175,7 @@ class Topic:
             return None
         self.held = True
         raw = self.records[self.committed]
-        why = InvalidInputError("event-type", "It is no event of ours.")
-        return Delivery("s3.notifications", 0, self.committed, raw, unreadable=why)
+        return Delivery("s3.notifications", 0, self.committed, raw, unreadable=self.why)
 
     def keep(self) -> bool:
         self._there()
@@ -197,6 +198,9 @@ class Topic:
     def lag(self) -> int:
         self._there()
         return len(self.records) - self.committed
+
+    def trouble(self) -> TransientError | None:
+        return self.waiting
 
     def close(self) -> None:
         self.closed.set()

@@ -173,3 +173,36 @@ def test_a_name_that_is_not_utf8_is_taken(lab: Lab):
     path.write_bytes(b"pixels")
     assert lab.tell(path, mark=mark_of("x", contents.states([path]))).status == "accepted"
     assert lab.bus.scanned[0].data.uri.endswith("/pr%E4parat.svs")
+
+
+def test_a_slide_of_more_bytes_than_one_may_have_is_refused_unread(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    """With all that belongs to it; as an object, too. The answer names the setting."""
+    lab.intake.contents._most_bytes = 100
+    monkeypatch.setattr(contents, "content_id_of", lambda parts: pytest.fail("it was read"))
+    mirax = _mirax(lab)
+    (lab.folder / "m/D1.dat").write_bytes(bytes(101))
+    lab.object("lab", "b.svs", bytes(101))
+    for place in (lab.file("a.svs", bytes(101)), mirax, ObjectPlace("lab", "b.svs")):
+        assert _refused(lab, place) == "slide-too-large"
+    assert lab.buckets["lab"].reads == 0
+    assert lab.bus.published == []
+
+
+def test_a_slide_of_just_as_many_bytes_as_it_may_have_is_taken(lab: Lab):
+    lab.intake.contents._most_bytes = 100
+    assert lab.intake.contents.measure(FilePlace(lab.file("a.svs", bytes(100)))).size_bytes == 100
+
+
+def test_an_object_that_becomes_larger_while_it_is_read_is_not_read_to_its_end(lab: Lab):
+    lab.object("lab", "a.svs", b"0123456789")
+    bucket = lab.buckets["lab"]
+    pieces: list[int] = []
+
+    def endless(key: str, size: int = 4):
+        while True:
+            pieces.append(1)
+            yield b"0123"
+
+    bucket.chunks = endless
+    assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-changed"
+    assert len(pieces) == 3

@@ -184,16 +184,9 @@ def test_pages_that_are_not_there_and_methods_that_do_not_fit(client: Client):
 
 def test_web_pages_may_not_name_slides(client: Client, lab: Lab):
     uri = lab.file("a.svs").as_uri()
-    for headers in ({"origin": "http://evil.example"}, {"host": "evil.example:80"}):
-        answer = client.post("/slides", {"uri": uri}, headers=headers)
-        assert _error(answer) == (403, "request-origin")
+    answer = client.post("/slides", {"uri": uri}, headers={"origin": "http://evil.example"})
+    assert _error(answer) == (403, "request-origin")
     assert lab.bus.published == []
-
-
-def test_a_gateway_on_a_real_address_takes_any_host_name(lab: Lab):
-    client = Client(lab, host="0.0.0.0")
-    answer = client.post("/slides", {"uri": lab.file("a.svs").as_uri()}, headers={"host": "gateway.lab:8080"})
-    assert answer.status_code == 202
 
 
 def test_a_taken_id_is_a_conflict_that_says_where_the_letter_lies(client: Client, lab: Lab):
@@ -227,7 +220,7 @@ def test_an_outage_is_told_as_such_and_nothing_is_lost(client: Client, lab: Lab,
 
 
 def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab, monkeypatch):
-    def fails(_):
+    def fails(*_):
         raise RuntimeError(SECRETS[0])
 
     monkeypatch.setattr(lab.intake, "submit", fails)
@@ -237,7 +230,7 @@ def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab
 
 
 def test_a_broken_installation_stops_the_service(client: Client, lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    def denied(_):
+    def denied(*_):
         raise FatalError("storage-denied", "No.", hint="Mend it.")
 
     monkeypatch.setattr(lab.intake, "submit", denied)

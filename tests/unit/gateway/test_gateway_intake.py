@@ -14,6 +14,7 @@ from histgen_lib.files import sha256_hex
 from histgen_lib.pipeline import keys
 from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.worker import DeadLetter, read_dead_letter
+from histgen_lib.worker.audit import Entry
 from histgen_lib.worker.replay import replay
 from services.gateway import intake
 from services.gateway.intake import identity
@@ -137,34 +138,39 @@ def test_nothing_is_taken_over_from_other_bytes(lab: Lab):
     assert lab.bus.scanned[-1].data.mpp is None
 
 
-def _again(event: Event) -> Event:
+def _replayed(lab: Lab, event: Event) -> Event:
+    """Do what `histgen replay` does with an event's letter."""
+    lab.store.put(f"dead-letter-replayed/{event.name}.json", b"{}")
     return event.again(now=event.time)
 
 
-def _bag(event: Event) -> Event:
+def _bag(lab: Lab, event: Event) -> Event:
     """Make what the tiler publishes."""
     data = BagReady(event.key, event.data.uri, event.data.content_id, "b", "s", "d", 1, 1)
     return event.then(data, source="/histgen/tiler", now=event.time)
 
 
 @pytest.mark.parametrize(
-    "given_up",
+    "steps",
     [
-        lambda event: event,
-        _again,
-        _bag,
-        lambda event: _again(_bag(event)),
-        lambda event: _bag(_again(event)),
-        lambda event: _bag(_again(_bag(_again(event)))),
-        lambda event: _again(_again(_again(event))),
+        (),
+        (_replayed,),
+        (_bag,),
+        (_bag, _replayed),
+        (_replayed, _bag),
+        (_replayed, _bag, _replayed, _bag),
+        (_replayed, _replayed, _replayed),
     ],
     ids=["tiler", "replayed", "reporter", "reporter-replayed", "replayed-reporter", "twice", "thrice"],
 )
-def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab, given_up):
+def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab, steps):
     path = lab.file("a.svs")
     lab.tell(path)
+    given_up = lab.bus.scanned[0]
+    for step in steps:
+        given_up = step(lab, given_up)
     reason = InvalidInputError("slide-no-tissue", "There is no tissue.", hint="Look at the slide.")
-    letter = DeadLetter.of_event(given_up(lab.bus.scanned[0]), reason, attempts=1, worker="tiler")
+    letter = DeadLetter.of_event(given_up, reason, attempts=1, worker="tiler")
     lab.store.put(letter.key, letter.to_bytes())
     receipt = lab.tell(path)
     assert (receipt.status, receipt.letter.code) == ("dead-letter", "slide-no-tissue")
@@ -220,9 +226,33 @@ def test_nothing_is_written_down_that_was_not_acknowledged(lab: Lab):
     lab.bus.away = True
     with pytest.raises(TransientError, match="broker"):
         lab.tell(lab.file("a.svs"), mark="m")
-    assert set(lab.store.kept) == {"gateway/owners/a"}
+    assert set(lab.store.kept) == {"gateway/owners/a", "audit/000000000001.json"}
     lab.bus.away = False
     assert lab.tell(lab.file("a.svs"), mark="m").status == "accepted"
+
+
+def test_who_submitted_a_slide_is_in_the_audit_log_once_and_says_nothing_of_its_place(lab: Lab):
+    lab.bus.away = True
+    for _ in range(3):  # the watched folder tries again while the broker is away
+        with pytest.raises(TransientError):
+            lab.tell(lab.file("jane-doe/a.svs"))
+    lab.bus.away = False
+    event_id = lab.tell(lab.file("jane-doe/a.svs")).event_id
+    lab.tell(lab.file("jane-doe/a.svs"))  # a duplicate changes nothing
+
+    (data,) = [data for key, data in lab.store.kept.items() if key.startswith("audit/")]
+    entry = Entry.from_bytes(data)
+    assert entry
+    assert (entry.action, entry.by) == ("submitted", "http")
+    assert entry.what == {"slide_id": "a", "event_id": event_id, "outcome": "accepted", "via": "http"}
+    assert b"jane" not in data
+
+
+def test_a_slide_that_was_given_up_for_its_taken_id_is_in_the_audit_log_too(lab: Lab):
+    lab.tell(lab.file("one/a.svs", b"one"))
+    lab.tell(lab.file("two/a.svs", b"two"))
+    told = [Entry.from_bytes(data) for key, data in lab.store.kept.items() if key.startswith("audit/")]
+    assert [entry and entry.what["outcome"] for entry in told] == ["accepted", "dead-letter"]
 
 
 def test_an_id_claimed_by_a_slide_that_was_never_announced_is_not_given_to_another(lab: Lab):

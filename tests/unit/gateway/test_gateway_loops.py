@@ -14,7 +14,7 @@ from notification_bodies import amazon, record
 from waiting import until
 
 from histgen_lib.bus import BusSettings
-from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.pipeline.keys import SEEN
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.worker import Stop
@@ -73,7 +73,7 @@ def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatc
         until(lambda: any(key.startswith("gateway/seen/") for key in lab.store.kept), 60, "a is noted")
     lab.restarted()
     read: list[object] = []
-    monkeypatch.setattr(lab.intake.contents, "measure", read.append)
+    monkeypatch.setattr(lab.intake.contents, "measure", lambda place, _: read.append(place))
     with _watching(lab) as loop:
         until(lambda: loop.waiting == 0 and loop._watch and loop._watch._tracks, 60, "a second look")
     assert read == []
@@ -119,7 +119,7 @@ def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
     path = lab.file("a.svs", "a")
     real = lab.intake.contents.measure
     monkeypatch.setattr(
-        lab.intake.contents, "measure", lambda place: (path.unlink(missing_ok=True), real(place))[1]
+        lab.intake.contents, "measure", lambda place, _: (path.unlink(missing_ok=True), real(place))[1]
     )
     with _watching(lab) as loop:
         until(lambda: not path.exists(), 60, "the file vanishes")
@@ -177,7 +177,7 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
     entered, go_on = threading.Event(), threading.Event()
     real = lab.intake.contents.measure
 
-    def measure(place):
+    def measure(place, _):
         entered.set()
         go_on.wait(10)
         return real(place)
@@ -197,7 +197,7 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
 
 def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     entered, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(lab.intake.contents, "measure", lambda place: (entered.set(), go_on.wait(30)))
+    monkeypatch.setattr(lab.intake.contents, "measure", lambda *_: (entered.set(), go_on.wait(30)))
     stop = Stop()
     lab.file("a.svs", "a")
     loop = Watching(
@@ -261,6 +261,28 @@ def test_a_notification_that_nobody_foresaw_is_given_up_after_some_tries(lab: La
         "notification-failed",
         "notification-unreadable",
     ]
+
+
+def test_a_damaged_record_is_given_up_with_its_place_and_is_no_notification(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    topic.why = InvalidInputError("record-damaged", "A record on the broker is damaged.")
+    with _reading(lab, topic):
+        until(lambda: topic.committed == 1, 60, "it is committed")
+    assert [event.data.code for event in lab.bus.letters] == ["record-damaged"]
+    assert _keys(lab) == []
+
+
+def test_partitions_that_wait_are_shown_while_others_are_read(lab: Lab):
+    lab.object("lab", "a.svs")
+    topic = Topic([amazon(record("lab", "a.svs"))])
+    topic.waiting = TransientError("bus-record", "Partitions wait.")
+    with _reading(lab, topic) as loop:
+        until(lambda: topic.committed == 1, 60, "the notification is committed")
+        assert loop._board.missing["records"] == "bus-record"
+        topic.waiting = None
+        until(lambda: "records" not in loop._board.missing, 60, "they go on")
+    assert _keys(lab) == ["a"]
 
 
 def test_an_outage_fills_no_dead_letters(lab: Lab):

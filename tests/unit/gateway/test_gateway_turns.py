@@ -19,7 +19,7 @@ def test_what_was_stated_by_mistake_can_be_taken_back(lab: Lab):
         lab.tell(path, mpp=mpp)
     told = [(event.data.mpp, event.data.turn) for event in lab.bus.scanned]
 
-    assert told == [(0.5, 0), (0.25, 0), (0.5, 1), (0.25, 2)]
+    assert told == [(0.5, 0), (0.25, 1), (0.5, 2), (0.25, 3)]
     assert len({event.id for event in lab.bus.scanned}) == 4
     assert lab.tell(path).status == "duplicate"
 
@@ -28,7 +28,7 @@ def test_old_bytes_at_the_slides_own_place_are_wanted_back_and_what_comes_after_
     told = [lab.tell(lab.file("a.svs", data)).status for data in (b"one", b"two", b"one", b"one", b"three")]
 
     assert told == ["accepted", "rescan", "accepted", "duplicate", "rescan"]
-    assert [event.data.turn for event in lab.bus.scanned] == [0, 0, 1, 1]
+    assert [event.data.turn for event in lab.bus.scanned] == [0, 1, 2, 3]
 
 
 def test_a_copy_of_an_earlier_scan_elsewhere_brings_nothing_back(lab: Lab):

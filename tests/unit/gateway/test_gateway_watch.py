@@ -149,3 +149,18 @@ def test_the_longest_waiting_comes_first():
     watch.whole(Look([late, _slide()]))
     clock.now += 10
     assert _whole(watch, late, _slide()) == [_slide(), late]
+
+
+def test_slides_that_cannot_be_read_do_not_come_before_new_ones():
+    """Each may take seconds to say so: a hundred of them would hold up all others for good."""
+    clock = Clock()
+    watch = _watch(clock, settle_s=1.0)
+    held = [_slide(path=Path(f"/scans/held-{number}.svs")) for number in range(3)]
+    _whole(watch, *held)
+    clock.now += 1.0
+    for candidate in _whole(watch, *held):
+        watch.postpone(candidate, "slide-open-timeout")
+    clock.now += 100.0
+    _whole(watch, *held, _slide())
+    clock.now += 1.0
+    assert _whole(watch, *held, _slide())[0] == _slide()

@@ -56,12 +56,12 @@ def make_lab(scans, tmp_path, model_dir):
 
 
 def draft_of(lab: Lab) -> DraftReport:
-    pointer = json.loads(lab.store.get("reports/C-7/latest.json"))
+    pointer = json.loads(lab.store.get("case-reports/C-7/latest.json"))
     return from_json(lab.store.get(pointer["draft"]))
 
 
 def report_of(lab: Lab) -> dict[str, bytes]:
-    return lab.store.contents("reports/")
+    return lab.store.contents("case-reports/")
 
 
 def test_until_all_slides_are_there_nothing_is_told(make_lab, ready):
@@ -220,7 +220,7 @@ def test_a_rescan_of_one_slide_gives_the_case_a_new_report(make_lab, ready):
     path = tiny_model.write_slide(lab.folder / "a.tif", side_px=640, seed=77)
     rescan = lab.scan_job.run(scanned(path, case_id="C-7", case_slides=SLIDES)).data
     second = lab.draft_job.run(rescan).data
-    pointer = json.loads(lab.store.get("reports/C-7/latest.json"))
+    pointer = json.loads(lab.store.get("case-reports/C-7/latest.json"))
 
     assert second.report_digest != first.report_digest
     assert (pointer["report_digest"], pointer["previous"]) == (second.report_digest, [first.report_digest])
@@ -236,7 +236,7 @@ def test_a_slide_that_comes_back_brings_the_cases_report_back(make_lab, ready):
     other = lab.draft_job.run(mistaken).data
     back = lab.draft_job.run(replace(ready["a"], turn=1)).data
     late = lab.draft_job.run(mistaken).data
-    pointer = json.loads(lab.store.get("reports/C-7/latest.json"))
+    pointer = json.loads(lab.store.get("case-reports/C-7/latest.json"))
 
     assert first.report_digest == back.report_digest == late.report_digest == pointer["report_digest"]
     assert other.report_digest != first.report_digest

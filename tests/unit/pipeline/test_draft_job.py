@@ -14,6 +14,7 @@ from job_kit import Killed, Lab, scanned
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
 from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON
+from histgen_lib.pipeline.pointer import BY_REPORT, read_pointer
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.reports.render_json import from_json
 
@@ -90,9 +91,10 @@ def test_draft_json_is_written_last_then_what_all_of_them_hold_then_the_pointer(
 def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
     drafted = lab.draft_job.run(ready).data
 
-    assert json.loads(lab.store.get("reports/sound/latest.json")) == {
+    assert read_pointer(lab.store, "reports/sound/latest.json", by=BY_REPORT) == {
         "schema": 1,
         "slide_id": "sound",
+        "case_id": None,
         "report_digest": drafted.report_digest,
         "draft": drafted.draft_key,
         "turn": 0,
@@ -190,7 +192,9 @@ def test_a_bag_of_another_slide_is_refused(lab, ready, tmp_path):
 
 
 def test_a_bag_that_is_not_there_is_named(lab, ready):
-    assert code_of(lab, replace(ready, bag_key="bags/sound/none.parquet")) == "object-missing"
+    lab.store.delete(ready.bag_key)
+
+    assert code_of(lab, ready) == "object-missing"
 
 
 def test_a_damaged_bag_is_named(lab, ready):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +18,7 @@ def store(tmp_path):
     return WatchedStore(open_store(StorageSettings(f"file:{tmp_path}")))
 
 
-def say(store, digest: str, **turn: int) -> str:
+def say(store, digest: str, **turn: object) -> str:
     value = {"digest": digest, "draft": f"reports/a/{digest}", **turn}
     return advance(store, KEY, value, by="digest")["digest"]
 
@@ -29,7 +27,7 @@ def test_it_says_the_newest_and_remembers_the_others_the_latest_first(store):
     for digest in ("d1", "d2", "d3"):
         say(store, digest)
 
-    assert json.loads(store.get(KEY)) == {
+    assert read_pointer(store, KEY, by="digest") == {
         "digest": "d3",
         "draft": "reports/a/d3",
         "previous": ["d2", "d1"],
@@ -57,6 +55,19 @@ def test_a_later_turn_goes_back_and_an_earlier_one_moves_it_no_more(store):
     assert say(store, "d3", turn=1) == "d3"
     assert say(store, "d2", turn=2) == "d2"
     assert read_pointer(store, KEY, by="digest")["previous"] == ["d3", "d1", "d2", "d1"]
+
+
+def test_of_cases_with_other_slides_the_turns_of_those_in_both_decide(store):
+    def told(digest: str, **turns: int) -> str:
+        return say(store, digest, turn=sum(turns.values()), turns=turns)
+
+    assert told("d1", a=3, b=0) == "d1"
+    assert told("d2", b=1, c=0) == "d2"  # a smaller sum, and later all the same
+    assert told("d3", a=9, b=0) == "d2"  # of b it knows what was before
+    assert told("d1", a=3, b=0) == "d2"
+    assert told("d4", x=0) == "d4"
+    assert say(store, "d5", turn=0, turns={"x": 0, "a": "damaged"}) == "d5"
+    assert told("d6", x=0, a=0, b=0) == "d6"
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=12))

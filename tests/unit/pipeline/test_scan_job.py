@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from histgen_lib.bags import unpack_bag
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.pipeline.keys import bag_digests_key
 from histgen_lib.pipeline.scan_record import ScanRecord
+from histgen_lib.slides import Slide
+from histgen_lib.worker.spec import OPENED
 
 PARTS = {".parquet", ".thumbnail.webp", ".scan.json", ".digests.json"}
 
@@ -252,3 +256,35 @@ def test_the_thumbnail_is_the_slide(lab, small_slide):
     assert pixels.shape == (640, 640, 3)
     assert pixels[5, 5].min() > 230
     assert pixels[320, 320].min() < 200
+
+
+def test_a_slide_of_more_than_it_may_have_is_refused_before_it_is_read(lab, small_slide):
+    """Bytes: not one is read. Tiles: none is encoded."""
+    size = small_slide.stat().st_size
+    few_bytes, few_tiles = (
+        replace(lab.scan_job, files=copy(lab.scan_job.files)),
+        replace(lab.scan_job, most_tiles=1),
+    )
+    few_bytes.files.most_bytes = size - 1
+    for job, code, setting in (
+        (few_bytes, "slide-too-large", "HISTGEN_SLIDE_BYTES"),
+        (few_tiles, "slide-too-many-tiles", "HISTGEN_SLIDE_TILES"),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            job.run(scanned(small_slide))
+        assert (caught.value.code, setting in caught.value.hint) == (code, True)
+    assert lab.store.written == []
+
+
+def test_the_stage_in_which_tiles_are_encoded_begins_once_the_first_are_read(lab, small_slide, monkeypatch):
+    """What the worker takes for the end of opening the slide."""
+    told: list[str] = []
+    real = Slide.read_tiles
+
+    def watched(self, *args, **how):
+        assert OPENED not in told
+        yield from real(self, *args, **how)
+
+    monkeypatch.setattr(Slide, "read_tiles", watched)
+    lab.scan_job.run(scanned(small_slide), lambda stage, done, total: told.append(stage))
+    assert OPENED in told

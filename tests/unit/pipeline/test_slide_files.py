@@ -71,6 +71,13 @@ def test_another_kind_of_uri_is_refused(tmp_path, uri):
         assert refused_at_once(use, uri) == "slide-uri"
 
 
+@pytest.mark.parametrize("uri", ["file:///", "file:////"])
+def test_the_root_of_all_folders_is_no_slide(tmp_path, uri):
+    files = SlideFiles(StorageSettings("file:/"), lambda: Scratch(tmp_path, 1), roots=Roots((Path("/"),)))
+    for use in (files.open, files.sidecar_mpp):
+        assert refused_at_once(use, uri) == "slide-uri"
+
+
 def test_a_name_that_this_file_system_cannot_have_is_no_uri(tmp_path):
     for name in ("n" * 256, "é" * 128):
         uri = f"{tmp_path.as_uri()}/{name}"
@@ -231,10 +238,11 @@ def test_a_foreign_bucket_that_refuses_us_is_the_slides_trouble_not_the_workers_
     assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "slide-unreadable"
 
 
-def test_a_server_that_is_away_is_waited_for(bucket, tmp_path):
+def test_a_slides_own_server_that_is_away_is_told_from_the_store_that_all_slides_need(bucket, tmp_path):
     bucket.error = TransientError("storage-unavailable", "Away.")
 
-    assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "storage-unavailable"
+    error = refused(files_at(tmp_path), "s3://lab/a.svs")
+    assert (type(error), error.code) == (TransientError, "slide-away")
 
 
 def test_the_sidecar_of_a_file_is_found(tmp_path):
@@ -244,3 +252,20 @@ def test_the_sidecar_of_a_file_is_found(tmp_path):
     assert files.sidecar_mpp((tmp_path / "a.svs").as_uri()) == 0.25
     assert files.sidecar_mpp((tmp_path / "b.svs").as_uri()) is None
     assert files.sidecar_mpp("s3://lab/a.svs") is None
+
+
+def test_an_object_of_more_bytes_than_a_slide_may_have_is_not_fetched(tmp_path, monkeypatch):
+    files = SlideFiles(
+        StorageSettings(f"file:{tmp_path / 'store'}"),
+        lambda: pytest.fail("room was made for it"),
+        roots=Roots((), ("lab/",)),
+        mounts=(),
+        most_bytes=100,
+    )
+
+    class Bucket:
+        def head(self, key):
+            return ObjectInfo(key, 101, "etag", 0.0)
+
+    monkeypatch.setattr(files, "_bucket", lambda name: Bucket())
+    assert refused_at_once(files.open, "s3://lab/a.svs") == "slide-too-large"

@@ -35,8 +35,10 @@ ELSEWHERE = {
     "event-too-large",
     "output-disk-full",
     "output-other-slide",
+    "replay-ambiguous",
     "replay-impossible",
-    "request-invalid",  # a request that tells of no slide
+    "request-host",  # a request that tells of no slide
+    "request-invalid",
     "request-method",
     "request-origin",
     "request-path",

@@ -140,6 +140,22 @@ def test_secrets_show_nowhere(monkeypatch):
     assert dict(bus_settings(settings).kafka)["sasl_plain_password"] == "s3cret"
 
 
+def test_a_password_of_kafka_may_lie_in_a_file(monkeypatch, tmp_path):
+    file = tmp_path / "kafka.json"
+    file.touch(0o600)
+    file.write_text('{"bootstrap_servers": "127.0.0.1:9", "sasl_plain_password": "s3cret"}')
+    monkeypatch.setenv("HISTGEN_KAFKA_FILE", str(file))
+    monkeypatch.setenv("HISTGEN_KAFKA", '{"security_protocol": "SASL_SSL"}')
+    settings = ServiceSettings.load()
+
+    assert bus_settings(settings).kafka == (
+        ("sasl_plain_password", "s3cret"),
+        ("security_protocol", "SASL_SSL"),
+    )
+    assert "s3cret" not in repr(settings) + str(settings.shown()) + repr(bus_settings(settings))
+    assert settings.shown()["kafka_file"] == str(file)
+
+
 def test_an_empty_variable_means_not_stated(monkeypatch):
     for name in ("THREADS", "STORE_ENDPOINT", "STORE_REGION", "RUN_DIR", "SCRATCH"):
         monkeypatch.setenv(f"HISTGEN_{name}", "")
@@ -239,3 +255,24 @@ def test_the_folder_for_copies_is_made_for_this_account_alone(monkeypatch, tmp_p
         slide_files(ServiceSettings.load())._make_scratch()
     (made,) = tmp_path.iterdir()
     assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_quotas_reach_the_worker_and_whoever_opens_slides(monkeypatch):
+    for name, value in (
+        ("MEMORY_BYTES", 1 << 30),
+        ("SLIDE_BYTES", 1 << 21),
+        ("SLIDE_OPEN_S", 7),
+        ("SLIDE_TILES", 9),
+    ):
+        monkeypatch.setenv(f"HISTGEN_{name}", str(value))
+    settings = TilerSettings.load()
+    spec = worker_spec(settings, "tiler", "slide.scanned", list)
+    assert (spec.memory_bytes, spec.opening_s, settings.slide_tiles) == (1 << 30, 7.0, 9)
+    assert slide_files(settings).most_bytes == 1 << 21
+
+
+def test_a_job_has_a_limit_of_memory_that_fits_the_machine_if_none_is_stated():
+    spec = worker_spec(ReporterSettings.load(), "reporter", "bag.ready", list)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < spec.memory_bytes <= min(8 << 30, 0.75 * machine)
+    assert spec.opening_s == float("inf")

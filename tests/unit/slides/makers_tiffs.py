@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from tiff_pyramid import halved, write_pyramid
 
 _PHILIPS = (
-    '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"><Attribute Name="PIM_DP_SCANNED_IMAGES">'
+    '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport">{said}<Attribute Name="PIM_DP_SCANNED_IMAGES">'
     '<Array><DataObject ObjectType="DPScannedImage"><Attribute Name="PIM_DP_IMAGE_TYPE">WSI</Attribute>'
-    '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{}</Array></Attribute></DataObject>'
-    "</Array></Attribute></DataObject>"
+    '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{levels}</Array></Attribute>'
+    "</DataObject></Array></Attribute></DataObject>"
 )
 _PHILIPS_LEVEL = (
     '<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING">'
@@ -29,24 +29,32 @@ _JOINT = (
     '<TileJointInfo FlagJoined="1" Confidence="100" Direction="{way}" Tile1="{one}" Tile2="{other}"'
     ' OverlapX="{x}" OverlapY="{y}"/>'
 )
-_ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1"/></Metadata>'
+_ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1" {said}/></Metadata>'
 
 
-def write_philips(path: Path, levels: Sequence[NDArray[np.uint8]], *, mpp: float, tile_px: int) -> Path:
-    """Write a Philips TIFF; its pages are filled up to whole tiles."""
+def write_philips(
+    path: Path, levels: Sequence[NDArray[np.uint8]], *, mpp: float, tile_px: int, said: str = ""
+) -> Path:
+    """Write a Philips TIFF; its pages are filled up to whole tiles. `said`: XML that is put into its own."""
     stated = "".join(
         _PHILIPS_LEVEL.format(mm=mpp / 1000 * 2**number, number=number) for number in range(len(levels))
     )
-    texts = [{305: "Philips DP v1.0", 270: _PHILIPS.format(stated)}, *({} for _ in levels[1:])]
+    texts = [
+        {305: "Philips DP v1.0", 270: _PHILIPS.format(levels=stated, said=said)},
+        *({} for _ in levels[1:]),
+    ]
     return write_pyramid(
         path, [_filled(level, tile_px) for level in levels], tile_px=tile_px, mpp=None, texts=texts
     )
 
 
 def write_ventana(
-    path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int, overlap_px: int = 0
+    path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int, overlap_px: int = 0, said: str = ""
 ) -> Path:
-    """Write a Ventana BIF of one area, whose camera's pictures overlap by `overlap_px`."""
+    """Write a Ventana BIF of one area, whose camera's pictures overlap by `overlap_px`.
+
+    `said`: an attribute that is put into its XML.
+    """
     step = tile_px - overlap_px
     rows, columns = (1 + (side - tile_px) // step for side in image.shape[:2])
     pictures = np.zeros((rows * tile_px, columns * tile_px, 3), np.uint8)
@@ -55,7 +63,10 @@ def write_ventana(
             seen = image[row * step :, column * step :][:tile_px, :tile_px]
             pictures[row * tile_px :, column * tile_px :][:tile_px, :tile_px] = seen
     xml = _VENTANA.format(side=tile_px, rows=rows, columns=columns, joints=_joints(rows, columns, overlap_px))
-    texts = [{270: "Label Image", 700: _ISCAN.format(mpp=mpp)}, {270: "level=0 mag=40 quality=95", 700: xml}]
+    texts = [
+        {270: "Label Image", 700: _ISCAN.format(mpp=mpp, said=said)},
+        {270: "level=0 mag=40 quality=95", 700: xml},
+    ]
     return write_pyramid(path, [halved(image, 3), pictures], tile_px=tile_px, mpp=None, texts=texts)
 
 

@@ -12,7 +12,7 @@ from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
-from histgen_lib.slides import open_slide
+from histgen_lib.slides import open_slide, quotas
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.places import Roots
 from histgen_lib.slides.source import content_id_of
@@ -166,3 +166,31 @@ def test_what_a_library_quotes_from_a_file_is_not_passed_on(scans):
     with pytest.raises(InvalidInputError) as caught:
         open_slide(scans / "m.mrxs")
     assert "Roe" not in str(caught.value)
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "pipe", "nothing"])
+def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, there):
+    """The answer must not tell what exists outside."""
+    folder, outside = tmp_path / "in/dicom", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    (folder / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    {"file": outside.touch, "folder": outside.mkdir, "pipe": lambda: os.mkfifo(outside)}.get(there, str)()
+    (folder / "link").symlink_to(outside)
+    for path in (folder, folder / "1.dcm"):
+        with pytest.raises(InvalidInputError) as caught:
+            admit(path, Roots((tmp_path / "in",)))
+        assert caught.value.code == "uri-outside-roots"
+
+
+def test_a_slide_among_too_many_files_is_refused_before_they_are_opened(tmp_path, monkeypatch):
+    """Of an index, and of a folder with DICOM files, all of which its reader opens."""
+    monkeypatch.setattr(quotas, "MOST_FILES", 5)
+    lines = "".join(f"ImageFile({number},0)=part{number}.jpg\n" for number in range(6))
+    (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")
+    (tmp_path / "d").mkdir()
+    for number in range(6):
+        (tmp_path / "d" / f"{number}.dcm").write_bytes(bytes(128) + b"DICM")
+    for path in (tmp_path / "a.vms", tmp_path / "d", tmp_path / "d" / "0.dcm"):
+        with pytest.raises(InvalidInputError) as caught:
+            admit(path, None)
+        assert caught.value.code == "slide-too-large"

@@ -66,3 +66,34 @@ def test_without_roots_nothing_may_be_taken():
         with pytest.raises(InvalidInputError) as caught:
             Roots().require(parse_uri(uri))
         assert caught.value.code == "uri-outside-roots"
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///scans/in/../a.svs", "/scans/a.svs"),
+        ("file:///scans/%2e%2e/etc/passwd", "/etc/passwd"),
+        ("file:///../../a.svs", "/a.svs"),
+        ("file:////scans/./a.svs", "/scans/a.svs"),
+        ("file://///scans//a.svs", "/scans/a.svs"),
+    ],
+)
+def test_a_uri_is_read_without_a_look_at_what_it_names(uri, path, monkeypatch):
+    monkeypatch.setattr(Path, "resolve", None)
+    assert parse_uri(uri) == FilePlace(Path(path))
+
+
+def test_a_path_that_is_not_written_as_lying_in_a_root_is_refused_with_nothing_looked_up(
+    tmp_path, monkeypatch
+):
+    """A link beside the roots that leads in would tell of itself, and a share that hangs would hold us."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.svs").touch()
+    (tmp_path / "way-in").symlink_to(tmp_path / "in")
+    looked_up, real = [], Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path: (looked_up.append(path), real(path))[1])
+    for path in (tmp_path / "way-in/a.svs", tmp_path / "no-way-in/a.svs", Path("/share/a.svs")):
+        with pytest.raises(InvalidInputError) as caught:
+            Roots((tmp_path / "in",)).require(FilePlace(path))
+        assert caught.value.code == "uri-outside-roots"
+    assert set(looked_up) == {tmp_path / "in"}

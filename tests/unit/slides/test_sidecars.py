@@ -51,6 +51,16 @@ def test_one_outside_the_roots_is_neither_read_nor_passed_over(tmp_path):
     assert read_sidecar(tmp_path / "in/a.svs") == 0.3
 
 
+@pytest.mark.parametrize("there", ["file", "folder", "pipe", "nothing"])
+def test_a_link_out_of_the_roots_is_refused_in_the_same_words_whatever_it_leads_to(tmp_path, there):
+    outside = tmp_path / "outside"
+    {"file": outside.touch, "folder": outside.mkdir, "pipe": lambda: os.mkfifo(outside)}.get(there, str)()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.json").symlink_to(outside)
+    said = refusal(tmp_path / "in/a.svs", Roots((tmp_path / "in",)))
+    assert said.endswith("it lies outside HISTGEN_ROOTS.")
+
+
 @pytest.mark.parametrize("size", [(64 << 10) + 1, 3 << 30])
 def test_more_than_64_kib_is_no_sidecar(tmp_path, size):
     (tmp_path / "a.json").touch()

@@ -104,3 +104,21 @@ def test_tissue_fractions_are_exact_areas(seed, side, x, y):
         return np.clip(np.minimum(nodes + 1, start + side) - np.maximum(nodes, start), 0, None)
 
     assert found == pytest.approx((np.outer(covered(y, 23), covered(x, 31)) * mask).sum() / side**2, abs=1e-9)
+
+
+def test_more_tiles_than_a_slide_may_have_are_refused(slide_file):
+    count = len(grid_of(slide_file))
+    with open_slide(slide_file, mpp=0.25) as slide:
+        assert len(plan_grid(slide, TilingSettings(), most_tiles=count)) == count
+        with pytest.raises(InvalidInputError) as caught:
+            plan_grid(slide, TilingSettings(), most_tiles=count - 1)
+    assert caught.value.code == "slide-too-many-tiles"
+
+
+def test_a_grid_beyond_all_measure_is_refused_before_it_is_laid(slide_file, monkeypatch):
+    """Tissue or not: each square takes memory."""
+    with open_slide(slide_file, mpp=0.25) as slide:
+        monkeypatch.setattr(slide, "size", (3_000_000, 3_000_000))
+        with pytest.raises(InvalidInputError) as caught:
+            plan_grid(slide, TilingSettings())
+    assert caught.value.code == "slide-too-many-tiles"

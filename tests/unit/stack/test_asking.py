@@ -179,6 +179,15 @@ def test_a_service_is_asked_with_the_token_that_it_wants(server, tmp_path):
     assert server.authorisations == [f"Bearer {TOKEN}"]
 
 
+def test_a_worker_tells_what_it_has_set_aside(server, tmp_path):
+    told = {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3}
+    server.answer = (200, told | {"set_aside": {"count": 2, "codes": {"slide-away": 2}, "first": []}})
+    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+
+    assert worker.set_aside == {"slide-away": 2}
+    assert worker.ready
+
+
 def test_a_service_whose_token_others_could_have_put_there_is_not_asked(server, tmp_path):
     path = own_token(tmp_path)
     path.chmod(0o644)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,48 @@ def own_file(path: Path, text: str) -> Path:
     path.touch(0o600)
     path.write_text(text)
     return path
+
+
+def test_a_kafka_that_was_started_in_the_folder_is_reached_by_what_lies_there(tmp_path):
+    """And what lies there goes to no other broker; what the environment says is for others."""
+    home = stopped_stack(tmp_path)
+    home.kafka_client_path.parent.mkdir()
+    told = {"bootstrap_servers": "127.0.0.1:7", "sasl_plain_password": "hush"}
+    own_file(home.kafka_client_path, json.dumps(told))
+    others = {"HISTGEN_KAFKA": '{"sasl_plain_password": "lab"}'}
+
+    def login(bus: str) -> dict[str, object]:
+        return dict(connect(Stated(home=tmp_path, bus=bus), others).need_bus().kafka)
+
+    assert login("kafka://127.0.0.1:7") == {"sasl_plain_password": "hush"}
+    assert login("kafka://127.0.0.1:8") == {"sasl_plain_password": "lab"}
+
+
+def test_a_password_may_lie_in_a_file_which_wins_over_the_variable(tmp_path):
+    file = own_file(tmp_path / "kafka.json", '{"sasl_plain_password": "hush"}')
+    kafka = '{"sasl_plain_password": "lab", "security_protocol": "SASL_SSL"}'
+    environment = {**REMOTE, "HISTGEN_KAFKA": kafka, "HISTGEN_KAFKA_FILE": str(file)}
+
+    assert dict(connect(Stated(store="s3://lab"), environment).need_bus().kafka) == {
+        "sasl_plain_password": "hush",
+        "security_protocol": "SASL_SSL",
+    }
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": [1]}', '{"a": "ü"}', '{"a": "' + "x" * 5000 + '"}'])
+def test_a_file_of_kafka_settings_that_cannot_be_used_is_told_without_its_content(tmp_path, text):
+    environment = {**REMOTE, "HISTGEN_KAFKA_FILE": str(own_file(tmp_path / "kafka.json", text))}
+    with pytest.raises(HistgenError) as caught:
+        connect(Stated(store="s3://lab"), environment)
+    assert caught.value.code == "settings-invalid"
+    assert str(tmp_path / "kafka.json") in caught.value.message
+    assert "xxx" not in str(caught.value)
+
+
+def test_a_file_of_kafka_settings_that_others_may_read_is_refused(tmp_path):
+    file = own_file(tmp_path / "kafka.json", "{}")
+    file.chmod(0o644)
+    assert code_of(Stated(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA_FILE": str(file)}) == "secret-exposed"
 
 
 def test_the_token_of_a_stack_here_is_found_in_its_folder(tmp_path):

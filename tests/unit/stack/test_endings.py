@@ -22,9 +22,13 @@ from histgen_lib.stack.endings import how_ended, may_pass
         (1, "java.lang.OutOfMemoryError: Java heap space"),
         (1, "Failed to acquire lock on file .lock in /home/kafka/logs. A Kafka instance in another process"),
         (1, "failed to load 'histgen' version 1: Internal: Stub process 'histgen_0_0' is not healthy."),
+        (1, "Error: Could not find or load main class kafka.Kafka"),
+        (127, "tritonserver: error while loading shared libraries: libcudart.so.12: cannot open"),
+        (1, "java.io.IOException: Read-only file system"),
+        (1, ""),
     ],
 )
-def test_kills_slow_starts_and_lack_of_room_may_pass(exit_code, told):
+def test_kills_slow_starts_lack_of_room_and_what_is_just_being_installed_may_pass(exit_code, told):
     assert may_pass(exit_code, told, was_up=False)
 
 
@@ -33,12 +37,11 @@ def test_kills_slow_starts_and_lack_of_room_may_pass(exit_code, told):
     [
         (1, "org.apache.kafka.common.config.ConfigException: Missing required configuration"),
         (1, "Stored node id 2 doesn't match previous node id 1 in /home/kafka/logs/meta.properties."),
-        (1, "Error: Could not find or load main class kafka.Kafka"),
-        (127, "tritonserver: error while loading shared libraries: libcudart.so.12: cannot open"),
+        (78, "Its shared memory cannot be kept from other accounts here"),
         (1, "error: creating server: Invalid argument - no such option"),
     ],
 )
-def test_wrong_settings_and_broken_installations_do_not_pass_unless_it_ran_before(exit_code, told):
+def test_wrong_settings_and_others_data_do_not_pass_unless_it_ran_before(exit_code, told):
     assert not may_pass(exit_code, told, was_up=False)
     assert may_pass(exit_code, told, was_up=True)
 

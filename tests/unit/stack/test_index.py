@@ -105,7 +105,9 @@ def test_a_slide_goes_through_all_its_states(kept):
     kept.turn(2)
     assert kept.states() == {"a": "bagged"}
     ready = BagReady("a", scanned.data.uri, scanned.data.content_id, "k", "s", "d", 1, 1)
-    planted.letter(kept.store, scanned.then(ready, source="/tiler", now=planted.NOON), worker="reporter")
+    planted.letter(
+        kept.store, scanned.then(ready, source="/histgen/tiler", now=planted.NOON), worker="reporter"
+    )
     kept.turn(2)
     assert kept.states() == {"a": "dead-letter"}
     broker = Broker()

@@ -14,7 +14,8 @@ import pytest
 from waiting import until
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.stack.processes import Keeper, ServiceProcess, bound_log, last_words
+from histgen_lib.stack.children import end_strays
+from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, bound_log, last_words
 from histgen_lib.worker import Backoff
 
 AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
@@ -101,11 +102,13 @@ def test_a_process_that_keeps_ending_says_why_once_and_once_that_it_is_well_agai
     assert keeper.error is None
 
 
-class Fickle:
+class Fickle(Process):
     """A process whose starts raise what they are told to, one after the other; the last one goes on."""
 
+    pid, log_path = None, Path("absent.log")
+
     def __init__(self, *failures: Exception) -> None:
-        self.failures, self.log_path, self.pid = list(failures), Path("absent.log"), None
+        self.failures = list(failures)
 
     def start(self, ended=None) -> None:
         if self.failures:
@@ -117,6 +120,9 @@ class Fickle:
 
     def fault(self) -> HistgenError:
         return TransientError("triton-ended", "It was killed.")
+
+    def answers(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -200,6 +206,45 @@ def test_a_process_that_will_not_stop_is_killed_after_its_grace(keep, tmp_path):
     assert process.pid is None
 
 
+ORPHAN = (
+    "import os, signal, subprocess, sys, time\n"
+    "child = subprocess.Popen(['sleep', '600']); os.kill(child.pid, signal.SIGSTOP)\n"
+    "print(child.pid, flush=True); time.sleep(600)"
+)
+"""A service whose child was stopped before it could ask the kernel to die with its parent."""
+
+
+def test_a_child_that_a_killed_service_leaves_stopped_is_ended_with_it(keep, tmp_path):
+    process = service(tmp_path, ORPHAN)
+    keeper = keep(process, backoff=AT_ONCE)
+    child = int(until(process.log_path.read_text, 60, "the child"))
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: keeper.restarts == 1, 60, "it to be started again")
+
+    until(lambda: gone(child), 60, "the child's end")
+
+
+def test_a_child_that_is_left_when_its_keeper_is_killed_too_is_known_by_its_stack(tmp_path):
+    mark = f"HISTGEN_RUN_DIR={tmp_path}"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "HISTGEN_RUN_DIR": str(tmp_path)},
+    )
+    with leader:
+        child = int(leader.stdout.readline())
+        end_strays(mark)
+        assert not gone(child)  # its service runs
+        leader.kill()
+    end_strays("HISTGEN_RUN_DIR=/of/another/stack")
+    assert not gone(child)
+    end_strays(mark)
+
+    until(lambda: gone(child), 60, "its end")
+
+
 def test_processes_die_with_a_keeper_that_is_killed(tmp_path):
     log = tmp_path / "log"
     code = (
@@ -239,8 +284,97 @@ def test_a_log_that_grows_is_cut_and_its_last_part_kept(tmp_path):
     assert (tmp_path / "a.log.1").stat().st_size == 101
 
 
-def test_last_words_of_a_log_without_any_are_its_last_line(tmp_path):
-    (tmp_path / "a.log").write_text("Traceback\nModuleNotFoundError: no x\n\n")
+def test_last_words_of_a_log_without_any_are_its_last_line():
+    assert last_words("Traceback\nModuleNotFoundError: no x\n\n") == ("", "ModuleNotFoundError: no x", "")
+    assert last_words('{"event": "The worker stops.", "where": "x.py"}\n') == ("", "The worker stops.", "")
+    assert last_words("") == ("", "", "")
 
-    assert last_words(tmp_path / "a.log") == ("", "ModuleNotFoundError: no x", "")
-    assert last_words(tmp_path / "absent.log") == ("", "", "")
+
+class Frozen(Process):
+    """A process that runs and shows no life, so often; then it does."""
+
+    log_path = Path("absent.log")
+
+    def __init__(self, times: int) -> None:
+        self.times, self.process = times, None
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process and self.process.poll() is None else None
+
+    def start(self, ended=None) -> None:
+        self.process = subprocess.Popen(["sleep", "600"])
+        if self.times:
+            os.kill(self.process.pid, signal.SIGSTOP)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def answers(self) -> bool:
+        return not (self.times and self.pid)
+
+    def fault(self) -> HistgenError:
+        return TransientError("service-ended", "It ended.")
+
+
+def test_a_process_that_shows_no_life_is_ended_and_replaced_and_that_is_said_and_counted(keep):
+    process, noted, lasts = Frozen(1), [], []
+
+    def note(part: str, frozen: bool) -> None:
+        noted.append((part, frozen))
+        process.times = 0
+
+    keeper = keep(
+        process, backoff=AT_ONCE, frozen_s=0.1, noted=note, changed=lambda k: lasts.append((k.state, k.last))
+    )
+    until(lambda: keeper.restarts == 1 and keeper.state == "running", 60, "another one")
+    until(lambda: keeper._was_well, 60, "its sign of life")
+
+    assert noted == [("tiler", True)]
+    assert ("restarting", "The tiler has shown no life for 0 s, and was ended.") in lasts
+    assert keeper.restarts == 1
+
+
+def test_a_process_may_be_silent_for_ever_where_no_limit_is_set(keep):
+    keeper = keep(Frozen(1), backoff=AT_ONCE, frozen_s=0, steady_s=0.02)
+    until(lambda: keeper.state == "running", 60, "it to run")
+    keeper.join()
+
+    assert keeper.restarts == 0
+
+
+def test_a_refusal_of_a_process_that_was_well_before_is_waited_out(keep):
+    """Somebody is just installing something, or copying a model: what ran here cannot be stated wrongly."""
+    process = Fickle()
+    keeper = keep(process, backoff=AT_ONCE, frozen_s=0.1)
+    until(lambda: keeper._was_well, 60, "a sign of life")
+    process.failures = [FatalError("kafka-missing", "There is no Java.")] * 5
+    process.pid = None
+    keeper._bell.ring()
+    until(lambda: not process.failures and keeper.state == "running", 60, "it to be started again")
+
+    assert (keeper.error, keeper.restarts) == (None, 6)
+    assert "There is no Java. [kafka-missing]" in keeper.trouble
+
+
+def test_what_nobody_had_foreseen_is_tried_again_too(keep):
+    keeper = keep(Fickle(ZeroDivisionError(), ZeroDivisionError(), ZeroDivisionError()), backoff=AT_ONCE)
+    until(lambda: keeper.state == "running", 60, "it to be started again")
+
+    assert keeper.error is None
+    assert "ZeroDivisionError" in keeper.trouble
+
+
+def test_lasting_trouble_is_said_again_but_not_at_every_end(keep, tmp_path, monkeypatch):
+    monkeypatch.setattr("histgen_lib.stack.processes.SAY_S", 0.5)
+    said: set[float] = set()
+    keeper = keep(
+        service(tmp_path, "raise SystemExit(1)"),
+        backoff=AT_ONCE,
+        changed=lambda k: said.add(k.said_at) if k.trouble else None,
+    )
+    until(lambda: len(said) > 2, 60, "it to be said again")
+
+    assert len(said) < keeper.restarts

@@ -36,7 +36,7 @@ def test_a_slide_goes_from_scanned_to_bagged_to_drafted(store):
 def test_a_dead_letter_of_any_event_of_the_slide_ends_it(store):
     scanned = planted.scan(store, "a")
     planted.bag(store, "a")
-    follower = scanned.then(scanned.data, source="/tiler", now=planted.NOON)
+    follower = scanned.then(scanned.data, source="/histgen/tiler", now=planted.NOON)
     given_up = planted.letter(store, follower, worker="reporter")
     (slide,) = Overview(store).slides()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from histgen_lib.pipeline.keys import SEEN
 from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.pruning import DAY_S, KINDS, Removed, prune, read_retention, tally
 from histgen_lib.stack.verification import Verification
+from histgen_lib.worker.audit import this_account
 from histgen_lib.worker.dead_letter import DeadLetter, letter_key
 from histgen_lib.worker.replay import REPLAYED_PREFIX
 
@@ -73,7 +75,16 @@ def test_earlier_reports_and_bags_go_and_everything_else_stays_and_is_sound(lab)
     assert {one.key: one.size_bytes for one in gone} == {
         key: len(before[key]) for key in set(before) - set(after)
     }
-    assert {key: data for key, data in before.items() if key in after} == after
+    written = {key for key in after if key.startswith("audit/")}
+    assert {key: data for key, data in before.items() if key in after} == {
+        key: data for key, data in after.items() if key not in written
+    }
+    (entry,) = [json.loads(after[key]) for key in written]  # told before, and only if something goes
+    assert (entry["action"], entry["by"], entry["what"]) == (
+        "pruned",
+        this_account(),
+        dict.fromkeys(KINDS, "30"),
+    )
     assert set(tally(gone)) == {"reports", "bags"}
     digests = [key.split("/")[:3] for key in after if key.endswith("digests.json")]
     assert sorted(digests)[0][:2] == ["bags", "a"]

@@ -1,4 +1,4 @@
-"""A store as gateway, tiler and reporter leave it: a slide, a case, a copy, a dead letter; real bytes."""
+"""A store as gateway, tiler and reporter leave it: slides, one told of by hand, a case, a copy, a letter."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import tiny_model
 from job_kit import NOW, Lab, scanned
 
 from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.pipeline.books import keep, take_in
 from histgen_lib.pipeline.keys import copy_key
+from histgen_lib.pipeline.recall import Owner
 from histgen_lib.worker.dead_letter import DeadLetter
-from services.gateway.ledger import Ledger, Owner
+from services.gateway.ledger import Ledger
 
 CASE = {"case_id": "C", "case_slides": ("b", "c")}
 
@@ -41,6 +43,7 @@ def make(folder: Path, model_dir: Path) -> Lab:
     lost = announce(lab, tiny_model.write_slide(folder / "d.tif", side_px=640, seed=9), "d")
     letter = DeadLetter.of_event(lost, planted.BAD, attempts=1, worker="tiler")
     lab.store.put(letter.key, letter.to_bytes())
+    publish(lab, tiny_model.write_slide(folder / "h.tif", side_px=640, seed=10), "h")
     Ledger(lab.store).name_copy("copy-of-a", "a", "file:///elsewhere/copy-of-a.tif")
     assert lab.store.head(copy_key("copy-of-a", "a"))
     return lab
@@ -54,11 +57,20 @@ def copy(made: Path, folder: Path, model_dir: Path) -> Lab:
 
 def announce(lab: Lab, slide: Path, name: str) -> Event:
     data = scanned(slide, slide_id=name, **(CASE if name in "bc" else {}))
-    event = Event.first(data, source="/gateway", now=NOW, identity=name)
+    event = Event.first(data, source="/histgen/gateway", now=NOW, identity=name)
     ledger = Ledger(lab.store)
     ledger.claim(name, Owner(data.uri, data.content_id))
     ledger.record(event)
     return event
+
+
+def publish(lab: Lab, slide: Path, name: str) -> None:
+    """Have a slide worked on of which somebody told past the gateway."""
+    data = scanned(slide, slide_id=name)
+    event = Event.first(data, source="lab/scanner-1", now=NOW, identity="17")
+    taken = take_in(lab.store, event)
+    remake(lab, [event])
+    keep(lab.store, event, taken)
 
 
 def events(lab: Lab) -> list[Event]:

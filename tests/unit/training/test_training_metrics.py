@@ -41,3 +41,13 @@ def test_without_a_terminal_a_line_says_how_far_it_is() -> None:
     with TrainProgress("train", 60, console=Console(file=said, width=200), clock=now) as progress:
         progress.advance(30, "loss 0.1")
     assert said.getvalue() == "train: 30/60 loss 0.1, 0:30 left\n"
+
+
+def test_a_terminal_obeys_no_name_of_a_slide_in_a_slow_run():
+    """A line every 20 s names the slide that was last: on a fast machine nobody sees one."""
+    said = io.StringIO()
+    now = iter([0.0, 30.0, 30.0, 30.0, 30.0]).__next__
+    with TrainProgress("encode", 2, console=Console(file=said, width=200), clock=now) as progress:
+        progress.advance(1, "a\x1b[31m\nb.tif")
+    assert "\x1b[31m" not in said.getvalue()
+    assert "a\\x1b[31m\\nb.tif" in said.getvalue()

@@ -11,6 +11,7 @@ from histgen_lib.bus import Delivery
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.worker.audit import Entry
 from histgen_lib.worker.dead_letter import DeadLetter, dead_letters
 from histgen_lib.worker.replay import REPLAYED_PREFIX, replay
 
@@ -41,7 +42,7 @@ def bus():
 
 def give_up(store, slide_id: str, code: str = "slide-damaged", worker: str = "tiler") -> Event:
     data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
-    event = Event.first(data, source="/test", now=NOW, identity=slide_id)
+    event = Event.first(data, source="/histgen/test", now=NOW, identity=slide_id)
     letter = DeadLetter.of_event(event, InvalidInputError(code, "No."), attempts=1, worker=worker)
     store.put(letter.key, letter.to_bytes())
     return event
@@ -67,12 +68,30 @@ def test_an_event_goes_to_its_topic_again_under_an_id_that_follows_from_its_own(
     assert told.refused is None
 
 
+def test_an_event_that_no_broker_takes_stays_and_the_others_are_replayed(store, bus):
+    """Written out again it may have grown: what came as two bytes may go as six."""
+    large, others = give_up(store, "b"), [give_up(store, name) for name in ("a", "c")]
+    publish = bus.publish
+
+    def sized(topic, key, event) -> None:
+        if key == "b":
+            raise InvalidInputError("event-too-large", "It is too large.")
+        publish(topic, key, event)
+
+    bus.publish = sized
+    refused = {told.event_id: told.refused.code for told in run(store, bus) if told.refused}
+
+    assert refused == {large.id: "event-too-large"}
+    assert {event.key for event in bus.published} == {event.key for event in others}
+    assert [letter.event_id for letter in dead_letters(store)] == [large.id]
+
+
 def test_a_replayed_letter_is_moved(store, bus):
     event = give_up(store, "a")
     letter = store.get(f"dead-letter/{event.id}.json")
     run(store, bus)
 
-    assert store.contents() == {f"{REPLAYED_PREFIX}{event.id}.json": letter}
+    assert store.contents("dead-letter") == {f"{REPLAYED_PREFIX}{event.id}.json": letter}
     assert run(store, bus) == []
 
 
@@ -140,10 +159,10 @@ def test_a_letter_is_not_moved_before_its_event_is_published(store, bus):
     bus.away = True
     with pytest.raises(TransientError):
         run(store, bus)
-    assert list(store.contents()) == [f"dead-letter/{event.id}.json"]
+    assert list(store.contents("dead-letter")) == [f"dead-letter/{event.id}.json"]
 
 
-@pytest.mark.parametrize("writes", [0, 1])
+@pytest.mark.parametrize("writes", [0, 1, 2])
 def test_after_a_crash_it_is_replayed_under_the_same_id(store, bus, monkeypatch, writes):
     give_up(store, "a")
     store.dies_after = writes
@@ -155,7 +174,19 @@ def test_after_a_crash_it_is_replayed_under_the_same_id(store, bus, monkeypatch,
     run(store, bus)
 
     assert len({event.id for event in bus.published}) == 1
-    assert [key.split("/")[0] for key in store.contents()] == ["dead-letter-replayed"]
+    assert [key.split("/")[0] for key in store.contents("dead-letter")] == ["dead-letter-replayed"]
+
+
+def test_who_replayed_a_letter_is_in_the_audit_log_before_it_is_published(store, bus):
+    event = give_up(store, "a")
+    give_up_record(store)  # refused: nobody replayed it
+    bus.away = True
+    with pytest.raises(TransientError):
+        run(store, bus, by="someone")
+
+    (told,) = [Entry.from_bytes(data) for data in store.contents("audit/").values()]
+    assert (told.action, told.by) == ("replayed", "someone")
+    assert told.what == {"event_id": event.id, "slide_id": "a"}
 
 
 def test_a_letter_that_comes_while_replaying_waits_for_the_next_time(store, bus):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -161,6 +162,40 @@ def test_a_server_away_at_any_step_changes_no_end(how: str):
         check_one_end(world, how)
         kept = [f"attempts/w/{EVENT.id}/1"] if how not in GOOD else []
         assert world.store.under("attempts/") == kept
+
+
+def test_killed_at_any_step_of_what_no_event_can_tell_of():
+    """Its objects are there, and it ends in a letter all the same: nobody could ever tell of them."""
+
+    def big() -> World:
+        made = _world("good")
+        made.bus.fail("publish", *[InvalidInputError("event-too-large", "It is too large.")] * 99)
+        return made
+
+    for world, kit, _ in each_step(big, _kill):
+        with suppress(KilledError):
+            work(kit)
+        if world.bus.ended[-1:] != ["reject"]:
+            work(world.kit())
+        assert LETTER in world.store.objects
+        assert world.bus.published == []
+        assert {reason.letter.data.event_id for reason in world.bus.rejected} == {EVENT.id}
+        assert set(world.bus.ended) == {"reject"}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_killed_at_any_step_and_set_aside_at_each_that_may_pass(how: str):
+    """What was set aside comes again, to this worker or, when it was killed, to another."""
+    for world, first, _ in each_step(lambda: _world(how), _kill):
+        world.bus.room, kit = 999, first
+        for _ in range(20):
+            try:
+                work(kit)
+            except KilledError:
+                kit = world.kit()
+            if world.bus.ended[-1:] in (["done"], ["reject"]):
+                break
+        check_one_end(world, how)
 
 
 @pytest.mark.parametrize("theirs", ENDS)

@@ -34,7 +34,7 @@ def test_a_letter_is_read_as_it_was_written(letter: DeadLetter):
 def test_the_same_reason_gives_the_same_bytes_and_the_same_announcement(letter: DeadLetter):
     again = DeadLetter.from_bytes(letter.to_bytes())
     assert again.to_bytes() == letter.to_bytes()
-    told = [one.announcement(source="/test", now=NOW) for one in (letter, again)]
+    told = [one.announcement(source="/histgen/test", now=NOW) for one in (letter, again)]
     assert told[0].id == told[1].id
     assert told[0].data == told[1].data
 

@@ -53,6 +53,17 @@ def test_a_broker_that_is_away_while_a_job_runs_is_no_error(world: World):
     assert kit.board.missing["broker"] == "bus-unavailable"
 
 
+def test_partitions_that_wait_are_shown_until_they_go_on(world: World):
+    kit = world.kit()
+    kit.board.missing = {}
+    world.bus.waiting = TransientError("bus-record", "Partitions wait: slide.scanned/3/17.")
+    kit.pulse.polled()
+    assert kit.board.missing == {"records": "bus-record"}
+    world.bus.waiting = None
+    kit.pulse.polled()
+    assert kit.board.missing == {}
+
+
 @pytest.mark.parametrize(("holding", "patient"), [(False, True), (True, False)])
 def test_a_stop_ends_what_need_not_be_finished(world: World, holding: bool, patient: bool):
     kit = world.kit()

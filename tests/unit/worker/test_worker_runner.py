@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from worker_fakes import World, scanned
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
 from histgen_lib.worker.failures import JobFailedError
 from histgen_lib.worker.handler import Outcome
@@ -29,6 +31,7 @@ class ScriptedProcess:
         self.pid: int | None = None
         self.sent: list[Any] = []
         self.starts = 0
+        self.stands_still = False
         self.next_scripts: list[list[Any]] = []
 
     def start(self) -> None:
@@ -46,6 +49,9 @@ class ScriptedProcess:
             self.kill()
             raise told
         return told
+
+    def is_frozen(self, limit_s: float) -> bool:
+        return self.stands_still and limit_s > 0
 
     def kill(self) -> None:
         self.pid = None
@@ -171,3 +177,45 @@ def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
     with pytest.raises(kind) as caught:
         _runner(world, ScriptedProcess(failed)).warm()
     assert caught.value.code == code
+
+
+def test_a_job_that_calls_the_installation_broken_is_set_up_anew_and_counts_if_that_works(world: World):
+    process = ScriptedProcess(Started(), None, Failed(FatalError("storage-denied", "m")))
+    process.next_scripts = [[Started(), None, Answer(Outcome())]]
+    runner = _runner(world, process)
+    with pytest.raises(JobFailedError) as caught:
+        runner.handle(EVENT, 1)
+    assert _reason(caught) == "storage-denied"
+    assert runner.handle(EVENT, 2) == Outcome()
+    assert process.starts == 2
+
+
+def test_an_installation_that_is_broken_ends_the_worker(world: World):
+    broken = Failed(FatalError("model-missing", "m"))
+    process = ScriptedProcess(Started(), None, broken)
+    process.next_scripts = [[broken]]
+    runner = _runner(world, process)
+    with pytest.raises(JobFailedError):
+        runner.handle(EVENT, 1)
+    with pytest.raises(FatalError) as caught:
+        runner.handle(EVENT, 2)
+    assert caught.value.code == "model-missing"
+
+
+def test_what_the_child_holds_is_a_metric(world: World):
+    process = ScriptedProcess()
+    _runner(world, process)
+    labels = {"worker": "w"}
+    assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) == 0
+    process.pid = os.getpid()
+    assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) > 1 << 20
+
+
+def test_a_child_that_was_stopped_is_replaced_and_neither_job_nor_slide_is_blamed(world: World):
+    process = ScriptedProcess(Started(), None)
+    process.stands_still = True
+    with pytest.raises(TransientError) as caught:
+        _runner(world, process).handle(EVENT, 1)
+
+    assert caught.value.code == "job-frozen"
+    assert process.pid is None

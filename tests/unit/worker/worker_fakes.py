@@ -18,6 +18,7 @@ from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.board import Board
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.pulse import Pulse
 from histgen_lib.worker.spec import WorkerSpec
 from histgen_lib.worker.stopping import Stop
@@ -29,11 +30,11 @@ STORE_AWAY = TransientError("storage-unavailable", "The store is away.")
 
 def scanned(slide_id: str = "S1") -> Event:
     data = SlideScanned(slide_id, f"file:///{slide_id}.svs", "c" * 64, 10)
-    return Event.first(data, source="/test", now=NOW, identity=slide_id)
+    return Event.first(data, source="/histgen/test", now=NOW, identity=slide_id)
 
 
 def drafted(event: Event) -> Event:
-    return event.then(ReportDrafted(event.key, "d" * 64, "draft", False), source="/test", now=NOW)
+    return event.then(ReportDrafted(event.key, "d" * 64, "draft", False), source="/histgen/test", now=NOW)
 
 
 def delivery(event: Event | None, offset: int = 0, raw: bytes = b"{}") -> Delivery:
@@ -92,14 +93,19 @@ class MemoryStore(Failing):
 
 
 class MemoryBus(Failing):
-    """Publisher and subscription in one; `ours` is what `keep`, `done` and `reject` answer."""
+    """Publisher and subscription in one; `ours` is what `keep`, `done` and `reject` answer.
+
+    `room`: how many records may be set aside.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.published: list[Event] = []
         self.rejected: list[Reason] = []
         self.ended: list[str] = []
-        self.ours = True
+        self.deferred: list[tuple[str, float]] = []
+        self.ours, self.room = True, 0
+        self.waiting: TransientError | None = None
 
     def publish(self, topic: str, key: str, event: Event) -> None:
         self.called("publish")
@@ -121,12 +127,22 @@ class MemoryBus(Failing):
         self.ended.append("reject")
         return self.ours
 
+    def defer(self, delivery: Delivery, wait_s: float) -> bool:
+        self.called("defer")
+        if len(self.deferred) >= self.room:
+            return False
+        self.deferred.append((delivery.position, wait_s))
+        return True
+
     def release(self, delivery: Delivery) -> None:
         self.called("release")
         self.ended.append("release")
 
     def lag(self) -> int:
         return 0
+
+    def trouble(self) -> TransientError | None:
+        return self.waiting
 
 
 @dataclass
@@ -189,6 +205,5 @@ class World:
         pulse = Pulse(spec, board, self.stop)
         pulse.subscription = self.bus
         pulse.take()
-        return Kit(
-            spec, self.bus, self.bus, self.store, Attempts(self.store, spec.name), self.runner, pulse, board
-        )
+        attempts, patience = Attempts(self.store, spec.name), Patience(spec.backoff, board)
+        return Kit(spec, self.bus, self.bus, self.store, attempts, self.runner, pulse, board, patience)

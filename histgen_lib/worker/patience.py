@@ -1,0 +1,136 @@
+"""Which records wait to be tried again, for how long, and whether others may pass them meanwhile.
+
+What ails one slide alone – its bucket or share is away, its job crashes – has its record set aside, and
+others pass. What all need – the model server, the store – is waited for with a record in hand: when the same
+fails for a second record and no job got through between, trying further ones would only burn the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from histgen_lib.bus import Delivery
+from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.events import Event
+from histgen_lib.worker.backoff import Backoff
+from histgen_lib.worker.board import Aside, Board
+
+OWN = "slide-away"
+"""The one outage that concerns the slides of one place alone."""
+TURN = 8
+"""So many tries a record has in hand while the same fails for others; then another record has its turn."""
+LATE_S, LOST_S = 5.0, 3600.0
+"""How long after its time a record that was set aside may come: while there is nothing else to do, and while
+others have their turn."""
+SHARE, MOST_S = 3.0, 300.0
+"""A place that takes long to say no is asked the more rarely: so many times as long as that took, at most."""
+LAST = 1.25
+"""Who was refused comes back the last of its place's slides: it may be the only one that cannot be had."""
+
+
+@dataclass
+class _Tries:
+    """What is remembered of a record between its tries."""
+
+    delays: Iterator[float]
+    began_at: float
+    count: int = 0
+
+
+@dataclass
+class _Away:
+    """A place that slides cannot be had from now; it is asked again at `until`.
+
+    `count`: how often it failed since a slide was had from it.
+    """
+
+    delays: Iterator[float]
+    until: float = 0.0
+    count: int = 0
+
+    def wait_s(self, took_s: float) -> float:
+        """Count a failure; say how long to leave the place alone. A first one may be one slide's own."""
+        self.count += 1
+        return max(next(self.delays), min(MOST_S, SHARE * took_s) if self.count > 1 else 0.0)
+
+
+@dataclass
+class Patience:
+    """Of one worker, used by its poll loop alone; the board shows what is aside. `clock`: seconds."""
+
+    backoff: Backoff
+    board: Board
+    clock: Callable[[], float] = time.monotonic
+    _tries: dict[str, _Tries] = field(default_factory=dict)
+    _failed: dict[str, set[str]] = field(default_factory=dict)
+    _away: dict[str, _Away] = field(default_factory=dict)
+
+    def delay_s(self, delivery: Delivery, event: Event, reason: HistgenError, took_s: float) -> float:
+        """Say how long a record that failed after `took_s` is to wait: the longer, the more often it did.
+
+        Where its place is away the place's own waits count, too, and what it costs to ask there.
+        """
+        now = self.clock()
+        fresh = _Tries(self.backoff.delays(), now)
+        tries = self._tries.setdefault(delivery.position, fresh)
+        tries.count += 1
+        delay_s = next(tries.delays)
+        if reason.code == OWN:
+            self._away = {name: away for name, away in self._away.items() if away.until > now - LOST_S}
+            away = self._away.setdefault(_place(event), _Away(self.backoff.delays()))
+            wait_s = away.wait_s(took_s)
+            away.until = now + wait_s
+            delay_s = max(delay_s, LAST * wait_s)
+        elif isinstance(reason, TransientError):
+            self._failed.setdefault(reason.code, set()).add(delivery.position)
+        return delay_s
+
+    def concerns_all(self, reason: HistgenError) -> bool:
+        """Tell whether the same failed for several records since a job got through."""
+        return len(self._failed.get(reason.code, ())) > 1
+
+    def had_its_turn(self, delivery: Delivery) -> bool:
+        """Tell whether another record may be tried now: even what fails for two may not concern all."""
+        return self._tries[delivery.position].count % TURN == 0
+
+    def away_s(self, event: Event) -> float:
+        """Say how long the place that a slide lies at is to be left alone; 0.0 if it may be tried."""
+        away = self._away.get(_place(event))
+        return max(0.0, away.until - self.clock()) if away else 0.0
+
+    def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> None:
+        """Note a record that others pass for `delay_s`."""
+        now = self.clock()
+        tries = self._tries.setdefault(delivery.position, _Tries(self.backoff.delays(), now))
+        shown = Aside(
+            event.key, event.name, event.scanned_at, code, tries.count, tries.began_at, now + delay_s
+        )
+        self.board.aside = {**self.board.aside, delivery.position: shown}
+
+    def delivered(self, position: str | None) -> None:
+        """Note what the broker gave, None for nothing. What is overdue then is another member's by now."""
+        late = self.clock() - (LATE_S if position is None else LOST_S)
+        aside = {place: record for place, record in self.board.aside.items() if place != position}
+        for place in [place for place, record in aside.items() if record.due_at < late]:
+            del aside[place], self._tries[place]
+        self.board.aside = aside
+
+    def left(self, position: str) -> None:
+        """Note that a record is not in hand any more; of one that was set aside all is remembered."""
+        if position not in self.board.aside:
+            self._tries.pop(position, None)
+
+    def got_through(self, event: Event) -> None:
+        """Note a job that was done: what all need is there, and so is the place where its slide lies."""
+        self._failed.clear()
+        self._away.pop(_place(event), None)
+
+
+def _place(event: Event) -> str:
+    """Name what a slide shares with its neighbours: the bucket, or the folder."""
+    uri: str = getattr(event.data, "uri", "")
+    if uri.startswith("s3://"):
+        return "/".join(uri.split("/", 3)[:3])
+    return uri.rpartition("/")[0]

@@ -1,0 +1,220 @@
+"""What broker, store and logs say happened, held against what must be.
+
+The promises: an acknowledged event has exactly one outcome, what is announced is there, offsets never pass
+unfinished work, events of a slide keep their order, and no log tells of what neither broker nor store knows.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from broker_log import Offsets, Record, broker_log
+from kafka.errors import KafkaError
+
+from histgen_lib.bus import BusSettings
+from histgen_lib.errors import HistgenError
+from histgen_lib.events import BAG_READY, DEAD_LETTER, REPORT_DRAFTED, SLIDE_SCANNED, Event, following_id
+from histgen_lib.pipeline.keys import case_slide_key, scan_key
+from histgen_lib.storage import ObjectStore
+
+TAKES = {SLIDE_SCANNED: "histgen-tiler", BAG_READY: "histgen-reporter"}
+"""The group that works on each topic."""
+FOLLOWS = {SLIDE_SCANNED: BAG_READY, BAG_READY: REPORT_DRAFTED}
+LETTERS, REPLAYED = "dead-letter/", "dead-letter-replayed/"
+FINISHED, ANNOUNCED = "The record is finished.", "Announced."
+WATCH_S = 3.0
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is known. `commits`: groups' offsets by topic; `letters`, `replayed`: keys by event's name."""
+
+    records: Mapping[str, Sequence[Record]]
+    commits: Mapping[str, Offsets]
+    keys: frozenset[str]
+    letters: Mapping[str, str]
+    replayed: Mapping[str, str]
+    told: Sequence[Mapping[str, Any]] = ()
+
+    def events(self, topic: str) -> list[Event]:
+        """List the events of a topic, in their order within a partition."""
+        return [record.event for record in self.records[topic] if record.event]
+
+    @cached_property
+    def names(self) -> Mapping[str, frozenset[str]]:
+        """Name the events of each topic."""
+        return {topic: frozenset(event.name for event in self.events(topic)) for topic in self.records}
+
+
+def read_history(bus: BusSettings, store: ObjectStore, logs: Iterable[Path] = ()) -> History:
+    """Read broker, store and logs."""
+    with broker_log(bus) as broker:
+        commits = {topic: broker.committed(topic, group) for topic, group in TAKES.items()}
+        records = {topic: broker.records(topic) for topic in (*TAKES, REPORT_DRAFTED, DEAD_LETTER)}
+    keys = frozenset(info.key for info in store.list())
+    letters, replayed = (dict(_given_up(store, keys, prefix)) for prefix in (LETTERS, REPLAYED))
+    return History(records, commits, keys, letters, replayed, [line for log in logs for line in _lines(log)])
+
+
+def violations(history: History, acknowledged: Iterable[Event] = ()) -> list[str]:
+    """Say what is wrong. `acknowledged`: events that the broker took."""
+    return [
+        *_lost(history, acknowledged),
+        *_outcomes(history),
+        *_from_nothing(history),
+        *_passed(history),
+        *_out_of_order(history),
+        *_untrue_logs(history),
+    ]
+
+
+def _lost(history: History, acknowledged: Iterable[Event]) -> Iterator[str]:
+    for event in acknowledged:
+        if event.name not in history.names[event.type]:
+            yield f"lost: {event.type} {event.name} of {event.key} was acknowledged, and is not in the broker"
+
+
+def _outcomes(history: History) -> Iterator[str]:
+    """Say which events have not one of: what follows from them, a dead letter, a letter that was replayed."""
+    announced = {event.data.key for event in history.events(DEAD_LETTER)}
+    for topic in TAKES:
+        for event in {event.name: event for event in history.events(topic)}.values():
+            given_up = event.name in history.letters
+            ends = [given_up, event.name in history.replayed, _made(history, event)]
+            if sum(ends) != 1:
+                yield f"{sum(ends)} outcomes: {topic} {event.name} of {event.key}"
+            if given_up and history.letters[event.name] not in announced:
+                yield f"untold: the dead letter of {event.name} was not announced"
+
+
+def _made(history: History, event: Event) -> bool:
+    """Whether an event led to what it should: the next event, or a place in its case."""
+    if following_id(event.name, FOLLOWS[event.type]) in history.names[FOLLOWS[event.type]]:
+        return True
+    case = event.data.case_id if event.type == BAG_READY else None
+    return case is not None and case_slide_key(case, event.key) in history.keys
+
+
+def _from_nothing(history: History) -> Iterator[str]:
+    """Say what is announced that follows from nothing, or is not in the store."""
+    for topic, following in FOLLOWS.items():
+        due = {following_id(id, following) for id in history.names[topic]}
+        for event in history.events(following):
+            if event.name not in due and not _of_case(event):
+                yield f"from nothing: {following} {event.name} of {event.key}"
+            if _object(event) not in history.keys:
+                yield f"not there: {_object(event)}, announced by {event.name}"
+
+
+def _of_case(event: Event) -> bool:
+    return event.type == REPORT_DRAFTED and event.data.case_id is not None
+
+
+def _object(event: Event) -> str:
+    data = event.data
+    return scan_key(data.slide_id, data.bag_digest) if event.type == BAG_READY else data.draft_key
+
+
+def _passed(history: History) -> Iterator[str]:
+    """Say which records lie below a committed offset, and are not finished."""
+    for topic, group in TAKES.items():
+        for record in history.records[topic]:
+            if record.offset < history.commits[topic].get(record.part, 0) and not _ended(history, record):
+                yield f"passed: {group} committed past {record}, which is not finished"
+
+
+def _ended(history: History, record: Record) -> bool:
+    event = record.event
+    if event is None:  # its letter is found by its place: the soak tests count those
+        return True
+    return event.name in {**history.letters, **history.replayed} or _made(history, event)
+
+
+def _out_of_order(history: History) -> Iterator[str]:
+    """Say of which slides what follows from two events came first in another order than theirs."""
+    for topic, following in FOLLOWS.items():
+        order = defaultdict[str, dict[str, int]](dict)
+        for at, event in enumerate(history.events(following)):
+            order[event.key].setdefault(event.name, at)
+        causes = defaultdict[str, dict[str, None]](dict)
+        for event in history.events(topic):
+            causes[event.key][following_id(event.name, following)] = None
+        for key, due in causes.items():
+            came = [order[key][id] for id in due if id in order[key]]
+            if came != sorted(came):
+                yield f"out of order: {following} of {key}"
+
+
+def _untrue_logs(history: History) -> Iterator[str]:
+    """Say what a service tells that is to be seen neither in broker nor in store."""
+    taken = history.names[SLIDE_SCANNED] | history.names[BAG_READY]
+    ended = {
+        event.name
+        for topic in TAKES
+        for record in history.records[topic]
+        if (event := record.event) and _ended(history, record)
+    }
+    for line in history.told:
+        event_id, said = line.get("event_id"), line.get("event")
+        if said == ANNOUNCED and event_id not in history.names[SLIDE_SCANNED]:
+            yield f"untrue: the gateway announced {event_id}, and the broker does not know it"
+        if said == FINISHED and event_id in taken and event_id not in ended:
+            yield f"untrue: a worker finished {event_id}, and nothing came of it"
+
+
+def _given_up(store: ObjectStore, keys: Iterable[str], prefix: str) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        if key.startswith(prefix):
+            letter = json.loads(store.get(key))
+            yield Event.from_json(letter["event"]).name if "event" in letter else letter["event_id"], key
+
+
+def _lines(log: Path) -> Iterator[Mapping[str, Any]]:
+    for line in log.read_text(errors="replace").splitlines():
+        with suppress(ValueError):  # what a library wrote, or a process that was killed in mid-line
+            told = json.loads(line)
+            if isinstance(told, dict):
+                yield told
+
+
+@dataclass
+class CommitWatch:
+    """Looks at offsets again and again while a stream runs, each time before it looks at what is done."""
+
+    bus: BusSettings
+    store: ObjectStore
+    looks: int = 0
+    found: list[str] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        """Note each record that is passed and not finished now."""
+        history = read_history(self.bus, self.store)
+        self.looks += 1
+        self.found += [wrong for wrong in _passed(history) if wrong not in self.found]
+
+    def run(self) -> None:
+        """Look until told to stop; what is away now is looked at later."""
+        while not self._over.wait(WATCH_S):
+            with suppress(HistgenError, KafkaError, sqlite3.Error, OSError, ValueError):
+                self.look()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look in a thread of its own."""
+        thread = threading.Thread(target=self.run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join(60)

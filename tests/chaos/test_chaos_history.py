@@ -1,0 +1,120 @@
+"""The history checker finds nothing in what a sound run left, and each broken promise that is planted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from chaos_slides import write_bad
+from harness import scanned
+from history import ANNOUNCED, FINISHED, violations
+from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from histgen_lib.bus import BusSettings, open_publisher
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import BAG_READY, SLIDE_SCANNED, Event
+from histgen_lib.worker.dead_letter import DeadLetter
+
+
+@pytest.mark.parametrize("place", ["embedded", "kafka"], indirect=True)
+def test_what_is_planted_is_found(new_stream, place, slides, tmp_path):
+    stream = new_stream(place)
+    (bad,) = write_bad(tmp_path / "bad", 1)
+    events = [scanned(path) for path in (*slides[:3], bad)]
+    stream.start("tiler", "reporter")
+    with stream.watch.watching():
+        stream.publish(events)
+        stream.settle(len(events), timeout_s=120)
+    stream.stop()
+    stream.watch.look()
+    assert stream.watch.found == []
+    sound = stream.history()
+    assert {line["event"] for line in sound.told} >= {FINISHED}
+    assert violations(sound, events) == []
+
+    never = scanned(slides[4])
+    assert found(sound, "lost", acknowledged=[never])
+    told = [{"event": ANNOUNCED, "event_id": never.name}]
+    assert found(replace(sound, told=told), "untrue: the gateway")
+    assert found(
+        replace(sound, records=dict(sound.records) | {BAG_READY: []}), "0 outcomes", "untrue: a worker"
+    )
+
+    bag = sound.events(BAG_READY)[0]
+    letter = DeadLetter.of_event(bag, InvalidInputError("x", "Planted."), attempts=1, worker="reporter")
+    stream.store.put(letter.key, letter.to_bytes())
+    assert found(stream.history(), "2 outcomes: bag.ready", "untold")
+    stream.store.delete(letter.key)
+
+    drafted = sound.events("report.drafted")[0].data.draft_key
+    kept = stream.store.get(drafted)
+    stream.store.delete(drafted)
+    assert found(stream.history(), f"not there: {drafted}")
+    stream.store.put(drafted, kept)
+
+    (given_up,) = stream.keys("dead-letter/")
+    kept = stream.store.get(given_up)
+    stream.store.delete(given_up)
+    assert found(stream.history(), "0 outcomes: slide.scanned", "passed: histgen-tiler")
+    stream.watch.look()
+    assert found_by_watch(stream.watch.found, json.loads(kept)["event"]["headers"]["ce_id"], sound)
+    stream.store.put(given_up, kept)
+    assert violations(stream.history(), events) == []
+
+    stream.publish([never])
+    commit_all(place.bus, SLIDE_SCANNED, "histgen-tiler")
+    assert found(stream.history(), "0 outcomes: slide.scanned", "passed: histgen-tiler")
+
+    with closing(open_publisher(place.bus)) as publisher:
+        planted = replace(bag, id="of-nothing")
+        publisher.publish(planted.type, planted.key, planted)
+    assert found(stream.history(), "from nothing: bag.ready of-nothing")
+
+
+def test_events_of_a_slide_that_change_their_order_are_found(new_stream, slides):
+    stream = new_stream()
+    first = scanned(slides[0])
+    second = scanned(slides[0], mpp=0.5)
+    second = replace(second, id=Event.first(second.data, source="/x", now=second.time, identity="again").id)
+    stream.start("tiler", "reporter")
+    stream.publish([first, second])
+    stream.until(lambda: stream.ended() >= 2 and stream.idle(), 120, "both ends")
+    stream.stop()
+    sound = stream.history()
+    assert violations(sound, [first, second]) == []
+    turned = list(reversed(sound.records[BAG_READY]))
+    assert found(replace(sound, records=dict(sound.records) | {BAG_READY: turned}), "out of order: bag.ready")
+
+
+def found(history, *starts: str, acknowledged=()) -> bool:
+    told = violations(history, acknowledged)
+    return all(any(wrong.startswith(start) for wrong in told) for start in starts)
+
+
+def found_by_watch(told: list[str], event_id: str, sound) -> bool:
+    (at,) = [str(record) for record in sound.records[SLIDE_SCANNED] if record.event.id == event_id]
+    return told == [f"passed: histgen-tiler committed past {at}, which is not finished"]
+
+
+def commit_all(bus: BusSettings, topic: str, group: str) -> None:
+    """Commit a topic to its end behind the workers' back."""
+    if bus.url.startswith("embedded:"):
+        with closing(sqlite3.connect(bus.url.removeprefix("embedded:"))) as connection, connection:
+            connection.execute(
+                "UPDATE claim SET next = (SELECT COALESCE(MAX(position) + 1, 0) FROM record r"
+                " WHERE r.topic = claim.topic AND r.part = claim.part) WHERE topic = ? AND grp = ?",
+                (topic, group),
+            )
+        return
+    consumer = KafkaConsumer(
+        bootstrap_servers=bus.url.removeprefix("kafka://"), group_id=group, enable_auto_commit=False
+    )
+    with closing(consumer):
+        ends = consumer.end_offsets(
+            [TopicPartition(topic, part) for part in consumer.partitions_for_topic(topic)]
+        )
+        consumer.commit({part: OffsetAndMetadata(end, "", -1) for part, end in ends.items()})

@@ -1,0 +1,72 @@
+"""Twenty thousand records that no sound scanner writes, and twenty good slides between them."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import LETTERS, Place, Stream, scanned
+from hostile_records import hostile, sound, write
+from invariants import check_committed, check_whole
+
+from histgen_lib.events import DEAD_LETTER
+
+RECORDS, DRAFTS_S, REST_S = 20_000, 300.0, 900.0
+GROWTH_BYTES = 128 << 20
+"""How much larger a process may be at the end than when it had seen a tenth of them."""
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
+
+
+@pytest.mark.parametrize("place", ["embedded", "kafka"], indirect=True)
+def test_twenty_thousand_hostile_records_end_in_a_letter_each_and_good_slides_in_drafts(
+    place: Place, new_stream, slides: list[Path], undisturbed
+):
+    stream, chance = new_stream(place), random.Random(1609)
+    stream.start("tiler", "tiler-2", "reporter")
+    records = [hostile(number, chance) for number in range(RECORDS)]
+    good = [scanned(path) for path in slides]
+    for place_among, event in zip(sorted(chance.sample(range(RECORDS), len(good))), good, strict=True):
+        records.insert(place_among, sound(event))
+    write(place.bus, records)
+    written_at = time.monotonic()
+    stream.until(lambda: len(stream.keys(LETTERS)) >= RECORDS / 10, REST_S, "a tenth")
+    early = sizes(stream)
+    stream.until(lambda: len(stream.drafts()) == len(good), DRAFTS_S, "all good slides to be drafted")
+    drafted_s = time.monotonic() - written_at
+    stream.until(stream.idle, REST_S, "nothing is left to do")
+    late = sizes(stream)
+    stream.stop()
+
+    remains = stream.remains()
+    check_whole(remains)
+    check_committed(remains)
+    assert {key: sha for key, sha in remains.results().items() if key in undisturbed} == dict(undisturbed)
+    assert len(stream.drafts()) == len(good)
+    assert outcomes(remains.letters.values()) == RECORDS
+    assert len({event.data.event_id for event in stream.said(DEAD_LETTER)}) == RECORDS
+    assert {name: late[name] - size for name, size in early.items() if late[name] - size > GROWTH_BYTES} == {}
+    codes = Counter(letter["code"] for letter in remains.letters.values())
+    assert {"job-failed", "job-crashed", "job-deadline", "worker-died"} & codes.keys() == set()
+    print(
+        f"\n{place.bus.url.split(':')[0]}: drafted after {drafted_s:.0f} s; {dict(codes)}; {early} → {late}"
+    )
+
+
+def outcomes(letters) -> int:
+    """Count the records and events that have a letter; none has two."""
+    told = Counter(
+        letter.get("position") or json.dumps(letter["event"]["headers"], sort_keys=True) for letter in letters
+    )
+    assert set(told.values()) == {1}
+    return len(told)
+
+
+def sizes(stream: Stream) -> dict[str, int]:
+    """Return the resident bytes of each service and of its child."""
+    pids = {label: service.pid for label, service in stream.services.items()}
+    pids |= {f"{label}'s jobs": service.child() for label, service in stream.services.items()}
+    return {name: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for name, pid in pids.items()}

@@ -1,0 +1,156 @@
+"""A planted text in every file of every format, whole and damaged: nothing that is left or said tells it."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+import tiny_model
+from cli_runs import histgen
+from doors import bearer_of
+from harness import Stream, on_this_machine
+from planted_features import PLANTED_ANNOTATIONS, PLANTED_BAGS, PLANTED_TABLES
+from planted_formats import write_planted_formats
+from planted_slide import betrayals
+from waiting import until
+
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.slides.source import content_id_of, stored_in
+from histgen_lib.worker import dead_letters
+
+DRAFTED = {"svs", "tiff", "ome", "scn", "ndpi", "trestle", "philips", "ventana", "dicom", "sidecar"}
+"""Formats that at least have to have been read to the end, or the search would be of refusals only."""
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_planted_formats(tmp_path_factory.mktemp("formats") / "slides")
+
+
+@pytest.fixture(scope="module")
+def left(slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Watch and submit each, announce what is refused; return what is left."""
+    folder, root = tmp_path_factory.mktemp("stream"), next(iter(slides.values())).parent.parent
+    stream = Stream(on_this_machine(folder), folder, tiny_model.tiny_model())
+    stream.start(
+        "gateway",
+        "tiler",
+        "reporter",
+        HISTGEN_WATCH=str(root),
+        HISTGEN_SETTLE_S="0.2",
+        HISTGEN_ROOTS=str(root),
+    )
+    key, url = bearer_of(folder / "token"), stream.services["gateway"].url
+    answers = {
+        name: httpx.post(
+            f"{url}/slides",
+            headers=key,
+            timeout=60,
+            json={"uri": path.as_uri(), "slide_id": name, "mpp": _mpp(name)},
+        )
+        for name, path in slides.items()
+    }
+    refused = [name for name, answer in answers.items() if answer.status_code >= 400]
+    stream.publish([_announced(name, slides[name]) for name in refused])
+    until(lambda: _ended(stream) >= set(slides), 300, "an end of each")
+    stream.until(stream.idle, 120, "nothing is left to do")
+    pages = {
+        f"{name} {page}": httpx.get(service.url + page, headers=key, timeout=30).content
+        for name, service in stream.services.items()
+        for page in ("/metrics", "/status", "/healthz", "/readyz")
+    }
+    stream.stop()
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with sqlite3.connect(folder / "bus.db") as log:
+        rows = log.execute("SELECT topic, position, headers, body FROM record").fetchall()
+    events = {f"event {topic}/{at}": headers.encode() + body for topic, at, headers, body in rows}
+    return (
+        {name: body for name, body in files.items() if "bus.db" not in name}
+        | events
+        | pages
+        | {f"answer {name}": answer.content for name, answer in answers.items()}
+    )
+
+
+def _announced(name: str, path: Path) -> Event:
+    parts = stored_in(path)
+    size = sum(part.stat().st_size for part in parts)
+    data = SlideScanned(name, path.as_uri(), content_id_of(parts), size, _mpp(name))
+    return Event.first(data, source="/test", now=datetime.now(UTC), identity=name)
+
+
+def _mpp(name: str) -> float | None:
+    """State the scale, but where a sidecar shall be asked."""
+    return None if name.startswith("sidecar") else 0.5
+
+
+def _ended(stream: Stream) -> set[str]:
+    stream.check_alive()
+    return {*stream.drafts(), *(letter.event.key for letter in dead_letters(stream.store) if letter.event)}
+
+
+def test_each_tells_it_and_formats_of_all_makers_are_read(
+    slides: dict[str, Path], left: dict[str, bytes]
+) -> None:
+    """So the search below can fail."""
+    silent = [
+        name
+        for name, path in slides.items()
+        if not any(betrayals(part.read_bytes()) for part in path.parent.rglob("*") if part.is_file())
+    ]
+    assert silent == []
+    assert {name for name in DRAFTED if not any(f"reports/{name}/" in key for key in left)} == set()
+
+
+def test_nothing_that_the_stream_leaves_tells_it(left: dict[str, bytes]) -> None:
+    assert {name: found for name, body in left.items() if (found := betrayals(body))} == {}
+
+
+def test_no_command_on_slides_tells_it(slides: dict[str, Path], tmp_path: Path) -> None:
+    model = tiny_model.tiny_model()
+    for command, more in (("report", ("--mpp", "0.5", "--model", model, "--json")), ("tiles", ())):
+        run = histgen(command, *slides.values(), "--out", tmp_path / command, *more)
+        assert run.code == 1, run.err
+        assert run.err.count("error[") >= 10
+        assert betrayals(run.said.encode()) == [], run.said
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in written if betrayals(path.read_bytes())] == []
+
+
+def test_no_command_on_features_annotations_and_tables_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, write in PLANTED_BAGS.items():
+        write(tmp_path / "in" / name)
+    bags = [tmp_path / "in" / name for name in PLANTED_BAGS]
+    said = histgen(
+        "report", *bags, "--out", tmp_path / "out", "--model", tiny_model.tiny_model(), "--json"
+    ).said
+    for kind, texts in (("json", PLANTED_ANNOTATIONS), ("csv", PLANTED_TABLES)):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.{kind}").write_text(text)
+    commands = [
+        f"evaluate --csv {tmp_path / name}.csv --out {tmp_path / 'scores'}" for name in PLANTED_TABLES
+    ]
+    commands += [
+        f"train --annotation {tmp_path / name}.json --bags {tmp_path / 'in'} --out {tmp_path / 'm'}"
+        for name in PLANTED_ANNOTATIONS
+    ]
+    run = histgen(before=_EACH.format(commands=commands))
+    assert betrayals((said + run.said).encode()) == [], said + run.said
+    assert run.said.count("error[") == len(commands)
+
+
+_EACH = """
+import sys
+from histgen_lib.cli import main
+for command in {commands!r}:
+    sys.argv[1:] = command.split()
+    try:
+        main()
+    except SystemExit:
+        pass
+sys.exit()
+"""

@@ -1,0 +1,46 @@
+"""What a gateway is put to, and what it must be like afterwards; for the short test and for the long one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from malformed_requests import malformed
+from slow_peers import connect, status_of
+
+ANSWERS = frozenset({0, 100, 200, 202, 400, 401, 403, 404, 405, 413, 422, 431})
+"""0: it hung up without one; 202: a notification without a slide, whose malformed records became letters."""
+_PATIENCE_S = 60.0
+AT_A_TIME = 8
+
+
+def send_malformed(url: str, count: int, token: str) -> Counter[int]:
+    """Send so many, several at a time; count the answers by status."""
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        return Counter(pool.map(lambda sent: _answered(url, sent), malformed(count, token)))
+
+
+def _answered(url: str, sent: bytes) -> int:
+    """Send one, and read the first of the answer; the server has to hang up where it answers nothing."""
+    with connect(url) as peer:
+        peer.settimeout(_PATIENCE_S)
+        told = b""
+        with suppress(ConnectionError):
+            peer.sendall(sent)
+            told = peer.recv(1 << 16)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # go without a word
+        return status_of(told)
+
+
+def files_of(pid: int) -> int:
+    """Count what a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - it is no folder of files
+
+
+def megabytes_of(pid: int) -> float:
+    """Return the memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,0 +1,40 @@
+"""Those who connect to a server and are slow, many, or talk no HTTP: bare sockets."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def connect(url: str, *, source: str = "127.0.0.1", sent: bytes = b"") -> socket.socket:
+    """Connect from an address of loopback, and send something."""
+    parts = urlsplit(url)
+    peer = socket.create_connection((parts.hostname or "", parts.port or 0), 60, (source, 0))
+    if sent:
+        peer.sendall(sent)
+    return peer
+
+
+def heard(peer: socket.socket) -> bytes:
+    """Read until the server hangs up: in whatever way, but it has to."""
+    told = b""
+    with suppress(ConnectionError):
+        while piece := peer.recv(65536):
+            told += piece
+    return told
+
+
+def ask(url: str, sent: bytes, *, source: str = "127.0.0.1") -> bytes:
+    """Send something and read until the server hangs up."""
+    with connect(url, source=source) as peer:
+        with suppress(ConnectionError):
+            peer.sendall(sent)
+        return heard(peer)
+
+
+def status_of(answer: bytes) -> int:
+    """Return the status of an answer; 0 for none."""
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0

@@ -1,0 +1,67 @@
+"""A disk of a few megabytes, which a test can really fill, and free again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+
+class SmallDisk:
+    """A disk at `folder`; `fill` leaves not a byte on it, or not an inode, for whoever writes next."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Take all the room there is."""
+        with self._ballast.open("ab", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(b"\0" * (os.statvfs(self.folder).f_bavail * 4096 or 1))
+
+    def fill_inodes(self) -> None:
+        """Take all the names there are."""
+        (self.folder / "names").mkdir(exist_ok=True)
+        with suppress(OSError):
+            for number in range(1 << 20):
+                (self.folder / "names" / f"{number}").touch()
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it was filled, and not freed since."""
+        return self._ballast.exists()
+
+    def close(self) -> None:
+        """Have it read-only, as the kernel does where it does not trust a disk."""
+        self._remount("ro")
+
+    def _remount(self, how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
+
+    def free(self) -> None:
+        """Give the room back, and let it be written."""
+        self._remount("rw")
+        self._ballast.unlink(missing_ok=True)
+        for name in (self.folder / "names").glob("*"):
+            name.unlink()
+
+
+@contextmanager
+def small_disk(folder: Path, size_mb: int = 64, *, inodes: int = 0) -> Iterator[SmallDisk]:
+    """Mount one while the block runs; only root may, and a test that needs one says so when it cannot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = f"size={size_mb}m,mode=700" + (f",nr_inodes={inodes}" if inodes else "")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk to fill can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -1,0 +1,49 @@
+"""Who stands behind a request: the account at the other end, where the kernel knows it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+
+import pytest
+
+from histgen_lib.worker.audit import this_account
+from services.gateway import callers
+from services.gateway.callers import caller
+
+
+@pytest.mark.parametrize(
+    ("family", "listen_at", "call_at"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::", "127.0.0.1"),
+    ],
+)
+def test_a_caller_on_this_machine_is_named_by_its_account(family, listen_at, call_at):
+    with closing(socket.socket(family)) as server:
+        if listen_at == "::":
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind((listen_at, 0))
+        server.listen()
+        with closing(socket.create_connection((call_at, server.getsockname()[1]))) as client:
+            assert caller(*client.getsockname()[:2]) == this_account()
+
+
+def test_the_account_is_the_one_that_the_kernel_names(tmp_path, monkeypatch):
+    line = "  0: 0100007F:1F90 0100007F:0050 01 00000000:00000000 00:00000000 00000000 4294967 0 1 1\n"
+    (tmp_path / "tcp").write_text(f"  sl  local_address\n{line}")
+    monkeypatch.setattr(callers, "Path", lambda *parts: tmp_path / parts[-1])
+    assert caller("127.0.0.1", 0x1F90) == "uid 4294967"
+    assert caller("127.0.0.1", 0x50) == "127.0.0.1"
+
+
+def test_a_caller_elsewhere_is_named_by_its_address_and_nonsense_by_nothing():
+    assert caller("192.0.2.7", 4000) == "192.0.2.7"
+    assert caller("testclient", 4000) == "unknown"
+
+
+def test_an_account_without_a_name_is_named_by_its_number(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 4294967)
+    assert this_account() == "uid 4294967"

@@ -1,0 +1,171 @@
+"""A file that does not answer holds up whoever asks for it for a while, and nobody else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gateway_fakes import Lab
+from test_gateway_loops import _keys, _running
+from waiting import until
+
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.opening import PROGRESS
+from histgen_lib.worker import Stop
+from histgen_lib.worker.board import Board
+from services.gateway import contents, folder
+from services.gateway.contents import Contents
+from services.gateway.folder import Folder
+from services.gateway.patience import MOST_OF_FOLDER, Patience
+from services.gateway.submission import Submission
+from services.gateway.watching import Watching
+
+HUNG, TIMEOUT = Path("/share/a.svs"), "slide-open-timeout"
+
+
+@pytest.fixture
+def go_on() -> Iterator[threading.Event]:
+    """Let what hangs go on; so it does at the end, whatever became of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def _refused(call: Callable[[], object]) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        call()
+    return caught.value.code
+
+
+def test_what_stands_still_is_left_behind_until_it_comes_back(go_on):
+    patience = Patience(still_s=0.3)
+    assert _refused(lambda: patience.look(HUNG, go_on.wait)) == TIMEOUT
+    assert patience.stuck == 1
+    assert _refused(lambda: patience.look(HUNG, lambda: 1 / 0)) == TIMEOUT, "nobody looks there"
+    assert patience.look(Path("/other.svs"), lambda: 7) == 7
+    go_on.set()
+    until(lambda: patience.stuck == 0, 60, "it comes back")
+    assert patience.look(HUNG, lambda: 8) == 8
+
+
+def test_what_goes_on_is_waited_for_however_long_it_takes(go_on):
+    beats = []
+
+    def reads_slowly() -> str:
+        while len(beats) < 40:
+            beats.append(PROGRESS.get()())
+            go_on.wait(0.1)
+        return "read"
+
+    assert Patience(still_s=2.0).look(HUNG, reads_slowly) == "read"
+
+
+def test_what_goes_wrong_is_told_as_it_is():
+    def fails() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        Patience().look(HUNG, fails)
+
+
+@pytest.mark.parametrize(("most", "folder"), [(2, "other"), (100, "share")])
+def test_there_is_an_end_to_how_many_are_left_behind_in_all_and_in_one_folder(go_on, most, folder):
+    patience = Patience(still_s=0.2, most_stuck=most)
+    for name in range(min(most, MOST_OF_FOLDER)):
+        assert _refused(lambda name=name: patience.look(HUNG.with_name(str(name)), go_on.wait)) == TIMEOUT
+    assert _refused(lambda: patience.look(Path(f"/{folder}/c"), lambda: 1)) == TIMEOUT
+    if most > MOST_OF_FOLDER:
+        assert patience.look(Path("/elsewhere/c"), lambda: 1, still_s=60) == 1
+    go_on.set()
+    until(lambda: patience.stuck == 0, 60, "they come back")
+    assert patience.look(Path(f"/{folder}/c"), lambda: 1, still_s=60) == 1
+
+
+def test_who_stands_still_keeps_nobody_from_reading(go_on):
+    patience, slots = Patience(still_s=600), threading.Semaphore(1)
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(patience.look, HUNG, go_on.wait, slots)
+        assert pool.submit(patience.look, Path("b"), lambda: 2, slots).result(60) == 2
+        go_on.set()
+        assert held.result(60)
+    assert slots.acquire(blocking=False)
+    assert not slots.acquire(blocking=False), "given back once"
+
+
+@pytest.mark.parametrize("where", ["admit", "stored_in", "content_id_of", "states"])
+def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, monkeypatch, go_on, where):
+    lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Patience(still_s=1.5))
+    hung, other = lab.file("hung.svs", "h"), lab.file("b.svs", "b")
+    real = getattr(contents, where)
+
+    def hangs(what, *more):
+        if "hung.svs" in str(what):
+            go_on.wait()
+        return real(what, *more)
+
+    monkeypatch.setattr(contents, where, hangs)
+    assert _refused(lambda: lab.tell(hung)) == TIMEOUT
+    assert lab.tell(other).status == "accepted"
+    go_on.set()
+    until(lambda: lab.intake.contents._patience.stuck == 0, 60, "it comes back")
+    assert lab.tell(hung).status == "accepted"
+
+
+def test_where_a_slide_was_before_may_hang_when_it_is_told_of_elsewhere(lab: Lab, monkeypatch, go_on):
+    lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Patience(still_s=1.5))
+    first, moved = lab.file("one/a.svs", "a"), lab.file("two/a.svs", "a")
+    lab.tell(first)
+    real = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: go_on.wait() if path == first else real(path))
+    assert lab.tell(moved).status == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("called", "hung"), [("_is_file", "b.svs"), ("_state", "b.svs"), ("_entries", "sub")]
+)
+def test_a_look_goes_on_without_what_hangs_and_comes_back_to_it(lab: Lab, monkeypatch, go_on, called, hung):
+    for name in ("a.svs", "b.svs", "sub/c.svs", "z.svs"):
+        lab.file(name, name)
+    real = getattr(folder, called)
+
+    def hangs(entry):
+        if entry.name == hung:
+            go_on.wait()
+        return real(entry)
+
+    monkeypatch.setattr(folder, called, hangs)
+    there = {"a", "b", "c", "z"}
+    stop = Stop()
+    loop = Watching(
+        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.05, look_s=0.01, still_s=0.3
+    )
+    with _running(loop, stop):
+        until(lambda: len(_keys(lab)) == 3, 60, "the others are announced")
+        assert set(_keys(lab)) == there - {"b" if hung == "b.svs" else "c"}
+        go_on.set()
+        until(lambda: set(_keys(lab)) == there, 60, "it is announced, too")
+
+
+def test_a_watched_folder_that_hangs_as_a_whole_is_told_of_and_waited_for(lab: Lab, monkeypatch, go_on):
+    lab.file("a.svs", "a")
+    real = folder._entries
+    monkeypatch.setattr(folder, "_entries", lambda path: (go_on.wait(), real(path))[1])
+    stop = Stop()
+    loop = Watching(
+        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.05, look_s=0.01, still_s=0.1
+    )
+    with _running(loop, stop):
+        until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 60, "it is missed")
+        go_on.set()
+        until(lambda: _keys(lab) == ["a"], 60, "its slide is announced")
+        until(lambda: "watch" not in loop._board.missing, 60, "nothing is missed")
+
+
+def test_a_slide_may_be_read_by_as_many_as_there_are_slots(lab: Lab):
+    slots = threading.Semaphore(1)
+    path = lab.file("a.svs", "a")
+    assert lab.intake.submit(Submission(contents.FilePlace(path), "http"), slots).status == "accepted"
+    assert slots.acquire(blocking=False)

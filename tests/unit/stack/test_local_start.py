@@ -1,0 +1,78 @@
+"""The start of a stack waits for what may pass, says so, and is held up by no single server for long."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.stack import local
+from histgen_lib.stack.local import LocalStack, News
+from histgen_lib.stack.processes import Keeper, ServiceProcess
+from histgen_lib.stack.settings import StackSettings
+from histgen_lib.worker import Backoff, Stop
+from histgen_lib.worker.stopping import Stopped
+
+
+@pytest.fixture
+def told() -> list[News]:
+    return []
+
+
+@pytest.fixture
+def stack(tmp_path, told, monkeypatch):
+    monkeypatch.setattr(local, "BACKOFF", Backoff(0.001, 0.001))
+    return LocalStack(StackSettings(tmp_path / "home", tmp_path / "model"), told=told.append)
+
+
+def step_that_fails(*errors: Exception):
+    left = list(errors)
+
+    def step() -> str:
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return step
+
+
+def refused(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def test_a_step_is_repeated_while_what_it_lacks_may_pass_and_said_once(stack, told):
+    lacks = (refused(errno.ENOSPC), refused(errno.EMFILE), TransientError("bus-unavailable", "Not now."))
+
+    assert stack._insist(step_that_fails(*lacks)) == "done"
+    assert [(news.name, news.trouble) for news in told] == [
+        ("the start", "No space left on device."),
+        ("the start", ""),
+    ]
+
+
+def test_what_may_not_pass_ends_the_start(stack):
+    with pytest.raises(FatalError, match="No such model"):
+        stack._insist(step_that_fails(FatalError("model-missing", "No such model.")))
+    with pytest.raises(PermissionError):
+        stack._insist(step_that_fails(PermissionError(errno.EACCES, "no")))
+
+
+def test_a_stop_ends_a_start_that_waits(tmp_path):
+    stop = Stop()
+    stack = LocalStack(
+        StackSettings(tmp_path / "home", tmp_path / "model"), stop=stop, told=lambda _: stop.request()
+    )
+    with pytest.raises(Stopped):
+        stack._insist(step_that_fails(*(refused(errno.ENOSPC) for _ in range(1000))))
+
+
+def test_a_broker_that_does_not_come_up_holds_up_the_services_for_a_moment_only(stack, monkeypatch, tmp_path):
+    """They wait for it by themselves, and meanwhile load their models."""
+    monkeypatch.setattr(local, "_HEAD_START_S", 0.05)
+    never = Keeper("kafka", ServiceProcess("kafka", ["sleep", "1"], {}, tmp_path / "log", grace_s=1))
+
+    stack._await(never)
+
+    assert never.state == "waiting"
