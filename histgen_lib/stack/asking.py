@@ -10,28 +10,14 @@ import errno
 import http.client
 import json
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from histgen_lib import sockets
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 
 _QUICK_S, _PATIENT_S = 2.0, 1800.0
 """For what a service knows by heart; for a slide that the gateway reads from start to end first."""
-
-
-_LISTENERS = {
-    "127.0.0.1": (
-        ("tcp", "0100007F"),
-        ("tcp6", f"{'0' * 16}FFFF00000100007F"),  # as Java listens at it
-        ("tcp", "0" * 8),
-        ("tcp6", "0" * 32),
-    ),
-    "::1": (("tcp6", f"{'0' * 24}01000000"), ("tcp6", "0" * 32)),
-}
-"""Where the kernel lists who may listen at an address, the exact one first (proc_net_tcp(5))."""
-_LISTENS = "0A"
 
 
 def get_json(url: str, token: str) -> Any:
@@ -122,22 +108,6 @@ def _ask(method: str, url: str, body: bytes | None, token: str | None, timeout_s
 
 def refuse_stranger(address: str, port: int) -> None:
     """Raise OSError if another account than ours, or root, listens there on this machine."""
-    owner = next(_owners(address, port), None)
+    owner = next(sockets.listeners(address, port), None)
     if owner not in {None, 0, os.geteuid()}:
         raise OSError(errno.EPERM, "another account of this machine listens there")
-
-
-def _owners(address: str, port: int) -> Iterator[int]:
-    """Yield the user ids of those who listen there; nothing for an address elsewhere, or without /proc."""
-    for table, host in _LISTENERS.get(address, ()):
-        try:
-            with Path("/proc/net", table).open(encoding="ascii") as lines:  # who listens comes first
-                yield from _listening(lines, f"{host}:{port:04X}")
-        except OSError:
-            return
-
-
-def _listening(lines: Iterable[str], at: str) -> Iterator[int]:
-    for fields in map(str.split, lines):
-        if fields[1] == at and fields[3] == _LISTENS:
-            yield int(fields[7])

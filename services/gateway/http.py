@@ -146,7 +146,8 @@ class Door:
 
 
 def _caller(request: Request) -> str:
-    return caller(*request.client) if request.client else "unknown"
+    server = request.scope.get("server")
+    return caller(*request.client, server[1]) if request.client and server else "unknown"
 
 
 def _require_program(request: Request) -> None:

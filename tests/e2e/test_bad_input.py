@@ -164,8 +164,8 @@ def test_a_slide_that_vanishes_while_it_is_read(mishap, slide_path, model_dir, t
     before = f"""
 import histgen_lib.pipeline.scan as scan
 plan = scan.plan_grid
-def plan_then_lose(slide, settings):
-    grid = plan(slide, settings)
+def plan_then_lose(*arguments, **limits):
+    grid = plan(*arguments, **limits)
     with open({str(slide)!r}, "r+b") as file:
         len = file.seek(0, 2)
         file.{mishap}

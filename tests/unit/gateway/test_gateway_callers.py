@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
+from histgen_lib import sockets
 from histgen_lib.worker.audit import this_account
-from services.gateway import callers
 from services.gateway.callers import caller
 
 
@@ -27,21 +27,28 @@ def test_a_caller_on_this_machine_is_named_by_its_account(family, listen_at, cal
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         server.bind((listen_at, 0))
         server.listen()
-        with closing(socket.create_connection((call_at, server.getsockname()[1]))) as client:
-            assert caller(*client.getsockname()[:2]) == this_account()
+        port = server.getsockname()[1]
+        with closing(socket.create_connection((call_at, port))) as client:
+            assert caller(*client.getsockname()[:2], port) == this_account()
+            assert caller(*client.getsockname()[:2], port ^ 1) == call_at
 
 
-def test_the_account_is_the_one_that_the_kernel_names(tmp_path, monkeypatch):
-    line = "  0: 0100007F:1F90 0100007F:0050 01 00000000:00000000 00:00000000 00000000 4294967 0 1 1\n"
-    (tmp_path / "tcp").write_text(f"  sl  local_address\n{line}")
-    monkeypatch.setattr(callers, "Path", lambda *parts: tmp_path / parts[-1])
-    assert caller("127.0.0.1", 0x1F90) == "uid 4294967"
-    assert caller("127.0.0.1", 0x50) == "127.0.0.1"
+def test_the_account_is_that_of_the_connection_and_of_no_other_with_this_end(tmp_path, monkeypatch):
+    """One that was closed a moment ago is nobody's any more: the kernel shows it as root's."""
+    line = (
+        "  0: 0100007F:1F90 0100007F:{port:04X} {state} 00000000:00000000 00:00000000 00000000 {uid} 0 1 1\n"
+    )
+    told = [(0x51, "01", 1), (0x50, "06", 0), (0x50, "01", 4294967)]
+    lines = [line.format(port=port, state=state, uid=uid) for port, state, uid in told]
+    (tmp_path / "tcp").write_text("".join(["  sl  local_address\n", *lines]))
+    monkeypatch.setattr(sockets, "Path", lambda *parts: tmp_path / parts[-1])
+    assert caller("127.0.0.1", 0x1F90, 0x50) == "uid 4294967"
+    assert caller("127.0.0.1", 0x1F91, 0x50) == "127.0.0.1"
 
 
 def test_a_caller_elsewhere_is_named_by_its_address_and_nonsense_by_nothing():
-    assert caller("192.0.2.7", 4000) == "192.0.2.7"
-    assert caller("testclient", 4000) == "unknown"
+    assert caller("192.0.2.7", 4000, 80) == "192.0.2.7"
+    assert caller("testclient", 4000, 80) == "unknown"
 
 
 def test_an_account_without_a_name_is_named_by_its_number(monkeypatch):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from doors import TOKEN
 
+from histgen_lib import sockets
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.stack import asking
 from histgen_lib.stack.asking import get_json, post_json
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.workers import look
@@ -55,7 +55,7 @@ def server() -> Iterator[HTTPServer]:
 
 def _as_of_uid(uid: int):
     """Find listeners as they are, and say that they are of another account."""
-    found = asking._owners
+    found = sockets.listeners
     return lambda address, port: (uid for _ in found(address, port))
 
 
@@ -95,7 +95,7 @@ def test_a_token_is_not_told_to_another_account_that_took_the_port(server, monke
     """A port is anybody's while its server is restarted."""
     server.answer = (202, {})
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
-    monkeypatch.setattr(asking, "_owners", _as_of_uid(65534))
+    monkeypatch.setattr(sockets, "listeners", _as_of_uid(65534))
 
     error = refused(f"http://{host}:{server.server_port}")
 
@@ -110,8 +110,8 @@ def test_the_owner_of_a_listener_is_found_however_it_is_bound(bound):
     ) as listener:
         port = listener.getsockname()[1]
         asked = "::1" if bound == "::1" else "127.0.0.1"
-        assert list(asking._owners(asked, port)) == [os.geteuid()]
-        assert list(asking._owners("192.0.2.1", port)) == []
+        assert list(sockets.listeners(asked, port)) == [os.geteuid()]
+        assert list(sockets.listeners("192.0.2.1", port)) == []
 
 
 def test_another_token_is_for_a_person_to_mend(server):
