@@ -45,11 +45,28 @@ def tell_latest(
         **({TURNS: dict(turns)} if owner.is_case else {}),
     }
     if owner.is_case:
-        before = history(store, f"{owner.shared_prefix}latest.json", by=BY_REPORT)
-        inherit(store, owner.latest, [entry for entry in before if entry and is_of(store, owner, entry)])
+        _inherited(store, owner)
         advance(store, owner.latest, value, by=BY_REPORT)
     else:
-        advance(store, owner.latest, value, by=BY_REPORT, ours=lambda entry: is_of(store, owner, entry))
+        advance(store, owner.latest, value, by=BY_REPORT, ours=lambda entry: _is_kept(store, owner, entry))
+
+
+def _inherited(store: ObjectStore, case: ReportOwner) -> list[dict[str, Any]]:
+    """Begin a case's history with what the version before said of it; return that."""
+    before = history(store, f"{case.shared_prefix}latest.json", by=BY_REPORT)
+    own = [entry for entry in before if entry and is_of(store, case, entry)]
+    inherit(store, case.latest, own)
+    return own
+
+
+def _is_kept(store: ObjectStore, slide: ReportOwner, entry: Mapping[str, Any]) -> bool:
+    """Whether a slide's pointer goes on naming a report; a case's it names until that has its own pointer."""
+    if is_of(store, slide, entry):
+        return True
+    case = ReportOwner(slide.id, is_case=True)
+    if store.head(case.latest) is None and (own := _inherited(store, case)):
+        advance(store, case.latest, own[-1], by=BY_REPORT)
+    return False
 
 
 def pointers_of(owner: ReportOwner) -> list[str]:

@@ -71,6 +71,8 @@ def test_what_is_damaged_ends_with_1_and_is_named_and_what_can_be_written_again_
     assert (one["kind"], one["repair"], one["hint"]) == ("scan", "restored", None)
     assert path.read_bytes() == sound
     assert stack("verify")[0] == 0
+    told = stack.json("audit", "show", "--slide", "a")[1]["entries"]
+    assert [(one["action"], one["what"]) for one in told] == [("repaired", {"slide_id": "a", "kind": "scan"})]
 
 
 def test_what_nothing_else_tells_of_is_said_to_be_lost_and_the_command_does_not_end_with_0(stack):
@@ -122,9 +124,11 @@ def test_a_prune_says_what_it_would_remove_and_removes_nothing_unasked(stack):
     code, out, err = stack("prune")
     assert (code, "error[prune-unconfirmed]" in err) == (65, True)
     assert stack.store.head(f"{keys.SEEN}mark")
+    assert stack.json("audit", "show")[1]["entries"] == []
     code, told = stack.json("prune", "--yes")
 
     assert (code, told["removed"]) == (0, {"seen": {"count": 1, "size_bytes": 2}})
+    assert [one["action"] for one in stack.json("audit", "show")[1]["entries"]] == ["pruned"]
     assert stack.store.head(f"{keys.SEEN}mark") is None
     assert "nothing to remove" in stack("prune")[1]
 

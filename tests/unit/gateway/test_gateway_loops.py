@@ -18,6 +18,7 @@ from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.pipeline.keys import SEEN
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.worker import Stop
+from histgen_lib.worker.audit import Entry, entries
 from histgen_lib.worker.board import Board
 from services.gateway.folder import Folder
 from services.gateway.loops import Loop
@@ -345,3 +346,5 @@ def test_the_gateway_prunes_after_its_start_and_leaves_at_once_when_it_is_told_t
         until(lambda: store.head(f"{SEEN}old") is None, 60, "the old note is gone")
 
     assert store.head(f"{SEEN}young")
+    (entry,) = [Entry.from_bytes(data) for _, data in entries(store)]
+    assert (entry.action, entry.by, entry.what) == ("pruned", "retention", {"seen": "30"})

@@ -216,7 +216,10 @@ def test_a_slide_whose_pointer_a_case_had_taken_gets_it_back_with_its_next_repor
     drafts_of(lab, [alpha])
     assert json.loads(lab.store.get("reports/alpha/latest.json"))["report_digest"] == alone.data.report_digest
     tiny_model.write_slide(lab.folder / "alpha.tif", side_px=512, seed=5)
+    before = states(lab)["beta"].draft
     (rescan,) = drafts_of(lab, [by_hand(lab.folder / "alpha.tif")])
+    assert states(lab)["beta"].draft == before  # the case is not forgotten for that
+    assert before is not None
     assert json.loads(lab.store.get("reports/alpha/latest.json"))["draft"] == rescan.data.draft_key
 
 
