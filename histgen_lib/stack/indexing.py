@@ -18,7 +18,7 @@ from pathlib import Path
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
-from histgen_lib.pipeline.keys import COPIES, OWNERS, scanned_key
+from histgen_lib.pipeline.keys import BY_HAND, COPIES, OWNERS, scanned_key
 from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.states import SlideState
@@ -55,7 +55,7 @@ class Indexer:
     ) -> None:
         self._store, self._index, self._clock, self._now = store, index, clock, now
         self._whole = bool(index.fact("whole"))
-        self._unlisted = {SLIDES, LETTERS, COPIES, OWNERS}
+        self._unlisted = {SLIDES, LETTERS, COPIES, OWNERS, BY_HAND}
         self._listings: dict[str, Iterator[bool]] = {}
         self._beat_at = float("-inf")
         index.note("settled", "")
@@ -67,7 +67,7 @@ class Indexer:
         """
         began = self._clock()
         looked = look_at(self._store, self._index, self._index.due(self._now(), _BATCH), self._now())
-        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES, OWNERS)]
+        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES, OWNERS, BY_HAND)]
         self._tell(began)
         spent = self._clock() - began
         if not (looked or any(listed)):
@@ -119,7 +119,7 @@ class Indexer:
         if info is None:
             return Change(key)
         subject = self._subject(prefix, key)
-        known = prefix == OWNERS and bool(self._index.whose(scanned_key(subject)))
+        known = prefix in (OWNERS, BY_HAND) and bool(self._index.whose(scanned_key(subject)))
         return Change(key, info.etag, subject, news=not known) if subject else None
 
     def _known(self, prefix: str) -> Iterator[tuple[str, str]]:
@@ -136,8 +136,8 @@ class Indexer:
                 "" if letter is None else letter.event.key if letter.event else self._index.whose(key) or key
             )
         name = key.removeprefix(prefix)
-        if prefix == OWNERS:
-            return name
+        if prefix in (OWNERS, BY_HAND):
+            return name.partition("/")[0]
         if prefix == COPIES:
             return name.partition("/")[2]
         return name.removesuffix(SCANNED) if name.endswith(SCANNED) else ""

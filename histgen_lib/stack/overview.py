@@ -112,8 +112,12 @@ class Overview:
 
         Without an etag: it is gone, though somebody has the slide's id.
         """
-        found = self._store.head(keys.scanned_key(slide_id))
-        return found or (gone(slide_id) if self._store.head(keys.owner_key(slide_id)) else None)
+        if found := self._store.head(keys.scanned_key(slide_id)):
+            return found
+        known = self._store.head(keys.owner_key(slide_id)) or any(
+            self._store.list(keys.taken_prefix(slide_id))
+        )
+        return gone(slide_id) if known else None
 
     def _standing(
         self, scans: list[Scan], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
@@ -141,10 +145,10 @@ class Overview:
         if only is not None:
             return [info for slide_id in sorted(only) if (info := self.scan_of(slide_id))]
         there = {info.key: info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")}
-        owned = (
-            keys.scanned_key(info.key.removeprefix(keys.OWNERS)) for info in self._store.list(keys.OWNERS)
-        )
-        return [*there.values(), *(ObjectInfo(key, 0, "", 0.0) for key in owned if key not in there)]
+        owned = (info.key.removeprefix(keys.OWNERS) for info in self._store.list(keys.OWNERS))
+        taken = (info.key.split("/")[2] for info in self._store.list(keys.BY_HAND))
+        known = sorted({*owned, *taken})
+        return [*there.values(), *(gone(one) for one in known if keys.scanned_key(one) not in there)]
 
     def _state(self, scan: Scan, letters: Mapping[tuple[str, str], list[DeadLetter]]) -> SlideState:
         """Say where a slide stands. `letters`: by trace."""

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_model
 import whole_store
 from damage import DAMAGE, damage
-from job_kit import Lab
+from job_kit import NOW, Lab, scanned
 
+from histgen_lib.events import Event
+from histgen_lib.pipeline.books import take_in
+from histgen_lib.pipeline.keys import scanned_key
 from histgen_lib.stack.damage import noted
 from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.repairing import Repair
@@ -28,6 +32,7 @@ OBJECTS = {
     "the pointer": ("reports/a/", "latest.json"),
     "the pointer's history": ("reports/a/latest.history/", ".json"),
     "scanned.json": ("slides/a/", ".json"),
+    "scanned.json of one published by hand": ("slides/h/", ".json"),
     "the owner": ("gateway/owners/a", ""),
     "an event among those of its bytes": ("gateway/contents/", ".json"),
     "an event that was published by hand": ("gateway/by-hand/h/", ".json"),
@@ -117,6 +122,21 @@ def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
     assert found(lab) == {}
     assert list(noted(lab.store)) == []
     assert not any(slide.damaged for slide in Overview(lab.store).slides())
+
+
+def test_a_slide_published_by_hand_that_was_not_read_yet_is_not_missing_from_the_list(lab):
+    path = tiny_model.write_slide(lab.folder / "new.tif", side_px=640)
+    event = Event.first(scanned(path), source="lab/scanner-1", now=NOW, identity="18")
+    take_in(lab.store, event)
+    assert found(lab) == {}
+    lab.store.delete(scanned_key("new"))
+
+    assert found(lab) == {scanned_key("new"): "is missing"}
+    (state,) = Overview(lab.store).slides(["new"])
+    assert (state.event, state.state) == (event, "scanned")
+    assert state in Overview(lab.store).slides()
+    assert [one.done for one in Repair(lab.store, whole_store.Publisher()).run()] == ["restored"]
+    assert found(lab) == {}
 
 
 def test_a_sound_object_is_never_written_by_a_repair(lab):
