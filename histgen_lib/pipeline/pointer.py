@@ -123,7 +123,8 @@ def history(store: ObjectStore, key: str, *, by: str) -> list[dict[str, Any]]:
     sound = {number: entry for number, entry in entries.items() if isinstance(entry.get(by), str)}
     most = max(found, default=0)
     told = _told(read_pointer(store, key, by=by), by)
-    if any(number in sound and sound[number][by] != one[by] for number, one in told.items()):
+    other = any(number in sound and sound[number][by] != one[by] for number, one in told.items())
+    if other or len(told) < most:
         told = _between(sound, told, most, by)
     return [sound.get(number) or told.get(number) or {} for number in range(1, max(most, *told, 0) + 1)]
 

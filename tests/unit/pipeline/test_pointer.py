@@ -143,6 +143,41 @@ def test_one_object_that_is_damaged_or_missing_is_told_from_the_others_and_mende
     assert {one for one in before if before[one] != after[one]} <= {KEY, key}
 
 
+@pytest.mark.parametrize("key", ENTRIES)
+def test_a_bit_that_is_another_anywhere_is_found_and_is_not_spread_to_the_others(store, key):
+    for digest in ("d1", "d2", "d3"):
+        say(store, digest, turn=1)
+    sound, whole = store.get(key), read_pointer(store, KEY, by="digest")
+    for at in range(len(sound)):
+        damaged = sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :]
+        store.inner.put(key, damaged, if_absent=False)
+        assert list(pointer_faults(store, KEY, by="digest")) == [key], damaged
+        assert recall_pointer(store, KEY, by="digest") == whole
+    mend_pointer(store, KEY, by="digest")
+
+    assert list(pointer_faults(store, KEY, by="digest")) == []
+    assert read_pointer(store, KEY, by="digest") == whole
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+def test_one_that_leaves_out_what_is_anothers_is_sound_and_is_mended_as_it_was(store, key):
+    def ours(entry) -> bool:
+        return not entry["digest"].startswith("other")
+
+    for digest in ("d1", "other", "d2"):
+        advance(store, KEY, {"digest": digest, "draft": digest}, by="digest", ours=ours)
+    whole = read_pointer(store, KEY, by="digest")
+    assert (whole["digest"], whole["previous"]) == ("d2", ["d1"])
+    assert list(pointer_faults(store, KEY, by="digest")) == []
+    store.inner.delete(key)
+    assert list(pointer_faults(store, KEY, by="digest")) == [key]
+    mend_pointer(store, KEY, by="digest", ours=ours)
+
+    assert read_pointer(store, KEY, by="digest") == whole
+    lost = [key] if key.endswith("2.json") else []  # nothing else tells of what is another's
+    assert list(pointer_faults(store, KEY, by="digest")) == lost
+
+
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"digest": 3}', b'{"digest": "x"}', b"\xff"])
 def test_a_damaged_pointer_is_written_anew(store, damage):
     store.inner.put(KEY, damage, if_absent=False)
