@@ -88,7 +88,7 @@ def test_services_that_are_killed_while_the_disk_is_full_come_back_once_it_is_no
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
 
 
-def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said, tmp_path):
+def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said):
     """Everything at once; the tiler's job in hand is done by another process, and no attempt is lost."""
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
     frozen = {name: stack.pid_of(name) for name in ("gateway", "reporter")}
@@ -98,7 +98,7 @@ def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said
         os.kill(pid, signal.SIGSTOP)
     until(lambda: not alive(list(frozen.values())), LONG_S, "all of them to be ended")
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
-    slide = tiny_model.write_slide(tmp_path / "afterwards.tif")
+    slide = tiny_model.write_slide(stack.home / "afterwards.tif")
     run = stack("submit", slide, "--wait")
 
     assert run.code == 0, run.said

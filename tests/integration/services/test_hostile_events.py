@@ -20,7 +20,7 @@ from histgen_lib.slides.slide import safe_id
 from histgen_lib.worker import DeadLetter, dead_letters
 
 GOOD = 5
-GAP = 1 << 40
+GAP = 60 << 30
 LONGEST = 255 - len(".tif")
 """What the file system takes; a name to which nothing can be added."""
 
