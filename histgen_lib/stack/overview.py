@@ -191,6 +191,15 @@ class Overview:
         """
         return self._report(slide).draft
 
+    def shown(self, events: Iterable[Event]) -> set[str] | None:
+        """Name the digests of the reports that slides have now; None if one has none, or none is known.
+
+        A case that has other slides since leaves those that went their earlier report.
+        """
+        scans = [event.data for event in events if isinstance(event.data, SlideScanned)]
+        drafts = [draft for scan in scans if (draft := self.drafted(scan))]
+        return {draft.key.split("/")[2] for draft in drafts} if scans and len(drafts) == len(scans) else None
+
     def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
         """Return the reports that a pointer of the slide's names before its own, and that are another's."""
         owner = report_owner(slide)

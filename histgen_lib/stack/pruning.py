@@ -187,7 +187,8 @@ class _Pruner:
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
         data = read_object(self._store, owner.report(digest, DRAFT_JSON))
         whose = owner_told(data or b"") or room_owner(self._store, owner)
-        if whose.id != owner.id or not self._is_drafted(events_of(self._store, whose)):
+        shown = Overview(self._store).shown(events_of(self._store, whose))
+        if whose.id != owner.id or shown is None or digest in shown:
             return False
         latest = {latest_of(self._store, whose, damaged=digest)}
         if data and not owner_told(data):  # damaged: perhaps another's of this id, who needs it
@@ -222,8 +223,7 @@ class _Pruner:
 
     def _is_drafted(self, events: Iterable[Event]) -> bool:
         """Whether these slides all have a draft; not where no slide is known: then nothing else is either."""
-        scans = [event.data for event in events if isinstance(event.data, SlideScanned)]
-        return bool(scans) and all(map(Overview(self._store).drafted, scans))
+        return Overview(self._store).shown(events) is not None
 
     def _is_settled(self, key: str) -> bool:
         """Whether nothing depends any more on knowing that this letter was replayed."""

@@ -140,7 +140,10 @@ class Repair:
 
     def _report(self, damage: Damage) -> Repaired:
         digest = damage.key.split("/")[2]
-        if latest_of(self._store, ReportOwner.named(damage.owner), damaged=digest) not in (None, digest):
+        owner = ReportOwner.named(damage.owner)
+        shown = Overview(self._store).shown(events_of(self._store, owner))
+        later = latest_of(self._store, owner, damaged=digest) not in (None, digest)
+        if later and shown is not None and digest not in shown:
             return Repaired(damage, hint=_SUPERSEDED)
         return self._redraft(damage, _NO_EVENT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import planted_objects as planted
 import pytest
 import tiny_model
 import whole_store
-from job_kit import Killed, Lab
+from job_kit import NOW, Killed, Lab, scanned
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BAG_READY, SlideScanned, following_id, replay_id
+from histgen_lib.events import BAG_READY, Event, SlideScanned, following_id, replay_id
+from histgen_lib.pipeline.books import claim, write_down
 from histgen_lib.pipeline.keys import SEEN
+from histgen_lib.pipeline.recall import Owner
 from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.pruning import DAY_S, KINDS, Removed, prune, read_retention, tally
+from histgen_lib.stack.repairing import Repair
 from histgen_lib.stack.verification import Verification
 from histgen_lib.worker.audit import this_account
 from histgen_lib.worker.dead_letter import DeadLetter, letter_key
@@ -99,6 +103,33 @@ def test_a_case_whose_slide_was_scanned_anew_keeps_what_its_report_was_made_of(l
     assert gone == {"a", "b"}
     left = " ".join(lab.store.contents("bags/"))
     assert all(f"{data.split(b'bag_digest')[1][3:67].decode()}.parquet" in left for data in named)
+
+
+def test_the_report_of_a_slide_that_its_case_has_no_more_stays_and_is_mended(lab):
+    """Slide b is still told of by the report that c was in with it."""
+    path = tiny_model.write_slide(lab.folder / "e.tif", side_px=640, seed=55)
+    case = {"case_id": "C", "case_slides": ("c", "e")}
+    (of_c,) = [event for event in whole_store.events(lab) if event.key == "c"]
+    for event in (of_c, Event.first(scanned(path, slide_id="e"), source="/histgen/g", now=NOW, identity="e")):
+        told = replace(event, id=event.id[::-1], data=replace(event.data, turn=5, **case))
+        write_down(lab.store, told)
+        claim(lab.store, told.key, Owner(told.data.uri, told.data.content_id))
+        whole_store.remake(lab, [told])
+    stood = states(lab)
+    age(lab)
+    pruned(lab)
+    assert states(lab) == stood
+    (draft,) = [end for name, _, end in stood if name == "b"]
+    page = draft.replace(".json", ".html")
+    assert [draft.split("/")[0], lab.store.head(page) is None] == ["case-reports", False]
+    sound = lab.store.get(page)
+    lab.store.delete(page)
+    assert faults(lab) == [page]
+    publisher = whole_store.Publisher()
+    assert [one.done for one in Repair(lab.store, publisher).run()] == ["announced"]
+    whole_store.remake(lab, publisher.events)
+
+    assert lab.store.get(page) == sound
 
 
 def test_what_is_young_stays_whatever_age_is_stated(lab, made, tmp_path, model_dir):
