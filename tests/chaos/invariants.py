@@ -16,11 +16,12 @@ COMPANIONS = {"draft.json", "draft.txt", "draft.html", "thumbnail.webp", "heatma
 _KEYS = re.compile(
     r"slides/[^/]+/scanned\.json"
     r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp|digests\.json)"
-    r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp|digests\.json)|latest\.json|latest\.history/\d+\.json)"
+    r"|(case-)?reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp|digests\.json)|latest\.json|latest\.history/\d+\.json)"
     r"|gateway/(by-hand|owners|contents|seen)/.+"
     r"|audit/\d{12}\.json"
+    r"|verify/(last\.json|damaged/.+)"
     r"|dead-letter(-replayed)?/[A-Za-z0-9._-]+\.json"
-    r"|cases/[^/]+/[^/]+\.json"
+    r"|cases/[^/]+/[^/]+(\.history/\d+)?\.json"
     r"|attempts/(tiler|reporter)/[A-Za-z0-9._-]+/\d+"
 )
 
