@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import canonical_json, each_name_once, sha256_hex
+from histgen_lib.files import canonical_json, each_name_once, sha256_hex, unsealed
 
 SCHEMA_VERSION = 1
 """Rides on every event as `ce_schemaversion`; a consumer dead-letters a version it does not know."""
@@ -264,7 +264,7 @@ def replay_id(name: str) -> str:
 def recorded_scan(record: bytes) -> Event | None:
     """Read a slide.scanned event as the gateway keeps it, `{"event": …}`; None if it holds another thing."""
     try:
-        event = Event.from_json(json.loads(record)["event"])
+        event = Event.from_json(unsealed(record)["event"])
     except (InvalidInputError, ValueError, TypeError, KeyError):
         return None
     return event if isinstance(event.data, SlideScanned) else None

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+_SEAL = "seal"
+_HEX_DIGITS = 64
 
 
 @contextmanager
@@ -50,6 +54,37 @@ def write_atomic(path: Path, data: bytes) -> None:
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spare spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """Canonical JSON that holds, under "seal", the SHA-256 of all the rest: damage shows when it is read."""
+    return canonical_json({**value, _SEAL: sha256_hex(canonical_json(value))})
+
+
+def unsealed(data: bytes) -> Any:
+    """Read JSON, without its seal. Raises ValueError if it is none, or not what `sealed_json` wrote.
+
+    What has no seal is taken as it is: earlier versions wrote none.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        return value
+    if _SEAL not in value and not any(_seals(value, name) for name in value):
+        return value
+    if not _seals(value, _SEAL):
+        raise ValueError("the seal is broken")
+    return {name: one for name, one in value.items() if name != _SEAL}
+
+
+def _seals(value: Mapping[str, Any], name: str) -> bool:
+    """Whether one part of a JSON object is the digest of all the rest; damage may have renamed it."""
+    seal = value.get(name)
+    if not isinstance(seal, str) or len(seal) != _HEX_DIGITS:
+        return False
+    return seal == sha256_hex(canonical_json({other: value[other] for other in value if other != name}))
 
 
 def decode_text(data: bytes) -> str:

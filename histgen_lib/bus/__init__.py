@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,7 @@ __all__ = [
     "Publisher",
     "Reason",
     "Subscription",
+    "finished_records",
     "open_publisher",
     "open_subscription",
 ]
@@ -185,6 +188,18 @@ def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscrip
     from histgen_lib.bus._kafka import KafkaSubscription  # noqa: PLC0415 - imports a Kafka client
 
     return KafkaSubscription(settings, _servers(settings), topic, group)
+
+
+def finished_records(settings: BusSettings, before: datetime, *, remove: bool) -> Iterator[tuple[str, int]]:
+    """Yield topic and bytes of records that every group has finished and that were published `before`.
+
+    With `remove` each is gone when it is told of. Kafka removes records by its own rules: of it nothing is
+    told. Raises as `Publisher.publish`.
+    """
+    if _scheme(settings) == "embedded":
+        from histgen_lib.bus import _embedded_prune  # noqa: PLC0415 - only what is used
+
+        yield from _embedded_prune.finished_records(_path(settings), before, remove=remove)
 
 
 def _scheme(settings: BusSettings) -> str:

@@ -45,8 +45,9 @@ class Member:
             expires=now + self.session_s,
         )
         partitions = ensure_topic(connection, self.topic, self.partitions)
-        connection.executemany(
-            "INSERT OR IGNORE INTO claim (grp, topic, part) VALUES (?, ?, ?)",
+        connection.executemany(  # a new group begins with the first record that is still there
+            "INSERT OR IGNORE INTO claim (grp, topic, part, next) VALUES (?1, ?2, ?3, COALESCE("
+            "(SELECT MIN(position) FROM record WHERE topic = ?2 AND part = ?3), 0))",
             [(self.group, self.topic, part) for part in range(partitions)],
         )
         self._reshare(connection, now)

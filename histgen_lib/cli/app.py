@@ -42,7 +42,7 @@ class _Commands(TyperGroup):
 _PANELS = {
     "Slides": "report tiles encode",
     "Start here": "demo doctor",
-    "The stream": "up submit status watch replay backfill audit export config",
+    "The stream": "up submit status watch replay backfill verify prune audit export config",
     "Training and evaluation": "synth train-encoder train evaluate compare model",
 }
 _GROUPS = ("audit", "config", "model")

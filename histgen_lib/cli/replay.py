@@ -15,7 +15,7 @@ from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.worker.replay import Replayed
 
 

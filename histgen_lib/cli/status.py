@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,8 +30,8 @@ from histgen_lib.names import printable
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
     from histgen_lib.stack.following import Picture
-    from histgen_lib.stack.overview import SlideState
     from histgen_lib.stack.standing import Standing, Wanted
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.storage import ObjectInfo, ObjectStore
 
 ROWS = 60
@@ -167,7 +168,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
         if error.code != "object-key":
             raise
         raise _unknown(slide_id) from error  # nothing can be kept under such a name
-    states = [slide for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
+    states = [_examined(slide, store) for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
     if not states:
         raise _unknown(slide_id)
     objects = _objects(states, store)
@@ -200,6 +201,18 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
     for info in objects:
         out().print(f"  {info.key}  {_size(info.size_bytes)}", soft_wrap=True)
+
+
+def _examined(state: SlideState, store: ObjectStore) -> SlideState:
+    """Look at every object of a slide, and not only at what tells where it stands."""
+    from histgen_lib.stack.verifying import check_slide  # noqa: PLC0415 - reads what was made of pixels
+
+    data = state.event.data if state.event else None
+    of_case = data.case_id if isinstance(data, SlideScanned) and data.case_slides else None
+    found = check_slide(store, state.slide_id, of_case)
+    known = {said.partition(" ")[0] for said in state.damaged}
+    more = [str(damage) for damage in found if damage.key not in known]
+    return replace(state, damaged=(*state.damaged, *more))
 
 
 def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure]:
@@ -290,6 +303,9 @@ def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> Non
         }
     for name, value in facts.items():
         _print_facts(name, [value] if value else [])
+    _print_facts("damaged", [printable(said) for said in state.damaged])
+    if state.damaged:
+        _print_facts("cure", ["histgen verify --repair"])
     if state.draft:
         out().print(f"\n{state.draft.text}\n", soft_wrap=True)
 

@@ -14,10 +14,11 @@ from rich.text import Text
 
 from histgen_lib.cli.output import Failure
 from histgen_lib.cli.progress import STAGES
+from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.stack.following import Ended, Picture
-    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.stack.workers import WorkerState
     from histgen_lib.storage import ObjectStore
 
@@ -127,6 +128,8 @@ def slides_table(picture: Picture, slides: Iterable[SlideState]) -> Table:
         state = "in hand" if worker else waiting_for(slide)
         detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
         table.add_row(Text(_names(slide)), Text(state, style=STYLES.get(slide.state, "")), detail)
+        for said in slide.damaged:
+            table.add_row("", Text("damaged", style="red"), Text(printable(said), style="red"))
     return table
 
 
@@ -157,6 +160,7 @@ def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
         "trace_id": event and event.trace_id,
         "waits_for_slides": list(slide.lacks),
         "copies": list(slide.copies),
+        "damaged": list(slide.damaged),
         "draft": draft
         and {
             "json": place_of(store, draft.key),

@@ -16,7 +16,7 @@ from histgen_lib.errors import FatalError, HistgenError
 
 if TYPE_CHECKING:
     from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.overview import SlideState
+    from histgen_lib.stack.states import SlideState
     from histgen_lib.stack.submitting import Receipt
     from histgen_lib.storage import ObjectStore
 

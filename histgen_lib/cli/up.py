@@ -80,6 +80,14 @@ def up(
             help="Where slides may lie beside the watched folder and HOME; may be repeated.",
         ),
     ] = None,
+    retention: Annotated[
+        str,
+        typer.Option(
+            "--retention",
+            metavar="DAYS|KIND=DAYS,…",
+            help="Have what is older pruned once a day, see histgen prune. Default: everything is kept.",
+        ),
+    ] = "",
     frozen_after: Annotated[
         float,
         typer.Option(
@@ -119,6 +127,7 @@ def up(
         tilers=tilers,
         port=port,
         roots=tuple(map(_whole, allow or [])),
+        retention=retention,
         kafka_libs=kafka_libs,
         triton_home=triton_home,
         frozen_s=_frozen_s(frozen_after),

@@ -6,68 +6,47 @@ the tiler, when it takes it, by the same rule: an id belongs to the slide that c
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import Event, SlideScanned, recorded_scan
-from histgen_lib.files import canonical_json
+from histgen_lib.events import Event, SlideScanned
 from histgen_lib.pipeline.keys import contents_prefix, owner_key, scanned_key, taken_key
 from histgen_lib.pipeline.made import JSON, read_object
+from histgen_lib.pipeline.recall import (
+    Owner,
+    Said,
+    announced_owner,
+    is_by_hand,
+    owner_in,
+    owner_of,
+    said_in,
+    said_last,
+)
 from histgen_lib.storage import ObjectStore
-
-_TURN = "turn"
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose a slide id is: the URI that came first with it, and the bytes it had then."""
-
-    uri: str
-    content_id: str
-
-
-_ANOTHER = Owner("", "")
-"""Of a name that the store does not tell from ours: nobody's URI and bytes."""
 
 
 def claim(store: ObjectStore, slide_id: str, owner: Owner) -> Owner:
     """Take a slide id, unless someone has it; return whose it is."""
     key = owner_key(slide_id)
-    mine = canonical_json({"schema": 1, "slide_id": slide_id, **asdict(owner)})
+    if found := owner_in(read_object(store, key), slide_id):
+        return found
+    first = announced_owner(store, slide_id) or owner
+    mine = first.to_bytes(slide_id)
     if store.put(key, mine, content_type=JSON):
-        return owner
-    if found := _owner_of(store, slide_id):
+        return first
+    if found := owner_in(read_object(store, key), slide_id):
         return found
     store.put(key, mine, if_absent=False, content_type=JSON)  # it is damaged
-    return owner
+    return first
 
 
-def recorded_of(store: ObjectStore, slide_id: str) -> Event | None:
-    """Look up the slide.scanned event that was announced of a slide last; None if there is none."""
-    return _of(slide_id, read_object(store, scanned_key(slide_id)))
-
-
-def recorded_in(data: bytes, slide_id: str = "") -> tuple[Event, SlideScanned] | None:
-    """Read an event out of the books and what it says, in its turn; None if it is not one of the slide's.
-
-    `slide_id`: "" for any slide's.
-    """
-    event = _of(slide_id, data) if slide_id else recorded_scan(data)
-    if event is None or not isinstance(event.data, SlideScanned):
-        return None
-    turn = _parsed(data).get(_TURN)
-    return event, replace(event.data, turn=turn) if isinstance(turn, int) else event.data
-
-
-def write_down(store: ObjectStore, event: Event, turn: int) -> None:
+def write_down(store: ObjectStore, event: Event) -> None:
     """Write an event down that the broker has; the index by content comes last, as it says "announced"."""
     assert isinstance(event.data, SlideScanned)
-    line = _line(event, turn)
-    store.put(scanned_key(event.key), line, if_absent=False, content_type=JSON)
-    store.put(_noted_key(event), line, content_type=JSON)
+    said = Said(event, event.data)
+    store.put(scanned_key(event.key), said.to_bytes(), if_absent=False, content_type=JSON)
+    store.put(said.content_key, said.to_bytes(), content_type=JSON)
 
 
 def take_in(store: ObjectStore, event: Event) -> SlideScanned:
@@ -76,24 +55,23 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
     An event may name anything: id and bytes are its slide's only once that was read (`keep`). Raises
     InvalidInputError: "slide-id-invalid", "slide-id-taken".
     """
-    data, by_hand = event.data, _is_by_hand(event)
+    data, by_hand = event.data, is_by_hand(event)
     assert isinstance(data, SlideScanned)
-    noted = taken_key(event.key, event.name) if by_hand else _noted_key(event)
-    if known := recorded_in(read_object(store, noted) or b"", event.key):
-        return known[1]
+    noted = taken_key(event.key, event.name) if by_hand else Said(event, data).content_key
+    if known := said_in(read_object(store, noted), event.key):
+        return known.data
     if by_hand:
         for name in (data.slide_id, data.case_id or data.slide_id, *data.case_slides):
             check_name(name)
-    if owner := _owner_of(store, data.slide_id):
+    if owner := owner_of(store, data.slide_id):
         _refuse_other(store, data, owner)
-    turn = _turn_of(event, recorded_in(read_object(store, scanned_key(event.key)) or b"", event.key))
+    said = Said(event, replace(data, turn=_turn_of(event, said_last(store, event.key))))
     if by_hand and not event.replay:
-        line = _line(event, turn)
-        store.put(scanned_key(event.key), line, if_absent=False, content_type=JSON)
-        store.put(noted, line, content_type=JSON)
+        store.put(scanned_key(event.key), said.to_bytes(), if_absent=False, content_type=JSON)
+        store.put(noted, said.to_bytes(), content_type=JSON)
     else:  # the gateway writes its own down; of one that is replayed that was done before
-        store.put(scanned_key(event.key), _line(event, turn), content_type=JSON)
-    return replace(data, turn=turn)
+        store.put(scanned_key(event.key), said.to_bytes(), content_type=JSON)
+    return said.data
 
 
 def keep(store: ObjectStore, event: Event, data: SlideScanned) -> None:
@@ -103,8 +81,9 @@ def keep(store: ObjectStore, event: Event, data: SlideScanned) -> None:
     """
     _refuse_other(store, data, claim(store, data.slide_id, Owner(data.uri, data.content_id)))
     assert isinstance(event.data, SlideScanned)
-    if _is_by_hand(event) and not event.replay and data.content_id == event.data.content_id:
-        store.put(_noted_key(event), _line(event, data.turn), content_type=JSON)
+    if is_by_hand(event) and not event.replay and data.content_id == event.data.content_id:
+        said = Said(event, data)
+        store.put(said.content_key, said.to_bytes(), content_type=JSON)
 
 
 def taken(slide_id: str) -> InvalidInputError:
@@ -117,22 +96,12 @@ def taken(slide_id: str) -> InvalidInputError:
     )
 
 
-def _owner_of(store: ObjectStore, slide_id: str) -> Owner | None:
-    """Say whose an id is; None if nobody has it, or what is kept of that is damaged."""
-    found = _parsed(read_object(store, owner_key(slide_id)))
-    if not {"uri", "content_id"} <= set(found):
-        return None
-    if found.get("slide_id", slide_id) != slide_id:
-        return _ANOTHER
-    return Owner(str(found["uri"]), str(found["content_id"]))
-
-
 def _refuse_other(store: ObjectStore, data: SlideScanned, owner: Owner) -> None:
     """Refuse other bytes from another place under an id: two slides must never be mixed."""
     if owner.uri == data.uri or owner.content_id == data.content_id:
         return
     noted = (store.get(info.key) for info in store.list(contents_prefix(data.content_id)))
-    if not any(_of(data.slide_id, line) for line in noted):  # bytes that the slide once had, moved
+    if not any(said_in(line, data.slide_id) for line in noted):  # bytes that the slide once had, moved
         raise taken(data.slide_id)
 
 
@@ -151,41 +120,12 @@ def check_name(name: str) -> None:
         )
 
 
-def _turn_of(event: Event, latest: tuple[Event, SlideScanned] | None) -> int:
+def _turn_of(event: Event, latest: Said | None) -> int:
     """Say in which turn an event is, by what was announced last: of others' each is one of its own."""
     assert isinstance(event.data, SlideScanned)
     given = event.data.turn
     if latest is None:
         return given
-    if latest[0].name == event.name or (latest[0].trace_id == event.trace_id and event.replay):
-        return max(given, latest[1].turn)
-    return max(given, latest[1].turn + 1) if _is_by_hand(event) and not event.replay else given
-
-
-def _is_by_hand(event: Event) -> bool:
-    """Whether somebody else than a service of ours has published it."""
-    return event.name != event.id
-
-
-def _noted_key(event: Event) -> str:
-    assert isinstance(event.data, SlideScanned)
-    return f"{contents_prefix(event.data.content_id)}{event.name}.json"
-
-
-def _line(event: Event, turn: int) -> bytes:
-    assert isinstance(event.data, SlideScanned)
-    told: dict[str, Any] = {"event": event.to_json()}
-    return canonical_json(told if turn == event.data.turn else told | {_TURN: turn})
-
-
-def _of(slide_id: str, data: bytes | None) -> Event | None:
-    event = recorded_scan(data) if data else None
-    return event if event and event.key == slide_id else None
-
-
-def _parsed(data: bytes | None) -> dict[str, Any]:
-    try:
-        value = json.loads(data or b"")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    if latest.event.name == event.name or (latest.event.trace_id == event.trace_id and event.replay):
+        return max(given, latest.data.turn)
+    return max(given, latest.data.turn + 1) if is_by_hand(event) and not event.replay else given

@@ -11,14 +11,20 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, SlideScanned
-from histgen_lib.pipeline.books import check_name, recorded_in, recorded_of
-from histgen_lib.pipeline.keys import case_prefix, case_slide_key, scanned_key
-from histgen_lib.pipeline.made import read_object
-from histgen_lib.pipeline.pointer import TURN, advance, read_pointer, said_before
+from histgen_lib.events import BagReady
+from histgen_lib.pipeline.books import check_name
+from histgen_lib.pipeline.keys import case_prefix, case_slide_key
+from histgen_lib.pipeline.pointer import (
+    BY_BAG,
+    TURN,
+    advance,
+    pointer_of,
+    read_pointer,
+    recall_pointer,
+    said_before,
+)
+from histgen_lib.pipeline.recall import said_last
 from histgen_lib.storage import ObjectStore
-
-_BY = "bag_digest"
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,14 @@ def join_case(store: ObjectStore, ready: BagReady) -> None:
         **asdict(Member.of(ready)),
         "case_slides": list(ready.case_slides),
     }
-    advance(store, _key(ready, ready.slide_id), value, by=_BY)
+    advance(store, _key(ready, ready.slide_id), value, by=BY_BAG)
 
 
 def has_joined(store: ObjectStore, ready: BagReady) -> bool:
     """Whether `join_case` was done for this very bag. Raises as `join_case`."""
     _check_listed(ready)
-    pointer = read_pointer(store, _key(ready, ready.slide_id), by=_BY)
-    return pointer is not None and said_before(pointer, asdict(Member.of(ready)), by=_BY)
+    pointer = read_pointer(store, _key(ready, ready.slide_id), by=BY_BAG)
+    return pointer is not None and said_before(pointer, asdict(Member.of(ready)), by=BY_BAG)
 
 
 def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
@@ -90,8 +96,8 @@ def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Memb
     had a later one since, which is told that already.
     """
     for member in members:
-        scan = recorded_of(store, member.slide_id) if member.slide_id != ready.slide_id else None
-        if scan and isinstance(scan.data, SlideScanned) and scan.data.case_id != ready.case_id:
+        scan = said_last(store, member.slide_id) if member.slide_id != ready.slide_id else None
+        if scan and scan.data.case_id != ready.case_id:
             if ready.bag_digest not in [one.bag_digest for one in members]:
                 return False
             raise _elsewhere(member.slide_id, ready)
@@ -100,12 +106,12 @@ def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Memb
 
 def missing_slides(store: ObjectStore, case_id: str, slides: Iterable[str]) -> list[str]:
     """List the slides of a case whose bags its report still waits for, in its order."""
-    there = {info.key for info in store.list(case_prefix(case_id))}
+    there = {pointer_of(info.key) for info in store.list(case_prefix(case_id))}
     return [s for s in dict.fromkeys(slides) if case_slide_key(case_id, s) not in there]
 
 
 def _member(store: ObjectStore, ready: BagReady, slide_id: str) -> Member:
-    member = Member.read(read_pointer(store, _key(ready, slide_id), by=_BY) or {})
+    member = Member.read(recall_pointer(store, _key(ready, slide_id), by=BY_BAG) or {})
     if member.slide_id != slide_id:
         raise _unreadable()
     return member
@@ -115,10 +121,9 @@ def _check_said(store: ObjectStore, ready: BagReady) -> None:
     """Refuse an event about a bag that puts its slide into a case of which its scan said nothing."""
     for name in (str(ready.case_id), *ready.case_slides):
         check_name(name)
-    key = scanned_key(ready.slide_id)
-    scan = recorded_in(read_object(store, key) or b"", ready.slide_id)
-    same = scan and (scan[1].content_id, scan[1].turn) == (ready.content_id, ready.turn)
-    if scan and same and scan[1].case_id != ready.case_id:
+    scan = said_last(store, ready.slide_id)
+    same = scan and (scan.data.content_id, scan.data.turn) == (ready.content_id, ready.turn)
+    if scan and same and scan.data.case_id != ready.case_id:
         raise _elsewhere(ready.slide_id, ready)
 
 

@@ -28,22 +28,24 @@ from histgen_lib.pipeline.case import (
     is_still_of_case,
     join_case,
 )
+from histgen_lib.pipeline.digests import is_whole, store_set
 from histgen_lib.pipeline.draft import Drafted, bag_to_draft, bags_to_case_draft
 from histgen_lib.pipeline.file_checks import recorded_files
-from histgen_lib.pipeline.keys import DRAFT_JSON, ReportOwner, bag_key, bag_thumbnail_key, scan_key
-from histgen_lib.pipeline.latest import BY, named_drafts, tell_latest, tells_of
-from histgen_lib.pipeline.made import Made, read_object, store_files
+from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON, ReportOwner, bag_key, bag_thumbnail_key, scan_key
+from histgen_lib.pipeline.latest import named_drafts, tell_latest, tells_of
+from histgen_lib.pipeline.made import Made, read_object
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import Place, evidence_places, pictures_of, read_evidence
+from histgen_lib.pipeline.pointer import BY_REPORT
 from histgen_lib.pipeline.progress import Progress, silent
 from histgen_lib.pipeline.provenance import Part, case_origin, inputs_digest, slide_origin
-from histgen_lib.pipeline.report_files import report_files
+from histgen_lib.pipeline.report_files import file_names, report_files
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.pipeline.slide_files import SlideFiles
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.reports.pictures import Pictures
 from histgen_lib.reports.record import DraftReport, Tiling
-from histgen_lib.reports.render_json import from_json
+from histgen_lib.reports.render_json import readable_draft
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
 
@@ -68,9 +70,6 @@ class _Plan:
     owner: ReportOwner
     sources: Sequence[_Source]
     digest: str
-
-    def key(self, name: str) -> str:
-        return self.owner.report(self.digest, name)
 
 
 @dataclass(frozen=True)
@@ -135,13 +134,17 @@ class DraftJob:
         return _Source(member, scan, None if ordinary else member.bag_digest)
 
     def _finished(self, plan: _Plan) -> Made[ReportDrafted | None] | None:
-        """Tell of a report that lies there already, and see that the pointer knows of it."""
-        for key in named_drafts(plan.owner, {BY: plan.digest}):
+        """Tell of a report that lies there already, all of it sound, and see that the pointer knows of it."""
+        for key in named_drafts(plan.owner, {BY_REPORT: plan.digest}):
             data = read_object(self.store, key)
-            draft = from_json(data) if data is not None else None
-            if draft and tells_of(plan.owner, {"slide_id": draft.slide_id, "case_id": draft.case_id}):
+            draft = None if data is None else readable_draft(data)
+            if draft and self._is_whole(plan, draft, key.removesuffix(DRAFT_JSON)):
                 return Made(self._told(plan, draft, key))
         return None
+
+    def _is_whole(self, plan: _Plan, draft: DraftReport, folder: str) -> bool:
+        told = tells_of(plan.owner, {"slide_id": draft.slide_id, "case_id": draft.case_id})
+        return told and is_whole(self.store, folder + DIGESTS, [folder + name for name in file_names(draft)])
 
     def _told(self, plan: _Plan, draft: DraftReport, draft_key: str) -> ReportDrafted:
         turns = {source.member.slide_id: source.member.turn for source in plan.sources}
@@ -166,15 +169,21 @@ class DraftJob:
         with stages("read"):
             pictures = self._pictures(plan, parts, drafted)
         with stages("render"):
-            files = report_files(drafted.draft, pictures, plan.key)
+            folder = self._folder(plan)
+            files = report_files(drafted.draft, pictures, lambda name: folder + name)
         progress("render", 1, 1)
         progress("store", 0, 1)
         with stages("store"):
-            store_files(self.store, files)
-            told = self._told(plan, drafted.draft, plan.key(DRAFT_JSON))
+            store_set(self.store, files, folder + DIGESTS)
+            told = self._told(plan, drafted.draft, folder + DRAFT_JSON)
         progress("store", 1, 1)
         abstained = {"histgen_abstentions_total": float(drafted.draft.abstained)}
         return Made(told, stages.measures() | abstained)
+
+    def _folder(self, plan: _Plan) -> str:
+        """Say where the report belongs: where it lies, if it is a damaged one of an earlier version."""
+        places = [key.removesuffix(DRAFT_JSON) for key in named_drafts(plan.owner, {BY_REPORT: plan.digest})]
+        return next((place for place in places if any(self.store.list(place))), places[0])
 
     def _part(self, source: _Source) -> Part:
         member = source.member

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
-COPIES = "gateway/copies/"
+DIGESTS = "digests.json"
+"""Beside the files of a report: what each of them holds, see `pipeline/digests.py`."""
+COPIES, OWNERS, CONTENTS = "gateway/copies/", "gateway/owners/", "gateway/contents/"
+BY_HAND, SEEN = "gateway/by-hand/", "gateway/seen/"
+REPORTS, CASE_REPORTS = "reports/", "case-reports/"
+_CASE = "case/"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
 
 
@@ -16,12 +21,17 @@ def scanned_key(slide_id: str) -> str:
 
 def owner_key(slide_id: str) -> str:
     """Return the key of what the gateway keeps of whose a slide's id is."""
-    return f"gateway/owners/{slide_id}"
+    return f"{OWNERS}{slide_id}"
+
+
+def taken_prefix(slide_id: str) -> str:
+    """Return what the keys of a slide's events start with that the gateway did not announce."""
+    return f"{BY_HAND}{slide_id}/"
 
 
 def taken_key(slide_id: str, event_name: str) -> str:
     """Return the key that says that the tiler has written down an event that the gateway did not announce."""
-    return f"gateway/by-hand/{slide_id}/{event_name}.json"
+    return f"{taken_prefix(slide_id)}{event_name}.json"
 
 
 def bags_prefix(slide_id: str) -> str:
@@ -44,6 +54,17 @@ def bag_thumbnail_key(slide_id: str, bag_digest: str) -> str:
     return f"bags/{slide_id}/{bag_digest}.thumbnail.webp"
 
 
+def bag_digests_key(slide_id: str, bag_digest: str) -> str:
+    """Return the key of what a bag, its thumbnail and its scan record hold, see `pipeline/digests.py`."""
+    return f"bags/{slide_id}/{bag_digest}.digests.json"
+
+
+def bag_keys(slide_id: str, bag_digest: str) -> list[str]:
+    """Return the keys of a bag and of what belongs to it, the scan record last."""
+    made = (bag_key, bag_thumbnail_key, scan_key)
+    return [key(slide_id, bag_digest) for key in made]
+
+
 @dataclass(frozen=True)
 class ReportOwner:
     """Whose a report is: a slide's, or a case's. Both may have one id; their keys never meet."""
@@ -54,10 +75,20 @@ class ReportOwner:
     def __str__(self) -> str:
         return f"the {'case' if self.is_case else 'slide'} {self.id}"
 
+    @classmethod
+    def named(cls, name: str) -> ReportOwner:
+        """Return whose `name` it is."""
+        return cls(name.removeprefix(_CASE), is_case=name.startswith(_CASE))
+
+    @property
+    def name(self) -> str:
+        """One text that tells it from all others: a slide's id, which has no slash, or `case/<id>`."""
+        return f"{_CASE if self.is_case else ''}{self.id}"
+
     @property
     def prefix(self) -> str:
         """What the keys of all its reports start with."""
-        return f"{'case-reports' if self.is_case else 'reports'}/{self.id}/"
+        return f"{CASE_REPORTS if self.is_case else REPORTS}{self.id}/"
 
     @property
     def latest(self) -> str:
@@ -67,7 +98,7 @@ class ReportOwner:
     @property
     def shared_prefix(self) -> str:
         """Where earlier versions kept reports of slides and cases alike; draft.json says whose one is."""
-        return f"reports/{self.id}/"
+        return f"{REPORTS}{self.id}/"
 
     def report(self, report_digest: str, name: str) -> str:
         """Return the key of one file of a report."""
@@ -86,7 +117,7 @@ def case_slide_key(case_id: str, slide_id: str) -> str:
 
 def contents_prefix(content_id: str) -> str:
     """Say under which keys the events lie that the gateway announced with these bytes."""
-    return f"gateway/contents/{content_id}/"
+    return f"{CONTENTS}{content_id}/"
 
 
 def copies_prefix(copy_id: str) -> str:

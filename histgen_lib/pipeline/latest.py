@@ -13,10 +13,18 @@ from typing import Any
 
 from histgen_lib.pipeline.keys import DRAFT_JSON, ReportOwner
 from histgen_lib.pipeline.made import read_object
-from histgen_lib.pipeline.pointer import PREVIOUS, TURN, TURNS, advance, history, inherit
+from histgen_lib.pipeline.pointer import (
+    BY_REPORT,
+    PREVIOUS,
+    TURN,
+    TURNS,
+    advance,
+    history,
+    inherit,
+    recall_pointer,
+)
 from histgen_lib.storage import ObjectStore
 
-BY = "report_digest"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -31,17 +39,34 @@ def tell_latest(
         "schema": 1,
         "slide_id": owner.id,
         "case_id": owner.id if owner.is_case else None,
-        BY: report_digest,
+        BY_REPORT: report_digest,
         "draft": draft_key,
         TURN: sum(turns.values()),
         **({TURNS: dict(turns)} if owner.is_case else {}),
     }
     if owner.is_case:
-        before = history(store, f"{owner.shared_prefix}latest.json")
-        inherit(store, owner.latest, [entry for entry in before if _is_of(store, owner, entry)])
-        advance(store, owner.latest, value, by=BY)
+        _inherited(store, owner)
+        advance(store, owner.latest, value, by=BY_REPORT)
     else:
-        advance(store, owner.latest, value, by=BY, ours=lambda entry: _is_of(store, owner, entry))
+        advance(store, owner.latest, value, by=BY_REPORT, ours=lambda entry: _is_kept(store, owner, entry))
+
+
+def _inherited(store: ObjectStore, case: ReportOwner) -> list[dict[str, Any]]:
+    """Begin a case's history with what the version before said of it; return that."""
+    before = history(store, f"{case.shared_prefix}latest.json", by=BY_REPORT)
+    own = [entry for entry in before if entry and is_of(store, case, entry)]
+    inherit(store, case.latest, own)
+    return own
+
+
+def _is_kept(store: ObjectStore, slide: ReportOwner, entry: Mapping[str, Any]) -> bool:
+    """Whether a slide's pointer goes on naming a report; a case's it names until that has its own pointer."""
+    if is_of(store, slide, entry):
+        return True
+    case = ReportOwner(slide.id, is_case=True)
+    if store.head(case.latest) is None and (own := _inherited(store, case)):
+        advance(store, case.latest, own[-1], by=BY_REPORT)
+    return False
 
 
 def pointers_of(owner: ReportOwner) -> list[str]:
@@ -55,11 +80,24 @@ def named_drafts(owner: ReportOwner, pointer: Mapping[str, Any]) -> Iterator[str
     Never in the folder of anybody else, whatever the pointer says.
     """
     previous = pointer.get(PREVIOUS)
-    for digest in (pointer.get(BY), *(previous if isinstance(previous, list) else ())):
+    for digest in (pointer.get(BY_REPORT), *(previous if isinstance(previous, list) else ())):
         if isinstance(digest, str) and _DIGEST.fullmatch(digest):
             yield from dict.fromkeys(
                 f"{prefix}{digest}/{DRAFT_JSON}" for prefix in (owner.prefix, owner.shared_prefix)
             )
+
+
+def latest_of(store: ObjectStore, owner: ReportOwner, *, damaged: str = "") -> str | None:
+    """Return the digest of the owner's latest report that is there and says so; None if there is none.
+
+    `damaged`: one that is taken to be the owner's, though it may not say so any more.
+    """
+    for pointer in filter(None, (recall_pointer(store, key, by=BY_REPORT) for key in pointers_of(owner))):
+        for key in named_drafts(owner, pointer):
+            digest = key.split("/")[2]
+            if digest == damaged or owner_told(read_object(store, key) or b"") == owner:
+                return digest
+    return None
 
 
 def tells_of(owner: ReportOwner, draft: Mapping[str, Any]) -> bool:
@@ -67,14 +105,21 @@ def tells_of(owner: ReportOwner, draft: Mapping[str, Any]) -> bool:
     return draft.get("slide_id") == owner.id and draft.get("case_id") == (owner.id if owner.is_case else None)
 
 
-def _is_of(store: ObjectStore, owner: ReportOwner, entry: Mapping[str, Any]) -> bool:
+def owner_told(draft_json: bytes) -> ReportOwner | None:
+    """Say whose report a draft.json says it is; None if it does not."""
+    draft = _parsed(draft_json)
+    slide_id, case_id = draft.get("slide_id"), draft.get("case_id")
+    return ReportOwner(slide_id, case_id is not None) if isinstance(slide_id, str) else None
+
+
+def is_of(store: ObjectStore, owner: ReportOwner, entry: Mapping[str, Any]) -> bool:
     """Whether an entry of a pointer is about a report of the owner's; old ones do not say it themselves.
 
     Of a report that is no longer there it is not known: then it was the slide's.
     """
     if "case_id" in entry:
         return tells_of(owner, entry)
-    found = (read_object(store, key) for key in named_drafts(owner, {BY: entry.get(BY)}))
+    found = (read_object(store, key) for key in named_drafts(owner, {BY_REPORT: entry.get(BY_REPORT)}))
     drafts = [_parsed(data) for data in found if data]
     return any(tells_of(owner, draft) for draft in drafts) if drafts else not owner.is_case
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -45,16 +45,7 @@ class StoredFile:
     content_type: str
 
 
-def store_files(store: ObjectStore, files: Sequence[StoredFile]) -> list[bool]:
-    """Write objects, the last one only when all others are there; say of each whether it is new.
-
-    A store answers slowly, and each answer is waited for: so the others are written side by side.
-    """
-    *others, last = files
+def put_side_by_side(put: Callable[[StoredFile], bool], files: Sequence[StoredFile]) -> list[bool]:
+    """Write objects; say of each what `put` says. A store answers slowly, and each answer is waited for."""
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="histgen-store") as writers:
-        done = list(writers.map(lambda file: _put(store, file), others))
-    return [*done, _put(store, last)]
-
-
-def _put(store: ObjectStore, file: StoredFile) -> bool:
-    return store.put(file.key, file.data, content_type=file.content_type)
+        return list(writers.map(put, files))

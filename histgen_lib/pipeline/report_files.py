@@ -28,6 +28,13 @@ def report_files(
     ]
 
 
+def file_names(draft: DraftReport) -> list[str]:
+    """Name the files of a draft that has pictures of its slides, draft.json last."""
+    folders = [f"{part.slide_id}/" for part in draft.slides] or [""]
+    pictures = [folder + name for folder in folders for name in (THUMBNAIL, HEATMAP)]
+    return [*pictures, DRAFT_TEXT, DRAFT_HTML, DRAFT_JSON]
+
+
 def _picture_files(
     draft: DraftReport, pictures: Sequence[Pictures], key: Callable[[str], str]
 ) -> list[StoredFile]:

@@ -15,9 +15,10 @@ from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
 from histgen_lib.events import BagReady, SlideScanned
 from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.inference import InferenceServer
+from histgen_lib.pipeline.digests import is_whole, store_set
 from histgen_lib.pipeline.file_checks import changed, present_files, unchanged
-from histgen_lib.pipeline.keys import bag_key, bag_thumbnail_key, scan_key
-from histgen_lib.pipeline.made import JSON, PARQUET, WEBP, Made, StoredFile, read_object, store_files
+from histgen_lib.pipeline.keys import bag_digests_key, bag_key, bag_keys, bag_thumbnail_key, scan_key
+from histgen_lib.pipeline.made import JSON, PARQUET, WEBP, Made, StoredFile, read_object
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import make_thumbnail
 from histgen_lib.pipeline.progress import Progress, silent
@@ -58,15 +59,19 @@ class ScanJob:
     def find(self, scanned: SlideScanned) -> BagReady | None:
         """Return what `run` would tell, if it was done before; opens no slide, but looks for its sidecar.
 
+        What is damaged was not done: then `run` puts sound bytes in its place.
         Raises InvalidInputError: "slide-sidecar-invalid", "slide-uri", "uri-outside-roots"; and what the
         store raises.
         """
         digest = self._digest(scanned)
         record = read_object(self.store, scan_key(scanned.slide_id, digest))
         bag = self.store.head(bag_key(scanned.slide_id, digest)) if record is not None else None
-        if record is None or bag is None:
+        if record is None or bag is None or not self._is_whole(scanned.slide_id, digest):
             return None
         return _ready(scanned, digest, ScanRecord.from_bytes(record), bag.size_bytes)
+
+    def _is_whole(self, slide_id: str, digest: str) -> bool:
+        return is_whole(self.store, bag_digests_key(slide_id, digest), bag_keys(slide_id, digest))
 
     def run(
         self, scanned: SlideScanned, progress: Progress = silent, *, as_found: bool = False
@@ -154,13 +159,14 @@ class ScanJob:
 
     def _store(self, scanned: SlideScanned, digest: str, read: _Read) -> BagReady:
         slide_id, data = scanned.slide_id, pack_bag(read.bag)
-        ours, *_ = store_files(
+        ours, *_ = store_set(
             self.store,
             [
                 StoredFile(bag_key(slide_id, digest), data, PARQUET),
                 StoredFile(bag_thumbnail_key(slide_id, digest), read.thumbnail, WEBP),
                 StoredFile(scan_key(slide_id, digest), read.record.to_bytes(), JSON),
             ],
+            bag_digests_key(slide_id, digest),
         )
         stored = None if ours else self.store.head(bag_key(slide_id, digest))
         return _ready(scanned, digest, read.record, stored.size_bytes if stored else len(data))

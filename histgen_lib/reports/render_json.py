@@ -53,6 +53,14 @@ def from_json(data: bytes) -> DraftReport:
         ) from error
 
 
+def readable_draft(data: bytes) -> DraftReport | None:
+    """Read what `to_json` wrote; None for anything else."""
+    try:
+        return from_json(data)
+    except InvalidInputError:
+        return None
+
+
 def json_schema() -> bytes:
     """Return the JSON Schema (2020-12) of draft.json."""
     schema = DraftReport.model_json_schema(mode="serialization")

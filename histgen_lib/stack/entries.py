@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from histgen_lib.events import Event
-from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.states import DraftFacts, SlideState
 from histgen_lib.worker.dead_letter import DeadLetter
 
 
@@ -22,6 +22,7 @@ def packed(state: SlideState) -> str:
         "letter": state.letter and state.letter.to_bytes().decode(),
         "lacks": state.lacks,
         "copies": state.copies,
+        "damaged": state.damaged,
     }
     return json.dumps({name: value for name, value in told.items() if value}, separators=(",", ":"))
 
@@ -37,4 +38,5 @@ def unpacked(text: str) -> SlideState:
         letter=DeadLetter.from_bytes(told["letter"].encode()) if "letter" in told else None,
         lacks=tuple(told.get("lacks", ())),
         copies=tuple(told.get("copies", ())),
+        damaged=tuple(told.get("damaged", ())),
     )

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from histgen_lib.errors import TransientError
-from histgen_lib.stack.overview import SlideState
 from histgen_lib.stack.sight import Seen, Sight
+from histgen_lib.stack.states import SlideState
 from histgen_lib.stack.workers import WorkerState, look
 
 _LOOK_S = 0.5

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from histgen_lib.events import SlideScanned
 from histgen_lib.pipeline.keys import COPIES
 from histgen_lib.stack.entries import packed, unpacked
-from histgen_lib.stack.overview import SlideState
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import StorageSettings
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.replay import GATEWAY
@@ -31,6 +31,7 @@ AT_ONCE, NEXT = 0.0, 1.0
 NEWS_S = 3600.0
 """What ended longer ago when it was found is told as news to nobody."""
 _BUSY_S = 2.0
+_KNOW = "INSERT OR REPLACE INTO object VALUES (?, ?, ?)"
 _NEWS = 10_000
 """So many of the latest ends are kept."""
 _TABLES = """
@@ -92,19 +93,19 @@ class End:
 
 @dataclass(frozen=True)
 class Change:
-    """An object that is not as it was known: its etag and of whom it tells; no etag if it is gone."""
+    """An object that is not as it was known; no etag if it is gone. `news`: have `subject` looked at."""
 
     key: str
     etag: str = ""
     subject: str = ""
+    news: bool = True
 
     def write(self, change: sqlite3.Connection) -> None:
         """Write it down."""
         if self.etag:
-            change.execute(
-                "INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, self.subject)
-            )
-            _touch(change, self.subject, NEXT)
+            change.execute(_KNOW, (self.key, self.etag, self.subject))
+            if self.news:
+                _touch(change, self.subject, NEXT)
             return
         for (subject,) in change.execute("SELECT subject FROM object WHERE key = ?", (self.key,)).fetchall():
             _touch(change, subject, NEXT)
@@ -212,6 +213,11 @@ class Index:
         rows = self._rows(sql, max(after, prefix), prefix[:-1] + chr(ord(prefix[-1]) + 1), limit)
         return [(str(key), str(etag)) for key, etag in rows]
 
+    def whose(self, key: str) -> str:
+        """Say of whom an object told that was listed before; "" if it was not."""
+        rows = self._rows("SELECT subject FROM object WHERE key = ?", key)
+        return str(rows[0][0]) if rows else ""
+
     def listed(self, changes: Iterable[Change]) -> None:
         """Note objects that are new, written anew, or gone; and have looked at whom they tell of."""
         with self._change() as change:
@@ -285,20 +291,14 @@ class Looked:
         """Write it down, in place of what was found before."""
         name = self.who.subject
         change.execute("DELETE FROM entry WHERE subject = ?", (name,))
+        entry = "entry (subject, state, ended, at, slide_id, refused, body)"
         change.executemany(
-            "INSERT INTO entry (subject, state, ended, at, slide_id, refused, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [_row(name, state) for state in self.states],
+            f"INSERT INTO {entry} VALUES (?, ?, ?, ?, ?, ?, ?)", [_row(name, state) for state in self.states]
         )
-        change.executemany(
-            "INSERT INTO news (at, first, body) VALUES (?, ?, ?)",
-            [(end.at, end.first, packed(end.slide)) for end in self.ends],
-        )
+        ends = [(end.at, end.first, packed(end.slide)) for end in self.ends]
+        change.executemany("INSERT INTO news (at, first, body) VALUES (?, ?, ?)", ends)
         if self.states:
-            change.execute(
-                "UPDATE subject SET misses = ? WHERE name = ?",
-                (self.misses, name),
-            )
+            change.execute("UPDATE subject SET misses = ? WHERE name = ?", (self.misses, name))
             change.execute(
                 "UPDATE subject SET due = ?, rests = ? WHERE name = ? AND touched = ?",
                 (self.due, all(state.ended for state in self.states), name, self.who.touched),
@@ -306,7 +306,7 @@ class Looked:
         else:
             change.execute("DELETE FROM subject WHERE name = ? AND touched = ?", (name, self.who.touched))
         if self.key:
-            change.execute("INSERT OR REPLACE INTO object VALUES (?, ?, ?)", (self.key, self.etag, name))
+            change.execute(_KNOW, (self.key, self.etag, name))
 
 
 def store_name(storage: StorageSettings) -> str:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
-from histgen_lib.pipeline.keys import COPIES
+from histgen_lib.pipeline.keys import BY_HAND, COPIES, OWNERS, scanned_key
 from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.dead_letter import DeadLetter
@@ -32,9 +33,9 @@ _SHARE, _BUILDING_SHARE, _LISTING_SHARE = 0.1, 0.5, 0.004
 """The most of the time that is spent: at work, on an index that is made anew, on listing at rest."""
 _BATCH, _SLICE = 64, 500
 _LIST_S = 5.0
-_FIRST_S, _MOST_S, _EACH_S, _ENDED_S = 0.5, 2.0, 0.02, 86400.0
+_FIRST_S, _MOST_S, _EACH_S, _ENDED_S, _DAMAGED_S = 0.5, 2.0, 0.02, 86400.0, 60.0
 """How soon the unfinished are looked at again, at first and at most, and how much later for each that there
-is; and how soon those that ended."""
+is; and how soon those that ended, and those of them that may be mended at any moment."""
 _NEXT_IN_QUEUE = 16
 _BEAT_S = 5.0
 _LAST_S = 5.0
@@ -54,7 +55,7 @@ class Indexer:
     ) -> None:
         self._store, self._index, self._clock, self._now = store, index, clock, now
         self._whole = bool(index.fact("whole"))
-        self._unlisted = {SLIDES, LETTERS, COPIES}
+        self._unlisted = {SLIDES, LETTERS, COPIES, OWNERS, BY_HAND}
         self._listings: dict[str, Iterator[bool]] = {}
         self._beat_at = float("-inf")
         index.note("settled", "")
@@ -66,7 +67,7 @@ class Indexer:
         """
         began = self._clock()
         looked = look_at(self._store, self._index, self._index.due(self._now(), _BATCH), self._now())
-        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES)]
+        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES, OWNERS, BY_HAND)]
         self._tell(began)
         spent = self._clock() - began
         if not (looked or any(listed)):
@@ -118,7 +119,8 @@ class Indexer:
         if info is None:
             return Change(key)
         subject = self._subject(prefix, key)
-        return Change(key, info.etag, subject) if subject else None
+        known = prefix in (OWNERS, BY_HAND) and bool(self._index.whose(scanned_key(subject)))
+        return Change(key, info.etag, subject, news=not known) if subject else None
 
     def _known(self, prefix: str) -> Iterator[tuple[str, str]]:
         after = ""
@@ -130,8 +132,12 @@ class Indexer:
         """Say of whom an object tells; "" of nobody."""
         if prefix == LETTERS:
             letter = _letter(self._store, key)
-            return "" if letter is None else letter.event.key if letter.event else key
+            return (
+                "" if letter is None else letter.event.key if letter.event else self._index.whose(key) or key
+            )
         name = key.removeprefix(prefix)
+        if prefix in (OWNERS, BY_HAND):
+            return name.partition("/")[0]
         if prefix == COPIES:
             return name.partition("/")[2]
         return name.removesuffix(SCANNED) if name.endswith(SCANNED) else ""
@@ -221,9 +227,10 @@ def _slides(store: ObjectStore, index: Index, who: Sequence[Due], now: float) ->
     for due in who:
         before, own = index.of(due.subject), by_slide[due.subject]
         misses, ends = _misses(index, due, before, own), _new_ends(store, before, own, now)
-        wait_s = _ENDED_S if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
+        ended_s = _DAMAGED_S if any(one.damaged for one in own) else _ENDED_S
+        wait_s = ended_s if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
         info = scans[due.subject]
-        told = (info.key, info.etag) if info else ("", "")
+        told = (info.key, info.etag) if info and info.etag else ("", "")
         found.append(Looked(due, own, now + wait_s, misses, ends, *told))
     return found
 
@@ -267,6 +274,7 @@ def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
             one.event.name if one.event else "",
             one.end,
             *one.lacks,
+            *one.damaged,
         )
         for one in states
     ]
@@ -285,6 +293,10 @@ def _scan(overview: Overview, slide_id: str) -> ObjectInfo | None:
 
 def _letter(store: ObjectStore, key: str) -> DeadLetter | None:
     try:
-        return DeadLetter.from_bytes(store.get(key))
-    except InvalidInputError:  # removed since, or of another version: nothing that could be shown
+        data = store.get(key)
+    except InvalidInputError:  # removed since
         return None
+    try:
+        return DeadLetter.from_bytes(data)
+    except InvalidInputError:
+        return DeadLetter.unreadable(key, len(data))

@@ -48,6 +48,8 @@ share.coordinator.state.topic.min.isr=1
 log.flush.interval.messages=1
 # A group that was away for a year goes on where it stopped.
 offsets.retention.minutes=525600
+# A slide that waits is not forgotten: by default Kafka removes records after a week, also unfinished ones.
+log.retention.hours=8760
 # After a crash the controller waits this long for the broker of old before it admits the new one.
 broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=2000

@@ -28,6 +28,7 @@ from histgen_lib.stack.kafka_door import KafkaDoor
 from histgen_lib.stack.metering import count_restart, metered
 from histgen_lib.stack.privacy import close_bus, close_store
 from histgen_lib.stack.processes import BACKOFF, SAY_S, Keeper, Process, ServiceProcess, State
+from histgen_lib.stack.pruning import read_retention
 from histgen_lib.stack.settings import (
     RUN_DIR,
     StackSettings,
@@ -236,6 +237,7 @@ class LocalStack:
         settings = self.settings
         own_secret(self.home.token_path)
         Roots.read(settings.allowed)
+        read_retention(settings.retention)
         open_model_folder(settings.model)
         storage = StorageSettings(settings.store_url, settings.store_endpoint)
         with suppress(TransientError):  # the services wait for it
@@ -253,7 +255,10 @@ class LocalStack:
             self.bus = self.settings.bus_url
             return None
         door = KafkaDoor(self.home.secret("kafka"), self.home.kafka_client_path)
-        kafka = KafkaProcess(self.settings.kafka_libs, self.home.kafka_client_path.parent, door=door)
+        days = read_retention(self.settings.retention).get("broker", 0.0)
+        kept = f"log.retention.hours={max(1, round(24 * days))}\n" if days else ""
+        folder = self.home.kafka_client_path.parent
+        kafka = KafkaProcess(self.settings.kafka_libs, folder, door=door, settings=kept)
         self.bus = kafka.url
         (keeper,) = self._keep([("kafka", kafka)])
         return keeper

@@ -3,128 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned, following_id, recorded_scan
+from histgen_lib.events import BagReady, Event, SlideScanned, following_id
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.case import missing_slides
+from histgen_lib.pipeline.digests import Fault, gaps, parse_digests
 from histgen_lib.pipeline.latest import named_drafts, pointers_of, tells_of
+from histgen_lib.pipeline.pointer import BY_REPORT, readable_pointer, recall_pointer
+from histgen_lib.stack.damage import Damage, noted
+from histgen_lib.stack.recovery import Scan, gone, read_scan, report_owner, slide_of
+from histgen_lib.stack.states import DraftFacts, SlideState
 from histgen_lib.storage import ObjectInfo, ObjectStore
-from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
+from histgen_lib.worker.dead_letter import PREFIX, UNREADABLE, DeadLetter, letter_key
 from histgen_lib.worker.replay import letter_ids, taken_in
 
 S = TypeVar("S")
 T = TypeVar("T")
-Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
 _READERS = 8
 """Threads that ask a store over a network. A folder is read by one: more would wait for each other."""
 
 
 @dataclass(frozen=True)
-class DraftFacts:
-    """What is told of a finished draft. `key`: of its draft.json."""
+class _Report:
+    """The draft of a scan, if there is one that can be read, and what is wrong with its objects."""
 
-    key: str
-    text: str
-    abstained: bool
-    out_of_distribution: bool
-    confidence: float | None
-    """None: the model was not calibrated."""
-    fields: dict[str, str]
-    parts: tuple[dict[str, Any], ...]
-    """Slide id, content id and mpp of each slide it was made from."""
-    slide_id: str = ""
-    """What it says it is of: a slide, or with `case_id` a case, whose id this is then."""
-    case_id: str | None = None
-
-    @classmethod
-    def read(cls, key: str, data: bytes) -> DraftFacts:
-        """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
-        draft = json.loads(data)
-        parts = draft.get("slides") or [
-            {"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}
-        ]
-        return cls(
-            key=key,
-            text=draft["text"],
-            abstained=draft["abstained"],
-            out_of_distribution=draft["out_of_distribution"]["flag"],
-            confidence=draft["confidence"],
-            fields=draft["fields"],
-            parts=tuple({**_told(part["slide"]), "slide_id": part["slide_id"]} for part in parts),
-            slide_id=draft["slide_id"],
-            case_id=draft.get("case_id"),
-        )
-
-    @property
-    def page_key(self) -> str:
-        """Key of the page that shows it."""
-        return self.key.removesuffix(keys.DRAFT_JSON) + keys.DRAFT_HTML
-
-    @property
-    def owner(self) -> keys.ReportOwner:
-        """Whose report it says it is."""
-        return keys.ReportOwner(self.slide_id, self.case_id is not None)
-
-    def part(self, slide_id: str) -> dict[str, Any] | None:
-        """Return what it tells of one slide that it was made from."""
-        return next((part for part in self.parts if part["slide_id"] == slide_id), None)
-
-
-@dataclass(frozen=True)
-class SlideState:
-    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
-
-    `lacks`: the slides of its case without a bag, for which a slide that has one waits. `copies`: names of
-    files with the same bytes, which are the same slide.
-    """
-
-    slide_id: str
-    state: Where
-    event: Event | None = None
     draft: DraftFacts | None = None
-    letter: DeadLetter | None = None
-    lacks: tuple[str, ...] = ()
-    copies: tuple[str, ...] = ()
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more is to come."""
-        return self.state in ("drafted", "dead-letter")
-
-    @property
-    def end(self) -> str:
-        """Key of the object that it ended with; "" if it has not."""
-        return self.draft.key if self.draft else self.letter.key if self.letter else ""
-
-    @property
-    def ending(self) -> tuple[str, str, str]:
-        """Tell this end from others: one that was sent again may end again, and with the same draft."""
-        return self.slide_id, self.event.name if self.event else "", self.end
-
-    @property
-    def mates(self) -> frozenset[str]:
-        """Ids of the other slides of its case, which get one report with it."""
-        data = self.event.data if self.event else None
-        named = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
-        return frozenset(named) - {self.slide_id}
-
-    @property
-    def scanned_at(self) -> str:
-        """When it was announced, in UTC, as text that sorts by time; "" if that is not known."""
-        event = self.event or (self.letter and self.letter.event)
-        return event.scanned_at.isoformat(timespec="microseconds") if event else ""
-
-    @property
-    def uri(self) -> str:
-        """Where the slide lies, if that is known."""
-        event = self.event or (self.letter and self.letter.event)
-        return event.data.uri if event and isinstance(event.data, SlideScanned | BagReady) else ""
+    damaged: tuple[str, ...] = ()
 
 
 class Overview:
@@ -147,12 +59,20 @@ class Overview:
             letter for letter in self.letters() if only is None or (letter.event and letter.event.key in only)
         ]
         with ThreadPoolExecutor(self._readers) as readers:
-            events = [event for event in self._each(readers, self._event, scanned) if event]
-            states = self._standing(events, letters, readers)
+            scans = [scan for scan in self._each(readers, self._scan, scanned) if scan]
+            states = self._standing(scans, self._with_events(letters, scans), readers)
         copies = self._copies() if only is None else {}
         return [
             replace(one, copies=tuple(copies.get(one.slide_id, ()))) if one.event else one for one in states
         ]
+
+    def _with_events(self, letters: list[DeadLetter], scans: list[Scan]) -> list[DeadLetter]:
+        """Find out whose letters are that cannot be read."""
+        unread = {letter.key for letter in letters if letter.code == UNREADABLE}
+        owners: dict[str, Event] = {}
+        for event in [scan.event for scan in scans if scan.event and unread]:
+            owners |= dict.fromkeys(map(letter_key, letter_ids(self._store, event)), event)
+        return [replace(one, event=owners.get(one.key)) if one.key in unread else one for one in letters]
 
     def _copies(self) -> dict[str, list[str]]:
         """Name the copies of every slide that has some."""
@@ -173,31 +93,42 @@ class Overview:
             letters = {letter.event_id: letter for _, letters in found for letter in letters}
             others = [letter_key(event_id) for event_id in sorted(set(noted) - set(letters))]
             letters |= {one.event_id: one for one in self._each(readers, self._letter_at, others) if one}
-            return self._standing([event for event, _ in found if event], letters.values(), readers)
+            return self._standing([scan for scan, _ in found if scan], letters.values(), readers)
 
-    def _with_letters(self, info: ObjectInfo) -> tuple[Event | None, list[DeadLetter]]:
+    def _with_letters(self, info: ObjectInfo) -> tuple[Scan | None, list[DeadLetter]]:
         """Read a scan's event, and the dead letters that came of it."""
-        event = self._event(info)
+        scan = self._scan(info)
+        event = scan.event if scan else None
         ids = letter_ids(self._store, event) if event else []
-        return event, [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
+        letters = [letter for event_id in ids if (letter := self._letter_at(letter_key(event_id)))]
+        return scan, [replace(one, event=event) if one.code == UNREADABLE else one for one in letters]
 
     def _letter_at(self, key: str) -> DeadLetter | None:
         info = self._store.head(key)
         return self._letter(info) if info else None
 
     def scan_of(self, slide_id: str) -> ObjectInfo | None:
-        """Look up the record of a slide's latest scan; None if the gateway knows no such slide."""
-        return self._store.head(keys.scanned_key(slide_id))
+        """Look up the record of a slide's latest scan; None if the gateway knows no such slide.
+
+        Without an etag: it is gone, though somebody has the slide's id.
+        """
+        if found := self._store.head(keys.scanned_key(slide_id)):
+            return found
+        known = self._store.head(keys.owner_key(slide_id)) or any(
+            self._store.list(keys.taken_prefix(slide_id))
+        )
+        return gone(slide_id) if known else None
 
     def _standing(
-        self, events: list[Event], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
+        self, scans: list[Scan], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
-        states = self._each(
-            readers, lambda event: self._state(event, by_trace.get(_trace(event), ())), events
-        )
-        return sorted([*states, *_strays(letters, events)], key=lambda state: state.slide_id)
+        states = self._each(readers, lambda scan: self._state(scan, by_trace), scans)
+        states += _strays(letters, [scan.event for scan in scans if scan.event])
+        owners = {owner for state in states for owner in _owners(state)}
+        notes = _by_owner(noted(self._store, owners))
+        return [_with_notes(one, notes) for one in sorted(states, key=lambda state: state.slide_id)]
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
@@ -211,26 +142,39 @@ class Overview:
         return letter.event_id in self._settled
 
     def _scanned(self, only: Collection[str] | None) -> list[ObjectInfo]:
-        if only is None:
-            return [info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")]
-        heads = (self._store.head(keys.scanned_key(slide_id)) for slide_id in sorted(only))
-        return [info for info in heads if info]
+        if only is not None:
+            return [info for slide_id in sorted(only) if (info := self.scan_of(slide_id))]
+        there = {info.key: info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")}
+        owned = (info.key.removeprefix(keys.OWNERS) for info in self._store.list(keys.OWNERS))
+        taken = (info.key.split("/")[2] for info in self._store.list(keys.BY_HAND))
+        known = sorted({*owned, *taken})
+        return [*there.values(), *(gone(one) for one in known if keys.scanned_key(one) not in there)]
 
-    def _state(self, event: Event, letters: Iterable[DeadLetter]) -> SlideState:
-        """Say where a slide stands. `letters`: of its trace."""
-        data = event.data
-        assert isinstance(data, SlideScanned)
+    def _state(self, scan: Scan, letters: Mapping[tuple[str, str], list[DeadLetter]]) -> SlideState:
+        """Say where a slide stands. `letters`: by trace."""
+        event = scan.event
+        if event is None:
+            return SlideState(scan.slide_id, "scanned", damaged=scan.damaged)
         if event.name in self._drafted:  # there is no way back from that
             return self._drafted[event.name]
-        if draft := self.drafted(data):
-            self._drafted[event.name] = SlideState(data.slide_id, "drafted", event, draft)
-            return self._drafted[event.name]
-        if own := [letter for letter in letters if _came_of(letter, event)]:
+        data = event.data
+        assert isinstance(data, SlideScanned)
+        report = self._report(data)
+        damaged = (*scan.damaged, *report.damaged)
+        if report.draft:
+            state = SlideState(data.slide_id, "drafted", event, report.draft, damaged=damaged)
+            self._drafted |= {event.name: state} if not damaged else {}
+            return state
+        if own := [letter for letter in letters.get(_trace(event), ()) if _came_of(letter, event)]:
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
-            return SlideState(data.slide_id, "dead-letter", event, letter=last)
-        if self._bagged(data):
-            return SlideState(data.slide_id, "bagged", event, lacks=self._lacks(data))
-        return SlideState(data.slide_id, "scanned", event)
+            if last.code == UNREADABLE:
+                damaged = (*damaged, f"{last.key} {Fault.UNREADABLE}")
+            return SlideState(data.slide_id, "dead-letter", event, letter=last, damaged=damaged)
+        bagged, of_bag = self._bagged(data)
+        damaged = (*damaged, *of_bag)
+        if bagged:
+            return SlideState(data.slide_id, "bagged", event, lacks=self._lacks(data), damaged=damaged)
+        return SlideState(data.slide_id, "scanned", event, damaged=damaged)
 
     def _lacks(self, slide: SlideScanned) -> tuple[str, ...]:
         """List what its case waits for; nothing as long as no reporter has put the slide's own bag to it."""
@@ -245,50 +189,99 @@ class Overview:
         It is the latest report of the slide's, or of its case's, that tells of the slide: what a record says
         it is of decides, not where it lies or who points to it.
         """
-        owner = report_owner(slide)
-        for draft in self._reports(owner, pointers_of(owner)):
-            told = draft.part(slide.slide_id)
-            if told and tells_of(owner, vars(draft)):
-                return draft if _same_scan(told, slide) else None
-        return None
+        return self._report(slide).draft
+
+    def shown(self, events: Iterable[Event]) -> set[str] | None:
+        """Name the digests of the reports that slides have now; None if one has none, or none is known.
+
+        A case that has other slides since leaves those that went their earlier report.
+        """
+        scans = [event.data for event in events if isinstance(event.data, SlideScanned)]
+        drafts = [draft for scan in scans if (draft := self.drafted(scan))]
+        return {draft.key.split("/")[2] for draft in drafts} if scans and len(drafts) == len(scans) else None
 
     def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
         """Return the reports that a pointer of the slide's names before its own, and that are another's."""
         owner = report_owner(slide)
-        found = self._reports(owner, [owner.latest])
+        named = named_drafts(owner, recall_pointer(self._store, owner.latest, by=BY_REPORT) or {})
+        found = filter(None, (self._draft(key, self._folder(key), []) for key in named))
         return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), found))
 
-    def _reports(self, owner: keys.ReportOwner, pointers: Iterable[str]) -> Iterator[DraftFacts]:
-        """Read all reports that pointers name as the owner's, the latest first."""
-        for pointer in filter(None, map(self._json, pointers)):
+    def _report(self, slide: SlideScanned) -> _Report:
+        """Look for the draft of a scan, and whether all of its files are there."""
+        owner, damaged = report_owner(slide), list[str]()
+        for pointer_key in pointers_of(owner):
+            pointer = self._pointer(pointer_key, owner, damaged)
             for key in named_drafts(owner, pointer):
-                if draft := self._facts(key):
-                    yield draft
+                infos = self._folder(key)
+                draft = self._draft(key, infos, damaged)
+                told = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
+                if draft and told:
+                    if not _same_scan(told, slide):
+                        return _Report(damaged=tuple(damaged))
+                    return _Report(draft, (*damaged, *self._gaps(key, infos)))
+                if not draft and str(pointer[BY_REPORT]) in key:
+                    damaged += self._gaps(key, infos)
+        return _Report(damaged=tuple(damaged))
 
-    def _facts(self, key: str) -> DraftFacts | None:
+    def _pointer(self, key: str, owner: keys.ReportOwner, damaged: list[str]) -> dict[str, Any]:
+        """Read a pointer, from its history if it is damaged or gone."""
+        info = self._store.head(key)
+        with suppress(InvalidInputError):  # removed since
+            if info and (found := self._once(info, partial(readable_pointer, by=BY_REPORT))):
+                return found
+        pointer = recall_pointer(self._store, key, by=BY_REPORT)
+        if key == owner.latest and (info or pointer):
+            damaged.append(f"{key} {Fault.UNREADABLE if info else Fault.MISSING}")
+        return pointer or {}
+
+    def _folder(self, draft_key: str) -> dict[str, ObjectInfo]:
+        """Return what lies in a report's folder, by key."""
+        return {info.key: info for info in self._store.list(draft_key.removesuffix(keys.DRAFT_JSON))}
+
+    def _draft(self, key: str, infos: Mapping[str, ObjectInfo], damaged: list[str]) -> DraftFacts | None:
+        if key not in infos:
+            return None
         try:
-            info = self._store.head(key)
-            return self._once(info, lambda data: DraftFacts.read(info.key, data)) if info else None
-        except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError):
+            return self._once(infos[key], lambda data: DraftFacts.read(key, data))
+        except (InvalidInputError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            damaged.append(f"{key} {Fault.UNREADABLE}")
             return None
 
-    def _bagged(self, slide: SlideScanned) -> bool:
-        infos = self._store.list(keys.bags_prefix(slide.slide_id))
-        scans = (self._json(info.key, info) for info in infos if info.key.endswith(".scan.json"))
-        return any(_same_scan(scan, slide) for scan in scans if scan)
+    def _gaps(self, draft_key: str, infos: Mapping[str, ObjectInfo]) -> list[str]:
+        """Say which files of a report are not there, or not of their size; what they hold is not read."""
+        sums = draft_key.removesuffix(keys.DRAFT_JSON) + keys.DIGESTS
+        if sums not in infos:
+            return [] if draft_key in infos or not infos else [f"{draft_key} {Fault.MISSING}"]
+        digests = self._once(infos[sums], lambda data: parse_digests(sums, data))
+        return [f"{sums} {Fault.UNREADABLE}"] if digests is None else gaps(digests, infos)
 
-    def _event(self, info: ObjectInfo) -> Event | None:
+    def _bagged(self, slide: SlideScanned) -> tuple[bool, list[str]]:
+        """Look for a bag of this very scan, and say which scan records cannot be read."""
+        infos = [
+            info
+            for info in self._store.list(keys.bags_prefix(slide.slide_id))
+            if info.key.endswith(".scan.json")
+        ]
+        scans = {info.key: self._json(info.key, info) for info in infos}
+        damaged = [
+            f"{key} {Fault.UNREADABLE}" for key, scan in scans.items() if not scan or "content_id" not in scan
+        ]
+        return any(_same_scan(scan, slide) for scan in scans.values() if scan), damaged
+
+    def _scan(self, info: ObjectInfo) -> Scan | None:
         try:
-            event = self._once(info, recorded_scan)
-        except InvalidInputError:
-            return None
-        return event if event and keys.scanned_key(event.key) == info.key else None  # else it is another's
+            return self._once(info, lambda data: read_scan(self._store, info, data))
+        except InvalidInputError:  # removed since
+            return read_scan(self._store, gone(slide_of(info)), b"")
 
     def _letter(self, info: ObjectInfo) -> DeadLetter | None:
         try:
             return self._once(info, DeadLetter.from_bytes)
-        except InvalidInputError:
-            return None  # removed since, or of another version: nothing that could be shown
+        except InvalidInputError as error:
+            if error.code != UNREADABLE:
+                return None  # removed since
+            return DeadLetter.unreadable(info.key, info.size_bytes)
 
     def _json(self, key: str, info: ObjectInfo | None = None) -> dict[str, Any] | None:
         info = info or self._store.head(key)
@@ -313,11 +306,26 @@ class Overview:
         return found
 
 
-def report_owner(slide: SlideScanned) -> keys.ReportOwner:
-    """Return whose report tells of a slide: its own, or its case's if the case has slides to wait for."""
-    if slide.case_id and slide.case_slides:
-        return keys.ReportOwner(slide.case_id, is_case=True)
-    return keys.ReportOwner(slide.slide_id)
+def _owners(state: SlideState) -> set[str]:
+    """Say whose objects tell of a slide: its own, and those of its case."""
+    data = state.event.data if state.event else None
+    return {state.slide_id, report_owner(data).name} if isinstance(data, SlideScanned) else {state.slide_id}
+
+
+def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
+    found: dict[str, list[Damage]] = {}
+    for damage in damages:
+        found.setdefault(damage.owner, []).append(damage)
+    return found
+
+
+def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideState:
+    """Add what a verification has noted of a slide, and of its case, to what was seen now."""
+    known = {said.partition(" ")[0] for said in state.damaged}
+    more = [
+        str(one) for owner in sorted(_owners(state)) for one in notes.get(owner, ()) if one.key not in known
+    ]
+    return replace(state, damaged=(*state.damaged, *more)) if more else state
 
 
 def _trace(event: Event) -> tuple[str, str]:
@@ -359,10 +367,6 @@ def _marks(event: Event) -> list[tuple[str, str]]:
     if not isinstance(data, SlideScanned | BagReady):
         return [_trace(event)]
     return [_trace(event), (data.slide_id, data.uri), (data.slide_id, data.content_id)]
-
-
-def _told(scan: dict[str, Any]) -> dict[str, Any]:
-    return {"content_id": scan["content_id"], "mpp": scan["mpp"]}
 
 
 def _same_scan(told: dict[str, Any], slide: SlideScanned) -> bool:

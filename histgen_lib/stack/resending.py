@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from histgen_lib.bus import Publisher
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.audit import Audit, this_account
 
 
 def unfinished(store: ObjectStore) -> list[SlideState]:
-    """List the slides that were announced and have neither a draft nor a dead letter. Raises as the store."""
-    return [slide for slide in Overview(store).slides() if not slide.ended]
+    """List the slides that were announced and have neither a draft nor a dead letter. Raises as the store.
+
+    Those whose event nothing in the store tells any more are left out: only their sender has it.
+    """
+    return [slide for slide in Overview(store).slides() if slide.event and not slide.ended]
 
 
 def resend(store: ObjectStore, publisher: Publisher) -> Iterator[SlideState]:

@@ -25,7 +25,8 @@ class StackSettings:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
     may be taken from, by whichever service, beside that folder and `home`. `grace_s`: what a job in hand may
     take to finish when the stack is stopped. `frozen_s`: after so long without a sign of life a process is
-    replaced; 0: never. `environment`: further variables for the services.
+    replaced; 0: never. `retention`: what is pruned once a day, see `stack/pruning.py`; if empty, what
+    HISTGEN_RETENTION says. `environment`: further variables for the services.
     """
 
     home: Path
@@ -41,6 +42,7 @@ class StackSettings:
     frozen_s: float = LIMIT_S
     port: int = 0
     roots: tuple[str, ...] = ()
+    retention: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     kafka_libs: Path = KAFKA_LIBS
     triton_home: Path = TRITON_HOME
@@ -103,6 +105,7 @@ def service_environment(
         stated["KAFKA_FILE"] = str(home.kafka_client_path)
     if name == "gateway":
         stated["INDEX"] = str(home.index_path)
+        stated |= {"RETENTION": settings.retention} if settings.retention else {}
     told = {f"HISTGEN_{key}": value for key, value in stated.items()}
     return told | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
 

@@ -15,7 +15,8 @@ from histgen_lib.errors import TransientError
 from histgen_lib.stack.connection import Connection
 from histgen_lib.stack.index import NEWS_S, Index, ask
 from histgen_lib.stack.indexing import settle
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import ObjectStore
 
 _SHOWN = 60

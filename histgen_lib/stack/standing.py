@@ -16,8 +16,9 @@ from histgen_lib.stack.connection import Connection
 from histgen_lib.stack.following import Follower, Picture
 from histgen_lib.stack.index import Index, ask
 from histgen_lib.stack.indexing import look_up
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.sight import StoreSight, settled
+from histgen_lib.stack.states import SlideState
 from histgen_lib.stack.workers import look
 from histgen_lib.storage import ObjectStore
 

@@ -15,8 +15,8 @@ from histgen_lib.slides.source import missing_slide
 from histgen_lib.stack.asking import post_json
 from histgen_lib.stack.connection import Connection, not_running
 from histgen_lib.stack.following import Follower, Picture
-from histgen_lib.stack.overview import SlideState
 from histgen_lib.stack.sight import StoreSight
+from histgen_lib.stack.states import SlideState
 
 _LOOK_S = 0.3
 

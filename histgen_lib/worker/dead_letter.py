@@ -8,7 +8,6 @@ person where to look.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,11 +16,12 @@ from typing import Any
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import DeadLettered, Event, following_id
-from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.files import sealed_json, sha256_hex, unsealed
 from histgen_lib.storage import ObjectStore, check_key
 
 SCHEMA = 1
 PREFIX = "dead-letter/"
+UNREADABLE = "dead-letter-unreadable"
 UNKNOWN = "unknown"
 """Stands for the slide's id where the record could not be read."""
 
@@ -59,6 +59,20 @@ class DeadLetter:
         made = sha256_hex(f"{delivery.position}|{digest}".encode())[:32]
         return cls(made, reason.code, reason.message, reason.hint, 0, worker, record=record)
 
+    @classmethod
+    def unreadable(cls, key: str, size_bytes: int, event: Event | None = None) -> DeadLetter:
+        """Stand in for a letter that cannot be read: that there is one is known all the same."""
+        return cls(
+            key.removeprefix(PREFIX).removesuffix(".json"),
+            UNREADABLE,
+            "The dead letter is damaged, or of another version: what was wrong is not known any more.",
+            "Have the slide tried again: histgen verify --repair.",
+            attempts=0,
+            worker=UNKNOWN,
+            event=event,
+            record={"position": key, "sha256": "", "size_bytes": size_bytes},
+        )
+
     @property
     def key(self) -> str:
         """Where it lies."""
@@ -82,9 +96,9 @@ class DeadLetter:
         return replace(made, id=following_id(self.event_id, data.type))
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON."""
+        """Canonical JSON, sealed."""
         told = {"event": self.event.to_json()} if self.event else dict(self.record or {})
-        return canonical_json(
+        return sealed_json(
             {
                 "schema": SCHEMA,
                 "event_id": self.event_id,
@@ -101,7 +115,7 @@ class DeadLetter:
     def from_bytes(cls, data: bytes) -> DeadLetter:
         """Read what `to_bytes` wrote. Raises InvalidInputError("dead-letter-unreadable")."""
         try:
-            value = json.loads(data)
+            value = unsealed(data)
             if value["schema"] != SCHEMA:
                 raise ValueError("schema")
             check_key(letter_key(str(value["event_id"])))

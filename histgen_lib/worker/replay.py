@@ -23,8 +23,8 @@ from histgen_lib.events import (
     following_id,
     replay_id,
 )
-from histgen_lib.pipeline.books import recorded_of
 from histgen_lib.pipeline.keys import contents_prefix
+from histgen_lib.pipeline.recall import recorded_of
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.audit import Audit, this_account
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
-from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.secret import own_secret
 from histgen_lib.slides.places import Roots
 from histgen_lib.stack.index import store_name
+from histgen_lib.stack.pruning import read_retention
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker import Stop, announced, serving
@@ -28,6 +29,7 @@ from services.gateway.indexing import Indexing, Kept
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop
 from services.gateway.patience import Patience
+from services.gateway.pruning import Pruning
 from services.gateway.settings import GatewaySettings
 from services.gateway.topic import GROUP, NotificationTopic
 from services.gateway.watching import Watching
@@ -148,6 +150,8 @@ def build(
         kept = Kept(settings.index, store_name(storage_settings(settings)))
         intake.told = kept.touch
         loops.append(Indexing(kept, store, board, stop, grace_s=settings.grace_s))
+    if days := _retention(settings):
+        loops.append(Pruning(store, bus_settings(settings), days, board, stop, grace_s=settings.grace_s))
     lock = Lock(own_secret(token_file(settings)))
     door = Door(intake, board, stop, lock, body_s=settings.http_body_s, threads=settings.hash_threads)
     return Gateway(settings, publisher, store, board, door, loops, stop)
@@ -170,6 +174,15 @@ def _loops(
     if settings.notifications:
         subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
         yield NotificationTopic(subscribe, intake, **common)
+
+
+def _retention(settings: GatewaySettings) -> dict[str, float]:
+    try:
+        return read_retention(settings.retention)
+    except InvalidInputError as error:
+        raise FatalError(
+            "settings-invalid", f"HISTGEN_RETENTION: {error.message}", hint=error.hint
+        ) from error
 
 
 def _open_bucket(storage: StorageSettings, bucket: str) -> ObjectStore:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from histgen_lib.bus import Publisher
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
-from histgen_lib.pipeline.books import Owner, taken
+from histgen_lib.pipeline.books import taken
+from histgen_lib.pipeline.recall import Owner, Said
 from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
@@ -25,7 +26,7 @@ from histgen_lib.worker.audit import Audit
 from histgen_lib.worker.replay import letter_of_scan
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
-from services.gateway.ledger import Announced, Ledger
+from services.gateway.ledger import Ledger
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
 
 SOURCE = f"/histgen/{NAME}"
@@ -145,7 +146,7 @@ class Intake:
             return self._announce(event, "accepted", told)
         return self._refuse_taken(event, told)
 
-    def _has_moved(self, told: Submission, latest: Announced | None, said: Sequence[Announced]) -> bool:
+    def _has_moved(self, told: Submission, latest: Said | None, said: Sequence[Said]) -> bool:
         """Whether a slide that no report tells of yet has left the place it was announced from."""
         if latest is None or latest not in said or latest.data.uri == told.place.uri:
             return False
@@ -159,7 +160,7 @@ class Intake:
             self._audited.discard(event.id)
             self.announced += 1
             self.told(event.key, "")
-            _log.info("Announced.", outcome=status)
+            _log.info("Said.", outcome=status)
             tell_span(
                 "publish",
                 event.type,
@@ -216,16 +217,14 @@ def _stated(told: Submission, content: Content, slide_id: str, before: SlideScan
     )
 
 
-def _before(latest: Announced | None, same: Sequence[Announced]) -> SlideScanned | None:
+def _before(latest: Said | None, same: Sequence[Said]) -> SlideScanned | None:
     """Return what was said last of these bytes under this slide id."""
     if latest is not None and latest in same:
         return latest.data
     return same[-1].data if same else None
 
 
-def _is_return(
-    told: Submission, latest: Announced | None, said: Sequence[Announced], same: Sequence[Announced]
-) -> bool:
+def _is_return(told: Submission, latest: Said | None, said: Sequence[Said], same: Sequence[Said]) -> bool:
     """Whether a slide is to be again what was `said` of it earlier, and not lately.
 
     So it is if of the same bytes something is stated anew, or if the slide's own place has its old bytes
@@ -236,12 +235,12 @@ def _is_return(
     return latest in same or told.place.uri == latest.data.uri
 
 
-def _is_unrecorded(latest: Announced | None, data: SlideScanned, said: Sequence[Announced]) -> bool:
+def _is_unrecorded(latest: Said | None, data: SlideScanned, said: Sequence[Said]) -> bool:
     """Whether a gateway ended after it had announced just this, and before its books were whole."""
     return latest is not None and _statement(latest.data) == _statement(data) and latest not in said
 
 
-def _id_among(slide_id: str, known: list[Announced]) -> str:
+def _id_among(slide_id: str, known: list[Said]) -> str:
     """Return the id that these bytes were announced under: a copy under another name is the same slide."""
     ids = [found.data.slide_id for found in known]
     return slide_id if slide_id in ids or not ids else ids[0]
@@ -252,6 +251,6 @@ def _count(submission: Submission, receipt: Receipt) -> None:
     if receipt.status == "duplicate":
         metrics.SLIDES_DUPLICATE.inc()
         with bound(slide_id=receipt.slide_id, event_id=receipt.event_id):
-            _log.info("Announced before.", outcome=receipt.status)
+            _log.info("Said before.", outcome=receipt.status)
     if receipt.letter:
         metrics.SLIDES_REFUSED.labels(receipt.letter.code).inc()

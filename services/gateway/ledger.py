@@ -9,29 +9,18 @@ gateway/seen/<mark>                       a file or object in a state that needs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import Event, SlideScanned
-from histgen_lib.files import canonical_json
-from histgen_lib.pipeline.books import Owner, claim, recorded_in, write_down
-from histgen_lib.pipeline.keys import contents_prefix, copy_key, scanned_key
+from histgen_lib.events import Event
+from histgen_lib.files import sealed_json, unsealed
+from histgen_lib.pipeline.books import claim, write_down
+from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key
 from histgen_lib.pipeline.made import read_object
+from histgen_lib.pipeline.recall import Owner, Said, said_in, said_last
 from histgen_lib.storage import ObjectStore
 
-_SEEN = "gateway/seen/"
 _JSON = "application/json"
-
-
-@dataclass(frozen=True)
-class Announced:
-    """An event that was acknowledged by the broker, and what it says, in its turn."""
-
-    event: Event
-    data: SlideScanned
 
 
 class Ledger:
@@ -44,55 +33,46 @@ class Ledger:
         """Take a slide id, unless someone has it; return whose it is."""
         return claim(self._store, slide_id, owner)
 
-    def latest(self, slide_id: str) -> Announced | None:
-        """Return the slide's latest event."""
-        return self._event(scanned_key(slide_id), slide_id)
+    def latest(self, slide_id: str) -> Said | None:
+        """Return the slide's latest event, from the others if the record of it is damaged."""
+        return said_last(self._store, slide_id)
 
-    def with_content(self, content_id: str) -> list[Announced]:
+    def with_content(self, content_id: str) -> list[Said]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
         keys = [info.key for info in self._store.list(contents_prefix(content_id))]
-        events = [found for found in map(self._event, keys) if found is not None]
+        events = [found for key in keys if (found := said_in(read_object(self._store, key)))]
         return sorted(events, key=lambda found: (found.event.time, found.event.id))
 
     def record(self, event: Event) -> None:
         """Write an acknowledged event down; the index comes last, since it is what says "announced"."""
-        assert isinstance(event.data, SlideScanned)
-        write_down(self._store, event, event.data.turn)
+        write_down(self._store, event)
 
     def name_copy(self, name: str, slide_id: str, uri: str) -> str:
         """Note that a file called `name` is this slide; return the note's key if it is new, else ""."""
         key = copy_key(name, slide_id)
-        note = canonical_json({"schema": 1, "slide_id": slide_id, "uri": uri})
+        note = sealed_json({"schema": 1, "slide_id": slide_id, "uri": uri})
         return key if self._store.put(key, note, content_type=_JSON) else ""
 
     def remember(self, mark: str, slide_id: str, event_id: str) -> None:
         """Note that a file or object in this state was dealt with."""
-        note = canonical_json({"slide_id": slide_id, "event_id": event_id})
-        self._store.put(_SEEN + mark, note, content_type=_JSON)
+        note = sealed_json({"slide_id": slide_id, "event_id": event_id})
+        self._store.put(SEEN + mark, note, if_absent=False, content_type=_JSON)
 
     def seen(self, mark: str) -> tuple[str, str] | None:
-        """Return the slide id and event id noted for this state."""
-        if self._store.head(_SEEN + mark) is None:
+        """Return the slide id and event id noted for this state; a damaged note is none."""
+        note = _parsed(read_object(self._store, SEEN + mark))
+        if not {"slide_id", "event_id"} <= set(note):
             return None
-        note = self._read(_SEEN + mark)
-        return str(note.get("slide_id")), str(note.get("event_id"))
+        return str(note["slide_id"]), str(note["event_id"])
 
     def all_seen(self) -> Iterator[str]:
         """List every state that was dealt with."""
-        return (info.key.removeprefix(_SEEN) for info in self._store.list(_SEEN))
+        return (info.key.removeprefix(SEEN) for info in self._store.list(SEEN))
 
-    def _event(self, key: str, slide_id: str = "") -> Announced | None:
-        """Read an event, the slide's if one is named; None if there is none that can be read."""
-        found = recorded_in(read_object(self._store, key) or b"", slide_id)
-        return Announced(*found) if found else None
 
-    def _read(self, key: str) -> dict[str, Any]:
-        try:
-            found = json.loads(self._store.get(key))
-        except InvalidInputError as error:
-            if error.code != "object-missing":
-                raise
-            return {}
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+def _parsed(data: bytes | None) -> dict[str, Any]:
+    try:
+        found = unsealed(data or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -25,6 +25,11 @@ class GatewaySettings(ServiceSettings):
     index: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="file in which the gateway keeps where every slide stands; none if not stated"
     )
+    retention: str = Field(
+        "",
+        description='days after which what nobody needs is pruned: "90", or by kind, "seen=90,reports=365"; '
+        "everything is kept if not stated",
+    )
     open_s: float = Field(
         20.0, gt=0, le=3600, description="seconds that opening or reading a slide's file may stand still"
     )

@@ -12,15 +12,16 @@ from history import violations
 
 from histgen_lib.events import BAG_READY, REPORT_DRAFTED, Event
 
-COMPANIONS = {"draft.json", "draft.txt", "draft.html", "thumbnail.webp", "heatmap.webp"}
+COMPANIONS = {"draft.json", "draft.txt", "draft.html", "thumbnail.webp", "heatmap.webp", "digests.json"}
 _KEYS = re.compile(
     r"slides/[^/]+/scanned\.json"
-    r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp)"
-    r"|reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp)|latest\.json|latest\.history/\d+\.json)"
+    r"|bags/[^/]+/[0-9a-f]{64}\.(parquet|scan\.json|thumbnail\.webp|digests\.json)"
+    r"|(case-)?reports/[^/]+/([0-9a-f]{64}/(draft\.(json|txt|html)|(thumbnail|heatmap)\.webp|digests\.json)|latest\.json|latest\.history/\d+\.json)"
     r"|gateway/(by-hand|owners|contents|seen)/.+"
     r"|audit/\d{12}\.json"
+    r"|verify/(last\.json|damaged/.+)"
     r"|dead-letter(-replayed)?/[A-Za-z0-9._-]+\.json"
-    r"|cases/[^/]+/[^/]+\.json"
+    r"|cases/[^/]+/[^/]+(\.history/\d+)?\.json"
     r"|attempts/(tiler|reporter)/[A-Za-z0-9._-]+/\d+"
 )
 

@@ -98,6 +98,39 @@ def test_a_slide_that_is_moved_while_it_waits_is_drafted_from_where_it_lies_then
     until(lambda: drafted(stack, "moved"), 60, "its draft")
 
 
+def damaged(stack: RunningStack) -> list[str]:
+    return [said for slide in stack.json("status")["slides"] for said in slide["damaged"]]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "bags/rotten/*.parquet",
+        "reports/rotten/*/draft.json",
+        "reports/rotten/*/draft.html",
+        "slides/rotten/*",
+    ],
+)
+def test_what_rots_is_found_told_and_lies_there_again_with_the_same_bytes(stack, tmp_path, pattern):
+    store, inbox = stack.home / "objects", stack.home / "inbox"
+    if not (inbox / "rotten.tif").exists():
+        slide(stack.home / "arriving", "rotten").rename(inbox / "rotten.tif")
+        until(lambda: list(store.glob("reports/rotten/latest.json")), 60, "its draft")
+    (path,) = store.glob(pattern)
+    sound = path.read_bytes()
+    path.write_bytes(sound[: len(sound) // 2])
+    found = stack("verify", "--metrics", tmp_path / "histgen.prom")
+    assert (found.code, path.relative_to(store).as_posix() in found.out) == (1, True), found.said
+    assert 'histgen_verify_damaged_objects{kind="' in (tmp_path / "histgen.prom").read_text()
+    assert "histgen verify --repair" in stack("status", "rotten").out
+    until(lambda: path.name in str(damaged(stack)), 60, "the list to tell of it")
+
+    assert stack("verify", "--repair").code == 0
+    until(lambda: path.read_bytes() == sound, 60, "the same bytes")
+    until(lambda: stack("verify").code == 0, 60, "a store that is sound")
+    until(lambda: not damaged(stack), 60, "the news of it")
+
+
 def test_a_dead_letter_is_told_with_its_cure_and_replayed_once_that_is_done(stack, tmp_path):
     path = slide(tmp_path, "unscaled", mpp=None)
     refused = stack("submit", path, "--wait")

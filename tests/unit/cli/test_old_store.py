@@ -128,7 +128,10 @@ class Old:
         self.keys = {"alone": write.report("alone")}
         for slide in ("c1", "c2"):
             write.scan(slide, case_id="C", case_slides=["c1", "c2"])
-            write.put(f"cases/C/{slide}.json", {"schema": 1, "slide_id": slide, "previous": []})
+            bag = {"schema": 1, "slide_id": slide, "uri": "u", "bag_digest": sha(slide), "turn": 0}
+            bag |= {"bag_key": "b", "scan_key": "s", "case_slides": ["c1", "c2"]}
+            write.put(f"cases/C/{slide}.history/000001.json", bag)
+            write.put(f"cases/C/{slide}.json", {**bag, "previous": []})
         self.keys["c1"] = self.keys["c2"] = write.report("C", "c1", "c2")
         write.scan("alpha")  # what issue 16 found: a slide and a case of one id
         self.keys["alpha"] = write.report("alpha")
@@ -144,8 +147,11 @@ class Old:
         with closing(sqlite3.connect(self.home.index_path)) as index:  # of another schema: it is made anew
             index.executescript("CREATE TABLE entry (body TEXT); PRAGMA user_version = 2;")
 
+    def command(self, *arguments) -> tuple[int, str, str]:
+        return self._histgen(*arguments, "--home", self.home.folder, "--json")
+
     def __call__(self, *arguments) -> dict:
-        code, out, err = self._histgen(*arguments, "--home", self.home.folder, "--json")
+        code, out, err = self.command(*arguments)
         assert code == 0, err
         return json.loads(out)
 
@@ -216,3 +222,16 @@ def test_its_dead_letters_are_replayed(old: Old):
     }
     assert old("status", "--state", "dead-letter")["slides"] == []
     assert replayed["by-hand"].source == "/scanner/1"
+
+
+def test_nothing_of_it_is_called_damaged_that_this_test_has_written_whole(old: Old):
+    """Of bags and reports it has only written what says that they are there."""
+    code, out, _ = old.command("verify")
+    damaged = json.loads(out)["objects_damaged"]
+
+    assert code == 1
+    assert {one["kind"] for one in damaged} == {"bag", "report"}
+    assert {one["case_id"] for one in damaged if one["key"].startswith("reports/C/")} == {"C"}
+    assert {one["case_id"] for one in damaged if one["key"].startswith(old.keys["beta"][:-10])} == {"alpha"}
+    assert {one["case_id"] for one in damaged if one["key"].startswith(old.keys["alpha"][:-10])} == {None}
+    assert all("letter" not in one["key"] for one in damaged)

@@ -11,7 +11,7 @@ from rich.console import Console
 from histgen_lib.cli.stream_view import LiveView, ending, place_of, slide_json, slides_table
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.stack.following import Ended, Picture
-from histgen_lib.stack.overview import DraftFacts, SlideState
+from histgen_lib.stack.states import DraftFacts, SlideState
 from histgen_lib.stack.workers import InFlight, WorkerState
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.worker import DeadLetter

@@ -211,3 +211,18 @@ def test_a_letter_of_what_was_announced_anew_since_undoes_nothing(lab: Lab):
     assert (put_away.put_away, put_away.event) == (True, None)
     assert [event.data.mpp for event in lab.bus.scanned] == [None, 0.25]
     assert [slide.letter for slide in Overview(lab.store).slides()] == [None]
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{}", b'{"uri": 3}'])
+def test_an_id_whose_owner_cannot_be_read_any_more_stays_with_the_slide_that_was_read(lab: Lab, left):
+    drafted_by_hand(lab.store, by_hand(lab.file("a.svs", b"first")))
+    del lab.store.kept["gateway/owners/a"]
+    if left is not None:
+        lab.store.kept["gateway/owners/a"] = left
+    before = dict(lab.store.kept)
+    other = by_hand(lab.file("other/a.svs", b"second"), source="lab/scanner-2")
+
+    assert code_of(lab.store, other) == "slide-id-taken"
+    assert lab.store.kept == before
+    drafted_by_hand(lab.store, by_hand(lab.file("a.svs", b"first")))
+    assert code_of(lab.store, other) == "slide-id-taken"

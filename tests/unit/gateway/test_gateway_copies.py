@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import planted_objects as planted
 from gateway_fakes import Lab
 
+from histgen_lib.files import unsealed
 from histgen_lib.pipeline import keys
 
 
@@ -24,7 +23,7 @@ def test_a_copy_is_noted_under_its_name_and_its_slide_is_told_of_it_once(lab: La
     (key,) = copies(lab)
 
     assert key == keys.copy_key("a_of_a", "a")
-    assert json.loads(lab.store.kept[key]) == {"schema": 1, "slide_id": "a", "uri": copy.as_uri()}
+    assert unsealed(lab.store.kept[key]) == {"schema": 1, "slide_id": "a", "uri": copy.as_uri()}
     assert told == [("a", key)]
 
 

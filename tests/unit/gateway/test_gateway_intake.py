@@ -11,6 +11,7 @@ from gateway_fakes import Killed, Lab, Objects
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event
 from histgen_lib.files import sha256_hex
+from histgen_lib.pipeline import keys
 from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.worker import DeadLetter, read_dead_letter
 from histgen_lib.worker.audit import Entry
@@ -364,3 +365,27 @@ def test_names_with_no_letter_of_ascii_are_taken_too(lab: Lab):
     assert event.key == "Pr_parat_7-4a495109"
     assert event.data.uri == path.as_uri()
     assert event.data.uri.isascii()
+
+
+def test_a_file_whose_note_was_pruned_is_the_slide_it_was_and_is_noted_again(lab: Lab):
+    path = lab.file("a.svs")
+    first = lab.tell(path, mark="m")
+    del lab.store.kept[f"{keys.SEEN}m"]
+    again = lab.tell(path, mark="m")
+
+    assert (again.status, again.event_id) == ("duplicate", first.event_id)
+    assert len(lab.bus.scanned) == 1
+    assert lab.intake.ledger.seen("m") == ("a", first.event_id)
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"uri": 3}', b"\xff"])
+def test_an_id_whose_owner_cannot_be_read_any_more_goes_to_nobody_else(lab: Lab, left: bytes | None):
+    mine = lab.file("one/a.svs", "mine")
+    lab.tell(mine)
+    del lab.store.kept[keys.owner_key("a")]
+    if left is not None:
+        lab.store.kept[keys.owner_key("a")] = left
+
+    assert lab.tell(lab.file("two/a.svs", "other")).status == "dead-letter"
+    assert lab.tell(lab.file("one/a.svs", "a new scan")).status == "rescan"
+    assert [event.data.uri for event in lab.bus.scanned] == [mine.as_uri()] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,16 @@ from gateway_fakes import AT_ONCE, Lab, Topic
 from notification_bodies import amazon, record
 from waiting import until
 
+from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.pipeline.keys import SEEN
+from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.worker import Stop
+from histgen_lib.worker.audit import Entry, entries
 from histgen_lib.worker.board import Board
 from services.gateway.folder import Folder
 from services.gateway.loops import Loop
+from services.gateway.pruning import Pruning
 from services.gateway.topic import NotificationTopic
 from services.gateway.watching import Watching
 
@@ -328,3 +334,17 @@ def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: Lab):
     loop = NotificationTopic(subscribe, lab.intake, Board("gateway"), stop, backoff=AT_ONCE)
     with _running(loop, stop):
         until(lambda: len(tries) == 3 and "notifications" not in loop._board.missing, 60, "it joined")
+
+
+def test_the_gateway_prunes_after_its_start_and_leaves_at_once_when_it_is_told_to(tmp_path):
+    store, stop = open_store(StorageSettings(f"file:{tmp_path}")), Stop()
+    store.put(f"{SEEN}old", b"{}")
+    store.put(f"{SEEN}young", b"{}")
+    os.utime(tmp_path / SEEN / "old", (1.0, 1.0))
+    bus = BusSettings(f"embedded:{tmp_path / 'bus.db'}")
+    with _running(Pruning(store, bus, {"seen": 30.0}, Board("gateway"), stop, first_s=0.0), stop):
+        until(lambda: store.head(f"{SEEN}old") is None, 60, "the old note is gone")
+
+    assert store.head(f"{SEEN}young")
+    (entry,) = [Entry.from_bytes(data) for _, data in entries(store)]
+    assert (entry.action, entry.by, entry.what) == ("pruned", "retention", {"seen": "30"})

@@ -8,8 +8,10 @@ from histgen_lib.files import (
     atomic_path,
     canonical_json,
     decode_text,
+    sealed_json,
     sha256_file,
     sha256_hex,
+    unsealed,
     write_atomic,
 )
 
@@ -57,3 +59,17 @@ def test_of_the_other_byte_order_too(mark: bytes, encoding: str) -> None:
 def test_other_bytes_are_not_guessed_at(data: bytes) -> None:
     with pytest.raises(UnicodeDecodeError):
         decode_text(data)
+
+
+def test_a_bit_that_is_another_anywhere_breaks_a_seal():
+    sealed = sealed_json({"a": "µ", "digest": "0" * 64, "n": [1, {"b": None}]})
+    assert unsealed(sealed) == {"a": "µ", "digest": "0" * 64, "n": [1, {"b": None}]}
+    for at in range(len(sealed)):
+        for bit in range(8):
+            with pytest.raises(ValueError):  # noqa: PT011 - or one below it: JSON, UTF-8
+                unsealed(sealed[:at] + bytes([sealed[at] ^ (1 << bit)]) + sealed[at + 1 :])
+
+
+def test_what_an_earlier_version_wrote_without_a_seal_is_read():
+    assert unsealed(b'{"digest":"' + b"0" * 64 + b'"}') == {"digest": "0" * 64}
+    assert unsealed(b"[1]") == [1]

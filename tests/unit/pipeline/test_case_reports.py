@@ -273,6 +273,7 @@ def test_what_a_case_remembers_is_checked(make_lab, ready):
     for name in ("a", "b"):
         lab.draft_job.run(ready[name])
     lab.store.inner.put("cases/C-7/a.json", b"{}", if_absent=False)
+    lab.store.inner.delete("cases/C-7/a.history/000001.json")
     with pytest.raises(InvalidInputError) as caught:
         lab.draft_job.run(ready["c"])
     assert caught.value.code == "case-unreadable"

@@ -13,10 +13,12 @@ from job_kit import Killed, Lab, scanned
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
+from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON
+from histgen_lib.pipeline.pointer import BY_REPORT, read_pointer
 from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.reports.render_json import from_json
 
-FILES = ["draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]
+FILES = ["digests.json", "draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +80,18 @@ def test_the_page_shows_the_evidence_tiles(lab, ready):
     assert "no pixels" not in page
 
 
-def test_draft_json_is_written_last_and_then_the_pointer(lab, ready):
+def test_draft_json_is_written_last_then_what_all_of_them_hold_then_the_pointer(lab, ready):
     drafted = lab.draft_job.run(ready).data
     written = [key for key in lab.store.written if ".history/" not in key]
 
-    assert written[-2:] == [drafted.draft_key, "reports/sound/latest.json"]
+    digests = drafted.draft_key.replace(DRAFT_JSON, DIGESTS)
+    assert written[-3:] == [drafted.draft_key, digests, "reports/sound/latest.json"]
 
 
 def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
     drafted = lab.draft_job.run(ready).data
 
-    assert json.loads(lab.store.get("reports/sound/latest.json")) == {
+    assert read_pointer(lab.store, "reports/sound/latest.json", by=BY_REPORT) == {
         "schema": 1,
         "slide_id": "sound",
         "case_id": None,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from job_kit import Killed, WatchedStore
 
-from histgen_lib.pipeline.pointer import advance, read_pointer
+from histgen_lib.pipeline.pointer import advance, mend_pointer, pointer_faults, read_pointer, recall_pointer
 from histgen_lib.storage import StorageSettings, open_store
 
 KEY = "reports/a/latest.json"
@@ -29,7 +27,7 @@ def test_it_says_the_newest_and_remembers_the_others_the_latest_first(store):
     for digest in ("d1", "d2", "d3"):
         say(store, digest)
 
-    assert json.loads(store.get(KEY)) == {
+    assert read_pointer(store, KEY, by="digest") == {
         "digest": "d3",
         "draft": "reports/a/d3",
         "previous": ["d2", "d1"],
@@ -111,6 +109,7 @@ def test_a_pointer_that_a_crash_left_behind_is_made_up_for(store):
         say(store, "d2")
     store.dies_after = None
     assert read_pointer(store, KEY, by="digest")["digest"] == "d1"
+    assert list(pointer_faults(store, KEY, by="digest")) == []  # late, not damaged
 
     assert say(store, "d2") == "d2"
     assert read_pointer(store, KEY, by="digest") == {
@@ -118,6 +117,65 @@ def test_a_pointer_that_a_crash_left_behind_is_made_up_for(store):
         "draft": "reports/a/d2",
         "previous": ["d1"],
     }
+
+
+ENTRIES = [KEY, *(f"reports/a/latest.history/{number:06d}.json" for number in (1, 2, 3))]
+DAMAGE = [None, b"", b"[]", b'{"digest": 3}', b"\xff", b'{"digest":"d']
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("key", ENTRIES)
+def test_one_object_that_is_damaged_or_missing_is_told_from_the_others_and_mended(store, key, damage):
+    for digest in ("d1", "d2", "d3"):
+        say(store, digest)
+    before, whole = store.contents(), read_pointer(store, KEY, by="digest")
+    store.inner.put(key, damage or b"", if_absent=False) if damage is not None else store.inner.delete(key)
+
+    assert recall_pointer(store, KEY, by="digest") == whole
+    assert key in list(pointer_faults(store, KEY, by="digest"))
+    assert say(store, "d1") == "d3"
+    assert say(store, "d4") == "d4"
+    assert read_pointer(store, KEY, by="digest")["previous"] == ["d3", "d2", "d1"]
+    mend_pointer(store, KEY, by="digest")
+    after = store.contents()
+
+    assert list(pointer_faults(store, KEY, by="digest")) == []
+    assert {one for one in before if before[one] != after[one]} <= {KEY, key}
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+def test_a_bit_that_is_another_anywhere_is_found_and_is_not_spread_to_the_others(store, key):
+    for digest in ("d1", "d2", "d3"):
+        say(store, digest, turn=1)
+    sound, whole = store.get(key), read_pointer(store, KEY, by="digest")
+    for at in range(len(sound)):
+        damaged = sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :]
+        store.inner.put(key, damaged, if_absent=False)
+        assert list(pointer_faults(store, KEY, by="digest")) == [key], damaged
+        assert recall_pointer(store, KEY, by="digest") == whole
+    mend_pointer(store, KEY, by="digest")
+
+    assert list(pointer_faults(store, KEY, by="digest")) == []
+    assert read_pointer(store, KEY, by="digest") == whole
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+def test_one_that_leaves_out_what_is_anothers_is_sound_and_is_mended_as_it_was(store, key):
+    def ours(entry) -> bool:
+        return not entry["digest"].startswith("other")
+
+    for digest in ("d1", "other", "d2"):
+        advance(store, KEY, {"digest": digest, "draft": digest}, by="digest", ours=ours)
+    whole = read_pointer(store, KEY, by="digest")
+    assert (whole["digest"], whole["previous"]) == ("d2", ["d1"])
+    assert list(pointer_faults(store, KEY, by="digest")) == []
+    store.inner.delete(key)
+    assert list(pointer_faults(store, KEY, by="digest")) == [key]
+    mend_pointer(store, KEY, by="digest", ours=ours)
+
+    assert read_pointer(store, KEY, by="digest") == whole
+    lost = [key] if key.endswith("2.json") else []  # nothing else tells of what is another's
+    assert list(pointer_faults(store, KEY, by="digest")) == lost
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"digest": 3}', b'{"digest": "x"}', b"\xff"])

@@ -17,7 +17,9 @@ from histgen_lib.pipeline.keys import ReportOwner
 from histgen_lib.pipeline.latest import tell_latest
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.render_json import from_json
-from histgen_lib.stack.overview import Overview, SlideState
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.states import SlideState
+from histgen_lib.stack.verification import Verification
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ def as_before(lab: Lab, case_id: str, into: str) -> None:
         if "latest" in key:
             entry = json.loads(data.replace(room.encode(), old.encode()))
             data = json.dumps(
-                {name: entry[name] for name in entry if name not in ("case_id", "turns")}
+                {name: entry[name] for name in entry if name not in ("case_id", "turns", "seal")}
             ).encode()
         if "history" in key:
             said += 1
@@ -214,8 +216,47 @@ def test_a_slide_whose_pointer_a_case_had_taken_gets_it_back_with_its_next_repor
     drafts_of(lab, [alpha])
     assert json.loads(lab.store.get("reports/alpha/latest.json"))["report_digest"] == alone.data.report_digest
     tiny_model.write_slide(lab.folder / "alpha.tif", side_px=512, seed=5)
+    before = states(lab)["beta"].draft
     (rescan,) = drafts_of(lab, [by_hand(lab.folder / "alpha.tif")])
+    assert states(lab)["beta"].draft == before  # the case is not forgotten for that
+    assert before is not None
     assert json.loads(lab.store.get("reports/alpha/latest.json"))["draft"] == rescan.data.draft_key
+
+
+def faults(lab: Lab) -> dict[str, str]:
+    return {one.key: one.owner for step in Verification(lab.store, anew=True).run() for one in step}
+
+
+def test_such_a_store_is_verified_without_false_alarms_and_damage_is_told_of_whose_it_is(lab):
+    alpha = by_hand(slide(lab, "alpha"))
+    (alone,) = drafts_of(lab, [alpha])
+    told = by_hand(slide(lab, "beta", 1), case_id="alpha", case_slides=("beta",), turn=7)
+    (together,) = drafts_of(lab, [told])
+    as_before(lab, "alpha", "alpha")
+    pointer = json.loads(lab.store.get("reports/alpha/latest.json"))
+    pointer["previous"] = [alone.data.report_digest]  # which was the latest before
+    lab.store.inner.put("reports/alpha/latest.json", json.dumps(pointer).encode(), if_absent=False)
+    assert faults(lab) == {}
+    key = together.data.draft_key.replace("case-reports", "reports")
+    before = lab.store.get(key)
+    lab.store.inner.put(key, b"{", if_absent=False)
+    page = alone.data.draft_key.replace(".json", ".html")
+    lab.store.inner.delete(page)
+    assert set(faults(lab)) == {key, page}
+    assert faults(lab)[page] == "alpha"
+    assert states(lab)["alpha"].draft.key == alone.data.draft_key
+    lab.store.inner.put(key, before[:-9], if_absent=False)
+    drafts_of(lab, [alpha, told])
+    assert lab.store.get(key) == before  # it is made again where it lies
+    assert faults(lab) == {}
+    tiny_model.write_slide(lab.folder / "alpha.tif", side_px=512, seed=5)
+    drafts_of(lab, [by_hand(lab.folder / "alpha.tif")])
+
+    assert faults(lab) == {}
+    assert {name: state.state for name, state in states(lab).items()} == {
+        "alpha": "drafted",
+        "beta": "drafted",
+    }
 
 
 @pytest.mark.parametrize("name", ["Alpha", "alpha."])

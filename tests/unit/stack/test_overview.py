@@ -143,14 +143,21 @@ def test_a_record_that_was_no_event_is_listed_as_unknown(store):
     "junk",
     [b"", b"[]", b"{}", b'{"event": 3}', b'{"event": {"headers": {}, "data": {}}}', b'{"draft": "../x"}'],
 )
-def test_objects_that_cannot_be_read_do_not_hide_the_others(store, junk):
+def test_objects_that_cannot_be_read_hide_neither_the_others_nor_themselves(store, junk):
     planted.scan(store, "a")
     store.put("slides/b/scanned.json", junk)
     store.put("dead-letter/b.json", junk)
     store.put("reports/a/latest.json", junk)
     store.put("bags/a/x.scan.json", junk)
 
-    assert states(store) == {"a": "scanned"}
+    assert states(store) == {"a": "scanned", "b": "scanned", "unknown": "dead-letter"}
+    first, second, letter = Overview(store).slides()
+    assert [said.partition(" ")[0] for said in second.damaged] == ["slides/b/scanned.json"]
+    assert [said.partition(" ")[0] for said in first.damaged] == [
+        "reports/a/latest.json",
+        "bags/a/x.scan.json",
+    ]
+    assert (letter.letter.code, letter.letter.key) == ("dead-letter-unreadable", "dead-letter/b.json")
 
 
 def test_what_did_not_change_is_read_once(store, monkeypatch):

@@ -1,0 +1,225 @@
+"""Whatever happens to an object is found, is told of its slide, and is made good with the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_model
+import whole_store
+from damage import DAMAGE, damage
+from job_kit import NOW, Lab, scanned
+
+from histgen_lib.events import Event
+from histgen_lib.pipeline.books import take_in
+from histgen_lib.pipeline.keys import scanned_key
+from histgen_lib.stack.damage import noted
+from histgen_lib.stack.overview import Overview
+from histgen_lib.stack.repairing import Repair
+from histgen_lib.stack.verification import CURSOR, Verification
+from histgen_lib.stack.verifying import check_slide
+from histgen_lib.storage import open_store
+
+OBJECTS = {
+    "the bag": ("bags/a/", ".parquet"),
+    "the scan record": ("bags/a/", ".scan.json"),
+    "the bag's thumbnail": ("bags/a/", ".thumbnail.webp"),
+    "draft.json": ("reports/a/", "draft.json"),
+    "draft.html": ("reports/a/", "draft.html"),
+    "draft.txt": ("reports/a/", "draft.txt"),
+    "a picture": ("reports/a/", "heatmap.webp"),
+    "the pointer": ("reports/a/", "latest.json"),
+    "the pointer's history": ("reports/a/latest.history/", ".json"),
+    "scanned.json": ("slides/a/", ".json"),
+    "scanned.json of one published by hand": ("slides/h/", ".json"),
+    "the owner": ("gateway/owners/a", ""),
+    "an event among those of its bytes": ("gateway/contents/", ".json"),
+    "an event that was published by hand": ("gateway/by-hand/h/", ".json"),
+    "the note of a copy": ("gateway/copies/", "/a"),
+    "the letter": ("dead-letter/", ".json"),
+    "a case's pointer to a bag": ("cases/C/b.json", ""),
+    "the draft of a case": ("case-reports/C/", "draft.json"),
+    "a case's pointer to its report": ("case-reports/C/", "latest.json"),
+}
+UNSEEN_WHERE_MISSING = ("the letter", "the note of a copy")
+"""What nothing else in the store tells of."""
+SLIDES = {"a": "drafted", "b": "drafted", "c": "drafted", "d": "dead-letter", "h": "drafted"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, model_dir) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    whole_store.make(folder, model_dir)
+    return folder
+
+
+@pytest.fixture
+def lab(made, tmp_path, model_dir) -> Lab:
+    return whole_store.copy(made, tmp_path, model_dir)
+
+
+def found(lab: Lab) -> dict[str, str]:
+    """Verify to the end; return what is damaged, and why."""
+    return {one.key: one.why for step in Verification(lab.store).run() for one in step}
+
+
+def contents(lab: Lab) -> dict[str, bytes]:
+    kept = lab.store.contents().items()
+    return {key: data for key, data in kept if not key.startswith(("verify/", "audit/"))}
+
+
+def one_of(lab: Lab, prefix: str, ending: str) -> str:
+    return next(key for key in sorted(contents(lab)) if key.startswith(prefix) and key.endswith(ending))
+
+
+def test_a_sound_store_is_sound_and_all_of_it_was_looked_at(lab):
+    verification = Verification(lab.store)
+
+    assert [one for step in verification.run() for one in step] == []
+    assert verification.tally.objects == len(contents(lab))
+    assert verification.tally.undigested == 0
+    assert not any(slide.damaged for slide in Overview(lab.store).slides())
+
+
+CASES = [
+    (what, how)
+    for number, what in enumerate(OBJECTS)
+    for how in ("missing", DAMAGE[1 + number % (len(DAMAGE) - 1)])
+]
+"""All damage of what is made again: tests/unit/pipeline/test_damaged_objects.py and test_pointer.py."""
+
+
+@pytest.mark.parametrize(("what", "how"), CASES)
+def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
+    key = one_of(lab, *OBJECTS[what])
+    before = contents(lab)
+    damage(before[key], how, lab.store.inner, key)
+    unseen = how == "missing" and what in UNSEEN_WHERE_MISSING
+
+    assert {slide.slide_id for slide in Overview(lab.store).slides()} >= set(SLIDES)
+    assert set(found(lab)) == (set() if unseen else {key})
+    slides = Overview(lab.store).slides()
+    assert {slide.slide_id for slide in slides} == set(SLIDES)
+    told = [said for slide in slides for said in slide.damaged]
+    assert unseen or what == "an event among those of its bytes" or any(key in said for said in told)
+    if what.startswith(("the", "draft", "a picture", "scanned")) and key.split("/")[1].startswith("a"):
+        assert key in {one.key for one in check_slide(lab.store, "a")}
+
+    publisher = whole_store.Publisher()
+    repaired = list(Repair(lab.store, publisher).run())
+    deeds = [json.loads(data) for data in lab.store.contents("audit/").values()]
+    assert {deed["action"] for deed in deeds} == (set() if unseen else {"repaired"})
+    assert {deed["what"]["slide_id"] for deed in deeds} <= set(SLIDES)
+    assert unseen or [one.done for one in repaired] in (["restored"], ["announced"])
+    whole_store.remake(lab, [event for event in publisher.events if event.key != "d"])
+    after = contents(lab)
+    for gone in [one for one in UNSEEN_WHERE_MISSING if what == one]:
+        before.pop(key), after.pop(key, None)
+        assert gone == "the note of a copy" or unseen or [one.key for one in publisher.events] == ["d"]
+
+    assert after == before
+    assert found(lab) == {}
+    assert list(noted(lab.store)) == []
+    assert not any(slide.damaged for slide in Overview(lab.store).slides())
+
+
+def test_a_slide_published_by_hand_that_was_not_read_yet_is_not_missing_from_the_list(lab):
+    path = tiny_model.write_slide(lab.folder / "new.tif", side_px=640)
+    event = Event.first(scanned(path), source="lab/scanner-1", now=NOW, identity="18")
+    take_in(lab.store, event)
+    assert found(lab) == {}
+    lab.store.delete(scanned_key("new"))
+
+    assert found(lab) == {scanned_key("new"): "is missing"}
+    (state,) = Overview(lab.store).slides(["new"])
+    assert (state.event, state.state) == (event, "scanned")
+    assert state in Overview(lab.store).slides()
+    assert [one.done for one in Repair(lab.store, whole_store.Publisher()).run()] == ["restored"]
+    assert found(lab) == {}
+
+
+def test_a_sound_object_is_never_written_by_a_repair(lab):
+    key = one_of(lab, "reports/a/", "draft.html")
+    damage(lab.store.get(key), "bit", lab.store.inner, key)
+    found(lab)
+    lab.store.written.clear(), lab.store.replaced.clear()
+    publisher = whole_store.Publisher()
+    list(Repair(lab.store, publisher).run())
+    whole_store.remake(lab, publisher.events)
+
+    written = [*lab.store.written, *lab.store.replaced]
+    assert [one for one in written if not one.startswith("audit/")] == [key]
+
+
+@pytest.mark.parametrize("stop", range(0, 14, 3))
+def test_one_that_is_stopped_goes_on_where_it_was(lab, stop):
+    keys = [one_of(lab, *OBJECTS[what]) for what in ("the bag", "the owner", "draft.txt", "scanned.json")]
+    for key in keys:
+        damage(lab.store.get(key), "truncated", lab.store.inner, key)
+    first = Verification(lab.store)
+    steps = first.run()
+    seen = [one.key for _ in range(stop) for one in next(steps)]
+    steps.close()
+    second = Verification(lab.store)
+    assert second.resumed is (stop > 0 or lab.store.head(CURSOR) is not None)
+    seen += [one.key for step in second.run() for one in step]
+
+    assert sorted(seen) == sorted(keys)
+    assert sum(second.tally.damaged.values()) == len(keys)
+    assert second.tally.objects == len(contents(lab))
+    assert {one.key for one in noted(lab.store)} == set(keys)
+    assert lab.store.head(CURSOR) is None
+
+
+def test_a_store_of_an_earlier_version_is_checked_as_far_as_it_can_be(lab):
+    as_before(lab)
+    verification = Verification(lab.store)
+    assert [one for step in verification.run() for one in step] == []
+    assert verification.tally.undigested > 10
+    assert not any(slide.damaged for slide in Overview(lab.store).slides())
+    keys = [
+        one_of(lab, *OBJECTS[what]) for what in ("draft.json", "the owner", "scanned.json", "the pointer")
+    ]
+    for key in [*keys, one_of(lab, "reports/C/", "draft.json")]:
+        damage(lab.store.get(key), "truncated", lab.store.inner, key)
+
+    assert set(found(lab)) == {*keys, one_of(lab, "reports/C/", "draft.json")}
+    publisher = whole_store.Publisher()
+    assert all(one.done for one in Repair(lab.store, publisher).run())
+    whole_store.remake(lab, publisher.events)
+    assert found(lab) == {}
+    assert not lab.store.contents("case-reports/C/0")  # it is made again where it lies
+
+
+def as_before(lab: Lab) -> None:
+    """Leave the store as the version before would have: no digests, no seals, cases among slides."""
+    store = lab.store.inner
+    for key, data in contents(lab).items():
+        of_h = key.startswith(("gateway/by-hand/", "slides/h/", "gateway/owners/h"))
+        of_h |= key.startswith("gateway/contents/") and b'"slide_id":"h"' in data
+        if key.endswith("digests.json") or of_h:
+            store.delete(key)
+        elif b'"seal":"' in data or key.startswith("case-reports/"):
+            store.delete(key)
+            old = data.replace(b"case-reports/C/", b"reports/C/")
+            if b'"seal":"' in data:
+                value = json.loads(old)
+                dropped = {"seal", *(("case_id", "turns") if "latest" in key else ())}
+                old = json.dumps({name: value[name] for name in value if name not in dropped}).encode()
+            store.put(key.replace("case-reports/C/", "reports/C/"), old)
+
+
+def test_a_store_in_a_bucket_is_verified_and_told_of_as_one_in_a_folder(lab, s3_server, s3_bucket):
+    bucket = open_store(s3_server.settings(s3_bucket))
+    for key, data in contents(lab).items():
+        bucket.put(key, data)
+    keys = [one_of(lab, *OBJECTS[what]) for what in ("the bag", "draft.html", "the pointer", "scanned.json")]
+    for key in keys:
+        damage(lab.store.get(key), "truncated", bucket, key)
+    damaged = [one.key for step in Verification(bucket).run() for one in step]
+
+    assert sorted(damaged) == sorted(keys)
+    slides = Overview(bucket).slides()
+    assert {slide.slide_id: slide.state for slide in slides} == SLIDES
+    assert sum(len(slide.damaged) for slide in slides) == len(keys)

@@ -1,0 +1,88 @@
+"""A store as gateway, tiler and reporter leave it: slides, one told of by hand, a case, a copy, a letter."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import planted_objects as planted
+import tiny_model
+from job_kit import NOW, Lab, scanned
+
+from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.pipeline.books import keep, take_in
+from histgen_lib.pipeline.keys import copy_key
+from histgen_lib.pipeline.recall import Owner
+from histgen_lib.worker.dead_letter import DeadLetter
+from services.gateway.ledger import Ledger
+
+CASE = {"case_id": "C", "case_slides": ("b", "c")}
+
+
+@dataclass
+class Publisher:
+    """Takes events."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def publish(self, topic: str, key: str, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def make(folder: Path, model_dir: Path) -> Lab:
+    """Make the store in `folder`, beside the slides."""
+    lab = Lab.at(folder, model_dir)
+    for name in "abc":
+        announce(lab, tiny_model.write_slide(folder / f"{name}.tif", side_px=640, seed=ord(name)), name)
+    remake(lab, [one for one in events(lab) if one.key != "d"])
+    lost = announce(lab, tiny_model.write_slide(folder / "d.tif", side_px=640, seed=9), "d")
+    letter = DeadLetter.of_event(lost, planted.BAD, attempts=1, worker="tiler")
+    lab.store.put(letter.key, letter.to_bytes())
+    publish(lab, tiny_model.write_slide(folder / "h.tif", side_px=640, seed=10), "h")
+    Ledger(lab.store).name_copy("copy-of-a", "a", "file:///elsewhere/copy-of-a.tif")
+    assert lab.store.head(copy_key("copy-of-a", "a"))
+    return lab
+
+
+def copy(made: Path, folder: Path, model_dir: Path) -> Lab:
+    """Copy the store; its slides stay where they are."""
+    shutil.copytree(made / "store", folder / "store")
+    return Lab.at(folder, model_dir)
+
+
+def announce(lab: Lab, slide: Path, name: str) -> Event:
+    data = scanned(slide, slide_id=name, **(CASE if name in "bc" else {}))
+    event = Event.first(data, source="/histgen/gateway", now=NOW, identity=name)
+    ledger = Ledger(lab.store)
+    ledger.claim(name, Owner(data.uri, data.content_id))
+    ledger.record(event)
+    return event
+
+
+def publish(lab: Lab, slide: Path, name: str) -> None:
+    """Have a slide worked on of which somebody told past the gateway."""
+    data = scanned(slide, slide_id=name)
+    event = Event.first(data, source="lab/scanner-1", now=NOW, identity="17")
+    taken = take_in(lab.store, event)
+    remake(lab, [event])
+    keep(lab.store, event, taken)
+
+
+def events(lab: Lab) -> list[Event]:
+    found = [Ledger(lab.store).latest(name) for name in "abcd"]
+    return [one.event for one in found if one]
+
+
+def remake(lab: Lab, told: Sequence[Event]) -> None:
+    """Do what tiler and reporter do with these events, whether they come for the first time or again."""
+    for event in told:
+        assert isinstance(event.data, SlideScanned)
+        ready = lab.scan_job.find(event.data) or lab.scan_job.run(event.data).data
+        assert isinstance(ready, BagReady)
+        if lab.draft_job.find(ready) is None:
+            lab.draft_job.run(ready)
