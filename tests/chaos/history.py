@@ -98,7 +98,10 @@ def _outcomes(history: History) -> Iterator[str]:
 
 def _made(history: History, event: Event) -> bool:
     """Whether an event led to what it should: the next event, or a place in its case."""
-    if following_id(event.name, FOLLOWS[event.type]) in history.names[FOLLOWS[event.type]]:
+    following = FOLLOWS.get(event.type)
+    if following is None:  # it lies on a topic that is not its own
+        return False
+    if following_id(event.name, following) in history.names[following]:
         return True
     case = event.data.case_id if event.type == BAG_READY else None
     return case is not None and case_slide_key(case, event.key) in history.keys

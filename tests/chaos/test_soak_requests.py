@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from gateway_siege import ANSWERS, send_malformed
 from harness import Stream
+from invariants import check_whole
 from slow_peers import GET, ask, connect, status_of
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -48,7 +49,9 @@ def test_four_thousand_malformed_requests_while_a_folder_fills(new_stream, slide
     stream.stop()
 
     assert set(answers) <= ANSWERS, answers
-    assert stream.remains().results() == undisturbed
+    remains = stream.remains()
+    check_whole(remains)
+    assert remains.results() == undisturbed
     print(f"\nanswers to {answers.total()} malformed requests: {dict(sorted(answers.items()))}")
 
 
