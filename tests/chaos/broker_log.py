@@ -131,8 +131,8 @@ def _parts(consumer: Any, topic: str) -> list[TopicPartition]:
 
 
 def _record(found: Any) -> Record:
-    headers = {name: value.decode(errors="replace") for name, value in found.headers}
-    return Record(found.topic, found.partition, found.offset, _event(headers, found.value))
+    headers = {name: (value or b"").decode(errors="replace") for name, value in found.headers}
+    return Record(found.topic, found.partition, found.offset, _event(headers, found.value or b""))
 
 
 def _event(headers: dict[str, str], body: bytes) -> Event | None:
