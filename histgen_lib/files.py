@@ -26,10 +26,11 @@ _HEX_DIGITS = 64
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed over `path`.
 
     On an exception the temporary file is removed and `path` is untouched. Missing parent folders are made.
+    `mode`: the file's, whatever stood there; as the umask has it if None. Before, only its owner can read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -39,15 +40,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~umask())
+        temporary.chmod(0o666 & ~umask() if mode is None else mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, all or nothing."""
-    with atomic_path(path) as temporary:
+def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Write `data` to `path`, all or nothing; `mode` as for `atomic_path`."""
+    with atomic_path(path, mode) as temporary:
         temporary.write_bytes(data)
 
 
@@ -77,6 +78,15 @@ def unsealed(data: bytes) -> Any:
     if not _seals(value, _SEAL):
         raise ValueError("the seal is broken")
     return {name: one for name, one in value.items() if name != _SEAL}
+
+
+def unsealed_object(data: bytes | None) -> dict[str, Any]:
+    """Read a JSON object as `unsealed` does; {} for anything else, and for nothing."""
+    try:
+        value = unsealed(data or b"")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _seals(value: Mapping[str, Any], name: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import sealed_json, unsealed
+from histgen_lib.files import sealed_json, unsealed_object
 from histgen_lib.pipeline.made import JSON, read_object
 from histgen_lib.storage import ObjectStore
 
@@ -55,7 +55,7 @@ def advance(
             entries.append(dict(value))
             said.append(dict(value))
         pointer = _pointer(said, by)
-        if new or _parsed(read_object(store, key)) != pointer:
+        if new or unsealed_object(read_object(store, key)) != pointer:
             store.put(key, sealed_json(pointer), if_absent=False, content_type=JSON)
         if store.head(_entry_key(key, len(entries) + 1)) is None:
             return pointer  # else more was said meanwhile, and this may have covered it up
@@ -68,7 +68,7 @@ def read_pointer(store: ObjectStore, key: str, *, by: str) -> dict[str, Any] | N
 
 def readable_pointer(data: bytes | None, *, by: str) -> dict[str, Any] | None:
     """Return what a pointer's bytes say; None if that cannot be read."""
-    value = _parsed(data)
+    value = unsealed_object(data)
     previous = value.get(PREVIOUS)
     told = isinstance(value.get(by), str) and isinstance(previous, list)
     return value if told and all(isinstance(one, str) for one in previous or ()) else None
@@ -119,7 +119,7 @@ def history(store: ObjectStore, key: str, *, by: str) -> list[dict[str, Any]]:
     Of an entry that cannot be read, what the pointer says of it; {} if that is nothing.
     """
     found = {_number(info.key): info.key for info in store.list(_history_prefix(key))}
-    entries = {number: _parsed(read_object(store, entry)) for number, entry in found.items()}
+    entries = {number: unsealed_object(read_object(store, entry)) for number, entry in found.items()}
     sound = {number: entry for number, entry in entries.items() if isinstance(entry.get(by), str)}
     most = max(found, default=0)
     told = _told(read_pointer(store, key, by=by), by)
@@ -155,7 +155,7 @@ def _is_told(pointer: Mapping[str, Any] | None, said: Sequence[Mapping[str, Any]
 
 
 def _holds(store: ObjectStore, key: str, entry: Mapping[str, Any]) -> bool:
-    return bool(entry) and _parsed(read_object(store, key)) == entry
+    return bool(entry) and unsealed_object(read_object(store, key)) == entry
 
 
 def inherit(store: ObjectStore, key: str, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -206,11 +206,3 @@ def _number(entry_key: str) -> int:
 
 def _entry_key(key: str, number: int) -> str:
     return f"{_history_prefix(key)}{number:06d}.json"
-
-
-def _parsed(data: bytes | None) -> dict[str, Any]:
-    try:
-        value = unsealed(data or b"")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.files import write_atomic
 from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
-from histgen_lib.stack.kafka_door import KafkaDoor, write_private
+from histgen_lib.stack.kafka_door import PRIVATE, KafkaDoor
 from histgen_lib.stack.processes import Process
 
 _START_S, _MOST_START_S = 60.0, 960.0
@@ -116,7 +117,7 @@ class KafkaProcess(Process):
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         inner = free_port()
         properties = self._data / "server.properties"
-        write_private(properties, self._properties(inner))
+        write_atomic(properties, self._properties(inner).encode(), PRIVATE)
         if not (self._data / "logs" / "meta.properties").exists():
             self._format(java, properties)
         with self.log_path.open("ab") as log:

@@ -7,7 +7,6 @@ clients', nor the one of the broker itself, nor the controller's.
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,13 @@ from pathlib import Path
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import MECHANISM, SERVERS, KafkaSettings, let_in, make_user
 from histgen_lib.errors import TransientError
+from histgen_lib.files import write_atomic
 from histgen_lib.secret import own_secret
 from histgen_lib.stack.asking import refuse_stranger
 
 USER = "histgen"
+PRIVATE = 0o600
+"""The mode of whatever holds the password."""
 _TAKEN_IN_S = 20.0
 """A new user is let in as soon as the broker has read its own log that far."""
 
@@ -79,11 +81,11 @@ class KafkaDoor:
         """Write down, for the owner only, how to connect."""
         servers = f"127.0.0.1:{port}"
         told = {SERVERS: servers} | self._login(MECHANISM)
-        write_private(self.client, json.dumps(told, indent=2) + "\n")
+        write_atomic(self.client, json.dumps(told, indent=2).encode() + b"\n", PRIVATE)
         words = _CLIENT.format(
             servers=servers, mechanism=MECHANISM, user=USER, password=told["sasl_plain_password"]
         )
-        write_private(self.client.with_suffix(".properties"), words)
+        write_atomic(self.client.with_suffix(".properties"), words.encode(), PRIVATE)
 
     def open(self, *, port: int, inner: int) -> None:
         """Return once a broker that just started lets clients in who know the secret.
@@ -114,18 +116,6 @@ class KafkaDoor:
             "sasl_plain_username": USER,
             "sasl_plain_password": own_secret(self.secret),
         }
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file anew that only its owner can read, whatever stood there and whatever the umask."""
-    made = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
-    handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def _not_open() -> TransientError:

@@ -10,17 +10,14 @@ gateway/seen/<mark>                       a file or object in a state that needs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from histgen_lib.events import Event
-from histgen_lib.files import sealed_json, unsealed
+from histgen_lib.files import sealed_json, unsealed_object
 from histgen_lib.pipeline.books import claim, write_down
 from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key
-from histgen_lib.pipeline.made import read_object
+from histgen_lib.pipeline.made import JSON, read_object
 from histgen_lib.pipeline.recall import Owner, Said, said_in, said_last
 from histgen_lib.storage import ObjectStore
-
-_JSON = "application/json"
 
 
 class Ledger:
@@ -51,16 +48,16 @@ class Ledger:
         """Note that a file called `name` is this slide; return the note's key if it is new, else ""."""
         key = copy_key(name, slide_id)
         note = sealed_json({"schema": 1, "slide_id": slide_id, "uri": uri})
-        return key if self._store.put(key, note, content_type=_JSON) else ""
+        return key if self._store.put(key, note, content_type=JSON) else ""
 
     def remember(self, mark: str, slide_id: str, event_id: str) -> None:
         """Note that a file or object in this state was dealt with."""
         note = sealed_json({"slide_id": slide_id, "event_id": event_id})
-        self._store.put(SEEN + mark, note, if_absent=False, content_type=_JSON)
+        self._store.put(SEEN + mark, note, if_absent=False, content_type=JSON)
 
     def seen(self, mark: str) -> tuple[str, str] | None:
         """Return the slide id and event id noted for this state; a damaged note is none."""
-        note = _parsed(read_object(self._store, SEEN + mark))
+        note = unsealed_object(read_object(self._store, SEEN + mark))
         if not {"slide_id", "event_id"} <= set(note):
             return None
         return str(note["slide_id"]), str(note["event_id"])
@@ -68,11 +65,3 @@ class Ledger:
     def all_seen(self) -> Iterator[str]:
         """List every state that was dealt with."""
         return (info.key.removeprefix(SEEN) for info in self._store.list(SEEN))
-
-
-def _parsed(data: bytes | None) -> dict[str, Any]:
-    try:
-        found = unsealed(data or b"")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
