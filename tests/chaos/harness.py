@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -21,26 +20,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from broker_log import lag
-from history import CommitWatch, History, read_history
+from history import LETTERS, TAKES, CommitWatch, History, read_history
 from processes import Service
 from waiting import until
 
-from histgen_lib.bus import BusSettings, Publisher, open_publisher, open_subscription
+from histgen_lib.bus import BusSettings, Publisher, open_publisher
 from histgen_lib.errors import TransientError
-from histgen_lib.events import BAG_READY, REPORT_DRAFTED, SLIDE_SCANNED, Event, SlideScanned
+from histgen_lib.events import Event, SlideScanned
 from histgen_lib.slides.source import content_id
 from histgen_lib.storage import StorageSettings, open_store
 
 T = TypeVar("T")
 
-TAKES = {"histgen-tiler": SLIDE_SCANNED, "histgen-reporter": BAG_READY}
-"""The topic that each group of workers takes its events from."""
 SESSION_S, MAX_POLL_S = 2.0, 3.0
 """After so long without a sign of life, or a poll, a member loses its partitions; a lab has 10 s and more."""
 SOURCE = "/histgen/chaos"
 LOOK_S = 0.03
 """The harness shares the machine's few cores with what it tests."""
-LETTERS = "dead-letter/"
 DRAFT = re.compile(r"reports/(?P<slide>[^/]+)/(?P<digest>[^/]+)/draft\.json")
 
 
@@ -91,8 +87,6 @@ class Remains:
     letters: Mapping[str, Mapping[str, Any]]
     pointers: Mapping[str, str]
     """By slide: the digest of its latest report."""
-    said: Mapping[str, Sequence[Event]]
-    """The events of bag.ready and report.drafted, in their order within a key."""
     undone: Mapping[str, int]
     """By group of workers: how many events it has not committed."""
     history: History
@@ -205,7 +199,7 @@ class Stream:
 
     def idle(self) -> bool:
         """Whether the groups of all workers have committed everything, and no job goes on."""
-        return all(lag(self.place.bus, topic, group) == 0 for group, topic in TAKES.items()) and not any(
+        return all(lag(self.place.bus, topic, group) == 0 for topic, group in TAKES.items()) and not any(
             service.in_flight() for service in self.services.values() if service.name != "gateway"
         )
 
@@ -235,10 +229,9 @@ class Stream:
             for key in objects
             if key.endswith("/latest.json")
         }
-        said = {topic: self.said(topic) for topic in (BAG_READY, REPORT_DRAFTED)}
-        undone = {group: lag(self.place.bus, topic, group) for group, topic in TAKES.items()}
+        undone = {group: lag(self.place.bus, topic, group) for topic, group in TAKES.items()}
         history, passed = self.history(), self.watch.found
-        return Remains(objects, letters, pointers, said, undone, history, self.acknowledged, passed)
+        return Remains(objects, letters, pointers, undone, history, self.acknowledged, passed)
 
     def history(self) -> History:
         """Read what broker, store and logs say happened."""
@@ -248,16 +241,6 @@ class Stream:
     def everything(self) -> dict[str, str]:
         """Return the SHA-256 of each object's bytes by its key."""
         return {info.key: hashlib.sha256(self.store.get(info.key)).hexdigest() for info in self.store.list()}
-
-    def said(self, topic: str) -> list[Event]:
-        """Read a topic from its beginning to its end."""
-        group, found = f"audit-{secrets.token_hex(8)}", []
-        with closing(open_subscription(self.place.bus, topic, group)) as subscription:
-            while (delivery := subscription.next(0.5)) or lag(self.place.bus, topic, group):
-                if delivery:
-                    found.append(delivery.event)
-                    assert subscription.done(delivery)
-        return found
 
     def __str__(self) -> str:
         alive = {label: service for label, service in self.services.items() if service.exit_code is None}

@@ -54,7 +54,7 @@ def check_whole(remains: Remains) -> None:
     And the history of the run tells of no broken promise.
     """
     said: dict[str, set[str]] = {}
-    for event in remains.said[REPORT_DRAFTED]:
+    for event in remains.history.events(REPORT_DRAFTED):
         said.setdefault(event.data.draft_key, set()).add(event.id)
     for found in filter(None, map(DRAFT.fullmatch, remains.objects)):
         folder = f"reports/{found['slide']}/{found['digest']}/"
@@ -88,5 +88,7 @@ def check_history(remains: Remains) -> None:
 
 def done_again(remains: Remains) -> int:
     """Count how often a finished job was said to be finished once more: harmless, but wasted."""
-    counts = [Counter(event.id for event in remains.said[topic]) for topic in (BAG_READY, REPORT_DRAFTED)]
+    counts = [
+        Counter(event.id for event in remains.history.events(topic)) for topic in (BAG_READY, REPORT_DRAFTED)
+    ]
     return sum(count - 1 for counter in counts for count in counter.values())

@@ -87,7 +87,9 @@ def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, un
     stream.stop()
     remains = stream.remains()
     check(remains, events, undisturbed)
-    assert Counter(event.key for event in remains.said["bag.ready"]) == Counter(event.key for event in events)
+    assert Counter(event.key for event in remains.history.events("bag.ready")) == Counter(
+        event.key for event in events
+    )
 
 
 @pytest.mark.parametrize("place", ["embedded", pytest.param("kafka", marks=pytest.mark.soak)], indirect=True)
@@ -107,5 +109,7 @@ def test_a_tiler_that_stood_still_comes_back_and_does_no_harm(new_stream, place,
     stream.stop()
     remains = stream.remains()
     check(remains, events, undisturbed)
-    twice = Counter(event.key for event in remains.said["bag.ready"]) - Counter(e.key for e in events)
+    twice = Counter(event.key for event in remains.history.events("bag.ready")) - Counter(
+        e.key for e in events
+    )
     assert twice == Counter([held["slide_id"]])

@@ -36,7 +36,7 @@ def test_the_gateway_is_killed_while_a_folder_fills(new_stream, servers, slides,
         stream.stop()
         remains = stream.remains()
     check(remains, [scanned(path) for path in slides], undisturbed)
-    announced = stream.said(SLIDE_SCANNED)
+    announced = remains.history.events(SLIDE_SCANNED)
     assert len({event.id for event in announced}) == len(slides)
     print(
         f"\ngateway killed {struck['gateway']} times; {len(announced) - len(slides)} slides announced twice"

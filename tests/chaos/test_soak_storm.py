@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from calm import run_undisturbed
 from chaos_slides import write_good
-from harness import LETTERS, Stream, on_this_machine, scanned
+from harness import Stream, on_this_machine, scanned
+from history import LETTERS
 from invariants import check
 from small_disk import SmallDisk, small_disk
 from storm import Storm

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from bus_members import Member, members, new_name, number_of, publish, publishing, scanned
-from bus_suite import SLIDES, find, take, take_all
+from bus_suite import SLIDES, find, lost_to_another, take, take_all
 from waiting import until
 
 from histgen_lib.bus import BusSettings, Publisher, Reason, _aside
@@ -223,12 +223,7 @@ class AsideSuite:
     def test_a_record_that_is_not_ours_any_more_cannot_be_set_aside(
         self, hasty: BusSettings, publisher: Publisher, join, topic: str
     ) -> None:
-        publish(publisher, topic, slides=1, each=2)
-        away = join("g", settings=hasty)
-        delivery = take(away)
-        other = Member(hasty, topic, f"g-{topic}")
-        with members(other):
-            until(lambda: len(other.finished) == 2, 60, "the other to finish both")
+        away, delivery = lost_to_another(hasty, publisher, join, topic)
         assert away.defer(delivery, 0)
         publisher.publish(topic, "S0", scanned("S0", 2))
         assert take_all(away, 1) == [("S0", 2)]

@@ -44,6 +44,19 @@ def take_all(subscription: Subscription, count: int) -> list[tuple[str, int]]:
     return taken
 
 
+def lost_to_another(
+    hasty: BusSettings, publisher: Publisher, join, topic: str
+) -> tuple[Subscription, Delivery]:
+    """Take a record, and give no sign of life until another member has finished it and the next one."""
+    publish(publisher, topic, slides=1, each=2)
+    away = join("g", settings=hasty)
+    delivery = take(away)
+    other = Member(hasty, topic, f"g-{topic}")
+    with members(other):
+        until(lambda: len(other.finished) == 2, 60, "the other to finish both")
+    return away, delivery
+
+
 class BusSuite:
     """Behaviour that workers count on."""
 
@@ -279,12 +292,7 @@ class BusSuite:
     def test_what_another_finished_meanwhile_does_not_come_back_by_release(
         self, hasty: BusSettings, publisher: Publisher, join, topic: str
     ) -> None:
-        publish(publisher, topic, slides=1, each=2)
-        away = join("g", settings=hasty)
-        delivery = take(away)
-        other = Member(hasty, topic, f"g-{topic}")
-        with members(other):
-            until(lambda: len(other.finished) == 2, 60, "the other to finish both")
+        away, delivery = lost_to_another(hasty, publisher, join, topic)
         away.release(delivery)
         publisher.publish(topic, "S0", scanned("S0", 2))
         assert take_all(away, 1) == [("S0", 2)]
