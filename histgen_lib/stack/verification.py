@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Verification:
         self.healed: set[str] = set()
         self.progress, self.tally = saved or (Progress(now()), Tally())
 
-    def run(self) -> Iterator[list[Damage]]:
+    def run(self) -> Generator[list[Damage], None, None]:
         """Yield, step by step, what is damaged. Raises as the store; what was done by then is kept."""
         began, saved_s, start = time.monotonic(), self.progress.seconds, self.progress.after
         found: set[str] = set()

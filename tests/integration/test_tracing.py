@@ -101,7 +101,7 @@ def test_from_scan_to_draft_is_one_trace(collector: Collector, model_dir: Path, 
     assert len({span.trace_id for span in chain}) == 1
     assert [span.parent_span_id for span in chain] == [b"", *(span.span_id for span in chain[:-1])]
     assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in chain)
-    (told,) = stream.said(REPORT_DRAFTED)
+    (told,) = stream.history().events(REPORT_DRAFTED)
     assert told.traceparent.split("-")[1:3] == [drafted.trace_id.hex(), drafted.span_id.hex()]
     assert facts(tiled["well"])["histgen.outcome"] == "done"
     assert facts(tiled["well"])["histgen.stage.encode"] > 0

@@ -133,6 +133,7 @@ def test_a_client_that_lays_records_aside_for_ever_is_replaced(
         publish(publisher, topic, slides=1)
         subscription = open_subscription(settings, topic, "g")
         assert subscription.done(until(lambda: subscription.next(0.2), 60, "a record"))
+        assert isinstance(subscription, _kafka.KafkaSubscription)
         fetcher = subscription._consumer._fetcher
         fetcher._next_partition_records = []  # all taken, and not None
         fetcher._paused_partition_records = {kafka.TopicPartition(topic, 0): "left aside"}

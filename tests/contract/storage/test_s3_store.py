@@ -185,6 +185,7 @@ def test_an_upload_that_is_broken_off_leaves_nothing(s3_server: S3Server, s3_buc
         if len(sent) == 2:
             raise KeyboardInterrupt
 
+    assert isinstance(store, _s3.S3Store)
     client = store._client
     client.meta.events.register("before-call.s3.UploadPart", interrupt)
     with pytest.raises(KeyboardInterrupt):

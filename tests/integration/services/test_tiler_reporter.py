@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_model_server_gives_the_same_draft(lab, slide, triton, case):
     """Several batches in flight, answers over the wire: the same bytes, of a slide and of a case."""
     other = tiny_model.write_slide(lab.folder / "B-1.tif", side_px=512, seed=4)
     events = [event_of(scanned(path, **case)) for path in (slide, other)]
-    with open_inference(triton.url, lab.model.folder.path) as server:
+    with closing(open_inference(triton.url, lab.model.folder.path)) as server:
         served = Lab.at(lab.folder / "served", lab.model.folder.path, server)
         served.in_flight = 3
         drafts = [files_of(served, told) for told in drafts_of(served, events)]

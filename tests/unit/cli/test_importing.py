@@ -11,6 +11,7 @@ from histgen_lib.cli import importing
 from histgen_lib.cli.importing import OfficialSource, import_weights
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
+from histgen_lib.text.word import WordTokenizer
 
 TRAIN = [
     {"id": "a", "report": "gland gland duct duct rare", "image_path": []},
@@ -36,6 +37,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OfficialSource:
 
 def test_words_are_counted_in_the_training_split_only(source: OfficialSource, tmp_path: Path) -> None:
     model = import_weights(source, tmp_path / "model", "official")
+    assert isinstance(model.tokenizer, WordTokenizer)
     assert model.tokenizer.to_json()["words"] == [".", "<unk>", "duct", "gland"]
     assert (model.histgen.vocab_size, model.name, model.synthetic) == (4, "official", False)
 

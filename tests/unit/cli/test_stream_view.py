@@ -27,9 +27,9 @@ def drafted(*, foreign: bool = False, abstained: bool = False) -> SlideState:
 
 
 def shown(renderable) -> str:
-    console = Console(file=io.StringIO(), width=100)
-    console.print(renderable)
-    return console.file.getvalue()
+    file = io.StringIO()
+    Console(file=file, width=100).print(renderable)
+    return file.getvalue()
 
 
 def worker(**values) -> WorkerState:

@@ -28,9 +28,10 @@ def hostile_table():
     "shown", [HOSTILE, Text(HOSTILE), Rule(HOSTILE), hostile_table()], ids=lambda shown: type(shown).__name__
 )
 def test_control_characters_of_a_text_are_replaced_wherever_it_stands(shown):
-    console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    file = io.StringIO()
+    console = PlainConsole(file=file, width=100, force_terminal=True, color_system=None)
     console.print(shown)
-    written = console.file.getvalue()
+    written = file.getvalue()
     assert not set(written) & set("\x1b\x9b\x07\r\u202e\u2028")
     assert "\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}2J" in written
 
@@ -45,19 +46,21 @@ def test_json_holds_no_sign_that_a_terminal_obeys_and_means_the_same(capsys):
 
 
 def test_colours_and_lines_of_our_own_stay():
-    console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+    file = io.StringIO()
+    console = PlainConsole(file=file, width=100, force_terminal=True, color_system="standard")
     console.print("one\ntwo\tthree", style="red")
-    assert console.file.getvalue().startswith("\x1b[31mone")
-    assert console.file.getvalue().count("\n") == 2
+    assert file.getvalue().startswith("\x1b[31mone")
+    assert file.getvalue().count("\n") == 2
 
 
 def test_a_name_in_brackets_is_no_markup_of_the_bar(monkeypatch):
-    console = PlainConsole(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    file = io.StringIO()
+    console = PlainConsole(file=file, width=100, force_terminal=True, color_system=None)
     monkeypatch.setattr(progress, "err", lambda: console)
     with progress.progress_bar("[red].svs") as bar:
         assert isinstance(bar, progress.StageBar)
         bar("open", 0, 1)
-    assert "[red].svs" in console.file.getvalue()
+    assert "[red].svs" in file.getvalue()
 
 
 def test_what_a_bad_file_is_called_is_shown_as_text(histgen, tmp_path):

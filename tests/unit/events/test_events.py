@@ -25,7 +25,7 @@ from histgen_lib.events import (
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 SCANNED = SlideScanned("S-1", "file:///scans/S-1.svs", "ab" * 32, 5_000, 0.25, "C-9", ("S-1", "S-2"))
-SAMPLES = [
+SAMPLES: list[Data] = [
     SCANNED,
     SlideScanned("Präparat 7", "s3://scans/7.mrxs", "cd" * 32, 0),
     BagReady("S-1", "file:///s", "ab" * 32, "bags/S-1/d.parquet", "bags/S-1/d.scan.json", "d", 9, 3),

@@ -29,8 +29,9 @@ def test_a_caller_on_this_machine_is_named_by_its_account(family, listen_at, cal
         server.listen()
         port = server.getsockname()[1]
         with closing(socket.create_connection((call_at, port))) as client:
-            assert caller(*client.getsockname()[:2], port) == this_account()
-            assert caller(*client.getsockname()[:2], port ^ 1) == call_at
+            address, from_port = client.getsockname()[:2]
+            assert caller(address, from_port, port) == this_account()
+            assert caller(address, from_port, port ^ 1) == call_at
 
 
 def test_the_account_is_that_of_the_connection_and_of_no_other_with_this_end(tmp_path, monkeypatch):

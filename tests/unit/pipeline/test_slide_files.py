@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.files import write_atomic
 from histgen_lib.pipeline.scratch import Scratch
 from histgen_lib.pipeline.slide_files import SlideFiles, stated_mounts
@@ -24,7 +24,7 @@ def files_at(tmp_path: Path, mounts=()) -> SlideFiles:
     return SlideFiles(settings, lambda: Scratch(tmp_path / "scratch", 1 << 20), roots=roots, mounts=mounts)
 
 
-def refused(files: SlideFiles, uri: str, error: Exception = MISSING) -> Exception:
+def refused(files: SlideFiles, uri: str, error: Exception = MISSING) -> HistgenError:
     with pytest.raises((InvalidInputError, TransientError)) as caught, files.open(uri):
         raise error
     return caught.value
@@ -160,6 +160,7 @@ class Bucket:
     def __init__(self, data: bytes | None = b"slide", error: Exception | None = None) -> None:
         self.data, self.error, self.fetched = data, error, 0
         self.asked: list[str] = []
+        self.opened: list[str] = []
 
     def head(self, key):
         self.asked.append(key)
@@ -175,14 +176,12 @@ class Bucket:
 @pytest.fixture
 def bucket(monkeypatch):
     made = Bucket()
-    opened = []
 
     def open_bucket(settings, name):
-        opened.append(name)
+        made.opened.append(name)
         return made
 
     monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_foreign_bucket", open_bucket)
-    made.opened = opened
     return made
 
 

@@ -30,12 +30,14 @@ def padded(image, width, height, value=255):
 
 
 def whole_tiles(image):
-    return padded(image, *(-(-side // 256) * 256 for side in image.shape[1::-1]))
+    width, height = (-(-side // 256) * 256 for side in image.shape[1::-1])
+    return padded(image, width, height)
 
 
 def padded_in_shape(image, by, value=255):
     """Pad both sides by the same factor: the shape says nothing."""
-    return padded(image, *(round(side * by) for side in image.shape[1::-1]), value)
+    width, height = (round(side * by) for side in image.shape[1::-1])
+    return padded(image, width, height, value)
 
 
 def tiles_of(path, **how):

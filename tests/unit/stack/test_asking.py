@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doors import TOKEN
@@ -22,11 +23,23 @@ from histgen_lib.stack.workers import look
 REFUSAL = {"error": {"code": "slide-missing", "message": "There is no file a.svs.", "hint": "Check it."}}
 
 
-@pytest.fixture
-def server() -> Iterator[HTTPServer]:
-    """Answer everything with what the test puts into `answer`."""
+class Answering(HTTPServer):
+    """Answers everything with what a test puts into `answer`, and notes what it is asked."""
 
+    answer: tuple[int, Any] = (200, {})
+    location, got = "", b""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.authorisations: list[str | None] = []
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
     class Handler(BaseHTTPRequestHandler):
+        server: Answering
+
         def do_POST(self) -> None:
             self.server.got = self.rfile.read(int(self.headers["content-length"]))
             self.do_GET()
@@ -42,9 +55,7 @@ def server() -> Iterator[HTTPServer]:
 
         def log_message(self, *_: object) -> None: ...
 
-    serving = HTTPServer(("127.0.0.1", 0), Handler)
-    serving.authorisations, serving.location = [], ""
-    serving.url = f"http://127.0.0.1:{serving.server_port}"
+    serving = Answering(Handler)
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield serving

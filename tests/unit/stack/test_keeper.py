@@ -296,7 +296,8 @@ class Frozen(Process):
     log_path = Path("absent.log")
 
     def __init__(self, times: int) -> None:
-        self.times, self.process = times, None
+        self.times = times
+        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -305,7 +306,7 @@ class Frozen(Process):
     def start(self, ended=None) -> None:
         self.process = subprocess.Popen(["sleep", "600"])
         if self.times:
-            os.kill(self.process.pid, signal.SIGSTOP)
+            self.process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         if self.process:

@@ -77,10 +77,10 @@ def test_a_record_that_fails_is_set_aside_uncounted_and_not_ended(world: World, 
     assert kit.board.missing["job"] == "inference-unavailable"
 
 
-def test_its_waits_grow_from_try_to_try(world: World, kit: Kit):
+def test_its_waits_grow_from_try_to_try(world: World, kit: Kit, clock: Clock):
     world.runner.results = [BUCKET_AWAY] * 6
     for _ in range(6):
-        kit.patience.clock.now += 100
+        clock.now += 100
         work(kit, at("S1"))
     delays = [delay_s for _, delay_s in world.bus.deferred]
     limits = [2, 4, 8, 16, 32, 60]
@@ -240,14 +240,14 @@ def test_crashes_of_several_slides_are_each_ones_own(world: World, kit: Kit):
 
 
 def test_a_look_for_objects_that_fails_after_the_letter_is_made_up_for_when_the_record_comes_again(
-    world: World, kit: Kit
+    world: World, kit: Kit, clock: Clock
 ):
     """The slide's share is away just then: that must not hold up others either."""
     world.runner.results = [InvalidInputError("slide-damaged", "It is damaged.")]
     world.runner.on_find = [None, BUCKET_AWAY]
     work(kit, at("S1"))
     assert len(world.bus.deferred) == 1
-    kit.patience.clock.now += 100
+    clock.now += 100
     work(kit, at("S1"))
     assert world.bus.ended == ["reject"]
     assert world.runner.handled == [1]

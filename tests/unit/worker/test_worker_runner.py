@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from worker_fakes import World, scanned
 
-from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
 from histgen_lib.worker.failures import JobFailedError
@@ -172,7 +172,7 @@ def test_a_child_that_hangs_at_its_start_is_started_again(world: World):
     ],
 )
 def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
-    world: World, failed: Failed, kind: type, code: str
+    world: World, failed: Failed, kind: type[HistgenError], code: str
 ):
     with pytest.raises(kind) as caught:
         _runner(world, ScriptedProcess(failed)).warm()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +88,7 @@ class MemoryStore(Failing):
         self.called("delete")
         self.objects.pop(key, None)
 
-    def under(self, prefix: str) -> list[str]:
+    def under(self, prefix: str) -> Sequence[str]:
         return [key for key in sorted(self.objects) if key.startswith(prefix)]
 
 
