@@ -107,7 +107,7 @@ class EmbeddedSubscription:
 
     def defer(self, delivery: Delivery, wait_s: float) -> bool:
         """See `Subscription.defer`."""
-        if not self._aside.has_room():
+        if self._in_flight == delivery and not self._lost and not self._aside.has_room():
             return False
         if self._let_go(delivery):
             self._aside.defer(delivery, self._clock() + wait_s)

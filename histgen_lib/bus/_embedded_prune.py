@@ -17,7 +17,7 @@ from histgen_lib.events import DEAD_LETTER, REPORT_DRAFTED, REPORT_SIGNED
 
 _BATCH = 500
 _FINISHED = """
-SELECT r.seq, r.topic, length(r.headers) + length(r.body) FROM record r
+SELECT r.seq, r.topic, length(CAST(r.headers AS BLOB)) + length(CAST(r.body AS BLOB)) FROM record r
  WHERE r.seq > ?1 AND r.seq < ?2
    AND r.position < (SELECT MAX(l.position) FROM record l WHERE l.topic = r.topic AND l.part = r.part)
    AND r.position < COALESCE((SELECT MIN(c.next) FROM claim c WHERE c.topic = r.topic AND c.part = r.part),
@@ -60,18 +60,18 @@ def _first_young(log: Log, before: datetime) -> int:
     """Return the number of the first record that is not old; records are numbered as they came."""
     with log.read() as connection:
         last = 0
-        for seq, headers in connection.execute("SELECT seq, headers FROM record ORDER BY seq"):
+        for seq, headers in connection.execute("SELECT seq, CAST(headers AS BLOB) FROM record ORDER BY seq"):
             last = seq
             if not _is_before(headers, before):
                 return int(seq)
         return last + 1
 
 
-def _is_before(headers: str, before: datetime) -> bool:
-    """Tell from an event's time; a record without one is as old as those around it."""
+def _is_before(headers: bytes, before: datetime) -> bool:
+    """Tell from an event's time; a record without one, or a damaged one, is as old as those around it."""
     try:
         return datetime.fromisoformat(json.loads(headers)["ce_time"]) < before
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return True
 
 

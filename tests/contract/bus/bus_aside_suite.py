@@ -221,9 +221,12 @@ class AsideSuite:
         assert new.refused == []
 
     def test_a_record_that_is_not_ours_any_more_cannot_be_set_aside(
-        self, hasty: BusSettings, publisher: Publisher, join, topic: str
+        self, hasty: BusSettings, publisher: Publisher, join, topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Nor is it asked for room: nothing is in flight here."""
         away, delivery = lost_to_another(hasty, publisher, join, topic)
+        assert not away.keep()
+        monkeypatch.setattr(_aside, "ASIDE_MOST", 0)
         assert away.defer(delivery, 0)
         publisher.publish(topic, "S0", scanned("S0", 2))
         assert take_all(away, 1) == [("S0", 2)]

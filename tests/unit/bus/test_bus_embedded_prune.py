@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,6 +127,16 @@ def test_a_prune_beside_writers_and_readers_loses_nothing_of_theirs(bus):
     worker.join(120)
 
     assert len(read) == len(set(read)) == 200
+
+
+@pytest.mark.parametrize("headers", [b"{\xff}", "[" * 20_000, "{", 7], ids=["bytes", "deep", "cut", "number"])
+def test_a_damaged_row_is_as_old_as_those_around_it(bus, headers):
+    publish(bus, 40)
+    finish(bus, 40)
+    with sqlite3.connect(bus.url.removeprefix("embedded:")) as file:
+        file.execute("UPDATE record SET headers = ? WHERE seq = 1", (headers,))
+
+    assert pruned(bus) == 38
 
 
 def test_there_is_nothing_to_prune_of_a_broker_that_never_ran_or_prunes_itself(bus):
