@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,10 +208,7 @@ def _examined(state: SlideState, store: ObjectStore) -> SlideState:
 
     data = state.event.data if state.event else None
     of_case = data.case_id if isinstance(data, SlideScanned) and data.case_slides else None
-    found = check_slide(store, state.slide_id, of_case)
-    known = {said.partition(" ")[0] for said in state.damaged}
-    more = [str(damage) for damage in found if damage.key not in known]
-    return replace(state, damaged=(*state.damaged, *more))
+    return state.with_damage(check_slide(store, state.slide_id, of_case))
 
 
 def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure]:
@@ -262,13 +258,15 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
 
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
     """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
+    from histgen_lib.pipeline.keys import ATTEMPTS  # noqa: PLC0415 - only of a stream
+
     events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
     slides = {state.slide_id for state in states}
     flights = (worker.in_flight for worker in picture.workers if worker.in_flight)
     events |= {flight.event_id for flight in flights if flight.slide_id in slides}
     counts: dict[str, int] = {}
-    for info in store.list("attempts/"):
+    for info in store.list(ATTEMPTS):
         _, worker, event_id, *_ = info.key.split("/")
         if event_id in events:
             counts[worker] = counts.get(worker, 0) + 1

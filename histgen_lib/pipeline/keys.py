@@ -10,6 +10,8 @@ DIGESTS = "digests.json"
 COPIES, OWNERS, CONTENTS = "gateway/copies/", "gateway/owners/", "gateway/contents/"
 BY_HAND, SEEN = "gateway/by-hand/", "gateway/seen/"
 REPORTS, CASE_REPORTS = "reports/", "case-reports/"
+SLIDES, SCANNED = "slides/", "/scanned.json"
+ATTEMPTS = "attempts/"
 _CASE = "case/"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
-from histgen_lib.pipeline.keys import BY_HAND, COPIES, OWNERS, scanned_key
+from histgen_lib.pipeline.keys import BY_HAND, COPIES, OWNERS, SCANNED, SLIDES, scanned_key
 from histgen_lib.stack.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
 from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.states import SlideState
@@ -26,7 +26,6 @@ from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_s
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.dead_letter import DeadLetter
 
-SLIDES, SCANNED = "slides/", "/scanned.json"
 _REST_S, _AT_WORK_S = 2.0, 0.05
 """Pauses between two turns, at least: where nothing is to be done, and where something is."""
 _SHARE, _BUILDING_SHARE, _LISTING_SHARE = 0.1, 0.5, 0.004

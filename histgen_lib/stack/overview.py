@@ -144,7 +144,7 @@ class Overview:
     def _scanned(self, only: Collection[str] | None) -> list[ObjectInfo]:
         if only is not None:
             return [info for slide_id in sorted(only) if (info := self.scan_of(slide_id))]
-        there = {info.key: info for info in self._store.list("slides/") if info.key.endswith("/scanned.json")}
+        there = {info.key: info for info in self._store.list(keys.SLIDES) if info.key.endswith(keys.SCANNED)}
         owned = (info.key.removeprefix(keys.OWNERS) for info in self._store.list(keys.OWNERS))
         taken = (info.key.split("/")[2] for info in self._store.list(keys.BY_HAND))
         known = sorted({*owned, *taken})
@@ -231,6 +231,8 @@ class Overview:
             if info and (found := self._once(info, partial(readable_pointer, by=BY_REPORT))):
                 return found
         pointer = recall_pointer(self._store, key, by=BY_REPORT)
+        if pointer and not info and self._store.head(key):  # written meanwhile
+            return pointer
         if key == owner.latest and (info or pointer):
             damaged.append(f"{key} {Fault.UNREADABLE if info else Fault.MISSING}")
         return pointer or {}
@@ -321,11 +323,8 @@ def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
 
 def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideState:
     """Add what a verification has noted of a slide, and of its case, to what was seen now."""
-    known = {said.partition(" ")[0] for said in state.damaged}
-    more = [
-        str(one) for owner in sorted(_owners(state)) for one in notes.get(owner, ()) if one.key not in known
-    ]
-    return replace(state, damaged=(*state.damaged, *more)) if more else state
+    found = [one for owner in sorted(_owners(state)) for one in notes.get(owner, ())]
+    return state.with_damage(found)
 
 
 def _trace(event: Event) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.pipeline.digests import Fault
-from histgen_lib.pipeline.keys import ReportOwner, case_prefix, owner_key, scanned_key
+from histgen_lib.pipeline.keys import SCANNED, SLIDES, ReportOwner, case_prefix, owner_key, scanned_key
 from histgen_lib.pipeline.pointer import pointer_of
 from histgen_lib.pipeline.recall import recalled, recorded_of, said_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
@@ -29,7 +29,7 @@ def gone(slide_id: str) -> ObjectInfo:
 
 def slide_of(info: ObjectInfo) -> str:
     """Return whose record it is."""
-    return info.key.removeprefix("slides/").removesuffix("/scanned.json")
+    return info.key.removeprefix(SLIDES).removesuffix(SCANNED)
 
 
 def read_scan(store: ObjectStore, info: ObjectInfo, data: bytes) -> Scan | None:

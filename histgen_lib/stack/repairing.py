@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from histgen_lib.bus import Publisher
 from histgen_lib.events import Event
-from histgen_lib.pipeline.keys import CASE_REPORTS, ReportOwner
+from histgen_lib.pipeline.keys import CASE_REPORTS, SLIDES, ReportOwner
 from histgen_lib.pipeline.latest import is_of, latest_of
 from histgen_lib.pipeline.made import JSON
 from histgen_lib.pipeline.pointer import (
@@ -28,7 +28,6 @@ from histgen_lib.pipeline.recall import Said, announced_owner, elsewhere, recall
 from histgen_lib.stack.damage import Damage, etag_of, forget, noted
 from histgen_lib.stack.overview import Overview
 from histgen_lib.stack.recovery import events_of, scan_of, slide_of, slides_of
-from histgen_lib.stack.verifying import SLIDES
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.audit import Audit, this_account
 from histgen_lib.worker.dead_letter import letter_key

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.pipeline import keys
+from histgen_lib.stack.damage import Damage
 from histgen_lib.worker.dead_letter import DeadLetter
 
 Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
@@ -81,6 +83,12 @@ class SlideState:
     lacks: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
+
+    def with_damage(self, found: Iterable[Damage]) -> SlideState:
+        """Add damage to objects of which nothing is said yet."""
+        known = {said.partition(" ")[0] for said in self.damaged}
+        more = [str(damage) for damage in found if damage.key not in known]
+        return replace(self, damaged=(*self.damaged, *more)) if more else self
 
     @property
     def ended(self) -> bool:

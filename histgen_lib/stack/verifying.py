@@ -8,8 +8,8 @@ attempts are hints, and are not looked at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
@@ -17,7 +17,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import unsealed
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.digests import Fault, fault_of, parse_digests
-from histgen_lib.pipeline.keys import CASE_REPORTS, REPORTS, ReportOwner
+from histgen_lib.pipeline.keys import CASE_REPORTS, REPORTS, SLIDES, ReportOwner
 from histgen_lib.pipeline.latest import named_drafts, owner_told
 from histgen_lib.pipeline.made import read_object
 from histgen_lib.pipeline.pointer import BY_BAG, BY_REPORT, pointer_faults, pointer_of, recall_pointer
@@ -25,17 +25,16 @@ from histgen_lib.pipeline.recall import NOBODY, Said, owner_in, recalled, said_i
 from histgen_lib.pipeline.report_files import file_names
 from histgen_lib.reports.render_json import readable_draft
 from histgen_lib.stack.damage import Damage, etag_of
-from histgen_lib.stack.recovery import room_owner
+from histgen_lib.stack.recovery import room_owner, slide_of
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.replay import REPLAYED_PREFIX
 
-BAGS, CASES, SLIDES = "bags/", "cases/", "slides/"
+BAGS, CASES = "bags/", "cases/"
 KINDS = ("bag", "case", "letter", "by-hand", "content", "copy", "owner", "report", "pointer", "scan")
 """What an object is: features, thumbnail or scan record; a slide's part in a case; a dead letter; the
 books; a file of a report; which report is the latest; a slide's latest event."""
-_SCANNED = "/scanned.json"
 
 
 @dataclass
@@ -61,7 +60,8 @@ def walk(store: ObjectStore, tally: Tally, *, after: str = "") -> Iterator[tuple
             infos = list(found)
             tally.objects += len(infos)
             tally.size_bytes += sum(info.size_bytes for info in infos)
-            damages = [replaced for one in check(store, infos, tally) if (replaced := _still(store, one))]
+            etags = {info.key: info.etag for info in infos}
+            damages = [seen for one in check(store, infos, tally) if (seen := _seen(store, one, etags))]
             tally.damaged.update(one.kind for one in damages)
             yield infos[-1].key, damages
 
@@ -89,9 +89,14 @@ def _prefixes(room: str, owners: Iterable[ReportOwner]) -> Iterator[str]:
             yield keys.taken_prefix(owner.id)
 
 
-def _still(store: ObjectStore, damage: Damage) -> Damage | None:
-    """Note in which state the object is."""
-    return Damage(damage.key, damage.kind, damage.why, damage.owner, etag_of(store, damage.key))
+def _seen(store: ObjectStore, damage: Damage, etags: Mapping[str, str]) -> Damage | None:
+    """Note in which state the object is; None if it was written or removed while it was looked at.
+
+    `etags`: what was listed before, by key.
+    """
+    etag = etag_of(store, damage.key)
+    before = "" if damage.why == Fault.MISSING else etag  # of what lies in another room
+    return replace(damage, etag=etag) if etag == etags.get(damage.key, before) else None
 
 
 def _owner(key: str) -> str:
@@ -187,7 +192,7 @@ def _letters(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Itera
 def _slides(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     """Check a slide's latest event, and whether the other books have it, too."""
     for info in infos:
-        slide_id = info.key.removeprefix(SLIDES).removesuffix(_SCANNED)
+        slide_id = slide_of(info)
         if info.key != keys.scanned_key(slide_id):
             continue
         data = read_object(store, info.key)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_model
 import whole_store
 from damage import DAMAGE, damage
-from job_kit import NOW, Lab, scanned
+from job_kit import NOW, Lab, WatchedStore, scanned
 
 from histgen_lib.events import Event
 from histgen_lib.pipeline.books import take_in
@@ -223,3 +225,57 @@ def test_a_store_in_a_bucket_is_verified_and_told_of_as_one_in_a_folder(lab, s3_
     slides = Overview(bucket).slides()
     assert {slide.slide_id: slide.state for slide in slides} == SLIDES
     assert sum(len(slide.damaged) for slide in slides) == len(keys)
+
+
+class Meanwhile:
+    """A store to which others write objects as soon as somebody has asked for one of them in one way."""
+
+    def __init__(self, inner: WatchedStore, asks: str, objects: dict[str, bytes]) -> None:
+        self._inner, self._asks, self._objects = inner, asks, objects
+
+    def __getattr__(self, name: str):
+        ask = getattr(self._inner, name)
+        return partial(self._first, ask) if name == self._asks else ask
+
+    def _first(self, ask, key: str):
+        answer = ask(key)
+        answer = iter(list(answer)) if isinstance(answer, Iterator) else answer
+        if any(one.startswith(key) for one in self._objects):
+            for one, data in self._objects.items():
+                self._inner.put(one, data, if_absent=False)
+        return answer
+
+
+def taken_away(lab: Lab, prefix: str) -> dict[str, bytes]:
+    objects = lab.store.contents(prefix)
+    for key in objects:
+        lab.store.delete(key)
+    return objects
+
+
+def test_what_is_written_while_it_is_looked_at_is_not_missing(lab):
+    """A report has no pointer yet, and has it when that is told."""
+    objects = taken_away(lab, "reports/a/latest")
+
+    late = Verification(Meanwhile(lab.store, "list", objects))
+    assert [one for step in late.run() for one in step] == []
+    assert list(noted(lab.store)) == []
+    assert found(lab) == {}
+
+
+def test_what_is_written_while_it_is_looked_at_is_not_damaged(lab):
+    key = one_of(lab, *OBJECTS["draft.txt"])
+    data = lab.store.get(key)
+    damage(data, "bit", lab.store.inner, key)
+
+    late = Verification(Meanwhile(lab.store, "chunks", {key: data}))
+    assert [one for step in late.run() for one in step] == []
+    assert list(noted(lab.store)) == []
+    assert found(lab) == {}
+
+
+def test_a_pointer_that_is_written_while_a_slide_is_looked_at_is_not_missing(lab):
+    objects = taken_away(lab, "reports/a/latest.json")
+
+    (state,) = Overview(Meanwhile(lab.store, "head", objects)).slides(["a"])
+    assert (state.state, state.damaged) == ("drafted", ())
