@@ -22,6 +22,7 @@ from histgen_lib.stack.entries import packed, unpacked
 from histgen_lib.stack.states import SlideState
 from histgen_lib.storage import StorageSettings
 from histgen_lib.worker.dead_letter import PREFIX as LETTERS
+from histgen_lib.worker.dead_letter import letter_name
 from histgen_lib.worker.replay import GATEWAY
 
 T = TypeVar("T")
@@ -151,8 +152,7 @@ class Index:
 
     def letters_of(self, slide_id: str) -> list[str]:
         """Name the dead letters of a slide, by event id."""
-        keys = self._keys_of(slide_id, LETTERS)
-        return [key.removeprefix(LETTERS).removesuffix(".json") for key in keys]
+        return [letter_name(key) for key in self._keys_of(slide_id, LETTERS)]
 
     def copies_of(self, slide_id: str) -> tuple[str, ...]:
         """Name the copies of a slide."""

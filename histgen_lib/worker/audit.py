@@ -13,13 +13,12 @@ import pwd
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.pipeline.made import JSON, read_object
 from histgen_lib.storage import ObjectStore
 
 SCHEMA = 1
@@ -102,16 +101,12 @@ class Audit:
                 number, previous = self._end or self._find_end()
                 entry = Entry(number + 1, self._now(), action, by, what, previous, secrets.token_hex(8))
                 data = entry.to_bytes()
-                placed = self._store.put(entry.key, data, content_type="application/json")
-                there = data if placed else self._read(entry.key)  # another's, or ours: the answer was lost
+                placed = self._store.put(entry.key, data, content_type=JSON)
+                # else it is another's, or ours and the answer was lost
+                there = data if placed else read_object(self._store, entry.key)
                 self._end = (entry.number, sha256_hex(there)) if there is not None else None
                 if there == data:
                     return entry
-
-    def _read(self, key: str) -> bytes | None:
-        with suppress(InvalidInputError):
-            return self._store.get(key)
-        return None
 
     def _find_end(self) -> tuple[int, str]:
         """Find the last entry without listing them: they are numbered without a gap."""
@@ -147,8 +142,8 @@ class Verdict:
 def entries(store: ObjectStore) -> Iterator[tuple[str, bytes]]:
     """Yield what lies in the log, as key and bytes, by number."""
     for info in store.list(PREFIX):
-        with suppress(InvalidInputError):  # removed since it was listed
-            yield info.key, store.get(info.key)
+        if (data := read_object(store, info.key)) is not None:  # else removed since it was listed
+            yield info.key, data
 
 
 def verify(store: ObjectStore, *, expected: Mapping[int, str] | None = None) -> Verdict:

@@ -17,6 +17,7 @@ from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import DeadLettered, Event, following_id
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
+from histgen_lib.pipeline.made import JSON, read_object
 from histgen_lib.storage import ObjectStore, check_key
 
 SCHEMA = 1
@@ -63,7 +64,7 @@ class DeadLetter:
     def unreadable(cls, key: str, size_bytes: int, event: Event | None = None) -> DeadLetter:
         """Stand in for a letter that cannot be read: that there is one is known all the same."""
         return cls(
-            key.removeprefix(PREFIX).removesuffix(".json"),
+            letter_name(key),
             UNREADABLE,
             "The dead letter is damaged, or of another version: what was wrong is not known any more.",
             "Have the slide tried again: histgen verify --repair.",
@@ -139,13 +140,23 @@ def letter_key(event_id: str) -> str:
     return f"{PREFIX}{event_id}.json"
 
 
+def letter_name(key: str) -> str:
+    """Name the event whose letter lies there."""
+    return key.removeprefix(PREFIX).removesuffix(".json")
+
+
 def read_dead_letter(store: ObjectStore, event_id: str) -> DeadLetter | None:
     """Return the letter of a name; None if there is none. Raises as `DeadLetter.from_bytes`."""
+    data = read_object(store, letter_key(event_id))
+    return None if data is None else DeadLetter.from_bytes(data)
+
+
+def readable_letter(store: ObjectStore, event_id: str) -> DeadLetter | None:
+    """Return the letter of a name; None if there is none, or none that this version can read."""
     try:
-        data = store.get(letter_key(event_id))
-    except InvalidInputError:  # there is none
+        return read_dead_letter(store, event_id)
+    except InvalidInputError:  # damaged, or of a later version: it tells of nobody
         return None
-    return DeadLetter.from_bytes(data)
 
 
 def letter_of(store: ObjectStore, event: Event) -> DeadLetter | None:
@@ -161,7 +172,7 @@ def keep_letter(store: ObjectStore, letter: DeadLetter) -> tuple[DeadLetter, boo
     """
     for name in dict.fromkeys((letter.event_id, letter.event.full_name if letter.event else letter.event_id)):
         mine = replace(letter, event_id=name)
-        if store.put(mine.key, mine.to_bytes(), content_type="application/json"):
+        if store.put(mine.key, mine.to_bytes(), content_type=JSON):
             return mine, True
         if letter.event and (there := _letter_of(store, letter.event, name)):
             return there, False
@@ -169,10 +180,7 @@ def keep_letter(store: ObjectStore, letter: DeadLetter) -> tuple[DeadLetter, boo
 
 
 def _letter_of(store: ObjectStore, event: Event, name: str) -> DeadLetter | None:
-    try:
-        letter = read_dead_letter(store, name)
-    except InvalidInputError:  # damaged, or of a later version: it tells of nobody
-        return None
+    letter = readable_letter(store, name)
     return letter if letter and letter.is_of(event) else None
 
 

@@ -24,12 +24,15 @@ from histgen_lib.events import (
     replay_id,
 )
 from histgen_lib.pipeline.keys import contents_prefix
+from histgen_lib.pipeline.made import JSON
 from histgen_lib.pipeline.recall import recorded_of
 from histgen_lib.storage import ObjectStore
 from histgen_lib.worker.audit import Audit, this_account
-from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key
+from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, letter_key, letter_name, readable_letter
 
 REPLAYED_PREFIX = "dead-letter-replayed/"
+_ENDING = re.compile(r"\.[0-9a-f]{32}\.json")
+"""What follows the id in the key of a letter of an event that was not made by us."""
 GATEWAY = "gateway"
 """What it gives up was never published: it has to take the slide in again, and check it again."""
 
@@ -95,17 +98,15 @@ def _meant(store: ObjectStore, event_id: str) -> str:
     """Find the letter that is meant. Raises InvalidInputError("replay-ambiguous")."""
     if store.head(letter_key(event_id)):
         return event_id
-    ending = re.compile(r"\.[0-9a-f]{32}\.json")
     keys = [info.key for info in store.list(f"{PREFIX}{event_id}.")]
-    found = [key for key in keys if ending.fullmatch(key.removeprefix(PREFIX + event_id))]
+    found = [letter_name(key) for key in keys if _ENDING.fullmatch(key.removeprefix(PREFIX + event_id))]
     if len(found) > 1:
-        names = [key.removeprefix(PREFIX).removesuffix(".json") for key in found]
         raise InvalidInputError(
             "replay-ambiguous",
             f"Several events have the id {event_id}, of other senders or other contents.",
-            hint=f"Name one by its letter: {', '.join(names)}.",
+            hint=f"Name one by its letter: {', '.join(found)}.",
         )
-    return found[0].removeprefix(PREFIX).removesuffix(".json") if found else event_id
+    return found[0] if found else event_id
 
 
 def _is_history(store: ObjectStore, letter: DeadLetter) -> bool:
@@ -123,8 +124,7 @@ def _is_history(store: ObjectStore, letter: DeadLetter) -> bool:
 
 def _ids(store: ObjectStore) -> list[str]:
     """List the letters before any is moved, so that one which fails again is not met again."""
-    keys = [info.key for info in store.list(PREFIX) if info.key.endswith(".json")]
-    return [key.removeprefix(PREFIX).removesuffix(".json") for key in keys]
+    return [letter_name(info.key) for info in store.list(PREFIX) if info.key.endswith(".json")]
 
 
 def _replayed(
@@ -140,7 +140,7 @@ def _replayed(
             publisher.publish(event.type, event.key, event)
         except InvalidInputError as error:  # too large
             return replace(found, refused=error)
-    store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type="application/json")
+    store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type=JSON)
     store.delete(letter.key)
     return replace(found, event=event)
 
@@ -175,15 +175,8 @@ def letter_ids(store: ObjectStore, scan: Event) -> list[str]:
 
 def letter_of_scan(store: ObjectStore, scan: Event) -> DeadLetter | None:
     """Find the dead letter that an announced slide ended in, in the tiler, the reporter or a replay."""
-    found = [letter for name in letter_ids(store, scan) if (letter := _readable(store, name))]
+    found = [letter for name in letter_ids(store, scan) if (letter := readable_letter(store, name))]
     return max(found, key=lambda letter: letter.event.replay if letter.event else 0, default=None)
-
-
-def _readable(store: ObjectStore, name: str) -> DeadLetter | None:
-    try:
-        return DeadLetter.from_bytes(store.get(letter_key(name)))
-    except InvalidInputError:  # there is none, or none of this version
-        return None
 
 
 def _replayed_key(event_id: str) -> str:

@@ -17,6 +17,7 @@ from histgen_lib.bus import Publisher
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.pipeline.books import taken
+from histgen_lib.pipeline.made import JSON
 from histgen_lib.pipeline.recall import Owner, Said
 from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
@@ -75,7 +76,7 @@ class Intake:
 
     def give_up(self, letter: DeadLetter) -> None:
         """Write a dead letter and tell of it; doing it twice is harmless."""
-        new = self._store.put(letter.key, letter.to_bytes(), content_type="application/json")
+        new = self._store.put(letter.key, letter.to_bytes(), content_type=JSON)
         told = letter.announcement(source=SOURCE, now=self._now())
         self._publisher.publish(DEAD_LETTER, told.key, told)
         self.told(letter.event.key if letter.event else letter.key, letter.key)
@@ -160,7 +161,7 @@ class Intake:
             self._audited.discard(event.id)
             self.announced += 1
             self.told(event.key, "")
-            _log.info("Said.", outcome=status)
+            _log.info("Announced.", outcome=status)
             tell_span(
                 "publish",
                 event.type,
@@ -251,6 +252,6 @@ def _count(submission: Submission, receipt: Receipt) -> None:
     if receipt.status == "duplicate":
         metrics.SLIDES_DUPLICATE.inc()
         with bound(slide_id=receipt.slide_id, event_id=receipt.event_id):
-            _log.info("Said before.", outcome=receipt.status)
+            _log.info("Announced before.", outcome=receipt.status)
     if receipt.letter:
         metrics.SLIDES_REFUSED.labels(receipt.letter.code).inc()

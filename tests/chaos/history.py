@@ -225,13 +225,15 @@ class CommitWatch:
 
     def run(self) -> None:
         """Look until told to stop; what is away now is looked at later."""
-        while not self._over.wait(WATCH_S):
+        while True:
             with suppress(HistgenError, KafkaError, sqlite3.Error, OSError, ValueError):
                 self.look()
+            if self._over.wait(WATCH_S):
+                return
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look in a thread of its own."""
+        """Look in a thread of its own; whoever asks what was found may rely on it that it looked."""
         thread = threading.Thread(target=self.run, daemon=True)
         thread.start()
         try:
@@ -239,3 +241,5 @@ class CommitWatch:
         finally:
             self._over.set()
             thread.join(60)
+        assert self.looks, "nobody has looked at the offsets"
+        assert not thread.is_alive(), "the look at the offsets does not end"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 from gateway_fakes import Killed, Lab, Objects
+from history import ANNOUNCED
 
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event
@@ -34,6 +36,13 @@ def test_a_new_slide_is_announced_with_its_bytes_digest_and_size(lab: Lab):
     assert (data.slide_id, data.uri, data.mpp, data.size_bytes) == ("a", path.as_uri(), 0.25, 6)
     assert data.content_id == sha256_hex(b"pixels")
     assert Event.from_json(json.loads(lab.store.kept["slides/a/scanned.json"])["event"]) == event
+
+
+def test_it_is_logged_in_the_words_that_chaos_runs_look_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    logged: list[str] = []
+    monkeypatch.setattr(intake, "_log", SimpleNamespace(info=lambda event, **_: logged.append(event)))
+    lab.tell(lab.file("a.svs"))
+    assert logged == [ANNOUNCED]
 
 
 def test_the_event_id_follows_from_slide_bytes_mpp_and_case_alone(lab: Lab):
