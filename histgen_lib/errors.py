@@ -32,6 +32,10 @@ class HistgenError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.code, self.message, self.hint))
 
+    def to_json(self) -> dict[str, str]:
+        """Return code, message and hint, as answers to requests hold them."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 

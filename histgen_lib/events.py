@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import canonical_json, each_name_once, sha256_hex, unsealed
+from histgen_lib.files import canonical_json, each_name_once, sha256_hex
 
 SCHEMA_VERSION = 1
 """Rides on every event as `ce_schemaversion`; a consumer dead-letters a version it does not know."""
@@ -155,14 +155,18 @@ class Event:
         The id alone where we made it: it is a digest of what happened. Of others', whose ids may be anything
         ("17" of two scanners, or twice of one), source and data decide as well.
         """
-        ours = _OURS.fullmatch(self.source) and _MADE.fullmatch(self.id)
-        return self.id if ours else self.full_name
+        return self.id if self.is_ours else self.full_name
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a service of ours made it."""
+        return bool(_OURS.fullmatch(self.source) and _MADE.fullmatch(self.id))
 
     @property
     def full_name(self) -> str:
         """The name by source, id and data together, whoever says it."""
-        given = {f.name: getattr(self.data, f.name) for f in fields(self.data)}
-        said = {f.name: given[f.name] for f in fields(self.data) if given[f.name] != f.default}
+        given = ((f, getattr(self.data, f.name)) for f in fields(self.data))
+        said = {f.name: value for f, value in given if value != f.default}
         whole = canonical_json([self.source, self.id, self.type, said])
         return f"{self.id}.{sha256_hex(whole)[:32]}"
 
@@ -259,15 +263,6 @@ def following_id(name: str, kind: str, identity: str = "") -> str:
 def replay_id(name: str) -> str:
     """Say which id the event of a `name` has when a person has it tried again; see `Event.again`."""
     return sha256_hex(f"replay|{name}".encode())[:32]
-
-
-def recorded_scan(record: bytes) -> Event | None:
-    """Read a slide.scanned event as the gateway keeps it, `{"event": …}`; None if it holds another thing."""
-    try:
-        event = Event.from_json(unsealed(record)["event"])
-    except (InvalidInputError, ValueError, TypeError, KeyError):
-        return None
-    return event if isinstance(event.data, SlideScanned) else None
 
 
 class _UnusableError(Exception):

@@ -136,7 +136,9 @@ def _model_run(folder: Path) -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    from histgen_lib.worker.memory import machine_bytes  # noqa: PLC0415 - only where it is asked for
+
+    total = machine_bytes() / _GIB
     if total < 2:
         return Check("memory", "warn", f"{total:.1f} GiB", "Reading large slides wants 2 GiB or more.")
     return Check("memory", "pass", f"{total:.1f} GiB")

@@ -59,8 +59,7 @@ def prune(
 
       histgen prune --older-than seen=30,letters=30 --yes
     """
-    from histgen_lib.stack.pruning import prune as run  # noqa: PLC0415 - only where it is asked for
-    from histgen_lib.stack.pruning import read_retention, tally  # noqa: PLC0415
+    from histgen_lib.stack.pruning import read_retention  # noqa: PLC0415 - only where it is asked for
 
     days = read_retention(older_than)
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
@@ -70,12 +69,11 @@ def prune(
             "It is not said how old things have to be.",
             hint="For example --older-than 90.",
         )
-    found = _would(connection, days) if dry_run or not yes else {}
+    found = _pruned(connection, days, dry_run=True) if dry_run or not yes else {}
     if not as_json and (dry_run or not yes):
         _say(found, "would be removed")
     if not dry_run and (yes or (found and _agreed())):
-        with err().status("Removing …"):
-            found = tally(run(connection.store(), connection.bus, days))
+        found = _pruned(connection, days, dry_run=False)
         if not as_json:
             _say(found, "removed")
     if as_json:
@@ -83,12 +81,14 @@ def prune(
         emit_json({"dry_run": dry_run, "days": days, "removed": told})
 
 
-def _would(connection: Connection, days: Mapping[str, float]) -> dict[str, tuple[int, int]]:
+def _pruned(
+    connection: Connection, days: Mapping[str, float], *, dry_run: bool
+) -> dict[str, tuple[int, int]]:
     from histgen_lib.stack.pruning import prune as run  # noqa: PLC0415 - as above
     from histgen_lib.stack.pruning import tally  # noqa: PLC0415
 
-    with err().status("Looking …"):
-        return tally(run(connection.store(), connection.bus, days, dry_run=True))
+    with err().status("Looking …" if dry_run else "Removing …"):
+        return tally(run(connection.store(), connection.bus, days, dry_run=dry_run))
 
 
 def _agreed() -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from histgen_lib.stack.damage import Damage
     from histgen_lib.stack.repairing import Repaired
     from histgen_lib.stack.verification import Verification
+    from histgen_lib.storage import ObjectStore
 
 DAMAGED = 1
 _TELL_S = 1.0
@@ -72,11 +73,12 @@ def verify(
             hint="Leave --dry-run out, or give --repair, too.",
         )
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
-    verification = Verification(connection.store(), anew=restart)
-    damages = _look(connection, verification, as_json=as_json)
+    opened = connection.store()
+    verification = Verification(opened, anew=restart)
+    damages = _look(connection, opened, verification, as_json=as_json)
     if metrics:
         _write_metrics(metrics, verification)
-    repaired = list(_repair(connection, dry_run=dry_run, as_json=as_json)) if repair else []
+    repaired = list(_repair(connection, opened, dry_run=dry_run, as_json=as_json)) if repair else []
     if as_json:
         emit_json(_to_dict(verification, damages, repaired if repair else None, dry_run=dry_run))
     else:
@@ -85,7 +87,9 @@ def verify(
     raise typer.Exit(DAMAGED if bad else 0)
 
 
-def _look(connection: Connection, verification: Verification, *, as_json: bool) -> list[Damage]:
+def _look(
+    connection: Connection, store: ObjectStore, verification: Verification, *, as_json: bool
+) -> list[Damage]:
     """Verify to the end; return all that is damaged, also what an earlier start has found."""
     from histgen_lib.stack.damage import noted  # noqa: PLC0415 - as above
     from histgen_lib.stack.recovery import slides_of  # noqa: PLC0415 - as above
@@ -95,12 +99,12 @@ def _look(connection: Connection, verification: Verification, *, as_json: bool) 
     with _progress(verification) as tell:
         for found in verification.run():
             if found:
-                connection.tell_index(slides_of(connection.store(), {damage.owner for damage in found}))
+                connection.tell_index(slides_of(store, {damage.owner for damage in found}))
             for damage in found if not as_json else ():
                 out().print(f"damaged: {printable(str(damage))}", style="red", soft_wrap=True)
             tell()
-    connection.tell_index(slides_of(connection.store(), verification.healed))
-    return list(noted(connection.store()))
+    connection.tell_index(slides_of(store, verification.healed))
+    return list(noted(store))
 
 
 @contextmanager
@@ -118,16 +122,18 @@ def _progress(verification: Verification) -> Iterator[Any]:
         yield tell
 
 
-def _repair(connection: Connection, *, dry_run: bool, as_json: bool) -> Iterator[Repaired]:
+def _repair(
+    connection: Connection, store: ObjectStore, *, dry_run: bool, as_json: bool
+) -> Iterator[Repaired]:
     from histgen_lib.bus import open_publisher  # noqa: PLC0415 - only where something is announced
     from histgen_lib.stack.recovery import slides_of  # noqa: PLC0415 - as above
     from histgen_lib.stack.repairing import Repair  # noqa: PLC0415 - as above
 
     with ExitStack() as held:
         publisher = None if dry_run else held.enter_context(closing(open_publisher(connection.need_bus())))
-        for repaired in Repair(connection.store(), publisher).run():
+        for repaired in Repair(store, publisher).run():
             if not dry_run:
-                connection.tell_index(slides_of(connection.store(), [repaired.damage.owner]))
+                connection.tell_index(slides_of(store, [repaired.damage.owner]))
             if not as_json:
                 _say(repaired, dry_run=dry_run)
             yield repaired

@@ -72,8 +72,7 @@ def joined(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
 def encode_error(error: HistgenError) -> str:
     """Write an error of ours as the text that Triton sends in its place."""
     kind = next((name for name, known in _KINDS.items() if isinstance(error, known)), FatalError.__name__)
-    told = {"kind": kind, "code": error.code, "message": error.message, "hint": error.hint}
-    return f"{_MARK}{json.dumps(told)}"
+    return f"{_MARK}{json.dumps({'kind': kind, **error.to_json()})}"
 
 
 def decode_error(text: str) -> HistgenError | None:

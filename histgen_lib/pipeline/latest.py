@@ -6,11 +6,11 @@ They are found there still: draft.json says whose each of them is, and what is a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from histgen_lib.files import unsealed_object
 from histgen_lib.pipeline.keys import DRAFT_JSON, ReportOwner
 from histgen_lib.pipeline.made import read_object
 from histgen_lib.pipeline.pointer import (
@@ -95,7 +95,7 @@ def latest_of(store: ObjectStore, owner: ReportOwner, *, damaged: str = "") -> s
     for pointer in filter(None, (recall_pointer(store, key, by=BY_REPORT) for key in pointers_of(owner))):
         for key in named_drafts(owner, pointer):
             digest = key.split("/")[2]
-            if digest == damaged or owner_told(read_object(store, key) or b"") == owner:
+            if digest == damaged or owner_told(read_object(store, key)) == owner:
                 return digest
     return None
 
@@ -105,9 +105,9 @@ def tells_of(owner: ReportOwner, draft: Mapping[str, Any]) -> bool:
     return draft.get("slide_id") == owner.id and draft.get("case_id") == (owner.id if owner.is_case else None)
 
 
-def owner_told(draft_json: bytes) -> ReportOwner | None:
+def owner_told(draft_json: bytes | None) -> ReportOwner | None:
     """Say whose report a draft.json says it is; None if it does not."""
-    draft = _parsed(draft_json)
+    draft = unsealed_object(draft_json)
     slide_id, case_id = draft.get("slide_id"), draft.get("case_id")
     return ReportOwner(slide_id, case_id is not None) if isinstance(slide_id, str) else None
 
@@ -120,13 +120,5 @@ def is_of(store: ObjectStore, owner: ReportOwner, entry: Mapping[str, Any]) -> b
     if "case_id" in entry:
         return tells_of(owner, entry)
     found = (read_object(store, key) for key in named_drafts(owner, {BY_REPORT: entry.get(BY_REPORT)}))
-    drafts = [_parsed(data) for data in found if data]
+    drafts = [unsealed_object(data) for data in found if data]
     return any(tells_of(owner, draft) for draft in drafts) if drafts else not owner.is_case
-
-
-def _parsed(data: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

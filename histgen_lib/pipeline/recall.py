@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import Event, SlideScanned, recorded_scan
+from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import sealed_json, unsealed
 from histgen_lib.pipeline import keys
 from histgen_lib.pipeline.made import read_object
@@ -71,15 +71,19 @@ NOBODY = Owner("", "")
 
 def is_by_hand(event: Event) -> bool:
     """Whether somebody else than a service of ours has published an event."""
-    return event.name != event.id
+    return not event.is_ours
 
 
 def said_in(data: bytes | None, slide_id: str = "") -> Said | None:
     """Read an event out of the books; None if it is none of the slide's (`slide_id`: "" for any)."""
-    event = recorded_scan(data) if data else None
-    if event is None or not isinstance(event.data, SlideScanned) or slide_id not in ("", event.key):
+    try:
+        record = unsealed(data or b"")
+        event = Event.from_json(record["event"])
+    except (InvalidInputError, ValueError, TypeError, KeyError):
         return None
-    turn = unsealed(data or b"").get(_TURN)
+    if not isinstance(event.data, SlideScanned) or slide_id not in ("", event.key):
+        return None
+    turn = record.get(_TURN)
     return Said(event, replace(event.data, turn=turn) if isinstance(turn, int) else event.data)
 
 

@@ -17,7 +17,7 @@ from histgen_lib.bus import BusSettings, finished_records
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.pipeline import keys
-from histgen_lib.pipeline.keys import CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
+from histgen_lib.pipeline.keys import ATTEMPTS, CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
 from histgen_lib.pipeline.latest import latest_of, owner_told
 from histgen_lib.pipeline.made import read_object
 from histgen_lib.pipeline.pointer import BY_BAG, pointer_of, recall_pointer
@@ -30,8 +30,7 @@ from histgen_lib.worker.audit import Audit, this_account
 from histgen_lib.worker.dead_letter import DeadLetter, letter_key
 from histgen_lib.worker.replay import GATEWAY, REPLAYED_PREFIX
 
-ATTEMPTS = "attempts/"
-DAY_S, _MOST_DAYS = 86400.0, 20_000
+DAY_S, _MOST_DAYS = 86400.0, 100_000
 _IN_HAND_S = 3600.0
 """What is younger may be in the hand of a worker, whatever age is stated."""
 
@@ -59,7 +58,7 @@ def read_retention(text: str) -> dict[str, float]:
     except ValueError:
         days = {}
     if len(days) < len(parts) or not all(
-        kind in KINDS and 0 <= stated < 1e5 for kind, stated in days.items()
+        kind in KINDS and 0 <= stated < _MOST_DAYS for kind, stated in days.items()
     ):
         raise InvalidInputError(
             "retention-invalid",

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.pipeline.keys import ATTEMPTS
 from histgen_lib.storage import ObjectStore
 
 
@@ -44,7 +45,7 @@ class Attempts:
     """The attempts of one worker's group. Its methods may be called from several threads."""
 
     def __init__(self, store: ObjectStore, worker: str) -> None:
-        self._store, self._prefix = store, f"attempts/{worker}/"
+        self._store, self._prefix = store, f"{ATTEMPTS}{worker}/"
         self._ended: set[str] = set()
         self._doubtful: dict[str, bytes] = {}
         self._lock = threading.Lock()

@@ -43,9 +43,9 @@ class Guard:
         from starlette.responses import Response  # noqa: PLC0415 - only where something is served
 
         error, status = refusal
-        told = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
         headers = {"connection": "close"}
-        answer = Response(json.dumps(told), status, headers, media_type="application/json")
+        body = json.dumps({"error": error.to_json()})
+        answer = Response(body, status, headers, media_type="application/json")
         await answer(scope, receive, send)
 
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> tuple[InvalidInputError, int] | None:

@@ -42,8 +42,7 @@ def health_app(board: Board, lock: Lock) -> Starlette:
         try:
             lock.check(request.headers.get("authorization"))
         except InvalidInputError as error:
-            told = {"code": error.code, "message": error.message, "hint": error.hint}
-            return JSONResponse({"error": told}, UNAUTHORISED, CHALLENGE)
+            return JSONResponse({"error": error.to_json()}, UNAUTHORISED, CHALLENGE)
         return JSONResponse(board.status())
 
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/status": status}

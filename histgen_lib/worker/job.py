@@ -112,7 +112,7 @@ class Job:
     @property
     def _foreign(self) -> bool:
         """Whether an earlier version may have given it up by another name, under which it has no attempts."""
-        return self._event.name != self._event.id
+        return not self._event.is_ours
 
     def _try(self) -> None:
         found = self._begin()

@@ -69,10 +69,11 @@ class MemoryWatch:
 
 def default_limit_bytes() -> int:
     """Return 8 GiB, or three quarters of what this machine or container has, whichever is less."""
-    return int(min(DEFAULT_BYTES, _SHARE * min([_machine_bytes(), *_container_bytes()])))
+    return int(min(DEFAULT_BYTES, _SHARE * min([machine_bytes(), *_container_bytes()])))
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
+    """Return how much memory this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -73,8 +73,7 @@ class Patience:
         Where its place is away the place's own waits count, too, and what it costs to ask there.
         """
         now = self.clock()
-        fresh = _Tries(self.backoff.delays(), now)
-        tries = self._tries.setdefault(delivery.position, fresh)
+        tries = self._tries_of(delivery, now)
         tries.count += 1
         delay_s = next(tries.delays)
         if reason.code == OWN:
@@ -86,6 +85,9 @@ class Patience:
         elif isinstance(reason, TransientError):
             self._failed.setdefault(reason.code, set()).add(delivery.position)
         return delay_s
+
+    def _tries_of(self, delivery: Delivery, now: float) -> _Tries:
+        return self._tries.setdefault(delivery.position, _Tries(self.backoff.delays(), now))
 
     def concerns_all(self, reason: HistgenError) -> bool:
         """Tell whether the same failed for several records since a job got through."""
@@ -103,7 +105,7 @@ class Patience:
     def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> None:
         """Note a record that others pass for `delay_s`."""
         now = self.clock()
-        tries = self._tries.setdefault(delivery.position, _Tries(self.backoff.delays(), now))
+        tries = self._tries_of(delivery, now)
         shown = Aside(
             event.key, event.name, event.scanned_at, code, tries.count, tries.began_at, now + delay_s
         )

@@ -48,6 +48,21 @@ def aside(call: Callable[[], T]) -> Future[T]:
     return future
 
 
+def tell_trouble(board: Board, subscription: Subscription, before: str) -> str:
+    """Show partitions that wait while others go on; log when there are more or others of them.
+
+    `before`: what this returned the last time, "" at first.
+    """
+    trouble = subscription.trouble()
+    if trouble is None:
+        board.has("records")
+        return ""
+    if trouble.message != before:
+        board.lacks("records", trouble)
+        _log.warning("Records wait on the broker.", exc_info=trouble)
+    return trouble.message
+
+
 class Pulse:
     """Beats. `holding`: a record is in hand; `lost`: another member may have it by now."""
 
@@ -81,7 +96,7 @@ class Pulse:
         """Note that the broker was just asked for a record, which keeps up the membership, too."""
         self._beat_at = time.monotonic()
         if self.subscription:
-            self._tell_trouble(self.subscription)
+            self._trouble = tell_trouble(self._board, self.subscription, self._trouble)
             self._tell_lag(self.subscription, self._beat_at, CALM_LAG_S)
 
     def until(self, future: Future[T]) -> T:
@@ -133,16 +148,6 @@ class Pulse:
             self._board.lacks("broker", error)
         else:
             self._tell_lag(subscription, now)
-
-    def _tell_trouble(self, subscription: Subscription) -> None:
-        """Show partitions that wait while others go on; log when there are more or others of them."""
-        trouble = subscription.trouble()
-        if trouble is None:
-            self._board.has("records")
-        elif trouble.message != self._trouble:
-            self._board.lacks("records", trouble)
-            _log.warning("Records wait on the broker.", exc_info=trouble)
-        self._trouble = trouble.message if trouble else ""
 
     def _tell_lag(self, subscription: Subscription, now: float, every_s: float = LAG_S) -> None:
         if now - self._lag_at < every_s:

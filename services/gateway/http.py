@@ -177,22 +177,18 @@ def _json(value: dict[str, Any], status: int, headers: dict[str, str] | None = N
     return Response(json.dumps(value), status, headers, media_type="application/json")
 
 
-def _told(error: HistgenError) -> dict[str, str]:
-    return {"code": error.code, "message": error.message, "hint": error.hint}
-
-
 def _shown(receipt: Receipt) -> dict[str, str]:
     return {"slide_id": receipt.slide_id, "event_id": receipt.event_id, "status": receipt.status}
 
 
 def _noticed(one: noticing.Noticed) -> dict[str, Any]:
     shown = _shown(one.receipt) if one.receipt else {}
-    return {"uri": one.uri, **shown, **({"error": _told(one.error)} if one.error else {})}
+    return {"uri": one.uri, **shown, **({"error": one.error.to_json()} if one.error else {})}
 
 
 def _refusal(error: HistgenError, status: int, headers: dict[str, str] | None = None) -> Response:
     """Answer, and hang up: a body that was not read to its end may have none."""
-    return _json({"error": _told(error)}, status, {"connection": "close", **(headers or {})})
+    return _json({"error": error.to_json()}, status, {"connection": "close", **(headers or {})})
 
 
 def _refusal_of(receipt: Receipt) -> Response:

@@ -13,7 +13,7 @@ from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker import Stop
 from histgen_lib.worker.board import Board
-from histgen_lib.worker.pulse import CALM_LAG_S, next_s
+from histgen_lib.worker.pulse import CALM_LAG_S, next_s, tell_trouble
 from histgen_lib.worker.stopping import Stopped
 from services.gateway import noticing
 from services.gateway.board import NAME
@@ -43,7 +43,7 @@ class NotificationTopic(Loop):
         super().__init__(board, stop, **patience)
         self._subscribe, self._intake = subscribe, intake
         self._subscription: Subscription | None = None
-        self._holding = False
+        self._holding, self._trouble = False, ""
         self._lag_at, self._took_at = float("-inf"), time.monotonic()
 
     def turn(self) -> None:
@@ -51,7 +51,7 @@ class NotificationTopic(Loop):
         subscription = self._subscription = self._subscription or self._subscribe()
         self._tell_lag(subscription)
         delivery = subscription.next(next_s(self._took_at))
-        self._tell_trouble(subscription)
+        self._trouble = tell_trouble(self._board, subscription, self._trouble)
         self.beat()
         if delivery:
             self._finish(subscription, delivery)
@@ -71,14 +71,6 @@ class NotificationTopic(Loop):
         if self._subscription:
             with suppress(TransientError):  # then the session runs out by itself
                 self._subscription.close()
-
-    def _tell_trouble(self, subscription: Subscription) -> None:
-        if trouble := subscription.trouble():
-            if self._board.missing.get("records") != trouble.code:
-                _log.warning("Records wait on the broker.", exc_info=trouble)
-            self._board.lacks("records", trouble)
-        else:
-            self._board.has("records")
 
     def _tell_lag(self, subscription: Subscription) -> None:
         if time.monotonic() - self._lag_at >= CALM_LAG_S:
