@@ -18,10 +18,10 @@ _PATIENCE_S = 60.0
 AT_A_TIME = 8
 
 
-def send_malformed(url: str, count: int, token: str) -> Counter[int]:
-    """Send so many, several at a time; count the answers by status."""
+def send_malformed(url: str, count: int, key: dict[str, str]) -> Counter[int]:
+    """Send so many, several at a time, most with the key; count the answers by status."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        return Counter(pool.map(lambda sent: _answered(url, sent), malformed(count, token)))
+        return Counter(pool.map(lambda sent: _answered(url, sent), malformed(count, key["authorization"])))
 
 
 def _answered(url: str, sent: bytes) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from histgen_lib.events import Event, SlideScanned
+from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.inference import InferenceServer, OnnxServer
 from histgen_lib.pipeline import ReportModel, load_model
 from histgen_lib.pipeline.draft_job import DraftJob
@@ -108,6 +109,12 @@ class Lab:
             files,
         )
 
+    @classmethod
+    def copy_of(cls, made: Path, folder: Path, model_dir: Path) -> Lab:
+        """Copy the store in `made` to `folder`; its slides stay where they are."""
+        shutil.copytree(made / "store", folder / "store")
+        return cls.at(folder, model_dir)
+
     @property
     def scan_job(self) -> ScanJob:
         return ScanJob(self.model, self.server, self.store, self.files, self.in_flight)
@@ -127,6 +134,13 @@ class Lab:
     def without_slides(self) -> Lab:
         """Return a lab over the same store that cannot open slides."""
         return replace(self, files=NoSlides())
+
+    def remake(self, data: SlideScanned) -> None:
+        """Do what tiler and reporter do with what they are told, the first time or again."""
+        ready = self.scan_job.find(data) or self.scan_job.run(data).data
+        assert isinstance(ready, BagReady)
+        if self.draft_job.find(ready) is None:
+            self.draft_job.run(ready)
 
 
 def scanned(path: Path, **stated) -> SlideScanned:

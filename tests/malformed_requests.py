@@ -8,8 +8,6 @@ import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from doors import bearer
-
 Chance = random.Random
 _METHODS = ("GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "TRACE", "get", "P\0ST", "")
 _PATHS = (
@@ -49,12 +47,15 @@ _URIS = (
 _CHUNKED = "transfer-encoding: chunked\r\n"
 
 
-def malformed(count: int, token: str, seed: int = 4711) -> Iterator[bytes]:
-    """Yield so many requests; some are the whole of one, some are cut off, some are several in one."""
+def malformed(count: int, key: str, seed: int = 4711) -> Iterator[bytes]:
+    """Yield so many requests; some are the whole of one, some are cut off, some are several in one.
+
+    `key`: what most of them give as their authorization.
+    """
     chance = random.Random(seed)
     kinds = (_noise, _odd_heads, _odd_bodies, _odd_json, _odd_chunks, _several)
     for _ in range(count):
-        made = chance.choice(kinds)(chance, token)
+        made = chance.choice(kinds)(chance, key)
         yield _spoilt(chance, made) if chance.random() < 0.3 else made
 
 
@@ -62,19 +63,19 @@ def _noise(chance: Chance, _: str) -> bytes:
     return chance.randbytes(chance.choice((0, 1, 7, 100, 5000, 100_000))) + chance.choice((b"", b"\r\n\r\n"))
 
 
-def _head(chance: Chance, token: str, more: str = "", *, method: str = "", path: str = "") -> bytes:
+def _head(chance: Chance, key: str, more: str = "", *, method: str = "", path: str = "") -> bytes:
     version = "1.1" if method else chance.choice(("1.1", "1.0", "9", ""))
     further = chance.choice((0, 0, 0, 0, 1, 90) if method else (0, 1, 150))
     lines = [
         f"{method or chance.choice(_METHODS)} {path or chance.choice(_PATHS)} HTTP/{version}",
         f"host: {chance.choice(_HOSTS) if not method else 'localhost'}",
-        *([f"authorization: {bearer(token)['authorization']}"] if chance.random() < 0.7 else []),
+        *([f"authorization: {key}"] if chance.random() < 0.7 else []),
         *(f"{_header(chance)}: {_text(chance, 40)}" for _ in range(further)),
     ]
     return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode("latin-1", "replace")
 
 
-def _odd_heads(chance: Chance, token: str) -> bytes:
+def _odd_heads(chance: Chance, key: str) -> bytes:
     more = (
         "content-length: -1\r\n",
         "content-length: 1\r\ncontent-length: 2\r\n",
@@ -86,25 +87,25 @@ def _odd_heads(chance: Chance, token: str) -> bytes:
         " folded\r\n",
         "\0: x\r\n",
     )
-    return _head(chance, token, chance.choice((*more, *others)))
+    return _head(chance, key, chance.choice((*more, *others)))
 
 
-def _odd_bodies(chance: Chance, token: str) -> bytes:
+def _odd_bodies(chance: Chance, key: str) -> bytes:
     body = chance.randbytes(chance.choice((0, 10, 70_000)))
     length = max(0, len(body) + chance.choice((-5, 0, 0, 5, 1 << 40)))
-    return _post(chance, token, f"content-length: {length}\r\n") + body
+    return _post(chance, key, f"content-length: {length}\r\n") + body
 
 
-def _odd_json(chance: Chance, token: str) -> bytes:
+def _odd_json(chance: Chance, key: str) -> bytes:
     body = json.dumps(_value(chance, 4) if chance.random() < 0.3 else _slide(chance)).encode()
     if chance.random() < 0.2:
         body = chance.choice(
             (b"[" * 30_000, b'{"uri":' * 5000, b"1e999999", b"\xef\xbb\xbf{}", b'{"uri": NaN}')
         )
-    return _post(chance, token, f"connection: close\r\ncontent-length: {len(body)}\r\n") + body
+    return _post(chance, key, f"connection: close\r\ncontent-length: {len(body)}\r\n") + body
 
 
-def _odd_chunks(chance: Chance, token: str) -> bytes:
+def _odd_chunks(chance: Chance, key: str) -> bytes:
     chunks = (
         b"zz\r\n",
         b"5\r\nabc",
@@ -113,17 +114,17 @@ def _odd_chunks(chance: Chance, token: str) -> bytes:
         b"1;" + b"x" * 30_000,
         b"3\r\nabc\r\n" * 9000,
     )
-    return _post(chance, token, _CHUNKED) + chance.choice(chunks)
+    return _post(chance, key, _CHUNKED) + chance.choice(chunks)
 
 
-def _several(chance: Chance, token: str) -> bytes:
-    return b"".join(_head(chance, token, method="GET", path="/healthz") for _ in range(20)) + _noise(
-        chance, token
+def _several(chance: Chance, key: str) -> bytes:
+    return b"".join(_head(chance, key, method="GET", path="/healthz") for _ in range(20)) + _noise(
+        chance, key
     )
 
 
-def _post(chance: Chance, token: str, more: str) -> bytes:
-    return _head(chance, token, more, method="POST", path=chance.choice(("/slides", "/s3-events")))
+def _post(chance: Chance, key: str, more: str) -> bytes:
+    return _head(chance, key, more, method="POST", path=chance.choice(("/slides", "/s3-events")))
 
 
 def _slide(chance: Chance) -> dict[str, Any]:

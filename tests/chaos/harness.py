@@ -96,7 +96,7 @@ class Remains:
 
     def results(self) -> dict[str, str]:
         """Return the objects that must be the same whatever happened on the way."""
-        kept = ("bags/", "reports/", "cases/")
+        kept = ("bags/", "reports/", "cases/", "case-reports/")
         return {key: sha for key, sha in self.objects.items() if key.startswith(kept)}
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from gateway_siege import megabytes_of
 from harness import Place, Stream, scanned
 from history import LETTERS
 from hostile_records import hostile, sound, write
@@ -17,7 +18,7 @@ from invariants import check_committed, check_whole
 from histgen_lib.events import DEAD_LETTER
 
 RECORDS, DRAFTS_S, REST_S = 20_000, 300.0, 900.0
-GROWTH_BYTES = 128 << 20
+GROWTH_MB = 128
 """How much larger a process may be at the end than when it had seen a tenth of them."""
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
@@ -49,7 +50,7 @@ def test_twenty_thousand_hostile_records_end_in_a_letter_each_and_good_slides_in
     assert len(stream.drafts()) == len(good)
     assert outcomes(remains.letters.values()) == RECORDS
     assert len({event.data.key for event in remains.history.events(DEAD_LETTER)}) == RECORDS
-    assert {name: late[name] - size for name, size in early.items() if late[name] - size > GROWTH_BYTES} == {}
+    assert {name: late[name] - size for name, size in early.items() if late[name] - size > GROWTH_MB} == {}
     codes = Counter(letter["code"] for letter in remains.letters.values())
     assert {"job-failed", "job-crashed", "job-deadline", "worker-died"} & codes.keys() == set()
     print(
@@ -66,8 +67,8 @@ def outcomes(letters) -> int:
     return len(told)
 
 
-def sizes(stream: Stream) -> dict[str, int]:
-    """Return the resident bytes of each service and of its child."""
+def sizes(stream: Stream) -> dict[str, float]:
+    """Return the memory of each service and of its child, in megabytes."""
     pids = {label: service.pid for label, service in stream.services.items()}
     pids |= {f"{label}'s jobs": service.child() for label, service in stream.services.items()}
-    return {name: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for name, pid in pids.items()}
+    return {name: megabytes_of(pid) for name, pid in pids.items()}

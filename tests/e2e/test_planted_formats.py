@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import tiny_model
 from cli_runs import histgen
 from doors import bearer_of
 from harness import Stream, on_this_machine
+from left_behind import left_in, pages
 from planted_features import PLANTED_ANNOTATIONS, PLANTED_BAGS, PLANTED_TABLES
 from planted_formats import write_planted_formats
 from planted_slide import betrayals
@@ -57,22 +57,9 @@ def left(slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     stream.publish([_announced(name, slides[name]) for name in refused])
     until(lambda: _ended(stream) >= set(slides), 300, "an end of each")
     stream.until(stream.idle, 120, "nothing is left to do")
-    pages = {
-        f"{name} {page}": httpx.get(service.url + page, headers=key, timeout=30).content
-        for name, service in stream.services.items()
-        for page in ("/metrics", "/status", "/healthz", "/readyz")
-    }
+    told = pages(stream, key)
     stream.stop()
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with sqlite3.connect(folder / "bus.db") as log:
-        rows = log.execute("SELECT topic, position, headers, body FROM record").fetchall()
-    events = {f"event {topic}/{at}": headers.encode() + body for topic, at, headers, body in rows}
-    return (
-        {name: body for name, body in files.items() if "bus.db" not in name}
-        | events
-        | pages
-        | {f"answer {name}": answer.content for name, answer in answers.items()}
-    )
+    return left_in(folder) | told | {f"answer {name}": answer.content for name, answer in answers.items()}
 
 
 def _announced(name: str, path: Path) -> Event:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 
 import httpx
@@ -11,6 +10,7 @@ import pytest
 import tiny_model
 from doors import bearer_of
 from harness import Stream, on_this_machine
+from left_behind import left_in, pages
 from planted_slide import PLANTED, betrayals, write_planted_slide
 
 from histgen_lib.bus import open_publisher
@@ -39,33 +39,14 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     publisher.publish_raw(SLIDE_SCANNED, "x", FOREIGN)
     publisher.close()
     stream.settle(4, 120)
-    pages = {
-        f"{name} {page}": httpx.get(service.url + page, headers=key, timeout=30).content
-        for name, service in stream.services.items()
-        for page in PAGES
-    }
+    told = pages(stream, key)
     stream.stop()
-    files = {str(path.relative_to(root)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     answered = {f"answer {number}": body for number, body in enumerate(answers)}
-    return (
-        {name: body for name, body in files.items() if "bus.db" not in name}
-        | _records(folder)
-        | pages
-        | answered
-    )
-
-
-def _records(folder: Path) -> dict[str, bytes]:
-    """All that was published, but for the one record that the test itself published with a name in it."""
-    with sqlite3.connect(folder / "bus.db") as log:
-        rows = log.execute("SELECT topic, position, headers, body FROM record").fetchall()
-    return {
-        f"event {topic}/{at}": headers.encode() + body for topic, at, headers, body in rows if body != FOREIGN
-    }
+    return left_in(folder, but=FOREIGN) | told | answered
 
 
 FOREIGN = json.dumps({"patient": PLANTED}).encode()
-PAGES = ("/metrics", "/status", "/healthz", "/readyz")
+"""The one record that the test itself publishes with a name in it."""
 
 
 def _post(url: str, key: dict[str, str], body: object, path: str = "/slides") -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import kafka
 import pytest
 from bus_members import new_name, number_of, scanned
-from bus_suite import take
+from bus_suite import take, take_all
 from kafka import codec
 
 from histgen_lib.bus import BusSettings, _kafka_damage
@@ -36,14 +36,8 @@ def send(producer: kafka.KafkaProducer, topic: str, number: int, **more: object)
 
 @pytest.mark.parametrize("how", ["gzip", "lz4", "snappy", "zstd"])
 def test_records_may_be_compressed(servers: list[str], join, topic: str, how: str) -> None:
-    with kafka.KafkaProducer(bootstrap_servers=servers, compression_type=how, linger_ms=200) as producer:
-        for number in range(3):
-            send(producer, topic, number)
-    subscription = join("g")
-    for number in range(3):
-        delivery = take(subscription)
-        assert number_of(delivery) == ("S1", number)
-        assert subscription.done(delivery)
+    send_batch(servers, topic, {}, {}, {}, how=how)
+    assert take_all(join("g"), 3) == [("S1", number) for number in range(3)]
 
 
 def test_what_a_transaction_took_back_was_never_said(servers: list[str], join, topic: str) -> None:
@@ -58,10 +52,7 @@ def test_what_a_transaction_took_back_was_never_said(servers: list[str], join, t
             else:
                 producer.abort_transaction()
     subscription = join("g")
-    for number in (1, 3):
-        delivery = take(subscription)
-        assert number_of(delivery) == ("S1", number)
-        assert subscription.done(delivery)
+    assert take_all(subscription, 2) == [("S1", 1), ("S1", 3)]
     assert subscription.next(0.5) is None
     assert subscription.lag() == 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doors import listening
 from noop_repository import noop_repository
 from waiting import until
 
@@ -86,19 +87,6 @@ def segments_of(server: TritonProcess) -> list[Path]:
     return sorted(SHM.glob(f"{server._regions}*"))
 
 
-def listening_ports(pid: int) -> list[str]:
-    """Find the TCP ports that a process listens on."""
-    sockets = set()
-    for handle in Path(f"/proc/{pid}/fd").iterdir():
-        sockets.add(str(handle.readlink()).removeprefix("socket:[").removesuffix("]"))
-    lines = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-    ]
-    return [fields[1] for fields in lines if fields[3] == "0A" and fields[9] in sockets]
-
-
 def test_what_the_server_and_its_clients_share_is_for_their_account_only(
     own: TritonProcess, bag: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +116,7 @@ def test_the_server_listens_at_a_socket_in_a_private_folder_and_nowhere_else(own
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(socket.stat().st_mode) == 0o700
     assert socket.parent.stat().st_uid == os.geteuid()
-    assert listening_ports(own.pid) == []
+    assert listening(own.pid) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; the modes are tested above")

@@ -118,7 +118,7 @@ def test_a_prune_beside_writers_and_readers_loses_nothing_of_theirs(bus):
         while not over.is_set() or len(read) < 200:
             read.extend(finish(bus, 10))
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     for _ in range(4):
         publish(bus, 50)

@@ -209,7 +209,7 @@ def test_its_dead_letters_are_replayed(old: Old):
     old("replay", "17")
     old("replay", "--all")
     with closing(open_subscription(old.bus, "slide.scanned", "g")) as topic:
-        found = [topic.next(5) for _ in range(1)]
+        found = [topic.next(5)]
         while delivery := found[-1]:
             topic.done(delivery)
             found.append(topic.next(0.1))

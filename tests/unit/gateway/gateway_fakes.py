@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,10 @@ from histgen_lib.events import DEAD_LETTER, SLIDE_SCANNED, Event
 from histgen_lib.files import sha256_hex
 from histgen_lib.slides.places import FilePlace, ObjectPlace, Roots
 from histgen_lib.storage import ObjectInfo
-from histgen_lib.worker import Backoff
+from histgen_lib.worker import Backoff, Stop
 from services.gateway.contents import Contents
 from services.gateway.intake import Intake
+from services.gateway.loops import Loop
 from services.gateway.submission import Case, Receipt, Submission
 
 AT_ONCE = Backoff(first_s=0.001, most_s=0.01)
@@ -151,6 +153,23 @@ class Lab:
     def _now(self) -> datetime:
         self.seconds += 1
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+
+def keys_of(lab: Lab) -> list[str]:
+    """List the slides that were announced."""
+    return sorted(event.key for event in lab.bus.scanned)
+
+
+@contextmanager
+def running(loop: Loop, stop: Stop) -> Iterator[Loop]:
+    """Run a loop in its thread; it has to leave when it is told to."""
+    loop.thread.start()
+    try:
+        yield loop
+    finally:
+        stop.request()
+        loop.thread.join(20)
+        assert not loop.thread.is_alive()
 
 
 class Topic:

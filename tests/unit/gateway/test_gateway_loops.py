@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_fakes import AT_ONCE, Lab, Topic
+from gateway_fakes import AT_ONCE, Lab, Topic, keys_of, running
 from notification_bodies import amazon, record
 from waiting import until
 
@@ -21,21 +21,9 @@ from histgen_lib.worker import Stop
 from histgen_lib.worker.audit import Entry, entries
 from histgen_lib.worker.board import Board
 from services.gateway.folder import Folder
-from services.gateway.loops import Loop
 from services.gateway.pruning import Pruning
 from services.gateway.topic import NotificationTopic
 from services.gateway.watching import Watching
-
-
-@contextmanager
-def _running(loop: Loop, stop: Stop) -> Iterator[Loop]:
-    loop.thread.start()
-    try:
-        yield loop
-    finally:
-        stop.request()
-        loop.thread.join(20)
-        assert not loop.thread.is_alive()
 
 
 @contextmanager
@@ -50,22 +38,18 @@ def _watching(lab: Lab, folder: Path | None = None) -> Iterator[Watching]:
         look_s=0.01,
         backoff=AT_ONCE,
     )
-    with _running(loop, stop):
+    with running(loop, stop):
         yield loop
-
-
-def _keys(lab: Lab) -> list[str]:
-    return sorted(event.key for event in lab.bus.scanned)
 
 
 def test_slides_that_appear_are_announced_once(lab: Lab):
     with _watching(lab) as loop:
         lab.file("a.svs", "a")
-        until(lambda: _keys(lab) == ["a"], 60, "a is announced")
+        until(lambda: keys_of(lab) == ["a"], 60, "a is announced")
         lab.file("deep/b.svs", "b")
-        until(lambda: _keys(lab) == ["a", "b"], 60, "b is announced")
+        until(lambda: keys_of(lab) == ["a", "b"], 60, "b is announced")
         until(lambda: loop.waiting == 0, 60, "nothing waits")
-    assert _keys(lab) == ["a", "b"]
+    assert keys_of(lab) == ["a", "b"]
 
 
 def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
@@ -89,7 +73,7 @@ def test_broker_and_store_may_be_away_for_as_long_as_they_like(lab: Lab):
         lab.store.away = False
         until(lambda: loop._board.missing.get("watch") == "bus-unavailable", 60, "the broker is missed")
         lab.bus.away = False
-        until(lambda: _keys(lab) == ["a", "b"], 60, "both are announced")
+        until(lambda: keys_of(lab) == ["a", "b"], 60, "both are announced")
         until(lambda: "watch" not in loop._board.missing, 60, "nothing is missed")
 
 
@@ -108,10 +92,10 @@ def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(lab: Lab, monkey
     lab.file("a.svs", "a")
     lab.file("b.svs", "b")
     with _watching(lab) as loop:
-        until(lambda: _keys(lab) == ["b"], 60, "b is announced")
+        until(lambda: keys_of(lab) == ["b"], 60, "b is announced")
         until(lambda: loop.waiting == 1, 60, "only a waits")
         closed.clear()
-        until(lambda: _keys(lab) == ["a", "b"], 60, "a is announced once it can be read")
+        until(lambda: keys_of(lab) == ["a", "b"], 60, "a is announced once it can be read")
 
 
 def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
@@ -126,7 +110,7 @@ def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
         until(lambda: not path.exists(), 60, "the file vanishes")
         monkeypatch.setattr(lab.intake.contents, "measure", real)
         lab.file("b.svs", "b")
-        until(lambda: _keys(lab) == ["b"], 60, "b is announced")
+        until(lambda: keys_of(lab) == ["b"], 60, "b is announced")
         until(lambda: loop.waiting == 0, 60, "nothing waits")
 
 
@@ -135,7 +119,7 @@ def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: Lab):
     with _watching(lab, share) as loop:
         until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 60, "the share is missed")
         lab.file("share/a.svs", "a")
-        until(lambda: _keys(lab) == ["a"], 60, "a is announced")
+        until(lambda: keys_of(lab) == ["a"], 60, "a is announced")
 
 
 def test_a_fault_nobody_foresaw_does_not_end_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch):
@@ -150,7 +134,7 @@ def test_a_fault_nobody_foresaw_does_not_end_the_watch(lab: Lab, monkeypatch: py
     monkeypatch.setattr(lab.intake, "submit", submit)
     lab.file("a.svs", "a")
     with _watching(lab):
-        until(lambda: _keys(lab) == ["a"], 60, "a is announced all the same")
+        until(lambda: keys_of(lab) == ["a"], 60, "a is announced all the same")
 
 
 def test_a_slide_that_is_refused_for_good_is_not_tried_again(lab: Lab, monkeypatch: pytest.MonkeyPatch):
@@ -169,7 +153,7 @@ def test_a_broken_installation_ends_the_service(lab: Lab, monkeypatch: pytest.Mo
     monkeypatch.setattr(lab.intake.ledger, "all_seen", denied)
     stop = Stop()
     loop = Watching(Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=1, look_s=1)
-    with _running(loop, stop):
+    with running(loop, stop):
         assert stop.wait(10)
     assert loop.failure.code == "storage-denied"
 
@@ -189,11 +173,11 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
     loop = Watching(
         Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.02, look_s=0.01, grace_s=20
     )
-    with _running(loop, stop):
+    with running(loop, stop):
         assert entered.wait(10)
         stop.request()
         go_on.set()
-    assert _keys(lab) == ["a"]
+    assert keys_of(lab) == ["a"]
 
 
 def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch: pytest.MonkeyPatch):
@@ -204,7 +188,7 @@ def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch
     loop = Watching(
         Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.02, look_s=0.01, grace_s=0.1
     )
-    with _running(loop, stop):
+    with running(loop, stop):
         assert entered.wait(10)
     go_on.set()
     assert lab.store.kept == {}
@@ -216,7 +200,7 @@ def _reading(lab: Lab, topic: Topic, grace_s: float = 20.0) -> Iterator[Notifica
     loop = NotificationTopic(
         lambda: topic, lab.intake, Board("gateway"), stop, backoff=AT_ONCE, grace_s=grace_s
     )
-    with _running(loop, stop):
+    with running(loop, stop):
         yield loop
     assert topic.closed.is_set()
 
@@ -232,7 +216,7 @@ def test_notifications_are_committed_after_the_slide_is_announced(lab: Lab, monk
     with _reading(lab, topic):
         until(lambda: topic.committed == 1, 60, "the notification is committed")
     assert committed_then == [0]
-    assert _keys(lab) == ["a"]
+    assert keys_of(lab) == ["a"]
 
 
 def test_poison_is_given_up_and_the_rest_comes_through(lab: Lab):
@@ -241,7 +225,7 @@ def test_poison_is_given_up_and_the_rest_comes_through(lab: Lab):
     topic = Topic([*bodies, amazon(record("lab", "a.svs"))])
     with _reading(lab, topic):
         until(lambda: topic.committed == 5, 60, "all are committed")
-    assert _keys(lab) == ["a"]
+    assert keys_of(lab) == ["a"]
     assert len(lab.bus.letters) == 4
 
 
@@ -271,7 +255,7 @@ def test_a_damaged_record_is_given_up_with_its_place_and_is_no_notification(lab:
     with _reading(lab, topic):
         until(lambda: topic.committed == 1, 60, "it is committed")
     assert [event.data.code for event in lab.bus.letters] == ["record-damaged"]
-    assert _keys(lab) == []
+    assert keys_of(lab) == []
 
 
 def test_partitions_that_wait_are_shown_while_others_are_read(lab: Lab):
@@ -283,7 +267,7 @@ def test_partitions_that_wait_are_shown_while_others_are_read(lab: Lab):
         assert loop._board.missing["records"] == "bus-record"
         topic.waiting = None
         until(lambda: "records" not in loop._board.missing, 60, "they go on")
-    assert _keys(lab) == ["a"]
+    assert keys_of(lab) == ["a"]
 
 
 def test_an_outage_fills_no_dead_letters(lab: Lab):
@@ -298,7 +282,7 @@ def test_an_outage_fills_no_dead_letters(lab: Lab):
         lab.bus.away = False
         until(lambda: topic.committed == 1, 60, "the notification is committed")
     assert lab.bus.letters == []
-    assert _keys(lab) == ["a"]
+    assert keys_of(lab) == ["a"]
 
 
 def test_membership_is_kept_while_a_large_object_is_read(lab: Lab):
@@ -332,7 +316,7 @@ def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: Lab):
 
     stop = Stop()
     loop = NotificationTopic(subscribe, lab.intake, Board("gateway"), stop, backoff=AT_ONCE)
-    with _running(loop, stop):
+    with running(loop, stop):
         until(lambda: len(tries) == 3 and "notifications" not in loop._board.missing, 60, "it joined")
 
 
@@ -342,7 +326,7 @@ def test_the_gateway_prunes_after_its_start_and_leaves_at_once_when_it_is_told_t
     store.put(f"{SEEN}young", b"{}")
     os.utime(tmp_path / SEEN / "old", (1.0, 1.0))
     bus = BusSettings(f"embedded:{tmp_path / 'bus.db'}")
-    with _running(Pruning(store, bus, {"seen": 30.0}, Board("gateway"), stop, first_s=0.0), stop):
+    with running(Pruning(store, bus, {"seen": 30.0}, Board("gateway"), stop, first_s=0.0), stop):
         until(lambda: store.head(f"{SEEN}old") is None, 60, "the old note is gone")
 
     assert store.head(f"{SEEN}young")

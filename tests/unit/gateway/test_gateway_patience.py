@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_fakes import Lab
-from test_gateway_loops import _keys, _running
+from gateway_fakes import Lab, keys_of, running
 from waiting import until
 
 from histgen_lib.errors import InvalidInputError
@@ -32,6 +32,16 @@ def go_on() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+@contextmanager
+def _watching(lab: Lab, still_s: float) -> Iterator[Watching]:
+    stop = Stop()
+    loop = Watching(
+        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.05, look_s=0.01, still_s=still_s
+    )
+    with running(loop, stop):
+        yield loop
 
 
 def _refused(call: Callable[[], object]) -> str:
@@ -138,29 +148,21 @@ def test_a_look_goes_on_without_what_hangs_and_comes_back_to_it(lab: Lab, monkey
 
     monkeypatch.setattr(folder, called, hangs)
     there = {"a", "b", "c", "z"}
-    stop = Stop()
-    loop = Watching(
-        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.05, look_s=0.01, still_s=0.3
-    )
-    with _running(loop, stop):
-        until(lambda: len(_keys(lab)) == 3, 60, "the others are announced")
-        assert set(_keys(lab)) == there - {"b" if hung == "b.svs" else "c"}
+    with _watching(lab, still_s=0.3):
+        until(lambda: len(keys_of(lab)) == 3, 60, "the others are announced")
+        assert set(keys_of(lab)) == there - {"b" if hung == "b.svs" else "c"}
         go_on.set()
-        until(lambda: set(_keys(lab)) == there, 60, "it is announced, too")
+        until(lambda: set(keys_of(lab)) == there, 60, "it is announced, too")
 
 
 def test_a_watched_folder_that_hangs_as_a_whole_is_told_of_and_waited_for(lab: Lab, monkeypatch, go_on):
     lab.file("a.svs", "a")
     real = folder._entries
     monkeypatch.setattr(folder, "_entries", lambda path: (go_on.wait(), real(path))[1])
-    stop = Stop()
-    loop = Watching(
-        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.05, look_s=0.01, still_s=0.1
-    )
-    with _running(loop, stop):
+    with _watching(lab, still_s=0.1) as loop:
         until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 60, "it is missed")
         go_on.set()
-        until(lambda: _keys(lab) == ["a"], 60, "its slide is announced")
+        until(lambda: keys_of(lab) == ["a"], 60, "its slide is announced")
         until(lambda: "watch" not in loop._board.missing, 60, "nothing is missed")
 
 

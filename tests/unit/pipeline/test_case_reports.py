@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -49,8 +48,7 @@ def make_lab(scans, tmp_path, model_dir):
     """Make labs whose stores hold the three bags."""
 
     def make(name: str = "lab") -> Lab:
-        shutil.copytree(scans[0] / "store", tmp_path / name / "store")
-        return Lab.at(tmp_path / name, model_dir)
+        return Lab.copy_of(scans[0], tmp_path / name, model_dir)
 
     return make
 

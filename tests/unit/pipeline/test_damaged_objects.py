@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -25,20 +24,7 @@ def finished(tmp_path_factory, model_dir) -> Path:
 
 @pytest.fixture
 def lab(finished, tmp_path, model_dir) -> Lab:
-    shutil.copytree(finished / "store", tmp_path / "store")
-    return Lab.at(tmp_path, model_dir)
-
-
-def key_ending(lab: Lab, ending: str) -> str:
-    return next(key for key in sorted(lab.store.contents()) if key.endswith(ending))
-
-
-def remake(lab: Lab, slide: Path) -> None:
-    """Do what the tiler and the reporter do with an event that comes again."""
-    told = scanned(slide)
-    ready = lab.scan_job.find(told) or lab.scan_job.run(told).data
-    if lab.draft_job.find(ready) is None:
-        lab.draft_job.run(ready)
+    return Lab.copy_of(finished, tmp_path, model_dir)
 
 
 OBJECTS = [
@@ -64,7 +50,7 @@ def test_whatever_is_damaged_lies_there_again_with_the_same_bytes(finished, lab,
         if how != "missing" and is_readable(key, damage(before[key], how) or b""):
             return  # a text may well be so: nothing was written down to tell
     damage(before[key], how, lab.store.inner, key)
-    remake(lab, finished / "a.tif")
+    lab.remake(scanned(finished / "a.tif"))
 
     assert lab.store.contents() == before
     assert set(lab.store.replaced) <= {key}

@@ -32,8 +32,7 @@ def scanned_lab(tmp_path_factory, model_dir) -> tuple[Path, BagReady]:
 
 @pytest.fixture
 def lab(scanned_lab, tmp_path, model_dir) -> Lab:
-    shutil.copytree(scanned_lab[0] / "store", tmp_path / "store")
-    return Lab.at(tmp_path, model_dir)
+    return Lab.copy_of(scanned_lab[0], tmp_path, model_dir)
 
 
 @pytest.fixture
@@ -120,8 +119,7 @@ def test_what_was_done_is_found_without_opening_the_slide(lab, ready):
 
 @pytest.mark.parametrize("writes", range(7))
 def test_after_a_crash_between_objects_it_is_completed(lab, ready, tmp_path, model_dir, writes):
-    shutil.copytree(tmp_path / "store", tmp_path / "undisturbed" / "store")
-    undisturbed = Lab.at(tmp_path / "undisturbed", model_dir)
+    undisturbed = Lab.copy_of(tmp_path, tmp_path / "undisturbed", model_dir)
     undisturbed.draft_job.run(ready)
     lab.store.dies_after = writes
     with pytest.raises(Killed):

@@ -43,7 +43,7 @@ def made(tmp_path_factory, model_dir) -> Path:
 
 @pytest.fixture
 def lab(made, tmp_path, model_dir) -> Lab:
-    lab = whole_store.copy(made, tmp_path, model_dir)
+    lab = Lab.copy_of(made, tmp_path, model_dir)
     age(lab)
     return lab
 
@@ -134,7 +134,7 @@ def test_the_report_of_a_slide_that_its_case_has_no_more_stays_and_is_mended(lab
 
 def test_what_is_young_stays_whatever_age_is_stated(lab, made, tmp_path, model_dir):
     (tmp_path / "young").mkdir()
-    young = whole_store.copy(made, tmp_path / "young", model_dir)
+    young = Lab.copy_of(made, tmp_path / "young", model_dir)
 
     assert pruned(young) == []
     assert pruned(young, dict.fromkeys(KINDS, 0.0)) == []  # a worker may be at it

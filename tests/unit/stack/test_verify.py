@@ -58,7 +58,7 @@ def made(tmp_path_factory, model_dir) -> Path:
 
 @pytest.fixture
 def lab(made, tmp_path, model_dir) -> Lab:
-    return whole_store.copy(made, tmp_path, model_dir)
+    return Lab.copy_of(made, tmp_path, model_dir)
 
 
 def found(lab: Lab) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import planted_objects as planted
 import tiny_model
 from job_kit import NOW, Lab, scanned
 
-from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.events import Event, SlideScanned
 from histgen_lib.pipeline.books import keep, take_in
 from histgen_lib.pipeline.keys import copy_key
 from histgen_lib.pipeline.recall import Owner
@@ -39,7 +38,7 @@ def make(folder: Path, model_dir: Path) -> Lab:
     lab = Lab.at(folder, model_dir)
     for name in "abc":
         announce(lab, tiny_model.write_slide(folder / f"{name}.tif", side_px=640, seed=ord(name)), name)
-    remake(lab, [one for one in events(lab) if one.key != "d"])
+    remake(lab, events(lab))
     lost = announce(lab, tiny_model.write_slide(folder / "d.tif", side_px=640, seed=9), "d")
     letter = DeadLetter.of_event(lost, planted.BAD, attempts=1, worker="tiler")
     lab.store.put(letter.key, letter.to_bytes())
@@ -47,12 +46,6 @@ def make(folder: Path, model_dir: Path) -> Lab:
     Ledger(lab.store).name_copy("copy-of-a", "a", "file:///elsewhere/copy-of-a.tif")
     assert lab.store.head(copy_key("copy-of-a", "a"))
     return lab
-
-
-def copy(made: Path, folder: Path, model_dir: Path) -> Lab:
-    """Copy the store; its slides stay where they are."""
-    shutil.copytree(made / "store", folder / "store")
-    return Lab.at(folder, model_dir)
 
 
 def announce(lab: Lab, slide: Path, name: str) -> Event:
@@ -82,7 +75,4 @@ def remake(lab: Lab, told: Sequence[Event]) -> None:
     """Do what tiler and reporter do with these events, whether they come for the first time or again."""
     for event in told:
         assert isinstance(event.data, SlideScanned)
-        ready = lab.scan_job.find(event.data) or lab.scan_job.run(event.data).data
-        assert isinstance(ready, BagReady)
-        if lab.draft_job.find(ready) is None:
-            lab.draft_job.run(ready)
+        lab.remake(event.data)

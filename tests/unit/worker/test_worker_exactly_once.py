@@ -13,17 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worker_fakes import FakeRunner, MemoryBus, MemoryStore, World, delivery, drafted, scanned
+from worker_fakes import EVENT, LETTER, FakeRunner, MemoryBus, MemoryStore, World, drafted, work
 
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.worker.attempts import Attempts
-from histgen_lib.worker.dead_letter import letter_key
 from histgen_lib.worker.failures import CRASHED, JobFailedError
-from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
 
-EVENT = scanned()
-LETTER = letter_key(EVENT.id)
 ENDS = {
     "good": lambda: [],
     "bad": lambda: [InvalidInputError("slide-damaged", "It is damaged.")] * 9,
@@ -81,11 +77,6 @@ def stepped(kit: Kit, steps: Steps) -> Kit:
     return replace(
         kit, store=store, subscription=bus, publisher=bus, attempts=attempts, runner=steps.wrap(kit.runner)
     )
-
-
-def work(kit: Kit) -> None:
-    Job(kit, delivery(EVENT), EVENT).run()
-    kit.attempts.sweep()
 
 
 def each_step(

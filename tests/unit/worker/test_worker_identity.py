@@ -6,26 +6,16 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from worker_fakes import NOW, MemoryBus, World, delivery, scanned
+from worker_fakes import BAD, NOW, MemoryBus, World, scanned, work
 
-from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event
 from histgen_lib.files import canonical_json
 from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, dead_letters
-from histgen_lib.worker.job import Job
-from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.replay import REPLAYED_PREFIX, choose, replay
-
-BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
 
 
 def foreign(slide_id: str = "S1", source: str = "/scanner/1", ce_id: str = "17") -> Event:
     return replace(scanned(slide_id), source=source, id=ce_id)
-
-
-def work(kit: Kit, event: Event) -> None:
-    Job(kit, delivery(event), event).run()
-    kit.attempts.sweep()
 
 
 def given_up(world: World) -> set[tuple[str, str, str]]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import pytest
-from worker_fakes import BUS_AWAY, STORE_AWAY, World, delivery, drafted, scanned
+from worker_fakes import (
+    BAD,
+    BUS_AWAY,
+    EVENT,
+    FIRST,
+    LETTER,
+    STORE_AWAY,
+    World,
+    delivery,
+    drafted,
+    work,
+)
 
-from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.telemetry import metrics
-from histgen_lib.worker.dead_letter import DeadLetter, letter_key, read_dead_letter
+from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
 from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError
 from histgen_lib.worker.job import Job
-from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.stopping import Stopped
 
-EVENT = scanned()
-LETTER = letter_key(EVENT.id)
-FIRST = f"attempts/w/{EVENT.id}/1"
-BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
 AWAY = TransientError("inference-unavailable", "The model server is away.")
 CRASH = JobFailedError(CRASHED)
-
-
-def work(kit: Kit, event=EVENT) -> None:
-    Job(kit, delivery(event), event).run()
-    kit.attempts.sweep()
 
 
 def test_a_job_is_published_then_committed_and_its_attempt_removed(world: World):

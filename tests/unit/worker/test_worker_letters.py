@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from worker_fakes import NOW, MemoryStore, delivery, scanned
+from worker_fakes import BAD, EVENT, NOW, MemoryStore, delivery
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, read_dead_letter
-
-BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
-EVENT = scanned()
 
 
 def _letters() -> list[DeadLetter]:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from worker_fakes import BUS_AWAY, NOW, World, drafted, scanned
+from worker_fakes import BUS_AWAY, EVENT, NOW, World, drafted
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.telemetry import bound
@@ -18,8 +18,6 @@ from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Told
 from histgen_lib.worker.pulse import aside
 from histgen_lib.worker.stopping import Stopped
-
-EVENT = scanned()
 
 
 def test_waits_double_up_to_the_most_and_chance_takes_up_to_half():

@@ -6,23 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from worker_fakes import NOW, World, delivery, drafted, scanned
+from worker_fakes import BAD, EVENT, FIRST, LETTER, NOW, World, delivery, drafted, work
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.worker.dead_letter import DeadLetter, letter_key, read_dead_letter
-from histgen_lib.worker.job import Job
-from histgen_lib.worker.kit import Kit
-
-EVENT = scanned()
-LETTER = letter_key(EVENT.id)
-FIRST = f"attempts/w/{EVENT.id}/1"
-BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
-
-
-def work(kit: Kit, event=EVENT) -> None:
-    Job(kit, delivery(event), event).run()
-    kit.attempts.sweep()
+from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
 
 
 def test_a_record_that_is_no_event_is_refused_without_its_bytes(world: World):

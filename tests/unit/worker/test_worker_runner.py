@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 import pytest
-from worker_fakes import World, scanned
+from worker_fakes import EVENT, World
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.telemetry import metrics
@@ -18,7 +18,6 @@ from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Ha
 from histgen_lib.worker.process import ProcessDiedError
 from histgen_lib.worker.runner import Runner
 
-EVENT = scanned()
 DEATH = ProcessDiedError(-9)
 BAD = InvalidInputError("slide-damaged", "It is damaged.")
 

@@ -16,7 +16,9 @@ from histgen_lib.storage import ObjectInfo
 from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.backoff import Backoff
 from histgen_lib.worker.board import Board
+from histgen_lib.worker.dead_letter import letter_key
 from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.pulse import Pulse
@@ -40,6 +42,12 @@ def drafted(event: Event) -> Event:
 def delivery(event: Event | None, offset: int = 0, raw: bytes = b"{}") -> Delivery:
     unreadable = None if event else InvalidInputError("event-unreadable", "It lacks a part.")
     return Delivery("slide.scanned", 0, offset, raw, event, unreadable)
+
+
+EVENT = scanned()
+LETTER = letter_key(EVENT.id)
+FIRST = f"attempts/w/{EVENT.id}/1"
+BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again.")
 
 
 class Failing:
@@ -207,3 +215,9 @@ class World:
         pulse.take()
         attempts, patience = Attempts(self.store, spec.name), Patience(spec.backoff, board)
         return Kit(spec, self.bus, self.bus, self.store, attempts, self.runner, pulse, board, patience)
+
+
+def work(kit: Kit, event: Event = EVENT) -> None:
+    """Have a worker take a record to its end."""
+    Job(kit, delivery(event), event).run()
+    kit.attempts.sweep()
