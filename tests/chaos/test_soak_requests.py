@@ -11,6 +11,8 @@ from gateway_siege import ANSWERS, send_malformed
 from invariants import check_whole
 from slow_peers import GET, ask, connect, status_of
 
+from histgen_lib.events import SLIDE_SCANNED
+
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 MALFORMED, HALF_OPEN = 4000, 300
@@ -18,10 +20,12 @@ SERVICES = ("gateway", "tiler", "reporter")
 
 
 def test_four_thousand_malformed_requests_while_a_folder_fills(new_stream, slides, undisturbed, tmp_path):
+    """Only the watched folder may be read, as in a lab: no file of the system that they name is announced."""
     folder = tmp_path / "scans"
     folder.mkdir()
     stream = new_stream(
         HISTGEN_WATCH=str(folder),
+        HISTGEN_ROOTS="",
         HISTGEN_SETTLE_S="0.3",
         HISTGEN_LOOK_S="0.1",
         HISTGEN_NOTIFICATIONS="",
@@ -49,6 +53,7 @@ def test_four_thousand_malformed_requests_while_a_folder_fills(new_stream, slide
 
     assert set(answers) <= ANSWERS, answers
     remains = stream.remains()
+    assert {event.key for event in remains.history.events(SLIDE_SCANNED)} == {path.stem for path in slides}
     check_whole(remains)
     assert remains.results() == undisturbed
     print(f"\nanswers to {answers.total()} malformed requests: {dict(sorted(answers.items()))}")
