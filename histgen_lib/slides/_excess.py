@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import BinaryIO
 
 MOST_SIDE_PX = 4_000_000
@@ -29,12 +30,15 @@ def jpeg_excess(file: BinaryIO, place: int, size: tuple[int, int] | None = None)
     """Judge a JPEG of a whole level that begins at `place`, as Hamamatsu's scanners write them.
 
     Its reader takes 16 bytes for each part between two restart markers; without any it decodes it whole.
-    `size`: (width, height) if not as the JPEG itself says, which can say 65,500 at most.
+    `size`: (width, height) if not as the JPEG itself says, which can say 65,500 at most. What begins as no
+    JPEG is decoded by no reader.
     """
-    file.seek(place)
+    file.seek(min(place, file.seek(0, os.SEEK_END)))
     data, at = file.read(_HEAD_BYTES), 2
+    if not data.startswith(b"\xff\xd8"):
+        return None
     width = height = restart = 0
-    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and at + 9 <= len(data):
+    while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xDD:
             restart = int.from_bytes(data[at + 4 : at + 6], "big")

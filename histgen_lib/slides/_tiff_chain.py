@@ -13,13 +13,33 @@ from numpy.typing import NDArray
 
 
 class _Layout(NamedTuple):
-    """Where the first link is, how counts and links are packed, and how long a directory's entry is."""
+    """Where the first directory is, how counts, values and links are packed, how long an entry is.
+
+    NDPI is a classic TIFF whose links have 64 bits. Behind each link stand the high halves of the
+    directory's values, 4 bytes for each entry.
+    """
 
     order: str
-    first_link: int
+    first: int
     count_as: struct.Struct
-    link_as: struct.Struct
+    value_as: struct.Struct
+    next_as: struct.Struct
     entry_bytes: int
+
+    @property
+    def is_ndpi(self) -> bool:
+        """Whether links are longer than values."""
+        return self.next_as.size > self.value_as.size
+
+
+class _Written(NamedTuple):
+    """An entry as it is written, with the high half of its value (0 but in NDPI)."""
+
+    tag: int
+    kind: int
+    values: int
+    field: bytes
+    high: int
 
 
 class Entry(NamedTuple):
@@ -43,6 +63,12 @@ class Entry(NamedTuple):
 
 _CODES = {42: (4, "H", "I", 12), 43: (8, "Q", "Q", 20)}  # TIFF 6.0, BigTIFF
 WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
+VALUE_BYTES = dict.fromkeys((1, 2, 6, 7), 1) | dict.fromkeys((3, 8), 2) | dict.fromkeys((4, 9, 11, 13), 4)
+VALUE_BYTES |= dict.fromkeys((5, 10, 12, 16, 17, 18), 8)
+"""Bytes of a value, by type (TIFF 6.0, section 2; BigTIFF)."""
+_ASCII, _LONG, _SLONG, _LONG8 = 2, 4, 9, 16
+NDPI_FLAG = 65420
+"""The tag that Hamamatsu's scanners put into each directory."""
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 4096
 
@@ -54,12 +80,11 @@ Tags = dict[int, int]
 def is_truncated_tiff(path: Path) -> bool:
     """Whether `path` starts as a TIFF whose chain of directories runs past its end, or in a circle."""
     with path.open("rb") as file:
-        head = file.read(16)
-        layout = _layout(head)
+        size = file.seek(0, os.SEEK_END)
+        layout = _layout(file, size)
         if layout is None:
             return False
-        size = path.stat().st_size
-        link: int | None = layout.link_as.unpack_from(head, layout.first_link)[0]
+        link: int | None = layout.first
         seen = set[int]()
         while link and len(seen) < _MOST_DIRECTORIES:
             if link in seen:
@@ -75,12 +100,11 @@ def directories(path: Path, most: int) -> list[Tags]:
     [] for a file that is no TIFF; directories past the end of the file are left out. Raises OSError.
     """
     with path.open("rb") as file:
-        head = file.read(16)
-        layout = _layout(head)
+        size = file.seek(0, os.SEEK_END)
+        layout = _layout(file, size)
         if layout is None:
             return []
-        size = path.stat().st_size
-        link: int | None = layout.link_as.unpack_from(head, layout.first_link)[0]
+        link: int | None = layout.first
         found: list[Tags] = []
         while link and len(found) < most:
             place, link = link, _next_link(file, link, layout, size)
@@ -95,16 +119,12 @@ def walk(file: BinaryIO) -> Iterator[dict[int, Entry] | None]:
     Ends at what lies past the end of the file, or runs in a circle.
     """
     size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(16)
-    layout = _layout(head)
-    link: int | None = layout.link_as.unpack_from(head, layout.first_link)[0] if layout else None
+    layout = _layout(file, size)
+    link: int | None = layout.first if layout else None
     seen = set[int]()
     while layout and link and link not in seen and link + layout.count_as.size <= size:
         seen.add(link)
-        file.seek(link)
-        (count,) = layout.count_as.unpack(file.read(layout.count_as.size))
-        if count > _MOST_ENTRIES:
+        if _count(file, link, layout) > _MOST_ENTRIES:
             yield None
             return
         yield _entries(file, link, layout)
@@ -114,32 +134,66 @@ def walk(file: BinaryIO) -> Iterator[dict[int, Entry] | None]:
 def is_big_endian(path: Path) -> bool:
     """Whether `path` starts as a TIFF whose numbers have their highest byte first."""
     with path.open("rb") as file:
-        layout = _layout(file.read(16))
+        layout = _layout(file, file.seek(0, os.SEEK_END))
     return layout is not None and layout.order == ">"
 
 
-def _layout(head: bytes) -> _Layout | None:
+def _layout(file: BinaryIO, size: int) -> _Layout | None:
+    file.seek(0)
+    head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 16:
+    codes = _CODES.get(struct.unpack(f"{order}H", head[2:4])[0]) if order and len(head) == 16 else None
+    if order is None or codes is None:
         return None
-    codes = _CODES.get(struct.unpack(f"{order}H", head[2:4])[0])
-    if codes is None:
-        return None
-    first_link, count, link, entry_bytes = codes
-    return _Layout(order, first_link, struct.Struct(order + count), struct.Struct(order + link), entry_bytes)
+    first_link, *kinds, entry_bytes = codes
+    count_as, link_as = (struct.Struct(order + kind) for kind in kinds)
+    plain = _Layout(order, link_as.unpack_from(head, first_link)[0], count_as, link_as, link_as, entry_bytes)
+    long_link = struct.Struct(order + "Q")
+    ndpi = plain._replace(first=long_link.unpack_from(head, first_link)[0], next_as=long_link)
+    return ndpi if ndpi.is_ndpi and _is_ndpi(file, ndpi, size) else plain
+
+
+def _is_ndpi(file: BinaryIO, layout: _Layout, size: int) -> bool:
+    """Whether OpenSlide reads it as NDPI: what it finds at the long link is a directory with the flag."""
+    if layout.first == 0 or layout.first + layout.count_as.size > size:
+        return False
+    count = _count(file, layout.first, layout)
+    if _end(layout.first, count, layout) + layout.next_as.size + count * layout.value_as.size > size:
+        return False
+    entries = list(_written(file, layout.first, layout))
+    flags = [entry.values for entry in entries if entry.tag == NDPI_FLAG]
+    return bool(flags) and flags[-1] > 0 and all(map(_is_sound, entries))
+
+
+def _is_sound(entry: _Written) -> bool:
+    """Whether its type is known, and its high half is of a place, or of a number that can be longer."""
+    value_bytes = VALUE_BYTES.get(entry.kind)
+    if value_bytes is None:
+        return False
+    is_place = value_bytes * entry.values > len(entry.field)
+    return not entry.high or is_place or entry.kind in (_ASCII, _LONG, _SLONG)
+
+
+def _count(file: BinaryIO, place: int, layout: _Layout) -> int:
+    """Return how many entries the directory at `place` says that it has."""
+    file.seek(place)
+    return int(layout.count_as.unpack(file.read(layout.count_as.size))[0])
+
+
+def _end(place: int, count: int, layout: _Layout) -> int:
+    """Return where a directory's link stands, behind its entries."""
+    return place + layout.count_as.size + count * layout.entry_bytes
 
 
 def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | None:
     """Return where the directory after the one at `place` begins (0: none does), or None past the end."""
     if place + layout.count_as.size > size:
         return None
-    file.seek(place)
-    (count,) = layout.count_as.unpack(file.read(layout.count_as.size))
-    after = place + layout.count_as.size + count * layout.entry_bytes
-    if after + layout.link_as.size > size:
+    after = _end(place, _count(file, place, layout), layout)
+    if after + layout.next_as.size > size:
         return None
     file.seek(after)
-    return int(layout.link_as.unpack(file.read(layout.link_as.size))[0])
+    return int(layout.next_as.unpack(file.read(layout.next_as.size))[0])
 
 
 def _tags(file: BinaryIO, place: int, layout: _Layout) -> Tags:
@@ -148,27 +202,47 @@ def _tags(file: BinaryIO, place: int, layout: _Layout) -> Tags:
 
 
 def _entries(file: BinaryIO, place: int, layout: _Layout) -> dict[int, Entry]:
-    file.seek(place)
-    (count,) = layout.count_as.unpack(file.read(layout.count_as.size))
+    return {written.tag: _entry(file, layout, written) for written in _written(file, place, layout)}
+
+
+def _written(file: BinaryIO, place: int, layout: _Layout) -> list[_Written]:
+    """Read the entries of the directory at `place` that the file has."""
+    count = _count(file, place, layout)
     data = file.read(min(count, _MOST_ENTRIES) * layout.entry_bytes)
-    page: dict[int, Entry] = {}
-    for start in range(0, len(data) - layout.entry_bytes + 1, layout.entry_bytes):
+    number, width = len(data) // layout.entry_bytes, layout.value_as.size
+    highs = _high_halves(file, place, count, layout, number)
+    found: list[_Written] = []
+    for index, high in enumerate(highs):
+        start = index * layout.entry_bytes
         tag, kind = struct.unpack_from(f"{layout.order}HH", data, start)
-        (values,) = layout.link_as.unpack_from(data, start + 4)
-        field = data[start + 4 + layout.link_as.size :][: layout.link_as.size]
-        page[tag] = _entry(file, layout, kind, values, field)
-    return page
+        (values,) = layout.value_as.unpack_from(data, start + 4)
+        found.append(_Written(tag, kind, values, data[start + 4 + width :][:width], high))
+    return found
 
 
-def _entry(file: BinaryIO, layout: _Layout, kind: int, values: int, field: bytes) -> Entry:
+def _high_halves(file: BinaryIO, place: int, count: int, layout: _Layout, number: int) -> list[int]:
+    """Read the high halves of the first `number` values of an NDPI's directory; 0 for what has none."""
+    data = b""
+    if layout.is_ndpi:
+        file.seek(_end(place, count, layout) + layout.next_as.size)
+        data = file.read(number * layout.value_as.size)
+    data = data.ljust(number * layout.value_as.size, b"\0")
+    return [half for (half,) in layout.value_as.iter_unpack(data)]
+
+
+def _entry(file: BinaryIO, layout: _Layout, written: _Written) -> Entry:
     """Take a tag's first number, and what it points to, if it does."""
+    _, kind, values, field, high = written
     if kind not in WHOLE_NUMBERS:
         return Entry(kind, values, 0, layout.order, None)
     number = struct.Struct(layout.order + WHOLE_NUMBERS[kind])
-    place = None
     if values * number.size > len(field):  # they stand where the field points to
-        place = min(layout.link_as.unpack(field)[0], file.seek(0, os.SEEK_END))
+        place = min(layout.value_as.unpack(field)[0] | high << 32, file.seek(0, os.SEEK_END))
         file.seek(place)
         field = file.read(number.size)
-    first = int(number.unpack_from(field)[0]) if len(field) >= number.size else 0
-    return Entry(kind, values, first, layout.order, place)
+        first = int(number.unpack_from(field)[0]) if len(field) == number.size else 0
+        return Entry(kind, values, first, layout.order, place)
+    first = int(number.unpack_from(field)[0])
+    if high and kind == _LONG:
+        return Entry(_LONG8, values, first | high << 32, layout.order, None)
+    return Entry(kind, values, first, layout.order, None)

@@ -15,7 +15,7 @@ from histgen_lib.slides._excess import (
     first_excess,
     jpeg_excess,
 )
-from histgen_lib.slides._tiff_chain import WHOLE_NUMBERS, Entry, walk
+from histgen_lib.slides._tiff_chain import NDPI_FLAG, VALUE_BYTES, WHOLE_NUMBERS, Entry, walk
 
 MOST_PAGES = 4096
 
@@ -23,9 +23,6 @@ _WIDTH, _HEIGHT, _BITS, _STRIPS, _SAMPLES = 256, 257, 258, 273, 277
 _TILE_WIDTH, _TILE_HEIGHT, _COUNTS = 322, 323, 325
 _TILE_TAGS = frozenset({_STRIPS, 279, 324, _COUNTS, 65426, 65432})
 """Places and sizes of strips and tiles; places of Hamamatsu's restart markers."""
-_HAMAMATSU = 65420
-_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value, by type (TIFF 6.0, section 2; BigTIFF); of all others one."""
 
 Page = Mapping[int, Entry]
 
@@ -36,7 +33,7 @@ def excess_of_tiff(file: BinaryIO) -> str | None:
     for number, page in enumerate(walk(file)):
         if page is None or number >= MOST_PAGES:
             return "so many pages, or tags of a page"
-        lengths = {tag: entry.length * _SIZES.get(entry.kind, 1) for tag, entry in page.items()}
+        lengths = {tag: entry.length * VALUE_BYTES.get(entry.kind, 1) for tag, entry in page.items()}
         words = [length for tag, length in lengths.items() if tag not in _TILE_TAGS]
         tiles += max((page[tag].length for tag in _TILE_TAGS & page.keys()), default=0)
         texts += sum(words)
@@ -53,7 +50,7 @@ def _of_page(file: BinaryIO, page: Page) -> str | None:
     width, height = (_value(page, tag) for tag in (_WIDTH, _HEIGHT))
     if max(width, height) > MOST_SIDE_PX:
         return "a picture of that size"
-    if _HAMAMATSU in page:
+    if NDPI_FLAG in page:
         return jpeg_excess(file, _value(page, _STRIPS), (width, height))
     if _TILE_WIDTH not in page:
         return None

@@ -19,6 +19,8 @@ Tag = tuple[int, int, int, int]
 BYTE, ASCII, SHORT, LONG, SLONG, FLOAT, LONG8 = 1, 2, 3, 4, 9, 11, 16
 SPARSE = 4096
 """Where what a header points to begins; zeros, of which the disk keeps none."""
+BEYOND = (4 << 30) + SPARSE
+"""A place that 32 bits cannot tell."""
 
 
 def tags(side: int = 4096, tile: int = 256, **other: Tag) -> list[Tag]:
@@ -103,24 +105,8 @@ def vms(picture: bytes, columns: int = 1, rows: int = 1) -> Maker:
 
 
 def ndpi(picture: bytes, width: int, height: int, words: bytes = b"a=b\0") -> Maker:
-    """Make an NDPI of one such picture, with `words` as its properties."""
-    page = [
-        (256, LONG, 1, width),
-        (257, LONG, 1, height),
-        (258, SHORT, 3, 8 | 8 << 16 | 8 << 32),
-        (259, SHORT, 1, 7),
-        (262, SHORT, 1, 6),
-        (271, ASCII, 8, int.from_bytes(b"Hamam\0\0\0", "little")),
-        (273, LONG8, 1, SPARSE),
-        (277, SHORT, 1, 3),
-        (278, LONG, 1, height),
-        (279, LONG8, 1, len(picture)),
-        (65420, LONG, 1, 1),
-        (65421, FLOAT, 1, 0x41A00000),
-        *((tag, SLONG, 1, 0) for tag in (65422, 65423, 65424)),
-        (65427, ASCII, len(words), SPARSE + len(picture)),
-        (65449, ASCII, len(words), SPARSE + len(picture)),
-    ]
+    """Make an NDPI of one such picture, with `words` as its properties, as BigTIFF."""
+    page = _ndpi_page(picture, width, height, words, SPARSE)
     plain = big_tiff(page, name="a.ndpi")
 
     def make(folder: Path) -> Path:
@@ -131,6 +117,54 @@ def ndpi(picture: bytes, width: int, height: int, words: bytes = b"a=b\0") -> Ma
         return path
 
     return make
+
+
+def classic_ndpi(picture: bytes, width: int, height: int, *, place: int, directory: int) -> Maker:
+    """Make an NDPI as scanners write it: the picture at `place`, the directory, in classic TIFF, at its own.
+
+    Its links have 64 bits; the high halves of its values stand behind the link.
+    """
+    words = b"a=b\0\0"
+
+    def make(folder: Path) -> Path:
+        page = [
+            (tag, {LONG8: LONG}.get(kind, kind), count, value)
+            for tag, kind, count, value in _ndpi_page(picture, width, height, words, place)
+        ]
+        bits = place + len(picture) + len(words)
+        page[2] = (258, SHORT, 3, bits)
+        page[5] = (271, ASCII, 10, bits + 6)
+        entries = b"".join(struct.pack("<HHII", *tag[:3], tag[3] & 0xFFFFFFFF) for tag in page)
+        highs = b"".join(struct.pack("<I", tag[3] >> 32) for tag in page)
+        with (folder / "a.ndpi").open("wb") as file:
+            file.write(struct.pack("<2sHQ", b"II", 42, directory))
+            file.seek(place)
+            file.write(picture + words + struct.pack("<3H", 8, 8, 8) + b"Hamamatsu\0")
+            file.seek(directory)
+            file.write(struct.pack("<H", len(page)) + entries + bytes(8) + highs)
+        return folder / "a.ndpi"
+
+    return make
+
+
+def _ndpi_page(picture: bytes, width: int, height: int, words: bytes, place: int) -> list[Tag]:
+    return [
+        (256, LONG, 1, width),
+        (257, LONG, 1, height),
+        (258, SHORT, 3, 8 | 8 << 16 | 8 << 32),
+        (259, SHORT, 1, 7),
+        (262, SHORT, 1, 6),
+        (271, ASCII, 8, int.from_bytes(b"Hamam\0\0\0", "little")),
+        (273, LONG8, 1, place),
+        (277, SHORT, 1, 3),
+        (278, LONG, 1, height),
+        (279, LONG8, 1, len(picture)),
+        (65420, LONG, 1, 1),
+        (65421, FLOAT, 1, 0x41A00000),
+        *((tag, SLONG, 1, 0) for tag in (65422, 65423, 65424)),
+        (65427, ASCII, len(words), place + len(picture)),
+        (65449, ASCII, len(words), place + len(picture)),
+    ]
 
 
 def czi(entries: int, words: int) -> Maker:
@@ -217,6 +251,12 @@ HOSTILE_HEADERS: dict[str, Maker] = {
     ),
     "NDPI in the smallest of parts": ndpi(jpeg_of(65_500, 65_500, restart=1), 65_500, 65_500),
     "NDPI in one part": ndpi(jpeg_of(65_500, 65_500), 65_500, 65_500),
+    "NDPI beyond 4 GiB in one part": classic_ndpi(
+        jpeg_of(65_500, 65_500), 65_500, 65_500, place=SPARSE, directory=BEYOND
+    ),
+    "NDPI with a picture beyond 4 GiB in one part": classic_ndpi(
+        jpeg_of(65_500, 65_500), 65_500, 65_500, place=BEYOND, directory=BEYOND + 8192
+    ),
     "VMS in the smallest of parts": vms(jpeg_of(65_500, 65_500, restart=1)),
     "VMS in one part": vms(jpeg_of(65_500, 65_500)),
     "VMS of a million pictures": vms(jpeg_of(256, 256), columns=100_000, rows=100_000),

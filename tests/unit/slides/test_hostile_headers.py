@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 import zlib
@@ -10,13 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_series import write_series
-from hostile_headers import HOSTILE_HEADERS, LONG, LONG8, SPARSE, big_tiff, jpeg_of, tags
+from hostile_headers import (
+    BEYOND,
+    HOSTILE_HEADERS,
+    LONG,
+    LONG8,
+    SPARSE,
+    big_tiff,
+    classic_ndpi,
+    jpeg_of,
+    tags,
+)
 from odd_files import RGB
+from PIL import Image
 from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import _openslide, open_slide, source
 from histgen_lib.slides._damage import decode_jpeg, is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
+from histgen_lib.slides.headers import check_headers
 
 
 @pytest.mark.parametrize("name", HOSTILE_HEADERS)
@@ -35,6 +48,32 @@ def test_a_large_slide_is_no_excess(tmp_path: Path) -> None:
     """A level 0 of 180,000 × 180,000 px, which nobody has to look at to open it."""
     with open_slide(big_tiff(tags(179_968, 256), tags(1024, 256), size=1 << 24)(tmp_path), mpp=0.25) as slide:
         assert slide.levels[0].size == (179_968, 179_968)
+
+
+@pytest.mark.parametrize(
+    ("place", "directory"),
+    [(SPARSE, 1 << 20), (SPARSE, BEYOND), (SPARSE, BEYOND + (4 << 30)), (BEYOND, BEYOND + (1 << 20))],
+    ids=["small", "its directory beyond 4 GiB", "beyond 8 GiB", "its picture beyond 4 GiB"],
+)
+def test_an_ndpi_as_scanners_write_it_is_opened(place: int, directory: int, tmp_path: Path) -> None:
+    """Its links and values have 64 bits, though it says that it is a classic TIFF."""
+    written = io.BytesIO()
+    Image.fromarray(halved(halved(RGB))).resize((512, 512)).save(written, "JPEG")
+    make = classic_ndpi(written.getvalue(), 512, 512, place=place, directory=directory)
+    with open_slide(make(tmp_path), mpp=0.5) as slide:
+        assert slide.vendor == "hamamatsu"
+        assert slide.size == (512, 512)
+        assert slide.read_region(0, 0, 0, 64, 64).shape == (64, 64, 3)
+
+
+def test_a_large_ndpi_is_judged_by_its_picture_wherever_that_lies(tmp_path: Path) -> None:
+    """Of 40,000 × 40,000 px in parts: a look at any other place finds no parts."""
+    picture = jpeg_of(40_000, 40_000, restart=64)
+    check_headers(classic_ndpi(picture, 40_000, 40_000, place=BEYOND, directory=BEYOND + 8192)(tmp_path))
+
+
+def test_a_place_that_no_file_has_is_left_to_the_reader(tmp_path: Path) -> None:
+    check_headers(big_tiff([(256, LONG, 1, 9), (273, LONG8, 1, 1 << 63), (65420, LONG, 1, 1)])(tmp_path))
 
 
 def test_a_dicom_slide_of_sequences_as_scanners_write_them_is_opened(tmp_path: Path) -> None:
