@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from histgen_lib.slides._excess import MOST_TILE_BYTES
+from histgen_lib.slides._jpeg_segments import FRAMES, segments
 
 Check = Callable[[bytes], bool]
 """Whether the bytes of one compressed tile are whole."""
@@ -31,8 +32,7 @@ _SPARE = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x
 _NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re.IGNORECASE)
 """What libjpeg says of kinds of JPEG that it cannot decode, whole or not."""
 _MOST_COMPONENTS, _MOST_PARTS = 4, 1024
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_TABLES, _SCAN, _PROGRESSIVE = 0xC4, 0xDA, 0xC2
+_TABLES, _PROGRESSIVE = 0xC4, 0xC2
 
 
 def decode_jpeg(data: bytes, **how: Any) -> NDArray[np.uint8]:
@@ -101,10 +101,10 @@ def _has_lost_zeros(data: bytes) -> bool:
 
 def _zeros_mean_flat(head: bytes) -> bool:
     """Whether zeros may stand for flat blocks: with tables made for the tile, or in a progressive JPEG."""
-    segments = list(_segments(head))
-    if any(kind == _PROGRESSIVE for kind, _ in segments):
+    found = list(segments(head))
+    if any(kind == _PROGRESSIVE for kind, _ in found):
         return True
-    tables = b"".join(body for kind, body in segments if kind == _TABLES)
+    tables = b"".join(body for kind, body in found if kind == _TABLES)
     first: list[int] = []
     while len(tables) > 17:
         first.append(tables[17])  # the symbol whose code is all zeros
@@ -112,19 +112,10 @@ def _zeros_mean_flat(head: bytes) -> bool:
     return bool(first) and not any(first)
 
 
-def _segments(head: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and body of a JPEG's segments before its data."""
-    place = 2
-    while place + 4 <= len(head) and head[place] == 0xFF:
-        length = int.from_bytes(head[place + 2 : place + 4], "big")
-        yield head[place + 1], head[place + 4 : place + 2 + length]
-        place += 2 + max(2, length)
-
-
 def _decoded_bytes(data: bytes) -> int:
     """Return the bytes that a JPEG says it has when it is decoded to RGBA."""
-    for kind, body in _segments(data):
-        if kind in _FRAMES:
+    for kind, body in segments(data):
+        if kind in FRAMES:
             return 4 * int.from_bytes(body[1:3], "big") * int.from_bytes(body[3:5], "big")
     return 0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
+from histgen_lib.slides._jpeg_segments import FRAMES, RESTARTS, START, segments
+
 MOST_SIDE_PX = 4_000_000
 """Half a metre at 0.125 µm per pixel."""
 MOST_TILES = 4_000_000
@@ -34,19 +36,15 @@ def jpeg_excess(file: BinaryIO, place: int, size: tuple[int, int] | None = None)
     JPEG is decoded by no reader.
     """
     file.seek(min(place, file.seek(0, os.SEEK_END)))
-    data, at = file.read(_HEAD_BYTES), 2
-    if not data.startswith(b"\xff\xd8"):
+    data = file.read(_HEAD_BYTES)
+    if not data.startswith(START):
         return None
     width = height = restart = 0
-    while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDD:
-            restart = int.from_bytes(data[at + 4 : at + 6], "big")
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(data[at + start : at + start + 2], "big") for start in (5, 7))
-        elif marker == 0xDA:
-            break
-        at += 2 + max(2, length)
+    for marker, body in segments(data):
+        if marker == RESTARTS:
+            restart = int.from_bytes(body[:2], "big")
+        elif marker in FRAMES:
+            height, width = (int.from_bytes(body[start : start + 2], "big") for start in (1, 3))
     width, height = size or (width, height)
     units = -(-width // _MCU_PX) * -(-height // _MCU_PX)
     return first_excess(

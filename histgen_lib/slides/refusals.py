@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.slides._jpeg_segments import FRAMES, segments
 from histgen_lib.slides._tiff_chain import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
 from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 
@@ -291,14 +292,9 @@ def _is_read_jpeg(path: Path, place: int) -> bool:
     """Whether the JPEG stream at `place` is of a kind that is decoded here; what is no JPEG is not judged."""
     with path.open("rb") as file:
         file.seek(min(place, path.stat().st_size))
-        data = file.read(_HEAD_BYTES)
-    at = 2
-    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and at + 5 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return data[at + 4] == 8 and marker in _READ_FRAMES
-        at += 2 + length
-    return True
+        found = segments(file.read(_HEAD_BYTES))
+    frames = ((marker, body) for marker, body in found if marker in FRAMES and body)
+    return next((body[0] == 8 and marker in _READ_FRAMES for marker, body in frames), True)
 
 
 def _of_czi(path: Path, head: bytes, said: str) -> InvalidInputError | None:

@@ -77,10 +77,15 @@ def mirax(**values: int) -> Maker:
     return make
 
 
-def jpeg_of(width: int, height: int, restart: int = 0) -> bytes:
-    """Return a JPEG of one grey pixel whose head says that it has so many, in so small parts."""
-    frame = struct.pack(">2sHBHHB", b"\xff\xc0", 17, 8, height, width, 3) + bytes(
-        (1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0)
+def jpeg_of(width: int, height: int, restart: int = 0, fill: int = 0) -> bytes:
+    """Return a JPEG of one grey pixel whose head says that it has so many, in so small parts.
+
+    `fill`: how many bytes 0xFF stand before the frame's marker, as they may.
+    """
+    frame = (
+        fill * b"\xff"
+        + struct.pack(">2sHBHHB", b"\xff\xc0", 17, 8, height, width, 3)
+        + bytes((1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0))
     )
     marks = struct.pack(">2sHH", b"\xff\xdd", 4, restart) if restart else b""
     return b"\xff\xd8" + frame + marks + b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11\x00\x3f\x00\xff\xd9"
@@ -251,6 +256,7 @@ HOSTILE_HEADERS: dict[str, Maker] = {
     ),
     "NDPI in the smallest of parts": ndpi(jpeg_of(65_500, 65_500, restart=1), 65_500, 65_500),
     "NDPI in one part": ndpi(jpeg_of(65_500, 65_500), 65_500, 65_500),
+    "VMS in one part behind fill bytes": vms(jpeg_of(65_500, 65_500, fill=3)),
     "NDPI beyond 4 GiB in one part": classic_ndpi(
         jpeg_of(65_500, 65_500), 65_500, 65_500, place=SPARSE, directory=BEYOND
     ),
