@@ -14,7 +14,7 @@ from histgen_lib.telemetry import log_settings
 from histgen_lib.worker.child import ChildSpec, child_main
 from histgen_lib.worker.handler import Handler
 from histgen_lib.worker.messages import Message, Request
-from histgen_lib.worker.silence import Silence, is_stopped
+from histgen_lib.worker.silence import Silence, is_ending, is_stopped
 
 CLOSE_S = 2.0
 """How long a child that has nothing to do may take to leave by itself."""
@@ -75,9 +75,12 @@ class JobProcess:
             raise self._died() from None
 
     def receive(self, timeout_s: float) -> Message | None:
-        """Wait for a message; None if none came. Raises ProcessDiedError once all are taken."""
+        """Wait for a message; None if none came. Raises ProcessDiedError once all are taken.
+
+        A child that was killed counts as dead at once: its ends of the pipes are closed a moment later only.
+        """
         pipe = self._open_pipe()
-        if not wait([pipe, self._sentinel()], timeout_s):
+        if not wait([pipe, self._sentinel()], timeout_s) and not is_ending(self.pid):
             return None
         try:
             message: Message | None = pipe.recv() if pipe.poll() else None

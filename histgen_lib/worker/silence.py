@@ -10,7 +10,7 @@ LIMIT_S = 60.0
 """After so long without a sign of life a process is taken to be frozen: no busy machine takes as long."""
 _AWAY, _LEAST_AWAY_S = 3, 8.0
 """Whoever asks again only after more than a third of the limit was held up itself, and starts anew."""
-_STOPPED = frozenset("Tt")
+_STOPPED, _ENDING = frozenset("Tt"), frozenset("ZX")
 
 
 class Silence:
@@ -35,8 +35,17 @@ class Silence:
 
 def is_stopped(pid: int | None) -> bool:
     """Say whether a process was stopped where it stands (SIGSTOP); False without /proc."""
+    return _state(pid) in _STOPPED
+
+
+def is_ending(pid: int | None) -> bool:
+    """Say whether a process is dead, though it may hold its files yet; False without /proc."""
+    return _state(pid) in _ENDING
+
+
+def _state(pid: int | None) -> str:
     try:
         told = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        return told.rpartition(")")[2][1] in _STOPPED
+        return told.rpartition(")")[2][1]
     except (OSError, IndexError):
-        return False
+        return ""
