@@ -10,6 +10,9 @@ from typing import BinaryIO
 
 from histgen_lib.errors import FatalError
 
+OWNER_ONLY = 0o077
+"""The umask of whatever a stack starts: logs, broker, drafts and memory are nobody else's business."""
+
 _MOST_BYTES = 4096
 """More than any secret has; what is longer is cut, and fits no lock."""
 _NEW = "Remove the file; a new secret is made at the next start."

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from histgen_lib import __version__
+from histgen_lib.access.places import Roots
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import kafka_settings
+from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.room import exit_code_of
-from histgen_lib.slides.places import Roots
-from histgen_lib.stack.children import OWNER_ONLY
-from histgen_lib.stack.home import StackHome, default_home
+from histgen_lib.runtime.limits import Limits
+from histgen_lib.secret import OWNER_ONLY
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
-from histgen_lib.worker.limits import Limits
 from histgen_lib.worker.memory import default_limit_bytes
 from services.codes import LETTERS, RETRIES
 from services.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from histgen_lib.access.slide_files import SlideFiles
     from histgen_lib.inference import InferenceServer
-    from histgen_lib.pipeline.slide_files import SlideFiles
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -89,7 +89,7 @@ def inference_server(settings: ServiceSettings, *, threads: int | None) -> Infer
     `threads`: cores of one call in this process. A call may take as long as the job: what ends a job that is
     too long, and counts it, is the job's own deadline.
     """
-    from histgen_lib.inference import open_inference  # noqa: PLC0415 - ONNX Runtime, gRPC
+    from histgen_lib.inference import open_inference
 
     return open_inference(
         settings.inference,
@@ -102,8 +102,8 @@ def inference_server(settings: ServiceSettings, *, threads: int | None) -> Infer
 
 def slide_files(settings: ServiceSettings) -> SlideFiles:
     """Say how slides are reached; the folder for copies is made when the first slide lies in S3."""
-    from histgen_lib.pipeline.scratch import Scratch  # noqa: PLC0415 - pixels
-    from histgen_lib.pipeline.slide_files import SlideFiles  # noqa: PLC0415
+    from histgen_lib.access.scratch import Scratch
+    from histgen_lib.access.slide_files import SlideFiles
 
     def scratch() -> Scratch:
         return Scratch(settings.scratch or _own_temporary_folder(), settings.scratch_bytes)

@@ -46,7 +46,7 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
     """Return a tiny model with random weights; read it, do not change it."""
-    import tiny_model  # noqa: PLC0415 - torch, which few tests need
+    import tiny_model
 
     return tiny_model.tiny_model()
 
@@ -60,6 +60,6 @@ def own_model_dir(model_dir: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a small sound slide."""
-    import tiny_model  # noqa: PLC0415 - torch, which few tests need
+    import tiny_model
 
     return tiny_model.write_slide(tmp_path_factory.mktemp("slides") / "sound.tif")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from histgen_lib.access.places import Roots
+from histgen_lib.access.scratch import Scratch
+from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.inference import InferenceServer, OnnxServer
 from histgen_lib.pipeline import ReportModel, load_model
-from histgen_lib.pipeline.draft_job import DraftJob
-from histgen_lib.pipeline.scan_job import ScanJob
-from histgen_lib.pipeline.scratch import Scratch
-from histgen_lib.pipeline.slide_files import SlideFiles
-from histgen_lib.slides.places import Roots
+from histgen_lib.pipeline.draft.job import DraftJob
+from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 from services.reporter.handler import Reporter

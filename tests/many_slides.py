@@ -8,9 +8,9 @@ from pathlib import Path
 
 from planted_objects import BAD, NOON, content
 
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.pipeline import keys
-from histgen_lib.worker import DeadLetter
 
 
 def plant_many(folder: Path, count: int) -> dict[str, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import canonical_json, sha256_hex
-from histgen_lib.pipeline import keys
 from histgen_lib.storage import ObjectStore
-from histgen_lib.worker import DeadLetter
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BAD = InvalidInputError("slide-damaged", "The slide is damaged.", hint="Copy it again.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def read(path: Path) -> Bag:
     """Read a tensor [N,D] or [1,N,D]; places are unknown (`Bag.has_places` is False)."""
     try:
-        import torch  # noqa: PLC0415 - only .pt files need it
+        import torch
     except ImportError as error:
         raise FatalError(
             "bag-needs-torch",
@@ -59,7 +59,7 @@ def _load(path: Path) -> Any:
 
     A file may hold far more than its tensor shows (a view of a large one): it is mapped, not read.
     """
-    import torch  # noqa: PLC0415 - as above
+    import torch
 
     packed = zipfile.is_zipfile(path)
     if packed:
@@ -71,7 +71,7 @@ def _load(path: Path) -> Any:
 
 def _halves(tensor: Tensor, name: str) -> NDArray[np.float16]:
     """Make a tensor of any real type one of float16: of a sparse or quantised one what it stands for."""
-    import torch  # noqa: PLC0415 - as above
+    import torch
 
     check_size(name, tensor.shape)
     tensor = tensor.detach()

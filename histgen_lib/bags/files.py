@@ -17,7 +17,7 @@ def write_bag(bag: Bag, path: str | Path) -> None:
 
     Raises `TransientError("bag-write-failed")` when the disk refuses.
     """
-    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+    from histgen_lib.bags import _parquet
 
     try:
         _parquet.write(bag, Path(path))
@@ -31,7 +31,7 @@ def write_bag(bag: Bag, path: str | Path) -> None:
 
 def pack_bag(bag: Bag) -> bytes:
     """Return `bag` as the bytes that `write_bag` writes."""
-    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+    from histgen_lib.bags import _parquet
 
     return _parquet.pack(bag)
 
@@ -41,7 +41,7 @@ def unpack_bag(data: bytes, name: str) -> Bag:
 
     Raises `InvalidInputError`: `bag-unreadable`, `bag-schema-newer`, `bag-too-large`, `bag-invalid`.
     """
-    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+    from histgen_lib.bags import _parquet
 
     return _parquet.unpack(data, name)
 
@@ -78,25 +78,25 @@ def read_maker(path: Path) -> Maker:
     """Say what made a bag; of our own files only the facts are read for it. Raises as `read_bag`."""
     if path.suffix.lower() != ".parquet":
         return maker_of(read_bag(path))
-    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+    from histgen_lib.bags import _parquet
 
     return _parquet.read_maker(path)
 
 
 def _read_parquet(path: Path) -> Bag:
-    from histgen_lib.bags import _parquet  # noqa: PLC0415 - Arrow only where it is used
+    from histgen_lib.bags import _parquet
 
     return _parquet.read(path)
 
 
 def _read_h5(path: Path) -> Bag:
-    from histgen_lib.bags import _h5  # noqa: PLC0415 - h5py only where it is used
+    from histgen_lib.bags import _h5
 
     return _h5.read(path)
 
 
 def _read_pt(path: Path) -> Bag:
-    from histgen_lib.bags import _pt  # noqa: PLC0415 - torch only where it is used
+    from histgen_lib.bags import _pt
 
     return _pt.read(path)
 

@@ -168,10 +168,10 @@ class BusSettings:
 def open_publisher(settings: BusSettings) -> Publisher:
     """Return a publisher, which connects when first used. Raises FatalError("bus-url")."""
     if _scheme(settings) == "embedded":
-        from histgen_lib.bus._embedded import EmbeddedPublisher  # noqa: PLC0415 - only what is used
+        from histgen_lib.bus._embedded import EmbeddedPublisher
 
         return EmbeddedPublisher(settings, _path(settings))
-    from histgen_lib.bus._kafka_publisher import KafkaPublisher  # noqa: PLC0415 - imports a Kafka client
+    from histgen_lib.bus._kafka_publisher import KafkaPublisher
 
     return KafkaPublisher(settings, _servers(settings))
 
@@ -182,10 +182,10 @@ def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscrip
     Raises as `open_publisher`.
     """
     if _scheme(settings) == "embedded":
-        from histgen_lib.bus._embedded import EmbeddedSubscription  # noqa: PLC0415 - only what is used
+        from histgen_lib.bus._embedded import EmbeddedSubscription
 
         return EmbeddedSubscription(settings, _path(settings), topic, group)
-    from histgen_lib.bus._kafka import KafkaSubscription  # noqa: PLC0415 - imports a Kafka client
+    from histgen_lib.bus._kafka import KafkaSubscription
 
     return KafkaSubscription(settings, _servers(settings), topic, group)
 
@@ -197,7 +197,7 @@ def finished_records(settings: BusSettings, before: datetime, *, remove: bool) -
     told. Raises as `Publisher.publish`.
     """
     if _scheme(settings) == "embedded":
-        from histgen_lib.bus import _embedded_prune  # noqa: PLC0415 - only what is used
+        from histgen_lib.bus import _embedded_prune
 
         yield from _embedded_prune.finished_records(_path(settings), before, remove=remove)
 

@@ -275,13 +275,13 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def _unlz4(data: bytes) -> bytes:
-    import lz4.frame  # type: ignore[import-untyped]  # noqa: PLC0415 - only what is used
+    import lz4.frame  # type: ignore[import-untyped]
 
     return _bounded(lz4.frame.LZ4FrameFile(io.BytesIO(data)))
 
 
 def _unzstd(data: bytes) -> bytes:
-    import zstandard  # noqa: PLC0415
+    import zstandard
 
     return _bounded(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True))
 

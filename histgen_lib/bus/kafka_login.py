@@ -62,12 +62,12 @@ def make_user(settings: BusSettings, user: str, password: str) -> None:
 
     Raises TransientError("bus-unavailable") and as `open_publisher`.
     """
-    import kafka  # noqa: PLC0415 - only where a Kafka is started
-    from kafka.admin import UserScramCredentialUpsertion  # noqa: PLC0415
-    from kafka.errors import KafkaError  # noqa: PLC0415
+    import kafka
+    from kafka.admin import UserScramCredentialUpsertion
+    from kafka.errors import KafkaError
 
-    from histgen_lib.bus import _servers  # noqa: PLC0415
-    from histgen_lib.bus._kafka_client import connect, talking  # noqa: PLC0415
+    from histgen_lib.bus import _servers
+    from histgen_lib.bus._kafka_client import connect, talking
 
     made = UserScramCredentialUpsertion(user, MECHANISM, password)
     admin = connect(kafka.KafkaAdminClient, settings, _servers(settings))
@@ -79,10 +79,10 @@ def make_user(settings: BusSettings, user: str, password: str) -> None:
 
 def let_in(settings: BusSettings) -> bool:
     """Say whether a broker lets these settings in. Raises TransientError("bus-unavailable") if it is away."""
-    import kafka  # noqa: PLC0415
+    import kafka
 
-    from histgen_lib.bus import _servers  # noqa: PLC0415
-    from histgen_lib.bus._kafka_client import connect  # noqa: PLC0415
+    from histgen_lib.bus import _servers
+    from histgen_lib.bus._kafka_client import connect
 
     try:
         connect(kafka.KafkaAdminClient, settings, _servers(settings)).close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run `histgen` with this process's arguments and leave with its exit code."""
-    import io  # noqa: PLC0415 - this package stays empty for those who import one of its modules
-    import sys  # noqa: PLC0415
+    import io
+    import sys
 
-    from histgen_lib.cli.app import run  # noqa: PLC0415
+    from histgen_lib.cli.app import run
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are no UTF-8

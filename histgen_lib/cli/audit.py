@@ -12,7 +12,7 @@ from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from histgen_lib.worker.audit import Entry, Verdict
+    from histgen_lib.catalogue.audit import Entry, Verdict
 
 BROKEN = 1
 _SAID = {
@@ -48,7 +48,7 @@ def show(
 
       histgen audit show --action replayed --json
     """
-    from histgen_lib.worker.audit import Entry, entries  # noqa: PLC0415 - only what is used
+    from histgen_lib.catalogue.audit import Entry, entries
 
     held = reach(home, store=store, store_endpoint=store_endpoint).store()
     read = (Entry.from_bytes(data) for _, data in entries(held))
@@ -91,7 +91,7 @@ def verify(
 
       histgen audit verify --expect 42:5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8
     """
-    from histgen_lib.worker.audit import verify as read  # noqa: PLC0415 - as above
+    from histgen_lib.catalogue.audit import verify as read
 
     expected = dict(map(_end, expect or []))
     verdict = read(reach(home, store=store, store_endpoint=store_endpoint).store(), expected=expected)

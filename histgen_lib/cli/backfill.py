@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from histgen_lib.access.finding import LeftOut, counted
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
 from histgen_lib.cli.service_code import service_code
 from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.cli.submit import SOME_FAILED, exit_code
-from histgen_lib.slides.finding import LeftOut, counted
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
+    from histgen_lib.client.connection import Connection
 
 _MOST_NAMED = 10
 _SAID = {
@@ -57,7 +57,7 @@ def backfill(
 
       histgen backfill s3://scans/2024 --dry-run --json
     """
-    from histgen_lib.worker.stopping import Stop, stopped_by_signals  # noqa: PLC0415 - as late as the rest
+    from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 
     gateway, backfilling = service_code("gateway.settings"), service_code("gateway.backfill")
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)

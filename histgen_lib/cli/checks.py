@@ -72,7 +72,7 @@ def _python() -> Check:
 
 
 def _openslide() -> Check:
-    import openslide  # noqa: PLC0415 - its absence is a finding, not a crash
+    import openslide
 
     return Check(
         "openslide", "pass", f"library {openslide.__library_version__}, bindings {openslide.__version__}"
@@ -80,7 +80,7 @@ def _openslide() -> Check:
 
 
 def _onnxruntime() -> Check:
-    import onnxruntime  # noqa: PLC0415 - as above
+    import onnxruntime
 
     providers = ", ".join(
         name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
@@ -90,9 +90,9 @@ def _onnxruntime() -> Check:
 
 def _model(folder: Path) -> Check:
     """Files are there, and the encoder's weights are those that config.json names."""
-    from histgen_lib.files import sha256_file  # noqa: PLC0415
-    from histgen_lib.models.histgen.folder import TILE_ENCODER_WEIGHTS  # noqa: PLC0415
-    from histgen_lib.pipeline import load_model  # noqa: PLC0415
+    from histgen_lib.files import sha256_file
+    from histgen_lib.models.histgen.folder import TILE_ENCODER_WEIGHTS
+    from histgen_lib.pipeline import load_model
 
     model = load_model(folder)
     weights = model.folder.path / TILE_ENCODER_WEIGHTS
@@ -113,10 +113,10 @@ def _model(folder: Path) -> Check:
 
 def _model_run(folder: Path) -> Check:
     """Load the networks and send one grey tile through both."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from histgen_lib.inference import OnnxServer  # noqa: PLC0415
-    from histgen_lib.pipeline import load_model  # noqa: PLC0415
+    from histgen_lib.inference import OnnxServer
+    from histgen_lib.pipeline import load_model
 
     model, server = load_model(folder), OnnxServer(folder, threads=1)
     width = model.folder.histgen.input_dim
@@ -136,7 +136,7 @@ def _model_run(folder: Path) -> Check:
 
 
 def _memory() -> Check:
-    from histgen_lib.worker.memory import machine_bytes  # noqa: PLC0415 - only where it is asked for
+    from histgen_lib.worker.memory import machine_bytes
 
     total = machine_bytes() / _GIB
     if total < 2:
@@ -182,7 +182,7 @@ def _kafka() -> Check:
 
 def _triton() -> Check:
     """Look for the server, and for a numpy with which its answers would be empty."""
-    from histgen_lib.stack.inference import has_triton  # noqa: PLC0415
+    from histgen_lib.stack.inference import has_triton
 
     _, home = server_places()
     if not has_triton(home):
@@ -212,7 +212,7 @@ def _train_extra() -> Check:
 
 
 def _gpu() -> Check:
-    import onnxruntime  # noqa: PLC0415 - as above
+    import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return Check("gpu", "pass", "ONNX Runtime can use CUDA")

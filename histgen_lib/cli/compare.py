@@ -86,9 +86,9 @@ def compare(
       --out runs/comparison --model corrected=model
     """
     need_train_extra("histgen compare")
-    from histgen_lib.training import ComparisonSettings  # noqa: PLC0415 - torch
-    from histgen_lib.training import compare as run  # noqa: PLC0415
-    from histgen_lib.training import preset as make_settings  # noqa: PLC0415
+    from histgen_lib.training import ComparisonSettings
+    from histgen_lib.training import compare as run
+    from histgen_lib.training import preset as make_settings
 
     stated = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     base = make_settings(
@@ -128,7 +128,7 @@ def given_models(arguments: Sequence[str]) -> dict[Variant, Path]:
 
 def score(drafted: Sequence[DraftedSlide], truth: Path | None, bootstrap: int) -> dict[str, Figure]:
     """Figures of one variant's drafts, in the order of the table."""
-    from histgen_lib.evaluation import Pair, evaluate_pairs  # noqa: PLC0415
+    from histgen_lib.evaluation import Pair, evaluate_pairs
 
     pairs = [Pair(slide.case.id, slide.case.report, slide.draft["text"]) for slide in drafted]
     result = evaluate_pairs(pairs, bootstrap=bootstrap, with_meteor=False)
@@ -153,7 +153,7 @@ def _evidence_figures(
     drafted: Sequence[DraftedSlide], truth: Path | None, bootstrap: int
 ) -> dict[str, Figure]:
     """Hit rates of the strongest tiles and what blind choice would reach; {} without truth or evidence."""
-    from histgen_lib.evaluation import cases_from_draft, evidence_hit_rate  # noqa: PLC0415
+    from histgen_lib.evaluation import cases_from_draft, evidence_hit_rate
 
     cases = [
         case
@@ -170,13 +170,13 @@ def _evidence_figures(
 
 
 def _figure(estimate: Estimate, count: int = 0, *, share: bool = True) -> Figure:
-    from histgen_lib.training import Figure  # noqa: PLC0415
+    from histgen_lib.training import Figure
 
     return Figure(estimate.value, estimate.low, estimate.high, count, share)
 
 
 def _write(rows: Sequence[Row], table: Path, split: str, bootstrap: int) -> None:
-    from histgen_lib.training.comparison_table import render  # noqa: PLC0415
+    from histgen_lib.training.comparison_table import render
 
     facts = {"Slides scored": f"{rows[0].slides}, split {split!r}"}
     if bootstrap:
@@ -197,7 +197,7 @@ def _relative(argument: str) -> str:
 
 
 def _say(rows: Sequence[Row], table: Path, told: CasesTold, *, as_json: bool) -> None:
-    from histgen_lib.training.comparison_table import to_dict  # noqa: PLC0415
+    from histgen_lib.training.comparison_table import to_dict
 
     if as_json:
         emit_json({"table": str(table), "variants": to_dict(rows), "cases": told.to_dict()})

@@ -41,8 +41,8 @@ def show(
 
 
 def _print(values: dict[str, Any], origins: dict[str, str], meanings: dict[str, str]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("Setting", "Value", "From", "Meaning", box=None, pad_edge=False)
     for name, value in values.items():

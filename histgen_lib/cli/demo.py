@@ -19,12 +19,12 @@ from histgen_lib.cli.stream_options import server_places
 from histgen_lib.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.following import Ended, Picture
-    from histgen_lib.stack.home import StackHome
+    from histgen_lib.client.following import Ended, Picture
+    from histgen_lib.client.home import StackHome
+    from histgen_lib.runtime.stopping import Stop
     from histgen_lib.stack.local import LocalStack
     from histgen_lib.stack.settings import StackSettings
     from histgen_lib.storage import ObjectStore
-    from histgen_lib.worker import Stop
 
 UNSEEN_SEED = 2026_11
 """Never used in training: the demo model has not seen these slides."""
@@ -73,8 +73,8 @@ def demo(
 
       histgen demo --slides ../scans --broker kafka
     """
-    from histgen_lib.stack.settings import StackSettings  # noqa: PLC0415 - only when it is started
-    from histgen_lib.storage import StorageSettings, open_store  # noqa: PLC0415
+    from histgen_lib.stack.settings import StackSettings
+    from histgen_lib.storage import StorageSettings, open_store
 
     home = _fresh_home(out_dir / "stack")
     dropped = [*draw(out_dir / "world", count, seed), *given(slides or [])]
@@ -100,7 +100,7 @@ def demo(
 
 def _fresh_home(folder: Path) -> StackHome:
     """Remove what an earlier demo left; a folder that no demo made is left alone."""
-    from histgen_lib.stack.home import StackHome  # noqa: PLC0415
+    from histgen_lib.client.home import StackHome
 
     home = StackHome(folder)
     if home.folder.exists() and not home.running():
@@ -118,8 +118,8 @@ def _run(
     settings: StackSettings, store: ObjectStore, dropped: Sequence[Dropped]
 ) -> tuple[dict[str, Ended], float, float]:
     """Run the stack until each slide has ended; return the ends, and how long it took to start and to end."""
-    from histgen_lib.stack.local import LocalStack  # noqa: PLC0415 - only when it is started
-    from histgen_lib.worker.stopping import Stop, Stopped, stopped_by_signals  # noqa: PLC0415
+    from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
+    from histgen_lib.stack.local import LocalStack
 
     began = time.monotonic()
     with stopped_by_signals(Stop()) as stop, err().status("Starting the stack …") as status:
@@ -147,11 +147,11 @@ def _follow(
     stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped], stop: Stop
 ) -> dict[str, Ended]:
     """Drop the slides and watch until each has ended. Raises Stopped."""
-    from rich.live import Live  # noqa: PLC0415 - only where it is drawn
+    from rich.live import Live
 
-    from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
-    from histgen_lib.stack.following import Follower  # noqa: PLC0415
-    from histgen_lib.stack.sight import StoreSight  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import LiveView, say_ended
+    from histgen_lib.client.following import Follower
+    from histgen_lib.client.sight import StoreSight
 
     follower, console = Follower(StoreSight(store), stack.home.run_dir), err()
     follower.look()
@@ -208,7 +208,7 @@ class _Still:
 
 
 def _row(slide: Dropped, ended: Ended, store: ObjectStore) -> dict[str, Any]:
-    from histgen_lib.cli.stream_view import failure_of, place_of  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import failure_of, place_of
 
     draft, failure = ended.slide.draft, failure_of(ended.slide)
     fields = draft.fields if draft else {}

@@ -27,8 +27,8 @@ def print_results(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any])
 
 
 def _print_draft(row: Mapping[str, Any]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("Draft", title=row["slide_id"], title_justify="left", min_width=_WIDTH)
     if row["report"] is None:
@@ -98,7 +98,7 @@ def _program() -> str:
 
 def _marked(draft: str, truth: str) -> Any:
     """Show in red the lines of the draft that the truth does not have."""
-    from rich.text import Text  # noqa: PLC0415 - only on a screen
+    from rich.text import Text
 
     true = {line.strip() for line in truth.splitlines()}
     lines = [Text(line, style="" if line.strip() in true else "bold red") for line in draft.splitlines()]

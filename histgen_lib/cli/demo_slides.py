@@ -25,8 +25,8 @@ class Dropped:
 
 def draw(world: Path, count: int, seed: int) -> list[Dropped]:
     """Draw slides into `world`; those that are there already are kept."""
-    from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
-    from histgen_lib.synth import generate  # noqa: PLC0415
+    from histgen_lib.cli.progress import progress_bar
+    from histgen_lib.synth import generate
 
     err().print(f"Drawing {count} slides that the model has never seen …", style="dim")
     with progress_bar("Drawing", "slides") as bar:
@@ -43,8 +43,8 @@ def draw(world: Path, count: int, seed: int) -> list[Dropped]:
 
 def given(slides: Sequence[str]) -> list[Dropped]:
     """Find the slides behind paths and globs; of several that are one to the gateway, the first."""
-    from histgen_lib.slides.parts import SLIDE_SUFFIXES  # noqa: PLC0415
-    from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415
+    from histgen_lib.client.submitting import slide_id_of
+    from histgen_lib.slides.parts import SLIDE_SUFFIXES
 
     found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
     named: dict[str, Dropped] = {}
@@ -67,7 +67,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
 
 def drop(slide: Path, inbox: Path) -> None:
     """Copy a slide with every file that belongs to it; its own file last, as scanners do."""
-    from histgen_lib.slides.source import stored_in  # noqa: PLC0415
+    from histgen_lib.slides.source import stored_in
 
     sidecars = [slide.with_name(f"{slide.name}.json"), slide.with_suffix(".json")]
     parts = [*(part for part in stored_in(slide) if part != slide), *sidecars, slide]

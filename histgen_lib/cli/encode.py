@@ -44,7 +44,7 @@ def encode(
       histgen encode scans/ --encoder runs/encoder --out bags --mpp 0.25
     """
     need_train_extra("histgen encode")
-    from histgen_lib.training import EncodeSettings, encode_slides  # noqa: PLC0415 - torch
+    from histgen_lib.training import EncodeSettings, encode_slides
 
     result = encode_slides(EncodeSettings(expand(slides), model_folder(encoder), out_dir, mpp, workers))
     if as_json:

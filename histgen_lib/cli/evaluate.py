@@ -84,8 +84,8 @@ def evaluate(
 
       histgen evaluate --csv scores/predictions.csv --id-column id --tokenize ptb
     """
-    from histgen_lib.cli.scoring import ModelRun, run_model, write_tables  # noqa: PLC0415
-    from histgen_lib.evaluation import RegParts, evaluate_pairs, read_pairs_csv  # noqa: PLC0415
+    from histgen_lib.cli.scoring import ModelRun, run_model, write_tables
+    from histgen_lib.evaluation import RegParts, evaluate_pairs, read_pairs_csv
 
     _check(csv, annotation, bags, slides)
     run = None
@@ -140,7 +140,7 @@ def _check(csv: Path | None, annotation: Path | None, bags: Path | None, slides:
 
 
 def _print(result: EvaluationResult, content: dict[str, Any]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
+    from rich.table import Table
 
     table = Table("Metric", "Value", "95 % interval", title=f"{result.pairs} reports", title_justify="left")
     rows = [(name, estimate) for name, estimate in content["metrics"].items()]

@@ -36,7 +36,7 @@ def export(
 
       histgen export runs/mine --target local --out model_repository
     """
-    from histgen_lib.export import export_local  # noqa: PLC0415 - only where it is done
+    from histgen_lib.export import export_local
 
     repository = export_local(model_folder(folder), out_dir)
     models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))

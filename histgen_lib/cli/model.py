@@ -33,7 +33,7 @@ def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
 
       histgen model info runs/mine --json
     """
-    from histgen_lib.models.histgen.folder import open_model_folder  # noqa: PLC0415 - only when a model is read
+    from histgen_lib.models.histgen.folder import open_model_folder
 
     facts = _facts(open_model_folder(model_folder(folder)))
     if as_json:
@@ -96,7 +96,7 @@ def import_official(
       --prototype-num 512 --out models/official
     """
     need_train_extra("histgen model import-official")
-    from histgen_lib.cli.importing import OfficialSource, import_weights  # noqa: PLC0415 - torch
+    from histgen_lib.cli.importing import OfficialSource, import_weights
 
     source = OfficialSource(
         checkpoint=checkpoint,
@@ -133,7 +133,7 @@ def export(
       histgen model export runs/mine
     """
     need_train_extra("histgen model export")
-    from histgen_lib.export import to_onnx  # noqa: PLC0415 - torch
+    from histgen_lib.export import to_onnx
 
     written = [str(path) for path in to_onnx(folder)]
     if as_json:
@@ -169,9 +169,9 @@ def measure(
       histgen model measure runs/mine --annotation world/annotation.json --truth world/truth --bags bags
     """
     need_train_extra("histgen model measure")
-    from histgen_lib.cli.scoring import ModelRun, run_model  # noqa: PLC0415 - only when a model is run
-    from histgen_lib.evaluation import evidence_figures  # noqa: PLC0415
-    from histgen_lib.models.histgen.checkpoint import update_config  # noqa: PLC0415 - torch
+    from histgen_lib.cli.scoring import ModelRun, run_model
+    from histgen_lib.evaluation import evidence_figures
+    from histgen_lib.models.histgen.checkpoint import update_config
 
     drafts = run_model(ModelRun(folder, annotation, bags, None, truth, split, threads, bootstrap=0, seed=0))
     figures = evidence_figures(drafts.evidence)
@@ -184,8 +184,8 @@ def measure(
 
 
 def _facts(model: ModelFolder) -> dict[str, Any]:
-    from histgen_lib.files import sha256_file  # noqa: PLC0415
-    from histgen_lib.models.histgen.folder import FILES  # noqa: PLC0415
+    from histgen_lib.files import sha256_file
+    from histgen_lib.models.histgen.folder import FILES
 
     files = [model.path / name for name in FILES if (model.path / name).is_file()]
     calibration = model.section("calibration")
@@ -210,7 +210,7 @@ def _facts(model: ModelFolder) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
+    from rich.table import Table
 
     console = out()
     kind = (
@@ -239,9 +239,9 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _print_checks(checks: Sequence[EvidenceCheck]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
+    from rich.table import Table
 
-    from histgen_lib.reports.notices import percent  # noqa: PLC0415
+    from histgen_lib.reports.notices import percent
 
     table = Table("Field", "Strongest tile shows it", "At least (95 %)", "Shown as evidence", box=None)
     for check in checks:

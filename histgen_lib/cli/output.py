@@ -120,13 +120,13 @@ def confidence_word(confidence: float | None) -> str:
 
 
 def _console(*, stderr: bool) -> Console:
-    from histgen_lib.cli.terminal import PlainConsole  # noqa: PLC0415 - rich takes a tenth of a second
+    from histgen_lib.cli.terminal import PlainConsole
 
     return PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def _place_of(error: Exception) -> str:
     """Say where it was raised; what it says may quote from a slide or a report."""
-    from histgen_lib.telemetry.log import frames  # noqa: PLC0415 - only for what nobody had foreseen
+    from histgen_lib.telemetry.log import frames
 
     return "".join(f" at {place}" for place in list(frames(error))[-1:])

@@ -13,7 +13,7 @@ from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reac
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
+    from histgen_lib.client.connection import Connection
 
 DAYS = 90.0
 _WHAT = {
@@ -59,7 +59,7 @@ def prune(
 
       histgen prune --older-than seen=30,letters=30 --yes
     """
-    from histgen_lib.stack.pruning import read_retention  # noqa: PLC0415 - only where it is asked for
+    from histgen_lib.catalogue.pruning import read_retention
 
     days = read_retention(older_than)
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
@@ -84,8 +84,8 @@ def prune(
 def _pruned(
     connection: Connection, days: Mapping[str, float], *, dry_run: bool
 ) -> dict[str, tuple[int, int]]:
-    from histgen_lib.stack.pruning import prune as run  # noqa: PLC0415 - as above
-    from histgen_lib.stack.pruning import tally  # noqa: PLC0415
+    from histgen_lib.catalogue.pruning import prune as run
+    from histgen_lib.catalogue.pruning import tally
 
     with err().status("Looking …" if dry_run else "Removing …"):
         return tally(run(connection.store(), connection.bus, days, dry_run=dry_run))

@@ -14,9 +14,9 @@ from histgen_lib.cli.submit import exit_code
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.states import SlideState
-    from histgen_lib.worker.replay import Replayed
+    from histgen_lib.catalogue.replay import Replayed
+    from histgen_lib.catalogue.states import SlideState
+    from histgen_lib.client.connection import Connection
 
 
 def replay(
@@ -95,8 +95,8 @@ def replay(
 
 
 def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
-    from histgen_lib.bus import open_publisher  # noqa: PLC0415 - as below
-    from histgen_lib.stack.resending import resend, unfinished  # noqa: PLC0415
+    from histgen_lib.bus import open_publisher
+    from histgen_lib.catalogue.resending import resend, unfinished
 
     told = []
     with ExitStack() as held:
@@ -124,8 +124,8 @@ def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] | None) -> Iterable[Replayed]:
-    from histgen_lib.bus import open_publisher  # noqa: PLC0415 - only where something is replayed
-    from histgen_lib.worker.replay import replay as run  # noqa: PLC0415
+    from histgen_lib.bus import open_publisher
+    from histgen_lib.catalogue.replay import replay as run
 
     told = set()
     with closing(open_publisher(connection.need_bus())) as publisher:
@@ -141,7 +141,7 @@ def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] |
 def _would_replay(
     connection: Connection, code: str | None, event_ids: Sequence[str] | None
 ) -> Iterable[Replayed]:
-    from histgen_lib.worker.replay import choose  # noqa: PLC0415 - as above
+    from histgen_lib.catalogue.replay import choose
 
     return choose(connection.store(), code=code, event_ids=event_ids)
 

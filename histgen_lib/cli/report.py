@@ -124,9 +124,9 @@ def make_job(
     overwrite: bool = False,
 ) -> Job:
     """Load the model once for all slides."""
-    from histgen_lib.inference import OnnxServer  # noqa: PLC0415 - ONNX Runtime only when slides are read
-    from histgen_lib.pipeline import load_model  # noqa: PLC0415
-    from histgen_lib.pipeline.outputs import OutputPlaces  # noqa: PLC0415
+    from histgen_lib.inference import OnnxServer
+    from histgen_lib.pipeline import load_model
+    from histgen_lib.pipeline.outputs import OutputPlaces
 
     loaded = load_model(model_folder(model))
     server = OnnxServer(loaded.folder.path, threads=threads)
@@ -166,7 +166,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 def print_draft(result: Result) -> None:
     """Print a draft as draft.txt has it, and where its files are."""
-    from histgen_lib.reports.render_text import to_text  # noqa: PLC0415 - pydantic only when there is a draft
+    from histgen_lib.reports.renderers.text import to_text
 
     console = out()
     console.rule(result.slide_id, style="dim", align="left")
@@ -182,7 +182,7 @@ def print_draft(result: Result) -> None:
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     """Print one line a slide."""
-    from rich.table import Table  # noqa: PLC0415 - only on a screen
+    from rich.table import Table
 
     table = Table("Slide", "Draft", "Confidence", "Note", title="Summary", title_justify="left")
     for outcome in outcomes:
@@ -202,8 +202,8 @@ def _check(paths: Sequence[Path], bag: Path | None) -> None:
 
 
 def _draft(path: Path, job: Job, title: str) -> Outcome:
-    from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
-    from histgen_lib.pipeline import report_bag, report_slide  # noqa: PLC0415
+    from histgen_lib.cli.progress import progress_bar
+    from histgen_lib.pipeline import report_bag, report_slide
 
     common: dict[str, Any] = {
         "model": job.model,

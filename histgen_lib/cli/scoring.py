@@ -27,7 +27,7 @@ from histgen_lib.evaluation import (
 from histgen_lib.files import write_atomic
 from histgen_lib.inference import InferenceServer, OnnxServer
 from histgen_lib.pipeline import ReportModel, bag_to_draft, load_model, scan_to_bag
-from histgen_lib.pipeline.draft import bags_to_case_draft
+from histgen_lib.pipeline.draft.draft import bags_to_case_draft
 from histgen_lib.pipeline.provenance import Part
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import open_slide

@@ -6,9 +6,9 @@ import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from histgen_lib.access.finding import find_slides, looked_for, summary
 from histgen_lib.cli.output import err
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.finding import find_slides, looked_for, summary
 
 BAG_SUFFIXES = frozenset({".parquet", ".h5", ".pt"})
 
@@ -71,6 +71,6 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _holds_dicom(folder: Path) -> bool:
     """Whether a folder whose files are not called as slides are holds a DICOM series."""
-    from histgen_lib.slides.source import is_dicom  # noqa: PLC0415 - for folders of strange names only
+    from histgen_lib.slides.source import is_dicom
 
     return any(is_dicom(path) for path in folder.iterdir() if path.is_file())

@@ -27,10 +27,10 @@ from histgen_lib.events import SlideScanned
 from histgen_lib.names import printable
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.following import Picture
-    from histgen_lib.stack.standing import Standing, Wanted
-    from histgen_lib.stack.states import SlideState
+    from histgen_lib.catalogue.states import SlideState
+    from histgen_lib.client.connection import Connection
+    from histgen_lib.client.following import Picture
+    from histgen_lib.client.standing import Standing, Wanted
     from histgen_lib.storage import ObjectInfo, ObjectStore
 
 ROWS = 60
@@ -86,7 +86,7 @@ def status(
 
       histgen status --store s3://lab/histgen --store-endpoint http://minio:9000
     """
-    from histgen_lib.stack.standing import UNFINISHED, Wanted, standing  # noqa: PLC0415 - only of a stream
+    from histgen_lib.client.standing import UNFINISHED, Wanted, standing
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
     if slide_id is not None:
@@ -109,7 +109,7 @@ def _reading() -> AbstractContextManager[object]:
 
 def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
     """Print one document, the slides of which are written as they are read."""
-    from histgen_lib.cli.stream_view import picture_json, slide_json  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import picture_json, slide_json
 
     told = {name: value for name, value in picture_json(found.picture, store).items() if name != "slides"}
     told["page"] = {"number": wanted.page, "limit": wanted.limit, "slides": found.total}
@@ -123,7 +123,7 @@ def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
 
 
 def _table(found: Standing, wanted: Wanted) -> None:
-    from histgen_lib.cli.stream_view import slides_table, tally  # noqa: PLC0415 - rich only on a screen
+    from histgen_lib.cli.stream_view import slides_table, tally
 
     shown = 0
     while rows := list(islice(found.slides, _TOGETHER)):
@@ -142,7 +142,7 @@ def _rest(found: Standing, wanted: Wanted, shown: int) -> str:
 
 def _remark(found: Standing, connection: Connection) -> None:
     """Say what keeps the answer from being as fresh or as whole as it should be."""
-    from histgen_lib.cli.stream_view import NOT_WHOLE  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import NOT_WHOLE
 
     said = []
     if not found.picture.whole:
@@ -156,8 +156,8 @@ def _remark(found: Standing, connection: Connection) -> None:
 
 
 def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
-    from histgen_lib.cli.stream_view import slide_json  # noqa: PLC0415
-    from histgen_lib.stack.standing import originals_of, slide_states  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import slide_json
+    from histgen_lib.client.standing import originals_of, slide_states
 
     store = connection.store()
     try:
@@ -204,7 +204,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
 
 def _examined(state: SlideState, store: ObjectStore) -> SlideState:
     """Look at every object of a slide, and not only at what tells where it stands."""
-    from histgen_lib.stack.verifying import check_slide  # noqa: PLC0415 - reads what was made of pixels
+    from histgen_lib.catalogue.verifying import check_slide
 
     data = state.event.data if state.event else None
     of_case = data.case_id if isinstance(data, SlideScanned) and data.case_slides else None
@@ -213,7 +213,7 @@ def _examined(state: SlideState, store: ObjectStore) -> SlideState:
 
 def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure]:
     """Say which reports lie, or are pointed to, where a slide's own should be, and are not shown as its."""
-    from histgen_lib.stack.overview import Overview  # noqa: PLC0415 - only of a stream
+    from histgen_lib.catalogue.overview import Overview
 
     overview = Overview(store)
     scans = [state.event.data for state in states if state.event]
@@ -239,8 +239,8 @@ def _unknown(slide_id: str) -> InvalidInputError:
 
 def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
     """List every object of these slides."""
-    from histgen_lib.pipeline.keys import DRAFT_JSON, contents_prefix, owner_key  # noqa: PLC0415
-    from histgen_lib.worker.dead_letter import letter_key  # noqa: PLC0415
+    from histgen_lib.catalogue.dead_letter import letter_key
+    from histgen_lib.catalogue.keys import DRAFT_JSON, contents_prefix, owner_key
 
     slides = sorted({state.slide_id for state in states})
     told = [state.event.data for state in states if state.event]
@@ -258,7 +258,7 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
 
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
     """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
-    from histgen_lib.pipeline.keys import ATTEMPTS  # noqa: PLC0415 - only of a stream
+    from histgen_lib.catalogue.keys import ATTEMPTS
 
     events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
@@ -274,9 +274,9 @@ def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore
 
 
 def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> None:
-    from rich.text import Text  # noqa: PLC0415 - only on a screen
+    from rich.text import Text
 
-    from histgen_lib.cli.stream_view import STYLES, place_of, waiting_for  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import STYLES, place_of, waiting_for
 
     worker = picture.busy.get(state.slide_id)
     said = f"in hand of the {worker.name}" if worker and not state.ended else waiting_for(state)

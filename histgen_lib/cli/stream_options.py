@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
+    from histgen_lib.client.connection import Connection
 
 Home = Annotated[
     Path | None,
@@ -57,8 +57,8 @@ def reach(
     gateway: str | None = None,
 ) -> Connection:
     """Find the stack that is meant, whose files are nobody else's; see `stack.connection.connect`."""
-    from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415 - only for commands of the stream
-    from histgen_lib.stack.connection import Stated, connect  # noqa: PLC0415
+    from histgen_lib.client.connection import Stated, connect
+    from histgen_lib.secret import OWNER_ONLY
 
     os.umask(OWNER_ONLY)
     return connect(Stated(home, store, store_endpoint, bus, gateway), os.environ)
@@ -66,7 +66,7 @@ def reach(
 
 def server_places() -> tuple[Path, Path]:
     """Say where Kafka's jars and Triton's environment are: $HISTGEN_KAFKA_LIBS, $HISTGEN_TRITON_HOME."""
-    from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME  # noqa: PLC0415
+    from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
 
     kafka, triton = os.environ.get("HISTGEN_KAFKA_LIBS"), os.environ.get("HISTGEN_TRITON_HOME")
     return Path(kafka) if kafka else KAFKA_LIBS, Path(triton) if triton else TRITON_HOME

@@ -17,9 +17,9 @@ from histgen_lib.cli.progress import STAGES
 from histgen_lib.names import printable
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.following import Ended, Picture
-    from histgen_lib.stack.states import SlideState
-    from histgen_lib.stack.workers import WorkerState
+    from histgen_lib.catalogue.states import SlideState
+    from histgen_lib.client.following import Ended, Picture
+    from histgen_lib.client.workers import WorkerState
     from histgen_lib.storage import ObjectStore
 
 STATES = {

@@ -15,9 +15,9 @@ from histgen_lib.cli.stream_options import Gateway, Home, Store, StoreEndpoint, 
 from histgen_lib.errors import FatalError, HistgenError
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.states import SlideState
-    from histgen_lib.stack.submitting import Receipt
+    from histgen_lib.catalogue.states import SlideState
+    from histgen_lib.client.connection import Connection
+    from histgen_lib.client.submitting import Receipt
     from histgen_lib.storage import ObjectStore
 
 SOME_FAILED = 1
@@ -40,7 +40,7 @@ class Handed:
     @property
     def copy(self) -> str:
         """What the slide would be called by its file, if it is a copy of one with another name."""
-        from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
+        from histgen_lib.client.submitting import slide_id_of
 
         name = slide_id_of(self.slide)
         return name if self.receipt and self.receipt.slide_id != name else ""
@@ -111,8 +111,8 @@ def _named(slides: Sequence[str]) -> list[str]:
 def _hand_over(
     connection: Connection, slides: Sequence[str], mpp: float | None, case: str | None
 ) -> list[Handed]:
-    from histgen_lib.stack.submitting import slide_id_of  # noqa: PLC0415 - only where slides are submitted
-    from histgen_lib.stack.submitting import submit as hand  # noqa: PLC0415
+    from histgen_lib.client.submitting import slide_id_of
+    from histgen_lib.client.submitting import submit as hand
 
     gateway, token = connection.need_gateway(), connection.token()
     together = (case, [slide_id_of(slide) for slide in slides]) if case is not None else None
@@ -141,8 +141,8 @@ def _say_handed(handed: Sequence[Handed]) -> None:
 
 
 def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) -> None:
-    from histgen_lib.cli.stream_view import failure_of, tally  # noqa: PLC0415
-    from histgen_lib.stack.submitting import wait_for  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import failure_of, tally
+    from histgen_lib.client.submitting import wait_for
 
     store = connection.store()
     with err().status("Waiting …") as status:
@@ -160,7 +160,7 @@ def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) ->
 
 
 def _say_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> None:
-    from histgen_lib.cli.stream_view import ending, failure_of, place_of  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import ending, failure_of, place_of
 
     for copy in copies:
         out().print(f"{copy} is a copy of {slide.slide_id}: the same bytes, the same slide.", soft_wrap=True)
@@ -181,7 +181,7 @@ def _say_failed(slide: str, failure: Failure | None) -> None:
 
 
 def _to_dict(one: Handed, store: ObjectStore) -> dict[str, Any]:
-    from histgen_lib.cli.stream_view import slide_json  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import slide_json
 
     return {
         "slide": one.slide,

@@ -38,8 +38,8 @@ def synth(
 
       histgen synth --count 10 --seed 3 --split test --out held-out
     """
-    from histgen_lib.cli.progress import progress_bar  # noqa: PLC0415 - rich only when there is work
-    from histgen_lib.synth import generate  # noqa: PLC0415
+    from histgen_lib.cli.progress import progress_bar
+    from histgen_lib.synth import generate
 
     with progress_bar("Drawing", "slides") as bar:
         annotation = generate(

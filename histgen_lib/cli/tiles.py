@@ -43,8 +43,8 @@ def tiles(
 
       histgen tiles scans/ --out preview --min-tissue 0.3 --json
     """
-    from histgen_lib.pipeline.outputs import OutputPlaces  # noqa: PLC0415 - OpenSlide only for slides
-    from histgen_lib.slides import TilingSettings  # noqa: PLC0415
+    from histgen_lib.pipeline.outputs import OutputPlaces
+    from histgen_lib.slides import TilingSettings
 
     settings = TilingSettings(tile_px, tile_mpp, overlap_px, min_tissue)
     places = OutputPlaces(out_dir, ".tiles.png")
@@ -68,8 +68,8 @@ def tiles(
 
 
 def _preview(path: Path, places: OutputPlaces, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
-    from histgen_lib.pipeline.pictures import sharp_overview  # noqa: PLC0415
-    from histgen_lib.slides import assess_quality, open_slide, plan_grid  # noqa: PLC0415
+    from histgen_lib.pipeline.pictures import sharp_overview
+    from histgen_lib.slides import assess_quality, open_slide, plan_grid
 
     with open_slide(path, mpp=mpp) as slide:
         target = places.claim(slide.slide_id, path)
@@ -81,8 +81,8 @@ def _preview(path: Path, places: OutputPlaces, mpp: float | None, settings: Tili
 
 def draw_preview(thumbnail: NDArray[np.uint8], slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
     """Scale the thumbnail to PREVIEW_PX, dim the glass and outline each tile: uint8[h, w, 3] RGB."""
-    import cv2  # noqa: PLC0415 - OpenCV only where a preview is drawn
-    import numpy as np  # noqa: PLC0415
+    import cv2
+    import numpy as np
 
     scale = PREVIEW_PX / max(slide.size)
     width, height = (max(1, round(side * scale)) for side in slide.size)
@@ -97,9 +97,9 @@ def draw_preview(thumbnail: NDArray[np.uint8], slide: Slide, grid: TileGrid) -> 
 
 
 def _write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
-    from histgen_lib.files import atomic_path  # noqa: PLC0415
+    from histgen_lib.files import atomic_path
 
     with atomic_path(path) as temporary:
         Image.fromarray(rgb).save(temporary, "PNG")
@@ -124,7 +124,7 @@ def _facts(path: Path, slide: Slide, grid: TileGrid, quality: QualityReport, pic
 
 
 def _say(facts: dict[str, Any]) -> None:
-    from histgen_lib.reports.notices import quality_sentence  # noqa: PLC0415
+    from histgen_lib.reports.notices import quality_sentence
 
     console = out()
     width, height = facts["size_px"]

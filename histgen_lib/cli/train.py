@@ -93,8 +93,8 @@ def train(
       --out model
     """
     need_train_extra("histgen train")
-    from histgen_lib.training import preset as make_settings  # noqa: PLC0415 - torch
-    from histgen_lib.training import train as run  # noqa: PLC0415
+    from histgen_lib.training import preset as make_settings
+    from histgen_lib.training import train as run
 
     bags, encoder = _bags(bags, slides, encoder, out_dir)
     chosen: dict[str, Any] = {
@@ -139,7 +139,7 @@ def _bags(
         )
     if bags is not None:
         return bags, encoder
-    from histgen_lib.training import EncodeSettings, encode_slides  # noqa: PLC0415 - torch
+    from histgen_lib.training import EncodeSettings, encode_slides
 
     assert slides is not None
     chosen = model_folder(encoder)
@@ -153,7 +153,7 @@ def _bags(
 
 
 def _finish(result: TrainResult, told: CasesTold, as_json: bool) -> None:
-    from histgen_lib.export import to_onnx  # noqa: PLC0415 - torch
+    from histgen_lib.export import to_onnx
 
     to_onnx(result.folder)
     if as_json:

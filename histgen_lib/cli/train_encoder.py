@@ -39,7 +39,7 @@ def train_encoder(
       histgen train-encoder --world world --out runs/encoder
     """
     need_train_extra("histgen train-encoder")
-    from histgen_lib.training import TileTrainSettings, train_tile_encoder  # noqa: PLC0415 - torch
+    from histgen_lib.training import TileTrainSettings, train_tile_encoder
 
     chosen: dict[str, Any] = {
         "dim": dim,

@@ -26,9 +26,9 @@ _log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from histgen_lib.runtime.stopping import Stop
     from histgen_lib.stack.local import LocalStack, News
     from histgen_lib.stack.settings import StackSettings
-    from histgen_lib.worker import Stop
 
 _FROZEN_S, _LEAST_FROZEN_S, _MOST_FROZEN_S = 60.0, 10.0, 86400.0
 _WAIT_S = 60.0
@@ -112,8 +112,8 @@ def up(
 
       histgen up --broker kafka --store s3://lab/histgen --store-endpoint http://minio:9000
     """
-    from histgen_lib.stack.home import default_home  # noqa: PLC0415 - only when a stack is started
-    from histgen_lib.stack.settings import StackSettings  # noqa: PLC0415
+    from histgen_lib.client.home import default_home
+    from histgen_lib.stack.settings import StackSettings
 
     kafka_libs, triton_home = server_places()
     settings = StackSettings(
@@ -148,10 +148,10 @@ def _frozen_s(stated: float) -> float:
 
 
 def _run(settings: StackSettings, *, as_json: bool) -> None:
-    from histgen_lib.stack.children import OWNER_ONLY  # noqa: PLC0415
-    from histgen_lib.stack.local import LocalStack  # noqa: PLC0415
-    from histgen_lib.stack.notify import Notifier  # noqa: PLC0415
-    from histgen_lib.worker.stopping import STOP_SIGNALS, Stop, Stopped, stopped_by_signals  # noqa: PLC0415
+    from histgen_lib.runtime.stopping import STOP_SIGNALS, Stop, Stopped, stopped_by_signals
+    from histgen_lib.secret import OWNER_ONLY
+    from histgen_lib.stack.local import LocalStack
+    from histgen_lib.stack.notify import Notifier
 
     os.umask(OWNER_ONLY)
     systemd = Notifier(os.environ)
@@ -247,12 +247,12 @@ def headings(stack: LocalStack) -> list[str]:
 
 def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
     """Show what happens until it is to stop. Raises the error of a part that was given up."""
-    from rich.live import Live  # noqa: PLC0415 - only where it is drawn
+    from rich.live import Live
 
-    from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
-    from histgen_lib.stack.connection import Stated, connect  # noqa: PLC0415
-    from histgen_lib.stack.following import Follower  # noqa: PLC0415
-    from histgen_lib.stack.sight import sight_of  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import LiveView, say_ended
+    from histgen_lib.client.connection import Stated, connect
+    from histgen_lib.client.following import Follower
+    from histgen_lib.client.sight import sight_of
 
     lines = headings(stack)
     if not console.is_terminal:

@@ -16,10 +16,10 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.damage import Damage
-    from histgen_lib.stack.repairing import Repaired
-    from histgen_lib.stack.verification import Verification
+    from histgen_lib.catalogue.damage import Damage
+    from histgen_lib.catalogue.repairing import Repaired
+    from histgen_lib.catalogue.verification import Verification
+    from histgen_lib.client.connection import Connection
     from histgen_lib.storage import ObjectStore
 
 DAMAGED = 1
@@ -64,7 +64,7 @@ def verify(
 
       histgen verify --store s3://lab/histgen --metrics /var/lib/node_exporter/histgen.prom --json
     """
-    from histgen_lib.stack.verification import Verification  # noqa: PLC0415 - only where it is asked for
+    from histgen_lib.catalogue.verification import Verification
 
     if dry_run and not repair:
         raise InvalidInputError(
@@ -91,8 +91,8 @@ def _look(
     connection: Connection, store: ObjectStore, verification: Verification, *, as_json: bool
 ) -> list[Damage]:
     """Verify to the end; return all that is damaged, also what an earlier start has found."""
-    from histgen_lib.stack.damage import noted  # noqa: PLC0415 - as above
-    from histgen_lib.stack.recovery import slides_of  # noqa: PLC0415 - as above
+    from histgen_lib.catalogue.damage import noted
+    from histgen_lib.catalogue.recovery import slides_of
 
     if verification.resumed:
         err().print(f"Going on behind {printable(verification.progress.after)}.", soft_wrap=True)
@@ -125,9 +125,9 @@ def _progress(verification: Verification) -> Iterator[Any]:
 def _repair(
     connection: Connection, store: ObjectStore, *, dry_run: bool, as_json: bool
 ) -> Iterator[Repaired]:
-    from histgen_lib.bus import open_publisher  # noqa: PLC0415 - only where something is announced
-    from histgen_lib.stack.recovery import slides_of  # noqa: PLC0415 - as above
-    from histgen_lib.stack.repairing import Repair  # noqa: PLC0415 - as above
+    from histgen_lib.bus import open_publisher
+    from histgen_lib.catalogue.recovery import slides_of
+    from histgen_lib.catalogue.repairing import Repair
 
     with ExitStack() as held:
         publisher = None if dry_run else held.enter_context(closing(open_publisher(connection.need_bus())))
@@ -140,7 +140,7 @@ def _repair(
 
 
 def _say(repaired: Repaired, *, dry_run: bool) -> None:
-    from histgen_lib.stack.repairing import ANNOUNCED  # noqa: PLC0415 - as above
+    from histgen_lib.catalogue.repairing import ANNOUNCED
 
     key, verb = printable(repaired.damage.key), "would be" if dry_run else "is"
     if not repaired.done:
@@ -171,8 +171,8 @@ def _counts(verification: Verification) -> str:
 
 
 def _write_metrics(path: Path, verification: Verification) -> None:
-    from histgen_lib.stack.verifying import KINDS  # noqa: PLC0415 - as above
-    from histgen_lib.telemetry.verify_metrics import write_verification  # noqa: PLC0415
+    from histgen_lib.catalogue.verifying import KINDS
+    from histgen_lib.telemetry.verify_metrics import write_verification
 
     write_verification(path, finished_at=time.time(), kinds=KINDS, **verification.summary())
 
@@ -180,7 +180,7 @@ def _write_metrics(path: Path, verification: Verification) -> None:
 def _to_dict(
     verification: Verification, damages: list[Damage], repaired: list[Repaired] | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    from histgen_lib.pipeline.keys import ReportOwner  # noqa: PLC0415 - as above
+    from histgen_lib.catalogue.keys import ReportOwner
 
     done = {one.damage.key: one for one in repaired or ()}
     return {

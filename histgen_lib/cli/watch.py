@@ -10,8 +10,8 @@ from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
 
 if TYPE_CHECKING:
-    from histgen_lib.stack.connection import Connection
-    from histgen_lib.stack.following import Follower
+    from histgen_lib.client.connection import Connection
+    from histgen_lib.client.following import Follower
 
 LOOK_S = 0.5
 
@@ -34,13 +34,13 @@ def watch(
 
       histgen watch --once --json
     """
-    from histgen_lib.stack.following import Follower  # noqa: PLC0415 - only for commands of the stream
-    from histgen_lib.stack.sight import sight_of  # noqa: PLC0415
+    from histgen_lib.client.following import Follower
+    from histgen_lib.client.sight import sight_of
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
     follower = Follower(sight_of(connection), connection.run_dir)
     if as_json:
-        from histgen_lib.cli.stream_view import picture_json  # noqa: PLC0415
+        from histgen_lib.cli.stream_view import picture_json
 
         emit_json(picture_json(follower.look(), connection.store()))
     elif once:
@@ -50,16 +50,16 @@ def watch(
 
 
 def _once(follower: Follower, connection: Connection) -> None:
-    from histgen_lib.cli.stream_view import LiveView  # noqa: PLC0415 - rich only on a screen
+    from histgen_lib.cli.stream_view import LiveView
 
     out().print(LiveView(_headings(connection)).draw(follower.look()))
 
 
 def _follow(follower: Follower, connection: Connection) -> None:
-    from rich.live import Live  # noqa: PLC0415 - only where it is drawn
+    from rich.live import Live
 
-    from histgen_lib.cli.stream_view import LiveView, say_ended  # noqa: PLC0415
-    from histgen_lib.worker.stopping import Stop, stopped_by_signals  # noqa: PLC0415
+    from histgen_lib.cli.stream_view import LiveView, say_ended
+    from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 
     view, console = LiveView(_headings(connection)), out()
     with stopped_by_signals(Stop()) as stop:

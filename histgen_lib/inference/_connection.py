@@ -162,7 +162,7 @@ class Connection:
             client.close()
 
     def _call(self, call: Callable[[Any], T]) -> T:
-        from tritonclient.utils import InferenceServerException  # noqa: PLC0415 - gRPC only where it is used
+        from tritonclient.utils import InferenceServerException
 
         try:
             with self._in_use() as client:
@@ -185,7 +185,7 @@ class Connection:
                 self._calls -= 1
 
     def _opened(self) -> Any:
-        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415
+        from tritonclient.grpc import InferenceServerClient
 
         if self._client is None:
             self._check_owner()
@@ -214,7 +214,7 @@ class Connection:
 
 def _with_header(name: str, value: str) -> Any:
     """Make what tritonclient asks to complete each request."""
-    from tritonclient.grpc import InferenceServerClientPlugin  # noqa: PLC0415
+    from tritonclient.grpc import InferenceServerClientPlugin
 
     class _Header(InferenceServerClientPlugin):  # type: ignore[misc]
         def __call__(self, request: Any) -> None:

@@ -103,7 +103,7 @@ def _laid(model: ServedModel, name: str, value: npt.NDArray[Any], region: Region
 
 
 def _input(model: ServedModel, name: str, value: npt.NDArray[Any]) -> Any:
-    from tritonclient.grpc import InferInput  # noqa: PLC0415 - gRPC only where it is used
+    from tritonclient.grpc import InferInput
 
     spec = next(spec for spec in model.metadata.inputs if spec.name == name)
     dtype = "str" if value.dtype == object else value.dtype.name

@@ -30,10 +30,10 @@ def open_inference(
     "secret-exposed", "secret-unusable".
     """
     if url == IN_PROCESS:
-        from histgen_lib.inference._onnx import OnnxServer  # noqa: PLC0415 - one of the two is never needed
+        from histgen_lib.inference._onnx import OnnxServer
 
         return OnnxServer(model_folder, threads=threads)
-    from histgen_lib.inference._triton import TritonServer  # noqa: PLC0415
+    from histgen_lib.inference._triton import TritonServer
 
     secret = given_secret(secret_path) if secret_path else None
     digest = open_model_folder(model_folder).digest
@@ -42,7 +42,7 @@ def open_inference(
 
 def is_live(url: str) -> bool:
     """Ask a Triton, once and for a moment, whether it lives. Raises FatalError("inference-url")."""
-    from histgen_lib.inference._connection import CallFailedError, Connection  # noqa: PLC0415
+    from histgen_lib.inference._connection import CallFailedError, Connection
 
     connection = Connection(url)
     try:

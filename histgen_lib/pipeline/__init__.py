@@ -11,11 +11,11 @@ from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.pipeline.calibration import Calibration
-    from histgen_lib.pipeline.draft import bag_to_draft
-    from histgen_lib.pipeline.job import Result, report_bag, report_slide
+    from histgen_lib.pipeline.draft.draft import bag_to_draft
     from histgen_lib.pipeline.model import ReportModel, load_model
+    from histgen_lib.pipeline.one_slide import Result, report_bag, report_slide
     from histgen_lib.pipeline.progress import Progress, silent
-    from histgen_lib.pipeline.scan import Scan, scan_to_bag
+    from histgen_lib.pipeline.scan.scan import Scan, scan_to_bag
 
 __all__ = [
     "Calibration",

@@ -13,8 +13,8 @@ from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import place_in
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.render_json import from_json, to_json
-from histgen_lib.reports.render_text import to_text
+from histgen_lib.reports.renderers.draft_json import from_json, to_json
+from histgen_lib.reports.renderers.text import to_text
 
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML, BAG = "draft.json", "draft.txt", "draft.html", "bag.parquet"
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from histgen_lib import __version__
 from histgen_lib.bags import Bag
+from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.pipeline.model import ReportModel
-from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.reports.record import (
     SCHEMA_VERSION,
     EncoderProvenance,

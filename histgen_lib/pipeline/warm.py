@@ -14,7 +14,7 @@ from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.reports.pictures import heatmap_webp, thumbnail_webp, tile_uri
-from histgen_lib.reports.render_html import page_template
+from histgen_lib.reports.renderers.html import page_template
 
 
 def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
@@ -22,7 +22,7 @@ def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
 
     A server that is away is left for later. Raises the server's FatalErrors.
     """
-    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: F401, PLC0415 - OpenSlide
+    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: F401 - OpenSlide
 
     _ = model.folder.digest, model.folder.tokenizer
     _ = unpack_bag(pack_bag(_bag(model.folder.histgen.input_dim)), "a bag")

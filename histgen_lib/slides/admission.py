@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from histgen_lib.access.places import Roots
 from histgen_lib.opening import Judge, check_ordinary, open_ordinary
 from histgen_lib.slides.parts import named_parts
-from histgen_lib.slides.places import Roots
 from histgen_lib.slides.quotas import require_files
 from histgen_lib.slides.source import missing_slide, starts_as_dicom, unreadable_slide
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, each_name_once
 from histgen_lib.opening import check_ordinary, open_ordinary
-from histgen_lib.slides.places import Roots
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 

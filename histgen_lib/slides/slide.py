@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_name
 from histgen_lib.slides import source
 from histgen_lib.slides.admission import admit
 from histgen_lib.slides.headers import check_headers, check_levels
 from histgen_lib.slides.mpp import MppSource, decide_mpp, doubted, scale_flags, written_mpp
-from histgen_lib.slides.places import Roots
 from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
 from histgen_lib.slides.refusals import of_planes
@@ -276,7 +276,7 @@ def _check_headers(file: Path) -> None:
 
 def _open_pixels(file: Path, *, fast: bool) -> PixelSource:
     # Heavy, only when a slide is opened.
-    from histgen_lib.slides import _checked, _dicom_units, _jpeg_tiff, _openslide, _tiff_units  # noqa: PLC0415
+    from histgen_lib.slides import _checked, _dicom_units, _jpeg_tiff, _openslide, _tiff_units
 
     image = _openslide.OpenSlideImage(file)
     series = image.properties.get("dicom.SeriesInstanceUID")

@@ -12,9 +12,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-OWNER_ONLY = 0o077
-"""The umask of whatever a stack starts: logs, broker, drafts and memory are nobody else's business."""
-
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:
     """Return a command whose process the kernel kills when the thread that starts it ends, however that ends.

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histgen_lib.client.home import StackHome
 from histgen_lib.errors import FatalError
-from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.stubs import StubWatch
 from histgen_lib.stack.triton import TritonProcess
 
@@ -33,7 +33,7 @@ class Inference:
 
     def supervisor(self) -> Supervisor | None:
         """Make what reloads a model that does not answer; None for a Triton that is not ours."""
-        from histgen_lib.inference import Supervisor  # noqa: PLC0415 - gRPC, only where Triton is started
+        from histgen_lib.inference import Supervisor
 
         triton = self.process
         if triton is None:
@@ -83,7 +83,7 @@ def has_triton(triton_home: Path) -> bool:
 
 def _export(model: Path, repository: Path) -> Path:
     """Write the repository anew: what another model left there must not be served."""
-    from histgen_lib.export import export_local  # noqa: PLC0415 - only where Triton is started
+    from histgen_lib.export import export_local
 
     shutil.rmtree(repository, ignore_errors=True)
     return export_local(model, repository, reference=True)

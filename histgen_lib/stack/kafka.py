@@ -15,7 +15,8 @@ from typing import IO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.files import write_atomic
-from histgen_lib.stack.children import OWNER_ONLY, accepts, dying_with_parent, end, free_port
+from histgen_lib.secret import OWNER_ONLY
+from histgen_lib.stack.children import accepts, dying_with_parent, end, free_port
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
 from histgen_lib.stack.kafka_door import PRIVATE, KafkaDoor
 from histgen_lib.stack.processes import Process

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import MECHANISM, SERVERS, KafkaSettings, let_in, make_user
+from histgen_lib.client.asking import refuse_stranger
 from histgen_lib.errors import TransientError
 from histgen_lib.files import write_atomic
 from histgen_lib.secret import own_secret
-from histgen_lib.stack.asking import refuse_stranger
 
 USER = "histgen"
 PRIVATE = 0o600

@@ -13,22 +13,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from histgen_lib.access.places import Roots
 from histgen_lib.bus import BusSettings, open_publisher
+from histgen_lib.catalogue.indexing import settle_stopped
+from histgen_lib.catalogue.pruning import read_retention
+from histgen_lib.client.home import StackHome, StackRecord
+from histgen_lib.client.privacy import close_bus, close_store
+from histgen_lib.client.workers import WorkerState, look
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.room import lack_in, lacked_room
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.secret import own_secret
-from histgen_lib.slides.places import Roots
 from histgen_lib.stack.children import end_strays, free_port
-from histgen_lib.stack.home import StackHome, StackRecord
-from histgen_lib.stack.indexing import settle_stopped
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.kafka_door import KafkaDoor
 from histgen_lib.stack.metering import count_restart, metered
-from histgen_lib.stack.privacy import close_bus, close_store
 from histgen_lib.stack.processes import BACKOFF, SAY_S, Keeper, Process, ServiceProcess, State
-from histgen_lib.stack.pruning import read_retention
 from histgen_lib.stack.settings import (
     RUN_DIR,
     StackSettings,
@@ -37,10 +39,8 @@ from histgen_lib.stack.settings import (
     service_names,
 )
 from histgen_lib.stack.triton import clear_left_over
-from histgen_lib.stack.workers import WorkerState, look
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import metrics
-from histgen_lib.worker import Stop
 
 if TYPE_CHECKING:
     from histgen_lib.inference import Supervisor

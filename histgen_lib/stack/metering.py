@@ -25,12 +25,12 @@ def metered(run_dir: Path) -> Iterator[None]:
 
     Raises FatalError("http-port"), OSError.
     """
-    from starlette.applications import Starlette  # noqa: PLC0415 - only where something is served
-    from starlette.requests import Request  # noqa: PLC0415
-    from starlette.responses import Response  # noqa: PLC0415
-    from starlette.routing import Route  # noqa: PLC0415
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
 
-    from histgen_lib.worker import serving  # noqa: PLC0415
+    from histgen_lib.runtime.http import serving
 
     async def page(_: Request) -> Response:
         text, media_type = exposition()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from histgen_lib.stack.home import StackHome
+from histgen_lib.client.home import StackHome
+from histgen_lib.cores import cores
+from histgen_lib.runtime.silence import LIMIT_S
 from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
-from histgen_lib.worker.silence import LIMIT_S
 
 RUN_DIR = "HISTGEN_RUN_DIR"
 """By this variable it is known whose a process is."""
@@ -25,7 +25,7 @@ class StackSettings:
     the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
     may be taken from, by whichever service, beside that folder and `home`. `grace_s`: what a job in hand may
     take to finish when the stack is stopped. `frozen_s`: after so long without a sign of life a process is
-    replaced; 0: never. `retention`: what is pruned once a day, see `stack/pruning.py`; if empty, what
+    replaced; 0: never. `retention`: what is pruned once a day, see `catalogue/pruning.py`; if empty, what
     HISTGEN_RETENTION says. `environment`: further variables for the services.
     """
 
@@ -119,4 +119,4 @@ def _absolute(url: str, scheme: str) -> str:
 
 def _threads(tilers: int) -> int:
     """Share the cores among the tilers; the reporter is busy for a moment only."""
-    return max(1, (os.cpu_count() or 1) // tilers)
+    return max(1, cores() // tilers)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.inference import shared_memory
-from histgen_lib.worker.silence import Silence, is_stopped
+from histgen_lib.runtime.silence import Silence, is_stopped
 
 PROGRAM = "triton_python_backend_stub"
 KIND = "triton"

@@ -13,7 +13,8 @@ from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.inference import TritonServer, is_live, shared_memory
 from histgen_lib.inference.shared_memory import TENSORS
 from histgen_lib.inference.wire import check_numpy, decode_error
-from histgen_lib.stack.children import OWNER_ONLY, dying_with_parent, end
+from histgen_lib.secret import OWNER_ONLY
+from histgen_lib.stack.children import dying_with_parent, end
 from histgen_lib.stack.door import Door, clear_doors
 from histgen_lib.stack.endings import how_ended, may_pass, written_since
 from histgen_lib.stack.processes import Process

@@ -115,7 +115,7 @@ def open_store(settings: StorageSettings) -> ObjectStore:
     the folder cannot be made.
     """
     if folder := folder_of(settings):
-        from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
+        from histgen_lib.storage._file import FileStore
 
         return FileStore(folder)
     scheme, _, rest = settings.url.partition(":")
@@ -127,7 +127,7 @@ def open_store(settings: StorageSettings) -> ObjectStore:
         and _BUCKET.fullmatch(bucket)
         and (not prefix or is_key(prefix))
     ):
-        from histgen_lib.storage._s3 import open_bucket  # noqa: PLC0415 - boto3, which is heavy
+        from histgen_lib.storage._s3 import open_bucket
 
         return open_bucket(settings, bucket, prefix)
     raise _bad_url()
@@ -147,7 +147,7 @@ def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:
     """
     if not _BUCKET.fullmatch(bucket):
         raise _bad_url()
-    from histgen_lib.storage._s3 import open_bucket  # noqa: PLC0415 - boto3, which is heavy
+    from histgen_lib.storage._s3 import open_bucket
 
     return open_bucket(settings, bucket, ours=False)
 
@@ -163,7 +163,7 @@ def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str
     if scheme == "s3" and _BUCKET.fullmatch(bucket):
         return open_foreign_bucket(settings, bucket), check_foreign_key(key)
     if scheme == "file" and (path := _folder(f"//{rest}")):
-        from histgen_lib.storage._file import FileStore  # noqa: PLC0415 - only the adapter that is used
+        from histgen_lib.storage._file import FileStore
 
         path = Path(os.path.realpath(path))
         return FileStore(path.parent, ours=False), check_key(path.name)

@@ -15,13 +15,13 @@ __all__ = ["SlideSpec", "generate", "render", "sample"]
 
 def generate(out: Path, count: int, seed: int = 0, **options: Any) -> Path:
     """Write `count` slides of `seed` under `out`; see `histgen_lib.synth.folder.generate`."""
-    from histgen_lib.synth.folder import generate as run  # noqa: PLC0415 - OpenCV only where it is used
+    from histgen_lib.synth.folder import generate as run
 
     return run(out, count, seed, **options)
 
 
 def render(spec: SlideSpec) -> RenderedSlide:
     """Paint one slide in memory; see `histgen_lib.synth.painting.render`."""
-    from histgen_lib.synth.painting import render as paint  # noqa: PLC0415
+    from histgen_lib.synth.painting import render as paint
 
     return paint(spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, write_atomic
 from histgen_lib.synth.painting import render
@@ -49,7 +49,7 @@ def generate(
     _check_split(split, val_share, test_share)
     _prepare(out, seed)
     indices = range(start, start + count)
-    for done, _ in enumerate(_work(out, seed, indices, workers or os.cpu_count() or 1), 1):
+    for done, _ in enumerate(_work(out, seed, indices, workers or cores()), 1):
         if progress is not None:
             progress(done, count)
     annotation = out / "annotation.json"

@@ -16,8 +16,8 @@ from histgen_lib.models.histgen.folder import ModelFolder
 from histgen_lib.models.histgen.onnx_stepper import EncodedSlide
 from histgen_lib.models.histgen.runtime import tile_evidence
 from histgen_lib.models.histgen.torch_stepper import TorchStepper
+from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, token_spans
 from histgen_lib.pipeline.model import report_model
-from histgen_lib.pipeline.sentences import Generated, make_sentences, token_spans
 from histgen_lib.training.data import prepare
 from histgen_lib.training.settings import Variant
 

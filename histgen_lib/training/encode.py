@@ -6,7 +6,6 @@ is named at the end and does not stop the others.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from histgen_lib.access import finding
 from histgen_lib.bags import Bag, read_bag, write_bag
+from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.names import place_in
-from histgen_lib.pipeline.scan import make_bag
-from histgen_lib.slides import Slide, finding, open_slide, plan_grid
+from histgen_lib.pipeline.scan.scan import make_bag
+from histgen_lib.slides import Slide, open_slide, plan_grid
 from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder
 from histgen_lib.training.progress import TrainProgress
@@ -81,7 +82,7 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
     _require_own_names(slides)
     open_encoder(settings.encoder)
     result = EncodeResult()
-    workers = min(settings.workers or os.cpu_count() or 1, len(jobs))
+    workers = min(settings.workers or cores(), len(jobs))
     with (
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
         TrainProgress("encode", len(jobs), quiet=quiet) as progress,

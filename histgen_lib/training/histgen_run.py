@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
@@ -202,7 +203,7 @@ def _note_origin(settings: TrainSettings, slides: int) -> None:
 
 
 def _threads() -> int:
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _wait(group: Group) -> None:

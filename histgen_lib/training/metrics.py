@@ -49,7 +49,7 @@ def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
 def _board(folder: Path) -> Any:
     """Open a TensorBoard writer, or None where tensorboard is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - tensorboard may be absent
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
     return SummaryWriter(str(folder))

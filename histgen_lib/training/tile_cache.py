@@ -5,7 +5,6 @@ One pair of files a slide, each written all or nothing: an interrupted run goes 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json, write_atomic
 from histgen_lib.slides import TilingSettings, open_slide, plan_grid
@@ -100,7 +100,7 @@ def _claim(folder: Path, settings: TileTrainSettings) -> None:
 def _cut_all(jobs: Sequence[_Job], workers: int, split: str, quiet: bool) -> None:
     if not jobs:
         return
-    count = workers or os.cpu_count() or 1
+    count = workers or cores()
     with (
         ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool,
         TrainProgress(f"cut {split} tiles", len(jobs), quiet=quiet) as progress,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from histgen_lib.cores import cores
 from histgen_lib.files import write_atomic
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.training.encoder_folder import save_encoder
@@ -36,7 +36,7 @@ _STATISTICS_TILES = 2048
 def train_tile_encoder(settings: TileTrainSettings, *, quiet: bool = False) -> dict[str, float]:
     """Train (or go on training) and write the encoder's folder; returns the metrics on validation tiles."""
     torch.manual_seed(settings.seed)
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.threads or cores())
     cv2.setNumThreads(1)
     tiles = cached_tiles(settings, "train", settings.max_slides, quiet=quiet)
     held_out = cached_tiles(settings, "val", settings.val_slides, quiet=quiet)

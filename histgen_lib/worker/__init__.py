@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
-    from histgen_lib.worker.backoff import Backoff
-    from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, letter_key, read_dead_letter
+    from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters, letter_key, read_dead_letter
+    from histgen_lib.runtime.backoff import Backoff
+    from histgen_lib.runtime.http import announced, serving
+    from histgen_lib.runtime.stopping import Stop
     from histgen_lib.worker.handler import Handler, Outcome
-    from histgen_lib.worker.http import announced, serving
     from histgen_lib.worker.run import run_worker
     from histgen_lib.worker.spec import WorkerSpec
-    from histgen_lib.worker.stopping import Stop
 
 __all__ = [
     "Backoff",

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from histgen_lib.catalogue.keys import ATTEMPTS
 from histgen_lib.errors import InvalidInputError, TransientError
-from histgen_lib.pipeline.keys import ATTEMPTS
 from histgen_lib.storage import ObjectStore
 
 

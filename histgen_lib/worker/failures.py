@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.runtime.stopping import Stopped
 from histgen_lib.telemetry import get_logger
 from histgen_lib.worker.messages import Failed
-from histgen_lib.worker.stopping import Stopped
 
 _log = get_logger()
 _REPLAY = "Once that is mended, `histgen replay` has it tried again."

@@ -14,16 +14,16 @@ from contextlib import suppress
 from functools import partial
 
 from histgen_lib.bus import Delivery
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import Event
+from histgen_lib.runtime.pulse import aside
 from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker.attempts import Trial
-from histgen_lib.worker.dead_letter import DeadLetter
 from histgen_lib.worker.failures import DIED, JobFailedError, foreseen
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.patience import OWN
-from histgen_lib.worker.pulse import aside
 
 _log = get_logger()
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from histgen_lib.bus import Delivery, Publisher, Reason, Subscription
+from histgen_lib.catalogue.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import REPORT_DRAFTED, Event
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.pulse import Pulse, aside
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
 from histgen_lib.worker.attempts import Attempts
-from histgen_lib.worker.board import Board
-from histgen_lib.worker.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.patience import Patience
-from histgen_lib.worker.pulse import Pulse, aside
 from histgen_lib.worker.runner import Runner
 from histgen_lib.worker.spec import WorkerSpec
 

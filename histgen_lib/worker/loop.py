@@ -7,11 +7,11 @@ from concurrent.futures import Future, wait
 
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, TransientError
+from histgen_lib.runtime.pulse import aside, next_s
+from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.pulse import aside, next_s
-from histgen_lib.worker.stopping import Stop, Stopped
 
 PROBE_S, PROBE_KEY = 10.0, "probe"
 """How often an idle worker looks whether the store is there, and at what: there need be no such object."""

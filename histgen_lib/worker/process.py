@@ -10,11 +10,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from histgen_lib.runtime.silence import Silence, is_ending, is_stopped
 from histgen_lib.telemetry import log_settings
 from histgen_lib.worker.child import ChildSpec, child_main
 from histgen_lib.worker.handler import Handler
 from histgen_lib.worker.messages import Message, Request
-from histgen_lib.worker.silence import Silence, is_ending, is_stopped
 
 CLOSE_S = 2.0
 """How long a child that has nothing to do may take to leave by itself."""

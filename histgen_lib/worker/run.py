@@ -8,22 +8,22 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.room import disk_full, exit_code_of, was_full
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.health import health_app
+from histgen_lib.runtime.http import announced, serving
+from histgen_lib.runtime.lock import Lock
+from histgen_lib.runtime.pulse import Pulse
+from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
 from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.attempts import Attempts
-from histgen_lib.worker.board import Board
-from histgen_lib.worker.health import health_app
-from histgen_lib.worker.http import announced, serving
 from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.lock import Lock
 from histgen_lib.worker.loop import Loop
 from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.process import JobProcess
-from histgen_lib.worker.pulse import Pulse
 from histgen_lib.worker.runner import Runner
 from histgen_lib.worker.spec import WorkerSpec
-from histgen_lib.worker.stopping import Stop, Stopped, stopped_by_signals
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
 

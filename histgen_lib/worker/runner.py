@@ -8,8 +8,9 @@ from contextlib import suppress
 
 from histgen_lib.errors import FatalError
 from histgen_lib.events import Event
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.pulse import STEP_S, Pulse
 from histgen_lib.telemetry import get_logger, metrics
-from histgen_lib.worker.board import Board
 from histgen_lib.worker.failures import (
     CRASHED,
     LATE,
@@ -27,7 +28,6 @@ from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.memory import MemoryWatch, memory_of
 from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Message, Told
 from histgen_lib.worker.process import JobProcess, ProcessDiedError
-from histgen_lib.worker.pulse import STEP_S, Pulse
 from histgen_lib.worker.spec import OPENED, WorkerSpec
 
 CHECK_S, CHECK_LIMIT_S = 10.0, 30.0

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from histgen_lib.worker.backoff import Backoff
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.limits import Limits
+from histgen_lib.runtime.silence import LIMIT_S
 from histgen_lib.worker.handler import Handler
-from histgen_lib.worker.limits import Limits
-from histgen_lib.worker.silence import LIMIT_S
 
 OPENED = "encode"
 """The stage in which a job has its slide's first tiles."""

@@ -7,9 +7,8 @@ import sys
 
 from histgen_lib.errors import HistgenError
 from histgen_lib.room import disk_full, exit_code_of, was_full
+from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 from histgen_lib.telemetry import configure_logging, flush_tracing, get_logger
-from histgen_lib.worker import Stop
-from histgen_lib.worker.stopping import stopped_by_signals
 from services.gateway.app import build
 from services.gateway.board import NAME
 from services.gateway.settings import GatewaySettings

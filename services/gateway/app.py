@@ -10,17 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from histgen_lib.access.places import Roots
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
+from histgen_lib.catalogue.index import store_name
+from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.runtime.http import announced, serving
+from histgen_lib.runtime.lock import Lock
+from histgen_lib.runtime.pulse import aside
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.secret import own_secret
-from histgen_lib.slides.places import Roots
-from histgen_lib.stack.index import store_name
-from histgen_lib.stack.pruning import read_retention
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
 from histgen_lib.telemetry import get_logger
-from histgen_lib.worker import Stop, announced, serving
-from histgen_lib.worker.lock import Lock
-from histgen_lib.worker.pulse import aside
 from services.gateway.board import NAME, GatewayBoard
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder

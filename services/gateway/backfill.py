@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from histgen_lib.access.finding import LeftOut, Why, find_slides
+from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
+from histgen_lib.catalogue.audit import this_account
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import printable
-from histgen_lib.slides.finding import LeftOut, Why, find_slides
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.slides.parts import is_slide_name
-from histgen_lib.slides.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
-from histgen_lib.worker import Backoff, Stop
-from histgen_lib.worker.audit import this_account
-from histgen_lib.worker.stopping import Stopped
 from services.gateway.app import build_intake
 from services.gateway.contents import mark_of
 from services.gateway.folder import Folder, away

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
 
+from histgen_lib.runtime.board import Board
 from histgen_lib.telemetry import metrics
-from histgen_lib.worker.board import Board
 from services.codes import LETTERS, REFUSALS, RETRIES
 from services.gateway.submission import Via
 

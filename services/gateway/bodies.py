@@ -9,9 +9,9 @@ from typing import Annotated, Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from histgen_lib.access.places import parse_uri
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import each_name_once
-from histgen_lib.slides.places import parse_uri
 from services.gateway.submission import MOST_CASE_SLIDES, Case, Submission
 
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")

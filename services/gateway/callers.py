@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 
 from histgen_lib import sockets
-from histgen_lib.worker.audit import account
+from histgen_lib.catalogue.audit import account
 
 
 def caller(host: str, port: int, to_port: int) -> str:

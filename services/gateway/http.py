@@ -17,12 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from histgen_lib.access.places import FilePlace
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.slides.places import FilePlace
+from histgen_lib.runtime.health import health_app
+from histgen_lib.runtime.lock import CHALLENGE, UNAUTHORISED, Lock
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.telemetry import get_logger
-from histgen_lib.worker import Stop
-from histgen_lib.worker.health import health_app
-from histgen_lib.worker.lock import CHALLENGE, UNAUTHORISED, Lock
 from services.gateway import noticing, notifications
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission, unreadable

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from histgen_lib.catalogue.index import Index, make_index, open_index, remove_index
+from histgen_lib.catalogue.indexing import Indexer
 from histgen_lib.errors import FatalError
-from histgen_lib.stack.index import Index, make_index, open_index, remove_index
-from histgen_lib.stack.indexing import Indexer
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger
-from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
 from services.gateway.loops import Loop
 
 _AGAIN_S = 10.0
@@ -27,7 +27,7 @@ _log = get_logger()
 class Kept:
     """An index that may be told of slides at any time; one that is away or damaged is made anew.
 
-    `store_name`: see `histgen_lib.stack.index.store_name`.
+    `store_name`: see `histgen_lib.catalogue.index.store_name`.
     """
 
     def __init__(self, path: Path, store_name: str) -> None:

@@ -14,17 +14,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
+from histgen_lib.catalogue.audit import Audit
+from histgen_lib.catalogue.books import taken
+from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.objects import JSON
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.recall import Owner, Said
+from histgen_lib.catalogue.replay import letter_of_scan
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
-from histgen_lib.pipeline.books import taken
-from histgen_lib.pipeline.made import JSON
-from histgen_lib.pipeline.recall import Owner, Said
-from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
-from histgen_lib.worker import DeadLetter
-from histgen_lib.worker.audit import Audit
-from histgen_lib.worker.replay import letter_of_scan
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
 from services.gateway.ledger import Ledger

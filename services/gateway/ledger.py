@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from histgen_lib.catalogue.books import claim, write_down
+from histgen_lib.catalogue.keys import SEEN, contents_prefix, copy_key
+from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.recall import Owner, Said, said_in, said_last
 from histgen_lib.events import Event
 from histgen_lib.files import sealed_json, unsealed_object
-from histgen_lib.pipeline.books import claim, write_down
-from histgen_lib.pipeline.keys import SEEN, contents_prefix, copy_key
-from histgen_lib.pipeline.made import JSON, read_object
-from histgen_lib.pipeline.recall import Owner, Said, said_in, said_last
 from histgen_lib.storage import ObjectStore
 
 

@@ -10,11 +10,11 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.board import LIVE_S, Board
+from histgen_lib.runtime.pulse import STEP_S, aside
+from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.telemetry import get_logger, metrics
-from histgen_lib.worker import Backoff, Stop
-from histgen_lib.worker.board import LIVE_S, Board
-from histgen_lib.worker.pulse import STEP_S, aside
-from histgen_lib.worker.stopping import Stopped
 from services.gateway.board import NAME
 
 T = TypeVar("T")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from histgen_lib.access.places import ObjectPlace
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sha256_hex
-from histgen_lib.slides.places import ObjectPlace
-from histgen_lib.worker import DeadLetter
 from services.gateway import notifications
 from services.gateway.board import NAME
 from services.gateway.contents import mark_of

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.opening import PROGRESS
-from histgen_lib.worker.pulse import STEP_S, aside
+from histgen_lib.runtime.pulse import STEP_S, aside
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from histgen_lib.bus import BusSettings
-from histgen_lib.stack.pruning import DAY_S, prune, tally
+from histgen_lib.catalogue.pruning import DAY_S, prune, tally
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger
-from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
 from services.gateway.loops import Loop
 
 BY = "retention"
@@ -22,7 +22,7 @@ _log = get_logger()
 
 
 class Pruning(Loop):
-    """Prunes, with pauses of a day. `days`: by kind, see `histgen_lib.stack.pruning.read_retention`."""
+    """Prunes, with pauses of a day. `days`: by kind, see `histgen_lib.catalogue.pruning.read_retention`."""
 
     name = "prune"
 

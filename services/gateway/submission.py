@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from histgen_lib.access.places import Place
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.mpp import LEAST_MPP, MOST_MPP, is_plausible
-from histgen_lib.slides.places import Place
-from histgen_lib.worker import DeadLetter
 
 Via = Literal["watch", "http", "s3", "backfill"]
 """Who tells: the watched folder, POST /slides, an S3 notification, a backfill."""

@@ -10,11 +10,10 @@ from typing import Any
 
 from histgen_lib.bus import Delivery, Subscription
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.pulse import CALM_LAG_S, next_s, tell_trouble
+from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.telemetry import get_logger, metrics
-from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
-from histgen_lib.worker.pulse import CALM_LAG_S, next_s, tell_trouble
-from histgen_lib.worker.stopping import Stopped
 from services.gateway import noticing
 from services.gateway.board import NAME
 from services.gateway.intake import Intake

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from histgen_lib.slides.places import FilePlace
+from histgen_lib.access.places import FilePlace
 from services.gateway.contents import mark_of
 from services.gateway.folder import Candidate, Look
 

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from histgen_lib.access.places import FilePlace
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.places import FilePlace
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.pulse import STEP_S, aside
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.telemetry import bound, get_logger
-from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
-from histgen_lib.worker.pulse import STEP_S, aside
 from services.gateway.folder import Candidate, Folder, Look
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop

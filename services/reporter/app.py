@@ -12,10 +12,10 @@ NAME = "reporter"
 
 def make_reporter(settings: ReporterSettings) -> Handler:
     """Make the reporter's handler, in the process that does its jobs."""
-    from histgen_lib.pipeline import load_model  # noqa: PLC0415 - in the child process alone
-    from histgen_lib.pipeline.draft_job import DraftJob  # noqa: PLC0415
-    from histgen_lib.pipeline.warm import warm_up  # noqa: PLC0415
-    from services.reporter.handler import MODEL, Reporter  # noqa: PLC0415
+    from histgen_lib.pipeline import load_model
+    from histgen_lib.pipeline.draft.job import DraftJob
+    from histgen_lib.pipeline.warm import warm_up
+    from services.reporter.handler import MODEL, Reporter
 
     model, server = load_model(settings.model), inference_server(settings, threads=settings.threads)
     warm_up(model, server, MODEL)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
-from histgen_lib.pipeline.draft_job import DraftJob
+from histgen_lib.pipeline.draft.job import DraftJob
 from histgen_lib.pipeline.progress import Progress
 from histgen_lib.worker import Outcome
 from services.wiring import lacking

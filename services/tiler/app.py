@@ -13,10 +13,10 @@ NAME = "tiler"
 
 def make_tiler(settings: TilerSettings) -> Handler:
     """Make the tiler's handler, in the process that does its jobs."""
-    from histgen_lib.pipeline import load_model  # noqa: PLC0415 - in the child process alone
-    from histgen_lib.pipeline.scan_job import ScanJob  # noqa: PLC0415
-    from histgen_lib.pipeline.warm import warm_up  # noqa: PLC0415
-    from services.tiler.handler import MODEL, Tiler  # noqa: PLC0415
+    from histgen_lib.pipeline import load_model
+    from histgen_lib.pipeline.scan.job import ScanJob
+    from histgen_lib.pipeline.warm import warm_up
+    from services.tiler.handler import MODEL, Tiler
 
     # Tiles side by side on a core each: faster than one tile on all cores, and the same bytes.
     model, server = load_model(settings.model), inference_server(settings, threads=1)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from histgen_lib.catalogue.books import keep, take_in
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, SlideScanned
-from histgen_lib.pipeline.books import keep, take_in
 from histgen_lib.pipeline.progress import Progress
-from histgen_lib.pipeline.scan_job import ScanJob
+from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.worker import Outcome
 from services.wiring import lacking
 

@@ -15,8 +15,9 @@ import pytest
 from doors import bearer_of
 
 from histgen_lib.bus import BusSettings, open_publisher
+from histgen_lib.runtime.http import serving
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker import Stop, serving
 from services.gateway.app import build
 from services.gateway.folder import Folder
 from services.gateway.settings import GatewaySettings
@@ -75,7 +76,7 @@ def test_the_answer_to_a_post(tmp_path: Path):
 def test_reading_a_slide(tmp_path: Path):
     path = tmp_path / "large.svs"
     path.write_bytes(os.urandom(1 << 20) * 512)
-    from histgen_lib.slides.source import content_id_of  # noqa: PLC0415 - beside its only use
+    from histgen_lib.slides.source import content_id_of
 
     start = time.perf_counter()
     content_id_of([path])

@@ -21,7 +21,7 @@ from histgen_lib.slides import TileGrid, TilingSettings, open_slide, plan_grid
 
 @pytest.fixture(scope="module")
 def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from histgen_lib.synth import generate  # noqa: PLC0415 - slow to load, and only the bench needs it
+    from histgen_lib.synth import generate
 
     folder = tmp_path_factory.mktemp("bench")
     generate(folder, 1, 7, workers=1)

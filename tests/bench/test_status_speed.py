@@ -17,8 +17,8 @@ from many_slides import plant_many
 from running_stack import stack_up
 from waiting import until
 
-from histgen_lib.stack.connection import Stated, connect
-from histgen_lib.stack.sight import IndexSight, sight_of
+from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.sight import IndexSight, sight_of
 
 RUNS, LOOKS = 15, 100
 

@@ -7,7 +7,6 @@ real models, all waiting at once; how much of the tiler's time is reading and th
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,17 +20,18 @@ from harness import Place, Stream, scanned
 from noop_repository import noop_repository
 from processes import Service
 
+from histgen_lib.access.places import Roots
+from histgen_lib.access.scratch import Scratch
+from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
+from histgen_lib.cores import cores
 from histgen_lib.events import REPORT_DRAFTED, BagReady, Event, SlideScanned
 from histgen_lib.export import export_local
 from histgen_lib.inference import open_inference
 from histgen_lib.models import SHIPPED_MODEL
 from histgen_lib.pipeline import load_model
-from histgen_lib.pipeline.draft_job import DraftJob
-from histgen_lib.pipeline.scan_job import ScanJob
-from histgen_lib.pipeline.scratch import Scratch
-from histgen_lib.pipeline.slide_files import SlideFiles
-from histgen_lib.slides.places import Roots
+from histgen_lib.pipeline.draft.job import DraftJob
+from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.triton import TritonProcess
 from histgen_lib.storage import StorageSettings, open_store
@@ -52,7 +52,7 @@ def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def synthetic_slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    from histgen_lib.synth import generate  # noqa: PLC0415 - slow to load
+    from histgen_lib.synth import generate
 
     folder = tmp_path_factory.mktemp("slides")
     generate(folder, SLIDES, 4711, workers=2)
@@ -192,7 +192,7 @@ def test_share_of_the_models_and_the_reader_at_saturation(
     spent = Working.of(tiler) - before
     stream.stop()
     share = 100 * spent.readers_and_models_s
-    print(f"\nat saturation: {len(events)} synthetic slides, {spent.tiles:.0f} tiles, {os.cpu_count()} cores")
+    print(f"\nat saturation: {len(events)} synthetic slides, {spent.tiles:.0f} tiles, {cores()} cores")
     print(f"  one tiler at work {spent.total_s:.1f} s, reporter and Triton beside it")
     print(f"  the reader's and the model's own: {share / spent.total_s:.1f} % of that")
     print(f"  and {share / tiling_s:.1f} % of the {tiling_s:.1f} s from the first event to the last bag")

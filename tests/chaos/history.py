@@ -21,9 +21,9 @@ from broker_log import Offsets, Record, broker_log
 from kafka.errors import KafkaError
 
 from histgen_lib.bus import BusSettings
+from histgen_lib.catalogue.keys import case_slide_key, scan_key
 from histgen_lib.errors import HistgenError
 from histgen_lib.events import BAG_READY, DEAD_LETTER, REPORT_DRAFTED, SLIDE_SCANNED, Event, following_id
-from histgen_lib.pipeline.keys import case_slide_key, scan_key
 from histgen_lib.storage import ObjectStore
 
 TAKES = {SLIDE_SCANNED: "histgen-tiler", BAG_READY: "histgen-reporter"}

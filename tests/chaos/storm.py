@@ -16,7 +16,7 @@ from harness import Place, Stream
 from processes import running
 from waiting import until
 
-from histgen_lib.stack.connection import Stated, connect
+from histgen_lib.client.connection import Stated, connect
 
 KINDS = {
     "kafka.Kafka": "kafka",

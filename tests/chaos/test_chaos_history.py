@@ -15,9 +15,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from histgen_lib.bus import BusSettings, open_publisher
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BAG_READY, SLIDE_SCANNED, Event
-from histgen_lib.worker.dead_letter import DeadLetter
 
 
 @pytest.mark.parametrize("place", ["embedded", "kafka"], indirect=True)

@@ -19,7 +19,7 @@ from cli_runs import histgen
 from running_stack import RunningStack, alive, stack_up
 from waiting import until
 
-from histgen_lib.stack.overview import Overview
+from histgen_lib.catalogue.overview import Overview
 from histgen_lib.storage import StorageSettings, open_store
 
 SERVICES = {"gateway", "tiler", "reporter"}

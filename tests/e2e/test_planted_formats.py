@@ -17,9 +17,9 @@ from planted_formats import write_planted_formats
 from planted_slide import betrayals
 from waiting import until
 
+from histgen_lib.catalogue.dead_letter import dead_letters
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.slides.source import content_id_of, stored_in
-from histgen_lib.worker import dead_letters
 
 DRAFTED = {"svs", "tiff", "ome", "scn", "ndpi", "trestle", "philips", "ventana", "dicom", "sidecar"}
 """Formats that at least have to have been read to the end, or the search would be of refusals only."""

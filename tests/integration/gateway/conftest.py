@@ -27,7 +27,7 @@ def gateways(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[Listener]:
     """Listen to slide.scanned on the embedded broker."""
-    from histgen_lib.bus import BusSettings  # noqa: PLC0415 - beside its only use
+    from histgen_lib.bus import BusSettings
 
     heard = Listener(BusSettings(f"embedded:{tmp_path}/bus.db"))
     yield heard

@@ -11,8 +11,8 @@ from urllib.parse import quote_plus
 import pytest
 from gateway_process import GatewayProcess
 
+from histgen_lib.catalogue.overview import Overview
 from histgen_lib.files import sha256_hex
-from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import StorageSettings, open_foreign_bucket
 
 ODD = [

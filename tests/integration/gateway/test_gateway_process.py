@@ -17,7 +17,7 @@ DYING = """
 import os, signal
 from histgen_lib.storage import open_store
 from histgen_lib.telemetry import configure_logging
-from histgen_lib.worker import Stop
+from histgen_lib.runtime.stopping import Stop
 from services.gateway.app import build
 from services.gateway.settings import GatewaySettings
 from services.wiring import storage_settings

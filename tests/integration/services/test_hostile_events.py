@@ -15,9 +15,9 @@ from job_kit import NOW, event_of, scanned
 from running_services import MINUTES_S, Services
 from waiting import until
 
+from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.slides.slide import safe_id
-from histgen_lib.worker import DeadLetter, dead_letters
 
 GOOD = 5
 GAP = 60 << 30

@@ -9,15 +9,15 @@ import pytest
 import tiny_model
 from job_kit import NOW, Lab, drafts_of, event_of, scanned
 
+from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.keys import scanned_key
+from histgen_lib.catalogue.replay import replay
+from histgen_lib.catalogue.resending import resend
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event
 from histgen_lib.files import canonical_json
 from histgen_lib.inference import OnnxServer
 from histgen_lib.pipeline import load_model
-from histgen_lib.pipeline.keys import scanned_key
-from histgen_lib.stack.resending import resend
-from histgen_lib.worker import DeadLetter
-from histgen_lib.worker.replay import replay
 
 
 class Bus(list[Event]):

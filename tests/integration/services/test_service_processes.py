@@ -11,8 +11,8 @@ from job_kit import event_of, scanned
 from running_services import MINUTES_S, Services
 from waiting import until
 
-from histgen_lib.stack.overview import Overview
-from histgen_lib.worker import dead_letters
+from histgen_lib.catalogue.dead_letter import dead_letters
+from histgen_lib.catalogue.overview import Overview
 
 
 @pytest.fixture(scope="module")

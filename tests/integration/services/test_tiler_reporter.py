@@ -12,14 +12,14 @@ import tiny_model
 from job_kit import NOW, Lab, drafts_of, event_of, scanned
 from planted_slide import betrayals, write_planted_slide
 
+from histgen_lib.access.places import Roots
+from histgen_lib.access.scratch import Scratch
+from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.inference import open_inference
 from histgen_lib.pipeline import report_slide
-from histgen_lib.pipeline.scratch import Scratch
-from histgen_lib.pipeline.slide_files import SlideFiles
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.places import Roots
 from histgen_lib.storage import open_store
 
 

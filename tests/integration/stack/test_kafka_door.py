@@ -19,9 +19,9 @@ from doors import listening
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
+from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.stack.connection import Stated, connect
-from histgen_lib.stack.home import StackHome, StackRecord
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.kafka_door import KafkaDoor
 

@@ -16,12 +16,12 @@ from waiting import until
 
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.export import export_local
+from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.stack.inference import CALM_S
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.processes import Keeper, Process
 from histgen_lib.stack.stubs import StubWatch
 from histgen_lib.stack.triton import TritonProcess
-from histgen_lib.worker import Backoff
 
 AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
 

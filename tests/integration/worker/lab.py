@@ -20,9 +20,11 @@ from doors import TOKEN, bearer
 from waiting import until
 
 from histgen_lib.bus import open_publisher, open_subscription
+from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
 from histgen_lib.events import Event, SlideScanned
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import open_store
-from histgen_lib.worker import DeadLetter, Stop, dead_letters, run_worker
+from histgen_lib.worker import run_worker
 
 MINUTE_S = 60.0
 

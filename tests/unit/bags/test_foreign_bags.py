@@ -129,7 +129,7 @@ class Trap:
 
 
 def test_code_in_a_pt_file_is_not_run(tmp_path):
-    import builtins  # noqa: PLC0415
+    import builtins
 
     torch.save(Trap(), tmp_path / "a.pt")
     assert refusal(tmp_path / "a.pt").code == "bag-unreadable"

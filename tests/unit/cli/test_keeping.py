@@ -8,11 +8,11 @@ import os
 import planted_objects as planted
 import pytest
 
-from histgen_lib.pipeline import keys
-from histgen_lib.pipeline.books import claim, write_down
-from histgen_lib.pipeline.recall import Owner
-from histgen_lib.stack.home import StackHome, StackRecord
-from histgen_lib.stack.verification import CURSOR, LAST
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.books import claim, write_down
+from histgen_lib.catalogue.recall import Owner
+from histgen_lib.catalogue.verification import CURSOR, LAST
+from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.storage import StorageSettings, open_store
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.bus import BusSettings, open_subscription
-from histgen_lib.stack.home import StackHome, StackRecord
-from histgen_lib.stack.index import make_index, store_name
-from histgen_lib.stack.indexing import Indexer
+from histgen_lib.catalogue.index import make_index, store_name
+from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.storage import StorageSettings, open_store
 
 TIME = "2026-01-01T12:00:00+00:00"

@@ -59,7 +59,7 @@ def test_a_full_disk_is_no_bug_of_ours(histgen, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("histgen_lib.stack.connection.connect", full)
+    monkeypatch.setattr("histgen_lib.client.connection.connect", full)
     code, out, _ = histgen("replay", "--all", "--json")
 
     assert code == 75

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from histgen_lib.stack.home import StackHome
+from histgen_lib.catalogue.audit import Audit
+from histgen_lib.client.home import StackHome
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker.audit import Audit
 from services.gateway.backfill import Tally
 
 

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.states import DraftFacts, SlideState
 from histgen_lib.cli.stream_view import LiveView, ending, place_of, slide_json, slides_table
+from histgen_lib.client.following import Ended, Picture
+from histgen_lib.client.workers import InFlight, WorkerState
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.stack.following import Ended, Picture
-from histgen_lib.stack.states import DraftFacts, SlideState
-from histgen_lib.stack.workers import InFlight, WorkerState
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker import DeadLetter
 
 LETTER = DeadLetter("e", "slide-damaged", "The slide is damaged.", "Copy it again.", 1, "tiler")
 

@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 
 from histgen_lib.cli.up import _insisted, duration, teller
+from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.stack.local import News
-from histgen_lib.worker import Stop
-from histgen_lib.worker.stopping import Stopped
 
 
 class Paper(io.StringIO):

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from histgen_lib.access.places import FilePlace, ObjectPlace, Roots
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, SLIDE_SCANNED, Event
 from histgen_lib.files import sha256_hex
-from histgen_lib.slides.places import FilePlace, ObjectPlace, Roots
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
-from histgen_lib.worker import Backoff, Stop
 from services.gateway.contents import Contents
 from services.gateway.intake import Intake
 from services.gateway.loops import Loop

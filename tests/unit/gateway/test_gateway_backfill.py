@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from gateway_fakes import AT_ONCE, Lab
 
+from histgen_lib.access.finding import LeftOut
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.finding import LeftOut
-from histgen_lib.worker import Stop
+from histgen_lib.runtime.stopping import Stop
 from services.gateway.backfill import Step, Tally, backfill, parse_rate, run_backfill
 from services.gateway.settings import GatewaySettings
 
@@ -121,9 +121,9 @@ def test_a_bucket_is_filled_from_a_prefix(lab: Lab):
 
 
 def test_what_a_notification_announced_is_known_to_a_backfill(lab: Lab):
-    from notification_bodies import amazon, record  # noqa: PLC0415 - of this test alone
+    from notification_bodies import amazon, record
 
-    from services.gateway import noticing  # noqa: PLC0415
+    from services.gateway import noticing
 
     lab.object("lab", "a.svs")
     noticing.take(lab.intake, amazon(record("lab", "a.svs")), "x")

@@ -10,12 +10,12 @@ import pytest
 from folding_store import FoldingStore
 from gateway_fakes import Lab
 
+from histgen_lib.catalogue.books import keep, take_in
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import sha256_hex
-from histgen_lib.pipeline.books import keep, take_in
-from histgen_lib.stack.overview import Overview
-from histgen_lib.worker.replay import replay
 
 
 def by_hand(path: Path, *, source: str = "lab/scanner-1", ce_id: str = "17", **stated) -> Event:

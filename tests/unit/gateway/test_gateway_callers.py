@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from histgen_lib import sockets
-from histgen_lib.worker.audit import this_account
+from histgen_lib.catalogue.audit import this_account
 from services.gateway.callers import caller
 
 

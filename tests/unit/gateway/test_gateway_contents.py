@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from gateway_fakes import Lab
 
+from histgen_lib.access.places import FilePlace, ObjectPlace
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
-from histgen_lib.slides.places import FilePlace, ObjectPlace
 from histgen_lib.slides.source import content_id
 from services.gateway import contents
 from services.gateway.contents import Content, mark_of

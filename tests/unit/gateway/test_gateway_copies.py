@@ -5,8 +5,8 @@ from __future__ import annotations
 import planted_objects as planted
 from gateway_fakes import Lab
 
+from histgen_lib.catalogue import keys
 from histgen_lib.files import unsealed
-from histgen_lib.pipeline import keys
 
 
 def copies(lab: Lab) -> list[str]:

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from notification_bodies import SECRETS, TEST_EVENT, amazon, record
 
+from histgen_lib.access.places import Roots
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.slides.places import Roots
-from histgen_lib.worker import Stop
-from histgen_lib.worker.dead_letter import DeadLetter
-from histgen_lib.worker.lock import Lock
+from histgen_lib.runtime.lock import Lock
+from histgen_lib.runtime.stopping import Stop
 from services.gateway.board import GatewayBoard
 from services.gateway.bodies import read_submission
 from services.gateway.http import Door

@@ -7,10 +7,10 @@ import pytest
 from gateway_fakes import AT_ONCE
 from waiting import until
 
+from histgen_lib.catalogue.index import make_index, open_index
 from histgen_lib.errors import FatalError
-from histgen_lib.stack.index import make_index, open_index
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker import Stop
 from services.gateway import indexing
 from services.gateway.board import GatewayBoard
 from services.gateway.indexing import Indexing, Kept

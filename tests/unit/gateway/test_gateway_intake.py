@@ -10,14 +10,14 @@ import pytest
 from gateway_fakes import Killed, Lab, Objects
 from history import ANNOUNCED
 
+from histgen_lib.access.places import FilePlace, ObjectPlace
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.audit import Entry
+from histgen_lib.catalogue.dead_letter import DeadLetter, read_dead_letter
+from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event
 from histgen_lib.files import sha256_hex
-from histgen_lib.pipeline import keys
-from histgen_lib.slides.places import FilePlace, ObjectPlace
-from histgen_lib.worker import DeadLetter, read_dead_letter
-from histgen_lib.worker.audit import Entry
-from histgen_lib.worker.replay import replay
 from services.gateway import intake
 from services.gateway.intake import identity
 from services.gateway.submission import Case, Submission

@@ -14,12 +14,12 @@ from notification_bodies import amazon, record
 from waiting import until
 
 from histgen_lib.bus import BusSettings
+from histgen_lib.catalogue.audit import Entry, entries
+from histgen_lib.catalogue.keys import SEEN
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
-from histgen_lib.pipeline.keys import SEEN
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker import Stop
-from histgen_lib.worker.audit import Entry, entries
-from histgen_lib.worker.board import Board
 from services.gateway.folder import Folder
 from services.gateway.pruning import Pruning
 from services.gateway.topic import NotificationTopic
@@ -78,7 +78,7 @@ def test_broker_and_store_may_be_away_for_as_long_as_they_like(lab: Lab):
 
 
 def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    from services.gateway import contents  # noqa: PLC0415 - to be patched
+    from services.gateway import contents
 
     closed = {"a.svs"}
     real = contents.content_id_of

@@ -27,9 +27,9 @@ from notification_bodies import (
     sqs,
 )
 
+from histgen_lib.access.places import ObjectPlace, Roots, parse_uri
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
-from histgen_lib.slides.places import ObjectPlace, Roots, parse_uri
 from services.gateway import noticing, notifications
 
 

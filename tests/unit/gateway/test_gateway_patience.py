@@ -14,8 +14,8 @@ from waiting import until
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.opening import PROGRESS
-from histgen_lib.worker import Stop
-from histgen_lib.worker.board import Board
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.stopping import Stop
 from services.gateway import contents, folder
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder

@@ -10,9 +10,9 @@ from gateway_fakes import Lab
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histgen_lib.access.places import FilePlace, ObjectPlace, Roots, parse_uri
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.names import printable
-from histgen_lib.slides.places import FilePlace, ObjectPlace, Roots, parse_uri
 from services.gateway.submission import Submission
 
 REFUSAL = (

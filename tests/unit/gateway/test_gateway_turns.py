@@ -8,9 +8,9 @@ import planted_objects as planted
 import pytest
 from gateway_fakes import Killed, Lab
 
+from histgen_lib.access.places import ObjectPlace, Roots
+from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.places import ObjectPlace, Roots
-from histgen_lib.worker import DeadLetter
 
 
 def test_what_was_stated_by_mistake_can_be_taken_back(lab: Lab):

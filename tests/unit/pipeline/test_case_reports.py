@@ -14,11 +14,11 @@ import tiny_model
 from job_kit import Killed, Lab, scanned
 
 from histgen_lib.bags import unpack_bag
+from histgen_lib.catalogue.case import join_case, missing_slides
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
-from histgen_lib.pipeline.case import join_case, missing_slides
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.render_json import from_json, to_json
+from histgen_lib.reports.renderers.draft_json import from_json, to_json
 
 SLIDES = ("b", "a", "c")
 """The case's order; not the alphabet's."""

@@ -9,8 +9,8 @@ import tiny_model
 from damage import DAMAGE, damage
 from job_kit import Lab, scanned
 
-from histgen_lib.pipeline.digests import is_readable
-from histgen_lib.pipeline.keys import bag_digests_key
+from histgen_lib.catalogue.digests import is_readable
+from histgen_lib.catalogue.keys import bag_digests_key
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 import tiny_model
 from job_kit import Killed, Lab, scanned
 
+from histgen_lib.catalogue.keys import DIGESTS, DRAFT_JSON
+from histgen_lib.catalogue.pointer import BY_REPORT, read_pointer
+from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
-from histgen_lib.pipeline.keys import DIGESTS, DRAFT_JSON
-from histgen_lib.pipeline.pointer import BY_REPORT, read_pointer
-from histgen_lib.pipeline.scan_record import ScanRecord
-from histgen_lib.reports.render_json import from_json
+from histgen_lib.reports.renderers.draft_json import from_json
 
 FILES = ["digests.json", "draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]
 
@@ -224,7 +224,7 @@ def test_an_abstention_is_told_and_counted(lab, ready, own_model_dir):
 
 
 def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):
-    monkeypatch.setattr("histgen_lib.pipeline.sentences.TOP_TILES", 0)
+    monkeypatch.setattr("histgen_lib.pipeline.draft.sentences.TOP_TILES", 0)
 
     assert lab.without_slides().draft_job.run(ready).data.slide_id == "sound"
 

@@ -13,7 +13,7 @@ import tiny_model
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import OnnxServer
 from histgen_lib.pipeline import load_model, scan_to_bag
-from histgen_lib.pipeline.encoding import encode_batches
+from histgen_lib.pipeline.scan.encoding import encode_batches
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.slides import TileBatch, open_slide
 

@@ -15,7 +15,7 @@ from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.pipeline import load_model, report_bag, report_slide
-from histgen_lib.reports.render_json import from_json
+from histgen_lib.reports.renderers.draft_json import from_json
 from histgen_lib.text.synoptic import parse_report
 
 FILES = {"draft.json", "draft.txt", "draft.html", "bag.parquet"}

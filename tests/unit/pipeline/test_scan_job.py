@@ -15,9 +15,9 @@ import tiny_model
 from job_kit import Killed, Lab, scanned
 
 from histgen_lib.bags import unpack_bag
+from histgen_lib.catalogue.keys import bag_digests_key
+from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError, TransientError
-from histgen_lib.pipeline.keys import bag_digests_key
-from histgen_lib.pipeline.scan_record import ScanRecord
 from histgen_lib.slides import Slide
 from histgen_lib.worker.spec import OPENED
 
@@ -144,7 +144,7 @@ def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
 
 def test_a_file_of_another_size_than_announced_is_not_read_through(lab, own_slide, monkeypatch):
     told = scanned(own_slide, size_bytes=own_slide.stat().st_size - 1)
-    monkeypatch.setattr("histgen_lib.pipeline.file_checks.content_id_of", None)
+    monkeypatch.setattr("histgen_lib.access.file_checks.content_id_of", None)
 
     assert code_of(lab, told) == "slide-changed"
 
@@ -246,7 +246,7 @@ def test_progress_goes_through_every_stage(lab, small_slide):
 
 
 def test_the_thumbnail_is_the_slide(lab, small_slide):
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     ready = lab.scan_job.run(scanned(small_slide)).data
     key = ready.scan_key.replace(".scan.json", ".thumbnail.webp")

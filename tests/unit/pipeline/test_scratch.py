@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+from histgen_lib.access.scratch import Scratch
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
-from histgen_lib.pipeline.scratch import Scratch
 
 KB = 1000
 

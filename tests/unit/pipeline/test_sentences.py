@@ -9,15 +9,15 @@ import pytest
 
 from histgen_lib.bags import Bag
 from histgen_lib.pipeline.calibration import Calibration
-from histgen_lib.pipeline.evidence import EvidenceFigures
-from histgen_lib.pipeline.model import ReportModel
-from histgen_lib.pipeline.sentences import (
+from histgen_lib.pipeline.draft.sentences import (
     TOP_TILES,
     Generated,
     make_sentences,
     report_confidence,
     token_spans,
 )
+from histgen_lib.pipeline.evidence import EvidenceFigures
+from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.slides.settings import TilingSettings
 
 WORDS = ["", "Colon, ", "biopsy:\n  ", "Adenocarcinoma\n  ", "- Grade: ", "2"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.access.places import Roots
+from histgen_lib.access.scratch import Scratch
+from histgen_lib.access.slide_files import SlideFiles, stated_mounts
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.files import write_atomic
-from histgen_lib.pipeline.scratch import Scratch
-from histgen_lib.pipeline.slide_files import SlideFiles, stated_mounts
-from histgen_lib.slides.places import Roots
 from histgen_lib.storage import ObjectInfo, StorageSettings
 
 MISSING = InvalidInputError("slide-missing", "There is no such file.")
@@ -181,7 +181,7 @@ def bucket(monkeypatch):
         made.opened.append(name)
         return made
 
-    monkeypatch.setattr("histgen_lib.pipeline.slide_files.open_foreign_bucket", open_bucket)
+    monkeypatch.setattr("histgen_lib.access.slide_files.open_foreign_bucket", open_bucket)
     return made
 
 

@@ -11,15 +11,15 @@ import tiny_model
 from folding_store import FoldingStore
 from job_kit import Lab, drafts_of, event_of, scanned
 
+from histgen_lib.catalogue.keys import ReportOwner
+from histgen_lib.catalogue.latest import tell_latest
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.states import SlideState
+from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event
-from histgen_lib.pipeline.keys import ReportOwner
-from histgen_lib.pipeline.latest import tell_latest
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.render_json import from_json
-from histgen_lib.stack.overview import Overview
-from histgen_lib.stack.states import SlideState
-from histgen_lib.stack.verification import Verification
+from histgen_lib.reports.renderers.draft_json import from_json
 
 
 @pytest.fixture

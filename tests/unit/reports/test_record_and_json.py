@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.reports.render_json import from_json, json_schema, to_json
+from histgen_lib.reports.renderers.draft_json import from_json, json_schema, to_json
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,7 +50,7 @@ def test_the_schema_file_in_docs_is_the_one_the_code_gives():
     written = (ROOT / "docs" / "draft-schema.json").read_bytes()
 
     assert written == json_schema(), (
-        "rebuild it: python -m histgen_lib.reports.render_json > docs/draft-schema.json"
+        "rebuild it: python -m histgen_lib.reports.renderers.draft_json > docs/draft-schema.json"
     )
 
 

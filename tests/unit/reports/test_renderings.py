@@ -12,8 +12,8 @@ from handmade_draft import make_draft, strange
 from histgen_lib.reports.notices import notices, percent
 from histgen_lib.reports.pictures import HeatCells, Pictures, overall, tile_uri
 from histgen_lib.reports.record import Abstention, CaseSlide, EvidenceCheck, OutOfDistribution, Quality
-from histgen_lib.reports.render_html import css_string, to_html
-from histgen_lib.reports.render_text import to_text
+from histgen_lib.reports.renderers.html import css_string, to_html
+from histgen_lib.reports.renderers.text import to_text
 
 NOTICE = "AI-generated draft, not for clinical use"
 

@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.runtime.board import Board
 from histgen_lib.telemetry import metrics
-from histgen_lib.worker.board import Board
 from services.codes import LETTERS, REFUSALS, RETRIES
 from services.gateway.board import GatewayBoard
 from services.gateway.submission import Via

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from histgen_lib.access.places import Roots
 from histgen_lib.errors import FatalError
-from histgen_lib.slides.places import Roots
 from services.reporter.settings import ReporterSettings
 from services.settings import ServiceSettings
 from services.tiler.settings import TilerSettings

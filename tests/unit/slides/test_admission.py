@@ -10,11 +10,11 @@ import pytest
 from dicom_series import write_series
 from tiff_pyramid import halved
 
+from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
 from histgen_lib.slides import open_slide, quotas
 from histgen_lib.slides.admission import admit
-from histgen_lib.slides.places import Roots
 from histgen_lib.slides.source import content_id_of
 
 VMS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.slides.finding import LeftOut, find_slides, summary
+from histgen_lib.access.finding import LeftOut, find_slides, summary
 
 HAMAMATSU = "[Virtual Microscope Specimen]\nImageFile=v.jpg\nMapFile=v_map.jpg\n"
 

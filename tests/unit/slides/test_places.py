@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.access.places import FilePlace, Roots, parse_uri
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.places import FilePlace, Roots, parse_uri
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import pytest
 from doors import TOKEN
 
 from histgen_lib import sockets
+from histgen_lib.client.asking import get_json, post_json
+from histgen_lib.client.workers import look
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.stack.asking import get_json, post_json
 from histgen_lib.stack.children import free_port
-from histgen_lib.stack.workers import look
 
 REFUSAL = {"error": {"code": "slide-missing", "message": "There is no file a.svs.", "hint": "Check it."}}
 

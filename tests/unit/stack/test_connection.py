@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.errors import HistgenError
 from histgen_lib.secret import own_secret
-from histgen_lib.stack.connection import Stated, connect
-from histgen_lib.stack.home import StackHome, StackRecord
 
 REMOTE = {"HISTGEN_STORE": "s3://lab/x", "HISTGEN_BUS": "kafka://k:9092", "HISTGEN_GATEWAY": "http://g:80"}
 

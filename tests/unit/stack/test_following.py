@@ -7,13 +7,13 @@ from datetime import timedelta
 import planted_objects as planted
 import pytest
 
+from histgen_lib.catalogue.dead_letter import PREFIX as LETTERS
+from histgen_lib.client import following
+from histgen_lib.client.following import Follower
+from histgen_lib.client.sight import IndexSight, Seen, StoreSight
+from histgen_lib.client.workers import WorkerState
 from histgen_lib.errors import TransientError
-from histgen_lib.stack import following
-from histgen_lib.stack.following import Follower
-from histgen_lib.stack.sight import IndexSight, Seen, StoreSight
-from histgen_lib.stack.workers import WorkerState
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker.dead_letter import PREFIX as LETTERS
 
 
 class Time:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.client.home import StackHome, StackRecord, default_home
 from histgen_lib.errors import FatalError
-from histgen_lib.stack.home import StackHome, StackRecord, default_home
 
 RECORD = StackRecord(
     pid=1,
@@ -45,7 +45,7 @@ def test_a_second_stack_in_a_folder_is_refused(tmp_path):
 
 def test_a_stack_that_was_killed_leaves_the_folder_free(tmp_path):
     code = (
-        "import os; from pathlib import Path; from histgen_lib.stack.home import StackHome\n"
+        "import os; from pathlib import Path; from histgen_lib.client.home import StackHome\n"
         f"with StackHome(Path({str(tmp_path)!r})).locked(): os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

@@ -12,15 +12,15 @@ import planted_objects as planted
 import pytest
 from many_slides import plant_many
 
+from histgen_lib.catalogue import index as indices
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.index import make_index, open_index
+from histgen_lib.catalogue.indexing import Indexer, look_up, settle
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import TransientError
 from histgen_lib.events import BagReady
-from histgen_lib.pipeline import keys
-from histgen_lib.stack import index as indices
-from histgen_lib.stack.index import make_index, open_index
-from histgen_lib.stack.indexing import Indexer, look_up, settle
-from histgen_lib.stack.overview import Overview
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
-from histgen_lib.worker.replay import replay
 
 CASE = {"case_id": "C", "case_slides": ("a", "b")}
 

@@ -14,9 +14,9 @@ import pytest
 from waiting import until
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.stack.children import end_strays
 from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, bound_log, last_words
-from histgen_lib.worker import Backoff
 
 AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]

@@ -8,12 +8,12 @@ import os
 import pytest
 
 from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.stack import local
 from histgen_lib.stack.local import LocalStack, News
 from histgen_lib.stack.processes import Keeper, ServiceProcess
 from histgen_lib.stack.settings import StackSettings
-from histgen_lib.worker import Backoff, Stop
-from histgen_lib.worker.stopping import Stopped
 
 
 @pytest.fixture

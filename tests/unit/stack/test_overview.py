@@ -5,8 +5,8 @@ from __future__ import annotations
 import planted_objects as planted
 import pytest
 
-from histgen_lib.pipeline import keys
-from histgen_lib.stack.overview import Overview
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.overview import Overview
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
 

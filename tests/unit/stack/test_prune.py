@@ -14,18 +14,18 @@ import tiny_model
 import whole_store
 from job_kit import NOW, Killed, Lab, scanned
 
+from histgen_lib.catalogue.audit import this_account
+from histgen_lib.catalogue.books import claim, write_down
+from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
+from histgen_lib.catalogue.keys import SEEN
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.pruning import DAY_S, KINDS, Removed, prune, read_retention, tally
+from histgen_lib.catalogue.recall import Owner
+from histgen_lib.catalogue.repairing import Repair
+from histgen_lib.catalogue.replay import REPLAYED_PREFIX
+from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BAG_READY, Event, SlideScanned, following_id, replay_id
-from histgen_lib.pipeline.books import claim, write_down
-from histgen_lib.pipeline.keys import SEEN
-from histgen_lib.pipeline.recall import Owner
-from histgen_lib.stack.overview import Overview
-from histgen_lib.stack.pruning import DAY_S, KINDS, Removed, prune, read_retention, tally
-from histgen_lib.stack.repairing import Repair
-from histgen_lib.stack.verification import Verification
-from histgen_lib.worker.audit import this_account
-from histgen_lib.worker.dead_letter import DeadLetter, letter_key
-from histgen_lib.worker.replay import REPLAYED_PREFIX
 
 ALL = dict.fromkeys(KINDS, 30.0)
 

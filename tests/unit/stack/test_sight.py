@@ -9,16 +9,16 @@ import planted_objects as planted
 import pytest
 from many_slides import plant_many
 
-from histgen_lib.stack import index as indices
-from histgen_lib.stack import sight as sights
-from histgen_lib.stack.connection import Stated, connect
-from histgen_lib.stack.following import Follower
-from histgen_lib.stack.home import StackHome, StackRecord
-from histgen_lib.stack.index import Index, make_index, remove_index, store_name
-from histgen_lib.stack.indexing import Indexer
-from histgen_lib.stack.sight import IndexSight, StoreSight, sight_of
+from histgen_lib.catalogue import index as indices
+from histgen_lib.catalogue.index import Index, make_index, remove_index, store_name
+from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.catalogue.replay import replay
+from histgen_lib.client import sight as sights
+from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.following import Follower
+from histgen_lib.client.home import StackHome, StackRecord
+from histgen_lib.client.sight import IndexSight, StoreSight, sight_of
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker.replay import replay
 
 
 class Stack:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.access.places import FilePlace
+from histgen_lib.client.home import StackHome
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.places import FilePlace
-from histgen_lib.stack.home import StackHome
 from histgen_lib.stack.settings import StackSettings, service_environment, service_names
 from services.settings import ServiceSettings
 from services.wiring import slide_roots

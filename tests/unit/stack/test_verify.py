@@ -13,14 +13,14 @@ import whole_store
 from damage import DAMAGE, damage
 from job_kit import NOW, Lab, WatchedStore, scanned
 
+from histgen_lib.catalogue.books import take_in
+from histgen_lib.catalogue.damage import noted
+from histgen_lib.catalogue.keys import scanned_key
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.repairing import Repair
+from histgen_lib.catalogue.verification import CURSOR, Verification
+from histgen_lib.catalogue.verifying import check_slide
 from histgen_lib.events import Event
-from histgen_lib.pipeline.books import take_in
-from histgen_lib.pipeline.keys import scanned_key
-from histgen_lib.stack.damage import noted
-from histgen_lib.stack.overview import Overview
-from histgen_lib.stack.repairing import Repair
-from histgen_lib.stack.verification import CURSOR, Verification
-from histgen_lib.stack.verifying import check_slide
 from histgen_lib.storage import open_store
 
 OBJECTS = {

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from job_kit import WatchedStore
 
+from histgen_lib.catalogue.audit import Audit, Entry, entries, entry_key, verify
 from histgen_lib.errors import TransientError
 from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker.audit import Audit, Entry, entries, entry_key, verify
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 

@@ -20,12 +20,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from waiting import until
 
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.health import health_app
+from histgen_lib.runtime.http import serving
+from histgen_lib.runtime.limits import HEAD_BYTES, MOST_HEADERS, Limits
+from histgen_lib.runtime.lock import Lock
 from histgen_lib.telemetry import configure_logging
-from histgen_lib.worker.board import Board
-from histgen_lib.worker.health import health_app
-from histgen_lib.worker.http import serving
-from histgen_lib.worker.limits import HEAD_BYTES, MOST_HEADERS, Limits
-from histgen_lib.worker.lock import Lock
 
 FEW = 10
 PATIENT = {"head_s": 600.0, "body_s": 600.0}
@@ -182,7 +182,7 @@ def test_thousands_of_malformed_requests_are_one_line(log):
 
 
 def test_after_a_minute_it_is_told_how_many_more_there_were(log, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("histgen_lib.worker._connections.WARN_EVERY_S", 0.5)
+    monkeypatch.setattr("histgen_lib.runtime._connections.WARN_EVERY_S", 0.5)
     with worker() as url:
         for _ in range(3):
             ask(url, b"\0\r\n\r\n")

@@ -8,12 +8,12 @@ import pytest
 from job_kit import Killed, WatchedStore
 
 from histgen_lib.bus import Delivery
+from histgen_lib.catalogue.audit import Entry
+from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
+from histgen_lib.catalogue.replay import REPLAYED_PREFIX, replay
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import StorageSettings, open_store
-from histgen_lib.worker.audit import Entry
-from histgen_lib.worker.dead_letter import DeadLetter, dead_letters
-from histgen_lib.worker.replay import REPLAYED_PREFIX, replay
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 

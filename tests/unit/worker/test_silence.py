@@ -8,7 +8,7 @@ import subprocess
 
 from waiting import until
 
-from histgen_lib.worker.silence import Silence, is_stopped
+from histgen_lib.runtime.silence import Silence, is_stopped
 
 
 class Clock:

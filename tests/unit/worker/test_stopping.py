@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from histgen_lib.worker.stopping import Stop, Stopped, stopped_by_signals
+from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
 
 
 def test_a_request_may_come_between_any_two_steps_of_a_wait():
@@ -98,7 +98,7 @@ def test_a_signal_asks_for_it_and_says_which_it_was(number):
 def test_the_second_signal_ends_the_process_where_it_stands():
     program = """
 import os, signal
-from histgen_lib.worker.stopping import Stop, stopped_by_signals
+from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 with stopped_by_signals(Stop()):
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -8,10 +8,10 @@ from itertools import combinations
 import pytest
 from worker_fakes import BAD, NOW, MemoryBus, World, scanned, work
 
+from histgen_lib.catalogue.dead_letter import PREFIX, DeadLetter, dead_letters
+from histgen_lib.catalogue.replay import REPLAYED_PREFIX, choose, replay
 from histgen_lib.events import BagReady, Event
 from histgen_lib.files import canonical_json
-from histgen_lib.worker.dead_letter import PREFIX, DeadLetter, dead_letters
-from histgen_lib.worker.replay import REPLAYED_PREFIX, choose, replay
 
 
 def foreign(slide_id: str = "S1", source: str = "/scanner/1", ce_id: str = "17") -> Event:

@@ -16,12 +16,12 @@ from worker_fakes import (
     work,
 )
 
+from histgen_lib.catalogue.dead_letter import DeadLetter, read_dead_letter
 from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.runtime.stopping import Stopped
 from histgen_lib.telemetry import metrics
-from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
 from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError
 from histgen_lib.worker.job import Job
-from histgen_lib.worker.stopping import Stopped
 
 AWAY = TransientError("inference-unavailable", "The model server is away.")
 CRASH = JobFailedError(CRASHED)

@@ -7,8 +7,8 @@ import json
 import pytest
 from worker_fakes import BAD, EVENT, NOW, MemoryStore, delivery
 
+from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters, read_dead_letter
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.worker.dead_letter import DeadLetter, dead_letters, read_dead_letter
 
 
 def _letters() -> list[DeadLetter]:

@@ -10,14 +10,14 @@ import pytest
 from worker_fakes import BUS_AWAY, EVENT, NOW, World, drafted
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.pulse import aside
+from histgen_lib.runtime.stopping import Stopped
 from histgen_lib.telemetry import bound
 from histgen_lib.worker import child
-from histgen_lib.worker.backoff import Backoff
-from histgen_lib.worker.board import Board
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Told
-from histgen_lib.worker.pulse import aside
-from histgen_lib.worker.stopping import Stopped
 
 
 def test_waits_double_up_to_the_most_and_chance_takes_up_to_half():

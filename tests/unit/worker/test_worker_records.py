@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from worker_fakes import BAD, EVENT, FIRST, LETTER, NOW, World, delivery, drafted, work
 
+from histgen_lib.catalogue.dead_letter import DeadLetter, read_dead_letter
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.worker.dead_letter import DeadLetter, read_dead_letter
 
 
 def test_a_record_that_is_no_event_is_refused_without_its_bytes(world: World):

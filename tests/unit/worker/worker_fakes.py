@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.bus import Delivery, Reason
+from histgen_lib.catalogue.dead_letter import letter_key
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted, SlideScanned
+from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.pulse import Pulse
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
 from histgen_lib.worker.attempts import Attempts
-from histgen_lib.worker.backoff import Backoff
-from histgen_lib.worker.board import Board
-from histgen_lib.worker.dead_letter import letter_key
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.job import Job
 from histgen_lib.worker.kit import Kit
 from histgen_lib.worker.patience import Patience
-from histgen_lib.worker.pulse import Pulse
 from histgen_lib.worker.spec import WorkerSpec
-from histgen_lib.worker.stopping import Stop
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 BUS_AWAY = TransientError("bus-unavailable", "The broker is away.")

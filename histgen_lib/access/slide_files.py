@@ -1,0 +1,229 @@
+"""From a slide's URI to a file that can be opened; and whether one that cannot be read is gone, or only away.
+
+A slide that is gone is a person's business (it is dead-lettered), a share that is away comes back (the job
+waits for it). A share counts as away when the system says so, or when its table of mounts wants something
+mounted where nothing is; an empty folder alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
+from histgen_lib.access.scratch import Scratch
+from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from histgen_lib.slides.admission import admit
+from histgen_lib.slides.mpp import read_sidecar
+from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
+from histgen_lib.slides.source import locate
+from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
+
+_AWAY = {
+    getattr(errno, name)
+    for name in (
+        *("ESTALE", "EIO", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+        *("ETIMEDOUT", "ENODEV", "ENXIO", "EREMOTEIO", "EAGAIN"),
+    )
+    if hasattr(errno, name)
+}
+"""What the system says of a share whose server cannot be had, when a file on it is looked up."""
+
+_FSTAB = Path("/etc/fstab")
+_NAME_BYTES = 200
+"""What a copy's name keeps of its object's, from the end: with what a file that is being fetched is called
+besides, a name may have 255."""
+
+
+def stated_mounts(table: Path = _FSTAB) -> list[Path]:
+    """List the folders on which the system's table wants something mounted."""
+    try:
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    fields = [line.split() for line in lines if not line.lstrip().startswith("#")]
+    places = [Path(field[1].replace("\\040", " ")) for field in fields if len(field) > 1]
+    return [place for place in places if place.is_absolute() and place != Path("/")]
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """A slide that was admitted: its file or DICOM folder, and where all that belongs to it has to lie."""
+
+    path: Path
+    within: Roots
+
+
+class SlideFiles:
+    """Opens slides by URI: file:// where they lie, s3:// by way of a copy in `scratch`.
+
+    `roots`: what slides may be taken from, whoever names them. `storage`: endpoint and region of buckets.
+    `mounts`: see `stated_mounts`. `most_bytes`: what one slide may have.
+    """
+
+    def __init__(
+        self,
+        storage: StorageSettings,
+        scratch: Callable[[], Scratch],
+        *,
+        roots: Roots,
+        mounts: Sequence[Path] | None = None,
+        most_bytes: int = DEFAULT_BYTES,
+    ) -> None:
+        self.most_bytes = most_bytes
+        self._storage = storage
+        self._make_scratch = scratch
+        self._roots = roots
+        self._scratch: Scratch | None = None
+        self._buckets: dict[str, ObjectStore] = {}
+        self._mounts = stated_mounts() if mounts is None else list(mounts)
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[SlideFile]:
+        """Give the slide's file for the time of the block.
+
+        InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
+        TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
+        "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError:
+        "slide-away" (of buckets, too), "scratch-full".
+        """
+        place = self._place(uri)
+        if isinstance(place, ObjectPlace):
+            with self._copy(place) as path:
+                yield _admitted(path, Roots((path.parent,)))
+            return
+        with self._unless_away(place):
+            yield _admitted(place.path, self._roots)
+
+    def sidecar_mpp(self, uri: str) -> float | None:
+        """Return what a sidecar beside a file says of its scale; as `histgen_lib.slides.mpp.read_sidecar`.
+
+        Raises as `open` does for URIs and for shares that are away.
+        """
+        place = self._place(uri)
+        if isinstance(place, ObjectPlace):
+            return None
+        with self._unless_away(place):
+            return read_sidecar(place.path, self._roots)
+
+    def _place(self, uri: str) -> Place:
+        """Read a URI that anybody may have written; the only place where one becomes a path or a key."""
+        try:
+            place = parse_uri(uri)
+        except InvalidInputError:
+            raise _bad_uri() from None
+        self._roots.require(place)
+        if isinstance(place, FilePlace) and (not place.path.name or _is_too_long(place.path)):
+            raise _bad_uri()
+        return place
+
+    @contextmanager
+    def _unless_away(self, place: FilePlace) -> Iterator[None]:
+        try:
+            yield
+        except InvalidInputError as error:
+            self._check_there(place.path)
+            raise error
+
+    def _check_there(self, path: Path) -> None:
+        """Raise TransientError("slide-away") if the path cannot be looked up now, but may be later."""
+        try:
+            path.stat()
+        except OSError as error:
+            lost = isinstance(error, FileNotFoundError | NotADirectoryError) and self._unmounted(path)
+            if error.errno in _AWAY or lost:
+                raise TransientError(
+                    "slide-away",
+                    f"The disk or network share that holds {path.name} is away.",
+                    hint="Mount it again; the slide is then worked on by itself.",
+                ) from error
+
+    def _unmounted(self, path: Path) -> bool:
+        return any(place in path.parents and not os.path.ismount(place) for place in self._mounts)
+
+    @contextmanager
+    def _copy(self, place: ObjectPlace) -> Iterator[Path]:
+        name = PurePosixPath(place.key).name
+        if not name:  # a key of slashes alone
+            raise _bad_uri()
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(self._held(place, name))
+            except FatalError as error:
+                if error.code == "storage-url":  # of the bucket's name
+                    raise _bad_uri() from error
+                raise error if error.code.startswith("scratch") else _closed(name, error) from error
+            except InvalidInputError as error:
+                raise _bad_uri() if error.code == "object-key" else error from error
+            except TransientError as error:
+                raise _bucket_away(name, error) if error.code == "storage-unavailable" else error from error
+            yield path
+
+    def _held(self, place: ObjectPlace, name: str) -> AbstractContextManager[Path]:
+        store, key = self._bucket(place.bucket), place.key
+        found = store.head(key)
+        if found is None:
+            raise _missing(name)
+        require_bytes(name, found.size_bytes, self.most_bytes)
+        if self._scratch is None:
+            self._scratch = self._make_scratch()
+        identity = f"{place.uri}|{found.etag}|{found.size_bytes}"
+        short = name.encode()[-_NAME_BYTES:].decode(errors="ignore")
+        return self._scratch.holding(identity, short, found.size_bytes, lambda path: store.fetch(key, path))
+
+    def _bucket(self, name: str) -> ObjectStore:
+        if name not in self._buckets:
+            self._buckets[name] = open_foreign_bucket(self._storage, name)
+        return self._buckets[name]
+
+
+def _admitted(path: Path, within: Roots) -> SlideFile:
+    """Refuse what may not be a slide at the price of a few small reads, before all of it is read."""
+    if admit(path, within):
+        locate(path)
+    return SlideFile(path, within)
+
+
+def _is_too_long(path: Path) -> bool:
+    """Whether the file system can have no such name."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+def _bad_uri() -> InvalidInputError:
+    return InvalidInputError(
+        "slide-uri",
+        "The slide's URI is none that a file or an S3 object can have.",
+        hint='Announce slides as "file:///folder/slide.svs" or "s3://bucket/key".',
+    )
+
+
+def _missing(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        "slide-missing",
+        f"There is no object {name}.",
+        hint="Upload the slide again, then replay the dead letter.",
+    )
+
+
+def _bucket_away(name: str, error: TransientError) -> TransientError:
+    """Tell a slide's own S3 from the store that all need."""
+    return TransientError(
+        "slide-away", f"The bucket that holds {name} cannot be read now: {error.message}", hint=error.hint
+    )
+
+
+def _closed(name: str, error: FatalError) -> InvalidInputError:
+    """Put a bucket that refuses us into words: that is the slide's trouble, not this service's end."""
+    return InvalidInputError(
+        "slide-unreadable",
+        f"{name} cannot be read: {error.message}",
+        hint=error.hint or "Check that this account may read that bucket.",
+    )

@@ -1,0 +1,280 @@
+"""Removing what nobody needs any more, of a kind and an age that were stated; see docs/keeping.md.
+
+Safe beside a running stack: nothing unfinished, nothing that a pointer names, and no last letter is touched;
+and after a kill in the middle: of a report or a bag that goes first which says that it is whole, and the next
+prune takes the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import groupby
+
+from histgen_lib.bus import BusSettings, finished_records
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.audit import Audit, this_account
+from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
+from histgen_lib.catalogue.keys import ATTEMPTS, CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
+from histgen_lib.catalogue.latest import latest_of, owner_told
+from histgen_lib.catalogue.objects import read_object
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.pointer import BY_BAG, pointer_of, recall_pointer
+from histgen_lib.catalogue.recovery import events_of, room_owner, scan_of
+from histgen_lib.catalogue.replay import GATEWAY, REPLAYED_PREFIX
+from histgen_lib.catalogue.scan_record import ScanRecord
+from histgen_lib.catalogue.verifying import BAGS, CASES
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import Event, SlideScanned
+from histgen_lib.storage import ObjectInfo, ObjectStore
+
+DAY_S, _MOST_DAYS = 86400.0, 100_000
+_IN_HAND_S = 3600.0
+"""What is younger may be in the hand of a worker, whatever age is stated."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Something that is gone, or would be. `key`: of an object; of the broker's records their topic."""
+
+    kind: str
+    key: str
+    size_bytes: int
+
+
+def read_retention(text: str) -> dict[str, float]:
+    """Read "90" (days, of every kind) or "seen=90,reports=365"; "" keeps everything.
+
+    Raises InvalidInputError("retention-invalid").
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if len(parts) == 1 and "=" not in parts[0]:
+        parts = [f"{kind}={parts[0]}" for kind in KINDS]
+    found = dict(part.partition("=")[::2] for part in parts)
+    try:
+        days = {kind.strip(): float(stated) for kind, stated in found.items()}
+    except ValueError:
+        days = {}
+    if len(days) < len(parts) or not all(
+        kind in KINDS and 0 <= stated < _MOST_DAYS for kind, stated in days.items()
+    ):
+        raise InvalidInputError(
+            "retention-invalid",
+            "How long things are to be kept cannot be read.",
+            hint=f'Write days, "90", or days of each kind, "seen=90,reports=365". Kinds: {", ".join(KINDS)}.',
+        )
+    return days
+
+
+def prune(
+    store: ObjectStore,
+    bus: BusSettings | None,
+    days: Mapping[str, float],
+    *,
+    dry_run: bool = False,
+    by: str = "",
+    now: datetime | None = None,
+) -> Iterator[Removed]:
+    """Remove what is older than so many days, by kind; what is no key of `days` is kept.
+
+    `by`: who has it done, for the audit log, which is told before the first thing goes; this account if that
+    is not stated. Yields each thing when it is gone; with `dry_run` nothing goes. `now`: UTC. Raises as store
+    and broker.
+    """
+    at = now or datetime.now(UTC)
+    deed = _Deed(store, by or this_account(), days)
+    pruner = _Pruner(store, bus, at.timestamp(), None if dry_run else deed)
+    for kind, method in KINDS.items():
+        if kind in days:
+            for key, size_bytes in method(pruner, at.timestamp() - days[kind] * DAY_S):
+                yield Removed(kind, key, size_bytes)
+
+
+def tally(removed: Iterable[Removed]) -> dict[str, tuple[int, int]]:
+    """Count, by kind, how many things are gone, and their bytes."""
+    counts: dict[str, tuple[int, int]] = {}
+    for one in removed:
+        count, size_bytes = counts.get(one.kind, (0, 0))
+        counts[one.kind] = count + 1, size_bytes + one.size_bytes
+    return counts
+
+
+Gone = Iterator[tuple[str, int]]
+
+
+class _Deed:
+    """What is about to be done: written down once, if anything is."""
+
+    def __init__(self, store: ObjectStore, by: str, days: Mapping[str, float]) -> None:
+        self._store, self._by = store, by
+        self._what = {kind: f"{days[kind]:g}" for kind in KINDS if kind in days}
+
+    def write_down(self) -> None:
+        if self._what:
+            Audit(self._store).append("pruned", self._by, self._what)
+            self._what = {}
+
+
+class _Pruner:
+    """Removes what was last written before a time, in seconds since 1970: one method a kind.
+
+    `deed` None: only says what it would remove.
+    """
+
+    def __init__(self, store: ObjectStore, bus: BusSettings | None, now: float, deed: _Deed | None) -> None:
+        self._store, self._bus, self._now, self._deed = store, bus, now, deed
+        self._in_cases: set[str] | None = None
+
+    def broker(self, before: float) -> Gone:
+        """Remove records that every group has finished."""
+        if self._bus:
+            at = datetime.fromtimestamp(before, UTC)
+            if self._deed and any(finished_records(self._bus, at, remove=False)):
+                self._deed.write_down()
+            yield from finished_records(self._bus, at, remove=self._deed is not None)
+
+    def seen(self, before: float) -> Gone:
+        """Remove the notes that spare a second look at files: a file that is still there is known anyway."""
+        yield from self._remove(info for info in self._store.list(keys.SEEN) if _is_old(info, before))
+
+    def letters(self, before: float) -> Gone:
+        """Remove letters that were replayed, once their slide has a draft or another scan."""
+        for info in self._store.list(REPLAYED_PREFIX):
+            if _is_old(info, before) and self._is_settled(info.key):
+                yield from self._remove([info])
+
+    def reports(self, before: float) -> Gone:
+        """Remove reports that are not the latest of a slide or case, nor may be soon."""
+        for room in (CASE_REPORTS, REPORTS):
+            yield from self._folders(room, partial(self._superseded, room), before)
+
+    def bags(self, before: float) -> Gone:
+        """Remove bags of earlier scans and models, which no case names either."""
+        yield from self._folders(BAGS, self._unused, before)
+
+    def attempts(self, before: float) -> Gone:
+        """Remove counts of attempts at events that no letter tells of."""
+        for info in self._store.list(ATTEMPTS):
+            event_id = info.key.removeprefix(ATTEMPTS).split("/")[1]
+            if _is_old(info, self._not_in_hand(before)) and not self._store.head(letter_key(event_id)):
+                yield from self._remove([info])
+
+    def _folders(
+        self, room: str, unneeded: Callable[[str, dict[str, list[ObjectInfo]]], list[str]], before: float
+    ) -> Gone:
+        """Remove what is unneeded of each slide's (or case's) sets that are old enough, by digest."""
+        before = self._not_in_hand(before)
+        for owner, infos in groupby(self._store.list(room), lambda info: info.key.split("/")[1]):
+            sets = _by_digest(infos)
+            old = {one: all(_is_old(info, before) for info in found) for one, found in sets.items()}
+            if not any(old.values()):
+                continue
+            for digest in unneeded(owner, sets):
+                if old[digest]:
+                    yield from self._remove(sorted(sets[digest], key=_says_whole))
+
+    def _superseded(self, room: str, owner_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
+        """Name those that a later one has replaced; those of cases may lie among a slide's, from before."""
+        case = ReportOwner(owner_id, is_case=True)
+        if len(sets) < 2 and (room == CASE_REPORTS or self._store.head(case.latest) is None):
+            return []
+        owner = case if room == CASE_REPORTS else ReportOwner(owner_id)
+        return [one for one in sets if self._is_superseded(owner, one)]
+
+    def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
+        data = read_object(self._store, owner.report(digest, DRAFT_JSON))
+        whose = owner_told(data or b"") or room_owner(self._store, owner)
+        shown = Overview(self._store).shown(events_of(self._store, whose))
+        if whose.id != owner.id or shown is None or digest in shown:
+            return False
+        latest = {latest_of(self._store, whose, damaged=digest)}
+        if data and not owner_told(data):  # damaged: perhaps another's of this id, who needs it
+            other = ReportOwner(owner.id, not whose.is_case)
+            latest.add(latest_of(self._store, other, damaged=digest))
+        return digest not in latest and any(latest)
+
+    def _unused(self, slide_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
+        event = scan_of(self._store, slide_id) if len(sets) > 1 else None
+        if event is None or not self._is_drafted([event]):
+            return []
+        assert isinstance(event.data, SlideScanned)
+        current = [one for one in sets if self._content_of(slide_id, one) == event.data.content_id]
+        if not current:
+            return []
+        newest = max(current, key=lambda one: max(info.modified_at for info in sets[one]))
+        return [one for one in sets if one != newest and one not in self._named_by_cases()]
+
+    def _content_of(self, slide_id: str, digest: str) -> str:
+        try:
+            data = read_object(self._store, keys.scan_key(slide_id, digest))
+            return ScanRecord.from_bytes(data or b"").content_id
+        except InvalidInputError:
+            return ""
+
+    def _named_by_cases(self) -> set[str]:
+        if self._in_cases is None:
+            pointers = {pointer_of(info.key) for info in self._store.list(CASES)}
+            said = (recall_pointer(self._store, key, by=BY_BAG) for key in pointers)
+            self._in_cases = {str(pointer[BY_BAG]) for pointer in said if pointer}
+        return self._in_cases
+
+    def _is_drafted(self, events: Iterable[Event]) -> bool:
+        """Whether these slides all have a draft; not where no slide is known: then nothing else is either."""
+        return Overview(self._store).shown(events) is not None
+
+    def _is_settled(self, key: str) -> bool:
+        """Whether nothing depends any more on knowing that this letter was replayed."""
+        try:
+            letter = DeadLetter.from_bytes(read_object(self._store, key) or b"")
+        except InvalidInputError:
+            return False
+        if letter.event is None or letter.worker == GATEWAY:
+            return True
+        event = scan_of(self._store, letter.event.key)
+        return event is None or event.trace_id != letter.event.trace_id or self._is_drafted([event])
+
+    def _not_in_hand(self, before: float) -> float:
+        return min(before, self._now - _IN_HAND_S)
+
+    def _remove(self, infos: Iterable[ObjectInfo]) -> Gone:
+        for info in infos:
+            if self._deed:
+                self._deed.write_down()
+                self._store.delete(info.key)
+            yield info.key, info.size_bytes
+
+
+def _is_old(info: ObjectInfo, before: float) -> bool:
+    """Whether an object was written before; not where the server does not tell when."""
+    return 0 < info.modified_at < before
+
+
+def _by_digest(infos: Iterable[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
+    """Group a slide's bags or reports; what belongs to none, like a pointer, is left out."""
+    found: dict[str, list[ObjectInfo]] = {}
+    for info in infos:
+        name = info.key.split("/", 2)[2]
+        digest = name.partition("/")[0] if "/" in name else name.partition(".")[0]
+        if len(digest) == _DIGEST_LENGTH:
+            found.setdefault(digest, []).append(info)
+    return found
+
+
+def _says_whole(info: ObjectInfo) -> tuple[bool, bool]:
+    """Put first what says what a set holds, then what says that it is there."""
+    name = info.key.rpartition("/")[2]
+    return not name.endswith(keys.DIGESTS), not name.endswith((keys.DRAFT_JSON, ".scan.json"))
+
+
+_DIGEST_LENGTH = 64
+KINDS: dict[str, Callable[[_Pruner, float], Gone]] = {
+    "broker": _Pruner.broker,
+    "seen": _Pruner.seen,
+    "letters": _Pruner.letters,
+    "reports": _Pruner.reports,
+    "bags": _Pruner.bags,
+    "attempts": _Pruner.attempts,
+}
+"""What can be pruned."""

@@ -1,0 +1,129 @@
+"""Where a slide stands, and what is told of its draft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from histgen_lib.catalogue import keys
+from histgen_lib.catalogue.damage import Damage
+from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.events import BagReady, Event, SlideScanned
+
+Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
+
+
+@dataclass(frozen=True)
+class DraftFacts:
+    """What is told of a finished draft. `key`: of its draft.json."""
+
+    key: str
+    text: str
+    abstained: bool
+    out_of_distribution: bool
+    confidence: float | None
+    """None: the model was not calibrated."""
+    fields: dict[str, str]
+    parts: tuple[dict[str, Any], ...]
+    """Slide id, content id and mpp of each slide it was made from."""
+    slide_id: str = ""
+    """What it says it is of: a slide, or with `case_id` a case, whose id this is then."""
+    case_id: str | None = None
+
+    @classmethod
+    def read(cls, key: str, data: bytes) -> DraftFacts:
+        """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
+        draft = json.loads(data)
+        parts = draft.get("slides") or [
+            {"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}
+        ]
+        return cls(
+            key=key,
+            text=draft["text"],
+            abstained=draft["abstained"],
+            out_of_distribution=draft["out_of_distribution"]["flag"],
+            confidence=draft["confidence"],
+            fields=draft["fields"],
+            parts=tuple({**_told(part["slide"]), "slide_id": part["slide_id"]} for part in parts),
+            slide_id=draft["slide_id"],
+            case_id=draft.get("case_id"),
+        )
+
+    @property
+    def page_key(self) -> str:
+        """Key of the page that shows it."""
+        return self.key.removesuffix(keys.DRAFT_JSON) + keys.DRAFT_HTML
+
+    @property
+    def owner(self) -> keys.ReportOwner:
+        """Whose report it says it is."""
+        return keys.ReportOwner(self.slide_id, self.case_id is not None)
+
+    def part(self, slide_id: str) -> dict[str, Any] | None:
+        """Return what it tells of one slide that it was made from."""
+        return next((part for part in self.parts if part["slide_id"] == slide_id), None)
+
+
+@dataclass(frozen=True)
+class SlideState:
+    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
+
+    `lacks`: the slides of its case without a bag, for which a slide that has one waits. `copies`: names of
+    files with the same bytes, which are the same slide. `damaged`: what is known to be wrong with its
+    objects, in words. `event` None: not even that can be read any more.
+    """
+
+    slide_id: str
+    state: Where
+    event: Event | None = None
+    draft: DraftFacts | None = None
+    letter: DeadLetter | None = None
+    lacks: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    def with_damage(self, found: Iterable[Damage]) -> SlideState:
+        """Add damage to objects of which nothing is said yet."""
+        known = {said.partition(" ")[0] for said in self.damaged}
+        more = [str(damage) for damage in found if damage.key not in known]
+        return replace(self, damaged=(*self.damaged, *more)) if more else self
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.state in ("drafted", "dead-letter")
+
+    @property
+    def end(self) -> str:
+        """Key of the object that it ended with; "" if it has not."""
+        return self.draft.key if self.draft else self.letter.key if self.letter else ""
+
+    @property
+    def ending(self) -> tuple[str, str, str]:
+        """Tell this end from others: one that was sent again may end again, and with the same draft."""
+        return self.slide_id, self.event.name if self.event else "", self.end
+
+    @property
+    def mates(self) -> frozenset[str]:
+        """Ids of the other slides of its case, which get one report with it."""
+        data = self.event.data if self.event else None
+        named = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
+        return frozenset(named) - {self.slide_id}
+
+    @property
+    def scanned_at(self) -> str:
+        """When it was announced, in UTC, as text that sorts by time; "" if that is not known."""
+        event = self.event or (self.letter and self.letter.event)
+        return event.scanned_at.isoformat(timespec="microseconds") if event else ""
+
+    @property
+    def uri(self) -> str:
+        """Where the slide lies, if that is known."""
+        event = self.event or (self.letter and self.letter.event)
+        return event.data.uri if event and isinstance(event.data, SlideScanned | BagReady) else ""
+
+
+def _told(scan: dict[str, Any]) -> dict[str, Any]:
+    return {"content_id": scan["content_id"], "mpp": scan["mpp"]}

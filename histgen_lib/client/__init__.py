@@ -1,0 +1,1 @@
+"""Talking to a stack that runs, here or elsewhere."""

@@ -1,0 +1,176 @@
+"""The folder a local stack lives in: who runs there now, where it is reached, what it was started with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from histgen_lib.client.privacy import ANOTHERS, close_to_others
+from histgen_lib.errors import FatalError
+from histgen_lib.files import write_atomic
+
+SCHEMA = 1
+_OWN = frozenset({"inbox", "objects", "secrets"})
+"""What a folder may hold before a stack first lives in it: slides that wait, earlier drafts, its token."""
+
+
+def default_home(environment: Mapping[str, str]) -> Path:
+    """Return where a stack lives unless it is told: $HISTGEN_HOME, else the user's folder for data."""
+    if stated := environment.get("HISTGEN_HOME"):
+        return Path(stated)
+    data = environment.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "histgen"
+
+
+@dataclass(frozen=True)
+class StackRecord:
+    """stack.json: how to reach the stack, and what its broker and store are; no secrets.
+
+    It stays when the stack has stopped, so that its store can still be looked into.
+    """
+
+    pid: int
+    gateway: str
+    bus: str
+    store: str
+    store_endpoint: str | None
+    inference: str
+    watch: str
+    roots: tuple[str, ...] = ()
+    """What slides may be taken from; empty in the record of an older version, which did not say."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+class StackHome:
+    """Names every place in the folder; makes nothing but with `locked`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.logs, self.run_dir = self.folder / "logs", self.folder / "run"
+        self.record_path = self.folder / "stack.json"
+        self._lock = self.folder / "stack.lock"
+
+    def log(self, name: str) -> Path:
+        """Return where a process of the stack writes its log."""
+        return self.logs / f"{name}.log"
+
+    @property
+    def index_path(self) -> Path:
+        """The file from which it is told at once where every slide stands."""
+        return self.folder / "index.db"
+
+    @property
+    def token_path(self) -> Path:
+        """The file with the token that the services of this stack want from whoever asks them."""
+        return self.secret("token")
+
+    @property
+    def kafka_client_path(self) -> Path:
+        """The file that says how a Kafka that was started here is reached, password included."""
+        return self.folder / "kafka" / "client.json"
+
+    def secret(self, name: str) -> Path:
+        """Return where a secret of this stack lies."""
+        return self.folder / "secrets" / name
+
+    @property
+    def lived_in(self) -> bool:
+        """Whether a stack ever lived here."""
+        return self._lock.exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder for this process alone while the block runs.
+
+        Raises FatalError: "stack-running" if a stack runs here, "stack-home" if the folder cannot be used.
+        """
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)  # drafts are nobody else's business
+            self._close_to_others()
+            for folder in (self.logs, self.run_dir):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            lock = self._lock.open("a")
+        except OSError as error:
+            raise FatalError(
+                "stack-home",
+                f"The stack's folder {self.folder} cannot be used: {error.strerror or error}.",
+                hint="Give another one with --home.",
+            ) from error
+        with lock:
+            if not self._take_all(lock.fileno()):
+                raise FatalError(
+                    "stack-running",
+                    f"A stack runs in {self.folder} already.",
+                    hint="Look at it with histgen watch, stop it, or give another folder with --home.",
+                )
+            for stale in self.run_dir.rglob("*.json"):
+                stale.unlink(missing_ok=True)
+            yield
+
+    def _close_to_others(self) -> None:
+        """Take from a folder that was there before what other accounts may do in it.
+
+        Raises OSError, and FatalError("stack-home").
+        """
+        why = close_to_others(self.folder, ours=self._is_home)
+        if why == ANOTHERS:
+            raise self._not_alone(why, "Give a folder of this account's with --home.")
+        if why:
+            raise self._not_alone(
+                why, "Give a new folder with --home, or chmod 700 this one if nobody else needs it."
+            )
+
+    def _is_home(self) -> bool:
+        return self.lived_in or not {entry.name for entry in self.folder.iterdir()} - _OWN
+
+    def _not_alone(self, why: str, hint: str) -> FatalError:
+        return FatalError("stack-home", f"The stack's folder {self.folder} {why}.", hint=hint)
+
+    @staticmethod
+    def _take_all(descriptor: int) -> bool:
+        """Take the lock; someone who only asks whether a stack runs has it for a moment, too."""
+        for _ in range(10):
+            if _take(descriptor, fcntl.LOCK_EX):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def running(self) -> bool:
+        """Whether a stack runs here: it holds the lock, and a dead one cannot."""
+        try:
+            with self._lock.open() as lock:
+                return not _take(lock.fileno(), fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+    def write(self, record: StackRecord) -> None:
+        """Write stack.json."""
+        write_atomic(self.record_path, json.dumps(record.to_json(), indent=2).encode() + b"\n")
+
+    def read(self) -> StackRecord | None:
+        """Return what stack.json says; None if no stack of this version ever ran here."""
+        try:
+            value = json.loads(self.record_path.read_bytes())
+            if value.pop("schema") != SCHEMA:
+                return None
+            return StackRecord(**{**value, "roots": tuple(value.get("roots", ()))})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+def _take(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

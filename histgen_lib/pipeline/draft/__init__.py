@@ -1,0 +1,1 @@
+"""From a bag to its draft report."""

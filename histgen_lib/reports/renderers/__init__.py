@@ -1,0 +1,1 @@
+"""What a draft report is rendered to."""

@@ -1,0 +1,1 @@
+"""Parts for tests without servers, held to the same contract suites as the real ones."""
