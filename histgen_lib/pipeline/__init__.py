@@ -35,10 +35,10 @@ __getattr__ = lazily(
     __name__,
     {
         "calibration": "Calibration",
-        "draft": "bag_to_draft",
-        "job": "Result report_bag report_slide",
+        "draft.draft": "bag_to_draft",
+        "one_slide": "Result report_bag report_slide",
         "model": "ReportModel load_model",
         "progress": "Progress silent",
-        "scan": "Scan scan_to_bag",
+        "scan.scan": "Scan scan_to_bag",
     },
 )
