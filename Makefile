@@ -17,7 +17,7 @@ help: ## list the targets
 setup: ## build .venv/ with everything; install missing Debian packages
 	@deploy/setup.sh all
 
-demo: ## the stream on this machine: slides into a watched folder, drafts out (BROKER=kafka: on a real Kafka)
+demo: ## the whole stream on this machine: slides in, drafts out (BROKER=kafka: on a real Kafka)
 	@deploy/setup.sh base
 	@deploy/setup.sh triton
 	@if [ "$(BROKER)" = kafka ]; then deploy/setup.sh kafka; fi
@@ -30,25 +30,25 @@ lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 
-test: setup lint ## set-up, lint, then every test
+test: setup lint ## set up, lint, run every test
 	$(BIN)/pytest --durations=15
 
-bench: setup ## speed against the peers, as ratios
+bench: setup ## speed beside the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s
 
-chaos: setup ## kills of every component on both brokers, over and over; outages of two minutes (half an hour)
+chaos: setup ## kill every component again and again, on both brokers; two-minute outages (half an hour)
 	$(BIN)/python -m pytest tests/chaos --run-soak -s --durations=20
 
-bench-status: setup ## histgen status, and the views, where the store has seen 100,000 slides (a quarter of an hour)
+bench-status: setup ## histgen status and the live views with 100,000 slides in the store (a quarter of an hour)
 	$(BIN)/python -m pytest -q tests/bench/test_status_speed.py --run-bench -s
 
-bench-stream: setup ## what the stream costs beside the work: latency on Kafka, share at saturation, a bag to Triton
+bench-stream: setup ## overhead of the stream: latency on Kafka, share of the work at saturation, sending a bag to Triton
 	$(BIN)/python -m pytest -q tests/bench/test_stream_overhead.py tests/bench/test_triton_transfer.py --run-bench -s
 
-bench-idle: setup ## what a stack at rest costs, by process, on both brokers
+bench-idle: setup ## CPU and memory of an idle stack, by process, on both brokers
 	$(BIN)/python -m pytest -q tests/bench/test_idle_stack.py --run-bench -s
 
-demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 cores)
+demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
 	$(BIN)/histgen synth --start 1200 --count 100 --seed 1 --split val --out $(DATA)/world
 	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
@@ -61,11 +61,11 @@ demo-model: setup ## rebuild the shipped model from nothing (about an hour on 2 
 	cp $(DATA)/synthetic-he/*.* $(MODEL)/ && cp $(DATA)/synthetic-he/training/metrics.csv $(MODEL)/training/
 	$(BIN)/python -c "from histgen_lib.export import export_local; export_local('$(MODEL)', 'model_repository', reference=True)"
 
-test-world: setup ## 60 slides of a seed that nothing was trained on, and their bags
+test-world: setup ## 60 slides of a seed not used in training, and their bags
 	$(BIN)/histgen synth --count 60 --seed 777 --split test --out $(DATA)/test
 	$(BIN)/histgen encode $(DATA)/test/slides --encoder $(MODEL) --out $(DATA)/test-bags
 
-evaluate-demo: test-world ## score the shipped model on them: the figures of its card
+evaluate-demo: test-world ## score the shipped model on them (the figures of its card)
 	$(BIN)/histgen evaluate --annotation $(DATA)/test/annotation.json --bags $(DATA)/test-bags --truth $(DATA)/test/truth --bootstrap 1000
 
 comparison: test-world ## docs/comparison.md: published, corrected, mean-pooled (after demo-model; about 25 minutes)
