@@ -18,10 +18,10 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.room import exit_code_of
+from histgen_lib.resources import exit_code_of
 from histgen_lib.runtime.limits import Limits
 from histgen_lib.secret import OWNER_ONLY
-from histgen_lib.storage import ObjectStore, StorageSettings
+from histgen_lib.storage import StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
 from histgen_lib.worker import Handler, WorkerSpec, run_worker
 from histgen_lib.worker.memory import default_limit_bytes
@@ -144,16 +144,6 @@ def warn_without_roots(settings: ServiceSettings) -> None:
     """Say it, once, if no slide can be taken. Raises FatalError("settings-invalid")."""
     if slide_roots(settings) == Roots():
         _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
-
-
-def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str]:
-    """Name what a job depends on and is not there now."""
-    missing = [] if server.ready(model) else [f"model {model}"]
-    try:
-        store.head("ready")
-    except HistgenError as error:
-        missing.append(error.code)
-    return missing
 
 
 def observe(settings: ServiceSettings, name: str) -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 from histgen_lib.access.places import Roots
 from histgen_lib.access.scratch import Scratch
 from histgen_lib.access.slide_files import SlideFiles
-from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.events import BagReady, Event, ReportDrafted, SlideScanned
 from histgen_lib.inference import InferenceServer, OnnxServer
-from histgen_lib.pipeline import ReportModel, load_model
+from histgen_lib.pipeline import Drafter, Progress, ReportModel, Scanner, load_model, silent
 from histgen_lib.pipeline.draft.job import DraftJob
+from histgen_lib.pipeline.job import Done
 from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.slides.source import content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
-from services.reporter.handler import Reporter
-from services.tiler.handler import Tiler
+from histgen_lib.worker.handler import Handler, JobHandler
 
 ANYWHERE = Roots((Path("/"),))
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -117,19 +117,25 @@ class Lab:
 
     @property
     def scan_job(self) -> ScanJob:
-        return ScanJob(self.model, self.server, self.store, self.files, self.in_flight)
+        return ScanJob(Scanner(self.model, self.server, self.in_flight), self.store, self.files)
 
     @property
     def draft_job(self) -> DraftJob:
-        return DraftJob(self.model, self.server, self.store, self.files)
+        return DraftJob(Drafter(self.model, self.server), self.store, self.files)
 
     @property
-    def tiler(self) -> Tiler:
-        return Tiler(self.scan_job, now=lambda: NOW)
+    def tiler(self) -> Handler:
+        return JobHandler(self.scan_job, "tiler", now=lambda: NOW)
 
     @property
-    def reporter(self) -> Reporter:
-        return Reporter(self.draft_job, now=lambda: NOW)
+    def reporter(self) -> Handler:
+        return JobHandler(self.draft_job, "reporter", now=lambda: NOW)
+
+    def draft(self, ready: BagReady, progress: Progress = silent) -> Done[ReportDrafted]:
+        return self.draft_job.run(event_of(ready), ready, progress)
+
+    def find_draft(self, ready: BagReady) -> Done[ReportDrafted] | None:
+        return self.draft_job.find(event_of(ready), ready)
 
     def without_slides(self) -> Lab:
         """Return a lab over the same store that cannot open slides."""
@@ -137,10 +143,9 @@ class Lab:
 
     def remake(self, data: SlideScanned) -> None:
         """Do what tiler and reporter do with what they are told, the first time or again."""
-        ready = self.scan_job.find(data) or self.scan_job.run(data).data
-        assert isinstance(ready, BagReady)
-        if self.draft_job.find(ready) is None:
-            self.draft_job.run(ready)
+        ready = self.scan_job.find_bag(data) or self.scan_job.make_bag(data)
+        if self.find_draft(ready) is None:
+            self.draft(ready)
 
 
 def scanned(path: Path, **stated) -> SlideScanned:
@@ -155,16 +160,12 @@ def scanned(path: Path, **stated) -> SlideScanned:
     return SlideScanned(**(known | stated))
 
 
-def event_of(data: SlideScanned) -> Event:
+def event_of(data: SlideScanned | BagReady) -> Event:
     identity = f"{data.slide_id}|{data.content_id}|{data.case_id}"
     return Event.first(data, source="/histgen/test", now=NOW, identity=identity)
 
 
 def drafts_of(lab: Lab, events: Sequence[Event]) -> list[Event]:
     """Let the tiler and then the reporter work on events; return what the reporter tells."""
-    bags = [bag for event in events for bag in lab.tiler.handle(event, _silent).events]
-    return [told for bag in bags for told in lab.reporter.handle(bag, _silent).events]
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    bags = [bag for event in events for bag in lab.tiler.handle(event, silent).events]
+    return [told for bag in bags for told in lab.reporter.handle(bag, silent).events]

@@ -27,7 +27,7 @@ from histgen_lib.catalogue.recovery import room_owner, slide_of
 from histgen_lib.catalogue.replay import REPLAYED_PREFIX
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import unsealed
-from histgen_lib.pipeline.draft.report_files import file_names
+from histgen_lib.reports.renderers import file_names
 from histgen_lib.reports.renderers.draft_json import readable_draft
 from histgen_lib.storage import ObjectInfo, ObjectStore
 

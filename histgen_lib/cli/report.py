@@ -26,8 +26,7 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.names import printable
 
 if TYPE_CHECKING:
-    from histgen_lib.inference import InferenceServer
-    from histgen_lib.pipeline import ReportModel, Result
+    from histgen_lib.pipeline import Drafter, Result
     from histgen_lib.pipeline.outputs import OutputPlaces
 
 SOME_FAILED = 1
@@ -39,11 +38,9 @@ class Job:
     """What is the same for every slide of one command."""
 
     out: OutputPlaces
-    model: ReportModel
-    server: InferenceServer
+    drafter: Drafter
     mpp: float | None
     bag: Path | None
-    beam_size: int | None
     overwrite: bool
 
 
@@ -125,12 +122,12 @@ def make_job(
 ) -> Job:
     """Load the model once for all slides."""
     from histgen_lib.inference import OnnxServer
-    from histgen_lib.pipeline import load_model
+    from histgen_lib.pipeline import Drafter, load_model
     from histgen_lib.pipeline.outputs import OutputPlaces
 
     loaded = load_model(model_folder(model))
     server = OnnxServer(loaded.folder.path, threads=threads)
-    return Job(OutputPlaces(out_dir), loaded, server, mpp, bag, beam_size, overwrite)
+    return Job(OutputPlaces(out_dir), Drafter(loaded, server, beam_size), mpp, bag, overwrite)
 
 
 def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
@@ -205,18 +202,20 @@ def _draft(path: Path, job: Job, title: str) -> Outcome:
     from histgen_lib.cli.progress import progress_bar
     from histgen_lib.pipeline import report_bag, report_slide
 
-    common: dict[str, Any] = {
-        "model": job.model,
-        "server": job.server,
-        "beam_size": job.beam_size,
-        "overwrite": job.overwrite,
-    }
     try:
         with progress_bar(title) as progress:
             if is_bag(path):
-                result = report_bag(path, job.out, progress=progress, **common)
+                result = report_bag(path, job.out, job.drafter, overwrite=job.overwrite, progress=progress)
             else:
-                result = report_slide(path, job.out, mpp=job.mpp, bag=job.bag, progress=progress, **common)
+                result = report_slide(
+                    path,
+                    job.out,
+                    job.drafter,
+                    mpp=job.mpp,
+                    bag=job.bag,
+                    overwrite=job.overwrite,
+                    progress=progress,
+                )
     except FatalError:
         raise
     except Exception as error:  # one slide's trouble, whatever it is, must not cost the others their drafts

@@ -25,9 +25,8 @@ from histgen_lib.evaluation import (
     write_pairs_csv,
 )
 from histgen_lib.files import write_atomic
-from histgen_lib.inference import InferenceServer, OnnxServer
-from histgen_lib.pipeline import ReportModel, bag_to_draft, load_model, scan_to_bag
-from histgen_lib.pipeline.draft.draft import bags_to_case_draft
+from histgen_lib.inference import OnnxServer
+from histgen_lib.pipeline import Drafter, Scanner, load_model
 from histgen_lib.pipeline.provenance import Part
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import open_slide
@@ -87,6 +86,7 @@ def run_model(run: ModelRun) -> ModelDrafts:
     """Draft every case of the split that has bags (or slides). Raises what matching them raises."""
     model = load_model(model_folder(run.model))
     server = OnnxServer(model.folder.path, threads=run.threads)
+    scanner, drafter = Scanner(model, server), Drafter(model, server)
     folder, suffixes = (run.bags, BAG_SUFFIXES) if run.bags else (run.slides, SLIDE_SUFFIXES)
     assert folder is not None
     annotation, files = read_annotation(run.annotation), index_files(folder, suffixes)
@@ -96,8 +96,8 @@ def run_model(run: ModelRun) -> ModelDrafts:
     with progress_bar("Drafting", "slides") as bar:
         for number, found in enumerate(matching.found):
             bar("slides", number, len(matching.found))
-            bags = [_bag(path, model, server) for path in found.paths]
-            draft = _draft(found.case.id, bags, model, server)
+            bags = [_bag(path, scanner) for path in found.paths]
+            draft = _draft(found.case.id, bags, drafter)
             made.pairs.append(Pair(found.case.id, found.case.report, draft.text))
             made.drafts.append(draft)
             made.evidence.extend(_evidence(found.case.id, draft, bags, run.truth))
@@ -114,17 +114,17 @@ def write_tables(
     result.cases_to_csv(folder / "cases.csv")
 
 
-def _bag(path: Path, model: ReportModel, server: InferenceServer) -> Bag:
+def _bag(path: Path, scanner: Scanner) -> Bag:
     if path.suffix.lower() in BAG_SUFFIXES:
         return read_bag(path)
     with open_slide(path) as slide:
-        return scan_to_bag(slide, model=model, server=server).bag
+        return scanner.scan(slide).bag
 
 
-def _draft(case_id: str, bags: Sequence[Bag], model: ReportModel, server: InferenceServer) -> DraftReport:
+def _draft(case_id: str, bags: Sequence[Bag], drafter: Drafter) -> DraftReport:
     if len(bags) == 1:
-        return bag_to_draft(bags[0], model=model, server=server).draft
-    return bags_to_case_draft(case_id, [Part(bag) for bag in bags], model=model, server=server).draft
+        return drafter.draft(bags[0]).draft
+    return drafter.draft_case(case_id, [Part(bag) for bag in bags]).draft
 
 
 def _evidence(

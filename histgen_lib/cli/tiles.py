@@ -68,7 +68,7 @@ def tiles(
 
 
 def _preview(path: Path, places: OutputPlaces, mpp: float | None, settings: TilingSettings) -> dict[str, Any]:
-    from histgen_lib.pipeline.pictures import sharp_overview
+    from histgen_lib.reports.pictures import sharp_overview
     from histgen_lib.slides import assess_quality, open_slide, plan_grid
 
     with open_slide(path, mpp=mpp) as slide:

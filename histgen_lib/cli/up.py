@@ -18,7 +18,7 @@ from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
 from histgen_lib.cli.stream_options import Home, StoreEndpoint, server_places
 from histgen_lib.errors import TransientError
-from histgen_lib.room import was_full
+from histgen_lib.resources import was_full
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

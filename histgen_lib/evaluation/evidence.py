@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.evaluation.bootstrap import Estimate, Floats, Statistic, estimate, mean
-from histgen_lib.pipeline.evidence import EvidenceFigures
+from histgen_lib.pipeline.reliability import EvidenceFigures
 from histgen_lib.text.synoptic import parse_report
 
 TOP = 3

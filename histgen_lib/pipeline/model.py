@@ -1,18 +1,26 @@
-"""A model folder as the jobs need it: which tiles to cut, what to make of the answers, when to abstain."""
+"""A model folder as the jobs need it: which tiles to cut, how to read the answers, when to abstain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from histgen_lib.errors import FatalError, HistgenError
+import numpy as np
+
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.models.domain import DomainModel
 from histgen_lib.models.histgen.folder import DOMAIN, ModelFolder, open_model_folder
-from histgen_lib.pipeline.calibration import Calibration
-from histgen_lib.pipeline.evidence import EvidenceFigures
+from histgen_lib.pipeline.reliability import Calibration, EvidenceFigures
+from histgen_lib.reports.record import ModelProvenance
 from histgen_lib.slides.settings import TilingSettings
+
+if TYPE_CHECKING:
+    from histgen_lib.bags import Bag
+    from histgen_lib.inference import InferenceServer
 
 ReportStatistic = Literal["diagnosis", "mean", "min"]
 
@@ -40,12 +48,18 @@ class ReportModel:
     report_statistic: ReportStatistic
     evidence: EvidenceFigures
 
-    @property
+    @cached_property
+    def provenance(self) -> ModelProvenance:
+        """What a draft says of the model that wrote it."""
+        folder = self.folder
+        return ModelProvenance(name=folder.name, sha256=folder.digest, synthetic=folder.synthetic)
+
+    @cached_property
     def encoder_name(self) -> str:
         """Name of the tile encoder whose features the model reads."""
         return str(self.folder.encoder.get("name", ""))
 
-    @property
+    @cached_property
     def encoder_sha256(self) -> str:
         """SHA-256 of that encoder's weights, "" if the model does not say."""
         return str(self.folder.encoder.get("sha256", ""))
@@ -111,3 +125,40 @@ def _statistic(abstention: Mapping[str, Any]) -> ReportStatistic:
     if name not in get_args(ReportStatistic):
         raise ValueError(f"unknown abstention statistic {name!r}")
     return cast(ReportStatistic, name)
+
+
+def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
+    """Load libraries and networks, and have the server load the model `name`, before the first slide.
+
+    The first slide would otherwise take a second or more longer. A server that is away loads it later.
+    Raises the server's FatalErrors.
+    """
+    from histgen_lib.bags import pack_bag, unpack_bag
+    from histgen_lib.reports.pictures import heatmap_webp, thumbnail_webp, tile_uri
+    from histgen_lib.reports.renderers.html import page_template
+    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: F401 - OpenSlide
+
+    _ = model.provenance, model.folder.tokenizer
+    _ = unpack_bag(pack_bag(_blank_bag(model.folder.histgen.input_dim)), "a bag")
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    _ = thumbnail_webp(pixels[..., :3]), tile_uri(pixels[..., :3], max_px=8), heatmap_webp(pixels)
+    page_template()
+    with suppress(TransientError, InvalidInputError):
+        server.warm(name)
+
+
+def _blank_bag(width: int) -> Bag:
+    from histgen_lib.bags import Bag
+
+    return Bag(
+        slide_id="none",
+        features=np.zeros((1, width), np.float16),
+        xy=np.zeros((1, 2), np.int32),
+        span_px=1.0,
+        tile_px=1,
+        mpp=1.0,
+        slide_mpp=1.0,
+        slide_size=(1, 1),
+        encoder_name="",
+        encoder_sha256="",
+    )

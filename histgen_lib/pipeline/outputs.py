@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import place_in
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.renderers.draft_json import from_json, to_json
+from histgen_lib.reports.renderers import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, RenderedFile
+from histgen_lib.reports.renderers.draft_json import from_json
 from histgen_lib.reports.renderers.text import to_text
 
-DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML, BAG = "draft.json", "draft.txt", "draft.html", "bag.parquet"
+BAG = "bag.parquet"
 
 
 class OutputPlaces:
@@ -42,19 +43,18 @@ class OutputPlaces:
         return place
 
 
-def write_outputs(folder: Path, draft: DraftReport, html: str, bag: Bag) -> bool:
-    """Write a draft's four files into `folder`; False if they already were there, byte for byte.
+def write_outputs(folder: Path, files: Sequence[RenderedFile], bag: Bag) -> bool:
+    """Write a draft's files and its bag into `folder`; False if they were there already, byte for byte.
 
-    A new folder appears complete or not at all. In a folder that exists each file is replaced at once,
-    draft.json last, and files of other names are left alone. Raises FatalError("output-unwritable"),
+    A new folder appears complete or not at all. In a folder that exists each file is replaced at once, the
+    last of `files` last, and files of other names are left alone. Raises FatalError("output-unwritable"),
     TransientError("output-disk-full").
     """
     with _translated(folder), _staging(folder) as staged:
         write_bag(bag, staged / BAG)
-        (staged / DRAFT_HTML).write_text(html, encoding="utf-8")
-        (staged / DRAFT_TEXT).write_text(to_text(draft), encoding="utf-8")
-        (staged / DRAFT_JSON).write_bytes(to_json(draft))
-        return _publish(staged, folder)
+        for file in files:
+            (staged / file.name).write_bytes(file.data)
+        return _publish(staged, folder, [BAG, *(file.name for file in files)])
 
 
 def finished_draft(folder: Path, inputs_digest: str) -> DraftReport | None:
@@ -111,7 +111,7 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _publish(staged: Path, folder: Path) -> bool:
+def _publish(staged: Path, folder: Path, names: Sequence[str]) -> bool:
     if not folder.exists():
         try:
             staged.rename(folder)
@@ -121,7 +121,7 @@ def _publish(staged: Path, folder: Path) -> bool:
         else:
             return True
     changed = False
-    for name in (BAG, DRAFT_HTML, DRAFT_TEXT, DRAFT_JSON):
+    for name in names:
         target = folder / name
         if not target.is_file() or target.read_bytes() != (staged / name).read_bytes():
             (staged / name).replace(target)

@@ -1,32 +1,40 @@
-"""Pixels for the renderings: thumbnail, heatmap and tiles as WebP, and data URIs for the page."""
+"""Pictures for the renderings: thumbnails, evidence tiles, heatmaps, and data URIs for the page."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.reports.record import DraftReport
+from histgen_lib.slides import Slide
 from histgen_lib.slides.resample import resize
 
 THUMBNAIL_PX = 1400
+EVIDENCE_PX = 256
+_MOST_PIXELS = 64_000_000  # a level larger than this is not read whole for a thumbnail
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly
 _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E's pinks, brightness rises throughout
     [[10, 40, 130], [0, 130, 150], [70, 200, 90], [255, 240, 0]], dtype=np.float64
 )
 
 
+Place = tuple[int, int]
+"""A tile's left and top edge, level-0 px."""
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """What the renderer may show of one slide.
+    """What the renderings may show of one slide.
 
     thumbnail  WebP of the whole slide (see `thumbnail_webp`), or None when only a bag was given
-    tiles      uint8[t, t, 3] RGB by the tile's level-0 (x, y)
+    tiles      uint8[t, t, 3] RGB by the tile's level-0 (x, y); empty when only a bag was given
     xy         int32[N, 2] level-0 px, top-left of every tile of the bag
     weights    float32[S, N]: each sentence's evidence over the bag's tiles; rows sum to 1 over all slides
     """
@@ -35,7 +43,7 @@ class Pictures:
     xy: NDArray[np.int32]
     span_px: float
     weights: NDArray[np.float32]
-    tiles: Mapping[tuple[int, int], NDArray[np.uint8]] = field(default_factory=dict)
+    tiles: Mapping[Place, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class HeatCells:
@@ -73,6 +81,35 @@ class HeatCells:
         covered = np.zeros(self.shape, dtype=bool)
         covered.ravel()[self._cells] = True
         return np.repeat(np.where(covered, 196, 244).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def make_thumbnail(slide: Slide) -> bytes:
+    """Make a WebP of the whole of an open slide."""
+    return thumbnail_webp(sharp_overview(slide))
+
+
+def sharp_overview(slide: Slide) -> NDArray[np.uint8]:
+    """Read the smallest level that is sharp at THUMBNAIL_PX; the overview if it is huge or damaged."""
+    sharp = [i for i, level in enumerate(slide.levels) if max(level.size) >= THUMBNAIL_PX]
+    level = max(sharp, default=0)
+    width, height = slide.levels[level].size
+    if width * height > _MOST_PIXELS:
+        return slide.thumbnail(THUMBNAIL_PX)
+    try:
+        return slide.read_region(0, 0, level, width, height)
+    except InvalidInputError:  # damaged there: the overview works around it
+        return slide.thumbnail(THUMBNAIL_PX)
+
+
+def evidence_places(draft: DraftReport, slide_id: str | None = None) -> set[Place]:
+    """Find the (x, y) of all tiles shown as evidence, or of those on one slide of a case."""
+    tiles = [tile for sentence in draft.sentences for tile in sentence.shown_evidence]
+    return {(tile.x, tile.y) for tile in tiles if tile.slide_id == slide_id}
+
+
+def read_evidence(slide: Slide, places: Collection[Place], span_px: float) -> dict[Place, NDArray[np.uint8]]:
+    """Read evidence tiles of an open slide: uint8[EVIDENCE_PX, EVIDENCE_PX, 3] by place."""
+    return {p: slide.read_scaled(*p, span_px=span_px, out_px=EVIDENCE_PX) for p in sorted(places)}
 
 
 def overall(draft: DraftReport, weights: NDArray[np.float32]) -> NDArray[np.floating]:

@@ -22,7 +22,7 @@ from histgen_lib.client.privacy import close_bus, close_store
 from histgen_lib.client.workers import WorkerState, look
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
-from histgen_lib.room import lack_in, lacked_room
+from histgen_lib.resources import disk_problem, lacked_resources
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import end_strays, free_port
@@ -211,7 +211,7 @@ class LocalStack:
             try:
                 done = step()
             except (HistgenError, OSError) as error:
-                if not (isinstance(error, TransientError) or lacked_room(error)):
+                if not (isinstance(error, TransientError) or lacked_resources(error)):
                     raise
                 if time.monotonic() - said_at >= SAY_S:
                     said_at = time.monotonic()
@@ -228,7 +228,7 @@ class LocalStack:
     def _lack(self, error: HistgenError | OSError) -> str:
         """Say what a step of the start lacks."""
         folder = next(one for one in (self.home.folder, *self.home.folder.parents) if one.exists())
-        if lack := lack_in(folder):
+        if lack := disk_problem(folder):
             return f"{lack} [disk-full]"
         return f"{error} [{error.code}]" if isinstance(error, HistgenError) else f"{error.strerror}."
 

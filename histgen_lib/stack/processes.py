@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from histgen_lib.client.asking import is_alive
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.room import lack_in, lacked_room
+from histgen_lib.resources import disk_problem, lacked_resources
 from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.runtime.silence import LIMIT_S, Silence
 from histgen_lib.secret import OWNER_ONLY
@@ -303,13 +303,13 @@ class Keeper:
         self._pass_on(partial(self._noted, self.name, frozen))
         self.said_at = float("-inf") if frozen else self.said_at  # each is told
         if self._failures >= TROUBLE:
-            lack = lack_in(self.process.log_path.parent)
+            lack = disk_problem(self.process.log_path.parent)
             self._say(" ".join(filter(None, (lack, why.message, f"[{why.code}]", why.hint))))
         self._become("restarting")
         self._ended.wait(next(self._delays))
 
     def _passes(self, error: FatalError) -> bool:
-        return self._was_well or error.code not in FOR_A_PERSON or lacked_room(error)
+        return self._was_well or error.code not in FOR_A_PERSON or lacked_resources(error)
 
     def _give_up(self, error: HistgenError) -> None:
         self.error = error
@@ -337,7 +337,7 @@ class Keeper:
             _log.exception("News of %s could not be told.", self.name)
 
     def _not_startable(self, error: OSError) -> HistgenError:
-        kind = TransientError if lacked_room(error) else FatalError
+        kind = TransientError if lacked_resources(error) else FatalError
         return kind(
             "service-ended" if kind is TransientError else "service-refused",
             f"The {self.name} cannot be started: {error.strerror or type(error).__name__}.",

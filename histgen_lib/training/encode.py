@@ -24,7 +24,7 @@ from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.names import place_in
-from histgen_lib.pipeline.scan.scan import make_bag
+from histgen_lib.pipeline.scan.scanner import make_bag
 from histgen_lib.slides import Slide, open_slide, plan_grid
 from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder_folder import EncoderFolder, open_encoder

@@ -19,8 +19,8 @@ from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.models.histgen.decoding import Decoded
 from histgen_lib.models.histgen.folder import DOMAIN, open_model_folder
-from histgen_lib.pipeline.calibration import Calibration, raw_confidence
 from histgen_lib.pipeline.draft.sentences import token_spans
+from histgen_lib.pipeline.reliability import Calibration, raw_confidence
 from histgen_lib.text.synoptic import parse_report, split_sentences
 from histgen_lib.text.tokenizers import Tokenizer
 from histgen_lib.training.data import Example

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 import structlog
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.room import disk_full, lacked_room, was_full
+from histgen_lib.resources import disk_full, lacked_resources, was_full
 from histgen_lib.telemetry import LogSettings, bound, configure_logging, get_logger
 from histgen_lib.worker import messages
 from histgen_lib.worker.handler import Handler
@@ -97,7 +97,7 @@ def _failed(error: BaseException) -> Failed:
     """Make what the parent gets: an error of the tree's own classes, which any process can unpickle."""
     for kind in (TransientError, InvalidInputError, FatalError):
         if isinstance(error, kind):
-            passes = kind is FatalError and lacked_room(error)
+            passes = kind is FatalError and lacked_resources(error)
             told = TransientError if passes else kind
             return Failed(told(error.code, error.message, hint=error.hint))
     if was_full(error):  # whoever wrote there: a slide is not given up for that

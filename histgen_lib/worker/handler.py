@@ -1,21 +1,27 @@
-"""What a service gives the worker: its job, and what the job answers."""
+"""How a worker runs a job: an event in, the job's objects in the store, the events that follow out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Generic, Protocol, TypeVar
 
-from histgen_lib.events import Event
-from histgen_lib.pipeline.progress import Progress
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import Data, Event
+from histgen_lib.pipeline.job import Done, Job
+from histgen_lib.pipeline.stages import Progress
+
+In = TypeVar("In", bound=Data)
+Out = TypeVar("Out", bound=Data)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a job did: the events to publish, and what to count.
 
-    `measures` are added to the metrics of those names by the parent process: seconds of a stage under
-    "stage:<name>", counts under a counter's name in `histgen_lib.telemetry.metrics`.
+    The parent process adds `measures` to the metrics of those names: seconds of a stage under "stage:<name>",
+    counts under a counter's name in `histgen_lib.telemetry.metrics`.
     """
 
     events: Sequence[Event] = ()
@@ -23,10 +29,10 @@ class Outcome:
 
 
 class Handler(Protocol):
-    """A service's job. Made once in each child process, by a function that can be pickled.
+    """What a worker calls. Made once in each child process, by a function that can be pickled.
 
-    Called from one thread, one call at a time. `find` is asked before every `handle`, and once more before an
-    event is given up: an object that is there wins over any error.
+    Called from one thread, one call at a time. `find` is called before every `handle`, and once more before
+    an event is given up: an object that is there outweighs any error.
     """
 
     def find(self, event: Event) -> Outcome | None:
@@ -37,11 +43,52 @@ class Handler(Protocol):
         """Do the job: every object is durable when this returns. Doing it twice gives the same bytes.
 
         Raises TransientError to be called again later ("slide-away" if that concerns the slides of one place
-        alone), InvalidInputError to have the event dead-lettered. A FatalError has the handler made anew: if
-        that raises one, too, the worker stops with the event uncommitted, else it counts as a crash.
+        alone), InvalidInputError to have the event dead-lettered. After a FatalError the handler is made
+        anew: if that raises a FatalError too, the worker stops with the event uncommitted, else the error
+        counts as a crash.
         """
         ...
 
     def ready(self) -> Sequence[str]:
-        """Name what the job depends on and is not there now; empty when all is well."""
+        """Name what the job depends on and cannot reach now; empty when all is well."""
         ...
+
+
+class JobHandler(Generic[In, Out]):
+    """Runs a Job for a service called `name`. `now`: the time of its events, UTC."""
+
+    def __init__(
+        self, job: Job[In, Out], name: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._job, self._name, self._now = job, name, now
+
+    def find(self, event: Event) -> Outcome | None:
+        """See Handler."""
+        done = self._job.find(event, self._data(event))
+        return None if done is None else self._outcome(event, done)
+
+    def handle(self, event: Event, progress: Progress) -> Outcome:
+        """See Handler."""
+        return self._outcome(event, self._job.run(event, self._data(event), progress))
+
+    def ready(self) -> Sequence[str]:
+        """See Handler."""
+        return self._job.lacking()
+
+    def _data(self, event: Event) -> In:
+        """Return the event's data. Raises InvalidInputError("event-type") for data of another type."""
+        if not isinstance(event.data, self._job.takes):
+            raise InvalidInputError(
+                "event-type",
+                f"The {self._name} works on {self._job.takes.type} events; this one is {event.type}.",
+                hint="Publish each event on the topic that has the name of its type.",
+            )
+        return event.data
+
+    def _outcome(self, event: Event, done: Done[Out]) -> Outcome:
+        if done.data is None:
+            return Outcome((), done.measures)
+        following = event.then(done.data, source=f"/histgen/{self._name}", now=self._now())
+        if done.event_id is not None:
+            following = replace(following, id=done.event_id)
+        return Outcome((following,), done.measures)

@@ -41,7 +41,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Told:
-    """How far a job is; see `histgen_lib.pipeline.progress`."""
+    """How far a job is; see `histgen_lib.pipeline.stages`."""
 
     stage: str
     done: int

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
 from histgen_lib.errors import HistgenError, TransientError
-from histgen_lib.room import disk_full, exit_code_of, was_full
+from histgen_lib.resources import disk_full, exit_code_of, was_full
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.health import health_app
 from histgen_lib.runtime.http import announced, serving

@@ -6,7 +6,7 @@ import os
 import sys
 
 from histgen_lib.errors import HistgenError
-from histgen_lib.room import disk_full, exit_code_of, was_full
+from histgen_lib.resources import disk_full, exit_code_of, was_full
 from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 from histgen_lib.telemetry import configure_logging, flush_tracing, get_logger
 from services.gateway.app import build

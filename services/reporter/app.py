@@ -12,12 +12,13 @@ NAME = "reporter"
 
 def make_reporter(settings: ReporterSettings) -> Handler:
     """Make the reporter's handler, in the process that does its jobs."""
-    from histgen_lib.pipeline import load_model
-    from histgen_lib.pipeline.draft.job import DraftJob
-    from histgen_lib.pipeline.warm import warm_up
-    from services.reporter.handler import MODEL, Reporter
+    from histgen_lib.pipeline import Drafter, load_model
+    from histgen_lib.pipeline.draft.job import MODEL, DraftJob
+    from histgen_lib.pipeline.model import warm_up
+    from histgen_lib.worker.handler import JobHandler
 
     model, server = load_model(settings.model), inference_server(settings, threads=settings.threads)
     warm_up(model, server, MODEL)
+    drafter = Drafter(model, server, settings.beam_size)
     store = open_store(storage_settings(settings))
-    return Reporter(DraftJob(model, server, store, slide_files(settings), settings.beam_size))
+    return JobHandler(DraftJob(drafter, store, slide_files(settings)), NAME)

@@ -13,15 +13,15 @@ NAME = "tiler"
 
 def make_tiler(settings: TilerSettings) -> Handler:
     """Make the tiler's handler, in the process that does its jobs."""
-    from histgen_lib.pipeline import load_model
-    from histgen_lib.pipeline.scan.job import ScanJob
-    from histgen_lib.pipeline.warm import warm_up
-    from services.tiler.handler import MODEL, Tiler
+    from histgen_lib.pipeline import Scanner, load_model
+    from histgen_lib.pipeline.model import warm_up
+    from histgen_lib.pipeline.scan.job import MODEL, ScanJob
+    from histgen_lib.worker.handler import JobHandler
 
     # Tiles side by side on a core each: faster than one tile on all cores, and the same bytes.
     model, server = load_model(settings.model), inference_server(settings, threads=1)
     warm_up(model, server, MODEL)
-    store = open_store(storage_settings(settings))
     by_model = min(settings.threads or cores(), MOST) if settings.inference == "onnx" else 3
-    in_flight = settings.in_flight or by_model
-    return Tiler(ScanJob(model, server, store, slide_files(settings), in_flight, settings.slide_tiles))
+    scanner = Scanner(model, server, settings.in_flight or by_model, settings.slide_tiles)
+    store = open_store(storage_settings(settings))
+    return JobHandler(ScanJob(scanner, store, slide_files(settings)), NAME)

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ from histgen_lib.events import REPORT_DRAFTED, BagReady, Event, SlideScanned
 from histgen_lib.export import export_local
 from histgen_lib.inference import open_inference
 from histgen_lib.models import SHIPPED_MODEL
-from histgen_lib.pipeline import load_model
+from histgen_lib.pipeline import Drafter, Scanner, load_model
 from histgen_lib.pipeline.draft.job import DraftJob
 from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.stack.kafka import KafkaProcess
@@ -78,12 +79,16 @@ def bare_jobs(model_dir: Path, at: Place) -> tuple[ScanJob, DraftJob]:
         lambda: Scratch(Path(at.storage.url.removeprefix("file:")) / "scratch", 1 << 30),
         roots=Roots((Path("/"),)),
     )
-    return ScanJob(model, server, store, files, 3), DraftJob(model, server, store, files)
+    return ScanJob(Scanner(model, server, 3), store, files), DraftJob(Drafter(model, server), store, files)
 
 
 def run_bare(jobs: tuple[ScanJob, DraftJob], data: SlideScanned) -> None:
-    bag: BagReady = jobs[0].run(data).data
-    jobs[1].run(bag)
+    draft_bare(jobs[1], jobs[0].make_bag(data))
+
+
+def draft_bare(job: DraftJob, bag: BagReady) -> None:
+    event = Event.first(bag, source="/histgen/bench", now=datetime.now(UTC), identity=bag.bag_digest)
+    job.run(event, bag)
 
 
 def timed(work: Any) -> float:
@@ -172,10 +177,10 @@ def test_share_of_the_models_and_the_reader_at_saturation(
     first, *events = (named(scanned(path), number) for number in range(ROUNDS) for path in synthetic_slides)
     run_bare(jobs, first.data)  # the models are warm now, for both sides
     began_at = time.perf_counter()
-    bags = [jobs[0].run(event.data).data for event in events]  # type: ignore[arg-type]
+    bags = [jobs[0].make_bag(event.data) for event in events]  # type: ignore[arg-type]
     scanning_s = time.perf_counter() - began_at
     for bag in bags:
-        jobs[1].run(bag)
+        draft_bare(jobs[1], bag)
     bare_s = time.perf_counter() - began_at
     stream = Stream(at, tmp_path / "stream", SHIPPED_MODEL)
     stream.start("tiler", "reporter")

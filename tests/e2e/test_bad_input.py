@@ -162,7 +162,7 @@ def test_a_slide_that_vanishes_while_it_is_read(mishap, slide_path, model_dir, t
     """The scanner's share goes away after the slide was opened: its bytes are gone when tiles are read."""
     slide = Path(shutil.copy(slide_path, tmp_path / "vanishing.tif"))
     before = f"""
-import histgen_lib.pipeline.scan.scan as scan
+import histgen_lib.pipeline.scan.scanner as scan
 plan = scan.plan_grid
 def plan_then_lose(*arguments, **limits):
     grid = plan(*arguments, **limits)
@@ -207,7 +207,7 @@ def test_one_bad_slide_does_not_stop_the_others(slide_path, model_dir, tmp_path)
 
 
 def test_a_bug_of_ours_becomes_one_sentence(slide_path, model_dir, tmp_path):
-    before = "import histgen_lib.pipeline.draft.draft as d\nd.parse_report = lambda text: 1 / 0\n"
+    before = "import histgen_lib.pipeline.draft.drafter as d\nd.parse_report = lambda text: 1 / 0\n"
     run = histgen("report", slide_path, "--out", tmp_path / "out", "--model", model_dir, before=before)
 
     assert run.code == 70
@@ -218,7 +218,7 @@ def test_a_bug_of_ours_becomes_one_sentence(slide_path, model_dir, tmp_path):
 
 
 def test_the_traceback_is_there_for_those_who_ask(slide_path, model_dir, tmp_path):
-    before = "import histgen_lib.pipeline.draft.draft as d\nd.parse_report = lambda text: 1 / 0\n"
+    before = "import histgen_lib.pipeline.draft.drafter as d\nd.parse_report = lambda text: 1 / 0\n"
     arguments = ("report", slide_path, "--out", tmp_path / "out", "--model", model_dir)
 
     assert "ZeroDivisionError" in histgen(*arguments, before=before, env={"HISTGEN_DEBUG": "1"}).err

@@ -1,10 +1,11 @@
-"""From decoder steps to sentences: which tokens say which line, how sure it is, which tiles it rests on."""
+"""From decoder steps to sentences: which tokens make up a line, how sure it is, which tiles it rests on."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ TOP_TILES = 4
 
 @dataclass(frozen=True)
 class Generated:
-    """What the decoder gave: T steps over N tiles.
+    """The decoder's output: T steps over N tiles.
 
     spans     the characters of `text` that each token wrote, (start, end)
     logprobs  float32[T], natural logarithms
@@ -57,16 +58,19 @@ def token_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[tuple[int,
 
 @dataclass(frozen=True, eq=False)
 class TilePlaces:
-    """Where the tiles of some bags lie, counted through all bags; `named`: with the slide's id."""
+    """Where the tiles of some bags lie. Rows count through all bags; `starts`: the first row of each, and N.
+
+    `named`: with the slide's id.
+    """
 
     bags: tuple[Bag, ...]
     named: bool
+    starts: tuple[int, ...]
 
     def tile(self, row: int, weight: float) -> EvidenceTile:
         """Describe one tile as evidence."""
-        starts = np.cumsum([0, *map(len, self.bags)])
-        which = int(np.searchsorted(starts, row, side="right")) - 1
-        bag, x_y = self.bags[which], self.bags[which].xy[row - starts[which]]
+        which = bisect_right(self.starts, row) - 1
+        bag, x_y = self.bags[which], self.bags[which].xy[row - self.starts[which]]
         return EvidenceTile(
             x=int(x_y[0]),
             y=int(x_y[1]),
@@ -77,15 +81,15 @@ class TilePlaces:
 
 
 def make_sentences(
-    made: Generated, bags: Sequence[Bag], model: ReportModel, *, named: bool = False
+    generated: Generated, bags: Sequence[Bag], model: ReportModel, *, named: bool = False
 ) -> tuple[tuple[Sentence, ...], NDArray[np.float32]]:
     """Make the sentences, and the evidence of each over the tiles of all bags: float32[S, N], rows sum to 1.
 
     With `named` each evidence tile says which slide it lies on.
     """
-    places = TilePlaces(tuple(bags), named)
-    parts = [_sentence(made, span, places, model) for span in split_sentences(made.text)]
-    tiles = sum(map(len, bags))
+    places = TilePlaces(tuple(bags), named, tuple(accumulate(map(len, bags), initial=0)))
+    parts = [_sentence(generated, span, places, model) for span in split_sentences(generated.text)]
+    tiles = places.starts[-1]
     weights = np.stack([w for _, w in parts]) if parts else np.zeros((0, tiles), dtype=np.float32)
     return tuple(sentence for sentence, _ in parts), weights
 
@@ -105,31 +109,31 @@ def report_confidence(
 
 
 def _sentence(
-    made: Generated, span: tuple[int, int], places: TilePlaces, model: ReportModel
+    generated: Generated, span: tuple[int, int], places: TilePlaces, model: ReportModel
 ) -> tuple[Sentence, NDArray[np.float32]]:
     start, end = span
-    chosen = [i for i, (a, b) in enumerate(made.spans) if a < end and b > start]
-    weights = _tile_weights(made.evidence[_stating(made, chosen, span)])
+    chosen = [i for i, (a, b) in enumerate(generated.spans) if a < end and b > start]
+    weights = _tile_weights(generated.evidence[_stating(generated, chosen, span)])
     calibration = model.calibration
-    confidence = round(calibration.confidence(made.logprobs[chosen]), 4) if calibration.known else None
+    confidence = round(calibration.confidence(generated.logprobs[chosen]), 4) if calibration.known else None
     sentence = Sentence(
-        text=made.text[start:end],
+        text=generated.text[start:end],
         start=start,
         end=end,
         confidence=confidence,
         uncertain=confidence is not None and confidence < model.sentence_threshold,
-        tokens=tuple(_token(made, i, span) for i in chosen),
+        tokens=tuple(_token(generated, i, span) for i in chosen),
         evidence=_strongest(weights, places),
-        evidence_check=model.evidence.check(made.text[start:end]),
+        evidence_check=model.evidence.check(generated.text[start:end]),
     )
     return sentence, weights
 
 
-def _stating(made: Generated, chosen: Sequence[int], span: tuple[int, int]) -> list[int]:
+def _stating(generated: Generated, chosen: Sequence[int], span: tuple[int, int]) -> list[int]:
     """Choose the tokens of a "Name: value" line that state the value; its name is the form's."""
-    _, colon, value = made.text[slice(*span)].partition(":")
+    _, colon, value = generated.text[slice(*span)].partition(":")
     start = span[1] - len(value.lstrip())
-    return [i for i in chosen if colon and made.spans[i][1] > start] or list(chosen)
+    return [i for i in chosen if colon and generated.spans[i][1] > start] or list(chosen)
 
 
 def _tile_weights(evidence: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -138,9 +142,9 @@ def _tile_weights(evidence: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(evidence.mean(axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def _token(made: Generated, index: int, span: tuple[int, int]) -> Token:
-    start, end = made.spans[index]
-    probability = float(np.exp(min(float(made.logprobs[index]), 0.0)))
+def _token(generated: Generated, index: int, span: tuple[int, int]) -> Token:
+    start, end = generated.spans[index]
+    probability = float(np.exp(min(float(generated.logprobs[index]), 0.0)))
     return Token(start=max(start, span[0]), end=min(end, span[1]), probability=round(probability, 4))
 
 

@@ -1,1 +1,89 @@
-"""What a draft report is rendered to."""
+"""The files of a report as a table: what each is called, its media type, when it is made, and who makes it.
+
+A new file is one module here, with a function that takes a draft and its pictures, and one entry in
+RENDERINGS. The table is light; a renderer is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from histgen_lib.reports.pictures import Pictures
+    from histgen_lib.reports.record import DraftReport
+
+When = Literal["drafted", "signed"]
+
+DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
+THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
+
+
+@dataclass(frozen=True)
+class RenderedFile:
+    """One file of a report; `name` is its path in the report's folder."""
+
+    name: str
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How one file of a report is made.
+
+    `renderer`: "module:function" in this package. The function takes the draft and the pictures of its
+    slides, in the draft's order, and returns the file's bytes; with `each_slide`, a file for each slide, None
+    for one that has none. The files of a case's slides lie in a folder for each.
+    """
+
+    name: str
+    media_type: str
+    renderer: str
+    when: When = "drafted"
+    each_slide: bool = False
+
+    def files(self, draft: DraftReport, pictures: Sequence[Pictures]) -> Iterator[RenderedFile]:
+        """Render the draft."""
+        module, _, function = self.renderer.partition(":")
+        rendered = getattr(import_module(f"{__name__}.{module}"), function)(draft, pictures)
+        for name, data in zip(self.names(draft), rendered if self.each_slide else [rendered], strict=True):
+            if data is not None:
+                yield RenderedFile(name, data, self.media_type)
+
+    def names(self, draft: DraftReport) -> list[str]:
+        """Name the files, as paths in the report's folder."""
+        if not self.each_slide:
+            return [self.name]
+        return [f"{part.slide_id}/{self.name}" for part in draft.slides] or [self.name]
+
+
+RENDERINGS = (
+    Rendering(THUMBNAIL, "image/webp", "webp:thumbnails", each_slide=True),
+    Rendering(HEATMAP, "image/webp", "webp:heatmaps", each_slide=True),
+    Rendering(DRAFT_TEXT, "text/plain; charset=utf-8", "text:render"),
+    Rendering(DRAFT_HTML, "text/html; charset=utf-8", "html:render"),
+    Rendering(DRAFT_JSON, "application/json", "draft_json:render"),
+)
+"""In the order in which they are written: draft.json is last and says that all are there."""
+
+REPORT_FILES = tuple(one.name for one in RENDERINGS if one.when == "drafted")
+"""The names of the files of a drafted report of one slide."""
+
+
+def render(
+    draft: DraftReport, pictures: Sequence[Pictures], *, slide_files: bool = True
+) -> list[RenderedFile]:
+    """Render all files of a draft, in order; `slide_files`: those of each slide as well.
+
+    `pictures`: of the slide, or of each slide of the case in the draft's order.
+    """
+    chosen = [one for one in RENDERINGS if one.when == "drafted" and (slide_files or not one.each_slide)]
+    return [file for one in chosen for file in one.files(draft, pictures)]
+
+
+def file_names(draft: DraftReport) -> list[str]:
+    """Name all files of a draft that has pictures of its slides, in order."""
+    return [name for one in RENDERINGS if one.when == "drafted" for name in one.names(draft)]

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.reports.record import DraftReport
+
+if TYPE_CHECKING:
+    from histgen_lib.reports.pictures import Pictures
 
 _OF_A_CASE: dict[str, Any] = {
     "case_id": True,
@@ -23,6 +27,11 @@ _OF_A_CASE: dict[str, Any] = {
 
 _OTHER_SCALE: dict[str, Any] = {"slide": {"file_mpp": True}}
 """Left out where nobody contradicts the file, for readers that do not know of it either."""
+
+
+def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
+    """Render draft.json, which holds no pictures."""
+    return to_json(draft)
 
 
 def to_json(draft: DraftReport) -> bytes:

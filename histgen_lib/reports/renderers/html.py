@@ -97,6 +97,11 @@ class _Shown:
     ids: dict[tuple[int, int], str]
 
 
+def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
+    """Render draft.html."""
+    return to_html(draft, *pictures).encode()
+
+
 def to_html(draft: DraftReport, *pictures: Pictures) -> str:
     """Draw the whole page. `pictures`: of the slide, or of each slide of the case in the draft's order."""
     shown = _shown(draft, pictures)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from histgen_lib.reports.notices import (
     checks_words,
@@ -16,7 +18,15 @@ from histgen_lib.reports.notices import (
 )
 from histgen_lib.reports.record import DraftReport, Sentence
 
+if TYPE_CHECKING:
+    from histgen_lib.reports.pictures import Pictures
+
 _WIDTH = 88
+
+
+def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
+    """Render draft.txt, which shows no pictures."""
+    return to_text(draft).encode()
 
 
 def to_text(draft: DraftReport) -> str:

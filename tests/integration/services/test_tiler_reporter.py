@@ -18,7 +18,7 @@ from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.inference import open_inference
-from histgen_lib.pipeline import report_slide
+from histgen_lib.pipeline import Drafter, report_slide
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import open_store
 
@@ -34,7 +34,7 @@ def slide(tmp_path_factory) -> Path:
 
 
 def by_command_line(lab: Lab, slide: Path, **options) -> Path:
-    return report_slide(slide, lab.folder / "by-hand", model=lab.model, server=lab.server, **options).folder
+    return report_slide(slide, lab.folder / "by-hand", Drafter(lab.model, lab.server), **options).folder
 
 
 def files_of(lab: Lab, told: Event) -> dict[str, bytes]:

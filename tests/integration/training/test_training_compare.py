@@ -21,7 +21,7 @@ from histgen_lib.files import sha256_file
 from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen.checkpoint import load_model as load_network
 from histgen_lib.models.histgen.folder import open_model_folder
-from histgen_lib.pipeline import bag_to_draft, load_model
+from histgen_lib.pipeline import Drafter, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
 from histgen_lib.training.comparison import VARIANTS, variant_settings
 from histgen_lib.training.drafting import draft_bags
@@ -195,7 +195,7 @@ def test_drafts_of_a_comparison_are_those_of_the_exported_model(
     for case in read_annotation(world.annotation).test[:4]:
         bag = read_bag(world.bags / f"{case.id}.parquet")
         ours = draft_bags(network, model.folder, "corrected", bag.slide_id, [bag])
-        theirs = bag_to_draft(bag, model=model, server=server).draft.model_dump(mode="json")
+        theirs = Drafter(model, server).draft(bag).draft.model_dump(mode="json")
         assert ours["text"] == theirs["text"]
         for mine, other in zip(ours["sentences"], theirs["sentences"], strict=True):
             assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-3)

@@ -34,7 +34,7 @@ def scans(tmp_path_factory, model_dir) -> tuple[Path, dict[str, BagReady]]:
         slide = tiny_model.write_slide(
             folder / f"{name}.tif", side_px=640, seed=number, mpp=0.5 if name != "c" else 0.4
         )
-        ready[name] = lab.scan_job.run(scanned(slide, case_id="C-7", case_slides=SLIDES)).data
+        ready[name] = lab.scan_job.make_bag(scanned(slide, case_id="C-7", case_slides=SLIDES))
     return folder, ready
 
 
@@ -65,16 +65,16 @@ def report_of(lab: Lab) -> dict[str, bytes]:
 def test_until_all_slides_are_there_nothing_is_told(make_lab, ready):
     lab = make_lab()
     for name in ("a", "b"):
-        assert lab.draft_job.find(ready[name]) is None
-        assert lab.draft_job.run(ready[name]).data is None
-        assert lab.draft_job.find(ready[name]).data is None
+        assert lab.find_draft(ready[name]) is None
+        assert lab.draft(ready[name]).data is None
+        assert lab.find_draft(ready[name]).data is None
     assert report_of(lab) == {}
     assert missing_slides(lab.store, "C-7", SLIDES) == ["c"]
 
 
 def test_the_last_one_makes_one_report_of_the_case(make_lab, ready):
     lab = make_lab()
-    told = [lab.draft_job.run(ready[name]).data for name in SLIDES]
+    told = [lab.draft(ready[name]).data for name in SLIDES]
     draft = draft_of(lab)
 
     assert told[:2] == [None, None]
@@ -91,9 +91,9 @@ def test_the_last_one_makes_one_report_of_the_case(make_lab, ready):
 def test_whatever_order_they_come_in_the_bytes_are_the_same(make_lab, ready, order):
     lab, reference = make_lab(), make_lab("reference")
     for name in order:
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     for name in SLIDES:
-        reference.draft_job.run(ready[name])
+        reference.draft(ready[name])
 
     assert report_of(lab) == report_of(reference)
 
@@ -101,19 +101,19 @@ def test_whatever_order_they_come_in_the_bytes_are_the_same(make_lab, ready, ord
 def test_racing_last_slides_make_the_same_report(make_lab, ready, monkeypatch):
     """Both reporters see the case complete; one is through before the other begins to draft."""
     lab, reference = make_lab(), make_lab("reference")
-    lab.draft_job.run(ready["a"])
+    lab.draft(ready["a"])
     join_case(lab.store, ready["c"])
     told, infer = [], lab.server.infer
 
     def racing(*asked):
         monkeypatch.setattr(lab.server, "infer", infer)
-        told.append(lab.draft_job.run(ready["c"]).data)
+        told.append(lab.draft(ready["c"]).data)
         return infer(*asked)
 
     monkeypatch.setattr(lab.server, "infer", racing)
-    told.append(lab.draft_job.run(ready["b"]).data)
+    told.append(lab.draft(ready["b"]).data)
     for name in SLIDES:
-        reference.draft_job.run(ready[name])
+        reference.draft(ready[name])
 
     assert told[0] == told[1]
     assert report_of(lab) == report_of(reference)
@@ -123,7 +123,7 @@ def test_racing_last_slides_make_the_same_report(make_lab, ready, monkeypatch):
 def test_evidence_says_which_slide_it_lies_on(make_lab, ready):
     lab = make_lab()
     for name in SLIDES:
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     bags = {name: unpack_bag(lab.store.get(ready[name].bag_key), name) for name in SLIDES}
     tiles = [tile for sentence in draft_of(lab).sentences for tile in sentence.evidence]
 
@@ -139,7 +139,7 @@ def test_each_slide_has_its_regions_to_itself(make_lab, ready, monkeypatch):
     infer = lab.server.infer
     monkeypatch.setattr(lab.server, "infer", lambda model, t: asked.append((model, t)) or infer(model, t))
     for name in SLIDES:
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     (model, tensors) = asked[-1]
     counts = [ready[name].tiles for name in SLIDES]
 
@@ -153,7 +153,7 @@ def test_each_slide_has_its_regions_to_itself(make_lab, ready, monkeypatch):
 def test_the_page_and_the_text_show_the_slides_of_the_case(make_lab, ready):
     lab = make_lab()
     for name in SLIDES:
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     stored = report_of(lab)
     page = next(data for key, data in stored.items() if key.endswith("draft.html")).decode()
     text = next(data for key, data in stored.items() if key.endswith("draft.txt")).decode()
@@ -177,7 +177,7 @@ class _Stages(HTMLParser):
 def test_the_record_of_a_case_survives_the_round_trip(make_lab, ready):
     lab = make_lab()
     for name in SLIDES:
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     draft = draft_of(lab)
 
     assert from_json(to_json(draft)) == draft
@@ -186,12 +186,12 @@ def test_the_record_of_a_case_survives_the_round_trip(make_lab, ready):
 
 def test_doing_it_again_gives_the_same_and_writes_nothing(make_lab, ready):
     lab = make_lab()
-    told = [lab.draft_job.run(ready[name]).data for name in SLIDES][-1]
+    told = [lab.draft(ready[name]).data for name in SLIDES][-1]
     lab.store.written.clear()
     again = lab.without_slides()
     for name in SLIDES:
-        assert again.draft_job.find(ready[name]).data == told
-        assert lab.draft_job.run(ready[name]).data == told
+        assert again.find_draft(ready[name]).data == told
+        assert lab.draft(ready[name]).data == told
     assert lab.store.written == lab.store.replaced == []
 
 
@@ -199,14 +199,14 @@ def test_doing_it_again_gives_the_same_and_writes_nothing(make_lab, ready):
 def test_after_a_crash_anywhere_the_case_is_completed(make_lab, ready, writes):
     lab, undisturbed = make_lab(), make_lab("undisturbed")
     for name in SLIDES:
-        undisturbed.draft_job.run(ready[name])
+        undisturbed.draft(ready[name])
     for name in ("b", "a"):
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     lab.store.dies_after = writes
     with pytest.raises(Killed):
-        lab.draft_job.run(ready["c"])
+        lab.draft(ready["c"])
     lab.store.dies_after = None
-    done = lab.draft_job.find(ready["c"]) or lab.draft_job.run(ready["c"])
+    done = lab.find_draft(ready["c"]) or lab.draft(ready["c"])
 
     assert done.data is not None
     assert lab.store.contents() == undisturbed.store.contents()
@@ -214,26 +214,26 @@ def test_after_a_crash_anywhere_the_case_is_completed(make_lab, ready, writes):
 
 def test_a_rescan_of_one_slide_gives_the_case_a_new_report(make_lab, ready):
     lab = make_lab()
-    first = [lab.draft_job.run(ready[name]).data for name in SLIDES][-1]
+    first = [lab.draft(ready[name]).data for name in SLIDES][-1]
     path = tiny_model.write_slide(lab.folder / "a.tif", side_px=640, seed=77)
-    rescan = lab.scan_job.run(scanned(path, case_id="C-7", case_slides=SLIDES)).data
-    second = lab.draft_job.run(rescan).data
+    rescan = lab.scan_job.make_bag(scanned(path, case_id="C-7", case_slides=SLIDES))
+    second = lab.draft(rescan).data
     pointer = json.loads(lab.store.get("case-reports/C-7/latest.json"))
 
     assert second.report_digest != first.report_digest
     assert (pointer["report_digest"], pointer["previous"]) == (second.report_digest, [first.report_digest])
-    assert lab.draft_job.find(ready["a"]).data == second, "the older scan's event is done with"
+    assert lab.find_draft(ready["a"]).data == second, "the older scan's event is done with"
 
 
 def test_a_slide_that_comes_back_brings_the_cases_report_back(make_lab, ready):
     """It is another's bag for a while, as after a mistake; late events of that change nothing any more."""
     lab = make_lab()
-    first = [lab.draft_job.run(ready[name]).data for name in SLIDES][-1]
+    first = [lab.draft(ready[name]).data for name in SLIDES][-1]
     path = tiny_model.write_slide(lab.folder / "a.tif", side_px=640, seed=77)
-    mistaken = lab.scan_job.run(scanned(path, case_id="C-7", case_slides=SLIDES)).data
-    other = lab.draft_job.run(mistaken).data
-    back = lab.draft_job.run(replace(ready["a"], turn=1)).data
-    late = lab.draft_job.run(mistaken).data
+    mistaken = lab.scan_job.make_bag(scanned(path, case_id="C-7", case_slides=SLIDES))
+    other = lab.draft(mistaken).data
+    back = lab.draft(replace(ready["a"], turn=1)).data
+    late = lab.draft(mistaken).data
     pointer = json.loads(lab.store.get("case-reports/C-7/latest.json"))
 
     assert first.report_digest == back.report_digest == late.report_digest == pointer["report_digest"]
@@ -243,7 +243,7 @@ def test_a_slide_that_comes_back_brings_the_cases_report_back(make_lab, ready):
 
 def test_a_case_that_does_not_name_the_slide_is_refused(make_lab, ready):
     stray = replace(ready["a"], case_slides=("b", "c"))
-    for call in (make_lab().draft_job.run, make_lab("again").draft_job.find):
+    for call in (make_lab().draft, make_lab("again").find_draft):
         with pytest.raises(InvalidInputError) as caught:
             call(stray)
         assert caught.value.code == "case-slide-unlisted"
@@ -251,14 +251,14 @@ def test_a_case_that_does_not_name_the_slide_is_refused(make_lab, ready):
 
 def test_a_case_that_names_no_slides_is_but_a_label(make_lab, ready):
     lab = make_lab()
-    told = lab.draft_job.run(replace(ready["a"], case_slides=())).data
+    told = lab.draft(replace(ready["a"], case_slides=())).data
 
     assert (told.slide_id, told.case_id) == ("a", None)
 
 
 def test_a_case_of_one_slide_is_a_case(make_lab, ready):
     lab = make_lab()
-    told = lab.draft_job.run(replace(ready["a"], case_slides=("a",))).data
+    told = lab.draft(replace(ready["a"], case_slides=("a",))).data
     draft = draft_of(lab)
 
     assert told.slide_id == "C-7"
@@ -269,9 +269,9 @@ def test_a_case_of_one_slide_is_a_case(make_lab, ready):
 def test_what_a_case_remembers_is_checked(make_lab, ready):
     lab = make_lab()
     for name in ("a", "b"):
-        lab.draft_job.run(ready[name])
+        lab.draft(ready[name])
     lab.store.inner.put("cases/C-7/a.json", b"{}", if_absent=False)
     lab.store.inner.delete("cases/C-7/a.history/000001.json")
     with pytest.raises(InvalidInputError) as caught:
-        lab.draft_job.run(ready["c"])
+        lab.draft(ready["c"])
     assert caught.value.code == "case-unreadable"

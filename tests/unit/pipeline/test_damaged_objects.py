@@ -18,7 +18,7 @@ def finished(tmp_path_factory, model_dir) -> Path:
     """Draft one slide, for tests that copy the store."""
     folder = tmp_path_factory.mktemp("finished")
     lab = Lab.at(folder, model_dir)
-    lab.draft_job.run(lab.scan_job.run(scanned(tiny_model.write_slide(folder / "a.tif", side_px=640))).data)
+    lab.draft(lab.scan_job.make_bag(scanned(tiny_model.write_slide(folder / "a.tif", side_px=640))))
     return folder
 
 
@@ -59,10 +59,10 @@ def test_whatever_is_damaged_lies_there_again_with_the_same_bytes(finished, lab,
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_digests_are_written_again_and_nothing_is_made_anew(finished, lab, how):
     told = scanned(finished / "a.tif")
-    ready = lab.scan_job.find(told)
+    ready = lab.scan_job.find_bag(told)
     key = bag_digests_key("a", ready.bag_digest)
     before = lab.store.contents()
     damage(before[key], how, lab.store.inner, key)
 
-    assert lab.without_slides().scan_job.find(told) == ready
+    assert lab.without_slides().scan_job.find_bag(told) == ready
     assert lab.store.contents() == before

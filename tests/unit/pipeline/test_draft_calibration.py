@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from histgen_lib.errors import FatalError
-from histgen_lib.pipeline.calibration import Calibration, raw_confidence
+from histgen_lib.pipeline.reliability import Calibration, raw_confidence
 
 LOGPROBS = np.log(np.array([0.9, 0.5, 0.8], dtype=np.float32))
 

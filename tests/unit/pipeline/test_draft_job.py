@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from job_kit import Killed, Lab, scanned
+from job_kit import Killed, Lab, event_of, scanned
 
 from histgen_lib.catalogue.keys import DIGESTS, DRAFT_JSON
 from histgen_lib.catalogue.pointer import BY_REPORT, read_pointer
@@ -26,7 +26,7 @@ def scanned_lab(tmp_path_factory, model_dir) -> tuple[Path, BagReady]:
     """Scan one slide, for tests that copy the store."""
     folder = tmp_path_factory.mktemp("scanned")
     slide = tiny_model.write_slide(folder / "sound.tif", side_px=640)
-    ready = Lab.at(folder, model_dir).scan_job.run(scanned(slide)).data
+    ready = Lab.at(folder, model_dir).scan_job.make_bag(scanned(slide))
     return folder, ready
 
 
@@ -44,7 +44,7 @@ def ready(scanned_lab, tmp_path) -> BagReady:
 
 def code_of(lab: Lab, told: BagReady) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        lab.draft_job.run(told)
+        lab.draft(told)
     assert caught.value.hint
     return caught.value.code
 
@@ -54,7 +54,7 @@ def reports(lab: Lab) -> dict[str, bytes]:
 
 
 def test_a_bag_becomes_a_report(lab, ready):
-    made = lab.draft_job.run(ready)
+    made = lab.draft(ready)
     drafted, stored = made.data, reports(lab)
     folder = f"reports/sound/{drafted.report_digest}"
     draft = from_json(stored[drafted.draft_key])
@@ -72,7 +72,7 @@ def test_a_bag_becomes_a_report(lab, ready):
 
 
 def test_the_page_shows_the_evidence_tiles(lab, ready):
-    stored = reports(lab) if lab.draft_job.run(ready) else {}
+    stored = reports(lab) if lab.draft(ready) else {}
     page = next(data for key, data in stored.items() if key.endswith(".html")).decode()
 
     assert page.count("data:image/webp") > 1
@@ -80,7 +80,7 @@ def test_the_page_shows_the_evidence_tiles(lab, ready):
 
 
 def test_draft_json_is_written_last_then_what_all_of_them_hold_then_the_pointer(lab, ready):
-    drafted = lab.draft_job.run(ready).data
+    drafted = lab.draft(ready).data
     written = [key for key in lab.store.written if ".history/" not in key]
 
     digests = drafted.draft_key.replace(DRAFT_JSON, DIGESTS)
@@ -88,7 +88,7 @@ def test_draft_json_is_written_last_then_what_all_of_them_hold_then_the_pointer(
 
 
 def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
-    drafted = lab.draft_job.run(ready).data
+    drafted = lab.draft(ready).data
 
     assert read_pointer(lab.store, "reports/sound/latest.json", by=BY_REPORT) == {
         "schema": 1,
@@ -102,46 +102,46 @@ def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
 
 
 def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, ready):
-    first = lab.draft_job.run(ready).data
+    first = lab.draft(ready).data
     before, lab.store.written[:] = lab.store.contents(), []
 
-    assert lab.draft_job.run(ready).data == first
+    assert lab.draft(ready).data == first
     assert lab.store.contents() == before
     assert lab.store.written == lab.store.replaced == []
 
 
 def test_what_was_done_is_found_without_opening_the_slide(lab, ready):
-    assert lab.draft_job.find(ready) is None
-    drafted = lab.draft_job.run(ready).data
+    assert lab.find_draft(ready) is None
+    drafted = lab.draft(ready).data
 
-    assert lab.without_slides().draft_job.find(ready).data == drafted
+    assert lab.without_slides().find_draft(ready).data == drafted
 
 
 @pytest.mark.parametrize("writes", range(7))
 def test_after_a_crash_between_objects_it_is_completed(lab, ready, tmp_path, model_dir, writes):
     undisturbed = Lab.copy_of(tmp_path, tmp_path / "undisturbed", model_dir)
-    undisturbed.draft_job.run(ready)
+    undisturbed.draft(ready)
     lab.store.dies_after = writes
     with pytest.raises(Killed):
-        lab.draft_job.run(ready)
+        lab.draft(ready)
     lab.store.dies_after = None
-    found = lab.draft_job.find(ready)
-    drafted = found or lab.draft_job.run(ready)
+    found = lab.find_draft(ready)
+    drafted = found or lab.draft(ready)
 
     assert (found is not None) == (writes >= 5), "what is found has draft.json; the pointer is made up for"
-    assert drafted.data == undisturbed.draft_job.find(ready).data
+    assert drafted.data == undisturbed.find_draft(ready).data
     assert lab.store.contents() == undisturbed.store.contents()
     assert lab.store.replaced == []
 
 
 def test_duplicates_of_older_events_never_move_the_pointer_back(lab, ready):
-    first = lab.draft_job.run(ready).data
-    wider = replace(lab.draft_job, beam_size=1)
-    second = wider.run(ready).data
+    first = lab.draft(ready).data
+    narrower = replace(lab.draft_job, drafter=replace(lab.draft_job.drafter, beam_size=1))
+    second = narrower.run(event_of(ready), ready).data
     assert first.report_digest != second.report_digest
     for _ in range(2):
-        assert lab.draft_job.find(ready).data == first
-        assert lab.draft_job.run(ready).data == first
+        assert lab.find_draft(ready).data == first
+        assert lab.draft(ready).data == first
     pointer = json.loads(lab.store.get("reports/sound/latest.json"))
 
     assert (pointer["report_digest"], pointer["previous"]) == (second.report_digest, [first.report_digest])
@@ -184,7 +184,7 @@ def test_a_slide_that_was_scanned_again_meanwhile_is_refused(lab, ready):
 
 def test_a_bag_of_another_slide_is_refused(lab, ready, tmp_path):
     other = tiny_model.write_slide(tmp_path / "other.tif", side_px=640, seed=3)
-    theirs = lab.scan_job.run(scanned(other)).data
+    theirs = lab.scan_job.make_bag(scanned(other))
 
     assert code_of(lab, replace(ready, bag_key=theirs.bag_key)) == "bag-other-slide"
 
@@ -203,13 +203,13 @@ def test_a_damaged_bag_is_named(lab, ready):
 
 def test_a_bag_of_another_tiling_counts_among_the_inputs(lab, ready):
     """Its draft is not what this model would make of the slide, and must not lie where that would."""
-    ordinary = lab.draft_job.run(ready).data
+    ordinary = lab.draft(ready).data
     record = ScanRecord.from_bytes(lab.store.get(ready.scan_key))
     tiling = record.tiling.model_copy(update={"min_tissue": 0.5})
     lab.store.inner.put(
         ready.scan_key, record.model_copy(update={"tiling": tiling}).to_bytes(), if_absent=False
     )
-    other = lab.draft_job.run(ready).data
+    other = lab.draft(ready).data
 
     assert other.report_digest != ordinary.report_digest
     assert from_json(lab.store.get(other.draft_key)).provenance.inputs_digest == other.report_digest
@@ -217,7 +217,7 @@ def test_a_bag_of_another_tiling_counts_among_the_inputs(lab, ready):
 
 def test_an_abstention_is_told_and_counted(lab, ready, own_model_dir):
     tiny_model.set_thresholds(own_model_dir, report=0.999)
-    made = Lab.at(lab.folder, own_model_dir).draft_job.run(ready)
+    made = Lab.at(lab.folder, own_model_dir).draft(ready)
 
     assert made.data.abstained
     assert made.measures["histgen_abstentions_total"] == 1
@@ -226,11 +226,11 @@ def test_an_abstention_is_told_and_counted(lab, ready, own_model_dir):
 def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):
     monkeypatch.setattr("histgen_lib.pipeline.draft.sentences.TOP_TILES", 0)
 
-    assert lab.without_slides().draft_job.run(ready).data.slide_id == "sound"
+    assert lab.without_slides().draft(ready).data.slide_id == "sound"
 
 
 def test_progress_goes_through_every_stage(lab, ready):
     calls: list[tuple[str, int, int]] = []
-    lab.draft_job.run(ready, lambda *call: calls.append(call))
+    lab.draft(ready, lambda *call: calls.append(call))
 
     assert [stage for stage, done, total in calls if done == total] == ["open", "generate", "render", "store"]

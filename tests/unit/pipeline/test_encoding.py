@@ -12,9 +12,9 @@ import tiny_model
 
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import OnnxServer
-from histgen_lib.pipeline import load_model, scan_to_bag
-from histgen_lib.pipeline.scan.encoding import encode_batches
-from histgen_lib.pipeline.timing import Stages
+from histgen_lib.pipeline import Scanner, load_model
+from histgen_lib.pipeline.scan.scanner import encode_batches
+from histgen_lib.pipeline.stages import Stages
 from histgen_lib.slides import TileBatch, open_slide
 
 
@@ -57,7 +57,7 @@ def encoders() -> list[str]:
 
 def test_features_come_in_the_tiles_order_whatever_answers_first():
     server = Slow()
-    found = [int(part[0, 0]) for part in encode_batches(batches(9), server, in_flight=3)]
+    found = [int(part[0, 0]) for part in encode_batches(batches(9), server, Stages(), in_flight=3)]
 
     assert found == list(range(9))
     assert 1 < server.most <= 3
@@ -65,14 +65,14 @@ def test_features_come_in_the_tiles_order_whatever_answers_first():
 
 def test_never_more_is_read_than_can_be_in_flight():
     read: list[int] = []
-    with closing(encode_batches(batches(20, read), Slow(fails_at=99), in_flight=2)) as encoded:
+    with closing(encode_batches(batches(20, read), Slow(fails_at=99), Stages(), in_flight=2)) as encoded:
         next(encoded)
         assert len(read) == 3
 
 
 def test_an_error_of_the_server_is_the_callers_and_leaves_no_thread():
     with pytest.raises(TransientError):
-        list(encode_batches(batches(9), Slow(fails_at=3), in_flight=2))
+        list(encode_batches(batches(9), Slow(fails_at=3), Stages(), in_flight=2))
     assert encoders() == []
 
 
@@ -82,12 +82,12 @@ def test_an_error_while_reading_leaves_no_thread():
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        list(encode_batches(broken(), Slow(), in_flight=2))
+        list(encode_batches(broken(), Slow(), Stages(), in_flight=2))
     assert encoders() == []
 
 
 def test_a_caller_that_stops_early_leaves_no_thread():
-    with closing(encode_batches(batches(9), Slow(), in_flight=2)) as encoded:
+    with closing(encode_batches(batches(9), Slow(), Stages(), in_flight=2)) as encoded:
         next(encoded)
     assert encoders() == []
 
@@ -97,7 +97,7 @@ def test_waiting_is_counted_by_what_was_waited_for():
     stages = Stages(clock=lambda: float(next(ticks)))
     server = Slow()
     server.several.set()
-    list(encode_batches(batches(4), server, in_flight=1, stages=stages))
+    list(encode_batches(batches(4), server, stages, in_flight=1))
 
     assert stages.seconds == {"read": 5.0, "encode": 4.0}
     assert stages.measures() == {"stage:read": 5.0, "stage:encode": 4.0}
@@ -107,8 +107,8 @@ def test_waiting_is_counted_by_what_was_waited_for():
 def test_a_bag_does_not_depend_on_how_many_are_in_flight(model_dir, slide_path, in_flight):
     model, server = load_model(model_dir), OnnxServer(model_dir, threads=1)
     with open_slide(slide_path) as slide:
-        one = scan_to_bag(slide, model=model, server=server, in_flight=1).bag
-        several = scan_to_bag(slide, model=model, server=server, in_flight=in_flight).bag
+        one = Scanner(model, server, in_flight=1).scan(slide).bag
+        several = Scanner(model, server, in_flight=in_flight).scan(slide).bag
 
     assert several.digest == one.digest
 
@@ -117,7 +117,7 @@ def test_tiles_that_the_file_has_damaged_are_in_no_bag_and_quality_says_so(model
     model, server = load_model(model_dir), OnnxServer(model_dir, threads=1)
     path = tiny_model.write_slide(tmp_path / "a.tif", side_px=2048)
     with open_slide(path) as slide:
-        whole, overview = scan_to_bag(slide, model=model, server=server), slide.overview
+        whole, overview = Scanner(model, server).scan(slide), slide.overview
     with tifffile.TiffFile(path) as tiff:
         middle = len(tiff.pages[0].dataoffsets) // 2 + 4
         start, count = tiff.pages[0].dataoffsets[middle], tiff.pages[0].databytecounts[middle]
@@ -126,7 +126,7 @@ def test_tiles_that_the_file_has_damaged_are_in_no_bag_and_quality_says_so(model
         file.write(bytes(256))
     with open_slide(path) as slide:
         slide.__dict__["overview"] = overview  # as from a level of its own: the tile is in the grid
-        scan = scan_to_bag(slide, model=model, server=server)
+        scan = Scanner(model, server).scan(slide)
 
     lost = whole.grid.rows_at(scan.bag.xy) ^ True
     assert 1 <= lost.sum() <= 16

@@ -7,7 +7,7 @@ import pytest
 
 from histgen_lib.errors import FatalError
 from histgen_lib.evaluation.evidence import EvidenceCase, evidence_figures
-from histgen_lib.pipeline.evidence import EvidenceFigures, wilson_low
+from histgen_lib.pipeline.reliability import EvidenceFigures, wilson_low
 
 
 @pytest.mark.parametrize(("hits", "lines"), [(1, 9), (9, 9), (41, 78), (107, 160)])

@@ -14,7 +14,7 @@ from histgen_lib.bags import read_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen.checkpoint import update_config
-from histgen_lib.pipeline import load_model, report_bag, report_slide
+from histgen_lib.pipeline import Drafter, load_model, report_bag, report_slide
 from histgen_lib.reports.renderers.draft_json import from_json
 from histgen_lib.text.synoptic import parse_report
 
@@ -47,8 +47,8 @@ def server(model_dir):
 def run(model, server, tmp_path):
     """Report a slide into this test's folder."""
 
-    def report(path, out="out", **options):
-        return report_slide(path, tmp_path / out, **({"model": model, "server": server} | options))
+    def report(path, out="out", server=server, beam_size=None, **options):
+        return report_slide(path, tmp_path / out, Drafter(model, server, beam_size), **options)
 
     return report
 
@@ -189,8 +189,7 @@ def test_a_foreign_slide_is_drafted_and_marked(own_model_dir, slide_path, tmp_pa
     result = report_slide(
         slide_path,
         tmp_path / "out",
-        model=load_model(own_model_dir),
-        server=OnnxServer(own_model_dir, threads=1),
+        Drafter(load_model(own_model_dir), OnnxServer(own_model_dir, threads=1)),
     )
 
     assert result.draft.abstained
@@ -205,8 +204,7 @@ def test_a_doubtful_draft_is_abstained_from(own_model_dir, slide_path, tmp_path)
     result = report_slide(
         slide_path,
         tmp_path / "out",
-        model=load_model(own_model_dir),
-        server=OnnxServer(own_model_dir, threads=1),
+        Drafter(load_model(own_model_dir), OnnxServer(own_model_dir, threads=1)),
     )
 
     assert result.draft.abstention.reasons == ("low-confidence",)
@@ -214,13 +212,13 @@ def test_a_doubtful_draft_is_abstained_from(own_model_dir, slide_path, tmp_path)
 
 def test_a_bag_alone_gives_the_same_words(run, model, server, slide_path, tmp_path):
     first = run(slide_path)
-    again = report_bag(first.folder / "bag.parquet", tmp_path / "again", model=model, server=server)
+    again = report_bag(first.folder / "bag.parquet", tmp_path / "again", Drafter(model, server))
 
     assert again.draft.text == first.draft.text
     assert again.draft.sentences == first.draft.sentences
     assert again.draft.provenance.slide.content_id is None
     assert (
-        report_bag(first.folder / "bag.parquet", tmp_path / "again", model=model, server=server).status
+        report_bag(first.folder / "bag.parquet", tmp_path / "again", Drafter(model, server)).status
         == "unchanged"
     )
 
@@ -254,7 +252,7 @@ def test_a_bag_of_another_encoder_is_refused(run, own_model_dir, slide_path, tmp
 
     with pytest.raises(InvalidInputError) as caught:
         report_bag(
-            bag, tmp_path / "x", model=load_model(own_model_dir), server=OnnxServer(own_model_dir, threads=1)
+            bag, tmp_path / "x", Drafter(load_model(own_model_dir), OnnxServer(own_model_dir, threads=1))
         )
     assert caught.value.code == "bag-other-encoder"
 
@@ -334,5 +332,5 @@ def test_onnx_files_of_another_model_are_named(own_model_dir, slide_path, tmp_pa
     update_config(own_model_dir, tiling=tiling)
     model, server = load_model(own_model_dir), OnnxServer(own_model_dir, threads=1)
     with pytest.raises(FatalError, match="does not take what config") as caught:
-        report_slide(slide_path, tmp_path / "x", model=model, server=server)
+        report_slide(slide_path, tmp_path / "x", Drafter(model, server))
     assert caught.value.code == "model-onnx"

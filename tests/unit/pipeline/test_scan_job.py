@@ -18,6 +18,7 @@ from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import bag_digests_key
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.pipeline.stages import Stages
 from histgen_lib.slides import Slide
 from histgen_lib.worker.spec import OPENED
 
@@ -41,15 +42,15 @@ def own_slide(tmp_path, small_slide) -> Path:
 
 def code_of(lab: Lab, told) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        lab.scan_job.run(told)
+        lab.scan_job.make_bag(told)
     assert caught.value.hint
     return caught.value.code
 
 
 def test_a_slide_becomes_a_bag_a_thumbnail_and_a_record(lab, small_slide):
     told = scanned(small_slide, case_id="C", case_slides=("sound", "other"))
-    made = lab.scan_job.run(told)
-    ready, stored = made.data, lab.store.contents("bags/")
+    stages = Stages()
+    ready, stored = lab.scan_job.make_bag(told, stages), lab.store.contents("bags/")
     bag = unpack_bag(stored[ready.bag_key], "it")
 
     assert {key.removeprefix(f"bags/sound/{ready.bag_digest}") for key in stored} == PARTS
@@ -57,23 +58,23 @@ def test_a_slide_becomes_a_bag_a_thumbnail_and_a_record(lab, small_slide):
     assert (ready.case_id, ready.case_slides) == ("C", ("sound", "other"))
     assert (ready.tiles, ready.bag_bytes) == (len(bag), len(stored[ready.bag_key]))
     assert ready.mpp == pytest.approx(0.5)
-    assert made.measures["histgen_tiles_encoded_total"] == len(bag)
+    assert stages.measures()["histgen_tiles_encoded_total"] == len(bag)
     assert {"stage:open", "stage:grid", "stage:read", "stage:encode", "stage:render", "stage:store"} <= set(
-        made.measures
+        stages.measures()
     )
 
 
 def test_the_record_is_written_last_and_then_what_all_of_them_hold(lab, small_slide):
-    ready = lab.scan_job.run(scanned(small_slide)).data
+    ready = lab.scan_job.make_bag(scanned(small_slide))
 
     assert lab.store.written[-2:] == [ready.scan_key, bag_digests_key("sound", ready.bag_digest)]
     assert set(json.loads(lab.store.get(ready.scan_key))) == set(ScanRecord.model_fields) - {"file_mpp"}
 
 
 def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, small_slide):
-    first = lab.scan_job.run(scanned(small_slide)).data
+    first = lab.scan_job.make_bag(scanned(small_slide))
     before, lab.store.written[:] = lab.store.contents(), []
-    second = lab.scan_job.run(scanned(small_slide)).data
+    second = lab.scan_job.make_bag(scanned(small_slide))
 
     assert second == first
     assert lab.store.contents() == before
@@ -83,17 +84,17 @@ def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, small_slide
 def test_two_stores_get_the_same_bytes(lab, small_slide, tmp_path, model_dir):
     other = Lab.at(tmp_path / "other", model_dir)
     for one in (lab, other):
-        one.scan_job.run(scanned(small_slide))
+        one.scan_job.make_bag(scanned(small_slide))
 
     assert other.store.contents() == lab.store.contents()
 
 
 def test_what_was_done_is_found_without_opening_the_slide(lab, small_slide):
     told = scanned(small_slide)
-    assert lab.scan_job.find(told) is None
-    ready = lab.scan_job.run(told).data
+    assert lab.scan_job.find_bag(told) is None
+    ready = lab.scan_job.make_bag(told)
 
-    assert lab.without_slides().scan_job.find(told) == ready
+    assert lab.without_slides().scan_job.find_bag(told) == ready
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
@@ -101,12 +102,12 @@ def test_after_a_crash_between_objects_it_is_completed(lab, small_slide, tmp_pat
     told = scanned(small_slide)
     lab.store.dies_after = writes
     with pytest.raises(Killed):
-        lab.scan_job.run(told)
+        lab.scan_job.make_bag(told)
     lab.store.dies_after = None
-    assert lab.scan_job.find(told) is None
-    lab.scan_job.run(told)
+    assert lab.scan_job.find_bag(told) is None
+    lab.scan_job.make_bag(told)
     undisturbed = Lab.at(tmp_path / "undisturbed", model_dir)
-    undisturbed.scan_job.run(told)
+    undisturbed.scan_job.make_bag(told)
 
     assert lab.store.contents() == undisturbed.store.contents()
     assert lab.store.replaced == []
@@ -114,7 +115,7 @@ def test_after_a_crash_between_objects_it_is_completed(lab, small_slide, tmp_pat
 
 @pytest.mark.parametrize("change", [{"mpp": 0.6}, {"slide_id": "renamed"}])
 def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
-    first, second = (lab.scan_job.run(scanned(small_slide, **stated)).data for stated in ({}, change))
+    first, second = (lab.scan_job.make_bag(scanned(small_slide, **stated)) for stated in ({}, change))
 
     assert first.bag_digest != second.bag_digest
     assert ScanRecord.from_bytes(lab.store.get(second.scan_key)).mpp_source == (
@@ -123,7 +124,7 @@ def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
 
 
 def test_a_scale_that_contradicts_the_file_stands_in_the_record_beside_it(lab, small_slide):
-    contradicted = lab.scan_job.run(scanned(small_slide, mpp=0.7)).data
+    contradicted = lab.scan_job.make_bag(scanned(small_slide, mpp=0.7))
     record = ScanRecord.from_bytes(lab.store.get(contradicted.scan_key))
 
     assert (record.mpp, record.mpp_source) == (0.7, "stated")
@@ -133,10 +134,10 @@ def test_a_scale_that_contradicts_the_file_stands_in_the_record_beside_it(lab, s
 
 def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
     (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.7}')
-    first = lab.scan_job.run(scanned(own_slide)).data
+    first = lab.scan_job.make_bag(scanned(own_slide))
     (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.6}')
-    assert lab.scan_job.find(scanned(own_slide)) is None
-    second = lab.scan_job.run(scanned(own_slide)).data
+    assert lab.scan_job.find_bag(scanned(own_slide)) is None
+    second = lab.scan_job.make_bag(scanned(own_slide))
 
     assert (first.mpp, second.mpp) == (0.7, 0.6)
     assert first.bag_key != second.bag_key
@@ -178,9 +179,9 @@ def test_a_mended_slide_is_taken_as_found_under_the_name_of_its_new_bytes(lab, o
     told = scanned(own_slide)
     tiny_model.write_slide(own_slide, side_px=640, seed=9)
 
-    made = lab.scan_job.run(told, as_found=True).data
-    assert made == lab.scan_job.find(scanned(own_slide))
-    assert lab.scan_job.find(told) is None
+    made = lab.scan_job.make_bag(told, as_found=True)
+    assert made == lab.scan_job.find_bag(scanned(own_slide))
+    assert lab.scan_job.find_bag(told) is None
 
 
 def test_a_slide_that_changes_while_it_is_read_is_refused(lab, own_slide):
@@ -233,13 +234,13 @@ def test_a_server_that_is_away_is_the_callers_to_wait_for(lab, small_slide):
 
     lab.server.infer = away
     with pytest.raises(TransientError):
-        lab.scan_job.run(scanned(small_slide))
+        lab.scan_job.make_bag(scanned(small_slide))
     assert lab.store.contents() == {}
 
 
 def test_progress_goes_through_every_stage(lab, small_slide):
     calls: list[tuple[str, int, int]] = []
-    ready = lab.scan_job.run(scanned(small_slide), lambda *call: calls.append(call)).data
+    ready = lab.scan_job.make_bag(scanned(small_slide), Stages(lambda *call: calls.append(call)))
 
     assert [stage for stage, done, total in calls if done == total] == ["open", "grid", "encode", "store"]
     assert ("encode", ready.tiles, ready.tiles) in calls
@@ -248,7 +249,7 @@ def test_progress_goes_through_every_stage(lab, small_slide):
 def test_the_thumbnail_is_the_slide(lab, small_slide):
     from PIL import Image
 
-    ready = lab.scan_job.run(scanned(small_slide)).data
+    ready = lab.scan_job.make_bag(scanned(small_slide))
     key = ready.scan_key.replace(".scan.json", ".thumbnail.webp")
     (lab.folder / "t.webp").write_bytes(lab.store.get(key))
     pixels = np.asarray(Image.open(lab.folder / "t.webp").convert("RGB"))
@@ -263,7 +264,7 @@ def test_a_slide_of_more_than_it_may_have_is_refused_before_it_is_read(lab, smal
     size = small_slide.stat().st_size
     few_bytes, few_tiles = (
         replace(lab.scan_job, files=copy(lab.scan_job.files)),
-        replace(lab.scan_job, most_tiles=1),
+        replace(lab.scan_job, scanner=replace(lab.scan_job.scanner, most_tiles=1)),
     )
     few_bytes.files.most_bytes = size - 1
     for job, code, setting in (
@@ -271,7 +272,7 @@ def test_a_slide_of_more_than_it_may_have_is_refused_before_it_is_read(lab, smal
         (few_tiles, "slide-too-many-tiles", "HISTGEN_SLIDE_TILES"),
     ):
         with pytest.raises(InvalidInputError) as caught:
-            job.run(scanned(small_slide))
+            job.make_bag(scanned(small_slide))
         assert (caught.value.code, setting in caught.value.hint) == (code, True)
     assert lab.store.written == []
 
@@ -286,5 +287,5 @@ def test_the_stage_in_which_tiles_are_encoded_begins_once_the_first_are_read(lab
         yield from real(self, *args, **how)
 
     monkeypatch.setattr(Slide, "read_tiles", watched)
-    lab.scan_job.run(scanned(small_slide), lambda stage, done, total: told.append(stage))
+    lab.scan_job.make_bag(scanned(small_slide), Stages(lambda stage, done, total: told.append(stage)))
     assert OPENED in told

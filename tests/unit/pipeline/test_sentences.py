@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from histgen_lib.bags import Bag
-from histgen_lib.pipeline.calibration import Calibration
 from histgen_lib.pipeline.draft.sentences import (
     TOP_TILES,
     Generated,
@@ -16,8 +15,8 @@ from histgen_lib.pipeline.draft.sentences import (
     report_confidence,
     token_spans,
 )
-from histgen_lib.pipeline.evidence import EvidenceFigures
 from histgen_lib.pipeline.model import ReportModel
+from histgen_lib.pipeline.reliability import Calibration, EvidenceFigures
 from histgen_lib.slides.settings import TilingSettings
 
 WORDS = ["", "Colon, ", "biopsy:\n  ", "Adenocarcinoma\n  ", "- Grade: ", "2"]

@@ -51,7 +51,7 @@ def latest(lab: Lab, prefix: str) -> DraftReport:
 
 def code_of(lab: Lab, data: BagReady) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        lab.draft_job.run(data)
+        lab.draft(data)
     return caught.value.code
 
 
@@ -83,9 +83,9 @@ def test_an_older_scan_that_is_finished_later_is_not_the_latest(lab):
     older = ready(lab, path)
     tiny_model.write_slide(path, side_px=512, seed=5)
     newer = ready(lab, path)
-    lab.draft_job.run(newer)
+    lab.draft(newer)
     slide(lab, "alpha")
-    lab.draft_job.run(older)
+    lab.draft(older)
 
     assert (older.turn, newer.turn) == (0, 1)
     assert latest(lab, "reports/alpha").provenance.slide.content_id == newer.content_id
@@ -114,7 +114,7 @@ def test_another_slides_bag_and_record_under_a_slides_keys_are_refused(lab):
 def test_what_a_case_keeps_of_one_slide_is_never_taken_for_another(lab):
     case = {"case_id": "C", "case_slides": ("alpha", "beta")}
     alpha, beta = ready(lab, slide(lab, "alpha", 1), **case), ready(lab, slide(lab, "beta", 2), **case)
-    lab.draft_job.run(alpha)
+    lab.draft(alpha)
     lab.store.put("cases/C/beta.json", lab.store.get("cases/C/alpha.json"))
     lab.store.put("cases/C/beta.history/000001.json", lab.store.get("cases/C/alpha.history/000001.json"))
 
@@ -126,13 +126,13 @@ def test_a_slide_that_went_to_another_case_is_in_no_new_report_of_the_old_one(la
     alpha, beta = slide(lab, "alpha", 1), slide(lab, "beta", 2)
     old = [ready(lab, path, case_id="C1", case_slides=both) for path in (alpha, beta)]
     for data in old:
-        lab.draft_job.run(data)
-    lab.draft_job.run(ready(lab, alpha, case_id="C2", case_slides=("alpha",)))
+        lab.draft(data)
+    lab.draft(ready(lab, alpha, case_id="C2", case_slides=("alpha",)))
     tiny_model.write_slide(beta, side_px=512, seed=7)
     rescanned = ready(lab, beta, case_id="C1", case_slides=both)
 
     assert code_of(lab, rescanned) == "case-slide-elsewhere"
-    assert lab.draft_job.run(old[1]).data is None  # told before: it does not end a second time, in a letter
+    assert lab.draft(old[1]).data is None  # told before: it does not end a second time, in a letter
     assert [part.slide_id for part in latest(lab, "case-reports/C2").slides] == ["alpha"]
 
 
@@ -147,7 +147,7 @@ def test_an_event_about_a_bag_puts_no_slide_into_a_case_that_its_scan_did_not_na
 
 def test_a_slide_that_never_said_so_itself_is_in_nobodys_case(lab):
     ready(lab, slide(lab, "alpha", 1))
-    made = lab.draft_job.run(ready(lab, slide(lab, "beta", 2), case_id="C", case_slides=("alpha", "beta")))
+    made = lab.draft(ready(lab, slide(lab, "beta", 2), case_id="C", case_slides=("alpha", "beta")))
 
     assert made.data is None
     assert states(lab)["beta"].lacks == ("alpha",)
@@ -192,15 +192,15 @@ def test_reports_of_a_case_that_the_version_before_has_left_are_found_and_go_on(
     path = slide(lab, "beta", 1)
     first = ready(lab, path, case_id="alpha", case_slides=("beta",))
     drafts_of(lab, [event_of(scanned(slide(lab, "alpha")))])
-    lab.draft_job.run(first)
+    lab.draft(first)
     as_before(lab, "alpha", "alpha")
     alone = states(lab)["alpha"].draft
 
-    told = lab.without_slides().draft_job.run(first).data
+    told = lab.without_slides().draft(first).data
     assert told.draft_key.startswith("reports/alpha/")
     tiny_model.write_slide(path, side_px=512, seed=5)
-    second = lab.draft_job.run(ready(lab, path, case_id="alpha", case_slides=("beta",))).data
-    assert lab.without_slides().draft_job.run(first).data == second  # which has come to be of the case since
+    second = lab.draft(ready(lab, path, case_id="alpha", case_slides=("beta",))).data
+    assert lab.without_slides().draft(first).data == second  # which has come to be of the case since
     pointer = json.loads(lab.store.get("case-reports/alpha/latest.json"))
     assert [pointer["report_digest"], *pointer["previous"]] == [second.report_digest, told.report_digest]
     assert states(lab)["beta"].draft.key == second.draft_key
@@ -210,7 +210,7 @@ def test_reports_of_a_case_that_the_version_before_has_left_are_found_and_go_on(
 def test_a_slide_whose_pointer_a_case_had_taken_gets_it_back_with_its_next_report(lab):
     alpha = by_hand(slide(lab, "alpha"))
     (alone,) = drafts_of(lab, [alpha])
-    lab.draft_job.run(ready(lab, slide(lab, "beta", 1), case_id="alpha", case_slides=("beta",), turn=7))
+    lab.draft(ready(lab, slide(lab, "beta", 1), case_id="alpha", case_slides=("beta",), turn=7))
     as_before(lab, "alpha", "alpha")
     assert latest(lab, "reports/alpha").case_id == "alpha"
     drafts_of(lab, [alpha])

@@ -18,7 +18,7 @@ _MOST_CAUSES = 10
 _LEAST_BYTES = 256 << 10
 
 
-def lacked_room(error: BaseException) -> bool:
+def lacked_resources(error: BaseException) -> bool:
     """Say whether the system's own refusal that is behind `error` is one that passes."""
     return any(isinstance(one, MemoryError) or _number(one) in _PASSES for one in _behind(error))
 
@@ -30,7 +30,7 @@ def was_full(error: BaseException) -> bool:
 
 def exit_code_of(error: HistgenError) -> int:
     """Return what a process ends with: a person's to mend only if it is no lack of room that is behind it."""
-    return TransientError.exit_code if lacked_room(error) else error.exit_code
+    return TransientError.exit_code if lacked_resources(error) else error.exit_code
 
 
 def disk_full() -> TransientError:
@@ -42,7 +42,7 @@ def disk_full() -> TransientError:
     )
 
 
-def lack_in(folder: Path) -> str:
+def disk_problem(folder: Path) -> str:
     """Say what the disk of a folder lacks for whoever wants to write there; "" if it lacks nothing."""
     try:
         state = os.statvfs(folder)

@@ -1,12 +1,14 @@
-"""From a decoder's token log-probabilities to a confidence one can plan with.
+"""How far a model is to be believed, as measured on slides with a known truth and kept in its config.json.
 
-`raw_confidence` is what the decoder itself believes of a sentence; a `Calibration` maps it to the share of
-such sentences that were right on held-out slides. Training fits it and writes `to_config()` under
-"calibration" in the model's config.json; the pipeline reads it back.
+`Calibration` turns the decoder's token log-probabilities into the share of such sentences that were right on
+held-out slides: training fits it and writes `to_config()` under "calibration". `EvidenceFigures` counts how
+often the strongest tile of a line met the lesion that the line states: `histgen model measure` writes them
+under "evidence". The pipeline reads both back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -15,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import FatalError
+from histgen_lib.reports.record import EvidenceCheck
+from histgen_lib.text.synoptic import parse_report
 
 Statistic = Literal["sum", "mean", "min"]
 Method = Literal["none", "temperature", "isotonic"]
+
+LEAST_SHARE = 0.5
+"""Tiles are shown as evidence where at least this share of strongest tiles showed what the line states."""
+
+_Z95 = 1.959964  # two-sided 95 % of the normal distribution
 
 
 def raw_confidence(logprobs: NDArray[np.floating], statistic: Statistic = "sum") -> float:
@@ -149,3 +158,68 @@ def _pool(x: NDArray[np.float64], hits: NDArray[np.float64], least: int) -> list
 def _loss(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     likelihood = np.where(right, confidence, 1 - confidence)
     return float(-np.log(np.clip(likelihood, 1e-12, 1)).mean())
+
+
+@dataclass(frozen=True)
+class EvidenceFigures:
+    """`fields`: measured lines and hits of each field, (lines, hits); empty where nothing was measured.
+
+    A field's tiles are believed when the lower end of its 95 % interval reaches `threshold`, so that a
+    field measured on a few slides only is not believed on luck.
+    """
+
+    fields: Mapping[str, tuple[int, int]]
+    threshold: float = LEAST_SHARE
+
+    def check(self, line: str) -> EvidenceCheck | None:
+        """Say what was measured of lines such as this one; None where nothing was."""
+        field = next((name for name in parse_report(line) if name in self.fields), None)
+        return None if field is None else self.check_field(field)
+
+    def check_field(self, field: str) -> EvidenceCheck:
+        """Say what was measured of one of `fields`."""
+        lines, hits = self.fields[field]
+        low = round(wilson_low(hits, lines), 4)
+        return EvidenceCheck(
+            field=field,
+            lines=lines,
+            hits=hits,
+            low=low,
+            threshold=self.threshold,
+            reliable=low >= self.threshold,
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the JSON for config.json's "evidence"."""
+        fields = {name: {"lines": lines, "hits": hits} for name, (lines, hits) in self.fields.items()}
+        return {"threshold": self.threshold, "fields": fields}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read config.json's "evidence"; empty means not measured. FatalError("model-config-invalid")."""
+        try:
+            fields = {
+                str(name): (int(counts["lines"]), int(counts["hits"]))
+                for name, counts in dict(config.get("fields", {})).items()
+            }
+            made = cls(fields, float(config.get("threshold", LEAST_SHARE)))
+            sound = 0 <= made.threshold <= 1 and all(
+                0 <= hits <= lines > 0 for lines, hits in fields.values()
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise FatalError(
+                "model-config-invalid",
+                'The model\'s config.json has an "evidence" that cannot be used.',
+                hint="Measure it again with `histgen model measure`, or copy the whole model folder again.",
+            )
+        return made
+
+
+def wilson_low(hits: int, lines: int) -> float:
+    """Lower end of Wilson's 95 % interval of a share: hits of lines (more than 0), 0..1."""
+    share, z2 = hits / lines, _Z95**2
+    middle = share + z2 / (2 * lines)
+    spread = _Z95 * math.sqrt(share * (1 - share) / lines + z2 / (4 * lines**2))
+    return max(0.0, (middle - spread) / (1 + z2 / lines))

@@ -1,0 +1,180 @@
+"""What the jobs read and write in the store, each as one thing: a slide's bag, a report's sources, a report.
+
+Here it is known which objects each is made of and in which order they are written: the last one, a scan
+record or draft.json, says that all of them are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from histgen_lib.bags import Bag, pack_bag, unpack_bag
+from histgen_lib.catalogue.case import Member, case_members, is_of_case
+from histgen_lib.catalogue.digests import is_whole, store_set
+from histgen_lib.catalogue.keys import (
+    DIGESTS,
+    DRAFT_JSON,
+    ReportOwner,
+    bag_digests_key,
+    bag_key,
+    bag_keys,
+    bag_thumbnail_key,
+    scan_key,
+)
+from histgen_lib.catalogue.latest import named_drafts, tell_latest, tells_of
+from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, StoredFile, read_object
+from histgen_lib.catalogue.pointer import BY_REPORT
+from histgen_lib.catalogue.scan_record import ScanRecord
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.events import BagReady
+from histgen_lib.reports.record import DraftReport
+from histgen_lib.reports.renderers import RenderedFile, file_names
+from histgen_lib.reports.renderers.draft_json import readable_draft
+from histgen_lib.storage import ObjectStore
+
+
+@dataclass(frozen=True)
+class StoredBag:
+    """A slide's bag, thumbnail and scan record, under the digest of what decides their bytes."""
+
+    store: ObjectStore
+    slide_id: str
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """The key of the bag."""
+        return bag_key(self.slide_id, self.digest)
+
+    @property
+    def scan_key(self) -> str:
+        """The key of the scan record."""
+        return scan_key(self.slide_id, self.digest)
+
+    def find(self) -> tuple[ScanRecord, int] | None:
+        """Return the scan record and the bag's size in bytes if all objects are there and sound."""
+        record = read_object(self.store, self.scan_key)
+        bag = self.store.head(self.key) if record is not None else None
+        keys = bag_keys(self.slide_id, self.digest)
+        if record is None or bag is None or not is_whole(self.store, self._digests_key, keys):
+            return None
+        return ScanRecord.from_bytes(record), bag.size_bytes
+
+    def write(self, bag: Bag, thumbnail: bytes, record: ScanRecord) -> int:
+        """Write what is missing or damaged, the scan record last; return the stored bag's size in bytes."""
+        data = pack_bag(bag)
+        ours, *_ = store_set(
+            self.store,
+            [
+                StoredFile(self.key, data, PARQUET),
+                StoredFile(bag_thumbnail_key(self.slide_id, self.digest), thumbnail, WEBP),
+                StoredFile(self.scan_key, record.to_bytes(), JSON),
+            ],
+            self._digests_key,
+        )
+        stored = None if ours else self.store.head(self.key)
+        return stored.size_bytes if stored else len(data)
+
+    @property
+    def _digests_key(self) -> str:
+        return bag_digests_key(self.slide_id, self.digest)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A slide that a report is made from: its part in the case, if there is one, and its scan record."""
+
+    store: ObjectStore
+    member: Member
+    scan: ScanRecord
+
+    def bag(self) -> Bag:
+        """Read the bag. Raises InvalidInputError("bag-other-slide"), and what storage and bags raise."""
+        slide_id = self.member.slide_id
+        bag = unpack_bag(self.store.get(self.member.bag_key), f"the bag of {slide_id}")
+        if bag.slide_id != slide_id or tuple(bag.slide_size) != self.scan.size_px:
+            raise _other_slide(slide_id)
+        return bag
+
+    def thumbnail(self) -> bytes:
+        """Read the WebP of the whole slide."""
+        return self.store.get(bag_thumbnail_key(self.member.slide_id, self.member.bag_digest))
+
+
+def source_of(store: ObjectStore, member: Member, content_id: str | None = None) -> Source:
+    """Read the scan record of a slide, whose content id must be `content_id` if that is known.
+
+    Anybody may publish an event: it must name the slide's own bag. Raises InvalidInputError:
+    "bag-other-slide", "scan-record-unreadable", "object-missing".
+    """
+    own = StoredBag(store, member.slide_id, member.bag_digest)
+    if (member.bag_key, member.scan_key) != (own.key, own.scan_key):
+        raise _other_slide(member.slide_id)
+    scan = ScanRecord.from_bytes(store.get(member.scan_key))
+    if scan.slide_id != member.slide_id or content_id not in (None, scan.content_id):
+        raise _other_slide(member.slide_id)
+    return Source(store, member, scan)
+
+
+def sources_of(store: ObjectStore, ready: BagReady) -> tuple[ReportOwner, list[Source]] | None:
+    """Return the owner and the sources of the report that a bag belongs to; None while slides are missing.
+
+    Raises as `source_of`, and InvalidInputError("case-unreadable").
+    """
+    if not is_of_case(ready):
+        return ReportOwner(ready.slide_id), [source_of(store, Member.of(ready), ready.content_id)]
+    members = case_members(store, ready)
+    if members is None:
+        return None
+    return ReportOwner(str(ready.case_id), is_case=True), [source_of(store, member) for member in members]
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """A report of a slide or a case, under the digest of what decides its bytes."""
+
+    store: ObjectStore
+    owner: ReportOwner
+    digest: str
+
+    def find(self, turns: Mapping[str, int]) -> tuple[DraftReport, str] | None:
+        """Return the draft and its key if all files are there and sound, and have the pointer name it.
+
+        `turns`: of each slide that the report is made from, see `tell_latest`.
+        """
+        for key in self._places():
+            data = read_object(self.store, key)
+            draft = None if data is None else readable_draft(data)
+            if draft and self._is_whole(draft, key.removesuffix(DRAFT_JSON)):
+                tell_latest(self.store, self.owner, self.digest, key, turns)
+                return draft, key
+        return None
+
+    def write(self, files: Sequence[RenderedFile], turns: Mapping[str, int]) -> str:
+        """Write what is missing or damaged, in order, then have the pointer name it; return the draft's key.
+
+        A damaged report of an earlier version is mended where it lies.
+        """
+        places = [key.removesuffix(DRAFT_JSON) for key in self._places()]
+        folder = next((place for place in places if any(self.store.list(place))), places[0])
+        stored = [StoredFile(folder + file.name, file.data, file.media_type) for file in files]
+        store_set(self.store, stored, folder + DIGESTS)
+        tell_latest(self.store, self.owner, self.digest, folder + DRAFT_JSON, turns)
+        return folder + DRAFT_JSON
+
+    def _places(self) -> list[str]:
+        """Return the keys under which draft.json may lie, today's first."""
+        return list(named_drafts(self.owner, {BY_REPORT: self.digest}))
+
+    def _is_whole(self, draft: DraftReport, folder: str) -> bool:
+        ours = tells_of(self.owner, {"slide_id": draft.slide_id, "case_id": draft.case_id})
+        return ours and is_whole(self.store, folder + DIGESTS, [folder + name for name in file_names(draft)])
+
+
+def _other_slide(slide_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        "bag-other-slide",
+        f"The object named as the bag of {slide_id}, or stored in its place, belongs to another slide.",
+        hint="Have the event name the slide's own bag; delete a bag that is stored in the wrong place.",
+    )
