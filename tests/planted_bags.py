@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from histgen_lib.bags import Bag, write_bag
-from histgen_lib.training.settings import ModelSizes, TrainSettings
+from histgen_lib.training.report.settings import ModelSizes, TrainSettings
 
 DIM = 16
 SPAN_PX = 512

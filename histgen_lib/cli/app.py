@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -39,14 +39,31 @@ class _Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-_PANELS = {
-    "Slides": "report tiles encode",
-    "Start here": "demo doctor",
-    "The stream": "up submit status watch replay backfill verify prune audit export config",
-    "Training and evaluation": "synth train-encoder train evaluate compare model",
+_COMMANDS = {
+    "report": ("Slides", "offline.report:report"),
+    "tiles": ("Slides", "offline.tiles:tiles"),
+    "encode": ("Slides", "offline.train:encode"),
+    "demo": ("Start here", "demo:demo"),
+    "doctor": ("Start here", "offline.doctor:doctor"),
+    "up": ("The stream", "up:up"),
+    "submit": ("The stream", "submit:submit"),
+    "status": ("The stream", "status:status"),
+    "watch": ("The stream", "watch:watch"),
+    "replay": ("The stream", "replay:replay"),
+    "backfill": ("The stream", "backfill:backfill"),
+    "verify": ("The stream", "verify:verify"),
+    "prune": ("The stream", "prune:prune"),
+    "audit": ("The stream", "audit:app"),
+    "export": ("The stream", "offline.export:export"),
+    "config": ("The stream", "config:app"),
+    "synth": ("Training and evaluation", "offline.synth:synth"),
+    "train-encoder": ("Training and evaluation", "offline.train:train_encoder"),
+    "train": ("Training and evaluation", "offline.train:train"),
+    "evaluate": ("Training and evaluation", "offline.evaluate:evaluate"),
+    "compare": ("Training and evaluation", "offline.compare:compare"),
+    "model": ("Training and evaluation", "offline.model:app"),
 }
-_GROUPS = ("audit", "config", "model")
-"""Commands that have commands of their own."""
+"""Command: its panel in --help, and the function (or the group of commands) behind it, loaded when needed."""
 
 
 def _version(wanted: bool) -> None:
@@ -64,7 +81,7 @@ def _options(
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
-    """Make the command line: of the one command that is asked for, since making all takes as long again."""
+    """Make the command line, with only the command that `arguments` name, if any: it loads faster."""
     app = typer.Typer(
         name="histgen",
         cls=_Commands,
@@ -77,21 +94,20 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     app.callback()(_options)
-    commands = {name: panel for panel, names in _PANELS.items() for name in names.split()}
-    asked = arguments[0] if arguments else ""
-    _add(app, {asked: commands[asked]}.items() if asked in commands else commands.items())
+    command = arguments[0] if arguments else ""
+    for name in [command] if command in _COMMANDS else _COMMANDS:
+        _add(app, name)
     return app
 
 
-def _add(app: typer.Typer, commands: Iterable[tuple[str, str]]) -> None:
-    """Add commands, each from the module that is called as it is."""
-    for name, panel in commands:
-        function = name.replace("-", "_")
-        module = import_module(f"histgen_lib.cli.{function}")
-        if name in _GROUPS:
-            app.add_typer(module.app, name=name, rich_help_panel=panel)
-        else:
-            app.command(name, rich_help_panel=panel)(getattr(module, function))
+def _add(app: typer.Typer, name: str) -> None:
+    panel, place = _COMMANDS[name]
+    module, _, attribute = place.partition(":")
+    command = getattr(import_module(f"histgen_lib.cli.{module}"), attribute)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name, rich_help_panel=panel)
+    else:
+        app.command(name, rich_help_panel=panel)(command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -95,3 +96,13 @@ Threads = Annotated[
 def model_folder(chosen: Path | None) -> Path:
     """Choose the model: what was asked for, else the demo model that ships with the package."""
     return DEMO_MODEL if chosen is None else chosen
+
+
+def need_train_extra(command: str) -> None:
+    """Raise FatalError("extra-train-missing") when torch is not installed."""
+    if find_spec("torch") is None:
+        raise FatalError(
+            "extra-train-missing",
+            f"{command} needs the extra `train` (torch and its friends), which is not installed.",
+            hint="In a checkout run `make setup`; elsewhere: pip install 'histgen[train]'",
+        )

@@ -10,7 +10,7 @@ from histgen_lib.evaluation.calibration import (
     sentence_outcomes,
 )
 from histgen_lib.evaluation.csv_pairs import Pair, read_pairs_csv, write_pairs_csv
-from histgen_lib.evaluation.evaluate import TOKENIZERS, evaluate_pairs
+from histgen_lib.evaluation.evaluate import TOKENIZERS, EvaluationResult, evaluate_pairs
 from histgen_lib.evaluation.evidence import (
     EvidenceCase,
     EvidenceResult,
@@ -21,7 +21,6 @@ from histgen_lib.evaluation.evidence import (
 from histgen_lib.evaluation.fields import FieldScore
 from histgen_lib.evaluation.parts import register_embedding, register_entities
 from histgen_lib.evaluation.reg2025 import RegParts
-from histgen_lib.evaluation.result import EvaluationResult
 
 __all__ = [
     "TOKENIZERS",

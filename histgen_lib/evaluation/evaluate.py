@@ -2,23 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.evaluation import meteor, rouge
-from histgen_lib.evaluation.bleu import NAMES as BLEU_NAMES
-from histgen_lib.evaluation.bleu import bleu_from_totals, bleu_statistics
-from histgen_lib.evaluation.bootstrap import Estimate, Floats, Statistic, additive, estimate, mean
+from histgen_lib.evaluation.bootstrap import Estimate, Floats, Statistic, additive, estimate, finite, mean
+from histgen_lib.evaluation.captions import (
+    BLEU_NAMES,
+    METEOR_NAME,
+    ROUGE_NAME,
+    bleu_from_totals,
+    bleu_statistics,
+    meteor_counts,
+    meteor_from_totals,
+    meteor_statistics,
+    rouge_l,
+)
 from histgen_lib.evaluation.csv_pairs import Pair
-from histgen_lib.evaluation.fields import ALL_RIGHT, FieldTable, compare_fields
-from histgen_lib.evaluation.ptb import ptb_tokenize
-from histgen_lib.evaluation.reg2025 import NAMES as REG_NAMES
-from histgen_lib.evaluation.reg2025 import RegParts, reg2025, reg2025_scores
-from histgen_lib.evaluation.result import EvaluationResult
+from histgen_lib.evaluation.fields import ALL_RIGHT, FieldScore, FieldTable, compare_fields
+from histgen_lib.evaluation.java import ptb_tokenize
+from histgen_lib.evaluation.reg2025 import REG2025_NAMES, RegParts, reg2025, reg2025_scores
+from histgen_lib.files import write_atomic
 from histgen_lib.text.synoptic import parse_report
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores over a set of reports.
+
+    `metrics` maps a metric's name to its estimate, in [0, 1] except where docs/evaluation.md says otherwise.
+    `cases` holds per-report scores float64[n, len(case_names)] in the order of `ids`.
+    """
+
+    ids: tuple[str, ...]
+    tokenize: str
+    metrics: dict[str, Estimate]
+    fields: tuple[FieldScore, ...]
+    parts: RegParts
+    resamples: int
+    seed: int
+    notes: tuple[str, ...]
+    case_names: tuple[str, ...]
+    cases: Floats
+
+    @property
+    def pairs(self) -> int:
+        """Number of reports scored."""
+        return len(self.ids)
+
+    def to_dict(self, *, with_cases: bool = False) -> dict[str, Any]:
+        """JSON-ready; None stands for "not defined". The same input gives the same dictionary."""
+        summary: dict[str, Any] = {
+            "schema": SCHEMA,
+            "pairs": self.pairs,
+            "tokenize": self.tokenize,
+            "metrics": {name: estimate.to_dict() for name, estimate in self.metrics.items()},
+            "fields": {field.name: field.to_dict() for field in self.fields},
+            "reg2025": self.parts.to_dict(),
+            "bootstrap": {"resamples": self.resamples, "seed": self.seed, "interval": 0.95},
+            "notes": list(self.notes),
+        }
+        return summary | ({"cases": self._case_rows()} if with_cases else {})
+
+    def to_csv(self, path: Path) -> None:
+        """Write one row a metric and field: kind, name, value, low, high, references."""
+        rows = [["metric", name, *_numbers(estimate), self.pairs] for name, estimate in self.metrics.items()]
+        rows += [["field", f.name, *_numbers(f.accuracy), f.references] for f in self.fields]
+        _write(path, ["kind", "name", "value", "low", "high", "references"], rows)
+
+    def cases_to_csv(self, path: Path) -> None:
+        """Write one row a report: its id and its own scores."""
+        rows = ([name, *map(_cell, scores)] for name, scores in zip(self.ids, self.cases, strict=True))
+        _write(path, ["id", *self.case_names], rows)
+
+    def _case_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"id": name} | {k: finite(v) for k, v in zip(self.case_names, scores, strict=True)}
+            for name, scores in zip(self.ids, self.cases, strict=True)
+        ]
+
+
+def _numbers(estimate: Estimate) -> list[str]:
+    return [_cell(value) for value in (estimate.value, estimate.low, estimate.high)]
+
+
+def _cell(value: float) -> str:
+    return "" if finite(value) is None else repr(float(value))
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(path, buffer.getvalue().encode())
+
 
 TOKENIZERS = ("none", "ptb")
 EXACT = "exact_report"
@@ -92,10 +178,10 @@ def _captions(
         references = ptb_tokenize(references, timeout_s=timeout_s)
         predictions = ptb_tokenize(predictions, timeout_s=timeout_s)
     counts = bleu_statistics(references, predictions)
-    subsequences = rouge.rouge_l(references, predictions)[:, None]
+    subsequences = rouge_l(references, predictions)[:, None]
     groups = [
         _Scored(additive(BLEU_NAMES, counts, bleu_from_totals), bleu_from_totals(counts)),
-        _Scored(mean((rouge.NAME,), subsequences), subsequences),
+        _Scored(mean((ROUGE_NAME,), subsequences), subsequences),
     ]
     if with_meteor:
         groups.insert(1, _meteor(references, predictions, timeout_s))
@@ -103,9 +189,9 @@ def _captions(
 
 
 def _meteor(references: list[str], predictions: list[str], timeout_s: float | None) -> _Scored:
-    counts = meteor.meteor_statistics(references, predictions, timeout_s=timeout_s)
-    statistic = additive((meteor.NAME,), meteor.additive_counts(counts), meteor.meteor_from_totals)
-    return _Scored(statistic, meteor.meteor_from_totals(counts))
+    counts = meteor_statistics(references, predictions, timeout_s=timeout_s)
+    statistic = additive((METEOR_NAME,), meteor_counts(counts), meteor_from_totals)
+    return _Scored(statistic, meteor_from_totals(counts))
 
 
 def _reg(references: list[str], predictions: list[str], parts: RegParts) -> _Scored:
@@ -146,7 +232,7 @@ def _notes(pairs: Sequence[Pair], tokenize: str, parts: RegParts, with_meteor: b
     notes = []
     if not parts.comparable:
         notes.append(
-            f"{REG_NAMES[0]} was computed with the parts {parts.entities!r} and {parts.embedding!r}: "
+            f"{REG2025_NAMES[0]} was computed with the parts {parts.entities!r} and {parts.embedding!r}: "
             "not comparable with the challenge's leaderboard."
         )
     broken = sum("\n" in text or "\r" in text for p in pairs for text in (p.reference, p.prediction))

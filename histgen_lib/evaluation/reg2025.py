@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from histgen_lib.evaluation.bootstrap import Floats, Statistic, mean
+from histgen_lib.evaluation.captions import common_subsequence_length
 from histgen_lib.evaluation.parts import (
     DEFAULT_EMBEDDING,
     DEFAULT_ENTITIES,
@@ -22,9 +23,8 @@ from histgen_lib.evaluation.parts import (
     embedding_part,
     entity_part,
 )
-from histgen_lib.evaluation.rouge import common_subsequence_length
 
-NAMES = ("reg2025", "reg2025_rouge", "reg2025_bleu4", "reg2025_entities", "reg2025_embedding")
+REG2025_NAMES = ("reg2025", "reg2025_rouge", "reg2025_bleu4", "reg2025_entities", "reg2025_embedding")
 WEIGHTS = np.array([0.15, 0.15, 0.4, 0.3])
 FORMULA = "0.15 * (ROUGE + BLEU4) + 0.4 * entities (Jaccard) + 0.3 * embedding (cosine)"
 
@@ -54,7 +54,7 @@ class RegParts:
 
 
 def reg2025_scores(references: Sequence[str], predictions: Sequence[str], parts: RegParts) -> Floats:
-    """Compute the score and its four terms for every pair, float64[n, 5], columns as in `NAMES`.
+    """Compute the score and its four terms for every pair, float64[n, 5], columns as in `REG2025_NAMES`.
 
     Raises InvalidInputError `evaluation-part-unknown`, FatalError `evaluation-part-missing`.
     """
@@ -71,7 +71,7 @@ def reg2025_scores(references: Sequence[str], predictions: Sequence[str], parts:
 
 def reg2025(scores: Floats) -> Statistic:
     """Return mean score and terms as a statistic over slides, from `reg2025_scores`."""
-    return mean(NAMES, scores)
+    return mean(REG2025_NAMES, scores)
 
 
 def reg_rouge(reference: str, prediction: str) -> float:

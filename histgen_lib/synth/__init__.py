@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from histgen_lib.synth.spec import SlideSpec, sample
+from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
-    from histgen_lib.synth.painting import RenderedSlide
+    from histgen_lib.synth.folder import generate
+    from histgen_lib.synth.painting import render
+    from histgen_lib.synth.spec import SlideSpec, sample
 
 __all__ = ["SlideSpec", "generate", "render", "sample"]
 
-
-def generate(out: Path, count: int, seed: int = 0, **options: Any) -> Path:
-    """Write `count` slides of `seed` under `out`; see `histgen_lib.synth.folder.generate`."""
-    from histgen_lib.synth.folder import generate as run
-
-    return run(out, count, seed, **options)
-
-
-def render(spec: SlideSpec) -> RenderedSlide:
-    """Paint one slide in memory; see `histgen_lib.synth.painting.render`."""
-    from histgen_lib.synth.painting import render as paint
-
-    return paint(spec)
+__getattr__ = lazily(__name__, {"folder": "generate", "painting": "render", "spec": "SlideSpec sample"})

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
-from histgen_lib.synth.classes import CLASSES
+from histgen_lib.synth.canvas import CLASSES, LOW, UM, Canvas, Mask
 from histgen_lib.synth.scene import Scene, distance_um
 from histgen_lib.synth.shapes import blob
 from histgen_lib.synth.textures import smooth_noise

@@ -1,6 +1,6 @@
-"""The painter's canvas: two stain planes and a class plane, all at 0.25 µm a pixel.
+"""The painter's canvas: two stain planes and a class plane, all at 0.25 µm per pixel.
 
-Paint covers what lies beneath, stamps add nuclei on top. Points and outlines are level-0 pixels (x, y).
+Paint covers what lies beneath; stamps add nuclei on top. Points and outlines are level-0 pixels (x, y).
 """
 
 from __future__ import annotations
@@ -9,10 +9,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.synth.classes import CLASS_ID, CLASSES
 from histgen_lib.synth.shapes import Points, jittered
-from histgen_lib.synth.sprites import ANGLES, Bank, bank
-from histgen_lib.synth.textures import PERIOD_PX, Plane, textures
+from histgen_lib.synth.textures import ANGLES, PERIOD_PX, Bank, Plane, bank, textures
+
+CLASSES: tuple[str, ...] = (
+    "background", "fat", "collagen", "lamina_propria", "smooth_muscle", "desmoplasia", "hyaline",
+    "breast_epithelium", "colon_epithelium", "gastric_epithelium", "prostate_epithelium",
+    "bronchial_epithelium",
+    "urothelium", "alveoli", "vessel", "blood", "lymphoid_aggregate",
+    "fibroadenoma", "dcis", "adenoma_low", "adenoma_high", "goblet_metaplasia", "pin", "op_plug", "papillary",
+    "breast_nst", "breast_mucinous", "colon_adenocarcinoma", "colon_mucinous", "gastric_intestinal",
+    "gastric_poorly_cohesive", "prostate_acinar", "lung_adenocarcinoma", "lung_squamous", "lung_small_cell",
+    "urothelial_carcinoma", "mucin", "keratin", "necrosis", "vessel_embolus", "lymphocytes_stroma",
+    "lymphocytes_in_tumour", "abscess", "granuloma", "ink", "pen", "fold",
+)  # fmt: skip
+"""Class names; a class's number in the truth PNG is its place in this tuple."""
+
+CLASS_ID: dict[str, int] = {name: number for number, name in enumerate(CLASSES)}
+
+STROMA: tuple[str, ...] = ("collagen", "lamina_propria", "desmoplasia", "smooth_muscle", "fibroadenoma")
+"""Classes in whose area inflammatory cells may lie."""
+
 
 UM = 4
 """Pixels a micrometre."""

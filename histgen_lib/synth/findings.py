@@ -7,13 +7,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
-from histgen_lib.synth.classes import CLASS_ID
+from histgen_lib.synth.canvas import CLASS_ID, LOW, UM, Canvas, Mask
 from histgen_lib.synth.glands import solid
-from histgen_lib.synth.grammar import MITOSES
 from histgen_lib.synth.lesions import SMALL_CELLS, Focus, class_low, grade_cells
 from histgen_lib.synth.scene import EDGE_UM, Scene, disc_at, distance_um
 from histgen_lib.synth.shapes import Points, blob, walk
+from histgen_lib.synth.spec import MITOSES
 from histgen_lib.synth.textures import smooth_noise
 
 STROMA = ("collagen", "lamina_propria", "desmoplasia", "smooth_muscle", "fibroadenoma", "alveoli")

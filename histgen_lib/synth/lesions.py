@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from histgen_lib.synth.canvas import LOW, UM, Canvas, Mask
-from histgen_lib.synth.classes import CLASS_ID
+from histgen_lib.synth.canvas import CLASS_ID, LOW, UM, Canvas, Mask
 from histgen_lib.synth.glands import Cells, Lining, cribriform, gland, solid
 from histgen_lib.synth.organs import CRYPT, DUCT, alveoli, bundles, crypts, large_gland, spots
 from histgen_lib.synth.scene import Scene, away_um, disc_at, distance_um

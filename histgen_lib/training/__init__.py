@@ -11,14 +11,13 @@ from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.training.annotation import Annotation, Case, read_annotation
-    from histgen_lib.training.comparison import ComparisonSettings, DraftedSlide, compare
-    from histgen_lib.training.comparison_table import Figure
-    from histgen_lib.training.encode import EncodeSettings, encode_slides
-    from histgen_lib.training.finish import calibrate_model
-    from histgen_lib.training.histgen_run import TrainResult, train
-    from histgen_lib.training.settings import TrainSettings, preset
-    from histgen_lib.training.tile_settings import TileTrainSettings
-    from histgen_lib.training.tile_train import train_tile_encoder
+    from histgen_lib.training.encoder.encode import EncodeSettings, encode_slides
+    from histgen_lib.training.encoder.settings import TileTrainSettings
+    from histgen_lib.training.encoder.train import train_tile_encoder
+    from histgen_lib.training.report.calibration import calibrate_model
+    from histgen_lib.training.report.comparison import ComparisonSettings, DraftedSlide, Figure, compare
+    from histgen_lib.training.report.settings import TrainSettings, preset
+    from histgen_lib.training.report.train import TrainResult, train
 
 __all__ = [
     "Annotation",
@@ -43,13 +42,12 @@ __getattr__ = lazily(
     __name__,
     {
         "annotation": "Annotation Case read_annotation",
-        "comparison": "ComparisonSettings DraftedSlide compare",
-        "comparison_table": "Figure",
-        "encode": "EncodeSettings encode_slides",
-        "finish": "calibrate_model",
-        "histgen_run": "TrainResult train",
-        "settings": "TrainSettings preset",
-        "tile_settings": "TileTrainSettings",
-        "tile_train": "train_tile_encoder",
+        "report.comparison": "ComparisonSettings DraftedSlide Figure compare",
+        "encoder.encode": "EncodeSettings encode_slides",
+        "report.calibration": "calibrate_model",
+        "report.train": "TrainResult train",
+        "report.settings": "TrainSettings preset",
+        "encoder.settings": "TileTrainSettings",
+        "encoder.train": "train_tile_encoder",
     },
 )

@@ -20,7 +20,7 @@ from histgen_lib.bags import Bag, maker_of, read_bag, read_maker
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
 from histgen_lib.training.matching import Found
-from histgen_lib.training.settings import BagAugment, Variant
+from histgen_lib.training.report.settings import BagAugment, Variant
 
 _AUGMENT_STREAM, _ORDER_STREAM = 1, 2
 FloatArray = NDArray[np.float32]

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.training.settings import TrainSettings
+from histgen_lib.training.report.settings import TrainSettings
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:

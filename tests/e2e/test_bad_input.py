@@ -258,7 +258,7 @@ def test_ctrl_c_inside_exec_of_a_string_ends_with_the_code_of_ctrl_c(tmp_path):
     """As it may come while dataclasses are being imported; CPython would end by the signal under `-m`."""
     (tmp_path / "interrupted.py").write_text("""
 import os, signal
-import histgen_lib.cli.doctor as doctor
+import histgen_lib.cli.offline.doctor as doctor
 from histgen_lib.cli import main
 doctor.all_checks = lambda *_, **__: exec("os.kill(os.getpid(), signal.SIGINT)")
 main()
@@ -275,7 +275,7 @@ def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost(number, c
     """Imports end in such callbacks; a person would have to press Ctrl-C again, a supervisor to kill."""
     (tmp_path / "dropped.py").write_text(f"""
 import os, signal, time, weakref
-import histgen_lib.cli.doctor as doctor
+import histgen_lib.cli.offline.doctor as doctor
 from histgen_lib.cli import main
 class Anything: pass
 def interrupted_in_a_callback(*_, **__):

@@ -9,7 +9,7 @@ import pytest
 from planted_bags import PlantedWorld
 
 from histgen_lib.training import train
-from histgen_lib.training.histgen_run import TrainResult
+from histgen_lib.training.report.train import TrainResult
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from planted_bags import PlantedWorld
 
-from histgen_lib.training import state, train
-from histgen_lib.training.loop import Loop
-from histgen_lib.training.state import RunState
+from histgen_lib.training import checkpoint, train
+from histgen_lib.training.checkpoint import RunState
+from histgen_lib.training.report.loop import Loop
 
 
 def main(world: Path, out: Path, epochs: int, kill_at: int | None = None) -> None:
@@ -53,7 +53,7 @@ def die_while_saving(save: int) -> None:
             handle.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    state.torch.save = cut_short  # type: ignore[attr-defined]
+    checkpoint.torch.save = cut_short  # type: ignore[attr-defined]
 
 
 def leave_weights(out: Path) -> None:

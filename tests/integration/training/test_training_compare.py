@@ -14,7 +14,7 @@ import pytest
 from planted_bags import PlantedWorld
 
 from histgen_lib.bags import read_bag, write_bag
-from histgen_lib.cli import compare as command
+from histgen_lib.cli.offline import compare as command
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export import to_onnx
 from histgen_lib.files import sha256_file
@@ -23,10 +23,9 @@ from histgen_lib.models.histgen.checkpoint import load_model as load_network
 from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.pipeline import Drafter, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
-from histgen_lib.training.comparison import VARIANTS, variant_settings
-from histgen_lib.training.drafting import draft_bags
-from histgen_lib.training.histgen_run import TrainResult
-from histgen_lib.training.settings import Variant
+from histgen_lib.training.report.comparison import VARIANTS, draft_bags, variant_settings
+from histgen_lib.training.report.settings import Variant
+from histgen_lib.training.report.train import TrainResult
 
 
 def _settings(world: PlantedWorld, out: Path, trained: Mapping[Variant, Path]) -> ComparisonSettings:

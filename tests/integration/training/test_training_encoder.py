@@ -23,8 +23,7 @@ from histgen_lib.training import (
     train,
     train_tile_encoder,
 )
-from histgen_lib.training.encoder_folder import open_encoder
-from histgen_lib.training.tile_heads import load_heads
+from histgen_lib.training.encoder.folder import load_heads, open_encoder
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from histgen_lib.pipeline import load_model as load_report_model
 from histgen_lib.training import preset, read_annotation, train
 from histgen_lib.training.data import make_examples
 from histgen_lib.training.distributed import joined
-from histgen_lib.training.drafting import draft_bags
-from histgen_lib.training.histgen_run import TrainResult, make_tokenizer, model_config
-from histgen_lib.training.loop import Loop
 from histgen_lib.training.matching import Found
+from histgen_lib.training.report.comparison import draft_bags
+from histgen_lib.training.report.loop import Loop
+from histgen_lib.training.report.train import TrainResult, make_tokenizer, model_config
 
 
 def test_a_finding_in_one_tile_is_learned(world: PlantedWorld, trained: TrainResult) -> None:

@@ -203,7 +203,7 @@ def test_doctor_notices_weights_that_config_json_does_not_mean(histgen, own_mode
 
 
 def test_commands_that_need_torch_say_so_without_it(histgen, monkeypatch, tmp_path):
-    monkeypatch.setattr("histgen_lib.cli.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("histgen_lib.cli.options.find_spec", lambda name: None)
     code, _, err = histgen("train", "--annotation", "a.json", "--bags", tmp_path, "--out", tmp_path)
 
     assert code == 78

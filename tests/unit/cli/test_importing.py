@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.cli import importing
-from histgen_lib.cli.importing import OfficialSource, import_weights
+from histgen_lib.cli.offline import importing
+from histgen_lib.cli.offline.importing import OfficialSource, import_weights
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
 from histgen_lib.text.word import WordTokenizer

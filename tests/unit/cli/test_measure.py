@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from histgen_lib.cli import scoring
-from histgen_lib.cli.cases import CasesTold
-from histgen_lib.cli.scoring import ModelDrafts
+from histgen_lib.cli.offline import scoring
+from histgen_lib.cli.offline.cases import CasesTold
+from histgen_lib.cli.offline.scoring import ModelDrafts
 from histgen_lib.evaluation import EvidenceCase
 from histgen_lib.pipeline import load_model
 

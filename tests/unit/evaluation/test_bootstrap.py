@@ -7,16 +7,22 @@ import math
 import numpy as np
 import pytest
 
-from histgen_lib.evaluation.bleu import NAMES, bleu_from_totals, bleu_statistics
 from histgen_lib.evaluation.bootstrap import Estimate, additive, estimate, mean
-from histgen_lib.evaluation.meteor import STATISTICS, additive_counts, meteor_from_totals
+from histgen_lib.evaluation.captions import (
+    BLEU_NAMES,
+    STATISTICS,
+    bleu_from_totals,
+    bleu_statistics,
+    meteor_counts,
+    meteor_from_totals,
+)
 
 SOUP = 80
 
 
 def test_an_interval_is_what_recomputing_bleu_on_every_resample_gives(soup: list[tuple[str, str]]) -> None:
     references, predictions = (np.array(side, dtype=object) for side in zip(*soup[:SOUP], strict=True))
-    statistic = additive(NAMES, bleu_statistics(references, predictions), bleu_from_totals)
+    statistic = additive(BLEU_NAMES, bleu_statistics(references, predictions), bleu_from_totals)
     found = estimate([statistic], SOUP, resamples=50, seed=3)["BLEU_2"]
     draws = np.random.default_rng(3).integers(0, SOUP, size=(50, SOUP))
     scores = [
@@ -73,7 +79,7 @@ def test_a_mean_over_no_slides_is_not_a_number_and_not_zero() -> None:
 def test_meteor_of_a_perfect_corpus_is_one_and_of_nothing_zero() -> None:
     perfect = np.zeros((2, STATISTICS))
     perfect[:, [0, 1, 4, 5, 20, 21, 22]] = [5, 5, 5, 5, 1, 5, 5]
-    assert meteor_from_totals(additive_counts(perfect).sum(0, keepdims=True)) == pytest.approx(1)
+    assert meteor_from_totals(meteor_counts(perfect).sum(0, keepdims=True)) == pytest.approx(1)
     assert meteor_from_totals(np.zeros((1, STATISTICS))) == 0
 
 

@@ -15,10 +15,15 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from histgen_lib.evaluation import Pair, evaluate_pairs
-from histgen_lib.evaluation.bleu import bleu_from_totals, bleu_statistics
-from histgen_lib.evaluation.meteor import additive_counts, meteor_from_totals, meteor_statistics
-from histgen_lib.evaluation.ptb import ptb_tokenize
-from histgen_lib.evaluation.rouge import rouge_l
+from histgen_lib.evaluation.captions import (
+    bleu_from_totals,
+    bleu_statistics,
+    meteor_counts,
+    meteor_from_totals,
+    meteor_statistics,
+    rouge_l,
+)
+from histgen_lib.evaluation.java import ptb_tokenize
 
 Texts = list[str]
 TOLERANCE = 1e-9
@@ -123,7 +128,7 @@ def test_meteor_equals_coco_captions_for_the_corpus_and_for_every_report(
 ) -> None:
     for (references, predictions), part in zip((sides, tokenized), counts, strict=False):
         corpus, each = coco_meteor.compute_score(_by_id(references), _by_id(predictions))
-        totals = additive_counts(part).sum(0, keepdims=True)
+        totals = meteor_counts(part).sum(0, keepdims=True)
         np.testing.assert_allclose(meteor_from_totals(totals), corpus, atol=TOLERANCE)
         np.testing.assert_allclose(meteor_from_totals(part)[:, 0], each, atol=TOLERANCE)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import FatalError
-from histgen_lib.evaluation import Pair, _java, evaluate_pairs
-from histgen_lib.evaluation.meteor import meteor_statistics
-from histgen_lib.evaluation.ptb import ptb_tokenize
+from histgen_lib.evaluation import Pair, evaluate_pairs, java
+from histgen_lib.evaluation.captions import meteor_statistics
+from histgen_lib.evaluation.java import ptb_tokenize
 
 FakeJava = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def test_without_java_everything_but_meteor_can_still_be_scored(
 
 
 def test_without_pycocoevalcap_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_java.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(java.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(FatalError, match=r"histgen\[evaluate\]") as caught:
         meteor_statistics(["a"], ["a"])
     assert caught.value.code == "evaluation-package-missing"

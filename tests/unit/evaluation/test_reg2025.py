@@ -13,9 +13,8 @@ import torch
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.evaluation import RegParts, register_embedding, register_entities
-from histgen_lib.evaluation._lexical import HashedNgrams, LexicalEntities
-from histgen_lib.evaluation.parts import embedding_part
-from histgen_lib.evaluation.reg2025 import NAMES, reg2025_scores, reg_bleu4, reg_rouge
+from histgen_lib.evaluation.parts import HashedNgrams, LexicalEntities, embedding_part
+from histgen_lib.evaluation.reg2025 import REG2025_NAMES, reg2025_scores, reg_bleu4, reg_rouge
 
 BREAST = "Breast, core needle biopsy:\n  Fibroadenoma\n  - Granulomas: not identified"
 OTHER = "Colon, endoscopic biopsy:\n  Adenocarcinoma\n  - Grade: 3"
@@ -25,7 +24,7 @@ def test_the_score_is_the_weighted_sum_of_its_four_terms() -> None:
     scores = reg2025_scores([BREAST, BREAST], [BREAST, OTHER], RegParts())
     rouge, bleu4, entities, embedding = scores[:, 1:].T
     np.testing.assert_allclose(scores[:, 0], 0.15 * (rouge + bleu4) + 0.4 * entities + 0.3 * embedding)
-    assert len(NAMES) == 5
+    assert len(REG2025_NAMES) == 5
 
 
 def test_an_equal_report_scores_one_and_a_blank_one_zero() -> None:

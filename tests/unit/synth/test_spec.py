@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histgen_lib.synth import SlideSpec, sample
-from histgen_lib.synth.grammar import DIAGNOSES, VALUES
+from histgen_lib.synth.spec import DIAGNOSES, VALUES
 from histgen_lib.text.synoptic import format_report, parse_report
 
 

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from histgen_lib.synth import render, sample
-from histgen_lib.synth.classes import CLASS_ID, CLASSES
-from histgen_lib.synth.grammar import MITOSES
+from histgen_lib.synth.canvas import CLASS_ID, CLASSES
 from histgen_lib.synth.painting import RenderedSlide
 from histgen_lib.synth.scene import away_um
+from histgen_lib.synth.spec import MITOSES
 
 MAP_UM = 16.0
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 
-from histgen_lib.training.comparison_table import Figure, Row, render, to_dict
+from histgen_lib.training.report.comparison import Figure, Row, render, to_dict
 
 ORIGIN = {"seed": 7, "epochs": 9, "batch_size": 8, "slides": 100}
 FAIR = Row("published", {"Grade": Figure(0.5, 0.4, 0.6, 30)}, 60, 1234567, 8, 90.0, ORIGIN)

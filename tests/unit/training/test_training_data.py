@@ -24,7 +24,7 @@ from histgen_lib.training.data import (
     require_same_encoder,
     share_of,
 )
-from histgen_lib.training.settings import BagAugment
+from histgen_lib.training.report.settings import BagAugment
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import torch
 from histgen_lib.bags import read_bag
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.training import EncodeSettings, encode, encode_slides
-from histgen_lib.training.encoder_folder import save_encoder
-from histgen_lib.training.tile_heads import TileTeacher
-from histgen_lib.training.tile_settings import TileTrainSettings
+from histgen_lib.training import EncodeSettings, encode_slides
+from histgen_lib.training.encoder import encode
+from histgen_lib.training.encoder.folder import save_encoder
+from histgen_lib.training.encoder.heads import TileTeacher
+from histgen_lib.training.encoder.settings import TileTrainSettings
 
 
 def _touch(folder: Path, *names: str) -> Path:

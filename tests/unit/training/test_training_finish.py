@@ -12,7 +12,7 @@ import pytest
 from histgen_lib.models.histgen.decoding import Decoded
 from histgen_lib.text.bpe import BpeTokenizer
 from histgen_lib.training.data import Example
-from histgen_lib.training.finish import (
+from histgen_lib.training.report.calibration import (
     Judged,
     calibration_error,
     fit_abstention,

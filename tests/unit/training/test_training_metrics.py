@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from histgen_lib.training.metrics import MetricsLog
-from histgen_lib.training.progress import TrainProgress
+from histgen_lib.training.tracking import MetricsLog, TrainProgress
 
 
 def test_rows_of_different_epochs_share_one_table(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.training import preset
 from histgen_lib.training.distributed import joined
-from histgen_lib.training.histgen_run import check_settings, make_tokenizer, model_config
 from histgen_lib.training.optim import make_optimizer, make_scaler, make_schedule
-from histgen_lib.training.settings import TrainSettings
+from histgen_lib.training.report.settings import TrainSettings
+from histgen_lib.training.report.train import check_settings, make_tokenizer, model_config
 
 PATHS = {"annotation": Path("a.json"), "bags": Path("bags"), "out": Path("out")}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.training.state import RunState, load_state, save_state
+from histgen_lib.training.checkpoint import RunState, load_state, save_state
 
 PRINT = {"seed": 1, "sizes": {"d_model": 4}, "slides": [("a", 3)]}
 

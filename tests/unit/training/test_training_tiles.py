@@ -13,13 +13,18 @@ import torch
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.training.encoder_folder import open_encoder
-from histgen_lib.training.tile_augment import augment_tile
-from histgen_lib.training.tile_cache import cached_tiles, choose_tiles
-from histgen_lib.training.tile_heads import HEADS_FILE, TileTeacher, load_heads, save_heads
-from histgen_lib.training.tile_scores import average_precision
-from histgen_lib.training.tile_settings import TileTrainSettings
-from histgen_lib.training.tile_truth import NO_GRADE, SlideTruth, read_truth, tile_targets
+from histgen_lib.training.encoder.batches import augment_tile
+from histgen_lib.training.encoder.folder import HEADS, load_heads, open_encoder, save_heads
+from histgen_lib.training.encoder.heads import TileTeacher, average_precision
+from histgen_lib.training.encoder.settings import TileTrainSettings
+from histgen_lib.training.encoder.tiles import (
+    NO_GRADE,
+    SlideTruth,
+    cached_tiles,
+    choose_tiles,
+    read_truth,
+    tile_targets,
+)
 
 CLASSES = ("background", "fat", "breast_nst", "ink", "smooth_muscle")
 
@@ -136,7 +141,7 @@ def test_heads_come_back_with_their_names(tmp_path: Path) -> None:
 
 
 def test_damaged_heads_are_named(tmp_path: Path) -> None:
-    (tmp_path / HEADS_FILE).write_bytes(b"junk")
+    (tmp_path / HEADS).write_bytes(b"junk")
     with pytest.raises(FatalError) as raised:
         load_heads(tmp_path)
     assert raised.value.code == "training-heads-unreadable"

@@ -1,0 +1,1 @@
+"""Commands that need no running stack: drafting, training, scoring, and checking an installation."""

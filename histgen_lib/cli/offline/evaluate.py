@@ -1,0 +1,174 @@
+"""`histgen evaluate`: how good drafts are, from a CSV of predictions or from a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from histgen_lib.cli.offline.cases import AllowMissing
+from histgen_lib.cli.options import Threads, writable_folder
+from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from histgen_lib.evaluation import EvaluationResult
+
+
+def evaluate(
+    *,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Predictions and references, one pair a row.")
+    ] = None,
+    prediction_column: Annotated[
+        str, typer.Option("--prediction-column", help="Column of drafts.")
+    ] = "prediction",
+    reference_column: Annotated[
+        str, typer.Option("--reference-column", help="Column of true reports.")
+    ] = "reference",
+    id_column: Annotated[str | None, typer.Option("--id-column", help="Column that names the slide.")] = None,
+    blank_references: Annotated[
+        Literal["error", "keep", "skip"],
+        typer.Option("--blank-references", help="What to do with rows without truth."),
+    ] = "keep",
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", metavar="DIR", help="Model that drafts, instead of --csv.")
+    ] = None,
+    annotation: Annotated[
+        Path | None,
+        typer.Option("--annotation", metavar="FILE", help="annotation.json with the true reports."),
+    ] = None,
+    bags: Annotated[Path | None, typer.Option("--bags", metavar="DIR", help="Bags of the slides.")] = None,
+    slides: Annotated[
+        Path | None, typer.Option("--slides", metavar="DIR", help="Slides, if there are no bags.")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="DIR", help="histgen synth's truth/: also scores the evidence."),
+    ] = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which split.")] = "test",
+    tokenize: Annotated[
+        Literal["none", "ptb"],
+        typer.Option(
+            "--tokenize", help="none: split on spaces, as HistGen does. ptb: coco-caption's tokenizer."
+        ),
+    ] = "none",
+    meteor: Annotated[bool, typer.Option("--meteor/--no-meteor", help="METEOR needs Java.")] = True,
+    entities: Annotated[str, typer.Option("--entities", help="REG2025's entity part.")] = "lexical",
+    embedding: Annotated[
+        str, typer.Option("--embedding", help="REG2025's embedding part.")
+    ] = "hashed-ngrams",
+    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for 95 % intervals; 0: none.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the resampling.")] = 0,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Also write metrics.json, metrics.csv, cases.csv, and predictions.csv for --csv.",
+            callback=writable_folder,
+        ),
+    ] = None,
+    threads: Threads = None,
+    allow_missing: AllowMissing = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score drafts: BLEU, METEOR, ROUGE-L, REG2025, fields; with a model also calibration and evidence.
+
+    For example:
+
+      histgen evaluate --model model --annotation world/annotation.json --bags bags --truth world/truth
+      --bootstrap 1000 --out scores
+
+      histgen evaluate --csv scores/predictions.csv --id-column id --tokenize ptb
+    """
+    from histgen_lib.cli.offline.scoring import ModelRun, run_model, write_tables
+    from histgen_lib.evaluation import RegParts, evaluate_pairs, read_pairs_csv
+
+    _check(csv, annotation, bags, slides)
+    run = None
+    if csv is not None:
+        pairs = read_pairs_csv(
+            csv,
+            prediction_column=prediction_column,
+            reference_column=reference_column,
+            id_column=id_column,
+            blank_references=blank_references,
+        )
+    else:
+        assert annotation is not None
+        wanted = ModelRun(
+            model,
+            annotation,
+            bags,
+            slides,
+            truth,
+            split,
+            threads,
+            bootstrap,
+            seed,
+            allow_missing=allow_missing,
+        )
+        run = run_model(wanted)
+        pairs = run.pairs
+    parts = RegParts(entities, embedding)
+    result = evaluate_pairs(
+        pairs, tokenize=tokenize, bootstrap=bootstrap, seed=seed, with_meteor=meteor, parts=parts
+    )
+    content = result.to_dict() | (run.to_dict() if run else {})
+    if out_dir is not None:
+        write_tables(out_dir, content, result, pairs)
+    if as_json:
+        emit_json(content)
+    else:
+        _print(result, content)
+
+
+def _check(csv: Path | None, annotation: Path | None, bags: Path | None, slides: Path | None) -> None:
+    if csv is None and (annotation is None or (bags is None) == (slides is None)):
+        raise InvalidInputError(
+            "evaluate-source-missing",
+            "There is nothing to evaluate.",
+            hint="Give --csv FILE, or --annotation FILE with either --bags DIR or --slides DIR.",
+        )
+    if csv is not None and annotation is not None:
+        raise InvalidInputError(
+            "evaluate-source-double", "--csv and --annotation exclude each other.", hint="Give one of them."
+        )
+
+
+def _print(result: EvaluationResult, content: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("Metric", "Value", "95 % interval", title=f"{result.pairs} reports", title_justify="left")
+    rows = [(name, estimate) for name, estimate in content["metrics"].items()]
+    rows += [(f"field {name}", score) for name, score in content["fields"].items()]
+    rows += [
+        (f"sentence {name}", content["calibration"][name])
+        for name in _CALIBRATION
+        if "calibration" in content
+    ]
+    rows += [
+        (f"evidence {name}", content["evidence"]["overall"][name])
+        for name in _EVIDENCE
+        if "evidence" in content
+    ]
+    for name, value in rows:
+        table.add_row(name, *_numbers(value))
+    out().print(table)
+    for note in content["notes"]:
+        out().print(note, soft_wrap=True)
+
+
+_CALIBRATION = ("accuracy", "expected_calibration_error", "brier")
+_EVIDENCE = ("top1", "top3", "chance_top1", "chance_top3")
+
+
+def _numbers(value: dict[str, Any]) -> tuple[str, str]:
+    estimate = value.get("accuracy", value) if "value" not in value else value
+    low, high = estimate.get("low"), estimate.get("high")
+    number = estimate.get("value")
+    interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+    return ("" if number is None else f"{number:.4f}"), interval

@@ -1,0 +1,254 @@
+"""`histgen model`: look at a model folder, make one from published weights, export or measure one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from histgen_lib.cli.options import Threads, model_folder, need_train_extra, writable_folder
+from histgen_lib.cli.output import JsonFlag, emit_json, out
+
+if TYPE_CHECKING:
+    from histgen_lib.models.histgen.folder import ModelFolder
+    from histgen_lib.reports.record import EvidenceCheck
+
+app = typer.Typer(help="Look at, import and export models.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path | None, typer.Argument(metavar="[MODEL]", help="Model folder. Default: the synthetic demo model.")
+]
+
+
+@app.command()
+def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
+    """Say what a model is: sizes, tiles, encoder, when it abstains, and its files with their digests.
+
+    For example:
+
+      histgen model info
+
+      histgen model info runs/mine --json
+    """
+    from histgen_lib.models.histgen.folder import open_model_folder
+
+    facts = _facts(open_model_folder(model_folder(folder)))
+    if as_json:
+        emit_json(facts)
+    else:
+        _print(facts)
+
+
+@app.command("import-official")
+def import_official(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Weights trained with the authors' HistGen code (.pth).")
+    ],
+    *,
+    annotation: Annotated[
+        Path, typer.Option("--annotation", help="The annotation.json it was trained on: its vocabulary.")
+    ],
+    out_dir: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="New model folder.", callback=writable_folder),
+    ],
+    name: Annotated[
+        str, typer.Option("--name", help="What the model is called in provenance.")
+    ] = "histgen-official",
+    threshold: Annotated[
+        int, typer.Option("--threshold", help="Least count of a word, as in training.")
+    ] = 10,
+    num_heads: Annotated[
+        int | None, typer.Option("--num-heads", help="Attention heads, as in training; usually 8.")
+    ] = None,
+    region_size: Annotated[
+        int | None,
+        typer.Option("--region-size", help="Tiles a region, as in training. Default: as the weights tell."),
+    ] = None,
+    topk: Annotated[int | None, typer.Option("--topk", help="Memory rows asked for, as in training.")] = None,
+    prototype_num: Annotated[
+        int | None, typer.Option("--prototype-num", help="Prototypes, as in training.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Longest report in words. Default: 100.")
+    ] = None,
+    tile_px: Annotated[
+        int, typer.Option("--tile-px", help="Side of the tiles the features came from.")
+    ] = 256,
+    tile_mpp: Annotated[float, typer.Option("--tile-mpp", help="µm per pixel of those tiles.")] = 0.5,
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="Name of the tile encoder that made the features.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a model folder from weights trained with the published HistGen code. Needs the train extra.
+
+    The model then drafts from bags (.h5, .pt, .parquet) of the same tile encoder; it has no statistics of its
+    training world, so every draft says that it was not checked against it. Sizes that the weights do not tell
+    have to be stated: a wrong one loads, and gives wrong reports.
+
+    For example:
+
+      histgen model import-official model_best.pth --annotation annotation.json --num-heads 8 --topk 512
+      --prototype-num 512 --out models/official
+    """
+    need_train_extra("histgen model import-official")
+    from histgen_lib.cli.offline.importing import OfficialSource, import_weights
+
+    source = OfficialSource(
+        checkpoint=checkpoint,
+        annotation=annotation,
+        threshold=threshold,
+        sizes={
+            "num_heads": num_heads,
+            "region_size": region_size,
+            "topk": topk,
+            "prototype_num": prototype_num,
+            "max_seq_length": max_tokens,
+        },
+        tiling={"tile_px": tile_px, "mpp": tile_mpp, "overlap_px": 0, "min_tissue": 0.15},
+        encoder=encoder,
+    )
+    facts = _facts(import_weights(source, out_dir, name))
+    if as_json:
+        emit_json(facts)
+    else:
+        _print(facts)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder with its weights.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the model's networks as ONNX files into its folder, so that it runs without torch.
+
+    Needs the train extra.
+
+    For example:
+
+      histgen model export runs/mine
+    """
+    need_train_extra("histgen model export")
+    from histgen_lib.export import to_onnx
+
+    written = [str(path) for path in to_onnx(folder)]
+    if as_json:
+        emit_json({"model": str(folder), "written": written})
+    else:
+        out().print("\n".join(written), soft_wrap=True)
+
+
+@app.command()
+def measure(
+    folder: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model folder to measure, and to write to.")
+    ],
+    *,
+    annotation: Annotated[
+        Path, typer.Option("--annotation", metavar="FILE", help="annotation.json with the true reports.")
+    ],
+    truth: Annotated[
+        Path, typer.Option("--truth", metavar="DIR", help="histgen synth's truth/: where the lesions lie.")
+    ],
+    bags: Annotated[Path, typer.Option("--bags", metavar="DIR", help="Bags of the slides.")],
+    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which split.")] = "val",
+    threads: Threads = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure where the model's evidence points, field by field, and keep the figures in its config.json.
+
+    Drafts then say of each line how often the strongest tile of such lines showed what they state, and show
+    no tiles where that is too seldom. Give slides that nothing was trained on. Needs the train extra.
+
+    For example:
+
+      histgen model measure runs/mine --annotation world/annotation.json --truth world/truth --bags bags
+    """
+    need_train_extra("histgen model measure")
+    from histgen_lib.cli.offline.scoring import ModelRun, run_model
+    from histgen_lib.evaluation import evidence_figures
+    from histgen_lib.models.histgen.checkpoint import update_config
+
+    drafts = run_model(ModelRun(folder, annotation, bags, None, truth, split, threads, bootstrap=0, seed=0))
+    figures = evidence_figures(drafts.evidence)
+    update_config(folder, evidence=figures.to_config())
+    checks = [figures.check_field(name) for name in figures.fields]
+    if as_json:
+        emit_json({"model": str(folder), "evidence": [check.model_dump() for check in checks]})
+    else:
+        _print_checks(checks)
+
+
+def _facts(model: ModelFolder) -> dict[str, Any]:
+    from histgen_lib.files import sha256_file
+    from histgen_lib.models.histgen.folder import FILES
+
+    files = [model.path / name for name in FILES if (model.path / name).is_file()]
+    calibration = model.section("calibration")
+    return {
+        "path": str(model.path),
+        "name": model.name,
+        "synthetic": model.synthetic,
+        "sha256": model.digest,
+        "histgen": model.histgen.to_json(),
+        "tiling": dict(model.tiling),
+        "encoder": dict(model.encoder),
+        "decoding": dict(model.config["decoding"]),
+        "domain": dict(model.section("domain")),
+        "abstention": dict(model.section("abstention")),
+        "calibration": {k: v for k, v in calibration.items() if k not in ("x", "y")},
+        "evidence": {
+            name: f"{counts['hits']} of {counts['lines']}"
+            for name, counts in model.section("evidence").get("fields", {}).items()
+        },
+        "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files],
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = out()
+    kind = (
+        "trained on synthetic slides only"
+        if facts["synthetic"]
+        else "see its card for what it was trained on"
+    )
+    console.print(f"{facts['name']}: {kind}", style="bold", soft_wrap=True)
+    console.print(f"{facts['path']}\nsha256 {facts['sha256']}", style="dim", soft_wrap=True)
+    for section in (
+        "histgen",
+        "tiling",
+        "encoder",
+        "decoding",
+        "domain",
+        "abstention",
+        "calibration",
+        "evidence",
+    ):
+        pairs = ", ".join(f"{key} {_short(value)}" for key, value in facts[section].items())
+        console.print(f"{section:12} {pairs or 'none'}", soft_wrap=True)
+    table = Table("File", "Size", "SHA-256", box=None, pad_edge=False)
+    for file in facts["files"]:
+        table.add_row(file["name"], f"{file['bytes'] / 1e6:.2f} MB", file["sha256"][:16] + "…")
+    console.print(table)
+
+
+def _print_checks(checks: Sequence[EvidenceCheck]) -> None:
+    from rich.table import Table
+
+    from histgen_lib.reports.notices import percent
+
+    table = Table("Field", "Strongest tile shows it", "At least (95 %)", "Shown as evidence", box=None)
+    for check in checks:
+        rate, low = f"{check.hits} of {check.lines}", percent(check.low)
+        table.add_row(check.field.replace("_", " "), rate, low, "yes" if check.reliable else "no")
+    out().print(table)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else text[:16] + "…"

@@ -1,0 +1,269 @@
+"""`histgen encode`, `train-encoder` and `train`: from slides and their reports to a model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from histgen_lib.cli.offline.cases import AllowMissing, CasesTold
+from histgen_lib.cli.options import Mpp, Out, Slides, model_folder, need_train_extra
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
+from histgen_lib.cli.sources import expand
+from histgen_lib.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from histgen_lib.training import TrainResult
+    from histgen_lib.training.encoder.encode import EncodeResult
+
+
+Encoder = Annotated[
+    Path | None,
+    typer.Option(
+        "--encoder", metavar="DIR", help="Encoder or model folder. Default: the synthetic demo model."
+    ),
+]
+
+
+def encode(
+    slides: Slides,
+    *,
+    out_dir: Out,
+    encoder: Encoder = None,
+    mpp: Mpp = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one a core.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Encode the tiles of many slides, for training. Needs the train extra.
+
+    Writes DIR/<slide>.parquet. Bags that are there already are kept; a slide that fails does not stop the
+    others.
+
+    For example:
+
+      histgen encode world/slides --out bags
+
+      histgen encode scans/ --encoder runs/encoder --out bags --mpp 0.25
+    """
+    need_train_extra("histgen encode")
+    from histgen_lib.training import EncodeSettings, encode_slides
+
+    result = encode_slides(EncodeSettings(expand(slides), model_folder(encoder), out_dir, mpp, workers))
+    if as_json:
+        emit_json(_to_dict(result, out_dir))
+    else:
+        out().print(
+            f"{result.written} bags written to {out_dir}, {result.kept} were there, "
+            f"{len(result.failed)} slides failed.",
+            soft_wrap=True,
+        )
+    for path, error in result.failed:
+        say_heading(path)
+        say_error(Failure.of(error))
+    raise typer.Exit(1 if result.failed else 0)
+
+
+def _to_dict(result: EncodeResult, out_dir: Path) -> dict[str, Any]:
+    return {
+        "out": str(out_dir),
+        "written": result.written,
+        "kept": result.kept,
+        "errors": [{"path": str(path), **Failure.of(error).to_dict()} for path, error in result.failed],
+    }
+
+
+def train_encoder(
+    *,
+    world: Annotated[Path, typer.Option("--world", metavar="DIR", help="Folder that histgen synth wrote.")],
+    out_dir: Out,
+    name: Annotated[
+        str, typer.Option("--name", help="What the encoder is called in provenance.")
+    ] = "synthetic-small",
+    dim: Annotated[int | None, typer.Option("--dim", help="Length of a feature.")] = None,
+    max_slides: Annotated[int | None, typer.Option("--max-slides", help="Slides to take tiles from.")] = None,
+    tile_passes: Annotated[int | None, typer.Option("--tile-passes", help="Tiles shown in all.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles a step.")] = None,
+    precision: Annotated[
+        Literal["bfloat16", "float32"] | None, typer.Option("--precision", help="Arithmetic of convolutions.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a small tile encoder on synthetic slides. Needs the train extra; a run that was stopped goes on.
+
+    For example:
+
+      histgen train-encoder --world world --out runs/encoder
+    """
+    need_train_extra("histgen train-encoder")
+    from histgen_lib.training import TileTrainSettings, train_tile_encoder
+
+    chosen: dict[str, Any] = {
+        "dim": dim,
+        "max_slides": max_slides,
+        "tile_passes": tile_passes,
+        "batch_size": batch_size,
+        "precision": precision,
+        "seed": seed,
+    }
+    stated = {key: value for key, value in chosen.items() if value is not None}
+    settings = TileTrainSettings(world=world, out=out_dir, name=name, threads=threads, **stated)
+    scores = train_tile_encoder(settings)
+    if as_json:
+        emit_json({"encoder": str(out_dir), "scores": scores})
+    else:
+        out().print(f"Encoder in {out_dir}", soft_wrap=True)
+        for metric, value in scores.items():
+            out().print(f"  {metric} {value:.4g}")
+
+
+def train(
+    *,
+    annotation: Annotated[
+        Path,
+        typer.Option("--annotation", metavar="FILE", help="annotation.json in HistGen's published layout."),
+    ],
+    out_dir: Out,
+    bags: Annotated[
+        Path | None, typer.Option("--bags", metavar="DIR", help="Bags: .parquet, .h5 (CLAM, TRIDENT) or .pt.")
+    ] = None,
+    slides: Annotated[
+        Path | None,
+        typer.Option("--slides", metavar="DIR", help="Slides instead of bags: encoded first, to OUT/bags."),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags, to go into the model."),
+    ] = None,
+    preset: Annotated[
+        Literal["published", "small"],
+        typer.Option("--preset", help="Published: HistGen's settings. Small: short reports, on a CPU."),
+    ] = "published",
+    variant: Annotated[
+        Literal["published", "corrected", "mean-pooled"] | None,
+        typer.Option(
+            "--variant",
+            help="The authors' network, the corrected one, or a baseline on the mean tile. "
+            "Default: the preset's (small: corrected).",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What the model is called in provenance.")] = "histgen",
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="The slides are synthetic: every draft will say so.")
+    ] = False,
+    tokenizer: Annotated[
+        Literal["word", "bpe"] | None, typer.Option("--tokenizer", help="Words or byte pairs.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option("--min-count", min=1, help="Words that occur less often are unknown.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Slides a step and process.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak learning rate.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option("--precision", help="Mixed precision.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Epochs without a better validation score before stopping."),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    allow_missing: AllowMissing = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train HistGen on slides or bags and their reports. Needs the train extra.
+
+    A run that was stopped goes on. OUT becomes a model folder, ONNX files included; metrics and
+    TensorBoard files lie in OUT/training. The test split is not looked at. Several processes: torchrun
+    --nproc-per-node N -m histgen_lib.cli train ...
+
+    For example:
+
+      histgen train --bags bags --annotation annotation.json --out model
+
+      histgen train --slides world/slides --annotation world/annotation.json --preset small --synthetic
+      --out model
+    """
+    need_train_extra("histgen train")
+    from histgen_lib.training import preset as make_settings
+    from histgen_lib.training import train as run
+
+    bags, encoder = _bags(bags, slides, encoder, out_dir)
+    chosen: dict[str, Any] = {
+        "variant": variant,
+        "tokenizer": tokenizer,
+        "word_threshold": min_count,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "device": device,
+        "seed": seed,
+        "patience_epochs": patience,
+    }
+    stated = {key: value for key, value in chosen.items() if value is not None}
+    settings = make_settings(
+        preset,
+        annotation=annotation,
+        bags=bags,
+        out=out_dir,
+        encoder=encoder,
+        synthetic=synthetic,
+        threads=threads,
+        allow_missing=allow_missing,
+        **stated,
+    )
+    told = CasesTold()
+    result = run(dataclasses.replace(settings, name=name), tell=told)
+    if os.environ.get("RANK", "0") == "0":
+        _finish(result, told, as_json)
+
+
+def _bags(
+    bags: Path | None, slides: Path | None, encoder: Path | None, out_dir: Path
+) -> tuple[Path, Path | None]:
+    """Where the bags are, encoding the slides first if slides were given."""
+    if (bags is None) == (slides is None):
+        raise InvalidInputError(
+            "train-bags-or-slides",
+            "Training needs either --bags or --slides.",
+            hint="Give exactly one of them.",
+        )
+    if bags is not None:
+        return bags, encoder
+    from histgen_lib.training import EncodeSettings, encode_slides
+
+    assert slides is not None
+    chosen = model_folder(encoder)
+    result = encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
+    for path, error in result.failed:
+        say_heading(path)
+        say_error(Failure.of(error))
+    if result.failed and not result.written + result.kept:
+        raise result.failed[0][1]
+    return out_dir / "bags", chosen
+
+
+def _finish(result: TrainResult, told: CasesTold, as_json: bool) -> None:
+    from histgen_lib.export import to_onnx
+
+    to_onnx(result.folder)
+    if as_json:
+        made = {"model": str(result.folder), "validation": result.best, "seconds": round(result.seconds, 1)}
+        emit_json(made | {"cases": told.to_dict()})
+        return
+    out().print(f"Model in {result.folder} after {result.seconds / 60:.1f} minutes", soft_wrap=True)
+    for metric, value in result.best.items():
+        out().print(f"  {metric} {value:.4f}")

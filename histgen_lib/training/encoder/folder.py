@@ -1,0 +1,112 @@
+"""The folder of a tile encoder: its weights, its heads, and how tiles have to be cut for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from histgen_lib.errors import FatalError
+from histgen_lib.files import atomic_path, canonical_json, sha256_file, write_atomic
+from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.slides import TilingSettings
+from histgen_lib.training.encoder.heads import TileTeacher
+from histgen_lib.training.encoder.settings import TileTrainSettings
+
+CONFIG, WEIGHTS, HEADS = "config.json", "tile_encoder.safetensors", "tile_heads.safetensors"
+
+
+@dataclass(frozen=True)
+class EncoderFolder:
+    """A readable encoder folder. `description` rebuilds the network; `sha256` is that of its weights."""
+
+    path: Path
+    name: str
+    sha256: str
+    description: Mapping[str, Any]
+    tiling: TilingSettings
+
+    def load(self) -> TileEncoder:
+        """Load the network for evaluation. FatalError("training-encoder-unreadable") if it is damaged."""
+        encoder = TileEncoder.from_description(self.description)
+        try:
+            encoder.load_state_dict(load_file(self.path / WEIGHTS))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise _unreadable(self.path) from error
+        return encoder.eval()
+
+
+def save_encoder(teacher: TileTeacher, settings: TileTrainSettings) -> EncoderFolder:
+    """Write encoder, heads and config.json; the config comes last and says that all is there."""
+    folder = settings.out
+    tensors = {name: value.detach().contiguous() for name, value in teacher.encoder.state_dict().items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    save_heads(teacher, folder)
+    content = {
+        "schema": 1,
+        "kind": "tile-encoder",
+        "encoder": teacher.encoder.describe() | {"name": settings.name},
+        "tiling": {
+            "tile_px": settings.tile_px,
+            "mpp": settings.mpp,
+            "overlap_px": 0,
+            "min_tissue": settings.min_tissue,
+        },
+    }
+    write_atomic(folder / CONFIG, canonical_json(content))
+    return open_encoder(folder)
+
+
+def open_encoder(folder: Path) -> EncoderFolder:
+    """Read an encoder's folder, or the encoder of a model folder.
+
+    FatalError("training-encoder-unreadable") when it is neither.
+    """
+    try:
+        content = json.loads((folder / CONFIG).read_bytes())
+        described, tiling = dict(content["encoder"]), TilingSettings(**content["tiling"])
+        return EncoderFolder(folder, str(described["name"]), sha256_file(folder / WEIGHTS), described, tiling)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder) from error
+
+
+def _unreadable(folder: Path) -> FatalError:
+    return FatalError(
+        "training-encoder-unreadable",
+        f"{folder} is not the folder of a tile encoder.",
+        hint="Give --encoder a folder that `histgen train-encoder` or `histgen train` wrote.",
+    )
+
+
+def save_heads(teacher: TileTeacher, folder: Path) -> None:
+    """Write the tile-level heads: tensors weight float32[H, D], bias float32[H]; metadata names."""
+    tensors = {"weight": teacher.heads.weight.detach().clone(), "bias": teacher.heads.bias.detach().clone()}
+    with atomic_path(folder / HEADS) as temporary:
+        save_file(tensors, temporary, metadata={"names": "\n".join(teacher.names())})
+
+
+def load_heads(folder: Path) -> tuple[Tensor, Tensor, list[str]] | None:
+    """(weight [H, D], bias [H], names), or None where an encoder has no heads.
+
+    FatalError("training-heads-unreadable") when the file is damaged.
+    """
+    path = folder / HEADS
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = (stored.metadata() or {}).get("names", "").split("\n")
+            return stored.get_tensor("weight"), stored.get_tensor("bias"), names
+    except (SafetensorError, OSError) as error:
+        raise FatalError(
+            "training-heads-unreadable",
+            f"{path} is damaged.",
+            hint="Delete it, or train the tile encoder again.",
+        ) from error

@@ -1,0 +1,132 @@
+"""What helps HistGen learn from a few thousand slides: first weights fitted to the features, and a probe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from histgen_lib.models.histgen import HistGen
+from histgen_lib.models.histgen.encoder import RegionMemory
+from histgen_lib.text.synoptic import parse_report
+from histgen_lib.training.data import Example, prepare
+from histgen_lib.training.report.settings import Variant
+
+_SAMPLED_SLIDES = 200
+_SAMPLED_TILES = 512
+"""Tiles taken of a slide at most: full-size bags of all sampled slides would not fit into memory."""
+
+_GAIN = 4.0
+"""Deviation of an embedded feature, against position codes of about 0.7."""
+
+
+def network_inputs(examples: Sequence[Example], variant: Variant, seed: int) -> Tensor:
+    """Rows [M, D] that the network will be fed: tiles of (some of) the training slides, or slides' means."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(examples))[:_SAMPLED_SLIDES]
+    bags = [prepare(examples[row].load(), "published") for row in chosen]
+    if variant == "mean-pooled":
+        return torch.from_numpy(np.stack([tiles.mean(axis=0) for tiles in bags]))
+    return torch.from_numpy(np.concatenate([_some(tiles, rng) for tiles in bags]))
+
+
+def _some(tiles: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    return tiles if len(tiles) <= _SAMPLED_TILES else tiles[rng.permutation(len(tiles))[:_SAMPLED_TILES]]
+
+
+def scale_start(model: HistGen, sample: Tensor, directions: Tensor | None = None) -> None:
+    """Set `feature_map` and `feature_embed` so that embedded `sample` rows [M, D] deviate by about 4.
+
+    `directions` [H, D] (rows of a tile encoder's heads): the first min(H, d_vf, d_model) embedded values
+    become these directions, standardised over the sample; the others stay random.
+    """
+    mean, deviation = sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3)
+    first, second = model.feature_map, model.feature_embed
+    with torch.no_grad():
+        first.weight.div_(deviation)
+        if directions is not None:
+            _align(model, directions, sample - mean)
+        first.bias.sub_(first.weight @ mean)
+        embedded = second(first(sample))
+        strength = _GAIN / embedded.std(dim=0).clamp_min(1e-3)
+        second.weight.mul_(strength[:, None])
+        second.bias.mul_(strength)
+
+
+def _align(model: HistGen, directions: Tensor, centred: Tensor) -> None:
+    count = min(len(directions), model.config.d_vf, model.config.d_model)
+    chosen = directions[:count]
+    chosen = chosen / (centred @ chosen.T).std(dim=0).clamp_min(1e-3)[:, None]
+    model.feature_map.weight[:count] = chosen
+    model.feature_map.bias[:count] = 0
+    model.feature_embed.weight[:count] = 0
+    model.feature_embed.weight[:count, :count] = torch.eye(count)
+    model.feature_embed.bias[:count] = 0
+
+
+_MOST_VALUES = 64
+_LEAST_SHARE = 0.002
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class FieldValues:
+    """Fields of a training set's reports that take few values, each often enough: name to value to number."""
+
+    numbers: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, reports: Sequence[str]) -> FieldValues:
+        """Collect what the reports state; free text (more than 64 frequent values) is left out."""
+        parsed = [parse_report(report) for report in reports]
+        least = max(2.0, _LEAST_SHARE * len(reports))
+        numbers = {}
+        for name in sorted({name for fields in parsed for name in fields}):
+            counts = Counter(fields[name] for fields in parsed if name in fields)
+            frequent = sorted(value for value, count in counts.items() if count >= least)
+            if 2 <= len(frequent) <= _MOST_VALUES:
+                numbers[name] = {value: number for number, value in enumerate(frequent)}
+        return cls(numbers)
+
+    def label(self, report: str) -> list[int]:
+        """Value numbers of one report, in the order of `numbers`; ABSENT where it has no (known) value."""
+        fields = parse_report(report)
+        return [values.get(fields.get(name, ""), ABSENT) for name, values in self.numbers.items()]
+
+
+class ProbedHistGen(nn.Module):
+    """HistGen with its probe: what a training step runs; one module, so that DDP sees every weight."""
+
+    def __init__(self, model: HistGen, values: FieldValues) -> None:
+        super().__init__()
+        self.model = model
+        self.sizes = [len(numbers) for numbers in values.numbers.values()]
+        self.probe = nn.Linear(model.config.d_model, max(sum(self.sizes), 1))  # torch dislikes empty layers
+
+    def forward(self, features: Tensor, tile_mask: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """As HistGen.forward, and the probe's logits [B, sum(sizes)]."""
+        slots = self.model.memory_slots()
+        memory = self.model.region_memory(features, tile_mask, slots)
+        return self.model.text_log_probs(memory, ids, slots), self._ask(memory)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the values, summed over fields, averaged over slides; labels int64[B, F]."""
+        cost = logits.new_zeros(())
+        parts = torch.split(logits, self.sizes, dim=1) if self.sizes else ()
+        for place, part in enumerate(parts):
+            cost = cost + functional.cross_entropy(
+                part, labels[:, place], ignore_index=ABSENT, reduction="sum"
+            )
+        return cost / len(labels)
+
+    def _ask(self, memory: RegionMemory) -> Tensor:
+        lowest = torch.finfo(memory.regions.dtype).min
+        strongest = memory.regions.masked_fill(~memory.valid.unsqueeze(-1), lowest).amax(dim=1)
+        answers: Tensor = self.probe(strongest)
+        return answers

@@ -1,0 +1,210 @@
+"""`train`: a folder of bags and an annotation file in, a model folder out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from histgen_lib.cores import cores
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.histgen import HistGen, HistGenConfig
+from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
+from histgen_lib.models.histgen.decoding import DecodingSettings
+from histgen_lib.slides import TilingSettings
+from histgen_lib.text.bpe import BpeTokenizer
+from histgen_lib.text.tokenizers import Tokenizer
+from histgen_lib.text.word import WordTokenizer
+from histgen_lib.training.annotation import read_annotation
+from histgen_lib.training.checkpoint import RunState
+from histgen_lib.training.data import Example, make_examples, require_same_encoder
+from histgen_lib.training.distributed import Group, joined
+from histgen_lib.training.encoder.folder import EncoderFolder, load_heads, open_encoder
+from histgen_lib.training.matching import BAG_SUFFIXES, Matching, index_files, match_splits
+from histgen_lib.training.report.calibration import calibrate_model
+from histgen_lib.training.report.loop import Loop
+from histgen_lib.training.report.settings import TrainSettings
+from histgen_lib.training.report.small_data import network_inputs, scale_start
+from histgen_lib.training.report.validation import Validator
+
+_MOST_UNKNOWN = 0.2
+"""Share of the training words: a report with every fifth word missing cannot be written, nor judged."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The model folder, validation scores of its weights, seconds of training, the rows of metrics.csv.
+
+    `cases`: what of the annotation was used.
+    """
+
+    folder: Path
+    best: dict[str, float]
+    seconds: float
+    rows: tuple[dict[str, float], ...]
+    cases: tuple[Matching, ...] = ()
+
+
+def train(
+    settings: TrainSettings,
+    *,
+    quiet: bool = False,
+    after_step: Callable[[RunState], None] = lambda run: None,
+    tell: Callable[[Sequence[Matching]], None] = lambda cases: None,
+) -> TrainResult:
+    """Train, or go on training where settings.out holds an unfinished run; leave a calibrated model folder.
+
+    Under torchrun every process calls this; rank 0 writes, and calls `tell` with what of the annotation will
+    be used before any work is done. Nothing is read of the test split but its names.
+    Raises InvalidInputError: "training-settings", what `read_annotation` and `match_splits` raise,
+    "training-vocabulary-poor", "training-bags-differ", "training-state-differs", "training-device-missing",
+    "training-float16-cpu".
+    """
+    check_settings(settings)
+    torch.set_num_threads(settings.threads or _threads())
+    with joined(settings.device) as group:
+        torch.manual_seed(settings.seed)
+        cases = _cases(settings)
+        if group.leads:
+            tell(cases)
+        tokenizer = make_tokenizer(settings, [found.case.report for found in cases[0].found])
+        limits = (settings.sizes.max_tokens, settings.memory_bytes)
+        examples, held_out = (make_examples(split.found, tokenizer, *limits) for split in cases)
+        encoder = open_encoder(settings.encoder) if settings.encoder else None
+        require_same_encoder([*examples, *held_out], encoder.sha256 if encoder else "")
+        model = _start(settings, tokenizer, examples).to(group.device)
+        validator = Validator(settings, held_out, tokenizer, group.device)
+        loop = Loop(
+            settings,
+            model,
+            examples,
+            validator,
+            group,
+            settings.out / "training",
+            quiet=quiet,
+            after_step=after_step,
+        )
+        loop.resume()
+        run = loop.fit()
+        if group.leads:
+            model.load_state_dict(run.best_weights)
+            _write(settings, model, tokenizer, examples, validator)
+            _note_origin(settings, len(examples))
+        _wait(group)
+    return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows), tuple(cases))
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """InvalidInputError("training-settings") for numbers with which no run can be made."""
+    least = {"epochs": 1, "batch_size": 1, "patience_epochs": 1, "decode_every": 1, "decode_limit": 1}
+    wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(settings, name) < low]
+    wrong += [] if settings.learning_rate > 0 else ["learning_rate must be above 0"]
+    if wrong:
+        raise InvalidInputError(
+            "training-settings", f"This run cannot be made: {'; '.join(wrong)}.", hint="Mend the settings."
+        )
+
+
+def make_tokenizer(settings: TrainSettings, reports: list[str]) -> Tokenizer:
+    """Train the tokenizer of the settings' kind, on the training reports alone.
+
+    InvalidInputError("training-vocabulary-poor") for words of which more than a fifth would be unknown.
+    """
+    if settings.tokenizer == "bpe":
+        return BpeTokenizer.train(reports, vocab_size=settings.bpe_vocab_size)
+    tokenizer = WordTokenizer.train(reports, threshold=settings.word_threshold)
+    unknown, words = tokenizer.unknown_share(reports)
+    if unknown > _MOST_UNKNOWN:
+        raise InvalidInputError(
+            "training-vocabulary-poor",
+            f"Of the {words} words of the {len(reports)} training reports {unknown:.0%} would be unknown: "
+            f"only {tokenizer.vocab_size - 1} different words occur {settings.word_threshold} times or more.",
+            hint="Give more reports, --tokenizer bpe (knows every word), or a smaller --min-count.",
+        )
+    return tokenizer
+
+
+def model_config(settings: TrainSettings, input_dim: int, vocab_size: int) -> HistGenConfig:
+    """Describe the network of the settings; a mean-pooled one is a corrected one that gets a single tile."""
+    sizes = asdict(settings.sizes)
+    return HistGenConfig(
+        mode="published" if settings.variant == "published" else "corrected",
+        input_dim=input_dim,
+        vocab_size=vocab_size,
+        cmm_dim=settings.sizes.d_model,
+        **sizes,
+    )
+
+
+def _cases(settings: TrainSettings) -> list[Matching]:
+    """Match the training and the validation split."""
+    annotation, files = read_annotation(settings.annotation), index_files(settings.bags, BAG_SUFFIXES)
+    return match_splits(annotation, ("train", "val"), files, allow_missing=settings.allow_missing)
+
+
+def _start(settings: TrainSettings, tokenizer: Tokenizer, examples: list[Example]) -> HistGen:
+    width = examples[0].load()[0].features.shape[1]
+    model = HistGen(model_config(settings, width, tokenizer.vocab_size))
+    if settings.scaled_start:
+        heads = load_heads(settings.encoder) if settings.encoder else None
+        sample = network_inputs(examples, settings.variant, settings.seed)
+        scale_start(model, sample, heads[0] if heads else None)
+    return model
+
+
+def _write(
+    settings: TrainSettings,
+    model: HistGen,
+    tokenizer: Tokenizer,
+    examples: list[Example],
+    validator: Validator,
+) -> None:
+    """Write the model folder, calibrated on the validation split."""
+    bag = examples[0].load()[0]
+    encoder = open_encoder(settings.encoder) if settings.encoder else None
+    width = int(bag.features.shape[1])
+    described = {"name": bag.encoder_name, "sha256": bag.encoder_sha256, "dim": width}
+    made = new_model_folder(
+        settings.out,
+        name=settings.name,
+        synthetic=settings.synthetic,
+        config=model.config,
+        tokenizer=tokenizer,
+        tiling=_tiling(encoder, bag.tile_px, bag.mpp),
+        tile_encoder=encoder.load() if encoder else None,
+        encoder=described,
+        decoding=DecodingSettings(beam_size=settings.beam_size, max_tokens=model.config.max_tokens),
+    )
+    if encoder:
+        update_config(settings.out, encoder=dict(made.encoder) | {"name": encoder.name})
+    save_model(settings.out, model)
+    calibrate_model(settings.out, model, examples, validator)
+
+
+def _tiling(encoder: EncoderFolder | None, tile_px: int, mpp: float) -> dict[str, Any]:
+    """How slides are to be cut for this model; known from the bags where the encoder is not ours."""
+    if encoder:
+        return asdict(encoder.tiling)
+    known = {"tile_px": tile_px, "mpp": mpp} if tile_px and not math.isnan(mpp) else {}
+    return asdict(TilingSettings()) | known
+
+
+def _note_origin(settings: TrainSettings, slides: int) -> None:
+    """Say in config.json how the weights came about. Nothing of it depends on the machine."""
+    budget = {"epochs": settings.epochs, "batch_size": settings.batch_size, "slides": slides}
+    origin = {"variant": settings.variant, "seed": settings.seed, **budget}
+    update_config(settings.out, training=origin)
+
+
+def _threads() -> int:
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _wait(group: Group) -> None:
+    """Hold the other processes until rank 0 has written the folder."""
+    group.share([0.0])

@@ -1,0 +1,112 @@
+"""How good the weights are on the validation split: the loss, and the fields of greedy drafts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from histgen_lib.models.histgen import HistGen
+from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
+from histgen_lib.text.synoptic import parse_report
+from histgen_lib.training.data import Batch, Example, collate, prepare
+from histgen_lib.training.report.settings import TrainSettings
+
+
+class Decodes(Protocol):
+    """What validation needs of a tokenizer."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Give the text of ids 1…V."""
+        ...
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Scores weights on `examples`: always the loss, and every `decode_every` epochs (and last) drafts."""
+
+    settings: TrainSettings
+    examples: Sequence[Example]
+    tokenizer: Decodes
+    device: torch.device
+
+    def keys(self, epoch: int) -> list[str]:
+        """Names of what `score` gives after this epoch."""
+        return (
+            ["val_loss", "val_fields", "val_diagnosis", "val_exact"] if self._decodes(epoch) else ["val_loss"]
+        )
+
+    def score(self, model: HistGen, epoch: int) -> dict[str, float]:
+        """Mean token loss; of drafts: mean accuracy over fields, exact diagnosis lines, exact reports."""
+        model.eval()
+        with torch.inference_mode():
+            scores = {"val_loss": self._loss(model)}
+            if self._decodes(epoch):
+                scores |= field_scores(self.drafts(model), [e.report for e in self._decoded])
+        return scores
+
+    def drafts(self, model: HistGen) -> list[str]:
+        """Greedy drafts of (at most decode_limit) validation slides."""
+        return [self.tokenizer.decode(found.tokens.tolist()) for found in self.decode(model, _greedy(model))]
+
+    def decode(self, model: HistGen, settings: DecodingSettings) -> list[Decoded]:
+        """Decode (at most decode_limit) validation slides."""
+        batches = self._batches(self._decoded)
+        return [found for b in batches for found in model.generate_batch(b.features, b.tile_mask, settings)]
+
+    @property
+    def _decoded(self) -> Sequence[Example]:
+        return self.examples[: self.settings.decode_limit]
+
+    def _decodes(self, epoch: int) -> bool:
+        return epoch % self.settings.decode_every == 0 or epoch >= self.settings.epochs
+
+    def _batches(self, examples: Sequence[Example]) -> list[Batch]:
+        size = max(self.settings.batch_size, 1)
+        return [self._batch(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        features = [prepare(example.load(), self.settings.variant) for example in examples]
+        return collate(features, [example.ids for example in examples]).to(self.device)
+
+    def _loss(self, model: HistGen) -> float:
+        total = tokens = 0.0
+        for batch in self._batches(self.examples):
+            log_probs = model(batch.features, batch.tile_mask, batch.inputs)
+            chosen = log_probs.gather(2, batch.targets.unsqueeze(-1)).squeeze(-1)
+            total -= float((chosen * batch.target_mask).sum())
+            tokens += float(batch.target_mask.sum())
+        return total / max(tokens, 1.0)
+
+
+def field_scores(drafts: Sequence[str], reports: Sequence[str]) -> dict[str, float]:
+    """Mean over fields of their accuracy where the report has them; exact diagnosis lines; exact reports."""
+    right: dict[str, list[bool]] = {}
+    for draft, report in zip(drafts, reports, strict=True):
+        found = parse_report(draft)
+        for key, value in parse_report(report).items():
+            right.setdefault(key, []).append(found.get(key) == value)
+    accuracy = {key: float(np.mean(hits)) for key, hits in right.items()}
+    return {
+        "val_fields": float(np.mean(list(accuracy.values()))) if accuracy else 0.0,
+        "val_diagnosis": accuracy.get("diagnosis", 0.0),
+        "val_exact": float(np.mean([a.strip() == b.strip() for a, b in zip(drafts, reports, strict=True)])),
+    }
+
+
+def is_better(scores: Mapping[str, float], best: Mapping[str, float], by: Literal["loss", "fields"]) -> bool:
+    """Whether `scores` beat `best`. By "fields", epochs without drafts never win over one with."""
+    return _rank(scores, by) > _rank(best, by)
+
+
+def _rank(scores: Mapping[str, float], by: Literal["loss", "fields"]) -> tuple[float, float]:
+    loss = -scores.get("val_loss", math.inf)
+    return (scores.get("val_fields", -1.0), loss) if by == "fields" else (0.0, loss)
+
+
+def _greedy(model: HistGen) -> DecodingSettings:
+    return DecodingSettings(method="greedy", max_tokens=model.config.max_tokens)
