@@ -41,8 +41,9 @@ class _Commands(TyperGroup):
 
 _PANELS = {
     "Slides": "report tiles encode",
-    "Start here": "demo doctor",
-    "The stream": "up submit status watch replay backfill verify prune audit export config",
+    "Start here": "stream.demo doctor",
+    "The stream": "stream.up stream.submit stream.status stream.watch stream.replay stream.backfill "
+    "stream.verify stream.prune stream.audit export config",
     "Training and evaluation": "synth train-encoder train evaluate compare model",
 }
 _GROUPS = ("audit", "config", "model")
@@ -77,17 +78,22 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     app.callback()(_options)
-    commands = {name: panel for panel, names in _PANELS.items() for name in names.split()}
-    asked = arguments[0] if arguments else ""
-    _add(app, {asked: commands[asked]}.items() if asked in commands else commands.items())
+    commands = [(path, panel) for panel, paths in _PANELS.items() for path in paths.split()]
+    asked = [command for command in commands if [_name(command[0])] == list(arguments[:1])]
+    _add(app, asked or commands)
     return app
 
 
+def _name(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
 def _add(app: typer.Typer, commands: Iterable[tuple[str, str]]) -> None:
-    """Add commands, each from the module that is called as it is."""
-    for name, panel in commands:
+    """Add commands, each from the module whose name it has; `commands`: that module and a panel."""
+    for path, panel in commands:
+        name = _name(path)
         function = name.replace("-", "_")
-        module = import_module(f"histgen_lib.cli.{function}")
+        module = import_module(f"histgen_lib.cli.{path.replace('-', '_')}")
         if name in _GROUPS:
             app.add_typer(module.app, name=name, rich_help_panel=panel)
         else:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from histgen_lib.cli.stream_options import server_places
+from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import HistgenError
 
 Status = Literal["pass", "warn", "fail"]
