@@ -20,7 +20,7 @@ from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
 
 @dataclass(frozen=True)
-class Stated:
+class Target:
     """What a person stated on the command line."""
 
     home: Path | None = None
@@ -98,7 +98,7 @@ class Connection:
         return self.gateway
 
 
-def connect(stated: Stated, environment: Mapping[str, str]) -> Connection:
+def connect(stated: Target, environment: Mapping[str, str]) -> Connection:
     """Find the stack that is meant: by stated URLs, else in its folder, else by HISTGEN_STORE and _BUS.
 
     Raises TransientError("stack-not-running") if there is nothing to be found; FatalError: "store-unstated",
@@ -129,7 +129,7 @@ def not_running(home: StackHome | None) -> TransientError:
     )
 
 
-def _remote(stated: Stated, environment: Mapping[str, str]) -> Connection:
+def _remote(stated: Target, environment: Mapping[str, str]) -> Connection:
     store = stated.store or environment.get("HISTGEN_STORE")
     endpoint = stated.store_endpoint or environment.get("HISTGEN_STORE_ENDPOINT") or None
     bus = stated.bus or environment.get("HISTGEN_BUS")

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.catalogue.states import SlideState
-from histgen_lib.client.asking import post_json
+from histgen_lib.client.api import post_json
 from histgen_lib.client.connection import Connection, not_running
-from histgen_lib.client.following import Follower, Picture
-from histgen_lib.client.sight import StoreSight
+from histgen_lib.client.following import Follower, Snapshot, StorePoller
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_name
 from histgen_lib.slides.source import missing_slide
@@ -83,21 +82,21 @@ def _outside(slide: str) -> InvalidInputError:
     )
 
 
-def held_up(slide: SlideState, picture: Picture) -> frozenset[str]:
+def held_up(slide: SlideState, picture: Snapshot) -> frozenset[str]:
     """Name the slides of its case for which a slide would wait in vain: dead letters, and those not taken."""
     coming = {other.slide_id for other in picture.slides if other.state != "dead-letter"}
     return slide.mates - coming if slide.state == "bagged" else frozenset()
 
 
 def wait_for(
-    connection: Connection, receipts: Sequence[Receipt], *, show: Callable[[Picture], None] = lambda _: None
+    connection: Connection, receipts: Sequence[Receipt], *, show: Callable[[Snapshot], None] = lambda _: None
 ) -> Iterator[SlideState]:
     """Yield each slide as it ends, as a draft or a dead letter, or as it is if its case lacks one for good.
 
     Raises TransientError("stack-not-running") if the stack of this machine stops meanwhile.
     """
     waiting = {receipt.slide_id for receipt in receipts}
-    sight = StoreSight(connection.store(), only=frozenset(waiting))
+    sight = StorePoller(connection.store(), only=frozenset(waiting))
     follower = Follower(sight, connection.run_dir)
     while waiting:
         picture = follower.look()

@@ -1,9 +1,10 @@
-"""What every server process of the local stack needs: a free port, an end with its parent, a clean stop."""
+"""Child processes of the local stack: started so that they die with us, stopped, and how they ended."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -26,7 +27,7 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", ours, "sh", *command]
 
 
-class Bell:
+class Waker:
     """Wakes a thread that waits for the end of a process: at that end, or when it is rung."""
 
     def __init__(self) -> None:
@@ -94,7 +95,7 @@ def end_group(leader: int) -> None:
 def end_strays(variable: str) -> None:
     """Kill processes that have this `NAME=value` in their environment, and whose group's leader is gone.
 
-    The leader was a service; nobody was there to end its group if it was killed together with its keeper.
+    The leader was a service; nobody was there to end its group if it was killed together with its supervisor.
     """
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended, or is another account's
@@ -113,3 +114,70 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+_SHELL_SIGNAL = 128
+"""What programs that catch a signal add to its number (Java does, shells do)."""
+PERMANENT_CODES = frozenset(
+    {
+        *("settings-invalid", "bus-url", "bus-settings", "storage-url", "inference-url", "inference-stated"),
+        *("secret-exposed", "tracing-missing", "stack-home", "stack-running", "service-refused"),
+        *("model-missing", "model-config", "model-config-invalid", "model-incomplete", "model-mean-pooled"),
+        *("kafka-missing", "kafka-failed", "triton-missing", "triton-numpy", "triton-door", "triton-failed"),
+    }
+)
+"""The codes of what a person stated, or has to install. Whatever else a process ends with may pass: room,
+memory, a port, a disk or a share that is away, somebody who is just installing or copying something."""
+_STATED_WRONGLY = re.compile(
+    r"ConfigException|doesn't match previous|Invalid cluster\.id|no such option|unrecognized option"
+    r"|unrecognized argument",
+    re.IGNORECASE,
+)
+"""What Kafka and tritonserver write of settings, and of data that are another broker's."""
+_TAIL_BYTES = 1 << 20
+_REFUSAL = 78
+"""What our own programs in front of a server end with where the machine cannot do what is needed."""
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """Say in words how a process ended, by what `Popen.poll` gives."""
+    if exit_code is None:
+        return "has not come up in time"
+    number = _signal(exit_code)
+    if number is None:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"was ended by signal {number}"
+
+
+def is_retryable(exit_code: int | None, told: str, *, was_up: bool) -> bool:
+    """Say whether a server that ended, or did not come up (None), may fare better another time.
+
+    It may, unless it says itself that its settings or its data are wrong, and never was up with them
+    (`was_up`). A server whose log tells nothing may: a disk that is full takes no words.
+    """
+    if was_up or exit_code is None or _signal(exit_code) is not None:
+        return True
+    return exit_code != _REFUSAL and not _STATED_WRONGLY.search(told)
+
+
+def written_since(log: Path, start: int) -> str:
+    """Return what a log has got since it was `start` bytes long, or the end of that if it is much.
+
+    Of a log that was cut meanwhile all of it.
+    """
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start if start <= size else 0, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _signal(exit_code: int) -> int | None:
+    if exit_code < 0:
+        return -exit_code
+    return exit_code - _SHELL_SIGNAL if exit_code > _SHELL_SIGNAL else None

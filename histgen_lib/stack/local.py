@@ -17,9 +17,8 @@ from histgen_lib.access.places import Roots
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.catalogue.indexing import settle_stopped
 from histgen_lib.catalogue.pruning import read_retention
-from histgen_lib.client.home import StackHome, StackRecord
-from histgen_lib.client.privacy import close_bus, close_store
-from histgen_lib.client.workers import WorkerState, look
+from histgen_lib.client.api import WorkerState, look
+from histgen_lib.client.home import StackHome, StackRecord, close_bus, close_store
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.resources import disk_problem, lacked_resources
@@ -27,10 +26,9 @@ from histgen_lib.runtime.stopping import Stop
 from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import end_strays, free_port
 from histgen_lib.stack.inference import Inference, choose_inference
-from histgen_lib.stack.kafka import KafkaProcess
-from histgen_lib.stack.kafka_door import KafkaDoor
-from histgen_lib.stack.metering import count_restart, metered
-from histgen_lib.stack.processes import BACKOFF, SAY_S, Keeper, Process, ServiceProcess, State
+from histgen_lib.stack.kafka import KafkaAuth, KafkaProcess
+from histgen_lib.stack.monitoring import count_restart, serve_metrics
+from histgen_lib.stack.processes import BACKOFF, SAY_S, Process, ProcessSupervisor, ServiceProcess, State
 from histgen_lib.stack.settings import (
     RUN_DIR,
     StackSettings,
@@ -57,7 +55,7 @@ _START = "the start"
 
 
 @dataclass(frozen=True)
-class News:
+class Notice:
     """What is to be told of a part, or of the stack's start.
 
     `trouble`: why it ends again and again, or what is lacking, since `since_s` seconds; "" if it is well. It
@@ -106,7 +104,7 @@ class LocalStack:
         self,
         settings: StackSettings,
         *,
-        told: Callable[[News], None] = lambda news: None,
+        told: Callable[[Notice], None] = lambda news: None,
         stop: Stop | None = None,
     ) -> None:
         self.settings = settings
@@ -115,9 +113,9 @@ class LocalStack:
         self.inference: Inference | None = None
         self.url = ""
         self._told = told
-        self._keepers: list[Keeper] = []
-        self._services: list[Keeper] = []
-        self._supervisor: Supervisor | None = None
+        self._supervisors: list[ProcessSupervisor] = []
+        self._services: list[ProcessSupervisor] = []
+        self._model_supervisor: Supervisor | None = None
         self._open = ExitStack()
         self._stop = stop or Stop()
 
@@ -156,18 +154,25 @@ class LocalStack:
 
     def check(self) -> None:
         """Raise the error of a part that was given up."""
-        for keeper in self._keepers:
-            if keeper.error:
-                raise keeper.error
+        for supervisor in self._supervisors:
+            if supervisor.error:
+                raise supervisor.error
 
     def parts(self) -> list[PartState]:
         """Return the state of every process, asking the services for theirs."""
         workers = {worker.pid: worker for worker in look(self.home.run_dir)}
-        return [self._part(keeper, workers.get(keeper.process.pid or 0)) for keeper in self._keepers]
+        return [
+            self._part(supervisor, workers.get(supervisor.process.pid or 0))
+            for supervisor in self._supervisors
+        ]
 
     def servers(self) -> list[PartState]:
         """Return the state of what is no service of ours: Kafka, Triton."""
-        return [self._part(keeper, None) for keeper in self._keepers if keeper not in self._services]
+        return [
+            self._part(supervisor, None)
+            for supervisor in self._supervisors
+            if supervisor not in self._services
+        ]
 
     def ready(self) -> bool:
         """Whether everything can do its work now."""
@@ -192,7 +197,7 @@ class LocalStack:
         self._open.callback(settle_stopped, self.home.index_path, store)
         self._insist(self._check_settings)
         self._insist(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))
-        self._insist(lambda: self._open.enter_context(metered(self.home.run_dir)))
+        self._insist(lambda: self._open.enter_context(serve_metrics(self.home.run_dir)))
         self.url = f"http://127.0.0.1:{settings.port or self._insist(free_port)}"
         broker = self._insist(self._start_broker)
         self._start_inference()
@@ -216,11 +221,11 @@ class LocalStack:
                 if time.monotonic() - said_at >= SAY_S:
                     said_at = time.monotonic()
                     self._say(
-                        News(_START, "starting", said_at - began_at, self._lack(error), said_at=said_at)
+                        Notice(_START, "starting", said_at - began_at, self._lack(error), said_at=said_at)
                     )
             else:
                 if said_at > 0:
-                    self._say(News(_START, "starting"))
+                    self._say(Notice(_START, "starting"))
                 return done
             self._stop.wait(delay_s)
         raise AssertionError("delays never end")
@@ -249,90 +254,101 @@ class LocalStack:
                 open_publisher(bus).close()
             close_bus(bus)
 
-    def _start_broker(self) -> Keeper | None:
+    def _start_broker(self) -> ProcessSupervisor | None:
         """Say which broker it is, and start it if it is ours."""
         if self.settings.broker != "kafka":
             self.bus = self.settings.bus_url
             return None
-        door = KafkaDoor(self.home.secret("kafka"), self.home.kafka_client_path)
+        door = KafkaAuth(self.home.secret("kafka"), self.home.kafka_client_path)
         days = read_retention(self.settings.retention).get("broker", 0.0)
         kept = f"log.retention.hours={max(1, round(24 * days))}\n" if days else ""
         folder = self.home.kafka_client_path.parent
         kafka = KafkaProcess(self.settings.kafka_libs, folder, door=door, settings=kept)
         self.bus = kafka.url
-        (keeper,) = self._keep([("kafka", kafka)])
-        return keeper
+        (supervisor,) = self._keep([("kafka", kafka)])
+        return supervisor
 
     def _start_inference(self) -> None:
         clear_left_over()  # whatever runs the models this time: a killed stack's Triton had pixels in memory
         self._insist(self._choose_inference)
         if self.inference and (process := self.inference.process):
             self._keep([("triton", process)])
-            self._open.callback(self._end_supervisor)
+            self._open.callback(self._end_model_supervisor)
 
     def _choose_inference(self) -> None:
         settings = self.settings
         self.inference = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
 
-    def _await(self, keeper: Keeper) -> None:
+    def _await(self, supervisor: ProcessSupervisor) -> None:
         """Give a broker of ours a head start; the services wait for a slow one by themselves."""
         end = time.monotonic() + _HEAD_START_S
-        while not keeper.wait_running(_LOOK_S) and time.monotonic() < end:
+        while not supervisor.wait_running(_LOOK_S) and time.monotonic() < end:
             self._stop.check()
         self.check()
 
-    def _keep(self, named: Sequence[tuple[str, Process]]) -> list[Keeper]:
-        keepers = [
-            Keeper(name, process, changed=self._tell, noted=self._note, frozen_s=self.settings.frozen_s)
+    def _keep(self, named: Sequence[tuple[str, Process]]) -> list[ProcessSupervisor]:
+        supervisors = [
+            ProcessSupervisor(
+                name, process, changed=self._tell, noted=self._note, frozen_s=self.settings.frozen_s
+            )
             for name, process in named
         ]
         for name, _ in named:
             metrics.show_part(name)
-        self._keepers += keepers
-        self._open.callback(_stop, keepers)
-        for keeper in keepers:
-            keeper.start()
-        return keepers
+        self._supervisors += supervisors
+        self._open.callback(_stop, supervisors)
+        for supervisor in supervisors:
+            supervisor.start()
+        return supervisors
 
-    def _tell(self, keeper: Keeper) -> None:
-        if keeper.name == "triton" and keeper.state == "running":
-            self._start_supervisor()
-        since_s = time.monotonic() - keeper.troubled_at if keeper.trouble else 0.0
-        self._say(News(keeper.name, keeper.state, since_s, keeper.trouble, keeper.last, keeper.said_at))
+    def _tell(self, supervisor: ProcessSupervisor) -> None:
+        if supervisor.name == "triton" and supervisor.state == "running":
+            self._start_model_supervisor()
+        since_s = time.monotonic() - supervisor.troubled_at if supervisor.trouble else 0.0
+        self._say(
+            Notice(
+                supervisor.name,
+                supervisor.state,
+                since_s,
+                supervisor.trouble,
+                supervisor.last,
+                supervisor.said_at,
+            )
+        )
 
     def _note(self, part: str, frozen: bool) -> None:
         count_restart(part, frozen)
-        if frozen and part not in {keeper.name for keeper in self._keepers}:
+        if frozen and part not in {supervisor.name for supervisor in self._supervisors}:
             last = f"The process of {part} was stopped for {self.settings.frozen_s:.0f} s, and was ended."
-            self._say(News(part, "restarting", last=last))
+            self._say(Notice(part, "restarting", last=last))
 
-    def _say(self, news: News) -> None:
+    def _say(self, news: Notice) -> None:
         with suppress(OSError):  # whoever was told may be a terminal that is closed, or a file on a full disk
             self._told(news)
 
-    def _start_supervisor(self) -> None:
+    def _start_model_supervisor(self) -> None:
         """Have Triton's models looked after, once they run for the first time."""
-        if self._supervisor is None and self.inference and not self._stop.requested:
-            self._supervisor = self.inference.supervisor()
-            if self._supervisor:
-                self._supervisor.start()
+        if self._model_supervisor is None and self.inference and not self._stop.requested:
+            self._model_supervisor = self.inference.supervisor()
+            if self._model_supervisor:
+                self._model_supervisor.start()
 
-    def _end_supervisor(self) -> None:
-        if self._supervisor:
-            self._supervisor.stop()
+    def _end_model_supervisor(self) -> None:
+        if self._model_supervisor:
+            self._model_supervisor.stop()
 
-    def _part(self, keeper: Keeper, worker: WorkerState | None) -> PartState:
-        pid, service = keeper.process.pid, keeper in self._services
+    def _part(self, supervisor: ProcessSupervisor, worker: WorkerState | None) -> PartState:
+        pid, service = supervisor.process.pid, supervisor in self._services
         if service and worker is None:
-            worker = WorkerState(keeper.name, pid or 0, "")  # it has not yet said where it listens
+            worker = WorkerState(supervisor.name, pid or 0, "")  # it has not yet said where it listens
         return PartState(
-            keeper.name,
-            keeper.state,
-            keeper.restarts,
+            supervisor.name,
+            supervisor.state,
+            supervisor.restarts,
             pid,
-            keeper.process.log_path,
+            supervisor.process.log_path,
             worker if service else None,
-            keeper.trouble,
+            supervisor.trouble,
         )
 
     def _service(self, name: str) -> ServiceProcess:
@@ -378,11 +394,11 @@ def _logged(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _stop(keepers: Sequence[Keeper]) -> None:
-    for keeper in keepers:
-        keeper.ask_stop()
-    for keeper in keepers:
-        keeper.join()
+def _stop(supervisors: Sequence[ProcessSupervisor]) -> None:
+    for supervisor in supervisors:
+        supervisor.ask_stop()
+    for supervisor in supervisors:
+        supervisor.join()
 
 
 def _why(part: PartState) -> str:

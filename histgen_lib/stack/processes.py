@@ -15,14 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from histgen_lib.client.asking import is_alive
+from histgen_lib.client.api import is_alive
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.resources import disk_problem, lacked_resources
 from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.runtime.silence import LIMIT_S, Silence
 from histgen_lib.secret import OWNER_ONLY
-from histgen_lib.stack.children import Bell, dying_with_parent, end_group, has_ended
-from histgen_lib.stack.endings import FOR_A_PERSON, how_ended, written_since
+from histgen_lib.stack.children import (
+    PERMANENT_CODES,
+    Waker,
+    describe_exit,
+    dying_with_parent,
+    end_group,
+    has_ended,
+    written_since,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +55,7 @@ BACKOFF = Backoff(first_s=0.5, most_s=15.0)
 
 
 class Process(Protocol):
-    """What a keeper keeps running; used from the keeper's thread, and must not outlive that."""
+    """What a supervisor keeps running; used from the supervisor's thread, and must not outlive that."""
 
     @property
     def pid(self) -> int | None:
@@ -135,7 +142,7 @@ class ServiceProcess(Process):
         """Let it drain; kill it if that takes longer than its grace."""
         if self._process is not None and self.pid is not None:
             self._process.terminate()
-            Bell().wait(self._process.pid, self._grace_s)
+            Waker().wait(self._process.pid, self._grace_s)
             if self.pid is not None:
                 end_group(self._process.pid)
                 self._process.wait()
@@ -146,10 +153,10 @@ class ServiceProcess(Process):
         told = written_since(self.log_path, self._log_start)
         code, message, hint = last_words(told) if exit_code and exit_code > 0 else ("", "", "")
         hint = hint or f"Its log is {self.log_path}."
-        if exit_code == FatalError.exit_code and code in FOR_A_PERSON:
+        if exit_code == FatalError.exit_code and code in PERMANENT_CODES:
             return FatalError("service-refused", f"The {self.name} cannot run: {message} [{code}]", hint=hint)
         return TransientError(
-            "service-ended", f"The {self.name} {how_ended(exit_code)}. {message}".strip(), hint=hint
+            "service-ended", f"The {self.name} {describe_exit(exit_code)}. {message}".strip(), hint=hint
         )
 
     def answers(self) -> bool:
@@ -164,14 +171,14 @@ class ServiceProcess(Process):
             return False
 
 
-class Keeper:
+class ProcessSupervisor:
     """Keeps one process running, from a thread of its own: the process dies with that thread, so with us.
 
     Whatever ends it, it is started again, ever more rarely, for as long as the cause may pass. One that shows
     no life for `frozen_s` (0: for ever) is ended and replaced. `trouble`: why it ends again and again, since
     `troubled_at` (monotonic); "" while it is well. It is to be said once for each `said_at`. `last`: why it
     ended the last time. `error`: what a person has to mend, if it never was well; then it is given up.
-    `changed` is called from the keeper's thread whenever state or trouble have changed, and once a minute
+    `changed` is called from the supervisor's thread whenever state or trouble have changed, and once a minute
     while there is trouble; `noted` for every end, with what ended and whether it was frozen.
     """
 
@@ -180,7 +187,7 @@ class Keeper:
         name: str,
         process: Process,
         *,
-        changed: Callable[[Keeper], None] = lambda _: None,
+        changed: Callable[[ProcessSupervisor], None] = lambda _: None,
         noted: Callable[[str, bool], None] = lambda what, frozen: None,
         backoff: Backoff = BACKOFF,
         steady_s: float = STEADY_S,
@@ -196,9 +203,9 @@ class Keeper:
         self._backoff, self._steady_s, self._frozen_s = backoff, steady_s, frozen_s
         self._was_well, self._freezes = False, 0
         self._delays, self._failures = backoff.delays(), 0
-        self._ended, self._bell = threading.Event(), Bell()
+        self._ended, self._waker = threading.Event(), Waker()
         self._up = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"keeper of {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"supervisor of {name}", daemon=True)
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -211,7 +218,7 @@ class Keeper:
     def ask_stop(self) -> None:
         """Have it stopped; returns at once."""
         self._ended.set()
-        self._bell.ring()
+        self._waker.ring()
 
     def join(self) -> None:
         """Return once it is stopped."""
@@ -253,7 +260,7 @@ class Keeper:
             if self._failures and time.monotonic() - began >= self._steady_s:
                 self._delays, self._failures = self._backoff.delays(), 0
                 self._say("")
-            self._bell.wait(pid, self._look_s())
+            self._waker.wait(pid, self._look_s())
             bound_log(self.process.log_path)
             if self._frozen_s and silence.lasts(alive=self._shows_life(silence)):
                 return self._end_frozen(silence.limit_s)
@@ -283,7 +290,7 @@ class Keeper:
         self._freezes += 1
         os.kill(pid, signal.SIGKILL)
         while self.process.pid is not None and not self._ended.is_set():
-            self._bell.wait(pid, 1.0)
+            self._waker.wait(pid, 1.0)
         return TransientError(
             "service-frozen",
             f"The {self.name} has shown no life for {limit_s:.0f} s, and was ended.",
@@ -309,7 +316,7 @@ class Keeper:
         self._ended.wait(next(self._delays))
 
     def _passes(self, error: FatalError) -> bool:
-        return self._was_well or error.code not in FOR_A_PERSON or lacked_resources(error)
+        return self._was_well or error.code not in PERMANENT_CODES or lacked_resources(error)
 
     def _give_up(self, error: HistgenError) -> None:
         self.error = error

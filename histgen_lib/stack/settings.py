@@ -6,10 +6,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import histgen_lib
 from histgen_lib.client.home import StackHome
 from histgen_lib.cores import cores
 from histgen_lib.runtime.silence import LIMIT_S
-from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
+
+_CHECKOUT = Path(histgen_lib.__file__).resolve().parents[1]
+KAFKA_LIBS = _CHECKOUT / ".local" / "kafka" / "libs"
+"""Kafka's jars, where deploy/setup.sh puts them in a checkout."""
+TRITON_HOME = _CHECKOUT / ".triton"
+"""The environment that holds tritonserver, where deploy/setup.sh makes it."""
 
 RUN_DIR = "HISTGEN_RUN_DIR"
 """By this variable it is known whose a process is."""

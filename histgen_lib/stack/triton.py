@@ -1,25 +1,102 @@
-"""A real Triton Inference Server on this machine, started as a child process from a wheel."""
+"""A real Triton Inference Server on this machine: a child process, reached by a socket of this account's only.
+
+A loopback port is open to everybody on the machine, and so is a secret in a command line
+(docs/decisions/0013).
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from secrets import token_hex
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.inference import TritonServer, is_live, shared_memory
 from histgen_lib.inference.shared_memory import TENSORS
 from histgen_lib.inference.wire import check_numpy, decode_error
 from histgen_lib.secret import OWNER_ONLY
-from histgen_lib.stack.children import dying_with_parent, end
-from histgen_lib.stack.door import Door, clear_doors
-from histgen_lib.stack.endings import how_ended, may_pass, written_since
+from histgen_lib.stack.children import describe_exit, dying_with_parent, end, is_retryable, written_since
 from histgen_lib.stack.processes import Process
 from histgen_lib.stack.stubs import KIND, PROGRAM, FrozenStubs, end_left_over, stubs_of
 from histgen_lib.stack.unshared import command_unshared
+
+_SOCKET_KIND = "door"
+_LONGEST_BYTES = 107
+"""Of a socket's path: what the kernel's `sun_path` has room for."""
+_SOCKET = "grpc:1"
+
+
+class PrivateSocket:
+    """A socket's place. It is named at once, for those who will connect; `make` makes the folder around it.
+
+    The folder goes with this object, not with its server: nobody can take the name while that is restarted.
+    Raises FatalError("triton-door") where no folder for temporary files is safe from other accounts.
+    """
+
+    def __init__(self) -> None:
+        name = f"{shared_memory.new_name(_SOCKET_KIND)}-{token_hex(4)}"
+        self.folder = _base(len(f"/{name}/{_SOCKET}")) / name
+        self.socket = self.folder / _SOCKET
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)  # at our exit at the latest
+
+    def make(self) -> None:
+        """Make the folder, or see that the one of that name is ours. Raises FatalError("triton-door")."""
+        try:
+            self.folder.mkdir(mode=0o700)
+        except FileExistsError:
+            state = self.folder.lstat()
+            if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+                raise _unsafe(f"{self.folder} was made by somebody else") from None
+        except OSError as error:
+            raise _unsafe(f"{self.folder} cannot be made ({error.strerror})") from error
+
+
+def clear_sockets() -> None:
+    """Remove the folders that processes made which have ended since."""
+    for base in _bases():
+        for folder in base.glob(f"histgen-{_SOCKET_KIND}-*"):
+            if shared_memory.is_orphan(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)  # another account's stays: it cannot be removed
+
+
+def _bases() -> Iterator[Path]:
+    """Name folders for temporary files; not the login session's, which goes when its user logs out."""
+    yield Path(tempfile.gettempdir()).resolve()
+    yield Path("/tmp")
+
+
+def _base(rest_bytes: int) -> Path:
+    for base in _bases():
+        if len(os.fsencode(base)) + rest_bytes <= _LONGEST_BYTES and _safe(base):
+            return base
+    raise _unsafe("others may rename what lies there, or its name is too long")
+
+
+def _safe(base: Path) -> bool:
+    """Tell whether nobody else can put a folder of theirs in the place of ours."""
+    return base.is_dir() and all(_holds(folder.stat()) for folder in (base, *base.parents))
+
+
+def _holds(state: os.stat_result) -> bool:
+    kept = not state.st_mode & 0o022 or bool(state.st_mode & stat.S_ISVTX)
+    return kept and state.st_uid in {0, os.geteuid()}
+
+
+def _unsafe(why: str) -> FatalError:
+    return FatalError(
+        "triton-door",
+        f"There is no folder for tritonserver's socket that is safe from other accounts: {why}.",
+        hint="Set TMPDIR to a folder with a short name that only this account may write to.",
+    )
+
 
 _START_S, _MOST_START_S = 90.0, 960.0
 """What a start may take; twice as long the next time where that was too short for this machine."""
@@ -63,13 +140,13 @@ class TritonProcess(Process):
 
     `repository` holds the models (`histgen_lib.export.export_local` writes one); all of them are loaded.
     `home` is the environment that `deploy/setup.sh triton` makes. Whoever reaches a Triton can have it run
-    any Python, so it listens nowhere but at a `Door`, and what it shares is for its owner only. The server
+    any Python, so it listens nowhere but at a `PrivateSocket`, and what it shares is for its owner only. The server
     dies with the thread that called `start`, and its models' processes with the server.
     """
 
     def __init__(self, repository: Path, home: Path, *, log: Path) -> None:
         self._repository, self._home, self._log = repository.absolute(), home.absolute(), log
-        self._door = Door()
+        self._door = PrivateSocket()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_s, self._was_up, self._log_start = _START_S, False, 0
         self._regions = f"{shared_memory.new_name(KIND)}-"
@@ -243,8 +320,8 @@ class TritonProcess(Process):
         refused = lost or bool(exit_code and exit_code > 0)
         if refused and not self._was_up and (said := decode_error(told.replace('\\"', '"'))):
             return said
-        if lost or may_pass(exit_code, told, was_up=self._was_up):
-            how = "lost the process of a model" if lost else how_ended(exit_code)
+        if lost or is_retryable(exit_code, told, was_up=self._was_up):
+            how = "lost the process of a model" if lost else describe_exit(exit_code)
             return TransientError("triton-ended", f"tritonserver {how}.", hint=hint)
         return FatalError("triton-failed", "tritonserver did not start.", hint=hint)
 
@@ -254,7 +331,7 @@ def clear_left_over() -> None:
     end_left_over()
     for kind in (KIND, TENSORS):
         shared_memory.clear_orphans(kind)
-    clear_doors()
+    clear_sockets()
 
 
 def _trouble(client: TritonServer, model: str) -> HistgenError | None:

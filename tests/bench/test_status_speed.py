@@ -17,8 +17,8 @@ from many_slides import plant_many
 from running_stack import stack_up
 from waiting import until
 
-from histgen_lib.client.connection import Stated, connect
-from histgen_lib.client.sight import IndexSight, sight_of
+from histgen_lib.client.connection import Target, connect
+from histgen_lib.client.following import IndexPoller, open_poller
 
 RUNS, LOOKS = 15, 100
 
@@ -43,8 +43,8 @@ def test_status_of_many_slides(tmp_path, model_dir, slides):
 
 def tell_looks(home: Path, totals) -> None:
     """Look in this process, as a view does."""
-    sight, seconds = sight_of(connect(Stated(home=home), {})), []
-    assert isinstance(sight, IndexSight)
+    sight, seconds = open_poller(connect(Target(home=home), {})), []
+    assert isinstance(sight, IndexPoller)
     for _ in range(LOOKS):
         began = time.perf_counter()
         seen = sight.look()

@@ -16,7 +16,7 @@ from harness import Place, Stream
 from processes import running
 from waiting import until
 
-from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.connection import Target, connect
 
 KINDS = {
     "kafka.Kafka": "kafka",
@@ -144,7 +144,7 @@ class Storm:
 
     def stream(self) -> Stream:
         """Look at what it makes, once it says where its broker is."""
-        found = connect(Stated(home=self.home), {})
+        found = connect(Target(home=self.home), {})
         place = Place(found.need_bus(), found.storage)
         return Stream(place, self._log.parent, self.home, logs=self.home / "logs")
 

@@ -19,7 +19,7 @@ import typer
 
 from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
-from histgen_lib.cli.stream_options import server_places
+from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import HistgenError
 
 UNHEALTHY = 78  # EX_CONFIG of sysexits.h

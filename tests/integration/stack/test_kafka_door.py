@@ -19,19 +19,18 @@ from doors import listening
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
-from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.connection import Target, connect
 from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.stack.kafka import KafkaProcess
-from histgen_lib.stack.kafka_door import KafkaDoor
+from histgen_lib.stack.kafka import KafkaAuth, KafkaProcess
 
 ROOT = Path(__file__).resolve().parents[3]
 METADATA = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", -1)
 """A request for the names of all topics, as any client may send it."""
 
 
-def door_of(home: StackHome) -> KafkaDoor:
-    return KafkaDoor(home.secret("kafka"), home.kafka_client_path)
+def door_of(home: StackHome) -> KafkaAuth:
+    return KafkaAuth(home.secret("kafka"), home.kafka_client_path)
 
 
 def locked(home: StackHome, libs: Path) -> KafkaProcess:
@@ -41,7 +40,7 @@ def locked(home: StackHome, libs: Path) -> KafkaProcess:
 def bus_of(home: StackHome, broker: KafkaProcess) -> BusSettings:
     """Find the broker as every command does."""
     home.write(StackRecord(1, "http://127.0.0.1:9", broker.url, f"file:{home.folder}/o", None, "onnx", "/"))
-    return connect(Stated(home=home.folder), {}).need_bus()
+    return connect(Target(home=home.folder), {}).need_bus()
 
 
 @pytest.fixture(scope="module")

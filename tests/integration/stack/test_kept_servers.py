@@ -19,7 +19,7 @@ from histgen_lib.export import export_local
 from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.stack.inference import CALM_S
 from histgen_lib.stack.kafka import KafkaProcess
-from histgen_lib.stack.processes import Keeper, Process
+from histgen_lib.stack.processes import Process, ProcessSupervisor
 from histgen_lib.stack.stubs import StubWatch
 from histgen_lib.stack.triton import TritonProcess
 
@@ -27,21 +27,21 @@ AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
 
 
 @contextmanager
-def kept(name: str, process: Process, **options: Any) -> Iterator[Keeper]:
+def kept(name: str, process: Process, **options: Any) -> Iterator[ProcessSupervisor]:
     """Keep a server while the block runs."""
-    keeper = Keeper(name, process, backoff=AT_ONCE, **options)
-    keeper.start()
+    supervisor = ProcessSupervisor(name, process, backoff=AT_ONCE, **options)
+    supervisor.start()
     try:
-        yield keeper
+        yield supervisor
     finally:
-        keeper.join()
+        supervisor.join()
 
 
-def kill(keeper: Keeper, times: int) -> None:
+def kill(supervisor: ProcessSupervisor, times: int) -> None:
     """Kill a server as soon as it is there, so often in a row."""
     for number in range(1, times + 1):
-        os.kill(until(lambda: keeper.process.pid, 60, "its process"), signal.SIGKILL)
-        until(lambda so_far=number: keeper.restarts == so_far, 60, "it to be started again")
+        os.kill(until(lambda: supervisor.process.pid, 60, "its process"), signal.SIGKILL)
+        until(lambda so_far=number: supervisor.restarts == so_far, 60, "it to be started again")
 
 
 def test_a_tritonserver_killed_ten_times_in_a_row_comes_up(
@@ -50,11 +50,11 @@ def test_a_tritonserver_killed_ten_times_in_a_row_comes_up(
     server = TritonProcess(
         export_local(model_dir, tmp_path / "repository"), triton_home, log=tmp_path / "triton.log"
     )
-    with kept("triton", server) as keeper:
-        kill(keeper, 10)
-        assert keeper.trouble.startswith("tritonserver was ended by SIGKILL. [triton-ended]")
-        until(lambda: keeper.state == "running", 120, "it to come up")
-        assert keeper.error is None
+    with kept("triton", server) as supervisor:
+        kill(supervisor, 10)
+        assert supervisor.trouble.startswith("tritonserver was ended by SIGKILL. [triton-ended]")
+        until(lambda: supervisor.state == "running", 120, "it to come up")
+        assert supervisor.error is None
 
 
 def test_a_model_whose_process_is_killed_while_it_is_loaded_is_loaded_by_another_server(
@@ -63,11 +63,11 @@ def test_a_model_whose_process_is_killed_while_it_is_loaded_is_loaded_by_another
     server = TritonProcess(
         export_local(model_dir, tmp_path / "repository"), triton_home, log=tmp_path / "triton.log"
     )
-    with kept("triton", server) as keeper:
+    with kept("triton", server) as supervisor:
         stub = until(lambda: server.stub_pids("histgen"), 60, "the model's process")[0]
         os.kill(stub, signal.SIGKILL)
-        until(lambda: keeper.state == "running", 120, "it to come up")
-        assert keeper.error is None
+        until(lambda: supervisor.state == "running", 120, "it to come up")
+        assert supervisor.error is None
         watch = StubWatch(lambda: server.pid)
         assert watch.disturbed()  # it is news which there are
         assert not watch.disturbed()
@@ -76,10 +76,10 @@ def test_a_model_whose_process_is_killed_while_it_is_loaded_is_loaded_by_another
 
 
 def test_a_kafka_that_is_killed_at_its_first_starts_comes_up(kafka_home: Path, tmp_path: Path) -> None:
-    with kept("kafka", KafkaProcess(kafka_home, tmp_path / "kafka")) as keeper:
-        kill(keeper, 3)
-        until(lambda: keeper.state == "running", 180, "it to come up")
-        assert keeper.error is None
+    with kept("kafka", KafkaProcess(kafka_home, tmp_path / "kafka")) as supervisor:
+        kill(supervisor, 3)
+        until(lambda: supervisor.state == "running", 180, "it to come up")
+        assert supervisor.error is None
 
 
 def test_a_kafka_whose_port_is_taken_may_come_up_later(kafka_home: Path, tmp_path: Path) -> None:
@@ -105,13 +105,13 @@ def test_a_kafka_whose_data_are_another_brokers_is_for_a_person(kafka_home: Path
 def test_a_frozen_kafka_is_replaced_with_all_that_it_held(kafka_home: Path, tmp_path: Path) -> None:
     noted: list[tuple[str, bool]] = []
     broker = KafkaProcess(kafka_home, tmp_path / "kafka")
-    with kept("kafka", broker, frozen_s=3.0, noted=lambda *note: noted.append(note)) as keeper:
-        until(lambda: keeper.state == "running" and broker.answers(), 180, "it to come up")
+    with kept("kafka", broker, frozen_s=3.0, noted=lambda *note: noted.append(note)) as supervisor:
+        until(lambda: supervisor.state == "running" and broker.answers(), 180, "it to come up")
         identity = (tmp_path / "kafka" / "logs" / "meta.properties").read_bytes()
         frozen = broker.pid
         os.kill(frozen, signal.SIGSTOP)
-        until(lambda: keeper.restarts == 1, 120, "it to be ended")
-        until(lambda: keeper.state == "running" and broker.answers(), 180, "another one")
+        until(lambda: supervisor.restarts == 1, 120, "it to be ended")
+        until(lambda: supervisor.state == "running" and broker.answers(), 180, "another one")
 
         assert noted == [("kafka", True)]
         assert broker.pid != frozen
@@ -124,12 +124,12 @@ def test_a_kafka_whose_formatting_is_killed_or_frozen_comes_up(
 ) -> None:
     monkeypatch.setattr("histgen_lib.stack.kafka._START_S", 6.0)
     broker = KafkaProcess(kafka_home, tmp_path / "kafka")
-    with kept("kafka", broker) as keeper:
+    with kept("kafka", broker) as supervisor:
         os.kill(until(lambda: formatting(tmp_path / "kafka"), 60, "the formatting"), number)
-        until(lambda: keeper.state == "running", 180, "it to come up")
+        until(lambda: supervisor.state == "running", 180, "it to come up")
 
-        assert keeper.error is None
-        assert keeper.restarts >= 1
+        assert supervisor.error is None
+        assert supervisor.restarts >= 1
 
 
 def formatting(data: Path) -> int | None:
@@ -150,9 +150,9 @@ def test_a_kafka_that_starts_on_a_full_disk_comes_up_once_there_is_room(
     with small_disk(tmp_path / "disk", 200) as disk:
         disk.fill()
         broker = KafkaProcess(kafka_home, disk.folder / "kafka")
-        with kept("kafka", broker) as keeper:
-            until(lambda: keeper.trouble, 120, "it to say what it lacks")
-            assert f"The disk of {disk.folder / 'kafka'} is full" in keeper.trouble
+        with kept("kafka", broker) as supervisor:
+            until(lambda: supervisor.trouble, 120, "it to say what it lacks")
+            assert f"The disk of {disk.folder / 'kafka'} is full" in supervisor.trouble
             disk.free()
-            until(lambda: keeper.state == "running", 180, "it to come up")
-            assert keeper.error is None
+            until(lambda: supervisor.state == "running", 180, "it to come up")
+            assert supervisor.error is None

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import FatalError
-from histgen_lib.stack import door
-from histgen_lib.stack.door import Door
+from histgen_lib.stack.triton import PrivateSocket
 
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make sockets' folders lie in a folder of the test's, and nowhere else."""
     place = Path(tempfile.mkdtemp(dir="/tmp"))
-    monkeypatch.setattr(door, "_bases", lambda: iter([place]))
+    monkeypatch.setattr(triton, "_bases", lambda: iter([place]))
     return place
 
 
@@ -30,7 +29,7 @@ def refusal(act: object) -> FatalError:
 
 
 def test_the_folder_is_for_its_owner_and_goes_with_its_door(base: Path) -> None:
-    made = Door()
+    made = PrivateSocket()
     made.make()
     made.make()  # again after a restart
     assert made.folder.stat().st_mode & 0o777 == 0o700
@@ -41,7 +40,7 @@ def test_the_folder_is_for_its_owner_and_goes_with_its_door(base: Path) -> None:
 
 @pytest.mark.parametrize("plant", ["open to others", "a link", "a file"])
 def test_a_folder_that_somebody_else_made_is_not_used(base: Path, plant: str) -> None:
-    made = Door()
+    made = PrivateSocket()
     if plant == "a link":
         made.folder.symlink_to("/tmp")
     elif plant == "a file":
@@ -54,13 +53,13 @@ def test_a_folder_that_somebody_else_made_is_not_used(base: Path, plant: str) ->
 
 def test_a_place_in_which_others_can_rename_our_folder_is_not_used(base: Path) -> None:
     base.chmod(0o777)
-    refusal(Door)
+    refusal(PrivateSocket)
     base.chmod(0o1777)
-    Door()
+    PrivateSocket()
 
 
 def test_a_place_with_a_long_name_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    assert len(os.fsencode(Door().socket)) <= 107
+    assert len(os.fsencode(PrivateSocket().socket)) <= 107

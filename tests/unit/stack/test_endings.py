@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from histgen_lib.stack.endings import how_ended, may_pass
+from histgen_lib.stack.children import describe_exit, is_retryable
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from histgen_lib.stack.endings import how_ended, may_pass
     ],
 )
 def test_kills_slow_starts_lack_of_room_and_what_is_just_being_installed_may_pass(exit_code, told):
-    assert may_pass(exit_code, told, was_up=False)
+    assert is_retryable(exit_code, told, was_up=False)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_kills_slow_starts_lack_of_room_and_what_is_just_being_installed_may_pas
     ],
 )
 def test_wrong_settings_and_others_data_do_not_pass_unless_it_ran_before(exit_code, told):
-    assert not may_pass(exit_code, told, was_up=False)
-    assert may_pass(exit_code, told, was_up=True)
+    assert not is_retryable(exit_code, told, was_up=False)
+    assert is_retryable(exit_code, told, was_up=True)
 
 
 def test_ends_are_told_in_words():
-    assert how_ended(-9) == "was ended by SIGKILL"
-    assert how_ended(143) == "was ended by SIGTERM"
-    assert how_ended(3) == "ended with exit code 3"
-    assert how_ended(None) == "has not come up in time"
+    assert describe_exit(-9) == "was ended by SIGKILL"
+    assert describe_exit(143) == "was ended by SIGTERM"
+    assert describe_exit(3) == "ended with exit code 3"
+    assert describe_exit(None) == "has not come up in time"

@@ -16,7 +16,7 @@ from waiting import until
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.stack.children import end_strays
-from histgen_lib.stack.processes import Keeper, Process, ServiceProcess, bound_log, last_words
+from histgen_lib.stack.processes import Process, ProcessSupervisor, ServiceProcess, bound_log, last_words
 
 AT_ONCE = Backoff(first_s=0.01, most_s=0.01)
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -37,37 +37,37 @@ def gone(pid: int) -> bool:
 @pytest.fixture
 def keep():
     """Keep processes during a test."""
-    keepers: list[Keeper] = []
+    supervisors: list[ProcessSupervisor] = []
 
-    def start(process: ServiceProcess, **options) -> Keeper:
-        keepers.append(Keeper("tiler", process, **options))
-        keepers[-1].start()
-        assert keepers[-1].wait_running(10)
-        return keepers[-1]
+    def start(process: ServiceProcess, **options) -> ProcessSupervisor:
+        supervisors.append(ProcessSupervisor("tiler", process, **options))
+        supervisors[-1].start()
+        assert supervisors[-1].wait_running(10)
+        return supervisors[-1]
 
     yield start
-    for keeper in keepers:
-        keeper.join()
+    for supervisor in supervisors:
+        supervisor.join()
 
 
 def test_a_killed_process_is_started_again(keep, tmp_path):
     seen: list[str] = []
     process = service(tmp_path, "import time; time.sleep(600)")
-    keeper = keep(process, backoff=AT_ONCE, changed=lambda k: seen.append(k.state))
+    supervisor = keep(process, backoff=AT_ONCE, changed=lambda k: seen.append(k.state))
     first = process.pid
     os.kill(first, signal.SIGKILL)
     until(lambda: process.pid not in (None, first), 60, "another process")
 
-    assert keeper.restarts == 1
+    assert supervisor.restarts == 1
     until(lambda: seen == ["starting", "running", "restarting", "running"], 60, "every state told")
 
 
 def told_of(seen: list[str]):
-    """Note each change of a keeper's trouble."""
+    """Note each change of a supervisor's trouble."""
 
-    def note(keeper: Keeper) -> None:
-        if bool(keeper.trouble) != bool(seen and seen[-1]):
-            seen.append(keeper.trouble)
+    def note(supervisor: ProcessSupervisor) -> None:
+        if bool(supervisor.trouble) != bool(seen and seen[-1]):
+            seen.append(supervisor.trouble)
 
     return note
 
@@ -75,12 +75,12 @@ def told_of(seen: list[str]):
 def test_a_process_that_is_killed_again_and_again_is_never_given_up(keep, tmp_path):
     seen: list[str] = []
     process = service(tmp_path, "import time; time.sleep(600)")
-    keeper = keep(process, backoff=AT_ONCE, changed=told_of(seen))
+    supervisor = keep(process, backoff=AT_ONCE, changed=told_of(seen))
     for number in range(1, 31):
         os.kill(until(lambda: process.pid, 60, "a process"), signal.SIGKILL)
-        until(lambda so_far=number: keeper.restarts == so_far, 60, "it to be started again")
+        until(lambda so_far=number: supervisor.restarts == so_far, 60, "it to be started again")
 
-    assert keeper.error is None
+    assert supervisor.error is None
     assert len(seen) == 1
     assert seen[0].startswith("The tiler was ended by SIGKILL. [service-ended]")
 
@@ -93,13 +93,13 @@ def test_a_process_that_keeps_ending_says_why_once_and_once_that_it_is_well_agai
     there, log = tmp_path / "broker", tmp_path / "tiler.log"
     script = f"test -e {there} || {{ echo '{words}'; exit 3; }}; exec sleep 600"
     process = ServiceProcess("tiler", ["sh", "-c", script], {}, log, grace_s=5)
-    keeper = keep(process, backoff=AT_ONCE, steady_s=1.5, changed=told_of(seen))
-    until(lambda: keeper.trouble and keeper.restarts > 5, 60, "many new starts")
+    supervisor = keep(process, backoff=AT_ONCE, steady_s=1.5, changed=told_of(seen))
+    until(lambda: supervisor.trouble and supervisor.restarts > 5, 60, "many new starts")
     there.touch()
-    until(lambda: not keeper.trouble, 60, "it to be well again")
+    until(lambda: not supervisor.trouble, 60, "it to be well again")
 
     assert seen == ["The tiler ended with exit code 3. No broker. [service-ended] Start it.", ""]
-    assert keeper.error is None
+    assert supervisor.error is None
 
 
 class Fickle(Process):
@@ -134,51 +134,51 @@ class Fickle(Process):
     ],
 )
 def test_a_first_start_that_fails_of_what_may_pass_is_tried_again(keep, passing):
-    keeper = keep(Fickle(passing, passing, passing, passing), backoff=AT_ONCE)
+    supervisor = keep(Fickle(passing, passing, passing, passing), backoff=AT_ONCE)
 
-    assert (keeper.state, keeper.restarts, keeper.error) == ("running", 4, None)
-    assert "Kafka" in keeper.trouble or passing.args[1] in keeper.trouble
+    assert (supervisor.state, supervisor.restarts, supervisor.error) == ("running", 4, None)
+    assert "Kafka" in supervisor.trouble or passing.args[1] in supervisor.trouble
 
 
 def test_what_a_person_must_mend_ends_it_at_a_later_start_too(keep):
     missing = FatalError("kafka-missing", "There is no Java.")
-    keeper = keep(Fickle(TransientError("kafka-ended", "Killed."), missing), backoff=AT_ONCE)
+    supervisor = keep(Fickle(TransientError("kafka-ended", "Killed."), missing), backoff=AT_ONCE)
 
-    assert (keeper.state, keeper.error) == ("failed", missing)
+    assert (supervisor.state, supervisor.error) == ("failed", missing)
 
 
 def test_a_pause_before_the_next_start_holds_up_no_stop(keep, tmp_path):
-    keeper = keep(service(tmp_path, "raise SystemExit(1)"), backoff=Backoff(first_s=3600, most_s=3600))
-    until(lambda: keeper.state == "restarting", 60, "the pause")
-    keeper.join()
+    supervisor = keep(service(tmp_path, "raise SystemExit(1)"), backoff=Backoff(first_s=3600, most_s=3600))
+    until(lambda: supervisor.state == "restarting", 60, "the pause")
+    supervisor.join()
 
-    assert keeper.state == "stopped"
+    assert supervisor.state == "stopped"
 
 
 @pytest.mark.parametrize("code", ["http-port", "job-process"])
 def test_a_refusal_that_may_pass_on_this_machine_is_no_reason_to_give_up(keep, tmp_path, code):
     words = json.dumps({"code": code, "message": "Not now.", "hint": "Wait."})
-    keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
-    until(lambda: keeper.restarts > 9, 60, "many new starts")
+    supervisor = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
+    until(lambda: supervisor.restarts > 9, 60, "many new starts")
 
-    assert keeper.error is None
+    assert supervisor.error is None
 
 
 def test_a_process_that_refuses_to_run_is_not_started_again(keep, tmp_path):
     words = json.dumps({"code": "settings-invalid", "message": "HISTGEN_BUS is missing.", "hint": "Set it."})
-    keeper = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
-    until(lambda: keeper.error, 60, "the refusal")
+    supervisor = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
+    until(lambda: supervisor.error, 60, "the refusal")
 
-    assert (keeper.restarts, keeper.error.code) == (0, "service-refused")
-    assert keeper.error.message == "The tiler cannot run: HISTGEN_BUS is missing. [settings-invalid]"
-    assert keeper.state == "failed"
+    assert (supervisor.restarts, supervisor.error.code) == (0, "service-refused")
+    assert supervisor.error.message == "The tiler cannot run: HISTGEN_BUS is missing. [settings-invalid]"
+    assert supervisor.state == "failed"
 
 
 def test_a_program_that_cannot_be_started_is_an_error_not_a_silence(keep, tmp_path):
     (tmp_path / "file").touch()
-    keeper = keep(ServiceProcess("tiler", SLEEPER, {}, tmp_path / "file" / "x.log", grace_s=1))
+    supervisor = keep(ServiceProcess("tiler", SLEEPER, {}, tmp_path / "file" / "x.log", grace_s=1))
 
-    assert keeper.error.code == "service-refused"
+    assert supervisor.error.code == "service-refused"
 
 
 def test_stopping_lets_a_process_drain(keep, tmp_path):
@@ -188,20 +188,20 @@ def test_stopping_lets_a_process_drain(keep, tmp_path):
         "print('up', flush=True); time.sleep(600)"
     )
     process = service(tmp_path, code)
-    keeper = keep(process)
+    supervisor = keep(process)
     until(lambda: "up" in process.log_path.read_text(), 60, "the process")
-    keeper.join()
+    supervisor.join()
 
     assert process.log_path.read_text() == "up\ndrained\n"
-    assert (keeper.state, process.pid) == ("stopped", None)
+    assert (supervisor.state, process.pid) == ("stopped", None)
 
 
 def test_a_process_that_will_not_stop_is_killed_after_its_grace(keep, tmp_path):
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     process = service(tmp_path, code, grace_s=0.1)
-    keeper = keep(process)
+    supervisor = keep(process)
     until(lambda: "up" in process.log_path.read_text(), 60, "the process")
-    keeper.join()
+    supervisor.join()
 
     assert process.pid is None
 
@@ -216,10 +216,10 @@ ORPHAN = (
 
 def test_a_child_that_a_killed_service_leaves_stopped_is_ended_with_it(keep, tmp_path):
     process = service(tmp_path, ORPHAN)
-    keeper = keep(process, backoff=AT_ONCE)
+    supervisor = keep(process, backoff=AT_ONCE)
     child = int(until(process.log_path.read_text, 60, "the child"))
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: keeper.restarts == 1, 60, "it to be started again")
+    until(lambda: supervisor.restarts == 1, 60, "it to be started again")
 
     until(lambda: gone(child), 60, "the child's end")
 
@@ -249,9 +249,9 @@ def test_processes_die_with_a_keeper_that_is_killed(tmp_path):
     log = tmp_path / "log"
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from histgen_lib.stack.processes import Keeper, ServiceProcess\n"
+        "from histgen_lib.stack.processes import ProcessSupervisor, ServiceProcess\n"
         f"p = ServiceProcess('t', {SLEEPER!r}, {{}}, Path({str(log)!r}), grace_s=1)\n"
-        "k = Keeper('t', p); k.start(); k.wait_running(10); print(p.pid, flush=True); time.sleep(600)"
+        "k = ProcessSupervisor('t', p); k.start(); k.wait_running(10); print(p.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -327,55 +327,55 @@ def test_a_process_that_shows_no_life_is_ended_and_replaced_and_that_is_said_and
         noted.append((part, frozen))
         process.times = 0
 
-    keeper = keep(
+    supervisor = keep(
         process, backoff=AT_ONCE, frozen_s=0.1, noted=note, changed=lambda k: lasts.append((k.state, k.last))
     )
-    until(lambda: keeper.restarts == 1 and keeper.state == "running", 60, "another one")
-    until(lambda: keeper._was_well, 60, "its sign of life")
+    until(lambda: supervisor.restarts == 1 and supervisor.state == "running", 60, "another one")
+    until(lambda: supervisor._was_well, 60, "its sign of life")
 
     assert noted == [("tiler", True)]
     assert ("restarting", "The tiler has shown no life for 0 s, and was ended.") in lasts
-    assert keeper.restarts == 1
+    assert supervisor.restarts == 1
 
 
 def test_a_process_may_be_silent_for_ever_where_no_limit_is_set(keep):
-    keeper = keep(Frozen(1), backoff=AT_ONCE, frozen_s=0, steady_s=0.02)
-    until(lambda: keeper.state == "running", 60, "it to run")
-    keeper.join()
+    supervisor = keep(Frozen(1), backoff=AT_ONCE, frozen_s=0, steady_s=0.02)
+    until(lambda: supervisor.state == "running", 60, "it to run")
+    supervisor.join()
 
-    assert keeper.restarts == 0
+    assert supervisor.restarts == 0
 
 
 def test_a_refusal_of_a_process_that_was_well_before_is_waited_out(keep):
     """Somebody is just installing something, or copying a model: what ran here cannot be stated wrongly."""
     process = Fickle()
-    keeper = keep(process, backoff=AT_ONCE, frozen_s=0.1)
-    until(lambda: keeper._was_well, 60, "a sign of life")
+    supervisor = keep(process, backoff=AT_ONCE, frozen_s=0.1)
+    until(lambda: supervisor._was_well, 60, "a sign of life")
     process.failures = [FatalError("kafka-missing", "There is no Java.")] * 5
     process.pid = None
-    keeper._bell.ring()
-    until(lambda: not process.failures and keeper.state == "running", 60, "it to be started again")
+    supervisor._waker.ring()
+    until(lambda: not process.failures and supervisor.state == "running", 60, "it to be started again")
 
-    assert (keeper.error, keeper.restarts) == (None, 6)
-    assert "There is no Java. [kafka-missing]" in keeper.trouble
+    assert (supervisor.error, supervisor.restarts) == (None, 6)
+    assert "There is no Java. [kafka-missing]" in supervisor.trouble
 
 
 def test_what_nobody_had_foreseen_is_tried_again_too(keep):
-    keeper = keep(Fickle(ZeroDivisionError(), ZeroDivisionError(), ZeroDivisionError()), backoff=AT_ONCE)
-    until(lambda: keeper.state == "running", 60, "it to be started again")
+    supervisor = keep(Fickle(ZeroDivisionError(), ZeroDivisionError(), ZeroDivisionError()), backoff=AT_ONCE)
+    until(lambda: supervisor.state == "running", 60, "it to be started again")
 
-    assert keeper.error is None
-    assert "ZeroDivisionError" in keeper.trouble
+    assert supervisor.error is None
+    assert "ZeroDivisionError" in supervisor.trouble
 
 
 def test_lasting_trouble_is_said_again_but_not_at_every_end(keep, tmp_path, monkeypatch):
     monkeypatch.setattr("histgen_lib.stack.processes.SAY_S", 0.5)
     said: set[float] = set()
-    keeper = keep(
+    supervisor = keep(
         service(tmp_path, "raise SystemExit(1)"),
         backoff=AT_ONCE,
         changed=lambda k: said.add(k.said_at) if k.trouble else None,
     )
     until(lambda: len(said) > 2, 60, "it to be said again")
 
-    assert len(said) < keeper.restarts
+    assert len(said) < supervisor.restarts

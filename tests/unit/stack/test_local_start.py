@@ -11,13 +11,13 @@ from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.stack import local
-from histgen_lib.stack.local import LocalStack, News
-from histgen_lib.stack.processes import Keeper, ServiceProcess
+from histgen_lib.stack.local import LocalStack, Notice
+from histgen_lib.stack.processes import ProcessSupervisor, ServiceProcess
 from histgen_lib.stack.settings import StackSettings
 
 
 @pytest.fixture
-def told() -> list[News]:
+def told() -> list[Notice]:
     return []
 
 
@@ -71,7 +71,9 @@ def test_a_stop_ends_a_start_that_waits(tmp_path):
 def test_a_broker_that_does_not_come_up_holds_up_the_services_for_a_moment_only(stack, monkeypatch, tmp_path):
     """They wait for it by themselves, and meanwhile load their models."""
     monkeypatch.setattr(local, "_HEAD_START_S", 0.05)
-    never = Keeper("kafka", ServiceProcess("kafka", ["sleep", "1"], {}, tmp_path / "log", grace_s=1))
+    never = ProcessSupervisor(
+        "kafka", ServiceProcess("kafka", ["sleep", "1"], {}, tmp_path / "log", grace_s=1)
+    )
 
     stack._await(never)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.stack.notify import Notifier
+from histgen_lib.stack.monitoring import Notifier
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from histgen_lib.catalogue import index as indices
 from histgen_lib.catalogue.index import Index, make_index, remove_index, store_name
 from histgen_lib.catalogue.indexing import Indexer
 from histgen_lib.catalogue.replay import replay
-from histgen_lib.client import sight as sights
-from histgen_lib.client.connection import Stated, connect
-from histgen_lib.client.following import Follower
+from histgen_lib.client import following as sights
+from histgen_lib.client.connection import Target, connect
+from histgen_lib.client.following import Follower, IndexPoller, StorePoller, open_poller
 from histgen_lib.client.home import StackHome, StackRecord
-from histgen_lib.client.sight import IndexSight, StoreSight, sight_of
 from histgen_lib.storage import StorageSettings, open_store
 
 
@@ -55,7 +54,7 @@ class Stack:
             os.utime(path, (time.time() - seconds,) * 2)
 
     def connection(self):
-        return connect(Stated(home=self.home.folder), {})
+        return connect(Target(home=self.home.folder), {})
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def told(sight) -> list[tuple[str, str]]:
 def sight(stack):
     """Look through the index of an empty stack for the first time."""
     stack.keep()
-    sight = sight_of(stack.connection())
+    sight = open_poller(stack.connection())
     assert told(sight) == []
     return sight
 
@@ -84,7 +83,7 @@ def sight(stack):
 def test_an_end_is_told_once_and_none_of_before_the_first_look(stack):
     stack.drafted("old")
     stack.keep()
-    sight = sight_of(stack.connection())
+    sight = open_poller(stack.connection())
     assert told(sight) == []
     stack.drafted("a")
     planted.letter(stack.store, planted.scan(stack.store, "b"))
@@ -137,7 +136,7 @@ def test_while_the_index_is_made_anew_old_ends_are_counted_and_new_ones_told(sta
         stack.drafted(slide_id)
     planted.letter(stack.store, planted.scan(stack.store, "given-up"))
     stack.age(60)
-    sight = sight_of(stack.connection())
+    sight = open_poller(stack.connection())
     assert (told(sight), sight.look().whole) == ([], False)
     stack.drafted("new")
     stack.keep()
@@ -202,7 +201,7 @@ def test_a_look_asks_the_store_nothing(stack, monkeypatch):
     stack.keep()
     for name in ("list", "get", "head"):
         monkeypatch.setattr(type(stack.store), name, lambda *_: pytest.fail("the store is asked"))
-    picture = Follower(sight_of(stack.connection()), None).look()
+    picture = Follower(open_poller(stack.connection()), None).look()
 
     assert picture.counts == {"drafted": 70, "dead-letter": 20, "scanned": 10}
     assert picture.waiting == 10
@@ -236,7 +235,7 @@ def steps_of_a_look(folder, count: int, monkeypatch) -> int:
     folder.chmod(0o700)
     with stack.home.locked(), monkeypatch.context() as patched:
         stack.home.write(StackRecord(1, "http://127.0.0.1:9", "", stack.storage.url, None, "onnx", ""))
-        sight = sight_of(stack.connection())
+        sight = open_poller(stack.connection())
         sight.look()
         patched.setattr(indices, "_connected", counted)
         sight.look()
@@ -246,7 +245,7 @@ def steps_of_a_look(folder, count: int, monkeypatch) -> int:
 def test_a_damaged_index_is_removed_for_its_keeper_to_make_another(stack):
     stack.drafted("a")
     stack.keep()
-    sight = sight_of(stack.connection())
+    sight = open_poller(stack.connection())
     before = sight.look()
     stack.index.close()
     stack.index = None
@@ -262,11 +261,11 @@ def test_a_damaged_index_is_removed_for_its_keeper_to_make_another(stack):
 
 def test_without_an_index_of_use_the_store_is_read(stack, tmp_path, monkeypatch):
     monkeypatch.setattr(sights, "_PATIENCE_S", 0.0)
-    assert isinstance(sight_of(stack.connection()), IndexSight)  # it is being made anew
-    remote = connect(Stated(store=stack.storage.url), {})
-    assert isinstance(sight_of(remote), StoreSight)
+    assert isinstance(open_poller(stack.connection()), IndexPoller)  # it is being made anew
+    remote = connect(Target(store=stack.storage.url), {})
+    assert isinstance(open_poller(remote), StorePoller)
     make_index(stack.home.index_path, "elsewhere")
-    assert isinstance(sight_of(stack.connection()), StoreSight)
+    assert isinstance(open_poller(stack.connection()), StorePoller)
 
 
 def test_of_a_stack_that_stopped_an_index_is_of_use_once_it_is_whole(tmp_path):
@@ -274,10 +273,10 @@ def test_of_a_stack_that_stopped_an_index_is_of_use_once_it_is_whole(tmp_path):
     stack.lost_index()
     stack.home.write(StackRecord(1, "http://127.0.0.1:9", "", stack.storage.url, None, "onnx", ""))
     planted.scan(stack.store, "a")
-    assert isinstance(sight_of(stack.connection()), StoreSight)
+    assert isinstance(open_poller(stack.connection()), StorePoller)
     stack.keep()
     planted.draft(stack.store, "a")  # as the last thing that it did
-    sight = sight_of(stack.connection())
+    sight = open_poller(stack.connection())
 
-    assert isinstance(sight, IndexSight)
+    assert isinstance(sight, IndexPoller)
     assert sight.look().totals == {"drafted": 1}

@@ -2,29 +2,99 @@
 
 from __future__ import annotations
 
+import filecmp
+import json
 import shutil
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.demo_pages import print_results
-from histgen_lib.cli.demo_slides import Dropped, draw, drop, given
 from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err
-from histgen_lib.cli.stream_options import server_places
+from histgen_lib.cli.sources import expand
+from histgen_lib.cli.stream.demo_results import print_results
+from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
-    from histgen_lib.client.following import Ended, Picture
+    from histgen_lib.client.following import EndedSlide, Snapshot
     from histgen_lib.client.home import StackHome
     from histgen_lib.runtime.stopping import Stop
     from histgen_lib.stack.local import LocalStack
     from histgen_lib.stack.settings import StackSettings
     from histgen_lib.storage import ObjectStore
+
+
+@dataclass(frozen=True)
+class DemoSlide:
+    """A slide for the demo; `truth` of one that was drawn."""
+
+    path: Path
+    slide_id: str
+    truth: dict[str, Any] | None = None
+
+
+def draw(world: Path, count: int, seed: int) -> list[DemoSlide]:
+    """Draw slides into `world`; those that are there already are kept."""
+    from histgen_lib.cli.progress import progress_bar
+    from histgen_lib.synth import generate
+
+    err().print(f"Drawing {count} slides that the model has never seen …", style="dim")
+    with progress_bar("Drawing", "slides") as bar:
+        annotation = generate(
+            world, count, seed, split="test", progress=lambda done, total: bar("slides", done, total)
+        )
+    cases = json.loads(annotation.read_bytes())["test"][:count]
+    truths = [json.loads((world / "truth" / f"{case['id']}.json").read_bytes()) for case in cases]
+    return [
+        DemoSlide(world / case["image_path"][0], case["id"], truth)
+        for case, truth in zip(cases, truths, strict=True)
+    ]
+
+
+def given(slides: Sequence[str]) -> list[DemoSlide]:
+    """Find the slides behind paths and globs; of several that are one to the gateway, the first."""
+    from histgen_lib.client.submitting import slide_id_of
+    from histgen_lib.slides.parts import SLIDE_SUFFIXES
+
+    found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
+    named: dict[str, DemoSlide] = {}
+    for path in found:
+        slide_id = slide_id_of(str(path))
+        twin = named.get(slide_id) or next(
+            (one for one in named.values() if _same_bytes(one.path, path)), None
+        )
+        if twin:
+            err().print(f"{path} is left out: {twin.path} is called so, or is the same.", soft_wrap=True)
+        else:
+            named[slide_id] = DemoSlide(path, slide_id)
+    return list(named.values())
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    """Whether two slides are one to the gateway, whatever they are called."""
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def drop(slide: Path, inbox: Path) -> None:
+    """Copy a slide with every file that belongs to it; its own file last, as scanners do."""
+    from histgen_lib.slides.source import stored_in
+
+    sidecars = [slide.with_name(f"{slide.name}.json"), slide.with_suffix(".json")]
+    parts = [*(part for part in stored_in(slide) if part != slide), *sidecars, slide]
+    for part in parts:
+        if part.is_file():
+            target = inbox / part.relative_to(slide.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            arriving = target.with_name(f"{target.name}.part")
+            shutil.copyfile(part, arriving)
+            arriving.replace(target)
+
 
 UNSEEN_SEED = 2026_11
 """Never used in training: the demo model has not seen these slides."""
@@ -115,8 +185,8 @@ def _fresh_home(folder: Path) -> StackHome:
 
 
 def _run(
-    settings: StackSettings, store: ObjectStore, dropped: Sequence[Dropped]
-) -> tuple[dict[str, Ended], float, float]:
+    settings: StackSettings, store: ObjectStore, dropped: Sequence[DemoSlide]
+) -> tuple[dict[str, EndedSlide], float, float]:
     """Run the stack until each slide has ended; return the ends, and how long it took to start and to end."""
     from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
     from histgen_lib.stack.local import LocalStack
@@ -144,16 +214,15 @@ def _say_ready(stack: LocalStack, seconds: float) -> None:
 
 
 def _follow(
-    stack: LocalStack, store: ObjectStore, dropped: Sequence[Dropped], stop: Stop
-) -> dict[str, Ended]:
+    stack: LocalStack, store: ObjectStore, dropped: Sequence[DemoSlide], stop: Stop
+) -> dict[str, EndedSlide]:
     """Drop the slides and watch until each has ended. Raises Stopped."""
     from rich.live import Live
 
-    from histgen_lib.cli.stream_view import LiveView, say_ended
-    from histgen_lib.client.following import Follower
-    from histgen_lib.client.sight import StoreSight
+    from histgen_lib.cli.stream.view import LiveView, say_ended
+    from histgen_lib.client.following import Follower, StorePoller
 
-    follower, console = Follower(StoreSight(store), stack.home.run_dir), err()
+    follower, console = Follower(StorePoller(store), stack.home.run_dir), err()
     follower.look()
     for slide in dropped:
         drop(slide.path, stack.settings.inbox)
@@ -187,7 +256,7 @@ class _Patience:
     def __init__(self) -> None:
         self._since = time.monotonic()
 
-    def judge(self, picture: Picture, waiting: set[str]) -> None:
+    def judge(self, picture: Snapshot, waiting: set[str]) -> None:
         """Raise TransientError("demo-stuck") when nothing has happened for minutes."""
         if picture.news or picture.busy:
             self._since = time.monotonic()
@@ -207,8 +276,8 @@ class _Still:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _row(slide: Dropped, ended: Ended, store: ObjectStore) -> dict[str, Any]:
-    from histgen_lib.cli.stream_view import failure_of, place_of
+def _row(slide: DemoSlide, ended: EndedSlide, store: ObjectStore) -> dict[str, Any]:
+    from histgen_lib.cli.stream.view import failure_of, place_of
 
     draft, failure = ended.slide.draft, failure_of(ended.slide)
     fields = draft.fields if draft else {}
@@ -229,7 +298,7 @@ def _row(slide: Dropped, ended: Ended, store: ObjectStore) -> dict[str, Any]:
     }
 
 
-def _summary(ends: dict[str, Ended], seconds: float) -> dict[str, Any]:
+def _summary(ends: dict[str, EndedSlide], seconds: float) -> dict[str, Any]:
     drafts = [ended.seconds for ended in ends.values() if ended.slide.draft]
     return {
         "drafts": len(drafts),

@@ -11,8 +11,8 @@ import typer
 from histgen_lib.access.finding import LeftOut, counted
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
 from histgen_lib.cli.service_code import service_code
-from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
-from histgen_lib.cli.submit import SOME_FAILED, exit_code
+from histgen_lib.cli.stream.options import Bus, Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.submit import SOME_FAILED, exit_code
 
 if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
@@ -69,28 +69,28 @@ def backfill(
         store_endpoint=connection.storage.endpoint,
         **({"roots": connection.roots} if connection.roots else {}),
     )
-    teller = _Teller(connection, as_json=as_json)
+    notice_printer = _Teller(connection, as_json=as_json)
     with stopped_by_signals(Stop()) as stop:
         tally = backfilling.run_backfill(
-            settings, prefix, rate=rate, dry_run=dry_run, progress=teller.tell, stop=stop
+            settings, prefix, rate=rate, dry_run=dry_run, progress=notice_printer.tell, stop=stop
         )
     if as_json:
         emit_json(
             {
                 "outcomes": dict(tally.outcomes),
                 "stopped": tally.stopped,
-                "slides": teller.told,
-                "left_out": [{"name": one.name, "why": one.why} for one in teller.left_out],
+                "slides": notice_printer.told,
+                "left_out": [{"name": one.name, "why": one.why} for one in notice_printer.left_out],
             }
         )
     else:
         out().print(_summary(tally.outcomes, stopped=tally.stopped))
-        _say_left_out(teller.left_out, most=None if verbose else _MOST_NAMED)
+        _say_left_out(notice_printer.left_out, most=None if verbose else _MOST_NAMED)
     if tally.stopped:
         raise typer.Exit(stop.exit_code)
-    if tally.left_out["closed"] and not teller.failures:
+    if tally.left_out["closed"] and not notice_printer.failures:
         raise typer.Exit(SOME_FAILED)
-    raise typer.Exit(exit_code(teller.failures, total=sum(tally.outcomes.values())))
+    raise typer.Exit(exit_code(notice_printer.failures, total=sum(tally.outcomes.values())))
 
 
 class _Teller:

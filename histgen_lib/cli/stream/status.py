@@ -21,7 +21,7 @@ from histgen_lib.cli.output import (
     out,
     say_error,
 )
-from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.names import printable
@@ -29,8 +29,8 @@ from histgen_lib.names import printable
 if TYPE_CHECKING:
     from histgen_lib.catalogue.states import SlideState
     from histgen_lib.client.connection import Connection
-    from histgen_lib.client.following import Picture
-    from histgen_lib.client.standing import Standing, Wanted
+    from histgen_lib.client.following import Snapshot
+    from histgen_lib.client.listing import PageQuery, SlidePage
     from histgen_lib.storage import ObjectInfo, ObjectStore
 
 ROWS = 60
@@ -86,7 +86,7 @@ def status(
 
       histgen status --store s3://lab/histgen --store-endpoint http://minio:9000
     """
-    from histgen_lib.client.standing import UNFINISHED, Wanted, standing
+    from histgen_lib.client.listing import UNFINISHED, PageQuery, standing
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
     if slide_id is not None:
@@ -94,7 +94,7 @@ def status(
         return
     states = {str(one) for one in state or ()}
     states |= set(UNFINISHED) if Chosen.UNFINISHED in states else set()
-    wanted = Wanted(states - {Chosen.UNFINISHED}, None if show_all else limit, page)
+    wanted = PageQuery(states - {Chosen.UNFINISHED}, None if show_all else limit, page)
     with standing(connection, wanted, reading=_reading) as found:
         if as_json:
             _json(found, wanted, connection.store())
@@ -107,9 +107,9 @@ def _reading() -> AbstractContextManager[object]:
     return err().status("Reading the whole store …")
 
 
-def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
+def _json(found: SlidePage, wanted: PageQuery, store: ObjectStore) -> None:
     """Print one document, the slides of which are written as they are read."""
-    from histgen_lib.cli.stream_view import picture_json, slide_json
+    from histgen_lib.cli.stream.view import picture_json, slide_json
 
     told = {name: value for name, value in picture_json(found.picture, store).items() if name != "slides"}
     told["page"] = {"number": wanted.page, "limit": wanted.limit, "slides": found.total}
@@ -122,8 +122,8 @@ def _json(found: Standing, wanted: Wanted, store: ObjectStore) -> None:
     sys.stdout.write("\n  ]\n}\n")
 
 
-def _table(found: Standing, wanted: Wanted) -> None:
-    from histgen_lib.cli.stream_view import slides_table, tally
+def _table(found: SlidePage, wanted: PageQuery) -> None:
+    from histgen_lib.cli.stream.view import slides_table, tally
 
     shown = 0
     while rows := list(islice(found.slides, _TOGETHER)):
@@ -132,7 +132,7 @@ def _table(found: Standing, wanted: Wanted) -> None:
     out().print(tally(found.picture) + (f"; {_rest(found, wanted, shown)}" if shown < found.total else ""))
 
 
-def _rest(found: Standing, wanted: Wanted, shown: int) -> str:
+def _rest(found: SlidePage, wanted: PageQuery, shown: int) -> str:
     """Say which part of the slides is shown, and how to see the others."""
     first = wanted.offset + 1
     part = f"{first:,} to {wanted.offset + shown:,} of {found.total:,} shown" if shown else "no such page"
@@ -140,9 +140,9 @@ def _rest(found: Standing, wanted: Wanted, shown: int) -> str:
     return f"{part} ({more}--state for some, --all for all)"
 
 
-def _remark(found: Standing, connection: Connection) -> None:
+def _remark(found: SlidePage, connection: Connection) -> None:
     """Say what keeps the answer from being as fresh or as whole as it should be."""
-    from histgen_lib.cli.stream_view import NOT_WHOLE
+    from histgen_lib.cli.stream.view import NOT_WHOLE
 
     said = []
     if not found.picture.whole:
@@ -156,8 +156,8 @@ def _remark(found: Standing, connection: Connection) -> None:
 
 
 def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
-    from histgen_lib.cli.stream_view import slide_json
-    from histgen_lib.client.standing import originals_of, slide_states
+    from histgen_lib.cli.stream.view import slide_json
+    from histgen_lib.client.listing import originals_of, slide_states
 
     store = connection.store()
     try:
@@ -256,7 +256,7 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
     return [*listed.values(), *(info for key in single if (info := store.head(key)))]
 
 
-def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
+def _attempts(states: Sequence[SlideState], picture: Snapshot, store: ObjectStore) -> dict[str, int]:
     """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
     from histgen_lib.catalogue.keys import ATTEMPTS
 
@@ -273,10 +273,10 @@ def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore
     return counts
 
 
-def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> None:
+def _print_state(state: SlideState, picture: Snapshot, store: ObjectStore) -> None:
     from rich.text import Text
 
-    from histgen_lib.cli.stream_view import STYLES, place_of, waiting_for
+    from histgen_lib.cli.stream.view import STYLES, place_of, waiting_for
 
     worker = picture.busy.get(state.slide_id)
     said = f"in hand of the {worker.name}" if worker and not state.ended else waiting_for(state)

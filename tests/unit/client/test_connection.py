@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.client.connection import Stated, connect
+from histgen_lib.client.connection import Target, connect
 from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.errors import HistgenError
 from histgen_lib.secret import own_secret
@@ -24,7 +24,7 @@ def stopped_stack(folder: Path) -> StackHome:
     return home
 
 
-def code_of(stated: Stated, environment: dict[str, str]) -> str:
+def code_of(stated: Target, environment: dict[str, str]) -> str:
     with pytest.raises(HistgenError) as caught:
         connect(stated, environment)
     return caught.value.code
@@ -32,7 +32,7 @@ def code_of(stated: Stated, environment: dict[str, str]) -> str:
 
 def test_the_folder_wins_over_the_environment(tmp_path):
     stopped_stack(tmp_path)
-    found = connect(Stated(), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
+    found = connect(Target(), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
 
     assert found.storage.url == f"file:{tmp_path}"
     assert found.bus.url == "embedded:/b.db"
@@ -40,7 +40,7 @@ def test_the_folder_wins_over_the_environment(tmp_path):
 
 def test_without_a_stack_here_the_environment_names_one(tmp_path):
     environment = {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE_ENDPOINT": "http://minio:9000"}
-    found = connect(Stated(), environment)
+    found = connect(Target(), environment)
 
     assert (found.storage.url, found.storage.endpoint) == ("s3://lab/x", "http://minio:9000")
     assert (found.need_bus().url, found.need_gateway()) == ("kafka://k:9092", "http://g:80")
@@ -49,22 +49,22 @@ def test_without_a_stack_here_the_environment_names_one(tmp_path):
 
 def test_what_is_stated_wins_over_all(tmp_path):
     stopped_stack(tmp_path)
-    found = connect(Stated(store="s3://other"), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
+    found = connect(Target(store="s3://other"), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
 
     assert found.storage.url == "s3://other"
 
 
 def test_a_stated_folder_without_a_stack_is_not_replaced_by_the_environment(tmp_path):
-    assert code_of(Stated(home=tmp_path), REMOTE) == "stack-not-running"
+    assert code_of(Target(home=tmp_path), REMOTE) == "stack-not-running"
 
 
 def test_nothing_at_all_is_told_as_such(tmp_path):
-    assert code_of(Stated(), {"HISTGEN_HOME": str(tmp_path)}) == "stack-not-running"
+    assert code_of(Target(), {"HISTGEN_HOME": str(tmp_path)}) == "stack-not-running"
 
 
 def test_a_stopped_stack_can_be_looked_at_but_takes_no_slides(tmp_path):
     stopped_stack(tmp_path)
-    found = connect(Stated(home=tmp_path), {})
+    found = connect(Target(home=tmp_path), {})
 
     assert found.store().head("x") is None
     assert found.run_dir is None
@@ -74,17 +74,17 @@ def test_a_stopped_stack_can_be_looked_at_but_takes_no_slides(tmp_path):
 
 
 def test_what_is_not_known_of_a_remote_stack_is_asked_for(tmp_path):
-    assert code_of(Stated(gateway="http://g"), {}) == "store-unstated"
+    assert code_of(Target(gateway="http://g"), {}) == "store-unstated"
     with pytest.raises(HistgenError) as caught:
-        connect(Stated(store="s3://lab"), {}).need_bus()
+        connect(Target(store="s3://lab"), {}).need_bus()
     assert caught.value.code == "bus-unstated"
 
 
 def test_settings_of_the_broker_come_from_where_the_services_have_them():
     environment = {**REMOTE, "HISTGEN_KAFKA": '{"security_protocol": "SSL"}'}
 
-    assert connect(Stated(store="s3://lab"), environment).need_bus().kafka == (("security_protocol", "SSL"),)
-    assert code_of(Stated(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA": "[1]"}) == "settings-invalid"
+    assert connect(Target(store="s3://lab"), environment).need_bus().kafka == (("security_protocol", "SSL"),)
+    assert code_of(Target(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA": "[1]"}) == "settings-invalid"
 
 
 def own_file(path: Path, text: str) -> Path:
@@ -102,7 +102,7 @@ def test_a_kafka_that_was_started_in_the_folder_is_reached_by_what_lies_there(tm
     others = {"HISTGEN_KAFKA": '{"sasl_plain_password": "lab"}'}
 
     def login(bus: str) -> dict[str, object]:
-        return dict(connect(Stated(home=tmp_path, bus=bus), others).need_bus().kafka)
+        return dict(connect(Target(home=tmp_path, bus=bus), others).need_bus().kafka)
 
     assert login("kafka://127.0.0.1:7") == {"sasl_plain_password": "hush"}
     assert login("kafka://127.0.0.1:8") == {"sasl_plain_password": "lab"}
@@ -113,7 +113,7 @@ def test_a_password_may_lie_in_a_file_which_wins_over_the_variable(tmp_path):
     kafka = '{"sasl_plain_password": "lab", "security_protocol": "SASL_SSL"}'
     environment = {**REMOTE, "HISTGEN_KAFKA": kafka, "HISTGEN_KAFKA_FILE": str(file)}
 
-    assert dict(connect(Stated(store="s3://lab"), environment).need_bus().kafka) == {
+    assert dict(connect(Target(store="s3://lab"), environment).need_bus().kafka) == {
         "sasl_plain_password": "hush",
         "security_protocol": "SASL_SSL",
     }
@@ -123,7 +123,7 @@ def test_a_password_may_lie_in_a_file_which_wins_over_the_variable(tmp_path):
 def test_a_file_of_kafka_settings_that_cannot_be_used_is_told_without_its_content(tmp_path, text):
     environment = {**REMOTE, "HISTGEN_KAFKA_FILE": str(own_file(tmp_path / "kafka.json", text))}
     with pytest.raises(HistgenError) as caught:
-        connect(Stated(store="s3://lab"), environment)
+        connect(Target(store="s3://lab"), environment)
     assert caught.value.code == "settings-invalid"
     assert str(tmp_path / "kafka.json") in caught.value.message
     assert "xxx" not in str(caught.value)
@@ -132,18 +132,18 @@ def test_a_file_of_kafka_settings_that_cannot_be_used_is_told_without_its_conten
 def test_a_file_of_kafka_settings_that_others_may_read_is_refused(tmp_path):
     file = own_file(tmp_path / "kafka.json", "{}")
     file.chmod(0o644)
-    assert code_of(Stated(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA_FILE": str(file)}) == "secret-exposed"
+    assert code_of(Target(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA_FILE": str(file)}) == "secret-exposed"
 
 
 def test_the_token_of_a_stack_here_is_found_in_its_folder(tmp_path):
     token = own_secret(stopped_stack(tmp_path).token_path)
 
-    assert connect(Stated(home=tmp_path), {"HISTGEN_TOKEN_FILE": "/elsewhere"}).token() == token
+    assert connect(Target(home=tmp_path), {"HISTGEN_TOKEN_FILE": "/elsewhere"}).token() == token
 
 
 def test_the_token_of_a_remote_gateway_is_in_the_stated_file(tmp_path):
     file = own_file(tmp_path / "gateway.token", "abc\n")
-    found = connect(Stated(), {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(file)})
+    found = connect(Target(), {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(file)})
 
     assert found.token() == "abc"
 
@@ -155,8 +155,8 @@ def test_the_token_of_a_stack_here_goes_to_no_other_machine(tmp_path, gateway):
     own_secret(stopped_stack(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
-    assert connect(Stated(gateway=gateway), environment).token() is None
-    assert connect(Stated(gateway=gateway, home=tmp_path), environment).token() is None
+    assert connect(Target(gateway=gateway), environment).token() is None
+    assert connect(Target(gateway=gateway, home=tmp_path), environment).token() is None
 
 
 @pytest.mark.parametrize("gateway", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/"])
@@ -164,12 +164,12 @@ def test_a_gateway_of_this_machine_without_a_stack_has_the_token_of_the_account(
     token = own_secret(StackHome(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
-    assert connect(Stated(gateway=gateway), environment).token() == token
+    assert connect(Target(gateway=gateway), environment).token() == token
 
 
 def test_a_token_that_cannot_be_read_is_told_with_the_file(tmp_path):
     environment = {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(tmp_path / "none")}
     with pytest.raises(HistgenError) as caught:
-        connect(Stated(), environment).token()
+        connect(Target(), environment).token()
     assert caught.value.code == "token-unreadable"
     assert str(tmp_path / "none") in caught.value.message

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
-from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
-from histgen_lib.cli.submit import exit_code
+from histgen_lib.cli.stream.options import Bus, Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.submit import exit_code
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:

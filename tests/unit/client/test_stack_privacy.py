@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.bus import BusSettings, open_publisher
-from histgen_lib.client.privacy import close_bus, close_store
+from histgen_lib.client.home import close_bus, close_store
 from histgen_lib.errors import FatalError
 from histgen_lib.storage import StorageSettings, open_store
 

@@ -57,16 +57,16 @@ def reach(
     gateway: str | None = None,
 ) -> Connection:
     """Find the stack that is meant, whose files are nobody else's; see `stack.connection.connect`."""
-    from histgen_lib.client.connection import Stated, connect
+    from histgen_lib.client.connection import Target, connect
     from histgen_lib.secret import OWNER_ONLY
 
     os.umask(OWNER_ONLY)
-    return connect(Stated(home, store, store_endpoint, bus, gateway), os.environ)
+    return connect(Target(home, store, store_endpoint, bus, gateway), os.environ)
 
 
 def server_places() -> tuple[Path, Path]:
     """Say where Kafka's jars and Triton's environment are: $HISTGEN_KAFKA_LIBS, $HISTGEN_TRITON_HOME."""
-    from histgen_lib.stack.places import KAFKA_LIBS, TRITON_HOME
+    from histgen_lib.stack.settings import KAFKA_LIBS, TRITON_HOME
 
     kafka, triton = os.environ.get("HISTGEN_KAFKA_LIBS"), os.environ.get("HISTGEN_TRITON_HOME")
     return Path(kafka) if kafka else KAFKA_LIBS, Path(triton) if triton else TRITON_HOME

@@ -16,7 +16,7 @@ import typer
 
 from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
-from histgen_lib.cli.stream_options import Home, StoreEndpoint, server_places
+from histgen_lib.cli.stream.options import Home, StoreEndpoint, server_places
 from histgen_lib.errors import TransientError
 from histgen_lib.resources import was_full
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from histgen_lib.runtime.stopping import Stop
-    from histgen_lib.stack.local import LocalStack, News
+    from histgen_lib.stack.local import LocalStack, Notice
     from histgen_lib.stack.settings import StackSettings
 
 _FROZEN_S, _LEAST_FROZEN_S, _MOST_FROZEN_S = 60.0, 10.0, 86400.0
@@ -151,7 +151,7 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
     from histgen_lib.runtime.stopping import STOP_SIGNALS, Stop, Stopped, stopped_by_signals
     from histgen_lib.secret import OWNER_ONLY
     from histgen_lib.stack.local import LocalStack
-    from histgen_lib.stack.notify import Notifier
+    from histgen_lib.stack.monitoring import Notifier
 
     os.umask(OWNER_ONLY)
     systemd = Notifier(os.environ)
@@ -161,7 +161,7 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
         # A machine that starts up shall not wait for what a stack may wait for: a disk, a share, a server.
         systemd.say("READY=1", "STATUS=Starting")
         try:
-            with LocalStack(settings, told=teller(console, systemd.say), stop=stop) as stack:
+            with LocalStack(settings, told=notice_printer(console, systemd.say), stop=stop) as stack:
                 with suppress(Stopped):
                     with console.status("Starting …"):
                         _await(stack, console)
@@ -196,11 +196,13 @@ def _flush(stop: Stop) -> None:
             stop.wait(_PAUSE_S)
 
 
-def teller(console: Console, systemd: Callable[[str], None] = lambda _: None) -> Callable[[News], None]:
+def notice_printer(
+    console: Console, systemd: Callable[[str], None] = lambda _: None
+) -> Callable[[Notice], None]:
     """Return what tells, in one line each, of processes that ended and of what keeps failing, as it comes."""
     troubled: dict[str, float] = {}
 
-    def tell(news: News) -> None:
+    def tell(news: Notice) -> None:
         if news.trouble and troubled.get(news.name) == news.said_at:
             return
         if news.trouble:
@@ -249,17 +251,16 @@ def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
     """Show what happens until it is to stop. Raises the error of a part that was given up."""
     from rich.live import Live
 
-    from histgen_lib.cli.stream_view import LiveView, say_ended
-    from histgen_lib.client.connection import Stated, connect
-    from histgen_lib.client.following import Follower
-    from histgen_lib.client.sight import sight_of
+    from histgen_lib.cli.stream.view import LiveView, say_ended
+    from histgen_lib.client.connection import Target, connect
+    from histgen_lib.client.following import Follower, open_poller
 
     lines = headings(stack)
     if not console.is_terminal:
         _tell(console, "\n".join(lines))
 
     def seen() -> Follower:
-        sight = sight_of(connect(Stated(home=stack.home.folder), os.environ), stop.wait)
+        sight = open_poller(connect(Target(home=stack.home.folder), os.environ), stop.wait)
         return Follower(sight, stack.home.run_dir)
 
     follower = _insisted(seen, stop)

@@ -15,10 +15,9 @@ from histgen_lib.catalogue.indexing import look_up
 from histgen_lib.catalogue.keys import copies_prefix
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState
+from histgen_lib.client.api import look
 from histgen_lib.client.connection import Connection
-from histgen_lib.client.following import Follower, Picture
-from histgen_lib.client.sight import StoreSight, settled
-from histgen_lib.client.workers import look
+from histgen_lib.client.following import Follower, Snapshot, StorePoller, settled
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.storage import ObjectStore
 
@@ -27,7 +26,7 @@ _CHUNK = 500
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PageQuery:
     """What is to be shown: slides in these states (all if empty), `limit` a page, all of them if None."""
 
     states: Collection[str] = ()
@@ -41,13 +40,13 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Standing:
+class SlidePage:
     """`picture`: counts of all slides, and services; `slides`: those of the page; `total`: of all pages.
 
     `behind_s`: how long ago the index was kept last, None where the store itself was read.
     """
 
-    picture: Picture
+    picture: Snapshot
     slides: Iterator[SlideState]
     total: int
     behind_s: float | None = None
@@ -55,8 +54,8 @@ class Standing:
 
 @contextmanager
 def standing(
-    connection: Connection, wanted: Wanted, *, reading: Callable[[], AbstractContextManager[object]]
-) -> Iterator[Standing]:
+    connection: Connection, wanted: PageQuery, *, reading: Callable[[], AbstractContextManager[object]]
+) -> Iterator[SlidePage]:
     """Say where all slides stand; they can be read while the block runs. Raises what the store raises.
 
     `reading`: what is shown while the whole store is read.
@@ -72,13 +71,13 @@ def standing(
     yield read
 
 
-def slide_states(connection: Connection, store: ObjectStore, slide_ids: Collection[str]) -> Picture:
+def slide_states(connection: Connection, store: ObjectStore, slide_ids: Collection[str]) -> Snapshot:
     """Look some slides up, in the store itself. Raises what the store raises."""
     run_dir = connection.run_dir
     states = _looked_up(connection, store, slide_ids)
     if states is None:
         states = Overview(store).slides(slide_ids)
-    return Picture(tuple(states), tuple(look(run_dir)) if run_dir else ())
+    return Snapshot(tuple(states), tuple(look(run_dir)) if run_dir else ())
 
 
 def originals_of(store: ObjectStore, name: str) -> list[str]:
@@ -115,7 +114,7 @@ def _looked_up(
             return None
 
 
-def _indexed(connection: Connection, index: Index, wanted: Wanted) -> Standing | None:
+def _indexed(connection: Connection, index: Index, wanted: PageQuery) -> SlidePage | None:
     """Answer from the index; None if it is of no use: nobody makes one whole while nothing runs."""
     whole, run_dir = bool(index.fact("whole")), connection.run_dir
     if not (whole or run_dir):
@@ -128,11 +127,11 @@ def _indexed(connection: Connection, index: Index, wanted: Wanted) -> Standing |
     workers = tuple(look(run_dir)) if run_dir else ()
     total = sum(count for state, count in counts.items() if not wanted.states or state in wanted.states)
     behind_s = max(0.0, time.time() - float(index.fact("kept") or 0)) if run_dir else 0.0
-    picture = Picture((), workers, totals=counts, away=away, whole=whole)
-    return Standing(picture, slides, total, behind_s)
+    picture = Snapshot((), workers, totals=counts, away=away, whole=whole)
+    return SlidePage(picture, slides, total, behind_s)
 
 
-def _page(index: Index, wanted: Wanted) -> Iterator[SlideState]:
+def _page(index: Index, wanted: PageQuery) -> Iterator[SlideState]:
     """Read the entries of the page, some at a time."""
     offset, left = wanted.offset, wanted.limit
     while found := index.page(wanted.states, limit=_CHUNK if left is None else left, offset=offset):
@@ -158,13 +157,13 @@ def _fresh(
     return slides
 
 
-def _read(connection: Connection, wanted: Wanted) -> Standing:
+def _read(connection: Connection, wanted: PageQuery) -> SlidePage:
     """Read the whole store."""
-    picture = Follower(StoreSight(connection.store()), connection.run_dir).look()
+    picture = Follower(StorePoller(connection.store()), connection.run_dir).look()
     chosen = [slide for slide in picture.slides if not wanted.states or slide.state in wanted.states]
     ordered = _in_order(chosen)
     end = None if wanted.limit is None else wanted.offset + wanted.limit
-    return Standing(picture, iter(ordered[wanted.offset : end]), len(chosen))
+    return SlidePage(picture, iter(ordered[wanted.offset : end]), len(chosen))
 
 
 def _in_order(slides: Sequence[SlideState]) -> list[SlideState]:

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.states import DraftFacts, SlideState
-from histgen_lib.cli.stream_view import LiveView, ending, place_of, slide_json, slides_table
-from histgen_lib.client.following import Ended, Picture
-from histgen_lib.client.workers import InFlight, WorkerState
+from histgen_lib.cli.stream.view import LiveView, ending, place_of, slide_json, slides_table
+from histgen_lib.client.api import InFlight, WorkerState
+from histgen_lib.client.following import EndedSlide, Snapshot
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -50,7 +50,7 @@ def test_a_dead_letter_shows_its_code_and_message():
 
 def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
     flight = InFlight("a", "e", 2, "encode", 32, 55, 3.4)
-    picture = Picture((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
+    picture = Snapshot((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
     text = shown(LiveView(["Gateway  x"]).draw(picture, [("kafka", "restarting")]))
 
     assert "a: encoding tiles, 3 s, attempt 2" in text
@@ -73,14 +73,14 @@ def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
     ],
 )
 def test_a_service_says_what_it_lacks(state, said):
-    assert said in shown(LiveView().draw(Picture((), (state,))))
+    assert said in shown(LiveView().draw(Snapshot((), (state,))))
 
 
 def test_the_last_ends_stay_in_sight():
     view = LiveView()
-    ends = tuple(Ended(SlideState(f"s{n}", "dead-letter", letter=LETTER), 1.5) for n in range(20))
-    view.draw(Picture((), (), ends))
-    text = shown(view.draw(Picture((), (), away="storage-unavailable")))
+    ends = tuple(EndedSlide(SlideState(f"s{n}", "dead-letter", letter=LETTER), 1.5) for n in range(20))
+    view.draw(Snapshot((), (), ends))
+    text = shown(view.draw(Snapshot((), (), away="storage-unavailable")))
 
     assert "s19 1.5 s" in text
     assert "s0 " not in text
@@ -105,7 +105,7 @@ def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
 
 @pytest.mark.parametrize("missing", [{}, {"broker": "bus-unavailable"}])
 def test_what_a_worker_has_set_aside_is_told_with_the_reason(missing):
-    picture = Picture((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
+    picture = Snapshot((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
     text = shown(LiveView(["Gateway  x"]).draw(picture, []))
 
     assert "2 set aside (slide-away), 1 set aside (job-crashed)" in text

@@ -1,7 +1,7 @@
-"""Asking a service over HTTP: JSON there, JSON back, and its refusals as errors of ours.
+"""The HTTP interface of the services: asking for their state, and handing slides to the gateway.
 
-A token goes nowhere but to the server that was meant: redirections are not followed, and on this machine the
-listener has to be of our account, since any other may take a port whose server is just being restarted.
+A token is sent only to the server it is meant for: redirections are not followed, and on this machine the
+listener must belong to our account, because any account may take the port of a server that is restarting.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ import errno
 import http.client
 import json
 import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from histgen_lib import sockets
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.secret import read_secret
 
 _QUICK_S, _PATIENT_S = 2.0, 1800.0
 """For what a service knows by heart; for a slide that the gateway reads from start to end first."""
@@ -111,3 +116,110 @@ def refuse_stranger(address: str, port: int) -> None:
     owner = next(sockets.listeners(address, port), None)
     if owner not in {None, 0, os.geteuid()}:
         raise OSError(errno.EPERM, "another account of this machine listens there")
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """The job a worker has in hand; `done` of `total` steps of `stage` are finished."""
+
+    slide_id: str
+    event_id: str
+    attempt: int
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """One service process. `answers`: it does; `missing`: what it needs and does not have, with a code.
+
+    `set_aside`: how many slides wait to be tried again while others pass them, by code.
+    """
+
+    name: str
+    pid: int
+    url: str
+    answers: bool = False
+    phase: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    in_flight: InFlight | None = None
+    jobs_done: int = 0
+    set_aside: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could do a job now."""
+        return self.answers and not self.missing and self.phase not in ("starting", "stopping")
+
+
+def look(run_dir: Path) -> list[WorkerState]:
+    """Ask every service that runs and announced itself in `run_dir`; who does not answer is told as such.
+
+    Each is shown the token that it said it wants. What a killed service had announced is passed over.
+    """
+    if not run_dir.is_dir():
+        return []
+    told = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
+    found = [(worker, token_file) for worker, token_file in told if _runs(worker.pid)]
+    try:
+        with ThreadPoolExecutor(max(1, len(found))) as askers:
+            return list(askers.map(lambda one: _status_of(*one), found))
+    except RuntimeError:  # the system has no thread to spare now
+        return [worker for worker, _ in found]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another account's
+    return True
+
+
+def _announced(path: Path) -> tuple[WorkerState, Path] | None:
+    try:
+        told = json.loads(path.read_bytes())
+        return WorkerState(str(told["name"]), int(told["pid"]), str(told["url"])), Path(told["token_file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it left in this moment
+
+
+def _status_of(worker: WorkerState, token_file: Path) -> WorkerState:
+    try:
+        told = get_json(f"{worker.url}/status", read_secret(token_file))
+        return WorkerState(
+            worker.name,
+            worker.pid,
+            worker.url,
+            answers=True,
+            phase=str(told["phase"]),
+            missing={str(name): str(code) for name, code in told["missing"].items()},
+            in_flight=_in_flight(told["in_flight"]),
+            jobs_done=int(told["jobs_done"]),
+            set_aside=_set_aside(told),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FatalError):
+        return worker
+
+
+def _set_aside(told: Mapping[str, Any]) -> dict[str, int]:
+    codes = told["set_aside"]["codes"] if "set_aside" in told else {}  # the gateway has none
+    return {str(code): int(count) for code, count in codes.items()}
+
+
+def _in_flight(told: Any) -> InFlight | None:
+    if not told:
+        return None
+    return InFlight(
+        slide_id=str(told["slide_id"]),
+        event_id=str(told["event_id"]),
+        attempt=int(told["attempt"]),
+        stage=str(told["stage"]),
+        done=int(told["done"]),
+        total=int(told["total"]),
+        seconds=float(told["seconds"]),
+    )

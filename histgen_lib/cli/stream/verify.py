@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
-from histgen_lib.cli.stream_options import Bus, Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
 

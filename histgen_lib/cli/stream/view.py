@@ -18,8 +18,8 @@ from histgen_lib.names import printable
 
 if TYPE_CHECKING:
     from histgen_lib.catalogue.states import SlideState
-    from histgen_lib.client.following import Ended, Picture
-    from histgen_lib.client.workers import WorkerState
+    from histgen_lib.client.api import WorkerState
+    from histgen_lib.client.following import EndedSlide, Snapshot
     from histgen_lib.storage import ObjectStore
 
 STATES = {
@@ -65,7 +65,7 @@ def failure_of(slide: SlideState) -> Failure | None:
     return Failure(slide.letter.code, slide.letter.message, slide.letter.hint, 65)
 
 
-def say_ended(console: Console, ended: Ended) -> None:
+def say_ended(console: Console, ended: EndedSlide) -> None:
     """Print a line for a slide that ended."""
     slide = ended.slide
     clock = time.strftime("%H:%M:%S")
@@ -86,9 +86,9 @@ class LiveView:
 
     def __init__(self, heading: Sequence[str] = ()) -> None:
         self._heading = heading
-        self._last: list[Ended] = []
+        self._last: list[EndedSlide] = []
 
-    def draw(self, picture: Picture, others: Iterable[tuple[str, str]] = ()) -> RenderableType:
+    def draw(self, picture: Snapshot, others: Iterable[tuple[str, str]] = ()) -> RenderableType:
         """Draw one picture."""
         self._last = [*self._last, *picture.news][-_LAST:]
         services = Table.grid(padding=(0, 1))
@@ -104,7 +104,7 @@ class LiveView:
         return Group(*parts)
 
 
-def tally(picture: Picture) -> str:
+def tally(picture: Snapshot) -> str:
     """Count the slides by state, in a sentence."""
     counts = picture.counts
     parts = [
@@ -120,7 +120,7 @@ def tally(picture: Picture) -> str:
     return " · ".join(parts)
 
 
-def slides_table(picture: Picture, slides: Iterable[SlideState]) -> Table:
+def slides_table(picture: Snapshot, slides: Iterable[SlideState]) -> Table:
     """Make one row a slide."""
     table = Table("Slide", "State", "", box=None, pad_edge=False)
     for slide in slides:
@@ -137,7 +137,7 @@ def _names(slide: SlideState) -> str:
     return f"{slide.slide_id} (copies: {', '.join(slide.copies)})" if slide.copies else slide.slide_id
 
 
-def picture_json(picture: Picture, store: ObjectStore) -> dict[str, Any]:
+def picture_json(picture: Snapshot, store: ObjectStore) -> dict[str, Any]:
     """Collect what --json prints of a picture."""
     return {
         "counts": dict(picture.counts),
@@ -195,7 +195,7 @@ def _worker_json(worker: WorkerState) -> dict[str, Any]:
     }
 
 
-def _line(ended: Ended) -> Text:
+def _line(ended: EndedSlide) -> Text:
     slide = ended.slide
     mark = ("✓ ", "green") if slide.draft else ("✗ ", "red")
     line = Text.assemble(mark, (slide.slide_id, "bold"), f" {ended.seconds:.1f} s  ", ending(slide))

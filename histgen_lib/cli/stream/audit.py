@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
-from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:

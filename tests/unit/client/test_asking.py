@@ -15,8 +15,7 @@ import pytest
 from doors import TOKEN
 
 from histgen_lib import sockets
-from histgen_lib.client.asking import get_json, post_json
-from histgen_lib.client.workers import look
+from histgen_lib.client.api import get_json, look, post_json
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.stack.children import free_port
 

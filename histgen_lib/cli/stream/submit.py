@@ -11,7 +11,7 @@ import typer
 from histgen_lib.cli.options import Mpp
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
 from histgen_lib.cli.sources import expand
-from histgen_lib.cli.stream_options import Gateway, Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.options import Gateway, Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import FatalError, HistgenError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _SAID = {
 
 
 @dataclass
-class Handed:
+class Submission:
     """One slide and what became of it."""
 
     slide: str
@@ -110,7 +110,7 @@ def _named(slides: Sequence[str]) -> list[str]:
 
 def _hand_over(
     connection: Connection, slides: Sequence[str], mpp: float | None, case: str | None
-) -> list[Handed]:
+) -> list[Submission]:
     from histgen_lib.client.submitting import slide_id_of
     from histgen_lib.client.submitting import submit as hand
 
@@ -119,18 +119,18 @@ def _hand_over(
     handed = []
     for slide in slides:
         try:
-            handed.append(Handed(slide, hand(gateway, slide, token=token, mpp=mpp, case=together)))
+            handed.append(Submission(slide, hand(gateway, slide, token=token, mpp=mpp, case=together)))
         except FatalError:
             raise
         except HistgenError as error:
             if len(slides) == 1:
                 raise
-            handed.append(Handed(slide, failure=Failure.of(error)))
+            handed.append(Submission(slide, failure=Failure.of(error)))
             _say_failed(slide, handed[-1].failure)
     return handed
 
 
-def _say_handed(handed: Sequence[Handed]) -> None:
+def _say_handed(handed: Sequence[Submission]) -> None:
     for one in handed:
         if one.receipt:
             said = _SAID.get(one.receipt.status, one.receipt.status)
@@ -140,8 +140,8 @@ def _say_handed(handed: Sequence[Handed]) -> None:
         out().print("histgen watch shows how far they are.", style="dim")
 
 
-def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) -> None:
-    from histgen_lib.cli.stream_view import failure_of, tally
+def _wait(connection: Connection, handed: Sequence[Submission], *, as_json: bool) -> None:
+    from histgen_lib.cli.stream.view import failure_of, tally
     from histgen_lib.client.submitting import wait_for
 
     store = connection.store()
@@ -160,7 +160,7 @@ def _wait(connection: Connection, handed: Sequence[Handed], *, as_json: bool) ->
 
 
 def _say_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> None:
-    from histgen_lib.cli.stream_view import ending, failure_of, place_of
+    from histgen_lib.cli.stream.view import ending, failure_of, place_of
 
     for copy in copies:
         out().print(f"{copy} is a copy of {slide.slide_id}: the same bytes, the same slide.", soft_wrap=True)
@@ -180,8 +180,8 @@ def _say_failed(slide: str, failure: Failure | None) -> None:
         say_error(failure)
 
 
-def _to_dict(one: Handed, store: ObjectStore) -> dict[str, Any]:
-    from histgen_lib.cli.stream_view import slide_json
+def _to_dict(one: Submission, store: ObjectStore) -> dict[str, Any]:
+    from histgen_lib.cli.stream.view import slide_json
 
     return {
         "slide": one.slide,

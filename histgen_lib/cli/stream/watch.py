@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histgen_lib.cli.output import JsonFlag, emit_json, out
-from histgen_lib.cli.stream_options import Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.options import Home, Store, StoreEndpoint, reach
 
 if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
@@ -34,13 +34,12 @@ def watch(
 
       histgen watch --once --json
     """
-    from histgen_lib.client.following import Follower
-    from histgen_lib.client.sight import sight_of
+    from histgen_lib.client.following import Follower, open_poller
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
-    follower = Follower(sight_of(connection), connection.run_dir)
+    follower = Follower(open_poller(connection), connection.run_dir)
     if as_json:
-        from histgen_lib.cli.stream_view import picture_json
+        from histgen_lib.cli.stream.view import picture_json
 
         emit_json(picture_json(follower.look(), connection.store()))
     elif once:
@@ -50,7 +49,7 @@ def watch(
 
 
 def _once(follower: Follower, connection: Connection) -> None:
-    from histgen_lib.cli.stream_view import LiveView
+    from histgen_lib.cli.stream.view import LiveView
 
     out().print(LiveView(_headings(connection)).draw(follower.look()))
 
@@ -58,7 +57,7 @@ def _once(follower: Follower, connection: Connection) -> None:
 def _follow(follower: Follower, connection: Connection) -> None:
     from rich.live import Live
 
-    from histgen_lib.cli.stream_view import LiveView, say_ended
+    from histgen_lib.cli.stream.view import LiveView, say_ended
     from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 
     view, console = LiveView(_headings(connection)), out()

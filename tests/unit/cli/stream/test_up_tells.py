@@ -9,9 +9,9 @@ import os
 import pytest
 from rich.console import Console
 
-from histgen_lib.cli.up import _insisted, duration, teller
+from histgen_lib.cli.stream.up import _insisted, duration, notice_printer
 from histgen_lib.runtime.stopping import Stop, Stopped
-from histgen_lib.stack.local import News
+from histgen_lib.stack.local import Notice
 
 
 class Paper(io.StringIO):
@@ -32,10 +32,10 @@ def paper():
 
 @pytest.fixture
 def tell(paper):
-    return teller(Console(file=paper, width=40))
+    return notice_printer(Console(file=paper, width=40))
 
 
-ENDED = News("tiler", "restarting", last="The tiler was ended by SIGKILL.")
+ENDED = Notice("tiler", "restarting", last="The tiler was ended by SIGKILL.")
 TROUBLE = "The disk of /home is full: make room on it. [disk-full]"
 
 
@@ -46,10 +46,10 @@ def test_an_end_is_told_with_its_reason(tell, paper):
 
 
 def test_trouble_is_one_line_with_what_lacks_and_the_second_time_with_how_long(tell, paper):
-    tell(News("tiler", "restarting", 0.0, TROUBLE, said_at=1.0))
-    tell(News("tiler", "running", 20.0, TROUBLE, said_at=1.0))  # it has changed, and not got well
-    tell(News("tiler", "restarting", 190.0, TROUBLE, said_at=2.0))
-    tell(News("tiler", "running"))
+    tell(Notice("tiler", "restarting", 0.0, TROUBLE, said_at=1.0))
+    tell(Notice("tiler", "running", 20.0, TROUBLE, said_at=1.0))  # it has changed, and not got well
+    tell(Notice("tiler", "restarting", 190.0, TROUBLE, said_at=2.0))
+    tell(Notice("tiler", "running"))
 
     assert paper.getvalue().splitlines() == [
         f"tiler keeps failing: {TROUBLE} It is tried for as long as it takes.",
@@ -60,7 +60,7 @@ def test_trouble_is_one_line_with_what_lacks_and_the_second_time_with_how_long(t
 
 def test_systemd_gets_the_same_line(paper):
     said: list[str] = []
-    teller(Console(file=paper), said.append)(ENDED)
+    notice_printer(Console(file=paper), said.append)(ENDED)
 
     assert said == ["STATUS=tiler is started again: The tiler was ended by SIGKILL."]
 
@@ -69,13 +69,13 @@ def test_a_paper_that_is_full_ends_nothing_and_takes_what_is_said_later(tell, pa
     paper.full = True
     tell(ENDED)
     paper.full = False
-    tell(News("reporter", "restarting", last="The reporter ended with exit code 1."))
+    tell(Notice("reporter", "restarting", last="The reporter ended with exit code 1."))
 
     assert paper.getvalue().endswith("reporter is started again: The reporter ended with exit code 1.\n")
 
 
 def test_a_look_that_fails_is_taken_again(monkeypatch):
-    monkeypatch.setattr("histgen_lib.cli.up._PAUSE_S", 0.01)
+    monkeypatch.setattr("histgen_lib.cli.stream.up._PAUSE_S", 0.01)
     failures = [RuntimeError("can't start new thread"), OSError(errno.EIO, "x"), MemoryError()]
 
     def look() -> str:

@@ -1,12 +1,52 @@
-"""Tells systemd how `histgen up` is, where systemd has started it (sd_notify(3)): ready, alive, stopping."""
+"""Telling Prometheus and systemd how the stack is."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from histgen_lib.files import write_atomic
+from histgen_lib.telemetry import exposition, metrics
+
+NAME = "up"
+
+
+def count_restart(part: str, frozen: bool) -> None:
+    """Count a process that ended, or was ended because it showed no life."""
+    metrics.RESTARTS.labels(part, "frozen" if frozen else "ended").inc()
+
+
+@contextmanager
+def serve_metrics(run_dir: Path) -> Iterator[None]:
+    """Serve /metrics of this process while the block runs; say in `run_dir`/targets where (file_sd).
+
+    Raises FatalError("http-port"), OSError.
+    """
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    from histgen_lib.runtime.http import serving
+
+    async def page(_: Request) -> Response:
+        text, media_type = exposition()
+        return Response(text, headers={"content-type": media_type})
+
+    path = run_dir / "targets" / f"{NAME}-{os.getpid()}.json"
+    with serving(Starlette(routes=[Route("/metrics", page)]), "127.0.0.1", 0) as url:
+        targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": NAME}}]
+        write_atomic(path, json.dumps(targets).encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
 
 _SOCKET, _WATCHDOG, _WATCHED = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 _BEATS = 3

@@ -9,9 +9,8 @@ import pytest
 
 from histgen_lib.catalogue.dead_letter import PREFIX as LETTERS
 from histgen_lib.client import following
-from histgen_lib.client.following import Follower
-from histgen_lib.client.sight import IndexSight, Seen, StoreSight
-from histgen_lib.client.workers import WorkerState
+from histgen_lib.client.api import WorkerState
+from histgen_lib.client.following import Follower, IndexPoller, SlideUpdate, StorePoller
 from histgen_lib.errors import TransientError
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -43,7 +42,7 @@ def time():
 def follower(store, time):
     planted.scan(store, "old")
     planted.draft(store, "old")
-    made = Follower(StoreSight(store), None, now=time.now, clock=time.clock)
+    made = Follower(StorePoller(store), None, now=time.now, clock=time.clock)
     assert made.look().news == ()
     return made
 
@@ -116,7 +115,7 @@ def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
         return [WorkerState("reporter", 1, "http://x", answers=True, jobs_done=done[0])]
 
     monkeypatch.setattr(following, "look", workers)
-    follower = Follower(StoreSight(store), tmp_path, now=time.now, clock=time.clock)
+    follower = Follower(StorePoller(store), tmp_path, now=time.now, clock=time.clock)
     follower.look()
     time.seconds = 20.0
     follower.look()
@@ -135,7 +134,7 @@ def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
 def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch, tmp_path):
     """Someone else may write to it, too."""
     monkeypatch.setattr(following, "look", lambda _: [WorkerState("reporter", 1, "http://x", answers=True)])
-    follower = Follower(StoreSight(store), tmp_path, now=time.now, clock=time.clock)
+    follower = Follower(StorePoller(store), tmp_path, now=time.now, clock=time.clock)
     follower.look()
     planted.letter(store, planted.scan(store, "a"))
     time.seconds = 61.0
@@ -145,12 +144,12 @@ def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch
 
 def test_at_rest_the_index_is_looked_at_every_two_seconds_however_often_one_asks(time, monkeypatch, tmp_path):
     class Looks:
-        still_s = IndexSight.still_s
+        still_s = IndexPoller.still_s
         count = 0
 
         def look(self):
             self.count += 1
-            return Seen(())
+            return SlideUpdate(())
 
     monkeypatch.setattr(following, "look", lambda _: [WorkerState("reporter", 1, "http://x", answers=True)])
     looks = Looks()
@@ -167,7 +166,7 @@ def test_at_rest_the_index_is_looked_at_every_two_seconds_however_often_one_asks
 def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
     for slide_id in "abc":
         planted.letter(store, planted.scan(store, slide_id))
-    follower = Follower(StoreSight(store, only={"b", "nowhere"}), None, now=time.now, clock=time.clock)
+    follower = Follower(StorePoller(store, only={"b", "nowhere"}), None, now=time.now, clock=time.clock)
     listed = type(store).list
 
     def elsewhere(self, prefix=""):

@@ -1,0 +1,1 @@
+"""Commands that start a stack and talk to one."""
