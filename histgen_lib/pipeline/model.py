@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.models.domain import DomainModel
-from histgen_lib.models.histgen.folder import DOMAIN, ModelFolder, open_model_folder
+from histgen_lib.models.folder import DOMAIN, ModelFolder, open_model_folder
 from histgen_lib.pipeline.calibration import Calibration
 from histgen_lib.pipeline.evidence import EvidenceFigures
 from histgen_lib.slides.settings import TilingSettings

@@ -21,7 +21,7 @@ from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.client.privacy import close_bus, close_store
 from histgen_lib.client.workers import WorkerState, look
 from histgen_lib.errors import HistgenError, TransientError
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.room import lack_in, lacked_room
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.secret import own_secret

@@ -14,9 +14,9 @@ from typing import Any
 
 from histgen_lib.bags import Bag, maker_of, read_bag
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.checkpoint import load_model
-from histgen_lib.models.histgen.folder import ModelFolder, open_model_folder
 from histgen_lib.training.annotation import Case, read_annotation
 from histgen_lib.training.comparison_table import Figure, Row
 from histgen_lib.training.drafting import draft_bags

@@ -13,9 +13,7 @@ from torch import nn
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import canonical_json, sha256_file, write_atomic
-from histgen_lib.models.histgen.config import HistGenConfig
-from histgen_lib.models.histgen.decoding import DecodingSettings
-from histgen_lib.models.histgen.folder import (
+from histgen_lib.models.folder import (
     CONFIG,
     SCHEMA,
     TILE_ENCODER_WEIGHTS,
@@ -24,6 +22,8 @@ from histgen_lib.models.histgen.folder import (
     ModelFolder,
     open_model_folder,
 )
+from histgen_lib.models.histgen.config import HistGenConfig
+from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.histgen.network import HistGen
 from histgen_lib.models.tile_encoder.network import TileEncoder
 from histgen_lib.text.tokenizers import Tokenizer
