@@ -30,7 +30,7 @@ from histgen_lib.catalogue.case import (
 from histgen_lib.catalogue.digests import is_whole, store_set
 from histgen_lib.catalogue.keys import DIGESTS, DRAFT_JSON, ReportOwner, bag_key, bag_thumbnail_key, scan_key
 from histgen_lib.catalogue.latest import named_drafts, tell_latest, tells_of
-from histgen_lib.catalogue.objects import Made, read_object
+from histgen_lib.catalogue.objects import Made
 from histgen_lib.catalogue.pointer import BY_REPORT
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
@@ -136,7 +136,7 @@ class DraftJob:
     def _finished(self, plan: _Plan) -> Made[ReportDrafted | None] | None:
         """Tell of a report that lies there already, all of it sound, and see that the pointer knows of it."""
         for key in named_drafts(plan.owner, {BY_REPORT: plan.digest}):
-            data = read_object(self.store, key)
+            data = self.store.find(key)
             draft = None if data is None else readable_draft(data)
             if draft and self._is_whole(plan, draft, key.removesuffix(DRAFT_JSON)):
                 return Made(self._told(plan, draft, key))

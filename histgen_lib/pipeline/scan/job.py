@@ -16,7 +16,7 @@ from histgen_lib.bags import Bag, pack_bag
 from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
 from histgen_lib.catalogue.digests import is_whole, store_set
 from histgen_lib.catalogue.keys import bag_digests_key, bag_key, bag_keys, bag_thumbnail_key, scan_key
-from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, Made, StoredFile, read_object
+from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, Made, StoredFile
 from histgen_lib.catalogue.scan_record import ScanRecord, record_scan
 from histgen_lib.events import BagReady, SlideScanned
 from histgen_lib.files import canonical_json, sha256_hex
@@ -64,7 +64,7 @@ class ScanJob:
         store raises.
         """
         digest = self._digest(scanned)
-        record = read_object(self.store, scan_key(scanned.slide_id, digest))
+        record = self.store.find(scan_key(scanned.slide_id, digest))
         bag = self.store.head(bag_key(scanned.slide_id, digest)) if record is not None else None
         if record is None or bag is None or not self._is_whole(scanned.slide_id, digest):
             return None
