@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histgen_lib.export.local import config_text
+from histgen_lib.export.targets.local import config_text
 from histgen_lib.inference import Tensors
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.serving import served_model
 
 TOKENS = (1, 2)
 
@@ -74,7 +75,7 @@ def noop_repository(
             seconds=seconds, width=folder.histgen.input_dim, tokens=() if timed else TOKENS
         )
         (place / "model.py").write_text(text + answer, encoding="utf-8")
-        config = config_text(folder, model, {})
+        config = config_text(folder, served_model(model), {})
         if queue is not None:
             policy = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {queue} }} }}"
             config = config.replace("dynamic_batching { }", policy)

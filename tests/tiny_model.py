@@ -16,7 +16,7 @@ from histgen_lib.models.domain import DomainModel
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.network import HistGen
-from histgen_lib.models.tile_encoder.network import TileEncoder
+from histgen_lib.models.tile_encoder.small import TileEncoder
 from histgen_lib.text.bpe import BpeTokenizer
 
 REPORTS = (

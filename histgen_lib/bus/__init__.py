@@ -171,7 +171,7 @@ def open_publisher(settings: BusSettings) -> Publisher:
         from histgen_lib.bus._embedded import EmbeddedPublisher
 
         return EmbeddedPublisher(settings, _path(settings))
-    from histgen_lib.bus._kafka_publisher import KafkaPublisher
+    from histgen_lib.bus._kafka_client import KafkaPublisher
 
     return KafkaPublisher(settings, _servers(settings))
 
@@ -182,9 +182,9 @@ def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscrip
     Raises as `open_publisher`.
     """
     if _scheme(settings) == "embedded":
-        from histgen_lib.bus._embedded import EmbeddedSubscription
+        from histgen_lib.bus._embedded import embedded_subscription
 
-        return EmbeddedSubscription(settings, _path(settings), topic, group)
+        return embedded_subscription(settings, _path(settings), topic, group)
     from histgen_lib.bus._kafka import KafkaSubscription
 
     return KafkaSubscription(settings, _servers(settings), topic, group)
@@ -197,9 +197,9 @@ def finished_records(settings: BusSettings, before: datetime, *, remove: bool) -
     told. Raises as `Publisher.publish`.
     """
     if _scheme(settings) == "embedded":
-        from histgen_lib.bus import _embedded_prune
+        from histgen_lib.bus import _embedded_log
 
-        yield from _embedded_prune.finished_records(_path(settings), before, remove=remove)
+        yield from _embedded_log.finished_records(_path(settings), before, remove=remove)
 
 
 def _scheme(settings: BusSettings) -> str:

@@ -7,14 +7,17 @@ that is killed in mid-transaction leaves nothing of it behind. One host only: WA
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
+from histgen_lib.events import DEAD_LETTER, REPORT_DRAFTED, REPORT_SIGNED
 from histgen_lib.files import canonical_json
 
 _BUSY_S = 5.0
@@ -37,6 +40,18 @@ CREATE TABLE member (
     PRIMARY KEY (grp, topic, id)
 ) WITHOUT ROWID;
 """
+
+_BATCH = 500
+_FINISHED = """
+SELECT r.seq, r.topic, length(CAST(r.headers AS BLOB)) + length(CAST(r.body AS BLOB)) FROM record r
+ WHERE r.seq > ?1 AND r.seq < ?2
+   AND r.position < (SELECT MAX(l.position) FROM record l WHERE l.topic = r.topic AND l.part = r.part)
+   AND r.position < COALESCE((SELECT MIN(c.next) FROM claim c WHERE c.topic = r.topic AND c.part = r.part),
+                             CASE WHEN r.topic IN (?4, ?5, ?6) THEN r.position + 1 ELSE 0 END)
+ ORDER BY r.seq LIMIT ?3
+"""
+_UNTAKEN = (REPORT_DRAFTED, REPORT_SIGNED, DEAD_LETTER)
+"""Topics of which nobody has to take anything: without a group nothing of them is unfinished."""
 
 
 class Log:
@@ -125,6 +140,66 @@ def append(
         " 1 + COALESCE((SELECT MAX(position) FROM record WHERE topic = ?1 AND part = ?2), -1), ?3, ?4",
         (topic, part, canonical_json(dict(headers)).decode(), body),
     )
+
+
+def finished_records(path: Path, before: datetime, *, remove: bool) -> Iterator[tuple[str, int]]:
+    """Yield topic and bytes of each finished record published `before`, after removing it if `remove`.
+
+    Finished: by every group. The last record of each partition stays, whatever its age, as the next one's
+    number follows from it.
+
+    A few at a time, so that nobody waits long for the file; then the room is given back to the disk, unless
+    others hold the file just then. Raises as `Log.write`.
+    """
+    if not path.is_file():
+        return
+    with closing(Log(path)) as log:
+        end, after, any_gone = _first_young(log, before), 0, False
+        while rows := _batch(log, after, end, remove=remove):
+            after, any_gone = rows[-1][0], remove
+            yield from ((topic, size) for _, topic, size in rows)
+        if any_gone:
+            _give_back(path)
+
+
+def _batch(log: Log, after: int, end: int, *, remove: bool) -> list[tuple[int, str, int]]:
+    """Find some records, and remove them in the same transaction."""
+    with log.write() if remove else log.read() as connection:
+        rows: list[tuple[int, str, int]] = connection.execute(
+            _FINISHED, (after, end, _BATCH, *_UNTAKEN)
+        ).fetchall()
+        if remove:
+            connection.executemany("DELETE FROM record WHERE seq = ?", [(seq,) for seq, _, _ in rows])
+    return rows
+
+
+def _first_young(log: Log, before: datetime) -> int:
+    """Return the number of the first record that is not old; records are numbered as they came."""
+    with log.read() as connection:
+        last = 0
+        for seq, headers in connection.execute("SELECT seq, CAST(headers AS BLOB) FROM record ORDER BY seq"):
+            last = seq
+            if not _is_before(headers, before):
+                return int(seq)
+        return last + 1
+
+
+def _is_before(headers: bytes, before: datetime) -> bool:
+    """Tell from an event's time; a record without one, or a damaged one, is as old as those around it."""
+    try:
+        return datetime.fromisoformat(json.loads(headers)["ce_time"]) < before
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True
+
+
+def _give_back(path: Path) -> None:
+    """Shrink the file, unless others are in the middle of something: then the next time does it."""
+    with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError:
+            return
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Collection
 from typing import Any
 
 import kafka
+from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
 from histgen_lib.bus import BusSettings
-from histgen_lib.bus._kafka_assignor import BusyStaysAssignor
 from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talking
-from histgen_lib.bus._sharing import Holding
+from histgen_lib.bus._sharing import Holding, share
 
 _HEARTBEAT_MS, _FETCH_MS = (1000, 3000), (100, 2000)
 """At work, and at rest. A member at rest hears more rarely of newcomers (by heartbeat), and leaves requests
@@ -19,6 +21,8 @@ for records with the broker for longer, which answers them as soon as there is o
 short: one that waits keeps later ones waiting."""
 FETCH_S = _FETCH_MS[0] / 1000
 """How long a request for records may take at work."""
+
+_VERSION = 1  # of Kafka's own format; from 1 on it has a place for what a member owns
 
 _Heard = Callable[[Collection[Any]], None]
 
@@ -36,6 +40,49 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
     def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
         """Pass it on; kafka-python calls this for lost partitions, too."""
         self._went(revoked)
+
+
+class BusyStaysAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # kafka-python has no types
+    """Assigns partitions fairly and stickily, and never moves one in use.
+
+    `holding`: what this member has now. By the cooperative protocol (KIP-429), in two rounds: a partition's
+    owner gives it up, then the new one gets it.
+    """
+
+    name = "histgen-busy-stays-1"
+
+    def __init__(self, holding: Callable[[str], Holding]) -> None:
+        self._holding = holding
+
+    def supported_protocols(self) -> list[Any]:
+        """Cooperative only."""
+        return [RebalanceProtocol.COOPERATIVE]
+
+    def metadata(self, topics: Collection[str]) -> Any:
+        """Tell the leader what this member has."""
+        held = {topic: self._holding(topic) for topic in sorted(topics)}
+        owned = ConsumerProtocolSubscription.TopicPartition
+        return ConsumerProtocolSubscription(
+            version=_VERSION,
+            topics=list(held),
+            user_data=json.dumps({topic: sorted(h.busy) for topic, h in held.items()}).encode(),
+            owned_partitions=[owned(topic=topic, partitions=sorted(h.owned)) for topic, h in held.items()],
+        )
+
+    def assign(self, cluster: Any, members: list[Any]) -> dict[str, Any]:
+        """Share out, as the group's leader; what changes hands has no owner for one round."""
+        given: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
+        for topic in sorted({topic for member in members for topic in member.metadata.topics}):
+            here = [member for member in members if topic in member.metadata.topics]
+            holdings = {member.member_id: _holding_of(member.metadata, topic) for member in here}
+            shares = share(cluster.partitions_for_topic(topic) or (), holdings)
+            for id, partitions in shares.items():
+                others = frozenset[int]().union(*(h.owned for other, h in holdings.items() if other != id))
+                given[id].append((topic, sorted(partitions - (others - holdings[id].owned))))
+        return {id: ConsumerProtocolAssignment(_VERSION, parts, b"") for id, parts in given.items()}
+
+    def on_assignment(self, assignment: Any, generation: int) -> None:
+        """Nothing to remember: `holding` knows."""
 
 
 def join(
@@ -93,3 +140,10 @@ def leave(consumer: Any) -> None:
     """Leave the group, if the broker can be told so, and commit nothing."""
     with contextlib.suppress(Exception):
         consumer.close(autocommit=False, timeout_ms=2000)
+
+
+def _holding_of(metadata: Any, topic: str) -> Holding:
+    """Read what a member told of a topic."""
+    owned = {p for held in metadata.owned_partitions or () if held.topic == topic for p in held.partitions}
+    busy = json.loads(metadata.user_data or b"{}").get(topic, [])
+    return Holding(frozenset(owned), frozenset(busy) & frozenset(owned))

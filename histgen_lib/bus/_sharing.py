@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -29,6 +30,18 @@ def share(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[s
         while len(shares[name]) < quota[name]:
             shares[name].add(free.pop(0))
     return shares
+
+
+def holders_of(claims: Collection[tuple[int, str | None, bool]], members: Iterable[str]) -> dict[int, str]:
+    """Share partitions out; return the holder of each. `claims`: partition, holder so far, whether busy."""
+    owned: dict[str | None, set[int]] = defaultdict(set)
+    busy: dict[str | None, set[int]] = defaultdict(set)
+    for part, holder, is_busy in claims:
+        owned[holder].add(part)
+        busy[holder].update({part} if is_busy else ())
+    holdings = {name: Holding(frozenset(owned[name]), frozenset(busy[name])) for name in members}
+    shares = share([part for part, _, _ in claims], holdings)
+    return {part: name for name, parts in shares.items() for part in parts}
 
 
 def _undisputed(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:

@@ -7,9 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from histgen_lib.errors import InvalidInputError
-from histgen_lib.storage import ObjectStore
-
 T = TypeVar("T")
 
 _WRITERS = 4
@@ -24,16 +21,6 @@ class Made(Generic[T]):
 
     data: T
     measures: Mapping[str, float] = field(default_factory=dict)
-
-
-def read_object(store: ObjectStore, key: str) -> bytes | None:
-    """Read an object; None if there is none."""
-    try:
-        return store.get(key)
-    except InvalidInputError as error:
-        if error.code != "object-missing":
-            raise
-        return None
 
 
 @dataclass(frozen=True)

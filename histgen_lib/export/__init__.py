@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
-    from histgen_lib.export.local import export_local
     from histgen_lib.export.onnx import to_onnx
+    from histgen_lib.export.targets.local import export_local
 
 __all__ = ["export_local", "to_onnx"]
 
-__getattr__ = lazily(__name__, {"local": "export_local", "onnx": "to_onnx"})
+__getattr__ = lazily(__name__, {"targets.local": "export_local", "onnx": "to_onnx"})

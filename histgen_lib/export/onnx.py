@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from histgen_lib.files import atomic_path
+from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS, open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_model, load_tile_encoder
-from histgen_lib.models.histgen.folder import (
-    DECODER_ONNX,
-    ENCODER_ONNX,
-    TILE_ENCODER_ONNX,
-    TILE_ENCODER_WEIGHTS,
-    open_model_folder,
-)
 from histgen_lib.models.histgen.network import HistGen
+from histgen_lib.models.histgen.serving import DECODER_ONNX, ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
 
 OPSET = 17
 

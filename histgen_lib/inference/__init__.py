@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
 from histgen_lib.lazy import lazily
+from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.serving import ModelMetadata, Tensors, TensorSpec
+from histgen_lib.secret import given_secret
 
 if TYPE_CHECKING:
     from histgen_lib.inference._onnx import OnnxServer
-    from histgen_lib.inference._open import is_live, open_inference
     from histgen_lib.inference._supervisor import Supervisor
     from histgen_lib.inference._triton import TritonServer
 
@@ -28,42 +29,19 @@ __all__ = [
     "open_inference",
 ]
 
-
-Tensors = Mapping[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor: `dtype` a NumPy name (alternatives joined by "|"), -1 in `shape` for any size."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """What a model takes and gives; `version` is a digest of what decides its outputs."""
-
-    name: str
-    version: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+IN_PROCESS = "onnx"
 
 
 class InferenceServer(Protocol):
     """Runs models by name.
 
-    "tile_encoder": {"tiles": uint8[B, S, S, 3] RGB} -> {"features": float16[B, D]}.
-    "histgen": one slide's {"features": float16|float32[N, D], "xy": int32[N, 2], …} -> {"tokens": int32[T],
-    "logprobs": float32[T], "evidence": float32[T, N], "score": float32[1]}; see
-    `histgen_lib.models.histgen.runtime.HistGenRuntime.infer` for the optional inputs.
+    `histgen_lib.models.serving.SERVED` lists the models; the `serving.py` of each states its tensors. A
+    server has all of them, or those for which its model folder has files.
 
     Equal tensors give equal answers, bit for bit, whatever else is asked at the same time, on however many
     threads, and on every server with the same version of ONNX Runtime and the same kind of processor. Raises
-    FatalError("inference-model-unknown") for another name, InvalidInputError for tensors that do not fit,
-    and ("inference-memory") where memory does not suffice for them; TransientError where a server is away.
+    FatalError("inference-model-unknown") for another name, InvalidInputError for tensors that do not fit and
+    ("inference-memory") when there is too little memory for them; TransientError while a server is away.
     """
 
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
@@ -71,11 +49,11 @@ class InferenceServer(Protocol):
         ...
 
     def warm(self, model: str) -> None:
-        """Do what the first request would else wait for, and nothing that takes long; raises as `infer`."""
+        """Do what the first request would otherwise wait for, if it is quick; raises as `infer`."""
         ...
 
     def ready(self, model: str) -> bool:
-        """Tell whether `infer` would find `model` now; never raises."""
+        """Return whether `infer` would find `model` now; never raises."""
         ...
 
     def metadata(self, model: str) -> ModelMetadata:
@@ -83,13 +61,51 @@ class InferenceServer(Protocol):
         ...
 
 
+def open_inference(
+    url: str,
+    model_folder: Path | str,
+    threads: int | None = None,
+    *,
+    deadline_s: float = 120.0,
+    secret_path: Path | None = None,
+) -> InferenceServer:
+    """Open "onnx" (this process; `threads` bounds its cores), "triton://host:port" or "triton:///socket".
+
+    `deadline_s`: the longest that a call to another process may take. It has to cover the largest slide: a
+    call that is given up for its length takes as long when it is retried, and holds up all that wait behind
+    it.
+
+    Nothing is connected or loaded before it is used. A Triton server has to serve this very model folder, or
+    calls raise FatalError("inference-other-model"). `secret_path`: the file with the server's secret (see
+    `TritonServer`). Raises FatalError: "inference-url", "model-missing", "model-config", "secret-exposed",
+    "secret-unusable".
+    """
+    if url == IN_PROCESS:
+        from histgen_lib.inference._onnx import OnnxServer
+
+        return OnnxServer(model_folder, threads=threads)
+    from histgen_lib.inference._triton import TritonServer
+
+    secret = given_secret(secret_path) if secret_path else None
+    digest = open_model_folder(model_folder).digest
+    return TritonServer(url, version=digest, secret=secret, deadline_s=deadline_s)
+
+
+def is_live(url: str) -> bool:
+    """Ask a Triton server, once and briefly, whether it is alive. Raises FatalError("inference-url")."""
+    from histgen_lib.inference._connection import CallFailedError, Connection
+
+    connection = Connection(url)
+    try:
+        return connection.live()
+    except CallFailedError:
+        return False
+    finally:
+        connection.close()
+
+
 __getattr__ = lazily(
     __name__,
-    {
-        "_onnx": "OnnxServer",
-        "_open": "is_live open_inference",
-        "_supervisor": "Supervisor",
-        "_triton": "TritonServer",
-    },
+    {"_onnx": "OnnxServer", "_supervisor": "Supervisor", "_triton": "TritonServer"},
 )
-"""Where what is not defined here lives: ONNX Runtime and gRPC are loaded by those who use them."""
+"""Where the rest is defined: ONNX Runtime and gRPC are loaded only by those who use them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,9 +98,13 @@ class Connection:
         self._client: Any = None
         self._calls = 0
 
-    def infer(self, model: str, inputs: Sequence[Any], **how: Any) -> Any:
-        """Run a model; `how` goes to tritonclient's `infer`."""
-        return self._call(lambda client: client.infer(model, inputs, **how))
+    def infer(
+        self, model: str, inputs: Sequence[Any], *, timeout_s: float, parameters: Mapping[str, str]
+    ) -> Any:
+        """Run a model; return tritonclient's InferResult."""
+        return self._call(
+            lambda client: client.infer(model, inputs, client_timeout=timeout_s, parameters=dict(parameters))
+        )
 
     def config(self, model: str) -> Any:
         """Return a loaded model's configuration (the ModelConfig message)."""

@@ -6,18 +6,27 @@ never writes into ours, however late it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from histgen_lib.errors import FatalError
-from histgen_lib.inference import Tensors, TensorSpec
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.inference._connection import CallFailedError, Connection
 from histgen_lib.inference._regions import RegionPool
-from histgen_lib.inference._served import ServedModel
 from histgen_lib.inference.shared_memory import Region
-from histgen_lib.inference.wire import REQUEST_TYPES, TRITON_TYPES, VERSION, wire_name
+from histgen_lib.inference.wire import (
+    BATCHING,
+    DTYPES,
+    REQUEST_TYPES,
+    TRITON_TYPES,
+    VERSION,
+    joined,
+    wire_name,
+)
+from histgen_lib.models.serving import Batching, ModelMetadata, Tensors, TensorSpec
 
 _BIG_BYTES = 64 << 10
 """Smaller tensors travel in the message: they cost less there than a place of their own."""
@@ -27,13 +36,64 @@ Place = tuple[int, int]
 """Where in a region a tensor lies: offset and size in bytes."""
 
 
+@dataclass(frozen=True)
+class TritonModel:
+    """A loaded model; `largest` is how many rows one request may have."""
+
+    metadata: ModelMetadata
+    batching: Batching
+    largest: int
+
+    def split(self, tensors: Tensors) -> list[dict[str, npt.NDArray[Any]]]:
+        """Cut tensors into requests that the server takes. Raises InvalidInputError("tensor-shape")."""
+        if self.batching == "bags":
+            return [dict(tensors)]
+        rows = len(next(iter(tensors.values())))
+        if rows == 0:
+            raise InvalidInputError("tensor-shape", f"There is nothing for {self.metadata.name} to work on.")
+        return [
+            {name: value[start : start + self.largest] for name, value in tensors.items()}
+            for start in range(0, rows, self.largest)
+        ]
+
+    def on_wire(self, value: npt.NDArray[Any]) -> tuple[int, ...]:
+        """Shape of a tensor as it travels."""
+        return (1, *value.shape) if self.batching == "bags" else value.shape
+
+    def off_wire(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Undo `on_wire`."""
+        return tuple(shape[1:] if self.batching == "bags" else shape)
+
+
+def read_model(config: Any) -> TritonModel:
+    """Read a ModelConfig message."""
+    parameters: Mapping[str, str] = {key: one.string_value for key, one in config.parameters.items()}
+    batching: Batching = "bags" if parameters.get(BATCHING) == "bags" else "rows"
+    lead = () if batching == "bags" or config.max_batch_size == 0 else (-1,)
+    metadata = ModelMetadata(
+        config.name,
+        parameters.get(VERSION, ""),
+        inputs=joined([_spec(one, lead) for one in config.input]),
+        outputs=tuple(_spec(one, lead) for one in config.output),
+    )
+    return TritonModel(metadata, batching, largest=max(config.max_batch_size, 1))
+
+
+def _spec(tensor: Any, lead: tuple[int, ...]) -> TensorSpec:
+    names = type(tensor).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
+    dtype = DTYPES[names[tensor.data_type].name.removeprefix("TYPE_")]
+    return TensorSpec(
+        tensor.name, dtype, (*lead, *tensor.dims), optional=bool(getattr(tensor, "optional", False))
+    )
+
+
 class Exchange:
     """Requests to one server. For several threads."""
 
     def __init__(self, connection: Connection, regions: RegionPool) -> None:
         self._connection, self._regions = connection, regions
 
-    def ask(self, model: ServedModel, tensors: Tensors, deadline_s: float) -> dict[str, npt.NDArray[Any]]:
+    def ask(self, model: TritonModel, tensors: Tensors, deadline_s: float) -> dict[str, npt.NDArray[Any]]:
         """Have the model answer. Raises CallFailedError."""
         places = _places(tensors)
         region = self._regions.take(max(map(sum, places.values()))) if places else None
@@ -68,11 +128,11 @@ class Exchange:
         else:
             self._regions.give_back(region)
 
-    def _ask(self, model: ServedModel, inputs: list[Any], deadline_s: float) -> dict[str, npt.NDArray[Any]]:
+    def _ask(self, model: TritonModel, inputs: list[Any], deadline_s: float) -> dict[str, npt.NDArray[Any]]:
         result = self._connection.infer(
             model.metadata.name,
             inputs,
-            client_timeout=max(deadline_s, 0.001),
+            timeout_s=max(deadline_s, 0.001),
             parameters={VERSION: model.metadata.version},
         )
         return {spec.name: _output(model, result, spec) for spec in model.metadata.outputs}
@@ -89,20 +149,20 @@ def _places(tensors: Tensors) -> dict[str, Place]:
     return found
 
 
-def _message(model: ServedModel, name: str, value: npt.NDArray[Any]) -> Any:
+def _message(model: TritonModel, name: str, value: npt.NDArray[Any]) -> Any:
     """Make an input that travels in the message."""
     given = np.ascontiguousarray(value).reshape(model.on_wire(value))
     return _input(model, name, value).set_data_from_numpy(given)
 
 
-def _laid(model: ServedModel, name: str, value: npt.NDArray[Any], region: Region, place: Place) -> Any:
+def _laid(model: TritonModel, name: str, value: npt.NDArray[Any], region: Region, place: Place) -> Any:
     """Make an input that lies in shared memory."""
     offset, size = place
     np.ndarray(value.shape, value.dtype, buffer=region.memory, offset=offset)[...] = value
     return _input(model, name, value).set_shared_memory(region.name, size, offset)
 
 
-def _input(model: ServedModel, name: str, value: npt.NDArray[Any]) -> Any:
+def _input(model: TritonModel, name: str, value: npt.NDArray[Any]) -> Any:
     from tritonclient.grpc import InferInput
 
     spec = next(spec for spec in model.metadata.inputs if spec.name == name)
@@ -112,7 +172,7 @@ def _input(model: ServedModel, name: str, value: npt.NDArray[Any]) -> Any:
     )
 
 
-def _output(model: ServedModel, result: Any, spec: TensorSpec) -> npt.NDArray[Any]:
+def _output(model: TritonModel, result: Any, spec: TensorSpec) -> npt.NDArray[Any]:
     try:
         given: npt.NDArray[Any] = result.as_numpy(spec.name)
         value = given.reshape(model.off_wire(given.shape)).copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -12,14 +14,11 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.inference import ModelMetadata, Tensors
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.inference._connection import CallFailedError, Connection
-from histgen_lib.inference._exchange import Exchange
+from histgen_lib.inference._exchange import Exchange, TritonModel, read_model
 from histgen_lib.inference._regions import RegionPool
-from histgen_lib.inference._served import ServedModel, served_model
-from histgen_lib.inference._specs import fitted, smallest, unknown_model
-from histgen_lib.inference._suspects import Suspects
+from histgen_lib.models.serving import ModelMetadata, Tensors, fitted, smallest, unknown_model
 
 T = TypeVar("T")
 SharedMemory = Literal["auto", "on", "off"]
@@ -33,6 +32,7 @@ _LONGEST_S = 1e9
 """gRPC cannot count to infinity."""
 _BUSY_S = 300.0
 """For so long a model that answers late, not wrongly, is taken to be busy."""
+_SUSPECTS_KEPT = 64
 
 
 class TritonServer:
@@ -67,8 +67,8 @@ class TritonServer:
         self._exchange = Exchange(self._connection, RegionPool(self._connection, wanted=wanted))
         self._deadline_s = min(deadline_s, _LONGEST_S)
         self._version, self._clock = version, clock
-        self._suspects = Suspects(patience)
-        self._served: dict[str, ServedModel] = {}
+        self._suspects = _Suspects(patience)
+        self._served: dict[str, TritonModel] = {}
         self._well: dict[str, float] = {}
         # The server would keep the regions mapped for as long as it lives.
         self._finalizer = weakref.finalize(self, _close, self._exchange, self._connection)
@@ -142,15 +142,15 @@ class TritonServer:
         self._served.pop(model, None)
         return self._again(model, self._clock() + self._deadline_s, lambda: self._model(model)).metadata
 
-    def _model(self, model: str) -> ServedModel:
+    def _model(self, model: str) -> TritonModel:
         served = self._served.get(model)
         if served is None:
-            served = served_model(self._connection.config(model))
+            served = read_model(self._connection.config(model))
             self._check_version(served)
             self._served[model] = served
         return served
 
-    def _check_version(self, served: ServedModel) -> None:
+    def _check_version(self, served: TritonModel) -> None:
         if self._version is not None and served.metadata.version != self._version:
             raise FatalError(
                 "inference-other-model",
@@ -200,3 +200,49 @@ class TritonServer:
 def _close(exchange: Exchange, connection: Connection) -> None:
     exchange.close()
     connection.close()
+
+
+class _Suspects:
+    """Counts, for one client, the requests during which a model's process died.
+
+    Once is bad luck, again and again it is the request. One that has been answered is innocent.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._deaths: dict[tuple[str, str], int] = {}
+
+    def any(self, model: str) -> bool:
+        """Tell whether some request to the model is under suspicion."""
+        with self._lock:
+            return any(name == model for name, _ in self._deaths)
+
+    def died(self, model: str, tensors: Tensors, error: HistgenError) -> HistgenError:
+        """Count a death, and say what to raise: `error`, until it has happened too often."""
+        key = (model, _digest(tensors))
+        with self._lock:
+            while len(self._deaths) >= _SUSPECTS_KEPT:
+                self._deaths.pop(next(iter(self._deaths)))
+            deaths = self._deaths[key] = self._deaths.pop(key, 0) + 1
+        if deaths < self._patience:
+            return error
+        return InvalidInputError(
+            "inference-crashes",
+            f"The process of the model {model} has died {deaths} times while it worked on this request.",
+            hint="Too large for its memory? Its log and the system's say why it died.",
+        )
+
+    def answered(self, model: str, tensors: Tensors) -> None:
+        """Acquit a request."""
+        key = (model, _digest(tensors))
+        with self._lock:
+            self._deaths.pop(key, None)
+
+
+def _digest(tensors: Tensors) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        told = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+        digest.update(f"{name} {value.dtype} {value.shape} {len(told)}\n".encode() + told)
+    return digest.hexdigest()

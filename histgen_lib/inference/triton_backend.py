@@ -24,7 +24,6 @@ import numpy as np
 
 from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.inference import Tensors, TensorSpec
 from histgen_lib.inference._onnx import OnnxServer
 from histgen_lib.inference.wire import (
     BATCHING,
@@ -37,6 +36,7 @@ from histgen_lib.inference.wire import (
     joined,
     wire_names,
 )
+from histgen_lib.models.serving import Tensors, TensorSpec
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.inference import TensorSpec
-
-Batching = Literal["rows", "bags"]
+from histgen_lib.models.serving import TensorSpec
 
 BATCHING = "batching"
 VERSION = "version"

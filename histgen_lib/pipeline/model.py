@@ -13,7 +13,7 @@ import numpy as np
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.models.domain import DomainModel
-from histgen_lib.models.histgen.folder import DOMAIN, ModelFolder, open_model_folder
+from histgen_lib.models.folder import DOMAIN, ModelFolder, open_model_folder
 from histgen_lib.pipeline.reliability import Calibration, EvidenceFigures
 from histgen_lib.reports.record import ModelProvenance
 from histgen_lib.slides.settings import TilingSettings

@@ -20,7 +20,7 @@ from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.client.api import WorkerState, look
 from histgen_lib.client.home import StackHome, StackRecord, close_bus, close_store
 from histgen_lib.errors import HistgenError, TransientError
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.resources import disk_problem, lacked_resources
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.secret import own_secret

@@ -17,7 +17,7 @@ from noop_repository import arrival_s, noop_repository
 from histgen_lib.inference import TritonServer
 from histgen_lib.inference._connection import Connection
 from histgen_lib.models import SHIPPED_MODEL
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.stack.triton import TritonProcess
 
 MIB = 1 << 20

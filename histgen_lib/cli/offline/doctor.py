@@ -140,7 +140,7 @@ def _onnxruntime() -> Check:
 def _model(folder: Path) -> Check:
     """Files are there, and the encoder's weights are those that config.json names."""
     from histgen_lib.files import sha256_file
-    from histgen_lib.models.histgen.folder import TILE_ENCODER_WEIGHTS
+    from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS
     from histgen_lib.pipeline import load_model
 
     model = load_model(folder)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from histgen_lib.cli.options import model_folder, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.export.targets import export_to, target_summaries
+
+_TARGETS = target_summaries()
+
+if TYPE_CHECKING:
+    Target = str
+else:
+    Target = Literal[tuple(_TARGETS)]
 
 
 def export(
@@ -18,8 +26,8 @@ def export(
     ] = None,
     *,
     target: Annotated[
-        Literal["local"],
-        typer.Option("--target", help="local: Triton's Python backend with ONNX Runtime; no GPU."),
+        Target,
+        typer.Option("--target", help=" ".join(f"{name}: {text}" for name, text in _TARGETS.items())),
     ],
     out_dir: Annotated[
         Path,
@@ -36,9 +44,7 @@ def export(
 
       histgen export runs/mine --target local --out model_repository
     """
-    from histgen_lib.export import export_local
-
-    repository = export_local(model_folder(folder), out_dir)
+    repository = export_to(target, model_folder(folder), out_dir)
     models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if as_json:
         emit_json({"repository": str(repository), "target": target, "models": models})

@@ -12,7 +12,7 @@ from histgen_lib.cli.options import Threads, model_folder, need_train_extra, wri
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 
 if TYPE_CHECKING:
-    from histgen_lib.models.histgen.folder import ModelFolder
+    from histgen_lib.models.folder import ModelFolder
     from histgen_lib.reports.record import EvidenceCheck
 
 app = typer.Typer(help="Look at, import and export models.", no_args_is_help=True)
@@ -32,7 +32,7 @@ def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
 
       histgen model info runs/mine --json
     """
-    from histgen_lib.models.histgen.folder import open_model_folder
+    from histgen_lib.models.folder import open_model_folder
 
     facts = _facts(open_model_folder(model_folder(folder)))
     if as_json:
@@ -184,9 +184,8 @@ def measure(
 
 def _facts(model: ModelFolder) -> dict[str, Any]:
     from histgen_lib.files import sha256_file
-    from histgen_lib.models.histgen.folder import FILES
 
-    files = [model.path / name for name in FILES if (model.path / name).is_file()]
+    files = model.files()
     calibration = model.section("calibration")
     return {
         "path": str(model.path),

@@ -13,9 +13,7 @@ from torch import nn
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import canonical_json, sha256_file, write_atomic
-from histgen_lib.models.histgen.config import HistGenConfig
-from histgen_lib.models.histgen.decoding import DecodingSettings
-from histgen_lib.models.histgen.folder import (
+from histgen_lib.models.folder import (
     CONFIG,
     SCHEMA,
     TILE_ENCODER_WEIGHTS,
@@ -24,8 +22,10 @@ from histgen_lib.models.histgen.folder import (
     ModelFolder,
     open_model_folder,
 )
+from histgen_lib.models.histgen.config import HistGenConfig
+from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.histgen.network import HistGen
-from histgen_lib.models.tile_encoder.network import TileEncoder
+from histgen_lib.models.tile_encoder.registry import TileNetwork, new_network
 from histgen_lib.text.tokenizers import Tokenizer
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -39,7 +39,7 @@ def new_model_folder(
     config: HistGenConfig,
     tokenizer: Tokenizer,
     tiling: Mapping[str, Any],
-    tile_encoder: TileEncoder | None = None,
+    tile_encoder: TileNetwork | None = None,
     encoder: Mapping[str, Any] | None = None,
     decoding: DecodingSettings | None = None,
 ) -> ModelFolder:
@@ -94,10 +94,10 @@ def load_model(folder: Path) -> HistGen:
     return _load_weights(HistGen(opened.histgen), opened.file(WEIGHTS))
 
 
-def load_tile_encoder(folder: Path) -> TileEncoder:
+def load_tile_encoder(folder: Path) -> TileNetwork:
     """Rebuild the tile encoder of a model folder, in evaluation mode on the CPU; errors as `load_model`."""
     opened = open_model_folder(folder)
-    return _load_weights(TileEncoder.from_description(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
+    return _load_weights(new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
 
 
 def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:

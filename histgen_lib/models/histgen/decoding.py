@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, fields
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,27 +30,41 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Method = Literal["beam", "greedy", "sample"]
 
+REQUEST_SETTINGS = {
+    "beam_size": "int32",
+    "max_tokens": "int32",
+    "temperature": "float32",
+    "top_k": "int32",
+    "top_p": "float32",
+    "seed": "int64",
+    "method": "str",
+}
+"""Those of `DecodingSettings` that a request to a server may set, and their dtypes there."""
 
-class Step(NamedTuple):
-    """What a step gives: log-probs float32[S, B, V+1], attention over regions float32[S, B, R], cache."""
+Cache = TypeVar("Cache")
+"""What an engine keeps of the tokens so far; only its own stepper looks inside."""
+
+
+class Step(NamedTuple, Generic[Cache]):
+    """Result of a step: log-probs float32[S, B, V+1], attention over regions float32[S, B, R], cache."""
 
     log_probs: Floats
     attention: Floats
-    cache: Any
+    cache: Cache
 
 
-class Stepper(Protocol):
+class Stepper(Protocol[Cache]):
     """A batch of slides ready to be put into words."""
 
-    def start(self) -> Any:
+    def start(self) -> Cache:
         """Make the cache before the first token: S slides with one beam each."""
         ...
 
-    def step(self, tokens: Ints, cache: Any) -> Step:
+    def step(self, tokens: Ints, cache: Cache) -> Step[Cache]:
         """Feed tokens int64[S, B], those after what is in `cache`."""
         ...
 
-    def select(self, cache: Any, slides: Ints, beams: Ints) -> Any:
+    def select(self, cache: Cache, slides: Ints, beams: Ints) -> Cache:
         """Keep slides int64[S'] (rows of the cache) and of each the beams int64[S', B'], in that order."""
         ...
 
@@ -126,14 +140,14 @@ class Decoded:
     ended: bool
 
 
-def decode(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
+def decode(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
     """Put every slide of the batch into words. Raises FatalError("model-not-finite")."""
     if settings.method == "beam":
         return _beam_search(stepper, settings)
     return _walk(stepper, settings)
 
 
-def _step(stepper: Stepper, tokens: Ints, cache: Any) -> Step:
+def _step(stepper: Stepper[Cache], tokens: Ints, cache: Cache) -> Step[Cache]:
     step = stepper.step(tokens, cache)
     if np.isnan(step.log_probs).any():
         raise FatalError(
@@ -180,7 +194,7 @@ class _Trace:
         )
 
 
-def _beam_search(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
+def _beam_search(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
     """Search as published: summed log-probability, no length normalisation.
 
     Published code always runs to the limit. A slide stops here as soon as its best finished text is at
@@ -240,7 +254,7 @@ def _may_improve(finished: Decoded | None, scores: Floats) -> bool:
     return finished is None or bool(scores.max() > finished.score)
 
 
-def _walk(stepper: Stepper, settings: DecodingSettings) -> list[Decoded]:
+def _walk(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
     """One beam a slide: the likeliest word each time, or a drawn one."""
     texts: list[Decoded | None] = [None] * stepper.slides
     live = np.arange(stepper.slides)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,10 @@ from torch.nn import functional
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
-from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, decode
+from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, Step, decode
 from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
-from histgen_lib.models.histgen.inputs import tile_features, word_ids
 from histgen_lib.models.histgen.layers import Attention, MemoryAttention, Slots, position_code
 from histgen_lib.models.histgen.layout import prototype_rows, region_count
-from histgen_lib.models.histgen.torch_stepper import TorchStepper
 
 _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
 
@@ -124,7 +123,7 @@ class HistGen(nn.Module):
 
         Raises InvalidInputError: "ids-invalid" for ids that are no words of this model, and as `encode`.
         """
-        fed = torch.from_numpy(word_ids(ids, self.config.vocab_size)).to(self.memory.device)
+        fed = torch.from_numpy(_word_ids(ids, self.config.vocab_size)).to(self.memory.device)
         with self._inference():
             found: Tensor = self(*self._single(features), fed[None])
             return found[0].clone()
@@ -171,7 +170,7 @@ class HistGen(nn.Module):
         return words
 
     def _single(self, features: object) -> tuple[Tensor, Tensor]:
-        rows = tile_features(features, self.config.input_dim).to(self.memory.device)
+        rows = _tile_features(features, self.config.input_dim).to(self.memory.device)
         return rows[None], torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
 
     @contextmanager
@@ -191,3 +190,110 @@ class HistGen(nn.Module):
                 if weight.dim() > 1:
                     nn.init.xavier_uniform_(weight)
         nn.init.normal_(self.memory, 0.0, 1.0 / self.config.cmm_dim)
+
+
+class TorchCache(NamedTuple):
+    """Keys and values of the words so far and of the regions, and which regions are real."""
+
+    past: Tensor
+    cross: Tensor
+    valid: Tensor
+
+
+class TorchStepper:
+    """A `Stepper` over the network itself, for a batch of encoded slides (`HistGen.region_memory`)."""
+
+    def __init__(self, model: HistGen, memory: RegionMemory) -> None:
+        self.model = model
+        self._valid = memory.valid
+        self._cross = model.decoder.cross(memory.regions)
+        self._slots = model.memory_slots()
+
+    @property
+    def slides(self) -> int:
+        """Slides in the batch."""
+        return len(self._valid)
+
+    def start(self) -> TorchCache:
+        """Make the cache before the first token."""
+        return TorchCache(self.model.empty_cache(self.slides), self._cross, self._valid)
+
+    def step(self, tokens: Ints, cache: TorchCache) -> Step[TorchCache]:
+        """Feed tokens int64[S, B] and get log-probabilities, attention and the longer cache."""
+        fed = torch.from_numpy(tokens).to(cache.past.device)
+        out = self.model.step(fed, *cache, self._slots)
+        longer = cache._replace(past=out.cache)
+        return Step(out.words.cpu().numpy(), out.attention.cpu().numpy(), longer)
+
+    def select(self, cache: TorchCache, slides: Ints, beams: Ints) -> TorchCache:
+        """Keep these slides and of each these beams."""
+        device = cache.past.device
+        kept, of_each = torch.from_numpy(slides).to(device), torch.from_numpy(beams).to(device)
+        past = cache.past[:, :, kept[:, None], of_each]
+        if len(slides) == len(cache.valid):
+            return cache._replace(past=past)
+        return TorchCache(past, cache.cross[:, :, kept], cache.valid[kept])
+
+
+def _tile_features(features: object, width: int) -> Tensor:
+    """Give one slide's features, [N, width] or [1, N, width] of any number type, as float32[N, width].
+
+    Takes tensors (gradients are dropped) and whatever NumPy reads as an array; the result may share memory
+    with it. Raises InvalidInputError: "bag-shape", "bag-empty", "bag-not-finite".
+    """
+    rows = _as_float32(features)
+    rows = rows[0] if rows.ndim == 3 and len(rows) == 1 else rows
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise InvalidInputError(
+            "bag-shape",
+            f"This model takes features [tiles, {width}]; these are {list(rows.shape)}.",
+            hint="Encode the slide with the tile encoder that the model was trained with.",
+        )
+    if len(rows) == 0:
+        raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
+    if not bool(rows.isfinite().all()):
+        raise InvalidInputError(
+            "bag-not-finite", "Some tile features are not finite numbers.", hint="Encode the slide again."
+        )
+    return rows
+
+
+def _word_ids(ids: object, vocab_size: int) -> Ints:
+    """Give one text's ids, [T] or [1, T] with T ≥ 1, as int64[T].
+
+    Raises InvalidInputError("ids-invalid") unless all are whole numbers from 0 to `vocab_size`.
+    """
+    try:
+        values = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
+    except ValueError:  # rows of unequal length
+        values = np.zeros(0)
+    values = values[0] if values.ndim == 2 and len(values) == 1 else values
+    # Short circuits: only numbers can be compared, and what compares false may be no number at all.
+    good = (
+        values.dtype.kind in "iuf"
+        and values.ndim == 1
+        and values.size > 0
+        and bool(((values >= 0) & (values <= vocab_size)).all())
+        and bool((values == np.floor(values)).all())
+    )
+    if not good:
+        raise InvalidInputError(
+            "ids-invalid",
+            f"A text is at least one whole number from 0 to {vocab_size}, in one row.",
+            hint="Were these ids made by the tokenizer of another model?",
+        )
+    return np.array(values, dtype=np.int64)
+
+
+def _as_float32(features: object) -> Tensor:
+    if isinstance(features, Tensor):
+        return features.detach().to(torch.float32)
+    try:
+        with np.errstate(over="ignore"):  # what leaves float32's range is found not to be finite
+            rows = np.require(features, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            "bag-shape",
+            f"Tile features must be an array of numbers, not {type(features).__name__} ({error}).",
+        ) from error
+    return torch.from_numpy(rows)

@@ -1,4 +1,4 @@
-"""Tile pixels in, tile feature out: the small network shipped with histgen and a registry for others."""
+"""Tile pixels in, tile feature out: the small network shipped with histgen, and a registry of encoders."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
-    from histgen_lib.models.tile_encoder.network import TileEncoder
+    from histgen_lib.models.tile_encoder.small import TileEncoder
 
 __all__ = ["TileEncoder"]
 
-__getattr__ = lazily(__name__, {"network": "TileEncoder"})
+__getattr__ = lazily(__name__, {"small": "TileEncoder"})

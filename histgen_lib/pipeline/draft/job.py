@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from histgen_lib.access.file_checks import recorded_files
 from histgen_lib.access.slide_files import SlideFiles
-from histgen_lib.catalogue.case import Member, has_joined, is_of_case, is_still_of_case, join_case
+from histgen_lib.catalogue.case import (
+    Member,
+    has_joined,
+    is_of_case,
+    is_still_of_case,
+    join_case,
+)
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex

@@ -22,7 +22,7 @@ from histgen_lib.access import finding
 from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
-from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.models.tile_encoder.registry import TileNetwork
 from histgen_lib.names import place_in
 from histgen_lib.pipeline.scan.scanner import make_bag
 from histgen_lib.slides import Slide, open_slide, plan_grid
@@ -118,7 +118,7 @@ def _require_own_names(slides: Sequence[Path]) -> None:
             )
 
 
-def slide_bag(slide: Slide, encoder: TileEncoder, folder: EncoderFolder) -> Bag:
+def slide_bag(slide: Slide, encoder: TileNetwork, folder: EncoderFolder) -> Bag:
     """All whole tiles of an open slide through `encoder`, as a bag."""
     grid = plan_grid(slide, folder.tiling)
     parts, places = [], []
@@ -148,7 +148,7 @@ def _encode(job: _Job) -> str | HistgenError:
 
 
 @lru_cache(maxsize=1)
-def _encoder(path: Path) -> tuple[EncoderFolder, TileEncoder]:
+def _encoder(path: Path) -> tuple[EncoderFolder, TileNetwork]:
     folder = open_encoder(path)
     return folder, folder.load()
 

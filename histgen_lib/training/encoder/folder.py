@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.files import atomic_path, canonical_json, sha256_file, write_atomic
-from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.models.tile_encoder.registry import TileNetwork, load_weights, new_network
 from histgen_lib.slides import TilingSettings
 from histgen_lib.training.encoder.heads import TileTeacher
 from histgen_lib.training.encoder.settings import TileTrainSettings
@@ -32,14 +32,14 @@ class EncoderFolder:
     description: Mapping[str, Any]
     tiling: TilingSettings
 
-    def load(self) -> TileEncoder:
+    def load(self) -> TileNetwork:
         """Load the network for evaluation. FatalError("training-encoder-unreadable") if it is damaged."""
-        encoder = TileEncoder.from_description(self.description)
         try:
-            encoder.load_state_dict(load_file(self.path / WEIGHTS))
-        except (SafetensorError, RuntimeError, OSError) as error:
+            network = new_network(self.description)
+            load_weights(network, self.name, self.path / WEIGHTS)
+        except HistgenError as error:
             raise _unreadable(self.path) from error
-        return encoder.eval()
+        return network.eval()
 
 
 def save_encoder(teacher: TileTeacher, settings: TileTrainSettings) -> EncoderFolder:

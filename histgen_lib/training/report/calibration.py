@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from histgen_lib.files import canonical_json, write_atomic
 from histgen_lib.models.domain import DomainModel, domain_threshold
+from histgen_lib.models.folder import DOMAIN, open_model_folder
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.models.histgen.decoding import Decoded
-from histgen_lib.models.histgen.folder import DOMAIN, open_model_folder
 from histgen_lib.pipeline.draft.sentences import token_spans
 from histgen_lib.pipeline.reliability import Calibration, raw_confidence
 from histgen_lib.text.synoptic import parse_report, split_sentences

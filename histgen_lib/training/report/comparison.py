@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag, maker_of, read_bag
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGen, tile_order
 from histgen_lib.models.histgen.checkpoint import load_model
 from histgen_lib.models.histgen.decoding import Decoded, decode
-from histgen_lib.models.histgen.folder import ModelFolder, open_model_folder
-from histgen_lib.models.histgen.onnx_stepper import EncodedSlide
-from histgen_lib.models.histgen.runtime import tile_evidence
-from histgen_lib.models.histgen.torch_stepper import TorchStepper
+from histgen_lib.models.histgen.network import TorchStepper
+from histgen_lib.models.histgen.runner import EncodedSlide, tile_evidence
 from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, token_spans
 from histgen_lib.pipeline.model import report_model
 from histgen_lib.training.annotation import Case, read_annotation

@@ -9,7 +9,7 @@ import pytest
 from bus_members import new_name, number_of, publish, publishing, scanned
 from waiting import until
 
-from histgen_lib.bus import BusSettings, Delivery, Subscription, _kafka, _kafka_publisher, open_subscription
+from histgen_lib.bus import BusSettings, Delivery, Subscription, _kafka, _kafka_client, open_subscription
 from histgen_lib.errors import TransientError
 from histgen_lib.stack.kafka import KafkaProcess
 
@@ -17,7 +17,7 @@ from histgen_lib.stack.kafka import KafkaProcess
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a shorter time for a broker that is away."""
-    for module in (_kafka, _kafka_publisher):
+    for module in (_kafka, _kafka_client):
         monkeypatch.setattr(module, "ANSWER_S", 3.0)
     monkeypatch.setattr(_kafka, "_PATIENCE_S", 2.0)
 

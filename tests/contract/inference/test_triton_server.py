@@ -12,7 +12,7 @@ import pytest
 from inference_suite import TILES, InferenceServerSuite, bag
 
 from histgen_lib.inference import InferenceServer, OnnxServer, TritonServer, open_inference
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.stack.triton import TritonProcess
 
 

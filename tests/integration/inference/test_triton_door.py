@@ -21,7 +21,7 @@ from histgen_lib.errors import FatalError
 from histgen_lib.inference import Supervisor, TritonServer, open_inference
 from histgen_lib.inference._connection import CallFailedError, Connection
 from histgen_lib.inference.shared_memory import Region
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.stack.children import free_port
 from histgen_lib.stack.local import LocalStack
 from histgen_lib.stack.settings import StackSettings

@@ -22,7 +22,7 @@ from histgen_lib.export import export_local
 from histgen_lib.inference import Supervisor, TritonServer
 from histgen_lib.inference._connection import CallFailedError, Connection
 from histgen_lib.inference._regions import clear_server
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.stack.triton import TritonProcess
 
 SHM = Path("/dev/shm")

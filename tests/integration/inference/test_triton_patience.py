@@ -16,7 +16,7 @@ from waiting import until
 
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import InferenceServer, TritonServer, _connection
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.stack.triton import TritonProcess
 from services.settings import ServiceSettings
 from services.wiring import inference_server

@@ -19,8 +19,8 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export import to_onnx
 from histgen_lib.files import sha256_file
 from histgen_lib.inference import OnnxServer
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_model as load_network
-from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.pipeline import Drafter, load_model
 from histgen_lib.training import ComparisonSettings, DraftedSlide, Figure, compare, read_annotation
 from histgen_lib.training.report.comparison import VARIANTS, draft_bags, variant_settings

@@ -13,7 +13,7 @@ from planted_bags import PlantedWorld
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.files import sha256_file
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.training import train
 from histgen_lib.training.checkpoint import RunState
 from histgen_lib.training.report.train import TrainResult

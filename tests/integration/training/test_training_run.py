@@ -16,9 +16,9 @@ from planted_bags import PlantedWorld
 from histgen_lib.bags import read_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.domain import DomainModel
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.checkpoint import load_model
-from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.pipeline import load_model as load_report_model
 from histgen_lib.training import preset, read_annotation, train
 from histgen_lib.training.data import make_examples

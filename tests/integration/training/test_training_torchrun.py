@@ -11,7 +11,7 @@ import pytest
 import torch
 from planted_bags import PlantedWorld
 
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.pipeline import load_model
 
 HERE = Path(__file__).parent

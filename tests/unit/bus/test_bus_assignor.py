@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from histgen_lib.bus._kafka_assignor import BusyStaysAssignor
+from histgen_lib.bus._kafka_joining import BusyStaysAssignor
 from histgen_lib.bus._sharing import Holding
 
 

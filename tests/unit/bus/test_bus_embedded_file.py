@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from histgen_lib.bus import BusSettings, Delivery, _embedded, _embedded_log
-from histgen_lib.bus._embedded import EmbeddedPublisher, EmbeddedSubscription
+from histgen_lib.bus import BusSettings, Delivery, Subscription, _embedded_log
+from histgen_lib.bus._embedded import EmbeddedPublisher, embedded_subscription
+from histgen_lib.bus._leases import LeasedSubscription
 from histgen_lib.errors import FatalError, TransientError
 
 
@@ -46,11 +47,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_embedded_log, "_BUSY_S", 0.05)
 
 
-def member(path: Path, clock: Clock, session_s: float = 10) -> EmbeddedSubscription:
-    return EmbeddedSubscription(BusSettings("embedded:", session_s=session_s), path, "t", "g", clock=clock)
+def member(path: Path, clock: Clock, session_s: float = 10) -> LeasedSubscription:
+    return embedded_subscription(BusSettings("embedded:", session_s=session_s), path, "t", "g", clock=clock)
 
 
-def take(subscription: EmbeddedSubscription) -> Delivery:
+def take(subscription: Subscription) -> Delivery:
     delivery = subscription.next(0)
     assert delivery is not None
     return delivery
@@ -125,7 +126,7 @@ def test_what_is_finished_is_flushed_to_disk_and_what_is_taken_need_not_be(
 ) -> None:
     publisher.publish_raw("t", "k", b"x")
     subscription, flushing = member(path, clock), []
-    with subscription._log.read() as connection:
+    with subscription.claims.log.read() as connection:
         for step in (lambda: take(subscription), lambda: subscription.done(subscription._in_flight)):
             step()
             flushing.append(connection.execute("PRAGMA synchronous").fetchone()[0])
@@ -196,13 +197,16 @@ def test_a_place_where_no_file_can_be_is_told(tmp_path: Path) -> None:
 
 
 def test_a_member_at_rest_looks_rarely_and_takes_what_comes_at_once_when_it_works(
-    path: Path, publisher: EmbeddedPublisher, monkeypatch: pytest.MonkeyPatch
+    path: Path, publisher: EmbeddedPublisher
 ) -> None:
     """A pause of half a second at most: what comes at rest is taken within about a second."""
     pauses: list[float] = []
-    sleep = time.sleep
-    monkeypatch.setattr(_embedded.time, "sleep", lambda seconds: (pauses.append(seconds), sleep(seconds)))
-    subscription = EmbeddedSubscription(BusSettings("embedded:"), path, "t", "g")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    subscription = embedded_subscription(BusSettings("embedded:"), path, "t", "g", sleep=pause)
     subscription._stirred_at -= 3600
     assert subscription.next(1.0) is None
     assert 0 < len(pauses) <= 4

@@ -10,7 +10,7 @@ import pytest
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export import export_local
 from histgen_lib.models import SHIPPED_MODEL
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
 
 MODELS = ("histgen", "tile_encoder")
 CHECKED_IN = Path(__file__).resolve().parents[3] / "model_repository"

@@ -10,15 +10,16 @@ import torch
 
 from histgen_lib.errors import FatalError
 from histgen_lib.export import to_onnx
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen import HistGen, HistGenConfig, tile_order
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
 from histgen_lib.models.histgen.decoding import DecodingSettings, decode
-from histgen_lib.models.histgen.folder import DECODER_ONNX, ENCODER_ONNX, TILE_ENCODER_ONNX, open_model_folder
 from histgen_lib.models.histgen.layout import lay_out
-from histgen_lib.models.histgen.onnx_stepper import OnnxStepper, encode_slide
-from histgen_lib.models.histgen.runtime import HistGenRuntime, tile_evidence
+from histgen_lib.models.histgen.runner import OnnxStepper, encode_slide, tile_evidence
+from histgen_lib.models.histgen.serving import DECODER_ONNX, ENCODER_ONNX, MODEL
 from histgen_lib.models.onnx_session import OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
 from histgen_lib.text.word import WordTokenizer
 
 TOLERANCE = 1e-4
@@ -64,7 +65,7 @@ class Exported:
         to_onnx(folder)
         self.encoder = OnnxSession(folder / ENCODER_ONNX, threads=1)
         self.decoder = OnnxSession(folder / DECODER_ONNX, threads=1)
-        self.runtime = HistGenRuntime(open_model_folder(folder), threads=1)
+        self.runner = MODEL.runner(open_model_folder(folder), 1)
 
     def bag(self, tiles: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(tiles)
@@ -101,10 +102,10 @@ def test_the_encoder_graph_agrees_with_torch(exported: Exported, tiles: int) -> 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
 @pytest.mark.parametrize("tiles", COUNTS)
-def test_the_runtime_writes_what_torch_writes(exported: Exported, tiles: int, method: str) -> None:
+def test_the_runner_writes_what_torch_writes(exported: Exported, tiles: int, method: str) -> None:
     """Same tokens, same probabilities; and the probabilities are the teacher-forced ones."""
     features, xy = exported.bag(tiles)
-    found = exported.runtime.infer(
+    found = exported.runner.infer(
         {
             "features": features,
             "xy": xy,
@@ -145,7 +146,7 @@ def test_evidence_is_attention_through_pooling_in_the_order_tiles_came(
     exported: Exported, tiles: int
 ) -> None:
     features, xy = exported.bag(tiles)
-    found = exported.runtime.infer({"features": features, "xy": xy, "span_px": np.array([SPAN_PX])})
+    found = exported.runner.infer({"features": features, "xy": xy, "span_px": np.array([SPAN_PX])})
     evidence = found["evidence"]
     assert evidence.shape == (len(found["tokens"]), tiles)
     assert evidence.dtype == np.float32
@@ -169,8 +170,8 @@ def test_evidence_does_not_depend_on_the_order_of_a_corrected_models_tiles(expor
         return  # there the order decides, as in the authors' code
     features, xy = exported.bag(50)
     mixed = np.random.default_rng(1).permutation(50)
-    first = exported.runtime.infer({"features": features, "xy": xy})
-    second = exported.runtime.infer({"features": features[mixed], "xy": xy[mixed]})
+    first = exported.runner.infer({"features": features, "xy": xy})
+    second = exported.runner.infer({"features": features[mixed], "xy": xy[mixed]})
     assert np.array_equal(first["tokens"], second["tokens"])
     assert np.allclose(first["evidence"][:, mixed], second["evidence"], atol=1e-6)
 

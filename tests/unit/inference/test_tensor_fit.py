@@ -10,13 +10,14 @@ import pytest
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import ModelMetadata
-from histgen_lib.inference._specs import describe, fitted
-from histgen_lib.models.histgen.folder import open_model_folder
+from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.histgen.serving import MODEL
+from histgen_lib.models.serving import fitted
 
 
 @pytest.fixture(scope="module")
 def histgen(model_dir: Path) -> ModelMetadata:
-    return describe(open_model_folder(model_dir), "histgen")
+    return MODEL.metadata(open_model_folder(model_dir))
 
 
 def bag(**changes: Any) -> dict[str, np.ndarray]:

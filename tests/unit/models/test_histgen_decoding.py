@@ -14,7 +14,7 @@ from small_histgen import SIZES, small_model
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.histgen.decoding import END, Decoded, DecodingSettings, Step, decode
-from histgen_lib.models.histgen.torch_stepper import TorchStepper
+from histgen_lib.models.histgen.network import TorchStepper
 
 WORDS = 5
 

@@ -11,6 +11,7 @@ import torch
 from small_histgen import SIZES, small_model
 
 from histgen_lib.errors import FatalError
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen.checkpoint import (
     load_model,
     load_tile_encoder,
@@ -19,7 +20,6 @@ from histgen_lib.models.histgen.checkpoint import (
     update_config,
 )
 from histgen_lib.models.histgen.decoding import DecodingSettings
-from histgen_lib.models.histgen.folder import open_model_folder
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.text.word import WordTokenizer
 

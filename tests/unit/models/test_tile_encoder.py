@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.models.tile_encoder.registry import build_encoder
+from histgen_lib.models.tile_encoder.registry import build_encoder, new_network
 
 TILES = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -42,7 +42,7 @@ def test_every_weight_is_trained(encoder: TileEncoder) -> None:
 
 
 def test_an_encoder_is_rebuilt_from_its_description(encoder: TileEncoder) -> None:
-    again = TileEncoder.from_description(encoder.describe())
+    again = new_network(encoder.describe())
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again.eval()(TILES), encoder(TILES))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NAME = "histgen-small"
+from histgen_lib.models.tile_encoder.registry import DEFAULT, TileNetwork
+
+DIM = 128
+"""Width of the features."""
 
 WIDTHS = (32, 64, 128)
 """Channels at a quarter, an eighth and a sixteenth of the tile's side."""
@@ -52,15 +55,17 @@ class ConvBlock(nn.Module):
         return x + found if self.residual else found
 
 
-class TileEncoder(nn.Module):
+class TileEncoder(TileNetwork):
     """uint8[B, H, W, 3] RGB (or [B, 3, H, W]) -> float32[B, dim]; preprocessing is part of the graph.
 
     H and W are multiples of 16; the shipped model takes 256 px at 0.5 mpp. Mean and maximum over the tile
     are both kept: the first for tissue, the second for single cells such as a mitosis.
     """
 
+    licence = "Apache-2.0"
+
     def __init__(
-        self, dim: int = 128, widths: tuple[int, ...] = WIDTHS, blocks: tuple[int, ...] = BLOCKS
+        self, dim: int = DIM, widths: tuple[int, ...] = WIDTHS, blocks: tuple[int, ...] = BLOCKS
     ) -> None:
         super().__init__()
         self.dim, self.widths, self.blocks = dim, widths, blocks
@@ -74,13 +79,8 @@ class TileEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def describe(self) -> dict[str, Any]:
-        """Give what rebuilds this network, as it stands under "encoder" in a model folder's config.json."""
-        return {"name": NAME, "dim": self.dim, "widths": list(self.widths), "blocks": list(self.blocks)}
-
-    @classmethod
-    def from_description(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild, with fresh weights, from `describe`'s values."""
-        return cls(values["dim"], tuple(values.get("widths", WIDTHS)), tuple(values.get("blocks", BLOCKS)))
+        """See `TileNetwork.describe`."""
+        return {"name": DEFAULT, "dim": self.dim, "widths": list(self.widths), "blocks": list(self.blocks)}
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Features float32[B, dim] of tiles uint8[B, H, W, 3] or uint8[B, 3, H, W]."""
@@ -95,3 +95,12 @@ class TileEncoder(nn.Module):
             tiles = tiles.permute(0, 3, 1, 2)
         out: Tensor = self.body(tiles)
         return out
+
+
+def build(_: str, description: Mapping[str, Any]) -> TileEncoder:
+    """Rebuild, with fresh weights, from `TileEncoder.describe`'s values."""
+    return TileEncoder(
+        int(description.get("dim", DIM)),
+        tuple(description.get("widths", WIDTHS)),
+        tuple(description.get("blocks", BLOCKS)),
+    )

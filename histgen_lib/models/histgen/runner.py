@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Floats, Ints, decode
-from histgen_lib.models.histgen.folder import DECODER_ONNX, ENCODER_ONNX, ModelFolder
-from histgen_lib.models.histgen.layout import lay_out, tile_order
-from histgen_lib.models.histgen.onnx_stepper import EncodedSlide, OnnxStepper, encode_slide
-from histgen_lib.models.onnx_session import OnnxSession
+from histgen_lib.models.histgen.config import HistGenConfig
+from histgen_lib.models.histgen.decoding import (
+    REQUEST_SETTINGS,
+    Decoded,
+    DecodingSettings,
+    Floats,
+    Ints,
+    Step,
+    decode,
+)
+from histgen_lib.models.histgen.layout import RegionLayout, lay_out, tile_order
+from histgen_lib.models.serving import Session, Tensors
 
-Tensors = Mapping[str, npt.NDArray[Any]]
 
+class HistGenRunner:
+    """The exported report model, ready to run; one slide (or case) a call."""
 
-class HistGenRuntime:
-    """The exported report model of a folder, ready to run; one slide a call."""
-
-    def __init__(self, folder: ModelFolder, threads: int | None = None) -> None:
-        self.config = folder.histgen
-        self.decoding = folder.decoding
-        self._encoder = OnnxSession(folder.file(ENCODER_ONNX), threads, shrink=True)
-        self._decoder = OnnxSession(folder.file(DECODER_ONNX), threads)
+    def __init__(
+        self, config: HistGenConfig, decoding: DecodingSettings, encoder: Session, decoder: Session
+    ) -> None:
+        self.config, self.decoding = config, decoding
+        self._encoder, self._decoder = encoder, decoder
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Write one slide's report as tokens.
@@ -99,8 +103,64 @@ class HistGenRuntime:
         )
 
     def _settings(self, tensors: Tensors) -> DecodingSettings:
-        stated = {name: kind(_single(tensors[name])) for name, kind in _SETTINGS.items() if name in tensors}
-        return self.decoding.replace(**stated)
+        requested = {name: _single(tensors[name]) for name in REQUEST_SETTINGS if name in tensors}
+        return self.decoding.replace(**requested)
+
+
+class EncodedSlide(NamedTuple):
+    """`tile_weights` float32[R, P], each tile's share in its region; `cross`, what the decoder looks at."""
+
+    tile_weights: Floats
+    cross: Floats
+
+
+class OnnxCache(NamedTuple):
+    """Keys and values of the words so far and of the regions, and which regions are real."""
+
+    past: Floats
+    cross: Floats
+    valid: npt.NDArray[np.bool_]
+
+
+def encode_slide(encoder: Session, layout: RegionLayout) -> EncodedSlide:
+    """Run histgen_encoder.onnx on one slide's laid-out tiles."""
+    found = encoder.run({"tiles": layout.tiles, "mask": layout.mask, "prototypes": layout.prototypes})
+    return EncodedSlide(found["tile_weights"], found["cross"])
+
+
+class OnnxStepper:
+    """A `Stepper` over histgen_decoder.onnx, for slides encoded one by one."""
+
+    def __init__(self, decoder: Session, config: HistGenConfig, slides: list[EncodedSlide]) -> None:
+        self._decoder = decoder
+        self._config = config
+        regions = np.array([len(slide.tile_weights) for slide in slides])
+        self._valid = np.arange(regions.max())[None, :] < regions[:, None]
+        self._cross = np.concatenate([_padded(slide.cross, int(regions.max())) for slide in slides], axis=2)
+
+    @property
+    def slides(self) -> int:
+        """Slides in the batch."""
+        return len(self._valid)
+
+    def start(self) -> OnnxCache:
+        """Make the cache before the first token."""
+        c = self._config
+        shape = (c.num_layers, 2, self.slides, 1, c.num_heads, 0, c.d_model // c.num_heads)
+        return OnnxCache(np.zeros(shape, dtype=np.float32), self._cross, self._valid)
+
+    def step(self, tokens: Ints, cache: OnnxCache) -> Step[OnnxCache]:
+        """Feed tokens int64[S, B] and get log-probabilities, attention and the longer cache."""
+        inputs: dict[str, npt.NDArray[Any]] = {"tokens": tokens, **cache._asdict()}
+        found = self._decoder.run(inputs)
+        return Step(found["log_probs"], found["attention"], cache._replace(past=found["present"]))
+
+    def select(self, cache: OnnxCache, slides: Ints, beams: Ints) -> OnnxCache:
+        """Keep these slides and of each these beams."""
+        past = cache.past[:, :, slides[:, None], beams]
+        if len(slides) == len(cache.valid):
+            return cache._replace(past=past)
+        return OnnxCache(past, cache.cross[:, :, slides], cache.valid[slides])
 
 
 def tile_evidence(
@@ -125,23 +185,15 @@ def grid_spacing_px(xy: Ints) -> float:
     return float(steps.min()) if steps.size else 1.0
 
 
-def _single(value: npt.NDArray[Any]) -> Any:
-    values = np.asarray(value).reshape(-1)
-    if len(values) != 1:
+def _padded(cross: Floats, regions: int) -> Floats:
+    spare = regions - cross.shape[-2]
+    return np.pad(cross, [(0, 0)] * 4 + [(0, spare), (0, 0)])
+
+
+def _single(values: npt.NDArray[Any]) -> Any:
+    """Return the one value of an array as Python has it."""
+    flat = np.asarray(values).reshape(-1)
+    if len(flat) != 1:
         raise InvalidInputError("decoding-settings", "A decoding setting is one value.")
-    return values[0]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-_SETTINGS: dict[str, Callable[[Any], Any]] = {
-    "beam_size": int,
-    "max_tokens": int,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "seed": int,
-    "method": _text,
-}
+    value = flat[0].item() if isinstance(flat[0], np.generic) else flat[0]
+    return value.decode() if isinstance(value, bytes) else value

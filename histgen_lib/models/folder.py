@@ -19,6 +19,7 @@ from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.files import canonical_json, sha256_file, sha256_hex
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings
+from histgen_lib.models.serving import served_models
 from histgen_lib.text.tokenizers import Tokenizer, load_tokenizer
 
 SCHEMA = 1
@@ -27,20 +28,6 @@ TOKENIZER = "tokenizer.json"
 WEIGHTS = "histgen.safetensors"
 TILE_ENCODER_WEIGHTS = "tile_encoder.safetensors"
 DOMAIN = "domain.safetensors"
-TILE_ENCODER_ONNX = "tile_encoder.onnx"
-ENCODER_ONNX = "histgen_encoder.onnx"
-DECODER_ONNX = "histgen_decoder.onnx"
-
-FILES = (
-    CONFIG,
-    TOKENIZER,
-    WEIGHTS,
-    TILE_ENCODER_WEIGHTS,
-    DOMAIN,
-    TILE_ENCODER_ONNX,
-    ENCODER_ONNX,
-    DECODER_ONNX,
-)
 
 SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "evidence", "training")
 
@@ -94,8 +81,13 @@ class ModelFolder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the SHA-256 of every known file present: equal digests, equal drafts."""
-        present = {name: sha256_file(self.path / name) for name in FILES if (self.path / name).is_file()}
-        return sha256_hex(canonical_json(present))
+        return sha256_hex(canonical_json({path.name: sha256_file(path) for path in self.files()}))
+
+    def files(self) -> list[Path]:
+        """Return the known files that are present: those that decide what the models answer."""
+        served = (name for model in served_models() for name in model.files)
+        known = (CONFIG, TOKENIZER, WEIGHTS, TILE_ENCODER_WEIGHTS, DOMAIN, *served)
+        return [self.path / name for name in known if (self.path / name).is_file()]
 
     def file(self, name: str) -> Path:
         """Path of one of the folder's files. Raises FatalError("model-incomplete") when it is not there."""

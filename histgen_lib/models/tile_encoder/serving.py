@@ -1,0 +1,65 @@
+"""The tile encoder as a server hosts it: tiles in, one feature a tile out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histgen_lib.cores import cores
+from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.serving import Runner, ServedFolder, ServedModel, Session, Tensors, TensorSpec
+
+NAME = "tile_encoder"
+TILE_ENCODER_ONNX = "tile_encoder.onnx"
+
+
+class TileRunner:
+    """Encodes each tile by itself, on one thread: a feature depends on neither the batch nor the threads.
+
+    This costs nothing on a processor, and where others want the cores too it is quicker than many threads
+    that wait for each other within one tile.
+    """
+
+    def __init__(self, session: Session, threads: int) -> None:
+        self._session = session
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="histgen-tiles")
+
+    def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Encode "tiles" uint8[B, S, S, 3] RGB to "features" float16[B, D]; B ≥ 1 or "tensor-shape"."""
+        tiles = tensors["tiles"]
+        if len(tiles) == 0:
+            raise InvalidInputError("tensor-shape", "There are no tiles to encode.")
+        rows = list(self._pool.map(self._one, np.split(tiles, len(tiles))))
+        return {"features": np.concatenate(rows).astype(np.float16)}
+
+    def _one(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self._session.run({"tiles": tile})["features"]
+
+
+def _inputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
+    side = int(folder.config["tiling"]["tile_px"])
+    return (TensorSpec("tiles", "uint8", (-1, side, side, 3)),)
+
+
+def _outputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
+    return (TensorSpec("features", "float16", (-1, int(folder.config["histgen"]["input_dim"]))),)
+
+
+def _runner(folder: ServedFolder, threads: int | None) -> Runner:
+    from histgen_lib.models.onnx_session import OnnxSession
+
+    return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), threads or cores())
+
+
+MODEL = ServedModel(
+    name=NAME,
+    files=(TILE_ENCODER_ONNX,),
+    inputs=_inputs,
+    outputs=_outputs,
+    runner=_runner,
+    batching="rows",
+    largest=64,
+)
