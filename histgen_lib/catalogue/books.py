@@ -12,14 +12,14 @@ from dataclasses import replace
 from histgen_lib.catalogue.keys import contents_prefix, owner_key, scanned_key, taken_key
 from histgen_lib.catalogue.objects import JSON
 from histgen_lib.catalogue.recall import (
+    Announcement,
     Owner,
-    Said,
-    announced_owner,
+    find_owner,
+    inferred_owner,
     is_by_hand,
-    owner_in,
-    owner_of,
-    said_in,
-    said_last,
+    latest_announcement,
+    read_announcement,
+    read_owner,
 )
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
@@ -29,13 +29,13 @@ from histgen_lib.storage import ObjectStore
 def claim(store: ObjectStore, slide_id: str, owner: Owner) -> Owner:
     """Take a slide id, unless someone has it; return whose it is."""
     key = owner_key(slide_id)
-    if found := owner_in(store.find(key), slide_id):
+    if found := read_owner(store.find(key), slide_id):
         return found
-    first = announced_owner(store, slide_id) or owner
+    first = inferred_owner(store, slide_id) or owner
     mine = first.to_bytes(slide_id)
     if store.put(key, mine, content_type=JSON):
         return first
-    if found := owner_in(store.find(key), slide_id):
+    if found := read_owner(store.find(key), slide_id):
         return found
     store.put(key, mine, if_absent=False, content_type=JSON)  # it is damaged
     return first
@@ -44,7 +44,7 @@ def claim(store: ObjectStore, slide_id: str, owner: Owner) -> Owner:
 def write_down(store: ObjectStore, event: Event) -> None:
     """Write an event down that the broker has; the index by content comes last, as it says "announced"."""
     assert isinstance(event.data, SlideScanned)
-    said = Said(event, event.data)
+    said = Announcement(event, event.data)
     store.put(scanned_key(event.key), said.to_bytes(), if_absent=False, content_type=JSON)
     store.put(said.content_key, said.to_bytes(), content_type=JSON)
 
@@ -57,15 +57,15 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
     """
     data, by_hand = event.data, is_by_hand(event)
     assert isinstance(data, SlideScanned)
-    noted = taken_key(event.key, event.name) if by_hand else Said(event, data).content_key
-    if known := said_in(store.find(noted), event.key):
+    noted = taken_key(event.key, event.name) if by_hand else Announcement(event, data).content_key
+    if known := read_announcement(store.find(noted), event.key):
         return known.data
     if by_hand:
         for name in (data.slide_id, data.case_id or data.slide_id, *data.case_slides):
             check_name(name)
-    if owner := owner_of(store, data.slide_id):
+    if owner := find_owner(store, data.slide_id):
         _refuse_other(store, data, owner)
-    said = Said(event, replace(data, turn=_turn_of(event, said_last(store, event.key))))
+    said = Announcement(event, replace(data, turn=_turn_of(event, latest_announcement(store, event.key))))
     if by_hand and not event.replay:
         store.put(scanned_key(event.key), said.to_bytes(), if_absent=False, content_type=JSON)
         store.put(noted, said.to_bytes(), content_type=JSON)
@@ -82,7 +82,7 @@ def keep(store: ObjectStore, event: Event, data: SlideScanned) -> None:
     _refuse_other(store, data, claim(store, data.slide_id, Owner(data.uri, data.content_id)))
     assert isinstance(event.data, SlideScanned)
     if is_by_hand(event) and not event.replay and data.content_id == event.data.content_id:
-        said = Said(event, data)
+        said = Announcement(event, data)
         store.put(said.content_key, said.to_bytes(), content_type=JSON)
 
 
@@ -101,7 +101,9 @@ def _refuse_other(store: ObjectStore, data: SlideScanned, owner: Owner) -> None:
     if owner.uri == data.uri or owner.content_id == data.content_id:
         return
     noted = (store.get(info.key) for info in store.list(contents_prefix(data.content_id)))
-    if not any(said_in(line, data.slide_id) for line in noted):  # bytes that the slide once had, moved
+    if not any(
+        read_announcement(line, data.slide_id) for line in noted
+    ):  # bytes that the slide once had, moved
         raise taken(data.slide_id)
 
 
@@ -120,7 +122,7 @@ def check_name(name: str) -> None:
         )
 
 
-def _turn_of(event: Event, latest: Said | None) -> int:
+def _turn_of(event: Event, latest: Announcement | None) -> int:
     """Say in which turn an event is, by what was announced last: of others' each is one of its own."""
     assert isinstance(event.data, SlideScanned)
     given = event.data.turn

@@ -21,7 +21,7 @@ from histgen_lib.catalogue.pointer import (
     recall_pointer,
     said_before,
 )
-from histgen_lib.catalogue.recall import said_last
+from histgen_lib.catalogue.recall import latest_announcement
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
 from histgen_lib.storage import ObjectStore
@@ -96,7 +96,7 @@ def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Memb
     had a later one since, which is told that already.
     """
     for member in members:
-        scan = said_last(store, member.slide_id) if member.slide_id != ready.slide_id else None
+        scan = latest_announcement(store, member.slide_id) if member.slide_id != ready.slide_id else None
         if scan and scan.data.case_id != ready.case_id:
             if ready.bag_digest not in [one.bag_digest for one in members]:
                 return False
@@ -121,7 +121,7 @@ def _check_said(store: ObjectStore, ready: BagReady) -> None:
     """Refuse an event about a bag that puts its slide into a case of which its scan said nothing."""
     for name in (str(ready.case_id), *ready.case_slides):
         check_name(name)
-    scan = said_last(store, ready.slide_id)
+    scan = latest_announcement(store, ready.slide_id)
     same = scan and (scan.data.content_id, scan.data.turn) == (ready.content_id, ready.turn)
     if scan and same and scan.data.case_id != ready.case_id:
         raise _elsewhere(ready.slide_id, ready)

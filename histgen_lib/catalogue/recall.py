@@ -23,7 +23,7 @@ _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 @dataclass(frozen=True)
-class Said:
+class Announcement:
     """An event of a slide as the books have it. `data`: what it says, in its turn."""
 
     event: Event
@@ -73,7 +73,7 @@ def is_by_hand(event: Event) -> bool:
     return not event.is_ours
 
 
-def said_in(data: bytes | None, slide_id: str = "") -> Said | None:
+def read_announcement(data: bytes | None, slide_id: str = "") -> Announcement | None:
     """Read an event out of the books; None if it is none of the slide's (`slide_id`: "" for any)."""
     try:
         record = unsealed(data or b"")
@@ -83,39 +83,41 @@ def said_in(data: bytes | None, slide_id: str = "") -> Said | None:
     if not isinstance(event.data, SlideScanned) or slide_id not in ("", event.key):
         return None
     turn = record.get(_TURN)
-    return Said(event, replace(event.data, turn=turn) if isinstance(turn, int) else event.data)
+    return Announcement(event, replace(event.data, turn=turn) if isinstance(turn, int) else event.data)
 
 
-def said_last(store: ObjectStore, slide_id: str) -> Said | None:
+def latest_announcement(store: ObjectStore, slide_id: str) -> Announcement | None:
     """Return the slide's latest event, from the others if its record is damaged; None if it has none."""
     data = store.find(keys.scanned_key(slide_id))
-    return said_in(data, slide_id) or (None if data is None else recalled(store, slide_id, data))
+    return read_announcement(data, slide_id) or (
+        None if data is None else recover_announcement(store, slide_id, data)
+    )
 
 
-def recorded_of(store: ObjectStore, slide_id: str) -> Event | None:
+def latest_event(store: ObjectStore, slide_id: str) -> Event | None:
     """Look up the slide.scanned event that was announced of a slide last; None if there is none."""
-    said = said_last(store, slide_id)
+    said = latest_announcement(store, slide_id)
     return said.event if said else None
 
 
-def recalled(store: ObjectStore, slide_id: str, left: bytes = b"") -> Said | None:
+def recover_announcement(store: ObjectStore, slide_id: str, left: bytes = b"") -> Announcement | None:
     """Find a slide's latest event without its record, of which some bytes may be `left`; None if it has none.
 
     A rescan of which there is neither a bag nor a word in `left` is not found, but the scan before it.
     """
-    return max(elsewhere(store, slide_id, left), key=_order, default=None)
+    return max(other_announcements(store, slide_id, left), key=_order, default=None)
 
 
-def elsewhere(store: ObjectStore, slide_id: str, left: bytes = b"") -> list[Said]:
+def other_announcements(store: ObjectStore, slide_id: str, left: bytes = b"") -> list[Announcement]:
     """Return all events of a slide that are found beside the record of its latest."""
     by_hand = [info.key for info in store.list(keys.taken_prefix(slide_id))]
-    found = [said for key in by_hand if (said := said_in(store.find(key), slide_id))]
+    found = [said for key in by_hand if (said := read_announcement(store.find(key), slide_id))]
     for content_id in _contents_of(store, slide_id, left):
         found += [said for said in _announced(store, content_id) if said.event.key == slide_id]
     return found
 
 
-def owner_in(data: bytes | None, slide_id: str) -> Owner | None:
+def read_owner(data: bytes | None, slide_id: str) -> Owner | None:
     """Read whose an id is; None if there is nothing that can be read."""
     try:
         value = unsealed(data or b"")
@@ -125,27 +127,27 @@ def owner_in(data: bytes | None, slide_id: str) -> Owner | None:
         return None
 
 
-def owner_of(store: ObjectStore, slide_id: str) -> Owner | None:
+def find_owner(store: ObjectStore, slide_id: str) -> Owner | None:
     """Say whose an id is; None if nobody has it."""
-    found = owner_in(store.find(keys.owner_key(slide_id)), slide_id)
-    return found or announced_owner(store, slide_id)
+    found = read_owner(store.find(keys.owner_key(slide_id)), slide_id)
+    return found or inferred_owner(store, slide_id)
 
 
-def announced_owner(store: ObjectStore, slide_id: str) -> Owner | None:
+def inferred_owner(store: ObjectStore, slide_id: str) -> Owner | None:
     """Say whose an id must be of which that cannot be read: whose slide was announced with it; None if none.
 
     An event by anybody may name anything: it counts once its slide was read.
     """
-    said = said_last(store, slide_id)
+    said = latest_announcement(store, slide_id)
     if said and said.is_by_hand and store.head(said.content_key) is None:
-        others = [one for one in elsewhere(store, slide_id) if store.head(one.content_key)]
+        others = [one for one in other_announcements(store, slide_id) if store.head(one.content_key)]
         said = max(others, key=_order, default=None)
     return Owner(said.data.uri, said.data.content_id) if said else None
 
 
 def _contents_of(store: ObjectStore, slide_id: str, left: bytes) -> set[str]:
     """Name the bytes that a slide may have been announced with."""
-    owner = owner_in(store.find(keys.owner_key(slide_id)), slide_id)
+    owner = read_owner(store.find(keys.owner_key(slide_id)), slide_id)
     found = {digest.decode() for digest in _DIGEST.findall(left)} | ({owner.content_id} if owner else set())
     return found | set(_bagged(store, slide_id))
 
@@ -159,16 +161,16 @@ def _bagged(store: ObjectStore, slide_id: str) -> Iterator[str]:
                 continue
 
 
-def _announced(store: ObjectStore, content_id: str) -> Iterator[Said]:
+def _announced(store: ObjectStore, content_id: str) -> Iterator[Announcement]:
     try:
         listed = [info.key for info in store.list(keys.contents_prefix(content_id))]
     except InvalidInputError:  # a damaged word that is no part of a key
         return
     for key in listed:
-        said = said_in(store.find(key))
+        said = read_announcement(store.find(key))
         if said and said.content_key == key:
             yield said
 
 
-def _order(said: Said) -> tuple[int, object, str]:
+def _order(said: Announcement) -> tuple[int, object, str]:
     return said.data.turn, said.event.time, said.event.id

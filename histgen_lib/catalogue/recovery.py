@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from histgen_lib.catalogue.digests import Fault
 from histgen_lib.catalogue.keys import SCANNED, SLIDES, ReportOwner, case_prefix, owner_key, scanned_key
 from histgen_lib.catalogue.pointer import pointer_of
-from histgen_lib.catalogue.recall import recalled, recorded_of, said_in
+from histgen_lib.catalogue.recall import latest_event, read_announcement, recover_announcement
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import ObjectInfo, ObjectStore
 
@@ -35,9 +35,9 @@ def slide_of(info: ObjectInfo) -> str:
 def read_scan(store: ObjectStore, info: ObjectInfo, data: bytes) -> Scan | None:
     """Read the record of a slide, which may be damaged or `gone`; None if nobody announced it yet."""
     slide_id = slide_of(info)
-    if said := said_in(data, slide_id):
+    if said := read_announcement(data, slide_id):
         return Scan(slide_id, said.event)
-    said = recalled(store, slide_id, data)
+    said = recover_announcement(store, slide_id, data)
     if said is None and not info.etag:
         return None
     fault = f"{info.key} {Fault.UNREADABLE if info.etag else Fault.MISSING}"
@@ -46,9 +46,9 @@ def read_scan(store: ObjectStore, info: ObjectInfo, data: bytes) -> Scan | None:
 
 def scan_of(store: ObjectStore, slide_id: str) -> Event | None:
     """Return a slide's latest event; where its record is damaged or gone, what else tells of it."""
-    if event := recorded_of(store, slide_id):
+    if event := latest_event(store, slide_id):
         return event
-    said = recalled(store, slide_id)
+    said = recover_announcement(store, slide_id)
     return said.event if said else None
 
 

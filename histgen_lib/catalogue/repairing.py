@@ -27,7 +27,13 @@ from histgen_lib.catalogue.pointer import (
     pointer_of,
     recall_pointer,
 )
-from histgen_lib.catalogue.recall import Said, announced_owner, elsewhere, recalled, said_last
+from histgen_lib.catalogue.recall import (
+    Announcement,
+    inferred_owner,
+    latest_announcement,
+    other_announcements,
+    recover_announcement,
+)
 from histgen_lib.catalogue.recovery import events_of, scan_of, slide_of, slides_of
 from histgen_lib.catalogue.replay import letter_ids
 from histgen_lib.events import Event
@@ -106,20 +112,20 @@ class Repair:
             return Repaired(damage, hint=_LOST)
         return self._restored(damage, said.to_bytes())
 
-    def _said(self, damage: Damage) -> Said | None:
+    def _said(self, damage: Damage) -> Announcement | None:
         """Find the event that a damaged record held."""
         slide_id = damage.owner
         if not slide_id:
             return None
         if damage.kind == "scan":
-            return said_last(self._store, slide_id) or recalled(self._store, slide_id)
-        found = [said_last(self._store, slide_id), *elsewhere(self._store, slide_id)]
+            return latest_announcement(self._store, slide_id) or recover_announcement(self._store, slide_id)
+        found = [latest_announcement(self._store, slide_id), *other_announcements(self._store, slide_id)]
         return next(
             (said for said in found if said and damage.key in (said.content_key, said.by_hand_key)), None
         )
 
     def _owner(self, damage: Damage) -> Repaired:
-        owner = announced_owner(self._store, damage.owner)
+        owner = inferred_owner(self._store, damage.owner)
         if owner is None:
             return Repaired(damage, hint=_LOST)
         return self._restored(damage, owner.to_bytes(damage.owner))
@@ -192,7 +198,7 @@ class Repair:
             ids = letter_ids(self._store, event) if event else []
             for key in [key for key in map(letter_key, ids) if key in left]:
                 yield self._letter(left.pop(key), event)
-            said = said_last(self._store, event.key) if event else None
+            said = latest_announcement(self._store, event.key) if event else None
             if said and (damage := left.pop(said.content_key, None)):
                 yield self._repaired(replace(damage, owner=said.event.key))
         for damage in left.values():

@@ -18,7 +18,7 @@ from histgen_lib.catalogue.audit import Audit, this_account
 from histgen_lib.catalogue.dead_letter import PREFIX, DeadLetter, letter_key, letter_name, readable_letter
 from histgen_lib.catalogue.keys import contents_prefix
 from histgen_lib.catalogue.objects import JSON
-from histgen_lib.catalogue.recall import recorded_of
+from histgen_lib.catalogue.recall import latest_event
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import (
     BAG_READY,
@@ -115,7 +115,7 @@ def _is_history(store: ObjectStore, letter: DeadLetter) -> bool:
     given_up = letter.event
     if given_up is None or not isinstance(given_up.data, SlideScanned | BagReady):
         return False
-    now = recorded_of(store, given_up.key)
+    now = latest_event(store, given_up.key)
     if now is None or now.trace_id == given_up.trace_id or now.scanned_at <= given_up.scanned_at:
         return False
     data = now.data
@@ -154,7 +154,7 @@ def _again(store: ObjectStore, given_up: Event, now: datetime) -> Event:
 
 def _scan_of(store: ObjectStore, event: Event) -> Event | None:
     """Look up the slide.scanned event that another followed from; None if it is kept no more."""
-    scan = recorded_of(store, event.key)
+    scan = latest_event(store, event.key)
     return scan if scan and scan.trace_id == event.trace_id else None
 
 

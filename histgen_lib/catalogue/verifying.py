@@ -21,7 +21,13 @@ from histgen_lib.catalogue.digests import Fault, fault_of, parse_digests
 from histgen_lib.catalogue.keys import CASE_REPORTS, REPORTS, SLIDES, ReportOwner
 from histgen_lib.catalogue.latest import named_drafts, owner_told
 from histgen_lib.catalogue.pointer import BY_BAG, BY_REPORT, pointer_faults, pointer_of, recall_pointer
-from histgen_lib.catalogue.recall import NOBODY, Said, owner_in, recalled, said_in
+from histgen_lib.catalogue.recall import (
+    NOBODY,
+    Announcement,
+    read_announcement,
+    read_owner,
+    recover_announcement,
+)
 from histgen_lib.catalogue.recovery import room_owner, slide_of
 from histgen_lib.catalogue.replay import REPLAYED_PREFIX
 from histgen_lib.errors import InvalidInputError
@@ -73,7 +79,7 @@ def check_slide(store: ObjectStore, slide_id: str, case_id: str | None = None) -
         infos = {info.key: info for prefix in _prefixes(room, owners) for info in store.list(prefix)}
         for _, part in groupby([infos[key] for key in sorted(infos)], lambda info: _owner(info.key)):
             found += check(store, list(part), Tally())
-    if not store.head(keys.scanned_key(slide_id)) and recalled(store, slide_id):
+    if not store.head(keys.scanned_key(slide_id)) and recover_announcement(store, slide_id):
         found.append(Damage(keys.scanned_key(slide_id), "scan", Fault.MISSING, slide_id))
     names = {owner.name for owner in owners}
     return list({one.key: one for one in found if one.owner in names}.values())
@@ -195,15 +201,15 @@ def _slides(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
         if info.key != keys.scanned_key(slide_id):
             continue
         data = store.find(info.key)
-        said = said_in(data, slide_id)
+        said = read_announcement(data, slide_id)
         tally.undigested += bool(said) and not _is_sealed(data)
         if said is None:
             yield Damage(info.key, "scan", Fault.UNREADABLE, slide_id)
-            said = recalled(store, slide_id, data or b"")
+            said = recover_announcement(store, slide_id, data or b"")
         yield from _beside(store, slide_id, said)
 
 
-def _beside(store: ObjectStore, slide_id: str, said: Said | None) -> Iterator[Damage]:
+def _beside(store: ObjectStore, slide_id: str, said: Announcement | None) -> Iterator[Damage]:
     """Check that the books have what a slide's latest event says; of others' once its slide was read."""
     by_hand = said is not None and said.is_by_hand
     if said and by_hand and not said.event.replay and store.head(said.by_hand_key) is None:
@@ -220,7 +226,7 @@ def _by_hand(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Itera
     for info in infos:
         slide_id = info.key.removeprefix(keys.BY_HAND).partition("/")[0]
         data = store.find(info.key)
-        said = said_in(data, slide_id)
+        said = read_announcement(data, slide_id)
         tally.undigested += bool(said) and not _is_sealed(data)
         if said is None or said.by_hand_key != info.key:
             yield Damage(info.key, "by-hand", Fault.UNREADABLE, slide_id)
@@ -232,7 +238,7 @@ def _contents(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iter
     """Check the events that were announced, and that each slide of theirs has its record."""
     for info in infos:
         data = store.find(info.key)
-        said = said_in(data)
+        said = read_announcement(data)
         tally.undigested += bool(said) and not _is_sealed(data)
         if said is None or said.content_key != info.key:
             yield Damage(info.key, "content", Fault.UNREADABLE)
@@ -253,7 +259,7 @@ def _owners(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
         slide_id = info.key.removeprefix(keys.OWNERS)
         data = store.find(info.key)
         tally.undigested += not _is_sealed(data)
-        if owner_in(data, slide_id) in (None, NOBODY):
+        if read_owner(data, slide_id) in (None, NOBODY):
             yield Damage(info.key, "owner", Fault.UNREADABLE, slide_id)
 
 
