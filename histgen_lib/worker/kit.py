@@ -8,7 +8,7 @@ from functools import partial
 from histgen_lib.bus import Delivery, Publisher, Reason, Subscription
 from histgen_lib.catalogue.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import REPORT_DRAFTED, Event
+from histgen_lib.events import Event
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.pulse import Pulse, aside
 from histgen_lib.storage import ObjectStore
@@ -102,7 +102,7 @@ class Kit:
         name = self.spec.name
         add_measures(outcome.measures, worker=name)
         metrics.OVERHEAD.labels(name).observe(overhead_s)
-        if any(event.type == REPORT_DRAFTED for event in outcome.events):
+        if self.spec.drafts and outcome.events:
             metrics.SCAN_TO_DRAFT.labels(name).observe(self.board.flight_s())
 
     def count(self, how: str, seconds: float = 0.0) -> None:

@@ -30,7 +30,8 @@ class WorkerSpec:
     so long a job's process that was stopped where it stands is replaced; 0: never. `start_s`: what
     `make_handler` may take. `host`, `port`: where metrics and health are served; port 0 takes a free one,
     told in `run_dir`/<name>-<pid>.json; `http`: what those who ask are granted. `letters`, `retries`: codes
-    of dead letters and of retries that its counters show at 0 from the start.
+    of dead letters and of retries that its counters show at 0 from the start. `drafts`: what it publishes is
+    a slide's draft, whose age since the scan is measured.
     """
 
     name: str
@@ -52,6 +53,7 @@ class WorkerSpec:
     backoff: Backoff = field(default_factory=Backoff)
     letters: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
+    drafts: bool = False
 
     @property
     def source(self) -> str:
