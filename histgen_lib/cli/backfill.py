@@ -15,7 +15,7 @@ from histgen_lib.cli.submit import SOME_FAILED, exit_code
 
 if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
-    from services.gateway.backfill import Step
+    from services.gateway.backfill import Outcome, Step
 
 _MOST_NAMED = 10
 _SAID = {
@@ -124,7 +124,7 @@ class _Teller:
             out().print(f"{uri}: {_SAID[step.outcome]}", soft_wrap=True)
 
 
-def _summary(outcomes: Mapping[str, int], *, stopped: bool) -> str:
+def _summary(outcomes: Mapping[Outcome, int], *, stopped: bool) -> str:
     counts = [f"{count} {_SAID[outcome]}" for outcome, count in sorted(outcomes.items())]
     text = ", ".join(counts) or "There are no slides"
     return f"{text}{'; stopped before the end' if stopped else ''}."
