@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml  # type: ignore[import-untyped]
@@ -29,11 +29,10 @@ from pydantic_settings.sources import EnvSettingsSource, InitSettingsSource
 from histgen_lib.errors import FatalError
 from histgen_lib.models import SHIPPED_MODEL
 from histgen_lib.slides.quotas import DEFAULT_BYTES
+from services.table import SERVICES
 
 PREFIX = "HISTGEN_"
 CONFIG_VARIABLE = "HISTGEN_CONFIG"
-SERVICES = ("gateway", "tiler", "reporter")
-"""The sections that a settings file may have."""
 
 MASK = "********"
 _SHOWN_KAFKA = frozenset(
@@ -99,9 +98,6 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
-    section: ClassVar[str] = ""
-    """The service's own part of a settings file."""
-
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     bus: BusUrl = Field(description='"embedded:/folder/bus.db" or "kafka://host:port[,host:port]"')
@@ -211,7 +207,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values(cls.section))
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values(cls))
 
     def origins(self) -> dict[str, str]:
         """Say of each setting where its value came from: a variable, a file, "default", or "argument"."""
@@ -228,8 +224,8 @@ class ServiceSettings(BaseSettings):
         return list(self.shown().items())
 
 
-def _file_values(section: str) -> dict[str, Any]:
-    """Read the settings file: what it says to all services, over that what it says to this one."""
+def _file_values(cls: type[ServiceSettings]) -> dict[str, Any]:
+    """Read the settings file: what it says to all services, and over that what it says to this one."""
     path = os.environ.get(CONFIG_VARIABLE, "")
     if not path:
         return {}
@@ -237,14 +233,17 @@ def _file_values(section: str) -> dict[str, Any]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         raise _invalid([f"{CONFIG_VARIABLE} wants a readable YAML file"]) from None
-    sections = {name: found.pop(name, None) or {} for name in SERVICES} if isinstance(found, dict) else {}
+    sections = {row: found.pop(row.name, None) or {} for row in SERVICES} if isinstance(found, dict) else {}
     if not sections or not all(isinstance(part, dict) for part in sections.values()):
         raise _invalid([f"{CONFIG_VARIABLE} wants a YAML file of names and values"])
-    return {str(name): value for name, value in {**found, **sections.get(section, {})}.items()}
+    for row, part in sections.items():
+        if row.settings == f"{cls.__module__}:{cls.__qualname__}":
+            found |= part
+    return {str(name): value for name, value in found.items()}
 
 
 def _origins(cls: type[ServiceSettings], stated: Mapping[str, Any]) -> dict[str, str]:
-    environment, file = EnvSettingsSource(cls)(), _file_values(cls.section)
+    environment, file = EnvSettingsSource(cls)(), _file_values(cls)
     origins = dict.fromkeys(cls.model_fields, "default")
     origins |= dict.fromkeys(file, os.environ.get(CONFIG_VARIABLE, ""))
     origins |= {name: _variable(name) for name in environment}

@@ -8,31 +8,22 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from histgen_lib import __version__
 from histgen_lib.access.places import Roots
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.client.home import StackHome, default_home
-from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.resources import exit_code_of
+from histgen_lib.errors import FatalError
 from histgen_lib.runtime.limits import Limits
-from histgen_lib.secret import OWNER_ONLY
 from histgen_lib.storage import StorageSettings
-from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger
-from histgen_lib.worker import Handler, WorkerSpec, run_worker
-from histgen_lib.worker.memory import default_limit_bytes
-from services.codes import LETTERS, RETRIES
+from histgen_lib.telemetry import get_logger
 from services.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from histgen_lib.access.slide_files import SlideFiles
     from histgen_lib.inference import InferenceServer
-
-S = TypeVar("S", bound=ServiceSettings)
 
 _log = get_logger()
 
@@ -144,53 +135,3 @@ def warn_without_roots(settings: ServiceSettings) -> None:
     """Say it, once, if no slide can be taken. Raises FatalError("settings-invalid")."""
     if slide_roots(settings) == Roots():
         _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")
-
-
-def observe(settings: ServiceSettings, name: str) -> None:
-    """Log and trace as the settings say; files are for this account only. FatalError("tracing-missing")."""
-    os.umask(OWNER_ONLY)
-    configure_logging(name, settings.log_level)
-    configure_tracing(name, __version__, settings.traces)
-
-
-def run_service(
-    name: str, topic: str, settings_class: type[S], make_handler: Callable[[S], Callable[[], Handler]]
-) -> int:
-    """Read the settings and run a worker with them until it is told to stop; return the exit code."""
-    configure_logging(name)
-    try:
-        settings = settings_class.load()
-        observe(settings, name)
-        warn_without_roots(settings)
-        spec = worker_spec(settings, name, topic, make_handler(settings))
-        bus = bus_settings(settings)
-    except HistgenError as error:
-        code = exit_code_of(error)
-        _log.error("The settings cannot be used.", exc_info=error, exit_code=code)
-        return code
-    return run_worker(spec, bus=bus, storage=storage_settings(settings))
-
-
-def worker_spec(
-    settings: ServiceSettings, name: str, topic: str, make_handler: Callable[[], Handler]
-) -> WorkerSpec:
-    """Say which events a worker takes and how much patience it has; all workers of a name share the work."""
-    return WorkerSpec(
-        name=name,
-        topic=topic,
-        group=f"histgen-{name}",
-        make_handler=make_handler,
-        token_file=token_file(settings),
-        deadline_s=settings.deadline_s,
-        opening_s=settings.opening_s,
-        memory_bytes=settings.memory_bytes or default_limit_bytes(),
-        max_attempts=settings.max_attempts,
-        grace_s=settings.grace_s,
-        frozen_s=settings.frozen_s,
-        host=settings.host,
-        port=settings.port,
-        http=http_limits(settings),
-        run_dir=settings.run_dir,
-        letters=LETTERS.get(name, ()),
-        retries=RETRIES.get(name, ()),
-    )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from histgen_lib.cli.output import JsonFlag, emit_json, out
-from histgen_lib.cli.service_code import service_code
+from services.table import SERVICES, service_named
 
 app = typer.Typer(help="Look at the settings of the services.", no_args_is_help=True)
 
-Service = Literal["gateway", "tiler", "reporter"]
+if TYPE_CHECKING:
+    ServiceName = str
+else:
+    ServiceName = Literal[tuple(row.name for row in SERVICES)]
 
 
 @app.command()
 def show(
-    service: Annotated[Service, typer.Argument(help="Which service.")],
+    service: Annotated[ServiceName, typer.Argument(help="Which service.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Print what is in force for a service here, secrets masked, and where each value comes from.
@@ -27,20 +31,17 @@ def show(
 
       HISTGEN_CONFIG=lab.yaml histgen config show tiler
     """
-    module = service_code(f"{service}.settings")
-    settings = getattr(module, f"{service.title()}Settings").load()
+    kind = service_named(service).settings_class()
+    settings = kind.load()
     values, origins = settings.shown(), settings.origins()
     if as_json:
-        emit_json({name: {"value": value, "from": origins.get(name)} for name, value in values.items()})
+        emit_json({field: {"value": value, "from": origins.get(field)} for field, value in values.items()})
     else:
-        _print(
-            values,
-            origins,
-            {name: field.description or "" for name, field in type(settings).model_fields.items()},
-        )
+        meanings = {field: info.description or "" for field, info in kind.model_fields.items()}
+        _print(values, origins, meanings)
 
 
-def _print(values: dict[str, Any], origins: dict[str, str], meanings: dict[str, str]) -> None:
+def _print(values: Mapping[str, Any], origins: Mapping[str, str], meanings: Mapping[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 

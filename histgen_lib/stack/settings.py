@@ -10,6 +10,7 @@ import histgen_lib
 from histgen_lib.client.home import StackHome
 from histgen_lib.cores import cores
 from histgen_lib.runtime.silence import LIMIT_S
+from services.table import SERVICES, Service, service_named
 
 _CHECKOUT = Path(histgen_lib.__file__).resolve().parents[1]
 KAFKA_LIBS = _CHECKOUT / ".local" / "kafka" / "libs"
@@ -78,19 +79,22 @@ class StackSettings:
 
 def service_names(settings: StackSettings) -> list[str]:
     """Name the services to start; of several tilers the second is tiler-2."""
-    more = (f"tiler-{number}" for number in range(2, settings.tilers + 1))
-    return ["gateway", "reporter", "tiler", *more]
+    single = [row.name for row in SERVICES if not row.scaled]
+    scaled = [row.name for row in SERVICES if row.scaled]
+    more = [f"{name}-{number}" for name in scaled for number in range(2, settings.tilers + 1)]
+    return [*single, *scaled, *more]
 
 
 def service_module(name: str) -> str:
     """Return what runs a service of that name."""
-    return f"services.{name.partition('-')[0]}"
+    return _row(name).module
 
 
 def service_environment(
     settings: StackSettings, name: str, *, home: StackHome, bus: str, inference: str, gateway: str
 ) -> dict[str, str]:
     """Return the variables that tell a service what to do. `gateway`: the URL it shall have."""
+    entrance = _row(name).is_entrance
     stated = {
         "BUS": bus,
         "STORE": settings.store_url,
@@ -103,17 +107,21 @@ def service_environment(
         "GRACE_S": str(settings.grace_s),
         "FROZEN_S": str(settings.frozen_s),
         "HOST": "127.0.0.1",
-        "PORT": gateway.rpartition(":")[2] if name == "gateway" else "0",
+        "PORT": gateway.rpartition(":")[2] if entrance else "0",
         "WATCH": str(settings.inbox),
         "ROOTS": json.dumps(settings.allowed),
     }
     if settings.broker == "kafka":
         stated["KAFKA_FILE"] = str(home.kafka_client_path)
-    if name == "gateway":
+    if entrance:
         stated["INDEX"] = str(home.index_path)
         stated |= {"RETENTION": settings.retention} if settings.retention else {}
     told = {f"HISTGEN_{key}": value for key, value in stated.items()}
     return told | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
+
+
+def _row(name: str) -> Service:
+    return service_named(name.partition("-")[0])
 
 
 def _absolute(url: str, scheme: str) -> str:

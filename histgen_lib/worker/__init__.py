@@ -1,4 +1,4 @@
-"""The process runtime: take an event, run its job in a child process, publish, and only then commit."""
+"""Running jobs: take an event, do its job in a child process, publish what follows, and only then commit."""
 
 from __future__ import annotations
 

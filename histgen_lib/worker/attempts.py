@@ -1,9 +1,9 @@
 """Attempts, counted where every process can see them: one small object each, put before the job.
 
-The first put tells all that a fresh event needs to know, in one request: if attempts/<worker>/<event_id>/1
-was not there, the event was neither begun nor given up before. That holds because a given-up event keeps its
-first attempt for ever, and only a finished one loses them all. Lists and look-ups are made only where the put
-finds an earlier one. A put whose answer is lost is no attempt; it is known by its mark.
+For a fresh event, the first put is the only request: if attempts/<worker>/<event_id>/1 was not there, the
+event was neither begun nor given up before. That holds because an event that was given up keeps its first
+attempt for ever, and only one that was finished loses them all. Lists and look-ups are made only if the put
+finds an earlier attempt. A put whose answer was lost is no attempt; its mark tells whose it was.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from histgen_lib.storage import ObjectStore
 
 
 @dataclass(frozen=True)
-class Trial:
+class Attempt:
     """One attempt at an event.
 
-    `earlier`: keys of those that began before and are not known to have ended well. `key`: of this attempt;
-    None if all attempts are used up and this one may only look for finished objects.
+    `earlier`: keys of attempts that began before and are not known to have ended well. `key`: of this
+    attempt; None if all attempts are used up and this one may only look for finished objects.
     """
 
     event_id: str
@@ -32,17 +32,17 @@ class Trial:
 
     @property
     def number(self) -> int:
-        """Which attempt this is, from 1; when they are used up, the last one's."""
+        """Which attempt this is, from 1; the last one's number if they are used up."""
         return len(self.earlier) + (self.key is not None)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All of the event's attempts."""
+        """The keys of all of the event's attempts."""
         return (*self.earlier, self.key) if self.key else self.earlier
 
 
 class Attempts:
-    """The attempts of one worker's group. Its methods may be called from several threads."""
+    """The attempts of all workers of one name. Methods may be called from several threads."""
 
     def __init__(self, store: ObjectStore, worker: str) -> None:
         self._store, self._prefix = store, f"{ATTEMPTS}{worker}/"
@@ -50,8 +50,11 @@ class Attempts:
         self._doubtful: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def begin(self, event_id: str, most: int) -> Trial:
-        """Count an attempt, durably, unless `most` were begun before. TransientError if the store is away."""
+    def begin(self, event_id: str, most: int) -> Attempt:
+        """Count an attempt, durably, unless `most` were begun before.
+
+        Raises TransientError if the store is away.
+        """
         self.sweep(event_id)
         prefix = f"{self._prefix}{event_id}/"
         earlier: tuple[str, ...] = ()
@@ -59,16 +62,16 @@ class Attempts:
         while not self._put(f"{prefix}{number}"):
             earlier = tuple(info.key for info in self._store.list(prefix))
             if len(earlier) >= most:
-                return Trial(event_id, earlier, None)
+                return Attempt(event_id, earlier, None)
             number = 1 + max([number, *map(_number, earlier)])
-        return Trial(event_id, earlier, f"{prefix}{number}")
+        return Attempt(event_id, earlier, f"{prefix}{number}")
 
     def forget(self, keys: Iterable[str]) -> None:
         """Note attempts that ended, for `sweep` to remove; never waits for the store."""
         self._ended.update(keys)
 
     def sweep(self, event_id: str = "") -> None:
-        """Remove ended attempts, of one event or of all. TransientError leaves the rest for the next time.
+        """Remove ended attempts, of one event or of all. TransientError leaves the rest for the next call.
 
         Each is removed once, under a lock: a second removal could meet a new attempt under the same key.
         """
@@ -88,11 +91,11 @@ class Attempts:
 
     @property
     def unswept(self) -> bool:
-        """Tell whether `sweep` has anything to do."""
+        """Whether `sweep` has anything to do."""
         return bool(self._ended)
 
     def _put(self, key: str) -> bool:
-        """Put an attempt; False if there is another one of that number."""
+        """Put an attempt; False if there is another one with that number."""
         mark = secrets.token_hex(8).encode()
         try:
             return self._store.put(key, mark) or self._has(key, mark)

@@ -1,4 +1,4 @@
-"""How much memory the process of a job takes, how much it may take, and its end if it takes more."""
+"""How much memory a job's process holds, how much it may hold, and its end if it holds more."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from contextlib import suppress
 from pathlib import Path
 
 DEFAULT_BYTES = 8 << 30
-"""A bag is held some ten times over while it is packed: 2 GB for 100,000 tiles of 1,024 features. Ordinary
+"""Some ten copies of a bag are held while it is packed: 2 GB for 100,000 tiles of 1,024 features. Ordinary
 slides have fewer tiles; few have three times as many."""
 _SHARE = 0.75
-"""Of the machine or container: its end would take the whole worker with it, or others."""
+"""Of the machine or container: running out of that memory would end the whole worker, or other processes."""
 
 _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
-"""Not what is mapped of files (slides, libraries, models): the system drops that when it needs the room."""
+"""Not files that are mapped (slides, libraries, models): the system drops their pages when it needs
+memory."""
 
 LOOK_S = 0.05
-"""How far apart two looks are: in that time a process gets some hundred MiB."""
+"""The time between two looks: a process can get some hundred MiB in it."""
 
 
 def memory_of(pid: int | None) -> int:
-    """Return the bytes that a process holds and nobody but itself can give back; 0 if that cannot be told.
+    """Return the bytes that a process holds and only it can give back; 0 if that is unknown.
 
-    Memory that it shares with a model server counts, address space that it only reserved does not.
+    Memory that it shares with a model server counts; address space that it only reserved does not.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
@@ -35,9 +36,9 @@ def memory_of(pid: int | None) -> int:
 
 
 class MemoryWatch:
-    """Ends a process that holds more than `limit_bytes`, while in the `with` block: then it was `over`.
+    """Ends a process that holds more than `limit_bytes` during the `with` block; `over` says that it did.
 
-    A thread looks, so that nothing else that its own process waits for gives the other one time to grow.
+    A thread watches, so that nothing that this process waits for gives the other one time to grow.
     """
 
     def __init__(self, pid: int | None, limit_bytes: float) -> None:

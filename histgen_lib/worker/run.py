@@ -1,31 +1,34 @@
-"""Puts a worker together, runs it until it is told to stop, and takes it apart."""
+"""Puts a worker together, runs its poll loop until it is told to stop, and takes it apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
-from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
+from histgen_lib.bus import BusSettings, Delivery, Subscription, open_publisher, open_subscription
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.resources import disk_full, exit_code_of, was_full
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.health import health_app
 from histgen_lib.runtime.http import announced, serving
 from histgen_lib.runtime.lock import Lock
-from histgen_lib.runtime.pulse import Pulse
+from histgen_lib.runtime.pulse import Pulse, aside, next_s
 from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
 from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.attempts import Attempts
-from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.loop import Loop
-from histgen_lib.worker.patience import Patience
-from histgen_lib.worker.process import JobProcess
-from histgen_lib.worker.runner import Runner
+from histgen_lib.worker.retries import Retries
+from histgen_lib.worker.runner import JobProcess, Runner
 from histgen_lib.worker.spec import WorkerSpec
+from histgen_lib.worker.task import Task, Worker
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
+PROBE_S, PROBE_KEY = 10.0, "probe"
+"""How often an idle worker looks whether the store answers, and at which key; no such object is needed."""
+HAND_BACK_S = 5.0
+"""How long handing back may take beyond the grace period if a server does not answer."""
 
 _log = get_logger()
 
@@ -35,9 +38,9 @@ def run_worker(
 ) -> int:
     """Work on the events of `spec.topic` until SIGTERM or SIGINT; return the process's exit code.
 
-    0: stopped, and what was in hand is finished or handed back. Else the FatalError's own code, with the
-    record in hand uncommitted: whoever restarts the worker continues there. 70: a fault of the worker's own,
-    likewise. Call it in the main thread; elsewhere give a `stop`, as signals are not heard there.
+    0: stopped; the record in hand is finished or handed back. Otherwise the record in hand is uncommitted,
+    and a restarted worker continues there: a FatalError's own code, or 70 for a fault of the worker's own.
+    Call it in the main thread; elsewhere pass a `stop`, as signals are not received there.
     """
     signals = nullcontext(stop) if stop else stopped_by_signals(Stop())
     with bound(worker=spec.name), signals as stopping:
@@ -47,13 +50,13 @@ def run_worker(
             pass
         except HistgenError as error:
             code = exit_code_of(error)
-            _log.error("The worker stops: this is for a person to mend.", exc_info=error, exit_code=code)
+            _log.error("The worker stops: someone has to fix this.", exc_info=error, exit_code=code)
             return code
         except Exception as error:
             if was_full(error):
                 _log.error("The worker stops.", exc_info=disk_full(), exit_code=TransientError.exit_code)
                 return TransientError.exit_code
-            _log.error("The worker stops: nobody had foreseen this.", exc_info=error, exit_code=UNFORESEEN)
+            _log.error("The worker stops: unexpected error.", exc_info=error, exit_code=UNFORESEEN)
             return UNFORESEEN
     return 0
 
@@ -66,17 +69,17 @@ def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Sto
         url = open_things.enter_context(pages)
         open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
-        kit = open_things.enter_context(_kit(spec, bus, storage, board, Pulse(spec, board, stop)))
+        worker = open_things.enter_context(_opened(spec, bus, storage, board, Pulse(spec, board, stop)))
         _log.info("The worker is ready.")
-        Loop(kit, stop).run()
+        PollLoop(worker, stop).run()
     _log.info("The worker has stopped.")
 
 
 @contextmanager
-def _kit(
+def _opened(
     spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, board: Board, pulse: Pulse
-) -> Iterator[Kit]:
-    """Open everything; join the group last, when a child process stands ready."""
+) -> Iterator[Worker]:
+    """Open everything; join the group last, once a child process is ready."""
     process = JobProcess(spec.make_handler, spec.name)
     runner = Runner(spec, process, board, pulse)
     with ExitStack() as open_things:
@@ -92,11 +95,118 @@ def _kit(
         open_things.callback(_leave, subscription, pulse)
         pulse.subscription = subscription
         attempts = Attempts(store, spec.name)
-        patience = Patience(spec.backoff, board)
-        yield Kit(spec, subscription, publisher, store, attempts, runner, pulse, board, patience)
+        retries = Retries(spec.backoff, board)
+        yield Worker(spec, subscription, publisher, store, attempts, runner, pulse, board, retries)
 
 
 def _leave(subscription: Subscription, pulse: Pulse) -> None:
     pulse.subscription = None
     with suppress(TransientError):  # then the session runs out by itself
         subscription.close()
+
+
+class PollLoop:
+    """Takes records one at a time until it is stopped; does housekeeping between them."""
+
+    def __init__(self, worker: Worker, stop: Stop) -> None:
+        self._worker, self._stop = worker, stop
+        self._clock = worker.board.clock
+        self._sweeping: Future[None] | None = None
+        self._probing: Future[object] | None = None
+        self._probed_at = float("-inf")
+        self._worked_at = self._clock()
+
+    def run(self) -> None:
+        """Return once stopped, with nothing in hand. FatalError leaves the record in hand uncommitted."""
+        worker = self._worker
+        worker.board.drop()
+        try:
+            while not self._stop.requested:
+                worker.pulse.beat()
+                delivery = worker.pulse.insist("broker", self._next, patient=False)
+                worker.pulse.polled()
+                worker.retries.delivered(delivery.position if delivery else None)
+                if delivery:
+                    with bound(**_ids(delivery)):
+                        self._work(delivery)
+                    self._worked_at = self._clock()
+                else:
+                    self._idle()
+        except Stopped:
+            pass
+        finally:
+            worker.board.stopping = True
+            wait([aside(worker.attempts.sweep)], HAND_BACK_S)
+
+    def _next(self) -> Delivery | None:
+        return self._worker.subscription.next(next_s(self._worked_at))
+
+    def _work(self, delivery: Delivery) -> None:
+        worker, task = self._worker, None
+        worker.pulse.take()
+        try:
+            if self._stop.requested:
+                raise Stopped
+            event = delivery.event
+            if event is None or event.type != worker.spec.topic:
+                worker.refuse(delivery)
+            else:
+                worker.board.take(event)
+                task = Task(worker, delivery, event)
+                self._do(task)
+        except Stopped:
+            self._hand_back(delivery, task)
+            raise
+        finally:
+            worker.retries.left(delivery.position)
+            worker.board.drop()
+            worker.pulse.drop()
+        self._sweep()
+
+    def _do(self, task: Task) -> None:
+        try:
+            task.run()
+        except BaseException:
+            self._worker.runner.abandon()
+            task.withdraw(HAND_BACK_S)
+            raise
+
+    def _hand_back(self, delivery: Delivery, task: Task | None) -> None:
+        """Let another member have the record, with no attempt counted."""
+        if task:
+            wait([aside(self._worker.attempts.sweep)], HAND_BACK_S)
+        try:
+            self._worker.subscription.release(delivery)
+        except TransientError:
+            _log.warning("The broker is away; the record in hand comes back when this member's session ends.")
+        self._worker.count("handed-back")
+
+    def _idle(self) -> None:
+        self._worker.pulse.insist("process", self._worker.runner.tend, patient=False)
+        self._sweep()
+        self._probe()
+
+    def _sweep(self) -> None:
+        """Remove ended attempts in the background."""
+        if self._worker.attempts.unswept and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = aside(self._worker.attempts.sweep)
+
+    def _probe(self) -> None:
+        """Look now and then whether the store answers."""
+        worker = self._worker
+        if self._probing and self._probing.done():
+            error, self._probing = self._probing.exception(), None
+            if isinstance(error, HistgenError):
+                worker.board.lacks("store", error)
+            else:
+                worker.board.has("store")
+        elif not self._probing and self._clock() - self._probed_at >= PROBE_S:
+            self._probed_at = self._clock()
+            self._probing = aside(lambda: worker.store.head(PROBE_KEY))
+
+
+def _ids(delivery: Delivery) -> dict[str, str]:
+    event = delivery.event
+    if event is None:
+        return {"position": delivery.position}
+    return {"slide_id": event.key, "event_id": event.name, "trace_id": event.trace_id}

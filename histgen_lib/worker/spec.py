@@ -1,4 +1,4 @@
-"""What a service says about its worker."""
+"""What a service tells its worker."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ OPENED = "encode"
 class WorkerSpec:
     """A worker: which events it takes, the job it does with each, and how much patience it has.
 
-    `name` labels its metrics and log lines; `group` is the consumer group its processes share. `make_handler`
-    is pickled and called once in each child process (a function of a module, or a functools.partial of one).
-    `token_file`: holds the token that /status wants; made if it is not there. `deadline_s`: what a job may
-    take. `opening_s`: what it may take until it tells of a stage called `OPENED`, if it has any.
-    `memory_bytes`: what the process that does it may hold (see `histgen_lib.worker.memory`). `max_attempts`:
-    how often a job may crash, hang or fail unforeseen before its event is given up. `grace_s`: what a running
-    job may still take after SIGTERM (let whoever sends the signal wait ten seconds more). `frozen_s`: after
-    so long a job's process that was stopped where it stands is replaced; 0: never. `start_s`: what
-    `make_handler` may take. `host`, `port`: where metrics and health are served; port 0 takes a free one,
-    told in `run_dir`/<name>-<pid>.json; `http`: what those who ask are granted. `letters`, `retries`: codes
-    of dead letters and of retries that its counters show at 0 from the start.
+    `name`: in metrics and log lines. `group`: the consumer group that its processes share. `make_handler`: is
+    pickled and called once in each child process, so it is a function of a module, or a functools.partial of
+    something that can be pickled. `token_file`: holds the token that /status requires; created if missing.
+    `deadline_s`: how long a job may take. `opening_s`: how long until it reports a stage called `OPENED`, if
+    it has one. `memory_bytes`: how much its process may hold (see `histgen_lib.worker.memory`).
+    `max_attempts`: after so many crashes, hangs or unexpected errors an event is given up. `grace_s`: how
+    long a running job may go on after SIGTERM; whatever sends the signal should wait ten seconds more.
+    `frozen_s`: a job's process that has been stopped (SIGSTOP) for so long is replaced; 0: never. `start_s`:
+    how long `make_handler` may take. `host`, `port`: where metrics and health are served; port 0 takes a free
+    one, which `run_dir`/<name>-<pid>.json names. `http`: the limits on its clients. `letters`, `retries`:
+    codes of dead letters and of retries that its counters show at 0 from the start. `drafts`: it publishes
+    drafts, whose age since the scan is measured.
     """
 
     name: str
@@ -52,8 +53,9 @@ class WorkerSpec:
     backoff: Backoff = field(default_factory=Backoff)
     letters: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
+    drafts: bool = False
 
     @property
     def source(self) -> str:
-        """What its dead-letter events name as their source."""
+        """The source of its dead-letter events."""
         return f"/histgen/{self.name}"

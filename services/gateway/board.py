@@ -8,7 +8,7 @@ from typing import Any, Protocol, get_args
 
 from histgen_lib.runtime.board import Board
 from histgen_lib.telemetry import metrics
-from services.codes import LETTERS, REFUSALS, RETRIES
+from services.gateway.codes import GATEWAY, REFUSALS
 from services.gateway.submission import Via
 
 NAME = "gateway"
@@ -36,8 +36,8 @@ class GatewayBoard(Board):
     loops: Sequence[Turning] = ()
     requests: int = 0
     announced: Callable[[], int] = lambda: 0
-    letters: Sequence[str] = LETTERS[NAME]
-    retries: Sequence[str] = RETRIES[NAME]
+    letters: Sequence[str] = GATEWAY.letters
+    retries: Sequence[str] = GATEWAY.retries
 
     def __post_init__(self) -> None:
         super().__post_init__()

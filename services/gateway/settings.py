@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from services.settings import EmptyIsNone, ServiceSettings
 
 class GatewaySettings(ServiceSettings):
     """The settings of `python -m services.gateway`."""
-
-    section: ClassVar[str] = "gateway"
 
     settle_s: float = Field(5.0, gt=0, le=86400, description="seconds a slide's files must stay unchanged")
     look_s: float = Field(2.0, gt=0, le=3600, description="seconds between two looks at the watched folder")

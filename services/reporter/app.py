@@ -1,13 +1,41 @@
-"""Puts the reporter together: light to import, as the worker's parent process does; heavy when it is made."""
+"""The reporter's settings, codes and handler. What is heavy is loaded when the handler is made."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
-from services.reporter.settings import ReporterSettings
+from services.codes import BAG, MODEL, OBJECT, SLIDE, WORKER, Codes
+from services.settings import EmptyIsNone, ServiceSettings
 from services.wiring import inference_server, slide_files, storage_settings
 
-NAME = "reporter"
+CODES = (
+    WORKER
+    + OBJECT
+    + SLIDE
+    + MODEL
+    + BAG
+    + Codes(
+        letters=(
+            "case-slide-elsewhere",
+            "case-slide-unlisted",
+            "case-unreadable",
+            "names-not-told-apart",
+            "scan-record-unreadable",
+        )
+    )
+)
+
+
+class ReporterSettings(ServiceSettings):
+    """The settings of `python -m services.reporter`."""
+
+    beam_size: Annotated[int | None, EmptyIsNone] = Field(
+        None, ge=1, le=32, description="beams of the search; the model's own number if not set"
+    )
 
 
 def make_reporter(settings: ReporterSettings) -> Handler:
@@ -21,4 +49,4 @@ def make_reporter(settings: ReporterSettings) -> Handler:
     warm_up(model, server, MODEL)
     drafter = Drafter(model, server, settings.beam_size)
     store = open_store(storage_settings(settings))
-    return JobHandler(DraftJob(drafter, store, slide_files(settings)), NAME)
+    return JobHandler(DraftJob(drafter, store, slide_files(settings)), "reporter")

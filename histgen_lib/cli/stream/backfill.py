@@ -10,12 +10,12 @@ import typer
 
 from histgen_lib.access.finding import LeftOut, counted
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
-from histgen_lib.cli.service_code import service_code
 from histgen_lib.cli.stream.options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.cli.stream.submit import SOME_FAILED, exit_code
 
 if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
+    from services.gateway.backfill import Outcome, Step
 
 _MOST_NAMED = 10
 _SAID = {
@@ -58,10 +58,11 @@ def backfill(
       histgen backfill s3://scans/2024 --dry-run --json
     """
     from histgen_lib.runtime.stopping import Stop, stopped_by_signals
+    from services.gateway.backfill import run_backfill
+    from services.gateway.settings import GatewaySettings
 
-    gateway, backfilling = service_code("gateway.settings"), service_code("gateway.backfill")
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
-    settings = gateway.GatewaySettings.load(
+    settings = GatewaySettings.load(
         bus=connection.need_bus().url,
         kafka=dict(connection.need_bus().kafka),
         kafka_file=None,  # what one says is in these already
@@ -71,7 +72,7 @@ def backfill(
     )
     notice_printer = _Teller(connection, as_json=as_json)
     with stopped_by_signals(Stop()) as stop:
-        tally = backfilling.run_backfill(
+        tally = run_backfill(
             settings, prefix, rate=rate, dry_run=dry_run, progress=notice_printer.tell, stop=stop
         )
     if as_json:
@@ -102,7 +103,7 @@ class _Teller:
         self.failures: list[Failure] = []
         self.left_out: list[LeftOut] = []
 
-    def tell(self, step: Any) -> None:
+    def tell(self, step: Step | LeftOut) -> None:
         """Note what became of a slide, or what is left out."""
         if isinstance(step, LeftOut):
             self.left_out.append(step)
@@ -125,7 +126,7 @@ class _Teller:
             out().print(f"{uri}: {_SAID[step.outcome]}", soft_wrap=True)
 
 
-def _summary(outcomes: Mapping[str, int], *, stopped: bool) -> str:
+def _summary(outcomes: Mapping[Outcome, int], *, stopped: bool) -> str:
     counts = [f"{count} {_SAID[outcome]}" for outcome, count in sorted(outcomes.items())]
     text = ", ".join(counts) or "There are no slides"
     return f"{text}{'; stopped before the end' if stopped else ''}."

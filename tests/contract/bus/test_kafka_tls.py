@@ -11,7 +11,7 @@ from servers.kafka_tls import Authority, TlsKafka
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import TransientError
-from services.tiler.settings import TilerSettings
+from services.tiler.app import TilerSettings
 from services.wiring import bus_settings
 
 

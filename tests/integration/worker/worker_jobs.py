@@ -126,7 +126,7 @@ def make_job(folder: Path) -> ScriptedJob:
         if kind == "odd":
             raise KeyError(PATIENT)
         raise {"away": TransientError, "fatal": FatalError, "bad": InvalidInputError}[kind](
-            "told-so", "Told."
+            "told-so", "StageProgress."
         )
     return ScriptedJob(folder)
 

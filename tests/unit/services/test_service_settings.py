@@ -13,9 +13,11 @@ import pytest
 
 from histgen_lib.access.places import Roots
 from histgen_lib.errors import FatalError
-from services.reporter.settings import ReporterSettings
+from services.reporter.app import ReporterSettings
+from services.run import worker_spec
 from services.settings import ServiceSettings
-from services.tiler.settings import TilerSettings
+from services.table import service_named
+from services.tiler.app import TilerSettings
 from services.wiring import (
     bus_settings,
     slide_files,
@@ -23,7 +25,6 @@ from services.wiring import (
     storage_settings,
     token_file,
     warn_without_roots,
-    worker_spec,
 )
 
 NEEDED = {"HISTGEN_BUS": "embedded:/lab/bus.db", "HISTGEN_STORE": "file:/lab/store"}
@@ -199,7 +200,7 @@ def test_settings_become_the_parts_of_a_worker(monkeypatch):
     monkeypatch.setenv("HISTGEN_STORE", "s3://lab/histgen")
     monkeypatch.setenv("HISTGEN_STORE_ENDPOINT", "http://minio:9000")
     settings = ServiceSettings.load(port=7003)
-    spec = worker_spec(settings, "tiler", "slide.scanned", dict)
+    spec = worker_spec(service_named("tiler"), settings)
 
     assert (spec.name, spec.group, spec.topic, spec.port) == ("tiler", "histgen-tiler", "slide.scanned", 7003)
     assert storage_settings(settings).endpoint == "http://minio:9000"
@@ -208,8 +209,16 @@ def test_settings_become_the_parts_of_a_worker(monkeypatch):
 
 @pytest.mark.parametrize("service", ["tiler", "reporter"])
 def test_a_workers_parent_process_loads_no_model_and_no_pixels(service):
-    heavy = "onnxruntime cv2 openslide pyarrow tritonclient boto3 kafka torch PIL"
-    code = f"import sys, services.{service}.__main__; print([m for m in {heavy.split()} if m in sys.modules])"
+    heavy = ["onnxruntime", "cv2", "openslide", "pyarrow", "tritonclient", "boto3", "kafka", "torch", "PIL"]
+    code = f"""
+import sys
+import services.{service}.__main__
+from services.run import worker_spec
+from services.table import service_named
+row = service_named("{service}")
+worker_spec(row, row.settings_class().load())
+print([name for name in {heavy} if name in sys.modules])
+"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert run.stdout.strip() == "[]"
@@ -266,13 +275,13 @@ def test_quotas_reach_the_worker_and_whoever_opens_slides(monkeypatch):
     ):
         monkeypatch.setenv(f"HISTGEN_{name}", str(value))
     settings = TilerSettings.load()
-    spec = worker_spec(settings, "tiler", "slide.scanned", list)
+    spec = worker_spec(service_named("tiler"), settings)
     assert (spec.memory_bytes, spec.opening_s, settings.slide_tiles) == (1 << 30, 7.0, 9)
     assert slide_files(settings).most_bytes == 1 << 21
 
 
 def test_a_job_has_a_limit_of_memory_that_fits_the_machine_if_none_is_stated():
-    spec = worker_spec(ReporterSettings.load(), "reporter", "bag.ready", list)
+    spec = worker_spec(service_named("reporter"), ReporterSettings.load())
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < spec.memory_bytes <= min(8 << 30, 0.75 * machine)
     assert spec.opening_s == float("inf")

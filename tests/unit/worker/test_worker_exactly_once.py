@@ -18,7 +18,7 @@ from worker_fakes import EVENT, LETTER, FakeRunner, MemoryBus, MemoryStore, Worl
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.failures import CRASHED, JobFailedError
-from histgen_lib.worker.kit import Kit
+from histgen_lib.worker.task import Worker
 
 ENDS = {
     "good": lambda: [],
@@ -71,7 +71,7 @@ class _Stepped:
         return lambda *a, **k: self._steps.step(lambda: inner(*a, **k))
 
 
-def stepped(kit: Kit, steps: Steps) -> Kit:
+def stepped(kit: Worker, steps: Steps) -> Worker:
     store, bus = steps.wrap(kit.store), steps.wrap(kit.subscription)
     attempts = Attempts(store, kit.spec.name)
     return replace(
@@ -81,7 +81,7 @@ def stepped(kit: Kit, steps: Steps) -> Kit:
 
 def each_step(
     world: Callable[[], World], then: Callable[[World], None]
-) -> Iterator[tuple[World, Kit, Steps]]:
+) -> Iterator[tuple[World, Worker, Steps]]:
     """Yield a new world for each step until a course has no such step any more."""
     for after in (False, True):
         for at in range(100):

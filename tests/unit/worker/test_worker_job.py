@@ -21,7 +21,7 @@ from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.runtime.stopping import Stopped
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker.failures import CRASHED, LATE, JobFailedError
-from histgen_lib.worker.job import Job
+from histgen_lib.worker.task import Task
 
 AWAY = TransientError("inference-unavailable", "The model server is away.")
 CRASH = JobFailedError(CRASHED)
@@ -224,7 +224,7 @@ def _jobs(outcome: str) -> float:
 def test_a_fatal_error_leaves_the_event_uncommitted_and_uncounted(world: World):
     world.runner.results = [FatalError("model-missing", "There is no model.")]
     kit = world.kit()
-    job = Job(kit, delivery(EVENT), EVENT)
+    job = Task(kit, delivery(EVENT), EVENT)
     with pytest.raises(FatalError):
         job.run()
     job.withdraw(1.0)
@@ -235,7 +235,7 @@ def test_a_fatal_error_leaves_the_event_uncommitted_and_uncounted(world: World):
 
 def test_a_stop_while_waiting_to_try_again_hands_back_uncounted(world: World):
     kit = world.kit()
-    job = Job(kit, delivery(EVENT), EVENT)
+    job = Task(kit, delivery(EVENT), EVENT)
 
     def stop_and_fail() -> None:
         world.stop.request()
@@ -257,7 +257,7 @@ def test_a_crash_still_counts_if_the_stop_comes_after_it(world: World):
 
     world.runner.results = [stop_and_crash]
     kit = world.kit()
-    job = Job(kit, delivery(EVENT), EVENT)
+    job = Task(kit, delivery(EVENT), EVENT)
     with pytest.raises(Stopped):
         job.run()
     job.withdraw(1.0)
@@ -275,7 +275,7 @@ def test_a_stop_after_the_letter_keeps_the_attempt_that_points_to_it(world: Worl
         raise BUS_AWAY
 
     world.bus.reject = stop_and_fail
-    job = Job(kit, delivery(EVENT), EVENT)
+    job = Task(kit, delivery(EVENT), EVENT)
     with pytest.raises(Stopped):
         job.run()
     job.withdraw(1.0)
@@ -291,7 +291,7 @@ def test_a_stop_between_letter_and_second_look_keeps_it_too(world: World):
     world.runner.results = [BAD]
     world.runner.on_find = [None, stop_and_fail]
     kit = world.kit(grace_s=0.0)
-    job = Job(kit, delivery(EVENT), EVENT)
+    job = Task(kit, delivery(EVENT), EVENT)
     with pytest.raises(Stopped):
         job.run()
     job.withdraw(1.0)

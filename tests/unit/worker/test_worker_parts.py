@@ -16,8 +16,8 @@ from histgen_lib.runtime.pulse import aside
 from histgen_lib.runtime.stopping import Stopped
 from histgen_lib.telemetry import bound
 from histgen_lib.worker import child
+from histgen_lib.worker.child import Answer, Check, Checked, Failed, Find, Handle, StageProgress
 from histgen_lib.worker.handler import Outcome
-from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Told
 
 
 def test_waits_double_up_to_the_most_and_chance_takes_up_to_half():
@@ -117,7 +117,7 @@ class _OwnError(InvalidInputError):
 def test_the_child_sends_errors_that_any_process_can_read(raised: BaseException, kind: type, name: str):
     sent = child._answer(_Handler(raised), Handle(EVENT, 1), _Pipe())
     assert isinstance(sent, Failed)
-    assert (type(sent.error), sent.unforeseen) == (kind, name)
+    assert (type(sent.error), sent.unexpected) == (kind, name)
     assert "DOE" not in repr(sent)
 
 
@@ -147,13 +147,13 @@ def test_a_readiness_check_never_fails(result: Any, missing: tuple[str, ...]):
 
 def test_progress_is_passed_on_at_a_new_stage_and_seldom_within_one():
     pipe = _Pipe()
-    tell = child._Teller(pipe)
+    tell = child._ProgressSender(pipe)
     with bound(stage=""):
         for done in range(1000):
             tell("encode", done, 1000)
         tell("generate", 0, 1)
-    assert pipe.sent[0] == Told("encode", 0, 1000)
-    assert pipe.sent[-1] == Told("generate", 0, 1)
+    assert pipe.sent[0] == StageProgress("encode", 0, 1000)
+    assert pipe.sent[-1] == StageProgress("generate", 0, 1)
     assert len(pipe.sent) <= 4
 
 

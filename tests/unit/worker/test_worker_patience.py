@@ -15,9 +15,8 @@ from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker.failures import CRASHED, JobFailedError
 from histgen_lib.worker.handler import Outcome
-from histgen_lib.worker.job import Job
-from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.patience import LAST, LATE_S, MOST_S, TURN
+from histgen_lib.worker.retries import LAST, LATE_S, MOST_S, TURN
+from histgen_lib.worker.task import Task, Worker
 
 AWAY = TransientError("inference-unavailable", "The model server is away.")
 BUCKET_AWAY = TransientError("slide-away", "The bucket is away.")
@@ -37,12 +36,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def kit(world: World, clock: Clock) -> Kit:
+def kit(world: World, clock: Clock) -> Worker:
     """With room for records aside, and waits that double from a second up."""
     world.bus.room = 10_000
     made = world.kit()
-    made.patience.clock = made.board.clock = clock
-    made.patience.backoff = Backoff(2, 60)
+    made.board.clock = clock
+    made.retries.backoff = Backoff(2, 60)
     return made
 
 
@@ -51,22 +50,22 @@ def at(slide_id: str, uri: str = "") -> Event:
     return replace(event, data=replace(event.data, uri=uri or event.data.uri))
 
 
-def work(kit: Kit, event: Event, offset: int = 0) -> None:
+def work(kit: Worker, event: Event, offset: int = 0) -> None:
     """Take a record and work on it, as the loop does."""
     taken: Delivery = delivery(event, offset)
-    kit.patience.delivered(taken.position)
+    kit.retries.delivered(taken.position)
     kit.board.take(event)
-    Job(kit, taken, event).run()
+    Task(kit, taken, event).run()
     kit.attempts.sweep()
-    kit.patience.left(taken.position)
+    kit.retries.left(taken.position)
     kit.board.drop()
 
 
-def aside(kit: Kit) -> dict[str, Any]:
+def aside(kit: Worker) -> dict[str, Any]:
     return kit.board.status()["set_aside"]
 
 
-def test_a_record_that_fails_is_set_aside_uncounted_and_not_ended(world: World, kit: Kit):
+def test_a_record_that_fails_is_set_aside_uncounted_and_not_ended(world: World, kit: Worker):
     world.runner.results = [AWAY]
     work(kit, at("S1"))
     assert world.bus.ended == []
@@ -77,7 +76,7 @@ def test_a_record_that_fails_is_set_aside_uncounted_and_not_ended(world: World, 
     assert kit.board.missing["job"] == "inference-unavailable"
 
 
-def test_its_waits_grow_from_try_to_try(world: World, kit: Kit, clock: Clock):
+def test_its_waits_grow_from_try_to_try(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY] * 6
     for _ in range(6):
         clock.now += 100
@@ -87,7 +86,7 @@ def test_its_waits_grow_from_try_to_try(world: World, kit: Kit, clock: Clock):
     assert all(most / 2 <= delay <= LAST * most for delay, most in zip(delays, limits, strict=True))
 
 
-def test_what_another_record_got_through_with_is_not_missing_any_more(world: World, kit: Kit):
+def test_what_another_record_got_through_with_is_not_missing_any_more(world: World, kit: Worker):
     world.runner.results = [AWAY]
     work(kit, at("S1"))
     work(kit, at("S2"), 1)
@@ -96,9 +95,9 @@ def test_what_another_record_got_through_with_is_not_missing_any_more(world: Wor
     assert aside(kit)["codes"] == {"inference-unavailable": 1}
 
 
-def test_what_fails_for_a_second_record_is_waited_for_with_that_in_hand(world: World, kit: Kit):
+def test_what_fails_for_a_second_record_is_waited_for_with_that_in_hand(world: World, kit: Worker):
     """An outage of what all need: two records are tried, not all of them round and round."""
-    kit.patience.backoff = Backoff(0, 0)
+    kit.retries.backoff = Backoff(0, 0)
     world.runner.results = [AWAY] * TURN
     work(kit, at("S1"))
     work(kit, at("S2"), 1)
@@ -111,10 +110,10 @@ def test_what_fails_for_a_second_record_is_waited_for_with_that_in_hand(world: W
 
 
 def test_two_records_that_alone_fail_alike_hold_up_the_others_for_a_while_and_not_for_ever(
-    world: World, kit: Kit
+    world: World, kit: Worker
 ):
     """Two objects that the store cannot read look like a store that is away."""
-    kit.patience.backoff = Backoff(0, 0)
+    kit.retries.backoff = Backoff(0, 0)
     world.runner.results = [STORE_AWAY] * (TURN + 1)
     for offset, slide_id in enumerate(("S1", "S2", "S3")):
         work(kit, at(slide_id), offset)
@@ -122,9 +121,9 @@ def test_two_records_that_alone_fail_alike_hold_up_the_others_for_a_while_and_no
     assert world.bus.ended == ["done"]
 
 
-def test_while_all_wait_each_try_is_followed_by_a_wait_in_hand(world: World, kit: Kit):
+def test_while_all_wait_each_try_is_followed_by_a_wait_in_hand(world: World, kit: Worker):
     """Whichever record it is: an outage is asked about as often as if there were one record."""
-    kit.patience.backoff = Backoff(0, 0)
+    kit.retries.backoff = Backoff(0, 0)
     pauses: list[str] = []
     pause = kit.pulse.pause
     kit.pulse.pause = lambda seconds: (pauses.append(""), pause(seconds))[1]
@@ -134,15 +133,15 @@ def test_while_all_wait_each_try_is_followed_by_a_wait_in_hand(world: World, kit
     assert len(pauses) == len(world.runner.handled) - 1
 
 
-def test_a_failure_after_another_record_got_through_is_a_records_own_again(world: World, kit: Kit):
+def test_a_failure_after_another_record_got_through_is_a_records_own_again(world: World, kit: Worker):
     world.runner.results = [AWAY, None, AWAY, None, AWAY]
     for offset in range(5):
         work(kit, at(f"S{offset}"), offset)
     assert [position for position, _ in world.bus.deferred] == [f"slide.scanned/0/{n}" for n in (0, 2, 4)]
 
 
-def test_where_no_more_may_be_set_aside_a_record_is_waited_for_in_hand(world: World, kit: Kit):
-    kit.patience.backoff = Backoff(0, 0)
+def test_where_no_more_may_be_set_aside_a_record_is_waited_for_in_hand(world: World, kit: Worker):
+    kit.retries.backoff = Backoff(0, 0)
     world.bus.room = 0
     world.runner.results = [BUCKET_AWAY] * 20
     work(kit, at("S1"))
@@ -151,7 +150,7 @@ def test_where_no_more_may_be_set_aside_a_record_is_waited_for_in_hand(world: Wo
     assert aside(kit)["count"] == 0
 
 
-def test_slides_of_a_bucket_that_is_away_are_not_each_tried(world: World, kit: Kit, clock: Clock):
+def test_slides_of_a_bucket_that_is_away_are_not_each_tried(world: World, kit: Worker, clock: Clock):
     """To find out that a server does not answer takes long."""
     world.runner.results = [BUCKET_AWAY]
     for offset in range(20):
@@ -165,7 +164,7 @@ def test_slides_of_a_bucket_that_is_away_are_not_each_tried(world: World, kit: K
 
 
 def test_a_bucket_is_asked_again_ever_more_rarely_by_one_slide_at_a_time(
-    world: World, kit: Kit, clock: Clock
+    world: World, kit: Worker, clock: Clock
 ):
     world.runner.results = [BUCKET_AWAY] * 99
     for second in range(600):
@@ -175,16 +174,20 @@ def test_a_bucket_is_asked_again_ever_more_rarely_by_one_slide_at_a_time(
 
 
 @pytest.mark.parametrize(("took_s", "least_s"), [(0.0, 2), (40.0, 120), (4000.0, MOST_S)])
-def test_a_place_that_takes_long_to_say_no_is_asked_the_more_rarely(kit: Kit, took_s: float, least_s: float):
+def test_a_place_that_takes_long_to_say_no_is_asked_the_more_rarely(
+    kit: Worker, took_s: float, least_s: float
+):
     """Else asking it would take up the worker's time. The first time it may be one slide's own trouble."""
     event = at("S1")
-    delays = [kit.patience.delay_s(delivery(event, n), event, BUCKET_AWAY, took_s) for n in range(2)]
+    delays = [kit.retries.delay_s(delivery(event, n), event, BUCKET_AWAY, took_s) for n in range(2)]
     assert delays[0] <= 2.5
     assert least_s <= delays[1] <= max(5, LAST * least_s)
-    assert kit.patience.delay_s(delivery(event, 2), event, AWAY, took_s) <= 2
+    assert kit.retries.delay_s(delivery(event, 2), event, AWAY, took_s) <= 2
 
 
-def test_one_slide_that_alone_cannot_be_had_holds_up_none_of_its_bucket(world: World, kit: Kit, clock: Clock):
+def test_one_slide_that_alone_cannot_be_had_holds_up_none_of_its_bucket(
+    world: World, kit: Worker, clock: Clock
+):
     """It is tried for hours; those that come meanwhile are done within seconds."""
     tries: list[float] = []
 
@@ -212,7 +215,7 @@ def test_one_slide_that_alone_cannot_be_had_holds_up_none_of_its_bucket(world: W
     assert len(world.bus.ended) == 39
 
 
-def test_slides_of_a_bucket_that_is_back_are_all_tried(world: World, kit: Kit, clock: Clock):
+def test_slides_of_a_bucket_that_is_back_are_all_tried(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY]
     for now in (1000.0, 1010.0):
         clock.now = now
@@ -222,7 +225,7 @@ def test_slides_of_a_bucket_that_is_back_are_all_tried(world: World, kit: Kit, c
     assert aside(kit)["count"] == 0
 
 
-def test_a_slide_that_crashes_lets_others_pass_between_its_attempts(world: World, kit: Kit):
+def test_a_slide_that_crashes_lets_others_pass_between_its_attempts(world: World, kit: Worker):
     world.runner.results = [JobFailedError(CRASHED), None, JobFailedError(CRASHED), JobFailedError(CRASHED)]
     for slide_id, offset in (("S1", 0), ("S2", 1), ("S1", 0), ("S1", 0)):
         work(kit, at(slide_id), offset)
@@ -232,7 +235,7 @@ def test_a_slide_that_crashes_lets_others_pass_between_its_attempts(world: World
     assert aside(kit)["count"] == 0
 
 
-def test_crashes_of_several_slides_are_each_ones_own(world: World, kit: Kit):
+def test_crashes_of_several_slides_are_each_ones_own(world: World, kit: Worker):
     world.runner.results = [JobFailedError(CRASHED)] * 5
     for offset in range(5):
         work(kit, at(f"S{offset}"), offset)
@@ -240,7 +243,7 @@ def test_crashes_of_several_slides_are_each_ones_own(world: World, kit: Kit):
 
 
 def test_a_look_for_objects_that_fails_after_the_letter_is_made_up_for_when_the_record_comes_again(
-    world: World, kit: Kit, clock: Clock
+    world: World, kit: Worker, clock: Clock
 ):
     """The slide's share is away just then: that must not hold up others either."""
     world.runner.results = [InvalidInputError("slide-damaged", "It is damaged.")]
@@ -253,7 +256,7 @@ def test_a_look_for_objects_that_fails_after_the_letter_is_made_up_for_when_the_
     assert world.runner.handled == [1]
 
 
-def test_a_broker_that_is_away_while_a_record_is_set_aside_is_waited_for(world: World, kit: Kit):
+def test_a_broker_that_is_away_while_a_record_is_set_aside_is_waited_for(world: World, kit: Worker):
     world.bus.fail("defer", BUS_AWAY, BUS_AWAY)
     world.runner.results = [STORE_AWAY]
     work(kit, at("S1"))
@@ -261,20 +264,20 @@ def test_a_broker_that_is_away_while_a_record_is_set_aside_is_waited_for(world: 
     assert aside(kit)["codes"] == {"storage-unavailable": 1}
 
 
-def test_what_is_overdue_when_no_record_comes_went_to_another_member(world: World, kit: Kit, clock: Clock):
+def test_what_is_overdue_when_no_record_comes_went_to_another_member(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY]
     work(kit, at("S1"))
     clock.now += 2
-    kit.patience.delivered(None)
+    kit.retries.delivered(None)
     assert aside(kit)["count"] == 1
     clock.now += LATE_S + 1
-    kit.patience.delivered("slide.scanned/0/7")  # its turn
+    kit.retries.delivered("slide.scanned/0/7")  # its turn
     assert aside(kit)["count"] == 1
-    kit.patience.delivered(None)
+    kit.retries.delivered(None)
     assert aside(kit)["count"] == 0
 
 
-def test_a_record_that_was_lost_before_it_was_set_aside_is_the_other_members(world: World, kit: Kit):
+def test_a_record_that_was_lost_before_it_was_set_aside_is_the_other_members(world: World, kit: Worker):
     world.bus.ours = False
     kit.pulse.beat()
     world.runner.results = [BUCKET_AWAY]
@@ -283,7 +286,7 @@ def test_a_record_that_was_lost_before_it_was_set_aside_is_the_other_members(wor
     assert aside(kit)["count"] == 0
 
 
-def test_one_record_aside_that_comes_says_nothing_of_others(world: World, kit: Kit, clock: Clock):
+def test_one_record_aside_that_comes_says_nothing_of_others(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY] * 9
     for offset in range(3):
         work(kit, at(f"S{offset}", f"file:///{offset}/a.svs"), offset)
@@ -292,7 +295,7 @@ def test_one_record_aside_that_comes_says_nothing_of_others(world: World, kit: K
     assert aside(kit)["count"] == 3
 
 
-def test_status_says_what_waits_why_and_for_how_long(world: World, kit: Kit, clock: Clock):
+def test_status_says_what_waits_why_and_for_how_long(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY, BUCKET_AWAY]
     work(kit, at("S1"))
     clock.now += 100
@@ -307,7 +310,7 @@ def test_status_says_what_waits_why_and_for_how_long(world: World, kit: Kit, clo
     assert (_gauge("histgen_set_aside"), _gauge("histgen_set_aside_oldest_seconds")) == (1, 100.5)
 
 
-def test_a_slide_that_was_set_aside_is_unfinished(world: World, kit: Kit):
+def test_a_slide_that_was_set_aside_is_unfinished(world: World, kit: Worker):
     world.runner.results = [BUCKET_AWAY]
     work(kit, at("S1"))
     scanned_at = scanned().scanned_at

@@ -9,8 +9,8 @@ import pytest
 from waiting import until
 
 from histgen_lib.runtime.silence import is_ending
-from histgen_lib.worker.messages import Started
-from histgen_lib.worker.process import JobProcess, ProcessDiedError
+from histgen_lib.worker.child import Started
+from histgen_lib.worker.runner import JobProcess, ProcessDiedError
 
 
 class Large:

@@ -12,11 +12,10 @@ from worker_fakes import EVENT, World
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
+from histgen_lib.worker.child import Answer, Check, Checked, Failed, Find, Handle, StageProgress, Started
 from histgen_lib.worker.failures import JobFailedError
 from histgen_lib.worker.handler import Outcome
-from histgen_lib.worker.messages import Answer, Check, Checked, Failed, Find, Handle, Started, Told
-from histgen_lib.worker.process import ProcessDiedError
-from histgen_lib.worker.runner import Runner
+from histgen_lib.worker.runner import ProcessDiedError, Runner
 
 DEATH = ProcessDiedError(-9)
 BAD = InvalidInputError("slide-damaged", "It is damaged.")
@@ -68,7 +67,7 @@ def _reason(caught: pytest.ExceptionInfo[JobFailedError]) -> str:
 def test_a_job_is_asked_for_and_its_progress_shown(world: World):
     kit = world.kit()
     kit.board.take(EVENT)
-    process = ScriptedProcess(Started(), None, Told("encode", 3, 9), Answer(Outcome()))
+    process = ScriptedProcess(Started(), None, StageProgress("encode", 3, 9), Answer(Outcome()))
     assert Runner(kit.spec, process, kit.board, kit.pulse).handle(EVENT, 2) == Outcome()
     assert process.sent == [Handle(EVENT, 2)]
     assert kit.board.flight
@@ -77,7 +76,7 @@ def test_a_job_is_asked_for_and_its_progress_shown(world: World):
 
 def test_an_answer_that_comes_at_the_deadlines_edge_counts(world: World):
     """The time is over before the first look; what lies in the pipe by then is taken all the same."""
-    process = ScriptedProcess(Started(), None, Told("encode", 9, 9), Answer(Outcome()))
+    process = ScriptedProcess(Started(), None, StageProgress("encode", 9, 9), Answer(Outcome()))
     assert _runner(world, process, deadline_s=0.0).handle(EVENT, 1) == Outcome()
 
 
@@ -94,7 +93,7 @@ def test_a_job_over_its_deadline_is_ended_and_another_child_started(world: World
 
 
 def test_a_child_that_dies_in_a_job_is_a_crash(world: World):
-    process = ScriptedProcess(Started(), None, Told("open", 0, 1), DEATH)
+    process = ScriptedProcess(Started(), None, StageProgress("open", 0, 1), DEATH)
     with pytest.raises(JobFailedError) as caught:
         _runner(world, process).handle(EVENT, 1)
     assert _reason(caught) == "job-crashed"

@@ -20,10 +20,9 @@ from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
 from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.handler import Outcome
-from histgen_lib.worker.job import Job
-from histgen_lib.worker.kit import Kit
-from histgen_lib.worker.patience import Patience
+from histgen_lib.worker.retries import Retries
 from histgen_lib.worker.spec import WorkerSpec
+from histgen_lib.worker.task import Task, Worker
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 BUS_AWAY = TransientError("bus-unavailable", "The broker is away.")
@@ -204,24 +203,24 @@ class World:
     runner: FakeRunner = field(default_factory=FakeRunner)
     stop: Stop = field(default_factory=Stop)
 
-    def kit(self, **values: Any) -> Kit:
+    def kit(self, **values: Any) -> Worker:
         spec = WorkerSpec(
             "w",
             "slide.scanned",
             "g",
             FakeRunner,
             Path("/token"),
-            **{"backoff": Backoff(0, 0), "max_attempts": 3} | values,
+            **{"backoff": Backoff(0, 0), "max_attempts": 3, "drafts": True} | values,
         )
         board = Board(spec.name, now=lambda: NOW)
         pulse = Pulse(spec, board, self.stop)
         pulse.subscription = self.bus
         pulse.take()
-        attempts, patience = Attempts(self.store, spec.name), Patience(spec.backoff, board)
-        return Kit(spec, self.bus, self.bus, self.store, attempts, self.runner, pulse, board, patience)
+        attempts, retries = Attempts(self.store, spec.name), Retries(spec.backoff, board)
+        return Worker(spec, self.bus, self.bus, self.store, attempts, self.runner, pulse, board, retries)
 
 
-def work(kit: Kit, event: Event = EVENT) -> None:
+def work(kit: Worker, event: Event = EVENT) -> None:
     """Have a worker take a record to its end."""
-    Job(kit, delivery(event), event).run()
+    Task(kit, delivery(event), event).run()
     kit.attempts.sweep()

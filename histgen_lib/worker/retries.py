@@ -1,14 +1,14 @@
-"""Which records wait to be tried again, for how long, and whether others may pass them meanwhile.
+"""Which records wait to be tried again, for how long, and whether other records may pass them meanwhile.
 
-What ails one slide alone – its bucket or share is away, its job crashes – has its record set aside, and
-others pass. What all need – the model server, the store – is waited for with a record in hand: when the same
-fails for a second record and no job got through between, trying further ones would only burn the machine.
+A record with a trouble of its own – its bucket or share is away, its job crashes – is set aside, and others
+pass. An outage that concerns all records – of the model server, of the store – is waited for with a record in
+hand: when a second record fails for the same reason and no job got through in between, further tries would
+only burn the machine.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from histgen_lib.bus import Delivery
@@ -18,16 +18,17 @@ from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.runtime.board import Aside, Board
 
 OWN = "slide-away"
-"""The one outage that concerns the slides of one place alone."""
+"""The one outage that concerns only the slides of one place."""
 TURN = 8
-"""So many tries a record has in hand while the same fails for others; then another record has its turn."""
+"""So many tries a record has in hand while others fail for the same reason; then another record has its
+turn."""
 LATE_S, LOST_S = 5.0, 3600.0
-"""How long after its time a record that was set aside may come: while there is nothing else to do, and while
-others have their turn."""
+"""How overdue a record that was set aside may be: while there is nothing else to do, and while others have
+their turn."""
 SHARE, MOST_S = 3.0, 300.0
-"""A place that takes long to say no is asked the more rarely: so many times as long as that took, at most."""
+"""A place that is slow to fail is tried the more rarely: after so many times as long, up to a limit."""
 LAST = 1.25
-"""Who was refused comes back the last of its place's slides: it may be the only one that cannot be had."""
+"""A slide that was refused is tried as the last of its place: it may be the only one that cannot be had."""
 
 
 @dataclass
@@ -41,9 +42,9 @@ class _Tries:
 
 @dataclass
 class _Away:
-    """A place that slides cannot be had from now; it is asked again at `until`.
+    """A place whose slides cannot be had now; it is tried again at `until`.
 
-    `count`: how often it failed since a slide was had from it.
+    `count`: how often it has failed since a slide was last had from it.
     """
 
     delays: Iterator[float]
@@ -51,28 +52,27 @@ class _Away:
     count: int = 0
 
     def wait_s(self, took_s: float) -> float:
-        """Count a failure; say how long to leave the place alone. A first one may be one slide's own."""
+        """Count a failure and return how long to leave the place alone. The first may be the slide's own."""
         self.count += 1
         return max(next(self.delays), min(MOST_S, SHARE * took_s) if self.count > 1 else 0.0)
 
 
 @dataclass
-class Patience:
-    """Of one worker, used by its poll loop alone; the board shows what is aside. `clock`: seconds."""
+class Retries:
+    """The retries of one worker, used only by its poll loop. The board shows the records that are aside."""
 
     backoff: Backoff
     board: Board
-    clock: Callable[[], float] = time.monotonic
     _tries: dict[str, _Tries] = field(default_factory=dict)
     _failed: dict[str, set[str]] = field(default_factory=dict)
     _away: dict[str, _Away] = field(default_factory=dict)
 
     def delay_s(self, delivery: Delivery, event: Event, reason: HistgenError, took_s: float) -> float:
-        """Say how long a record that failed after `took_s` is to wait: the longer, the more often it did.
+        """Return how long a record that failed after `took_s` is to wait; more after each failure.
 
-        Where its place is away the place's own waits count, too, and what it costs to ask there.
+        If its place is away, that place's own delays count too, and how long it takes to fail.
         """
-        now = self.clock()
+        now = self.board.clock()
         tries = self._tries_of(delivery, now)
         tries.count += 1
         delay_s = next(tries.delays)
@@ -90,21 +90,21 @@ class Patience:
         return self._tries.setdefault(delivery.position, _Tries(self.backoff.delays(), now))
 
     def concerns_all(self, reason: HistgenError) -> bool:
-        """Tell whether the same failed for several records since a job got through."""
+        """Return whether several records have failed for this reason since a job got through."""
         return len(self._failed.get(reason.code, ())) > 1
 
     def had_its_turn(self, delivery: Delivery) -> bool:
-        """Tell whether another record may be tried now: even what fails for two may not concern all."""
+        """Return whether another record may be tried now: what fails for two may still not concern all."""
         return self._tries[delivery.position].count % TURN == 0
 
     def away_s(self, event: Event) -> float:
-        """Say how long the place that a slide lies at is to be left alone; 0.0 if it may be tried."""
+        """Return how long to leave the slide's place alone; 0.0 if it may be tried."""
         away = self._away.get(_place(event))
-        return max(0.0, away.until - self.clock()) if away else 0.0
+        return max(0.0, away.until - self.board.clock()) if away else 0.0
 
     def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> None:
         """Note a record that others pass for `delay_s`."""
-        now = self.clock()
+        now = self.board.clock()
         tries = self._tries_of(delivery, now)
         shown = Aside(
             event.key, event.name, event.scanned_at, code, tries.count, tries.began_at, now + delay_s
@@ -112,26 +112,26 @@ class Patience:
         self.board.aside = {**self.board.aside, delivery.position: shown}
 
     def delivered(self, position: str | None) -> None:
-        """Note what the broker gave, None for nothing. What is overdue then is another member's by now."""
-        late = self.clock() - (LATE_S if position is None else LOST_S)
+        """Note which record the broker delivered, None for none. Overdue ones are another member's by now."""
+        late = self.board.clock() - (LATE_S if position is None else LOST_S)
         aside = {place: record for place, record in self.board.aside.items() if place != position}
         for place in [place for place, record in aside.items() if record.due_at < late]:
             del aside[place], self._tries[place]
         self.board.aside = aside
 
     def left(self, position: str) -> None:
-        """Note that a record is not in hand any more; of one that was set aside all is remembered."""
+        """Note that a record is no longer in hand, and forget its tries unless it was set aside."""
         if position not in self.board.aside:
             self._tries.pop(position, None)
 
     def got_through(self, event: Event) -> None:
-        """Note a job that was done: what all need is there, and so is the place where its slide lies."""
+        """Note a job that was done: what all records need is there, and so is the place of its slide."""
         self._failed.clear()
         self._away.pop(_place(event), None)
 
 
 def _place(event: Event) -> str:
-    """Name what a slide shares with its neighbours: the bucket, or the folder."""
+    """Return what a slide shares with its neighbours: the bucket, or the folder."""
     uri: str = getattr(event.data, "uri", "")
     if uri.startswith("s3://"):
         return "/".join(uri.split("/", 3)[:3])

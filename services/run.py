@@ -1,0 +1,109 @@
+"""Runs a service of the table: what `python -m services.<name>` does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from typing import NoReturn, Protocol
+
+from histgen_lib import __version__
+from histgen_lib.errors import HistgenError
+from histgen_lib.resources import disk_full, exit_code_of, was_full
+from histgen_lib.runtime.stopping import Stop, stopped_by_signals
+from histgen_lib.secret import OWNER_ONLY
+from histgen_lib.telemetry import configure_logging, configure_tracing, flush_tracing, get_logger
+from histgen_lib.worker import WorkerSpec, run_worker
+from histgen_lib.worker.memory import default_limit_bytes
+from services.settings import ServiceSettings
+from services.table import Service, service_named
+from services.wiring import bus_settings, http_limits, storage_settings, token_file, warn_without_roots
+
+FLUSH_S = 2.0
+"""How long spans may take to go out when a web service has stopped."""
+
+_log = get_logger()
+
+
+class WebService(Protocol):
+    """What the factory of a web service makes."""
+
+    def run(self) -> int:
+        """Serve until the stop that the factory was called with; return the process's exit code."""
+        ...
+
+
+def main(name: str) -> NoReturn:
+    """Run a service as the whole of this process."""
+    code = run(name)
+    if service_named(name).kind == "worker":
+        sys.exit(code)
+    flush_tracing(FLUSH_S)
+    sys.stderr.flush()
+    os._exit(code)  # a slide that a request still has read after the grace period holds up nobody
+
+
+def run(name: str) -> int:
+    """Run a service until SIGTERM or SIGINT; return the process's exit code."""
+    configure_logging(name)
+    row = service_named(name)
+    try:
+        settings = row.settings_class().load()
+        _observe(settings, name)
+        return _run_worker(row, settings) if row.kind == "worker" else _run_web(row, settings)
+    except HistgenError as error:
+        code = exit_code_of(error)
+        _log.error("The service stops: someone has to fix this.", exc_info=error, exit_code=code)
+        return code
+    except OSError as error:
+        if not was_full(error):
+            raise
+        full = disk_full()
+        _log.error("The service stops.", exc_info=full, exit_code=full.exit_code)
+        return full.exit_code
+
+
+def _observe(settings: ServiceSettings, name: str) -> None:
+    """Log and trace as the settings say; keep files for this account only. FatalError("tracing-missing")."""
+    os.umask(OWNER_ONLY)
+    configure_logging(name, settings.log_level)
+    configure_tracing(name, __version__, settings.traces)
+
+
+def _run_web(row: Service, settings: ServiceSettings) -> int:
+    with stopped_by_signals(Stop()) as stop:
+        web: WebService = row.make(settings, stop)
+        return web.run()
+
+
+def _run_worker(row: Service, settings: ServiceSettings) -> int:
+    warn_without_roots(settings)
+    return run_worker(
+        worker_spec(row, settings), bus=bus_settings(settings), storage=storage_settings(settings)
+    )
+
+
+def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
+    """Say which events a worker takes and how much patience it has; all workers of a name share the work."""
+    assert row.takes is not None
+    codes = row.known_codes()
+    return WorkerSpec(
+        name=row.name,
+        topic=row.takes.type,
+        group=f"histgen-{row.name}",
+        make_handler=partial(row.make, settings),
+        token_file=token_file(settings),
+        deadline_s=settings.deadline_s,
+        opening_s=settings.opening_s,
+        memory_bytes=settings.memory_bytes or default_limit_bytes(),
+        max_attempts=settings.max_attempts,
+        grace_s=settings.grace_s,
+        frozen_s=settings.frozen_s,
+        host=settings.host,
+        port=settings.port,
+        http=http_limits(settings),
+        run_dir=settings.run_dir,
+        letters=codes.letters,
+        retries=codes.retries,
+        drafts=row.drafts,
+    )

@@ -1,0 +1,87 @@
+"""The table of services is whole, and what is derived from it follows it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from histgen_lib.events import ReportDrafted
+from histgen_lib.stack.settings import StackSettings, service_module, service_names
+from services import settings as settings_module
+from services.codes import Codes
+from services.settings import ServiceSettings
+from services.table import SERVICES, Service, service_named
+
+FOLDER = Path(__file__).resolve().parents[3] / "services"
+NAMES = [row.name for row in SERVICES]
+
+
+class ToySettings(ServiceSettings):
+    greeting: str = Field("hello", description="what it says")
+
+
+TOY = Service("toy", "worker", ReportDrafted, None, f"{__name__}:ToySettings", f"{__name__}:ToySettings")
+
+
+def test_every_row_has_a_folder_and_every_folder_a_row():
+    assert sorted(NAMES) == sorted(path.parent.name for path in FOLDER.glob("*/__main__.py"))
+    assert all(re.fullmatch("[a-z]{1,32}", name) for name in NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("row", SERVICES, ids=NAMES)
+def test_what_a_row_refers_to_is_there(row):
+    assert issubclass(row.settings_class(), ServiceSettings)
+    assert isinstance(row.known_codes(), Codes)
+    module, name = row.factory.split(":")
+    assert module.startswith(f"{row.module}.")
+    assert f"def {name}(" in (FOLDER.parent / f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_every_worker_takes_what_an_earlier_service_gives():
+    given = [row.gives for row in SERVICES]
+    for place, row in enumerate(SERVICES):
+        assert row.takes in given[:place] or row.kind == "web"
+
+
+def test_slides_come_in_at_one_service():
+    assert [row.name for row in SERVICES if row.is_entrance] == ["gateway"]
+
+
+def test_only_the_service_that_publishes_drafts_measures_their_age():
+    assert [row.name for row in SERVICES if row.drafts] == ["reporter"]
+
+
+def test_there_is_no_row_of_another_name():
+    with pytest.raises(LookupError):
+        service_named("toy")
+
+
+@pytest.mark.parametrize("row", SERVICES, ids=NAMES)
+def test_no_service_imports_another(row):
+    others = [f"services.{name}" for name in NAMES if name != row.name]
+    for path in (FOLDER / row.name).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            assert not any(module == other or module.startswith(f"{other}.") for other in others), path
+
+
+def test_of_scaled_services_the_local_stack_starts_as_many_as_it_is_told(tmp_path):
+    settings = StackSettings(home=tmp_path, model=tmp_path, tilers=3)
+
+    assert service_names(settings) == ["gateway", "reporter", "tiler", "tiler-2", "tiler-3"]
+    assert service_module("tiler-3") == "services.tiler"
+
+
+def test_a_service_has_its_own_section_in_the_settings_file(monkeypatch, tmp_path):
+    path = tmp_path / "lab.yaml"
+    path.write_text("bus: embedded:/b\nstore: file:/s\ntoy: {greeting: ahoy}\ntiler: {in_flight: 2}\n")
+    monkeypatch.setenv("HISTGEN_CONFIG", str(path))
+    monkeypatch.setattr(settings_module, "SERVICES", (*SERVICES, TOY))
+
+    assert ToySettings.load().greeting == "ahoy"
+    assert service_named("tiler").settings_class().load().shown()["in_flight"] == 2
