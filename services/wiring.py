@@ -19,7 +19,7 @@ from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.room import exit_code_of
-from histgen_lib.runtime.limits import Limits
+from histgen_lib.runtime.web.guard import Limits
 from histgen_lib.secret import OWNER_ONLY
 from histgen_lib.storage import ObjectStore, StorageSettings
 from histgen_lib.telemetry import configure_logging, configure_tracing, get_logger

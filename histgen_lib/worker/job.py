@@ -17,7 +17,7 @@ from histgen_lib.bus import Delivery
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import Event
-from histgen_lib.runtime.pulse import aside
+from histgen_lib.runtime.pulse import in_background
 from histgen_lib.telemetry import get_logger, metrics
 from histgen_lib.worker.attempts import Trial
 from histgen_lib.worker.failures import DIED, JobFailedError, foreseen
@@ -123,7 +123,7 @@ class Job:
         if self._trial.key is None:  # the worker died with it the last time, or the reason would be known
             return self._give_up(DIED)
         began_at, number = time.monotonic(), self._trial.number
-        self._kit.board.progress(attempt=number)
+        self._kit.board.begin_attempt(number)
         outcome = self._kit.runner.handle(self._event, number)
         self._job_s = time.monotonic() - began_at
         return self._finish(outcome, "done")
@@ -131,7 +131,7 @@ class Job:
     def _begin(self) -> Outcome | None:
         """Count the attempt, and meanwhile look for finished objects; a look that crashes counts too."""
         kit, self._counts, self._telling = self._kit, False, False
-        self._beginning = aside(partial(kit.attempts.begin, self._event.name, kit.spec.max_attempts))
+        self._beginning = in_background(partial(kit.attempts.begin, self._event.name, kit.spec.max_attempts))
         try:
             with foreseen():
                 found = kit.runner.find(self._event)
@@ -191,7 +191,7 @@ class Job:
     def _withdraw_now(self) -> None:
         self.withdraw(0.0)
         with suppress(TransientError):  # else it is tried again before the next attempt begins
-            self._kit.pulse.until(aside(partial(self._kit.attempts.sweep, self._event.name)))
+            self._kit.pulse.until(in_background(partial(self._kit.attempts.sweep, self._event.name)))
 
     def _end(self, how: str, outcome: Outcome | None = None, code: str = "") -> None:
         seconds, attempt = time.monotonic() - self._arrived_at, self._trial.number

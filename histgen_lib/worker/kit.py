@@ -10,7 +10,7 @@ from histgen_lib.catalogue.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import REPORT_DRAFTED, Event
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.pulse import Pulse, aside
+from histgen_lib.runtime.pulse import Pulse
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
 from histgen_lib.worker.attempts import Attempts
@@ -44,7 +44,7 @@ class Kit:
     def publish(self, event: Event) -> None:
         """Return once `event` is durable on its topic."""
         send = partial(self.publisher.publish, event.type, event.key, event)
-        self.pulse.insist("broker", lambda: self.pulse.until(aside(send)))
+        self.pulse.insist("broker", send, background=True)
 
     def commit(self, delivery: Delivery) -> bool:
         """Say that the record is done; False if it was another member's by then."""
@@ -52,7 +52,7 @@ class Kit:
 
     def write_letter(self, letter: DeadLetter) -> DeadLetter:
         """Give up in writing; a letter of this event that is there already stays. Return the one there is."""
-        kept, new = self.pulse.store(partial(keep_letter, self.store, letter))
+        kept, new = self.pulse.insist("store", partial(keep_letter, self.store, letter), background=True)
         if new:
             metrics.DEAD_LETTERS.labels(self.spec.name, kept.code).inc()
             _log.warning("An event is given up.", code=kept.code, attempts=kept.attempts, key=kept.key)
@@ -60,12 +60,12 @@ class Kit:
 
     def read_letter(self, event: Event) -> DeadLetter | None:
         """Return the letter of an event that was given up before."""
-        return self.pulse.store(partial(letter_of, self.store, event))
+        return self.pulse.insist("store", partial(letter_of, self.store, event), background=True)
 
     def remove_letter(self, event: Event) -> None:
         """Take back a letter that someone wrote before the job's objects were there."""
         if letter := self.read_letter(event):
-            self.pulse.store(partial(self.store.delete, letter.key))
+            self.pulse.insist("store", partial(self.store.delete, letter.key), background=True)
 
     def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> bool:
         """Have other records pass this one for `delay_s`; False if no more may be set aside."""

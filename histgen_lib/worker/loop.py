@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future, wait
 
 from histgen_lib.bus import Delivery
-from histgen_lib.errors import HistgenError, TransientError
-from histgen_lib.runtime.pulse import aside, next_s
+from histgen_lib.errors import TransientError
+from histgen_lib.runtime.loops import StoreProbe
+from histgen_lib.runtime.pulse import in_background
 from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.job import Job
@@ -27,9 +27,7 @@ class Loop:
     def __init__(self, kit: Kit, stop: Stop) -> None:
         self._kit, self._stop = kit, stop
         self._sweeping: Future[None] | None = None
-        self._probing: Future[object] | None = None
-        self._probed_at = 0.0
-        self._worked_at = time.monotonic()
+        self._probe = StoreProbe(kit.store, kit.board, key=PROBE_KEY, every_s=PROBE_S)
 
     def run(self) -> None:
         """Return once stopped, with nothing in hand. FatalError leaves the record in hand uncommitted."""
@@ -39,22 +37,20 @@ class Loop:
             while not self._stop.requested:
                 kit.pulse.beat()
                 delivery = kit.pulse.insist("broker", self._next, patient=False)
-                kit.pulse.polled()
                 kit.patience.delivered(delivery.position if delivery else None)
                 if delivery:
                     with bound(**_ids(delivery)):
                         self._work(delivery)
-                    self._worked_at = time.monotonic()
                 else:
                     self._idle()
         except Stopped:
             pass
         finally:
             kit.board.stopping = True
-            wait([aside(kit.attempts.sweep)], HAND_BACK_S)
+            wait([in_background(kit.attempts.sweep)], HAND_BACK_S)
 
     def _next(self) -> Delivery | None:
-        return self._kit.subscription.next(next_s(self._worked_at))
+        return self._kit.pulse.next(self._kit.subscription)
 
     def _work(self, delivery: Delivery) -> None:
         kit, job = self._kit, None
@@ -89,7 +85,7 @@ class Loop:
     def _hand_back(self, delivery: Delivery, job: Job | None) -> None:
         """Let another member have the record, with no attempt counted."""
         if job:
-            wait([aside(self._kit.attempts.sweep)], HAND_BACK_S)
+            wait([in_background(self._kit.attempts.sweep)], HAND_BACK_S)
         try:
             self._kit.subscription.release(delivery)
         except TransientError:
@@ -99,25 +95,12 @@ class Loop:
     def _idle(self) -> None:
         self._kit.pulse.insist("process", self._kit.runner.tend, patient=False)
         self._sweep()
-        self._probe()
+        self._probe.turn()
 
     def _sweep(self) -> None:
         """Remove ended attempts, beside whatever comes next."""
         if self._kit.attempts.unswept and (self._sweeping is None or self._sweeping.done()):
-            self._sweeping = aside(self._kit.attempts.sweep)
-
-    def _probe(self) -> None:
-        """Look now and then whether the store is there."""
-        kit = self._kit
-        if self._probing and self._probing.done():
-            error, self._probing = self._probing.exception(), None
-            if isinstance(error, HistgenError):
-                kit.board.lacks("store", error)
-            else:
-                kit.board.has("store")
-        elif not self._probing and time.monotonic() - self._probed_at >= PROBE_S:
-            self._probed_at = time.monotonic()
-            self._probing = aside(lambda: kit.store.head(PROBE_KEY))
+            self._sweeping = in_background(self._kit.attempts.sweep)
 
 
 def _ids(delivery: Delivery) -> dict[str, str]:

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from histgen_lib.bus import BusSettings, Subscription, open_publisher, open_subscription
-from histgen_lib.errors import HistgenError, TransientError
-from histgen_lib.room import disk_full, exit_code_of, was_full
+from histgen_lib.errors import TransientError
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.health import health_app
-from histgen_lib.runtime.http import announced, serving
-from histgen_lib.runtime.lock import Lock
 from histgen_lib.runtime.pulse import Pulse
-from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
+from histgen_lib.runtime.service import exit_code
+from histgen_lib.runtime.stopping import Stop, stopped_by_signals
+from histgen_lib.runtime.web.guard import BearerAuth
+from histgen_lib.runtime.web.server import health_app, registered, serving
 from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
@@ -24,8 +23,6 @@ from histgen_lib.worker.patience import Patience
 from histgen_lib.worker.process import JobProcess
 from histgen_lib.worker.runner import Runner
 from histgen_lib.worker.spec import WorkerSpec
-
-UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
 
 _log = get_logger()
 
@@ -41,32 +38,19 @@ def run_worker(
     """
     signals = nullcontext(stop) if stop else stopped_by_signals(Stop())
     with bound(worker=spec.name), signals as stopping:
-        try:
-            _run(spec, bus, storage, stopping)
-        except Stopped:
-            pass
-        except HistgenError as error:
-            code = exit_code_of(error)
-            _log.error("The worker stops: this is for a person to mend.", exc_info=error, exit_code=code)
-            return code
-        except Exception as error:
-            if was_full(error):
-                _log.error("The worker stops.", exc_info=disk_full(), exit_code=TransientError.exit_code)
-                return TransientError.exit_code
-            _log.error("The worker stops: nobody had foreseen this.", exc_info=error, exit_code=UNFORESEEN)
-            return UNFORESEEN
-    return 0
+        return exit_code(lambda: _run(spec, bus, storage, stopping))
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
     board = Board(spec.name, letters=spec.letters, retries=spec.retries)
-    lock = Lock(own_secret(spec.token_file))
+    auth = BearerAuth(own_secret(spec.token_file))
     with ExitStack() as open_things:
-        pages = serving(health_app(board, lock), spec.host, spec.port, spec.http)
+        pages = serving(health_app(board, auth), spec.host, spec.port, spec.http)
         url = open_things.enter_context(pages)
-        open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))
+        open_things.enter_context(registered(spec.run_dir, spec.name, url, spec.token_file))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
-        kit = open_things.enter_context(_kit(spec, bus, storage, board, Pulse(spec, board, stop)))
+        pulse = Pulse(board, stop, grace_s=spec.grace_s, backoff=spec.backoff)
+        kit = open_things.enter_context(_kit(spec, bus, storage, board, pulse))
         _log.info("The worker is ready.")
         Loop(kit, stop).run()
     _log.info("The worker has stopped.")

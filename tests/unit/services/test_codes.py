@@ -12,7 +12,7 @@ from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.runtime.board import Board
 from histgen_lib.telemetry import metrics
 from services.codes import LETTERS, REFUSALS, RETRIES
-from services.gateway.board import GatewayBoard
+from services.gateway.app import GatewayBoard
 from services.gateway.submission import Via
 
 ROOT = Path(__file__).resolve().parents[3]
