@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from histgen_lib import __version__
-from histgen_lib.errors import HistgenError
-from histgen_lib.resources import disk_full, exit_code_of, was_full
+from histgen_lib.runtime.service import WebService, exit_code
 from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 from histgen_lib.secret import OWNER_ONLY
-from histgen_lib.telemetry import configure_logging, configure_tracing, flush_tracing, get_logger
+from histgen_lib.telemetry import configure_logging, configure_tracing, flush_tracing
 from histgen_lib.worker import WorkerSpec, run_worker
 from histgen_lib.worker.memory import default_limit_bytes
 from services.settings import ServiceSettings
@@ -21,16 +20,6 @@ from services.wiring import bus_settings, http_limits, storage_settings, token_f
 
 FLUSH_S = 2.0
 """How long spans may take to go out when a web service has stopped."""
-
-_log = get_logger()
-
-
-class WebService(Protocol):
-    """What the factory of a web service makes."""
-
-    def run(self) -> int:
-        """Serve until the stop that the factory was called with; return the process's exit code."""
-        ...
 
 
 def main(name: str) -> NoReturn:
@@ -46,21 +35,13 @@ def main(name: str) -> NoReturn:
 def run(name: str) -> int:
     """Run a service until SIGTERM or SIGINT; return the process's exit code."""
     configure_logging(name)
-    row = service_named(name)
-    try:
-        settings = row.settings_class().load()
-        _observe(settings, name)
-        return _run_worker(row, settings) if row.kind == "worker" else _run_web(row, settings)
-    except HistgenError as error:
-        code = exit_code_of(error)
-        _log.error("The service stops: someone has to fix this.", exc_info=error, exit_code=code)
-        return code
-    except OSError as error:
-        if not was_full(error):
-            raise
-        full = disk_full()
-        _log.error("The service stops.", exc_info=full, exit_code=full.exit_code)
-        return full.exit_code
+    return exit_code(lambda: _run(service_named(name)))
+
+
+def _run(row: Service) -> int:
+    settings = row.settings_class().load()
+    _observe(settings, row.name)
+    return _run_worker(row, settings) if row.kind == "worker" else _run_web(row, settings)
 
 
 def _observe(settings: ServiceSettings, name: str) -> None:
@@ -72,8 +53,9 @@ def _observe(settings: ServiceSettings, name: str) -> None:
 
 def _run_web(row: Service, settings: ServiceSettings) -> int:
     with stopped_by_signals(Stop()) as stop:
-        web: WebService = row.make(settings, stop)
-        return web.run()
+        service: WebService = row.make(settings, stop)
+        service.run()
+    return 0
 
 
 def _run_worker(row: Service, settings: ServiceSettings) -> int:

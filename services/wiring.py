@@ -16,7 +16,7 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError
-from histgen_lib.runtime.limits import Limits
+from histgen_lib.runtime.web.guard import Limits
 from histgen_lib.storage import StorageSettings
 from histgen_lib.telemetry import get_logger
 from services.settings import ServiceSettings

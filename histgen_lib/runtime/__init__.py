@@ -1,1 +1,1 @@
-"""What any process of a service has: stopping, backing off, waiting, health, a web server."""
+"""What every service has, worker or web: stopping, waiting, loops, liveness, metrics and an HTTP server."""

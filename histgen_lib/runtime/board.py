@@ -1,6 +1,6 @@
-"""What a worker shows of itself: to /status, /readyz and /healthz, and as gauges.
+"""What a service shows of itself on /status, /readyz and /healthz, and as gauges.
 
-Written by the worker's thread, read by the server's: every field is replaced whole.
+The service's threads write it, the HTTP server's thread reads it: every field is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from histgen_lib.errors import HistgenError
 from histgen_lib.events import Event
 from histgen_lib.telemetry import metrics
 
 LIVE_S = 30.0
-"""How old the last turn of the poll loop may be in a worker that is alive."""
+"""A loop that has not turned for so long is stuck, and its process is not live."""
+
+_FIRST = 20
+_SHOWN = ("slide_id", "event_id", "attempt", "stage", "done", "total")
+_SHOWN_ASIDE = ("slide_id", "event_id", "code", "tries")
 
 
 @dataclass(frozen=True)
 class Flight:
-    """The job in hand."""
+    """The job in hand. `began_at`: by the board's clock."""
 
     slide_id: str
     event_id: str
@@ -36,7 +39,7 @@ class Flight:
 
 @dataclass(frozen=True)
 class Aside:
-    """A record that waits to be tried again while others pass it; `since`, `due_at`: by the board's clock."""
+    """A record set aside to be tried again, while others pass it. `since`, `due_at`: by the board's clock."""
 
     slide_id: str
     event_id: str
@@ -49,10 +52,11 @@ class Aside:
 
 @dataclass
 class Board:
-    """One worker. `missing`: what it depends on and does not have now, each with a code or name.
+    """The state of one service. `worker`: its name, also in metrics.
 
-    `aside`: records set aside, by their place in the log. `letters`, `retries`: the codes whose counters it
-    shows from the start.
+    `missing`: dependencies that are not available, each with an error code or a word. `aside`: records set
+    aside, by their position in the log. `letters`, `retries`: error codes whose counters exist from the
+    start. `clock`: monotonic seconds; `now`: UTC.
     """
 
     worker: str
@@ -60,7 +64,6 @@ class Board:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     phase: str = "starting"
     stopping: bool = False
-    turned_at: float = field(default_factory=time.monotonic)
     missing: dict[str, str] = field(default_factory=lambda: {"process": "starting", "broker": "starting"})
     flight: Flight | None = None
     aside: Mapping[str, Aside] = field(default_factory=dict)
@@ -69,25 +72,26 @@ class Board:
     retries: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._turned_at = {"": self.clock()}
         metrics.show_worker(self.worker, letters=self.letters, retries=self.retries)
         metrics.OLDEST_UNFINISHED.labels(self.worker).set_function(self.oldest_s)
         metrics.SET_ASIDE.labels(self.worker).set_function(lambda: len(self.aside))
         metrics.SET_ASIDE_OLDEST.labels(self.worker).set_function(self.aside_s)
 
-    def turn(self) -> None:
-        """Note that the poll loop turned."""
-        self.turned_at = self.clock()
+    def turn(self, loop: str = "") -> None:
+        """Note that a loop turned: the main one, or the one called `loop`."""
+        self._turned_at[loop] = self.clock()
 
     def live(self) -> bool:
-        """Tell whether the poll loop turned lately."""
-        return self.clock() - self.turned_at < LIVE_S
+        """Return whether every loop turned lately."""
+        return self.clock() - min(list(self._turned_at.values())) < LIVE_S
 
     def has(self, what: str) -> None:
-        """Note that a dependency answered."""
+        """Note that a dependency is available."""
         self.missing = {name: code for name, code in self.missing.items() if name != what}
 
     def lacks(self, what: str, why: HistgenError | str) -> None:
-        """Note that a dependency is away."""
+        """Note that a dependency is not available."""
         code = why.code if isinstance(why, HistgenError) else why
         self.missing = {**self.missing, what: code}
 
@@ -97,41 +101,46 @@ class Board:
         self.phase = "working"
         metrics.IN_FLIGHT.labels(self.worker).set(1)
 
-    def progress(self, **values: Any) -> None:
-        """Note how far the job in hand is."""
+    def begin_attempt(self, number: int) -> None:
+        """Note which attempt at the job in hand begins, counted from 1."""
         if self.flight:
-            self.flight = replace(self.flight, **values)
+            self.flight = replace(self.flight, attempt=number)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Note how far the job in hand has come."""
+        if self.flight:
+            self.flight = replace(self.flight, stage=stage, done=done, total=total)
 
     def wait_for(self, code: str) -> None:
-        """Note that the job in hand is to be tried again."""
+        """Note that the job in hand waits to be tried again."""
         self.phase = "waiting"
-        self.progress(stage=code, done=0, total=0)
+        self.progress(code, 0, 0)
 
     def drop(self) -> None:
-        """Note that no job is in hand any more."""
+        """Note that no job is in hand."""
         self.flight = None
         self.phase = "idle"
         metrics.IN_FLIGHT.labels(self.worker).set(0)
 
     def flight_s(self) -> float:
-        """Seconds since the scan of the slide in hand."""
-        return self._since(self.flight)
+        """Return the seconds since the scan of the slide in hand."""
+        return self._since_scan(self.flight)
 
     def oldest_s(self) -> float:
-        """Seconds since the first scan of the slides in hand and set aside."""
-        return max(map(self._since, (self.flight, *self.aside.values())))
+        """Return the seconds since the earliest scan among the slides in hand and set aside."""
+        return max(map(self._since_scan, (self.flight, *self.aside.values())))
 
     def aside_s(self) -> float:
-        """Seconds since the first failure of the record that has been waiting for longest."""
+        """Return the seconds since the first failure of the record that has been set aside for longest."""
         return max((self.clock() - record.since for record in self.aside.values()), default=0.0)
 
-    def _since(self, slide: Flight | Aside | None) -> float:
+    def _since_scan(self, slide: Flight | Aside | None) -> float:
         return max(0.0, (self.now() - slide.scanned_at).total_seconds()) if slide else 0.0
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, object]:
         """Return what /status shows."""
         flight = self.flight
-        shown = flight and {
+        in_flight = flight and {
             **{name: getattr(flight, name) for name in _SHOWN},
             "seconds": round(self.clock() - flight.began_at, 3),
         }
@@ -139,13 +148,13 @@ class Board:
             "worker": self.worker,
             "phase": "stopping" if self.stopping else self.phase,
             "missing": self.missing,
-            "in_flight": shown,
-            "set_aside": self._told_aside(),
+            "in_flight": in_flight,
+            "set_aside": self._aside_status(),
             "jobs_done": self.finished,
         }
 
-    def _told_aside(self) -> dict[str, Any]:
-        """Return how many records are set aside, and the first of them that are due."""
+    def _aside_status(self) -> dict[str, object]:
+        """Return how many records are set aside, and those of them that are due first."""
         records, now = sorted(self.aside.values(), key=lambda record: record.due_at), self.clock()
         return {
             "count": len(records),
@@ -161,5 +170,18 @@ class Board:
         }
 
 
-_FIRST, _SHOWN_ASIDE = 20, ("slide_id", "event_id", "code", "tries")
-_SHOWN = ("slide_id", "event_id", "attempt", "stage", "done", "total")
+@dataclass
+class WebBoard(Board):
+    """The state of a service that answers requests. `requests`: how many are in hand."""
+
+    missing: dict[str, str] = field(default_factory=lambda: {"store": "starting"})
+    requests: int = 0
+
+    def hold(self, requests: int) -> None:
+        """Note how many requests are in hand."""
+        self.requests = requests
+        metrics.IN_FLIGHT.labels(self.worker).set(requests)
+
+    def status(self) -> dict[str, object]:
+        """Return what /status shows."""
+        return super().status() | {"requests": self.requests}

@@ -1,4 +1,4 @@
-"""Being told to stop: once to finish what is in hand, twice to leave at once."""
+"""Stopping: the first request lets work in hand finish, the second signal ends the process at once."""
 
 from __future__ import annotations
 
@@ -7,70 +7,81 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from histgen_lib.errors import FatalError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _TERMINAL, _SHOW_CURSOR = 2, b"\x1b[?25h"
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the way out of whatever is being waited for
-    """It is time to leave; what is in hand is handed back."""
+class Stopped(Exception):  # noqa: N818 - not an error, but the way out of a wait
+    """The process must leave now; work in hand is handed back."""
 
 
 class Stop:
-    """Whether, and since when, something is to stop.
+    """Whether, since when and why something is to stop. Safe to use from several threads.
 
-    Signal handlers may ask for it: they run between any two steps of the main thread, which may hold the very
-    lock that a `threading.Event` takes. So there is none: a request is a number and a byte in a socket.
+    A signal handler may request the stop. It runs between any two steps of the main thread, which may hold
+    the lock that a `threading.Event` needs. So there is no lock: a request is a number and a byte in a
+    socket. `failures`: the errors that require the stop, if it is not a normal one. `clock`: monotonic
+    seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.signal = 0
+        self.failures: list[FatalError] = []
+        self._clock = clock
         self._since: float | None = None
-        self._ear, self._clapper = socket.socketpair()
+        self._receiver, self._sender = socket.socketpair()
 
     @property
     def requested(self) -> bool:
-        """Tell whether to take no new record."""
+        """Return whether a stop was requested: start nothing new."""
         return self._since is not None
 
     @property
     def exit_code(self) -> int:
-        """Return what a process ends with that this kept from finishing, as shells count signals."""
+        """Return the exit code of a process that this stop interrupted, as shells count signals."""
         return 128 + self.signal if self.signal else 0
 
     def request(self, number: int = 0) -> None:
-        """Ask to stop, for a signal if `number` says which; the first time counts."""
+        """Request the stop, because of signal `number` if any. Later requests change nothing."""
         if self._since is None:
-            self.signal, self._since = number, time.monotonic()
-        with suppress(OSError):  # it was asked for often enough
-            self._clapper.send(b".", socket.MSG_DONTWAIT)
+            self.signal, self._since = number, self._clock()
+        with suppress(OSError):  # the buffer is full of earlier requests
+            self._sender.send(b".", socket.MSG_DONTWAIT)
+
+    def fail(self, error: FatalError) -> None:
+        """Request the stop because of an error that only a person can fix."""
+        self.failures.append(error)
+        self.request()
 
     def over(self, grace_s: float) -> bool:
-        """Tell whether `grace_s` seconds have passed since the request."""
-        return self._since is not None and time.monotonic() >= self._since + grace_s
+        """Return whether the request is at least `grace_s` seconds old."""
+        return self._since is not None and self._clock() >= self._since + grace_s
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the request; True once it is there."""
-        listening = select.poll()
-        listening.register(self._ear, select.POLLIN)
-        listening.poll(max(0.0, timeout_s) * 1000)
+        """Wait for the request; return whether it came."""
+        poll = select.poll()
+        poll.register(self._receiver, select.POLLIN)
+        poll.poll(max(0.0, timeout_s) * 1000)
         return self.requested
 
     def check(self) -> None:
-        """Raise Stopped once it is there."""
+        """Raise Stopped if the stop was requested."""
         if self.requested:
             raise Stopped
 
 
 @contextmanager
 def stopped_by_signals(stop: Stop, numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[Stop]:
-    """Have signals request the stop; the second ends this process where it stands, and its children with it.
+    """Let signals request the stop; the second one ends this process at once, and its children with it.
 
-    Nothing is raised: an exception from a handler may come up where Python cannot but drop it (a callback in
-    the middle of an import), or where it leaves a lock taken for ever.
+    The handler raises nothing: an exception from it may surface where Python can only drop it (in a callback
+    during an import), or where it leaves a lock held for ever.
     """
 
     def on_signal(number: int, _: FrameType | None) -> None:
@@ -87,7 +98,7 @@ def stopped_by_signals(stop: Stop, numbers: Sequence[signal.Signals] = STOP_SIGN
 
 
 def _leave_at_once(exit_code: int) -> None:
-    """End here and now; a terminal that something was drawn in gets its cursor back."""
+    """End the process, and show the terminal's cursor again in case something was being drawn."""
     if os.isatty(_TERMINAL):
         os.write(_TERMINAL, _SHOW_CURSOR)
     os._exit(exit_code)

@@ -32,7 +32,7 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from histgen_lib.runtime.http import serving
+    from histgen_lib.runtime.web.server import serving
 
     async def page(_: Request) -> Response:
         text, media_type = exposition()

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from histgen_lib.client.api import is_alive
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.resources import disk_problem, lacked_resources
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.silence import LIMIT_S, Silence
 from histgen_lib.secret import OWNER_ONLY
 from histgen_lib.stack.children import (

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import Event
-from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.runtime.board import Aside, Board
+from histgen_lib.runtime.pulse import Backoff
 
 OWN = "slide-away"
 """The one outage that concerns only the slides of one place."""

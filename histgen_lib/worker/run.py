@@ -7,14 +7,14 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from histgen_lib.bus import BusSettings, Delivery, Subscription, open_publisher, open_subscription
-from histgen_lib.errors import HistgenError, TransientError
-from histgen_lib.resources import disk_full, exit_code_of, was_full
+from histgen_lib.errors import TransientError
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.health import health_app
-from histgen_lib.runtime.http import announced, serving
-from histgen_lib.runtime.lock import Lock
-from histgen_lib.runtime.pulse import Pulse, aside, next_s
+from histgen_lib.runtime.loops import StoreProbe
+from histgen_lib.runtime.pulse import Pulse, in_background
+from histgen_lib.runtime.service import exit_code
 from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
+from histgen_lib.runtime.web.guard import BearerAuth
+from histgen_lib.runtime.web.server import health_app, registered, serving
 from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
@@ -24,7 +24,6 @@ from histgen_lib.worker.runner import JobProcess, Runner
 from histgen_lib.worker.spec import WorkerSpec
 from histgen_lib.worker.task import Task, Worker
 
-UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
 PROBE_S, PROBE_KEY = 10.0, "probe"
 """How often an idle worker looks whether the store answers, and at which key; no such object is needed."""
 HAND_BACK_S = 5.0
@@ -44,32 +43,19 @@ def run_worker(
     """
     signals = nullcontext(stop) if stop else stopped_by_signals(Stop())
     with bound(worker=spec.name), signals as stopping:
-        try:
-            _run(spec, bus, storage, stopping)
-        except Stopped:
-            pass
-        except HistgenError as error:
-            code = exit_code_of(error)
-            _log.error("The worker stops: someone has to fix this.", exc_info=error, exit_code=code)
-            return code
-        except Exception as error:
-            if was_full(error):
-                _log.error("The worker stops.", exc_info=disk_full(), exit_code=TransientError.exit_code)
-                return TransientError.exit_code
-            _log.error("The worker stops: unexpected error.", exc_info=error, exit_code=UNFORESEEN)
-            return UNFORESEEN
-    return 0
+        return exit_code(lambda: _run(spec, bus, storage, stopping))
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
     board = Board(spec.name, letters=spec.letters, retries=spec.retries)
-    lock = Lock(own_secret(spec.token_file))
+    auth = BearerAuth(own_secret(spec.token_file))
     with ExitStack() as open_things:
-        pages = serving(health_app(board, lock), spec.host, spec.port, spec.http)
+        pages = serving(health_app(board, auth), spec.host, spec.port, spec.http)
         url = open_things.enter_context(pages)
-        open_things.enter_context(announced(spec.run_dir, spec.name, url, spec.token_file))
+        open_things.enter_context(registered(spec.run_dir, spec.name, url, spec.token_file))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
-        worker = open_things.enter_context(_opened(spec, bus, storage, board, Pulse(spec, board, stop)))
+        pulse = Pulse(board, stop, grace_s=spec.grace_s, backoff=spec.backoff)
+        worker = open_things.enter_context(_opened(spec, bus, storage, board, pulse))
         _log.info("The worker is ready.")
         PollLoop(worker, stop).run()
     _log.info("The worker has stopped.")
@@ -110,11 +96,8 @@ class PollLoop:
 
     def __init__(self, worker: Worker, stop: Stop) -> None:
         self._worker, self._stop = worker, stop
-        self._clock = worker.board.clock
         self._sweeping: Future[None] | None = None
-        self._probing: Future[object] | None = None
-        self._probed_at = float("-inf")
-        self._worked_at = self._clock()
+        self._probe = StoreProbe(worker.store, worker.board, key=PROBE_KEY, every_s=PROBE_S)
 
     def run(self) -> None:
         """Return once stopped, with nothing in hand. FatalError leaves the record in hand uncommitted."""
@@ -124,22 +107,20 @@ class PollLoop:
             while not self._stop.requested:
                 worker.pulse.beat()
                 delivery = worker.pulse.insist("broker", self._next, patient=False)
-                worker.pulse.polled()
                 worker.retries.delivered(delivery.position if delivery else None)
                 if delivery:
                     with bound(**_ids(delivery)):
                         self._work(delivery)
-                    self._worked_at = self._clock()
                 else:
                     self._idle()
         except Stopped:
             pass
         finally:
             worker.board.stopping = True
-            wait([aside(worker.attempts.sweep)], HAND_BACK_S)
+            wait([in_background(worker.attempts.sweep)], HAND_BACK_S)
 
     def _next(self) -> Delivery | None:
-        return self._worker.subscription.next(next_s(self._worked_at))
+        return self._worker.pulse.next(self._worker.subscription)
 
     def _work(self, delivery: Delivery) -> None:
         worker, task = self._worker, None
@@ -174,7 +155,7 @@ class PollLoop:
     def _hand_back(self, delivery: Delivery, task: Task | None) -> None:
         """Let another member have the record, with no attempt counted."""
         if task:
-            wait([aside(self._worker.attempts.sweep)], HAND_BACK_S)
+            wait([in_background(self._worker.attempts.sweep)], HAND_BACK_S)
         try:
             self._worker.subscription.release(delivery)
         except TransientError:
@@ -184,25 +165,12 @@ class PollLoop:
     def _idle(self) -> None:
         self._worker.pulse.insist("process", self._worker.runner.tend, patient=False)
         self._sweep()
-        self._probe()
+        self._probe.turn()
 
     def _sweep(self) -> None:
         """Remove ended attempts in the background."""
         if self._worker.attempts.unswept and (self._sweeping is None or self._sweeping.done()):
-            self._sweeping = aside(self._worker.attempts.sweep)
-
-    def _probe(self) -> None:
-        """Look now and then whether the store answers."""
-        worker = self._worker
-        if self._probing and self._probing.done():
-            error, self._probing = self._probing.exception(), None
-            if isinstance(error, HistgenError):
-                worker.board.lacks("store", error)
-            else:
-                worker.board.has("store")
-        elif not self._probing and self._clock() - self._probed_at >= PROBE_S:
-            self._probed_at = self._clock()
-            self._probing = aside(lambda: worker.store.head(PROBE_KEY))
+            self._sweeping = in_background(self._worker.attempts.sweep)
 
 
 def _ids(delivery: Delivery) -> dict[str, str]:

@@ -286,7 +286,7 @@ class Runner:
             late = past_s >= min(limit_s, opening_s)
             message = self._process.receive(0.0 if late else STEP_S)
             if isinstance(message, StageProgress):
-                self._board.progress(stage=message.stage, done=message.done, total=message.total)
+                self._board.progress(message.stage, message.done, message.total)
                 opening_s = math.inf if message.stage == OPENED else opening_s
             elif message:
                 return message

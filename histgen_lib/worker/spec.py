@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from histgen_lib.runtime.backoff import Backoff
-from histgen_lib.runtime.limits import Limits
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.silence import LIMIT_S
+from histgen_lib.runtime.web.guard import Limits
 from histgen_lib.worker.handler import Handler
 
 OPENED = "encode"

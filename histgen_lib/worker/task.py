@@ -18,7 +18,7 @@ from histgen_lib.catalogue.dead_letter import DeadLetter, keep_letter, letter_of
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import Event
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.pulse import Pulse, aside
+from histgen_lib.runtime.pulse import Pulse, in_background
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
 from histgen_lib.worker.attempts import Attempt, Attempts
@@ -53,7 +53,7 @@ class Worker:
     def publish(self, event: Event) -> None:
         """Return once `event` is durable on its topic."""
         send = partial(self.publisher.publish, event.type, event.key, event)
-        self.pulse.insist("broker", lambda: self.pulse.until(aside(send)))
+        self.pulse.insist("broker", send, background=True)
 
     def commit(self, delivery: Delivery) -> bool:
         """Mark the record as done; False if another member had it by then."""
@@ -61,7 +61,7 @@ class Worker:
 
     def write_letter(self, letter: DeadLetter) -> DeadLetter:
         """Give up in writing. Return the letter in the store: an earlier one of this event stays."""
-        kept, new = self.pulse.store(partial(keep_letter, self.store, letter))
+        kept, new = self.pulse.insist("store", partial(keep_letter, self.store, letter), background=True)
         if new:
             metrics.DEAD_LETTERS.labels(self.spec.name, kept.code).inc()
             _log.warning("An event is given up.", code=kept.code, attempts=kept.attempts, key=kept.key)
@@ -69,12 +69,12 @@ class Worker:
 
     def read_letter(self, event: Event) -> DeadLetter | None:
         """Return the letter of an event that was given up before."""
-        return self.pulse.store(partial(letter_of, self.store, event))
+        return self.pulse.insist("store", partial(letter_of, self.store, event), background=True)
 
     def remove_letter(self, event: Event) -> None:
         """Take back a letter that someone wrote before the job's objects were there."""
         if letter := self.read_letter(event):
-            self.pulse.store(partial(self.store.delete, letter.key))
+            self.pulse.insist("store", partial(self.store.delete, letter.key), background=True)
 
     def set_aside(self, delivery: Delivery, event: Event, code: str, delay_s: float) -> bool:
         """Let other records pass this one for `delay_s`; False if no more can be set aside."""
@@ -213,7 +213,7 @@ class Task:
         if self._current.key is None:  # the worker died with it the last time, or the reason would be known
             return self._give_up(DIED)
         began_at, number = self._clock(), self._current.number
-        self._worker.board.progress(attempt=number)
+        self._worker.board.begin_attempt(number)
         outcome = self._worker.runner.handle(self._event, number)
         self._job_s = self._clock() - began_at
         return self._finish(outcome, "done")
@@ -221,7 +221,9 @@ class Task:
     def _begin(self) -> Outcome | None:
         """Count the attempt, and meanwhile look for finished objects; a look that crashes counts too."""
         worker, self._counts, self._publishing = self._worker, False, False
-        self._beginning = aside(partial(worker.attempts.begin, self._event.name, worker.spec.max_attempts))
+        self._beginning = in_background(
+            partial(worker.attempts.begin, self._event.name, worker.spec.max_attempts)
+        )
         try:
             with unexpected_as_failure():
                 found = worker.runner.find(self._event)
@@ -282,7 +284,7 @@ class Task:
     def _withdraw_now(self) -> None:
         self.withdraw(0.0)
         with suppress(TransientError):  # else it is tried again before the next attempt begins
-            self._worker.pulse.until(aside(partial(self._worker.attempts.sweep, self._event.name)))
+            self._worker.pulse.until(in_background(partial(self._worker.attempts.sweep, self._event.name)))
 
     def _measure(self, outcome: Outcome) -> None:
         """Measure a job that was done, once it is committed."""

@@ -1,1 +1,4 @@
-"""The gateway: whatever tells of a new slide comes in here; each slide goes out once, as slide.scanned."""
+"""The gateway: new slides come in here, however they are submitted, and go out once each as slide.scanned."""
+
+NAME = "gateway"
+"""The service's name in metrics, events and files."""

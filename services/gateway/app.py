@@ -1,38 +1,36 @@
-"""Puts the gateway together, runs it until it is told to stop, and takes it apart."""
+"""Puts the gateway together from its settings."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from histgen_lib.access.places import Roots
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
 from histgen_lib.catalogue.index import store_name
 from histgen_lib.catalogue.pruning import read_retention
-from histgen_lib.errors import FatalError, InvalidInputError, TransientError
-from histgen_lib.runtime.http import announced, serving
-from histgen_lib.runtime.lock import Lock
-from histgen_lib.runtime.pulse import aside
+from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.runtime.board import WebBoard
+from histgen_lib.runtime.loops import Loop, LoopContext, StoreProbe
+from histgen_lib.runtime.service import Address, WebService
 from histgen_lib.runtime.stopping import Stop
+from histgen_lib.runtime.web.guard import BearerAuth
 from histgen_lib.secret import own_secret
-from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket, open_store
-from histgen_lib.telemetry import get_logger
-from services.gateway.board import NAME, GatewayBoard
+from histgen_lib.storage import ObjectStore, open_foreign_bucket, open_store
+from histgen_lib.telemetry import metrics
+from services.gateway import NAME
+from services.gateway.bucket_intake import GROUP, NotificationTopic
+from services.gateway.codes import GATEWAY, REFUSALS
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
-from services.gateway.http import Door
-from services.gateway.indexing import Indexing, Kept
+from services.gateway.housekeeping import Indexing, Pruning, SharedIndex
+from services.gateway.http import HttpApi
 from services.gateway.intake import Intake
-from services.gateway.loops import Loop
-from services.gateway.patience import Patience
-from services.gateway.pruning import Pruning
 from services.gateway.settings import GatewaySettings
-from services.gateway.topic import GROUP, NotificationTopic
+from services.gateway.submission import Via
+from services.gateway.watchdog import Watchdog
 from services.gateway.watching import Watching
 from services.wiring import (
     bus_settings,
@@ -43,79 +41,26 @@ from services.wiring import (
     warn_without_roots,
 )
 
-PROBE_S = 5.0
-STEP_S = 1.0
-
-_log = get_logger()
+PROBE_S, PROBE_KEY = 5.0, "gateway/probe"
 
 
 @dataclass
-class Gateway:
-    """A gateway, ready to run."""
+class GatewayBoard(WebBoard):
+    """The gateway's state. `announced`: how many slides went out; `waiting`: how many wait in the folder."""
 
-    settings: GatewaySettings
-    publisher: Publisher
-    store: ObjectStore
-    board: GatewayBoard
-    door: Door
-    loops: Sequence[Loop]
-    stop: Stop
-    _probing: Future[object] | None = None
-    _probed_at: float = float("-inf")
+    worker: str = NAME
+    announced: Callable[[], int] = lambda: 0
+    waiting: Callable[[], int] = lambda: 0
+    letters: Sequence[str] = GATEWAY.letters
+    retries: Sequence[str] = GATEWAY.retries
 
-    def run(self) -> int:
-        """Run until the stop; finish what is in hand within the grace period. Return the exit code."""
-        settings = self.settings
-        with (
-            serving(self.door.app(), settings.host, settings.port, http_limits(settings)) as url,
-            announced(settings.run_dir, NAME, url, token_file(settings)),
-        ):
-            _log.info("The gateway is open.", url=url)
-            for loop in self.loops:
-                loop.thread.start()
-            while not self.stop.wait(STEP_S):
-                self.board.turn()
-                self._probe()
-            self.board.stopping = True
-            self._drain()
-        failures = [
-            failure for failure in (self.door.failure, *(loop.failure for loop in self.loops)) if failure
-        ]
-        for failure in failures:
-            _log.error("The gateway stops: this is for a person to mend.", exc_info=failure)
-        _log.info("The gateway has stopped.", count=self.board.requests)
-        return failures[0].exit_code if failures else 0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        metrics.show_gateway(get_args(Via), REFUSALS)
 
-    def _drain(self) -> None:
-        """Let requests and loops finish; what is not finished then was not announced, and comes again."""
-        while not self.stop.over(self.settings.grace_s) and (self.board.requests or self._turning()):
-            self.board.turn()
-            time.sleep(0.02)
-        self.door.close()
-        self.publisher.close()
-
-    def _turning(self) -> bool:
-        return any(loop.thread.is_alive() for loop in self.loops)
-
-    def _probe(self) -> None:
-        """Look now and then whether the store is there."""
-        if self._probing and self._probing.done():
-            self._note(self._probing)
-            self._probing = None
-        if self._probing is None and self.board.clock() - self._probed_at >= PROBE_S:
-            self._probed_at = self.board.clock()
-            self._probing = aside(partial(self.store.head, "gateway/probe"))
-
-    def _note(self, probe: Future[object]) -> None:
-        error = probe.exception()
-        if isinstance(error, TransientError):
-            self.board.lacks("store", error)
-        elif isinstance(error, FatalError):
-            self.door.failure = error
-            self.stop.request()
-        elif error is None:
-            self.board.has("store")
-            self.board.phase = "idle"
+    def status(self) -> dict[str, object]:
+        """Return what /status shows. `jobs_done`: slides announced."""
+        return super().status() | {"jobs_done": self.announced(), "waiting": self.waiting()}
 
 
 def build_intake(
@@ -125,12 +70,12 @@ def build_intake(
     publisher: Publisher | None = None,
     store: ObjectStore | None = None,
 ) -> tuple[Intake, Publisher, ObjectStore]:
-    """Wire an intake to broker and store. Raises FatalError for settings that cannot be used."""
+    """Connect an intake to broker and store. Raises FatalError for settings that cannot be used."""
     storage = storage_settings(settings)
     store = store or open_store(storage)
     publisher = publisher or open_publisher(bus_settings(settings))
-    patience = Patience(settings.open_s)
-    contents = Contents(roots, partial(_open_bucket, storage), patience, most_bytes=settings.slide_bytes)
+    open_bucket = partial(open_foreign_bucket, storage)
+    contents = Contents(roots, open_bucket, Watchdog(settings.open_s), most_bytes=settings.slide_bytes)
     return Intake(publisher, store, contents), publisher, store
 
 
@@ -140,41 +85,62 @@ def build(
     *,
     publisher: Publisher | None = None,
     store: ObjectStore | None = None,
-) -> Gateway:
-    """Wire the gateway. Raises FatalError for settings that cannot be used."""
+) -> WebService:
+    """Make the gateway, ready to run. Raises FatalError for settings that cannot be used."""
     warn_without_roots(settings)
     intake, publisher, store = build_intake(settings, slide_roots(settings), publisher=publisher, store=store)
-    watched = settings.watch.resolve() if settings.watch else None
     board = GatewayBoard(announced=lambda: intake.announced)
-    board.loops = loops = list(_loops(settings, watched, intake, board, stop))
-    if settings.index:
-        kept = Kept(settings.index, store_name(storage_settings(settings)))
-        intake.told = kept.touch
-        loops.append(Indexing(kept, store, board, stop, grace_s=settings.grace_s))
-    if days := _retention(settings):
-        loops.append(Pruning(store, bus_settings(settings), days, board, stop, grace_s=settings.grace_s))
-    lock = Lock(own_secret(token_file(settings)))
-    door = Door(intake, board, stop, lock, body_s=settings.http_body_s, threads=settings.hash_threads)
-    return Gateway(settings, publisher, store, board, door, loops, stop)
+    context = LoopContext(board, stop, settings.grace_s)
+    loops = list(_loops(settings, context, intake, store))
+    board.waiting = lambda: sum(loop.waiting for loop in loops if isinstance(loop, Watching))
+    token = token_file(settings)
+    api = HttpApi(
+        intake,
+        board,
+        stop,
+        BearerAuth(own_secret(token)),
+        body_s=settings.http_body_s,
+        threads=settings.hash_threads,
+    )
+
+    def close() -> None:
+        api.close()
+        publisher.close()
+
+    return WebService(
+        app=api.app(),
+        address=Address(settings.host, settings.port, token, settings.run_dir, http_limits(settings)),
+        board=board,
+        stop=stop,
+        probe=StoreProbe(store, board, key=PROBE_KEY, every_s=PROBE_S),
+        loops=loops,
+        grace_s=settings.grace_s,
+        close=close,
+    )
 
 
 def _loops(
-    settings: GatewaySettings, watched: Path | None, intake: Intake, board: GatewayBoard, stop: Stop
+    settings: GatewaySettings, context: LoopContext, intake: Intake, store: ObjectStore
 ) -> Iterator[Loop]:
-    common: dict[str, Any] = {"board": board, "stop": stop, "grace_s": settings.grace_s}
-    if watched:
-        look_s = min(settings.look_s, settings.settle_s)
+    bus = bus_settings(settings)
+    if settings.watch:
         yield Watching(
-            Folder(watched),
+            context,
+            Folder(settings.watch.resolve()),
             intake,
             settle_s=settings.settle_s,
-            look_s=look_s,
+            look_s=min(settings.look_s, settings.settle_s),
             still_s=settings.open_s,
-            **common,
         )
     if settings.notifications:
-        subscribe = partial(open_subscription, bus_settings(settings), settings.notifications, GROUP)
-        yield NotificationTopic(subscribe, intake, **common)
+        subscribe = partial(open_subscription, bus, settings.notifications, GROUP)
+        yield NotificationTopic(context, subscribe, intake)
+    if settings.index:
+        index = SharedIndex(settings.index, store_name(storage_settings(settings)))
+        intake.on_news = index.touch
+        yield Indexing(context, index, store)
+    if days := _retention(settings):
+        yield Pruning(context, store, bus, days)
 
 
 def _retention(settings: GatewaySettings) -> dict[str, float]:
@@ -184,7 +150,3 @@ def _retention(settings: GatewaySettings) -> dict[str, float]:
         raise FatalError(
             "settings-invalid", f"HISTGEN_RETENTION: {error.message}", hint=error.hint
         ) from error
-
-
-def _open_bucket(storage: StorageSettings, bucket: str) -> ObjectStore:
-    return open_foreign_bucket(storage, bucket)

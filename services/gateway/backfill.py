@@ -1,6 +1,6 @@
-"""Slides that were there before the gateway: all under a folder or an S3 prefix, at a pace the lab can stand.
+"""Takes in slides that existed before the gateway: all under a folder or S3 prefix, at a limited rate.
 
-Can be stopped and started again: what was announced is known, and skipped without being read.
+A backfill can be stopped and started again: slides announced before are known, and skipped without reading.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, obje
 from histgen_lib.catalogue.audit import this_account
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import printable
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.slides.parts import is_slide_name
 from services.gateway.app import build_intake
 from services.gateway.contents import mark_of
-from services.gateway.folder import Folder, away
+from services.gateway.folder import Folder, unavailable
 from services.gateway.intake import Intake
 from services.gateway.settings import GatewaySettings
 from services.gateway.submission import Receipt, Status, Submission
@@ -37,7 +37,7 @@ Outcome = Status | Literal["refused", "would-submit", "waiting"]
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one slide. "waiting": broker or store are away (`error`), it is tried again."""
+    """What became of one slide. "waiting": broker or store are not available (`error`); it is tried again."""
 
     place: Place
     outcome: Outcome
@@ -46,13 +46,13 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Its URI, for people."""
+        """The slide's URI, for people."""
         return printable(self.place.uri)
 
 
 @dataclass
 class Tally:
-    """How many slides ended how, and how much was left out why. `stopped`: not all was looked at."""
+    """How many slides ended how, and how many files were left out why. `stopped`: before the end."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     left_out: Counter[Why] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class Tally:
 
 
 def parse_rate(text: str) -> float:
-    """Read "30/min", "2/s", "500/h" or "5000/day" as seconds between two slides; "" and "0" are no limit.
+    """Read "30/min", "2/s", "500/h" or "5000/day" as seconds between two slides; "" and "0" mean no limit.
 
     Raises InvalidInputError("backfill-rate").
     """
@@ -70,8 +70,8 @@ def parse_rate(text: str) -> float:
     if not found or float(found[1]) == 0:
         raise InvalidInputError(
             "backfill-rate",
-            "The rate cannot be read.",
-            hint='Write how many slides in which time: "30/min", "2/s", "500/h" or "5000/day".',
+            "The rate is not valid.",
+            hint='State slides per time, as in "30/min", "2/s", "500/h" or "5000/day".',
         )
     return _SECONDS[found[2]] / float(found[1])
 
@@ -87,10 +87,9 @@ def run_backfill(
 ) -> Tally:
     """Take in every slide under `prefix`: a folder, file:///folder, or s3://bucket[/prefix].
 
-    Slides may lie nowhere but there. Where the settings state roots, the prefix has to lie in one of them:
-    the tiler would refuse every slide. Raises InvalidInputError("uri-outside-roots") otherwise,
-    "backfill-prefix" for what is no folder, as `parse_rate` and `backfill`, and FatalError for settings that
-    cannot be used.
+    If the settings state roots, the prefix must be inside one of them: otherwise the tiler would refuse its
+    slides. Raises InvalidInputError: "uri-outside-roots", "backfill-prefix" (not a folder); as `parse_rate`
+    and `backfill` do; and FatalError for settings that cannot be used.
     """
     every_s = parse_rate(rate)
     _require_folder(prefix)
@@ -108,12 +107,12 @@ def run_backfill(
 
 
 def _require_folder(prefix: str) -> None:
-    """Refuse a file, and an empty text, which as a path would be all that lies here."""
+    """Refuse a file, and an empty text, which as a path would mean the current folder."""
     if not prefix or ("://" not in prefix and Path(prefix).exists() and not Path(prefix).is_dir()):
         raise InvalidInputError(
             "backfill-prefix",
-            f"{printable(prefix) or 'An empty name'} is no folder.",
-            hint="Give a folder or s3://bucket/prefix; histgen submit takes single slides.",
+            f"{printable(prefix) or 'An empty name'} is not a folder.",
+            hint="Name a folder or s3://bucket/prefix; `histgen submit` takes single slides.",
         )
 
 
@@ -128,10 +127,10 @@ def backfill(
     clock: Callable[[], float] = time.monotonic,
     backoff: Backoff | None = None,
 ) -> Tally:
-    """Submit every slide under `prefix`, at most one new one in `every_s` seconds; those known cost no time.
+    """Submit every slide under `prefix`, at most one new slide in `every_s` seconds; known ones are free.
 
-    `progress` is called for each slide, and for all that is left out, in this thread. `dry_run` reads, writes
-    and publishes nothing. Raises TransientError if the prefix cannot be listed.
+    `progress` is called in this thread for each slide, and for each file left out. `dry_run` reads, writes
+    and publishes nothing. `clock`: monotonic seconds. Raises TransientError if the prefix cannot be listed.
     """
     tally, due = Tally(), clock()
     insist = partial(_insist, stop=stop, backoff=backoff or Backoff(), progress=progress)
@@ -142,11 +141,11 @@ def backfill(
                 progress(found)
                 continue
             place, mark = found
-            step = insist(place, partial(_looked_up, intake, place, mark))
+            step = insist(place, partial(_look_up, intake, place, mark))
             if step.outcome == "would-submit" and not dry_run:
                 _wait(stop, due - clock())
-                told = Submission(place, "backfill", mark=mark, by=this_account())
-                step = insist(place, partial(_submitted, intake, told))
+                submission = Submission(place, "backfill", mark=mark, by=this_account())
+                step = insist(place, partial(_submit, intake, submission))
                 due = max(due, clock()) + (every_s if step.outcome in ("accepted", "rescan") else 0)
             tally.outcomes[step.outcome] += 1
             progress(step)
@@ -156,7 +155,7 @@ def backfill(
 
 
 def _found(intake: Intake, prefix: str) -> Iterator[tuple[Place, str] | LeftOut]:
-    """Yield every slide and its mark, and whatever else lies there."""
+    """Yield every slide with its mark, and everything else as left out."""
     if not prefix.startswith("s3://"):
         root = Path(prefix) if not prefix.startswith("file:") else _folder(prefix)
         for found in Folder(root).look().candidates:
@@ -177,7 +176,7 @@ def _left_out(root: Path) -> list[LeftOut]:
     try:
         return find_slides(root).left_out
     except OSError as error:
-        raise away(root, error) from error
+        raise unavailable(root, error) from error
 
 
 def _folder(uri: str) -> Path:
@@ -186,17 +185,17 @@ def _folder(uri: str) -> Path:
     return place.path
 
 
-def _looked_up(intake: Intake, place: Place, mark: str) -> Step:
+def _look_up(intake: Intake, place: Place, mark: str) -> Step:
     try:
         if isinstance(place, ObjectPlace):
             object_place(place.bucket, place.key)
     except InvalidInputError as error:
         return Step(place, "refused", error=error)
-    noted = intake.ledger.seen(mark)
-    return Step(place, "duplicate", Receipt(*noted, "duplicate")) if noted else Step(place, "would-submit")
+    seen = intake.ledger.seen(mark)
+    return Step(place, "duplicate", Receipt(*seen, "duplicate")) if seen else Step(place, "would-submit")
 
 
-def _submitted(intake: Intake, submission: Submission) -> Step:
+def _submit(intake: Intake, submission: Submission) -> Step:
     try:
         receipt = intake.submit(submission)
     except InvalidInputError as error:
@@ -207,7 +206,7 @@ def _submitted(intake: Intake, submission: Submission) -> Step:
 def _insist(
     place: Place, call: Callable[[], Step], *, stop: Stop, backoff: Backoff, progress: Callable[[Step], None]
 ) -> Step:
-    """Do a step, as often as it takes. Raises Stopped."""
+    """Do a step until it succeeds. Raises Stopped."""
     for delay_s in backoff.delays():
         _wait(stop, 0)
         try:

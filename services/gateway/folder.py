@@ -1,14 +1,14 @@
-"""One look over a folder tree: which slides lie there, and in what state, told without opening any.
+"""Scans a folder tree: which slides it holds, and the state of their files, without opening any slide.
 
-Works on network shares: it lists and stats, and reads nothing but the small index files of slides that are
-kept in several files, each once.
+Works on network shares: it lists and stats, and reads only the small index files of slides that are stored in
+several files, each once.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -20,7 +20,7 @@ from services.gateway.contents import State
 
 @dataclass(frozen=True)
 class Candidate:
-    """A slide, and the state of every file it is stored in. `missing`: names of files that have to come."""
+    """A slide, and the state of each of its files. `missing`: names of files that are still to arrive."""
 
     path: Path
     files: tuple[State, ...]
@@ -29,9 +29,9 @@ class Candidate:
 
 @dataclass
 class Look:
-    """What one look saw.
+    """The result of one scan.
 
-    `ignored`: files that are no slides; `closed`: folders that let no one in; `links`: to folders.
+    `ignored`: how many files are not slides; `closed`: folders that cannot be listed; `links`: to folders.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -41,28 +41,33 @@ class Look:
 
 
 class Folder:
-    """A folder tree that slides are put into. Links to folders are not followed, hidden names passed over.
+    """A folder tree that slides are put into. Links to folders are not followed, hidden names are skipped.
 
-    `without`: places in it that are not looked at. `since`: when what is looked at now was begun with.
+    `without`: places in it to leave out. `since`: when the scan reached `at`, by `clock` (monotonic seconds).
     """
 
-    def __init__(self, root: Path, without: frozenset[Path] = frozenset()) -> None:
-        self.root = root
-        self._at, self.since = (root, ""), time.monotonic()
+    def __init__(
+        self,
+        root: Path,
+        without: frozenset[Path] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root, self._clock = root, clock
+        self._at, self.since = (root, ""), clock()
         self._without = without
         self._named: dict[Path, tuple[State | None, list[Path]]] = {}
 
     def but(self, without: frozenset[Path]) -> Folder:
-        """Return the same folder, to be looked over without some places, whoever still looks at this one."""
-        return Folder(self.root, without)
+        """Return the same folder without some places; a scan of this one may go on meanwhile."""
+        return Folder(self.root, without, self._clock)
 
     def look(self) -> Look:
-        """Look over the whole tree. Raises TransientError("watch-unavailable") if the folder is away."""
+        """Scan the whole tree. Raises TransientError("watch-unavailable") if the folder cannot be listed."""
         seen = Look()
         try:
             waiting = [(self.root, self._entries(self.root))]
         except OSError as error:
-            raise away(self.root, error) from error
+            raise unavailable(self.root, error) from error
         while waiting:
             folder, entries = waiting.pop()
             for path in self._look_into(folder, entries, seen):
@@ -100,19 +105,19 @@ class Folder:
 
     @property
     def at(self) -> Path:
-        """What is looked at now."""
+        """Where the scan is now."""
         folder, name = self._at
         return folder / name
 
     def _turn_to(self, folder: Path, name: str) -> bool:
-        """Note what is looked at next: it may hang."""
-        self._at, self.since = (folder, name), time.monotonic()
+        """Note what is looked at next, in case it hangs. Returns True."""
+        self._at, self.since = (folder, name), self._clock()
         return True
 
     def _dicom(self, folder: Path, entries: list[os.DirEntry[str]]) -> list[Candidate]:
-        """Take a folder with DICOM files as one slide; tell files right in the root one by one.
+        """Return a folder of DICOM files as one slide, but files directly in the root one by one.
 
-        Files of one series have one content, so that they are announced once, whichever is told of first.
+        Files of one series have the same content, so they are announced once, whichever comes first.
         """
         states = tuple(state for entry in entries if (state := _state(entry)))
         if not states:
@@ -135,7 +140,7 @@ class Folder:
         return Candidate(path, (own, *there), tuple(sorted(missing)))
 
     def _parts_named_by(self, path: Path, own: State) -> list[Path]:
-        """List the files a slide's index names; read again only when the index changed."""
+        """List the files that a slide's index names; the index is read again only when it has changed."""
         listing = path.with_suffix("") / "Slidedat.ini" if _suffix(path.name) == MIRAX_SUFFIX else path
         state = own if listing == path else next(iter(_states_of([listing])), None)
         known = self._named.get(path)
@@ -171,14 +176,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _leads_to_folder(link: os.DirEntry[str]) -> bool:
     try:
         return link.is_dir()
-    except OSError:  # in a circle
+    except OSError:  # a circle of links
         return False
 
 
 def _state(entry: os.DirEntry[str]) -> State | None:
     try:
         stat = entry.stat()
-    except OSError:  # it went away since, or is a link to nothing
+    except OSError:  # deleted meanwhile, or a dangling link
         return None
     return entry.name, stat.st_size, stat.st_mtime_ns
 
@@ -202,10 +207,10 @@ def _mirax_files(path: Path) -> list[State]:
     return sorted(state for entry in entries if _is_file(entry) and (state := _state(entry)))
 
 
-def away(root: Path, error: OSError) -> TransientError:
-    """Say that a folder of slides is not there now."""
+def unavailable(root: Path, error: OSError) -> TransientError:
+    """Say that a folder of slides cannot be listed now."""
     return TransientError(
         "watch-unavailable",
-        f"The folder of slides cannot be looked into: {error.strerror or type(error).__name__}.",
-        hint=f"Check that {root} is there, that its share is mounted, and that the gateway may read it.",
+        f"The folder of slides cannot be listed: {error.strerror or type(error).__name__}.",
+        hint=f"Check that {root} exists, that its share is mounted, and that the gateway may read it.",
     )

@@ -1,8 +1,8 @@
-"""The one way in: whoever tells of a slide, it is read, recognised by its bytes, and announced once.
+"""The one way in: a submitted slide is read, recognised by its bytes, and announced once.
 
-The event is published before it is written down. A crash in between has the same event published again, with
-the same id, when the slide is told of again: consumers recognise it. The audit log is told first of all, so
-that nothing is announced of which it does not know who submitted it.
+An event is published before it is recorded. After a crash in between, the same event is published again, with
+the same id, when the slide is submitted again; consumers recognise it. The audit log is written first of all,
+so that nothing is announced without a record of who submitted it.
 """
 
 from __future__ import annotations
@@ -15,32 +15,88 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.catalogue.audit import Audit
-from histgen_lib.catalogue.books import taken
+from histgen_lib.catalogue.books import claim, taken, write_down
 from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.keys import SEEN, contents_prefix, copy_key
 from histgen_lib.catalogue.objects import JSON
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.recall import Announcement, Owner
+from histgen_lib.catalogue.recall import Announcement, Owner, latest_announcement, read_announcement
 from histgen_lib.catalogue.replay import letter_of_scan
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
+from histgen_lib.files import sealed_json, unsealed_object
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
-from services.gateway.board import NAME
+from services.gateway import NAME
 from services.gateway.contents import Content, Contents
-from services.gateway.ledger import Ledger
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
 
 SOURCE = f"/histgen/{NAME}"
 DECIDE_S = 10.0
+"""How long a request waits for the slide before it to be decided."""
 
 _log = get_logger()
+
+
+class Ledger:
+    """What the gateway remembers, in the object store. Raises what the store raises.
+
+    slides/<slide_id>/scanned.json            the slide's latest slide.scanned event
+    gateway/owners/<slide_id>                 the URI that owns a slide id, claimed before its first event
+    gateway/contents/<content_id>/<event>     every event announced with these bytes: the index by content
+    gateway/copies/<name>/<slide_id>          a file called <name> that holds the slide's bytes, by its URI
+    gateway/seen/<mark>                       a file or object in a state that needs no second look
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def claim(self, slide_id: str, owner: Owner) -> Owner:
+        """Claim a slide id unless it has an owner; return its owner."""
+        return claim(self._store, slide_id, owner)
+
+    def latest(self, slide_id: str) -> Announcement | None:
+        """Return the slide's latest event; if its record is damaged, from the slide's other records."""
+        return latest_announcement(self._store, slide_id)
+
+    def with_content(self, content_id: str) -> list[Announcement]:
+        """Return the events announced with these bytes, under any slide id, oldest first."""
+        keys = [info.key for info in self._store.list(contents_prefix(content_id))]
+        events = [found for key in keys if (found := read_announcement(self._store.find(key)))]
+        return sorted(events, key=lambda found: (found.event.time, found.event.id))
+
+    def record(self, event: Event) -> None:
+        """Record an acknowledged event; the index by content comes last, as it is what says "announced"."""
+        write_down(self._store, event)
+
+    def name_copy(self, name: str, slide_id: str, uri: str) -> str:
+        """Record that a file called `name` is this slide; return the record's key if it is new, else ""."""
+        key = copy_key(name, slide_id)
+        note = sealed_json({"schema": 1, "slide_id": slide_id, "uri": uri})
+        return key if self._store.put(key, note, content_type=JSON) else ""
+
+    def remember(self, mark: str, slide_id: str, event_id: str) -> None:
+        """Record that a file or object in this state was dealt with."""
+        note = sealed_json({"slide_id": slide_id, "event_id": event_id})
+        self._store.put(SEEN + mark, note, if_absent=False, content_type=JSON)
+
+    def seen(self, mark: str) -> tuple[str, str] | None:
+        """Return the slide id and event id recorded for this state; None if there are none, or damaged."""
+        note = unsealed_object(self._store.find(SEEN + mark))
+        if not {"slide_id", "event_id"} <= set(note):
+            return None
+        return str(note["slide_id"]), str(note["event_id"])
+
+    def all_seen(self) -> Iterator[str]:
+        """List every state that was dealt with."""
+        return (info.key.removeprefix(SEEN) for info in self._store.list(SEEN))
 
 
 class Intake:
     """Takes slides in. Safe to use from several threads; several processes may share broker and store.
 
-    `now`: the time of events, UTC. `announced` counts. `told`: is told whose slide has news, and in which
-    object they are if it is not the slide's own.
+    `now`: the time of events, UTC. `announced`: how many slides were announced. `on_news` is called with the
+    id of a slide that has news, and with the key of the object that holds them if it is not the slide's own.
     """
 
     def __init__(
@@ -54,16 +110,16 @@ class Intake:
         self.contents = contents
         self.ledger = Ledger(store)
         self.announced = 0
-        self.told: Callable[[str, str], None] = lambda slide_id, key: None
+        self.on_news: Callable[[str, str], None] = lambda slide_id, key: None
         self._publisher, self._store, self._now = publisher, store, now
         self._audit, self._audited = Audit(store, now=now), set[str]()
         self._deciding = threading.Lock()
 
     def submit(self, submission: Submission, slots: threading.Semaphore | None = None) -> Receipt:
-        """Take a slide in; durable when this returns. `slots`: as many files as may be read at a time.
+        """Take a slide in; the outcome is durable on return. `slots`: as in `Contents.measure`.
 
-        Raises InvalidInputError: those of `check`, `check_member` and `Contents.measure`; TransientError when
-        broker or store are away: then submit it again.
+        Raises InvalidInputError as `check`, `check_member` and `Contents.measure` do, and TransientError when
+        broker or store are not available: then submit it again.
         """
         with bound(via=submission.via, uri=submission.place.uri):
             try:
@@ -75,11 +131,11 @@ class Intake:
             return receipt
 
     def give_up(self, letter: DeadLetter) -> None:
-        """Write a dead letter and tell of it; doing it twice is harmless."""
+        """Write a dead letter and publish it; doing it twice is harmless."""
         new = self._store.put(letter.key, letter.to_bytes(), content_type=JSON)
-        told = letter.announcement(source=SOURCE, now=self._now())
-        self._publisher.publish(DEAD_LETTER, told.key, told)
-        self.told(letter.event.key if letter.event else letter.key, letter.key)
+        event = letter.announcement(source=SOURCE, now=self._now())
+        self._publisher.publish(DEAD_LETTER, event.key, event)
+        self.on_news(letter.event.key if letter.event else letter.key, letter.key)
         if new:
             metrics.DEAD_LETTERS.labels(NAME, letter.code).inc()
             _log.warning("Given up.", code=letter.code, message=letter.message, key=letter.key)
@@ -88,32 +144,32 @@ class Intake:
         name = self.contents.name(submission.place)
         check(submission)
         mark = submission.mark
-        if mark and (noted := self.ledger.seen(mark)):
-            return self._named(submission, name, Receipt(*noted, "duplicate"))
+        if mark and (seen := self.ledger.seen(mark)):
+            return self._note_name(submission, name, Receipt(*seen, "duplicate"))
         content = self.contents.measure(submission.place, slots)
-        with self._alone():
+        with self._one_at_a_time():
             receipt = self._decide(submission, name, content)
-        self._named(submission, name, receipt)
+        self._note_name(submission, name, receipt)
         if mark:
             self.ledger.remember(mark, receipt.slide_id, receipt.event_id)
         return receipt
 
-    def _named(self, told: Submission, name: str, receipt: Receipt) -> Receipt:
-        """Write down that a file with another name is this slide, so that it is found by either."""
+    def _note_name(self, submission: Submission, name: str, receipt: Receipt) -> Receipt:
+        """Record that a file with another name is this slide, so that it is found by either name."""
         slide_id = receipt.slide_id
-        if told.slide_id is None and name != slide_id:
-            key = self.ledger.name_copy(name, slide_id, told.place.uri)
+        if submission.slide_id is None and name != slide_id:
+            key = self.ledger.name_copy(name, slide_id, submission.place.uri)
             if key:
-                self.told(slide_id, key)
+                self.on_news(slide_id, key)
         return receipt
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Decide on one slide at a time; with a server away the queue would never end, so waiting does."""
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Decide on one slide at a time. The wait has a limit: during an outage the queue would never end."""
         if not self._deciding.acquire(timeout=DECIDE_S):
             raise TransientError(
                 "gateway-busy",
-                "The gateway waits for its broker or store.",
+                "The gateway is waiting for its broker or store.",
                 hint="Try again in a few seconds.",
             )
         try:
@@ -121,46 +177,51 @@ class Intake:
         finally:
             self._deciding.release()
 
-    def _decide(self, told: Submission, name: str, content: Content) -> Receipt:
+    def _decide(self, submission: Submission, name: str, content: Content) -> Receipt:
         known = self.ledger.with_content(content.content_id)
-        slide_id = told.slide_id or _id_among(name, known)
+        slide_id = submission.slide_id or _id_among(name, known)
         same = [found for found in known if found.data.slide_id == slide_id]
         latest = self.ledger.latest(slide_id)
-        data = _stated(told, content, slide_id, _before(latest, same))
+        data = _scan_of(submission, content, slide_id, _before(latest, same))
         data = replace(data, turn=latest.data.turn if latest else 0)
-        said = [found for found in same if _statement(found.data) == _statement(data)]
-        if said and (_is_return(told, latest, said, same) or self._has_moved(told, latest, said)):
+        repeated = [found for found in same if _statement(found.data) == _statement(data)]
+        if repeated and (
+            _is_return(submission, latest, repeated, same) or self._has_moved(submission, latest, repeated)
+        ):
             data = replace(data, turn=data.turn + 1)
-        elif said and not _is_unrecorded(latest, data, said):
-            letter = letter_of_scan(self._store, said[-1].event)
-            return Receipt(slide_id, said[-1].event.name, "dead-letter" if letter else "duplicate", letter)
-        elif not said and latest and _statement(latest.data) != _statement(data):
-            data = replace(data, turn=data.turn + 1)  # what is made of it is later than all before
+        elif repeated and not _is_unrecorded(latest, data, repeated):
+            letter = letter_of_scan(self._store, repeated[-1].event)
+            status: Status = "dead-letter" if letter else "duplicate"
+            return Receipt(slide_id, repeated[-1].event.name, status, letter)
+        elif not repeated and latest and _statement(latest.data) != _statement(data):
+            data = replace(data, turn=data.turn + 1)  # its results supersede all earlier ones
         event = Event.first(data, source=SOURCE, now=self._now(), identity=identity(data))
         if same:
-            return self._announce(event, "accepted", told)
-        mine = Owner(told.place.uri, content.content_id)
-        owner = self.ledger.claim(slide_id, mine)
-        if mine.uri == owner.uri:
-            return self._announce(event, "rescan" if latest else "accepted", told)
-        if mine.content_id == owner.content_id:
-            return self._announce(event, "accepted", told)
-        return self._refuse_taken(event, told)
+            return self._announce(event, "accepted", submission)
+        claimant = Owner(submission.place.uri, content.content_id)
+        owner = self.ledger.claim(slide_id, claimant)
+        if claimant.uri == owner.uri:
+            return self._announce(event, "rescan" if latest else "accepted", submission)
+        if claimant.content_id == owner.content_id:
+            return self._announce(event, "accepted", submission)
+        return self._refuse_taken(event, submission)
 
-    def _has_moved(self, told: Submission, latest: Announcement | None, said: Sequence[Announcement]) -> bool:
-        """Whether a slide that no report tells of yet has left the place it was announced from."""
-        if latest is None or latest not in said or latest.data.uri == told.place.uri:
+    def _has_moved(
+        self, submission: Submission, latest: Announcement | None, repeated: Sequence[Announcement]
+    ) -> bool:
+        """Return whether a slide without a report has left the place it was announced from."""
+        if latest is None or latest not in repeated or latest.data.uri == submission.place.uri:
             return False
-        return not self.contents.lies_at(latest.data.uri) and not Overview(self._store).drafted(latest.data)
+        return not self.contents.exists(latest.data.uri) and not Overview(self._store).drafted(latest.data)
 
-    def _announce(self, event: Event, status: Status, told: Submission) -> Receipt:
+    def _announce(self, event: Event, status: Status, submission: Submission) -> Receipt:
         with bound(slide_id=event.key, event_id=event.name, trace_id=event.trace_id):
-            self._write_down(event, status, told)
+            self._audit_once(event, status, submission)
             self._publisher.publish(event.type, event.key, event)
             self.ledger.record(event)
             self._audited.discard(event.id)
             self.announced += 1
-            self.told(event.key, "")
+            self.on_news(event.key, "")
             _log.info("Announced.", outcome=status)
             tell_span(
                 "publish",
@@ -172,75 +233,82 @@ class Intake:
             )
         return Receipt(event.key, event.id, status)
 
-    def _write_down(self, event: Event, status: Status, told: Submission) -> None:
-        """Tell the audit log, once: while the broker is away the same is tried again and again."""
+    def _audit_once(self, event: Event, status: Status, submission: Submission) -> None:
+        """Write the audit log, once: while the broker is away the same event is tried again and again."""
         if event.id not in self._audited:
-            deed = {"slide_id": event.key, "event_id": event.id, "outcome": status, "via": told.via}
-            self._audit.append("submitted", told.by or told.via, deed)
+            what = {"slide_id": event.key, "event_id": event.id, "outcome": status, "via": submission.via}
+            self._audit.append("submitted", submission.by or submission.via, what)
             self._audited.add(event.id)
 
-    def _refuse_taken(self, event: Event, told: Submission) -> Receipt:
+    def _refuse_taken(self, event: Event, submission: Submission) -> Receipt:
         """Give up a slide whose id belongs to other bytes from elsewhere: two slides must never be mixed."""
         assert isinstance(event.data, SlideScanned)
         data = replace(event.data, turn=0)
         lost = Event.first(data, source=SOURCE, now=self._now(), identity=f"{identity(data)}|{data.uri}")
         letter = DeadLetter.of_event(lost, taken(event.key), attempts=0, worker=NAME)
-        self._write_down(lost, "dead-letter", told)
+        self._audit_once(lost, "dead-letter", submission)
         self.give_up(letter)
         self._audited.discard(lost.id)
         return Receipt(event.key, lost.id, "dead-letter", letter)
 
 
 def identity(data: SlideScanned) -> str:
-    """Name what happened, whoever tells it and when: these bytes, under this id, with this said of them."""
+    """Identify what happened, whoever submits it and when: these bytes, this id, these statements."""
     return f"{_statement(data)}|{data.turn}" if data.turn else _statement(data)
 
 
 def _statement(data: SlideScanned) -> str:
-    """Name the same, in whichever turn it is said."""
+    """Identify the same without its turn."""
     case = Case(data.case_id, data.case_slides).identity if data.case_id else ""
     return f"{data.slide_id}|{data.content_id}|{data.mpp}|{case}"
 
 
-def _stated(told: Submission, content: Content, slide_id: str, before: SlideScanned | None) -> SlideScanned:
-    """Put together what is known of a slide; what is not stated now holds as it was stated `before`."""
-    case = told.case or (Case(before.case_id, before.case_slides) if before and before.case_id else None)
+def _scan_of(
+    submission: Submission, content: Content, slide_id: str, before: SlideScanned | None
+) -> SlideScanned:
+    """Combine what is known of a slide; what is not stated now holds as it was stated `before`."""
+    case = submission.case or (
+        Case(before.case_id, before.case_slides) if before and before.case_id else None
+    )
     if case:
         check_member(case, slide_id)
     return SlideScanned(
         slide_id=slide_id,
-        uri=told.place.uri,
+        uri=submission.place.uri,
         content_id=content.content_id,
         size_bytes=content.size_bytes,
-        mpp=told.mpp if told.mpp is not None or before is None else before.mpp,
+        mpp=submission.mpp if submission.mpp is not None or before is None else before.mpp,
         case_id=case.id if case else None,
         case_slides=case.slides if case else (),
     )
 
 
 def _before(latest: Announcement | None, same: Sequence[Announcement]) -> SlideScanned | None:
-    """Return what was said last of these bytes under this slide id."""
+    """Return the last event of these bytes under this slide id."""
     if latest is not None and latest in same:
         return latest.data
     return same[-1].data if same else None
 
 
 def _is_return(
-    told: Submission, latest: Announcement | None, said: Sequence[Announcement], same: Sequence[Announcement]
+    submission: Submission,
+    latest: Announcement | None,
+    repeated: Sequence[Announcement],
+    same: Sequence[Announcement],
 ) -> bool:
-    """Whether a slide is to be again what was `said` of it earlier, and not lately.
+    """Return whether a slide is to become again what it was before its latest event (`repeated`).
 
-    So it is if of the same bytes something is stated anew, or if the slide's own place has its old bytes
-    again. A copy that lies elsewhere says nothing.
+    That is so if an earlier statement about the same bytes is made again, or if the slide's own place has its
+    earlier bytes again. A copy elsewhere does not count.
     """
-    if latest is None or _statement(latest.data) == _statement(said[0].data):
+    if latest is None or _statement(latest.data) == _statement(repeated[0].data):
         return False
-    return latest in same or told.place.uri == latest.data.uri
+    return latest in same or submission.place.uri == latest.data.uri
 
 
-def _is_unrecorded(latest: Announcement | None, data: SlideScanned, said: Sequence[Announcement]) -> bool:
-    """Whether a gateway ended after it had announced just this, and before its books were whole."""
-    return latest is not None and _statement(latest.data) == _statement(data) and latest not in said
+def _is_unrecorded(latest: Announcement | None, data: SlideScanned, repeated: Sequence[Announcement]) -> bool:
+    """Return whether a gateway ended after it announced just this, and before it recorded all of it."""
+    return latest is not None and _statement(latest.data) == _statement(data) and latest not in repeated
 
 
 def _id_among(slide_id: str, known: list[Announcement]) -> str:

@@ -1,9 +1,13 @@
-"""S3 bucket notifications as object stores publish them; of all that they say, which objects are new is kept.
+"""Reads S3 bucket notifications as object stores publish them, and keeps only which objects are new.
 
-Amazon's own: {"Records": [...]}, keys URL-encoded (docs.aws.amazon.com/AmazonS3, "Event message structure"),
-and {"Event": "s3:TestEvent"} when a notification is set up. MinIO and others: the same, with {"EventName",
-"Key"} on top. Amazon EventBridge: {"detail-type": "Object Created", "detail": …}, keys as they are (there,
-"EventBridge event message structure"). Each may come in envelopes (`envelopes`).
+Amazon S3: {"Records": [...]}, keys URL-encoded (docs.aws.amazon.com/AmazonS3, "Event message structure"), and
+{"Event": "s3:TestEvent"} when a notification is configured. MinIO and others: the same, with {"EventName",
+"Key"} on top. Amazon EventBridge: {"detail-type": "Object Created", "detail": …}, keys not encoded (there,
+"EventBridge event message structure").
+
+Each may be wrapped in envelopes, one in the other. SNS puts the text of a notification into "Message"
+(docs.aws.amazon.com/sns, "HTTP/HTTPS notification JSON format"), SQS into the "Body" or "body" of a message.
+AWS Lambda passes on several of either as "Records", Amazon EventBridge Pipes as a list.
 """
 
 from __future__ import annotations
@@ -19,22 +23,28 @@ from histgen_lib.access.places import ObjectPlace, object_place
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
 from histgen_lib.slides.parts import is_slide_name
-from services.gateway.envelopes import opened, unreadable
 
 MOST_RECORDS = 1000
+MOST_ENVELOPES = 4
+"""One in the other; real senders use at most two."""
 
 
 @dataclass(frozen=True)
-class New:
-    """An object that was written. `raw`: its key as it stood, should the sender not have encoded it."""
+class NewObject:
+    """An object that was written. `raw`: its key as it stands, in case the sender did not encode it."""
 
     place: ObjectPlace
     raw: ObjectPlace | None = None
 
+    @property
+    def places(self) -> list[ObjectPlace]:
+        """Return where the object may be, the likelier place first."""
+        return [self.place, self.raw] if self.raw else [self.place]
+
 
 @dataclass(frozen=True)
 class Refused:
-    """A new slide that cannot be taken: no object can be called so. `name`: for people."""
+    """A new slide whose name is not a valid object key. `name`: for people."""
 
     name: str
     error: InvalidInputError
@@ -42,35 +52,99 @@ class Refused:
 
 @dataclass(frozen=True)
 class Notification:
-    """What a notification tells of. `ignored`: deletions and objects that are no slides."""
+    """What a notification says. `ignored`: how many deletions, and objects that are not slides."""
 
-    new: tuple[New, ...] = ()
+    new: tuple[NewObject, ...] = ()
     ignored: int = 0
     malformed: int = 0
     refused: tuple[Refused, ...] = ()
 
 
-_Found = New | Refused | InvalidInputError | None
+_Found = NewObject | Refused | InvalidInputError | None
 
 
 def read(body: bytes) -> Notification:
     """Read a notification. Raises InvalidInputError, which repeats no value.
 
-    "notification-unreadable"; "notification-unconfirmed" for a subscription that a person has to confirm.
+    "notification-unreadable", or "notification-unconfirmed" for a subscription that a person has to confirm.
     """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         raise unreadable("It is not JSON.") from None
-    messages = list(islice(opened(value), MOST_RECORDS + 1))
-    found = [one for message in messages for one in _told(message, alone=len(messages) == 1)]
+    messages = list(islice(_unwrapped(value), MOST_RECORDS + 1))
+    found = [one for message in messages for one in _read_message(message, alone=len(messages) == 1)]
     if len(found) > MOST_RECORDS:
         raise _too_many()
     return _sorted_out(found)
 
 
-def _told(message: Any, *, alone: bool) -> list[_Found]:
-    """Read one message; what is wrong with it ends all only if there is no other beside it."""
+def unreadable(why: str) -> InvalidInputError:
+    """Say that a notification cannot be used."""
+    return InvalidInputError(
+        "notification-unreadable",
+        f"A bucket notification cannot be used. {why}",
+        hint="Have the object store publish its own notifications there, and nothing else.",
+    )
+
+
+def _unwrapped(value: Any, envelopes: int = MOST_ENVELOPES) -> Iterator[Any]:
+    """Yield the messages inside the envelopes of a JSON value; the value itself if it has none.
+
+    Yields an InvalidInputError in place of what cannot be unwrapped.
+    """
+    inside = _inside(value)
+    if inside is None:
+        yield value
+    elif isinstance(inside, InvalidInputError):
+        yield inside
+    elif envelopes == 0:
+        yield unreadable("It is wrapped in too many envelopes.")
+    else:
+        for one in inside:
+            yield from _unwrapped(_parsed(one), envelopes - 1)
+
+
+def _inside(value: Any) -> list[Any] | InvalidInputError | None:
+    """Return the content of an envelope; None for what is not an envelope."""
+    if isinstance(value, list) and value:  # a batch from EventBridge Pipes
+        return value
+    if not isinstance(value, dict):
+        return None
+    if value.get("Type") in ("SubscriptionConfirmation", "UnsubscribeConfirmation") and "TopicArn" in value:
+        return _UNCONFIRMED
+    if value.get("Type") == "Notification" and "Message" in value:
+        return [value["Message"]]
+    for body, name in (("Body", "MessageId"), ("body", "messageId")):
+        if body in value and name in value:
+            return [value[body]]
+    messages, records = value.get("Messages"), value.get("Records")
+    return messages if isinstance(messages, list) else _lambda_batch(records)
+
+
+def _lambda_batch(records: Any) -> list[Any] | None:
+    """Return the content of SQS and SNS messages that Lambda passes on; None for other records."""
+    if not isinstance(records, list) or not records or not all(map(_is_envelope, records)):
+        return None
+    return [record.get("body", record.get("Sns")) for record in records]
+
+
+def _is_envelope(record: Any) -> bool:
+    return isinstance(record, dict) and "s3" not in record and ("body" in record or "Sns" in record)
+
+
+def _parsed(inside: Any) -> Any:
+    """Parse the text in an envelope; text that is not JSON stays text, and is no notification."""
+    if not isinstance(inside, str):
+        return inside
+    try:
+        return json.loads(inside)
+    except (ValueError, RecursionError):
+        return inside
+
+
+def _read_message(message: Any, *, alone: bool) -> list[_Found]:
+    """Read one message. A faulty one is fatal only if it is alone; else it counts as malformed."""
     try:
         if isinstance(message, InvalidInputError):
             raise message
@@ -101,7 +175,7 @@ def _too_many() -> InvalidInputError:
 
 
 def _sorted_out(found: list[_Found]) -> Notification:
-    new = tuple(one for one in found if isinstance(one, New))
+    new = tuple(one for one in found if isinstance(one, NewObject))
     refused = tuple(one for one in found if isinstance(one, Refused))
     malformed = sum(isinstance(one, InvalidInputError) for one in found)
     return Notification(new, found.count(None), malformed, refused)
@@ -111,7 +185,7 @@ def _of_summary(value: dict[str, Any]) -> _Found:
     """Read {"EventName", "Key": "bucket/key"}, where the key is not encoded."""
     name, key = value["EventName"], value["Key"]
     if not isinstance(name, str) or not isinstance(key, str):
-        return unreadable("Its event or key is no text.")
+        return unreadable("Its event or key is not text.")
     if "/" not in key:
         return unreadable("Its key has no bucket.")
     bucket, _, inside = key.partition("/")
@@ -125,7 +199,7 @@ def _of_record(record: Any) -> _Found:
     except (TypeError, KeyError):
         return unreadable("A record lacks its event, bucket or key.")
     if not all(isinstance(part, str) for part in (name, bucket, key)):
-        return unreadable("A record's event, bucket or key is no text.")
+        return unreadable("A record's event, bucket or key is not text.")
     return _new(bucket, key, encoded=True) if _is_creation(name) else None
 
 
@@ -138,7 +212,7 @@ def _of_bridge(value: dict[str, Any]) -> _Found:
     except (TypeError, KeyError):
         return unreadable("An event lacks its bucket or key.")
     if not isinstance(bucket, str) or not isinstance(key, str):
-        return unreadable("An event's bucket or key is no text.")
+        return unreadable("An event's bucket or key is not text.")
     return _new(bucket, key, encoded=False)
 
 
@@ -155,7 +229,7 @@ def _new(bucket: str, key: str, *, encoded: bool) -> _Found:
     if not is_slide_name(plain):
         return None
     try:
-        return New(object_place(bucket, plain), _raw(bucket, key) if key != plain else None)
+        return NewObject(object_place(bucket, plain), _raw(bucket, key) if key != plain else None)
     except InvalidInputError as error:
         return Refused(printable(f"s3://{bucket}/{plain}"), error)
 
@@ -163,12 +237,12 @@ def _new(bucket: str, key: str, *, encoded: bool) -> _Found:
 def _raw(bucket: str, key: str) -> ObjectPlace | None:
     try:
         return object_place(bucket, key)
-    except InvalidInputError:  # encoded, it may be longer than a key can be
+    except InvalidInputError:  # an encoded key may be longer than a key can be
         return None
 
 
-def places(new: New) -> Iterator[ObjectPlace]:
-    """Yield where the object may lie, the likelier place first."""
-    yield new.place
-    if new.raw:
-        yield new.raw
+_UNCONFIRMED = InvalidInputError(
+    "notification-unconfirmed",
+    "Amazon SNS asks to confirm a subscription. The gateway opens no address that a message names.",
+    hint="Confirm it yourself: open the SubscribeURL of that message, or use aws sns confirm-subscription.",
+)

@@ -1,4 +1,4 @@
-"""What the gateway can be told beside what all services can."""
+"""The gateway's own settings, beside those of all services."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from services.settings import EmptyIsNone, ServiceSettings
 class GatewaySettings(ServiceSettings):
     """The settings of `python -m services.gateway`."""
 
-    settle_s: float = Field(5.0, gt=0, le=86400, description="seconds a slide's files must stay unchanged")
-    look_s: float = Field(2.0, gt=0, le=3600, description="seconds between two looks at the watched folder")
+    settle_s: float = Field(
+        5.0, gt=0, le=86400, description="seconds that a slide's files must stay unchanged"
+    )
+    look_s: float = Field(2.0, gt=0, le=3600, description="seconds between two scans of the watched folder")
     notifications: str = Field(
         "s3.notifications",
         pattern=r"[A-Za-z0-9._-]{0,249}",
         description='topic that object stores publish bucket notifications to; "" for none',
     )
     index: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="file in which the gateway keeps where every slide stands; none if not stated"
+        None, description="file in which the gateway keeps where every slide stands; none if not set"
     )
     retention: str = Field(
         "",
         description='days after which what nobody needs is pruned: "90", or by kind, "seen=90,reports=365"; '
-        "everything is kept if not stated",
+        "everything is kept if not set",
     )
     open_s: float = Field(
         20.0, gt=0, le=3600, description="seconds that opening or reading a slide's file may stand still"
     )
-    hash_threads: int = Field(4, ge=1, le=64, description="slides named by HTTP that are read at a time")
+    hash_threads: int = Field(4, ge=1, le=64, description="slides submitted by HTTP that are read at a time")

@@ -1,26 +1,37 @@
-"""What is told to the gateway, and what it answers."""
+"""What is submitted to the gateway, how POST /slides states it, and what the gateway answers.
+
+Refusals name fields, and never repeat the values in them.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal, NoReturn
 
-from histgen_lib.access.places import Place
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from histgen_lib.access.places import Place, parse_uri
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import each_name_once
 from histgen_lib.slides.mpp import LEAST_MPP, MOST_MPP, is_plausible
 
 Via = Literal["watch", "http", "s3", "backfill"]
-"""Who tells: the watched folder, POST /slides, an S3 notification, a backfill."""
+"""How a slide comes in: the watched folder, POST /slides, an S3 notification, a backfill."""
 
 Status = Literal["accepted", "duplicate", "rescan", "dead-letter"]
 
 TAKEN = "slide-id-taken"
-"""A slide that never got its id: there is nothing to replay, it has to be sent under another one."""
+"""The code of a slide that never got its id: it cannot be replayed, only submitted under another id."""
 
 MOST_CASE_SLIDES = 500
+
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}[A-Za-z0-9_-]|[A-Za-z0-9_-]")
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -32,16 +43,16 @@ class Case:
 
     @property
     def identity(self) -> str:
-        """The same for the same case, in whatever order its slides are named."""
+        """The same text for the same case, in whatever order its slides are named."""
         return f"{self.id}:{','.join(sorted(self.slides))}"
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A slide that someone tells of. What is not stated (None) is as it was told before, if it was.
+    """A slide that someone submits. `slide_id`, `mpp`, `case`: None keeps what was stated before, if any.
 
-    `mark`: the state of its files (`contents.mark_of`); a state dealt with before is not read again. `by`:
-    who stands behind it, for the audit log, where more is known than by which way it came.
+    `mark`: the state of its files (`contents.mark_of`); a state that was dealt with is not read again. `by`:
+    who submits it, for the audit log, if more is known than `via`.
     """
 
     place: Place
@@ -55,9 +66,10 @@ class Submission:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of it: announced now ("accepted", "rescan": other bytes at a known URI), or not.
+    """What became of a submission.
 
-    "duplicate": announced before, by `event_id`. "dead-letter": given up, now or before; `letter` says why.
+    "accepted": announced now, by `event_id`. "rescan": the same, for new bytes at a known URI. "duplicate":
+    announced before, by `event_id`. "dead-letter": given up, now or before; `letter` says why.
     """
 
     slide_id: str
@@ -70,24 +82,24 @@ class Receipt:
         """Say what to do about a slide that was given up."""
         if self.letter is None or self.letter.code == TAKEN:
             return self.letter.hint if self.letter else ""
-        return f"{self.letter.hint} Then `histgen replay` has it tried again.".strip()
+        return f"{self.letter.hint} Then run `histgen replay` to try it again.".strip()
 
 
 def check(submission: Submission) -> None:
-    """Refuse what cannot be meant.
+    """Refuse values that cannot be meant.
 
     Raises InvalidInputError: "slide-id-invalid", "slide-mpp-implausible", "case-invalid".
     """
     if submission.slide_id is not None and not _ID.fullmatch(submission.slide_id):
         raise InvalidInputError(
             "slide-id-invalid",
-            "The slide_id cannot be used.",
+            "The slide_id is not valid.",
             hint="Use up to 128 letters, digits, '.', '_' and '-', with no dot at either end.",
         )
     if submission.mpp is not None and not is_plausible(submission.mpp):
         raise InvalidInputError(
             "slide-mpp-implausible",
-            f"The stated mpp lies outside {LEAST_MPP}…{MOST_MPP} µm per pixel.",
+            f"The stated mpp is outside {LEAST_MPP}…{MOST_MPP} µm per pixel.",
             hint="State the size of a level-0 pixel in µm: about 0.25 for a 40× scan, 0.5 for a 20× scan.",
         )
     if submission.case is not None:
@@ -102,9 +114,9 @@ def check_member(case: Case, slide_id: str) -> None:
 
 def _check_case(case: Case) -> None:
     if not all(_ID.fullmatch(name) for name in (case.id, *case.slides)):
-        raise _bad_case("has an id that cannot be used")
+        raise _bad_case("has an id that is not valid")
     if not 1 <= len(set(case.slides)) == len(case.slides) <= MOST_CASE_SLIDES:
-        raise _bad_case(f"names no slide, one of them twice, or more than {MOST_CASE_SLIDES}")
+        raise _bad_case(f"names no slide, a slide twice, or more than {MOST_CASE_SLIDES} slides")
 
 
 def _bad_case(why: str) -> InvalidInputError:
@@ -113,3 +125,82 @@ def _bad_case(why: str) -> InvalidInputError:
         f"The case {why}.",
         hint='Name every slide of the case once: {"id": "C1", "slides": ["a", "b"]}.',
     )
+
+
+_Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class _CaseBody(_Body):
+    id: _Text
+    slides: Annotated[list[_Text], Field(min_length=1, max_length=MOST_CASE_SLIDES)]
+
+
+class _SlideBody(_Body):
+    uri: _Text
+    slide_id: _Text | None = None
+    mpp: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    case: _CaseBody | None = None
+
+
+def read_submission(body: bytes) -> Submission:
+    """Read the body of POST /slides.
+
+    Raises InvalidInputError: "request-unreadable" (not a JSON object), "request-invalid", "uri-invalid".
+    """
+    try:
+        slide = _SlideBody.model_validate(_json_object(body))
+    except ValidationError as error:
+        raise _invalid(error) from None
+    case = Case(slide.case.id, tuple(slide.case.slides)) if slide.case else None
+    return Submission(parse_uri(slide.uri), "http", slide.slide_id, slide.mpp, case)
+
+
+def unreadable_request(why: str) -> InvalidInputError:
+    """Refuse a body that cannot be read."""
+    return InvalidInputError(
+        "request-unreadable",
+        f"The request cannot be read: {why}.",
+        hint='Send a JSON object, for example {"uri": "file:///scans/a.svs"}.',
+    )
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=each_name_once)
+    except (ValueError, RecursionError):
+        raise unreadable_request("it is not JSON, or names a field twice") from None
+    if not isinstance(value, dict):
+        raise unreadable_request("it is not a JSON object")
+    return value
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _invalid(error: ValidationError) -> InvalidInputError:
+    complaints = [_complaint(entry) for entry in error.errors(include_url=False, include_input=False)]
+    more = [f"and {len(complaints) - _MOST_NAMED} more"] if len(complaints) > _MOST_NAMED else []
+    return InvalidInputError(
+        "request-invalid",
+        f"The request is not valid: {'; '.join(complaints[:_MOST_NAMED] + more)}.",
+        hint='The fields are uri (required), slide_id, mpp (µm per pixel) and case {"id", "slides"}.',
+    )
+
+
+def _complaint(entry: ErrorDetails) -> str:
+    name = ".".join(_shown(part) for part in entry["loc"]) or "it"
+    if entry["type"] == "extra_forbidden":
+        return f"{name} is not a known field"
+    if entry["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} has the wrong type or length"
+
+
+def _shown(part: int | str) -> str:
+    """Show a field's name only if it looks like one; a sender may have put anything there."""
+    return str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "a field"

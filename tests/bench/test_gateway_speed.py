@@ -15,13 +15,13 @@ import pytest
 from doors import bearer_of
 
 from histgen_lib.bus import BusSettings, open_publisher
-from histgen_lib.runtime.http import serving
 from histgen_lib.runtime.stopping import Stop
+from histgen_lib.runtime.web.server import serving
 from histgen_lib.storage import StorageSettings, open_store
 from services.gateway.app import build
 from services.gateway.folder import Folder
 from services.gateway.settings import GatewaySettings
-from services.gateway.watch import Watch
+from services.gateway.watching import Tracker
 
 FILES = (1_000, 5_000, 20_000)
 
@@ -36,11 +36,11 @@ def _fill(folder: Path, count: int) -> None:
 @pytest.mark.parametrize("count", FILES)
 def test_a_look_over_a_folder(tmp_path: Path, count: int):
     _fill(tmp_path, count)
-    folder, watch = Folder(tmp_path), Watch(settle_s=1e9, clock=time.monotonic)
+    folder, tracker = Folder(tmp_path), Tracker(settle_s=1e9, clock=time.monotonic)
     wall, cpu = [], []
     for _ in range(7):
         start, busy = time.perf_counter(), time.process_time()
-        watch.whole(folder.look())
+        tracker.complete(folder.look())
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
     middle = statistics.median(wall[1:])
@@ -65,7 +65,7 @@ def test_the_answer_to_a_post(tmp_path: Path):
         path.write_bytes(os.urandom(100_000))
     key = bearer_of(tmp_path / "token")
     with (
-        serving(gateway.door.app(), "127.0.0.1", 0) as url,
+        serving(gateway.app, "127.0.0.1", 0) as url,
         httpx.Client(base_url=url, headers=key) as client,
     ):
         for what in ("new", "known"):

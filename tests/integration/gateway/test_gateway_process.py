@@ -88,7 +88,7 @@ def test_mirax_is_announced_when_its_last_companion_is_there(gateways, listener:
     _slide(gateway, "m/Slidedat.ini", "[DATAFILE]\nFILE_COUNT=1\nFILE_0=Data0000.dat\n")
     _slide(gateway, "probe.svs")
     assert [event.key for event in listener.until_heard(1)] == ["probe"]
-    until(lambda: any("waits for files" in line["event"] for line in gateway.lines()), 60, "it is told of")
+    until(lambda: any("waits for the rest" in line["event"] for line in gateway.lines()), 60, "it is told of")
     _slide(gateway, "m/Data0000.dat")
     assert [event.key for event in listener.until_heard(2)] == ["probe", "m"]
 

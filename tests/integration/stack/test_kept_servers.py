@@ -16,7 +16,7 @@ from waiting import until
 
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.export import export_local
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.stack.inference import CALM_S
 from histgen_lib.stack.kafka import KafkaProcess
 from histgen_lib.stack.processes import Process, ProcessSupervisor

@@ -23,7 +23,7 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted
 from histgen_lib.pipeline.stages import Progress
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Outcome, WorkerSpec, run_worker

@@ -14,12 +14,13 @@ from histgen_lib.bus import Delivery
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, SLIDE_SCANNED, Event
 from histgen_lib.files import sha256_hex
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.loops import Loop, LoopContext
+from histgen_lib.runtime.pulse import GRACE_S, Backoff
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
 from services.gateway.contents import Contents
 from services.gateway.intake import Intake
-from services.gateway.loops import Loop
 from services.gateway.submission import Case, Receipt, Submission
 
 AT_ONCE = Backoff(first_s=0.001, most_s=0.01)
@@ -163,6 +164,11 @@ class Lab:
 def keys_of(lab: Lab) -> list[str]:
     """List the slides that were announced."""
     return sorted(event.key for event in lab.bus.scanned)
+
+
+def context(stop: Stop, backoff: Backoff = AT_ONCE, grace_s: float = GRACE_S) -> LoopContext:
+    """Make what a loop of the gateway needs."""
+    return LoopContext(Board("gateway"), stop, grace_s, backoff)
 
 
 @contextmanager

@@ -123,10 +123,10 @@ def test_a_bucket_is_filled_from_a_prefix(lab: Lab):
 def test_what_a_notification_announced_is_known_to_a_backfill(lab: Lab):
     from notification_bodies import amazon, record
 
-    from services.gateway import noticing
+    from services.gateway.bucket_intake import take_in
 
     lab.object("lab", "a.svs")
-    noticing.take(lab.intake, amazon(record("lab", "a.svs")), "x")
+    take_in(lab.intake, amazon(record("lab", "a.svs")), "x")
     tally, _ = _run(lab, "s3://lab")
     assert tally.outcomes == {"duplicate": 1}
     assert lab.buckets["lab"].reads == 1

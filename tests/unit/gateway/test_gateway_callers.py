@@ -10,7 +10,7 @@ import pytest
 
 from histgen_lib import sockets
 from histgen_lib.catalogue.audit import this_account
-from services.gateway.callers import caller
+from services.gateway.http import caller
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def copies(lab: Lab) -> list[str]:
 def test_a_copy_is_noted_under_its_name_and_its_slide_is_told_of_it_once(lab: Lab):
     lab.tell(lab.file("a.svs"))
     told: list[tuple[str, str]] = []
-    lab.intake.told = lambda slide_id, key: told.append((slide_id, key))
+    lab.intake.on_news = lambda slide_id, key: told.append((slide_id, key))
     copy = lab.file("copies/a of a.svs")
     for _ in range(2):
         assert lab.tell(copy, mark="m").slide_id == "a"

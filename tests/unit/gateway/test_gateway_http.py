@@ -18,11 +18,11 @@ from notification_bodies import SECRETS, TEST_EVENT, amazon, record
 from histgen_lib.access.places import Roots
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.runtime.lock import Lock
 from histgen_lib.runtime.stopping import Stop
-from services.gateway.board import GatewayBoard
-from services.gateway.bodies import read_submission
-from services.gateway.http import Door
+from histgen_lib.runtime.web.guard import BearerAuth
+from services.gateway.app import GatewayBoard
+from services.gateway.http import HttpApi
+from services.gateway.submission import read_submission
 
 JSON = {"content-type": "application/json"}
 
@@ -32,8 +32,8 @@ class Client:
 
     def __init__(self, lab: Lab, **options: Any) -> None:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
-        self.door = Door(lab.intake, self.board, self.stop, Lock(TOKEN), **options)
-        self._app = self.door.app()
+        self.api = HttpApi(lab.intake, self.board, self.stop, BearerAuth(TOKEN), **options)
+        self._app = self.api.app()
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self._app)
@@ -120,8 +120,8 @@ def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(clie
         lab.file("a.svs").as_uri(), patient=SECRETS[0], mpp=SECRETS[3], **{SECRETS[0]: 1, "slide_id": 5}
     )
     assert _error(answer) == (422, "request-invalid")
-    assert "patient is no known field" in answer.text
-    assert "mpp is of the wrong kind" in answer.text
+    assert "patient is not a known field" in answer.text
+    assert "mpp has the wrong type" in answer.text
     assert not any(secret in answer.text for secret in SECRETS)
 
 
@@ -236,7 +236,7 @@ def test_a_broken_installation_stops_the_service(client: Client, lab: Lab, monke
     monkeypatch.setattr(lab.intake, "submit", denied)
     assert _error(client.slide(lab.file("a.svs").as_uri())) == (503, "storage-denied")
     assert client.stop.requested
-    assert client.door.failure.code == "storage-denied"
+    assert [failure.code for failure in client.stop.failures] == ["storage-denied"]
 
 
 def test_large_slides_hold_up_nobody_and_too_many_are_sent_away(lab: Lab):

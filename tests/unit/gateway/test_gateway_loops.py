@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_fakes import AT_ONCE, Lab, Topic, keys_of, running
+from gateway_fakes import Lab, Topic, context, keys_of, running
 from notification_bodies import amazon, record
 from waiting import until
 
@@ -17,27 +17,18 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.catalogue.audit import Entry, entries
 from histgen_lib.catalogue.keys import SEEN
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
-from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store
+from services.gateway.bucket_intake import NotificationTopic
 from services.gateway.folder import Folder
-from services.gateway.pruning import Pruning
-from services.gateway.topic import NotificationTopic
+from services.gateway.housekeeping import Pruning
 from services.gateway.watching import Watching
 
 
 @contextmanager
 def _watching(lab: Lab, folder: Path | None = None) -> Iterator[Watching]:
     stop = Stop()
-    loop = Watching(
-        Folder(folder or lab.folder),
-        lab.intake,
-        Board("gateway"),
-        stop,
-        settle_s=0.02,
-        look_s=0.01,
-        backoff=AT_ONCE,
-    )
+    loop = Watching(context(stop), Folder(folder or lab.folder), lab.intake, settle_s=0.02, look_s=0.01)
     with running(loop, stop):
         yield loop
 
@@ -60,7 +51,7 @@ def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatc
     read: list[object] = []
     monkeypatch.setattr(lab.intake.contents, "measure", lambda place, _: read.append(place))
     with _watching(lab) as loop:
-        until(lambda: loop.waiting == 0 and loop._watch and loop._watch._tracks, 60, "a second look")
+        until(lambda: loop.waiting == 0 and loop.tracked, 60, "a second look")
     assert read == []
 
 
@@ -142,7 +133,7 @@ def test_a_slide_that_is_refused_for_good_is_not_tried_again(lab: Lab, monkeypat
     outside.write_text("secret")
     (lab.folder / "a.svs").symlink_to(outside)
     with _watching(lab) as loop:
-        until(lambda: loop._watch and loop._watch._tracks and loop.waiting == 0, 60, "the link is dealt with")
+        until(lambda: loop.tracked and loop.waiting == 0, 60, "the link is dealt with")
     assert lab.bus.published == []
 
 
@@ -152,10 +143,10 @@ def test_a_broken_installation_ends_the_service(lab: Lab, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(lab.intake.ledger, "all_seen", denied)
     stop = Stop()
-    loop = Watching(Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=1, look_s=1)
+    loop = Watching(context(stop), Folder(lab.folder), lab.intake, settle_s=1, look_s=1)
     with running(loop, stop):
         assert stop.wait(10)
-    assert loop.failure.code == "storage-denied"
+    assert [failure.code for failure in stop.failures] == ["storage-denied"]
 
 
 def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: Lab, monkeypatch):
@@ -170,9 +161,7 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
     monkeypatch.setattr(lab.intake.contents, "measure", measure)
     stop = Stop()
     lab.file("a.svs", "a")
-    loop = Watching(
-        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.02, look_s=0.01, grace_s=20
-    )
+    loop = Watching(context(stop, grace_s=20), Folder(lab.folder), lab.intake, settle_s=0.02, look_s=0.01)
     with running(loop, stop):
         assert entered.wait(10)
         stop.request()
@@ -185,9 +174,7 @@ def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch
     monkeypatch.setattr(lab.intake.contents, "measure", lambda *_: (entered.set(), go_on.wait(30)))
     stop = Stop()
     lab.file("a.svs", "a")
-    loop = Watching(
-        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.02, look_s=0.01, grace_s=0.1
-    )
+    loop = Watching(context(stop, grace_s=0.1), Folder(lab.folder), lab.intake, settle_s=0.02, look_s=0.01)
     with running(loop, stop):
         assert entered.wait(10)
     go_on.set()
@@ -197,9 +184,7 @@ def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch
 @contextmanager
 def _reading(lab: Lab, topic: Topic, grace_s: float = 20.0) -> Iterator[NotificationTopic]:
     stop = Stop()
-    loop = NotificationTopic(
-        lambda: topic, lab.intake, Board("gateway"), stop, backoff=AT_ONCE, grace_s=grace_s
-    )
+    loop = NotificationTopic(context(stop, grace_s=grace_s), lambda: topic, lab.intake)
     with running(loop, stop):
         yield loop
     assert topic.closed.is_set()
@@ -315,7 +300,7 @@ def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: Lab):
         return topic
 
     stop = Stop()
-    loop = NotificationTopic(subscribe, lab.intake, Board("gateway"), stop, backoff=AT_ONCE)
+    loop = NotificationTopic(context(stop), subscribe, lab.intake)
     with running(loop, stop):
         until(lambda: len(tries) == 3 and "notifications" not in loop._board.missing, 60, "it joined")
 
@@ -326,7 +311,7 @@ def test_the_gateway_prunes_after_its_start_and_leaves_at_once_when_it_is_told_t
     store.put(f"{SEEN}young", b"{}")
     os.utime(tmp_path / SEEN / "old", (1.0, 1.0))
     bus = BusSettings(f"embedded:{tmp_path / 'bus.db'}")
-    with running(Pruning(store, bus, {"seen": 30.0}, Board("gateway"), stop, first_s=0.0), stop):
+    with running(Pruning(context(stop), store, bus, {"seen": 30.0}, first_s=0.0), stop):
         until(lambda: store.head(f"{SEEN}old") is None, 60, "the old note is gone")
 
     assert store.head(f"{SEEN}young")

@@ -30,7 +30,8 @@ from notification_bodies import (
 from histgen_lib.access.places import ObjectPlace, Roots, parse_uri
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.files import sha256_hex
-from services.gateway import noticing, notifications
+from services.gateway import notifications
+from services.gateway.bucket_intake import Outcome, take_in
 
 
 def _new(body: bytes) -> list[ObjectPlace]:
@@ -246,8 +247,8 @@ def test_whatever_stands_in_a_notification_it_is_read_or_named_unreadable(name, 
         assert code in ("", "notification-unreadable")
 
 
-def _take(lab: Lab, body: bytes, position: str = "s3.notifications/0/7") -> list[noticing.Noticed]:
-    return noticing.take(lab.intake, body, position)
+def _take(lab: Lab, body: bytes, position: str = "s3.notifications/0/7") -> list[Outcome]:
+    return take_in(lab.intake, body, position)
 
 
 def test_nothing_of_a_notification_goes_on_but_where_the_object_lies(lab: Lab):

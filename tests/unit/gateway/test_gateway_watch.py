@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.folder import Candidate, Look
-from services.gateway.watch import Watch
+from services.gateway.watching import Tracker
 
 A = Path("/scans/a.svs")
 
@@ -21,37 +21,37 @@ class Clock:
         return self.now
 
 
-def _watch(clock: Clock, settle_s: float = 5.0, done: tuple[str, ...] = ()) -> Watch:
-    return Watch(settle_s=settle_s, clock=clock, done=done)
+def _tracker(clock: Clock, settle_s: float = 5.0, done: tuple[str, ...] = ()) -> Tracker:
+    return Tracker(settle_s=settle_s, clock=clock, done=done)
 
 
 def _slide(size: int = 1, mtime: int = 1, path: Path = A, missing: tuple[str, ...] = ()) -> Candidate:
     return Candidate(path, ((path.name, size, mtime),), missing)
 
 
-def _whole(watch: Watch, *slides: Candidate) -> list[Candidate]:
-    return [candidate for candidate, _ in watch.whole(Look(list(slides)))]
+def _whole(tracker: Tracker, *slides: Candidate) -> list[Candidate]:
+    return [candidate for candidate, _ in tracker.complete(Look(list(slides)))]
 
 
 def test_an_old_file_found_at_the_start_still_has_to_stay_the_same_for_the_whole_time():
     clock = Clock()
-    watch = _watch(clock)
-    assert _whole(watch, _slide()) == []
+    tracker = _tracker(clock)
+    assert _whole(tracker, _slide()) == []
     clock.now += 4.9
-    assert _whole(watch, _slide()) == []
+    assert _whole(tracker, _slide()) == []
     clock.now += 0.1
-    assert _whole(watch, _slide()) == [_slide()]
+    assert _whole(tracker, _slide()) == [_slide()]
 
 
 def test_a_change_of_size_or_time_starts_the_wait_anew():
     clock = Clock()
-    watch = _watch(clock)
+    tracker = _tracker(clock)
     for state in ({"size": 1}, {"size": 2}, {"size": 2, "mtime": 2}):
-        assert _whole(watch, _slide(**state)) == []
+        assert _whole(tracker, _slide(**state)) == []
         clock.now += 4.0
-        assert _whole(watch, _slide(**state)) == []
+        assert _whole(tracker, _slide(**state)) == []
     clock.now += 1.0
-    assert len(_whole(watch, _slide(size=2, mtime=2))) == 1
+    assert len(_whole(tracker, _slide(size=2, mtime=2))) == 1
 
 
 @given(
@@ -62,78 +62,78 @@ def test_a_change_of_size_or_time_starts_the_wait_anew():
 def test_whatever_happens_to_a_file_it_is_whole_only_after_staying_the_same(looks):
     """Random times between looks, sizes, times of change, and files that go missing and come back."""
     clock, settle_s = Clock(), 5.0
-    watch = _watch(clock, settle_s)
+    tracker = _tracker(clock, settle_s)
     since: dict[tuple[int, int], float] = {}
     for wait, size, mtime, there in looks:
         clock.now += wait
         state = (size, mtime)
         since = {state: since.get(state, clock.now)} if there else {}
-        found = watch.whole(Look([_slide(size, mtime)] if there else []))
+        found = tracker.complete(Look([_slide(size, mtime)] if there else []))
         assert bool(found) == (there and clock.now - since[state] >= settle_s)
 
 
 def test_a_slide_with_missing_files_is_never_whole_and_is_told_of_once():
     clock = Clock()
-    watch = _watch(clock)
+    tracker = _tracker(clock)
     waiting = _slide(missing=("Data0.dat",))
-    assert _whole(watch, waiting) == []
-    assert watch.incomplete() == []
+    assert _whole(tracker, waiting) == []
+    assert tracker.incomplete() == []
     clock.now += 100
-    assert _whole(watch, waiting) == []
-    assert watch.incomplete() == [waiting]
-    assert watch.incomplete() == []
+    assert _whole(tracker, waiting) == []
+    assert tracker.incomplete() == [waiting]
+    assert tracker.incomplete() == []
 
 
 def test_what_was_dealt_with_stays_so_until_it_changes():
     clock = Clock()
-    watch = _watch(clock)
-    watch.whole(Look([_slide()]))
+    tracker = _tracker(clock)
+    tracker.complete(Look([_slide()]))
     clock.now += 5
-    ((candidate, mark),) = watch.whole(Look([_slide()]))
-    watch.finish(candidate, mark)
+    ((_, mark),) = tracker.complete(Look([_slide()]))
+    tracker.finish(mark)
     clock.now += 100
-    assert _whole(watch, _slide()) == []
-    assert watch.waiting == 0
-    assert _whole(watch, _slide(size=2)) == []
+    assert _whole(tracker, _slide()) == []
+    assert tracker.waiting == 0
+    assert _whole(tracker, _slide(size=2)) == []
     clock.now += 5
-    assert len(_whole(watch, _slide(size=2))) == 1
+    assert len(_whole(tracker, _slide(size=2))) == 1
 
 
 def test_what_was_dealt_with_before_a_restart_is_not_whole_again():
     clock = Clock()
-    watch = _watch(clock)
-    watch.whole(Look([_slide()]))
+    tracker = _tracker(clock)
+    tracker.complete(Look([_slide()]))
     clock.now += 5
-    ((_, mark),) = watch.whole(Look([_slide()]))
-    again = _watch(clock, done=(mark,))
-    again.whole(Look([_slide()]))
+    ((_, mark),) = tracker.complete(Look([_slide()]))
+    again = _tracker(clock, done=(mark,))
+    again.complete(Look([_slide()]))
     clock.now += 100
     assert _whole(again, _slide()) == []
 
 
 def test_a_share_that_went_away_and_came_back_is_not_read_again():
     clock = Clock()
-    watch = _watch(clock)
-    watch.whole(Look([_slide()]))
+    tracker = _tracker(clock)
+    tracker.complete(Look([_slide()]))
     clock.now += 5
-    watch.finish(*watch.whole(Look([_slide()]))[0])
-    assert _whole(watch) == []
-    assert _whole(watch, _slide()) == []
+    tracker.finish(tracker.complete(Look([_slide()]))[0][1])
+    assert _whole(tracker) == []
+    assert _whole(tracker, _slide()) == []
     clock.now += 100
-    assert _whole(watch, _slide()) == []
+    assert _whole(tracker, _slide()) == []
 
 
 def test_trouble_is_news_once_and_tried_again_later_each_time():
     clock = Clock()
-    watch = _watch(clock)
-    watch.whole(Look([_slide()]))
+    tracker = _tracker(clock)
+    tracker.complete(Look([_slide()]))
     clock.now += 5
     waits, news = [], []
     for _ in range(9):
-        ((candidate, _mark),) = watch.whole(Look([_slide()]))
-        news.append(watch.postpone(candidate, "slide-unreadable"))
+        ((candidate, _mark),) = tracker.complete(Look([_slide()]))
+        news.append(tracker.postpone(candidate, "slide-unreadable"))
         before = clock.now
-        while not watch.whole(Look([_slide()])):
+        while not tracker.complete(Look([_slide()])):
             clock.now += 0.5
         waits.append(clock.now - before)
     assert news == [True, *[False] * 8]
@@ -142,25 +142,25 @@ def test_trouble_is_news_once_and_tried_again_later_each_time():
 
 def test_the_longest_waiting_comes_first():
     clock = Clock()
-    watch = _watch(clock)
+    tracker = _tracker(clock)
     late = _slide(path=Path("/scans/0.svs"))
-    watch.whole(Look([_slide()]))
+    tracker.complete(Look([_slide()]))
     clock.now += 1
-    watch.whole(Look([late, _slide()]))
+    tracker.complete(Look([late, _slide()]))
     clock.now += 10
-    assert _whole(watch, late, _slide()) == [_slide(), late]
+    assert _whole(tracker, late, _slide()) == [_slide(), late]
 
 
 def test_slides_that_cannot_be_read_do_not_come_before_new_ones():
     """Each may take seconds to say so: a hundred of them would hold up all others for good."""
     clock = Clock()
-    watch = _watch(clock, settle_s=1.0)
+    tracker = _tracker(clock, settle_s=1.0)
     held = [_slide(path=Path(f"/scans/held-{number}.svs")) for number in range(3)]
-    _whole(watch, *held)
+    _whole(tracker, *held)
     clock.now += 1.0
-    for candidate in _whole(watch, *held):
-        watch.postpone(candidate, "slide-open-timeout")
+    for candidate in _whole(tracker, *held):
+        tracker.postpone(candidate, "slide-open-timeout")
     clock.now += 100.0
-    _whole(watch, *held, _slide())
+    _whole(tracker, *held, _slide())
     clock.now += 1.0
-    assert _whole(watch, *held, _slide())[0] == _slide()
+    assert _whole(tracker, *held, _slide())[0] == _slide()

@@ -14,7 +14,7 @@ import pytest
 from waiting import until
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.stack.children import end_strays
 from histgen_lib.stack.processes import Process, ProcessSupervisor, ServiceProcess, bound_log, last_words
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from histgen_lib.errors import FatalError, TransientError
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.stack import local
 from histgen_lib.stack.local import LocalStack, Notice

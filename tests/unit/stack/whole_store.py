@@ -15,7 +15,7 @@ from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.keys import copy_key
 from histgen_lib.catalogue.recall import Owner
 from histgen_lib.events import Event, SlideScanned
-from services.gateway.ledger import Ledger
+from services.gateway.intake import Ledger
 
 CASE = {"case_id": "C", "case_slides": ("b", "c")}
 

@@ -11,7 +11,7 @@ from worker_fakes import BUS_AWAY, STORE_AWAY, World, delivery, scanned
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event
-from histgen_lib.runtime.backoff import Backoff
+from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker.failures import CRASHED, JobFailedError
 from histgen_lib.worker.handler import Outcome

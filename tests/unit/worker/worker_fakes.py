@@ -13,9 +13,8 @@ from histgen_lib.bus import Delivery, Reason
 from histgen_lib.catalogue.dead_letter import letter_key
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted, SlideScanned
-from histgen_lib.runtime.backoff import Backoff
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.pulse import Pulse
+from histgen_lib.runtime.pulse import Backoff, Pulse
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
 from histgen_lib.worker.attempts import Attempts
@@ -213,7 +212,7 @@ class World:
             **{"backoff": Backoff(0, 0), "max_attempts": 3, "drafts": True} | values,
         )
         board = Board(spec.name, now=lambda: NOW)
-        pulse = Pulse(spec, board, self.stop)
+        pulse = Pulse(board, self.stop, grace_s=spec.grace_s, backoff=spec.backoff)
         pulse.subscription = self.bus
         pulse.take()
         attempts, retries = Attempts(self.store, spec.name), Retries(spec.backoff, board)

@@ -1,74 +1,17 @@
-"""The smaller parts: waits, the pulse, what the child sends, what the board shows."""
+"""What the child process sends to its parent."""
 
 from __future__ import annotations
 
-import threading
-from itertools import islice
 from typing import Any
 
 import pytest
-from worker_fakes import BUS_AWAY, EVENT, NOW, World, drafted
+from worker_fakes import EVENT, drafted
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.runtime.backoff import Backoff
-from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.pulse import aside
-from histgen_lib.runtime.stopping import Stopped
 from histgen_lib.telemetry import bound
 from histgen_lib.worker import child
 from histgen_lib.worker.child import Answer, Check, Checked, Failed, Find, Handle, StageProgress
 from histgen_lib.worker.handler import Outcome
-
-
-def test_waits_double_up_to_the_most_and_chance_takes_up_to_half():
-    assert list(islice(Backoff(0.5, 30.0).delays(lambda: 0.0), 8)) == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert list(islice(Backoff(0.5, 30.0).delays(lambda: 1.0), 3)) == [0.25, 0.5, 1]
-
-
-def test_waits_go_on_for_ever():
-    assert list(islice(Backoff().delays(lambda: 0.0), 5000))[-1] == 30.0
-
-
-def test_membership_is_kept_while_a_request_takes_long(world: World):
-    go = threading.Event()
-    kept = world.bus.keep
-    world.bus.keep = lambda: (go.set(), kept())[1]
-    kit = world.kit()
-    assert kit.pulse.until(aside(lambda: go.wait(60))) is True
-
-
-def test_a_member_that_was_passed_over_notices(world: World):
-    kit = world.kit()
-    world.bus.ours = False
-    kit.pulse.beat()
-    assert kit.pulse.lost
-
-
-def test_a_broker_that_is_away_while_a_job_runs_is_no_error(world: World):
-    kit = world.kit()
-    world.bus.fail("keep", BUS_AWAY)
-    kit.pulse.beat()
-    assert kit.board.missing["broker"] == "bus-unavailable"
-
-
-def test_partitions_that_wait_are_shown_until_they_go_on(world: World):
-    kit = world.kit()
-    kit.board.missing = {}
-    world.bus.waiting = TransientError("bus-record", "Partitions wait: slide.scanned/3/17.")
-    kit.pulse.polled()
-    assert kit.board.missing == {"records": "bus-record"}
-    world.bus.waiting = None
-    kit.pulse.polled()
-    assert kit.board.missing == {}
-
-
-@pytest.mark.parametrize(("holding", "patient"), [(False, True), (True, False)])
-def test_a_stop_ends_what_need_not_be_finished(world: World, holding: bool, patient: bool):
-    kit = world.kit()
-    kit.pulse.holding = holding
-    world.stop.request()
-    with pytest.raises(Stopped):
-        kit.pulse.pause(60, patient=patient)
 
 
 class _Pipe:
@@ -155,25 +98,3 @@ def test_progress_is_passed_on_at_a_new_stage_and_seldom_within_one():
     assert pipe.sent[0] == StageProgress("encode", 0, 1000)
     assert pipe.sent[-1] == StageProgress("generate", 0, 1)
     assert len(pipe.sent) <= 4
-
-
-def test_liveness_follows_the_poll_loop():
-    now = [0.0]
-    board = Board("b", clock=lambda: now[0])
-    board.turn()
-    assert board.live()
-    now[0] = 31.0
-    assert not board.live()
-    board.turn()
-    assert board.live()
-
-
-def test_the_board_shows_the_job_in_hand_and_its_slides_age():
-    board = Board("b", now=lambda: NOW)
-    board.take(EVENT)
-    board.progress(stage="encode", done=3, total=9)
-    shown = board.status()["in_flight"]
-    assert (shown["slide_id"], shown["stage"], shown["done"], shown["total"]) == ("S1", "encode", 3, 9)
-    assert board.oldest_s() == 0
-    board.drop()
-    assert board.status()["in_flight"] is None

@@ -21,10 +21,8 @@ from starlette.routing import Route
 from waiting import until
 
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.health import health_app
-from histgen_lib.runtime.http import serving
-from histgen_lib.runtime.limits import HEAD_BYTES, MOST_HEADERS, Limits
-from histgen_lib.runtime.lock import Lock
+from histgen_lib.runtime.web.guard import HEAD_BYTES, MOST_HEADERS, BearerAuth, Limits
+from histgen_lib.runtime.web.server import health_app, serving
 from histgen_lib.telemetry import configure_logging
 
 FEW = 10
@@ -46,7 +44,7 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 @contextmanager
 def worker(host: str = "127.0.0.1", **limits: Any) -> Iterator[str]:
     """Serve what every worker serves."""
-    with serving(health_app(Board("tiler"), Lock(TOKEN)), host, 0, Limits(**limits)) as url:
+    with serving(health_app(Board("tiler"), BearerAuth(TOKEN)), host, 0, Limits(**limits)) as url:
         yield url
 
 
@@ -182,7 +180,7 @@ def test_thousands_of_malformed_requests_are_one_line(log):
 
 
 def test_after_a_minute_it_is_told_how_many_more_there_were(log, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("histgen_lib.runtime._connections.WARN_EVERY_S", 0.5)
+    monkeypatch.setattr("histgen_lib.runtime.web.connections.WARN_EVERY_S", 0.5)
     with worker() as url:
         for _ in range(3):
             ask(url, b"\0\r\n\r\n")

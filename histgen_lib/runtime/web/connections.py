@@ -1,32 +1,32 @@
-"""Connections bounded in number, time and bytes, so that whoever is slow, or never ends, holds up nobody.
+"""Connections bounded in number, time and bytes, so that slow or endless clients hold up nobody else.
 
-uvicorn bounds idle connections and the size of a head. It waits without end for the rest of a head or a body,
-and for a peer to read; it takes connections until there are no more files, and warns of each.
+uvicorn bounds idle connections and the size of a request's head. By itself it would wait for ever for the
+rest of a head or body and for a client to read, and accept connections until file descriptors run out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import Counter
-from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from histgen_lib.runtime.limits import Limits
+from histgen_lib.runtime.web.guard import Limits
 from histgen_lib.telemetry import get_logger
 
 WARN_EVERY_S = 60.0
 QUEUE = 1024
-"""How many connections may wait in the kernel."""
+"""How many connections may wait in the kernel to be accepted."""
 
 _log = get_logger()
 
 
-class Crowd:
-    """The connections of one server, by peer, oldest first. For the server's thread only."""
+class ConnectionTable:
+    """The open connections of one server, by peer, oldest first. Only the server's thread may use it."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -36,7 +36,7 @@ class Crowd:
         self._warned = False
 
     def enter(self, one: Connection) -> bool:
-        """Take a connection in; False if there is no room, and nobody there who only keeps us waiting."""
+        """Add a connection; return False if there is no room and no waiting connection to replace."""
         mine = self._of.setdefault(one.peer, {})
         fits = len(mine) < self.limits.peer_connections or _push_out(mine)
         if fits and sum(map(len, self._of.values())) >= self._most:
@@ -48,14 +48,14 @@ class Crowd:
         return fits
 
     def leave(self, one: Connection) -> None:
-        """Let a connection go."""
+        """Remove a connection."""
         others = self._of.get(one.peer, {})
         others.pop(one, None)
         if not others:
             self._of.pop(one.peer, None)
 
     def cut(self, why: str) -> None:
-        """Count a connection that was cut off; warn at once of the first, then once a minute of all since."""
+        """Count a connection that was cut off; log the first at once, later ones together once a minute."""
         self._cut[why] += 1
         if not self._warned:
             self._warn()
@@ -70,7 +70,7 @@ class Crowd:
 
 
 def _push_out(connections: dict[Connection, None]) -> bool:
-    """Cut off the oldest of those that keep us waiting; False if there is none."""
+    """Cut off the oldest connection that keeps the server waiting; return False if there is none."""
     late = next((one for one in connections if one.awaited), None)
     if late:
         late.cut_off("crowded")
@@ -78,10 +78,10 @@ def _push_out(connections: dict[Connection, None]) -> bool:
 
 
 class Connection(H11Protocol):
-    """One connection. `awaited`: what its peer owes us now: a "head", a "body", or to "read" or "close"."""
+    """One connection. `awaited`: what its client owes now: a "head", a "body", or to "read" or "close"."""
 
-    crowd: Crowd
-    """Of its server: set in a subclass."""
+    table: ConnectionTable
+    """The server's table; `connection_class` sets it in a subclass."""
 
     peer = ""
     awaited = ""
@@ -89,67 +89,67 @@ class Connection(H11Protocol):
     _since: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection in, or hang up."""
+        """Add the new connection to the table, or hang up."""
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else ""
-        if self.crowd.enter(self):
+        if self.table.enter(self):
             self._watch()
         else:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Remove the connection from the table."""
         self._wait_for("")
-        self.crowd.leave(self)
+        self.table.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with what came."""
+        """Process received bytes."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, unless this one's body is still to come: nobody wants it."""
+        """Continue with the next request; close if this one's body, which nobody needs, is still to come."""
         if self.conn.their_state is h11.SEND_BODY:
             self.transport.close()
         super().on_response_complete()
         self._watch()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Take leave of a peer without a further request."""
+        """Close a connection that sends no further request."""
         super().timeout_keep_alive_handler()
         self._watch()
 
     def pause_writing(self) -> None:
-        """Wait for the peer to read."""
+        """Stop writing until the client reads."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """Go on writing."""
+        """Continue writing."""
         super().resume_writing()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; whoever was answering its first half has nobody to answer any more."""
-        self.crowd.cut("malformed")
+        """Refuse malformed HTTP, and tell the handler of its first half, if any, that the client is gone."""
+        self.table.cut("malformed")
         if self.cycle:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         try:
             super().send_400_response(msg)
-        except h11.LocalProtocolError:  # the answer had begun
+        except h11.LocalProtocolError:  # the response had begun
             self.transport.abort()
 
     def cut_off(self, why: str) -> None:
         """Hang up at once."""
-        self.crowd.cut(why)
-        self.crowd.leave(self)
+        self.table.cut(why)
+        self.table.leave(self)
         self._wait_for("")
         self.transport.abort()
 
     def _watch(self) -> None:
-        """See what the peer owes, and give it time for that: for each request anew, whatever trickles in."""
+        """Restart the timer when the client owes something new; bytes that trickle in do not extend it."""
         owed = self._owed()
         if (owed, self.cycle) != (self.awaited, self._since):
             self._since = self.cycle
@@ -167,11 +167,11 @@ class Connection(H11Protocol):
             self._timer.cancel()
         self.awaited, self._timer = owed, None
         if owed:
-            self._timer = self.loop.call_later(self.crowd.limits.patience_s(owed), self.cut_off, "slow")
+            self._timer = self.loop.call_later(self.table.limits.patience_s(owed), self.cut_off, "slow")
 
 
 class _NoWarnings(logging.Filter):
-    """Keeps back what uvicorn warns of each malformed request: that is counted."""
+    """Drops uvicorn's warning about each malformed request; the table counts those."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno > logging.WARNING
@@ -180,26 +180,26 @@ class _NoWarnings(logging.Filter):
 _NO_WARNINGS = _NoWarnings()
 
 
-def connection_class(crowd: Crowd) -> type[Connection]:
-    """Make the class of a server's connections."""
+def connection_class(table: ConnectionTable) -> type[Connection]:
+    """Make the protocol class for a server's connections."""
     logging.getLogger("uvicorn.error").addFilter(_NO_WARNINGS)
-    return type("CrowdConnection", (Connection,), {"crowd": crowd})
+    return type("TableConnection", (Connection,), {"table": table})
 
 
 class BoundedServer(uvicorn.Server):
-    """One that takes connections a few at a time, and counts those for which there are no files left."""
+    """A server that accepts a few connections at a time, and counts those it has no file descriptor for."""
 
-    crowd: Crowd
+    table: ConnectionTable
 
-    async def startup(self, sockets: Any = None) -> None:
-        """Begin to listen: the system may keep more waiting than are taken at a time."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen; the kernel may queue more connections than are accepted at a time."""
         asyncio.get_running_loop().set_exception_handler(self._on_trouble)
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(QUEUE)
 
-    def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         if str(context.get("message", "")).startswith("socket.accept()"):
-            self.crowd.cut("no files left")
+            self.table.cut("no files left")
         else:
             loop.default_exception_handler(context)

@@ -9,18 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_fakes import Lab, keys_of, running
+from gateway_fakes import Lab, context, keys_of, running
 from waiting import until
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.opening import PROGRESS
-from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.stopping import Stop
 from services.gateway import contents, folder
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
-from services.gateway.patience import MOST_OF_FOLDER, Patience
 from services.gateway.submission import Submission
+from services.gateway.watchdog import MOST_IN_FOLDER, Watchdog
 from services.gateway.watching import Watching
 
 HUNG, TIMEOUT = Path("/share/a.svs"), "slide-open-timeout"
@@ -38,7 +37,7 @@ def go_on() -> Iterator[threading.Event]:
 def _watching(lab: Lab, still_s: float) -> Iterator[Watching]:
     stop = Stop()
     loop = Watching(
-        Folder(lab.folder), lab.intake, Board("gateway"), stop, settle_s=0.05, look_s=0.01, still_s=still_s
+        context(stop), Folder(lab.folder), lab.intake, settle_s=0.05, look_s=0.01, still_s=still_s
     )
     with running(loop, stop):
         yield loop
@@ -51,14 +50,14 @@ def _refused(call: Callable[[], object]) -> str:
 
 
 def test_what_stands_still_is_left_behind_until_it_comes_back(go_on):
-    patience = Patience(still_s=0.3)
-    assert _refused(lambda: patience.look(HUNG, go_on.wait)) == TIMEOUT
-    assert patience.stuck == 1
-    assert _refused(lambda: patience.look(HUNG, lambda: 1 / 0)) == TIMEOUT, "nobody looks there"
-    assert patience.look(Path("/other.svs"), lambda: 7) == 7
+    watchdog = Watchdog(still_s=0.3)
+    assert _refused(lambda: watchdog.look(HUNG, go_on.wait)) == TIMEOUT
+    assert watchdog.stuck == 1
+    assert _refused(lambda: watchdog.look(HUNG, lambda: 1 / 0)) == TIMEOUT, "nobody looks there"
+    assert watchdog.look(Path("/other.svs"), lambda: 7) == 7
     go_on.set()
-    until(lambda: patience.stuck == 0, 60, "it comes back")
-    assert patience.look(HUNG, lambda: 8) == 8
+    until(lambda: watchdog.stuck == 0, 60, "it comes back")
+    assert watchdog.look(HUNG, lambda: 8) == 8
 
 
 def test_what_goes_on_is_waited_for_however_long_it_takes(go_on):
@@ -70,7 +69,7 @@ def test_what_goes_on_is_waited_for_however_long_it_takes(go_on):
             go_on.wait(0.1)
         return "read"
 
-    assert Patience(still_s=2.0).look(HUNG, reads_slowly) == "read"
+    assert Watchdog(still_s=2.0).look(HUNG, reads_slowly) == "read"
 
 
 def test_what_goes_wrong_is_told_as_it_is():
@@ -78,27 +77,27 @@ def test_what_goes_wrong_is_told_as_it_is():
         raise PermissionError(13, "Permission denied")
 
     with pytest.raises(PermissionError):
-        Patience().look(HUNG, fails)
+        Watchdog().look(HUNG, fails)
 
 
 @pytest.mark.parametrize(("most", "folder"), [(2, "other"), (100, "share")])
 def test_there_is_an_end_to_how_many_are_left_behind_in_all_and_in_one_folder(go_on, most, folder):
-    patience = Patience(still_s=0.2, most_stuck=most)
-    for name in range(min(most, MOST_OF_FOLDER)):
-        assert _refused(lambda name=name: patience.look(HUNG.with_name(str(name)), go_on.wait)) == TIMEOUT
-    assert _refused(lambda: patience.look(Path(f"/{folder}/c"), lambda: 1)) == TIMEOUT
-    if most > MOST_OF_FOLDER:
-        assert patience.look(Path("/elsewhere/c"), lambda: 1, still_s=60) == 1
+    watchdog = Watchdog(still_s=0.2, most_stuck=most)
+    for name in range(min(most, MOST_IN_FOLDER)):
+        assert _refused(lambda name=name: watchdog.look(HUNG.with_name(str(name)), go_on.wait)) == TIMEOUT
+    assert _refused(lambda: watchdog.look(Path(f"/{folder}/c"), lambda: 1)) == TIMEOUT
+    if most > MOST_IN_FOLDER:
+        assert watchdog.look(Path("/elsewhere/c"), lambda: 1, still_s=60) == 1
     go_on.set()
-    until(lambda: patience.stuck == 0, 60, "they come back")
-    assert patience.look(Path(f"/{folder}/c"), lambda: 1, still_s=60) == 1
+    until(lambda: watchdog.stuck == 0, 60, "they come back")
+    assert watchdog.look(Path(f"/{folder}/c"), lambda: 1, still_s=60) == 1
 
 
 def test_who_stands_still_keeps_nobody_from_reading(go_on):
-    patience, slots = Patience(still_s=600), threading.Semaphore(1)
+    watchdog, slots = Watchdog(still_s=600), threading.Semaphore(1)
     with ThreadPoolExecutor(2) as pool:
-        held = pool.submit(patience.look, HUNG, go_on.wait, slots)
-        assert pool.submit(patience.look, Path("b"), lambda: 2, slots).result(60) == 2
+        held = pool.submit(watchdog.look, HUNG, go_on.wait, slots)
+        assert pool.submit(watchdog.look, Path("b"), lambda: 2, slots).result(60) == 2
         go_on.set()
         assert held.result(60)
     assert slots.acquire(blocking=False)
@@ -107,7 +106,7 @@ def test_who_stands_still_keeps_nobody_from_reading(go_on):
 
 @pytest.mark.parametrize("where", ["admit", "stored_in", "content_id_of", "states"])
 def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, monkeypatch, go_on, where):
-    lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Patience(still_s=1.5))
+    lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Watchdog(still_s=1.5))
     hung, other = lab.file("hung.svs", "h"), lab.file("b.svs", "b")
     real = getattr(contents, where)
 
@@ -120,12 +119,12 @@ def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, 
     assert _refused(lambda: lab.tell(hung)) == TIMEOUT
     assert lab.tell(other).status == "accepted"
     go_on.set()
-    until(lambda: lab.intake.contents._patience.stuck == 0, 60, "it comes back")
+    until(lambda: lab.intake.contents._watchdog.stuck == 0, 60, "it comes back")
     assert lab.tell(hung).status == "accepted"
 
 
 def test_where_a_slide_was_before_may_hang_when_it_is_told_of_elsewhere(lab: Lab, monkeypatch, go_on):
-    lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Patience(still_s=1.5))
+    lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Watchdog(still_s=1.5))
     first, moved = lab.file("one/a.svs", "a"), lab.file("two/a.svs", "a")
     lab.tell(first)
     real = Path.exists
