@@ -53,7 +53,7 @@ def run(name: str) -> int:
         return _run_worker(row, settings) if row.kind == "worker" else _run_web(row, settings)
     except HistgenError as error:
         code = exit_code_of(error)
-        _log.error("The service stops: someone has to fix this.", exc_info=error, exit_code=code)
+        _log.error("The service stops; a person must fix this.", exc_info=error, exit_code=code)
         return code
     except OSError as error:
         if not was_full(error):

@@ -50,13 +50,13 @@ def run_worker(
             pass
         except HistgenError as error:
             code = exit_code_of(error)
-            _log.error("The worker stops: someone has to fix this.", exc_info=error, exit_code=code)
+            _log.error("The worker stops; a person must fix this.", exc_info=error, exit_code=code)
             return code
         except Exception as error:
             if was_full(error):
                 _log.error("The worker stops.", exc_info=disk_full(), exit_code=TransientError.exit_code)
                 return TransientError.exit_code
-            _log.error("The worker stops: unexpected error.", exc_info=error, exit_code=UNFORESEEN)
+            _log.error("The worker stops; a fault in the software.", exc_info=error, exit_code=UNFORESEEN)
             return UNFORESEEN
     return 0
 

@@ -85,33 +85,33 @@ def test_one_file_serves_all_services(config):
 def test_a_name_in_the_file_that_is_no_setting_is_refused(config, text):
     config(text)
 
-    assert "is no setting of this service" in complaint(TilerSettings)
+    assert "is not a setting of this service" in complaint(TilerSettings)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "tiler: 3", "\x00"])
 def test_a_file_that_is_no_settings_file_is_refused(config, text):
     config(text)
 
-    assert "HISTGEN_CONFIG wants" in complaint()
+    assert "HISTGEN_CONFIG must name" in complaint()
 
 
 def test_a_file_that_is_not_there_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HISTGEN_CONFIG", str(tmp_path / "none.yaml"))
 
-    assert "HISTGEN_CONFIG wants a readable YAML file" in complaint()
+    assert "HISTGEN_CONFIG must name a readable YAML file" in complaint()
 
 
 @pytest.mark.parametrize(
     ("name", "value", "wish"),
     [
-        ("HISTGEN_BUS", "redis://h", 'HISTGEN_BUS wants "embedded:'),
-        ("HISTGEN_STORE", "/a/folder", 'HISTGEN_STORE wants "file:/folder"'),
-        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE wants "onnx", "triton://host:port" or'),
-        ("HISTGEN_STORE_ENDPOINT", "minio:9000", 'HISTGEN_STORE_ENDPOINT wants "http://'),
-        ("HISTGEN_PORT", "77777", "HISTGEN_PORT wants less than or equal to 65535"),
-        ("HISTGEN_DEADLINE_S", "s3cret", "HISTGEN_DEADLINE_S wants a valid number"),
-        ("HISTGEN_KAFKA", "{s3cret", "HISTGEN_KAFKA wants JSON"),
-        ("HISTGEN_LOG_LEVEL", "s3cret", "HISTGEN_LOG_LEVEL wants 'debug'"),
+        ("HISTGEN_BUS", "redis://h", 'HISTGEN_BUS must be "embedded:'),
+        ("HISTGEN_STORE", "/a/folder", 'HISTGEN_STORE must be "file:/folder"'),
+        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE must be "onnx", "triton://host:port" or'),
+        ("HISTGEN_STORE_ENDPOINT", "minio:9000", 'HISTGEN_STORE_ENDPOINT must be "http://'),
+        ("HISTGEN_PORT", "77777", "HISTGEN_PORT must be less than or equal to 65535"),
+        ("HISTGEN_DEADLINE_S", "s3cret", "HISTGEN_DEADLINE_S must be a valid number"),
+        ("HISTGEN_KAFKA", "{s3cret", "HISTGEN_KAFKA must be JSON"),
+        ("HISTGEN_LOG_LEVEL", "s3cret", "HISTGEN_LOG_LEVEL must be 'debug'"),
     ],
 )
 def test_a_wrong_value_is_answered_by_its_name_and_what_it_wants(monkeypatch, name, value, wish):
@@ -127,7 +127,7 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch):
     told = complaint()
 
     assert "HISTGEN_BUS is missing" in told
-    assert "HISTGEN_MAX_ATTEMPTS wants greater than or equal to 1" in told
+    assert "HISTGEN_MAX_ATTEMPTS must be greater than or equal to 1" in told
 
 
 def test_secrets_show_nowhere(monkeypatch):
