@@ -85,7 +85,7 @@ def test_the_other_slides_of_a_case_are_encoded_again_as_unfinished(lab, newer):
     assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["C"]
 
 
-def test_without_the_gateways_books_the_bag_itself_is_tried_again(lab, newer):
+def test_without_the_gateways_record_of_a_slide_its_bag_event_is_tried_again(lab, newer):
     scan = announced(lab, "one", 1)
     (bag,) = lab.tiler.handle(scan, lambda *_: None).events
     given_up(newer, bag)

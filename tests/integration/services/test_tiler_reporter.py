@@ -53,7 +53,7 @@ def test_the_streams_draft_is_that_of_the_command_line_byte_for_byte(lab, slide,
     assert lab.store.get(bag) == (folder / "bag.parquet").read_bytes()
 
 
-def test_a_sidecars_scale_is_believed_as_on_the_command_line(lab, tmp_path):
+def test_a_sidecars_scale_is_used_as_on_the_command_line(lab, tmp_path):
     slide = tiny_model.write_slide(tmp_path / "silent.tif", side_px=768, mpp=None)
     (tmp_path / "silent.tif.json").write_text('{"mpp": 0.45}')
     (told,) = drafts_of(lab, [event_of(scanned(slide))])
@@ -103,7 +103,7 @@ def test_events_follow_from_one_another_with_ids_that_follow_too(lab, slide):
     assert told.scanned_at == event.scanned_at == NOW
 
 
-def test_what_was_done_is_found_by_processes_that_cannot_open_slides(lab, slide):
+def test_finished_work_is_found_without_opening_slides(lab, slide):
     event = event_of(scanned(slide))
     assert lab.tiler.find(event) is None
     bag = lab.tiler.handle(event, _quiet).events[0]
@@ -115,7 +115,7 @@ def test_what_was_done_is_found_by_processes_that_cannot_open_slides(lab, slide)
     assert [(e.id, e.data) for e in later.reporter.find(bag).events] == [(e.id, e.data) for e in told]
 
 
-def test_racing_last_slides_of_a_case_tell_of_the_same_event(lab, tmp_path):
+def test_racing_last_slides_of_a_case_publish_the_same_event(lab, tmp_path):
     slides = [tiny_model.write_slide(tmp_path / f"{n}.tif", side_px=512, seed=n) for n in (1, 2)]
     events = [event_of(scanned(path, case_id="C", case_slides=("2", "1"))) for path in slides]
     bags = [lab.tiler.handle(event, _quiet).events[0] for event in events]
@@ -148,7 +148,7 @@ def test_readiness_names_what_is_missing(lab, monkeypatch):
     assert list(lab.reporter.ready()) == ["model histgen", "storage-unavailable"]
 
 
-def test_nothing_of_a_slides_own_words_or_label_reaches_objects_or_events(lab, tmp_path, caplog):
+def test_no_text_or_label_of_a_slide_reaches_objects_or_events(lab, tmp_path, caplog):
     slide = write_planted_slide(tmp_path / "P-1.svs")
     caplog.set_level(logging.DEBUG)
     (told,) = drafts_of(lab, [event_of(scanned(slide))])
@@ -163,7 +163,7 @@ def test_nothing_of_a_slides_own_words_or_label_reaches_objects_or_events(lab, t
 
 
 @pytest.mark.parametrize("mpp", ["0", "nonsense", "352.7"])
-def test_no_error_repeats_a_slides_own_words(tmp_path, mpp):
+def test_no_error_repeats_a_slides_text(tmp_path, mpp):
     """A dead letter holds the error's words."""
     slide = write_planted_slide(tmp_path / "P-2.svs")
     slide.write_bytes(

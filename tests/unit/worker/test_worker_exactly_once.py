@@ -155,7 +155,7 @@ def test_a_server_away_at_any_step_changes_no_end(how: str):
         assert world.store.under("attempts/") == kept
 
 
-def test_killed_at_any_step_of_what_no_event_can_tell_of():
+def test_killed_at_any_step_with_an_outcome_too_large_for_an_event():
     """Its objects are there, and it ends in a letter all the same: nobody could ever tell of them."""
 
     def big() -> World:
@@ -175,7 +175,7 @@ def test_killed_at_any_step_of_what_no_event_can_tell_of():
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_killed_at_any_step_and_set_aside_at_each_that_may_pass(how: str):
+def test_killed_at_any_step_and_set_aside_at_each_passing_failure(how: str):
     """What was set aside comes again, to this worker or, when it was killed, to another."""
     for world, first, _ in each_step(lambda: _world(how), _kill):
         world.bus.room, kit = 999, first

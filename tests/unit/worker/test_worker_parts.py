@@ -20,12 +20,12 @@ from histgen_lib.worker.child import Answer, Check, Checked, Failed, Find, Handl
 from histgen_lib.worker.handler import Outcome
 
 
-def test_waits_double_up_to_the_most_and_chance_takes_up_to_half():
+def test_delays_double_up_to_a_limit_and_chance_shortens_them_by_up_to_half():
     assert list(islice(Backoff(0.5, 30.0).delays(lambda: 0.0), 8)) == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert list(islice(Backoff(0.5, 30.0).delays(lambda: 1.0), 3)) == [0.25, 0.5, 1]
 
 
-def test_waits_go_on_for_ever():
+def test_delays_never_end():
     assert list(islice(Backoff().delays(lambda: 0.0), 5000))[-1] == 30.0
 
 
@@ -37,21 +37,21 @@ def test_membership_is_kept_while_a_request_takes_long(world: World):
     assert kit.pulse.until(aside(lambda: go.wait(60))) is True
 
 
-def test_a_member_that_was_passed_over_notices(world: World):
+def test_a_member_notices_that_it_lost_its_record(world: World):
     kit = world.kit()
     world.bus.ours = False
     kit.pulse.beat()
     assert kit.pulse.lost
 
 
-def test_a_broker_that_is_away_while_a_job_runs_is_no_error(world: World):
+def test_a_broker_outage_during_a_job_is_no_error(world: World):
     kit = world.kit()
     world.bus.fail("keep", BUS_AWAY)
     kit.pulse.beat()
     assert kit.board.missing["broker"] == "bus-unavailable"
 
 
-def test_partitions_that_wait_are_shown_until_they_go_on(world: World):
+def test_waiting_partitions_are_shown_until_they_continue(world: World):
     kit = world.kit()
     kit.board.missing = {}
     world.bus.waiting = TransientError("bus-record", "Partitions wait: slide.scanned/3/17.")
@@ -63,7 +63,7 @@ def test_partitions_that_wait_are_shown_until_they_go_on(world: World):
 
 
 @pytest.mark.parametrize(("holding", "patient"), [(False, True), (True, False)])
-def test_a_stop_ends_what_need_not_be_finished(world: World, holding: bool, patient: bool):
+def test_a_stop_ends_pauses_that_need_not_be_finished(world: World, holding: bool, patient: bool):
     kit = world.kit()
     kit.pulse.holding = holding
     world.stop.request()
@@ -122,11 +122,11 @@ def test_the_child_sends_errors_that_any_process_can_read(raised: BaseException,
 
 
 @pytest.mark.parametrize("result", ["text", Outcome(["no event"]), Outcome([], {"a": "b"}), object()])
-def test_an_outcome_that_is_none_is_a_failure(result: Any):
+def test_an_unusable_outcome_is_a_failure(result: Any):
     assert isinstance(child._answer(_Handler(result), Handle(EVENT, 1), _Pipe()), Failed)
 
 
-def test_what_find_does_not_find_is_none():
+def test_find_answers_none_if_it_finds_nothing():
     assert child._answer(_Handler(None), Find(EVENT), _Pipe()) == Answer(None)
     outcome = Outcome([drafted(EVENT)], {"stage:read": 1})
     assert child._answer(_Handler(outcome), Find(EVENT), _Pipe()).outcome.measures == {"stage:read": 1.0}
@@ -145,7 +145,7 @@ def test_a_readiness_check_never_fails(result: Any, missing: tuple[str, ...]):
     assert child._answer(_Handler(result), Check(), _Pipe()) == Checked(missing)
 
 
-def test_progress_is_passed_on_at_a_new_stage_and_seldom_within_one():
+def test_progress_is_sent_at_each_new_stage_and_rarely_within_one():
     pipe = _Pipe()
     tell = child._ProgressSender(pipe)
     with bound(stage=""):
