@@ -107,7 +107,7 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
 def _own_temporary_folder() -> Path:
     """Return this account's own folder for copies in the system's temporary one.
 
-    Raises FatalError("scratch-unwritable") if others can read it, or made it.
+    Raises FatalError("scratch-unwritable") if others can read it or own it.
     """
     folder = Path(tempfile.gettempdir()) / f"histgen-scratch-{os.getuid()}"
     try:

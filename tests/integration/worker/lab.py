@@ -31,7 +31,7 @@ W = TypeVar("W", "Thread", "Process")
 
 
 class Lab:
-    """Publishes slides, runs workers, and tells what came of them."""
+    """Publishes slides, runs workers, and reports what became of the slides."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +84,7 @@ class Lab:
         return len(list(self.store.list(f"attempts/tiler/{scanned(slide_id).id}/")))
 
     def left(self) -> int:
-        """Count the records that no one has finished; only when no worker runs."""
+        """Count the unfinished records; only when no worker runs."""
         subscription = open_subscription(
             worker_jobs.bus(self.folder), "slide.scanned", f"tilers-{self.folder.name}"
         )
@@ -95,18 +95,21 @@ class Lab:
             subscription.close()
 
     def finished(self, *slide_ids: str, timeout_s: float = MINUTE_S) -> None:
-        """Wait until each slide has a draft or a letter and its event is told to the world."""
-        told = lambda: set(self.told("report.drafted")) | set(self.told("dead-letter"))  # noqa: E731
-        until(lambda: set(slide_ids) <= told(), timeout_s, f"an end of {slide_ids}")
+        """Wait until the draft or letter of each slide is published."""
+
+        def ended() -> set[str]:
+            return {*self.published("report.drafted"), *self.published("dead-letter")}
+
+        until(lambda: set(slide_ids) <= ended(), timeout_s, f"an end of {slide_ids}")
 
     def written(self, *slide_ids: str) -> None:
-        """Wait until each slide has a draft or a letter."""
+        """Wait until each slide has a draft or a letter in the store."""
         until(
             lambda: set(slide_ids) <= self.drafts() | set(self.letters()), MINUTE_S, f"an end of {slide_ids}"
         )
 
-    def told(self, topic: str) -> Counter[str]:
-        """Count a topic's events by slide, so far."""
+    def published(self, topic: str) -> Counter[str]:
+        """Count the events on a topic so far, by slide."""
         subscription, found = self._readers[topic]
         while delivery := subscription.next(0.0):
             found[delivery.event.key] += 1
@@ -191,7 +194,7 @@ def _url(folder: Path, pid: int) -> str | None:
 
 
 def page(url: str, *, token: str = TOKEN) -> tuple[int, Any]:
-    """Get a page, with the token of this lab or another; return its status and its text, or JSON value."""
+    """Get a page with a token; return its status, and its text or JSON value."""
     try:
         request = urllib.request.Request(url, headers=bearer(token))
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -208,7 +211,7 @@ def scanned(slide_id: str) -> Event:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process is there, and no zombie."""
+    """Return whether a process exists and is no zombie."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -68,7 +68,7 @@ def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: 
     lab.finished("held-1", "ok-1")
     assert second.end() == 0
     assert lab.drafts() == {"held-1", "ok-1"}
-    assert lab.told("report.drafted") == {"held-1": 1, "ok-1": 1}
+    assert lab.published("report.drafted") == {"held-1": 1, "ok-1": 1}
     assert list(lab.store.list("attempts/")) == []
 
 

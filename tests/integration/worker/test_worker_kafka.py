@@ -19,9 +19,9 @@ from histgen_lib.stack.kafka import KafkaProcess
 def lab(own_kafka: KafkaProcess, tmp_path: Path) -> Iterator[Lab]:
     """Make a lab on a broker of its own: the topics are the product's."""
     (tmp_path / "broker").write_text(own_kafka.url)
-    made = Lab(tmp_path)
-    yield made
-    made.close()
+    lab = Lab(tmp_path)
+    yield lab
+    lab.close()
 
 
 def test_on_kafka_every_slide_ends_once_while_members_die_join_and_work_for_long(lab: Lab):

@@ -30,7 +30,7 @@ def test_bad_slides_among_good_ones_become_letters_with_their_codes(lab: Lab):
     codes = {slide: (letter.code, letter.attempts) for slide, letter in letters.items()}
     assert codes == {"bad-1": ("slide-damaged", 1), "crash-1": ("job-crashed", 2), "odd-1": ("job-failed", 2)}
     assert lab.drafts() == {"ok-1", "ok-2", "once-crash-1"}
-    assert lab.told("dead-letter") == dict.fromkeys(letters, 1)
+    assert lab.published("dead-letter") == dict.fromkeys(letters, 1)
     assert "DOE" not in str(letters)
     assert lab.left() == 0
 
@@ -95,7 +95,7 @@ def test_a_slide_that_does_not_open_in_time_becomes_a_letter_long_before_the_dea
 def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
     lab.scan("ok-1", times=12)
     worker = lab.thread()
-    until(lambda: lab.told("report.drafted")["ok-1"] == 12, 60, "twelve announcements")
+    until(lambda: lab.published("report.drafted")["ok-1"] == 12, 60, "twelve announcements")
     assert worker.end() == 0
     assert lab.calls("ok-1") == 1
     assert lab.left() == 0
@@ -179,7 +179,7 @@ def test_a_job_longer_than_the_session_is_delivered_once(lab: Lab):
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert lab.calls("held-1") == 1
-    assert lab.told("report.drafted")["held-1"] == 1
+    assert lab.published("report.drafted")["held-1"] == 1
 
 
 def _seconds(url: str) -> float:
@@ -229,11 +229,11 @@ def test_an_outcome_too_large_for_an_event_ends_that_slide_and_not_the_worker(la
     lab.finished("big-1", "ok-1")
     assert worker.end() == 0
     assert lab.letters()["big-1"].code == "event-too-large"
-    assert lab.told("report.drafted") == {"ok-1": 1}
+    assert lab.published("report.drafted") == {"ok-1": 1}
     lab.scan("big-1", "ok-2")
     worker = lab.thread()
     lab.finished("ok-2")
     assert worker.end() == 0
     assert lab.left() == 0
     assert lab.calls("big-1") == 1
-    assert lab.told("dead-letter") == {"big-1": 2}
+    assert lab.published("dead-letter") == {"big-1": 2}

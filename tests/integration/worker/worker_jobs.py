@@ -128,7 +128,7 @@ def make_job(folder: Path) -> ScriptedJob:
         if kind == "odd":
             raise KeyError(PATIENT)
         raise {"away": TransientError, "fatal": FatalError, "bad": InvalidInputError}[kind](
-            "told-so", "StageProgress."
+            "told-so", "As scripted."
         )
     return ScriptedJob(folder)
 

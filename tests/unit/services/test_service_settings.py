@@ -124,10 +124,10 @@ def test_a_complaint_names_the_variable_and_what_it_must_be(monkeypatch, name, v
 def test_all_complaints_come_at_once(monkeypatch):
     monkeypatch.delenv("HISTGEN_BUS")
     monkeypatch.setenv("HISTGEN_MAX_ATTEMPTS", "0")
-    told = complaint()
+    message = complaint()
 
-    assert "HISTGEN_BUS is missing" in told
-    assert "HISTGEN_MAX_ATTEMPTS must be greater than or equal to 1" in told
+    assert "HISTGEN_BUS is missing" in message
+    assert "HISTGEN_MAX_ATTEMPTS must be greater than or equal to 1" in message
 
 
 def test_secrets_show_nowhere(monkeypatch):
@@ -175,12 +175,12 @@ def test_workers_take_slides_from_the_same_places_as_the_gateway(monkeypatch, cl
 
 @pytest.mark.parametrize(("roots", "warnings"), [("", 1), ("/scans", 0)])
 def test_a_service_without_roots_warns_at_its_start_that_it_takes_no_slide(monkeypatch, roots, warnings):
-    said: list[str] = []
-    monkeypatch.setattr("services.wiring._log", SimpleNamespace(warning=said.append))
+    logged: list[str] = []
+    monkeypatch.setattr("services.wiring._log", SimpleNamespace(warning=logged.append))
     monkeypatch.setenv("HISTGEN_ROOTS", roots)
     warn_without_roots(ServiceSettings.load())
 
-    assert len(said) == warnings
+    assert len(logged) == warnings
 
 
 def test_a_root_that_is_not_a_place_is_refused(monkeypatch):
@@ -262,8 +262,8 @@ def test_the_folder_for_copies_is_private_to_this_account(monkeypatch, tmp_path)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     for _ in range(2):
         slide_files(ServiceSettings.load())._make_scratch()
-    (made,) = tmp_path.iterdir()
-    assert made.stat().st_mode & 0o777 == 0o700
+    (folder,) = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_limits_reach_the_worker_and_the_access_to_slides(monkeypatch):

@@ -43,9 +43,9 @@ def test_a_rows_references_lead_somewhere(row):
 
 
 def test_every_worker_takes_what_an_earlier_service_gives():
-    given = [row.gives for row in SERVICES]
+    gives = [row.gives for row in SERVICES]
     for place, row in enumerate(SERVICES):
-        assert row.takes in given[:place] or row.kind == "web"
+        assert row.takes in gives[:place] or row.kind == "web"
 
 
 def test_slides_come_in_at_one_service():

@@ -31,10 +31,10 @@ def test_a_fatal_error_caused_by_a_lack_of_room_keeps_its_code_and_is_transient(
         except OSError as error:
             raise FatalError("scratch-unwritable", "No.", hint="Look.") from error
     except FatalError as fatal:
-        told = _failed(fatal).error
+        sent = _failed(fatal).error
 
-    assert type(told) is TransientError
-    assert (told.code, told.message, told.hint) == ("scratch-unwritable", "No.", "Look.")
+    assert type(sent) is TransientError
+    assert (sent.code, sent.message, sent.hint) == ("scratch-unwritable", "No.", "Look.")
 
 
 def test_other_errors_keep_their_class():

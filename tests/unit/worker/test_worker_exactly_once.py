@@ -85,9 +85,9 @@ def each_step(
     """Yield a new world for each step until a course has no such step any more."""
     for after in (False, True):
         for at in range(100):
-            made = world()
-            steps = Steps(at, after, lambda made=made: then(made))
-            yield made, stepped(made.kit(), steps), steps
+            fresh = world()
+            steps = Steps(at, after, lambda fresh=fresh: then(fresh))
+            yield fresh, stepped(fresh.kit(), steps), steps
             if not steps.reached:
                 break
 
@@ -98,8 +98,8 @@ def check_one_end(world: World, how: str | None = None) -> None:
     if how:
         assert draft == (how in GOOD)
     announced = {event.id for event in world.bus.published}
-    told = {reason.letter.data.event_id for reason in world.bus.rejected}
-    assert announced == {drafted(EVENT).id} if draft else told == {EVENT.id}
+    rejected = {reason.letter.data.event_id for reason in world.bus.rejected}
+    assert announced == {drafted(EVENT).id} if draft else rejected == {EVENT.id}
     assert world.bus.ended[-1] in {"done", "reject"}
 
 
@@ -159,9 +159,9 @@ def test_killed_at_any_step_with_an_outcome_too_large_for_an_event():
     """Its objects are there, and it ends in a letter all the same: nobody could ever tell of them."""
 
     def big() -> World:
-        made = _world("good")
-        made.bus.fail("publish", *[InvalidInputError("event-too-large", "It is too large.")] * 99)
-        return made
+        fresh = _world("good")
+        fresh.bus.fail("publish", *[InvalidInputError("event-too-large", "It is too large.")] * 99)
+        return fresh
 
     for world, kit, _ in each_step(big, _kill):
         with suppress(KilledError):

@@ -49,8 +49,10 @@ def test_two_events_that_are_given_up_have_a_letter_each(world: World, other: Ev
     for event in (first, other, first, other):
         work(kit, event)
     assert given_up(world) == {(event.source, event.id, event.key) for event in (first, other)}
-    told = [(reason.letter.data.event_source, reason.letter.data.event_id) for reason in world.bus.rejected]
-    assert told == [(event.source, event.id) for event in (first, other)] * 2
+    announced = [
+        (reason.letter.data.event_source, reason.letter.data.event_id) for reason in world.bus.rejected
+    ]
+    assert announced == [(event.source, event.id) for event in (first, other)] * 2
     assert len({reason.letter.id for reason in world.bus.rejected}) == 2
 
 

@@ -31,9 +31,9 @@ def test_a_letter_is_read_as_it_was_written(letter: DeadLetter):
 def test_the_same_reason_gives_the_same_bytes_and_the_same_announcement(letter: DeadLetter):
     again = DeadLetter.from_bytes(letter.to_bytes())
     assert again.to_bytes() == letter.to_bytes()
-    told = [one.announcement(source="/histgen/test", now=NOW) for one in (letter, again)]
-    assert told[0].id == told[1].id
-    assert told[0].data == told[1].data
+    announcements = [one.announcement(source="/histgen/test", now=NOW) for one in (letter, again)]
+    assert announcements[0].id == announcements[1].id
+    assert announcements[0].data == announcements[1].data
 
 
 def test_a_missing_letter_is_none():

@@ -39,10 +39,10 @@ def clock() -> Clock:
 def kit(world: World, clock: Clock) -> Worker:
     """With room for records aside, and waits that double from a second up."""
     world.bus.room = 10_000
-    made = world.kit()
-    made.board.clock = clock
-    made.retries.backoff = Backoff(2, 60)
-    return made
+    kit = world.kit()
+    kit.board.clock = clock
+    kit.retries.backoff = Backoff(2, 60)
+    return kit
 
 
 def at(slide_id: str, uri: str = "") -> Event:
@@ -297,9 +297,9 @@ def test_status_shows_what_waits_why_and_for_how_long(world: World, kit: Worker,
     clock.now += 100
     work(kit, at("S1"))
     clock.now += 0.5
-    told = aside(kit)
-    assert (told["count"], told["codes"]) == (1, {"slide-away": 1})
-    (first,) = told["first"]
+    shown = aside(kit)
+    assert (shown["count"], shown["codes"]) == (1, {"slide-away": 1})
+    (first,) = shown["first"]
     assert (first["slide_id"], first["code"], first["tries"]) == ("S1", "slide-away", 2)
     assert first["seconds"] == 100.5
     assert 0 <= first["due_s"] <= 30

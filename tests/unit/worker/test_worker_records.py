@@ -19,8 +19,8 @@ def test_a_record_that_is_no_event_is_refused_and_its_bytes_not_repeated(world: 
     kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
     (key,) = world.store.under("dead-letter/")
     assert b"DOE" not in world.store.objects[key]
-    told = json.loads(world.store.objects[key])
-    assert (told["position"], told["size_bytes"], told["code"]) == (
+    stored = json.loads(world.store.objects[key])
+    assert (stored["position"], stored["size_bytes"], stored["code"]) == (
         "slide.scanned/0/7",
         8,
         "event-unreadable",
@@ -124,6 +124,6 @@ def test_the_announcement_of_a_dead_letter_is_small_however_large_its_event(size
     data = SlideScanned(slide_id, "file:///a", "c" * 64, 10, case_id="c" * 200, case_slides=slides)
     event = replace(Event.first(data, source="/" + "s" * 255, now=NOW, identity="x"), id="i" * 128)
     letter = DeadLetter.of_event(event, BAD, attempts=1, worker="w")
-    told = letter.announcement(source="/w", now=NOW)
-    assert len(told.body()) + sum(map(len, told.headers().values())) < 4096
+    announcement = letter.announcement(source="/w", now=NOW)
+    assert len(announcement.body()) + sum(map(len, announcement.headers().values())) < 4096
     assert DeadLetter.from_bytes(letter.to_bytes()) == letter

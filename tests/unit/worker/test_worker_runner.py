@@ -42,11 +42,11 @@ class ScriptedProcess:
         self.sent.append(request)
 
     def receive(self, timeout_s: float) -> Any:
-        told = self.script.popleft() if self.script else None
-        if isinstance(told, Exception):
+        step = self.script.popleft() if self.script else None
+        if isinstance(step, Exception):
             self.kill()
-            raise told
-        return told
+            raise step
+        return step
 
     def is_frozen(self, limit_s: float) -> bool:
         return self.stands_still and limit_s > 0
