@@ -1,1 +1,1 @@
-"""The processes: one folder each. They share settings and wiring, nothing else."""
+"""The services of the stream, one folder each, in the table `services.table`. None imports another."""

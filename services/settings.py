@@ -1,7 +1,8 @@
-"""What services can be told: by the environment (HISTGEN_*), or by a YAML file that HISTGEN_CONFIG names.
+"""The settings of services, from the environment (HISTGEN_*) or a YAML file that HISTGEN_CONFIG names.
 
-The environment wins over the file, the file over the defaults. A file may serve all services at once: what
-stands under "gateway", "tiler" or "reporter" is for that one, what stands above is for all of them.
+The environment overrides the file, and the file overrides the defaults. One file may serve all services:
+settings under the name of a service ("gateway", "tiler", …) apply to that service, settings at the top level
+to all.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ _SHOWN_KAFKA = frozenset(
         "ssl_check_hostname", "ssl_ciphers", "sasl_kerberos_service_name", "client_id", "client_rack",
     }
 )  # fmt: skip
-"""Kafka settings whose text is no secret; any other text is masked."""
+"""Kafka settings whose text is not secret; any other text is masked."""
 
 
-def _matches(pattern: str, wants: str) -> AfterValidator:
+def _matches(pattern: str, complaint: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise ValueError(wants)
+            raise ValueError(complaint)
         return value
 
     return AfterValidator(check)
@@ -58,7 +59,7 @@ def _none_if_empty(value: object) -> object:
 
 
 EmptyIsNone = BeforeValidator(_none_if_empty)
-"""For settings that may be absent: an empty variable means that."""
+"""For optional settings: an empty variable means that the setting is not set."""
 
 
 def _listed(value: Any) -> Any:
@@ -73,26 +74,27 @@ def _listed(value: Any) -> Any:
 BusUrl = Annotated[
     str,
     _matches(
-        r"embedded:.+|kafka://[^/@\s]+", 'wants "embedded:/folder/bus.db" or "kafka://host:port[,host:port]"'
+        r"embedded:.+|kafka://[^/@\s]+",
+        'must be "embedded:/folder/bus.db" or "kafka://host:port[,host:port]"',
     ),
 ]
 StoreUrl = Annotated[
-    str, _matches(r"file:.+|s3://[^/@\s]+(/[^\s]*)?", 'wants "file:/folder" or "s3://bucket[/prefix]"')
+    str, _matches(r"file:.+|s3://[^/@\s]+(/[^\s]*)?", 'must be "file:/folder" or "s3://bucket[/prefix]"')
 ]
 InferenceUrl = Annotated[
     str,
     _matches(
         r"onnx|triton://[^/@\s:]+:\d+|triton:///.+",
-        'wants "onnx", "triton://host:port" or "triton:///folder/socket"',
+        'must be "onnx", "triton://host:port" or "triton:///folder/socket"',
     ),
 ]
-Endpoint = Annotated[str, _matches(r"https?://[^\s]+", 'wants "http://host:port" or "https://host[:port]"')]
+Endpoint = Annotated[str, _matches(r"https?://[^\s]+", 'must be "http://host:port" or "https://host[:port]"')]
 
 
 class ServiceSettings(BaseSettings):
     """The settings that all services share; each service adds its own in a subclass.
 
-    Read them with `load`, which names the variable that is at fault.
+    Read them with `load`, whose errors name the variable at fault.
     """
 
     model_config = SettingsConfigDict(
@@ -101,7 +103,9 @@ class ServiceSettings(BaseSettings):
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     bus: BusUrl = Field(description='"embedded:/folder/bus.db" or "kafka://host:port[,host:port]"')
-    bus_partitions: int = Field(12, ge=1, le=10_000, description="partitions of topics that are made")
+    bus_partitions: int = Field(
+        12, ge=1, le=10_000, description="partitions of topics that the service creates"
+    )
     bus_session_s: float = Field(
         10.0, ge=1, le=1800, description="seconds after which a silent member loses its partitions"
     )
@@ -109,93 +113,100 @@ class ServiceSettings(BaseSettings):
         default_factory=dict, description="JSON object of further settings for kafka-python (TLS, SASL)"
     )
     kafka_file: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="file with such settings that others cannot read, for passwords; they win"
+        None,
+        description="private file with more such settings, for passwords; overrides HISTGEN_KAFKA",
     )
     store: StoreUrl = Field(description='"file:/folder" or "s3://bucket[/prefix]"')
     store_endpoint: Annotated[Endpoint | None, EmptyIsNone] = Field(
-        None, description="URL of an S3 other than Amazon's"
+        None, description="URL of an S3 service other than Amazon's"
     )
     store_region: Annotated[str | None, EmptyIsNone] = Field(None, description="region of the bucket")
     store_timeout_s: float = Field(
-        4.0, gt=0, le=600, description="seconds that S3 may be silent; more where bags leave by a slow line"
+        4.0, gt=0, le=600, description="seconds that S3 may be silent; set more for a slow upload link"
     )
     watch: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="folder in which new slides appear, always one of the roots; none if not stated"
+        None, description="folder in which new slides appear, always one of the roots; none if not set"
     )
     roots: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        (), description="folders and s3:// buckets that slides may lie in, for whoever opens them"
+        (), description="folders and s3:// buckets from which slides may be opened"
     )
     inference: InferenceUrl = Field(
         "onnx", description='"onnx" (in process), "triton://host:port" or "triton:///folder/socket"'
     )
     inference_secret: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="file with the secret of a Triton that restricts its protocols"
+        None, description="file with the secret for a Triton that restricts its protocols"
     )
     model: Path = Field(SHIPPED_MODEL, description="model folder")
     threads: Annotated[int | None, EmptyIsNone] = Field(
-        None, ge=1, le=1024, description="cores that in-process inference uses; all of them if not stated"
+        None, ge=1, le=1024, description="cores for in-process inference; all if not set"
     )
-    host: str = Field("127.0.0.1", min_length=1, description="address that metrics and health listen on")
-    port: int = Field(0, ge=0, le=65535, description="port of it; 0 takes a free one")
+    host: str = Field("127.0.0.1", min_length=1, description="address on which the service listens")
+    port: int = Field(0, ge=0, le=65535, description="port on which it listens; 0 takes a free one")
     http_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        (), description="names by which it may be called, beside that address and those of loopback"
+        (), description="host names that requests may use, besides that address and loopback"
     )
-    http_connections: int = Field(256, ge=8, le=65536, description="connections to it at a time")
+    http_connections: int = Field(256, ge=8, le=65536, description="most connections at a time")
     http_peer_connections: int = Field(
-        128, ge=8, le=65536, description="connections to it from one address at a time"
+        128, ge=8, le=65536, description="most connections at a time from one address"
     )
     http_head_s: float = Field(
-        10.0, gt=0, le=3600, description="seconds that a request's line and headers may take to come"
+        10.0, gt=0, le=3600, description="seconds in which a request's line and headers must arrive"
     )
-    http_body_s: float = Field(30.0, gt=0, le=3600, description="seconds that a request's body may take")
+    http_body_s: float = Field(
+        30.0, gt=0, le=3600, description="seconds in which a request's body must arrive"
+    )
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="folder in which the service says where it listens"
+        None, description="folder in which the service writes where it listens"
     )
     token_file: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="file with the token that who asks must have; the home folder's if not stated"
+        None, description="file with the token that requests must bear; the home folder's if not set"
     )
     scratch: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="folder for slides fetched from S3; the system's temporary one if not stated"
+        None, description="folder for slides fetched from S3; one in the system's temporary folder if not set"
     )
     scratch_bytes: int = Field(
-        64 << 30, ge=1 << 20, description="how much of it may be kept for slides that are needed again"
+        64 << 30, ge=1 << 20, description="most bytes kept there of slides that may be needed again"
     )
     slide_bytes: int = Field(
-        DEFAULT_BYTES, ge=1 << 20, description="bytes that a slide may have, with all files that belong to it"
+        DEFAULT_BYTES, ge=1 << 20, description="most bytes of a slide, with all its files"
     )
     memory_bytes: Annotated[int | None, EmptyIsNone] = Field(
         None,
         ge=256 << 20,
-        description="bytes of memory that the process of a job may hold; if not stated, 8 GiB, or three "
-        "quarters of what the machine or container has where that is less",
+        description="most bytes of memory that a job's process may hold; if not set, 8 GiB or three "
+        "quarters of the machine's or container's memory, whichever is less",
     )
-    deadline_s: float = Field(1800.0, gt=0, description="seconds after which a job is given up")
-    max_attempts: int = Field(5, ge=1, le=1000, description="tries of a job that crashes or hangs")
+    deadline_s: float = Field(1800.0, gt=0, description="seconds after which a job is ended")
+    max_attempts: int = Field(
+        5, ge=1, le=1000, description="attempts at a job that crashes, hangs or fails unexpectedly"
+    )
     frozen_s: float = Field(
-        60.0, ge=0, description="seconds after which a job's process that was stopped is replaced; 0: never"
+        60.0, ge=0, description="seconds after which a stopped (SIGSTOP) job process is replaced; 0: never"
     )
-    grace_s: float = Field(20.0, ge=0, description="seconds a running job may take to finish on SIGTERM")
+    grace_s: float = Field(
+        20.0, ge=0, description="seconds that a running job may take to finish after SIGTERM"
+    )
     traces: Annotated[Endpoint | None, EmptyIsNone] = Field(
-        None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that is told of traces"
+        None, description="URL of an OpenTelemetry collector (OTLP over HTTP) for traces; none if not set"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
 
     @property
     def opening_s(self) -> float:
-        """Seconds that a job may take until it has its slide's first tiles; only the tiler's does."""
+        """Seconds that a job may take to reach its slide's first tiles; only the tiler's jobs have any."""
         return math.inf
 
     @classmethod
-    def load(cls, **stated: Any) -> Self:
-        """Read the settings in force; `stated` values win over all. FatalError("settings-invalid")."""
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings in force; `overrides` take precedence. Raises FatalError("settings-invalid")."""
         try:
-            made = cls(**stated)
+            settings = cls(**overrides)
         except ValidationError as error:
             raise _invalid(_complaints(error)) from None
         except SettingsError as error:
-            raise _invalid([f"{_variable(_field_named_in(str(error)))} wants JSON"]) from None
-        made._origins.update(_origins(cls, stated))
-        return made
+            raise _invalid([f"{_variable(_field_named_in(str(error)))} must be JSON"]) from None
+        settings._origins.update(_origins(cls, overrides))
+        return settings
 
     @classmethod
     def settings_customise_sources(
@@ -206,15 +217,15 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the file."""
+        """Return the sources by precedence: arguments, the environment, the file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values(cls))
 
     def origins(self) -> dict[str, str]:
-        """Say of each setting where its value came from: a variable, a file, "default", or "argument"."""
+        """Return where each setting's value came from: a variable, a file, "default", or "argument"."""
         return dict(self._origins)
 
     def shown(self) -> dict[str, Any]:
-        """Return the settings as JSON values, secrets masked."""
+        """Return the settings as JSON values, with secrets masked."""
         values = self.model_dump(mode="json")
         values["kafka"] = {name: _shown_kafka(name, value) for name, value in self.kafka.items()}
         return {name: _without_login(value) for name, value in values.items()}
@@ -225,29 +236,29 @@ class ServiceSettings(BaseSettings):
 
 
 def _file_values(cls: type[ServiceSettings]) -> dict[str, Any]:
-    """Read the settings file: what it says to all services, and over that what it says to this one."""
+    """Read the settings file: its top level, overridden by this service's section."""
     path = os.environ.get(CONFIG_VARIABLE, "")
     if not path:
         return {}
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        raise _invalid([f"{CONFIG_VARIABLE} wants a readable YAML file"]) from None
+        raise _invalid([f"{CONFIG_VARIABLE} must name a readable YAML file"]) from None
     sections = {row: found.pop(row.name, None) or {} for row in SERVICES} if isinstance(found, dict) else {}
     if not sections or not all(isinstance(part, dict) for part in sections.values()):
-        raise _invalid([f"{CONFIG_VARIABLE} wants a YAML file of names and values"])
+        raise _invalid([f"{CONFIG_VARIABLE} must name a YAML file of names and values"])
     for row, part in sections.items():
         if row.settings == f"{cls.__module__}:{cls.__qualname__}":
             found |= part
     return {str(name): value for name, value in found.items()}
 
 
-def _origins(cls: type[ServiceSettings], stated: Mapping[str, Any]) -> dict[str, str]:
+def _origins(cls: type[ServiceSettings], overrides: Mapping[str, Any]) -> dict[str, str]:
     environment, file = EnvSettingsSource(cls)(), _file_values(cls)
     origins = dict.fromkeys(cls.model_fields, "default")
     origins |= dict.fromkeys(file, os.environ.get(CONFIG_VARIABLE, ""))
     origins |= {name: _variable(name) for name in environment}
-    return origins | dict.fromkeys(stated, "argument")
+    return origins | dict.fromkeys(overrides, "argument")
 
 
 def _variable(name: str) -> str:
@@ -255,21 +266,17 @@ def _variable(name: str) -> str:
 
 
 def _complaints(error: ValidationError) -> list[str]:
-    """Name each variable that is at fault and what it wants; never the value it has."""
+    """Name each variable at fault and what it must be, never its value."""
     return [_complaint(str(entry["loc"][0]), entry["type"], entry["msg"]) for entry in error.errors()]
 
 
 def _complaint(name: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return f"{name!r} in the settings file is no setting of this service"
+        return f"{name!r} in the settings file is not a setting of this service"
     if kind == "missing":
         return f"{_variable(name)} is missing"
-    return f"{_variable(name)} {_wish(message.removeprefix('Value error, '))}"
-
-
-def _wish(message: str) -> str:
-    """Put pydantic's words into the sentence: "Input should be greater than 0" → "wants … greater than 0"."""
-    return message if message.startswith("wants ") else f"wants {message.removeprefix('Input should be ')}"
+    requirement = re.sub(r"\A\w+ should ", "must ", message.removeprefix("Value error, "))
+    return f"{_variable(name)} {requirement}"
 
 
 def _field_named_in(message: str) -> str:
@@ -281,7 +288,7 @@ def _invalid(complaints: Sequence[str]) -> FatalError:
     return FatalError(
         "settings-invalid",
         f"The settings cannot be used: {'; '.join(complaints)}.",
-        hint="Correct the environment or the settings file; `histgen config show` prints what holds.",
+        hint="Correct the environment or the settings file; `histgen config show` prints what is in force.",
     )
 
 
@@ -290,7 +297,7 @@ def _shown_kafka(name: str, value: str | int | bool) -> str | int | bool:
 
 
 def _without_login(value: Any) -> Any:
-    """Mask a login in a URL."""
+    """Mask the login in a URL."""
     if not isinstance(value, str) or "://" not in value or "@" not in urlsplit(value).netloc:
         return value
     parts = urlsplit(value)

@@ -1,6 +1,6 @@
-"""From settings to the parts of a service; the one place that knows which adapter a URL means.
+"""From settings to the parts of a service.
 
-Whatever is heavy is imported where it is used: a worker's parent process and the gateway run no models.
+Heavy modules are imported where they are used: a worker's parent process and the gateway run no models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = get_logger()
 
 
 def bus_settings(settings: ServiceSettings) -> BusSettings:
-    """Say which broker, and how to talk to it. Raises as `kafka_settings`."""
+    """Return the broker's settings. Raises as `kafka_settings`."""
     return BusSettings(
         url=settings.bus,
         partitions=settings.bus_partitions,
@@ -39,7 +39,7 @@ def bus_settings(settings: ServiceSettings) -> BusSettings:
 
 
 def storage_settings(settings: ServiceSettings) -> StorageSettings:
-    """Say which object store, and how to talk to it."""
+    """Return the object store's settings."""
     return StorageSettings(
         url=settings.store,
         endpoint=settings.store_endpoint,
@@ -49,7 +49,7 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
 
 
 def http_limits(settings: ServiceSettings) -> Limits:
-    """Say what is granted to those who connect to a service."""
+    """Return the limits on a service's clients."""
     return Limits(
         connections=settings.http_connections,
         peer_connections=settings.http_peer_connections,
@@ -60,9 +60,9 @@ def http_limits(settings: ServiceSettings) -> Limits:
 
 
 def token_file(settings: ServiceSettings) -> Path:
-    """Say where the token lies that this service wants: as stated, else in the home folder of this account.
+    """Return the file with the service's token: the setting's, else the one in this account's home folder.
 
-    Raises FatalError("settings-invalid") for an account that has no home.
+    Raises FatalError("settings-invalid") for an account without a home.
     """
     try:
         return settings.token_file or StackHome(default_home(os.environ)).token_path
@@ -70,15 +70,15 @@ def token_file(settings: ServiceSettings) -> Path:
         raise FatalError(
             "settings-invalid",
             "HISTGEN_TOKEN_FILE is missing, and this account has no home folder for a token.",
-            hint="Name a file that only this account can read; it is made if it is not there.",
+            hint="Name a file that only this account can read; it is created if it does not exist.",
         ) from None
 
 
 def inference_server(settings: ServiceSettings, *, threads: int | None) -> InferenceServer:
-    """Say what runs the models: Triton, which has to serve this very model, or this process.
+    """Return what runs the models: Triton, which has to serve this very model, or this process.
 
-    `threads`: cores of one call in this process. A call may take as long as the job: what ends a job that is
-    too long, and counts it, is the job's own deadline.
+    `threads`: cores for one call in this process. A call may take as long as its job: the job's own deadline
+    ends a job that takes too long, and counts it.
     """
     from histgen_lib.inference import open_inference
 
@@ -92,7 +92,7 @@ def inference_server(settings: ServiceSettings, *, threads: int | None) -> Infer
 
 
 def slide_files(settings: ServiceSettings) -> SlideFiles:
-    """Say how slides are reached; the folder for copies is made when the first slide lies in S3."""
+    """Return the access to slides; the folder for copies is created for the first slide in S3."""
     from histgen_lib.access.scratch import Scratch
     from histgen_lib.access.slide_files import SlideFiles
 
@@ -105,9 +105,9 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
 
 
 def _own_temporary_folder() -> Path:
-    """Return a folder for copies where everybody may make folders, if it is this account that made it.
+    """Return this account's own folder for copies in the system's temporary one.
 
-    Raises FatalError("scratch-unwritable").
+    Raises FatalError("scratch-unwritable") if others can read it or own it.
     """
     folder = Path(tempfile.gettempdir()) / f"histgen-scratch-{os.getuid()}"
     try:
@@ -119,19 +119,19 @@ def _own_temporary_folder() -> Path:
     if not alone:
         raise FatalError(
             "scratch-unwritable",
-            f"The folder for copies of slides, {folder}, is not this account's alone.",
+            f"The folder for copies of slides, {folder}, is not private to this account.",
             hint="Remove it, or set HISTGEN_SCRATCH to a folder that only this account can read.",
         )
     return folder
 
 
 def slide_roots(settings: ServiceSettings) -> Roots:
-    """Say what slides may be taken from. Raises FatalError("settings-invalid")."""
+    """Return the places that slides may be taken from. Raises FatalError("settings-invalid")."""
     watched = [str(settings.watch.absolute())] if settings.watch else []
     return Roots.read([*watched, *settings.roots])
 
 
 def warn_without_roots(settings: ServiceSettings) -> None:
-    """Say it, once, if no slide can be taken. Raises FatalError("settings-invalid")."""
+    """Log a warning if no slide can be taken. Raises FatalError("settings-invalid")."""
     if slide_roots(settings) == Roots():
         _log.warning("No slide can be taken: neither HISTGEN_WATCH nor HISTGEN_ROOTS is set.")

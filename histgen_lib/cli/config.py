@@ -23,7 +23,7 @@ def show(
     service: Annotated[ServiceName, typer.Argument(help="Which service.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Print what is in force for a service here, secrets masked, and where each value comes from.
+    """Print the settings in force for a service, with secrets masked, and where each value comes from.
 
     Reads HISTGEN_* and the file that HISTGEN_CONFIG names, as the service itself does.
 

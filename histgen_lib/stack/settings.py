@@ -1,4 +1,4 @@
-"""What a local stack is told, and what it tells its services: nothing is started here."""
+"""The settings of a local stack, and the environment that it gives its services; nothing is started here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRITON_HOME = _CHECKOUT / ".triton"
 """The environment that holds tritonserver, where deploy/setup.sh makes it."""
 
 RUN_DIR = "HISTGEN_RUN_DIR"
-"""By this variable it is known whose a process is."""
+"""This variable in a process's environment tells to which stack it belongs."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class StackSettings:
     `broker`: "embedded" (a file in `home`), "kafka" (started here), "embedded:/file" or "kafka://host:port".
     `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
-    the folder that new slides are put into; `home`/inbox if None. `roots`: folders and buckets that slides
-    may be taken from, by whichever service, beside that folder and `home`. `grace_s`: what a job in hand may
-    take to finish when the stack is stopped. `frozen_s`: after so long without a sign of life a process is
-    replaced; 0: never. `retention`: what is pruned once a day, see `catalogue/pruning.py`; if empty, what
-    HISTGEN_RETENTION says. `environment`: further variables for the services.
+    the folder for new slides; `home`/inbox if None. `tilers`: how many of each scaled service to start.
+    `roots`: further folders and buckets that slides may be taken from. `grace_s`: how long a job in hand may
+    go on when the stack is stopped. `frozen_s`: a process without a sign of life for so long is replaced; 0:
+    never. `retention`: what is pruned once a day, see `catalogue/pruning.py`; if empty, HISTGEN_RETENTION
+    applies. `environment`: further variables for the services.
     """
 
     home: Path
@@ -61,24 +61,24 @@ class StackSettings:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """Where slides may lie."""
+        """The places that slides may be taken from."""
         return (str(self.inbox), str(self.home.absolute()), *self.roots)
 
     @property
     def store_url(self) -> str:
-        """Where objects go."""
+        """The URL of the object store."""
         return _absolute(self.store or f"file:{self.home / 'objects'}", "file:")
 
     @property
     def bus_url(self) -> str:
-        """The broker, where it is none that is started here."""
+        """The URL of the broker, unless it is started here."""
         return _absolute(
             f"embedded:{self.home / 'bus.db'}" if self.broker == "embedded" else self.broker, "embedded:"
         )
 
 
 def service_names(settings: StackSettings) -> list[str]:
-    """Name the services to start; of several tilers the second is tiler-2."""
+    """Name the processes to start; of several tilers, the second is tiler-2."""
     single = [row.name for row in SERVICES if not row.scaled]
     scaled = [row.name for row in SERVICES if row.scaled]
     more = [f"{name}-{number}" for name in scaled for number in range(2, settings.tilers + 1)]
@@ -86,16 +86,16 @@ def service_names(settings: StackSettings) -> list[str]:
 
 
 def service_module(name: str) -> str:
-    """Return what runs a service of that name."""
+    """Return the module that runs the process of a name."""
     return _row(name).module
 
 
 def service_environment(
     settings: StackSettings, name: str, *, home: StackHome, bus: str, inference: str, gateway: str
 ) -> dict[str, str]:
-    """Return the variables that tell a service what to do. `gateway`: the URL it shall have."""
+    """Return the settings of one process as environment variables. `gateway`: the URL it is to have."""
     entrance = _row(name).is_entrance
-    stated = {
+    values = {
         "BUS": bus,
         "STORE": settings.store_url,
         "STORE_ENDPOINT": settings.store_endpoint or "",
@@ -112,12 +112,12 @@ def service_environment(
         "ROOTS": json.dumps(settings.allowed),
     }
     if settings.broker == "kafka":
-        stated["KAFKA_FILE"] = str(home.kafka_client_path)
+        values["KAFKA_FILE"] = str(home.kafka_client_path)
     if entrance:
-        stated["INDEX"] = str(home.index_path)
-        stated |= {"RETENTION": settings.retention} if settings.retention else {}
-    told = {f"HISTGEN_{key}": value for key, value in stated.items()}
-    return told | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
+        values["INDEX"] = str(home.index_path)
+        values |= {"RETENTION": settings.retention} if settings.retention else {}
+    environment = {f"HISTGEN_{key}": value for key, value in values.items()}
+    return environment | {RUN_DIR: str(home.run_dir)} | dict(settings.environment)
 
 
 def _row(name: str) -> Service:
@@ -125,12 +125,12 @@ def _row(name: str) -> Service:
 
 
 def _absolute(url: str, scheme: str) -> str:
-    """Make a relative path absolute: others will read the URL elsewhere."""
+    """Make a relative path absolute: other processes read the URL in other folders."""
     path = url.removeprefix(scheme)
     relative = url.startswith(scheme) and path and not path.startswith("/")
     return f"{scheme}{Path(path).absolute()}" if relative else url
 
 
 def _threads(tilers: int) -> int:
-    """Share the cores among the tilers; the reporter is busy for a moment only."""
+    """Divide the cores among the tilers; the reporter is busy only for moments."""
     return max(1, cores() // tilers)

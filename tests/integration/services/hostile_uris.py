@@ -33,13 +33,13 @@ def no_uris() -> dict[str, tuple[str, str]]:
 
 def kernel_files(scans: Path) -> dict[str, tuple[str, str]]:
     """Return what the kernel shows as files, and a link to each of it."""
-    made = {}
+    uris = {}
     for number, name in enumerate(KERNEL):
         link = scans / f"kernel-{number}.svs"
         link.symlink_to(name)
         code = FOLDER if name == "/dev" else UNREADABLE
-        made |= {f"kernel-{number}": (f"file://{name}", code), f"link-{number}": (link.as_uri(), code)}
-    return made
+        uris |= {f"kernel-{number}": (f"file://{name}", code), f"link-{number}": (link.as_uri(), code)}
+    return uris
 
 
 def odd_files(scans: Path, outside: Path) -> dict[str, tuple[str, str]]:
@@ -65,13 +65,13 @@ def odd_files(scans: Path, outside: Path) -> dict[str, tuple[str, str]]:
     (scans / "turn/again").symlink_to(scans / "turn")
     (scans / "empty").mkdir()
     (scans / "away").symlink_to(outside)
-    made = dict.fromkeys(("pipe", "socket", "to-pipe", "to-socket"), UNREADABLE) | {
+    uris = dict.fromkeys(("pipe", "socket", "to-pipe", "to-socket"), UNREADABLE) | {
         "loop": OUTSIDE,
         "dangling": MISSING,
         "to-secret": OUTSIDE,
         "to-passwd": OUTSIDE,
     }
-    return {name: ((scans / f"{name}.svs").as_uri(), code) for name, code in made.items()} | {
+    return {name: ((scans / f"{name}.svs").as_uri(), code) for name, code in uris.items()} | {
         "circle": ((scans / "turn" / "/".join(["again"] * 30) / "a.svs").as_uri(), MISSING),
         "folder": ((scans / "empty").as_uri(), FOLDER),
         "folder-outside": ((scans / "away").as_uri(), OUTSIDE),
@@ -125,7 +125,7 @@ def with_companions(scans: Path, outside: Path) -> dict[str, tuple[str, str]]:
 
 def with_sidecars(scans: Path) -> dict[str, tuple[str, str]]:
     """Make sound slides beside which something lies that is called as a sidecar is, and is none."""
-    made = {}
+    uris = {}
     for name in ("s-pipe", "s-shadow", "s-zeros", "s-deep", "s-device", "s-latin"):
         slide = tiny_model.write_slide(scans / f"{name}.tif", side_px=512)
         sidecar = scans / f"{name}.tif.json"
@@ -137,7 +137,7 @@ def with_sidecars(scans: Path) -> dict[str, tuple[str, str]]:
             sidecar.write_bytes({"s-deep": b"[" * 60_000, "s-latin": b"\xff\xfe"}.get(name, b""))
         if name == "s-zeros":
             os.truncate(sidecar, 3 << 30)
-        made[name] = (slide.as_uri(), SIDECAR)
+        uris[name] = (slide.as_uri(), SIDECAR)
     beside = tiny_model.write_slide(scans / "trestle.tif", side_px=512)
     os.mkfifo(scans / "trestle.Full")
-    return made | {"trestle": (beside.as_uri(), UNREADABLE)}
+    return uris | {"trestle": (beside.as_uri(), UNREADABLE)}

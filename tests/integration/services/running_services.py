@@ -63,9 +63,9 @@ class Services:
         return str(json.loads(found[0].read_text())["url"])
 
     def get(self, name: str, path: str) -> str:
-        asked = urllib.request.Request(self.url(name) + path, headers=bearer_of(self.folder / "token"))
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return str(answer.read().decode())
+        request = urllib.request.Request(self.url(name) + path, headers=bearer_of(self.folder / "token"))
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return str(response.read().decode())
 
     def drafted(self, owner: str) -> bool:
         keys = (f"{room}/{owner}/latest.json" for room in ("reports", "case-reports"))

@@ -33,7 +33,7 @@ def tiler(tmp_path: Path, model_dir: Path) -> Iterator[Services]:
     running.kill()
 
 
-def test_whatever_an_event_names_ends_in_one_letter_at_the_first_try_and_good_slides_pass(tiler, tmp_path):
+def test_a_hostile_uri_ends_in_one_letter_at_the_first_try_while_good_slides_pass(tiler, tmp_path):
     scans, outside = tmp_path / "scans", tmp_path / "elsewhere"
     scans.mkdir()
     outside.mkdir()

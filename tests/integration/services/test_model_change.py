@@ -61,15 +61,15 @@ def test_a_replayed_letter_about_a_bag_has_its_slide_encoded_again(lab, newer):
     (bag,) = lab.tiler.handle(scan, lambda *_: None).events
     given_up(newer, bag)
     bus = Bus()
-    (told,) = replay(lab.store, bus, now=lambda: NOW)
+    (replayed,) = replay(lab.store, bus, now=lambda: NOW)
 
-    assert bus == [told.event]
-    assert (told.event.data, told.event.trace_id, told.event.source) == (
+    assert bus == [replayed.event]
+    assert (replayed.event.data, replayed.event.trace_id, replayed.event.source) == (
         scan.data,
         scan.trace_id,
         scan.source,
     )
-    assert (told.event.id, told.event.replay) == (bag.again(now=NOW).id, 1)
+    assert (replayed.event.id, replayed.event.replay) == (bag.again(now=NOW).id, 1)
     assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["one"]
 
 
@@ -85,11 +85,11 @@ def test_the_other_slides_of_a_case_are_encoded_again_as_unfinished(lab, newer):
     assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["C"]
 
 
-def test_without_the_gateways_books_the_bag_itself_is_tried_again(lab, newer):
+def test_without_the_gateways_record_of_a_slide_its_bag_event_is_tried_again(lab, newer):
     scan = announced(lab, "one", 1)
     (bag,) = lab.tiler.handle(scan, lambda *_: None).events
     given_up(newer, bag)
     lab.store.delete(scanned_key("one"))
-    (told,) = replay(lab.store, Bus(), now=lambda: NOW)
+    (replayed,) = replay(lab.store, Bus(), now=lambda: NOW)
 
-    assert told.event == bag.again(now=NOW)
+    assert replayed.event == bag.again(now=NOW)

@@ -54,7 +54,7 @@ def test_slides_go_in_and_drafts_cases_and_dead_letters_come_out(services):
     until(lambda: counted in services.get("reporter", "/metrics"), MINUTES_S, "both drafts to be counted")
 
 
-def test_told_to_stop_they_stop_cleanly(services):
+def test_they_stop_cleanly_on_a_signal(services):
     assert services.stop() == [0, 0]
     assert list((services.folder / "run").glob("*.json")) == []
 
@@ -63,7 +63,7 @@ def test_told_to_stop_they_stop_cleanly(services):
     ("change", "code"),
     [({"HISTGEN_BUS": "nonsense"}, "settings-invalid"), ({"HISTGEN_MODEL": "/nowhere"}, "model-missing")],
 )
-def test_what_is_for_a_person_to_mend_ends_them_with_78_and_says_so(services, change, code):
+def test_an_error_that_a_person_must_fix_ends_them_with_78_and_its_code(services, change, code):
     log = services.folder / "tiler.log"
     before = log.stat().st_size
 

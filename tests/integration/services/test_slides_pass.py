@@ -51,10 +51,10 @@ def test_slides_in_files_are_drafted_while_those_of_a_bucket_that_is_away_wait(
     until(lambda: all(services.drafted(p.stem) for p in in_files), MINUTES_S, "drafts of slides in files")
     assert not any(services.drafted(path.stem) for path in in_bucket)
     status = lambda: json.loads(services.get("tiler", "/status"))  # noqa: E731
-    told = until(lambda: (now := status())["set_aside"]["count"] == 2 and now, MINUTES_S, "both aside")
-    assert told["set_aside"]["codes"] == {"slide-away": 2}
-    assert {one["slide_id"] for one in told["set_aside"]["first"]} == {path.stem for path in in_bucket}
-    assert "job" not in told["missing"]
+    shown = until(lambda: (now := status())["set_aside"]["count"] == 2 and now, MINUTES_S, "both aside")
+    assert shown["set_aside"]["codes"] == {"slide-away": 2}
+    assert {one["slide_id"] for one in shown["set_aside"]["first"]} == {path.stem for path in in_bucket}
+    assert "job" not in shown["missing"]
     until(lambda: 'set_aside{worker="tiler"} 2.0' in services.get("tiler", "/metrics"), MINUTES_S, "a gauge")
 
     s3proxy_server.start()

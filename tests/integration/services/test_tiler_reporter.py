@@ -37,15 +37,15 @@ def by_command_line(lab: Lab, slide: Path, **options) -> Path:
     return report_slide(slide, lab.folder / "by-hand", Drafter(lab.model, lab.server), **options).folder
 
 
-def files_of(lab: Lab, told: Event) -> dict[str, bytes]:
-    folder = told.data.draft_key.removesuffix("draft.json")
+def files_of(lab: Lab, drafted: Event) -> dict[str, bytes]:
+    folder = drafted.data.draft_key.removesuffix("draft.json")
     return {key.removeprefix(folder): data for key, data in lab.store.contents(folder).items()}
 
 
-@pytest.mark.parametrize("stated", [{}, {"mpp": 0.55}])
-def test_the_streams_draft_is_that_of_the_command_line_byte_for_byte(lab, slide, stated):
-    (told,) = drafts_of(lab, [event_of(scanned(slide, **stated))])
-    stream, folder = files_of(lab, told), by_command_line(lab, slide, **stated)
+@pytest.mark.parametrize("fields", [{}, {"mpp": 0.55}])
+def test_the_streams_draft_is_that_of_the_command_line_byte_for_byte(lab, slide, fields):
+    (drafted,) = drafts_of(lab, [event_of(scanned(slide, **fields))])
+    stream, folder = files_of(lab, drafted), by_command_line(lab, slide, **fields)
     bag = next(info.key for info in lab.store.list("bags/") if info.key.endswith(".parquet"))
 
     for name in ("draft.json", "draft.txt", "draft.html"):
@@ -53,12 +53,12 @@ def test_the_streams_draft_is_that_of_the_command_line_byte_for_byte(lab, slide,
     assert lab.store.get(bag) == (folder / "bag.parquet").read_bytes()
 
 
-def test_a_sidecars_scale_is_believed_as_on_the_command_line(lab, tmp_path):
+def test_a_sidecars_scale_is_used_as_on_the_command_line(lab, tmp_path):
     slide = tiny_model.write_slide(tmp_path / "silent.tif", side_px=768, mpp=None)
     (tmp_path / "silent.tif.json").write_text('{"mpp": 0.45}')
-    (told,) = drafts_of(lab, [event_of(scanned(slide))])
+    (drafted,) = drafts_of(lab, [event_of(scanned(slide))])
 
-    assert files_of(lab, told)["draft.json"] == (by_command_line(lab, slide) / "draft.json").read_bytes()
+    assert files_of(lab, drafted)["draft.json"] == (by_command_line(lab, slide) / "draft.json").read_bytes()
 
 
 def test_a_slide_in_a_bucket_gives_the_same_draft(lab, slide, moto_server, tmp_path):
@@ -70,8 +70,8 @@ def test_a_slide_in_a_bucket_gives_the_same_draft(lab, slide, moto_server, tmp_p
         lambda: Scratch(tmp_path / "scratch", 1 << 30),
         roots=Roots(objects=(f"{bucket}/",)),
     )
-    told = scanned(slide, uri=f"s3://{bucket}/2026/A-1.tif")
-    (drafted,) = drafts_of(lab, [event_of(told)])
+    scan = scanned(slide, uri=f"s3://{bucket}/2026/A-1.tif")
+    (drafted,) = drafts_of(lab, [event_of(scan)])
 
     assert files_of(lab, drafted)["draft.html"] == (by_command_line(lab, slide) / "draft.html").read_bytes()
     assert [path.name for path in (tmp_path / "scratch").glob("*/*")] == ["A-1.tif"]
@@ -85,37 +85,37 @@ def test_a_model_server_gives_the_same_draft(lab, slide, triton, case):
     with closing(open_inference(triton.url, lab.model.folder.path)) as server:
         served = Lab.at(lab.folder / "served", lab.model.folder.path, server)
         served.in_flight = 3
-        drafts = [files_of(served, told) for told in drafts_of(served, events)]
+        drafts = [files_of(served, drafted) for drafted in drafts_of(served, events)]
 
-    assert drafts == [files_of(lab, told) for told in drafts_of(lab, events)]
+    assert drafts == [files_of(lab, drafted) for drafted in drafts_of(lab, events)]
     assert len(drafts) == (1 if case else 2)
 
 
 def test_events_follow_from_one_another_with_ids_that_follow_too(lab, slide):
     event = event_of(scanned(slide))
     first, again = (lab.tiler.handle(event, _quiet).events[0] for _ in range(2))
-    (told,) = lab.reporter.handle(first, _quiet).events
+    (drafted,) = lab.reporter.handle(first, _quiet).events
 
     assert isinstance(first.data, BagReady)
-    assert isinstance(told.data, ReportDrafted)
+    assert isinstance(drafted.data, ReportDrafted)
     assert (first.id, first.source) == (again.id, "/histgen/tiler")
-    assert {event.trace_id, first.trace_id, told.trace_id} == {event.trace_id}
-    assert told.scanned_at == event.scanned_at == NOW
+    assert {event.trace_id, first.trace_id, drafted.trace_id} == {event.trace_id}
+    assert drafted.scanned_at == event.scanned_at == NOW
 
 
-def test_what_was_done_is_found_by_processes_that_cannot_open_slides(lab, slide):
+def test_finished_work_is_found_without_opening_slides(lab, slide):
     event = event_of(scanned(slide))
     assert lab.tiler.find(event) is None
     bag = lab.tiler.handle(event, _quiet).events[0]
     assert lab.reporter.find(bag) is None
-    told = lab.reporter.handle(bag, _quiet).events
+    following = lab.reporter.handle(bag, _quiet).events
     later = lab.without_slides()
 
     assert [(e.id, e.data) for e in later.tiler.find(event).events] == [(bag.id, bag.data)]
-    assert [(e.id, e.data) for e in later.reporter.find(bag).events] == [(e.id, e.data) for e in told]
+    assert [(e.id, e.data) for e in later.reporter.find(bag).events] == [(e.id, e.data) for e in following]
 
 
-def test_racing_last_slides_of_a_case_tell_of_the_same_event(lab, tmp_path):
+def test_racing_last_slides_of_a_case_publish_the_same_event(lab, tmp_path):
     slides = [tiny_model.write_slide(tmp_path / f"{n}.tif", side_px=512, seed=n) for n in (1, 2)]
     events = [event_of(scanned(path, case_id="C", case_slides=("2", "1"))) for path in slides]
     bags = [lab.tiler.handle(event, _quiet).events[0] for event in events]
@@ -148,22 +148,22 @@ def test_readiness_names_what_is_missing(lab, monkeypatch):
     assert list(lab.reporter.ready()) == ["model histgen", "storage-unavailable"]
 
 
-def test_nothing_of_a_slides_own_words_or_label_reaches_objects_or_events(lab, tmp_path, caplog):
+def test_no_text_or_label_of_a_slide_reaches_objects_or_events(lab, tmp_path, caplog):
     slide = write_planted_slide(tmp_path / "P-1.svs")
     caplog.set_level(logging.DEBUG)
-    (told,) = drafts_of(lab, [event_of(scanned(slide))])
+    (drafted,) = drafts_of(lab, [event_of(scanned(slide))])
     logged = caplog.text
     caplog.set_level(logging.WARNING)
     assert betrayals(slide.read_bytes()), "something is planted"
 
     for key, data in lab.store.contents().items():
         assert betrayals(key.encode() + data) == [], key
-    assert betrayals(json.dumps(told.to_json()).encode() + logged.encode()) == []
-    assert json.loads(lab.store.get(told.data.draft_key))["provenance"]["slide"]["scanner"] == "Aperio"
+    assert betrayals(json.dumps(drafted.to_json()).encode() + logged.encode()) == []
+    assert json.loads(lab.store.get(drafted.data.draft_key))["provenance"]["slide"]["scanner"] == "Aperio"
 
 
 @pytest.mark.parametrize("mpp", ["0", "nonsense", "352.7"])
-def test_no_error_repeats_a_slides_own_words(tmp_path, mpp):
+def test_no_error_repeats_a_slides_text(tmp_path, mpp):
     """A dead letter holds the error's words."""
     slide = write_planted_slide(tmp_path / "P-2.svs")
     slide.write_bytes(

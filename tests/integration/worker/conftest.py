@@ -9,6 +9,6 @@ from lab import Lab
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path)
-    yield made
-    made.close()
+    lab = Lab(tmp_path)
+    yield lab
+    lab.close()

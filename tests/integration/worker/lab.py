@@ -12,25 +12,26 @@ import urllib.request
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, Unpack
 from urllib.error import HTTPError
 
 import worker_jobs
 from doors import TOKEN, bearer
 from waiting import until
+from worker_jobs import Options
 
 from histgen_lib.bus import open_publisher, open_subscription
 from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import open_store
-from histgen_lib.worker import run_worker
 
 MINUTE_S = 60.0
+W = TypeVar("W", "Thread", "Process")
 
 
 class Lab:
-    """Publishes slides, runs workers, and tells what came of them."""
+    """Publishes slides, runs workers, and reports what became of the slides."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,13 +56,13 @@ class Lab:
     def scan_raw(self, body: bytes) -> None:
         self._publisher.publish_raw("slide.scanned", "k", body)
 
-    def thread(self, **values: Any) -> Thread:
-        return self._add(Thread(self.folder, values))
+    def thread(self, **options: Unpack[Options]) -> Thread:
+        return self._add(Thread(self.folder, options))
 
-    def process(self, **values: Any) -> Process:
-        return self._add(Process(self.folder, values))
+    def process(self, **options: Unpack[Options]) -> Process:
+        return self._add(Process(self.folder, options))
 
-    def _add(self, worker: Any) -> Any:
+    def _add(self, worker: W) -> W:
         self._running.append(worker)
         return worker
 
@@ -83,7 +84,7 @@ class Lab:
         return len(list(self.store.list(f"attempts/tiler/{scanned(slide_id).id}/")))
 
     def left(self) -> int:
-        """Count the records that no one has finished; only when no worker runs."""
+        """Count the unfinished records; only when no worker runs."""
         subscription = open_subscription(
             worker_jobs.bus(self.folder), "slide.scanned", f"tilers-{self.folder.name}"
         )
@@ -94,18 +95,21 @@ class Lab:
             subscription.close()
 
     def finished(self, *slide_ids: str, timeout_s: float = MINUTE_S) -> None:
-        """Wait until each slide has a draft or a letter and its event is told to the world."""
-        told = lambda: set(self.told("report.drafted")) | set(self.told("dead-letter"))  # noqa: E731
-        until(lambda: set(slide_ids) <= told(), timeout_s, f"an end of {slide_ids}")
+        """Wait until the draft or letter of each slide is published."""
+
+        def ended() -> set[str]:
+            return {*self.published("report.drafted"), *self.published("dead-letter")}
+
+        until(lambda: set(slide_ids) <= ended(), timeout_s, f"an end of {slide_ids}")
 
     def written(self, *slide_ids: str) -> None:
-        """Wait until each slide has a draft or a letter."""
+        """Wait until each slide has a draft or a letter in the store."""
         until(
             lambda: set(slide_ids) <= self.drafts() | set(self.letters()), MINUTE_S, f"an end of {slide_ids}"
         )
 
-    def told(self, topic: str) -> Counter[str]:
-        """Count a topic's events by slide, so far."""
+    def published(self, topic: str) -> Counter[str]:
+        """Count the events on a topic so far, by slide."""
         subscription, found = self._readers[topic]
         while delivery := subscription.next(0.0):
             found[delivery.event.key] += 1
@@ -123,21 +127,14 @@ class Lab:
 class Thread:
     """A worker in a thread of this process; its jobs run in a child all the same."""
 
-    def __init__(self, folder: Path, values: dict[str, Any]) -> None:
-        self.folder, self.stop, self.exit_code = folder, Stop(), None
-        self._values = values
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.folder, self.stop, self._options = folder, Stop(), options
+        self.exit_code: int | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        values = dict(self._values)
-        settings = worker_jobs.bus(self.folder, values.pop("session_s", 2.0))
-        self.exit_code = run_worker(
-            worker_jobs.spec(self.folder, **values),
-            bus=settings,
-            storage=worker_jobs.storage(self.folder),
-            stop=self.stop,
-        )
+        self.exit_code = worker_jobs.run(self.folder, self.stop, **self._options)
 
     def wait(self) -> int:
         self._thread.join(MINUTE_S)
@@ -156,14 +153,14 @@ class Thread:
 class Process:
     """A worker as a process of its own."""
 
-    def __init__(self, folder: Path, values: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, options: Options) -> None:
         self.folder = folder
         self.log = folder / f"worker-{os.urandom(4).hex()}.log"
         main = Path(worker_jobs.__file__)
         path = os.pathsep.join([str(main.parent), *sys.path])
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(main), str(folder), json.dumps(values)],
+                [sys.executable, str(main), str(folder), json.dumps(options)],
                 stderr=log,
                 stdout=log,
                 env={**os.environ, "PYTHONPATH": path},
@@ -197,10 +194,10 @@ def _url(folder: Path, pid: int) -> str | None:
 
 
 def page(url: str, *, token: str = TOKEN) -> tuple[int, Any]:
-    """Get a page, with the token of this lab or another; return its status and its text, or JSON value."""
+    """Get a page with a token; return its status, and its text or JSON value."""
     try:
-        asked = urllib.request.Request(url, headers=bearer(token))
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        request = urllib.request.Request(url, headers=bearer(token))
+        with urllib.request.urlopen(request, timeout=10) as answer:
             status, text = answer.status, answer.read().decode()
     except HTTPError as error:
         status, text = error.code, error.read().decode()
@@ -214,7 +211,7 @@ def scanned(slide_id: str) -> Event:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process is there, and no zombie."""
+    """Return whether a process exists and is no zombie."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

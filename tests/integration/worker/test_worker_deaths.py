@@ -42,7 +42,7 @@ def test_a_child_killed_between_jobs_costs_no_attempt(lab: Lab):
     assert lab.letters() == {}
 
 
-def test_a_child_that_is_frozen_in_mid_job_is_replaced_and_costs_no_attempt(lab: Lab):
+def test_a_child_frozen_in_mid_job_is_replaced_and_costs_no_attempt(lab: Lab):
     lab.scan("held-1")
     worker = lab.thread(max_attempts=1, frozen_s=0.5)
     child = _child(lab, "held-1")
@@ -68,11 +68,11 @@ def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: 
     lab.finished("held-1", "ok-1")
     assert second.end() == 0
     assert lab.drafts() == {"held-1", "ok-1"}
-    assert lab.told("report.drafted") == {"held-1": 1, "ok-1": 1}
+    assert lab.published("report.drafted") == {"held-1": 1, "ok-1": 1}
     assert list(lab.store.list("attempts/")) == []
 
 
-def test_a_slide_that_kills_its_worker_is_given_up_after_so_many_workers(lab: Lab):
+def test_a_slide_that_kills_its_workers_is_given_up_after_the_last_attempt(lab: Lab):
     """Poison for the parent itself: attempts count though no worker survives to tell."""
     lab.scan("held-1", "ok-1")
     for attempt in (1, 2):
@@ -104,7 +104,7 @@ def test_a_running_job_is_finished_within_the_grace_period(lab: Lab, number: sig
     assert list((lab.folder / "run").rglob("*.json")) == []
 
 
-def test_a_signal_to_the_whole_group_is_the_parents_to_decide(lab: Lab):
+def test_a_signal_to_the_whole_process_group_is_handled_by_the_parent(lab: Lab):
     """Ctrl-C reaches the child too: it must not end the job."""
     lab.scan("held-1")
     worker = lab.process()
@@ -130,7 +130,7 @@ def test_beyond_the_grace_period_the_job_is_handed_back_uncounted(lab: Lab):
     assert lab.left() == 1
 
 
-def test_what_was_handed_back_is_another_members_at_once(lab: Lab):
+def test_a_record_that_was_handed_back_goes_to_another_member_at_once(lab: Lab):
     lab.scan("held-1")
     first = lab.process(grace_s=0.1, session_s=600.0)
     _child(lab, "held-1")
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_the_worker_at_once(lab: Lab):
     until(lambda: lab.left() == 1, 60, "the record, after the session")
 
 
-def test_a_stop_while_nothing_is_to_be_done_is_quick_and_clean(lab: Lab):
+def test_a_stop_while_idle_is_quick_and_clean(lab: Lab):
     worker = lab.process()
     until(lambda: page(f"{worker.url}/readyz")[0] == 200, 60, "readiness")
     worker.signal(signal.SIGTERM)

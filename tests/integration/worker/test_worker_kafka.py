@@ -19,12 +19,12 @@ from histgen_lib.stack.kafka import KafkaProcess
 def lab(own_kafka: KafkaProcess, tmp_path: Path) -> Iterator[Lab]:
     """Make a lab on a broker of its own: the topics are the product's."""
     (tmp_path / "broker").write_text(own_kafka.url)
-    made = Lab(tmp_path)
-    yield made
-    made.close()
+    lab = Lab(tmp_path)
+    yield lab
+    lab.close()
 
 
-def test_on_kafka_every_slide_ends_once_though_members_die_come_and_work_for_long(lab: Lab):
+def test_on_kafka_every_slide_ends_once_while_members_die_join_and_work_for_long(lab: Lab):
     lab.scan("held-1")
     first = lab.process(session_s=1.0, max_attempts=2)
     until(lambda: lab.calls("held-1") == 1, 60, "the job's begin")
@@ -49,7 +49,7 @@ def test_on_kafka_every_slide_ends_once_though_members_die_come_and_work_for_lon
     assert _left(lab) == 0
 
 
-def test_on_kafka_a_slide_whose_share_is_away_is_passed_by_others(lab: Lab):
+def test_on_kafka_others_pass_a_slide_whose_share_is_away(lab: Lab):
     (lab.folder / "share").touch()
     good = [f"ok-{number}" for number in range(8)]
     lab.scan("share-1", *good, "big-1")
@@ -65,7 +65,7 @@ def test_on_kafka_a_slide_whose_share_is_away_is_passed_by_others(lab: Lab):
     assert _left(lab) == 0
 
 
-def test_on_kafka_a_damaged_record_becomes_a_letter_with_its_place_and_its_partition_goes_on(
+def test_on_kafka_a_damaged_record_becomes_a_letter_and_its_partition_continues(
     lab: Lab, own_kafka: KafkaProcess
 ):
     lab.scan("ok-1", "ok-1", "ok-1")

@@ -30,12 +30,12 @@ def test_bad_slides_among_good_ones_become_letters_with_their_codes(lab: Lab):
     codes = {slide: (letter.code, letter.attempts) for slide, letter in letters.items()}
     assert codes == {"bad-1": ("slide-damaged", 1), "crash-1": ("job-crashed", 2), "odd-1": ("job-failed", 2)}
     assert lab.drafts() == {"ok-1", "ok-2", "once-crash-1"}
-    assert lab.told("dead-letter") == dict.fromkeys(letters, 1)
+    assert lab.published("dead-letter") == dict.fromkeys(letters, 1)
     assert "DOE" not in str(letters)
     assert lab.left() == 0
 
 
-def test_a_job_over_its_deadline_is_ended_and_what_it_wrote_is_found(lab: Lab):
+def test_a_job_over_its_deadline_is_ended_and_its_objects_are_found(lab: Lab):
     lab.scan("hang-1", "once-hang-1")
     worker = lab.thread(deadline_s=0.3, max_attempts=2)
     lab.finished("hang-1", "once-hang-1")
@@ -46,7 +46,7 @@ def test_a_job_over_its_deadline_is_ended_and_what_it_wrote_is_found(lab: Lab):
     assert lab.drafts() == {"once-hang-1"}
 
 
-def test_a_job_over_its_memory_is_a_letter_that_names_the_setting_and_others_go_on(lab: Lab):
+def test_a_job_over_its_memory_limit_becomes_a_letter_that_names_the_setting(lab: Lab):
     """Twice, for the first try may have been in a process that others had left full; then no more."""
     lab.scan("greedy-1", "ok-1", "refused-1", "ok-2")
     worker = lab.thread(memory_bytes=float(500 << 20), max_attempts=5)
@@ -63,7 +63,7 @@ def test_a_job_over_its_memory_is_a_letter_that_names_the_setting_and_others_go_
     assert lab.left() == 0
 
 
-def test_what_an_earlier_job_left_in_memory_ends_no_other_slide(lab: Lab):
+def test_memory_that_an_earlier_job_left_behind_ends_no_other_slide(lab: Lab):
     """Each leaves 300 MiB behind; two of them are too much for one process, not for two."""
     slides = [f"hoard-{number}" for number in range(4)]
     lab.scan(*slides)
@@ -74,14 +74,14 @@ def test_what_an_earlier_job_left_in_memory_ends_no_other_slide(lab: Lab):
     assert lab.drafts() == set(slides)
 
 
-def test_a_process_that_is_over_its_memory_before_its_first_job_is_the_settings_fault(lab: Lab):
+def test_a_process_over_its_memory_limit_before_its_first_job_is_a_fatal_error(lab: Lab):
     lab.scan("ok-1")
     assert lab.thread(memory_bytes=float(1 << 20)).wait() == 78
     assert lab.letters() == {}
     assert lab.left() == 1
 
 
-def test_a_slide_that_does_not_open_in_time_is_a_letter_long_before_the_deadline(lab: Lab):
+def test_a_slide_that_does_not_open_in_time_becomes_a_letter_long_before_the_deadline(lab: Lab):
     lab.scan("unopened-1", "ok-1")
     worker = lab.thread(opening_s=0.3, deadline_s=3600.0)
     lab.finished("unopened-1", "ok-1")
@@ -95,13 +95,13 @@ def test_a_slide_that_does_not_open_in_time_is_a_letter_long_before_the_deadline
 def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
     lab.scan("ok-1", times=12)
     worker = lab.thread()
-    until(lambda: lab.told("report.drafted")["ok-1"] == 12, 60, "twelve announcements")
+    until(lambda: lab.published("report.drafted")["ok-1"] == 12, 60, "twelve announcements")
     assert worker.end() == 0
     assert lab.calls("ok-1") == 1
     assert lab.left() == 0
 
 
-def test_an_outage_is_waited_out_and_counts_nothing(lab: Lab):
+def test_an_outage_is_waited_out_and_costs_no_attempt(lab: Lab):
     (lab.folder / "away").touch()
     lab.scan("away-1", "ok-1")
     worker = lab.thread(max_attempts=2)
@@ -115,7 +115,7 @@ def test_an_outage_is_waited_out_and_counts_nothing(lab: Lab):
     assert lab.attempts("away-1") == 0
 
 
-def test_a_slide_whose_share_is_away_is_passed_by_others_and_done_when_it_is_back(lab: Lab):
+def test_others_pass_a_slide_whose_share_is_away_until_it_is_back(lab: Lab):
     (lab.folder / "share").touch()
     good = [f"ok-{number}" for number in range(10)]
     lab.scan("share-1", "share-2", *good)
@@ -135,7 +135,7 @@ def aside(url: str) -> dict[str, int]:
     return page(f"{url}/status")[1]["set_aside"]["codes"]
 
 
-def test_of_what_all_need_few_records_find_out_that_it_is_away(lab: Lab):
+def test_few_records_are_tried_while_a_server_that_all_need_is_away(lab: Lab):
     """Hundreds, one after the other and again, would be work for nothing."""
     (lab.folder / "away").touch()
     slides = [f"away-{number}" for number in range(30)]
@@ -150,7 +150,7 @@ def test_of_what_all_need_few_records_find_out_that_it_is_away(lab: Lab):
     assert lab.letters() == {}
 
 
-def test_records_aside_are_another_workers_once_theirs_is_gone(lab: Lab):
+def test_records_that_were_set_aside_go_to_another_worker_when_theirs_is_gone(lab: Lab):
     (lab.folder / "share").touch()
     lab.scan("share-1", "ok-1")
     first = lab.process()
@@ -179,7 +179,7 @@ def test_a_job_longer_than_the_session_is_delivered_once(lab: Lab):
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert lab.calls("held-1") == 1
-    assert lab.told("report.drafted")["held-1"] == 1
+    assert lab.published("report.drafted")["held-1"] == 1
 
 
 def _seconds(url: str) -> float:
@@ -187,7 +187,7 @@ def _seconds(url: str) -> float:
     return flight["seconds"] if flight else 0.0
 
 
-def test_what_is_no_event_is_refused_and_what_follows_it_goes_on(lab: Lab):
+def test_a_record_that_is_no_event_is_refused_and_the_next_one_done(lab: Lab):
     lab.scan_raw(b'{"patient": "DOE^JANE"}')
     lab.scan("ok-1")
     worker = lab.thread()
@@ -222,18 +222,18 @@ def test_a_fatal_error_of_the_installation_ends_the_worker_with_its_code_and_the
     assert lab.drafts() == set()
 
 
-def test_what_no_event_can_tell_of_ends_that_slide_and_not_the_worker(lab: Lab):
+def test_an_outcome_too_large_for_an_event_ends_that_slide_and_not_the_worker(lab: Lab):
     """Its objects are there: whoever finds them fails as the first did, also after a restart."""
     lab.scan("big-1", "ok-1")
     worker = lab.thread()
     lab.finished("big-1", "ok-1")
     assert worker.end() == 0
     assert lab.letters()["big-1"].code == "event-too-large"
-    assert lab.told("report.drafted") == {"ok-1": 1}
+    assert lab.published("report.drafted") == {"ok-1": 1}
     lab.scan("big-1", "ok-2")
     worker = lab.thread()
     lab.finished("ok-2")
     assert worker.end() == 0
     assert lab.left() == 0
     assert lab.calls("big-1") == 1
-    assert lab.told("dead-letter") == {"big-1": 2}
+    assert lab.published("dead-letter") == {"big-1": 2}

@@ -25,7 +25,7 @@ def test_a_job_that_cannot_be_set_up_ends_the_worker_before_it_takes_a_record(la
     assert lab.letters() == {}
 
 
-def test_a_server_that_is_away_at_the_start_is_waited_for(lab: Lab):
+def test_a_server_outage_at_the_start_is_waited_out(lab: Lab):
     _setup(lab, "away")
     lab.scan("ok-1")
     worker = lab.thread()
@@ -37,7 +37,7 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(lab: Lab):
     assert worker.end() == 0
 
 
-def test_a_child_whose_worker_leaves_before_it_is_ready_leaves_without_a_word(lab: Lab):
+def test_a_child_whose_worker_ends_before_it_is_ready_ends_silently(lab: Lab):
     """What multiprocessing would say of it is no line of JSON, and might repeat anything."""
     worker = lab.process()
     assert worker.url
@@ -46,14 +46,14 @@ def test_a_child_whose_worker_leaves_before_it_is_ready_leaves_without_a_word(la
     assert {line["level"] for line in worker.lines()} == {"info"}
 
 
-def test_a_stop_during_the_start_is_heeded(lab: Lab):
+def test_a_stop_during_the_start_is_obeyed(lab: Lab):
     _setup(lab, "away")
     worker = lab.thread()
     until(lambda: page(f"{worker.url}/readyz")[1]["missing"].get("process") == "told-so", 60, "the outage")
     assert worker.end() == 0
 
 
-def test_an_idle_worker_says_when_a_dependency_of_its_job_goes_and_comes_back(lab: Lab, monkeypatch):
+def test_an_idle_worker_shows_when_a_dependency_of_its_job_is_missing(lab: Lab, monkeypatch):
     monkeypatch.setattr("histgen_lib.worker.runner.CHECK_S", 0.05)
     worker = lab.thread()
     until(lambda: page(f"{worker.url}/readyz")[0] == 200, 60, "readiness")
@@ -68,7 +68,7 @@ def test_an_idle_worker_says_when_a_dependency_of_its_job_goes_and_comes_back(la
     assert worker.end() == 0
 
 
-def test_the_pages_show_what_is_in_hand(lab: Lab):
+def test_the_pages_show_the_job_in_hand(lab: Lab):
     lab.scan("held-1")
     worker = lab.thread()
     until(lambda: lab.calls("held-1"), 60, "the job's begin")
@@ -92,7 +92,7 @@ def _working(url: str):
     return status if status["in_flight"] and status["in_flight"]["stage"] == "encode" else None
 
 
-def test_a_port_that_is_taken_ends_a_worker_that_may_be_started_again(lab: Lab):
+def test_a_taken_port_ends_the_worker_with_a_code_that_allows_a_restart(lab: Lab):
     worker = lab.thread()
     port = int(worker.url.rsplit(":", 1)[1])
     assert lab.thread(port=port).wait() == 75

@@ -18,12 +18,14 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted
 from histgen_lib.pipeline.stages import Progress
 from histgen_lib.runtime.pulse import Backoff
+from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Outcome, WorkerSpec, run_worker
@@ -89,8 +91,8 @@ class ScriptedJob:
 
     @staticmethod
     def _outcome(event: Event) -> Outcome:
-        told = _key(event) * (100_000 if event.key.startswith("big") else 1)
-        data = ReportDrafted(event.key, "d" * 64, told, abstained=False)
+        draft_key = _key(event) * (100_000 if event.key.startswith("big") else 1)
+        data = ReportDrafted(event.key, "d" * 64, draft_key, abstained=False)
         return Outcome([event.then(data, source="/histgen/test", now=event.time)], {"stage:encode": 0.5})
 
 
@@ -118,29 +120,53 @@ def _key(event: Event) -> str:
 
 def make_job(folder: Path) -> ScriptedJob:
     """Make the job, unless a file says how that ends."""
-    told = folder / "setup"
-    if told.exists():
-        kind = told.read_text()
+    scripted = folder / "setup"
+    if scripted.exists():
+        kind = scripted.read_text()
         if kind == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "odd":
             raise KeyError(PATIENT)
         raise {"away": TransientError, "fatal": FatalError, "bad": InvalidInputError}[kind](
-            "told-so", "StageProgress."
+            "told-so", "As scripted."
         )
     return ScriptedJob(folder)
 
 
-def spec(folder: Path, **values: object) -> WorkerSpec:
-    stated = {"backoff": Backoff(0.01, 0.05), "deadline_s": 60.0, "grace_s": 30.0, "run_dir": folder / "run"}
-    group, job = f"tilers-{folder.name}", partial(make_job, folder)
-    return WorkerSpec("tiler", "slide.scanned", group, job, folder / "token", **{**stated, **values})
+class Options(TypedDict, total=False):
+    """What a test may change of a worker: parts of its WorkerSpec, and the broker's session."""
+
+    deadline_s: float
+    opening_s: float
+    memory_bytes: float
+    max_attempts: int
+    grace_s: float
+    frozen_s: float
+    port: int
+    session_s: float
+
+
+def run(folder: Path, stop: Stop | None = None, **options: Unpack[Options]) -> int:
+    """Run a worker on the broker and store in `folder`; return its exit code."""
+    bus_settings = bus(folder, options.pop("session_s", 2.0))
+    values = {"deadline_s": 60.0, "grace_s": 30.0, **options}
+    spec = WorkerSpec(
+        "tiler",
+        "slide.scanned",
+        f"tilers-{folder.name}",
+        partial(make_job, folder),
+        folder / "token",
+        backoff=Backoff(0.01, 0.05),
+        run_dir=folder / "run",
+        **values,
+    )
+    return run_worker(spec, bus=bus_settings, storage=storage(folder), stop=stop)
 
 
 def bus(folder: Path, session_s: float = 2.0) -> BusSettings:
     """Return the embedded broker, unless a file names another."""
-    told = folder / "broker"
-    url = told.read_text() if told.exists() else f"embedded:{folder}/bus.db"
+    named = folder / "broker"
+    url = named.read_text() if named.exists() else f"embedded:{folder}/bus.db"
     return BusSettings(url, partitions=4, session_s=session_s)
 
 
@@ -150,6 +176,4 @@ def storage(folder: Path) -> StorageSettings:
 
 if __name__ == "__main__":
     configure_logging("tiler")
-    _folder, _values = Path(sys.argv[1]), json.loads(sys.argv[2])
-    _session_s = _values.pop("session_s", 2.0)
-    sys.exit(run_worker(spec(_folder, **_values), bus=bus(_folder, _session_s), storage=storage(_folder)))
+    sys.exit(run(Path(sys.argv[1]), **json.loads(sys.argv[2])))

@@ -69,14 +69,14 @@ def raised(kind: type[Exception]) -> set[str]:
 
 
 @pytest.mark.parametrize(("kind", "listed"), [(InvalidInputError, LETTERS), (TransientError, RETRIES)])
-def test_every_code_that_a_service_can_write_stands_in_its_list(kind, listed):
+def test_every_code_that_a_service_can_write_is_listed(kind, listed):
     """Add a new code to a group in services/codes.py, or to the service that can write it."""
     known = {code for codes in listed.values() for code in codes}
     assert sorted(raised(kind) - known - ELSEWHERE) == []
 
 
 @pytest.mark.parametrize("name", LETTERS)
-def test_no_code_is_listed_twice_or_raised_by_nobody(name):
+def test_listed_codes_are_unique_and_documented(name):
     documented = (ROOT / "docs" / "errors.md").read_text()
     for codes in (LETTERS[name], RETRIES[name]):
         assert len(set(codes)) == len(codes)
@@ -84,7 +84,7 @@ def test_no_code_is_listed_twice_or_raised_by_nobody(name):
 
 
 @pytest.mark.parametrize("name", [row.name for row in SERVICES if row.kind == "worker"])
-def test_a_workers_counters_exist_at_0_for_all_codes_it_can_write(name):
+def test_a_workers_counters_start_at_0_for_every_code_it_can_write(name):
     Board(f"{name}-at-0", letters=LETTERS[name], retries=RETRIES[name])
 
     for metric, codes in (("dead_letters", LETTERS[name]), ("retries", RETRIES[name])):

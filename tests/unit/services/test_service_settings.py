@@ -82,52 +82,52 @@ def test_one_file_serves_all_services(config):
 
 
 @pytest.mark.parametrize("text", ["watches: /x\n", "tiler: {beam_size: 3}\n"])
-def test_a_name_in_the_file_that_is_no_setting_is_refused(config, text):
+def test_an_unknown_name_in_the_file_is_refused(config, text):
     config(text)
 
-    assert "is no setting of this service" in complaint(TilerSettings)
+    assert "is not a setting of this service" in complaint(TilerSettings)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "tiler: 3", "\x00"])
-def test_a_file_that_is_no_settings_file_is_refused(config, text):
+def test_a_file_that_does_not_hold_settings_is_refused(config, text):
     config(text)
 
-    assert "HISTGEN_CONFIG wants" in complaint()
+    assert "HISTGEN_CONFIG must name" in complaint()
 
 
-def test_a_file_that_is_not_there_is_refused(monkeypatch, tmp_path):
+def test_a_missing_file_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HISTGEN_CONFIG", str(tmp_path / "none.yaml"))
 
-    assert "HISTGEN_CONFIG wants a readable YAML file" in complaint()
+    assert "HISTGEN_CONFIG must name a readable YAML file" in complaint()
 
 
 @pytest.mark.parametrize(
     ("name", "value", "wish"),
     [
-        ("HISTGEN_BUS", "redis://h", 'HISTGEN_BUS wants "embedded:'),
-        ("HISTGEN_STORE", "/a/folder", 'HISTGEN_STORE wants "file:/folder"'),
-        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE wants "onnx", "triton://host:port" or'),
-        ("HISTGEN_STORE_ENDPOINT", "minio:9000", 'HISTGEN_STORE_ENDPOINT wants "http://'),
-        ("HISTGEN_PORT", "77777", "HISTGEN_PORT wants less than or equal to 65535"),
-        ("HISTGEN_DEADLINE_S", "s3cret", "HISTGEN_DEADLINE_S wants a valid number"),
-        ("HISTGEN_KAFKA", "{s3cret", "HISTGEN_KAFKA wants JSON"),
-        ("HISTGEN_LOG_LEVEL", "s3cret", "HISTGEN_LOG_LEVEL wants 'debug'"),
+        ("HISTGEN_BUS", "redis://h", 'HISTGEN_BUS must be "embedded:'),
+        ("HISTGEN_STORE", "/a/folder", 'HISTGEN_STORE must be "file:/folder"'),
+        ("HISTGEN_INFERENCE", "triton://h", 'HISTGEN_INFERENCE must be "onnx", "triton://host:port" or'),
+        ("HISTGEN_STORE_ENDPOINT", "minio:9000", 'HISTGEN_STORE_ENDPOINT must be "http://'),
+        ("HISTGEN_PORT", "77777", "HISTGEN_PORT must be less than or equal to 65535"),
+        ("HISTGEN_DEADLINE_S", "s3cret", "HISTGEN_DEADLINE_S must be a valid number"),
+        ("HISTGEN_KAFKA", "{s3cret", "HISTGEN_KAFKA must be JSON"),
+        ("HISTGEN_LOG_LEVEL", "s3cret", "HISTGEN_LOG_LEVEL must be 'debug'"),
     ],
 )
-def test_a_wrong_value_is_answered_by_its_name_and_what_it_wants(monkeypatch, name, value, wish):
+def test_a_complaint_names_the_variable_and_what_it_must_be(monkeypatch, name, value, wish):
     monkeypatch.setenv(name, value)
 
     assert wish in complaint()
     assert "s3cret" not in complaint()
 
 
-def test_all_that_is_wrong_is_said_at_once(monkeypatch):
+def test_all_complaints_come_at_once(monkeypatch):
     monkeypatch.delenv("HISTGEN_BUS")
     monkeypatch.setenv("HISTGEN_MAX_ATTEMPTS", "0")
-    told = complaint()
+    message = complaint()
 
-    assert "HISTGEN_BUS is missing" in told
-    assert "HISTGEN_MAX_ATTEMPTS wants greater than or equal to 1" in told
+    assert "HISTGEN_BUS is missing" in message
+    assert "HISTGEN_MAX_ATTEMPTS must be greater than or equal to 1" in message
 
 
 def test_secrets_show_nowhere(monkeypatch):
@@ -141,7 +141,7 @@ def test_secrets_show_nowhere(monkeypatch):
     assert dict(bus_settings(settings).kafka)["sasl_plain_password"] == "s3cret"
 
 
-def test_a_password_of_kafka_may_lie_in_a_file(monkeypatch, tmp_path):
+def test_kafkas_password_may_be_in_a_file(monkeypatch, tmp_path):
     file = tmp_path / "kafka.json"
     file.touch(0o600)
     file.write_text('{"bootstrap_servers": "127.0.0.1:9", "sasl_plain_password": "s3cret"}')
@@ -157,7 +157,7 @@ def test_a_password_of_kafka_may_lie_in_a_file(monkeypatch, tmp_path):
     assert settings.shown()["kafka_file"] == str(file)
 
 
-def test_an_empty_variable_means_not_stated(monkeypatch):
+def test_an_empty_variable_means_not_set(monkeypatch):
     for name in ("THREADS", "STORE_ENDPOINT", "STORE_REGION", "RUN_DIR", "SCRATCH"):
         monkeypatch.setenv(f"HISTGEN_{name}", "")
     settings = ServiceSettings.load()
@@ -174,16 +174,16 @@ def test_workers_take_slides_from_the_same_places_as_the_gateway(monkeypatch, cl
 
 
 @pytest.mark.parametrize(("roots", "warnings"), [("", 1), ("/scans", 0)])
-def test_a_service_without_roots_says_at_its_start_that_it_takes_no_slide(monkeypatch, roots, warnings):
-    said: list[str] = []
-    monkeypatch.setattr("services.wiring._log", SimpleNamespace(warning=said.append))
+def test_a_service_without_roots_warns_at_its_start_that_it_takes_no_slide(monkeypatch, roots, warnings):
+    logged: list[str] = []
+    monkeypatch.setattr("services.wiring._log", SimpleNamespace(warning=logged.append))
     monkeypatch.setenv("HISTGEN_ROOTS", roots)
     warn_without_roots(ServiceSettings.load())
 
-    assert len(said) == warnings
+    assert len(logged) == warnings
 
 
-def test_a_root_that_is_no_place_is_refused(monkeypatch):
+def test_a_root_that_is_not_a_place_is_refused(monkeypatch):
     monkeypatch.setenv("HISTGEN_ROOTS", "http://host/scans")
     with pytest.raises(FatalError) as caught:
         slide_roots(ServiceSettings.load())
@@ -196,7 +196,7 @@ def test_settings_travel_to_the_child_process():
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
-def test_settings_become_the_parts_of_a_worker(monkeypatch):
+def test_settings_reach_the_parts_of_a_worker(monkeypatch):
     monkeypatch.setenv("HISTGEN_STORE", "s3://lab/histgen")
     monkeypatch.setenv("HISTGEN_STORE_ENDPOINT", "http://minio:9000")
     settings = ServiceSettings.load(port=7003)
@@ -224,7 +224,7 @@ print([name for name in {heavy} if name in sys.modules])
     assert run.stdout.strip() == "[]"
 
 
-def test_without_a_stated_token_file_the_accounts_home_has_it(monkeypatch, tmp_path):
+def test_without_a_token_file_setting_the_accounts_home_holds_the_token(monkeypatch, tmp_path):
     monkeypatch.setenv("HISTGEN_HOME", str(tmp_path))
     monkeypatch.setenv("HISTGEN_TOKEN_FILE", "")
     assert token_file(ServiceSettings.load()) == tmp_path / "secrets" / "token"
@@ -246,7 +246,7 @@ def test_an_account_without_a_home_is_asked_for_a_token_file(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["open", "link", "file"])
-def test_a_folder_for_copies_that_someone_else_may_have_put_there_is_not_used(monkeypatch, tmp_path, kind):
+def test_a_folder_for_copies_that_may_be_someone_elses_is_not_used(monkeypatch, tmp_path, kind):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     found = tmp_path / f"histgen-scratch-{os.getuid()}"
     (tmp_path / "theirs").mkdir(mode=0o700)
@@ -258,15 +258,15 @@ def test_a_folder_for_copies_that_someone_else_may_have_put_there_is_not_used(mo
     assert caught.value.code == "scratch-unwritable"
 
 
-def test_the_folder_for_copies_is_made_for_this_account_alone(monkeypatch, tmp_path):
+def test_the_folder_for_copies_is_private_to_this_account(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     for _ in range(2):
         slide_files(ServiceSettings.load())._make_scratch()
-    (made,) = tmp_path.iterdir()
-    assert made.stat().st_mode & 0o777 == 0o700
+    (folder,) = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_quotas_reach_the_worker_and_whoever_opens_slides(monkeypatch):
+def test_limits_reach_the_worker_and_the_access_to_slides(monkeypatch):
     for name, value in (
         ("MEMORY_BYTES", 1 << 30),
         ("SLIDE_BYTES", 1 << 21),
@@ -280,7 +280,7 @@ def test_quotas_reach_the_worker_and_whoever_opens_slides(monkeypatch):
     assert slide_files(settings).most_bytes == 1 << 21
 
 
-def test_a_job_has_a_limit_of_memory_that_fits_the_machine_if_none_is_stated():
+def test_a_jobs_default_memory_limit_fits_the_machine():
     spec = worker_spec(service_named("reporter"), ReporterSettings.load())
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < spec.memory_bytes <= min(8 << 30, 0.75 * machine)

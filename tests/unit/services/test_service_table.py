@@ -34,7 +34,7 @@ def test_every_row_has_a_folder_and_every_folder_a_row():
 
 
 @pytest.mark.parametrize("row", SERVICES, ids=NAMES)
-def test_what_a_row_refers_to_is_there(row):
+def test_a_rows_references_lead_somewhere(row):
     assert issubclass(row.settings_class(), ServiceSettings)
     assert isinstance(row.known_codes(), Codes)
     module, name = row.factory.split(":")
@@ -43,9 +43,9 @@ def test_what_a_row_refers_to_is_there(row):
 
 
 def test_every_worker_takes_what_an_earlier_service_gives():
-    given = [row.gives for row in SERVICES]
+    gives = [row.gives for row in SERVICES]
     for place, row in enumerate(SERVICES):
-        assert row.takes in given[:place] or row.kind == "web"
+        assert row.takes in gives[:place] or row.kind == "web"
 
 
 def test_slides_come_in_at_one_service():
@@ -56,7 +56,7 @@ def test_only_the_service_that_publishes_drafts_measures_their_age():
     assert [row.name for row in SERVICES if row.drafts] == ["reporter"]
 
 
-def test_there_is_no_row_of_another_name():
+def test_an_unknown_service_has_no_row():
     with pytest.raises(LookupError):
         service_named("toy")
 
@@ -70,7 +70,7 @@ def test_no_service_imports_another(row):
             assert not any(module == other or module.startswith(f"{other}.") for other in others), path
 
 
-def test_of_scaled_services_the_local_stack_starts_as_many_as_it_is_told(tmp_path):
+def test_the_local_stack_starts_as_many_scaled_services_as_it_is_told(tmp_path):
     settings = StackSettings(home=tmp_path, model=tmp_path, tilers=3)
 
     assert service_names(settings) == ["gateway", "reporter", "tiler", "tiler-2", "tiler-3"]

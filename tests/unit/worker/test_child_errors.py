@@ -16,7 +16,7 @@ def refused(number: int) -> OSError:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_that_nobody_had_foreseen_is_waited_out(number):
+def test_a_full_disk_is_waited_out(number):
     error = _failed(refused(number)).error
 
     assert isinstance(error, TransientError)
@@ -24,20 +24,20 @@ def test_a_full_disk_that_nobody_had_foreseen_is_waited_out(number):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE])
-def test_a_refusal_for_lack_of_room_keeps_its_code_and_passes(number):
+def test_a_fatal_error_caused_by_a_lack_of_room_keeps_its_code_and_is_transient(number):
     try:
         try:
             raise refused(number)
         except OSError as error:
             raise FatalError("scratch-unwritable", "No.", hint="Look.") from error
     except FatalError as fatal:
-        told = _failed(fatal).error
+        sent = _failed(fatal).error
 
-    assert type(told) is TransientError
-    assert (told.code, told.message, told.hint) == ("scratch-unwritable", "No.", "Look.")
+    assert type(sent) is TransientError
+    assert (sent.code, sent.message, sent.hint) == ("scratch-unwritable", "No.", "Look.")
 
 
-def test_what_is_none_of_that_stays_what_it_is():
+def test_other_errors_keep_their_class():
     assert _failed(refused(errno.EACCES)).error is None
     assert type(_failed(FatalError("storage-denied", "No.")).error) is FatalError
     assert type(_failed(InvalidInputError("slide-empty", "No.")).error) is InvalidInputError

@@ -26,7 +26,7 @@ def test_other_events_and_other_workers_are_not_counted():
     assert Attempts(store, "v").begin("e", 3).number == 1
 
 
-def test_a_removal_that_failed_is_made_up_for_before_the_next_attempt():
+def test_a_failed_removal_is_repeated_before_the_next_attempt():
     store = MemoryStore()
     attempts = Attempts(store, "w")
     attempts.forget(attempts.begin("e", 3).keys)
@@ -48,7 +48,7 @@ def test_a_store_whose_lists_lag_behind_does_not_hold_us_up():
 
 
 @pytest.mark.parametrize("answer", ["none", "there is one"])
-def test_a_put_whose_answer_was_lost_is_no_attempt(answer: str):
+def test_a_put_whose_answer_was_lost_does_not_count(answer: str):
     """A slow store does what it is asked to, and tells nobody: its outage must not use attempts up."""
     store = MemoryStore()
     others = Attempts(store, "w").begin("e", 3)

@@ -65,11 +65,11 @@ def test_the_child_sends_errors_that_any_process_can_read(raised: BaseException,
 
 
 @pytest.mark.parametrize("result", ["text", Outcome(["no event"]), Outcome([], {"a": "b"}), object()])
-def test_an_outcome_that_is_none_is_a_failure(result: Any):
+def test_an_unusable_outcome_is_a_failure(result: Any):
     assert isinstance(child._answer(_Handler(result), Handle(EVENT, 1), _Pipe()), Failed)
 
 
-def test_what_find_does_not_find_is_none():
+def test_find_answers_none_if_it_finds_nothing():
     assert child._answer(_Handler(None), Find(EVENT), _Pipe()) == Answer(None)
     outcome = Outcome([drafted(EVENT)], {"stage:read": 1})
     assert child._answer(_Handler(outcome), Find(EVENT), _Pipe()).outcome.measures == {"stage:read": 1.0}
@@ -88,7 +88,7 @@ def test_a_readiness_check_never_fails(result: Any, missing: tuple[str, ...]):
     assert child._answer(_Handler(result), Check(), _Pipe()) == Checked(missing)
 
 
-def test_progress_is_passed_on_at_a_new_stage_and_seldom_within_one():
+def test_progress_is_sent_at_each_new_stage_and_rarely_within_one():
     pipe = _Pipe()
     tell = child._ProgressSender(pipe)
     with bound(stage=""):

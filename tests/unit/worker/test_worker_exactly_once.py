@@ -85,9 +85,9 @@ def each_step(
     """Yield a new world for each step until a course has no such step any more."""
     for after in (False, True):
         for at in range(100):
-            made = world()
-            steps = Steps(at, after, lambda made=made: then(made))
-            yield made, stepped(made.kit(), steps), steps
+            fresh = world()
+            steps = Steps(at, after, lambda fresh=fresh: then(fresh))
+            yield fresh, stepped(fresh.kit(), steps), steps
             if not steps.reached:
                 break
 
@@ -98,8 +98,8 @@ def check_one_end(world: World, how: str | None = None) -> None:
     if how:
         assert draft == (how in GOOD)
     announced = {event.id for event in world.bus.published}
-    told = {reason.letter.data.event_id for reason in world.bus.rejected}
-    assert announced == {drafted(EVENT).id} if draft else told == {EVENT.id}
+    rejected = {reason.letter.data.event_id for reason in world.bus.rejected}
+    assert announced == {drafted(EVENT).id} if draft else rejected == {EVENT.id}
     assert world.bus.ended[-1] in {"done", "reject"}
 
 
@@ -155,13 +155,13 @@ def test_a_server_away_at_any_step_changes_no_end(how: str):
         assert world.store.under("attempts/") == kept
 
 
-def test_killed_at_any_step_of_what_no_event_can_tell_of():
+def test_killed_at_any_step_with_an_outcome_too_large_for_an_event():
     """Its objects are there, and it ends in a letter all the same: nobody could ever tell of them."""
 
     def big() -> World:
-        made = _world("good")
-        made.bus.fail("publish", *[InvalidInputError("event-too-large", "It is too large.")] * 99)
-        return made
+        fresh = _world("good")
+        fresh.bus.fail("publish", *[InvalidInputError("event-too-large", "It is too large.")] * 99)
+        return fresh
 
     for world, kit, _ in each_step(big, _kill):
         with suppress(KilledError):
@@ -175,7 +175,7 @@ def test_killed_at_any_step_of_what_no_event_can_tell_of():
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_killed_at_any_step_and_set_aside_at_each_that_may_pass(how: str):
+def test_killed_at_any_step_and_set_aside_at_each_passing_failure(how: str):
     """What was set aside comes again, to this worker or, when it was killed, to another."""
     for world, first, _ in each_step(lambda: _world(how), _kill):
         world.bus.room, kit = 999, first

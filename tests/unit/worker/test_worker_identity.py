@@ -32,7 +32,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_what_differs_in_anything_is_another_event(world: World, other: Event):
+def test_events_that_differ_in_anything_are_different_events(world: World, other: Event):
     first, kit = foreign(), world.kit()
     world.runner.results = [BAD, None]
     work(kit, first)
@@ -43,18 +43,20 @@ def test_what_differs_in_anything_is_another_event(world: World, other: Event):
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_two_that_are_given_up_have_a_letter_each(world: World, other: Event):
+def test_two_events_that_are_given_up_have_a_letter_each(world: World, other: Event):
     first, kit = foreign(), world.kit()
     world.runner.results = [BAD, BAD]
     for event in (first, other, first, other):
         work(kit, event)
     assert given_up(world) == {(event.source, event.id, event.key) for event in (first, other)}
-    told = [(reason.letter.data.event_source, reason.letter.data.event_id) for reason in world.bus.rejected]
-    assert told == [(event.source, event.id) for event in (first, other)] * 2
+    announced = [
+        (reason.letter.data.event_source, reason.letter.data.event_id) for reason in world.bus.rejected
+    ]
+    assert announced == [(event.source, event.id) for event in (first, other)] * 2
     assert len({reason.letter.id for reason in world.bus.rejected}) == 2
 
 
-def test_what_follows_from_different_events_has_different_ids():
+def test_events_that_follow_from_different_events_have_different_ids():
     events = [foreign(), *OTHERS.values()]
     ready = BagReady("S1", "u", "c", "b", "s", "d", 1, 1)
     for one, two in combinations(events, 2):
@@ -62,14 +64,14 @@ def test_what_follows_from_different_events_has_different_ids():
         assert one.again(now=NOW).id != two.again(now=NOW).id
 
 
-def test_ids_that_we_made_ourselves_stay_the_names_of_their_events():
+def test_our_own_ids_remain_the_names_of_their_events():
     ours = scanned()
     assert ours.name == ours.id
     assert foreign(ce_id=ours.id).name != ours.id
     assert replace(ours, id="17").name != "17"
 
 
-def test_two_events_in_our_own_name_with_one_id_end_each_for_itself(world: World):
+def test_two_events_of_one_id_under_our_own_source_end_separately(world: World):
     """Someone who publishes as us may do so by mistake; neither swallows the other's end."""
     first = scanned("S1")
     second, kit = replace(scanned("S2"), id=first.id), world.kit()
@@ -101,7 +103,7 @@ def test_the_letter_of_an_earlier_version_is_found_by_its_own_event_alone(world:
     assert world.store.under(PREFIX) == [key]
 
 
-def test_a_finished_object_wins_over_the_letter_of_an_earlier_version_too(world: World):
+def test_a_finished_object_outweighs_the_letter_of_an_earlier_version_too(world: World):
     event = foreign()
     old_letter(world, event)
     world.runner.written = {event.key}
@@ -110,7 +112,7 @@ def test_a_finished_object_wins_over_the_letter_of_an_earlier_version_too(world:
     assert world.store.under(PREFIX) == []
 
 
-def test_a_letter_that_cannot_be_read_is_no_events_letter(world: World):
+def test_an_unreadable_letter_belongs_to_no_event(world: World):
     event = foreign()
     world.store.put(f"{PREFIX}{event.name}.json", b"{")
     world.store.put(f"{PREFIX}{event.id}.json", canonical_json({"schema": 9}))
@@ -118,7 +120,7 @@ def test_a_letter_that_cannot_be_read_is_no_events_letter(world: World):
     assert world.bus.ended == ["done"]
 
 
-def test_a_letter_is_replayed_by_its_name_or_by_an_id_that_means_one(world: World):
+def test_a_letter_is_replayed_by_its_name_or_by_an_unambiguous_id(world: World):
     first, other = foreign(), OTHERS["source"]
     world.runner.results = [BAD, BAD, BAD]
     for event in (first, other, foreign(ce_id="18")):

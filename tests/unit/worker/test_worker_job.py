@@ -56,7 +56,7 @@ def test_a_fresh_event_costs_one_put_before_the_job_and_one_delete_after(world: 
     assert world.store.calls == {"put": 1, "delete": 1}
 
 
-def test_what_is_there_already_is_announced_and_committed_and_not_done_again(world: World):
+def test_finished_objects_are_announced_and_committed_and_not_made_again(world: World):
     world.runner.written = {EVENT.key}
     work(world.kit())
     assert world.runner.handled == []
@@ -74,7 +74,7 @@ def test_duplicates_of_an_event_are_done_once(world: World):
     assert world.store.objects == {}
 
 
-def test_an_outage_of_a_hundred_tries_is_no_attempt_and_no_dead_letter(world: World):
+def test_an_outage_of_a_hundred_tries_costs_no_attempt_and_no_dead_letter(world: World):
     world.runner.results = [AWAY] * 100
     work(world.kit())
     assert world.runner.handled == [1] * 101
@@ -103,7 +103,7 @@ def test_a_finished_job_is_not_run_again_because_the_broker_is_away(world: World
     assert len(world.bus.published) == 1
 
 
-def test_an_invalid_input_is_given_up_at_once_in_writing_then_in_public(world: World):
+def test_an_invalid_input_is_given_up_at_once_first_in_writing_then_in_public(world: World):
     world.runner.results = [BAD]
     world.bus.fail("reject", BUS_AWAY)
     work(world.kit())
@@ -115,7 +115,7 @@ def test_an_invalid_input_is_given_up_at_once_in_writing_then_in_public(world: W
     assert world.runner.handled == [1]
 
 
-def test_a_given_up_event_that_comes_again_is_given_up_again_and_not_tried(world: World):
+def test_an_event_that_was_given_up_and_comes_again_is_given_up_untried(world: World):
     world.runner.results = [BAD]
     kit = world.kit()
     work(kit)
@@ -131,7 +131,7 @@ def test_a_given_up_event_that_comes_again_is_given_up_again_and_not_tried(world
 @pytest.mark.parametrize(
     ("failure", "code"), [(JobFailedError(CRASHED), "job-crashed"), (JobFailedError(LATE), "job-deadline")]
 )
-def test_a_job_that_fails_each_time_is_given_up_after_the_last_attempt(world: World, failure, code: str):
+def test_a_job_that_fails_every_time_is_given_up_after_the_last_attempt(world: World, failure, code: str):
     world.runner.results = [failure] * 9
     work(world.kit())
     letter = read_dead_letter(world.store, EVENT.id)
@@ -153,7 +153,7 @@ def test_attempts_count_across_restarts(world: World):
     assert world.runner.handled == []
 
 
-def test_what_the_last_attempt_finished_is_found_before_giving_up(world: World):
+def test_objects_that_the_last_attempt_finished_are_found_before_giving_up(world: World):
     for _ in range(3):
         world.kit().attempts.begin(EVENT.id, 3)
     world.runner.written = {EVENT.key}
@@ -177,7 +177,7 @@ def test_transient_tries_between_crashes_do_not_count(world: World):
     assert world.store.objects == {}
 
 
-def test_a_finished_object_wins_over_a_letter_that_another_member_wrote(world: World):
+def test_a_finished_object_outweighs_a_letter_that_another_member_wrote(world: World):
     """We lost the partition in mid-job; whoever has it gave the event up meanwhile."""
     kit = world.kit()
 
@@ -192,7 +192,7 @@ def test_a_finished_object_wins_over_a_letter_that_another_member_wrote(world: W
     assert len(world.bus.published) == 1
 
 
-def test_a_finished_object_wins_over_our_own_letter(world: World):
+def test_a_finished_object_outweighs_our_own_letter(world: World):
     """The object of a member that lost the partition comes up just as we give the event up."""
     kit = world.kit()
     world.runner.results = [BAD]
@@ -283,7 +283,7 @@ def test_a_stop_after_the_letter_keeps_the_attempt_that_points_to_it(world: Worl
     assert world.store.under("") == [FIRST, LETTER]
 
 
-def test_a_stop_between_letter_and_second_look_keeps_it_too(world: World):
+def test_a_stop_between_letter_and_second_look_keeps_the_attempt_too(world: World):
     def stop_and_fail() -> None:
         world.stop.request()
         raise STORE_AWAY
@@ -299,7 +299,7 @@ def test_a_stop_between_letter_and_second_look_keeps_it_too(world: World):
     assert world.store.under("") == [FIRST, LETTER]
 
 
-def test_a_letter_that_someone_removed_lets_the_event_be_tried_again(world: World):
+def test_an_event_whose_letter_was_removed_is_tried_again(world: World):
     world.runner.results = [BAD]
     kit = world.kit()
     work(kit)
@@ -309,7 +309,7 @@ def test_a_letter_that_someone_removed_lets_the_event_be_tried_again(world: Worl
     assert world.store.objects == {}
 
 
-def test_a_job_that_drafts_a_report_is_observed_from_the_scan_once(world: World):
+def test_the_age_of_a_draft_since_its_scan_is_observed_once(world: World):
     before = _drafts()
     kit = world.kit()
     kit.board.take(EVENT)

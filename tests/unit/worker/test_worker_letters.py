@@ -31,24 +31,24 @@ def test_a_letter_is_read_as_it_was_written(letter: DeadLetter):
 def test_the_same_reason_gives_the_same_bytes_and_the_same_announcement(letter: DeadLetter):
     again = DeadLetter.from_bytes(letter.to_bytes())
     assert again.to_bytes() == letter.to_bytes()
-    told = [one.announcement(source="/histgen/test", now=NOW) for one in (letter, again)]
-    assert told[0].id == told[1].id
-    assert told[0].data == told[1].data
+    announcements = [one.announcement(source="/histgen/test", now=NOW) for one in (letter, again)]
+    assert announcements[0].id == announcements[1].id
+    assert announcements[0].data == announcements[1].data
 
 
-def test_no_letter_is_none():
+def test_a_missing_letter_is_none():
     assert read_dead_letter(MemoryStore(), "e") is None
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{}", b'{"schema": 2}', b"\xff", b'{"schema": 1}'])
-def test_what_is_no_letter_is_told_as_such(data: bytes):
+def test_an_object_that_is_no_letter_is_reported_as_such(data: bytes):
     with pytest.raises(InvalidInputError) as caught:
         DeadLetter.from_bytes(data)
     assert caught.value.code == "dead-letter-unreadable"
 
 
 @pytest.mark.parametrize("event_id", ["../reports/a", "a/../../b", "x" * 2000, "a\nb"])
-def test_a_letter_under_an_id_that_no_key_can_have_is_no_letter(event_id):
+def test_an_id_that_no_key_can_contain_has_no_letter(event_id):
     """Its key is looked up by whoever tells of it."""
     value = json.loads(_letters()[0].to_bytes()) | {"event_id": event_id}
     with pytest.raises(InvalidInputError) as caught:

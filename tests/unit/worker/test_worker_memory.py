@@ -12,7 +12,7 @@ from histgen_lib.worker.memory import MemoryWatch, memory_of
 MIB = 1 << 20
 
 
-def test_memory_is_what_a_process_holds_and_not_what_it_maps_of_files(tmp_path: Path):
+def test_memory_is_what_a_process_holds_without_the_files_it_maps(tmp_path: Path):
     """A mapped slide costs nothing that the system could not take back; shared memory does."""
     path = tmp_path / "slide"
     path.write_bytes(bytes(64 * MIB))
@@ -34,7 +34,7 @@ def test_a_process_that_is_gone_holds_nothing_and_is_not_watched():
     assert not watch.over
 
 
-def test_a_containers_limit_is_a_limit(tmp_path: Path):
+def test_a_containers_memory_limit_is_respected(tmp_path: Path):
     """Of its own group or of one above; "max" is none, and neither is a file that is not there."""
     own, tree = tmp_path / "cgroup", tmp_path / "tree"
     (tree / "a" / "b").mkdir(parents=True)

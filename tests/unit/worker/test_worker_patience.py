@@ -39,10 +39,10 @@ def clock() -> Clock:
 def kit(world: World, clock: Clock) -> Worker:
     """With room for records aside, and waits that double from a second up."""
     world.bus.room = 10_000
-    made = world.kit()
-    made.board.clock = clock
-    made.retries.backoff = Backoff(2, 60)
-    return made
+    kit = world.kit()
+    kit.board.clock = clock
+    kit.retries.backoff = Backoff(2, 60)
+    return kit
 
 
 def at(slide_id: str, uri: str = "") -> Event:
@@ -76,7 +76,7 @@ def test_a_record_that_fails_is_set_aside_uncounted_and_not_ended(world: World, 
     assert kit.board.missing["job"] == "inference-unavailable"
 
 
-def test_its_waits_grow_from_try_to_try(world: World, kit: Worker, clock: Clock):
+def test_its_delays_grow_from_try_to_try(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY] * 6
     for _ in range(6):
         clock.now += 100
@@ -86,7 +86,7 @@ def test_its_waits_grow_from_try_to_try(world: World, kit: Worker, clock: Clock)
     assert all(most / 2 <= delay <= LAST * most for delay, most in zip(delays, limits, strict=True))
 
 
-def test_what_another_record_got_through_with_is_not_missing_any_more(world: World, kit: Worker):
+def test_a_server_with_which_another_record_got_through_is_not_missing(world: World, kit: Worker):
     world.runner.results = [AWAY]
     work(kit, at("S1"))
     work(kit, at("S2"), 1)
@@ -95,7 +95,7 @@ def test_what_another_record_got_through_with_is_not_missing_any_more(world: Wor
     assert aside(kit)["codes"] == {"inference-unavailable": 1}
 
 
-def test_what_fails_for_a_second_record_is_waited_for_with_that_in_hand(world: World, kit: Worker):
+def test_after_a_second_record_failed_alike_the_server_is_waited_for_in_hand(world: World, kit: Worker):
     """An outage of what all need: two records are tried, not all of them round and round."""
     kit.retries.backoff = Backoff(0, 0)
     world.runner.results = [AWAY] * TURN
@@ -109,9 +109,7 @@ def test_what_fails_for_a_second_record_is_waited_for_with_that_in_hand(world: W
     assert aside(kit)["count"] == 0
 
 
-def test_two_records_that_alone_fail_alike_hold_up_the_others_for_a_while_and_not_for_ever(
-    world: World, kit: Worker
-):
+def test_two_records_with_the_same_failure_hold_up_the_others_for_a_while_only(world: World, kit: Worker):
     """Two objects that the store cannot read look like a store that is away."""
     kit.retries.backoff = Backoff(0, 0)
     world.runner.results = [STORE_AWAY] * (TURN + 1)
@@ -121,7 +119,7 @@ def test_two_records_that_alone_fail_alike_hold_up_the_others_for_a_while_and_no
     assert world.bus.ended == ["done"]
 
 
-def test_while_all_wait_each_try_is_followed_by_a_wait_in_hand(world: World, kit: Worker):
+def test_while_all_records_wait_each_try_is_followed_by_a_pause(world: World, kit: Worker):
     """Whichever record it is: an outage is asked about as often as if there were one record."""
     kit.retries.backoff = Backoff(0, 0)
     pauses: list[str] = []
@@ -133,14 +131,14 @@ def test_while_all_wait_each_try_is_followed_by_a_wait_in_hand(world: World, kit
     assert len(pauses) == len(world.runner.handled) - 1
 
 
-def test_a_failure_after_another_record_got_through_is_a_records_own_again(world: World, kit: Worker):
+def test_after_another_record_got_through_a_failure_is_the_records_own_again(world: World, kit: Worker):
     world.runner.results = [AWAY, None, AWAY, None, AWAY]
     for offset in range(5):
         work(kit, at(f"S{offset}"), offset)
     assert [position for position, _ in world.bus.deferred] == [f"slide.scanned/0/{n}" for n in (0, 2, 4)]
 
 
-def test_where_no_more_may_be_set_aside_a_record_is_waited_for_in_hand(world: World, kit: Worker):
+def test_a_record_that_cannot_be_set_aside_waits_in_hand(world: World, kit: Worker):
     kit.retries.backoff = Backoff(0, 0)
     world.bus.room = 0
     world.runner.results = [BUCKET_AWAY] * 20
@@ -150,7 +148,7 @@ def test_where_no_more_may_be_set_aside_a_record_is_waited_for_in_hand(world: Wo
     assert aside(kit)["count"] == 0
 
 
-def test_slides_of_a_bucket_that_is_away_are_not_each_tried(world: World, kit: Worker, clock: Clock):
+def test_slides_of_a_bucket_that_is_away_are_not_all_tried(world: World, kit: Worker, clock: Clock):
     """To find out that a server does not answer takes long."""
     world.runner.results = [BUCKET_AWAY]
     for offset in range(20):
@@ -163,7 +161,7 @@ def test_slides_of_a_bucket_that_is_away_are_not_each_tried(world: World, kit: W
     assert "job" not in kit.board.missing
 
 
-def test_a_bucket_is_asked_again_ever_more_rarely_by_one_slide_at_a_time(
+def test_a_bucket_that_is_away_is_tried_ever_more_rarely_and_with_one_slide_at_a_time(
     world: World, kit: Worker, clock: Clock
 ):
     world.runner.results = [BUCKET_AWAY] * 99
@@ -174,9 +172,7 @@ def test_a_bucket_is_asked_again_ever_more_rarely_by_one_slide_at_a_time(
 
 
 @pytest.mark.parametrize(("took_s", "least_s"), [(0.0, 2), (40.0, 120), (4000.0, MOST_S)])
-def test_a_place_that_takes_long_to_say_no_is_asked_the_more_rarely(
-    kit: Worker, took_s: float, least_s: float
-):
+def test_a_place_that_is_slow_to_fail_is_tried_more_rarely(kit: Worker, took_s: float, least_s: float):
     """Else asking it would take up the worker's time. The first time it may be one slide's own trouble."""
     event = at("S1")
     delays = [kit.retries.delay_s(delivery(event, n), event, BUCKET_AWAY, took_s) for n in range(2)]
@@ -185,7 +181,7 @@ def test_a_place_that_takes_long_to_say_no_is_asked_the_more_rarely(
     assert kit.retries.delay_s(delivery(event, 2), event, AWAY, took_s) <= 2
 
 
-def test_one_slide_that_alone_cannot_be_had_holds_up_none_of_its_bucket(
+def test_a_single_slide_that_cannot_be_had_holds_up_no_other_of_its_bucket(
     world: World, kit: Worker, clock: Clock
 ):
     """It is tried for hours; those that come meanwhile are done within seconds."""
@@ -235,14 +231,14 @@ def test_a_slide_that_crashes_lets_others_pass_between_its_attempts(world: World
     assert aside(kit)["count"] == 0
 
 
-def test_crashes_of_several_slides_are_each_ones_own(world: World, kit: Worker):
+def test_crashes_of_several_slides_are_not_taken_for_an_outage(world: World, kit: Worker):
     world.runner.results = [JobFailedError(CRASHED)] * 5
     for offset in range(5):
         work(kit, at(f"S{offset}"), offset)
     assert len(world.bus.deferred) == 5
 
 
-def test_a_look_for_objects_that_fails_after_the_letter_is_made_up_for_when_the_record_comes_again(
+def test_a_search_for_objects_that_fails_after_the_letter_is_repeated_when_the_record_comes_again(
     world: World, kit: Worker, clock: Clock
 ):
     """The slide's share is away just then: that must not hold up others either."""
@@ -256,7 +252,7 @@ def test_a_look_for_objects_that_fails_after_the_letter_is_made_up_for_when_the_
     assert world.runner.handled == [1]
 
 
-def test_a_broker_that_is_away_while_a_record_is_set_aside_is_waited_for(world: World, kit: Worker):
+def test_a_broker_outage_while_a_record_is_set_aside_is_waited_out(world: World, kit: Worker):
     world.bus.fail("defer", BUS_AWAY, BUS_AWAY)
     world.runner.results = [STORE_AWAY]
     work(kit, at("S1"))
@@ -264,7 +260,7 @@ def test_a_broker_that_is_away_while_a_record_is_set_aside_is_waited_for(world: 
     assert aside(kit)["codes"] == {"storage-unavailable": 1}
 
 
-def test_what_is_overdue_when_no_record_comes_went_to_another_member(world: World, kit: Worker, clock: Clock):
+def test_a_record_overdue_while_none_comes_went_to_another_member(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY]
     work(kit, at("S1"))
     clock.now += 2
@@ -277,7 +273,7 @@ def test_what_is_overdue_when_no_record_comes_went_to_another_member(world: Worl
     assert aside(kit)["count"] == 0
 
 
-def test_a_record_that_was_lost_before_it_was_set_aside_is_the_other_members(world: World, kit: Worker):
+def test_a_record_that_was_lost_before_it_was_set_aside_is_not_shown(world: World, kit: Worker):
     world.bus.ours = False
     kit.pulse.beat()
     world.runner.results = [BUCKET_AWAY]
@@ -286,7 +282,7 @@ def test_a_record_that_was_lost_before_it_was_set_aside_is_the_other_members(wor
     assert aside(kit)["count"] == 0
 
 
-def test_one_record_aside_that_comes_says_nothing_of_others(world: World, kit: Worker, clock: Clock):
+def test_the_return_of_one_record_says_nothing_about_others(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY] * 9
     for offset in range(3):
         work(kit, at(f"S{offset}", f"file:///{offset}/a.svs"), offset)
@@ -295,15 +291,15 @@ def test_one_record_aside_that_comes_says_nothing_of_others(world: World, kit: W
     assert aside(kit)["count"] == 3
 
 
-def test_status_says_what_waits_why_and_for_how_long(world: World, kit: Worker, clock: Clock):
+def test_status_shows_what_waits_why_and_for_how_long(world: World, kit: Worker, clock: Clock):
     world.runner.results = [BUCKET_AWAY, BUCKET_AWAY]
     work(kit, at("S1"))
     clock.now += 100
     work(kit, at("S1"))
     clock.now += 0.5
-    told = aside(kit)
-    assert (told["count"], told["codes"]) == (1, {"slide-away": 1})
-    (first,) = told["first"]
+    shown = aside(kit)
+    assert (shown["count"], shown["codes"]) == (1, {"slide-away": 1})
+    (first,) = shown["first"]
     assert (first["slide_id"], first["code"], first["tries"]) == ("S1", "slide-away", 2)
     assert first["seconds"] == 100.5
     assert 0 <= first["due_s"] <= 30

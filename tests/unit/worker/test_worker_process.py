@@ -27,7 +27,7 @@ class Large:
         return ()
 
 
-def test_a_child_that_was_killed_is_dead_before_its_pipe_is_closed():
+def test_a_killed_child_is_known_to_be_dead_before_its_pipe_closes():
     process = JobProcess(Large, "tiler")
     process.start()
     try:

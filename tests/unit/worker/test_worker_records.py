@@ -13,14 +13,14 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 
 
-def test_a_record_that_is_no_event_is_refused_without_its_bytes(world: World):
+def test_a_record_that_is_no_event_is_refused_and_its_bytes_not_repeated(world: World):
     kit = world.kit()
     kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
     kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
     (key,) = world.store.under("dead-letter/")
     assert b"DOE" not in world.store.objects[key]
-    told = json.loads(world.store.objects[key])
-    assert (told["position"], told["size_bytes"], told["code"]) == (
+    stored = json.loads(world.store.objects[key])
+    assert (stored["position"], stored["size_bytes"], stored["code"]) == (
         "slide.scanned/0/7",
         8,
         "event-unreadable",
@@ -28,7 +28,7 @@ def test_a_record_that_is_no_event_is_refused_without_its_bytes(world: World):
     assert {reason.letter.id for reason in world.bus.rejected} == {world.bus.rejected[0].letter.id}
 
 
-def test_records_of_one_place_and_other_bytes_have_letters_of_their_own(world: World):
+def test_different_bytes_at_one_place_have_letters_of_their_own(world: World):
     """A broker that was made anew counts its records from 0 again."""
     kit = world.kit()
     kit.refuse(delivery(None, raw=b"one"))
@@ -45,7 +45,7 @@ def test_an_event_on_the_wrong_topic_is_given_up(world: World):
 TOO_LARGE = InvalidInputError("event-too-large", "It is too large.")
 
 
-def test_an_outcome_that_cannot_be_told_of_is_given_up_though_its_objects_are_there(world: World):
+def test_an_outcome_that_cannot_be_published_is_given_up_although_its_objects_exist(world: World):
     world.bus.fail("publish", *[TOO_LARGE] * 9)
     kit = world.kit()
     work(kit)
@@ -56,7 +56,7 @@ def test_an_outcome_that_cannot_be_told_of_is_given_up_though_its_objects_are_th
     assert world.store.under("attempts/") == [FIRST]
 
 
-def test_an_outcome_found_while_giving_up_that_cannot_be_told_of_is_given_up(world: World):
+def test_an_outcome_found_while_giving_up_that_cannot_be_published_is_given_up(world: World):
     world.bus.fail("publish", *[TOO_LARGE] * 9)
 
     def overtaken_and_bad() -> None:
@@ -70,7 +70,7 @@ def test_an_outcome_found_while_giving_up_that_cannot_be_told_of_is_given_up(wor
 
 
 @pytest.mark.parametrize("where", ["find", "handle", "publish", "get"])
-def test_an_exception_that_nobody_had_foreseen_ends_the_record_and_not_the_worker(world: World, where: str):
+def test_an_unexpected_exception_ends_the_record_and_not_the_worker(world: World, where: str):
     """Each time it is tried, whatever part of the worker it comes from."""
     wrong = [RuntimeError("DOE^JANE") for _ in range(9)]
     if where == "find":
@@ -106,7 +106,7 @@ def _refuse(_: str) -> bool:
     raise InvalidInputError("object-key", "The store does not take it.")
 
 
-def test_a_letter_that_is_taken_away_while_it_is_looked_for_is_none(world: World):
+def test_a_letter_that_is_removed_while_it_is_looked_for_is_none(world: World):
     """A person has it tried again in this moment."""
     world.runner.results = [BAD]
     kit = world.kit()
@@ -119,11 +119,11 @@ def test_a_letter_that_is_taken_away_while_it_is_looked_for_is_none(world: World
 
 
 @pytest.mark.parametrize("size", [1, 890_000])
-def test_what_tells_of_a_dead_letter_is_small_however_large_the_event(size: int):
+def test_the_announcement_of_a_dead_letter_is_small_however_large_its_event(size: int):
     slide_id, slides = "\u2028" * 66, tuple("s" * 100 for _ in range(size // 100))
     data = SlideScanned(slide_id, "file:///a", "c" * 64, 10, case_id="c" * 200, case_slides=slides)
     event = replace(Event.first(data, source="/" + "s" * 255, now=NOW, identity="x"), id="i" * 128)
     letter = DeadLetter.of_event(event, BAD, attempts=1, worker="w")
-    told = letter.announcement(source="/w", now=NOW)
-    assert len(told.body()) + sum(map(len, told.headers().values())) < 4096
+    announcement = letter.announcement(source="/w", now=NOW)
+    assert len(announcement.body()) + sum(map(len, announcement.headers().values())) < 4096
     assert DeadLetter.from_bytes(letter.to_bytes()) == letter

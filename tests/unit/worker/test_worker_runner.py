@@ -42,11 +42,11 @@ class ScriptedProcess:
         self.sent.append(request)
 
     def receive(self, timeout_s: float) -> Any:
-        told = self.script.popleft() if self.script else None
-        if isinstance(told, Exception):
+        step = self.script.popleft() if self.script else None
+        if isinstance(step, Exception):
             self.kill()
-            raise told
-        return told
+            raise step
+        return step
 
     def is_frozen(self, limit_s: float) -> bool:
         return self.stands_still and limit_s > 0
@@ -64,7 +64,7 @@ def _reason(caught: pytest.ExceptionInfo[JobFailedError]) -> str:
     return caught.value.reason.code
 
 
-def test_a_job_is_asked_for_and_its_progress_shown(world: World):
+def test_a_job_is_requested_and_its_progress_shown(world: World):
     kit = world.kit()
     kit.board.take(EVENT)
     process = ScriptedProcess(Started(), None, StageProgress("encode", 3, 9), Answer(Outcome()))
@@ -74,7 +74,7 @@ def test_a_job_is_asked_for_and_its_progress_shown(world: World):
     assert (kit.board.flight.stage, kit.board.flight.done) == ("encode", 3)
 
 
-def test_an_answer_that_comes_at_the_deadlines_edge_counts(world: World):
+def test_an_answer_at_the_last_moment_counts(world: World):
     """The time is over before the first look; what lies in the pipe by then is taken all the same."""
     process = ScriptedProcess(Started(), None, StageProgress("encode", 9, 9), Answer(Outcome()))
     assert _runner(world, process, deadline_s=0.0).handle(EVENT, 1) == Outcome()
@@ -109,7 +109,7 @@ def test_a_child_that_died_before_the_job_is_replaced_and_the_job_done(world: Wo
 @pytest.mark.parametrize(
     ("failed", "kind"), [(Failed(BAD), InvalidInputError), (Failed(None, "KeyError"), JobFailedError)]
 )
-def test_what_a_job_raised_is_raised_here(world: World, failed: Failed, kind: type[Exception]):
+def test_the_error_of_a_job_is_raised_again(world: World, failed: Failed, kind: type[Exception]):
     with pytest.raises(kind):
         _runner(world, ScriptedProcess(Started(), None, failed)).handle(EVENT, 1)
 
@@ -140,7 +140,7 @@ def test_a_readiness_check_that_hangs_is_no_jobs_fault(world: World, monkeypatch
     assert process.starts == 2
 
 
-def test_a_child_that_keeps_dying_at_its_start_is_for_a_person_to_mend(world: World):
+def test_a_child_that_keeps_dying_at_its_start_is_a_fatal_error(world: World):
     process = ScriptedProcess(DEATH, DEATH, DEATH)
     runner = _runner(world, process, max_attempts=3)
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_a_child_that_hangs_at_its_start_is_started_again(world: World):
         (Failed(None, "KeyError"), FatalError, "job-setup"),
     ],
 )
-def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
+def test_an_error_at_the_start_is_never_a_slides_fault(
     world: World, failed: Failed, kind: type[HistgenError], code: str
 ):
     with pytest.raises(kind) as caught:
@@ -177,7 +177,7 @@ def test_what_is_wrong_at_the_start_is_never_a_slides_fault(
     assert caught.value.code == code
 
 
-def test_a_job_that_calls_the_installation_broken_is_set_up_anew_and_counts_if_that_works(world: World):
+def test_a_fatal_error_of_a_job_counts_as_a_crash_if_its_handler_can_be_made_anew(world: World):
     process = ScriptedProcess(Started(), None, Failed(FatalError("storage-denied", "m")))
     process.next_scripts = [[Started(), None, Answer(Outcome())]]
     runner = _runner(world, process)
@@ -200,7 +200,7 @@ def test_an_installation_that_is_broken_ends_the_worker(world: World):
     assert caught.value.code == "model-missing"
 
 
-def test_what_the_child_holds_is_a_metric(world: World):
+def test_the_childs_memory_is_a_metric(world: World):
     process = ScriptedProcess()
     _runner(world, process)
     labels = {"worker": "w"}
@@ -209,7 +209,7 @@ def test_what_the_child_holds_is_a_metric(world: World):
     assert metrics.REGISTRY.get_sample_value("histgen_job_memory_bytes", labels) > 1 << 20
 
 
-def test_a_child_that_was_stopped_is_replaced_and_neither_job_nor_slide_is_blamed(world: World):
+def test_a_stopped_child_is_replaced_and_neither_job_nor_slide_is_blamed(world: World):
     process = ScriptedProcess(Started(), None)
     process.stands_still = True
     with pytest.raises(TransientError) as caught:
