@@ -17,8 +17,8 @@ import pytest
 import torch
 from bag_inputs import COORDS, FEATURES, a_bag, refusal, write_h5
 
-from histgen_lib.bags import _damage as damage
 from histgen_lib.bags import read_bag, write_bag
+from histgen_lib.bags.bag import as_float16
 
 FACTS = {"patch_size": 256, "patch_size_level0": 512, "level0_width": 2048, "level0_height": 1536}
 
@@ -31,7 +31,7 @@ def a_parquet_bag(path):
 
 @pytest.mark.parametrize("kind", ["plain", "batch", "pt", "sparse"])
 def test_features_are_taken_over_in_blocks(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(damage, "_BLOCK_VALUES", 5 * FEATURES.shape[1])
+    monkeypatch.setattr("histgen_lib.bags.bag._BLOCK_VALUES", 5 * FEATURES.shape[1])
     if kind in ("pt", "sparse"):
         path = tmp_path / "a.pt"
         tensor = torch.from_numpy(FEATURES)
@@ -42,19 +42,19 @@ def test_features_are_taken_over_in_blocks(tmp_path, monkeypatch, kind):
 
 
 def test_no_block_is_larger_than_it_may_be(monkeypatch):
-    monkeypatch.setattr(damage, "_BLOCK_VALUES", 5 * FEATURES.shape[1])
+    monkeypatch.setattr("histgen_lib.bags.bag._BLOCK_VALUES", 5 * FEATURES.shape[1])
     asked: list[int] = []
 
     def part(rows: slice):
         asked.append(len(FEATURES[rows]))
         return FEATURES[rows]
 
-    damage.halves("a.h5", FEATURES.shape, part)
+    as_float16("a.h5", FEATURES.shape, part)
     assert asked == [5, 5, 2]
 
 
 def test_the_last_block_is_judged_like_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(damage, "_BLOCK_VALUES", 5 * FEATURES.shape[1])
+    monkeypatch.setattr("histgen_lib.bags.bag._BLOCK_VALUES", 5 * FEATURES.shape[1])
     features = FEATURES.copy()
     features[-1, -1] = 1e6
     assert "1e+06" in refusal(write_h5(tmp_path / "a.h5", features)).message
@@ -80,7 +80,7 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path):
         shape = (300_000, 1024)
         file.create_dataset("features", shape, "f4", chunks=shape, compression="gzip")
     error = refusal(tmp_path / "a.h5")
-    assert (error.code, "pieces" in error.message) == ("bag-unreadable", True)
+    assert (error.code, "chunks" in error.message) == ("bag-unreadable", True)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_small_tensor_that_is_spread_over_terabytes_is_refused(tmp_path):
 
 
 def test_a_small_parquet_file_of_very_many_features_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("histgen_lib.bags._damage._MOST_VALUES", 100)
+    monkeypatch.setattr("histgen_lib.bags.bag._MOST_VALUES", 100)
     write_bag(a_bag(), tmp_path / "a.parquet")
     assert refusal(tmp_path / "a.parquet").code == "bag-too-large"
 
