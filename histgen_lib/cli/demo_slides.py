@@ -43,13 +43,13 @@ def draw(world: Path, count: int, seed: int) -> list[Dropped]:
 
 def given(slides: Sequence[str]) -> list[Dropped]:
     """Find the slides behind paths and globs; of several that are one to the gateway, the first."""
-    from histgen_lib.client.submitting import slide_id_of
-    from histgen_lib.slides.parts import SLIDE_SUFFIXES
+    from histgen_lib.names import slide_id_of
+    from histgen_lib.slides.formats import is_slide_name
 
-    found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
+    found = [path for path in expand(slides) if path.is_dir() or is_slide_name(path.name)]
     named: dict[str, Dropped] = {}
     for path in found:
-        slide_id = slide_id_of(str(path))
+        slide_id = slide_id_of(path)
         twin = named.get(slide_id) or next(
             (one for one in named.values() if _same_bytes(one.path, path)), None
         )

@@ -15,7 +15,6 @@ from histgen_lib.client.connection import Connection, not_running
 from histgen_lib.client.following import Follower, Picture
 from histgen_lib.client.sight import StoreSight
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.names import safe_name
 from histgen_lib.slides.source import missing_slide
 
 _LOOK_S = 0.3
@@ -28,12 +27,6 @@ class Receipt:
     slide_id: str
     event_id: str
     status: str
-
-
-def slide_id_of(slide: str) -> str:
-    """Return the id that the gateway gives to a path or URI."""
-    path = Path(slide)
-    return safe_name(path.name if path.is_dir() else path.stem)
 
 
 def submit(

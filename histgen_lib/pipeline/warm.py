@@ -22,8 +22,9 @@ def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
 
     A server that is away is left for later. Raises the server's FatalErrors.
     """
-    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: F401 - OpenSlide
+    from histgen_lib.slides.readers import readers
 
+    readers()  # loads OpenSlide
     _ = model.folder.digest, model.folder.tokenizer
     _ = unpack_bag(pack_bag(_bag(model.folder.histgen.input_dim)), "a bag")
     pixels = np.zeros((8, 8, 4), np.uint8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.slides.resample import resize
+from histgen_lib.slides.reading import resize
 
 THUMBNAIL_PX = 1400
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly

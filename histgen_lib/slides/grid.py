@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.quotas import require_squares, require_tiles
+from histgen_lib.slides.limits import require_squares, require_tiles
 from histgen_lib.slides.settings import TileGrid, TilingSettings
 from histgen_lib.slides.slide import Slide
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, each_name_once
 from histgen_lib.opening import check_ordinary, open_ordinary
+from histgen_lib.slides.metadata import MAGNIFICATION, SECOND_MPP
+from histgen_lib.slides.source import Bounds
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 
@@ -30,9 +31,6 @@ _NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 MOST_CONTRADICTION = 0.2
 """Most relative difference of a stated scale from the file's own that goes without a word."""
 
-SECOND_MPP = "histgen.second-mpp"
-"""The property under which a reader keeps a scale that the file states besides the one that is believed."""
-MAGNIFICATION = "aperio.AppMag"
 _MPP_AT_1X = 10.0
 _MOST_BESIDE_MAGNIFICATION = 1.5
 """A 40× scan has about 0.25 µm/px, give or take what makers call 40×; twice as much is another scan."""
@@ -45,7 +43,7 @@ def decide_mpp(
     in_file: tuple[str | None, str | None],
     scanner_names: tuple[str, ...],
     scanner_mpp: Mapping[str, float],
-    within: Roots | None = None,
+    within: Bounds | None = None,
 ) -> tuple[float, MppSource]:
     """Return the level-0 scale in µm/px and where it was taken from.
 
@@ -120,7 +118,7 @@ def _not_square(in_file: tuple[str | None, str | None]) -> bool:
     return plausible and believable(in_file) is None
 
 
-def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
+def read_sidecar(path: Path, within: Bounds | None = None) -> float | None:
     """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
 
     `within`: where it has to lie, links followed; None: anywhere. Raises
@@ -136,7 +134,7 @@ def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
     return None
 
 
-def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
+def _bytes_of(sidecar: Path, within: Bounds | None) -> bytes | None:
     """Read a sidecar; None where there is none, or a folder, or where nobody lets us look."""
     try:
         if within is not None and sidecar.is_symlink():

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.reading import Reads
-from histgen_lib.slides.resample import resize
+from histgen_lib.slides.readers import Reader
+from histgen_lib.slides.reading import resize
 from histgen_lib.slides.settings import Level
 
 MOST_LEVELS = 32
@@ -68,14 +68,14 @@ class Believed(NamedTuple):
     wrong: tuple[int, ...]
 
 
-def believed_levels(pixels: Reads, levels: Sequence[Level]) -> Believed:
+def believed_levels(reader: Reader, levels: Sequence[Level]) -> Believed:
     """Compare the levels (finest first) with what is finer. A level that cannot be read is wrong."""
     kept, wrong = [0], list(range(MOST_LEVELS, len(levels)))
-    places = _Places(pixels, levels)
+    places = _Places(reader, levels)
     for number in range(1, min(len(levels), MOST_LEVELS)):
         if min(levels[number].size) < LEAST_SIDE_PX:
             continue
-        found = _same(pixels, levels, number, kept[-1], places)
+        found = _same(reader, levels, number, kept[-1], places)
         if found is not None:
             (kept if found else wrong).append(number)
     return Believed(tuple(kept), tuple(sorted(wrong)))
@@ -91,8 +91,8 @@ def is_reduction(full: tuple[int, int], small: tuple[int, int]) -> bool:
 class _Places:
     """Where to compare, as shares (x, y) of the slide's sides."""
 
-    def __init__(self, pixels: Reads, levels: Sequence[Level]) -> None:
-        self._pixels, self._levels = pixels, levels
+    def __init__(self, reader: Reader, levels: Sequence[Level]) -> None:
+        self._reader, self._levels = reader, levels
 
     def __iter__(self) -> Iterator[Place]:
         """Yield where small levels show texture, then where level 0 does, then a few places all over.
@@ -115,7 +115,7 @@ class _Places:
 
     def _textured(self, number: int) -> list[Place]:
         try:
-            picture = self._pixels.read(0, 0, number, *self._levels[number].size)
+            picture = self._reader.read(0, 0, number, *self._levels[number].size)
         except InvalidInputError:
             return []
         energy = cv2.resize(np.abs(_texture(picture)), (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
@@ -141,7 +141,7 @@ class _Places:
             for share, side in zip(place, self._levels[0].size, strict=True)
         )
         try:
-            patch = self._pixels.read(x, y, 0, _PATCH_PX, _PATCH_PX)
+            patch = self._reader.read(x, y, 0, _PATCH_PX, _PATCH_PX)
         except InvalidInputError:
             return False
         return bool(_texture(patch).std() >= _LEAST_TEXTURE)
@@ -155,14 +155,14 @@ def _block(place: Place) -> tuple[int, int]:
     return int(place[0] * _BLOCKS), int(place[1] * _BLOCKS)
 
 
-def _same(pixels: Reads, levels: Sequence[Level], number: int, finer: int, places: _Places) -> bool | None:
+def _same(reader: Reader, levels: Sequence[Level], number: int, finer: int, places: _Places) -> bool | None:
     """Whether a level shows what level `finer` shows; None where nothing can be told."""
     if not is_reduction(levels[0].size, levels[number].size):
         return False
     alike = unlike = 0
     even: list[NDArray[np.float64]] = []
     for place in places:
-        pair = _pair(pixels, levels, number, finer, place)
+        pair = _pair(reader, levels, number, finer, place)
         verdict = pair if pair is None or pair is False else _alike(*pair)
         if verdict is None and pair:
             even.append(pair[0].mean((0, 1)))
@@ -175,7 +175,7 @@ def _same(pixels: Reads, levels: Sequence[Level], number: int, finer: int, place
 
 
 def _pair(
-    pixels: Reads, levels: Sequence[Level], number: int, finer: int, place: Place
+    reader: Reader, levels: Sequence[Level], number: int, finer: int, place: Place
 ) -> tuple[Picture, Picture] | Literal[False] | None:
     """Read what level `finer` shows at a place, reduced, and what the level shows there with a margin around.
 
@@ -192,14 +192,14 @@ def _pair(
     reference = (round(left * by), round(top * by), finer, span, span)
     there = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by), number, wide, wide)
     try:
-        fine = pixels.read(*reference)
+        fine = reader.read(*reference)
     except InvalidInputError:
         return None
     try:
-        coarse = pixels.read(*there)
+        coarse = reader.read(*there)
     except InvalidInputError:
         return False
-    whole = pixels.is_whole(*reference) and pixels.is_whole(*there)
+    whole = reader.is_whole(*reference) and reader.is_whole(*there)
     return (resize(fine, side, side), coarse) if whole else None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from histgen_lib.slides.quotas import DEFAULT_TILES
+from histgen_lib.slides.limits import DEFAULT_TILES
 from services.settings import EmptyIsNone, ServiceSettings
 
 MOST = 16

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from histgen_lib.access.file_checks import changed, present_files, unchanged
+from histgen_lib.access.file_checks import changed, fingerprint_of, present_files, unchanged
 from histgen_lib.access.slide_files import SlideFile, SlideFiles
 from histgen_lib.bags import Bag, pack_bag
 from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
@@ -28,8 +28,7 @@ from histgen_lib.pipeline.provenance import SOFTWARE
 from histgen_lib.pipeline.scan.scan import scan_to_bag
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.fingerprint import fingerprint_of
-from histgen_lib.slides.quotas import DEFAULT_TILES
+from histgen_lib.slides.limits import DEFAULT_TILES
 from histgen_lib.storage import ObjectStore
 
 

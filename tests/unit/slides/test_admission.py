@@ -13,9 +13,8 @@ from tiff_pyramid import halved
 from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
-from histgen_lib.slides import open_slide, quotas
-from histgen_lib.slides.admission import admit
-from histgen_lib.slides.source import content_id_of
+from histgen_lib.slides import limits, open_slide
+from histgen_lib.slides.source import admit, content_id_of
 
 VMS = (
     "[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=i.jpg\nMapFile={}\n"
@@ -39,7 +38,7 @@ def code_of(path: Path, within: Roots | None = None) -> str:
 
 def test_a_pipe_is_no_slide_and_no_one_waits_for_it(scans):
     os.mkfifo(scans / "a.svs")
-    with pytest.raises(InvalidInputError, match="no ordinary file") as caught:
+    with pytest.raises(InvalidInputError, match="not a regular file") as caught:
         open_slide(scans / "a.svs")
     assert caught.value.code == "slide-unreadable"
 
@@ -184,7 +183,7 @@ def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, 
 
 def test_a_slide_among_too_many_files_is_refused_before_they_are_opened(tmp_path, monkeypatch):
     """Of an index, and of a folder with DICOM files, all of which its reader opens."""
-    monkeypatch.setattr(quotas, "MOST_FILES", 5)
+    monkeypatch.setattr(limits, "MOST_FILES", 5)
     lines = "".join(f"ImageFile({number},0)=part{number}.jpg\n" for number in range(6))
     (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")
     (tmp_path / "d").mkdir()

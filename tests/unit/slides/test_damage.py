@@ -25,8 +25,8 @@ from tiff_pyramid import halved, write_pyramid
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides._damage import is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
 from histgen_lib.slides.quality import DAMAGE
+from histgen_lib.slides.readers._stored_tiles import is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
 
 MPP, TILE_PX = 1.0, 128
 TILING = TilingSettings(mpp=MPP, tile_px=TILE_PX // 2)

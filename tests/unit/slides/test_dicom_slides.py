@@ -89,4 +89,4 @@ def test_truncated_instances_are_refused(tmp_path, series, kept):
 
 def test_the_patient_is_forgotten_at_once(series):
     with open_slide(series) as slide:
-        assert "Doe" not in repr(vars(slide)) + repr(vars(slide._pixels)["properties"])
+        assert "Doe" not in repr(vars(slide)) + repr(vars(slide._reader)["properties"])

@@ -22,7 +22,7 @@ def both(path, **tiling):
 
 
 def fast_levels(slide):
-    return set(getattr(slide._pixels, "fast_levels", ()))
+    return set(getattr(slide._reader, "fast_levels", ()))
 
 
 @pytest.mark.parametrize("tile_px", [256, 240, 512])

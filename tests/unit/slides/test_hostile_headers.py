@@ -27,9 +27,15 @@ from PIL import Image
 from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides import _openslide, open_slide, source
-from histgen_lib.slides._damage import decode_jpeg, is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
+from histgen_lib.slides import open_slide, source
 from histgen_lib.slides.headers import check_headers
+from histgen_lib.slides.readers import _openslide
+from histgen_lib.slides.readers._stored_tiles import (
+    decode_jpeg,
+    is_whole_deflate,
+    is_whole_jpeg,
+    is_whole_jpeg_2000,
+)
 
 
 @pytest.mark.parametrize("name", HOSTILE_HEADERS)

@@ -11,8 +11,8 @@ from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import Level, TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides._openslide import OpenSlideImage
 from histgen_lib.slides.pyramid import believed_levels
+from histgen_lib.slides.readers._openslide import OpenSlideImage
 from histgen_lib.synth import generate
 
 SAID = "levels-left-out"
@@ -172,14 +172,14 @@ def test_synthetic_slides_keep_all_their_levels(tmp_path):
     for path in slides:
         with open_slide(path) as slide:
             assert slide.flags == ()
-            assert len(slide.levels) == len(slide._pixels.levels)
+            assert len(slide.levels) == len(slide._reader.levels)
 
 
 def test_real_slides_keep_all_their_levels(shared_dir):
     for name in ("CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs", "PIT_06_00633_01.tiff"):
         with open_slide(shared_dir / "slides" / name, mpp=0.5) as slide:
             assert slide.flags == ()
-            assert len(slide.levels) == len(slide._pixels.levels)
+            assert len(slide.levels) == len(slide._reader.levels)
 
 
 def test_thousands_of_pages_are_not_read_one_by_one(make_slide, picture, monkeypatch):
@@ -267,13 +267,13 @@ def test_the_cases_give_their_right_answers(shared_dir):
 def test_a_huge_slide_of_one_level_is_looked_over_in_pieces(make_slide, picture):
     """No read for the tissue mask or the thumbnail may be as large as the slide."""
     with open_slide(make_slide("a.tif", [np.tile(picture, (3, 3, 1))], mpp=0.25)) as slide:
-        sizes, read = [], slide._pixels.read
+        sizes, read = [], slide._reader.read
 
         def noting(x, y, level, width, height):
             sizes.append(width * height)
             return read(x, y, level, width, height)
 
-        slide._pixels.read = noting
+        slide._reader.read = noting
         assert slide.tissue_map.tissue.any()
         assert slide.thumbnail(512).any()
     assert max(sizes) <= 2048 * 2048 < slide.size[0] * slide.size[1] / 8

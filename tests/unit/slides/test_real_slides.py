@@ -52,6 +52,6 @@ def test_a_scale_that_is_a_lie_or_missing_is_refused(shared_dir, name, said):
 def test_the_label_of_a_real_slide_is_out_of_reach(shared_dir):
     """OpenSlide offers its label and macro; an open slide must hold neither them nor the file's comments."""
     with open_slide(shared_dir / "slides" / "CMU-1-Small-Region.svs") as slide:
-        kept = slide._pixels.properties
+        kept = slide._reader.properties
     scale = {"openslide.mpp-x", "openslide.mpp-y", "aperio.AppMag"}
     assert set(kept) == {"openslide.vendor", *scale, "aperio.ScanScope ID"}

@@ -13,7 +13,7 @@ from tiff_pyramid import write_pyramid
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides.ome import ome_scale
+from histgen_lib.slides.metadata import ome_scale
 
 PICTURE = stained(768, 768)
 CONTRADICTED, OBLONG, DOUBTFUL = "scale-contradicted", "pixels-not-square", "scale-doubtful"

@@ -39,7 +39,7 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.svs.json")
     (tmp_path / "b.json").symlink_to("/dev/zero")
     for name in ("a.svs", "b.svs"):
-        assert "no ordinary file" in refusal(tmp_path / name)
+        assert "not a regular file" in refusal(tmp_path / name)
 
 
 def test_one_outside_the_roots_is_neither_read_nor_passed_over(tmp_path):

@@ -13,7 +13,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
 from histgen_lib.names import safe_name
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.parts import named_parts
+from histgen_lib.slides.formats import named_parts
 from histgen_lib.slides.source import content_id, content_id_of, stored_in
 
 

@@ -19,11 +19,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._checked import CheckedImage
-from histgen_lib.slides._damage import decode_jpeg
-from histgen_lib.slides._openslide import read_failed
+from histgen_lib.slides.readers import Reader, Reference
+from histgen_lib.slides.readers._checked import CheckedImage
+from histgen_lib.slides.readers._openslide import read_failed
+from histgen_lib.slides.readers._stored_tiles import decode_jpeg
 from histgen_lib.slides.settings import Level
 
+_VENDORS = ("aperio", "generic-tiff")
+"""OpenSlide's names of formats whose levels are plain TIFF pages, one a level."""
 _JPEG, _RGB, _YCBCR = 7, 2, 6
 _JPEG_TABLES_TAG = 347
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -35,6 +38,13 @@ _MOST_TRIED = 32
 _MOST_PAGES = 64
 """Pages and levels that are looked at, of possibly thousands; OpenSlide reads the others."""
 _WHITE, _START = 255, b"\xff\xd8"
+
+
+def take(file: Path, reference: Reference) -> Reader | None:
+    """Take a TIFF-based slide that has levels of gapless JPEG tiles. Raises as the reference."""
+    slow = reference()
+    levels = tiled_levels(file, slow.levels) if slow.vendor in _VENDORS else {}
+    return JpegTiffImage(file, slow, levels) if levels else None
 
 
 @dataclass(frozen=True)

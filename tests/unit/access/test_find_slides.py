@@ -111,5 +111,5 @@ def test_names_that_are_no_text_or_obey_a_terminal_can_be_told(tmp_path: Path):
 def test_a_summary_counts_by_reason_and_names_a_few():
     left_out = [LeftOut(f"/x/{name}.txt", "other") for name in "abcd"] + [LeftOut("/x/pipe", "special")]
     assert summary(left_out) == (
-        "5 left out: 4 not called as slides are (a.txt, b.txt, c.txt, …), 1 no ordinary files (pipe)"
+        "5 left out: 4 not named like slides (a.txt, b.txt, c.txt, …), 1 not regular files (pipe)"
     )

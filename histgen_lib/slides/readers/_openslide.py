@@ -18,10 +18,9 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.mpp import MAGNIFICATION, SECOND_MPP, believable
-from histgen_lib.slides.ome import ome_scale
-from histgen_lib.slides.refusals import crashes_openslide, refusal, unsupported
-from histgen_lib.slides.scanner import SCANNER_PROPERTIES
+from histgen_lib.slides.metadata import MAGNIFICATION, SCANNER_PROPERTIES, SECOND_MPP, ome_scale
+from histgen_lib.slides.mpp import believable
+from histgen_lib.slides.readers.refusals import crashes_openslide, refusal, unsupported
 from histgen_lib.slides.settings import Level
 
 _CACHE_BYTES = 128 << 20

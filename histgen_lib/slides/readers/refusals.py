@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._jpeg_segments import FRAMES, segments
-from histgen_lib.slides._tiff_chain import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
-from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.formats import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.headers.jpeg import FRAMES, segments
+from histgen_lib.slides.headers.tiff import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
 
 _HEAD_BYTES = 4096
 _MOST_PAGES = 64

@@ -11,8 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.slides._damage import Check, is_whole_jpeg, is_whole_jpeg_2000
-from histgen_lib.slides._units import Units, in_rows
+from histgen_lib.slides.readers._stored_tiles import (
+    Check,
+    StoredTiles,
+    in_rows,
+    is_whole_jpeg,
+    is_whole_jpeg_2000,
+)
 from histgen_lib.slides.settings import Level
 
 _TRANSFER_SYNTAX, _IMAGE_TYPE = 0x00020010, 0x00080008
@@ -46,21 +51,21 @@ class _Element(NamedTuple):
     open: bool
 
 
-def dicom_units(parts: Sequence[Path], levels: Sequence[Level]) -> Mapping[int, Units]:
+def dicom_frames(parts: Sequence[Path], levels: Sequence[Level]) -> Mapping[int, StoredTiles]:
     """Find the frames of each level, by its number, in a series' files; of none that cannot be checked."""
-    found: dict[int, Units] = {}
+    found: dict[int, StoredTiles] = {}
     for part in parts:
         try:
-            size, units = _instance(part)
+            size, frames = _instance(part)
         except (OSError, ValueError, IndexError, KeyError, struct.error):
             continue
         for number, level in enumerate(levels):
             if level.size == size:
-                found[number] = units
+                found[number] = frames
     return found
 
 
-def _instance(path: Path) -> tuple[tuple[int, int], Units]:
+def _instance(path: Path) -> tuple[tuple[int, int], StoredTiles]:
     """Return size (width, height) and frames of one file. Raises ValueError or KeyError for all else."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         known = {element.tag: element for element in _elements(data, _START, len(data))}
@@ -71,7 +76,7 @@ def _instance(path: Path) -> tuple[tuple[int, int], Units]:
         size = _number(data, known[_MATRIX_COLUMNS]), _number(data, known[_MATRIX_ROWS])
         spans = _frames(data, known, int(_text(data, known[_FRAMES])))
         check = _CHECKS[syntax]
-        units = Units(
+        frames = StoredTiles(
             path=path,
             tile_size=tile,
             step=tile,
@@ -81,7 +86,7 @@ def _instance(path: Path) -> tuple[tuple[int, int], Units]:
             is_whole=lambda frame: check(_joined(frame)),
             sure=check is is_whole_jpeg,
         )
-    return size, units
+    return size, frames
 
 
 def _cells(

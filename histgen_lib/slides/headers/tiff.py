@@ -1,15 +1,28 @@
-"""Reading the directories of a TIFF without any library: whether it is cut, what pixels are in it."""
+"""The directories of a TIFF, read without any library: whether it is cut off, and what it declares.
+
+TIFF 6.0, BigTIFF, and NDPI: a classic TIFF whose links have 64 bits.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from histgen_lib.slides.headers.jpeg import excess_of_jpeg
+from histgen_lib.slides.limits import (
+    MOST_SIDE_PX,
+    MOST_STORED_TILES,
+    MOST_TEXT_BYTES,
+    MOST_TEXTS_BYTES,
+    MOST_TILE_BYTES,
+    first_exceeded,
+)
 
 
 class _Layout(NamedTuple):
@@ -53,7 +66,7 @@ class Entry(NamedTuple):
 
     def numbers(self, file: BinaryIO) -> NDArray[np.integer]:
         """Read all of its numbers that the file has."""
-        dtype = np.dtype(f"{self.order}u{struct.calcsize('=' + WHOLE_NUMBERS[self.kind])}")
+        dtype = np.dtype(f"{self.order}u{struct.calcsize('=' + _WHOLE_NUMBERS[self.kind])}")
         if self.place is None:
             return np.array([self.first], dtype)
         file.seek(self.place)
@@ -62,19 +75,27 @@ class Entry(NamedTuple):
 
 
 _CODES = {42: (4, "H", "I", 12), 43: (8, "Q", "Q", 20)}  # TIFF 6.0, BigTIFF
-WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
-VALUE_BYTES = dict.fromkeys((1, 2, 6, 7), 1) | dict.fromkeys((3, 8), 2) | dict.fromkeys((4, 9, 11, 13), 4)
-VALUE_BYTES |= dict.fromkeys((5, 10, 12, 16, 17, 18), 8)
+_WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
+_VALUE_BYTES = dict.fromkeys((1, 2, 6, 7), 1) | dict.fromkeys((3, 8), 2) | dict.fromkeys((4, 9, 11, 13), 4)
+_VALUE_BYTES |= dict.fromkeys((5, 10, 12, 16, 17, 18), 8)
 """Bytes of a value, by type (TIFF 6.0, section 2; BigTIFF)."""
 _ASCII, _LONG, _SLONG, _LONG8 = 2, 4, 9, 16
-NDPI_FLAG = 65420
+_NDPI_FLAG = 65420
 """The tag that Hamamatsu's scanners put into each directory."""
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 4096
 
+_MOST_PAGES = 4096
+
+_WIDTH, _HEIGHT, _BITS, _STRIPS, _SAMPLES = 256, 257, 258, 273, 277
+_TILE_WIDTH, _TILE_HEIGHT, _COUNTS = 322, 323, 325
+_TILE_TAGS = frozenset({_STRIPS, 279, 324, _COUNTS, 65426, 65432})
+"""Places and sizes of strips and tiles; places of Hamamatsu's restart markers."""
+
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Tags = dict[int, int]
+Page = Mapping[int, Entry]
 
 
 def is_truncated_tiff(path: Path) -> bool:
@@ -131,6 +152,25 @@ def walk(file: BinaryIO) -> Iterator[dict[int, Entry] | None]:
         link = _next_link(file, link, layout, size)
 
 
+def excess_of_tiff(file: BinaryIO) -> str | None:
+    """Return in words what a TIFF has more of than any slide; None if nothing. Raises OSError."""
+    tiles = texts = 0
+    for number, page in enumerate(walk(file)):
+        if page is None or number >= _MOST_PAGES:
+            return "more pages, or tags of a page,"
+        lengths = {tag: entry.length * _VALUE_BYTES.get(entry.kind, 1) for tag, entry in page.items()}
+        texts_of_page = [length for tag, length in lengths.items() if tag not in _TILE_TAGS]
+        tiles += max((page[tag].length for tag in _TILE_TAGS & page.keys()), default=0)
+        texts += sum(texts_of_page)
+        found = first_exceeded(
+            (tiles > MOST_STORED_TILES, "more tiles"),
+            (texts > MOST_TEXTS_BYTES or max(texts_of_page, default=0) > MOST_TEXT_BYTES, "a longer text"),
+        ) or _of_page(file, page)
+        if found is not None:
+            return found
+    return None
+
+
 def is_big_endian(path: Path) -> bool:
     """Whether `path` starts as a TIFF whose numbers have their highest byte first."""
     with path.open("rb") as file:
@@ -161,13 +201,13 @@ def _is_ndpi(file: BinaryIO, layout: _Layout, size: int) -> bool:
     if _end(layout.first, count, layout) + layout.next_as.size + count * layout.value_as.size > size:
         return False
     entries = list(_written(file, layout.first, layout))
-    flags = [entry.values for entry in entries if entry.tag == NDPI_FLAG]
+    flags = [entry.values for entry in entries if entry.tag == _NDPI_FLAG]
     return bool(flags) and flags[-1] > 0 and all(map(_is_sound, entries))
 
 
 def _is_sound(entry: _Written) -> bool:
     """Whether its type is known, and its high half is of a place, or of a number that can be longer."""
-    value_bytes = VALUE_BYTES.get(entry.kind)
+    value_bytes = _VALUE_BYTES.get(entry.kind)
     if value_bytes is None:
         return False
     is_place = value_bytes * entry.values > len(entry.field)
@@ -198,7 +238,7 @@ def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | 
 
 def _tags(file: BinaryIO, place: int, layout: _Layout) -> Tags:
     page = _entries(file, place, layout)
-    return {tag: entry.first for tag, entry in page.items() if entry.kind in WHOLE_NUMBERS and entry.length}
+    return {tag: entry.first for tag, entry in page.items() if entry.kind in _WHOLE_NUMBERS and entry.length}
 
 
 def _entries(file: BinaryIO, place: int, layout: _Layout) -> dict[int, Entry]:
@@ -233,9 +273,9 @@ def _high_halves(file: BinaryIO, place: int, count: int, layout: _Layout, number
 def _entry(file: BinaryIO, layout: _Layout, written: _Written) -> Entry:
     """Take a tag's first number, and what it points to, if it does."""
     _, kind, values, field, high = written
-    if kind not in WHOLE_NUMBERS:
+    if kind not in _WHOLE_NUMBERS:
         return Entry(kind, values, 0, layout.order, None)
-    number = struct.Struct(layout.order + WHOLE_NUMBERS[kind])
+    number = struct.Struct(layout.order + _WHOLE_NUMBERS[kind])
     if values * number.size > len(field):  # they stand where the field points to
         place = min(layout.value_as.unpack(field)[0] | high << 32, file.seek(0, os.SEEK_END))
         file.seek(place)
@@ -246,3 +286,32 @@ def _entry(file: BinaryIO, layout: _Layout, written: _Written) -> Entry:
     if high and kind == _LONG:
         return Entry(_LONG8, values, first | high << 32, layout.order, None)
     return Entry(kind, values, first, layout.order, None)
+
+
+def _of_page(file: BinaryIO, page: Page) -> str | None:
+    width, height = (_value(page, tag) for tag in (_WIDTH, _HEIGHT))
+    if max(width, height) > MOST_SIDE_PX:
+        return "a larger picture"
+    if _NDPI_FLAG in page:
+        return excess_of_jpeg(file, _value(page, _STRIPS), (width, height))
+    if _TILE_WIDTH not in page:
+        return None
+    across, down = (max(1, _value(page, tag)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+    sample_bytes = max(1, _value(page, _BITS) // 8)
+    decoded = across * down * sample_bytes * max(4, _value(page, _SAMPLES))  # RGBA at least
+    return first_exceeded(
+        (-(-width // across) * -(-height // down) > MOST_STORED_TILES, "more tiles"),
+        (decoded > MOST_TILE_BYTES or _largest_tile(file, page) > MOST_TILE_BYTES, "a larger tile"),
+    )
+
+
+def _largest_tile(file: BinaryIO, page: Page) -> int:
+    """Return how many bytes the largest tile takes in the file: at most what the file has."""
+    counts = page.get(_COUNTS)
+    if counts is None or counts.kind not in _WHOLE_NUMBERS:
+        return 0
+    return min(file.seek(0, os.SEEK_END), int(counts.numbers(file).max(initial=0)))
+
+
+def _value(page: Page, tag: int) -> int:
+    return page[tag].first if tag in page else 0

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from histgen_lib.slides._damage import Check, is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
-from histgen_lib.slides._units import Units, in_rows
+from histgen_lib.slides.readers._stored_tiles import (
+    Check,
+    StoredTiles,
+    in_rows,
+    is_whole_deflate,
+    is_whole_jpeg,
+    is_whole_jpeg_2000,
+)
 from histgen_lib.slides.settings import Level
 
 _PLACED = ("aperio", "generic-tiff", "philips")
@@ -24,36 +30,36 @@ _VENTANA_LEVEL = re.compile(r"level=(\d+)\b")
 _VENTANA_AREA = re.compile(rb'<ImageInfo[^>]*AOIScanned="1"')
 
 
-def tiff_units(path: Path, vendor: str, levels: Sequence[Level]) -> Mapping[int, Units]:
+def tiff_tiles(path: Path, vendor: str, levels: Sequence[Level]) -> Mapping[int, StoredTiles]:
     """Find the compressed tiles of each level, by its number; of no level whose tiles have no place."""
     if vendor not in (*_PLACED, _VENTANA):
         return {}
     try:
         with tifffile.TiffFile(path) as file:
             pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
-            find = _ventana_units if vendor == _VENTANA else _placed_units
+            find = _ventana_tiles if vendor == _VENTANA else _placed_tiles
             return find(path, pages, levels)
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError):
         return {}
 
 
-def _placed_units(
+def _placed_tiles(
     path: Path, pages: Sequence[tifffile.TiffPage], levels: Sequence[Level]
-) -> dict[int, Units]:
+) -> dict[int, StoredTiles]:
     """Match pages by size; Philips' pages are filled up to whole tiles, its levels are not."""
-    found: dict[int, Units] = {}
+    found: dict[int, StoredTiles] = {}
     for number, level in enumerate(levels):
         for page in pages:
             beyond = page.imagewidth - level.size[0], page.imagelength - level.size[1]
             if _is_placed(page) and 0 <= beyond[0] < page.tilewidth and 0 <= beyond[1] < page.tilelength:
                 tile = (page.tilewidth, page.tilelength)
-                found.setdefault(number, _units(path, page, (float(tile[0]), float(tile[1]))))
+                found.setdefault(number, _stored(path, page, (float(tile[0]), float(tile[1]))))
     return found
 
 
-def _ventana_units(
+def _ventana_tiles(
     path: Path, pages: Sequence[tifffile.TiffPage], levels: Sequence[Level]
-) -> dict[int, Units]:
+) -> dict[int, StoredTiles]:
     """Match pages by what they say. Tiles overlap, all by as much as OpenSlide finds they do on average.
 
     A tile of a coarser level is cut up and its pieces moved together as those of level 0 are, so its tiles
@@ -65,7 +71,7 @@ def _ventana_units(
         return {}
     steps = _ventana_steps(told[0], levels[0])
     return {
-        number: _units(path, page, steps)
+        number: _stored(path, page, steps)
         for number, page in told.items()
         if number < len(levels) and _is_placed(page)
     }
@@ -80,9 +86,9 @@ def _ventana_steps(page: tifffile.TiffPage, level: Level) -> tuple[float, float]
     return float(steps[0]), float(steps[1])
 
 
-def _units(path: Path, page: tifffile.TiffPage, step: tuple[float, float]) -> Units:
+def _stored(path: Path, page: tifffile.TiffPage, step: tuple[float, float]) -> StoredTiles:
     check = _check_of(page)
-    return Units(
+    return StoredTiles(
         path=path,
         tile_size=(page.tilewidth, page.tilelength),
         step=step,

@@ -1,7 +1,8 @@
-"""Telling whole compressed tiles from damaged ones: decoders make garbage of damage, and hardly complain.
+"""Compressed tiles as they lie in a slide's files, and how damaged ones are told from whole ones.
 
-JPEG is decoded with every warning an error, but for padding before its end, which costs no pixel. Sectors
-that a disk or a copy lost are zeros, which decode to stripes without a warning; data has fewer in a row.
+Decoders turn damage into garbage and hardly complain. JPEG is decoded with every warning treated as an error,
+except for padding before its end, which costs no pixel. Sectors that a disk or a copy lost are zeros, which
+decode to stripes without a warning; intact data has fewer in a row.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from histgen_lib.slides._excess import MOST_TILE_BYTES
-from histgen_lib.slides._jpeg_segments import FRAMES, segments
+from histgen_lib.slides.headers.jpeg import FRAMES, segments
+from histgen_lib.slides.limits import MOST_TILE_BYTES
 
 Check = Callable[[bytes], bool]
-"""Whether the bytes of one compressed tile are whole."""
+"""Returns whether the bytes of one compressed tile are whole."""
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom."""
 
 _ZEROS = bytes(32)
 _LOST_SECTOR = bytes(512)
@@ -33,6 +39,60 @@ _NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re
 """What libjpeg says of kinds of JPEG that it cannot decode, whole or not."""
 _MOST_COMPONENTS, _MOST_PARTS = 4, 1024
 _TABLES, _PROGRESSIVE = 0xC4, 0xC2
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTiles:
+    """The compressed tiles of one level. Tile i has `byte_counts`[i] bytes (0: left out) from `offsets`[i].
+
+    `path`: their file. `cells`: int64[rows, columns], which tile shows in each cell of the level; -1 for
+    none. Each shows `tile_size` px; cells lie `step` px apart, which is less where tiles overlap. `is_whole`
+    judges the bytes of a tile; None where only decoding tells. `sure`: whether it notices every change of
+    many pixels.
+    """
+
+    path: Path
+    tile_size: tuple[int, int]
+    step: tuple[float, float]
+    offsets: NDArray[np.int64]
+    byte_counts: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    is_whole: Check | None
+    sure: bool = True
+
+    def under(self, left: int, top: int, width: int, height: int) -> set[int]:
+        """Return the tiles that show in a part of the level (level px)."""
+        rows, columns = self._along(1, top, height), self._along(0, left, width)
+        return set(np.unique(self.cells[rows.start : rows.stop, columns.start : columns.stop]).tolist()) - {
+            -1
+        }
+
+    def boxes(self, number: int, rim: int) -> list[Box]:
+        """Return where a tile shows, with a rim around it: a box (level px) for each of its cells."""
+        (step_x, step_y), (width, height) = self.step, self.tile_size
+        return [
+            (
+                floor(column * step_x) - rim,
+                floor(row * step_y) - rim,
+                ceil(column * step_x) + width + rim,
+                ceil(row * step_y) + height + rim,
+            )
+            for row, column in np.argwhere(self.cells == number).tolist()
+        ]
+
+    def _along(self, axis: int, start: int, length: int) -> range:
+        """Return the columns (axis 0) or rows whose tiles show in `length` px from `start`."""
+        step, side = self.step[axis], self.tile_size[axis]
+        first, beyond = floor((start - side) / step) + 1, ceil((start + length) / step)
+        return range(max(0, first), max(0, min(self.cells.shape[1 - axis], beyond)))
+
+
+def in_rows(count: int, across: int) -> NDArray[np.int64]:
+    """Return the cells of tiles that are stored row by row: int64[rows, across]."""
+    rows = -(-count // across)
+    cells = np.full(rows * across, -1, np.int64)
+    cells[:count] = np.arange(count)
+    return cells.reshape(rows, across)
 
 
 def decode_jpeg(data: bytes, **how: Any) -> NDArray[np.uint8]:
