@@ -22,19 +22,18 @@ from histgen_lib.files import atomic_path, canonical_json
 _KEY = b"histgen"
 _COLUMNS = ("x", "y", "features")
 _DAMAGE = (pa.ArrowException, ArithmeticError, OSError, LookupError, RecursionError, TypeError, ValueError)
-_FORMAT: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 def write(bag: Bag, path: Path) -> None:
     """Write the bag atomically; equal bags give equal bytes (of one Arrow version)."""
     with atomic_path(path) as temporary:
-        pq.write_table(_table(bag), temporary, **_FORMAT)
+        _write(bag, temporary)
 
 
 def pack(bag: Bag) -> bytes:
     """Return the bytes that `write` writes."""
     sink = pa.BufferOutputStream()
-    pq.write_table(_table(bag), sink, **_FORMAT)
+    _write(bag, sink)
     return bytes(sink.getvalue())
 
 
@@ -55,6 +54,10 @@ def read_maker(path: Path) -> Maker:
         return Maker(str(facts["encoder_name"]), str(facts["encoder_sha256"]), int(facts["dim"]))
     except _DAMAGE as error:
         raise unreadable(path.name, "it is not a bag written by histgen") from error
+
+
+def _write(bag: Bag, sink: Any) -> None:
+    pq.write_table(_table(bag), sink, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def _table(bag: Bag) -> pa.Table:

@@ -1,8 +1,8 @@
 """Reading many tiles fast: one large read for neighbouring tiles, several reads at a time.
 
-A scanner stores JPEG tiles whose borders are not ours. Read one by one along the rows of a wide slide, our
-tiles decode those JPEGs again for each row they reach into; a block of 4 × 4 tiles decodes each about once.
-Decoding happens outside Python's lock, so several blocks are read at once.
+The edges of a scanner's JPEG tiles are not those of our tiles. Read one by one along the rows of a wide
+slide, our tiles decode those JPEGs again for each row they reach into; a block of 4 × 4 tiles decodes each
+about once. Decoding releases Python's lock, so several blocks are read at once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ _MOST_THREADS = 4
 _MOST_CHUNK_BYTES = 96 << 20
 _MOST_SOURCE_PX = 2048
 _LEVEL_TOLERANCE = 1.02
-"""A level may be this much coarser than asked for: a 2.0005-fold level serves a 2-fold reduction."""
+"""A level may be this much coarser than required: a 2.0005-fold level serves a 2-fold reduction."""
 _LEAST_USE = 0.4
-"""Least part of a block that must be wanted tiles; below it they are read one by one."""
-
+"""Fraction of a block that tiles must cover; below it they are read one by one."""
 
 _MOST_DAMAGED = 0.05
-"""Part of a slide's tiles, or of its overview, that may be damaged; past it the slide is refused."""
+"""Fraction of a slide's tiles, or of its overview, that may be damaged; above it the slide is refused."""
 _LEAST_PIECE = 8
-"""Side (px of the overview) of a piece that a finer level is read for."""
+"""Side (px of the overview) of the pieces for which a finer level is read."""
 
 Part = tuple[int, int, int, int, int]
-"""What is read of a slide: corner (level-0 px), level, width and height (px of the level)."""
+"""A part of a slide: corner x, y (level-0 px), level, width and height (px of the level)."""
 
 
 def resize(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -81,7 +80,7 @@ def read_overview(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Read the whole slide reduced by `factor`, in pieces → uint8[h,w,3] RGB, white past its edges.
 
-    Where the level for it is damaged, finer ones are read. Also gives bool[h,w], what could not be read.
+    Where the level for it is damaged, finer ones are read. Also returns bool[h,w]: what could not be read.
     """
     best = best_level(levels, factor)
     by = levels[best].downsample
@@ -138,14 +137,14 @@ def _merged(batches: Sequence[TileBatch]) -> TileBatch:
 
 
 def too_damaged(damaged: int, of: int) -> bool:
-    """Whether so much of a slide is damaged that what is left says nothing certain of it."""
+    """Return whether so much of a slide is damaged that the rest may mislead."""
     return damaged > _MOST_DAMAGED * of
 
 
 def _chunks_of_tiles(
     reader: Reader, levels: Sequence[Level], grid: TileGrid, threads: int
 ) -> Iterator[TileBatch]:
-    """Yield the whole ones among consecutive runs of tiles, the next run being read while one is used."""
+    """Yield the undamaged tiles of consecutive runs; the next run is read while one is used."""
     pending: deque[Callable[[], TileBatch]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
@@ -162,7 +161,7 @@ def _chunks_of_tiles(
 def _begin(
     pool: ThreadPoolExecutor, reader: Reader, levels: Sequence[Level], grid: TileGrid, chunk: range
 ) -> Callable[[], TileBatch]:
-    """Begin to read a run of tiles; what is returned waits for them, and leaves out the damaged ones."""
+    """Start reading a run of tiles. The returned function waits for them, and leaves out damaged ones."""
     tiles = np.empty((len(chunk), grid.tile_px, grid.tile_px, 3), np.uint8)
     whole = np.ones(len(chunk), np.bool_)
     jobs = [
@@ -218,7 +217,7 @@ def _read_block(
     tiles: NDArray[np.uint8],
     whole: NDArray[np.bool_],
 ) -> None:
-    """Read one square of tiles at once and put each tile into its place in `tiles`; say which are whole."""
+    """Read one square of tiles at once into their places in `tiles`; set in `whole` which are undamaged."""
     factor = grid.span_px / grid.tile_px
     xy = grid.xy[chunk.start : chunk.stop][members]
     corner = xy.min(axis=0)

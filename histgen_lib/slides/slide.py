@@ -31,12 +31,12 @@ from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 from histgen_lib.slides.tissue import TissueMap, find_tissue
 
 OVERVIEW_MPP = 8.0
-"""Scale of the picture that tissue is looked for in: 16 px across a tile of 256 px at 0.5 mpp."""
+"""Scale of the picture in which tissue is sought: 16 px across a tile of 256 px at 0.5 mpp."""
 
 MOST_OVERVIEW_PX = 6144
 LEAST_SIDE_PX = 32
 MOST_FLAT_PX = 40 * 10**9
-"""Largest coarsest level that is still read whole for the overview, piece by piece: about ten minutes."""
+"""Largest coarsest level that is read whole for the overview, piece by piece: about ten minutes."""
 
 
 class Slide:
@@ -113,12 +113,12 @@ class Slide:
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
         """Read `w` × `h` px of a level, from corner (x, y) in level-0 px → uint8[h,w,3] RGB, white outside.
 
-        Raises `InvalidInputError("slide-read-failed")`, for damage there, too.
+        Raises `InvalidInputError("slide-read-failed")`, also for damage there.
         """
         number = self.levels[level].number
         pixels = self._reader.read(x, y, number, w, h)
         if not self._reader.is_whole(x, y, number, w, h):
-            raise self._damaged("a tile of the file there is damaged")
+            raise self._damaged("a tile there is damaged in the file")
         return pixels
 
     def read_scaled(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
@@ -137,10 +137,10 @@ class Slide:
     ) -> Generator[TileBatch, None, None]:
         """Yield the tiles of `grid`, in its order, `batch_size` at a time (the last batch may be smaller).
 
-        Tiles that the file has damaged are left out; where they are more than 5 %, the slide is refused at
-        last (with `refuse` False: a sample, only if none is whole). `threads`: how many tiles' regions are
-        decoded at once (default: processors, at most 4). The pixels do not depend on `batch_size` or
-        `threads`. Raises `InvalidInputError("slide-read-failed")`.
+        Tiles that are damaged in the file are left out; if they are more than 5 %, the slide is refused in
+        the end (with `refuse` False, for a sample: only if no tile is whole). `threads`: how many regions are
+        decoded at once (default: cores, at most 4). The pixels do not depend on `batch_size` or `threads`.
+        Raises `InvalidInputError("slide-read-failed")`.
         """
         whole = 0
         for batch in read_grid(self._reader, self.levels, grid, batch_size=batch_size, threads=threads):
@@ -150,13 +150,13 @@ class Slide:
             self._refuse_if_damaged(len(grid) - whole, len(grid), "its tiles")
 
     def notices_damage(self, grid: TileGrid) -> bool:
-        """Whether damage of the level that the tiles of `grid` are read from would be noticed."""
+        """Return whether damage would be noticed in the level that the tiles of `grid` are read from."""
         level = best_level(self.levels, grid.span_px / grid.tile_px)
         return self._reader.checks(self.levels[level].number)
 
     @property
     def unseen(self) -> float:
-        """Part (0…1) of the overview that the file has damaged. Raises as `overview`."""
+        """Fraction (0…1) of the overview that is damaged in the file. Raises as `overview`."""
         _ = self.overview
         return self._unseen
 
@@ -168,11 +168,11 @@ class Slide:
         return InvalidInputError(
             "slide-read-failed",
             f"Pixels of {self.path.name} cannot be read: {why}.",
-            hint="The file is damaged or changed while it was being read. Copy it again and retry.",
+            hint="The file is damaged, or it changed while it was being read. Copy it again and retry.",
         )
 
     def close(self) -> None:
-        """Give the file back."""
+        """Release the file."""
         self._reader.close()
 
     def __enter__(self) -> Slide:

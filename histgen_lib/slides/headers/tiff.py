@@ -28,7 +28,7 @@ from histgen_lib.slides.limits import (
 class _Layout(NamedTuple):
     """Where the first directory is, how counts, values and links are packed, how long an entry is.
 
-    NDPI is a classic TIFF whose links have 64 bits. Behind each link stand the high halves of the
+    NDPI is a classic TIFF whose links have 64 bits. Each link is followed by the high halves of the
     directory's values, 4 bytes for each entry.
     """
 
@@ -46,7 +46,7 @@ class _Layout(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """An entry as it is written, with the high half of its value (0 but in NDPI)."""
+    """An entry as written, with the high half of its value (0 except in NDPI)."""
 
     tag: int
     kind: int
@@ -56,7 +56,7 @@ class _Written(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A tag: type and count of values as written, `first` number (0 of other types), where others stand."""
+    """A tag: type and count of its values, its `first` number (0 for other types), `place` of the others."""
 
     kind: int
     length: int
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
     place: int | None
 
     def numbers(self, file: BinaryIO) -> NDArray[np.integer]:
-        """Read all of its numbers that the file has."""
+        """Read all its numbers, as far as the file has them."""
         dtype = np.dtype(f"{self.order}u{struct.calcsize('=' + _WHOLE_NUMBERS[self.kind])}")
         if self.place is None:
             return np.array([self.first], dtype)
@@ -90,7 +90,7 @@ _MOST_PAGES = 4096
 _WIDTH, _HEIGHT, _BITS, _STRIPS, _SAMPLES = 256, 257, 258, 273, 277
 _TILE_WIDTH, _TILE_HEIGHT, _COUNTS = 322, 323, 325
 _TILE_TAGS = frozenset({_STRIPS, 279, 324, _COUNTS, 65426, 65432})
-"""Places and sizes of strips and tiles; places of Hamamatsu's restart markers."""
+"""Offsets and sizes of strips and tiles; offsets of Hamamatsu's restart markers."""
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -99,7 +99,7 @@ Page = Mapping[int, Entry]
 
 
 def is_truncated_tiff(path: Path) -> bool:
-    """Whether `path` starts as a TIFF whose chain of directories runs past its end, or in a circle."""
+    """Return whether `path` starts as a TIFF whose directories run past the file's end, or in a circle."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         layout = _layout(file, size)
@@ -118,7 +118,7 @@ def is_truncated_tiff(path: Path) -> bool:
 def directories(path: Path, most: int) -> list[Tags]:
     """Return the first `most` directories of a TIFF: the first number of each tag that holds whole numbers.
 
-    [] for a file that is no TIFF; directories past the end of the file are left out. Raises OSError.
+    [] for a file that is not a TIFF; directories past the end of the file are left out. Raises OSError.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -135,9 +135,9 @@ def directories(path: Path, most: int) -> list[Tags]:
 
 
 def walk(file: BinaryIO) -> Iterator[dict[int, Entry] | None]:
-    """Yield the tags of each directory of a TIFF; None, and no more, at one of too many tags.
+    """Yield the tags of each directory of a TIFF; None for one with too many tags, and then stop.
 
-    Ends at what lies past the end of the file, or runs in a circle.
+    Stops at a directory past the end of the file, and where directories run in a circle.
     """
     size = file.seek(0, os.SEEK_END)
     layout = _layout(file, size)
@@ -172,7 +172,7 @@ def excess_of_tiff(file: BinaryIO) -> str | None:
 
 
 def is_big_endian(path: Path) -> bool:
-    """Whether `path` starts as a TIFF whose numbers have their highest byte first."""
+    """Return whether `path` starts as a TIFF in big-endian order."""
     with path.open("rb") as file:
         layout = _layout(file, file.seek(0, os.SEEK_END))
     return layout is not None and layout.order == ">"
@@ -194,7 +194,7 @@ def _layout(file: BinaryIO, size: int) -> _Layout | None:
 
 
 def _is_ndpi(file: BinaryIO, layout: _Layout, size: int) -> bool:
-    """Whether OpenSlide reads it as NDPI: what it finds at the long link is a directory with the flag."""
+    """Return whether OpenSlide reads it as NDPI: at the 64-bit link there is a directory with the flag."""
     if layout.first == 0 or layout.first + layout.count_as.size > size:
         return False
     count = _count(file, layout.first, layout)
@@ -206,7 +206,7 @@ def _is_ndpi(file: BinaryIO, layout: _Layout, size: int) -> bool:
 
 
 def _is_sound(entry: _Written) -> bool:
-    """Whether its type is known, and its high half is of a place, or of a number that can be longer."""
+    """Return whether its type is known, and its high half belongs to an offset or to a long number."""
     value_bytes = _VALUE_BYTES.get(entry.kind)
     if value_bytes is None:
         return False
@@ -215,18 +215,18 @@ def _is_sound(entry: _Written) -> bool:
 
 
 def _count(file: BinaryIO, place: int, layout: _Layout) -> int:
-    """Return how many entries the directory at `place` says that it has."""
+    """Return how many entries the directory at `place` claims to have."""
     file.seek(place)
     return int(layout.count_as.unpack(file.read(layout.count_as.size))[0])
 
 
 def _end(place: int, count: int, layout: _Layout) -> int:
-    """Return where a directory's link stands, behind its entries."""
+    """Return where a directory's entries end and its link begins."""
     return place + layout.count_as.size + count * layout.entry_bytes
 
 
 def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | None:
-    """Return where the directory after the one at `place` begins (0: none does), or None past the end."""
+    """Return where the next directory begins (0: there is none), or None past the end of the file."""
     if place + layout.count_as.size > size:
         return None
     after = _end(place, _count(file, place, layout), layout)
@@ -246,7 +246,7 @@ def _entries(file: BinaryIO, place: int, layout: _Layout) -> dict[int, Entry]:
 
 
 def _written(file: BinaryIO, place: int, layout: _Layout) -> list[_Written]:
-    """Read the entries of the directory at `place` that the file has."""
+    """Read the entries of the directory at `place`, as far as the file has them."""
     count = _count(file, place, layout)
     data = file.read(min(count, _MOST_ENTRIES) * layout.entry_bytes)
     number, width = len(data) // layout.entry_bytes, layout.value_as.size
@@ -261,7 +261,7 @@ def _written(file: BinaryIO, place: int, layout: _Layout) -> list[_Written]:
 
 
 def _high_halves(file: BinaryIO, place: int, count: int, layout: _Layout, number: int) -> list[int]:
-    """Read the high halves of the first `number` values of an NDPI's directory; 0 for what has none."""
+    """Read the high halves of the first `number` values of an NDPI's directory; 0 in other TIFFs."""
     data = b""
     if layout.is_ndpi:
         file.seek(_end(place, count, layout) + layout.next_as.size)
@@ -271,12 +271,12 @@ def _high_halves(file: BinaryIO, place: int, count: int, layout: _Layout, number
 
 
 def _entry(file: BinaryIO, layout: _Layout, written: _Written) -> Entry:
-    """Take a tag's first number, and what it points to, if it does."""
+    """Return a tag with its first number, read from where the tag points to if its values are elsewhere."""
     _, kind, values, field, high = written
     if kind not in _WHOLE_NUMBERS:
         return Entry(kind, values, 0, layout.order, None)
     number = struct.Struct(layout.order + _WHOLE_NUMBERS[kind])
-    if values * number.size > len(field):  # they stand where the field points to
+    if values * number.size > len(field):  # they are where the field points to
         place = min(layout.value_as.unpack(field)[0] | high << 32, file.seek(0, os.SEEK_END))
         file.seek(place)
         field = file.read(number.size)
@@ -306,7 +306,7 @@ def _of_page(file: BinaryIO, page: Page) -> str | None:
 
 
 def _largest_tile(file: BinaryIO, page: Page) -> int:
-    """Return how many bytes the largest tile takes in the file: at most what the file has."""
+    """Return how many bytes the largest tile takes in the file, at most the file's size."""
     counts = page.get(_COUNTS)
     if counts is None or counts.kind not in _WHOLE_NUMBERS:
         return 0

@@ -31,7 +31,7 @@ from histgen_lib.slides.readers._tiff_tiles import tiff_tiles
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
 _WHITE = 255
 _INSIDE = 2
-"""So far (px) from a tile's corner OpenSlide does not mix in its neighbours."""
+"""At this distance (px) from a tile's corner OpenSlide does not mix in its neighbours."""
 
 
 def take(file: Path, reference: Reference) -> Reader:
@@ -40,7 +40,7 @@ def take(file: Path, reference: Reference) -> Reader:
 
 
 def open_checked(file: Path) -> CheckedImage:
-    """Open a slide's file by OpenSlide; it is not read for its compressed tiles until pixels are.
+    """Open a slide's file by OpenSlide. Its compressed tiles are located when pixels are first read.
 
     Raises `InvalidInputError`: `slide-format-unknown`, `slide-not-supported`, `slide-incomplete`,
     `slide-damaged`, `slide-unreadable`, `slide-read-failed`.
@@ -57,7 +57,7 @@ def open_checked(file: Path) -> CheckedImage:
 
 
 class CheckedImage:
-    """Pixels by OpenSlide, checked. `find_tiles` finds the compressed tiles by level, when first needed.
+    """Pixels by OpenSlide, checked. `find_tiles` locates the compressed tiles, by level, when first needed.
 
     Reading is safe from several threads.
     """
@@ -88,7 +88,7 @@ class CheckedImage:
         return self._read_without(damaged | found, (x, y), level, (width, height))
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Whether no damage is known of in part of a level; the corner is in level-0 px."""
+        """Return whether no damage is known in a part of a level; the corner is in level-0 px."""
         stored = self._stored.get(level)
         if stored is None:
             return True
@@ -97,11 +97,11 @@ class CheckedImage:
         return all(self._is_whole(level, number) for number in stored.under(*part))
 
     def checks(self, level: int) -> bool:
-        """Whether damage in a level is noticed."""
+        """Return whether damage in a level is noticed."""
         return level in self._stored and self._stored[level].sure
 
     def close(self) -> None:
-        """Give the files back."""
+        """Release the files."""
         self._image.close()
         with self._lock:
             self._closed = True
@@ -117,7 +117,7 @@ class CheckedImage:
     def _read_without(
         self, damaged: set[int], corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """Read part of a level (corner in level-0 px, size in level px), touching none of `damaged`."""
+        """Read part of a level (corner in level-0 px, size in level px) without touching `damaged` tiles."""
         if not damaged:
             return self.read_unchecked(*corner, level, *size)
         stored, by = self._stored[level], self.levels[level].downsample
@@ -127,7 +127,7 @@ class CheckedImage:
         return self._read_around(level, (left, top, left + size[0], top + size[1]), boxes)
 
     def _read_around(self, level: int, part: Box, boxes: list[Box]) -> NDArray[np.uint8]:
-        """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`; they stay white."""
+        """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`: they stay white."""
         left, top, right, bottom = part
         region = np.full((bottom - top, right - left, 3), _WHITE, np.uint8)
         by = self.levels[level].downsample
@@ -151,11 +151,11 @@ class CheckedImage:
         try:
             data = self._bytes_of(stored, number)
         except OSError:
-            return True  # OpenSlide fails to read it, too, and says so
+            return True  # OpenSlide will fail to read it, too, and say so
         return len(data) == stored.byte_counts[number] and stored.is_whole(data)
 
     def _can_be_decoded(self, level: int, number: int) -> bool:
-        """Let OpenSlide decode one tile; it is the tile that is at fault if the system reads its bytes."""
+        """Let OpenSlide decode one tile. If it fails on bytes that can be read, the tile is damaged."""
         stored, by = self._stored[level], self.levels[level].downsample
         left, top, _, _ = stored.boxes(number, 0)[0]
         x, y = (

@@ -1,4 +1,4 @@
-"""The compressed frames of DICOM whole-slide images: as much of DICOM (PS3.5, PS3.3 C.8.12) as finds them."""
+"""The compressed frames of DICOM whole-slide images, located by a little of DICOM (PS3.5, PS3.3 C.8.12)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Element(NamedTuple):
 
 
 def dicom_frames(parts: Sequence[Path], levels: Sequence[Level]) -> Mapping[int, StoredTiles]:
-    """Find the frames of each level, by its number, in a series' files; of none that cannot be checked."""
+    """Return the frames of each level, by its number, in a series' files, where they can be checked."""
     found: dict[int, StoredTiles] = {}
     for part in parts:
         try:
@@ -66,7 +66,7 @@ def dicom_frames(parts: Sequence[Path], levels: Sequence[Level]) -> Mapping[int,
 
 
 def _instance(path: Path) -> tuple[tuple[int, int], StoredTiles]:
-    """Return size (width, height) and frames of one file. Raises ValueError or KeyError for all else."""
+    """Return size (width, height) and frames of one file. Raises ValueError or KeyError for other files."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         known = {element.tag: element for element in _elements(data, _START, len(data))}
         syntax = _text(data, known[_TRANSFER_SYNTAX])
@@ -92,7 +92,7 @@ def _instance(path: Path) -> tuple[tuple[int, int], StoredTiles]:
 def _cells(
     data: Bytes, known: Mapping[int, _Element], size: tuple[int, int], tile: tuple[int, int], frames: int
 ) -> NDArray[np.int64]:
-    """Say which frame shows in each cell: row by row, or where the frames say that they lie."""
+    """Return which frame shows in each cell: row by row, or where the frames say that they lie."""
     across, down = (-(-whole // part) for whole, part in zip(size, tile, strict=True))
     full = _ORGANIZATION in known and _text(data, known[_ORGANIZATION]) == "TILED_FULL"
     if full or _PER_FRAME not in known:
@@ -115,9 +115,9 @@ def _frames(data: Bytes, known: Mapping[int, _Element], count: int) -> NDArray[n
     if len(starts) != count:
         offsets = _offsets(data, known, table)
         if len(offsets) != count:
-            raise ValueError("nobody says where a frame begins")
+            raise ValueError("no table says where a frame begins")
         starts = [table[1] + offset for offset in offsets]
-        end = end if end > starts[-1] else len(data)  # the fragments could not be followed to the last
+        end = end if end > starts[-1] else len(data)  # the fragments could not be followed to the end
     return np.array([*zip(starts, [*starts[1:], end], strict=True)], np.int64).reshape(-1, 2)
 
 
@@ -184,7 +184,7 @@ def _end_of_sequence(data: Bytes, place: int) -> int:
 
 
 def _end_of_item(data: Bytes, place: int) -> int:
-    """Return where an item of undefined length ends, behind its delimiter."""
+    """Return where an item of undefined length ends, including its delimiter."""
     last = place
     for element in _elements(data, place, len(data)):
         last = element.stop

@@ -1,4 +1,4 @@
-"""Compressed tiles as they lie in a slide's files, and how damaged ones are told from whole ones.
+"""Compressed tiles as they lie in a slide's files, and how to tell damaged ones from whole ones.
 
 Decoders turn damage into garbage and hardly complain. JPEG is decoded with every warning treated as an error,
 except for padding before its end, which costs no pixel. Sectors that a disk or a copy lost are zeros, which
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -30,13 +29,13 @@ Box = tuple[int, int, int, int]
 
 _ZEROS = bytes(32)
 _LOST_SECTOR = bytes(512)
-"""JPEG 2000 writes a byte of zeros for each packet of an empty tile: some hundred in a row are no damage."""
+"""JPEG 2000 writes a zero byte for each packet of an empty tile, so some hundred in a row are not damage."""
 _END = b"\xff\xd9"
 _MENDINGS = 2
-"""Padding is removed in two steps: libjpeg does not count what it has read ahead."""
+"""Padding is removed in two steps, because libjpeg does not count what it has read ahead."""
 _SPARE = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re.IGNORECASE)
-"""What libjpeg says of kinds of JPEG that it cannot decode, whole or not."""
+"""What libjpeg says about kinds of JPEG that it cannot decode, damaged or not."""
 _MOST_COMPONENTS, _MOST_PARTS = 4, 1024
 _TABLES, _PROGRESSIVE = 0xC4, 0xC2
 
@@ -95,31 +94,31 @@ def in_rows(count: int, across: int) -> NDArray[np.int64]:
     return cells.reshape(rows, across)
 
 
-def decode_jpeg(data: bytes, **how: Any) -> NDArray[np.uint8]:
-    """Decode a JPEG to uint8[h,w,3] RGB; `how` goes to simplejpeg. Raises ValueError for damaged data."""
+def decode_jpeg(data: bytes, *, small: bool = False) -> NDArray[np.uint8]:
+    """Decode a JPEG to uint8[h,w,3] RGB; `small`: at an eighth of its size. Raises ValueError for damage."""
     if _has_lost_zeros(data):
         raise ValueError("a part of it is zeros")
     if _decoded_bytes(data) > MOST_TILE_BYTES:
         raise ValueError("larger than any tile")
     for _ in range(_MENDINGS):
         try:
-            return _decoded(data, how)
+            return _decoded(data, small)
         except ValueError as error:
             data = _mended(data, error)
-    return _decoded(data, how)
+    return _decoded(data, small)
 
 
 def is_whole_jpeg(data: bytes) -> bool:
-    """Whether a JPEG is not known to be damaged; at an eighth of its size all its data is read."""
+    """Return whether a JPEG is free of known damage. Decodes it small, which reads all its data."""
     try:
-        decode_jpeg(data, min_height=1, min_width=1, min_factor=8)
+        decode_jpeg(data, small=True)
     except ValueError as error:
         return bool(_NOT_OURS.search(str(error)))
     return True
 
 
 def is_whole_jpeg_2000(data: bytes) -> bool:
-    """Whether a JPEG 2000 codestream has all its tile-parts, and no lost sector. Noise in it is not seen."""
+    """Return whether a JPEG 2000 codestream has all its tile-parts and no lost sector. Misses noise in it."""
     try:
         return _LOST_SECTOR not in data.rstrip(b"\0") and _is_of_a_tile(data) and _ends_well(data)
     except (IndexError, struct.error):
@@ -127,7 +126,7 @@ def is_whole_jpeg_2000(data: bytes) -> bool:
 
 
 def is_whole_deflate(data: bytes, size_bytes: int) -> bool:
-    """Whether data inflates to `size_bytes`, by its checksum where it has one."""
+    """Return whether data inflates to `size_bytes`, with a correct checksum if it has one."""
     inflating = zlib.decompressobj()
     try:
         return len(inflating.decompress(data, size_bytes + 1)) == size_bytes
@@ -135,13 +134,14 @@ def is_whole_deflate(data: bytes, size_bytes: int) -> bool:
         return False
 
 
-def _decoded(data: bytes, how: dict[str, Any]) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **how)
+def _decoded(data: bytes, small: bool) -> NDArray[np.uint8]:
+    size = {"min_height": 1, "min_width": 1, "min_factor": 8} if small else {}
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, strict=True, **size)
     return pixels
 
 
 def _mended(data: bytes, error: ValueError) -> bytes:
-    """Return the data without what costs no pixel, to be tried again. Raises any other error."""
+    """Return the data without the padding that costs no pixel, to try again. Raises any other error."""
     spare = _SPARE.fullmatch(str(error))
     if spare:
         end = data.rindex(_END)
@@ -155,12 +155,12 @@ def _has_lost_zeros(data: bytes) -> bool:
     scan = data.find(b"\xff\xda")
     found = data.find(_ZEROS, scan) if scan >= 0 else -1
     if found < 0 or _END in data[scan:found] or data[scan + 4] == 1:
-        return False  # no zeros, behind the end, or a scan of one component: flat ones may be zeros
+        return False  # no zeros, or after the end, or a scan of one component, whose flat areas may be zeros
     return not _zeros_mean_flat(data[:scan])
 
 
 def _zeros_mean_flat(head: bytes) -> bool:
-    """Whether zeros may stand for flat blocks: with tables made for the tile, or in a progressive JPEG."""
+    """Return whether zeros may encode flat blocks: with the tile's own tables, or in a progressive JPEG."""
     found = list(segments(head))
     if any(kind == _PROGRESSIVE for kind, _ in found):
         return True
@@ -173,7 +173,7 @@ def _zeros_mean_flat(head: bytes) -> bool:
 
 
 def _decoded_bytes(data: bytes) -> int:
-    """Return the bytes that a JPEG says it has when it is decoded to RGBA."""
+    """Return how many bytes a JPEG claims to have once it is decoded to RGBA."""
     for kind, body in segments(data):
         if kind in FRAMES:
             return 4 * int.from_bytes(body[1:3], "big") * int.from_bytes(body[3:5], "big")
@@ -181,7 +181,7 @@ def _decoded_bytes(data: bytes) -> int:
 
 
 def _is_of_a_tile(data: bytes) -> bool:
-    """Whether a codestream has the size (A.5.1) of a tile, few components, and is cut up into few parts."""
+    """Return whether a codestream has the size (A.5.1) of a tile, few components and few parts."""
     right, bottom, left, top, width, height = struct.unpack_from(">6I", data, 8)
     (components,) = struct.unpack_from(">H", data, 40)
     across, down = right - left, bottom - top

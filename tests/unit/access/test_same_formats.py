@@ -17,13 +17,13 @@ from services.gateway.backfill import Step, backfill
 from services.gateway.folder import Folder
 
 NAMES = sorted(f"a{ending}" for suffix in SLIDE_SUFFIXES for ending in (suffix, suffix.upper()))
-"""A slide of each format, as cameras and people write its name."""
+"""A slide of each format, its suffix in lower and upper case."""
 OTHERS = ("a.txt", "a.jpg", "a.isyntax", "a.vsi", "a.svs.part", "svs", ".svs")
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Make a folder with a folder for each file, so that none belongs to another's slide."""
+    """Create a folder for each file, so that none belongs to another slide."""
     for name in (*NAMES, *OTHERS):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("[Virtual Microscope Specimen]\nImageFile=a.jpg\n")
@@ -31,12 +31,12 @@ def archive(tmp_path: Path) -> Path:
 
 
 def expected(root: Path) -> set[Path]:
-    """Return what the slides are called: of DICOM files their folder."""
+    """Return the paths of the slides; of DICOM files their folder."""
     return {root / name if name.lower().endswith(DICOM_SUFFIX) else root / name / name for name in NAMES}
 
 
 def run_backfill(prefix: str, keys: tuple[str, ...] = ()) -> list[Step | LeftOut]:
-    """List what a backfill would submit and what it leaves out; `keys`: what the bucket holds."""
+    """List what a backfill would submit and what it leaves out. `keys`: the objects in the bucket."""
     objects = [ObjectInfo(key, 1, "etag", 0.0) for key in keys]
     bucket = SimpleNamespace(list=lambda prefix: iter(objects))
     intake = SimpleNamespace(
@@ -85,3 +85,8 @@ def test_no_two_formats_share_a_suffix():
     suffixes = [suffix for one in FORMATS for suffix in one.suffixes]
     assert len(suffixes) == len(set(suffixes)) == len(SLIDE_SUFFIXES)
     assert {".vmu", ".czi", *HAMAMATSU_SUFFIXES, DICOM_SUFFIX} <= SLIDE_SUFFIXES
+
+
+def test_the_manual_lists_every_suffix():
+    manual = (Path(__file__).parents[3] / "docs/slides.md").read_text(encoding="utf-8")
+    assert {suffix for suffix in SLIDE_SUFFIXES if f"`{suffix}`" not in manual} == set()
