@@ -318,7 +318,7 @@ def _of_no_slide(path: Path, head: bytes, message: str) -> InvalidInputError | N
         )
     if re.search(rb"<(!doctype )?html\b", head[:1024].lower()):
         return _unknown(
-            path, "a web page, not a slide", "Open it to see why the download failed, and try again."
+            path, "a web page, not a slide", "Open it to see what went wrong, then download again."
         )
     if path.suffix.lower() not in _INDEXED and not set(head) & _NOT_OF_TEXT:
         return _unknown(path, "a text file, not a slide", _AS_SCANNED)

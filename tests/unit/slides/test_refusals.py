@@ -11,7 +11,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import open_slide
 
 CURES = {
-    "slide-format-unknown": r"[Gg]ive the|[Uu]npack|try again|copy it again",
+    "slide-format-unknown": r"[Gg]ive the|[Uu]npack|download again|copy it again",
     "slide-not-supported": r"vips |bfconvert |dcmconv |gdcmconv |[Ee]xport|give the colour scan",
     "slide-incomplete": r"Copy (all files|the folder)",
     "slide-damaged": r"Copy it again",
