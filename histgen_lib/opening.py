@@ -1,7 +1,7 @@
-"""The one way to open a file that others put where it lies: an ordinary one only, and without waiting.
+"""How files that others put in place are opened: only regular files, and without waiting.
 
-A name is looked up without opening what it leads to (O_PATH: a device, a pipe or a socket notices nothing),
-judged, and then that very thing is opened, whatever the name leads to by now.
+A name is looked up without opening what it leads to (O_PATH: a device, a pipe or a socket notices nothing)
+and judged. Then that very file is opened, whatever the name leads to by then.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 Judge = Callable[[Path], None]
-"""Is given the place that a name leads to, links followed, and raises if nothing may be taken from there."""
+"""Takes the path that a name leads to, links followed, and raises if that file may not be read."""
 
 PROGRESS: ContextVar[Callable[[], None]] = ContextVar("progress", default=lambda: None)
-"""Called by whoever opens and reads files, for each that was opened and each piece read: a share may hang."""
+"""Called for each file that is opened and each piece that is read, to notice a share that hangs."""
 
 LEASE_PATIENCE_S = 3.0
-"""How long another program that holds a file for itself may take to let go, once it was asked to."""
+"""How long another program may take to release a file that it locks, once it was asked to."""
 
 MOST_TEXT_BYTES = 256 << 20
-"""A hundred thousand long reports have less."""
+"""More than a hundred thousand long reports have."""
 
 _LOOK_S = 0.05
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -41,17 +41,17 @@ _PSEUDO = frozenset(
         *(0xF97CFF8C, 0x43415D53, 0x67596969, 0x07655821),  # selinux, smack, rpc_pipefs, resctrl
     }
 )
-"""File systems (linux/magic.h) whose ordinary-looking files are the kernel's own words, some without end."""
+"""File systems (linux/magic.h) whose seemingly regular files are the kernel's output, some without end."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
 def open_ordinary(path: Path, judge: Judge | None = None) -> Iterator[BinaryIO]:
-    """Open an ordinary file for reading: the one that was judged, wherever its name leads by then.
+    """Open a regular file for reading: the one that was judged, wherever its name leads by then.
 
-    Raises what `judge` raises, and OSError: for whatever is no ordinary file (EINVAL), for one that another
-    program holds for itself (EBUSY), and as `open` does.
+    Raises what `judge` raises, and OSError: for anything but a regular file (EINVAL), for one that another
+    program locks (EBUSY), and as `open` does.
     """
     with _found(path, judge) as handle:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -61,7 +61,7 @@ def open_ordinary(path: Path, judge: Judge | None = None) -> Iterator[BinaryIO]:
 
 
 def read_ordinary(path: Path) -> bytes:
-    """Read a file of text that a person names: as `open_ordinary`, and EFBIG for one that no text is."""
+    """Read a text file that a person names. Raises as `open_ordinary`, and EFBIG for one too large."""
     with open_ordinary(path) as file:
         data = file.read(MOST_TEXT_BYTES + 1)
     if len(data) > MOST_TEXT_BYTES:
@@ -70,7 +70,7 @@ def read_ordinary(path: Path) -> bytes:
 
 
 def check_ordinary(path: Path, judge: Judge | None = None) -> bool:
-    """Look a name up without opening it; False for a folder. Raises as `open_ordinary`."""
+    """Return, without opening it, whether a name is a file; False for a folder. Raises as `open_ordinary`."""
     with _found(path, judge) as handle:
         mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -84,7 +84,7 @@ def _found(path: Path, judge: Judge | None) -> Iterator[int]:
     PROGRESS.get()()
     try:
         if judge is not None:
-            judge(Path(os.readlink(_name_of(handle))))  # noqa: PTH115 - as it stands, and not resolved again
+            judge(Path(os.readlink(_name_of(handle))))  # noqa: PTH115 - as it is, not resolved again
         if _file_system(handle) in _PSEUDO:
             raise _odd()
         yield handle
@@ -93,14 +93,14 @@ def _found(path: Path, judge: Judge | None) -> Iterator[int]:
 
 
 def _opened(handle: int) -> int:
-    """Open what was found; wait a little for a program that holds a lease on it (fcntl's F_SETLEASE)."""
+    """Open what was found; wait a little for a program that has a lease on it (fcntl's F_SETLEASE)."""
     end = time.monotonic() + LEASE_PATIENCE_S
     while True:
         try:
             return os.open(_name_of(handle), _READ)
         except BlockingIOError:
             if time.monotonic() > end:
-                raise OSError(errno.EBUSY, "another program holds it for itself") from None
+                raise OSError(errno.EBUSY, "another program has locked it") from None
             time.sleep(_LOOK_S)
 
 
@@ -109,7 +109,7 @@ def _name_of(handle: int) -> str:
 
 
 def _file_system(handle: int) -> int:
-    """Return the magic number of the file system: what `struct statfs` begins with."""
+    """Return the magic number of the file system: the first field of `struct statfs`."""
     found = (ctypes.c_long * 32)()
     if _libc.fstatfs(handle, ctypes.byref(found)):
         number = ctypes.get_errno()
@@ -118,4 +118,4 @@ def _file_system(handle: int) -> int:
 
 
 def _odd() -> OSError:
-    return OSError(errno.EINVAL, "it is no ordinary file")
+    return OSError(errno.EINVAL, "it is not a regular file")

@@ -29,7 +29,7 @@ from pydantic_settings.sources import EnvSettingsSource, InitSettingsSource
 
 from histgen_lib.errors import FatalError
 from histgen_lib.models import SHIPPED_MODEL
-from histgen_lib.slides.quotas import DEFAULT_BYTES
+from histgen_lib.slides.limits import DEFAULT_BYTES
 from services.table import SERVICES
 
 PREFIX = "HISTGEN_"

@@ -1,4 +1,4 @@
-"""Files that somebody holds: by a lease, which who opens may notice, or in the kernel, which holds them."""
+"""Files that cannot be opened at once, because of a lease or because the kernel blocks whoever tries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONTENT, _CLOEXEC, _ADD, _OPEN_PERM, _HERE = 4, 1, 1, 0x00010000, -100  # linux
 
 @contextmanager
 def leased(*paths: Path) -> Iterator[None]:
-    """Hold files for oneself (fcntl(2), F_SETLEASE): who opens one waits, unless it opens without waiting."""
+    """Lock files by leases (fcntl(2), F_SETLEASE): opening one blocks unless it is non-blocking."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     with ExitStack() as held:
         held.callback(signal.signal, signal.SIGIO, before)
@@ -28,18 +28,18 @@ def leased(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def hung(*paths: Path) -> Iterator[None]:
-    """Have the kernel hold whoever opens one of these, as a share does whose server is away (fanotify(7)).
+    """Have the kernel block whoever opens one of these, like a share whose server is away (fanotify(7)).
 
-    Nobody but root may. Do not open them yourself.
+    Requires root. Do not open the files in this process.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     group = libc.fanotify_init(_CONTENT | _CLOEXEC, os.O_RDONLY)
     assert group >= 0, os.strerror(ctypes.get_errno())
     try:
         for path in paths:
-            wanted = ctypes.c_uint64(_OPEN_PERM)
-            marked = libc.fanotify_mark(group, _ADD, wanted, _HERE, os.fsencode(path))
+            mask = ctypes.c_uint64(_OPEN_PERM)
+            marked = libc.fanotify_mark(group, _ADD, mask, _HERE, os.fsencode(path))
             assert marked == 0, os.strerror(ctypes.get_errno())
         yield
     finally:
-        os.close(group)  # lets all go
+        os.close(group)  # releases all of them

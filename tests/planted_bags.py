@@ -1,4 +1,4 @@
-"""A world of bags in which the finding lies in one tile: small enough to be learned in seconds."""
+"""Bags in which a single tile shows the finding: a data set small enough to be learned in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histgen_lib.training.report.settings import ModelSizes, TrainSettings
 DIM = 16
 SPAN_PX = 512
 EPOCHS = 30
-"""Until one tile is read as well as all tiles are."""
+"""Enough for the finding of one tile to be learned as well as what all tiles show."""
 ORGANS = ("Colon", "Lung")
 FINDINGS = ("not identified", "present")
 
@@ -26,13 +26,13 @@ SIZES = ModelSizes(
 
 @dataclass(frozen=True)
 class PlantedWorld:
-    """Folder of bags and the annotation beside it."""
+    """A folder of bags and the annotation beside it."""
 
     annotation: Path
     bags: Path
 
     def settings(self, out: Path, **changes: object) -> TrainSettings:
-        """Make a run of a few seconds on one core."""
+        """Return the settings of a run of a few seconds on one core."""
         few: dict[str, object] = {
             "variant": "corrected", "sizes": SIZES, "tokenizer": "bpe", "bpe_vocab_size": 300,
             "optimizer": "adamw",
@@ -49,7 +49,7 @@ def report(organ: int, finding: int) -> str:
 
 
 def planted_bag(slide_id: str, rng: np.random.Generator, organ: int, finding: int) -> Bag:
-    """Every tile tells the organ; one tile alone tells the finding."""
+    """Make a bag whose tiles all show the organ, and one of which shows the finding."""
     count = int(rng.integers(6, 13))
     features = rng.normal(scale=0.3, size=(count, DIM))
     features[:, organ] += 2.0

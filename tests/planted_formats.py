@@ -1,7 +1,8 @@
-"""Slides of every format that is read, with a planted text wherever the format has room for words.
+"""Slides of every format that is read, with planted text wherever the format has room for text.
 
-Of each there is one as its maker writes it, and others that are damaged where a parser would quote what it
-cannot read: lines of an index, XML, tags, DICOM's elements, a sidecar. Names of files tell nothing.
+Each format has one slide as its maker writes it, and others that are damaged where a parser would quote what
+it cannot read: lines of an index, XML, tags, DICOM elements, a sidecar. The names of the files reveal
+nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from planted_slide import PLANTED, write_planted_slide
 from tiff_pyramid import halved, write_pyramid
 
 Maker = Callable[[Path, NDArray[np.uint8]], Path]
-"""Writes a slide into a folder of its own; returns the file to give."""
+"""Writes a slide into a folder of its own and returns the file to open."""
 
 SAID = f"{PLANTED}^Erika"
 _SVS = f"Aperio Image Library v12.0.0\r\n1x1 (256x256) |AppMag = 20|MPP = 0.5|User = {SAID}|{SAID}"
@@ -58,15 +59,15 @@ _VMS = (
     f"MapFile=m.jpg\nMacroImage=m.jpg\nAuthCode={SAID}\nReference={SAID}\nPhysicalWidth={SAID}\n"
 )
 _BROKEN = (f"\n{SAID}\n", f"\n[{SAID}\n", f"\n{SAID}\\q = \\q{SAID}\n", f"\n[{SAID}]\nImageFile={SAID}.jpg\n")
-"""Lines that GLib's key files do not have, and a name of a file that is not there."""
+"""Lines that GLib's key files cannot contain, and the name of a file that does not exist."""
 
 
 def _tiff(name: str, *, description: str = "", texts: dict[int, str] | None = None) -> Maker:
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         levels = [picture, halved(picture, 2)]
         own = {270: description} if description else {}
-        said = dict.fromkeys((269, 271, 272, 305, 306, 315, 316, 33432), SAID) | (texts or {})
-        return write_pyramid(folder / name, levels, texts=[{**said, **own}, {**said, **own}])
+        extra = dict.fromkeys((269, 271, 272, 305, 306, 315, 316, 33432), SAID) | (texts or {})
+        return write_pyramid(folder / name, levels, texts=[{**extra, **own}, {**extra, **own}])
 
     return make
 
@@ -97,26 +98,26 @@ def _planted_svs(folder: Path, picture: NDArray[np.uint8]) -> Path:
     return write_planted_slide(folder / "a.svs", seed=3)
 
 
-def _philips(said: str) -> Maker:
+def _philips(extra: str) -> Maker:
     return lambda folder, picture: write_philips(
-        folder / "a.tiff", [picture, halved(picture)], mpp=0.5, tile_px=256, said=said
+        folder / "a.tiff", [picture, halved(picture)], mpp=0.5, tile_px=256, xml=extra
     )
 
 
-def _ventana(said: str) -> Maker:
-    return lambda folder, picture: write_ventana(folder / "a.bif", picture, mpp=0.5, tile_px=128, said=said)
+def _ventana(extra: str) -> Maker:
+    return lambda folder, picture: write_ventana(folder / "a.bif", picture, mpp=0.5, tile_px=128, xml=extra)
 
 
-def _ndpi(said: str) -> Maker:
+def _ndpi(extra: str) -> Maker:
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
-        return ndpi(jpeg, picture.shape[1], picture.shape[0], said.encode())(folder)
+        return ndpi(jpeg, picture.shape[1], picture.shape[0], extra.encode())(folder)
 
     return make
 
 
 def _index(name: str, text: str, parts: dict[str, bytes]) -> Maker:
-    """Make a slide whose index says `text`; `name` may lie in the folder that MIRAX has."""
+    """Make a slide with the index `text`; `name` may lie in a MIRAX folder."""
 
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
@@ -140,7 +141,7 @@ def _vms(text: str, name: str = "a.vms") -> Maker:
 def _dicom(change: Callable[[pydicom.Dataset], None] | None = None) -> Maker:
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         write_series(folder, [picture, halved(picture)])
-        with warnings.catch_warnings(action="ignore"):  # pydicom's, of what no scanner should write
+        with warnings.catch_warnings(action="ignore"):  # pydicom's, about what no scanner should write
             plant(folder)
         return folder / "1.2.3.4-0.dcm"
 
@@ -253,11 +254,11 @@ PLANTED_FORMATS: dict[str, Maker] = {
 
 
 def write_planted_formats(folder: Path) -> dict[str, Path]:
-    """Write all of them, each into a folder of its own; return which file to give of each."""
+    """Write all of them, each into a folder of its own; return the file of each to open."""
     plain = tiny_model.write_slide(folder.parent / "plain.tif", side_px=640, seed=4)
     picture = cv2.imread(str(plain))[..., ::-1]
-    made = {}
+    paths = {}
     for name, maker in PLANTED_FORMATS.items():
         (folder / name).mkdir(parents=True)
-        made[name] = maker(folder / name, np.ascontiguousarray(picture))
-    return made
+        paths[name] = maker(folder / name, np.ascontiguousarray(picture))
+    return paths

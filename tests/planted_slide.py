@@ -1,6 +1,6 @@
-"""A slide that tells what it must not: a patient's name, the operator's, a label and a macro image.
+"""A slide with what must never get out: names of a patient and an operator, a label and a macro image.
 
-All planted text contains PLANTED; label and macro are of a colour that no tissue has.
+All planted text contains PLANTED; label and macro have a colour that tissue never has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tiny_model
 from PIL import Image
 
 PLANTED = "Xq7Mustermann"
-"""Stands in the slide's description, its tags, its label and whatever else can carry text."""
+"""In the slide's description, its tags, its label and wherever else text can be."""
 
 COLOUR = (255, 0, 255)
 """Of the label and the macro image."""
@@ -50,8 +50,8 @@ def write_planted_slide(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
-def betrayals(data: bytes) -> list[str]:
-    """Find what of the planted is in `data`: its text in some encoding, or its colour in some picture."""
+def leaks(data: bytes) -> list[str]:
+    """Return what has leaked into `data`: the planted text in some encoding, or its colour in a picture."""
     found = [name for name, needle in _needles().items() if needle in data]
     return found + [f"picture of {size}" for size in _planted_pictures(data)]
 

@@ -1,1 +1,1 @@
-"""Slides by URI: where they may lie, fetching those that lie in S3, the files that belong to them."""
+"""Slides by URI: where they may lie, finding them in folders, copying them from S3, checking their files."""

@@ -1,4 +1,4 @@
-"""Which slides lie in a folder and below it, and what else does: names only, no slide is opened."""
+"""Which slides lie in and below a folder, and what else does. Only names are read; no slide is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from histgen_lib.names import printable
-from histgen_lib.slides.parts import (
+from histgen_lib.slides.formats import (
+    DICOM_SUFFIX,
     HAMAMATSU_SUFFIXES,
     MIRAX_SUFFIX,
     SLIDE_SUFFIXES,
@@ -19,19 +20,18 @@ from histgen_lib.slides.parts import (
     named_parts,
 )
 
-DICOM_SUFFIX = ".dcm"
 UNFINISHED_SUFFIXES = frozenset({".part", ".tmp", ".crdownload", ".partial", ".filepart"})
-"""What browsers and copy programs call a file that is not whole yet."""
+"""How browsers and copy programs name a file that is not complete yet."""
 
 Why = Literal["other", "hidden", "unfinished", "link", "special", "closed", "mark"]
 _WORDS: Mapping[Why, str] = {
-    "other": "not called as slides are",
+    "other": "not named like slides",
     "hidden": "hidden",
-    "unfinished": "not copied to the end",
+    "unfinished": "incomplete copies",
     "link": "links to folders",
-    "special": "no ordinary files",
-    "closed": "folders that may not be looked into",
-    "mark": "marks of folders",
+    "special": "not regular files",
+    "closed": "folders without access",
+    "mark": "folder markers",
 }
 _HIDDEN = (".", "~$")
 _MOST_NAMED = 3
@@ -39,7 +39,7 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What is no slide, or cannot be looked into. `name`: a path or URI, for people."""
+    """Something that is not a slide, or that cannot be looked into. `name`: a path or URI, for people."""
 
     name: str
     why: Why
@@ -54,10 +54,10 @@ class Found:
 
 
 def find_slides(root: Path) -> Found:
-    """Look through a folder and all below it. Raises OSError if the folder itself cannot be looked into.
+    """Search a folder and all folders below it. Raises OSError if the folder itself cannot be listed.
 
-    Links to folders are not followed. The files that a MIRAX or Hamamatsu slide is kept in, and sidecars, are
-    neither slides nor left out.
+    Links to folders are not followed. The files that a MIRAX or Hamamatsu slide is stored in, and sidecars,
+    are neither slides nor left out.
     """
     found = Found()
     waiting = [(root, _entries(root))]
@@ -74,21 +74,21 @@ def find_slides(root: Path) -> Found:
 
 
 def summary(left_out: Iterable[LeftOut]) -> str:
-    """Say what was left out: "3 left out: 2 hidden (.a.svs, .b.svs), 1 no ordinary files (pipe)"."""
+    """Summarise what was left out: "3 left out: 2 hidden (.a.svs, .b.svs), 1 not regular files (pipe)"."""
     names: dict[Why, list[str]] = {}
     for one in left_out:
         names.setdefault(one.why, []).append(one.name.rstrip("/").rpartition("/")[2] or one.name)
-    told = [f"{len(found)} {_WORDS[why]} ({_few(found)})" for why, found in sorted(names.items())]
-    return f"{sum(map(len, names.values()))} left out: {', '.join(told)}"
+    reasons = [f"{len(found)} {_WORDS[why]} ({_few(found)})" for why, found in sorted(names.items())]
+    return f"{sum(map(len, names.values()))} left out: {', '.join(reasons)}"
 
 
 def counted(counts: Counter[Why]) -> str:
-    """Say how many were left out for which reason: "2 hidden, 1 no ordinary files"."""
+    """Summarise how many were left out for which reason: "2 hidden, 1 not regular files"."""
     return ", ".join(f"{count} {_WORDS[why]}" for why, count in sorted(counts.items()))
 
 
 def looked_for() -> str:
-    """Say how the names of slides end."""
+    """List the suffixes of slides."""
     return ", ".join(sorted(SLIDE_SUFFIXES))
 
 
@@ -124,7 +124,7 @@ def _is_slide(entry: os.DirEntry[str]) -> bool:
 
 
 def _belonging(folder: Path, slides: set[str]) -> set[str]:
-    """Name what belongs to the slides of a folder: sidecars, MIRAX' folders, the files of Hamamatsu's."""
+    """Return the names of what belongs to a folder's slides: sidecars, MIRAX folders, Hamamatsu files."""
     names = set[str]()
     for name in slides:
         path = folder / name
@@ -138,7 +138,7 @@ def _belonging(folder: Path, slides: set[str]) -> set[str]:
 
 
 def _why_not(entry: os.DirEntry[str]) -> Why | None:
-    """Say why an entry is left out; None for a folder to look into."""
+    """Return why an entry is left out; None for a folder to look into."""
     if entry.name.startswith(_HIDDEN):
         return "hidden"
     if os.path.splitext(entry.name)[1].lower() in UNFINISHED_SUFFIXES:  # noqa: PTH122 - of very many
@@ -149,7 +149,7 @@ def _why_not(entry: os.DirEntry[str]) -> Why | None:
 
 
 def _is(kind: Callable[[], bool]) -> bool:
-    """Ask whether an entry is of a kind; what the system cannot tell is of none."""
+    """Ask whether an entry is of a kind; False where the system cannot tell."""
     try:
         return kind()
     except OSError:

@@ -1,8 +1,9 @@
 """A folder for copies of slides that lie elsewhere: bounded, shared by processes, and sound after any crash.
 
-Each copy has a lock file. Who fetches or removes a copy holds the lock alone, who reads it shares the lock;
-the system lets go of the locks of a process that dies. Copies are removed when room is needed, the longest
-unused first, never while someone reads them. Labels of slides show names: the folder is its owner's alone.
+Each copy has a lock file. To fetch or remove a copy takes an exclusive lock, to read it a shared one; the
+system releases the locks of a process that dies. Copies are removed when room is needed, the least recently
+used first, never while someone reads them. Labels of slides show names, so the folder is private to its
+owner.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.files import sha256_hex
 
 _UNFINISHED = ".part"
-"""How the name of a file ends that is being fetched (see `histgen_lib.files.atomic_path`)."""
+"""Suffix of a file that is being fetched (see `histgen_lib.files.atomic_path`)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class _Copy:
 
 
 class Scratch:
-    """Copies in `folder`, which is made; together at most `limit_bytes`, except one that alone is larger.
+    """Copies in `folder`, which is created; together at most `limit_bytes`, unless a single one is larger.
 
     Raises TransientError("scratch-full") while there is no room, FatalError("scratch-unwritable").
     """
@@ -48,7 +49,7 @@ class Scratch:
     def holding(
         self, identity: str, name: str, size_bytes: int, fetch: Callable[[Path], None]
     ) -> Iterator[Path]:
-        """Give a copy called `name` for the time of the block; `fetch` writes it if it is not there yet.
+        """Provide a copy called `name` for the duration of the block; `fetch` writes it if it does not exist.
 
         `identity` names the original and its state: another state is another copy.
         """
@@ -62,7 +63,7 @@ class Scratch:
                 self._make_room(0)
 
     def _shared(self, place: Path, path: Path, size_bytes: int, fetch: Callable[[Path], None]) -> IO[bytes]:
-        """Return a shared lock of the copy's, which is there."""
+        """Return a shared lock on the copy, fetching it first if necessary."""
         while True:
             with _translated(), _locked(place) as lock:
                 assert lock is not None
@@ -72,11 +73,11 @@ class Scratch:
                     fetch(path)
                 os.utime(place)
                 fcntl.flock(lock, fcntl.LOCK_SH)
-                if path.is_file():  # a lock cannot be turned from sole to shared in one step
+                if path.is_file():  # a lock cannot be turned from exclusive to shared in one step
                     return os.fdopen(os.dup(lock.fileno()), "rb")
 
     def _make_room(self, size_bytes: int) -> None:
-        """Remove copies that no one reads until so many bytes more fit, or none is left to remove."""
+        """Remove copies that no one reads until so many more bytes fit, or none is left to remove."""
         copies = sorted(self._copies(), key=lambda copy: copy.used_ns)
         used = sum(copy.size_bytes for copy in copies)
         free = shutil.disk_usage(self._folder).free
@@ -111,7 +112,7 @@ class Scratch:
 
 @contextmanager
 def _locked(place: Path, *, wait: bool = True) -> Iterator[IO[bytes] | None]:
-    """Hold the lock of a copy alone; None if `wait` is false and another has it."""
+    """Hold the exclusive lock on a copy; None if `wait` is false and another process has it."""
     path = place.with_suffix(".lock")
     flags = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
     while True:
@@ -121,7 +122,7 @@ def _locked(place: Path, *, wait: bool = True) -> Iterator[IO[bytes] | None]:
             except BlockingIOError:
                 yield None
                 return
-            if _is(lock, path):  # else it was removed, with its copy, while this waited for it
+            if _is(lock, path):  # otherwise it was removed with its copy while we waited
                 yield lock
                 return
 
@@ -134,7 +135,7 @@ def _is(lock: IO[bytes], path: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a copy and its lock, which is held alone."""
+    """Remove a copy and its lock, which the caller holds exclusively."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.with_suffix(".lock").unlink(missing_ok=True)
 
@@ -148,7 +149,7 @@ def _translated() -> Iterator[None]:
             raise TransientError(
                 "scratch-full",
                 "There is no room for a copy of the slide.",
-                hint="Make room on the disk of HISTGEN_SCRATCH.",
+                hint="Free some space on the disk of HISTGEN_SCRATCH.",
             ) from error
         raise FatalError(
             "scratch-unwritable",

@@ -1,8 +1,8 @@
-"""From a slide's URI to a file that can be opened; and whether one that cannot be read is gone, or only away.
+"""From a slide's URI to a file that can be opened, and whether an unreadable one is gone or only unavailable.
 
-A slide that is gone is a person's business (it is dead-lettered), a share that is away comes back (the job
-waits for it). A share counts as away when the system says so, or when its table of mounts wants something
-mounted where nothing is; an empty folder alone proves nothing.
+A slide that is gone needs a person (it is dead-lettered); a share that is away comes back (the job waits for
+it). A share counts as away when the system says so, or when its table of mounts lists a mount point where
+nothing is mounted; an empty folder alone proves nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath
 from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from histgen_lib.access.scratch import Scratch
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
-from histgen_lib.slides.admission import admit
+from histgen_lib.slides.limits import DEFAULT_BYTES, require_bytes
 from histgen_lib.slides.mpp import read_sidecar
-from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
-from histgen_lib.slides.source import locate
+from histgen_lib.slides.source import admit, locate
 from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucket
 
 _AWAY = {
@@ -31,16 +30,16 @@ _AWAY = {
     )
     if hasattr(errno, name)
 }
-"""What the system says of a share whose server cannot be had, when a file on it is looked up."""
+"""The system's errors for a file on a share whose server cannot be reached."""
 
 _FSTAB = Path("/etc/fstab")
 _NAME_BYTES = 200
-"""What a copy's name keeps of its object's, from the end: with what a file that is being fetched is called
-besides, a name may have 255."""
+"""What a copy keeps of its object's name, from the end. A file name may have 255 bytes, and a file that is
+being fetched has a prefix and a suffix besides."""
 
 
 def stated_mounts(table: Path = _FSTAB) -> list[Path]:
-    """List the folders on which the system's table wants something mounted."""
+    """List the mount points in the system's table of mounts."""
     try:
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -52,17 +51,17 @@ def stated_mounts(table: Path = _FSTAB) -> list[Path]:
 
 @dataclass(frozen=True)
 class SlideFile:
-    """A slide that was admitted: its file or DICOM folder, and where all that belongs to it has to lie."""
+    """A slide that was admitted: its file or DICOM folder, and where all its files have to lie."""
 
     path: Path
     within: Roots
 
 
 class SlideFiles:
-    """Opens slides by URI: file:// where they lie, s3:// by way of a copy in `scratch`.
+    """Opens slides by URI: file:// in place, s3:// by way of a copy in `scratch`.
 
-    `roots`: what slides may be taken from, whoever names them. `storage`: endpoint and region of buckets.
-    `mounts`: see `stated_mounts`. `most_bytes`: what one slide may have.
+    `roots`: where slides may be taken from, whoever names them. `storage`: endpoint and region of buckets.
+    `mounts`: see `stated_mounts`. `most_bytes`: how large one slide may be.
     """
 
     def __init__(
@@ -84,12 +83,12 @@ class SlideFiles:
 
     @contextmanager
     def open(self, uri: str) -> Iterator[SlideFile]:
-        """Give the slide's file for the time of the block.
+        """Provide the slide's file for the duration of the block.
 
-        InvalidInputErrors of the block pass, unless the file cannot be had because its share is away: then
-        TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
+        InvalidInputErrors raised in the block pass, unless the file is unavailable because its share is away:
+        then TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
         "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError:
-        "slide-away" (of buckets, too), "scratch-full".
+        "slide-away" (for buckets as well), "scratch-full".
         """
         place = self._place(uri)
         if isinstance(place, ObjectPlace):
@@ -100,7 +99,7 @@ class SlideFiles:
             yield _admitted(place.path, self._roots)
 
     def sidecar_mpp(self, uri: str) -> float | None:
-        """Return what a sidecar beside a file says of its scale; as `histgen_lib.slides.mpp.read_sidecar`.
+        """Return the scale that a sidecar beside a file states: see `histgen_lib.slides.mpp.read_sidecar`.
 
         Raises as `open` does for URIs and for shares that are away.
         """
@@ -111,7 +110,7 @@ class SlideFiles:
             return read_sidecar(place.path, self._roots)
 
     def _place(self, uri: str) -> Place:
-        """Read a URI that anybody may have written; the only place where one becomes a path or a key."""
+        """Parse a URI that anyone may have written; the only function that turns one into a path or a key."""
         try:
             place = parse_uri(uri)
         except InvalidInputError:
@@ -139,7 +138,7 @@ class SlideFiles:
                 raise TransientError(
                     "slide-away",
                     f"The disk or network share that holds {path.name} is away.",
-                    hint="Mount it again; the slide is then worked on by itself.",
+                    hint="Mount it again; the slide is then processed automatically.",
                 ) from error
 
     def _unmounted(self, path: Path) -> bool:
@@ -182,14 +181,14 @@ class SlideFiles:
 
 
 def _admitted(path: Path, within: Roots) -> SlideFile:
-    """Refuse what may not be a slide at the price of a few small reads, before all of it is read."""
+    """Refuse what cannot be a slide by a few small reads, before all of it is read."""
     if admit(path, within):
         locate(path)
     return SlideFile(path, within)
 
 
 def _is_too_long(path: Path) -> bool:
-    """Whether the file system can have no such name."""
+    """Return whether the file system cannot have such a name."""
     try:
         path.stat()
     except OSError as error:
@@ -200,7 +199,7 @@ def _is_too_long(path: Path) -> bool:
 def _bad_uri() -> InvalidInputError:
     return InvalidInputError(
         "slide-uri",
-        "The slide's URI is none that a file or an S3 object can have.",
+        "The slide's URI cannot belong to a file or an S3 object.",
         hint='Announce slides as "file:///folder/slide.svs" or "s3://bucket/key".',
     )
 
@@ -214,14 +213,14 @@ def _missing(name: str) -> InvalidInputError:
 
 
 def _bucket_away(name: str, error: TransientError) -> TransientError:
-    """Tell a slide's own S3 from the store that all need."""
+    """Return the error for a slide's own S3, as opposed to the store that every job needs."""
     return TransientError(
         "slide-away", f"The bucket that holds {name} cannot be read now: {error.message}", hint=error.hint
     )
 
 
 def _closed(name: str, error: FatalError) -> InvalidInputError:
-    """Put a bucket that refuses us into words: that is the slide's trouble, not this service's end."""
+    """Return the error for a bucket that denies access: a problem of this slide, not of the whole service."""
     return InvalidInputError(
         "slide-unreadable",
         f"{name} cannot be read: {error.message}",

@@ -1,13 +1,13 @@
-"""Bags that CLAM, TRIDENT and STAMP wrote: HDF5 with features [N,D] or [1,N,D] and `coords` [N,2].
+"""Bags written by CLAM, TRIDENT and STAMP: HDF5 with features [N,D] or [1,N,D] and `coords` [N,2].
 
 TRIDENT writes the tiling as attributes of `coords` (patch_size, patch_size_level0, level0_magnification,
 target_magnification, level0_width, level0_height, name). CLAM writes patch_size, patch_level and downsample
 into its coordinate files, and nothing into its feature files; there the tile's side is taken from the
 spacing of the tiles. A magnification M is read as 10 / M µm per pixel, the convention of both tools.
 
-STAMP calls the features `feats` and gives places in µm (attributes unit, tile_size_um, tile_size_px); how
-many pixels that is on the slide it does not say. Its bag is that of a scan with 1 µm per level-0 px: whoever
-multiplies a place by `slide_mpp` gets the µm that STAMP wrote.
+STAMP calls the features `feats` and gives places in µm (attributes unit, tile_size_um, tile_size_px), but not
+how many pixels that is on the slide. Its bag is taken to be of a scan with 1 µm per level-0 px: a place times
+`slide_mpp` is the µm that STAMP wrote.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.bags._damage import check_places, check_size, halves, unreadable, whole_px
-from histgen_lib.bags.bag import Bag
+from histgen_lib.bags.bag import Bag, as_float16, check_rows, check_size, unreadable, whole_px
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_id
 
@@ -32,21 +31,21 @@ _MICROMETRES = {"um", "µm", "μm", "micron", "microns", "micrometer", "micromet
 _PIXELS = {"", "px", "pixel", "pixels"}
 _MOST_SIDE_PX = 2**31
 _MOST_CHUNK_BYTES = 1 << 30
-"""HDF5 unpacks a chunk as a whole, however few rows of it are asked for."""
+"""HDF5 unpacks a whole chunk even for a single row."""
 
 
 def read(path: Path) -> Bag:
-    """Read a feature file of CLAM, TRIDENT or STAMP; what it does not say is NaN, 0 or empty in the bag."""
+    """Read a feature file of CLAM, TRIDENT or STAMP; what it does not state is NaN, 0 or empty in the bag."""
     try:
         with h5py.File(path, "r") as file:
             features, coords = _datasets(file, path.name)
-            check_places(path.name, _shape(features), _shape(coords))
+            check_rows(path.name, _shape(features), _shape(coords))
             attributes = {**dict(file.attrs), **dict(features.attrs), **dict(coords.attrs)}
             if _unit(attributes) not in _MICROMETRES | _PIXELS:
                 raise unreadable(path.name, "its coords are in a unit other than pixels and micrometres")
             xy = whole_px(path.name, _rows(coords, slice(None)))
-            made = halves(path.name, _shape(features), partial(_rows, features))
-        return _bag(path, made, xy, attributes)
+            vectors = as_float16(path.name, _shape(features), partial(_rows, features))
+        return _bag(path, vectors, xy, attributes)
     except InvalidInputError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -62,14 +61,14 @@ def _datasets(file: h5py.File, name: str) -> tuple[h5py.Dataset, h5py.Dataset]:
     for dataset in found:
         check_size(name, dataset.shape)
         if dataset.dtype.kind not in "fiu":  # of text and other kinds one value can have gigabytes
-            raise unreadable(name, "its features or coords are no numbers")
+            raise unreadable(name, "its features or coords are not numbers")
         if math.prod(dataset.chunks or ()) * dataset.dtype.itemsize > _MOST_CHUNK_BYTES:
-            raise unreadable(name, "it is packed in pieces too large to be unpacked")
+            raise unreadable(name, "its chunks are too large to be unpacked")
     return found
 
 
 def _is_own_array(file: h5py.File, part: str) -> bool:
-    """Whether the file itself holds it: HDF5 can also name other files, which nobody gave to be read."""
+    """Return whether the file itself holds an array: HDF5 can also refer to other files."""
     if not isinstance(file.get(part, getlink=True), h5py.HardLink):
         return False
     found = file[part]
@@ -101,13 +100,13 @@ def _bag(
             "bag-invalid",
             f"The bag {path.name} cannot be used: some of its coords lie outside the slide's "
             f"{bag.slide_size[0]} × {bag.slide_size[1]} pixels.",
-            hint="Are coords and size those of one slide, in level-0 pixels? Extract the features again.",
+            hint="Check that both are of the same slide, in level-0 pixels, or extract the features again.",
         )
     return bag
 
 
 def _lies_outside(bag: Bag, size: tuple[int, int]) -> bool:
-    """Whether a tile has nothing of the slide in it."""
+    """Return whether a tile lies entirely outside the slide."""
     return bool(((bag.xy >= size) | (bag.xy + bag.span_px <= 0)).any())
 
 
@@ -116,7 +115,7 @@ def _is_batch(dataset: h5py.Dataset) -> bool:
 
 
 def _shape(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """Its shape without the batch of one that some write around it."""
+    """Return the shape without the batch dimension of 1 that some tools add."""
     return tuple(dataset.shape[1:] if _is_batch(dataset) else dataset.shape)
 
 

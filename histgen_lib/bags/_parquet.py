@@ -1,7 +1,7 @@
 """Our own bag file: Parquet with columns x, y (int32, level-0 px) and features (float16, fixed-size list).
 
-The schema metadata holds, under `histgen`, the bag's facts as JSON with its digest; any Parquet reader
-shows it.
+The schema metadata holds, under `histgen`, everything but the arrays as JSON, with the bag's digest; any
+Parquet reader shows it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histgen_lib.bags._damage import check_size, unreadable
-from histgen_lib.bags.bag import SCHEMA_VERSION, Bag, Maker
+from histgen_lib.bags.bag import SCHEMA_VERSION, Bag, Maker, check_size, unreadable
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json
 
 _KEY = b"histgen"
 _COLUMNS = ("x", "y", "features")
 _DAMAGE = (pa.ArrowException, ArithmeticError, OSError, LookupError, RecursionError, TypeError, ValueError)
-_FORMAT: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 
 
 def write(bag: Bag, path: Path) -> None:
     """Write the bag atomically; equal bags give equal bytes (of one Arrow version)."""
     with atomic_path(path) as temporary:
-        pq.write_table(_table(bag), temporary, **_FORMAT)
+        _write(bag, temporary)
 
 
 def pack(bag: Bag) -> bytes:
     """Return the bytes that `write` writes."""
     sink = pa.BufferOutputStream()
-    pq.write_table(_table(bag), sink, **_FORMAT)
+    _write(bag, sink)
     return bytes(sink.getvalue())
 
 
@@ -45,17 +43,21 @@ def read(path: Path) -> Bag:
 
 
 def unpack(data: bytes, name: str) -> Bag:
-    """Read what `pack` gave, as `read`; `name` is what to call it in errors."""
+    """Read what `pack` returned, as `read`; `name` is what errors call the bag."""
     return _read(pa.BufferReader(data), name)
 
 
 def read_maker(path: Path) -> Maker:
-    """Say what made a bag that `write` wrote, from its facts alone."""
+    """Return what made a bag that `write` wrote, from its metadata alone."""
     try:
         facts = json.loads(pq.read_schema(path).metadata[_KEY])
         return Maker(str(facts["encoder_name"]), str(facts["encoder_sha256"]), int(facts["dim"]))
     except _DAMAGE as error:
-        raise unreadable(path.name, "it is not a bag that histgen wrote") from error
+        raise unreadable(path.name, "it is not a bag written by histgen") from error
+
+
+def _write(bag: Bag, sink: Any) -> None:
+    pq.write_table(_table(bag), sink, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def _table(bag: Bag) -> pa.Table:
@@ -81,7 +83,7 @@ def _read(source: Any, name: str) -> Bag:
     except InvalidInputError:
         raise
     except _DAMAGE as error:
-        raise unreadable(name, "it is not a bag that histgen wrote") from error
+        raise unreadable(name, "it is not a bag written by histgen") from error
     if bag is None:
         raise InvalidInputError(
             "bag-schema-newer",
@@ -94,7 +96,7 @@ def _read(source: Any, name: str) -> Bag:
 
 
 def _check(file: pq.ParquetFile, name: str) -> None:
-    """Refuse columns of other types, which could hold anything, and more numbers than a bag has, unread."""
+    """Refuse, before reading, columns of other types, which could hold anything, and too many numbers."""
     kinds = [file.schema_arrow.field(column).type for column in _COLUMNS]
     if kinds[:2] != [pa.int32()] * 2 or getattr(kinds[2], "value_type", None) != pa.float16():
         raise unreadable(name, "its columns are of other types")

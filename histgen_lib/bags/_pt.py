@@ -1,4 +1,4 @@
-"""Bags as HistGen's own extraction saved them: a bare torch tensor [N,D] without places or facts."""
+"""Bags as HistGen's own extraction saved them: a bare torch tensor [N,D] without places or metadata."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.bags._damage import check_size, halves, unreadable
-from histgen_lib.bags.bag import Bag
+from histgen_lib.bags.bag import Bag, as_float16, check_size, unreadable
 from histgen_lib.errors import FatalError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -31,15 +30,15 @@ def read(path: Path) -> Bag:
             hint="Install the train extra: pip install 'histgen[train]'",
         ) from error
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's, of what it does with its own files
+        with warnings.catch_warnings(action="ignore"):  # torch's, about its own file formats
             tensor = _load(path)
-            features = _halves(tensor, path.name) if isinstance(tensor, torch.Tensor) else None
+            features = _as_float16(tensor, path.name) if isinstance(tensor, torch.Tensor) else None
     except InvalidInputError:
         raise
-    except Exception as error:  # torch raises what it likes for files that are none of its own
+    except Exception as error:  # torch raises anything for files that are not its own
         raise unreadable(path.name, "it is not a tensor that torch saved") from error
     if features is None:
-        raise unreadable(path.name, "it holds something else than one tensor of features")
+        raise unreadable(path.name, "it does not hold a single tensor of features")
     return Bag(
         slide_id=path.stem,
         features=features,
@@ -55,9 +54,9 @@ def read(path: Path) -> Bag:
 
 
 def _load(path: Path) -> Any:
-    """Load what torch saved. Nothing in the file is run, and the indices of a sparse tensor are checked.
+    """Load what torch saved, without running anything in the file; indices of a sparse tensor are checked.
 
-    A file may hold far more than its tensor shows (a view of a large one): it is mapped, not read.
+    A file may hold far more than its tensor shows (a view of a large one), so it is mapped, not read.
     """
     import torch
 
@@ -65,12 +64,12 @@ def _load(path: Path) -> Any:
     if packed:
         with zipfile.ZipFile(path) as entries:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
-                raise unreadable(path.name, "it is compressed, as no saved tensor is")
+                raise unreadable(path.name, "it is compressed, unlike any saved tensor")
     return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
 
 
-def _halves(tensor: Tensor, name: str) -> NDArray[np.float16]:
-    """Make a tensor of any real type one of float16: of a sparse or quantised one what it stands for."""
+def _as_float16(tensor: Tensor, name: str) -> NDArray[np.float16]:
+    """Return a tensor of any real type as float16; a sparse or quantised one is expanded."""
     import torch
 
     check_size(name, tensor.shape)
@@ -80,7 +79,7 @@ def _halves(tensor: Tensor, name: str) -> NDArray[np.float16]:
     elif tensor.layout not in (torch.strided, torch.sparse_coo):
         tensor = tensor.to_sparse()
     tensor = tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor
-    return halves(name, tensor.shape, partial(_rows, tensor))
+    return as_float16(name, tensor.shape, partial(_rows, tensor))
 
 
 def _rows(tensor: Tensor, rows: slice) -> NDArray[Any]:

@@ -1,9 +1,14 @@
-"""The bag: all tile features of one slide with the places they come from and what made them."""
+"""The bag: all tile features of one slide, with their places and the encoder that made them.
+
+The functions below the classes are for whoever reads bags: they refuse absurd sizes and values that no bag
+can hold, in the same words for every file layout.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +21,13 @@ from histgen_lib.files import canonical_json
 
 SCHEMA_VERSION = 1
 
+_MOST_VALUES = 1 << 29
+"""Features of one slide as float16 then fill 1 GiB: 350,000 tiles of 1536, more than any slide has."""
+_MOST_TILES = 1 << 20
+"""A slide of 200,000 px square in tiles of 224 px has 800,000."""
+_BLOCK_VALUES = 1 << 24
+_LARGEST_HALF = 65504.0
+
 
 @dataclass(frozen=True, eq=False)
 class Bag:
@@ -24,9 +36,9 @@ class Bag:
     `features`: float16[N,D]. `xy`: int32[N,2], top-left corners in level-0 px. `span_px`: side of a tile in
     level-0 px. `tile_px`, `mpp`: side (px) and scale (µm/px) of the tiles as the encoder saw them.
     `slide_mpp`: µm per level-0 px. `slide_size`: (width, height) in level-0 px. `encoder_name`,
-    `encoder_sha256`: what made the features. Bags read from other tools' files may lack some: then numbers
-    are NaN or 0, texts empty. Raises `InvalidInputError("bag-invalid")` for arrays of other shapes, empty
-    bags, features that are not finite, and sizes that are not positive.
+    `encoder_sha256`: what made the features. Bags read from other tools' files may lack some of these: then
+    numbers are NaN or 0, and texts empty. Raises `InvalidInputError("bag-invalid")` for arrays of other
+    shapes, empty bags, features that are not finite, and sizes that are not positive.
     """
 
     slide_id: str
@@ -41,7 +53,7 @@ class Bag:
     encoder_sha256: str
 
     def __post_init__(self) -> None:
-        wrong = _defect(self.features, self.xy) or _strange_facts(self)
+        wrong = _array_fault(self.features, self.xy) or _number_fault(self)
         if wrong:
             raise InvalidInputError(
                 "bag-invalid",
@@ -65,7 +77,7 @@ class Bag:
 
     @property
     def known_size(self) -> tuple[int, int] | None:
-        """(width, height) of the slide in level-0 px, where the bag knows it and where its tiles lie."""
+        """(width, height) of the slide in level-0 px, if the bag knows it and where its tiles lie."""
         return self.slide_size if self.has_places and min(self.slide_size) > 0 else None
 
     @cached_property
@@ -77,7 +89,7 @@ class Bag:
         return sha.hexdigest()
 
     def metadata(self) -> dict[str, Any]:
-        """Everything but the arrays, as JSON values (an unknown number is None)."""
+        """Return everything but the arrays, as JSON values (an unknown number is None)."""
         return {
             "schema_version": SCHEMA_VERSION,
             "slide_id": self.slide_id,
@@ -95,7 +107,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class Maker:
-    """What made a bag: the tile encoder's name and the SHA-256 of its weights ("" unknown), its width D."""
+    """What made a bag: the tile encoder's name, the SHA-256 of its weights ("" if unknown), its width D."""
 
     name: str
     sha256: str
@@ -103,15 +115,99 @@ class Maker:
 
 
 def maker_of(bag: Bag) -> Maker:
-    """Say what made the bag."""
+    """Return what made the bag."""
     return Maker(bag.encoder_name, bag.encoder_sha256, int(bag.features.shape[1]))
+
+
+def unreadable(name: str, why: str) -> InvalidInputError:
+    """Return the error for a bag called `name` that is damaged or has an unknown layout."""
+    return InvalidInputError(
+        "bag-unreadable",
+        f"{name} cannot be read as a bag: {why}.",
+        hint="The file is damaged or has another layout. Extract the features again, or copy it again.",
+    )
+
+
+def check_size(name: str, shape: Sequence[int]) -> None:
+    """Refuse an array by the `shape` that its file declares, before it takes any memory.
+
+    Raises InvalidInputError("bag-too-large").
+    """
+    if math.prod(shape) > _MOST_VALUES or math.prod(shape[:-1]) > _MOST_TILES:
+        raise InvalidInputError(
+            "bag-too-large",
+            f"{name} declares an array of {_size(shape)} numbers: no slide's bag has so many.",
+            hint="The file is damaged, or holds the tiles of many slides. Write one file for each slide.",
+        )
+
+
+def check_rows(name: str, features: Sequence[int], coords: Sequence[int]) -> None:
+    """Refuse features and coords whose shapes do not match, before they are read: "bag-invalid"."""
+    if features[:1] != coords[:1]:
+        raise InvalidInputError(
+            "bag-invalid",
+            f"The bag {name} cannot be used: its features are {_size(features)}, its coords {_size(coords)}.",
+            hint="Extract the features of this slide again: every tile has one row in both.",
+        )
+
+
+def as_float16(
+    name: str, shape: Sequence[int], read_rows: Callable[[slice], NDArray[Any]]
+) -> NDArray[np.float16]:
+    """Return features [N, …] of any real type as float16. NaN and infinity remain, for `Bag` to refuse.
+
+    `read_rows` returns some rows, so that features of a wider type are never in memory as a whole. Raises
+    InvalidInputError: "bag-invalid" for values beyond float16, "bag-unreadable" for what is not a number.
+    """
+    features, largest = np.zeros(shape, np.float16), 0.0
+    tiles = shape[0] if shape else 0
+    step = max(1, _BLOCK_VALUES * tiles // max(1, features.size))
+    for start in range(0, tiles, step):
+        rows = slice(start, start + step)
+        block = read_rows(rows)
+        if block.dtype.kind not in "fiu":
+            raise unreadable(name, "its features are not numbers")
+        largest = max(largest, float(np.max(np.abs(block), initial=0, where=np.isfinite(block))))
+        if largest <= _LARGEST_HALF:
+            features[rows] = block
+    if largest > _LARGEST_HALF:
+        raise InvalidInputError(
+            "bag-invalid",
+            f"The bag {name} cannot be used: its features reach {largest:.6g}, and a bag holds numbers up to "
+            f"{_LARGEST_HALF:.0f} (float16).",
+            hint="Divide the features of all slides by the same number before they are written, "
+            "or use the encoder's normalised output.",
+        )
+    return features
+
+
+def whole_px(name: str, coords: NDArray[Any]) -> NDArray[np.int32]:
+    """Return coordinates of any real type as int32, rounded.
+
+    Raises InvalidInputError: "bag-invalid" for those that are not finite or beyond any slide,
+    "bag-unreadable" for what is not a number.
+    """
+    if coords.dtype.kind not in "fiu":
+        raise unreadable(name, "its coords are not numbers")
+    rounded = np.rint(coords) if coords.dtype.kind == "f" else coords
+    if not (np.abs(rounded.astype(np.float64)) < 2**31).all():  # False for NaN
+        raise InvalidInputError(
+            "bag-invalid",
+            f"The bag {name} cannot be used: some of its coords are not finite numbers, or beyond any slide.",
+            hint="Extract the features of this slide again.",
+        )
+    return np.ascontiguousarray(rounded.astype(np.int32))
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
 
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _defect(features: NDArray[np.float16], xy: NDArray[np.int32]) -> str:
+def _array_fault(features: NDArray[np.float16], xy: NDArray[np.int32]) -> str:
     if features.ndim != 2 or features.dtype != np.float16:
         return f"features are {features.dtype}{list(features.shape)} instead of float16[N, D]"
     if xy.shape != (len(features), 2) or xy.dtype != np.int32:
@@ -121,8 +217,8 @@ def _defect(features: NDArray[np.float16], xy: NDArray[np.int32]) -> str:
     return "" if np.isfinite(features).all() else "some features are not finite numbers"
 
 
-def _strange_facts(bag: Bag) -> str:
-    """Say which fact cannot be: unknown numbers are NaN, unknown sizes 0, and all others positive."""
+def _number_fault(bag: Bag) -> str:
+    """Name a number that cannot be: unknown ones are NaN, unknown sizes 0, and all others positive."""
     numbers = {
         "the tiles' side": bag.span_px,
         "the tiles' scale": bag.mpp,

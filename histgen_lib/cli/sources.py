@@ -71,6 +71,6 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _holds_dicom(folder: Path) -> bool:
     """Whether a folder whose files are not called as slides are holds a DICOM series."""
-    from histgen_lib.slides.source import is_dicom
+    from histgen_lib.slides.formats import is_dicom
 
     return any(is_dicom(path) for path in folder.iterdir() if path.is_file())

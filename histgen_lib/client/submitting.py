@@ -14,7 +14,6 @@ from histgen_lib.client.api import post_json
 from histgen_lib.client.connection import Connection, not_running
 from histgen_lib.client.following import Follower, Snapshot, StorePoller
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.names import safe_name
 from histgen_lib.slides.source import missing_slide
 
 _LOOK_S = 0.3
@@ -27,12 +26,6 @@ class Receipt:
     slide_id: str
     event_id: str
     status: str
-
-
-def slide_id_of(slide: str) -> str:
-    """Return the id that the gateway gives to a path or URI."""
-    path = Path(slide)
-    return safe_name(path.name if path.is_dir() else path.stem)
 
 
 def submit(

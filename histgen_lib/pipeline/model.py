@@ -136,8 +136,9 @@ def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
     from histgen_lib.bags import pack_bag, unpack_bag
     from histgen_lib.reports.pictures import heatmap_webp, thumbnail_webp, tile_uri
     from histgen_lib.reports.renderers.html import page_template
-    from histgen_lib.slides import _jpeg_tiff, _openslide  # noqa: F401 - OpenSlide
+    from histgen_lib.slides.readers import readers
 
+    readers()  # loads OpenSlide
     _ = model.provenance, model.folder.tokenizer
     _ = unpack_bag(pack_bag(_blank_bag(model.folder.histgen.input_dim)), "a bag")
     pixels = np.zeros((8, 8, 4), np.uint8)

@@ -14,7 +14,7 @@ from PIL import Image
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import Slide
-from histgen_lib.slides.resample import resize
+from histgen_lib.slides.reading import resize
 
 THUMBNAIL_PX = 1400
 EVIDENCE_PX = 256

@@ -1,7 +1,7 @@
 """Pixels: opening a whole-slide image, finding its tissue, and cutting it into tiles at one scale.
 
 OpenSlide and OpenCV are loaded when a name is first taken from here, not when this package is imported. Label
-and macro images carry names and accession numbers; nothing in this package can return them.
+and macro images show names and accession numbers; nothing in this package can return them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tile grid: which squares of a slide, at the wanted scale, hold enough tissue to be worth reading."""
+"""The tile grid: which squares of a slide, at the required scale, hold enough tissue to be read."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.quotas import require_squares, require_tiles
+from histgen_lib.slides.limits import require_squares, require_tiles
 from histgen_lib.slides.settings import TileGrid, TilingSettings
 from histgen_lib.slides.slide import Slide
 
 MOST_ENLARGEMENT = 2.0
-"""A slide may be this much coarser than the wanted scale; its tiles are enlarged, and quality says so."""
+"""A slide may be this much coarser than the required scale; its tiles are enlarged, and quality flags it."""
 
 
 def plan_grid(slide: Slide, settings: TilingSettings, *, most_tiles: int | None = None) -> TileGrid:
     """Lay a grid over the slide from its top-left corner and keep the tiles with enough tissue, row by row.
 
-    The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they
-    are white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels
-    are more than 2× the wanted scale, `slide-no-tissue` when no tile is left, `slide-too-many-tiles` when
-    more than `most_tiles` are, or when it is too large for any grid, `slide-read-failed`.
+    The grid covers the whole slide: tiles of the last column and row may reach past its edge, where they are
+    white and count as no tissue. Raises `InvalidInputError`: `slide-too-coarse` when the slide's pixels are
+    more than twice as large as required, `slide-no-tissue` when no tile is left, `slide-too-many-tiles` when
+    more than `most_tiles` are left or the slide is too large for any grid, `slide-read-failed`.
     """
     factor = settings.mpp / slide.mpp
     if factor * MOST_ENLARGEMENT < 1:
@@ -30,7 +30,7 @@ def plan_grid(slide: Slide, settings: TilingSettings, *, most_tiles: int | None 
             "slide-too-coarse",
             f"{slide.path.name} has {slide.mpp:g} µm per pixel; the model needs {settings.mpp:g}, "
             f"and at most {settings.mpp * MOST_ENLARGEMENT:g} can be used.",
-            hint="Scan the slide at a higher magnification; if the scale is wrong, state it with --mpp.",
+            hint="Scan the slide at a higher magnification; if its scale is wrong, correct it with --mpp.",
         )
     require_squares(slide.path.name, math.prod(_counts(slide.size, settings, factor)))
     mask, downsample = slide.tissue_map.tissue, slide.overview[1]
@@ -42,8 +42,8 @@ def plan_grid(slide: Slide, settings: TilingSettings, *, most_tiles: int | None 
         raise InvalidInputError(
             "slide-no-tissue",
             f"No tissue was found on {slide.path.name}.",
-            hint="Look at the slide: it may be empty, unstained or scanned in the wrong place. "
-            "If tissue is there but sparse, lower the least tissue fraction of a tile.",
+            hint="Look at the slide: it may be empty, unstained, or scanned in the wrong place. "
+            "If its tissue is sparse, lower min_tissue, the fraction of a tile that must be tissue.",
         )
     if most_tiles is not None:
         require_tiles(slide.path.name, int(keep.sum()), most_tiles)
@@ -59,9 +59,9 @@ def plan_grid(slide: Slide, settings: TilingSettings, *, most_tiles: int | None 
 
 
 def unread_tissue(grid: TileGrid) -> NDArray[np.bool_]:
-    """Find the tissue that lies in no tile: bool[h,w] over the pixels of the grid's mask.
+    """Return the tissue that lies in no tile: bool[h,w] over the pixels of the grid's mask.
 
-    Tiles' edges are rounded to mask pixels, those of neighbours alike.
+    Edges of tiles are rounded to mask pixels, shared edges to the same one.
     """
     height, width = grid.mask.shape
     starts = np.rint(grid.xy / grid.mask_downsample).astype(np.int64)
@@ -79,7 +79,7 @@ def tissue_fraction(
 ) -> NDArray[np.float64]:
     """Return the tissue fraction of squares: float64[N] for corners float64[N,2] and a side in mask px.
 
-    Exact for squares that cut mask pixels; what lies outside the mask is no tissue.
+    Exact for squares that cut mask pixels. What lies outside the mask is not tissue.
     """
     summed = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     summed[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
@@ -90,7 +90,7 @@ def tissue_fraction(
 
 
 def _at(summed: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Read a summed-area table between its nodes: bilinear there, so areas of cut pixels are exact."""
+    """Interpolate a summed-area table between its nodes, bilinearly: so areas of cut pixels are exact."""
     height, width = summed.shape
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
     x0, y0 = np.minimum(x.astype(np.int64), width - 2), np.minimum(y.astype(np.int64), height - 2)
@@ -101,7 +101,7 @@ def _at(summed: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float
 
 
 def _corners(size: tuple[int, int], settings: TilingSettings, factor: float) -> NDArray[np.float64]:
-    """Top-left corners of all squares that cover the slide: float64[N,2] (x, y) in level-0 px, row by row."""
+    """Return the top-left corners of all squares over the slide: float64[N,2] level-0 px, row by row."""
     step = (settings.tile_px - settings.overlap_px) * factor
     xs, ys = (np.arange(count) * step for count in _counts(size, settings, factor))
     across, down = np.meshgrid(xs, ys)

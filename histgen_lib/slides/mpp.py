@@ -1,4 +1,4 @@
-"""Deciding how many µm one level-0 pixel is. A wrong scale gives a wrong report, so none is guessed."""
+"""The scale of a slide, in µm per level-0 pixel. A wrong one gives a wrong report, so none is guessed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, each_name_once
 from histgen_lib.opening import check_ordinary, open_ordinary
+from histgen_lib.slides.metadata import MAGNIFICATION, SECOND_MPP
+from histgen_lib.slides.source import Bounds
 
 MppSource = Literal["stated", "sidecar", "file", "scanner-default"]
 
 LEAST_MPP, MOST_MPP = 0.1, 5.0
-"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78, and 0.05 is 0.5
-with a slipped point."""
+"""Slides are scanned between 0.1 and 4 µm per pixel; a 72-dpi print tag would mean 352.78, and 0.05 is a
+typing error for 0.5."""
 
 MOST_ANISOTROPY = 0.05
-"""Most relative difference of the x and y scale for a file's statement to be believed."""
+"""Largest relative difference between the x and y scale at which a file is believed."""
 
 _MOST_SIDECAR_BYTES = 64 << 10
 _NO_SIDECAR = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""The last: a slide whose name leaves no room for the ending can have none."""
+"""The last: a slide whose name leaves no room for the suffix cannot have a sidecar."""
 MOST_CONTRADICTION = 0.2
-"""Most relative difference of a stated scale from the file's own that goes without a word."""
+"""Largest relative difference of a stated scale from the file's own that is not flagged."""
 
-SECOND_MPP = "histgen.second-mpp"
-"""The property under which a reader keeps a scale that the file states besides the one that is believed."""
-MAGNIFICATION = "aperio.AppMag"
 _MPP_AT_1X = 10.0
 _MOST_BESIDE_MAGNIFICATION = 1.5
-"""A 40× scan has about 0.25 µm/px, give or take what makers call 40×; twice as much is another scan."""
+"""A 40× scan has about 0.25 µm/px, depending on what the maker calls 40×; twice as much is another scan."""
 
 
 def decide_mpp(
@@ -45,15 +43,15 @@ def decide_mpp(
     in_file: tuple[str | None, str | None],
     scanner_names: tuple[str, ...],
     scanner_mpp: Mapping[str, float],
-    within: Roots | None = None,
+    within: Bounds | None = None,
 ) -> tuple[float, MppSource]:
     """Return the level-0 scale in µm/px and where it was taken from.
 
-    Order of belief: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x and y
-    scale as written) if plausible, a default of the scanner or vendor (names compared without case). Raises
-    `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-not-square` when the file's
-    pixels are not, `slide-mpp-implausible` when the caller or a default states a value outside 0.1…5,
-    `slide-sidecar-invalid`. `within`: see `read_sidecar`.
+    In order of precedence: `stated` by the caller, a sidecar file, the slide file itself (`in_file`: its x
+    and y scale as written) if plausible, a default of the scanner or vendor (names compared without case).
+    Raises `InvalidInputError`: `slide-mpp-unknown` when nothing is believable, `slide-not-square` when the
+    file's pixels are not square, `slide-mpp-implausible` when the caller or a default states a value outside
+    0.1…5, `slide-sidecar-invalid`. `within`: see `read_sidecar`.
     """
     if stated is not None:
         return _checked(stated, "The stated mpp"), "stated"
@@ -81,7 +79,7 @@ def believable(in_file: tuple[str | None, str | None]) -> float | None:
 
 
 def is_plausible(mpp: float) -> bool:
-    """Whether a slide scanner could have made pixels of this size (µm)."""
+    """Return whether a slide scanner can have made pixels of this size (µm)."""
     return LEAST_MPP <= round(mpp, 3) <= MOST_MPP
 
 
@@ -92,20 +90,20 @@ def written_mpp(in_file: tuple[str | None, str | None]) -> float | None:
 
 
 def scale_flags(mpp: float, in_file: tuple[str | None, str | None]) -> tuple[str, ...]:
-    """Name what a reader must know of a slide taken to have `mpp`: see `histgen_lib.slides.quality`.
+    """Return the flags of a slide that is read at scale `mpp`: see `histgen_lib.slides.quality`.
 
-    A scale in the file that no scanner can have written contradicts nothing.
+    A scale in the file that no scanner can have written does not count as a contradiction.
     """
-    said = [value for value in map(_number, in_file) if value is not None and is_plausible(value)]
+    written = [value for value in map(_number, in_file) if value is not None and is_plausible(value)]
     raised = (
-        ("scale-contradicted", any(abs(mpp / value - 1) > MOST_CONTRADICTION for value in said)),
+        ("scale-contradicted", any(abs(mpp / value - 1) > MOST_CONTRADICTION for value in written)),
         ("pixels-not-square", _not_square(in_file)),
     )
     return tuple(flag for flag, holds in raised if holds)
 
 
 def doubted(mpp: float, properties: Mapping[str, str]) -> bool:
-    """Whether the file contradicts its own scale: by a second one, or by the magnification beside it."""
+    """Return whether the file contradicts its own scale, by a second one or by its magnification."""
     second, times = (_number(properties.get(key)) for key in (SECOND_MPP, MAGNIFICATION))
     by_magnification = mpp * times / _MPP_AT_1X if times is not None and times > 0 else 1.0
     return (second is not None and abs(mpp / second - 1) > MOST_CONTRADICTION) or not (
@@ -114,19 +112,19 @@ def doubted(mpp: float, properties: Mapping[str, str]) -> bool:
 
 
 def _not_square(in_file: tuple[str | None, str | None]) -> bool:
-    """Whether both sides of a file's pixels are plausible, and differ."""
+    """Return whether both sides of a file's pixels are plausible, but differ."""
     x, y = (_number(text) for text in in_file)
     plausible = x is not None and y is not None and is_plausible(x) and is_plausible(y)
     return plausible and believable(in_file) is None
 
 
-def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
+def read_sidecar(path: Path, within: Bounds | None = None) -> float | None:
     """Read `mpp` from `<slide>.json` beside the slide: `a.svs.json` first, then `a.json`; None without one.
 
     `within`: where it has to lie, links followed; None: anywhere. Raises
-    `InvalidInputError("slide-sidecar-invalid")` for one that cannot be read, is no ordinary file, lies
-    elsewhere, is not JSON, or whose mpp is implausible: it was put there to state a scale, and going on
-    without it might be to report at another.
+    `InvalidInputError("slide-sidecar-invalid")` if it cannot be read, is not a regular file, lies elsewhere,
+    is not JSON, or states an implausible mpp: someone put it there to state a scale, and to ignore it could
+    mean a report at another scale.
     """
     for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
         if sidecar != path and (data := _bytes_of(sidecar, within)) is not None:
@@ -136,11 +134,11 @@ def read_sidecar(path: Path, within: Roots | None = None) -> float | None:
     return None
 
 
-def _bytes_of(sidecar: Path, within: Roots | None) -> bytes | None:
-    """Read a sidecar; None where there is none, or a folder, or where nobody lets us look."""
+def _bytes_of(sidecar: Path, within: Bounds | None) -> bytes | None:
+    """Read a sidecar; None if there is none, if it is a folder, or if its folder may not be searched."""
     try:
         if within is not None and sidecar.is_symlink():
-            within.require_part(sidecar)  # whatever lies there: the answer must not tell
+            within.require_part(sidecar)  # the same answer, whatever lies there
         if not check_ordinary(sidecar):
             return None
         with open_ordinary(sidecar, within.judge if within is not None else None) as file:
@@ -160,12 +158,12 @@ def _load(sidecar: Path, data: bytes) -> Any:
     try:
         return json.loads(decode_text(data), object_pairs_hook=each_name_once)
     except (ValueError, RecursionError) as error:
-        raise _bad_sidecar(sidecar, "it is not readable JSON, or says something twice") from error
+        raise _bad_sidecar(sidecar, "it is not readable JSON, or states something twice") from error
 
 
 def _sidecar_mpp(sidecar: Path, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not is_plausible(value):
-        raise _bad_sidecar(sidecar, "its mpp is no believable number")
+        raise _bad_sidecar(sidecar, "its mpp is not a believable number")
     return float(value)
 
 
@@ -198,9 +196,9 @@ def _number(text: str | None) -> float | None:
 def _oblong(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInputError:
     return InvalidInputError(
         "slide-not-square",
-        f"{path.name} says that its pixels are {in_file[0]} × {in_file[1]} µm: they are not square.",
-        hint="Resample the slide to square pixels, for example with `vips resize`; if only what the file "
-        "says is wrong, state the scale with --mpp.",
+        f"{path.name} states that its pixels are {in_file[0]} × {in_file[1]} µm: they are not square.",
+        hint="Resample the slide to square pixels, for example with `vips resize`; if the file is wrong, "
+        "state the scale with --mpp.",
     )
 
 
@@ -210,7 +208,7 @@ def _unknown(path: Path, in_file: tuple[str | None, str | None]) -> InvalidInput
         why = f"{path.name} does not say how large its pixels are"
     else:
         both = f"{x:.2f}" if f"{x:.2f}" == f"{y:.2f}" else f"{x:.2f} × {y:.2f}"
-        why = f"{path.name} says that its pixels are {both} µm, which cannot be true"
+        why = f"{path.name} states that its pixels are {both} µm, which cannot be true"
     return InvalidInputError(
         "slide-mpp-unknown",
         f"{why}.",

@@ -1,7 +1,7 @@
-"""Which levels of a slide to believe: each is held against what is finer, in what it shows and in its size.
+"""Which levels of a slide to believe: each is compared with a finer one, in content and in size.
 
 Pyramids in the wild hold levels that are padded to whole tiles (their scale is then not what their size
-says), shifted, blank, of another slide, or a label. A few places with texture are read from the level and
+suggests), shifted, blank, of another slide, or a label. A few places with texture are read from the level and
 from the coarsest level believed so far, and compared as pictures. Level 0 is always believed: it is the
 slide.
 """
@@ -17,22 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.reading import Reads
-from histgen_lib.slides.resample import resize
+from histgen_lib.slides.readers import Reader
+from histgen_lib.slides.reading import resize
 from histgen_lib.slides.settings import Level
 
 MOST_LEVELS = 32
-"""Levels that are looked at, finest first; scanners write about ten, files may hold thousands of pages."""
+"""Levels that are compared, finest first; scanners write about ten, files may hold thousands of pages."""
 
 LEAST_SIDE_PX = 32
-"""Smaller levels show too little to be compared, and nothing is read from them."""
+"""Smaller levels show too little to be compared, and are not used."""
 
 LEAST_REDUCTION = 1.1
-"""A "level" that is less reduced than this is another focal plane or a copy."""
+"""A "level" that is reduced less than this is another focal plane or a copy."""
 
 _PATCH_PX = 64
 _MARGIN_PX = 4
-"""Levels are believed when shifted by up to so many of their px: sizes are rounded, half pixels are lost."""
+"""A level may be shifted by this many of its px: sizes are rounded, and half pixels are lost."""
 
 _MOST_REFERENCE_PX = 1536
 _LEAST_PATCH_PX = 24
@@ -41,14 +41,14 @@ _WHOLE_LEVEL_PX = 8_000_000
 
 _CELLS, _BLOCKS = 32, 4
 _FINE_SIGMA_PX, _COARSE_SIGMA_PX = 1.0, 6.0
-"""Structures between these sizes are compared; finer ones depend on how a level was made and compressed."""
+"""Structures between these sizes are compared; finer ones depend on resampling and compression."""
 
 _LEAST_TEXTURE = 2.5
 _LEAST_SHARE_OF_TEXTURE = 0.3
 _LEAST_CORRELATION = 0.45
 _MOST_COLOUR_DIFFERENCE = 24.0
 _LEAST_COLOUR_SPREAD = 8.0
-"""Grey values by which even places must differ from each other for their agreement to prove something."""
+"""Grey values by which textureless places must differ for their agreement to mean anything."""
 _LATTICE = 8
 _ENOUGH_PLACES = 16
 
@@ -60,44 +60,44 @@ Place = tuple[float, float]
 class Believed(NamedTuple):
     """Numbers of levels, finest first.
 
-    `kept`: to read from, 0 among them. `wrong`: those that show something else than level 0. Levels that are
-    too small or too empty to tell are in neither.
+    `kept`: to read from, including 0. `wrong`: those that show something other than level 0. Levels too small
+    or too empty to judge are in neither.
     """
 
     kept: tuple[int, ...]
     wrong: tuple[int, ...]
 
 
-def believed_levels(pixels: Reads, levels: Sequence[Level]) -> Believed:
-    """Compare the levels (finest first) with what is finer. A level that cannot be read is wrong."""
+def believed_levels(reader: Reader, levels: Sequence[Level]) -> Believed:
+    """Compare each level (finest first) with a finer one. A level that cannot be read is wrong."""
     kept, wrong = [0], list(range(MOST_LEVELS, len(levels)))
-    places = _Places(pixels, levels)
+    places = _Places(reader, levels)
     for number in range(1, min(len(levels), MOST_LEVELS)):
         if min(levels[number].size) < LEAST_SIDE_PX:
             continue
-        found = _same(pixels, levels, number, kept[-1], places)
+        found = _same(reader, levels, number, kept[-1], places)
         if found is not None:
             (kept if found else wrong).append(number)
     return Believed(tuple(kept), tuple(sorted(wrong)))
 
 
 def is_reduction(full: tuple[int, int], small: tuple[int, int]) -> bool:
-    """Whether both sides shrink by the same factor, give or take rounding to whole px (2 px, or 2 %)."""
+    """Return whether both sides shrink by the same factor, up to rounding to whole px (2 px, or 2 %)."""
     expected = full[1] * small[0] / full[0]
     same_shape = abs(expected - small[1]) <= max(2.0, 0.02 * max(expected, small[1]))
     return same_shape and full[0] >= LEAST_REDUCTION * small[0]
 
 
 class _Places:
-    """Where to compare, as shares (x, y) of the slide's sides."""
+    """Where to compare, as fractions (x, y) of the slide's sides."""
 
-    def __init__(self, pixels: Reads, levels: Sequence[Level]) -> None:
-        self._pixels, self._levels = pixels, levels
+    def __init__(self, reader: Reader, levels: Sequence[Level]) -> None:
+        self._reader, self._levels = reader, levels
 
     def __iter__(self) -> Iterator[Place]:
         """Yield where small levels show texture, then where level 0 does, then a few places all over.
 
-        What is not asked for is not read.
+        Levels are read only as far as places are requested.
         """
         yield from self._hinted
         yield from self._on_level_0
@@ -115,7 +115,7 @@ class _Places:
 
     def _textured(self, number: int) -> list[Place]:
         try:
-            picture = self._pixels.read(0, 0, number, *self._levels[number].size)
+            picture = self._reader.read(0, 0, number, *self._levels[number].size)
         except InvalidInputError:
             return []
         energy = cv2.resize(np.abs(_texture(picture)), (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
@@ -131,7 +131,7 @@ class _Places:
 
     @cached_property
     def _on_level_0(self) -> list[Place]:
-        """Textured ones of 8 × 8 places of level 0, in those parts of the slide where no level shows any."""
+        """The textured ones of 8 × 8 places of level 0, where small levels show no texture."""
         hinted = {_block(place) for place in self._hinted}
         return [p for p in _lattice(_LATTICE) if _block(p) not in hinted and self._is_textured(p)]
 
@@ -141,7 +141,7 @@ class _Places:
             for share, side in zip(place, self._levels[0].size, strict=True)
         )
         try:
-            patch = self._pixels.read(x, y, 0, _PATCH_PX, _PATCH_PX)
+            patch = self._reader.read(x, y, 0, _PATCH_PX, _PATCH_PX)
         except InvalidInputError:
             return False
         return bool(_texture(patch).std() >= _LEAST_TEXTURE)
@@ -155,14 +155,14 @@ def _block(place: Place) -> tuple[int, int]:
     return int(place[0] * _BLOCKS), int(place[1] * _BLOCKS)
 
 
-def _same(pixels: Reads, levels: Sequence[Level], number: int, finer: int, places: _Places) -> bool | None:
-    """Whether a level shows what level `finer` shows; None where nothing can be told."""
+def _same(reader: Reader, levels: Sequence[Level], number: int, finer: int, places: _Places) -> bool | None:
+    """Return whether a level shows what level `finer` shows; None where that cannot be judged."""
     if not is_reduction(levels[0].size, levels[number].size):
         return False
     alike = unlike = 0
     even: list[NDArray[np.float64]] = []
     for place in places:
-        pair = _pair(pixels, levels, number, finer, place)
+        pair = _pair(reader, levels, number, finer, place)
         verdict = pair if pair is None or pair is False else _alike(*pair)
         if verdict is None and pair:
             even.append(pair[0].mean((0, 1)))
@@ -175,12 +175,12 @@ def _same(pixels: Reads, levels: Sequence[Level], number: int, finer: int, place
 
 
 def _pair(
-    pixels: Reads, levels: Sequence[Level], number: int, finer: int, place: Place
+    reader: Reader, levels: Sequence[Level], number: int, finer: int, place: Place
 ) -> tuple[Picture, Picture] | Literal[False] | None:
-    """Read what level `finer` shows at a place, reduced, and what the level shows there with a margin around.
+    """Read a place in level `finer`, reduced, and in the level, with a margin around.
 
-    False if the level cannot be read there, None if the finer one cannot, or the file is damaged there in
-    either: whoever reads goes round it, and what is whole of the level may be believed.
+    False if the level cannot be read there; None if the finer one cannot, or if either is damaged there:
+    reading avoids damage, and the rest of the level may be believed.
     """
     by, by_finer = levels[number].downsample, levels[finer].downsample
     side = _patch_px(levels[number], by / by_finer)
@@ -192,14 +192,14 @@ def _pair(
     reference = (round(left * by), round(top * by), finer, span, span)
     there = (round((left - _MARGIN_PX) * by), round((top - _MARGIN_PX) * by), number, wide, wide)
     try:
-        fine = pixels.read(*reference)
+        fine = reader.read(*reference)
     except InvalidInputError:
         return None
     try:
-        coarse = pixels.read(*there)
+        coarse = reader.read(*there)
     except InvalidInputError:
         return False
-    whole = pixels.is_whole(*reference) and pixels.is_whole(*there)
+    whole = reader.is_whole(*reference) and reader.is_whole(*there)
     return (resize(fine, side, side), coarse) if whole else None
 
 
@@ -209,18 +209,18 @@ def _patch_px(level: Level, reduction: float) -> int:
 
 
 def _alike(expected: Picture, found: Picture) -> bool | None:
-    """Whether `expected` is the middle of `found`, give or take the margin; None if both are even."""
+    """Return whether `expected` is the middle of `found`, up to the margin; None if both lack texture."""
     inner = found[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
     if np.abs(expected.mean((0, 1)) - inner.mean((0, 1))).max() > _MOST_COLOUR_DIFFERENCE:
         return False
-    wanted, there = _texture(expected), _texture(found)
+    texture, there = _texture(expected), _texture(found)
     here = there[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
-    least, most = sorted((float(wanted.std()), float(here.std())))
+    least, most = sorted((float(texture.std()), float(here.std())))
     if most < _LEAST_TEXTURE:
         return None
     if least < _LEAST_SHARE_OF_TEXTURE * most:
         return False
-    return float(cv2.matchTemplate(there, wanted, cv2.TM_CCOEFF_NORMED).max()) >= _LEAST_CORRELATION
+    return float(cv2.matchTemplate(there, texture, cv2.TM_CCOEFF_NORMED).max()) >= _LEAST_CORRELATION
 
 
 def _texture(picture: Picture) -> Texture:

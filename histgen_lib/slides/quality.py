@@ -10,10 +10,10 @@
 | `underexposed` | empty glass is darker than 150 of 255 |
 | `pale` | tissue is hardly coloured (mean colourfulness relative to glass below 0.08) |
 | `enlarged` | the slide is more than 10 % coarser than the model's scale, so its tiles are enlarged |
-| `damaged` | data of the file are damaged: tiles are left out, or part of the overview is lost |
+| `damaged` | data in the file are damaged: tiles are left out, or part of the overview is lost |
 
 Opening a slide (`Slide.flags`) may raise `levels-left-out`, where smaller levels do not show what level 0
-shows, `scale-contradicted`, where the stated scale is more than a fifth off the file's own,
+shows, `scale-contradicted`, where the stated scale differs from the file's own by more than a fifth,
 `scale-doubtful`, where the file contradicts its own scale, and `pixels-not-square`.
 
 Sharpness is the variance of the Laplacian of grey divided by the variance of grey (+ 25), at the tiles'
@@ -48,9 +48,9 @@ _MOST_TILES = 48
 
 
 DAMAGE = "damage of the file"
-"""A check that some formats do not allow: their compressed tiles cannot be found or judged."""
+"""A check that some formats do not allow, because their compressed tiles cannot be found or judged."""
 NEVER_CHECKED = ("folds", "bubbles")
-"""What also spoils slides, and nothing here looks for; a check that comes to be made leaves this list."""
+"""What also spoils slides, but is not checked. Remove an entry once there is a check for it."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class QualityReport:
     `sharpness`: median over the tiles looked at. `blurred_fraction`: of those tiles. `clipped_fraction`: of
     tissue pixels. `background_brightness`: 0…255. `colourfulness`: mean of tissue relative to glass, 0…1.
     `enlargement`: how many times coarser than the model's scale the slide is (1 or less: no enlargement).
-    `damaged_tiles`: left out since the file is damaged there. `unseen_fraction`: of the overview, lost to
-    damage. `damage_checked`: whether damage of the tiles would have been noticed.
-    `tissue_unread_mm2`, `tissue_unread_fraction`: tissue that lies in no tile, and its share of all tissue.
+    `damaged_tiles`: left out because the file is damaged there. `unseen_fraction`: of the overview, lost to
+    damage. `damage_checked`: whether damage to the tiles would have been noticed. `tissue_unread_mm2`,
+    `tissue_unread_fraction`: tissue that lies in no tile, and its share of all tissue.
     """
 
     flags: tuple[str, ...]
@@ -83,12 +83,12 @@ class QualityReport:
 
     @property
     def checked(self) -> tuple[str, ...]:
-        """What the slide was checked for, as a person calls it."""
+        """What the slide was checked for, in words."""
         return tuple(check for check in CHECKS if check != DAMAGE or self.damage_checked)
 
     @property
     def not_checked(self) -> tuple[str, ...]:
-        """What also spoils slides, and was not looked for."""
+        """What also spoils slides, and was not checked, in words."""
         return NEVER_CHECKED if self.damage_checked else (DAMAGE, *NEVER_CHECKED)
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class QualityReport:
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of this module's table: the flag, when it is raised, and what it is a check of."""
+    """One row of this module's table: the flag, when it is raised, and which check it belongs to."""
 
     check: str
     flag: str
@@ -130,7 +130,7 @@ RULES = (
     Rule(DAMAGE, "damaged", lambda r: r.damaged_tiles > 0 or r.unseen_fraction > 0),
 )
 CHECKS = tuple(dict.fromkeys(rule.check for rule in RULES))
-"""The checks that are made, as a person calls them."""
+"""The checks that are made, in words."""
 
 
 def assess_quality(slide: Slide, grid: TileGrid) -> QualityReport:
@@ -169,13 +169,13 @@ def flags_of(report: QualityReport) -> tuple[str, ...]:
 
 
 def tile_sharpness(tile: NDArray[np.uint8]) -> float:
-    """Return how sharp uint8[h,w,3] RGB is; see this module's text for the scale."""
+    """Return how sharp uint8[h,w,3] RGB is; see the docstring of this module for the scale."""
     grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var() / (grey.var() + 25))
 
 
 def _some_tiles(slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
-    """Read tiles spread evenly over those that are at least half tissue (over all, where there are none)."""
+    """Read tiles spread evenly over those that are at least half tissue (over all, if there are none)."""
     full = np.flatnonzero(grid.tissue >= min(0.5, float(grid.tissue.max())))
     chosen = full[np.unique(np.linspace(0, len(full) - 1, _MOST_TILES).round().astype(int))]
     some = replace(grid, xy=grid.xy[chosen], tissue=grid.tissue[chosen])
@@ -183,7 +183,7 @@ def _some_tiles(slide: Slide, grid: TileGrid) -> NDArray[np.uint8]:
 
 
 def _clipped(tiles: NDArray[np.uint8], background: tuple[float, float, float]) -> float:
-    """Fraction of pixels darker than glass with a channel at 255; glass itself is often that bright."""
+    """Return the fraction of pixels darker than glass with a channel at 255; glass is often that bright."""
     red, green, blue = cv2.split(tiles.reshape(-1, *tiles.shape[2:]))
     stained = cv2.min(cv2.min(red, green), blue) < 0.85 * min(background)
     clipped = cv2.max(cv2.max(red, green), blue)[stained] == 255

@@ -1,8 +1,8 @@
 """Reading many tiles fast: one large read for neighbouring tiles, several reads at a time.
 
-A scanner stores JPEG tiles whose borders are not ours. Read one by one along the rows of a wide slide, our
-tiles decode those JPEGs again for each row they reach into; a block of 4 × 4 tiles decodes each about once.
-Decoding happens outside Python's lock, so several blocks are read at once.
+The edges of a scanner's JPEG tiles are not those of our tiles. Read one by one along the rows of a wide
+slide, our tiles decode those JPEGs again for each row they reach into; a block of 4 × 4 tiles decodes each
+about once. Decoding releases Python's lock, so several blocks are read at once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.cores import cores
-from histgen_lib.slides.resample import resize
+from histgen_lib.slides.readers import Reader
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 
 _BLOCK_TILES = 4
@@ -25,28 +25,27 @@ _MOST_THREADS = 4
 _MOST_CHUNK_BYTES = 96 << 20
 _MOST_SOURCE_PX = 2048
 _LEVEL_TOLERANCE = 1.02
-"""A level may be this much coarser than asked for: a 2.0005-fold level serves a 2-fold reduction."""
+"""A level may be this much coarser than required: a 2.0005-fold level serves a 2-fold reduction."""
 _LEAST_USE = 0.4
-"""Least part of a block that must be wanted tiles; below it they are read one by one."""
-
+"""Fraction of a block that tiles must cover; below it they are read one by one."""
 
 _MOST_DAMAGED = 0.05
-"""Part of a slide's tiles, or of its overview, that may be damaged; past it the slide is refused."""
+"""Fraction of a slide's tiles, or of its overview, that may be damaged; above it the slide is refused."""
 _LEAST_PIECE = 8
-"""Side (px of the overview) of a piece that a finer level is read for."""
+"""Side (px of the overview) of the pieces for which a finer level is read."""
 
 Part = tuple[int, int, int, int, int]
-"""What is read of a slide: corner (level-0 px), level, width and height (px of the level)."""
+"""A part of a slide: corner x, y (level-0 px), level, width and height (px of the level)."""
 
 
-class Reads(Protocol):
-    """Anything with OpenSlide's way of reading, giving uint8[height,width,3] RGB."""
-
-    def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read part of a level; the corner is in level-0 px. What is damaged is white."""
-
-    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Whether no damage is known of in that part, once it was read."""
+def resize(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Resample uint8[h,w,3] to `width` × `height` px: without aliasing when shrinking, else cubic."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrinking = width <= picture.shape[1] and height <= picture.shape[0]
+    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+    resized: NDArray[np.uint8] = cv2.resize(picture, (width, height), interpolation=interpolation)
+    return resized
 
 
 def best_level(levels: Sequence[Level], factor: float) -> int:
@@ -56,14 +55,14 @@ def best_level(levels: Sequence[Level], factor: float) -> int:
 
 
 def read_scaled(
-    pixels: Reads, levels: Sequence[Level], corner: tuple[int, int], out_size: tuple[int, int], factor: float
+    reader: Reader, levels: Sequence[Level], corner: tuple[int, int], out_size: tuple[int, int], factor: float
 ) -> NDArray[np.uint8]:
     """Read `out_size` (w, h) px from `corner` (level-0 px), each `factor` level-0 px wide → uint8[h,w,3] RGB.
 
     Places are exact to half a pixel of the level that is read.
     """
     return resize(
-        pixels.read(*_part(levels, best_level(levels, factor), corner, out_size, factor)), *out_size
+        reader.read(*_part(levels, best_level(levels, factor), corner, out_size, factor)), *out_size
     )
 
 
@@ -77,11 +76,11 @@ def _part(
 
 
 def read_overview(
-    pixels: Reads, levels: Sequence[Level], factor: float
+    reader: Reader, levels: Sequence[Level], factor: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Read the whole slide reduced by `factor`, in pieces → uint8[h,w,3] RGB, white past its edges.
 
-    Where the level for it is damaged, finer ones are read. Also gives bool[h,w], what could not be read.
+    Where the level for it is damaged, finer ones are read. Also returns bool[h,w]: what could not be read.
     """
     best = best_level(levels, factor)
     by = levels[best].downsample
@@ -98,8 +97,8 @@ def read_overview(
         corner = (round(left * factor), round(top * factor))
         for level in finer if side <= _LEAST_PIECE else (best,):
             part = _part(levels, level, corner, size, factor)
-            picture[place] = resize(pixels.read(*part), *size)
-            if pixels.is_whole(*part):
+            picture[place] = resize(reader.read(*part), *size)
+            if reader.is_whole(*part):
                 return
         if side <= _LEAST_PIECE:
             lost[place] = True
@@ -115,11 +114,11 @@ def read_overview(
 
 
 def read_grid(
-    pixels: Reads, levels: Sequence[Level], grid: TileGrid, *, batch_size: int, threads: int | None
+    reader: Reader, levels: Sequence[Level], grid: TileGrid, *, batch_size: int, threads: int | None
 ) -> Generator[TileBatch, None, None]:
     """Yield the grid's tiles in its order as batches of `batch_size`; see `Slide.read_tiles`."""
     waiting: deque[TileBatch] = deque()
-    for tiles in _chunks_of_tiles(pixels, levels, grid, threads or min(_MOST_THREADS, cores())):
+    for tiles in _chunks_of_tiles(reader, levels, grid, threads or min(_MOST_THREADS, cores())):
         waiting.append(tiles)
         while sum(map(len, waiting)) >= batch_size:
             merged = _merged(waiting)
@@ -138,19 +137,19 @@ def _merged(batches: Sequence[TileBatch]) -> TileBatch:
 
 
 def too_damaged(damaged: int, of: int) -> bool:
-    """Whether so much of a slide is damaged that what is left says nothing certain of it."""
+    """Return whether so much of a slide is damaged that the rest may mislead."""
     return damaged > _MOST_DAMAGED * of
 
 
 def _chunks_of_tiles(
-    pixels: Reads, levels: Sequence[Level], grid: TileGrid, threads: int
+    reader: Reader, levels: Sequence[Level], grid: TileGrid, threads: int
 ) -> Iterator[TileBatch]:
-    """Yield the whole ones among consecutive runs of tiles, the next run being read while one is used."""
+    """Yield the undamaged tiles of consecutive runs; the next run is read while one is used."""
     pending: deque[Callable[[], TileBatch]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for chunk in _chunks(grid):
-            pending.append(_begin(pool, pixels, levels, grid, chunk))
+            pending.append(_begin(pool, reader, levels, grid, chunk))
             if len(pending) > 1:
                 yield pending.popleft()()
         while pending:
@@ -160,13 +159,13 @@ def _chunks_of_tiles(
 
 
 def _begin(
-    pool: ThreadPoolExecutor, pixels: Reads, levels: Sequence[Level], grid: TileGrid, chunk: range
+    pool: ThreadPoolExecutor, reader: Reader, levels: Sequence[Level], grid: TileGrid, chunk: range
 ) -> Callable[[], TileBatch]:
-    """Begin to read a run of tiles; what is returned waits for them, and leaves out the damaged ones."""
+    """Start reading a run of tiles. The returned function waits for them, and leaves out damaged ones."""
     tiles = np.empty((len(chunk), grid.tile_px, grid.tile_px, 3), np.uint8)
     whole = np.ones(len(chunk), np.bool_)
     jobs = [
-        pool.submit(_read_block, pixels, levels, grid, chunk=chunk, members=members, tiles=tiles, whole=whole)
+        pool.submit(_read_block, reader, levels, grid, chunk=chunk, members=members, tiles=tiles, whole=whole)
         for members in _blocks(grid, chunk)
     ]
 
@@ -209,7 +208,7 @@ def _dense(xy: NDArray[np.int32], span_px: float) -> bool:
 
 
 def _read_block(
-    pixels: Reads,
+    reader: Reader,
     levels: Sequence[Level],
     grid: TileGrid,
     *,
@@ -218,7 +217,7 @@ def _read_block(
     tiles: NDArray[np.uint8],
     whole: NDArray[np.bool_],
 ) -> None:
-    """Read one square of tiles at once and put each tile into its place in `tiles`; say which are whole."""
+    """Read one square of tiles at once into their places in `tiles`; set in `whole` which are undamaged."""
     factor = grid.span_px / grid.tile_px
     xy = grid.xy[chunk.start : chunk.stop][members]
     corner = xy.min(axis=0)
@@ -226,9 +225,9 @@ def _read_block(
     width, height = (places.max(axis=0) + grid.tile_px).tolist()
     level, size = best_level(levels, factor), (grid.tile_px, grid.tile_px)
     part = _part(levels, level, (int(corner[0]), int(corner[1])), (width, height), factor)
-    block = resize(pixels.read(*part), width, height)
-    sound = pixels.is_whole(*part)
+    block = resize(reader.read(*part), width, height)
+    sound = reader.is_whole(*part)
     for member, (left, top) in zip(members.tolist(), places.tolist(), strict=True):
         tiles[member] = block[top : top + grid.tile_px, left : left + grid.tile_px]
         x, y = grid.xy[chunk.start + member].tolist()
-        whole[member] = sound or pixels.is_whole(*_part(levels, level, (x, y), size, factor))
+        whole[member] = sound or reader.is_whole(*_part(levels, level, (x, y), size, factor))

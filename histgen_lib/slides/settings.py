@@ -1,4 +1,4 @@
-"""The plain records of this room: levels, tiling settings, tile grids and batches of tiles."""
+"""Plain records of slides: levels, tiling settings, tile grids and batches of tiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histgen_lib.errors import InvalidInputError
 class Level:
     """One resolution of a slide: `size` (width, height) in its own px, `downsample` relative to level 0.
 
-    `number`: what its reader calls it, which is not its place among a slide's levels if some are left out.
+    `number`: its index in the reader's levels; a slide's own levels may leave some out.
     """
 
     size: tuple[int, int]
@@ -27,8 +27,8 @@ class TilingSettings:
     """How a slide is cut into tiles.
 
     `tile_px`: side of a tile in pixels at `mpp` µm per pixel. `overlap_px`: pixels shared by neighbours.
-    `min_tissue`: least fraction of a tile's area (0…1) that must be tissue for the tile to be kept.
-    Raises `InvalidInputError("tiling-settings-invalid")` for values outside their range.
+    `min_tissue`: fraction of a tile's area (0…1) that must be tissue for the tile to be kept. Raises
+    `InvalidInputError("tiling-settings-invalid")` for values outside their range.
     """
 
     tile_px: int = 256
@@ -39,22 +39,22 @@ class TilingSettings:
     def __post_init__(self) -> None:
         wrong = [
             text
-            for fine, text in (
-                (16 <= self.tile_px <= 4096, f"tile_px is {self.tile_px}, allowed are 16…4096"),
-                (0.05 <= self.mpp <= 50, f"mpp is {self.mpp}, allowed are 0.05…50"),
+            for allowed, text in (
+                (16 <= self.tile_px <= 4096, f"tile_px is {self.tile_px}, allowed: 16…4096"),
+                (0.05 <= self.mpp <= 50, f"mpp is {self.mpp}, allowed: 0.05…50"),
                 (
                     0 <= self.overlap_px < self.tile_px,
                     f"overlap_px is {self.overlap_px}, allowed: 0…tile_px-1",
                 ),
-                (0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, allowed are 0…1"),
+                (0 <= self.min_tissue <= 1, f"min_tissue is {self.min_tissue}, allowed: 0…1"),
             )
-            if not fine
+            if not allowed
         ]
         if wrong:
             raise InvalidInputError(
                 "tiling-settings-invalid",
                 f"These tiling settings cannot be used: {'; '.join(wrong)}.",
-                hint="Correct the named settings.",
+                hint="Correct these settings.",
             )
 
 
@@ -81,12 +81,12 @@ class TileGrid:
         return len(self.xy)
 
     def rows_at(self, xy: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Say of each tile whether it lies at one of `xy` (int32[M,2])."""
-        wanted = set(map(tuple, xy.tolist()))
-        return np.array([tuple(place) in wanted for place in self.xy.tolist()], np.bool_)
+        """Return for each tile whether it lies at one of `xy` (int32[M,2])."""
+        places = set(map(tuple, xy.tolist()))
+        return np.array([tuple(place) in places for place in self.xy.tolist()], np.bool_)
 
     def only(self, rows: NDArray[np.bool_]) -> TileGrid:
-        """Return the grid of some of its tiles."""
+        """Return the grid with only those tiles for which `rows` (bool[N]) holds."""
         return replace(self, xy=self.xy[rows], tissue=self.tissue[rows])
 
 

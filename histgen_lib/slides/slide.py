@@ -6,80 +6,55 @@ from collections.abc import Generator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.names import safe_name
+from histgen_lib.names import slide_id_of
 from histgen_lib.slides import source
-from histgen_lib.slides.admission import admit
 from histgen_lib.slides.headers import check_headers, check_levels
+from histgen_lib.slides.metadata import maker_of, scanner_of
 from histgen_lib.slides.mpp import MppSource, decide_mpp, doubted, scale_flags, written_mpp
 from histgen_lib.slides.pyramid import believed_levels
-from histgen_lib.slides.reading import best_level, read_grid, read_overview, read_scaled, too_damaged
-from histgen_lib.slides.refusals import of_planes
-from histgen_lib.slides.resample import resize
-from histgen_lib.slides.scanner import maker_of, scanner_of
+from histgen_lib.slides.readers import Reader, open_reader
+from histgen_lib.slides.readers.refusals import of_planes
+from histgen_lib.slides.reading import (
+    best_level,
+    read_grid,
+    read_overview,
+    read_scaled,
+    resize,
+    too_damaged,
+)
 from histgen_lib.slides.settings import Level, TileBatch, TileGrid
 from histgen_lib.slides.tissue import TissueMap, find_tissue
 
-if TYPE_CHECKING:
-    from histgen_lib.slides._units import Units
-
 OVERVIEW_MPP = 8.0
-"""Scale of the picture that tissue is looked for in: 16 px across a tile of 256 px at 0.5 mpp."""
+"""Scale of the picture in which tissue is sought: 16 px across a tile of 256 px at 0.5 mpp."""
 
 MOST_OVERVIEW_PX = 6144
 LEAST_SIDE_PX = 32
 MOST_FLAT_PX = 40 * 10**9
-"""Largest coarsest level that is still read whole for the overview, piece by piece: about ten minutes."""
-
-
-FAST_VENDORS = ("aperio", "generic-tiff")
-"""Formats whose levels are plain TIFF pages, one a level, so that their tiles may be decoded directly."""
-
-
-class PixelSource(Protocol):
-    """What `Slide` needs of a reader. `read` gives uint8[height,width,3] RGB; its corner is in level-0 px.
-
-    `read` and `is_whole` are those of `histgen_lib.slides.reading.Reads`.
-    """
-
-    vendor: str
-    properties: dict[str, str]
-    levels: tuple[Level, ...]
-
-    def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read part of a level."""
-
-    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Whether no damage is known of there."""
-
-    def checks(self, level: int) -> bool:
-        """Whether damage in a level is noticed."""
-
-    def close(self) -> None:
-        """Give the file back."""
+"""Largest coarsest level that is read whole for the overview, piece by piece: about ten minutes."""
 
 
 class Slide:
     """One whole-slide image. Use it as a context manager, or `close` it.
 
-    `path`: as given. `slide_id`: the file's stem, safe as a folder name, unless another was given. `size`:
-    (width, height) in level-0 px. `levels`: finest first, without those that do not show what level 0 shows.
-    `mpp`: µm per level-0 px; `mpp_source` says who is believed. `file_mpp`: what the file itself states where
-    another is believed, true or not. `flags`: what opening it found that a reader of its draft must know.
-    `scanner`: as written in the slide, or None: may hold a serial number. `maker`: of the scanner, from a
-    list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several threads.
+    `path`: as passed to `open_slide`. `slide_id`: as stated, else made of the file's name, safe as a folder
+    name. `size`: (width, height) in level-0 px. `levels`: finest first, without those that do not show what
+    level 0 shows. `mpp`: µm per level-0 px; `mpp_source`: where it was taken from. `file_mpp`: what the file
+    itself states where another value is used, right or wrong. `flags`: findings on opening that a reader of
+    the draft must know. `scanner`: as written in the slide, or None; may hold a serial number. `maker`: of
+    the scanner, from a list, or None. `vendor`: OpenSlide's name of the format. Reading is safe from several
+    threads.
     """
 
     def __init__(
         self,
         path: Path,
-        pixels: PixelSource,
+        reader: Reader,
         *,
         mpp: float,
         mpp_source: MppSource,
@@ -90,24 +65,24 @@ class Slide:
         slide_id: str | None = None,
     ) -> None:
         self.path = path
-        self.slide_id = slide_id or safe_id(path)
-        self.levels = levels or pixels.levels
+        self.slide_id = slide_id or slide_id_of(path)
+        self.levels = levels or reader.levels
         self.size = self.levels[0].size
         self.flags = flags
         self.mpp = mpp
         self.mpp_source: MppSource = mpp_source
         self.file_mpp = None if mpp_source == "file" else file_mpp
-        self.vendor = pixels.vendor
-        self.scanner = scanner_of(pixels.properties)
-        self.maker = maker_of(pixels.vendor, pixels.properties)
-        self._pixels, self._unseen = pixels, 0.0
+        self.vendor = reader.vendor
+        self.scanner = scanner_of(reader.properties)
+        self.maker = maker_of(reader.vendor, reader.properties)
+        self._reader, self._unseen = reader, 0.0
         self._file = file or path
 
     @cached_property
     def content_id(self) -> str:
         """SHA-256 of all bytes the slide is stored in (64 hexadecimal digits); reads the whole file once."""
         return source.content_id(
-            self._file, series_uid=self._pixels.properties.get("dicom.SeriesInstanceUID")
+            self._file, series_uid=self._reader.properties.get("dicom.SeriesInstanceUID")
         )
 
     @cached_property
@@ -124,7 +99,7 @@ class Slide:
                 hint="Convert it to a pyramid, for example: vips tiffsave IN OUT.tif --tile --pyramid",
             )
         downsample = max(1.0, OVERVIEW_MPP / self.mpp, max(self.size) / MOST_OVERVIEW_PX)
-        picture, lost = read_overview(self._pixels, self.levels, downsample)
+        picture, lost = read_overview(self._reader, self.levels, downsample)
         self._refuse_if_damaged(int(lost.sum()), lost.size, "its overview")
         self._unseen = float(lost.mean())
         return picture, downsample
@@ -138,17 +113,17 @@ class Slide:
     def read_region(self, x: int, y: int, level: int, w: int, h: int) -> NDArray[np.uint8]:
         """Read `w` × `h` px of a level, from corner (x, y) in level-0 px → uint8[h,w,3] RGB, white outside.
 
-        Raises `InvalidInputError("slide-read-failed")`, for damage there, too.
+        Raises `InvalidInputError("slide-read-failed")`, also for damage there.
         """
         number = self.levels[level].number
-        pixels = self._pixels.read(x, y, number, w, h)
-        if not self._pixels.is_whole(x, y, number, w, h):
-            raise self._damaged("a tile of the file there is damaged")
+        pixels = self._reader.read(x, y, number, w, h)
+        if not self._reader.is_whole(x, y, number, w, h):
+            raise self._damaged("a tile there is damaged in the file")
         return pixels
 
     def read_scaled(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
         """Read a square of `span_px` level-0 px from corner (x, y) as uint8[out_px,out_px,3] RGB."""
-        return read_scaled(self._pixels, self.levels, (x, y), (out_px, out_px), span_px / out_px)
+        return read_scaled(self._reader, self.levels, (x, y), (out_px, out_px), span_px / out_px)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Return the whole slide with its longer side at most `max_px` px: uint8[h,w,3] RGB."""
@@ -162,26 +137,26 @@ class Slide:
     ) -> Generator[TileBatch, None, None]:
         """Yield the tiles of `grid`, in its order, `batch_size` at a time (the last batch may be smaller).
 
-        Tiles that the file has damaged are left out; where they are more than 5 %, the slide is refused at
-        last (with `refuse` False: a sample, only if none is whole). `threads`: how many tiles' regions are
-        decoded at once (default: processors, at most 4). The pixels do not depend on `batch_size` or
-        `threads`. Raises `InvalidInputError("slide-read-failed")`.
+        Tiles that are damaged in the file are left out; if they are more than 5 %, the slide is refused in
+        the end (with `refuse` False, for a sample: only if no tile is whole). `threads`: how many regions are
+        decoded at once (default: cores, at most 4). The pixels do not depend on `batch_size` or `threads`.
+        Raises `InvalidInputError("slide-read-failed")`.
         """
         whole = 0
-        for batch in read_grid(self._pixels, self.levels, grid, batch_size=batch_size, threads=threads):
+        for batch in read_grid(self._reader, self.levels, grid, batch_size=batch_size, threads=threads):
             whole += len(batch)
             yield batch
         if refuse or not whole:
             self._refuse_if_damaged(len(grid) - whole, len(grid), "its tiles")
 
     def notices_damage(self, grid: TileGrid) -> bool:
-        """Whether damage of the level that the tiles of `grid` are read from would be noticed."""
+        """Return whether damage would be noticed in the level that the tiles of `grid` are read from."""
         level = best_level(self.levels, grid.span_px / grid.tile_px)
-        return self._pixels.checks(self.levels[level].number)
+        return self._reader.checks(self.levels[level].number)
 
     @property
     def unseen(self) -> float:
-        """Part (0…1) of the overview that the file has damaged. Raises as `overview`."""
+        """Fraction (0…1) of the overview that is damaged in the file. Raises as `overview`."""
         _ = self.overview
         return self._unseen
 
@@ -193,12 +168,12 @@ class Slide:
         return InvalidInputError(
             "slide-read-failed",
             f"Pixels of {self.path.name} cannot be read: {why}.",
-            hint="The file is damaged or changed while it was being read. Copy it again and retry.",
+            hint="The file is damaged, or it changed while it was being read. Copy it again and retry.",
         )
 
     def close(self) -> None:
-        """Give the file back."""
-        self._pixels.close()
+        """Release the file."""
+        self._reader.close()
 
     def __enter__(self) -> Slide:
         return self
@@ -216,54 +191,54 @@ def open_slide(
     scanner_mpp: Mapping[str, float] | None = None,
     fast: bool = True,
     slide_id: str | None = None,
-    within: Roots | None = None,
+    within: source.Bounds | None = None,
 ) -> Slide:
     """Open a slide in any format that OpenSlide reads, or a folder with one DICOM whole-slide series.
 
     `mpp`: µm per level-0 pixel, overriding what the file says. `scanner_mpp`: defaults by scanner or vendor
-    name for files that say nothing believable. `fast`: let tiled JPEG be decoded without OpenSlide, where
-    both agree. `slide_id`: what the slide is called, if not as its file. `within`: where all of it has to
-    lie; None: anywhere. Raises `InvalidInputError`: `slide-empty`, `slide-is-folder`, `slide-format-unknown`,
-    `slide-not-supported`, `slide-incomplete`, `slide-damaged`, `slide-too-small`, `slide-header-too-large`,
-    and those of
-    `histgen_lib.slides.admission.admit` and `histgen_lib.slides.mpp.decide_mpp`.
+    name, for files that state nothing believable. `fast`: allow readers other than OpenSlide, where both
+    agree. `slide_id`: the slide's id, if not that of its file's name. `within`: where all its files have to
+    lie; None: anywhere. Raises `InvalidInputError`: `slide-is-folder`, `slide-empty`,
+    `slide-header-too-large`, `slide-format-unknown`, `slide-not-supported`, `slide-incomplete`,
+    `slide-damaged`, `slide-too-small`, and those of `histgen_lib.slides.source.admit` and
+    `histgen_lib.slides.mpp.decide_mpp`.
     """
     path = Path(path)
-    admit(path, within)
+    source.admit(path, within)
     file = source.locate(path)
     _check_headers(file)
-    pixels = _open_pixels(file, fast=fast)
+    reader = open_reader(file, fast=fast)
     try:
-        check_levels(path, pixels.levels)
-        _check_sizes(path, pixels.levels)
-        scanner = scanner_of(pixels.properties)
-        in_file = (pixels.properties.get("openslide.mpp-x"), pixels.properties.get("openslide.mpp-y"))
+        check_levels(path, reader.levels)
+        _check_sizes(path, reader.levels)
+        scanner = scanner_of(reader.properties)
+        in_file = (reader.properties.get("openslide.mpp-x"), reader.properties.get("openslide.mpp-y"))
         value, origin = decide_mpp(
             path,
             stated=mpp,
             in_file=in_file,
-            scanner_names=tuple(name for name in (scanner, pixels.vendor) if name),
+            scanner_names=tuple(name for name in (scanner, reader.vendor) if name),
             scanner_mpp=scanner_mpp or {},
             within=within,
         )
-        believed = believed_levels(pixels, pixels.levels)
+        believed = believed_levels(reader, reader.levels)
         return Slide(
             path,
-            pixels,
+            reader,
             mpp=value,
             mpp_source=origin,
             file_mpp=written_mpp(in_file),
-            levels=tuple(pixels.levels[number] for number in believed.kept),
+            levels=tuple(reader.levels[number] for number in believed.kept),
             flags=(
                 *(("levels-left-out",) if believed.wrong else ()),
                 *scale_flags(value, in_file),
-                *(("scale-doubtful",) if origin == "file" and doubted(value, pixels.properties) else ()),
+                *(("scale-doubtful",) if origin == "file" and doubted(value, reader.properties) else ()),
             ),
             file=file,
             slide_id=slide_id,
         )
     except BaseException:
-        pixels.close()
+        reader.close()
         raise
 
 
@@ -272,32 +247,6 @@ def _check_headers(file: Path) -> None:
         check_headers(file)
     except (OSError, ValueError) as error:
         raise source.unreadable_slide(file, error) from error
-
-
-def _open_pixels(file: Path, *, fast: bool) -> PixelSource:
-    # Heavy, only when a slide is opened.
-    from histgen_lib.slides import _checked, _dicom_units, _jpeg_tiff, _openslide, _tiff_units
-
-    image = _openslide.OpenSlideImage(file)
-    series = image.properties.get("dicom.SeriesInstanceUID")
-
-    def locate() -> Mapping[int, Units]:
-        if series:
-            return _dicom_units.dicom_units(source.parts_of(file, series), image.levels)
-        return _tiff_units.tiff_units(file, image.vendor, image.levels)
-
-    slow = _checked.CheckedImage(image, locate)
-    levels = _jpeg_tiff.tiled_levels(file, slow.levels) if fast and slow.vendor in FAST_VENDORS else {}
-    try:
-        return _jpeg_tiff.JpegTiffImage(file, slow, levels) if levels else slow
-    except BaseException:
-        slow.close()
-        raise
-
-
-def safe_id(path: Path) -> str:
-    """Return the file's stem with everything but letters, digits, `.`, `_` and `-` replaced by `_`."""
-    return safe_name(path.name if path.is_dir() else path.stem)
 
 
 def _check_sizes(path: Path, levels: tuple[Level, ...]) -> None:

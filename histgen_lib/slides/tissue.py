@@ -1,8 +1,8 @@
-"""Telling tissue from glass, ink and dirt on a small picture of the whole slide.
+"""Distinguishing tissue from glass, ink and dirt on a small picture of the whole slide.
 
-The glass of each slide is measured first, so a grey or lilac background counts for nothing. Stained tissue
-is coloured; stripes, shadows, bubbles and dust are not. Ink is coloured too, but in hues that haematoxylin,
-eosin and blood do not have, or in larger even patches.
+The colour of each slide's glass is measured first, so a grey or lilac background does not matter. Stained
+tissue is coloured; stripes, shadows, bubbles and dust are not. Ink is coloured too, but in hues that
+haematoxylin, eosin and blood do not have, or in larger uniform patches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GLASS_MOST_TEXTURE = 4.0
 """Standard deviation of brightness around a pixel, in grey values; tissue at 8 µm/px has 6 and more."""
 _GLASS_LEAST_PART = 0.002
 _FILL_VALUE = 254
-"""What scanners write where they did not scan; not glass."""
+"""What scanners write where they did not scan, which is not glass."""
 
 _CHROMA_STRONG, _CHROMA_WEAK = 0.09, 0.045
 """Colourfulness relative to glass (0…1) that marks tissue, and that extends marked tissue to its pale rim."""
@@ -57,9 +57,9 @@ def find_tissue(picture: NDArray[np.uint8], *, mpp: float) -> TissueMap:
 
 
 def glass_colour(picture: NDArray[np.uint8], smooth: Picture) -> tuple[float, float, float]:
-    """Estimate the colour of empty glass, RGB 0…255: the brightest frequent shade of even, uncoloured pixels.
+    """Estimate the colour of empty glass, RGB 0…255: the brightest frequent shade of uniform, colourless px.
 
-    Where a slide shows no glass at all, near-white is assumed.
+    If a slide shows no glass at all, near-white is assumed.
     """
     brightness = smooth.mean(axis=2)
     saturation = 1 - smooth.min(axis=2) / np.maximum(smooth.max(axis=2), 1)
@@ -91,7 +91,7 @@ def _brightest_frequent(brightness: NDArray[np.float32]) -> float:
 
 
 def _ink_hues(relative: Picture) -> tuple[tuple[Mask, Mask], ...]:
-    """Mark what is certainly, and what is possibly, green, blue, red and black ink.
+    """Return what is certainly, and what is possibly, ink: green, blue, red and black.
 
     Haematoxylin and eosin both absorb green most, so green light above red light means ink. Blood is red
     too, but lets a third of green and blue light through; red ink lets a fifth through, and as much blue as

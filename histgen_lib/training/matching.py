@@ -17,7 +17,7 @@ from typing import Any
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_id
-from histgen_lib.slides.parts import SLIDE_SUFFIXES
+from histgen_lib.slides.formats import SLIDE_SUFFIXES
 from histgen_lib.training.annotation import SPLITS, Annotation, Case
 
 BAG_SUFFIXES = (".parquet", ".h5", ".pt")

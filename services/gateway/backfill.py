@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from histgen_lib.access.finding import LeftOut, Why, find_slides
-from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_uri
+from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, object_place, parse_prefix
 from histgen_lib.catalogue.audit import this_account
 from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import printable
 from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop, Stopped
-from histgen_lib.slides.parts import is_slide_name
+from histgen_lib.slides.formats import is_slide_name
 from services.gateway.app import build_intake
 from services.gateway.contents import mark_of
 from services.gateway.folder import Folder, unavailable
@@ -156,16 +156,15 @@ def backfill(
 
 def _found(intake: Intake, prefix: str) -> Iterator[tuple[Place, str] | LeftOut]:
     """Yield every slide with its mark, and everything else as left out."""
-    if not prefix.startswith("s3://"):
-        root = Path(prefix) if not prefix.startswith("file:") else _folder(prefix)
+    root = parse_prefix(prefix)
+    if isinstance(root, Path):
         for found in Folder(root).look().candidates:
             place = FilePlace(found.path)
             yield place, mark_of(place.uri, found.files)
         yield from _left_out(root)
         return
-    bucket, _, inside = prefix.removeprefix("s3://").partition("/")
-    for info in intake.contents.bucket(bucket).list(f"{inside.rstrip('/')}/" if inside.strip("/") else ""):
-        found_at = ObjectPlace(bucket, info.key)
+    for info in intake.contents.bucket(root.bucket).list(root.prefix):
+        found_at = ObjectPlace(root.bucket, info.key)
         if is_slide_name(info.key):
             yield found_at, mark_of(found_at.uri, info)
         else:
@@ -177,12 +176,6 @@ def _left_out(root: Path) -> list[LeftOut]:
         return find_slides(root).left_out
     except OSError as error:
         raise unavailable(root, error) from error
-
-
-def _folder(uri: str) -> Path:
-    place = parse_uri(uri)
-    assert isinstance(place, FilePlace)
-    return place.path
 
 
 def _look_up(intake: Intake, place: Place, mark: str) -> Step:

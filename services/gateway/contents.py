@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from histgen_lib.access.finding import DICOM_SUFFIX
 from histgen_lib.access.places import FilePlace, ObjectPlace, Place, Roots, parse_uri
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.files import sha256_hex
-from histgen_lib.slides.admission import admit
-from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
-from histgen_lib.slides.quotas import DEFAULT_BYTES, require_bytes
-from histgen_lib.slides.source import content_id_of, stored_in
+from histgen_lib.slides.formats import DICOM_SUFFIX, HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.limits import DEFAULT_BYTES, require_bytes
+from histgen_lib.slides.source import admit, content_id_of, stored_in
 from histgen_lib.storage import ObjectInfo, ObjectStore
 from services.gateway.watchdog import Watchdog, timed_out
 

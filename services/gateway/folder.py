@@ -12,9 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from histgen_lib.access.finding import DICOM_SUFFIX, UNFINISHED_SUFFIXES
+from histgen_lib.access.finding import UNFINISHED_SUFFIXES
 from histgen_lib.errors import TransientError
-from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, SLIDE_SUFFIXES, named_parts
+from histgen_lib.slides.formats import (
+    DICOM_SUFFIX,
+    HAMAMATSU_SUFFIXES,
+    MIRAX_SUFFIX,
+    SLIDE_SUFFIXES,
+    named_parts,
+)
 from services.gateway.contents import State
 
 

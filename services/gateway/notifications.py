@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 from histgen_lib.access.places import ObjectPlace, object_place
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
-from histgen_lib.slides.parts import is_slide_name
+from histgen_lib.slides.formats import is_slide_name
 
 MOST_RECORDS = 1000
 MOST_ENVELOPES = 4

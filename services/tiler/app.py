@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from histgen_lib.cores import cores
-from histgen_lib.slides.quotas import DEFAULT_TILES
+from histgen_lib.slides.limits import DEFAULT_TILES
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
 from services.codes import MODEL, OBJECT, SLIDE, WORKER, Codes

@@ -14,7 +14,7 @@ from harness import Stream, on_this_machine
 from left_behind import left_in, pages
 from planted_features import PLANTED_ANNOTATIONS, PLANTED_BAGS, PLANTED_TABLES
 from planted_formats import write_planted_formats
-from planted_slide import betrayals
+from planted_slide import leaks
 from waiting import until
 
 from histgen_lib.catalogue.dead_letter import dead_letters
@@ -86,14 +86,14 @@ def test_each_tells_it_and_formats_of_all_makers_are_read(
     silent = [
         name
         for name, path in slides.items()
-        if not any(betrayals(part.read_bytes()) for part in path.parent.rglob("*") if part.is_file())
+        if not any(leaks(part.read_bytes()) for part in path.parent.rglob("*") if part.is_file())
     ]
     assert silent == []
     assert {name for name in DRAFTED if not any(f"reports/{name}/" in key for key in left)} == set()
 
 
 def test_nothing_that_the_stream_leaves_tells_it(left: dict[str, bytes]) -> None:
-    assert {name: found for name, body in left.items() if (found := betrayals(body))} == {}
+    assert {name: found for name, body in left.items() if (found := leaks(body))} == {}
 
 
 def test_no_command_on_slides_tells_it(slides: dict[str, Path], tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_no_command_on_slides_tells_it(slides: dict[str, Path], tmp_path: Path) 
         run = histgen(command, *slides.values(), "--out", tmp_path / command, *more)
         assert run.code == 1, run.err
         assert run.err.count("error[") >= 10
-        assert betrayals(run.said.encode()) == [], run.said
+        assert leaks(run.said.encode()) == [], run.said
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path.name for path in written if betrayals(path.read_bytes())] == []
+    assert [path.name for path in written if leaks(path.read_bytes())] == []
 
 
 def test_no_command_on_features_annotations_and_tables_tells_it(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_no_command_on_features_annotations_and_tables_tells_it(tmp_path: Path) 
         for name in PLANTED_ANNOTATIONS
     ]
     run = histgen(before=_EACH.format(commands=commands))
-    assert betrayals((said + run.said).encode()) == [], said + run.said
+    assert leaks((said + run.said).encode()) == [], said + run.said
     assert run.said.count("error[") == len(commands)
 
 

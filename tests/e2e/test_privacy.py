@@ -11,7 +11,7 @@ import tiny_model
 from doors import bearer_of
 from harness import Stream, on_this_machine
 from left_behind import left_in, pages
-from planted_slide import PLANTED, betrayals, write_planted_slide
+from planted_slide import PLANTED, leaks, write_planted_slide
 
 from histgen_lib.bus import open_publisher
 from histgen_lib.events import SLIDE_SCANNED
@@ -66,7 +66,7 @@ def _notification(path: Path) -> dict[str, object]:
 
 def test_the_planted_is_found_where_it_was_planted(tmp_path: Path) -> None:
     """So the search below can fail."""
-    assert "text" in betrayals(write_planted_slide(tmp_path / "planted.svs").read_bytes())
+    assert "text" in leaks(write_planted_slide(tmp_path / "planted.svs").read_bytes())
 
 
 def test_the_slides_were_worked_on(left: dict[str, bytes]) -> None:
@@ -81,4 +81,4 @@ def test_the_slides_were_worked_on(left: dict[str, bytes]) -> None:
 
 def test_nothing_that_is_left_tells_it(left: dict[str, bytes]) -> None:
     """Events, log lines, metrics, answers and objects: no planted text, no label or macro image."""
-    assert {name: found for name, body in left.items() if (found := betrayals(body))} == {}
+    assert {name: found for name, body in left.items() if (found := leaks(body))} == {}

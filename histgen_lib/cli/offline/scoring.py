@@ -30,7 +30,7 @@ from histgen_lib.pipeline import Drafter, Scanner, load_model
 from histgen_lib.pipeline.provenance import Part
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.parts import SLIDE_SUFFIXES
+from histgen_lib.slides.formats import SLIDE_SUFFIXES
 from histgen_lib.training.annotation import read_annotation
 from histgen_lib.training.matching import index_files, match_splits
 

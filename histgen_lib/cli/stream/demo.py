@@ -59,8 +59,8 @@ def draw(world: Path, count: int, seed: int) -> list[DemoSlide]:
 
 def given(slides: Sequence[str]) -> list[DemoSlide]:
     """Find the slides behind paths and globs; of several that are one to the gateway, the first."""
-    from histgen_lib.client.submitting import slide_id_of
-    from histgen_lib.slides.parts import SLIDE_SUFFIXES
+    from histgen_lib.names import slide_id_of
+    from histgen_lib.slides.formats import SLIDE_SUFFIXES
 
     found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
     named: dict[str, DemoSlide] = {}

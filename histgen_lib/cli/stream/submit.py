@@ -40,7 +40,7 @@ class Submission:
     @property
     def copy(self) -> str:
         """What the slide would be called by its file, if it is a copy of one with another name."""
-        from histgen_lib.client.submitting import slide_id_of
+        from histgen_lib.names import slide_id_of
 
         name = slide_id_of(self.slide)
         return name if self.receipt and self.receipt.slide_id != name else ""
@@ -111,8 +111,8 @@ def _named(slides: Sequence[str]) -> list[str]:
 def _hand_over(
     connection: Connection, slides: Sequence[str], mpp: float | None, case: str | None
 ) -> list[Submission]:
-    from histgen_lib.client.submitting import slide_id_of
     from histgen_lib.client.submitting import submit as hand
+    from histgen_lib.names import slide_id_of
 
     gateway, token = connection.need_gateway(), connection.token()
     together = (case, [slide_id_of(slide) for slide in slides]) if case is not None else None

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
-from histgen_lib.access.file_checks import changed, present_files, unchanged
+from histgen_lib.access.file_checks import changed, fingerprint_of, present_files, unchanged
 from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
 from histgen_lib.catalogue.books import keep, take_in
@@ -25,7 +25,6 @@ from histgen_lib.pipeline.scan.scanner import Scanner
 from histgen_lib.pipeline.stages import Progress, Stages, silent
 from histgen_lib.reports.pictures import make_thumbnail
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.fingerprint import fingerprint_of
 from histgen_lib.storage import ObjectStore
 
 MODEL = "tile_encoder"

@@ -23,10 +23,9 @@ from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.tile_encoder.registry import TileNetwork
-from histgen_lib.names import place_in
+from histgen_lib.names import place_in, slide_id_of
 from histgen_lib.pipeline.scan.scanner import make_bag
 from histgen_lib.slides import Slide, open_slide, plan_grid
-from histgen_lib.slides.slide import safe_id
 from histgen_lib.training.encoder.folder import EncoderFolder, open_encoder
 from histgen_lib.training.tracking import TrainProgress
 
@@ -109,7 +108,7 @@ def find_slides(places: Sequence[Path]) -> list[Path]:
 def _require_own_names(slides: Sequence[Path]) -> None:
     owners: dict[str, Path] = {}
     for path in slides:
-        other = owners.setdefault(safe_id(path), path)
+        other = owners.setdefault(slide_id_of(path), path)
         if other != path:
             raise InvalidInputError(
                 "training-slides-same-name",

@@ -17,7 +17,7 @@ from waiting import until
 
 from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.slides.slide import safe_id
+from histgen_lib.names import slide_id_of
 
 GOOD = 5
 GAP = 60 << 30
@@ -74,7 +74,7 @@ def _mixed(hostile: list[Event], good: list[Path]) -> list[Event]:
     """Put the good slides among the others, the last of them at the end."""
     every = len(hostile) // len(good) + 1
     parts = [hostile[first : first + every] for first in range(0, len(hostile), every)]
-    sound = [event_of(scanned(path, slide_id=safe_id(path))) for path in good]
+    sound = [event_of(scanned(path, slide_id=slide_id_of(path))) for path in good]
     return [event for part, last in zip(parts, sound, strict=True) for event in (*part, last)]
 
 

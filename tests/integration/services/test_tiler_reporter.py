@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from job_kit import NOW, Lab, drafts_of, event_of, scanned
-from planted_slide import betrayals, write_planted_slide
+from planted_slide import leaks, write_planted_slide
 
 from histgen_lib.access.places import Roots
 from histgen_lib.access.scratch import Scratch
@@ -154,11 +154,11 @@ def test_no_text_or_label_of_a_slide_reaches_objects_or_events(lab, tmp_path, ca
     (drafted,) = drafts_of(lab, [event_of(scanned(slide))])
     logged = caplog.text
     caplog.set_level(logging.WARNING)
-    assert betrayals(slide.read_bytes()), "something is planted"
+    assert leaks(slide.read_bytes()), "something is planted"
 
     for key, data in lab.store.contents().items():
-        assert betrayals(key.encode() + data) == [], key
-    assert betrayals(json.dumps(drafted.to_json()).encode() + logged.encode()) == []
+        assert leaks(key.encode() + data) == [], key
+    assert leaks(json.dumps(drafted.to_json()).encode() + logged.encode()) == []
     assert json.loads(lab.store.get(drafted.data.draft_key))["provenance"]["slide"]["scanner"] == "Aperio"
 
 
@@ -171,7 +171,7 @@ def test_no_error_repeats_a_slides_text(tmp_path, mpp):
     )
     with pytest.raises(HistgenError) as caught, open_slide(slide):
         pass
-    assert betrayals(repr(caught.value.args).encode()) == []
+    assert leaks(repr(caught.value.args).encode()) == []
 
 
 def _quiet(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Feature files for the tests of reading them, and what is said of those that are refused."""
+"""Feature files to be read in tests, and the errors of those that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own bag file: nothing is lost, equal bags are equal bytes, and damage is noticed."""
+"""Our own bag file: nothing is lost, equal bags give equal bytes, and damage is noticed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def a_bag(tiles=50, dim=24, seed=0, **changed) -> Bag:
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(0, 2**32 - 1), st.text(max_size=20))
-def test_every_bag_comes_back_as_it_was(tmp_path, tiles, dim, seed, name):
+def test_every_bag_survives_writing_and_reading(tmp_path, tiles, dim, seed, name):
     bag = a_bag(tiles, dim, seed, encoder_name=name)
     write_bag(bag, tmp_path / "b.parquet")
     again = read_bag(tmp_path / "b.parquet")
@@ -105,7 +105,7 @@ def test_any_parquet_reader_sees_columns_and_facts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "words"),
     [
         ({"features": np.zeros((50, 24), np.float32)}, "float32"),
         ({"features": np.zeros((49, 24), np.float16)}, "int32[50, 2]"),
@@ -117,11 +117,11 @@ def test_any_parquet_reader_sees_columns_and_facts(tmp_path):
         ({"features": np.full((50, 24), np.nan, np.float16)}, "not finite"),
     ],
 )
-def test_senseless_bags_cannot_be_made(changed, said):
+def test_impossible_bags_cannot_be_made(changed, words):
     with pytest.raises(InvalidInputError) as caught:
         a_bag(**changed)
     assert caught.value.code == "bag-invalid"
-    assert said in caught.value.message
+    assert words in caught.value.message
 
 
 def test_a_missing_file(tmp_path):
@@ -152,7 +152,7 @@ def test_a_truncated_file(tmp_path, kept):
     assert refusal(tmp_path / "b.parquet").code == "bag-unreadable"
 
 
-def test_parquet_that_is_no_bag(tmp_path):
+def test_parquet_that_is_not_a_bag(tmp_path):
     pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "b.parquet")
     assert refusal(tmp_path / "b.parquet").code == "bag-unreadable"
 
@@ -164,7 +164,7 @@ def rewritten(path, **facts):
     pq.write_table(table.replace_schema_metadata({"histgen": json.dumps({**known, **facts})}), path)
 
 
-def test_facts_that_were_changed_behind_the_digest(tmp_path):
+def test_metadata_that_does_not_match_the_digest(tmp_path):
     write_bag(a_bag(), tmp_path / "b.parquet")
     rewritten(tmp_path / "b.parquet", mpp=0.25)
     error = refusal(tmp_path / "b.parquet")
@@ -172,7 +172,7 @@ def test_facts_that_were_changed_behind_the_digest(tmp_path):
     assert "digest" in error.message
 
 
-def test_a_bag_of_the_future(tmp_path):
+def test_a_bag_from_a_newer_version(tmp_path):
     write_bag(a_bag(), tmp_path / "b.parquet")
     rewritten(tmp_path / "b.parquet", schema_version=2)
     assert refusal(tmp_path / "b.parquet").code == "bag-schema-newer"
@@ -202,7 +202,7 @@ def test_a_packed_bag_is_the_file(tmp_path):
     assert unpack_bag(data, "it") == a_bag()
 
 
-def test_damage_to_a_packed_bag_is_noticed_and_the_bag_named():
+def test_damage_to_a_packed_bag_is_noticed_and_names_the_bag():
     with pytest.raises(InvalidInputError, match="the bag of S-1 cannot be read") as caught:
         unpack_bag(pack_bag(a_bag())[:-9], "the bag of S-1")
     assert caught.value.code == "bag-unreadable"

@@ -1,4 +1,4 @@
-"""What a feature file costs to read: what it shows, never what it declares, hides or unpacks to."""
+"""Reading a feature file costs what it shows, not what it declares, hides or unpacks to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 import torch
 from bag_inputs import COORDS, FEATURES, a_bag, refusal, write_h5
 
-from histgen_lib.bags import _damage as damage
 from histgen_lib.bags import read_bag, write_bag
+from histgen_lib.bags.bag import as_float16
 
 FACTS = {"patch_size": 256, "patch_size_level0": 512, "level0_width": 2048, "level0_height": 1536}
 
@@ -30,8 +30,8 @@ def a_parquet_bag(path):
 
 
 @pytest.mark.parametrize("kind", ["plain", "batch", "pt", "sparse"])
-def test_features_are_taken_over_in_blocks(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(damage, "_BLOCK_VALUES", 5 * FEATURES.shape[1])
+def test_features_are_converted_in_blocks(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("histgen_lib.bags.bag._BLOCK_VALUES", 5 * FEATURES.shape[1])
     if kind in ("pt", "sparse"):
         path = tmp_path / "a.pt"
         tensor = torch.from_numpy(FEATURES)
@@ -41,27 +41,27 @@ def test_features_are_taken_over_in_blocks(tmp_path, monkeypatch, kind):
     assert np.array_equal(read_bag(path).features, FEATURES.astype(np.float16))
 
 
-def test_no_block_is_larger_than_it_may_be(monkeypatch):
-    monkeypatch.setattr(damage, "_BLOCK_VALUES", 5 * FEATURES.shape[1])
-    asked: list[int] = []
+def test_no_block_is_larger_than_the_limit(monkeypatch):
+    monkeypatch.setattr("histgen_lib.bags.bag._BLOCK_VALUES", 5 * FEATURES.shape[1])
+    lengths: list[int] = []
 
     def part(rows: slice):
-        asked.append(len(FEATURES[rows]))
+        lengths.append(len(FEATURES[rows]))
         return FEATURES[rows]
 
-    damage.halves("a.h5", FEATURES.shape, part)
-    assert asked == [5, 5, 2]
+    as_float16("a.h5", FEATURES.shape, part)
+    assert lengths == [5, 5, 2]
 
 
 def test_the_last_block_is_judged_like_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(damage, "_BLOCK_VALUES", 5 * FEATURES.shape[1])
+    monkeypatch.setattr("histgen_lib.bags.bag._BLOCK_VALUES", 5 * FEATURES.shape[1])
     features = FEATURES.copy()
     features[-1, -1] = 1e6
     assert "1e+06" in refusal(write_h5(tmp_path / "a.h5", features)).message
 
 
 @pytest.mark.parametrize("kind", ["h5", "pt"])
-def test_more_tiles_than_a_slide_has_are_refused_however_short_their_features(tmp_path, kind):
+def test_more_tiles_than_any_slide_has_are_refused_however_short_their_features(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     if kind == "pt":
         torch.save(torch.zeros(1, 1).expand(2_000_000, 4), path)
@@ -80,11 +80,11 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path):
         shape = (300_000, 1024)
         file.create_dataset("features", shape, "f4", chunks=shape, compression="gzip")
     error = refusal(tmp_path / "a.h5")
-    assert (error.code, "pieces" in error.message) == ("bag-unreadable", True)
+    assert (error.code, "chunks" in error.message) == ("bag-unreadable", True)
 
 
 @pytest.mark.parametrize(
-    ("features", "coords", "said"),
+    ("features", "coords", "words"),
     [
         (FEATURES, COORDS[:-1], "12 × 16, its coords 11 × 2"),
         (FEATURES.T, COORDS, "16 × 12, its coords 12 × 2"),
@@ -94,24 +94,24 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path):
     ],
     ids=["one fewer", "features on their side", "coords on their side", "in a batch", "scalar"],
 )
-def test_arrays_that_do_not_belong_together_are_refused_with_their_sizes(tmp_path, features, coords, said):
+def test_arrays_that_do_not_match_are_refused_with_their_sizes(tmp_path, features, coords, words):
     error = refusal(write_h5(tmp_path / "a.h5", features, coords))
     assert error.code == "bag-invalid"
-    assert said in error.message
+    assert words in error.message
 
 
 @pytest.mark.parametrize("shift", [(4 * 512, 0), (0, 3 * 512), (-512, 0), (10**6, 10**6)])
-def test_tiles_beside_their_own_slide_are_refused(tmp_path, shift):
+def test_tiles_outside_their_slide_are_refused(tmp_path, shift):
     error = refusal(write_h5(tmp_path / "a.h5", coords=COORDS + shift, **FACTS))
     assert (error.code, "2048 × 1536" in error.message) == ("bag-invalid", True)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (511, 511), (-511, -511)])
-def test_tiles_across_the_edge_of_their_slide_are_no_fault(tmp_path, shift):
+def test_tiles_across_the_edge_of_their_slide_are_accepted(tmp_path, shift):
     assert len(read_bag(write_h5(tmp_path / "a.h5", coords=COORDS + shift, **FACTS))) == len(COORDS)
 
 
-def test_a_compressed_tensor_file_is_refused_unread(tmp_path):
+def test_a_compressed_tensor_file_is_refused_before_reading(tmp_path):
     """Zeros of a terabyte fit into a gigabyte of zip; torch would make room for all of them."""
     saved = io.BytesIO()
     torch.save(torch.from_numpy(FEATURES), saved)
@@ -135,22 +135,22 @@ def test_a_view_of_a_large_tensor_costs_only_what_it_shows(tmp_path):
     """`torch.save(large[:12])` writes all of `large`; only the view is read."""
     large = torch.ones(50_000_000)
     torch.save(large[: 12 * 16].reshape(12, 16), tmp_path / "a.pt")
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", _READ, tmp_path / "a.pt"], check=True, capture_output=True, timeout=300
     )
-    tiles, grown_kib = map(int, told.stdout.split())
-    assert (tiles, told.stderr) == (12, b"")
+    tiles, grown_kib = map(int, result.stdout.split())
+    assert (tiles, result.stderr) == (12, b"")
     assert grown_kib < 100_000
 
 
-def test_nothing_that_torch_thinks_of_its_own_files_is_said(tmp_path):
+def test_warnings_of_torch_about_its_own_files_are_not_shown(tmp_path):
     with warnings.catch_warnings(action="ignore"):
         torch.save(torch.from_numpy(FEATURES).to_sparse_csr(), tmp_path / "a.pt")
     with warnings.catch_warnings(action="error"):
         assert len(read_bag(tmp_path / "a.pt")) == len(FEATURES)
 
 
-def test_a_tensor_of_yes_and_no_is_no_features_in_either_layout(tmp_path):
+def test_booleans_are_not_features_in_either_layout(tmp_path):
     torch.save(torch.from_numpy(FEATURES) > 0, tmp_path / "a.pt")
     write_h5(tmp_path / "a.h5", FEATURES > 0)
     assert {refusal(tmp_path / f"a.{kind}").code for kind in ("pt", "h5")} == {"bag-unreadable"}
@@ -161,16 +161,18 @@ def test_other_columns_of_a_parquet_bag_are_not_read(tmp_path, monkeypatch):
     table = pq.read_table(tmp_path / "a.parquet")
     pq.write_table(table.append_column("note", pa.array(["x" * 1000] * len(bag))), tmp_path / "a.parquet")
     read = pq.ParquetFile.read
-    asked = []
+    read_columns = []
     monkeypatch.setattr(
-        pq.ParquetFile, "read", lambda file, columns: asked.append(columns) or read(file, columns=columns)
+        pq.ParquetFile,
+        "read",
+        lambda file, columns: read_columns.append(columns) or read(file, columns=columns),
     )
     assert read_bag(tmp_path / "a.parquet") == bag
-    assert asked == [["x", "y", "features"]]
+    assert read_columns == [["x", "y", "features"]]
 
 
 @pytest.mark.parametrize("column", ["x", "features"])
-def test_parquet_columns_of_other_types_are_refused_unread(tmp_path, column, monkeypatch):
+def test_parquet_columns_of_other_types_are_refused_before_reading(tmp_path, column, monkeypatch):
     bag = a_parquet_bag(tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet")
     other = pa.array(["x"] * len(bag))
@@ -183,17 +185,17 @@ def test_parquet_columns_of_other_types_are_refused_unread(tmp_path, column, mon
 
 @pytest.mark.parametrize("name", ["tile_px", "span_px", "slide_size"])
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN"])
-def test_facts_without_an_end_are_damage(tmp_path, name, value):
+def test_infinite_metadata_is_damage(tmp_path, name, value):
     a_parquet_bag(tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet")
     facts = json.loads(table.schema.metadata[b"histgen"]) | {name: "@"}
-    told = f"[{value}, {value}]" if name == "slide_size" else value
-    written = json.dumps(facts).replace('"@"', told).encode()
+    written_value = f"[{value}, {value}]" if name == "slide_size" else value
+    written = json.dumps(facts).replace('"@"', written_value).encode()
     pq.write_table(table.replace_schema_metadata({b"histgen": written}), tmp_path / "a.parquet")
     assert refusal(tmp_path / "a.parquet").code in ("bag-unreadable", "bag-invalid")
 
 
-def test_a_name_inside_a_file_is_made_safe_before_an_error_says_it(tmp_path):
+def test_a_name_inside_a_file_is_made_safe_before_an_error_shows_it(tmp_path):
     """An error is written to logs and letters; whatever a file calls itself has no end and no manners."""
     error = refusal(write_h5(tmp_path / "a.h5", FEATURES * np.nan, name="\x1b[31m" + "y" * 5000))
     assert len(error.message) < 300
@@ -201,7 +203,7 @@ def test_a_name_inside_a_file_is_made_safe_before_an_error_says_it(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["features", "coords"])
-def test_values_that_are_no_numbers_are_not_read_however_large_each_may_be(tmp_path, part):
+def test_values_that_are_not_numbers_are_not_read_however_large_each_may_be(tmp_path, part):
     """Never written, they take no room in the file, and gigabytes as soon as they are read."""
     path = write_h5(tmp_path / "a.h5", **{part: None})
     with h5py.File(path, "a") as file:

@@ -1,4 +1,4 @@
-"""Bags of other tools: CLAM and TRIDENT (.h5), HistGen (.pt), as those tools lay them out."""
+"""Bags of other tools: CLAM and TRIDENT (.h5), HistGen (.pt), laid out as those tools do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_h5(path, features=FEATURES, coords=COORDS, **attributes):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_trident_says_its_tiling(tmp_path, batched):
+def test_trident_states_its_tiling(tmp_path, batched):
     features, coords = (FEATURES[None], COORDS[None]) if batched else (FEATURES, COORDS)
     bag = read_bag(write_h5(tmp_path / "a.h5", features, coords, **TRIDENT))
     assert np.array_equal(bag.features, FEATURES.astype(np.float16))
@@ -51,7 +51,7 @@ def test_trident_writes_unknown_as_a_word(tmp_path):
     assert math.isnan(bag.slide_mpp)
 
 
-def test_clam_features_have_no_facts_so_the_spacing_gives_the_side(tmp_path):
+def test_clam_features_have_no_metadata_so_the_spacing_gives_the_side(tmp_path):
     bag = read_bag(write_h5(tmp_path / "a.h5"))
     assert (bag.slide_id, bag.span_px, bag.tile_px) == ("a", 512, 0)
     assert bag.has_places
@@ -64,7 +64,7 @@ def test_clam_contours_that_start_anywhere_do_not_confuse_the_spacing(tmp_path):
     assert read_bag(write_h5(tmp_path / "a.h5", features, shifted)).span_px == 512
 
 
-def test_clam_coordinates_say_level_and_size(tmp_path):
+def test_clam_coordinates_state_level_and_size(tmp_path):
     bag = read_bag(
         write_h5(tmp_path / "a.h5", patch_size=224, patch_level=1, downsample=np.array([4.0, 4.0]))
     )
@@ -78,13 +78,13 @@ def test_one_tile_has_no_spacing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("features", "coords", "said"),
+    ("features", "coords", "words"),
     [(None, COORDS, "no features"), (FEATURES, None, "no coords"), (None, None, "no features and no coords")],
 )
-def test_missing_parts_are_named(tmp_path, features, coords, said):
+def test_missing_parts_are_named(tmp_path, features, coords, words):
     error = refusal(write_h5(tmp_path / "a.h5", features, coords))
     assert error.code == "bag-unreadable"
-    assert said in error.message
+    assert words in error.message
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_missing_parts_are_named(tmp_path, features, coords, said):
     ],
     ids=["unequal", "too large", "nan", "empty", "flat features", "flat coords"],
 )
-def test_senseless_content_is_refused(tmp_path, features, coords):
+def test_impossible_content_is_refused(tmp_path, features, coords):
     assert refusal(write_h5(tmp_path / "a.h5", features, coords)).code == "bag-invalid"
 
 
@@ -137,7 +137,7 @@ def test_code_in_a_pt_file_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e9])
-def test_senseless_tensors(tmp_path, value):
+def test_impossible_tensors(tmp_path, value):
     torch.save(torch.full((3, 4), value), tmp_path / "a.pt")
     assert refusal(tmp_path / "a.pt").code == "bag-invalid"
 
@@ -148,7 +148,7 @@ def test_tensors_of_another_shape(tmp_path, shape):
     assert refusal(tmp_path / "a.pt").code == "bag-invalid"
 
 
-def test_without_torch_the_cure_is_named(tmp_path, monkeypatch):
+def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
     torch.save(torch.zeros(3, 4), tmp_path / "a.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(FatalError) as caught:

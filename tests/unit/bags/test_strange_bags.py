@@ -1,4 +1,4 @@
-"""Bags nobody should have written: names that are paths, absurd sizes, numbers and places that cannot be."""
+"""Bags that should not exist: names that are paths, absurd sizes, impossible numbers and places."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_name_inside_a_file_is_made_safe(tmp_path, kind, name):
     assert not found.startswith(".")
 
 
-def test_a_nul_in_an_hdf5_name_is_no_way_out_either(tmp_path):
+def test_a_nul_in_an_hdf5_name_is_made_safe_too(tmp_path):
     path = write_h5(tmp_path / "bag.h5", name=np.void(b"..\0x"))
     assert read_bag(path).slide_id == "bag"
 
 
-def test_a_name_that_is_no_text_is_that_of_the_file(tmp_path):
+def test_a_name_that_is_not_text_is_replaced_by_the_files(tmp_path):
     assert read_bag(write_h5(tmp_path / "S 1.h5", name=7)).slide_id == "S_1"
 
 
@@ -77,12 +77,12 @@ def test_numbers_of_any_type_are_features(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.bool_, "S4"])
-def test_what_are_no_numbers_are_no_features(tmp_path, dtype):
+def test_values_that_are_not_numbers_are_not_features(tmp_path, dtype):
     assert refusal(write_h5(tmp_path / "a.h5", FEATURES.astype(dtype))).code == "bag-unreadable"
 
 
 @pytest.mark.parametrize("place", [np.nan, np.inf, -np.inf, 2.0**31, -(2.0**40)])
-def test_places_that_are_nowhere_are_refused(tmp_path, place):
+def test_impossible_places_are_refused(tmp_path, place):
     coords = COORDS.astype(np.float64)
     coords[4, 1] = place
     error = refusal(write_h5(tmp_path / "a.h5", coords=coords))
@@ -101,7 +101,7 @@ def test_places_between_pixels_are_rounded(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["features", "coords"])
-def test_an_hdf5_file_that_declares_terabytes_is_refused_unread(tmp_path, part):
+def test_an_hdf5_file_that_declares_terabytes_is_refused_before_reading(tmp_path, part):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         for name, width in (("features", 1024), ("coords", 2)):
@@ -111,13 +111,13 @@ def test_an_hdf5_file_that_declares_terabytes_is_refused_unread(tmp_path, part):
     assert refusal(path).code == "bag-too-large"
 
 
-def test_a_small_tensor_that_is_spread_over_terabytes_is_refused(tmp_path):
+def test_a_small_tensor_that_expands_to_terabytes_is_refused(tmp_path):
     torch.save(torch.zeros(1, 1).expand(1 << 34, 1024), tmp_path / "a.pt")
     assert refusal(tmp_path / "a.pt").code == "bag-too-large"
 
 
 def test_a_small_parquet_file_of_very_many_features_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("histgen_lib.bags._damage._MOST_VALUES", 100)
+    monkeypatch.setattr("histgen_lib.bags.bag._MOST_VALUES", 100)
     write_bag(a_bag(), tmp_path / "a.parquet")
     assert refusal(tmp_path / "a.parquet").code == "bag-too-large"
 
@@ -143,7 +143,7 @@ def test_an_hdf5_file_opens_no_other_file(tmp_path, link):
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr"])
-def test_a_sparse_tensor_is_read_dense(tmp_path, layout):
+def test_a_sparse_tensor_is_read_as_dense(tmp_path, layout):
     dense = torch.from_numpy(np.where(FEATURES > 0, FEATURES, 0))
     torch.save(dense.to_sparse() if layout == "coo" else dense.to_sparse_csr(), tmp_path / "a.pt")
     assert np.array_equal(read_bag(tmp_path / "a.pt").features, dense.half().numpy())
@@ -155,7 +155,7 @@ def test_sparse_indices_that_point_outside_are_refused(tmp_path):
     assert refusal(tmp_path / "a.pt").code == "bag-unreadable"
 
 
-def test_a_quantised_tensor_is_read_as_what_it_stands_for(tmp_path):
+def test_a_quantised_tensor_is_read_as_its_values(tmp_path):
     steps = torch.quantize_per_tensor(torch.from_numpy(FEATURES), 0.1, 0, torch.qint8)
     torch.save(steps, tmp_path / "a.pt")
     assert np.array_equal(read_bag(tmp_path / "a.pt").features, steps.dequantize().half().numpy())
@@ -190,14 +190,14 @@ def test_a_tensor_with_gradients_or_of_whole_numbers_is_read(tmp_path):
     ],
     ids=str,
 )
-def test_sizes_that_cannot_be_make_no_bag(facts):
+def test_impossible_sizes_make_no_bag(facts):
     with pytest.raises(InvalidInputError) as caught:
         a_bag(**facts)
     assert caught.value.code == "bag-invalid"
 
 
 @pytest.mark.parametrize("change", [{"slide_size": []}, {"slide_size": None}, {"span_px": "wide"}], ids=str)
-def test_parquet_facts_of_other_types_are_damage(tmp_path, change):
+def test_parquet_metadata_of_other_types_is_damage(tmp_path, change):
     write_bag(a_bag(), tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet")
     facts = json.loads(table.schema.metadata[b"histgen"]) | change
@@ -232,13 +232,13 @@ def test_places_in_another_unit_are_not_taken_for_micrometres(tmp_path, unit):
     assert (error.code, "unit" in error.message) == ("bag-unreadable", True)
 
 
-def test_older_stamp_files_say_less(tmp_path):
+def test_older_stamp_files_state_less(tmp_path):
     bag = read_bag(write_stamp(tmp_path / "S1.h5", tile_size=256.0))
     assert (bag.span_px, bag.slide_mpp, bag.tile_px) == (256, 1.0, 0)
     assert np.isnan(bag.mpp)
 
 
-def test_only_half_a_slide_size_is_none(tmp_path):
+def test_half_a_slide_size_is_none(tmp_path):
     assert read_bag(write_h5(tmp_path / "a.h5", level0_width=4000)).known_size is None
     assert read_bag(write_h5(tmp_path / "b.h5", level0_width=4000, level0_height=3000)).known_size == (
         4000,

@@ -310,7 +310,7 @@ def test_a_folder_without_slides_is_an_error_that_says_what_was_looked_for(
 
     assert code == 65
     assert "error[slide-is-folder]" in err
-    assert "1 not called as slides are (notes.txt)" in err
+    assert "1 not named like slides (notes.txt)" in err
     assert ".svs" in err
     assert ".ndpi" in err
 

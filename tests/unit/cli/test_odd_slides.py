@@ -26,7 +26,7 @@ def test_a_pipe_or_device_ends_at_once_and_is_named_for_what_it_is(histgen, mode
 
     assert code == 1
     for slide in slides:
-        assert f"error[slide-unreadable]: {slide.name} cannot be read: it is no ordinary file." in err
+        assert f"error[slide-unreadable]: {slide.name} cannot be read: it is not a regular file." in err
 
 
 @pytest.mark.parametrize("name", ["report", "tiles", "encode"])

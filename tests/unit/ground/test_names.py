@@ -1,4 +1,4 @@
-"""Names from elsewhere as parts of paths: none leads out of its folder, whatever is in it."""
+"""Names from outside as parts of paths: none leads out of its folder, whatever it contains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_strange_name_becomes_one_plain_part_of_a_path(tmp_path, name):
 
 
 @given(st.text())
-def test_no_text_at_all_leads_out_of_the_folder(name):
+def test_no_text_leads_out_of_the_folder(name):
     place = place_in(Path("out"), name)
     assert place.parent == Path("out")
     assert place.name.isascii()
@@ -45,7 +45,7 @@ def test_no_text_at_all_leads_out_of_the_folder(name):
 
 
 @given(st.text())
-def test_what_was_made_safe_stays_as_it_is(name):
+def test_a_safe_name_stays_unchanged(name):
     assert safe_id(safe_id(name)) == safe_id(name)
 
 

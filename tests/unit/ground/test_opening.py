@@ -1,4 +1,4 @@
-"""A file is opened without waiting for anybody, and only if it is an ordinary one."""
+"""A file is opened without waiting, and only if it is a regular one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refusal(path: Path) -> int | None:
     return caught.value.errno
 
 
-def test_an_ordinary_file_is_read_by_any_of_its_names(tmp_path):
+def test_a_regular_file_is_read_by_any_of_its_names(tmp_path):
     (tmp_path / "a").write_bytes(b"slide")
     (tmp_path / "link").symlink_to("a")
     for name in ("a", "link"):
@@ -28,7 +28,7 @@ def test_an_ordinary_file_is_read_by_any_of_its_names(tmp_path):
         assert check_ordinary(tmp_path / name)
 
 
-def test_a_folder_is_told_from_a_file(tmp_path):
+def test_a_folder_is_distinguished_from_a_file(tmp_path):
     assert not check_ordinary(tmp_path)
     assert refusal(tmp_path) == errno.EINVAL
 
@@ -36,7 +36,7 @@ def test_a_folder_is_told_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     "name", ["/dev/zero", "/dev/tty", "/proc/self/mem", "/proc/meminfo", "/sys/kernel/profiling"]
 )
-def test_what_the_kernel_shows_as_files_is_refused(tmp_path, name):
+def test_files_that_the_kernel_generates_are_refused(tmp_path, name):
     (tmp_path / "link").symlink_to(name)
     for path in (Path(name), tmp_path / "link"):
         assert refusal(path) == errno.EINVAL
@@ -50,13 +50,13 @@ def test_pipes_and_sockets_are_refused_without_waiting_for_their_other_end(tmp_p
     assert {refusal(Path("pipe")), refusal(Path("socket"))} == {errno.EINVAL}
 
 
-def test_what_is_not_there_is_told_as_the_system_does(tmp_path):
+def test_missing_files_raise_the_systems_errors(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     found = [refusal(tmp_path / name) for name in ("no", "loop", "n" * 300)]
     assert found == [errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG]
 
 
-def test_the_judge_is_told_where_a_name_leads_before_anything_is_read(tmp_path):
+def test_the_judge_learns_where_a_name_leads_before_anything_is_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     seen = []
@@ -70,7 +70,7 @@ def test_the_judge_is_told_where_a_name_leads_before_anything_is_read(tmp_path):
     assert seen == [(tmp_path / "pipe").resolve()]
 
 
-def test_a_link_that_is_turned_after_it_was_judged_is_not_followed(tmp_path):
+def test_a_link_that_changes_after_it_was_judged_is_not_followed(tmp_path):
     (tmp_path / "a").write_bytes(b"judged")
     (tmp_path / "b").write_bytes(b"another")
     (tmp_path / "link").symlink_to("a")
@@ -83,7 +83,7 @@ def test_a_link_that_is_turned_after_it_was_judged_is_not_followed(tmp_path):
         assert file.read() == b"judged"
 
 
-def test_a_file_that_another_holds_for_itself_is_asked_for_and_then_left(tmp_path, monkeypatch):
+def test_a_file_that_another_program_locks_is_requested_and_then_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "LEASE_PATIENCE_S", 0.0)
     (tmp_path / "a").write_bytes(b"x")
     real, tries = os.open, []
@@ -100,7 +100,7 @@ def test_a_file_that_another_holds_for_itself_is_asked_for_and_then_left(tmp_pat
     assert all(tries)
 
 
-def test_no_handle_is_left_open(tmp_path):
+def test_no_file_handle_leaks(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe")
     handles = Path("/proc/self/fd")

@@ -364,4 +364,4 @@ def test_files_that_are_no_checkpoint_are_refused_and_never_run(
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model_best.pth")
     error = refusal(tmp_path / "model_best.pth", **SIZES)
-    assert (error.code, "no ordinary file" in error.message) == ("checkpoint-unreadable", True)
+    assert (error.code, "not a regular file" in error.message) == ("checkpoint-unreadable", True)

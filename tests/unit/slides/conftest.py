@@ -1,4 +1,4 @@
-"""Pictures and slides that the tests of this room share."""
+"""Pictures and slides for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ Tag = tuple[int, int, int, int]
 
 BYTE, ASCII, SHORT, LONG, SLONG, FLOAT, LONG8 = 1, 2, 3, 4, 9, 11, 16
 SPARSE = 4096
-"""Where what a header points to begins; zeros, of which the disk keeps none."""
+"""Offset of what a header points to. All before it are zeros, which take no room on disk."""
 BEYOND = (4 << 30) + SPARSE
-"""A place that 32 bits cannot tell."""
+"""An offset that 32 bits cannot hold."""
 
 
 def tags(side: int = 4096, tile: int = 256, **other: Tag) -> list[Tag]:
@@ -187,7 +187,7 @@ def czi(entries: int, words: int) -> Maker:
 
 
 def nested(depth: int, *, explicit: bool) -> Maker:
-    """Make a DICOM slide with sequences in one another."""
+    """Make a DICOM slide with nested sequences."""
 
     def make(folder: Path) -> Path:
         path = dicom()(folder)
@@ -276,6 +276,6 @@ HOSTILE_HEADERS: dict[str, Maker] = {
     "DICOM of too large frames": dicom(setting(Rows=65_535, Columns=65_535)),
     "DICOM beyond all measure": dicom(setting(TotalPixelMatrixColumns=4_000_000_000)),
     "DICOM of too large frames beside it": beside(setting(Rows=65_535, Columns=65_535)),
-    "DICOM of sequences in one another": nested(200_000, explicit=False),
-    "DICOM of sequences in one another, their lengths told": nested(4_000, explicit=True),
+    "DICOM of nested sequences": nested(200_000, explicit=False),
+    "DICOM of nested sequences with stated lengths": nested(4_000, explicit=True),
 }

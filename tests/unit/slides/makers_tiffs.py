@@ -1,4 +1,4 @@
-"""Small writers of the TIFFs of two makers, as far as OpenSlide knows them by: Philips and Ventana."""
+"""Small writers of TIFFs that OpenSlide takes for those of two makers: Philips and Ventana."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tiff_pyramid import halved, write_pyramid
 
 _PHILIPS = (
-    '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport">{said}<Attribute Name="PIM_DP_SCANNED_IMAGES">'
+    '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport">{xml}<Attribute Name="PIM_DP_SCANNED_IMAGES">'
     '<Array><DataObject ObjectType="DPScannedImage"><Attribute Name="PIM_DP_IMAGE_TYPE">WSI</Attribute>'
     '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{levels}</Array></Attribute>'
     "</DataObject></Array></Attribute></DataObject>"
@@ -29,18 +29,18 @@ _JOINT = (
     '<TileJointInfo FlagJoined="1" Confidence="100" Direction="{way}" Tile1="{one}" Tile2="{other}"'
     ' OverlapX="{x}" OverlapY="{y}"/>'
 )
-_ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1" {said}/></Metadata>'
+_ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1" {xml}/></Metadata>'
 
 
 def write_philips(
-    path: Path, levels: Sequence[NDArray[np.uint8]], *, mpp: float, tile_px: int, said: str = ""
+    path: Path, levels: Sequence[NDArray[np.uint8]], *, mpp: float, tile_px: int, xml: str = ""
 ) -> Path:
-    """Write a Philips TIFF; its pages are filled up to whole tiles. `said`: XML that is put into its own."""
+    """Write a Philips TIFF; its pages are filled up to whole tiles. `xml`: XML that is put into its own."""
     stated = "".join(
         _PHILIPS_LEVEL.format(mm=mpp / 1000 * 2**number, number=number) for number in range(len(levels))
     )
     texts = [
-        {305: "Philips DP v1.0", 270: _PHILIPS.format(levels=stated, said=said)},
+        {305: "Philips DP v1.0", 270: _PHILIPS.format(levels=stated, xml=xml)},
         *({} for _ in levels[1:]),
     ]
     return write_pyramid(
@@ -49,11 +49,11 @@ def write_philips(
 
 
 def write_ventana(
-    path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int, overlap_px: int = 0, said: str = ""
+    path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int, overlap_px: int = 0, xml: str = ""
 ) -> Path:
     """Write a Ventana BIF of one area, whose camera's pictures overlap by `overlap_px`.
 
-    `said`: an attribute that is put into its XML.
+    `xml`: an attribute that is put into its XML.
     """
     step = tile_px - overlap_px
     rows, columns = (1 + (side - tile_px) // step for side in image.shape[:2])
@@ -64,7 +64,7 @@ def write_ventana(
             pictures[row * tile_px :, column * tile_px :][:tile_px, :tile_px] = seen
     xml = _VENTANA.format(side=tile_px, rows=rows, columns=columns, joints=_joints(rows, columns, overlap_px))
     texts = [
-        {270: "Label Image", 700: _ISCAN.format(mpp=mpp, said=said)},
+        {270: "Label Image", 700: _ISCAN.format(mpp=mpp, xml=xml)},
         {270: "level=0 mag=40 quality=95", 700: xml},
     ]
     return write_pyramid(path, [halved(image, 3), pictures], tile_px=tile_px, mpp=None, texts=texts)

@@ -1,4 +1,4 @@
-"""Files that are given for slides and cannot be read as such, with the answer that each deserves."""
+"""Files that are passed as slides but cannot be read as such, with the answer that each must get."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ ODD_FILES: dict[str, tuple[Maker, str, str]] = {
     "VSI in strips": (tiff(name="a.vsi", tile=None), UNSUPPORTED, "VSI"),
     "iSyntax": (of_bytes("a.isyntax", b"<DataObject>" + bytes(99)), UNSUPPORTED, "iSyntax"),
     "CZI": (of_bytes("a.czi", CZI + bytes(2000)), UNSUPPORTED, "CZI"),
-    "CZI, cut": (of_bytes("a.czi", CZI + (10**6).to_bytes(8, "little") + bytes(2000)), DAMAGED, "cut"),
+    "CZI, cut": (of_bytes("a.czi", CZI + (10**6).to_bytes(8, "little") + bytes(2000)), DAMAGED, "truncated"),
     "MIRAX alone": (mirax(folder_there=False), INCOMPLETE, "folder a"),
     "MIRAX, folder empty": (mirax(folder_there=True), INCOMPLETE, "1 of its 1"),
     "MIRAX, data missing": (
@@ -254,11 +254,15 @@ ODD_FILES: dict[str, tuple[Maker, str, str]] = {
         DAMAGED,
         "damaged",
     ),
-    "TIFF, cut": (of_bytes("a.tif", struct.pack("<2sHI", b"II", 42, 5000) + bytes(100)), DAMAGED, "cut"),
-    "TIFF, cut behind its head": (of_bytes("a.tif", b"II*\0\x08\0\0\0"), DAMAGED, "cut"),
-    "TIFF, cut in its directory": (of_bytes("a.tif", b"II*\0\x08\0\0\0" + bytes(8)), DAMAGED, "cut"),
-    "TIFF, never finished": (of_bytes("a.tif", b"II*\0" + bytes(9999)), DAMAGED, "cut"),
+    "TIFF, cut": (
+        of_bytes("a.tif", struct.pack("<2sHI", b"II", 42, 5000) + bytes(100)),
+        DAMAGED,
+        "truncated",
+    ),
+    "TIFF, cut behind its head": (of_bytes("a.tif", b"II*\0\x08\0\0\0"), DAMAGED, "truncated"),
+    "TIFF, cut in its directory": (of_bytes("a.tif", b"II*\0\x08\0\0\0" + bytes(8)), DAMAGED, "truncated"),
+    "TIFF, never finished": (of_bytes("a.tif", b"II*\0" + bytes(9999)), DAMAGED, "truncated"),
     "TIFF, in a circle": (in_a_circle, DAMAGED, "damaged"),
-    "DICOM, cut": (cut(dicom(), 0.01), DAMAGED, "cut"),
+    "DICOM, cut": (cut(dicom(), 0.01), DAMAGED, "truncated"),
 }
-"""Name → how to make it, the code it deserves, and a word that the message must have."""
+"""Name → how to make it, the code it must get, and a word that the message must contain."""

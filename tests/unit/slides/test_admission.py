@@ -1,4 +1,4 @@
-"""Whatever a reader would open for a slide is an ordinary file, and inside the roots if there are any."""
+"""Whatever a reader would open for a slide must be a regular file, and inside the roots if there are any."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from tiff_pyramid import halved
 from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
-from histgen_lib.slides import open_slide, quotas
-from histgen_lib.slides.admission import admit
-from histgen_lib.slides.source import content_id_of
+from histgen_lib.slides import limits, open_slide
+from histgen_lib.slides.source import admit, content_id_of
 
 VMS = (
     "[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=i.jpg\nMapFile={}\n"
@@ -37,14 +36,14 @@ def code_of(path: Path, within: Roots | None = None) -> str:
     return caught.value.code
 
 
-def test_a_pipe_is_no_slide_and_no_one_waits_for_it(scans):
+def test_a_pipe_is_refused_without_waiting(scans):
     os.mkfifo(scans / "a.svs")
-    with pytest.raises(InvalidInputError, match="no ordinary file") as caught:
+    with pytest.raises(InvalidInputError, match="not a regular file") as caught:
         open_slide(scans / "a.svs")
     assert caught.value.code == "slide-unreadable"
 
 
-def test_a_sound_slide_is_admitted_by_a_link_as_well(scans, slide_file):
+def test_a_sound_slide_is_admitted_through_a_link_too(scans, slide_file):
     shutil.copy(slide_file, scans / "a.tif")
     (scans / "b.tif").symlink_to("a.tif")
     for name in ("a.tif", "b.tif"):
@@ -52,7 +51,7 @@ def test_a_sound_slide_is_admitted_by_a_link_as_well(scans, slide_file):
         open_slide(scans / name, within=Roots((scans,))).close()
 
 
-def test_a_link_out_of_the_roots_is_followed_only_where_there_are_none(scans, tmp_path, slide_file):
+def test_a_link_out_of_the_roots_is_followed_only_if_there_are_no_roots(scans, tmp_path, slide_file):
     shutil.copy(slide_file, tmp_path / "outside/a.tif")
     (scans / "a.tif").symlink_to(tmp_path / "outside/a.tif")
     assert code_of(scans / "a.tif", Roots((scans,))) == "uri-outside-roots"
@@ -60,7 +59,7 @@ def test_a_link_out_of_the_roots_is_followed_only_where_there_are_none(scans, tm
 
 
 @pytest.mark.parametrize("name", ["../outside/secret.dat", "link.jpg", "folder/secret.dat"])
-def test_an_index_names_no_file_outside_the_roots(scans, name):
+def test_an_index_cannot_name_a_file_outside_the_roots(scans, name):
     (scans / "link.jpg").symlink_to("../outside/secret.dat")
     (scans / "folder").symlink_to("../outside")
     (scans / "v.vms").write_text(VMS.format(name))
@@ -68,19 +67,19 @@ def test_an_index_names_no_file_outside_the_roots(scans, name):
     admit(scans / "v.vms", Roots((scans.parent,)))
 
 
-def test_the_answer_to_an_index_does_not_tell_what_exists_outside(scans):
+def test_the_answer_to_an_index_does_not_reveal_what_exists_outside(scans):
     (scans / "v.vms").write_text(VMS.format("../outside/not-there.dat"))
     assert code_of(scans / "v.vms", Roots((scans,))) == "uri-outside-roots"
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe \t", "..//scans/pipe"])
-def test_an_index_names_no_pipe(scans, name):
+def test_an_index_cannot_name_a_pipe(scans, name):
     os.mkfifo(scans / name.rpartition("/")[2])
     (scans / "v.vms").write_text(VMS.format(name))
     assert code_of(scans / "v.vms") == "slide-unreadable"
 
 
-def test_an_absolute_name_lies_below_the_index_as_openslide_takes_it(scans):
+def test_an_absolute_name_is_taken_relative_to_the_index_as_openslide_does(scans):
     (scans / "v.vms").write_text(VMS.format("/etc/passwd"))
     admit(scans / "v.vms", Roots((scans,)))
 
@@ -98,7 +97,7 @@ def test_no_part_of_a_mirax_slide_lies_outside_the_roots(scans, tmp_path, turned
 
 
 @pytest.mark.parametrize("by_file", [False, True])
-def test_what_lies_among_dicom_files_is_tried_by_readers_too(scans, picture, by_file):
+def test_whatever_lies_among_dicom_files_is_checked_because_readers_open_it(scans, picture, by_file):
     folder = write_series(scans / "case", [picture, halved(picture)], mpp=0.25)
     slide = min(folder.glob("*.dcm")) if by_file else folder
     (folder / "inner").mkdir()
@@ -113,13 +112,13 @@ def test_what_lies_among_dicom_files_is_tried_by_readers_too(scans, picture, by_
 
 
 @pytest.mark.parametrize("beside", ["a.Full", "a.svslide-journal", "a.svslide-wal"])
-def test_files_that_readers_look_for_beside_a_slide_are_ordinary(scans, slide_file, beside):
+def test_files_that_readers_look_for_beside_a_slide_must_be_regular(scans, slide_file, beside):
     shutil.copy(slide_file, scans / "a.svslide")
     os.mkfifo(scans / beside)
     assert code_of(scans / "a.svslide") == "slide-unreadable"
 
 
-def test_no_more_is_read_than_a_file_had_at_first(scans, monkeypatch):
+def test_no_more_is_read_than_a_file_had_at_the_start(scans, monkeypatch):
     """A log that is written faster than it can be read would be read for ever."""
     path = scans / "a.svs"
     path.write_bytes(b"x" * 100)
@@ -150,7 +149,7 @@ def test_a_file_that_is_mostly_a_gap_is_not_read_through(scans, size):
     assert caught.value.code == "slide-unreadable"
 
 
-def test_a_gap_in_a_written_file_is_read_as_the_zeros_it_stands_for(scans):
+def test_a_gap_in_a_file_is_read_as_zeros(scans):
     with (scans / "a.svs").open("wb") as file:
         file.write(b"x" * 5000)
         file.seek(1 << 20)
@@ -184,7 +183,7 @@ def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, 
 
 def test_a_slide_among_too_many_files_is_refused_before_they_are_opened(tmp_path, monkeypatch):
     """Of an index, and of a folder with DICOM files, all of which its reader opens."""
-    monkeypatch.setattr(quotas, "MOST_FILES", 5)
+    monkeypatch.setattr(limits, "MOST_FILES", 5)
     lines = "".join(f"ImageFile({number},0)=part{number}.jpg\n" for number in range(6))
     (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")
     (tmp_path / "d").mkdir()

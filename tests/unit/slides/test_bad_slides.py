@@ -1,4 +1,4 @@
-"""Every bad input ends in an error with a code and a sentence on what to do; OpenSlide's own never escape."""
+"""Every bad input ends in an error with a code and a remedy; OpenSlide's own errors never escape."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_something_else_named_svs(tmp_path, content):
     assert refusal(tmp_path / "a.svs").code == "slide-format-unknown"
 
 
-def test_a_picture_that_is_no_slide(tmp_path):
+def test_a_picture_that_is_not_a_slide(tmp_path):
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "a.png")
     assert refusal(tmp_path / "a.png").code == "slide-format-unknown"
 
@@ -54,18 +54,18 @@ def test_a_folder_of_other_things(tmp_path, slide_file):
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.3, 0.9, 0.9999])
-def test_a_truncated_file_is_called_damaged(tmp_path, slide_file, kept):
+def test_a_truncated_file_is_reported_as_damaged(tmp_path, slide_file, kept):
     data = slide_file.read_bytes()
     (tmp_path / "a.tif").write_bytes(data[: int(len(data) * kept)])
     assert refusal(tmp_path / "a.tif").code == "slide-damaged"
 
 
-def test_a_truncated_bigtiff_is_called_damaged(tmp_path):
+def test_a_truncated_bigtiff_is_reported_as_damaged(tmp_path):
     (tmp_path / "a.tif").write_bytes(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 5000) + bytes(100))
     assert refusal(tmp_path / "a.tif").code == "slide-damaged"
 
 
-def test_a_compression_that_nobody_can_undo_here_is_no_damage(tmp_path, slide_file):
+def test_an_unsupported_compression_is_not_damage(tmp_path, slide_file):
     """JPEG 2000 in a plain TIFF: copying it again changes nothing."""
     jpeg, jpeg_2000 = (struct.pack("<HHIH", 259, 3, 1, value) for value in (7, 34712))
     data = slide_file.read_bytes()
@@ -76,7 +76,7 @@ def test_a_compression_that_nobody_can_undo_here_is_no_damage(tmp_path, slide_fi
     assert "34712" in found.message
 
 
-def test_damaged_pixels_behind_a_sound_directory(tmp_path, slide_file):
+def test_damaged_pixels_after_a_sound_directory(tmp_path, slide_file):
     data = bytearray(slide_file.read_bytes())
     middle = slice(len(data) // 5, len(data) // 2)
     data[middle] = bytes(middle.stop - middle.start)
@@ -141,7 +141,7 @@ def test_reading_after_closing(slide_file):
     assert caught.value.code == "slide-read-failed"
 
 
-def test_a_file_that_vanishes_is_read_on_or_refused(tmp_path, slide_file):
+def test_a_file_that_vanishes_is_still_read_or_refused(tmp_path, slide_file):
     """An open file outlives its name on most systems; where it does not, the refusal is clear."""
     copy = tmp_path / "a.tif"
     shutil.copy(slide_file, copy)

@@ -1,4 +1,4 @@
-"""Damaged pixels become no features in silence, whatever reader; damage that nobody needs refuses nothing."""
+"""Damaged pixels never silently become features, whatever the reader; damage elsewhere refuses nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tiff_pyramid import halved, write_pyramid
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides._damage import is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
 from histgen_lib.slides.quality import DAMAGE
+from histgen_lib.slides.readers._stored_tiles import is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
 
 MPP, TILE_PX = 1.0, 128
 TILING = TilingSettings(mpp=MPP, tile_px=TILE_PX // 2)
@@ -163,7 +163,7 @@ def spoil(path: Path, spoiling: Callable[[bytes], bytes], spans: list[tuple[int,
 
 
 @pytest.mark.parametrize("spoiling", [mostly_zeros, no_start])
-def test_a_damaged_tile_is_left_out_and_said_and_all_others_are_as_they_were(
+def test_a_damaged_tile_is_left_out_and_reported_and_all_others_are_unchanged(
     whole: tuple[Path, bool, Read],
     tmp_path: Path,
     picture: NDArray[np.uint8],
@@ -187,7 +187,9 @@ def test_a_damaged_tile_is_left_out_and_said_and_all_others_are_as_they_were(
 
 
 @pytest.mark.parametrize("spoiling", [zeros, mostly_zeros, noise, an_early_end, no_start])
-def test_damage_of_every_kind_is_seen(picture: NDArray[np.uint8], spoiling: Callable[[bytes], bytes]) -> None:
+def test_every_kind_of_damage_is_noticed(
+    picture: NDArray[np.uint8], spoiling: Callable[[bytes], bytes]
+) -> None:
     tiles = list(tiff_pyramid.jpeg_tiles(picture, 512, 92))
     assert all(map(is_whole_jpeg, tiles))
     assert not any(is_whole_jpeg(spoiling(tile)) for tile in tiles)
@@ -205,7 +207,7 @@ def by_level(data: bytes, picture: NDArray[np.uint8]) -> tuple[list[tuple[int, i
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_slide_with_more_damage_than_that_is_refused(
+def test_a_slide_with_too_much_damage_is_refused(
     tmp_path: Path, slide_at: Path, picture: NDArray[np.uint8], fast: bool
 ) -> None:
     file = tmp_path / "a.tif"
@@ -220,7 +222,7 @@ def test_a_slide_with_more_damage_than_that_is_refused(
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("spoiling", [mostly_zeros, no_start])
-def test_damage_to_levels_that_a_finer_one_can_stand_in_for_changes_nothing(
+def test_damage_to_a_level_that_a_finer_one_can_replace_changes_nothing(
     tmp_path: Path,
     slide_at: Path,
     picture: NDArray[np.uint8],
@@ -246,7 +248,7 @@ def with_more_behind(jpeg: bytes) -> bytes:
 
 @pytest.mark.parametrize("habit", [with_padding, with_more_behind])
 @pytest.mark.parametrize("reader", ["fast", "slow", "dicom"])
-def test_habits_of_writers_that_cost_no_pixel_are_no_damage(
+def test_quirks_of_writers_that_cost_no_pixel_are_not_damage(
     tmp_path: Path,
     picture: NDArray[np.uint8],
     monkeypatch: pytest.MonkeyPatch,
@@ -267,7 +269,7 @@ def test_habits_of_writers_that_cost_no_pixel_are_no_damage(
     )
 
 
-def test_a_file_whose_tiles_nobody_can_judge_says_so(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
+def test_a_file_whose_tiles_cannot_be_judged_says_so(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:
         file.write(picture, tile=(TILE_PX, TILE_PX), photometric="rgb")
@@ -291,7 +293,7 @@ def test_deflated_tiles_are_checked(tmp_path: Path, picture: NDArray[np.uint8]) 
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_region_with_damage_is_refused_never_shown(
+def test_a_damaged_region_is_refused_never_shown(
     tmp_path: Path, slide_at: Path, picture: NDArray[np.uint8], fast: bool
 ) -> None:
     file = tmp_path / "a.tif"
@@ -302,7 +304,7 @@ def test_a_region_with_damage_is_refused_never_shown(
     assert caught.value.code == "slide-read-failed"
 
 
-def test_the_cases_that_were_answered_wrongly(shared_dir: Path) -> None:
+def test_cases_that_were_once_answered_wrongly_are_answered_right(shared_dir: Path) -> None:
     cases = shared_dir / "cases"
     with pytest.raises(InvalidInputError) as caught:
         read(cases / "damaged-tile-silent" / "damaged")
@@ -313,7 +315,7 @@ def test_the_cases_that_were_answered_wrongly(shared_dir: Path) -> None:
         assert "damaged" not in assess_quality(slide, grid).flags
 
 
-def test_flat_tiles_of_tables_made_for_them_are_no_damage() -> None:
+def test_flat_tiles_with_tables_of_their_own_are_not_damage() -> None:
     """Their data is zeros."""
     for grey in (0, 128, 255):
         flat = np.full((512, 512, 3), grey, np.uint8)
@@ -353,7 +355,7 @@ def lzw(tile: NDArray[np.uint8]) -> bytes:
     ).tobytes()
 
 
-def test_a_tile_that_only_decoding_judges_is_left_out_and_refuses_no_slide(
+def test_a_damaged_tile_that_only_decoding_can_judge_is_left_out_and_the_slide_is_read(
     tmp_path: Path, picture: NDArray[np.uint8]
 ) -> None:
     """What is whole beside it comes out as it is."""

@@ -1,4 +1,4 @@
-"""The frames of a DICOM slide are found however its file tells where they are."""
+"""The frames of a DICOM slide are found however its file states where they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian
 from stained_picture import stained
 
-from histgen_lib.slides._dicom_units import dicom_units
+from histgen_lib.slides.readers._dicom_frames import dicom_frames
 from histgen_lib.slides.settings import Level
 
 SIZE, TILE_PX = (700, 500), 128
@@ -74,13 +74,13 @@ def sparse(data: Dataset) -> None:
     "change",
     [lambda data: None, without_table, in_fragments, with_an_extended_table, with_open_sequences, sparse],
 )
-def test_each_frame_is_found_in_its_cell_and_whole(file: Path, change: Callable[[Dataset], None]) -> None:
+def test_each_frame_is_found_in_its_cell_and_is_whole(file: Path, change: Callable[[Dataset], None]) -> None:
     data = pydicom.dcmread(file)
     expected = frames_of(data)
     change(data)
     data.save_as(file)
     stored = file.read_bytes()
-    units = dicom_units([file], LEVELS)[0]
+    units = dicom_frames([file], LEVELS)[0]
     assert units.cells.shape == (4, 6)
     for cell, number in np.ndenumerate(units.cells):
         start, count = int(units.offsets[number]), int(units.byte_counts[number])
@@ -99,13 +99,13 @@ def generate_fragments(items: bytes) -> list[bytes]:
     return found
 
 
-def test_a_frame_whose_head_is_lost_hides_no_other(file: Path) -> None:
-    units = dicom_units([file], LEVELS)[0]
+def test_a_frame_whose_head_is_lost_does_not_hide_others(file: Path) -> None:
+    units = dicom_frames([file], LEVELS)[0]
     stored = bytearray(file.read_bytes())
     lost = int(units.offsets[9])
     stored[lost : lost + 8] = bytes(8)
     file.write_bytes(stored)
-    again = dicom_units([file], LEVELS)[0]
+    again = dicom_frames([file], LEVELS)[0]
     spans = zip(again.offsets.tolist(), again.byte_counts.tolist(), strict=True)
     whole = [again.is_whole(bytes(stored[start : start + count])) for start, count in spans]
     assert whole == [number != 9 for number in range(24)]
@@ -123,15 +123,15 @@ def of_another_size(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("change", [uncompressed, of_another_size])
-def test_what_cannot_be_checked_is_left_alone(file: Path, change: Callable[[Dataset], None]) -> None:
+def test_what_cannot_be_checked_is_left_to_openslide(file: Path, change: Callable[[Dataset], None]) -> None:
     data = pydicom.dcmread(file)
     change(data)
     data.save_as(file)
-    assert dicom_units([file], LEVELS) == {}
+    assert dicom_frames([file], LEVELS) == {}
 
 
-def test_a_file_that_is_cut_short_or_none_is_left_alone(file: Path, tmp_path: Path) -> None:
+def test_a_truncated_or_missing_file_is_left_to_openslide(file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     for length in (0, 100, 140, 500):
         (tmp_path / "cut").write_bytes(whole[:length])
-        assert dicom_units([tmp_path / "cut", tmp_path / "none"], LEVELS) == {}
+        assert dicom_frames([tmp_path / "cut", tmp_path / "none"], LEVELS) == {}

@@ -33,7 +33,7 @@ def test_a_folder_is_opened_as_its_series(series, picture):
     assert np.abs(tiles[0].astype(int) - expected).mean() < 4
 
 
-def test_the_folder_and_any_file_of_it_are_the_same_slide(series):
+def test_the_folder_and_any_file_in_it_are_the_same_slide(series):
     with open_slide(series) as whole, open_slide(series / "1.2.3.4-1.dcm") as one:
         assert whole.size == one.size
         assert whole.content_id == one.content_id
@@ -62,7 +62,7 @@ def test_a_folder_with_two_slides_is_refused(tmp_path, series, picture):
     assert "several" in caught.value.message
 
 
-def test_another_series_beside_it_does_not_change_the_identity(tmp_path, series, picture):
+def test_another_series_beside_it_does_not_change_its_identity(tmp_path, series, picture):
     both = tmp_path / "both"
     shutil.copytree(series, both)
     write_series(both, [picture], series="1.2.3.45")
@@ -87,6 +87,6 @@ def test_truncated_instances_are_refused(tmp_path, series, kept):
     }
 
 
-def test_the_patient_is_forgotten_at_once(series):
+def test_the_patient_is_dropped_at_once(series):
     with open_slide(series) as slide:
-        assert "Doe" not in repr(vars(slide)) + repr(vars(slide._pixels)["properties"])
+        assert "Doe" not in repr(vars(slide)) + repr(vars(slide._reader)["properties"])

@@ -1,4 +1,4 @@
-"""What a header declares is judged before a reader makes room for it."""
+"""What a header declares is judged before a reader allocates memory for it."""
 
 from __future__ import annotations
 
@@ -27,24 +27,30 @@ from PIL import Image
 from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides import _openslide, open_slide, source
-from histgen_lib.slides._damage import decode_jpeg, is_whole_deflate, is_whole_jpeg, is_whole_jpeg_2000
+from histgen_lib.slides import open_slide, source
 from histgen_lib.slides.headers import check_headers
+from histgen_lib.slides.readers import _openslide
+from histgen_lib.slides.readers._stored_tiles import (
+    decode_jpeg,
+    is_whole_deflate,
+    is_whole_jpeg,
+    is_whole_jpeg_2000,
+)
 
 
 @pytest.mark.parametrize("name", HOSTILE_HEADERS)
-def test_a_header_that_asks_for_too_much_is_refused_before_a_reader_sees_it(
+def test_a_header_that_declares_too_much_is_refused_before_a_reader_sees_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many of these take gigabytes, end the process or hold it for minutes, if OpenSlide is asked."""
-    monkeypatch.setattr(_openslide, "_open", lambda path: pytest.fail("OpenSlide was asked"))
+    """Many of these take gigabytes, end the process or hold it for minutes, if OpenSlide opens them."""
+    monkeypatch.setattr(_openslide, "_open", lambda path: pytest.fail("OpenSlide was called"))
     with pytest.raises(InvalidInputError) as caught:
         open_slide(HOSTILE_HEADERS[name](tmp_path), mpp=0.5)
     assert caught.value.code == "slide-header-too-large"
     assert caught.value.hint
 
 
-def test_a_large_slide_is_no_excess(tmp_path: Path) -> None:
+def test_a_large_slide_is_not_refused(tmp_path: Path) -> None:
     """A level 0 of 180,000 × 180,000 px, which nobody has to look at to open it."""
     with open_slide(big_tiff(tags(179_968, 256), tags(1024, 256), size=1 << 24)(tmp_path), mpp=0.25) as slide:
         assert slide.levels[0].size == (179_968, 179_968)
@@ -66,23 +72,23 @@ def test_an_ndpi_as_scanners_write_it_is_opened(place: int, directory: int, tmp_
         assert slide.read_region(0, 0, 0, 64, 64).shape == (64, 64, 3)
 
 
-def test_a_large_ndpi_is_judged_by_its_picture_wherever_that_lies(tmp_path: Path) -> None:
+def test_a_large_ndpi_is_judged_by_its_picture_wherever_that_is(tmp_path: Path) -> None:
     """Of 40,000 × 40,000 px in parts: a look at any other place finds no parts."""
     picture = jpeg_of(40_000, 40_000, restart=64)
     check_headers(classic_ndpi(picture, 40_000, 40_000, place=BEYOND, directory=BEYOND + 8192)(tmp_path))
 
 
-def test_a_place_that_no_file_has_is_left_to_the_reader(tmp_path: Path) -> None:
+def test_an_offset_beyond_any_file_is_left_to_the_reader(tmp_path: Path) -> None:
     check_headers(big_tiff([(256, LONG, 1, 9), (273, LONG8, 1, 1 << 63), (65420, LONG, 1, 1)])(tmp_path))
 
 
-def test_a_dicom_slide_of_sequences_as_scanners_write_them_is_opened(tmp_path: Path) -> None:
+def test_a_dicom_slide_with_nested_sequences_as_scanners_write_them_is_opened(tmp_path: Path) -> None:
     write_series(tmp_path, [RGB, halved(RGB)])
     with open_slide(tmp_path / "1.2.3.4-0.dcm", mpp=0.5) as slide:
         assert slide.size == (512, 512)
 
 
-def test_compressed_tiles_are_not_undone_beyond_the_size_of_a_tile() -> None:
+def test_compressed_tiles_are_not_decompressed_beyond_the_size_of_a_tile() -> None:
     """A gigabyte of zeros, a JPEG of 4,000 megapixels, and JPEG 2000 of 60,000 parts or 16,000 components."""
     bomb = zlib.compress(bytes(1 << 20) * 64)
     assert not is_whole_deflate(bomb, 1000)
@@ -100,21 +106,23 @@ def test_compressed_tiles_are_not_undone_beyond_the_size_of_a_tile() -> None:
     assert is_whole_deflate(zlib.compress(bytes(1000)), 1000)
 
 
-def test_deflate_of_more_than_a_tile_takes_no_more_memory_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_deflate_of_more_than_a_tile_takes_no_more_memory_than_a_tile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int] = []
     real = zlib.decompressobj
 
     class Watched:
         def decompress(self, data: bytes, most: int = 0) -> bytes:
-            asked.append(most)
+            limits.append(most)
             return real().decompress(data, most)
 
     monkeypatch.setattr(zlib, "decompressobj", Watched)
     assert is_whole_deflate(zlib.compress(np.zeros(1000, np.uint8).tobytes()), 1000)
-    assert asked == [1001]
+    assert limits == [1001]
 
 
-def test_a_label_of_giant_size_costs_nothing(tmp_path: Path) -> None:
+def test_a_giant_label_costs_nothing(tmp_path: Path) -> None:
     """Labels and overviews are never decoded, whatever they declare."""
     label = [tag for tag in tags(60_000) if tag[0] < 322]
     strips = [(273, LONG8, 1, SPARSE), (278, LONG, 1, 60_000), (279, LONG8, 1, 3 << 30)]

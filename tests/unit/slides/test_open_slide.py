@@ -1,4 +1,4 @@
-"""Opening a slide: what it says of itself, whose scale is believed, and what never leaves the room."""
+"""Opening a slide: what it states, whose scale is believed, and what it never reveals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_outside_the_slide_is_white(slide_file):
     assert (region[:6, :6] < 255).any()
 
 
-def test_tiles_the_scanner_left_out_are_white(make_slide, picture):
+def test_tiles_that_the_scanner_left_out_are_white(make_slide, picture):
     with open_slide(make_slide("holes.tif", [picture], blank_tiles=frozenset({0, 10}))) as slide:
         assert (slide.read_region(0, 0, 0, 256, 256) == 255).all()
 
@@ -101,13 +101,13 @@ class TestScale:
             assert (slide.mpp, slide.mpp_source) == (0.3, "sidecar")
 
     @pytest.mark.parametrize("name", ["a.tif.json", "a.json"])
-    def test_a_sidecar_cures_an_implausible_file(self, tmp_path, make_slide, picture, name):
+    def test_a_sidecar_replaces_an_implausible_scale(self, tmp_path, make_slide, picture, name):
         path = make_slide("a.tif", [picture], mpp=None, dpi=72)
         (tmp_path / name).write_text(json.dumps({"mpp": 0.26}))
         with open_slide(path) as slide:
             assert (slide.mpp, slide.mpp_source) == (0.26, "sidecar")
 
-    def test_a_print_resolution_is_refused_by_value_with_three_cures(self, make_slide, picture):
+    def test_a_print_resolution_is_refused_with_its_value_and_three_remedies(self, make_slide, picture):
         error = refusal(make_slide("a.tif", [picture], mpp=None, dpi=72))
         assert error.code == "slide-mpp-unknown"
         assert "352.78" in error.message
@@ -115,12 +115,12 @@ class TestScale:
         assert "a.tif.json" in error.hint
         assert "per-scanner default" in error.hint
 
-    def test_a_silent_file_is_refused(self, make_slide, picture):
+    def test_a_file_that_states_no_scale_is_refused(self, make_slide, picture):
         error = refusal(make_slide("a.tif", [picture], mpp=None))
         assert error.code == "slide-mpp-unknown"
         assert "does not say" in error.message
 
-    def test_a_scanner_default_fills_silence_but_not_a_believable_file(self, make_slide, picture, slide_file):
+    def test_a_scanner_default_replaces_only_a_missing_scale(self, make_slide, picture, slide_file):
         silent = make_slide("a.svs", [picture], mpp=None, description=APERIO.format(""))
         with open_slide(silent, scanner_mpp={"ss123": 0.252}) as slide:
             assert (slide.mpp, slide.mpp_source, slide.scanner) == (0.252, "scanner-default", "SS123")
@@ -149,7 +149,7 @@ class TestScale:
         (tmp_path / "a.tif.json").write_bytes(text.encode("latin-1"))
         assert refusal(copy).code == "slide-sidecar-invalid"
 
-    def test_json_about_other_things_is_no_sidecar(self, tmp_path, slide_file):
+    def test_json_about_other_things_is_not_a_sidecar(self, tmp_path, slide_file):
         copy = tmp_path / "a.tif"
         shutil.copy(slide_file, copy)
         (tmp_path / "a.json").write_text('{"organ": "breast"}')
@@ -160,7 +160,7 @@ class TestScale:
 class TestPrivacy:
     """Label and macro pictures, and names written into a file, cannot be had from an open slide."""
 
-    def test_a_planted_label_is_nowhere(self, tmp_path, picture):
+    def test_a_planted_label_appears_nowhere(self, tmp_path, picture):
         label = np.full((200, 300, 3), (255, 0, 255), np.uint8)
         described = APERIO.format("MPP = 0.25|User = Jane Doe|Filename = Doe-Jane|")
         path = tmp_path / "a.svs"

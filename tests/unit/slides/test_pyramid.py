@@ -1,4 +1,4 @@
-"""A level is used only if it shows what level 0 shows; a bad one is left out and said; the slide is read."""
+"""A level is used only if it shows what level 0 shows; a bad one is left out and flagged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tiff_pyramid import halved
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import Level, TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides._openslide import OpenSlideImage
 from histgen_lib.slides.pyramid import believed_levels
+from histgen_lib.slides.readers._openslide import OpenSlideImage
 from histgen_lib.synth import generate
 
 SAID = "levels-left-out"
@@ -79,7 +79,7 @@ def label(width, height, ground=255):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_level_that_shows_something_else_is_left_out_and_said(make_slide, picture, kind):
+def test_a_level_that_shows_something_else_is_left_out_and_flagged(make_slide, picture, kind):
     right = make_slide("right.tif", [picture, halved(picture)], mpp=0.25)
     wrong = make_slide("wrong.tif", [picture, halved(picture), BAD[kind](picture)], mpp=0.25)
     expected, found = tiles_of(right), tiles_of(wrong)
@@ -107,7 +107,7 @@ def test_a_bad_level_in_the_middle_costs_only_itself(make_slide, picture):
         assert np.abs(slide.read_region(0, 0, 1, 250, 250).astype(int) - levels[2][:250, :250]).mean() < 6
 
 
-def test_a_bad_level_of_a_dicom_series_is_left_out_and_said(tmp_path, picture):
+def test_a_bad_level_of_a_dicom_series_is_left_out_and_flagged(tmp_path, picture):
     other = reduced(stained(*picture.shape[:2], seed=8), 4)
     series = write_series(tmp_path / "case", [picture, halved(picture), other], mpp=0.25)
     with open_slide(series) as slide:
@@ -129,7 +129,7 @@ HONEST = {
 
 @pytest.mark.parametrize("quality", [92, 30])
 @pytest.mark.parametrize("kind", HONEST)
-def test_honest_levels_are_kept_however_they_were_made(make_slide, picture, kind, quality):
+def test_correct_levels_are_kept_however_they_were_made(make_slide, picture, kind, quality):
     levels = HONEST[kind](np.ascontiguousarray(picture[:2001, :2301]))
     path = make_slide("a.tif", [picture[:2001, :2301], *levels], mpp=0.25, quality=quality)
     with open_slide(path) as slide:
@@ -138,7 +138,7 @@ def test_honest_levels_are_kept_however_they_were_made(make_slide, picture, kind
 
 
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs"])
-def test_of_real_tissue_honest_levels_are_kept_and_bad_ones_are_not(shared_dir, make_slide, name):
+def test_correct_levels_of_real_tissue_are_kept_and_bad_ones_are_not(shared_dir, make_slide, name):
     with open_slide(shared_dir / "slides" / name, mpp=0.5) as slide:
         tissue = slide.read_region(0, 0, 0, 2200, 2048)
     for kind, make in HONEST.items():
@@ -151,13 +151,13 @@ def test_of_real_tissue_honest_levels_are_kept_and_bad_ones_are_not(shared_dir, 
 
 
 @pytest.mark.parametrize("value", [243, 0])
-def test_a_blank_slide_is_no_damaged_one(make_slide, value):
+def test_a_blank_slide_is_not_damaged(make_slide, value):
     blank = np.full((1500, 1200, 3), value, np.uint8)
     with open_slide(make_slide("a.tif", [blank, halved(blank)])) as slide:
         assert slide.flags == ()
 
 
-def test_a_small_biopsy_on_much_glass_is_found_though_the_small_levels_are_blank(make_slide):
+def test_a_small_biopsy_on_a_large_glass_is_found_although_the_small_levels_are_blank(make_slide):
     glass = np.full((3000, 3000, 3), 243, np.uint8)
     glass[1900:2300, 200:600] = stained(400, 400)
     blank = [np.full((side, side, 3), 243, np.uint8) for side in (750, 188)]
@@ -172,14 +172,14 @@ def test_synthetic_slides_keep_all_their_levels(tmp_path):
     for path in slides:
         with open_slide(path) as slide:
             assert slide.flags == ()
-            assert len(slide.levels) == len(slide._pixels.levels)
+            assert len(slide.levels) == len(slide._reader.levels)
 
 
 def test_real_slides_keep_all_their_levels(shared_dir):
     for name in ("CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs", "PIT_06_00633_01.tiff"):
         with open_slide(shared_dir / "slides" / name, mpp=0.5) as slide:
             assert slide.flags == ()
-            assert len(slide.levels) == len(slide._pixels.levels)
+            assert len(slide.levels) == len(slide._reader.levels)
 
 
 def test_thousands_of_pages_are_not_read_one_by_one(make_slide, picture, monkeypatch):
@@ -238,7 +238,7 @@ class Marked(Broken):
         return level > 0 or x + width <= 1150
 
 
-def test_what_level_0_has_lost_is_not_held_against_the_others(picture):
+def test_damage_in_level_0_does_not_count_against_the_others(picture):
     pixels = Marked(picture, None)
     assert believed_levels(pixels, pixels.levels).wrong == ()
 
@@ -251,7 +251,7 @@ def test_a_level_that_cannot_be_read_is_left_out(picture, broken, kept):
     assert found.wrong == (() if broken is None else (broken,))
 
 
-def test_the_cases_give_their_right_answers(shared_dir):
+def test_all_cases_are_answered_right(shared_dir):
     cases = shared_dir / "cases"
     right = tiles_of(cases / "padded-pyramid-silent" / "right.tif")
     found = tiles_of(cases / "padded-pyramid-silent" / "padded.tif")
@@ -264,16 +264,16 @@ def test_the_cases_give_their_right_answers(shared_dir):
         assert flags == (SAID,)
 
 
-def test_a_huge_slide_of_one_level_is_looked_over_in_pieces(make_slide, picture):
+def test_the_overview_of_a_huge_slide_of_one_level_is_read_in_pieces(make_slide, picture):
     """No read for the tissue mask or the thumbnail may be as large as the slide."""
     with open_slide(make_slide("a.tif", [np.tile(picture, (3, 3, 1))], mpp=0.25)) as slide:
-        sizes, read = [], slide._pixels.read
+        sizes, read = [], slide._reader.read
 
         def noting(x, y, level, width, height):
             sizes.append(width * height)
             return read(x, y, level, width, height)
 
-        slide._pixels.read = noting
+        slide._reader.read = noting
         assert slide.tissue_map.tissue.any()
         assert slide.thumbnail(512).any()
     assert max(sizes) <= 2048 * 2048 < slide.size[0] * slide.size[1] / 8

@@ -34,7 +34,7 @@ def quality_of(make_slide, picture, mpp=1.0):
         return assess_quality(slide, plan_grid(slide, TilingSettings(mpp=1.0)))
 
 
-def test_a_sound_slide_raises_nothing(make_slide, picture):
+def test_a_sound_slide_raises_no_flag(make_slide, picture):
     report = quality_of(make_slide, picture)
     assert report.flags == ()
     assert report.tissue_mm2 == pytest.approx(np.pi * 0.09 * 2.3 * 2.048, rel=0.08)
@@ -86,8 +86,8 @@ def test_each_threshold_is_as_documented(flag, measured):
     assert flags_of(replace(SOUND, **measured)) == (flag,)
 
 
-def test_what_is_checked_is_what_can_raise_a_flag():
-    """The page's list comes from the rules: a rule that is added is told of, one that goes is not."""
+def test_the_checks_are_those_that_can_raise_a_flag():
+    """The page's list is derived from the rules: an added rule appears in it, a removed one does not."""
     assert [rule.check for rule in RULES if rule.check not in CHECKS] == []
     assert {"focus", "ink", "exposure"} <= set(CHECKS)
     assert not set(CHECKS) & set(NEVER_CHECKED)
@@ -109,7 +109,7 @@ def test_tissue_in_no_tile_is_measured(make_slide):
     assert some.tissue_unread_fraction == pytest.approx(32 / 544, rel=0.4)
 
 
-def test_tiles_that_overlap_cover_their_tissue_once():
+def test_overlapping_tiles_cover_their_tissue_once():
     mask = np.ones((10, 10), dtype=bool)
     tissue, xy = np.ones(2, np.float32), np.array([[0, 0], [40, 0]], np.int32)
     grid = TileGrid(xy=xy, span_px=60.0, tile_px=6, mpp=1.0, tissue=tissue, mask=mask, mask_downsample=10.0)

@@ -28,7 +28,7 @@ def grid_at(places, span_px, tile_px=256):
     return TileGrid(xy, span_px, tile_px, 0.5, tissue, np.ones((4, 4), bool), 512.0)
 
 
-def test_batches_have_the_asked_size_and_the_grids_order(slide_file):
+def test_batches_have_the_requested_size_and_the_grids_order(slide_file):
     with open_slide(slide_file) as slide:
         grid = plan_grid(slide, TilingSettings(mpp=0.25))
         batches = list(slide.read_tiles(grid, batch_size=5))
@@ -113,7 +113,7 @@ def test_tiles_over_the_edge_are_white_there(make_slide):
     assert (tile[:40, :40] < 100).all()
 
 
-def test_scattered_tiles_are_read_in_the_given_order(make_slide):
+def test_scattered_tiles_are_read_in_the_grids_order(make_slide):
     source = ramp(2048, 2048)
     places = np.random.default_rng(1).integers(0, 1900, (40, 2))
     with open_slide(make_slide("ramp.tif", [source], quality=100)) as slide:

@@ -1,4 +1,4 @@
-"""The three awkward real slides that may lie beside a checkout."""
+"""Three difficult real slides, if they lie beside the checkout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SLIDES = {
 
 
 @pytest.mark.parametrize("name", SLIDES)
-def test_gives_tiles_of_its_tissue_and_no_false_alarm(shared_dir, name):
+def test_gives_tiles_of_its_tissue_and_no_false_flag(shared_dir, name):
     mpp, tiles, tissue_mm2 = SLIDES[name]
     with open_slide(shared_dir / "slides" / name, mpp=mpp) as slide:
         grid = plan_grid(slide, TilingSettings())
@@ -39,19 +39,19 @@ def test_a_believable_scale_is_taken_from_the_file(shared_dir):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "words"),
     [("PIT_06_00633_01.tiff", "352.78"), ("TCGA-CR-7395-01A-01-TS1.svs", "does not say")],
 )
-def test_a_scale_that_is_a_lie_or_missing_is_refused(shared_dir, name, said):
+def test_a_false_or_missing_scale_is_refused(shared_dir, name, words):
     with pytest.raises(InvalidInputError) as caught:
         open_slide(shared_dir / "slides" / name)
     assert caught.value.code == "slide-mpp-unknown"
-    assert said in caught.value.message
+    assert words in caught.value.message
 
 
 def test_the_label_of_a_real_slide_is_out_of_reach(shared_dir):
     """OpenSlide offers its label and macro; an open slide must hold neither them nor the file's comments."""
     with open_slide(shared_dir / "slides" / "CMU-1-Small-Region.svs") as slide:
-        kept = slide._pixels.properties
+        kept = slide._reader.properties
     scale = {"openslide.mpp-x", "openslide.mpp-y", "aperio.AppMag"}
     assert set(kept) == {"openslide.vendor", *scale, "aperio.ScanScope ID"}

@@ -1,4 +1,4 @@
-"""A file that cannot be read is called what it is, with its cure; "damaged" only where that is true."""
+"""A file that cannot be read is reported as what it is, with a remedy; "damaged" only where that is true."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import open_slide
 
 CURES = {
-    "slide-format-unknown": r"[Gg]ive the|[Uu]npack|[Ff]etch|copy it again",
+    "slide-format-unknown": r"[Gg]ive the|[Uu]npack|download again|copy it again",
     "slide-not-supported": r"vips |bfconvert |dcmconv |gdcmconv |[Ee]xport|give the colour scan",
     "slide-incomplete": r"Copy (all files|the folder)",
     "slide-damaged": r"Copy it again",
@@ -25,27 +25,27 @@ def refusal(path) -> InvalidInputError:
 
 
 @pytest.mark.parametrize("name", ODD_FILES)
-def test_a_file_is_called_what_it_is_with_its_cure(tmp_path, name):
+def test_a_file_is_reported_as_what_it_is_with_a_remedy(tmp_path, name):
     make, code, word = ODD_FILES[name]
     found = refusal(make(tmp_path))
     assert found.code == code
     assert word in found.message
     assert re.search(CURES[code], found.hint)
     assert ("opy it again" in found.hint) <= (code == "slide-damaged" or name == "zeros")
-    said = found.message + found.hint
-    assert not re.search("Doe|Attribute|SOP|Couldn't|failed|OpenSlide says", said), "not ours to pass on"
-    assert str(tmp_path) not in said
+    text = found.message + found.hint
+    assert not re.search("Doe|Attribute|SOP|Couldn't|failed|OpenSlide says", text), "not ours to pass on"
+    assert str(tmp_path) not in text
 
 
 @pytest.mark.parametrize("name", [name for name in ODD_FILES if name.startswith("DICOM, ")])
 def test_a_folder_with_one_dicom_file_is_never_several_slides(tmp_path, name):
-    """Its folder is told what the file is told."""
+    """The folder gets the same answer as the file."""
     make, code, _ = ODD_FILES[name]
     found = refusal(make(tmp_path).parent)
     assert (found.code, "several DICOM" in found.message) in {(code, False), ("slide-is-folder", False)}
 
 
-def test_the_cases_give_their_right_answers(shared_dir):
+def test_all_cases_are_answered_right(shared_dir):
     cases = shared_dir / "cases"
     strips = refusal(cases / "not-tiled" / "strips.tif")
     assert (strips.code, "strips" in strips.message) == ("slide-not-supported", True)

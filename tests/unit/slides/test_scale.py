@@ -1,4 +1,4 @@
-"""Whose scale is believed where a file, its OME-XML, a sidecar and a caller differ, and what is told."""
+"""Whose scale is believed where a file, its OME-XML, a sidecar and a caller differ, and what is flagged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiff_pyramid import write_pyramid
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides import TilingSettings, assess_quality, open_slide, plan_grid
-from histgen_lib.slides.ome import ome_scale
+from histgen_lib.slides.metadata import ome_scale
 
 PICTURE = stained(768, 768)
 CONTRADICTED, OBLONG, DOUBTFUL = "scale-contradicted", "pixels-not-square", "scale-doubtful"
@@ -48,7 +48,7 @@ class TestContradiction:
             (0.499, 0.25, (CONTRADICTED,)),
         ],
     )
-    def test_a_statement_more_than_a_fifth_off_the_file_is_said(self, slide_at, in_file, stated, flags):
+    def test_a_scale_more_than_a_fifth_off_the_files_own_is_flagged(self, slide_at, in_file, stated, flags):
         with open_slide(slide_at(in_file), mpp=stated) as slide:
             assert (slide.mpp, slide.mpp_source) == (stated, "stated")
             assert slide.file_mpp == pytest.approx(in_file, rel=1e-3)
@@ -56,7 +56,7 @@ class TestContradiction:
             raised = assess_quality(slide, plan_grid(slide, TilingSettings(mpp=stated))).flags
             assert (CONTRADICTED in raised) == bool(flags)
 
-    def test_a_sidecar_that_contradicts_the_file_is_said_too(self, slide_at):
+    def test_a_sidecar_that_contradicts_the_file_is_flagged_too(self, slide_at):
         path = slide_at(0.25)
         path.with_suffix(".json").write_text('{"mpp": 0.5}')
         with open_slide(path) as slide:
@@ -79,20 +79,20 @@ class TestContradiction:
             (OME.format('PhysicalSizeX="352" PhysicalSizeY="352"'), 0.5, ()),
         ],
     )
-    def test_a_file_that_contradicts_its_own_scale_is_said(self, slide_at, description, tags, flags):
+    def test_a_file_that_contradicts_its_own_scale_is_flagged(self, slide_at, description, tags, flags):
         path = slide_at(tags, description=description)
         with open_slide(path) as slide:
             assert (slide.mpp_source, slide.flags) == ("file", flags)
         with open_slide(path, mpp=slide.mpp) as slide:
             assert slide.flags == ()  # a person has decided
 
-    def test_a_print_resolution_contradicts_nothing(self, slide_at):
+    def test_a_print_resolution_is_not_a_contradiction(self, slide_at):
         """It stands beside the scale in use, but nobody takes it for a scale."""
         with open_slide(slide_at(dpi=72), mpp=0.5) as slide:
             assert slide.flags == ()
             assert slide.file_mpp == pytest.approx(352.78, rel=1e-3)
 
-    def test_where_the_file_itself_is_believed_or_says_nothing_there_is_no_second_value(self, slide_at):
+    def test_there_is_no_second_value_if_the_file_itself_is_believed_or_silent(self, slide_at):
         with open_slide(slide_at(0.25)) as slide:
             assert slide.file_mpp is None
         with open_slide(slide_at(), mpp=0.25) as slide:
@@ -101,21 +101,21 @@ class TestContradiction:
 
 class TestPlausible:
     @pytest.mark.parametrize("value", [0.05, 0.025, 0.08, 5.1, 50])
-    def test_what_no_scanner_makes_is_refused_in_a_file_with_the_cure(self, slide_at, value):
+    def test_a_scale_that_no_scanner_has_is_refused_in_a_file_with_a_remedy(self, slide_at, value):
         found = refusal(slide_at(value))
         assert (found.code, f"{value:.2f}"[:3] in found.message) == ("slide-mpp-unknown", True)
         assert "cannot be true" in found.message
         assert "--mpp" in found.hint
 
     @pytest.mark.parametrize("value", [0.05, 0.09, 5.1])
-    def test_and_in_a_statement_and_in_a_sidecar(self, slide_at, value):
+    def test_and_as_a_stated_value_and_in_a_sidecar(self, slide_at, value):
         path = slide_at(0.25)
         assert refusal(path, mpp=value).code == "slide-mpp-implausible"
         path.with_suffix(".json").write_text(json.dumps({"mpp": value}))
         assert refusal(path).code == "slide-sidecar-invalid"
 
     @pytest.mark.parametrize("value", [0.1, 0.11, 0.25, 1, 4])
-    def test_what_scanners_make_is_believed(self, slide_at, value):
+    def test_scales_that_scanners_have_are_believed(self, slide_at, value):
         with open_slide(slide_at(value)) as slide:
             assert slide.mpp == pytest.approx(value, rel=2e-3)
 
@@ -133,16 +133,16 @@ class TestSquare:
         )
         return path
 
-    def test_oblong_pixels_are_refused_and_named(self, tmp_path):
+    def test_oblong_pixels_are_refused_with_their_sides(self, tmp_path):
         found = refusal(self.oblong(tmp_path, 0.25, 0.5))
         assert (found.code, "not square" in found.message) == ("slide-not-square", True)
         assert "0.25 × 0.5" in found.message
 
-    def test_a_default_of_the_scanner_does_not_make_them_square(self, tmp_path):
+    def test_a_scanner_default_does_not_make_them_square(self, tmp_path):
         found = refusal(self.oblong(tmp_path, 0.25, 0.5), scanner_mpp={"generic-tiff": 0.5})
         assert found.code == "slide-not-square"
 
-    def test_a_statement_overrides_them_and_that_is_said(self, tmp_path):
+    def test_a_stated_scale_overrides_them_and_is_flagged(self, tmp_path):
         with open_slide(self.oblong(tmp_path, 0.5, 0.6), mpp=0.55) as slide:
             assert slide.flags == (OBLONG,)
         with open_slide(self.oblong(tmp_path, 0.25, 0.5), mpp=0.25) as slide:
@@ -151,7 +151,7 @@ class TestSquare:
 
 class TestOme:
     @pytest.mark.parametrize(
-        ("said", "mpp"),
+        ("attributes", "mpp"),
         [
             ('PhysicalSizeX="0.25" PhysicalSizeY="0.25"', 0.25),
             ('PhysicalSizeX="0.25" PhysicalSizeXUnit="µm" PhysicalSizeY="0.25" PhysicalSizeYUnit="µm"', 0.25),
@@ -167,12 +167,14 @@ class TestOme:
         ],
     )
     @pytest.mark.parametrize("dpi", [None, 72])
-    def test_is_read_with_its_units_where_the_tags_say_nothing_believable(self, slide_at, said, mpp, dpi):
-        with open_slide(slide_at(dpi=dpi, description=OME.format(said))) as slide:
+    def test_is_read_with_its_units_if_the_tags_state_nothing_believable(
+        self, slide_at, attributes, mpp, dpi
+    ):
+        with open_slide(slide_at(dpi=dpi, description=OME.format(attributes))) as slide:
             assert (slide.mpp, slide.mpp_source) == (pytest.approx(mpp), "file")
 
     @pytest.mark.parametrize(
-        "said",
+        "attributes",
         [
             "",
             'PhysicalSizeX="0.25" PhysicalSizeXUnit="pixel"',
@@ -181,19 +183,19 @@ class TestOme:
             'PhysicalSizeX="25"',
         ],
     )
-    def test_what_is_no_believable_length_is_none(self, slide_at, said):
-        assert refusal(slide_at(description=OME.format(said))).code == "slide-mpp-unknown"
+    def test_an_unbelievable_length_counts_as_none(self, slide_at, attributes):
+        assert refusal(slide_at(description=OME.format(attributes))).code == "slide-mpp-unknown"
 
-    def test_tags_that_can_be_true_come_first(self, slide_at):
+    def test_plausible_tags_come_first(self, slide_at):
         with open_slide(slide_at(0.5, description=OME.format('PhysicalSizeX="0.25"'))) as slide:
             assert slide.mpp == pytest.approx(0.5, rel=1e-3)
 
-    def test_it_counts_as_the_files_own_word(self, slide_at):
+    def test_it_counts_as_the_files_own_statement(self, slide_at):
         path = slide_at(description=OME.format('PhysicalSizeX="0.25" PhysicalSizeY="0.25"'))
         with open_slide(path, mpp=0.5) as slide:
             assert (slide.file_mpp, slide.flags) == (0.25, (CONTRADICTED,))
 
-    def test_of_several_images_that_of_the_same_size_is_meant(self):
+    def test_of_several_images_the_one_of_the_same_size_counts(self):
         text = "<OME>{}{}</OME>".format(
             '<Pixels SizeX="300" SizeY="200" PhysicalSizeX="9"/>',
             '<Pixels SizeX="768" SizeY="768" PhysicalSizeX="0.25" PhysicalSizeY="0.25"/>',
@@ -224,7 +226,7 @@ def test_a_sidecar_is_read_in_whatever_encoding_an_editor_saved_it(slide_at, enc
         assert (slide.mpp, slide.mpp_source) == (0.5, "sidecar")
 
 
-def test_the_cases_give_their_right_answers(shared_dir, tmp_path):
+def test_all_cases_are_answered_right(shared_dir, tmp_path):
     cases = shared_dir / "cases"
     found = refusal(cases / "mpp-tenfold" / "tenfold.tif")
     assert (found.code, "0.05" in found.message, "--mpp" in found.hint) == ("slide-mpp-unknown", True, True)

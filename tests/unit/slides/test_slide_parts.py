@@ -1,4 +1,4 @@
-"""Which files a slide is stored in is told without opening it, and opening it agrees."""
+"""Which files a slide is stored in is known without opening it, and opening it agrees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
 from histgen_lib.names import safe_name
 from histgen_lib.slides import open_slide
-from histgen_lib.slides.parts import named_parts
+from histgen_lib.slides.formats import named_parts
 from histgen_lib.slides.source import content_id, content_id_of, stored_in
 
 
@@ -27,7 +27,7 @@ def _write(folder: Path, **files: str) -> None:
         (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
 
 
-def test_a_single_file_is_its_own_content(slide_path):
+def test_the_content_id_of_a_single_file_is_its_sha256(slide_path):
     assert stored_in(slide_path) == [slide_path]
     assert stored_content_id(slide_path) == sha256_file(slide_path)
 
@@ -45,7 +45,7 @@ def test_a_folder_without_a_slide_still_has_an_identity(tmp_path):
     assert len(stored_content_id(tmp_path / "odd")) == 64
 
 
-def test_mirax_is_its_index_and_the_folder_beside_it(tmp_path):
+def test_a_mirax_slide_is_its_index_and_the_folder_beside_it(tmp_path):
     (tmp_path / "m.mrxs").write_text("index")
     listing = "\ufeff[HIERARCHICAL]\r\nINDEXFILE = Index.dat\r\n[DATAFILE]\r\nFILE_0 = Data0000.dat\r\n"
     _write(tmp_path / "m", Slidedat__ini=listing, Index__dat="i", Data0000__dat="d")
@@ -59,12 +59,12 @@ def test_mirax_is_its_index_and_the_folder_beside_it(tmp_path):
     assert stored_content_id(tmp_path / "m.mrxs") == content_id(tmp_path / "m.mrxs")
 
 
-def test_mirax_without_its_folder_names_the_listing_that_is_missing(tmp_path):
+def test_a_mirax_slide_without_its_folder_names_the_missing_list(tmp_path):
     (tmp_path / "m.mrxs").write_text("index")
     assert named_parts(tmp_path / "m.mrxs") == [tmp_path / "m" / "Slidedat.ini"]
 
 
-def test_hamamatsu_is_the_files_that_its_index_names_and_no_neighbour(tmp_path):
+def test_a_hamamatsu_slide_is_the_files_that_its_index_names_and_no_others(tmp_path):
     index = "[Virtual Microscope Specimen]\nImageFile=v.jpg\nImageFile(1,0)=v_1.jpg\nMapFile=v_map.jpg\n"
     index += "OptimisationFile=v.opt\n"
     _write(tmp_path, v__vms=index, v__jpg="0", v_1__jpg="1", v_map__jpg="m", v__opt="o")
@@ -94,7 +94,7 @@ def test_an_index_names_the_files_that_openslide_would_open(tmp_path, value, nam
     assert named_parts(index) == [tmp_path / name for name in names]
 
 
-def test_a_slide_that_is_not_there_is_named_as_missing(tmp_path):
+def test_a_slide_that_does_not_exist_is_reported_as_missing(tmp_path):
     with pytest.raises(InvalidInputError, match="no file gone") as caught:
         stored_content_id(tmp_path / "gone.svs")
     assert caught.value.code == "slide-missing"
@@ -108,7 +108,7 @@ def test_names_that_differ_only_in_letters_of_other_scripts_stay_different() -> 
     assert safe_name(os.fsdecode(b"M\xfcller")) != safe_name(os.fsdecode(b"M\xf6ller"))
 
 
-def test_a_name_is_the_same_however_its_accents_are_written() -> None:
+def test_a_name_is_the_same_however_its_accents_are_encoded() -> None:
     assert safe_name("Mu\u0308ller") == safe_name("M\u00fcller")
 
 

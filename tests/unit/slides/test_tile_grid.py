@@ -1,4 +1,4 @@
-"""The grid: covers the slide, keeps what holds tissue, and has the asked scale on every pyramid."""
+"""The grid covers the slide, keeps what holds tissue, and has the required scale on every pyramid."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from histgen_lib.slides import TilingSettings, open_slide, plan_grid
 from histgen_lib.slides.grid import tissue_fraction
 
 
-def grid_of(path, mpp=0.25, **asked):
+def grid_of(path, mpp=0.25, **settings):
     with open_slide(path, mpp=mpp) as slide:
-        return plan_grid(slide, TilingSettings(**asked))
+        return plan_grid(slide, TilingSettings(**settings))
 
 
 def test_lies_on_a_lattice_row_by_row(slide_file):
@@ -35,7 +35,7 @@ def test_keeps_tiles_with_enough_tissue_only(slide_file):
     assert {tuple(place) for place in few.xy} < {tuple(place) for place in many.xy}
 
 
-def test_no_least_tissue_still_means_some_tissue(slide_file):
+def test_a_minimum_of_no_tissue_still_requires_some(slide_file):
     grid = grid_of(slide_file, min_tissue=0)
     assert grid.tissue.min() > 0
 
@@ -57,7 +57,7 @@ def test_overlap_moves_the_lattice_by_less_than_a_tile(slide_file):
 
 
 @pytest.mark.parametrize("mpp", [0.2525, 0.499, 0.5, 0.3, 0.17])
-def test_spans_the_asked_micrometres_at_any_scale(make_slide, picture, mpp):
+def test_spans_the_required_micrometres_at_any_scale(make_slide, picture, mpp):
     grid = grid_of(make_slide("a.tif", [picture, halved(picture)]), mpp=mpp)
     assert grid.span_px * mpp == pytest.approx(128)
     steps = np.unique(grid.xy[:, 0])
@@ -85,7 +85,7 @@ def test_the_mask_covers_the_slide(slide_file):
 @pytest.mark.parametrize(
     "wrong", [{"tile_px": 0}, {"mpp": 0}, {"mpp": float("nan")}, {"overlap_px": 256}, {"min_tissue": 1.5}]
 )
-def test_senseless_settings_are_refused_by_name(wrong):
+def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(InvalidInputError) as caught:
         TilingSettings(**wrong)
     assert caught.value.code == "tiling-settings-invalid"
@@ -115,7 +115,7 @@ def test_more_tiles_than_a_slide_may_have_are_refused(slide_file):
     assert caught.value.code == "slide-too-many-tiles"
 
 
-def test_a_grid_beyond_all_measure_is_refused_before_it_is_laid(slide_file, monkeypatch):
+def test_an_impossibly_large_grid_is_refused_before_it_is_planned(slide_file, monkeypatch):
     """Tissue or not: each square takes memory."""
     with open_slide(slide_file, mpp=0.25) as slide:
         monkeypatch.setattr(slide, "size", (3_000_000, 3_000_000))

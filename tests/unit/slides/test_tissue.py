@@ -19,8 +19,8 @@ def body_mask():
     return mask > 0
 
 
-def overlap(found, wanted):
-    return (found & wanted).sum() / (found | wanted).sum()
+def overlap(found, expected):
+    return (found & expected).sum() / (found | expected).sum()
 
 
 def stroke(picture, points, colour, *, width=20):
@@ -52,7 +52,7 @@ def test_tissue_is_found_on_any_glass(glass):
     assert found.background == pytest.approx(glass, abs=4)
 
 
-def test_scanner_stripes_and_shading_are_no_tissue():
+def test_scanner_stripes_and_shading_are_not_tissue():
     picture = stained(*SHAPE, glass=(225, 223, 228)).astype(float)
     picture[:, ::40] *= 0.95
     picture[80:140] *= 0.97
@@ -62,7 +62,7 @@ def test_scanner_stripes_and_shading_are_no_tissue():
     assert overlap(found.tissue, body_mask()) > 0.92
 
 
-def test_unscanned_white_beside_tinted_glass_is_no_tissue():
+def test_unscanned_white_beside_tinted_glass_is_not_tissue():
     """Scanners fill what they skip with pure white: the glass is then the less bright of two backgrounds."""
     picture = stained(*SHAPE, glass=(228, 221, 230))
     picture[:60] = 255
@@ -138,7 +138,7 @@ def test_a_slide_full_of_tissue_needs_no_glass():
 
 
 @pytest.mark.parametrize("value", [255, 240, 180, 90, 0])
-def test_an_even_slide_has_no_tissue(value):
+def test_a_uniform_slide_has_no_tissue(value):
     grain = np.random.default_rng(0).normal(0, 1, (*SHAPE, 3))
     picture = np.clip(value + grain, 0, 255).astype(np.uint8)
     assert not find_tissue(picture, mpp=8).tissue.any()
@@ -150,11 +150,11 @@ def test_tiny_pictures_do_no_harm(size):
 
 
 @pytest.mark.parametrize("mpp", [2.0, 4.0, 16.0])
-def test_the_answer_hardly_depends_on_the_overviews_scale(mpp):
+def test_the_result_hardly_depends_on_the_overviews_scale(mpp):
     scale = 8 / mpp
     size = (round(SHAPE[1] * scale), round(SHAPE[0] * scale))
     picture = cv2.resize(
         stained(*SHAPE), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     )
-    wanted = cv2.resize(body_mask().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    assert overlap(find_tissue(picture, mpp=mpp).tissue, wanted) > 0.88
+    expected = cv2.resize(body_mask().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    assert overlap(find_tissue(picture, mpp=mpp).tissue, expected) > 0.88

@@ -1,4 +1,4 @@
-"""A small writer of tiled JPEG pyramids, as scanners make them, for tests."""
+"""A small writer of tiled JPEG pyramids like those of scanners, for tests."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_a_backfill_ends_with_what_it_left_out_and_names_the_first_ten(histgen, 
 
     assert code == 0
     assert "There are no slides." in out
-    assert "12 left out: 12 not called as slides are." in out
+    assert "12 left out: 12 not named like slides." in out
     assert "notes-09.txt" in out
     assert "notes-10.txt" not in out
     assert "2 more" in out
@@ -198,7 +198,7 @@ def test_a_backfill_that_could_not_look_everywhere_says_so_by_its_exit_code(hist
     code, out, _ = histgen("backfill", tmp_path / "archive", *stated)
 
     assert code == 1
-    assert "1 folders that may not be looked into" in out
+    assert "1 folders without access" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,7 +1,7 @@
-"""The only place that talks to OpenSlide: opening, reading pixels, and putting its failures into our words.
+"""The only module that talks to OpenSlide: opening, reading pixels, and translating its errors.
 
 OpenSlide's object becomes unusable after its first read error and repeats that error on every later call. So
-a slide is opened anew after a read error: what is whole elsewhere on it can still be read.
+the slide is reopened after a read error: undamaged parts of it can still be read.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.mpp import MAGNIFICATION, SECOND_MPP, believable
-from histgen_lib.slides.ome import ome_scale
-from histgen_lib.slides.refusals import crashes_openslide, refusal, unsupported
-from histgen_lib.slides.scanner import SCANNER_PROPERTIES
+from histgen_lib.slides.metadata import MAGNIFICATION, SCANNER_PROPERTIES, SECOND_MPP, ome_scale
+from histgen_lib.slides.mpp import believable
+from histgen_lib.slides.readers.refusals import crashes_openslide, refusal, unsupported
 from histgen_lib.slides.settings import Level
 
 _CACHE_BYTES = 128 << 20
 """Decoded file tiles kept, so that neighbouring reads do not decode the same JPEG twice."""
 
 _READ_ERRORS = (openslide.OpenSlideError, OSError, ValueError, ctypes.ArgumentError)
-"""`ArgumentError` is what reading from a closed slide gives."""
+"""`ArgumentError` is what reading from a closed slide raises."""
 
 _DESCRIPTION = "tiff.ImageDescription"
 _KEPT_PROPERTIES = (
@@ -39,7 +38,7 @@ _KEPT_PROPERTIES = (
     "dicom.SeriesInstanceUID",
     *(key for keys in SCANNER_PROPERTIES for key in keys),
 )
-"""The rest is dropped at once: scanners write file names, users, barcodes and patient names there."""
+"""All others are dropped at once: scanners write file names, users, barcodes and patients' names there."""
 
 
 class OpenSlideImage:
@@ -60,7 +59,7 @@ class OpenSlideImage:
         )
 
     def _refuse_unsupported(self, path: Path, written: Mapping[str, str]) -> None:
-        """Close the slide and raise `slide-not-supported` if what OpenSlide would give is not its picture."""
+        """Close the slide and raise `slide-not-supported` if OpenSlide would misread it."""
         try:
             reason = unsupported(path, written.get(openslide.PROPERTY_NAME_VENDOR, ""), written)
         except OSError as error:
@@ -70,18 +69,18 @@ class OpenSlideImage:
             raise reason
 
     def _complete_scale(self, description: str) -> None:
-        """Take OME-XML's scale where the TIFF's own tags state none to believe; else keep both."""
+        """Use OME-XML's scale where the TIFF's own tags state no believable one; else keep both."""
         mpp_x, mpp_y = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
-        stated = ome_scale(description, tuple(self._handle.dimensions))
-        if stated and believable((self.properties.get(mpp_x), self.properties.get(mpp_y))) is None:
-            self.properties |= dict(zip((mpp_x, mpp_y), stated, strict=True))
-        elif stated and (second := believable(stated)):
+        ome = ome_scale(description, tuple(self._handle.dimensions))
+        if ome and believable((self.properties.get(mpp_x), self.properties.get(mpp_y))) is None:
+            self.properties |= dict(zip((mpp_x, mpp_y), ome, strict=True))
+        elif ome and (second := believable(ome)):
             self.properties[SECOND_MPP] = repr(second)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read `width` × `height` px of `level` whose corner is (x, y) in level-0 px → uint8[h,w,3] RGB.
 
-        What the scanner left out, and what lies outside the slide, is white.
+        Parts that were not scanned, or lie outside the slide, are white.
         Raises `InvalidInputError("slide-read-failed")`.
         """
         handle = self._handle
@@ -94,26 +93,26 @@ class OpenSlideImage:
         return _over_white(rgba)
 
     def close(self) -> None:
-        """Give the file back. Reading afterwards raises `InvalidInputError("slide-read-failed")`."""
+        """Release the file. Reading afterwards raises `InvalidInputError("slide-read-failed")`."""
         self._closed = True
         self._handle.close()
 
     def _reopened(self, failed: openslide.OpenSlide) -> bool:
-        """Replace an object that became unusable; True if it was another read that made it so."""
+        """Replace an object that became unusable. Return True if another read made it so."""
         with self._lock:
             if self._closed or self._handle is not failed:
                 return not self._closed
-            with suppress(InvalidInputError, OSError):  # the file is gone: the next read says so, too
+            with suppress(InvalidInputError, OSError):  # the file is gone: the next read fails, too
                 self._handle = _open(self._path)
         return False
 
 
 def read_failed(name: str, error: Exception) -> InvalidInputError:
-    """Say that pixels of the slide `name` could not be read."""
+    """Return the error for pixels of the slide `name` that could not be read."""
     return InvalidInputError(
         "slide-read-failed",
         f"Pixels of {name} cannot be read{_of_the_system(error)}.",
-        hint="The file is damaged or changed while it was being read. Copy it again and retry.",
+        hint="The file is damaged, or it changed while it was being read. Copy it again and retry.",
     )
 
 
@@ -129,7 +128,7 @@ def _open(path: Path) -> openslide.OpenSlide:
 
 
 def _of_the_system(error: Exception) -> str:
-    """Return the system's word for its own errors; what libraries say may quote from the file."""
+    """Return the system's text for its own errors only; what libraries say may quote from the file."""
     return f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
 
 

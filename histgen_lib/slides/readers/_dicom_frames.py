@@ -1,4 +1,4 @@
-"""The compressed frames of DICOM whole-slide images: as much of DICOM (PS3.5, PS3.3 C.8.12) as finds them."""
+"""The compressed frames of DICOM whole-slide images, located by a little of DICOM (PS3.5, PS3.3 C.8.12)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.slides._damage import Check, is_whole_jpeg, is_whole_jpeg_2000
-from histgen_lib.slides._units import Units, in_rows
+from histgen_lib.slides.readers._stored_tiles import (
+    Check,
+    StoredTiles,
+    in_rows,
+    is_whole_jpeg,
+    is_whole_jpeg_2000,
+)
 from histgen_lib.slides.settings import Level
 
 _TRANSFER_SYNTAX, _IMAGE_TYPE = 0x00020010, 0x00080008
@@ -46,22 +51,22 @@ class _Element(NamedTuple):
     open: bool
 
 
-def dicom_units(parts: Sequence[Path], levels: Sequence[Level]) -> Mapping[int, Units]:
-    """Find the frames of each level, by its number, in a series' files; of none that cannot be checked."""
-    found: dict[int, Units] = {}
+def dicom_frames(parts: Sequence[Path], levels: Sequence[Level]) -> Mapping[int, StoredTiles]:
+    """Return the frames of each level, by its number, in a series' files, where they can be checked."""
+    found: dict[int, StoredTiles] = {}
     for part in parts:
         try:
-            size, units = _instance(part)
+            size, frames = _instance(part)
         except (OSError, ValueError, IndexError, KeyError, struct.error):
             continue
         for number, level in enumerate(levels):
             if level.size == size:
-                found[number] = units
+                found[number] = frames
     return found
 
 
-def _instance(path: Path) -> tuple[tuple[int, int], Units]:
-    """Return size (width, height) and frames of one file. Raises ValueError or KeyError for all else."""
+def _instance(path: Path) -> tuple[tuple[int, int], StoredTiles]:
+    """Return size (width, height) and frames of one file. Raises ValueError or KeyError for other files."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         known = {element.tag: element for element in _elements(data, _START, len(data))}
         syntax = _text(data, known[_TRANSFER_SYNTAX])
@@ -71,7 +76,7 @@ def _instance(path: Path) -> tuple[tuple[int, int], Units]:
         size = _number(data, known[_MATRIX_COLUMNS]), _number(data, known[_MATRIX_ROWS])
         spans = _frames(data, known, int(_text(data, known[_FRAMES])))
         check = _CHECKS[syntax]
-        units = Units(
+        frames = StoredTiles(
             path=path,
             tile_size=tile,
             step=tile,
@@ -81,13 +86,13 @@ def _instance(path: Path) -> tuple[tuple[int, int], Units]:
             is_whole=lambda frame: check(_joined(frame)),
             sure=check is is_whole_jpeg,
         )
-    return size, units
+    return size, frames
 
 
 def _cells(
     data: Bytes, known: Mapping[int, _Element], size: tuple[int, int], tile: tuple[int, int], frames: int
 ) -> NDArray[np.int64]:
-    """Say which frame shows in each cell: row by row, or where the frames say that they lie."""
+    """Return which frame shows in each cell: row by row, or where the frames say that they lie."""
     across, down = (-(-whole // part) for whole, part in zip(size, tile, strict=True))
     full = _ORGANIZATION in known and _text(data, known[_ORGANIZATION]) == "TILED_FULL"
     if full or _PER_FRAME not in known:
@@ -110,9 +115,9 @@ def _frames(data: Bytes, known: Mapping[int, _Element], count: int) -> NDArray[n
     if len(starts) != count:
         offsets = _offsets(data, known, table)
         if len(offsets) != count:
-            raise ValueError("nobody says where a frame begins")
+            raise ValueError("no table says where a frame begins")
         starts = [table[1] + offset for offset in offsets]
-        end = end if end > starts[-1] else len(data)  # the fragments could not be followed to the last
+        end = end if end > starts[-1] else len(data)  # the fragments could not be followed to the end
     return np.array([*zip(starts, [*starts[1:], end], strict=True)], np.int64).reshape(-1, 2)
 
 
@@ -179,7 +184,7 @@ def _end_of_sequence(data: Bytes, place: int) -> int:
 
 
 def _end_of_item(data: Bytes, place: int) -> int:
-    """Return where an item of undefined length ends, behind its delimiter."""
+    """Return where an item of undefined length ends, including its delimiter."""
     last = place
     for element in _elements(data, place, len(data)):
         last = element.stop

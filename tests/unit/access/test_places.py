@@ -1,4 +1,4 @@
-"""One reading of URIs for all services, and one judgement on what may be taken."""
+"""URIs are parsed in one way for all services, and there is one judgement on what is allowed."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from histgen_lib.errors import InvalidInputError
         "file:///" + "é/" * 2040,
     ],
 )
-def test_what_no_file_or_object_can_be_called_is_no_uri(uri):
+def test_a_name_that_no_file_or_object_can_have_is_not_a_uri(uri):
     with pytest.raises(InvalidInputError) as caught:
         parse_uri(uri)
     assert caught.value.code == "uri-invalid"
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "é" * 255, "a%20b", "a\nb", "%zz"])
-def test_a_name_that_some_file_system_takes_is_read(name):
+def test_a_name_that_some_file_system_allows_is_accepted(name):
     place = FilePlace(Path("/scans") / name)
     assert parse_uri(place.uri) == place
 
 
-def test_a_file_is_judged_by_the_path_that_the_system_tells_without_another_look(tmp_path):
-    """Between the look and the judgement a link may be turned."""
+def test_a_file_is_judged_by_its_real_path_without_another_look_up(tmp_path):
+    """A link may change between the look-up and the judgement."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "in/link").symlink_to(tmp_path / "out")
@@ -61,7 +61,7 @@ def test_a_root_may_be_a_link_itself(tmp_path):
     roots.judge((tmp_path / "real/a.svs").resolve())
 
 
-def test_without_roots_nothing_may_be_taken():
+def test_without_roots_nothing_is_allowed():
     for uri in ("file:///a.svs", "s3://lab/a.svs"):
         with pytest.raises(InvalidInputError) as caught:
             Roots().require(parse_uri(uri))
@@ -78,15 +78,13 @@ def test_without_roots_nothing_may_be_taken():
         ("file://///scans//a.svs", "/scans/a.svs"),
     ],
 )
-def test_a_uri_is_read_without_a_look_at_what_it_names(uri, path, monkeypatch):
+def test_a_uri_is_parsed_without_looking_up_what_it_names(uri, path, monkeypatch):
     monkeypatch.setattr(Path, "resolve", None)
     assert parse_uri(uri) == FilePlace(Path(path))
 
 
-def test_a_path_that_is_not_written_as_lying_in_a_root_is_refused_with_nothing_looked_up(
-    tmp_path, monkeypatch
-):
-    """A link beside the roots that leads in would tell of itself, and a share that hangs would hold us."""
+def test_a_path_that_is_not_written_below_a_root_is_refused_without_any_look_up(tmp_path, monkeypatch):
+    """A link that leads into the roots would reveal itself, and a share that hangs would block us."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.svs").touch()
     (tmp_path / "way-in").symlink_to(tmp_path / "in")

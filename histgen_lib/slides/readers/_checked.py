@@ -1,8 +1,8 @@
-"""A slide as OpenSlide reads it, each compressed tile checked for damage before it is shown.
+"""The reference reader: OpenSlide, with each compressed tile checked for damage before it is shown.
 
-OpenSlide drops what its decoders warn of, and answers damaged tiles with garbage. Where the compressed tiles
-can be found in the file, those under a read are checked first; damaged ones come out white, and are told. So
-are those that OpenSlide fails on, though the system reads their bytes.
+OpenSlide ignores its decoders' warnings, and returns garbage for damaged tiles. Where the compressed tiles
+can be found in the file, those under a read are checked first; damaged ones come out white and are reported.
+So are those that OpenSlide fails on although the system can read their bytes.
 """
 
 from __future__ import annotations
@@ -21,37 +21,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._openslide import OpenSlideImage
-from histgen_lib.slides._units import Box, Units
+from histgen_lib.slides.formats import parts_of
+from histgen_lib.slides.readers import Reader, Reference
+from histgen_lib.slides.readers._dicom_frames import dicom_frames
+from histgen_lib.slides.readers._openslide import OpenSlideImage
+from histgen_lib.slides.readers._stored_tiles import Box, StoredTiles
+from histgen_lib.slides.readers._tiff_tiles import tiff_tiles
 
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
 _WHITE = 255
 _INSIDE = 2
-"""So far (px) from a tile's corner OpenSlide does not mix in its neighbours."""
+"""At this distance (px) from a tile's corner OpenSlide does not mix in its neighbours."""
+
+
+def take(file: Path, reference: Reference) -> Reader:
+    """Take every slide that OpenSlide reads. Raises as `open_checked`."""
+    return reference()
+
+
+def open_checked(file: Path) -> CheckedImage:
+    """Open a slide's file by OpenSlide. Its compressed tiles are located when pixels are first read.
+
+    Raises `InvalidInputError`: `slide-format-unknown`, `slide-not-supported`, `slide-incomplete`,
+    `slide-damaged`, `slide-unreadable`, `slide-read-failed`.
+    """
+    image = OpenSlideImage(file)
+    series = image.properties.get("dicom.SeriesInstanceUID")
+
+    def find_tiles() -> Mapping[int, StoredTiles]:
+        if series:
+            return dicom_frames(parts_of(file, series), image.levels)
+        return tiff_tiles(file, image.vendor, image.levels)
+
+    return CheckedImage(image, find_tiles)
 
 
 class CheckedImage:
-    """Pixels by OpenSlide, checked. `locate` finds the compressed tiles by level, when first needed.
+    """Pixels by OpenSlide, checked. `find_tiles` locates the compressed tiles, by level, when first needed.
 
     Reading is safe from several threads.
     """
 
-    def __init__(self, image: OpenSlideImage, locate: Callable[[], Mapping[int, Units]]) -> None:
+    def __init__(self, image: OpenSlideImage, find_tiles: Callable[[], Mapping[int, StoredTiles]]) -> None:
         self.vendor, self.properties, self.levels = image.vendor, image.properties, image.levels
         self.read_unchecked = image.read
-        self._image, self._locate = image, locate
+        self._image, self._find_tiles = image, find_tiles
         self._files: dict[Path, int] = {}
         self._states: dict[int, NDArray[np.uint8]] = {}
         self._lock, self._closed = threading.RLock(), False
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read part of a level as `OpenSlideImage.read` does; damaged tiles are white."""
-        units = self._units.get(level)
-        if units is None:
+        stored = self._stored.get(level)
+        if stored is None:
             return self.read_unchecked(x, y, level, width, height)
         by = self.levels[level].downsample
         left, top = floor(x / by), floor(y / by)
-        under = units.under(left - 1, top - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
+        under = stored.under(left - 1, top - 1, width + 3, height + 3)  # OpenSlide mixes neighbours
         damaged = {number for number in under if not self._is_whole(level, number)}
         try:
             return self._read_without(damaged, (x, y), level, (width, height))
@@ -62,20 +88,20 @@ class CheckedImage:
         return self._read_without(damaged | found, (x, y), level, (width, height))
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Whether no damage is known of in part of a level; the corner is in level-0 px."""
-        units = self._units.get(level)
-        if units is None:
+        """Return whether no damage is known in a part of a level; the corner is in level-0 px."""
+        stored = self._stored.get(level)
+        if stored is None:
             return True
         by = self.levels[level].downsample
         part = (round(x / by), round(y / by), width, height)
-        return all(self._is_whole(level, number) for number in units.under(*part))
+        return all(self._is_whole(level, number) for number in stored.under(*part))
 
     def checks(self, level: int) -> bool:
-        """Whether damage in a level is noticed."""
-        return level in self._units and self._units[level].sure
+        """Return whether damage in a level is noticed."""
+        return level in self._stored and self._stored[level].sure
 
     def close(self) -> None:
-        """Give the files back."""
+        """Release the files."""
         self._image.close()
         with self._lock:
             self._closed = True
@@ -84,24 +110,24 @@ class CheckedImage:
             self._files = {}
 
     @cached_property
-    def _units(self) -> Mapping[int, Units]:
+    def _stored(self) -> Mapping[int, StoredTiles]:
         with self._lock:
-            return self._locate()
+            return self._find_tiles()
 
     def _read_without(
         self, damaged: set[int], corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """Read part of a level (corner in level-0 px, size in level px), touching none of `damaged`."""
+        """Read part of a level (corner in level-0 px, size in level px) without touching `damaged` tiles."""
         if not damaged:
             return self.read_unchecked(*corner, level, *size)
-        units, by = self._units[level], self.levels[level].downsample
-        rim = 0 if float(by).is_integer() and units.step == units.tile_size else 2
-        boxes = [box for number in damaged for box in units.boxes(number, rim)]
+        stored, by = self._stored[level], self.levels[level].downsample
+        rim = 0 if float(by).is_integer() and stored.step == stored.tile_size else 2
+        boxes = [box for number in damaged for box in stored.boxes(number, rim)]
         left, top = (floor(place / by) for place in corner)
         return self._read_around(level, (left, top, left + size[0], top + size[1]), boxes)
 
     def _read_around(self, level: int, part: Box, boxes: list[Box]) -> NDArray[np.uint8]:
-        """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`; they stay white."""
+        """Read a part (level px) in pieces, so that OpenSlide touches nothing in `boxes`: they stay white."""
         left, top, right, bottom = part
         region = np.full((bottom - top, right - left, 3), _WHITE, np.uint8)
         by = self.levels[level].downsample
@@ -113,25 +139,25 @@ class CheckedImage:
         return region
 
     def _is_whole(self, level: int, number: int) -> bool:
-        units = self._units[level]
-        states = self._states.setdefault(level, np.zeros(len(units.offsets), np.uint8))
+        stored = self._stored[level]
+        states = self._states.setdefault(level, np.zeros(len(stored.offsets), np.uint8))
         if states[number] == _UNKNOWN:
-            states[number] = _WHOLE if self._check(units, number) else _DAMAGED
+            states[number] = _WHOLE if self._check(stored, number) else _DAMAGED
         return bool(states[number] == _WHOLE)
 
-    def _check(self, units: Units, number: int) -> bool:
-        if units.is_whole is None or units.byte_counts[number] == 0:
+    def _check(self, stored: StoredTiles, number: int) -> bool:
+        if stored.is_whole is None or stored.byte_counts[number] == 0:
             return True
         try:
-            data = self._bytes_of(units, number)
+            data = self._bytes_of(stored, number)
         except OSError:
-            return True  # OpenSlide fails to read it, too, and says so
-        return len(data) == units.byte_counts[number] and units.is_whole(data)
+            return True  # OpenSlide will fail to read it, too, and say so
+        return len(data) == stored.byte_counts[number] and stored.is_whole(data)
 
     def _can_be_decoded(self, level: int, number: int) -> bool:
-        """Let OpenSlide decode one tile; it is the tile that is at fault if the system reads its bytes."""
-        units, by = self._units[level], self.levels[level].downsample
-        left, top, _, _ = units.boxes(number, 0)[0]
+        """Let OpenSlide decode one tile. If it fails on bytes that can be read, the tile is damaged."""
+        stored, by = self._stored[level], self.levels[level].downsample
+        left, top, _, _ = stored.boxes(number, 0)[0]
         x, y = (
             round(min(place + _INSIDE, side - 1) * by)
             for place, side in zip((left, top), self.levels[level].size, strict=True)
@@ -140,13 +166,13 @@ class CheckedImage:
             self.read_unchecked(x, y, level, 1, 1)
         except InvalidInputError:
             with suppress(OSError):
-                self._bytes_of(units, number)
+                self._bytes_of(stored, number)
                 self._states[level][number] = _DAMAGED
                 return False
         return True
 
-    def _bytes_of(self, units: Units, number: int) -> bytes:
-        return os.pread(self._file(units.path), int(units.byte_counts[number]), int(units.offsets[number]))
+    def _bytes_of(self, stored: StoredTiles, number: int) -> bytes:
+        return os.pread(self._file(stored.path), int(stored.byte_counts[number]), int(stored.offsets[number]))
 
     def _file(self, path: Path) -> int:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Copies of slides: fetched once, bounded, never removed from under a reader, and sound after a crash."""
+"""Copies of slides: fetched once, bounded, never removed while they are read, and sound after a crash."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_longest_unused_copies_make_room(tmp_path):
     assert len(list(tmp_path.glob("*.lock"))) == 3
 
 
-def test_a_copy_that_someone_reads_stays(tmp_path):
+def test_a_copy_that_is_being_read_stays(tmp_path):
     scratch, other = Scratch(tmp_path, 2 * KB), Scratch(tmp_path, 2 * KB)
     with scratch.holding("a", "a.svs", KB, writing(KB)) as path:
         for name in ("b", "c", "d"):
@@ -71,7 +71,7 @@ def test_a_copy_that_someone_reads_stays(tmp_path):
         assert len(path.read_bytes()) == KB
 
 
-def test_a_copy_larger_than_the_bound_goes_when_it_was_read(tmp_path):
+def test_a_copy_larger_than_the_limit_is_removed_after_reading(tmp_path):
     scratch = Scratch(tmp_path, KB)
     assert len(hold(scratch, "huge", 5 * KB)) == 5 * KB
 
@@ -90,7 +90,7 @@ def test_a_fetch_that_fails_leaves_nothing_and_is_tried_again(tmp_path):
     assert len(hold(scratch, "a")) == KB
 
 
-def test_a_full_disk_is_waited_for_and_another_fault_is_not(tmp_path):
+def test_a_full_disk_is_waited_for_and_other_faults_are_not(tmp_path):
     scratch = Scratch(tmp_path, 10 * KB)
 
     def failing(number: int):
@@ -107,7 +107,7 @@ def test_a_full_disk_is_waited_for_and_another_fault_is_not(tmp_path):
     assert broken.value.code == "scratch-unwritable"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FatalError) as caught:
         Scratch(tmp_path / "file" / "scratch", KB)
@@ -131,7 +131,7 @@ def _fetch_for_ever(folder: Path) -> None:
         pass
 
 
-def test_what_a_killed_process_left_is_swept_at_the_next_start(tmp_path):
+def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=_fetch_for_ever, args=(tmp_path,))
     process.start()
     until(lambda: list(tmp_path.glob("*/.*.part")), 60, "a fetch has begun")

@@ -1,21 +1,34 @@
-"""Reading the directories of a TIFF without any library: whether it is cut, what pixels are in it."""
+"""The directories of a TIFF, read without any library: whether it is cut off, and what it declares.
+
+TIFF 6.0, BigTIFF, and NDPI: a classic TIFF whose links have 64 bits.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.slides.headers.jpeg import excess_of_jpeg
+from histgen_lib.slides.limits import (
+    MOST_SIDE_PX,
+    MOST_STORED_TILES,
+    MOST_TEXT_BYTES,
+    MOST_TEXTS_BYTES,
+    MOST_TILE_BYTES,
+    first_exceeded,
+)
+
 
 class _Layout(NamedTuple):
     """Where the first directory is, how counts, values and links are packed, how long an entry is.
 
-    NDPI is a classic TIFF whose links have 64 bits. Behind each link stand the high halves of the
+    NDPI is a classic TIFF whose links have 64 bits. Each link is followed by the high halves of the
     directory's values, 4 bytes for each entry.
     """
 
@@ -33,7 +46,7 @@ class _Layout(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """An entry as it is written, with the high half of its value (0 but in NDPI)."""
+    """An entry as written, with the high half of its value (0 except in NDPI)."""
 
     tag: int
     kind: int
@@ -43,7 +56,7 @@ class _Written(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A tag: type and count of values as written, `first` number (0 of other types), where others stand."""
+    """A tag: type and count of its values, its `first` number (0 for other types), `place` of the others."""
 
     kind: int
     length: int
@@ -52,8 +65,8 @@ class Entry(NamedTuple):
     place: int | None
 
     def numbers(self, file: BinaryIO) -> NDArray[np.integer]:
-        """Read all of its numbers that the file has."""
-        dtype = np.dtype(f"{self.order}u{struct.calcsize('=' + WHOLE_NUMBERS[self.kind])}")
+        """Read all its numbers, as far as the file has them."""
+        dtype = np.dtype(f"{self.order}u{struct.calcsize('=' + _WHOLE_NUMBERS[self.kind])}")
         if self.place is None:
             return np.array([self.first], dtype)
         file.seek(self.place)
@@ -62,23 +75,31 @@ class Entry(NamedTuple):
 
 
 _CODES = {42: (4, "H", "I", 12), 43: (8, "Q", "Q", 20)}  # TIFF 6.0, BigTIFF
-WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
-VALUE_BYTES = dict.fromkeys((1, 2, 6, 7), 1) | dict.fromkeys((3, 8), 2) | dict.fromkeys((4, 9, 11, 13), 4)
-VALUE_BYTES |= dict.fromkeys((5, 10, 12, 16, 17, 18), 8)
+_WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
+_VALUE_BYTES = dict.fromkeys((1, 2, 6, 7), 1) | dict.fromkeys((3, 8), 2) | dict.fromkeys((4, 9, 11, 13), 4)
+_VALUE_BYTES |= dict.fromkeys((5, 10, 12, 16, 17, 18), 8)
 """Bytes of a value, by type (TIFF 6.0, section 2; BigTIFF)."""
 _ASCII, _LONG, _SLONG, _LONG8 = 2, 4, 9, 16
-NDPI_FLAG = 65420
+_NDPI_FLAG = 65420
 """The tag that Hamamatsu's scanners put into each directory."""
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 4096
 
+_MOST_PAGES = 4096
+
+_WIDTH, _HEIGHT, _BITS, _STRIPS, _SAMPLES = 256, 257, 258, 273, 277
+_TILE_WIDTH, _TILE_HEIGHT, _COUNTS = 322, 323, 325
+_TILE_TAGS = frozenset({_STRIPS, 279, 324, _COUNTS, 65426, 65432})
+"""Offsets and sizes of strips and tiles; offsets of Hamamatsu's restart markers."""
+
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Tags = dict[int, int]
+Page = Mapping[int, Entry]
 
 
 def is_truncated_tiff(path: Path) -> bool:
-    """Whether `path` starts as a TIFF whose chain of directories runs past its end, or in a circle."""
+    """Return whether `path` starts as a TIFF whose directories run past the file's end, or in a circle."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         layout = _layout(file, size)
@@ -97,7 +118,7 @@ def is_truncated_tiff(path: Path) -> bool:
 def directories(path: Path, most: int) -> list[Tags]:
     """Return the first `most` directories of a TIFF: the first number of each tag that holds whole numbers.
 
-    [] for a file that is no TIFF; directories past the end of the file are left out. Raises OSError.
+    [] for a file that is not a TIFF; directories past the end of the file are left out. Raises OSError.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -114,9 +135,9 @@ def directories(path: Path, most: int) -> list[Tags]:
 
 
 def walk(file: BinaryIO) -> Iterator[dict[int, Entry] | None]:
-    """Yield the tags of each directory of a TIFF; None, and no more, at one of too many tags.
+    """Yield the tags of each directory of a TIFF; None for one with too many tags, and then stop.
 
-    Ends at what lies past the end of the file, or runs in a circle.
+    Stops at a directory past the end of the file, and where directories run in a circle.
     """
     size = file.seek(0, os.SEEK_END)
     layout = _layout(file, size)
@@ -131,8 +152,27 @@ def walk(file: BinaryIO) -> Iterator[dict[int, Entry] | None]:
         link = _next_link(file, link, layout, size)
 
 
+def excess_of_tiff(file: BinaryIO) -> str | None:
+    """Return in words what a TIFF has more of than any slide; None if nothing. Raises OSError."""
+    tiles = texts = 0
+    for number, page in enumerate(walk(file)):
+        if page is None or number >= _MOST_PAGES:
+            return "more pages, or tags of a page,"
+        lengths = {tag: entry.length * _VALUE_BYTES.get(entry.kind, 1) for tag, entry in page.items()}
+        texts_of_page = [length for tag, length in lengths.items() if tag not in _TILE_TAGS]
+        tiles += max((page[tag].length for tag in _TILE_TAGS & page.keys()), default=0)
+        texts += sum(texts_of_page)
+        found = first_exceeded(
+            (tiles > MOST_STORED_TILES, "more tiles"),
+            (texts > MOST_TEXTS_BYTES or max(texts_of_page, default=0) > MOST_TEXT_BYTES, "a longer text"),
+        ) or _of_page(file, page)
+        if found is not None:
+            return found
+    return None
+
+
 def is_big_endian(path: Path) -> bool:
-    """Whether `path` starts as a TIFF whose numbers have their highest byte first."""
+    """Return whether `path` starts as a TIFF in big-endian order."""
     with path.open("rb") as file:
         layout = _layout(file, file.seek(0, os.SEEK_END))
     return layout is not None and layout.order == ">"
@@ -154,20 +194,20 @@ def _layout(file: BinaryIO, size: int) -> _Layout | None:
 
 
 def _is_ndpi(file: BinaryIO, layout: _Layout, size: int) -> bool:
-    """Whether OpenSlide reads it as NDPI: what it finds at the long link is a directory with the flag."""
+    """Return whether OpenSlide reads it as NDPI: at the 64-bit link there is a directory with the flag."""
     if layout.first == 0 or layout.first + layout.count_as.size > size:
         return False
     count = _count(file, layout.first, layout)
     if _end(layout.first, count, layout) + layout.next_as.size + count * layout.value_as.size > size:
         return False
     entries = list(_written(file, layout.first, layout))
-    flags = [entry.values for entry in entries if entry.tag == NDPI_FLAG]
+    flags = [entry.values for entry in entries if entry.tag == _NDPI_FLAG]
     return bool(flags) and flags[-1] > 0 and all(map(_is_sound, entries))
 
 
 def _is_sound(entry: _Written) -> bool:
-    """Whether its type is known, and its high half is of a place, or of a number that can be longer."""
-    value_bytes = VALUE_BYTES.get(entry.kind)
+    """Return whether its type is known, and its high half belongs to an offset or to a long number."""
+    value_bytes = _VALUE_BYTES.get(entry.kind)
     if value_bytes is None:
         return False
     is_place = value_bytes * entry.values > len(entry.field)
@@ -175,18 +215,18 @@ def _is_sound(entry: _Written) -> bool:
 
 
 def _count(file: BinaryIO, place: int, layout: _Layout) -> int:
-    """Return how many entries the directory at `place` says that it has."""
+    """Return how many entries the directory at `place` claims to have."""
     file.seek(place)
     return int(layout.count_as.unpack(file.read(layout.count_as.size))[0])
 
 
 def _end(place: int, count: int, layout: _Layout) -> int:
-    """Return where a directory's link stands, behind its entries."""
+    """Return where a directory's entries end and its link begins."""
     return place + layout.count_as.size + count * layout.entry_bytes
 
 
 def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | None:
-    """Return where the directory after the one at `place` begins (0: none does), or None past the end."""
+    """Return where the next directory begins (0: there is none), or None past the end of the file."""
     if place + layout.count_as.size > size:
         return None
     after = _end(place, _count(file, place, layout), layout)
@@ -198,7 +238,7 @@ def _next_link(file: BinaryIO, place: int, layout: _Layout, size: int) -> int | 
 
 def _tags(file: BinaryIO, place: int, layout: _Layout) -> Tags:
     page = _entries(file, place, layout)
-    return {tag: entry.first for tag, entry in page.items() if entry.kind in WHOLE_NUMBERS and entry.length}
+    return {tag: entry.first for tag, entry in page.items() if entry.kind in _WHOLE_NUMBERS and entry.length}
 
 
 def _entries(file: BinaryIO, place: int, layout: _Layout) -> dict[int, Entry]:
@@ -206,7 +246,7 @@ def _entries(file: BinaryIO, place: int, layout: _Layout) -> dict[int, Entry]:
 
 
 def _written(file: BinaryIO, place: int, layout: _Layout) -> list[_Written]:
-    """Read the entries of the directory at `place` that the file has."""
+    """Read the entries of the directory at `place`, as far as the file has them."""
     count = _count(file, place, layout)
     data = file.read(min(count, _MOST_ENTRIES) * layout.entry_bytes)
     number, width = len(data) // layout.entry_bytes, layout.value_as.size
@@ -221,7 +261,7 @@ def _written(file: BinaryIO, place: int, layout: _Layout) -> list[_Written]:
 
 
 def _high_halves(file: BinaryIO, place: int, count: int, layout: _Layout, number: int) -> list[int]:
-    """Read the high halves of the first `number` values of an NDPI's directory; 0 for what has none."""
+    """Read the high halves of the first `number` values of an NDPI's directory; 0 in other TIFFs."""
     data = b""
     if layout.is_ndpi:
         file.seek(_end(place, count, layout) + layout.next_as.size)
@@ -231,12 +271,12 @@ def _high_halves(file: BinaryIO, place: int, count: int, layout: _Layout, number
 
 
 def _entry(file: BinaryIO, layout: _Layout, written: _Written) -> Entry:
-    """Take a tag's first number, and what it points to, if it does."""
+    """Return a tag with its first number, read from where the tag points to if its values are elsewhere."""
     _, kind, values, field, high = written
-    if kind not in WHOLE_NUMBERS:
+    if kind not in _WHOLE_NUMBERS:
         return Entry(kind, values, 0, layout.order, None)
-    number = struct.Struct(layout.order + WHOLE_NUMBERS[kind])
-    if values * number.size > len(field):  # they stand where the field points to
+    number = struct.Struct(layout.order + _WHOLE_NUMBERS[kind])
+    if values * number.size > len(field):  # they are where the field points to
         place = min(layout.value_as.unpack(field)[0] | high << 32, file.seek(0, os.SEEK_END))
         file.seek(place)
         field = file.read(number.size)
@@ -246,3 +286,32 @@ def _entry(file: BinaryIO, layout: _Layout, written: _Written) -> Entry:
     if high and kind == _LONG:
         return Entry(_LONG8, values, first | high << 32, layout.order, None)
     return Entry(kind, values, first, layout.order, None)
+
+
+def _of_page(file: BinaryIO, page: Page) -> str | None:
+    width, height = (_value(page, tag) for tag in (_WIDTH, _HEIGHT))
+    if max(width, height) > MOST_SIDE_PX:
+        return "a larger picture"
+    if _NDPI_FLAG in page:
+        return excess_of_jpeg(file, _value(page, _STRIPS), (width, height))
+    if _TILE_WIDTH not in page:
+        return None
+    across, down = (max(1, _value(page, tag)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+    sample_bytes = max(1, _value(page, _BITS) // 8)
+    decoded = across * down * sample_bytes * max(4, _value(page, _SAMPLES))  # RGBA at least
+    return first_exceeded(
+        (-(-width // across) * -(-height // down) > MOST_STORED_TILES, "more tiles"),
+        (decoded > MOST_TILE_BYTES or _largest_tile(file, page) > MOST_TILE_BYTES, "a larger tile"),
+    )
+
+
+def _largest_tile(file: BinaryIO, page: Page) -> int:
+    """Return how many bytes the largest tile takes in the file, at most the file's size."""
+    counts = page.get(_COUNTS)
+    if counts is None or counts.kind not in _WHOLE_NUMBERS:
+        return 0
+    return min(file.seek(0, os.SEEK_END), int(counts.numbers(file).max(initial=0)))
+
+
+def _value(page: Page, tag: int) -> int:
+    return page[tag].first if tag in page else 0

@@ -1,4 +1,4 @@
-"""Which slides lie below a folder, and what is said of the rest."""
+"""Which slides lie below a folder, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_slides_are_found_at_any_depth_each_once(tmp_path: Path):
     assert _left_out(tmp_path) == {}
 
 
-def test_dicom_files_are_one_slide_by_their_folder_wherever_it_lies(tmp_path: Path):
+def test_dicom_files_are_one_slide_given_by_their_folder(tmp_path: Path):
     _fill(
         tmp_path, "1.dcm", "a.svs", "series/1.DCM", "series/2.dcm", "series/deeper/3.dcm", "series/notes.txt"
     )
@@ -54,7 +54,7 @@ def test_a_mirax_folder_without_its_index_is_looked_into(tmp_path: Path):
     assert _slides(tmp_path) == ["m/inside.tif"]
 
 
-def test_all_else_is_told_with_its_reason(tmp_path: Path):
+def test_everything_else_is_left_out_with_its_reason(tmp_path: Path):
     _fill(tmp_path, "notes.txt", "a.parquet", "x.json", "a.svs.part", "b.svs.tmp")
     _fill(tmp_path, ".hidden.svs", ".git/a.svs", "~$a.svs", ".part")
     os.mkfifo(tmp_path / "pipe.svs")
@@ -68,7 +68,7 @@ def test_all_else_is_told_with_its_reason(tmp_path: Path):
     }
 
 
-def test_links_that_lead_in_circles_are_told_and_not_followed(tmp_path: Path):
+def test_circular_links_are_reported_and_not_followed(tmp_path: Path):
     _fill(tmp_path, "a/b/c.svs")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path)
     (tmp_path / "self").symlink_to(tmp_path / "self")
@@ -83,7 +83,7 @@ def test_a_link_to_a_slide_is_that_slide(tmp_path: Path):
     assert _slides(tmp_path) == ["a.svs", "store/0815.svs"]
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told_and_the_others_are(tmp_path: Path, monkeypatch):
+def test_a_folder_without_access_is_reported_and_the_others_are_searched(tmp_path: Path, monkeypatch):
     _fill(tmp_path, "closed/a.svs", "open/b.svs")
     real = os.scandir
 
@@ -97,12 +97,12 @@ def test_a_folder_that_may_not_be_looked_into_is_told_and_the_others_are(tmp_pat
     assert _left_out(tmp_path) == {"closed": "closed"}
 
 
-def test_a_folder_that_is_not_there_is_the_systems_own_error(tmp_path: Path):
+def test_a_missing_folder_raises_the_systems_own_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         find_slides(tmp_path / "none")
 
 
-def test_names_that_are_no_text_or_obey_a_terminal_can_be_told(tmp_path: Path):
+def test_names_that_are_not_text_or_that_a_terminal_obeys_can_be_shown(tmp_path: Path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[2J.txt")).touch()
     (one,) = find_slides(tmp_path).left_out
     assert one.name.endswith("/\\udcff\\x1b[2J.txt")
@@ -111,5 +111,5 @@ def test_names_that_are_no_text_or_obey_a_terminal_can_be_told(tmp_path: Path):
 def test_a_summary_counts_by_reason_and_names_a_few():
     left_out = [LeftOut(f"/x/{name}.txt", "other") for name in "abcd"] + [LeftOut("/x/pipe", "special")]
     assert summary(left_out) == (
-        "5 left out: 4 not called as slides are (a.txt, b.txt, c.txt, …), 1 no ordinary files (pipe)"
+        "5 left out: 4 not named like slides (a.txt, b.txt, c.txt, …), 1 not regular files (pipe)"
     )

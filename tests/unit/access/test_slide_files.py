@@ -1,4 +1,4 @@
-"""From URIs to files; gone is told from away."""
+"""From URIs to files; a missing slide is distinguished from an unavailable one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _enter(found: object) -> None:
             pass
 
 
-def test_a_file_is_opened_where_it_lies(tmp_path):
+def test_a_file_is_opened_in_place(tmp_path):
     path = tmp_path / "an odd näme#1?.svs"
     path.write_bytes(b"x")
     with files_at(tmp_path).open(path.as_uri()) as found:
@@ -72,20 +72,20 @@ def test_another_kind_of_uri_is_refused(tmp_path, uri):
 
 
 @pytest.mark.parametrize("uri", ["file:///", "file:////"])
-def test_the_root_of_all_folders_is_no_slide(tmp_path, uri):
+def test_the_root_folder_is_not_a_slide(tmp_path, uri):
     files = SlideFiles(StorageSettings("file:/"), lambda: Scratch(tmp_path, 1), roots=Roots((Path("/"),)))
     for use in (files.open, files.sidecar_mpp):
         assert refused_at_once(use, uri) == "slide-uri"
 
 
-def test_a_name_that_this_file_system_cannot_have_is_no_uri(tmp_path):
+def test_a_name_that_this_file_system_cannot_have_is_refused(tmp_path):
     for name in ("n" * 256, "é" * 128):
         uri = f"{tmp_path.as_uri()}/{name}"
         assert refused_at_once(files_at(tmp_path).open, uri) == "slide-uri"
         assert refused_at_once(files_at(tmp_path).sidecar_mpp, uri) == "slide-uri"
 
 
-def test_a_name_of_255_bytes_is_a_slide_like_others(tmp_path):
+def test_a_name_of_255_bytes_is_accepted(tmp_path):
     path = tmp_path / ("n" * 251 + ".svs")
     path.write_bytes(b"x")
     with files_at(tmp_path).open(path.as_uri()) as found:
@@ -99,20 +99,20 @@ def test_nothing_is_looked_up_outside_the_roots(tmp_path, uri):
         assert refused_at_once(use, uri) == "uri-outside-roots"
 
 
-def test_a_folder_without_a_slide_is_refused_before_it_is_read_through(tmp_path):
+def test_a_folder_without_a_slide_is_refused_before_it_is_read(tmp_path):
     (tmp_path / "archive").mkdir()
     (tmp_path / "archive/a.svs").write_bytes(b"x")
     assert refused_at_once(files_at(tmp_path).open, (tmp_path / "archive").as_uri()) == "slide-is-folder"
 
 
-def test_a_slide_that_is_gone_is_gone(tmp_path):
-    """An empty folder, or none at all, proves nothing: waiting for it could mean waiting for ever."""
+def test_a_slide_that_does_not_exist_is_missing(tmp_path):
+    """An empty or missing folder proves nothing: waiting for it could mean waiting for ever."""
     (tmp_path / "scans").mkdir()
     for place in ("scans/a.svs", "nowhere/deep/a.svs"):
         assert refused(files_at(tmp_path), (tmp_path / place).as_uri()).code == "slide-missing"
 
 
-def test_a_slide_on_a_share_that_should_be_mounted_and_is_not_is_away(tmp_path):
+def test_a_slide_on_a_share_that_is_not_mounted_but_should_be_is_away(tmp_path):
     (tmp_path / "share").mkdir()
     files = files_at(tmp_path, [tmp_path / "share"])
 
@@ -122,7 +122,7 @@ def test_a_slide_on_a_share_that_should_be_mounted_and_is_not_is_away(tmp_path):
 
 @pytest.mark.parametrize("number", [116, 107, 113])  # ESTALE, ENOTCONN, EHOSTUNREACH
 def test_a_share_whose_server_does_not_answer_is_away(tmp_path, monkeypatch, number):
-    """Whatever the reading said: a server that goes away in mid-read looks like a damaged file."""
+    """Whatever reading reported: a server that goes away in mid-read looks like a damaged file."""
     path = tmp_path / "a.svs"
     path.write_bytes(b"x")
     stat = Path.stat
@@ -138,7 +138,7 @@ def test_a_share_whose_server_does_not_answer_is_away(tmp_path, monkeypatch, num
     assert refused(files_at(tmp_path), path.as_uri(), damaged).code == "slide-away"
 
 
-def test_a_damaged_slide_is_damaged(tmp_path):
+def test_a_damaged_slide_stays_damaged(tmp_path):
     path = tmp_path / "a.svs"
     path.write_bytes(b"x")
     damaged = InvalidInputError("slide-damaged", "It is truncated.")
@@ -155,15 +155,15 @@ def test_the_table_of_mounts_is_read_as_the_system_does(tmp_path):
 
 
 class Bucket:
-    """One object in a bucket, or a bucket that refuses us."""
+    """A bucket with one object, or one that denies access."""
 
     def __init__(self, data: bytes | None = b"slide", error: Exception | None = None) -> None:
         self.data, self.error, self.fetched = data, error, 0
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.opened: list[str] = []
 
     def head(self, key):
-        self.asked.append(key)
+        self.requested.append(key)
         if self.error:
             raise self.error
         return None if self.data is None else ObjectInfo(key, len(self.data), str(hash(self.data)), 0.0)
@@ -198,26 +198,26 @@ def test_an_object_is_copied_once_under_its_own_name(bucket, tmp_path):
 @pytest.mark.parametrize(
     "key", ["a//b.svs", "/b.svs", "in /b.svs", "b.svs ", "b%20c+d.svs", f"{'b' * 1020}.svs"]
 )
-def test_an_object_is_asked_for_by_its_own_key(bucket, tmp_path, key):
+def test_an_object_is_requested_by_its_own_key(bucket, tmp_path, key):
     with files_at(tmp_path).open(f"s3://lab/{key}"):
-        assert bucket.asked == [key]
+        assert bucket.requested == [key]
 
 
-def test_an_object_with_the_longest_name_there_is_gets_a_shorter_one_here(bucket, tmp_path):
-    """Else it would end every worker that takes it up."""
+def test_an_object_with_the_longest_possible_name_gets_a_shorter_one_on_disk(bucket, tmp_path):
+    """Otherwise it would end every worker that takes it."""
     with files_at(tmp_path).open(f"s3://lab/2026/{'é' * 125}.tiff") as found:
         assert found.path.read_bytes() == b"slide"
         assert found.path.suffix == ".tiff"
 
 
 @pytest.mark.parametrize("error", [FatalError("storage-url", "No."), InvalidInputError("object-key", "No.")])
-def test_a_name_that_s3_cannot_have_is_no_uri(bucket, tmp_path, error):
+def test_a_name_that_s3_cannot_have_is_refused(bucket, tmp_path, error):
     bucket.error = error
 
     assert refused(files_at(tmp_path), "s3://lab/" + "k" * 1100).code == "slide-uri"
 
 
-def test_an_object_that_was_replaced_is_copied_anew(bucket, tmp_path):
+def test_an_object_that_was_replaced_is_copied_again(bucket, tmp_path):
     files = files_at(tmp_path)
     for data in (b"old", b"new one"):
         bucket.data = data
@@ -225,19 +225,19 @@ def test_an_object_that_was_replaced_is_copied_anew(bucket, tmp_path):
             assert found.path.read_bytes() == data
 
 
-def test_an_object_that_is_gone_is_gone(bucket, tmp_path):
+def test_an_object_that_does_not_exist_is_missing(bucket, tmp_path):
     bucket.data = None
 
     assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "slide-missing"
 
 
-def test_a_foreign_bucket_that_refuses_us_is_the_slides_trouble_not_the_workers_end(bucket, tmp_path):
+def test_a_bucket_that_denies_access_fails_the_slide_and_not_the_worker(bucket, tmp_path):
     bucket.error = FatalError("storage-denied", "The bucket does not let us in.")
 
     assert refused(files_at(tmp_path), "s3://lab/a.svs").code == "slide-unreadable"
 
 
-def test_a_slides_own_server_that_is_away_is_told_from_the_store_that_all_slides_need(bucket, tmp_path):
+def test_a_slides_own_server_that_is_away_differs_from_an_unavailable_store(bucket, tmp_path):
     bucket.error = TransientError("storage-unavailable", "Away.")
 
     error = refused(files_at(tmp_path), "s3://lab/a.svs")
@@ -253,7 +253,7 @@ def test_the_sidecar_of_a_file_is_found(tmp_path):
     assert files.sidecar_mpp("s3://lab/a.svs") is None
 
 
-def test_an_object_of_more_bytes_than_a_slide_may_have_is_not_fetched(tmp_path, monkeypatch):
+def test_an_object_larger_than_a_slide_may_be_is_not_fetched(tmp_path, monkeypatch):
     files = SlideFiles(
         StorageSettings(f"file:{tmp_path / 'store'}"),
         lambda: pytest.fail("room was made for it"),

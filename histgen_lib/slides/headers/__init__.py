@@ -1,7 +1,8 @@
-"""What a slide's headers declare, read before any reader believes them and takes memory for it.
+"""What a slide's headers declare, checked before any reader allocates memory for it.
 
-OpenSlide, libtiff, libdicom and tifffile make room for as many tiles, pixels and words as a file says that
-it has; a file of a kilobyte can say billions. Only that is judged here: what else is wrong is theirs to say.
+OpenSlide, libtiff, libdicom and tifffile allocate room for as many tiles, pixels and characters as a file
+claims to have; a file of a kilobyte can claim billions. Only that is judged here: readers report all other
+faults.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ from typing import BinaryIO
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.opening import open_ordinary
-from histgen_lib.slides._dicom_headers import excess_of_dicom
-from histgen_lib.slides._excess import (
+from histgen_lib.slides.formats import (
+    HAMAMATSU_SUFFIXES,
+    MIRAX_SUFFIX,
+    dicom_files,
+    index_entries,
+    starts_as_dicom,
+)
+from histgen_lib.slides.headers.dicom import excess_of_dicom
+from histgen_lib.slides.headers.jpeg import excess_of_jpeg
+from histgen_lib.slides.headers.tiff import TIFF_STARTS, excess_of_tiff
+from histgen_lib.slides.limits import (
     MOST_SIDE_PX,
+    MOST_STORED_TILES,
     MOST_TEXT_BYTES,
     MOST_TILE_BYTES,
-    MOST_TILES,
-    first_excess,
-    jpeg_excess,
+    first_exceeded,
 )
-from histgen_lib.slides._tiff_chain import TIFF_STARTS
-from histgen_lib.slides._tiff_headers import excess_of_tiff
-from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, index_entries
 from histgen_lib.slides.settings import Level
-from histgen_lib.slides.source import dicom_files, starts_as_dicom
 
 _CZI = b"ZISRAWFILE"
 _CZI_PLACES = slice(84, 100)
@@ -36,9 +41,9 @@ _MOST_PICTURES = 10_000
 
 
 def check_headers(path: Path) -> None:
-    """Refuse a slide that declares more than any has: InvalidInputError("slide-header-too-large").
+    """Refuse a slide that declares more than any slide has: InvalidInputError("slide-header-too-large").
 
-    `path`: its file; of a DICOM slide any of its files, whose reader opens all that lie beside it. Raises
+    `path`: its file. Of a DICOM slide any of its files: its reader opens all that lie beside it. Raises
     OSError.
     """
     excess = _excess(path)
@@ -47,9 +52,9 @@ def check_headers(path: Path) -> None:
 
 
 def check_levels(path: Path, levels: tuple[Level, ...]) -> None:
-    """Refuse a slide whose reader gives a picture beyond all measure: as `check_headers`."""
+    """Refuse a slide for which its reader reports an impossibly large picture: as `check_headers`."""
     if max((max(level.size) for level in levels), default=0) > MOST_SIDE_PX:
-        raise _too_large(path, "a picture of that size")
+        raise _too_large(path, "a larger picture")
 
 
 def _excess(path: Path) -> str | None:
@@ -70,11 +75,13 @@ def _excess(path: Path) -> str | None:
 
 
 def _of_czi(file: BinaryIO) -> str | None:
-    """Judge the lengths of a CZI's directory and metadata, which stand behind their segments' heads."""
+    """Judge the lengths of a CZI's directory and metadata, which follow the heads of their segments."""
     file.seek(_CZI_PLACES.start)
     places = file.read(_CZI_PLACES.stop - _CZI_PLACES.start)
-    parts, words = (_u32_at(file, int.from_bytes(place, "little") + 32) for place in (places[:8], places[8:]))
-    return first_excess((parts > MOST_TILES, "so many parts"), (words > MOST_TEXT_BYTES, "so long a text"))
+    parts, text = (_u32_at(file, int.from_bytes(place, "little") + 32) for place in (places[:8], places[8:]))
+    return first_exceeded(
+        (parts > MOST_STORED_TILES, "more parts"), (text > MOST_TEXT_BYTES, "a longer text")
+    )
 
 
 def _u32_at(file: BinaryIO, place: int) -> int:
@@ -86,9 +93,9 @@ def _of_mirax(listing: Path) -> str | None:
     numbers = _numbers(listing)
     pictures = numbers.get("IMAGENUMBER_X", 0) * numbers.get("IMAGENUMBER_Y", 0)
     sides = [numbers.get(f"DIGITIZER_{side}", 0) for side in ("WIDTH", "HEIGHT")]
-    return first_excess(
-        (pictures > MOST_TILES, "so many pictures"),
-        (math.prod(sides) * 4 > MOST_TILE_BYTES, "so large pictures"),
+    return first_exceeded(
+        (pictures > MOST_STORED_TILES, "more pictures"),
+        (math.prod(sides) * 4 > MOST_TILE_BYTES, "larger pictures"),
     )
 
 
@@ -96,7 +103,7 @@ def _of_hamamatsu(index: Path) -> str | None:
     numbers = _numbers(index)
     pictures = numbers.get("NoJpegColumns", 1) * numbers.get("NoJpegRows", 1) * numbers.get("NoLayers", 1)
     if pictures > _MOST_PICTURES:
-        return "so many pictures"
+        return "more pictures"
     names = (name for key, name in index_entries(index) if key.split("(")[0] in ("ImageFile", "MapFile"))
     parts = (index.parent / name.lstrip("/") for name in dict.fromkeys(names))
     return next((found for part in parts if part.is_file() and (found := _of_jpeg(part))), None)
@@ -104,11 +111,11 @@ def _of_hamamatsu(index: Path) -> str | None:
 
 def _of_jpeg(path: Path) -> str | None:
     with open_ordinary(path) as file:
-        return jpeg_excess(file, 0)
+        return excess_of_jpeg(file, 0)
 
 
 def _numbers(listing: Path) -> Mapping[str, int]:
-    """Read the whole numbers of an index; of a key that stands in several sections the largest."""
+    """Read the whole numbers of an index; of a key that occurs in several sections the largest."""
     found: dict[str, int] = {}
     for key, value in index_entries(listing):
         if re.fullmatch(r"\d{1,18}", value.strip()):
@@ -119,6 +126,6 @@ def _numbers(listing: Path) -> Mapping[str, int]:
 def _too_large(path: Path, excess: str) -> InvalidInputError:
     return InvalidInputError(
         "slide-header-too-large",
-        f"{path.name} declares {excess}: more than any slide has.",
-        hint="It is damaged, or made to harm. Export it again with the scanner's software.",
+        f"{path.name} declares {excess} than any slide has.",
+        hint="The file is damaged, or was made to do harm. Export it again with the scanner's software.",
     )

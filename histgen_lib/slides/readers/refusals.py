@@ -1,14 +1,14 @@
-"""Why a file is no slide that can be read: what its first bytes and its tags say, put into a code and a cure.
+"""Why a file cannot be read as a slide: its first bytes and its tags, turned into a code and a remedy.
 
-| code | said of |
+| code | for |
 |---|---|
-| `slide-format-unknown` | what is no slide: a web page, an archive, a photograph, a CT |
-| `slide-not-supported` | a slide of a kind that nothing here reads, whole as it may be |
+| `slide-format-unknown` | what is not a slide: a web page, an archive, a photograph, a CT |
+| `slide-not-supported` | an intact slide of a kind that no reader here reads |
 | `slide-incomplete` | a slide whose other files are not beside it |
-| `slide-damaged` | a slide that was cut or changed: only this one is worth copying again |
+| `slide-damaged` | a slide that was truncated or changed: only this one is worth copying again |
 
-Asked only after OpenSlide refused a file, and of plain TIFFs, which OpenSlide opens without a look at their
-pixels. What OpenSlide says serves as a clue; it is not passed on, for it may quote from the file.
+Used only after OpenSlide refused a file, and for plain TIFFs, which OpenSlide opens without checking their
+pixels. What OpenSlide says serves as a clue; it is not passed on, because it may quote from the file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._jpeg_segments import FRAMES, segments
-from histgen_lib.slides._tiff_chain import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
-from histgen_lib.slides.parts import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.formats import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.headers.jpeg import FRAMES, segments
+from histgen_lib.slides.headers.tiff import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
 
 _HEAD_BYTES = 4096
 _MOST_PAGES = 64
@@ -34,7 +34,7 @@ _BIO_FORMATS = "Convert it, for example: bfconvert -tilex 512 -tiley 512 -compre
 _EXPORT = "Export it from the scanner's software as pyramidal TIFF or as DICOM."
 _AS_SCANNED = "Give the slide as the scanner wrote it (SVS, NDPI, MRXS, SCN, TIFF, DICOM, …)."
 
-_ONE_PLANE = "Export one focal plane of it, or a projection of all, as one pyramid."
+_ONE_PLANE = "Export one focal plane of it, or a projection of all, as a single pyramid."
 _GREY = "Reports are drafted from stained slides in colour; give the colour scan."
 _CZI = f"Export it from ZEN as one scene in one focal plane, in 8-bit RGB, uncompressed. Or: {_BIO_FORMATS}"
 _WHOLE_SERIES = "Copy all files of the series into the same folder."
@@ -47,10 +47,10 @@ _INDEXED = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES)
 _NOT_OF_TEXT = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
 
 _NO_SLIDES: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "a ZIP archive", "Unpack it, and give the slide in it."),
-    (b"\x1f\x8b", "a gzip archive", "Unpack it, and give the slide in it."),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it, and give the slide in it."),
-    (b"Rar!", "a RAR archive", "Unpack it, and give the slide in it."),
+    (b"PK\x03\x04", "a ZIP archive", "Unpack it and give the slide inside."),
+    (b"\x1f\x8b", "a gzip archive", "Unpack it and give the slide inside."),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it and give the slide inside."),
+    (b"Rar!", "a RAR archive", "Unpack it and give the slide inside."),
     (b"\x89PNG", "a PNG picture", _AS_SCANNED),
     (b"\xff\xd8\xff", "a JPEG picture", _AS_SCANNED),
     (b"GIF8", "a GIF picture", _AS_SCANNED),
@@ -58,7 +58,7 @@ _NO_SLIDES: tuple[tuple[bytes, str, str], ...] = (
     (b"RIFF", "a WebP picture or a film", _AS_SCANNED),
     (b"%PDF", "a PDF document", _AS_SCANNED),
 )
-"""First bytes of what gets called a slide by mistake."""
+"""First bytes of what is given a slide's name by mistake."""
 
 _FOREIGN_SUFFIXES = {
     ".isyntax": "Philips iSyntax",
@@ -74,7 +74,7 @@ _FOREIGN_SUFFIXES = {
     ".jp2": "JPEG 2000",
     ".jxl": "JPEG XL",
 }
-"""Formats of slides that OpenSlide does not read, by the ending of the file's name."""
+"""Formats of slides that OpenSlide does not read, by suffix."""
 
 _JPEG = 7
 _READ_COMPRESSIONS = frozenset({1, 5, _JPEG, 8, 32773, 32946, 33003, 33005})
@@ -111,17 +111,17 @@ _DICOM_SYNTAXES = {
     "1.2.840.10008.1.2.2": ("in big-endian order", "dcmconv +te IN OUT"),
     "1.2.840.10008.1.2.1.99": ("deflated as a whole", "dcmconv +te IN OUT"),
 }
-"""Ways of writing a DICOM file (transfer syntaxes, PS3.5) that OpenSlide does not read, with their cures."""
+"""Ways of writing a DICOM file (transfer syntaxes, PS3.5) that OpenSlide does not read, with remedies."""
 
 _READ_SYNTAXES = frozenset(
     f"1.2.840.10008.1.2{end}" for end in (".1", ".4.50", ".4.90", ".4.91")
 )  # explicit VR, JPEG, JPEG 2000
 
 
-def refusal(path: Path, said: str) -> InvalidInputError:
-    """Return what to say of a file that OpenSlide refused with the words `said`."""
+def refusal(path: Path, message: str) -> InvalidInputError:
+    """Return the error for a file that OpenSlide refused with `message`."""
     try:
-        return _judged(path, said.replace(str(path.parent), ""))
+        return _judged(path, message.replace(str(path.parent), ""))
     except OSError as error:
         return InvalidInputError(
             "slide-unreadable",
@@ -130,19 +130,19 @@ def refusal(path: Path, said: str) -> InvalidInputError:
         )
 
 
-def _judged(path: Path, said: str) -> InvalidInputError:
+def _judged(path: Path, message: str) -> InvalidInputError:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     for kind in (_of_parts, _of_dicom, _of_foreign, _of_tiff, _of_czi, _of_no_slide):
-        if (found := kind(path, head, said)) is not None:
+        if (found := kind(path, head, message)) is not None:
             return found
-    if _is_unsupported(said):
-        return _unknown(path, "not a slide in a format that can be read here", _AS_SCANNED)
+    if _is_unsupported(message):
+        return _unknown(path, "not a slide in a known format", _AS_SCANNED)
     return _damaged(path)
 
 
 def unsupported(path: Path, vendor: str, written: Mapping[str, str]) -> InvalidInputError | None:
-    """Return why a slide that OpenSlide opens, with the properties `written`, cannot be used; None for most.
+    """Return why a slide that OpenSlide opens, with the properties `written`, cannot be used; None if it can.
 
     Raises OSError.
     """
@@ -167,21 +167,21 @@ def unsupported(path: Path, vendor: str, written: Mapping[str, str]) -> InvalidI
 
 
 def _planes(pages: Sequence[Tags], largest: Tags) -> int:
-    """Count the pages of the full size that are not called reduced copies (NewSubfileType, bit 0)."""
+    """Count the pages of the full size that are not marked as reduced copies (NewSubfileType, bit 0)."""
     size = (largest.get(_WIDTH), largest.get(_HEIGHT))
     return sum((page.get(_WIDTH), page.get(_HEIGHT)) == size and not page.get(254, 0) & 1 for page in pages)
 
 
 def of_planes(path: Path) -> InvalidInputError:
-    """Say that a slide holds several pictures of its full size: which one is in focus is not known."""
+    """Return the error for a slide with several pictures of its full size: which is in focus is unknown."""
     return _not_supported(path, "a stack of several focal planes or channels", _ONE_PLANE)
 
 
 def crashes_openslide(path: Path) -> InvalidInputError | None:
-    """Return why OpenSlide must not be asked, which crashes on what this finds; None for all other files.
+    """Return why OpenSlide must not open a file because it would crash; None for all other files.
 
-    Sparse DICOM images without their tiles' places, and VMU slides whose pictures are of another kind.
-    Raises OSError.
+    It crashes on sparse DICOM images without the places of their tiles, and on VMU slides whose pictures are
+    of another kind. Raises OSError.
     """
     if path.suffix.lower() == _UNCOMPRESSED:
         pictures = [part for part in named_parts(path) if part.is_file()]
@@ -200,13 +200,13 @@ def _is_ngr(path: Path) -> bool:
         return file.read(2) == b"GN"
 
 
-def _of_parts(path: Path, head: bytes, said: str) -> InvalidInputError | None:
+def _of_parts(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     suffix = path.suffix.lower()
     if suffix == MIRAX_SUFFIX and not path.with_suffix("").is_dir():
         return _incomplete(
             path,
             f"the folder {path.stem} is not beside it",
-            f"Copy the folder {path.stem} to where {path.name} lies: the pixels are in it.",
+            f"Copy the folder {path.stem}, which holds the pixels, to where {path.name} is.",
         )
     parts = named_parts(path)
     missing = [part for part in parts if not part.is_file()]
@@ -218,11 +218,11 @@ def _of_parts(path: Path, head: bytes, said: str) -> InvalidInputError | None:
             "Copy all files of the slide, the folder included, to the same place.",
         )
     if suffix in HAMAMATSU_SUFFIXES and not parts:
-        return _unknown(path, "not the list of files that its ending promises", _AS_SCANNED)
+        return _unknown(path, "not the list of files that its suffix promises", _AS_SCANNED)
     return None
 
 
-def _of_dicom(path: Path, head: bytes, said: str) -> InvalidInputError | None:
+def _of_dicom(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     if head[128:132] != _DICM:
         return None
     kind, syntax = _uid(head, b"\x02\x00\x02\x00UI"), _uid(head, b"\x02\x00\x10\x00UI")
@@ -230,7 +230,7 @@ def _of_dicom(path: Path, head: bytes, said: str) -> InvalidInputError | None:
         what = _DICOM_CLASSES.get(kind, f"an object of the class {kind}")
         return _unknown(
             path,
-            f"DICOM, but {what} and no whole-slide image",
+            f"DICOM, but {what}, not a whole-slide image",
             "Give the files of the slide's volume images.",
         )
     if syntax and syntax not in _READ_SYNTAXES:
@@ -239,16 +239,16 @@ def _of_dicom(path: Path, head: bytes, said: str) -> InvalidInputError | None:
             path, f"a DICOM slide written {how}", f"Convert each of its files, for example: {cure}"
         )
     for clue, answer in _DICOM_CLUES:
-        if re.search(clue, said):
+        if re.search(clue, message):
             return answer(path)
     return _damaged(path)
 
 
-def _of_foreign(path: Path, head: bytes, said: str) -> InvalidInputError | None:
+def _of_foreign(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     return _foreign(path) if path.suffix.lower() in _FOREIGN_SUFFIXES else None
 
 
-def _of_tiff(path: Path, head: bytes, said: str) -> InvalidInputError | None:
+def _of_tiff(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     if not head.startswith(TIFF_STARTS) or len(head) < _TIFF_HEAD_BYTES:
         return None
     pages = directories(path, _MOST_PAGES)
@@ -259,7 +259,7 @@ def _of_tiff(path: Path, head: bytes, said: str) -> InvalidInputError | None:
         path,
         (_TILE_WIDTH not in largest, "a TIFF in strips, not in tiles", _CONVERT),
         (is_big_endian(path), "a TIFF in big-endian order", _CONVERT),
-        (_is_unsupported(said), "a TIFF of a kind that OpenSlide does not read", _CONVERT),
+        (_is_unsupported(message), "a TIFF of a kind that OpenSlide does not read", _CONVERT),
     )
 
 
@@ -284,12 +284,12 @@ def _first_that_holds(path: Path, *kinds: tuple[bool, str, str]) -> InvalidInput
     return next((_not_supported(path, what, cure) for holds, what, cure in kinds if holds), None)
 
 
-def _is_unsupported(said: str) -> bool:
-    return "nsupported" in said or "not supported" in said
+def _is_unsupported(message: str) -> bool:
+    return "nsupported" in message or "not supported" in message
 
 
 def _is_read_jpeg(path: Path, place: int) -> bool:
-    """Whether the JPEG stream at `place` is of a kind that is decoded here; what is no JPEG is not judged."""
+    """Return whether the JPEG stream at `place` is of a supported kind; True for what is not a JPEG."""
     with path.open("rb") as file:
         file.seek(min(place, path.stat().st_size))
         found = segments(file.read(_HEAD_BYTES))
@@ -297,7 +297,7 @@ def _is_read_jpeg(path: Path, place: int) -> bool:
     return next((body[0] == 8 and marker in _READ_FRAMES for marker, body in frames), True)
 
 
-def _of_czi(path: Path, head: bytes, said: str) -> InvalidInputError | None:
+def _of_czi(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     if not head.startswith(b"ZISRAWFILE"):
         return None
     directory = int.from_bytes(head[84:92], "little")
@@ -306,19 +306,19 @@ def _of_czi(path: Path, head: bytes, said: str) -> InvalidInputError | None:
     return _not_supported(path, "a CZI of a kind that OpenSlide does not read", _CZI)
 
 
-def _of_no_slide(path: Path, head: bytes, said: str) -> InvalidInputError | None:
+def _of_no_slide(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     for start, what, cure in _NO_SLIDES:
         if head.startswith(start):
             return _unknown(path, f"{what}, not a slide", cure)
     if not head.strip(b"\0"):
         return _unknown(
             path,
-            "not a slide: it begins with nothing but zeros",
+            "not a slide: it begins with zeros only",
             "If the copy did not finish, copy it again.",
         )
     if re.search(rb"<(!doctype )?html\b", head[:1024].lower()):
         return _unknown(
-            path, "a web page, not a slide", "The download went wrong: open the file, and fetch it anew."
+            path, "a web page, not a slide", "Open it to see what went wrong, then download again."
         )
     if path.suffix.lower() not in _INDEXED and not set(head) & _NOT_OF_TEXT:
         return _unknown(path, "a text file, not a slide", _AS_SCANNED)
@@ -361,13 +361,13 @@ _DICOM_CLUES: tuple[tuple[str, Callable[[Path], InvalidInputError]], ...] = (
         _of_kind("a DICOM slide of a kind that OpenSlide does not read", _EXPORT),
     ),
 )
-"""What OpenSlide says of DICOM slides that are whole."""
+"""What OpenSlide says about DICOM slides that are not damaged."""
 
 
 def _uid(head: bytes, element: bytes) -> str | None:
-    """Return a UID of a DICOM file's meta information, which has explicit VR whatever the rest has.
+    """Return a UID from a DICOM file's meta information, which has explicit VR whatever the rest has.
 
-    Words in its place are not passed on.
+    Other text in its place is not passed on.
     """
     start = head.find(element, 132)
     if start < 0:
@@ -383,17 +383,17 @@ def _unknown(path: Path, what: str, cure: str) -> InvalidInputError:
 
 def _not_supported(path: Path, what: str, cure: str) -> InvalidInputError:
     return InvalidInputError(
-        "slide-not-supported", f"{path.name} is {what}: that is not supported.", hint=cure
+        "slide-not-supported", f"{path.name} is {what}, which is not supported.", hint=cure
     )
 
 
 def _incomplete(path: Path, why: str, cure: str) -> InvalidInputError:
-    return InvalidInputError("slide-incomplete", f"{path.name} is not all of the slide: {why}.", hint=cure)
+    return InvalidInputError("slide-incomplete", f"{path.name} is not the whole slide: {why}.", hint=cure)
 
 
 def _damaged(path: Path) -> InvalidInputError:
     return InvalidInputError(
         "slide-damaged",
-        f"{path.name} looks like a slide, but is cut or damaged.",
-        hint=f"Copy it again from the scanner. If that changes nothing: {_EXPORT[0].lower()}{_EXPORT[1:]}",
+        f"{path.name} looks like a slide, but is truncated or damaged.",
+        hint=f"Copy it again from the scanner. If that does not help, {_EXPORT[0].lower()}{_EXPORT[1:]}",
     )

@@ -1,4 +1,4 @@
-"""What a DICOM file declares (PS3.5): frames, their size, words, and sequences in one another."""
+"""What a DICOM file declares (PS3.5): frames, their size, text, and nested sequences."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from histgen_lib.slides._excess import (
+from histgen_lib.slides.limits import (
     MOST_SIDE_PX,
+    MOST_STORED_TILES,
     MOST_TEXT_BYTES,
     MOST_TILE_BYTES,
-    MOST_TILES,
-    first_excess,
+    first_exceeded,
 )
 
 MOST_DEPTH = 32
-"""Of sequences in one another; whole-slide images have six."""
+"""Of nested sequences; whole-slide images have six."""
 MOST_ELEMENTS = 2_000_000
-"""That are looked at, which takes seconds: a slide of 100,000 tiles, each with its place, has as many."""
+"""That are read, which takes seconds: a slide of 100,000 tiles that states the place of each has as many."""
 
 _START, _UNDEFINED = 132, 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -27,7 +27,7 @@ _SQ = b"SQ"
 _ITEM, _PIXELS = b"\xfe\xff\x00\xe0", b"\xe0\x7f\x10\x00"
 _ENDS = (b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0")
 _OFFSETS = (b"\xe0\x7f\x01\x00", b"\xe0\x7f\x02\x00")
-"""Extended offset table and lengths: eight bytes a frame, which is no text."""
+"""Extended offset table and lengths: eight bytes a frame, which are not text."""
 _SAMPLES, _FRAMES = b"\x28\x00\x02\x00", b"\x28\x00\x08\x00"
 _ROWS, _COLUMNS = b"\x28\x00\x10\x00", b"\x28\x00\x11\x00"
 _WIDTH, _HEIGHT = b"\x48\x00\x06\x00", b"\x48\x00\x07\x00"
@@ -43,29 +43,29 @@ class _Declared(NamedTuple):
 
 
 def excess_of_dicom(path: Path) -> str | None:
-    """Say what of a DICOM file is more than any slide has; None if nothing is. Raises OSError."""
+    """Return in words what a DICOM file has more of than any slide; None if nothing. Raises OSError."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         declared = _declared(data)
     value = {tag: int.from_bytes(found, "little") for tag, found in declared.values.items()}
     rows, columns, samples = (value.get(tag, 1) for tag in (_ROWS, _COLUMNS, _SAMPLES))
-    return first_excess(
-        (declared.depth > MOST_DEPTH, "so many sequences in one another"),
-        (declared.longest > MOST_TEXT_BYTES, "so long a text"),
-        (_count(declared.values.get(_FRAMES, b"1")) > MOST_TILES, "so many frames"),
-        (rows * columns * max(4, samples) > MOST_TILE_BYTES, "so large a frame"),
-        (max(value.get(_WIDTH, 0), value.get(_HEIGHT, 0)) > MOST_SIDE_PX, "a picture of that size"),
+    return first_exceeded(
+        (declared.depth > MOST_DEPTH, "more nested sequences"),
+        (declared.longest > MOST_TEXT_BYTES, "a longer text"),
+        (_count(declared.values.get(_FRAMES, b"1")) > MOST_STORED_TILES, "more frames"),
+        (rows * columns * max(4, samples) > MOST_TILE_BYTES, "a larger frame"),
+        (max(value.get(_WIDTH, 0), value.get(_HEIGHT, 0)) > MOST_SIDE_PX, "a larger picture"),
     )
 
 
 def _count(text: bytes) -> int:
-    """Read an Integer String; what is none is for the reader to refuse."""
+    """Read an Integer String; 0 for anything else, which the reader will refuse."""
     with suppress(ValueError):
         return int(text[:12].strip(b"\0 ") or b"0")
     return 0
 
 
 def _declared(data: mmap.mmap) -> _Declared:
-    """Walk through what stands before the pixels, in explicit VR; a stack instead of calls in one another."""
+    """Walk through what precedes the pixels, in explicit VR, with a stack instead of recursion."""
     values: dict[bytes, bytes] = {}
     ends: list[int] = []
     place, deepest, longest = _START, 0, 0
@@ -90,13 +90,13 @@ def _declared(data: mmap.mmap) -> _Declared:
                 values.setdefault(tag, data[start : start + min(length, 16)])
             longest = max(longest, length if tag not in _OFFSETS else 0)
             place = start + length
-        if deepest > 2 * MOST_DEPTH + 1:  # each has its item in it
+        if deepest > 2 * MOST_DEPTH + 1:  # each contains an item
             break
     return _Declared(values, deepest // 2, longest)
 
 
 def _head(data: mmap.mmap, place: int, tag: bytes) -> tuple[int, int, bool]:
-    """Return where an element's value starts, its length, and whether others lie in it."""
+    """Return where an element's value starts, its length, and whether it contains elements."""
     if tag == _ITEM:
         return place + 8, struct.unpack_from("<I", data, place + 4)[0], True
     kind = data[place + 4 : place + 6]

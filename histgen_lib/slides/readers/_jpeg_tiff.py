@@ -1,8 +1,8 @@
 """The fast path: decoding the JPEG tiles of TIFF-based slides directly, at about half of OpenSlide's cost.
 
-It is used for a level only if that level is tiled baseline JPEG without gaps, and only after tiles of it
-came out as OpenSlide gives them. Everything else, and every doubt, goes to OpenSlide. A damaged tile comes
-out white here as there, and is told, never as grey pixels.
+It is used for a level only if that level is tiled baseline JPEG without gaps, and only after some of its
+tiles came out as in OpenSlide. Everything else, and every doubt, is left to OpenSlide. A damaged tile comes
+out white here as there, and is reported; it never shows as grey pixels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides._checked import CheckedImage
-from histgen_lib.slides._damage import decode_jpeg
-from histgen_lib.slides._openslide import read_failed
+from histgen_lib.slides.readers import Reader, Reference
+from histgen_lib.slides.readers._checked import CheckedImage
+from histgen_lib.slides.readers._openslide import read_failed
+from histgen_lib.slides.readers._stored_tiles import decode_jpeg
 from histgen_lib.slides.settings import Level
 
+_VENDORS = ("aperio", "generic-tiff")
+"""OpenSlide's names of formats whose levels are plain TIFF pages, one a level."""
 _JPEG, _RGB, _YCBCR = 7, 2, 6
 _JPEG_TABLES_TAG = 347
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -31,15 +34,22 @@ _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _CACHE_BYTES = 96 << 20
 _MOST_DIFFERENCE = 4  # grey values between this decoder and OpenSlide's, in tiles that are compared
 _MOST_TRIED = 32
-"""Tiles of a level that are tried before it is left to OpenSlide as damaged."""
+"""Tiles of a level that are tried before the level is left to OpenSlide as damaged."""
 _MOST_PAGES = 64
-"""Pages and levels that are looked at, of possibly thousands; OpenSlide reads the others."""
+"""Pages and levels that are considered, of possibly thousands; OpenSlide reads the others."""
 _WHITE, _START = 255, b"\xff\xd8"
+
+
+def take(file: Path, reference: Reference) -> Reader | None:
+    """Take a TIFF-based slide that has levels of gapless JPEG tiles. Raises as the reference."""
+    slow = reference()
+    levels = tiled_levels(file, slow.levels) if slow.vendor in _VENDORS else {}
+    return JpegTiffImage(file, slow, levels) if levels else None
 
 
 @dataclass(frozen=True)
 class TiledLevel:
-    """Where the JPEG tiles of one level lie in the file; `head` goes before the data of each."""
+    """Where the JPEG tiles of one level lie in the file. `head` is put before the data of each."""
 
     size: tuple[int, int]
     tile_size: tuple[int, int]
@@ -56,8 +66,8 @@ class TiledLevel:
 class JpegTiffImage:
     """Pixels of a TIFF-based slide: fast where the file allows it, OpenSlide's elsewhere.
 
-    Reads at whole pixels of a level: where OpenSlide, at levels of a broken factor, mixes neighbours for a
-    shift of less than a pixel, this takes the nearest. Safe for several threads.
+    Reads at whole pixels of a level: where OpenSlide interpolates, at levels whose factor is not whole, this
+    takes the nearest pixel, which shifts the picture by less than one. Safe for several threads.
     """
 
     def __init__(self, path: Path, slow: CheckedImage, levels: Mapping[int, TiledLevel]) -> None:
@@ -93,7 +103,7 @@ class JpegTiffImage:
         return region
 
     def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Whether no damage is known of in part of a level, once that was read."""
+        """Return whether no damage is known in a part of a level, once that part was read."""
         tiled = self._fast.get(level)
         if tiled is None:
             return self._slow.is_whole(x, y, level, width, height)
@@ -102,18 +112,18 @@ class JpegTiffImage:
         return not any((level, index) in self._damaged for index, _ in under)
 
     def checks(self, level: int) -> bool:
-        """Whether damage in a level is noticed."""
+        """Return whether damage in a level is noticed."""
         return level in self._fast or self._slow.checks(level)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Release the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
         self._slow.close()
 
     def _decode(self, level: int, index: int) -> NDArray[np.uint8] | None:
-        """Decode a tile of the file; None, and noted, if it is damaged."""
+        """Decode a tile of the file; if it is damaged, note that and return None."""
         tiled = self._fast[level]
         try:
             data = os.pread(self._file, tiled.byte_counts[index], tiled.offsets[index])
@@ -129,17 +139,17 @@ class JpegTiffImage:
         return None
 
     def _agrees(self, number: int) -> bool:
-        """Whether the first and the middle tile of a level are what OpenSlide gives; others where damaged."""
+        """Return whether the first and middle tile of a level are as in OpenSlide; if damaged, others."""
         count, whole = len(self._fast[number].offsets), float(self.levels[number].downsample).is_integer()
         tried = dict.fromkeys((0, *((count // 2,) if whole else ()), *range(1, min(count, _MOST_TRIED))))
         compared = (
             self._same_tile(number, index) for index in tried if self._tile(number, index) is not None
         )
-        told = list(islice((same for same in compared if same is not None), 2 if whole else 1))
-        return bool(told) and all(told)
+        verdicts = list(islice((same for same in compared if same is not None), 2 if whole else 1))
+        return bool(verdicts) and all(verdicts)
 
     def _same_tile(self, number: int, index: int) -> bool | None:
-        """Compare a tile with OpenSlide's; None if OpenSlide cannot read it, or a damaged one beside it."""
+        """Compare a tile with OpenSlide's; None if OpenSlide cannot read it, or a damaged one next to it."""
         tiled, by = self._fast[number], self.levels[number].downsample
         x, y = (round(place * by) for place in _corner(tiled, index))
         width, height = _inside(tiled, *_corner(tiled, index))
