@@ -1,11 +1,12 @@
 """Every metric, with its help text: base units, few labels, never a slide's or an event's id as a label.
 
-docs/metrics.md lists the same; a test holds the two together.
+docs/metrics.md lists the same; a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from histgen_lib.files import write_atomic
 
 REGISTRY = CollectorRegistry()
 """Ours alone: a library that also counts things cannot get in between."""
@@ -177,6 +180,40 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     RESTARTS,
 )
 
+VERIFY_REGISTRY = CollectorRegistry()
+"""`histgen verify` runs now and then and ends, so nobody could scrape it: it writes these to a file."""
+
+VERIFY_FINISHED = Gauge(
+    "histgen_verify_finished_timestamp_seconds",
+    "When the last verification reached the end of the store, in seconds since 1970.",
+    registry=VERIFY_REGISTRY,
+)
+VERIFY_DURATION = Gauge(
+    "histgen_verify_duration_seconds", "Seconds it took, over all its starts.", registry=VERIFY_REGISTRY
+)
+VERIFY_OBJECTS = Gauge("histgen_verify_objects", "Objects it looked at.", registry=VERIFY_REGISTRY)
+VERIFY_BYTES = Gauge("histgen_verify_bytes", "Bytes of these objects together.", registry=VERIFY_REGISTRY)
+VERIFY_UNDIGESTED = Gauge(
+    "histgen_verify_undigested_objects",
+    "Objects of which an earlier version did not write down what they hold.",
+    registry=VERIFY_REGISTRY,
+)
+VERIFY_DAMAGED = Gauge(
+    "histgen_verify_damaged_objects",
+    "Objects that were damaged or missing, by what they are.",
+    ["kind"],
+    registry=VERIFY_REGISTRY,
+)
+
+VERIFICATION: tuple[Gauge, ...] = (
+    VERIFY_FINISHED,
+    VERIFY_DURATION,
+    VERIFY_OBJECTS,
+    VERIFY_BYTES,
+    VERIFY_UNDIGESTED,
+    VERIFY_DAMAGED,
+)
+
 OUTCOMES = ("done", "found", "dead-letter", "lost", "handed-back")
 
 _MEASURES = {
@@ -235,3 +272,28 @@ def exposition() -> tuple[bytes, str]:
     """Write all metrics in Prometheus' text format; return the bytes and their media type."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, which nobody reads
     return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def write_verification(
+    path: Path,
+    *,
+    finished_at: float,
+    seconds: float,
+    objects: int,
+    size_bytes: int,
+    undigested: int,
+    damaged: Mapping[str, int],
+    kinds: Iterable[str],
+) -> None:
+    """Write them to a file, all or nothing; every kind is told of, at 0 too. Raises OSError."""
+    for metric, value in (
+        (VERIFY_FINISHED, finished_at),
+        (VERIFY_DURATION, seconds),
+        (VERIFY_OBJECTS, objects),
+        (VERIFY_BYTES, size_bytes),
+        (VERIFY_UNDIGESTED, undigested),
+    ):
+        metric.set(value)
+    for kind in kinds:
+        VERIFY_DAMAGED.labels(kind).set(damaged.get(kind, 0))
+    write_atomic(path, generate_latest(VERIFY_REGISTRY))

@@ -19,7 +19,7 @@ from histgen_lib.models.histgen.onnx_stepper import OnnxStepper, encode_slide
 from histgen_lib.models.histgen.runtime import HistGenRuntime, tile_evidence
 from histgen_lib.models.onnx_session import OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import WordTokenizer
 
 TOLERANCE = 1e-4
 SPAN_PX = 512
