@@ -21,6 +21,9 @@ class FoldingStore:
     def get(self, key: str) -> bytes:
         return self.inner.get(self._known(key))
 
+    def find(self, key: str) -> bytes | None:
+        return self.inner.find(self._known(key))
+
     def head(self, key: str) -> ObjectInfo | None:
         info = self.inner.head(self._known(key))
         return info and ObjectInfo(key, info.size_bytes, info.etag, info.modified_at)

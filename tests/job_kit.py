@@ -52,6 +52,9 @@ class WatchedStore:
     def get(self, key: str) -> bytes:
         return self.inner.get(key)
 
+    def find(self, key: str) -> bytes | None:
+        return self.inner.find(key)
+
     def fetch(self, key: str, path: Path) -> None:
         self.inner.fetch(key, path)
 

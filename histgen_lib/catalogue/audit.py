@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.files import canonical_json, sha256_hex
 from histgen_lib.storage import ObjectStore
 
@@ -103,7 +103,7 @@ class Audit:
                 data = entry.to_bytes()
                 placed = self._store.put(entry.key, data, content_type=JSON)
                 # else it is another's, or ours and the answer was lost
-                there = data if placed else read_object(self._store, entry.key)
+                there = data if placed else self._store.find(entry.key)
                 self._end = (entry.number, sha256_hex(there)) if there is not None else None
                 if there == data:
                     return entry
@@ -142,7 +142,7 @@ class Verdict:
 def entries(store: ObjectStore) -> Iterator[tuple[str, bytes]]:
     """Yield what lies in the log, as key and bytes, by number."""
     for info in store.list(PREFIX):
-        if (data := read_object(store, info.key)) is not None:  # else removed since it was listed
+        if (data := store.find(info.key)) is not None:  # else removed since it was listed
             yield info.key, data
 
 

@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import replace
 
 from histgen_lib.catalogue.keys import contents_prefix, owner_key, scanned_key, taken_key
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.catalogue.recall import (
     Owner,
     Said,
@@ -29,13 +29,13 @@ from histgen_lib.storage import ObjectStore
 def claim(store: ObjectStore, slide_id: str, owner: Owner) -> Owner:
     """Take a slide id, unless someone has it; return whose it is."""
     key = owner_key(slide_id)
-    if found := owner_in(read_object(store, key), slide_id):
+    if found := owner_in(store.find(key), slide_id):
         return found
     first = announced_owner(store, slide_id) or owner
     mine = first.to_bytes(slide_id)
     if store.put(key, mine, content_type=JSON):
         return first
-    if found := owner_in(read_object(store, key), slide_id):
+    if found := owner_in(store.find(key), slide_id):
         return found
     store.put(key, mine, if_absent=False, content_type=JSON)  # it is damaged
     return first
@@ -58,7 +58,7 @@ def take_in(store: ObjectStore, event: Event) -> SlideScanned:
     data, by_hand = event.data, is_by_hand(event)
     assert isinstance(data, SlideScanned)
     noted = taken_key(event.key, event.name) if by_hand else Said(event, data).content_key
-    if known := said_in(read_object(store, noted), event.key):
+    if known := said_in(store.find(noted), event.key):
         return known.data
     if by_hand:
         for name in (data.slide_id, data.case_id or data.slide_id, *data.case_slides):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
 from histgen_lib.storage import ObjectStore
 
@@ -53,7 +53,7 @@ def forget(store: ObjectStore, damage: Damage) -> None:
 def notes(store: ObjectStore) -> Iterator[Damage]:
     """Return what all notes say, by note. Raises as the store."""
     for info in store.list(NOTES):
-        if damage := _read(read_object(store, info.key)):
+        if damage := _read(store.find(info.key)):
             yield damage
 
 
@@ -62,7 +62,7 @@ def noted(store: ObjectStore, owners: Collection[str] | None = None) -> Iterator
     rooms = None if owners is None else {_short(owner) for owner in owners}
     for info in store.list(NOTES):
         if rooms is None or info.key.removeprefix(NOTES).partition("/")[0] in rooms:
-            damage = _read(read_object(store, info.key))
+            damage = _read(store.find(info.key))
             if damage and etag_of(store, damage.key) == damage.etag:
                 yield damage
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from histgen_lib.bus import Delivery
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import DeadLettered, Event, following_id
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
@@ -147,7 +147,7 @@ def letter_name(key: str) -> str:
 
 def read_dead_letter(store: ObjectStore, event_id: str) -> DeadLetter | None:
     """Return the letter of a name; None if there is none. Raises as `DeadLetter.from_bytes`."""
-    data = read_object(store, letter_key(event_id))
+    data = store.find(letter_key(event_id))
     return None if data is None else DeadLetter.from_bytes(data)
 
 

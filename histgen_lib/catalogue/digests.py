@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT
-from histgen_lib.catalogue.objects import JSON, StoredFile, put_side_by_side, read_object
+from histgen_lib.catalogue.objects import JSON, StoredFile, put_side_by_side
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
@@ -46,7 +46,7 @@ class Digest:
 
 def read_digests(store: ObjectStore, digests_key: str) -> dict[str, Digest] | None:
     """Return the digests of a set by key; None if none are there that can be read. Raises as the store."""
-    data = read_object(store, digests_key)
+    data = store.find(digests_key)
     return None if data is None else parse_digests(digests_key, data)
 
 
@@ -76,7 +76,7 @@ def fault_of(store: ObjectStore, key: str, digest: Digest | None) -> str:
     if info is None:
         return Fault.MISSING
     if digest is None:
-        data = read_object(store, key)
+        data = store.find(key)
         return "" if data is not None and is_readable(key, data) else Fault.UNREADABLE
     if info.size_bytes != digest.size_bytes:
         return Fault.OTHER_SIZE
@@ -147,9 +147,7 @@ def _digest(store: ObjectStore, key: str) -> Digest:
 def _sha256(store: ObjectStore, key: str) -> str:
     try:
         return _digest(store, key).sha256
-    except InvalidInputError as error:
-        if error.code != "object-missing":
-            raise
+    except InvalidInputError:  # removed since
         return ""
 
 

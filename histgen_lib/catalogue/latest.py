@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from histgen_lib.catalogue.keys import DRAFT_JSON, ReportOwner
-from histgen_lib.catalogue.objects import read_object
 from histgen_lib.catalogue.pointer import (
     BY_REPORT,
     PREVIOUS,
@@ -95,7 +94,7 @@ def latest_of(store: ObjectStore, owner: ReportOwner, *, damaged: str = "") -> s
     for pointer in filter(None, (recall_pointer(store, key, by=BY_REPORT) for key in pointers_of(owner))):
         for key in named_drafts(owner, pointer):
             digest = key.split("/")[2]
-            if digest == damaged or owner_told(read_object(store, key)) == owner:
+            if digest == damaged or owner_told(store.find(key)) == owner:
                 return digest
     return None
 
@@ -119,6 +118,6 @@ def is_of(store: ObjectStore, owner: ReportOwner, entry: Mapping[str, Any]) -> b
     """
     if "case_id" in entry:
         return tells_of(owner, entry)
-    found = (read_object(store, key) for key in named_drafts(owner, {BY_REPORT: entry.get(BY_REPORT)}))
+    found = (store.find(key) for key in named_drafts(owner, {BY_REPORT: entry.get(BY_REPORT)}))
     drafts = [unsealed_object(data) for data in found if data]
     return any(tells_of(owner, draft) for draft in drafts) if drafts else not owner.is_case

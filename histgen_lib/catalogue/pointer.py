@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sealed_json, unsealed_object
 from histgen_lib.storage import ObjectStore
@@ -55,7 +55,7 @@ def advance(
             entries.append(dict(value))
             said.append(dict(value))
         pointer = _pointer(said, by)
-        if new or unsealed_object(read_object(store, key)) != pointer:
+        if new or unsealed_object(store.find(key)) != pointer:
             store.put(key, sealed_json(pointer), if_absent=False, content_type=JSON)
         if store.head(_entry_key(key, len(entries) + 1)) is None:
             return pointer  # else more was said meanwhile, and this may have covered it up
@@ -63,7 +63,7 @@ def advance(
 
 def read_pointer(store: ObjectStore, key: str, *, by: str) -> dict[str, Any] | None:
     """Return what a pointer says; None if there is none, or none that can be read."""
-    return readable_pointer(read_object(store, key), by=by)
+    return readable_pointer(store.find(key), by=by)
 
 
 def readable_pointer(data: bytes | None, *, by: str) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ def history(store: ObjectStore, key: str, *, by: str) -> list[dict[str, Any]]:
     Of an entry that cannot be read, what the pointer says of it; {} if that is nothing.
     """
     found = {_number(info.key): info.key for info in store.list(_history_prefix(key))}
-    entries = {number: unsealed_object(read_object(store, entry)) for number, entry in found.items()}
+    entries = {number: unsealed_object(store.find(entry)) for number, entry in found.items()}
     sound = {number: entry for number, entry in entries.items() if isinstance(entry.get(by), str)}
     most = max(found, default=0)
     told = _told(read_pointer(store, key, by=by), by)
@@ -155,7 +155,7 @@ def _is_told(pointer: Mapping[str, Any] | None, said: Sequence[Mapping[str, Any]
 
 
 def _holds(store: ObjectStore, key: str, entry: Mapping[str, Any]) -> bool:
-    return bool(entry) and unsealed_object(read_object(store, key)) == entry
+    return bool(entry) and unsealed_object(store.find(key)) == entry
 
 
 def inherit(store: ObjectStore, key: str, entries: Sequence[Mapping[str, Any]]) -> None:

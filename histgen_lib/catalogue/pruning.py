@@ -19,7 +19,6 @@ from histgen_lib.catalogue.audit import Audit, this_account
 from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
 from histgen_lib.catalogue.keys import ATTEMPTS, CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
 from histgen_lib.catalogue.latest import latest_of, owner_told
-from histgen_lib.catalogue.objects import read_object
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.pointer import BY_BAG, pointer_of, recall_pointer
 from histgen_lib.catalogue.recovery import events_of, room_owner, scan_of
@@ -184,7 +183,7 @@ class _Pruner:
         return [one for one in sets if self._is_superseded(owner, one)]
 
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
-        data = read_object(self._store, owner.report(digest, DRAFT_JSON))
+        data = self._store.find(owner.report(digest, DRAFT_JSON))
         whose = owner_told(data or b"") or room_owner(self._store, owner)
         shown = Overview(self._store).shown(events_of(self._store, whose))
         if whose.id != owner.id or shown is None or digest in shown:
@@ -208,7 +207,7 @@ class _Pruner:
 
     def _content_of(self, slide_id: str, digest: str) -> str:
         try:
-            data = read_object(self._store, keys.scan_key(slide_id, digest))
+            data = self._store.find(keys.scan_key(slide_id, digest))
             return ScanRecord.from_bytes(data or b"").content_id
         except InvalidInputError:
             return ""
@@ -227,7 +226,7 @@ class _Pruner:
     def _is_settled(self, key: str) -> bool:
         """Whether nothing depends any more on knowing that this letter was replayed."""
         try:
-            letter = DeadLetter.from_bytes(read_object(self._store, key) or b"")
+            letter = DeadLetter.from_bytes(self._store.find(key) or b"")
         except InvalidInputError:
             return False
         if letter.event is None or letter.worker == GATEWAY:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from histgen_lib.catalogue import keys
-from histgen_lib.catalogue.objects import read_object
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import sealed_json, unsealed
@@ -89,7 +88,7 @@ def said_in(data: bytes | None, slide_id: str = "") -> Said | None:
 
 def said_last(store: ObjectStore, slide_id: str) -> Said | None:
     """Return the slide's latest event, from the others if its record is damaged; None if it has none."""
-    data = read_object(store, keys.scanned_key(slide_id))
+    data = store.find(keys.scanned_key(slide_id))
     return said_in(data, slide_id) or (None if data is None else recalled(store, slide_id, data))
 
 
@@ -110,7 +109,7 @@ def recalled(store: ObjectStore, slide_id: str, left: bytes = b"") -> Said | Non
 def elsewhere(store: ObjectStore, slide_id: str, left: bytes = b"") -> list[Said]:
     """Return all events of a slide that are found beside the record of its latest."""
     by_hand = [info.key for info in store.list(keys.taken_prefix(slide_id))]
-    found = [said for key in by_hand if (said := said_in(read_object(store, key), slide_id))]
+    found = [said for key in by_hand if (said := said_in(store.find(key), slide_id))]
     for content_id in _contents_of(store, slide_id, left):
         found += [said for said in _announced(store, content_id) if said.event.key == slide_id]
     return found
@@ -128,7 +127,7 @@ def owner_in(data: bytes | None, slide_id: str) -> Owner | None:
 
 def owner_of(store: ObjectStore, slide_id: str) -> Owner | None:
     """Say whose an id is; None if nobody has it."""
-    found = owner_in(read_object(store, keys.owner_key(slide_id)), slide_id)
+    found = owner_in(store.find(keys.owner_key(slide_id)), slide_id)
     return found or announced_owner(store, slide_id)
 
 
@@ -146,7 +145,7 @@ def announced_owner(store: ObjectStore, slide_id: str) -> Owner | None:
 
 def _contents_of(store: ObjectStore, slide_id: str, left: bytes) -> set[str]:
     """Name the bytes that a slide may have been announced with."""
-    owner = owner_in(read_object(store, keys.owner_key(slide_id)), slide_id)
+    owner = owner_in(store.find(keys.owner_key(slide_id)), slide_id)
     found = {digest.decode() for digest in _DIGEST.findall(left)} | ({owner.content_id} if owner else set())
     return found | set(_bagged(store, slide_id))
 
@@ -155,7 +154,7 @@ def _bagged(store: ObjectStore, slide_id: str) -> Iterator[str]:
     for info in store.list(keys.bags_prefix(slide_id)):
         if info.key.endswith(".scan.json"):
             try:
-                yield str(json.loads(read_object(store, info.key) or b"")["content_id"])
+                yield str(json.loads(store.find(info.key) or b"")["content_id"])
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
 
@@ -166,7 +165,7 @@ def _announced(store: ObjectStore, content_id: str) -> Iterator[Said]:
     except InvalidInputError:  # a damaged word that is no part of a key
         return
     for key in listed:
-        said = said_in(read_object(store, key))
+        said = said_in(store.find(key))
         if said and said.content_key == key:
             yield said
 

@@ -84,12 +84,13 @@ def choose(
     for event_id in _ids(store) if event_ids is None else event_ids:
         try:
             name = event_id if event_ids is None else _meant(store, event_id)
-            letter = DeadLetter.from_bytes(store.get(letter_key(name)))
+            data = store.find(letter_key(name)) if event_ids is None else store.get(letter_key(name))
+            letter = None if data is None else DeadLetter.from_bytes(data)
         except InvalidInputError as error:
-            if code is None and not (event_ids is None and error.code == "object-missing"):
+            if code is None:
                 yield Replayed(event_id, None, refused=error)
             continue
-        if code is None or letter.code == code:
+        if letter and code in (None, letter.code):
             away = taken_in(store, letter) or _is_history(store, letter)
             yield Replayed(name, letter, refused=None if away else _obstacle(letter), put_away=away)
 

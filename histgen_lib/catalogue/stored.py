@@ -23,7 +23,7 @@ from histgen_lib.catalogue.keys import (
     scan_key,
 )
 from histgen_lib.catalogue.latest import named_drafts, tell_latest, tells_of
-from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, StoredFile, read_object
+from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, StoredFile
 from histgen_lib.catalogue.pointer import BY_REPORT
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
@@ -54,7 +54,7 @@ class StoredBag:
 
     def find(self) -> tuple[ScanRecord, int] | None:
         """Return the scan record and the bag's size in bytes if all objects are there and sound."""
-        record = read_object(self.store, self.scan_key)
+        record = self.store.find(self.scan_key)
         bag = self.store.head(self.key) if record is not None else None
         keys = bag_keys(self.slide_id, self.digest)
         if record is None or bag is None or not is_whole(self.store, self._digests_key, keys):
@@ -144,7 +144,7 @@ class StoredReport:
         `turns`: of each slide that the report is made from, see `tell_latest`.
         """
         for key in self._places():
-            data = read_object(self.store, key)
+            data = self.store.find(key)
             draft = None if data is None else readable_draft(data)
             if draft and self._is_whole(draft, key.removesuffix(DRAFT_JSON)):
                 tell_latest(self.store, self.owner, self.digest, key, turns)

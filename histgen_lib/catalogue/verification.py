@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from histgen_lib.catalogue.damage import Damage, forget, note, notes
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.catalogue.verifying import Tally, walk
 from histgen_lib.files import sealed_json, unsealed
 from histgen_lib.storage import ObjectStore
@@ -37,7 +37,7 @@ class Verification:
         self, store: ObjectStore, *, anew: bool = False, now: Callable[[], float] = time.time
     ) -> None:
         self._store, self._now = store, now
-        saved = None if anew else _read(read_object(store, CURSOR))
+        saved = None if anew else _read(store.find(CURSOR))
         self.resumed = saved is not None
         self.healed: set[str] = set()
         self.progress, self.tally = saved or (Progress(now()), Tally())

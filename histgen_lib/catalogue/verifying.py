@@ -20,7 +20,6 @@ from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.digests import Fault, fault_of, parse_digests
 from histgen_lib.catalogue.keys import CASE_REPORTS, REPORTS, SLIDES, ReportOwner
 from histgen_lib.catalogue.latest import named_drafts, owner_told
-from histgen_lib.catalogue.objects import read_object
 from histgen_lib.catalogue.pointer import BY_BAG, BY_REPORT, pointer_faults, pointer_of, recall_pointer
 from histgen_lib.catalogue.recall import NOBODY, Said, owner_in, recalled, said_in
 from histgen_lib.catalogue.recovery import room_owner, slide_of
@@ -142,7 +141,7 @@ def _report(
     store: ObjectStore, owner: ReportOwner, whose: ReportOwner, digest: str, *, latest: bool, tally: Tally
 ) -> Iterator[Damage]:
     key = partial(owner.report, digest)
-    data = read_object(store, key(keys.DRAFT_JSON))
+    data = store.find(key(keys.DRAFT_JSON))
     draft = readable_draft(data or b"")
     sums = key(keys.DIGESTS)
     if data is None and not (latest or store.head(sums)):
@@ -155,7 +154,7 @@ def _report(
 def _set(
     store: ObjectStore, sums: str, wanted: list[str], *, kind: str, owner: str, tally: Tally
 ) -> Iterator[Damage]:
-    data = read_object(store, sums)
+    data = store.find(sums)
     digests = None if data is None else parse_digests(sums, data)
     if data is not None and digests is None:
         yield Damage(sums, kind, Fault.UNREADABLE, owner)
@@ -179,7 +178,7 @@ def _pointer(store: ObjectStore, key: str, by: str, kind: str, owner: str) -> It
 
 def _letters(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     for info in infos:
-        data = read_object(store, info.key)
+        data = store.find(info.key)
         try:
             sound = data is None or DeadLetter.from_bytes(data).key.rpartition("/")[2] == _name(info.key)
         except InvalidInputError:
@@ -195,7 +194,7 @@ def _slides(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
         slide_id = slide_of(info)
         if info.key != keys.scanned_key(slide_id):
             continue
-        data = read_object(store, info.key)
+        data = store.find(info.key)
         said = said_in(data, slide_id)
         tally.undigested += bool(said) and not _is_sealed(data)
         if said is None:
@@ -220,7 +219,7 @@ def _by_hand(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Itera
     """Check the events that the gateway did not announce, and that their slide has its record."""
     for info in infos:
         slide_id = info.key.removeprefix(keys.BY_HAND).partition("/")[0]
-        data = read_object(store, info.key)
+        data = store.find(info.key)
         said = said_in(data, slide_id)
         tally.undigested += bool(said) and not _is_sealed(data)
         if said is None or said.by_hand_key != info.key:
@@ -232,7 +231,7 @@ def _by_hand(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Itera
 def _contents(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     """Check the events that were announced, and that each slide of theirs has its record."""
     for info in infos:
-        data = read_object(store, info.key)
+        data = store.find(info.key)
         said = said_in(data)
         tally.undigested += bool(said) and not _is_sealed(data)
         if said is None or said.content_key != info.key:
@@ -243,7 +242,7 @@ def _contents(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iter
 
 def _copies(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     for info in infos:
-        data, owner = read_object(store, info.key), info.key.split("/")[-1]
+        data, owner = store.find(info.key), info.key.split("/")[-1]
         tally.undigested += not _is_sealed(data)
         if not _says(data, "uri"):
             yield Damage(info.key, "copy", Fault.UNREADABLE, owner)
@@ -252,7 +251,7 @@ def _copies(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
 def _owners(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
     for info in infos:
         slide_id = info.key.removeprefix(keys.OWNERS)
-        data = read_object(store, info.key)
+        data = store.find(info.key)
         tally.undigested += not _is_sealed(data)
         if owner_in(data, slide_id) in (None, NOBODY):
             yield Damage(info.key, "owner", Fault.UNREADABLE, slide_id)

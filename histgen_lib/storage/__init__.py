@@ -66,6 +66,10 @@ class ObjectStore(Protocol):
         """Read an object. InvalidInputError("object-missing") if there is none."""
         ...
 
+    def find(self, key: str) -> bytes | None:
+        """Read an object; None if there is none."""
+        ...
+
     def fetch(self, key: str, path: Path) -> None:
         """Stream an object to a file, which appears whole or not at all. Raises as `get`."""
         ...

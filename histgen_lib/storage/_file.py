@@ -12,7 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +56,11 @@ class FileStore:
         """See ObjectStore."""
         with self._opened(key) as source:
             return source.read()
+
+    def find(self, key: str) -> bytes | None:
+        """See ObjectStore."""
+        with self._found(key) as source:
+            return source and source.read()
 
     def fetch(self, key: str, path: Path) -> None:
         """See ObjectStore."""
@@ -136,15 +141,21 @@ class FileStore:
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[BinaryIO]:
+        with self._found(key) as source:
+            if source is None:
+                raise missing(key)
+            yield source
+
+    @contextmanager
+    def _found(self, key: str) -> Iterator[BinaryIO | None]:
         path = self._path(key)
-        with _translated():
+        with _translated(), ExitStack() as stack:
+            source = None
             try:
-                source = path.open("rb")
+                source = stack.enter_context(path.open("rb"))
             except ABSENT:
                 self._check_there()
-                raise missing(key) from None
-            with source:
-                yield source
+            yield source
 
     @contextmanager
     def _unfinished(self, source: bytes | BinaryIO) -> Iterator[Path]:

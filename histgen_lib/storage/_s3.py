@@ -29,7 +29,15 @@ from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
 from histgen_lib.storage import ObjectInfo, StorageSettings
 from histgen_lib.storage._keys import check_foreign_key, check_key, check_prefix, is_key, missing
-from histgen_lib.storage._s3_errors import FOREIGN, UNREACHABLE, code_of, refused, status_of, translated
+from histgen_lib.storage._s3_errors import (
+    FOREIGN,
+    UNREACHABLE,
+    code_of,
+    is_missing_object,
+    refused,
+    status_of,
+    translated,
+)
 
 _ATTEMPTS = 3
 _CONFLICT_TRIES = 5
@@ -94,9 +102,23 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         """See ObjectStore."""
+        data = self.find(key)
+        if data is None:
+            raise missing(key)
+        return data
+
+    def find(self, key: str) -> bytes | None:
+        """See ObjectStore."""
         target = self._target(key)
-        with translated(self._where, key), closing(self._client.get_object(**target)["Body"]) as body:
-            return bytes(body.read())
+        with translated(self._where, key):
+            try:
+                answer = self._client.get_object(**target)
+            except boto.ClientError as error:
+                if not is_missing_object(error):
+                    raise
+                return None
+            with closing(answer["Body"]) as body:
+                return bytes(body.read())
 
     def fetch(self, key: str, path: Path) -> None:
         """See ObjectStore."""

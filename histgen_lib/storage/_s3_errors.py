@@ -80,6 +80,7 @@ _PASSING_CODES = {
     "SlowDown",
     "XAmzContentChecksumMismatch",
 }
+_MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
 _PASSING_STATUS = {0, 408, 409, 412, 425, 429}  # 0: the answer was cut short
 
 
@@ -121,6 +122,11 @@ def code_of(error: boto.ClientError) -> str:
     return code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else "no code"
 
 
+def is_missing_object(error: boto.ClientError) -> bool:
+    """Whether the answer to a request for an object says that the bucket has no such object."""
+    return status_of(error) == 404 and code_of(error) in _MISSING_CODES
+
+
 def _answer(error: boto.ClientError, where: str, key: str) -> HistgenError:
     status, code = status_of(error), code_of(error)
     if code in _PASSING_CODES or status in _PASSING_STATUS or (status >= 500 and status != 501):
@@ -129,7 +135,7 @@ def _answer(error: boto.ClientError, where: str, key: str) -> HistgenError:
         return _denied(where, code)
     if code == "KeyTooLongError":
         return bad_key()
-    if code == "NoSuchKey" or (key and code in ("404", "NotFound")):
+    if code == "NoSuchKey" or (key and code in _MISSING_CODES):
         return missing(key)
     if status == 404:
         return _no_bucket(where)

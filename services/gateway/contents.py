@@ -204,11 +204,11 @@ def _digest(bucket: ObjectStore, place: ObjectPlace, size_bytes: int) -> str:
             digest.update(piece)
             left -= len(piece)
             if left < 0:
-                raise _changed(place)
-    except InvalidInputError as error:
-        if error.code == "object-missing":
-            raise _missing_object() from error
-        raise
+                break
+    except InvalidInputError as error:  # it was there before
+        raise _missing_object() from error
+    if left < 0:
+        raise _changed(place)
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from histgen_lib.catalogue.books import claim, write_down
 from histgen_lib.catalogue.keys import SEEN, contents_prefix, copy_key
-from histgen_lib.catalogue.objects import JSON, read_object
+from histgen_lib.catalogue.objects import JSON
 from histgen_lib.catalogue.recall import Owner, Said, said_in, said_last
 from histgen_lib.events import Event
 from histgen_lib.files import sealed_json, unsealed_object
@@ -37,7 +37,7 @@ class Ledger:
     def with_content(self, content_id: str) -> list[Said]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
         keys = [info.key for info in self._store.list(contents_prefix(content_id))]
-        events = [found for key in keys if (found := said_in(read_object(self._store, key)))]
+        events = [found for key in keys if (found := said_in(self._store.find(key)))]
         return sorted(events, key=lambda found: (found.event.time, found.event.id))
 
     def record(self, event: Event) -> None:
@@ -57,7 +57,7 @@ class Ledger:
 
     def seen(self, mark: str) -> tuple[str, str] | None:
         """Return the slide id and event id noted for this state; a damaged note is none."""
-        note = unsealed_object(read_object(self._store, SEEN + mark))
+        note = unsealed_object(self._store.find(SEEN + mark))
         if not {"slide_id", "event_id"} <= set(note):
             return None
         return str(note["slide_id"]), str(note["event_id"])

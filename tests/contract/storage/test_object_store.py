@@ -168,6 +168,8 @@ def test_a_fetched_file_replaces_another_only_when_it_is_whole(store: ObjectStor
 def test_what_is_missing_is_said_to_be_missing(store: ObjectStore, tmp_path: Path) -> None:
     assert store.head("nothing") is None
     assert store.head("nothing/below") is None
+    assert store.find("nothing") is None
+    assert store.find("nothing/below") is None
     assert list(store.list("nothing/")) == []
     store.delete("nothing")
     for read in (
@@ -179,6 +181,16 @@ def test_what_is_missing_is_said_to_be_missing(store: ObjectStore, tmp_path: Pat
             read()
         assert caught.value.code == "object-missing"
         assert_pickles(caught.value)
+
+
+def test_an_object_that_is_there_is_found_whole(store: ObjectStore) -> None:
+    """Also an empty one, which is not an absent one."""
+    store.put("empty", b"")
+    store.put("k", bytes(range(256)))
+    assert store.find("empty") == b""
+    assert store.find("k") == bytes(range(256))
+    store.delete("k")
+    assert store.find("k") is None
 
 
 def test_what_was_deleted_is_gone_and_may_come_again(store: ObjectStore) -> None:
@@ -213,6 +225,7 @@ def test_a_bad_key_is_refused_by_everything(store: ObjectStore, tmp_path: Path) 
     acts = {
         "put": lambda key: store.put(key, b""),
         "get": store.get,
+        "find": store.find,
         "fetch": lambda key: store.fetch(key, tmp_path / "copy"),
         "chunks": lambda key: list(store.chunks(key)),
         "head": store.head,

@@ -54,6 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.model.get(key)
         info = self.store.head(key)
         assert (info and info.size_bytes) == (None if expected is None else len(expected))
+        assert self.store.find(key) == expected
         if expected is None:
             with pytest.raises(InvalidInputError):
                 self.store.get(key)

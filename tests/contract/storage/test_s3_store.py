@@ -38,6 +38,7 @@ def every_act(store: ObjectStore, folder: Path) -> dict[str, Callable[[], object
         "put": lambda: store.put("k", b"v"),
         "put large": lambda: store.put("k", bytes(PART_BYTES)),
         "get": lambda: store.get("k"),
+        "find": lambda: store.find("k"),
         "fetch": lambda: store.fetch("k", folder / "copy"),
         "chunks": lambda: list(store.chunks("k")),
         "head": lambda: store.head("k"),

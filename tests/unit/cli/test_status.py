@@ -109,7 +109,7 @@ def test_slides_of_some_states_alone_are_paged_too(many, indexed):
 def test_with_an_index_the_store_is_not_listed(many, monkeypatch):
     many.index()
     many()  # what the stack left unfinished is looked at once
-    for name in ("list", "get", "head"):
+    for name in ("list", "get", "find", "head"):
         monkeypatch.setattr(type(many.store), name, lambda *_: pytest.fail("the store is asked"))
 
     assert many.json()["counts"] == many.totals

@@ -77,10 +77,14 @@ class Objects:
         return True
 
     def get(self, key: str) -> bytes:
-        self._there()
-        if key not in self.kept:
+        data = self.find(key)
+        if data is None:
             raise InvalidInputError("object-missing", "There is no such object.")
-        return self.kept[key]
+        return data
+
+    def find(self, key: str) -> bytes | None:
+        self._there()
+        return self.kept.get(key)
 
     def fetch(self, key: str, path: Path) -> None:
         path.write_bytes(self.get(key))

@@ -33,7 +33,7 @@ class Kept:
         self.path = folder / "index.db"
         self.index = make_index(self.path, "store")
         self.seconds, self.asked = 1e9, []
-        for name in ("get", "head", "list"):
+        for name in ("get", "find", "head", "list"):
             monkeypatch.setattr(type(self.store), name, self._counted(getattr(type(self.store), name)))
         self.indexer = self.restarted()
 

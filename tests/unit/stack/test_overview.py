@@ -165,7 +165,8 @@ def test_what_did_not_change_is_read_once(store, monkeypatch):
     planted.draft(store, "a")
     overview = Overview(store)
     before = overview.slides()
-    monkeypatch.setattr(type(store), "get", lambda self, key: pytest.fail(f"{key} is read again"))
+    for name in ("get", "find"):
+        monkeypatch.setattr(type(store), name, lambda self, key: pytest.fail(f"{key} is read again"))
 
     assert overview.slides() == before
 

@@ -200,7 +200,7 @@ def test_an_end_that_is_found_long_after_is_counted_and_told_to_nobody(stack, si
 def test_a_look_asks_the_store_nothing(stack, monkeypatch):
     plant_many(stack.objects, 100)
     stack.keep()
-    for name in ("list", "get", "head"):
+    for name in ("list", "get", "find", "head"):
         monkeypatch.setattr(type(stack.store), name, lambda *_: pytest.fail("the store is asked"))
     picture = Follower(sight_of(stack.connection()), None).look()
 

@@ -160,6 +160,7 @@ def every_act(store: ObjectStore, folder: Path) -> list[Callable[[], object]]:
         lambda: store.put("k", b""),
         lambda: store.put("k", b"", if_absent=False),
         lambda: store.get("k"),
+        lambda: store.find("k"),
         lambda: store.fetch("k", folder / "copy"),
         lambda: list(store.chunks("k")),
         lambda: store.head("k"),

@@ -79,10 +79,14 @@ class MemoryStore(Failing):
         return True
 
     def get(self, key: str) -> bytes:
-        self.called("get")
-        if key not in self.objects:
+        data = self.find(key)
+        if data is None:
             raise InvalidInputError("object-missing", "There is no such object.")
-        return self.objects[key]
+        return data
+
+    def find(self, key: str) -> bytes | None:
+        self.called("get")
+        return self.objects.get(key)
 
     def head(self, key: str) -> ObjectInfo | None:
         self.called("head")
