@@ -17,7 +17,7 @@ from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, 
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.network import HistGen
 from histgen_lib.models.tile_encoder.small import TileEncoder
-from histgen_lib.text.bpe import BpeTokenizer
+from histgen_lib.text.tokenizers import BpeTokenizer
 
 REPORTS = (
     "Breast, core needle biopsy:\n  Fibroadenoma\n  - Inflammation: none\n  - Granulomas: not identified",

@@ -1,26 +1,14 @@
-"""What the jobs over the object store share: what they answer, and how they look for what is there."""
+"""Objects to be written, and several of them at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-
-T = TypeVar("T")
+from dataclasses import dataclass
 
 _WRITERS = 4
 
-JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
-WEBP, PARQUET = "image/webp", "application/vnd.apache.parquet"
-
-
-@dataclass(frozen=True)
-class Made(Generic[T]):
-    """What is to be told of a job that is done, and what to count: a worker's measures."""
-
-    data: T
-    measures: Mapping[str, float] = field(default_factory=dict)
+JSON, WEBP, PARQUET = "application/json", "image/webp", "application/vnd.apache.parquet"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""The report record and its renderings: JSON, plain text, and one self-contained HTML page.
+"""The report record and its renderings: JSON, plain text, one self-contained HTML page, and pictures.
 
-Import from the modules: `reports.record`, `reports.render_json`, `reports.render_text`,
-`reports.render_html`.
+`reports.record` is the record; `reports.renderers` is the table of the files made from it.
 """

@@ -1,4 +1,4 @@
-"""The sentences that every rendering must carry, in the order in which they matter."""
+"""What every rendering must tell its reader, the most important first, and the wording of it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ QUALITY_SENTENCES = {
     "overexposed": "Much of the tissue is overexposed.",
     "underexposed": "The slide is too dark.",
     "pale": "The stain is very pale.",
-    "enlarged": "The scan is coarser than the model needs; its tiles were enlarged.",
-    "damaged": "The slide's file is damaged; what is damaged was left out.",
-    "levels-left-out": "Some smaller copies of the picture in the file do not show what the full one shows; "
-    "they were not used.",
-    "scale-contradicted": "The scale that was stated is more than a fifth off the one that the file states.",
-    "scale-doubtful": "The file contradicts its own scale (a second one, or the magnification beside it): "
-    "everything rests on the first; if it is wrong, state the right one with --mpp.",
-    "pixels-not-square": "The file says that its pixels are not square; they were taken as square.",
+    "enlarged": "The resolution of the scan is lower than the model needs; its tiles were enlarged.",
+    "damaged": "The slide file is damaged; the damaged parts were left out.",
+    "levels-left-out": "Some reduced levels in the file do not show the same picture as the full-resolution "
+    "level; they were not used.",
+    "scale-contradicted": "The stated scale differs from the scale in the file by more than 20 %.",
+    "scale-doubtful": "The file contradicts its own scale (it has a second one, or a magnification that does "
+    "not fit). The first was used; if it is wrong, state the right one with --mpp.",
+    "pixels-not-square": "According to the file its pixels are not square; they were treated as square.",
     "encoder-unstated": "The bag does not say which tile encoder made it.",
 }
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing that a reader must know before the text."""
+    """One thing that a reader must know before reading the draft."""
 
     code: str
     severity: Severity
@@ -44,19 +44,19 @@ _UNCALIBRATED = Notice(
     "not-calibrated",
     "caution",
     "Confidence not calibrated",
-    "Nobody has compared this model's confidence with what was right, so none is shown. "
-    "Check every line alike.",
+    "This model's confidence was never compared with the truth, so none is shown. "
+    "Check every line with the same care.",
 )
 _UNCHECKED = Notice(
     "domain-unchecked",
     "caution",
-    "Not checked against the training world",
-    "This model cannot tell whether the slide looks like the slides it was trained on.",
+    "Not checked against the training data",
+    "This model cannot tell whether the slide resembles the slides it was trained on.",
 )
 
 
 def notices(draft: DraftReport) -> list[Notice]:
-    """Collect what must be said of this draft, the worst first; empty for an ordinary draft."""
+    """Return the notices for this draft, the worst first; empty for an ordinary draft."""
     found = [_out_of_distribution(draft)] if draft.out_of_distribution.flag else []
     if draft.out_of_distribution.score is None:
         found.append(_UNCHECKED)
@@ -72,20 +72,20 @@ def notices(draft: DraftReport) -> list[Notice]:
                 "synthetic-model",
                 "note",
                 "Demonstration model",
-                f"The model “{draft.provenance.model.name}” was trained on computer-drawn synthetic slides "
-                "only. It has never seen a patient's tissue.",
+                f"The model “{draft.provenance.model.name}” was trained only on synthetic, computer-drawn "
+                "slides. It has never seen a patient's tissue.",
             )
         )
     return found
 
 
 def quality_sentence(flag: str) -> str:
-    """Put a quality flag into a sentence; an unknown flag is shown as it is."""
+    """Return the sentence for a quality flag; an unknown flag is shown as it is."""
     return QUALITY_SENTENCES.get(flag, flag.replace("-", " ").replace("_", " ").capitalize() + ".")
 
 
 def resolution(slide: SlideProvenance) -> str:
-    """Say the scale of a slide, who is believed in it, and what the file itself states if that is another."""
+    """Return the scale of a slide, where it comes from, and the file's own scale if that is another."""
     if not slide.mpp:
         return "not stated"
     other = f"; the file says {slide.file_mpp:.4g}" if slide.file_mpp else ""
@@ -93,50 +93,53 @@ def resolution(slide: SlideProvenance) -> str:
 
 
 def quality_words(draft: DraftReport) -> list[str]:
-    """Say what spoils the picture, if anything; of a case with the slide's name before each sentence."""
+    """Return what spoils the picture, if anything; for a case each sentence begins with the slide's id."""
     if not draft.slides:
         return [quality_sentence(flag) for flag in draft.quality.flags]
     return [f"{s.slide_id}: {quality_sentence(flag)}" for s in draft.slides for flag in s.quality.flags]
 
 
 def checks_words(draft: DraftReport) -> str:
-    """Say what the picture was checked for, and what it was not."""
+    """Return what the picture was checked for, and what it was not checked for."""
     quality = draft.quality
     if not quality.checked:
-        return "The picture was not checked: only its features were given."
-    made = f"Checked: {', '.join(quality.checked)}."
-    return f"{made} Not checked: {', '.join(quality.not_checked)}." if quality.not_checked else made
+        return "The picture was not checked: only the features of its tiles were available."
+    checked = f"Checked: {', '.join(quality.checked)}."
+    return f"{checked} Not checked: {', '.join(quality.not_checked)}." if quality.not_checked else checked
 
 
 def unread_words(draft: DraftReport) -> list[str]:
-    """Say how much tissue lies in no tile, of each slide; nothing where nobody measured it."""
+    """Return how much tissue of each slide no tile covers; nothing where that was not measured."""
     if not draft.slides:
         return _unread(draft.quality)
     return [f"{s.slide_id}: {sentence}" for s in draft.slides for sentence in _unread(s.quality)]
 
 
 def evidence_unmeasured(draft: DraftReport) -> str:
-    """Say that nobody measured the model's evidence; empty where somebody did, or where there is none."""
+    """Return that the model's evidence was never measured; empty if it was, or if there is no evidence."""
     lines = [s for s in draft.sentences if s.evidence]
     if not lines or any(s.evidence_check for s in lines):
         return ""
-    return "How often this model's tiles show what its lines state was not measured."
+    return "How often this model's evidence tiles show what its lines state has not been measured."
 
 
 def evidence_words(sentence: Sentence) -> str:
-    """Say how far the tiles of a line are to be believed, from what was measured of the model."""
+    """Return how far to trust the evidence tiles of a line, from what was measured of the model."""
     check = sentence.evidence_check
     if check is None:
-        return "Tiles of such lines were not measured."
-    measured = f"The strongest tile showed it in {check.hits} of {check.lines} measured slides"
+        return "The evidence tiles of lines like this one have not been measured."
+    measured = f"{check.hits} of {check.lines} measured slides"
     if check.reliable:
-        return f"{measured}."
-    bounds = f"at least {percent(check.low)}; {percent(check.threshold)} is needed"
-    return f"{measured}: not shown as evidence ({bounds})."
+        return f"For such lines, the strongest tile showed the stated finding on {measured}."
+    bounds = f"lower bound {percent(check.low)}; {percent(check.threshold)} needed"
+    return (
+        "Tiles not shown: for such lines, the strongest tile showed the stated finding on only "
+        f"{measured} ({bounds})."
+    )
 
 
 def confidence_words(confidence: float | None) -> str:
-    """Put a confidence as it is shown."""
+    """Return a confidence as it is shown."""
     return "not calibrated" if confidence is None else percent(confidence)
 
 
@@ -145,10 +148,10 @@ def _unread(quality: Quality) -> list[str]:
     if area is None or share is None:
         return []
     if share == 0:
-        return ["All tissue that was found lies in tiles."]
+        return ["Tiles cover all tissue that was found."]
     part = "less than 1 %" if share < 0.01 else f"{share * 100:.0f} %"
     size = "Less than 0.01 mm²" if area < 0.01 else f"{area:.2f} mm²"
-    return [f"{size} of tissue ({part} of it) lies in no tile: the model has not seen it."]
+    return [f"{size} of tissue ({part}) is not covered by any tile: the model has not seen it."]
 
 
 def _out_of_distribution(draft: DraftReport) -> Notice:
@@ -157,29 +160,27 @@ def _out_of_distribution(draft: DraftReport) -> Notice:
         "out-of-distribution",
         "stop",
         "Out of distribution: do not rely on this draft",
-        "This slide does not look like the slides the model was trained on "
-        f"(strangeness {domain.score or 0:.2f}, accepted up to {domain.threshold or 0:.2f}). "
-        "The text below is what the model would have written; it is very likely wrong, "
-        "and its confidences mean nothing here.",
+        "This slide does not resemble the slides the model was trained on "
+        f"(out-of-distribution score {domain.score or 0:.2f}, limit {domain.threshold or 0:.2f}). "
+        "The text below is what the model would have written. It is very likely wrong, "
+        "and its confidence values mean nothing here.",
     )
 
 
 def _low_confidence(draft: DraftReport) -> Notice:
     if not draft.calibrated or draft.confidence is None:
-        said = f"It needs a confidence of {percent(draft.abstention.threshold)}, and cannot tell its own,"
+        needed = percent(draft.abstention.threshold)
+        reason = f"It needs a confidence of {needed} to stand by a draft, and cannot state its own."
     else:
         stated, needed = _apart(draft.confidence, draft.abstention.threshold)
-        said = f"Its confidence in this draft is {stated}, below the {needed} it needs"
+        reason = f"Its confidence in this draft is {stated}, below the {needed} it needs to stand by a draft."
     return Notice(
-        "low-confidence",
-        "caution",
-        "The model abstains",
-        f"{said} to stand by a draft. Read the slide without it.",
+        "low-confidence", "caution", "The model abstains", f"{reason} Read the slide without the draft."
     )
 
 
 def _apart(confidence: float, threshold: float) -> tuple[str, str]:
-    """Put both in words that differ, as they do."""
+    """Return both as text, with as many digits as it takes to tell them apart."""
     stated, needed = percent(confidence), percent(threshold)
     if stated == needed:
         return f"{confidence * 100:.2f} %", f"{threshold * 100:.2f} %"

@@ -47,16 +47,14 @@ class Pictures:
 
 
 class HeatCells:
-    """A coarse map of a slide `size` (w, h in level-0 px) large, onto which tiles' weights are painted."""
+    """A coarse map of a slide of `size` (w, h in level-0 px), onto which tiles' weights are painted."""
 
     def __init__(self, xy: NDArray[np.int32], span_px: float, size: tuple[int, int]) -> None:
         cell_px = max(span_px / 4, max(size) / _HEAT_CELLS)
         width, height = (max(1, round(side / cell_px)) for side in size)
         self.shape = (height, width)
         cells_per_px = np.array([width / size[0], height / size[1]])
-        starts = (
-            np.round(xy * cells_per_px).astype(int).clip(min=0)
-        )  # a scan's first tiles may begin before it
+        starts = np.round(xy * cells_per_px).astype(int).clip(min=0)  # the first tiles may begin before it
         ends = np.maximum(np.round((xy + span_px) * cells_per_px).astype(int), starts + 1)
         self._rows, self._cells = _covered(starts, np.minimum(ends, (width, height)), width)
 
@@ -77,14 +75,14 @@ class HeatCells:
         return _colour(np.sqrt(heat / peak) if peak > 0 else heat)
 
     def silhouette(self) -> NDArray[np.uint8]:
-        """Draw in grey where the tiles are: stands in for the thumbnail when there are no pixels."""
+        """Draw in grey where the tiles lie; stands in for the thumbnail when there are no pixels."""
         covered = np.zeros(self.shape, dtype=bool)
         covered.ravel()[self._cells] = True
         return np.repeat(np.where(covered, 196, 244).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def make_thumbnail(slide: Slide) -> bytes:
-    """Make a WebP of the whole of an open slide."""
+    """Return a WebP of the whole of an open slide."""
     return thumbnail_webp(sharp_overview(slide))
 
 
@@ -102,7 +100,7 @@ def sharp_overview(slide: Slide) -> NDArray[np.uint8]:
 
 
 def evidence_places(draft: DraftReport, slide_id: str | None = None) -> set[Place]:
-    """Find the (x, y) of all tiles shown as evidence, or of those on one slide of a case."""
+    """Return the (x, y) of all tiles shown as evidence, or of those on one slide of a case."""
     tiles = [tile for sentence in draft.sentences for tile in sentence.shown_evidence]
     return {(tile.x, tile.y) for tile in tiles if tile.slide_id == slide_id}
 
@@ -115,38 +113,38 @@ def read_evidence(slide: Slide, places: Collection[Place], span_px: float) -> di
 def overall(draft: DraftReport, weights: NDArray[np.float32]) -> NDArray[np.floating]:
     """Average the lines' weights [S, N] for the map of the whole draft: float[N].
 
-    Lines whose evidence is not shown have no part in it.
+    Lines whose evidence is not shown are left out.
     """
     shown = [row for row, sentence in enumerate(draft.sentences) if sentence.shown_evidence]
     return weights[shown].mean(axis=0) if shown else np.zeros(weights.shape[1])
 
 
 def thumbnail_webp(rgb: NDArray[np.uint8]) -> bytes:
-    """Shrink uint8[h, w, 3] RGB so that no side exceeds THUMBNAIL_PX, and pack it."""
+    """Shrink uint8[h, w, 3] RGB so that no side exceeds THUMBNAIL_PX, and pack it as WebP."""
     return _packed(_shrunk(rgb, THUMBNAIL_PX), "WEBP", quality=82, method=2)
 
 
 def heatmap_webp(rgba: NDArray[np.uint8]) -> bytes:
-    """Pack a heatmap without loss."""
+    """Pack a heatmap without loss as WebP."""
     return _packed(Image.fromarray(rgba), "WEBP", lossless=True, quality=0, method=0)
 
 
 def tile_uri(rgb: NDArray[np.uint8], *, max_px: int) -> str:
-    """Make a data URI of `rgb`, shrunk so that no side exceeds `max_px`.
+    """Return a data URI of `rgb`, shrunk so that no side exceeds `max_px`.
 
-    WebP at these settings is nearer to the pixels than JPEG at quality 78 in brightness and in both colours,
-    on slides of two scanners and on synthetic ones, and smaller: docs/decisions/0016.
+    WebP at these settings is closer to the pixels than JPEG at quality 78, in brightness and in both chroma
+    channels, on slides of two scanners and on synthetic ones, and smaller: docs/decisions/0016.
     """
     return data_uri("image/webp", _packed(_shrunk(rgb, max_px), "WEBP", quality=78, method=2))
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """Make a PNG data URI of RGB or RGBA pixels."""
+    """Return a PNG data URI of RGB or RGBA pixels."""
     return data_uri("image/png", _packed(Image.fromarray(np.ascontiguousarray(pixels)), "PNG"))
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Write bytes of a media type into a URI."""
+    """Return a data URI of bytes of a media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 

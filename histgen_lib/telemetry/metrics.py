@@ -1,11 +1,12 @@
 """Every metric, with its help text: base units, few labels, never a slide's or an event's id as a label.
 
-docs/metrics.md lists the same; a test holds the two together.
+docs/metrics.md lists the same; a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,13 +20,15 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from histgen_lib.files import write_atomic
+
 REGISTRY = CollectorRegistry()
-"""Ours alone: a library that also counts things cannot get in between."""
+"""Only ours: a library that uses the default registry cannot interfere."""
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 
 STAGE = "stage:"
-"""How a key of `add_measures` that holds the seconds of a stage begins."""
+"""The prefix of the keys of `add_measures` that hold the seconds of a stage."""
 
 _MINUTES = (
     0.05,
@@ -65,22 +68,22 @@ OLDEST_UNFINISHED = Gauge(
     ["worker"],
     registry=REGISTRY,
 )
-IN_FLIGHT = Gauge("histgen_in_flight", "Records that are being worked on.", ["worker"], registry=REGISTRY)
+IN_FLIGHT = Gauge("histgen_in_flight", "Records that are being processed.", ["worker"], registry=REGISTRY)
 SET_ASIDE = Gauge(
     "histgen_set_aside",
-    "Records that failed for a passing reason and wait to be tried again while others pass them.",
+    "Records that failed for a temporary reason and wait for a retry while others pass them.",
     ["worker"],
     registry=REGISTRY,
 )
 SET_ASIDE_OLDEST = Gauge(
     "histgen_set_aside_oldest_seconds",
-    "Seconds since the first failure of the record set aside for longest; 0 when there is none.",
+    "Seconds since the first failure of the record that has been set aside longest; 0 when there is none.",
     ["worker"],
     registry=REGISTRY,
 )
 JOB_MEMORY = Gauge(
     "histgen_job_memory_bytes",
-    "Memory that the process of the jobs holds, as HISTGEN_MEMORY_BYTES limits it.",
+    "Memory held by the process that runs the jobs, which HISTGEN_MEMORY_BYTES limits.",
     ["worker"],
     registry=REGISTRY,
 )
@@ -93,7 +96,7 @@ STAGE_SECONDS = Histogram(
 )
 OVERHEAD = Histogram(
     "histgen_worker_overhead_seconds",
-    "Seconds from a record's arrival to its commit that were not the job's own.",
+    "Seconds between a record's arrival and its commit that were not spent in the job.",
     ["worker"],
     buckets=_SECONDS,
     registry=REGISTRY,
@@ -104,53 +107,53 @@ TILES_ENCODED = Counter(
 )
 DEAD_LETTERS = Counter(
     "histgen_dead_letters_total",
-    "Events given up, by the reason's code.",
+    "Events dead-lettered, by the code of the reason.",
     ["worker", "code"],
     registry=REGISTRY,
 )
 ABSTENTIONS = Counter(
     "histgen_abstentions_total",
-    "Drafts in which the model refused to commit itself.",
+    "Drafts that the model does not stand by.",
     ["worker"],
     registry=REGISTRY,
 )
 BUS_LAG = Gauge(
     "histgen_bus_lag",
-    "Uncommitted records of the partitions held here: in flight, aside, finished behind these, and new ones.",
+    "Uncommitted records of the partitions held here: in flight, set aside, finished behind those, and new.",
     ["worker"],
     registry=REGISTRY,
 )
 JOBS = Counter(
     "histgen_jobs_total",
-    "Records worked on, by how that ended: done, found (its objects were there already), dead-letter, "
-    "lost (finished, but another member had the partition by then), handed-back (stopped in mid-job).",
+    "Records processed, by outcome: done, found (the objects were there already), dead-letter, "
+    "lost (finished, but another member had the partition by then), handed-back (stopped during the job).",
     ["worker", "outcome"],
     registry=REGISTRY,
 )
 RETRIES = Counter(
     "histgen_retries_total",
-    "Steps tried again, by the code of what went wrong.",
+    "Retries, by the code of what went wrong.",
     ["worker", "code"],
     registry=REGISTRY,
 )
 SLIDES_SEEN = Counter(
     "histgen_slides_seen_total",
-    "Slides the gateway was told of, by how it was told.",
+    "Slides that reached the gateway, by how they did.",
     ["via"],
     registry=REGISTRY,
 )
 SLIDES_DUPLICATE = Counter(
-    "histgen_slides_duplicate_total", "Slides the gateway had announced before.", registry=REGISTRY
+    "histgen_slides_duplicate_total", "Slides that the gateway had already announced.", registry=REGISTRY
 )
 SLIDES_REFUSED = Counter(
     "histgen_slides_refused_total",
-    "Slides the gateway did not take, by the reason's code.",
+    "Slides that the gateway refused, by the code of the reason.",
     ["code"],
     registry=REGISTRY,
 )
 RESTARTS = Counter(
     "histgen_restarts_total",
-    "Processes of the local stack that histgen up had to start again, by part and why: ended, frozen.",
+    "Restarts of processes by histgen up, by part and reason: ended, frozen.",
     ["part", "why"],
     registry=REGISTRY,
 )
@@ -177,6 +180,44 @@ ALL: tuple[Counter | Gauge | Histogram, ...] = (
     RESTARTS,
 )
 
+VERIFY_REGISTRY = CollectorRegistry()
+"""`histgen verify` ends too soon to be scraped, so it writes these to a file for node-exporter."""
+
+VERIFY_FINISHED = Gauge(
+    "histgen_verify_finished_timestamp_seconds",
+    "When the last verification finished, in seconds since 1970.",
+    registry=VERIFY_REGISTRY,
+)
+VERIFY_DURATION = Gauge(
+    "histgen_verify_duration_seconds",
+    "Seconds it took, over all runs that it needed.",
+    registry=VERIFY_REGISTRY,
+)
+VERIFY_OBJECTS = Gauge("histgen_verify_objects", "Objects it checked.", registry=VERIFY_REGISTRY)
+VERIFY_BYTES = Gauge(
+    "histgen_verify_bytes", "Total size of these objects in bytes.", registry=VERIFY_REGISTRY
+)
+VERIFY_UNDIGESTED = Gauge(
+    "histgen_verify_undigested_objects",
+    "Objects without a stored digest, written by an earlier version.",
+    registry=VERIFY_REGISTRY,
+)
+VERIFY_DAMAGED = Gauge(
+    "histgen_verify_damaged_objects",
+    "Objects that were damaged or missing, by kind.",
+    ["kind"],
+    registry=VERIFY_REGISTRY,
+)
+
+VERIFICATION: tuple[Gauge, ...] = (
+    VERIFY_FINISHED,
+    VERIFY_DURATION,
+    VERIFY_OBJECTS,
+    VERIFY_BYTES,
+    VERIFY_UNDIGESTED,
+    VERIFY_DAMAGED,
+)
+
 OUTCOMES = ("done", "found", "dead-letter", "lost", "handed-back")
 
 _MEASURES = {
@@ -190,7 +231,8 @@ _MEASURES = {
 def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
     """Add what a job measured: seconds under "stage:<name>", counts under a counter's name.
 
-    A key that is neither, and an amount that is none, are left out: a mistake there must not stop the stream.
+    Other keys, and amounts that are negative or not numbers, are ignored: a mistake there must not stop the
+    stream.
     """
     for name, amount in measures.items():
         if not amount >= 0:
@@ -202,9 +244,9 @@ def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
 
 
 def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[str] = ()) -> None:
-    """Have a worker's series begin at 0, so that a first event shows as an increase.
+    """Start a worker's series at 0, so that a first event shows as an increase.
 
-    `letters`, `retries`: the codes that it is known to write; others begin with their first event.
+    `letters`, `retries`: the codes that it is known to use; others start with their first event.
     """
     for metric in ALL:
         if metric._labelnames == ("worker",):
@@ -218,7 +260,7 @@ def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[s
 
 
 def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
-    """Have the gateway's own series begin at 0: the ways slides come, the codes of those it does not take."""
+    """Start the gateway's own series at 0: the ways slides reach it, the codes of those that it refuses."""
     for via in vias:
         SLIDES_SEEN.labels(via)
     for code in refusals:
@@ -226,12 +268,37 @@ def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
 
 
 def show_part(part: str) -> None:
-    """Have the series of a part of the local stack begin at 0."""
+    """Start the series of a part of the local stack at 0."""
     for why in ("ended", "frozen"):
         RESTARTS.labels(part, why)
 
 
 def exposition() -> tuple[bytes, str]:
-    """Write all metrics in Prometheus' text format; return the bytes and their media type."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, which nobody reads
+    """Return all metrics in Prometheus' text format, and its media type."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # an extra series for each, which nobody reads
     return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def write_verification(
+    path: Path,
+    *,
+    finished_at: float,
+    seconds: float,
+    objects: int,
+    size_bytes: int,
+    undigested: int,
+    damaged: Mapping[str, int],
+    kinds: Iterable[str],
+) -> None:
+    """Write these metrics to a file, all or nothing; every kind is listed, also at 0. Raises OSError."""
+    for metric, value in (
+        (VERIFY_FINISHED, finished_at),
+        (VERIFY_DURATION, seconds),
+        (VERIFY_OBJECTS, objects),
+        (VERIFY_BYTES, size_bytes),
+        (VERIFY_UNDIGESTED, undigested),
+    ):
+        metric.set(value)
+    for kind in kinds:
+        VERIFY_DAMAGED.labels(kind).set(damaged.get(kind, 0))
+    write_atomic(path, generate_latest(VERIFY_REGISTRY))

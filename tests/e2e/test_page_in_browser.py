@@ -122,14 +122,14 @@ def test_a_line_whose_evidence_is_unreliable_shows_none_and_says_why(browser, dr
     assert browser.js(f"document.querySelectorAll('{row} .tile').length") == 0
     assert browser.visible(".layer") == []
     said = browser.js(f"document.querySelector('{row}').innerText")
-    assert "The strongest tile showed it in 1 of 9 measured slides: not shown as evidence" in said
+    assert "the strongest tile showed the stated finding on only 1 of 9 measured slides" in said
 
 
 def test_an_enlarged_tile_leaves_its_sentence_free(browser, draft):
     browser.open(draft, **DESKTOP)
     row = _row(browser, BELIEVED)
     browser.click(f"{row} .tile-B")
-    zoom, sentence = browser.box(f"{row} .zoom:popover-open"), browser.box(f"{row} .said")
+    zoom, sentence = browser.box(f"{row} .zoom:popover-open"), browser.box(f"{row} .statement")
 
     assert zoom[0] >= sentence[2], "it opens beside the draft, not on it"
     assert zoom[2] <= DESKTOP["width"]

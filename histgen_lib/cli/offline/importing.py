@@ -14,7 +14,7 @@ from histgen_lib.export import to_onnx
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import load_official
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import WordTokenizer
 from histgen_lib.training import read_annotation
 
 

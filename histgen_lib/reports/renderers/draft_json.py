@@ -23,10 +23,10 @@ _OF_A_CASE: dict[str, Any] = {
     "slides": True,
     "sentences": {"__all__": {"evidence": {"__all__": {"slide_id": True}}}},
 }
-"""Left out of the report of one slide: readers that know of no cases can read it."""
+"""Left out of the report of one slide, for readers that do not know cases."""
 
 _OTHER_SCALE: dict[str, Any] = {"slide": {"file_mpp": True}}
-"""Left out where nobody contradicts the file, for readers that do not know of it either."""
+"""Left out where the file's own scale is used, for readers that do not know the field."""
 
 
 def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
@@ -35,12 +35,12 @@ def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
 
 
 def to_json(draft: DraftReport) -> bytes:
-    """Write UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
-    return _pretty(draft.model_dump(mode="json", exclude=_silent(draft)))
+    """Return UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
+    return _pretty(draft.model_dump(mode="json", exclude=_empty_fields(draft)))
 
 
-def _silent(draft: DraftReport) -> dict[str, Any]:
-    """Say what is left out of a record since there is nothing to tell."""
+def _empty_fields(draft: DraftReport) -> dict[str, Any]:
+    """Return the fields to leave out because they would say nothing."""
     calibrated = {"calibrated": True} if draft.calibrated else {}
     alone = {"provenance": _OTHER_SCALE} if draft.provenance.slide.file_mpp is None else {}
     if draft.case_id is None:

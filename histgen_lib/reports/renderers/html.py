@@ -1,8 +1,8 @@
-"""draft.html: one page that needs nothing but itself, made for checking a draft sentence by sentence.
+"""draft.html: one self-contained page, made for checking a draft sentence by sentence.
 
-Every picture is a data URI, there is no script, and the page's own policy forbids all network access. What
-is shown when is decided by CSS alone (templates/report.css). The report of a case shows all of its slides.
-Each picture of a tile is in the page once, however many lines rest on it. Paper has an order of its own: the
+Every picture is a data URI, there is no script, and the page's own policy forbids all network access. CSS
+alone (templates/report.css) decides what is shown when. The report of a case shows all of its slides. Each
+picture of a tile is in the page once, however many lines rest on it. In print the order is different: the
 text, then the slide, then the tiles line by line.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -42,8 +41,8 @@ _RANKS = ("Strongest", *(f"{rank} strongest" for rank in ("Second", "Third", "Fo
 class TileView:
     """One evidence tile as the page shows it; the box is in percent of the slide's width and height.
 
-    `picture`: the id of its pixels in the page, empty where there are none. `alt`: what it is evidence of,
-    how strong, and where it lies.
+    `picture`: the id of its pixels in the page, empty if there are none. `alt`: what it is evidence for, how
+    strong, and where it lies.
     """
 
     letter: str
@@ -69,8 +68,18 @@ class SentenceView:
     width_percent: float
     level: str  # high, moderate, low; none where the confidence is not calibrated
     tiles: tuple[TileView, ...]
-    note: str  # how far the tiles are to be believed; empty for a line that has none
+    note: str  # how far to trust the tiles; empty for a line that has none
     home: int  # the slide whose map shows its strongest tile
+
+
+@dataclass(frozen=True)
+class ScaleView:
+    """Real sizes: a scale bar of at most a quarter of the slide's width, the slide, a tile."""
+
+    bar_percent: float
+    bar_label: str
+    size_mm: str
+    field_um: str
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,12 @@ class SlideView:
     heatmap: str
     heatmaps: dict[str, str]
     aspect: str
-    scale: dict[str, Any] | None
+    scale: ScaleView | None
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """One slide's pictures with what the draft says of it; `ids` of its tiles' pixels by place."""
+    """One slide's pictures and provenance; `ids` of its tiles' pixels by place."""
 
     name: str
     slide: SlideProvenance
@@ -103,7 +112,7 @@ def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
 
 
 def to_html(draft: DraftReport, *pictures: Pictures) -> str:
-    """Draw the whole page. `pictures`: of the slide, or of each slide of the case in the draft's order."""
+    """Return the page. `pictures`: of the slide, or of each slide of the case in the draft's order."""
     shown = _shown(draft, pictures)
     sentences = [_sentence_view(draft, shown, i) for i in range(len(draft.sentences))]
     context = {
@@ -126,7 +135,7 @@ def to_html(draft: DraftReport, *pictures: Pictures) -> str:
 
 @cache
 def page_template() -> Template:
-    """Compile the page's template; once in a process."""
+    """Compile the page's template, once in a process."""
     loader = PackageLoader("histgen_lib.reports", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -137,16 +146,16 @@ def page_template() -> Template:
 
 
 def css_string(text: str) -> Markup:
-    """Write a string of CSS that holds `text`, safe inside a page's style element."""
+    """Return a CSS string that holds `text`, safe inside a page's style element."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in " .,:-_") else f"\\{ord(c):x} " for c in text)
     return Markup(f'"{plain}"')
 
 
 def _shown(draft: DraftReport, pictures: Sequence[Pictures]) -> list[_Shown]:
-    told = [(s.slide_id, s.slide) for s in draft.slides] or [("", draft.provenance.slide)]
+    slides = [(s.slide_id, s.slide) for s in draft.slides] or [("", draft.provenance.slide)]
     return [
         _Shown(name, slide, of_slide, {p: f"tile-{number}-{p[0]}-{p[1]}" for p in of_slide.tiles})
-        for number, ((name, slide), of_slide) in enumerate(zip(told, pictures, strict=True), 1)
+        for number, ((name, slide), of_slide) in enumerate(zip(slides, pictures, strict=True), 1)
     ]
 
 
@@ -191,7 +200,7 @@ def _level(confidence: float | None, *, uncertain: bool) -> str:
 
 
 def _words(text: str, sentence: Sentence) -> tuple[tuple[str, bool], ...]:
-    """Cut the sentence where the page must mark tokens that the decoder doubted."""
+    """Split the sentence where the page must mark tokens that the decoder was unsure of."""
     doubted = np.zeros(len(text), dtype=bool)
     for token in sentence.tokens:
         doubted[token.start : token.end] = token.probability < 0.7
@@ -226,7 +235,7 @@ def _tile_view(shown: Sequence[_Shown], line: str, rank: int, tile: EvidenceTile
 
 
 def _place(tile: EvidenceTile, mpp: float | None) -> str:
-    """Where a tile lies: level-0 pixels, and millimetres from the slide's top left where they are known."""
+    """Return where a tile lies: level-0 pixels, and millimetres from the slide's top left if known."""
     place = f"x {tile.x}, y {tile.y} px"
     if mpp is not None:
         place += f" ({tile.x * mpp / 1000:.2f} mm, {tile.y * mpp / 1000:.2f} mm)"
@@ -234,7 +243,7 @@ def _place(tile: EvidenceTile, mpp: float | None) -> str:
 
 
 def _slide_views(draft: DraftReport, shown: Sequence[_Shown]) -> list[SlideView]:
-    """Collect what the slide panel shows; nothing when nobody knows where the tiles lie."""
+    """Return what the slide panel shows; nothing if it is not known where the tiles lie."""
     if any(one.slide.size_px is None for one in shown):
         return []
     lines = [_lines(draft, one.pictures.weights) for one in shown]
@@ -245,7 +254,7 @@ def _slide_views(draft: DraftReport, shown: Sequence[_Shown]) -> list[SlideView]
 
 
 def _lines(draft: DraftReport, weights: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
-    """Name the evidence [N] of each line that shows any by the line's key, and that of all of them ""."""
+    """Return the evidence [N] of each line that shows any by the line's key, and of all together under ""."""
     shown = [row for row, sentence in enumerate(draft.sentences) if sentence.shown_evidence]
     return {"": overall(draft, weights)} | {f"s{row + 1}": weights[row] for row in shown}
 
@@ -270,33 +279,32 @@ def _slide_view(
     )
 
 
-def _scale(size: tuple[int, int], span_px: float, mpp: float | None) -> dict[str, Any] | None:
-    """Sizes in the world: a scale bar of at most a quarter of the width, the slide, a tile."""
+def _scale(size: tuple[int, int], span_px: float, mpp: float | None) -> ScaleView | None:
     if mpp is None:
         return None
     width_um = size[0] * mpp
     bar_um = max([um for um in _SCALE_BARS_UM if um <= width_um / 4], default=_SCALE_BARS_UM[0])
-    return {
-        "bar_percent": round(100 * bar_um / width_um, 2),
-        "bar_label": f"{bar_um} µm" if bar_um < 1000 else f"{bar_um // 1000} mm",
-        "size_mm": " × ".join(f"{side * mpp / 1000:.1f}" for side in size) + " mm",
-        "field_um": f"{span_px * mpp:.0f} µm",
-    }
+    return ScaleView(
+        bar_percent=round(100 * bar_um / width_um, 2),
+        bar_label=f"{bar_um} µm" if bar_um < 1000 else f"{bar_um // 1000} mm",
+        size_mm=" × ".join(f"{side * mpp / 1000:.1f}" for side in size) + " mm",
+        field_um=f"{span_px * mpp:.0f} µm",
+    )
 
 
 def _provenance_rows(draft: DraftReport) -> list[tuple[str, str]]:
-    made = draft.provenance
+    provenance = draft.provenance
     return [
         *_slide_rows(draft),
-        ("Tiles", f"{made.slide.tiles}, {_tiling(draft)}"),
-        ("Model", f"{made.model.name} {made.model.sha256}"),
-        ("Trained on", "synthetic slides only" if made.model.synthetic else "see the model's card"),
-        ("Tile encoder", f"{made.encoder.name} {made.encoder.sha256}"),
-        ("Decoding", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in sorted(made.decoding.items()))),
+        ("Tiles", f"{provenance.slide.tiles}, {_tiling(draft)}"),
+        ("Model", f"{provenance.model.name} {provenance.model.sha256}"),
+        ("Trained on", "synthetic slides only" if provenance.model.synthetic else "see the model card"),
+        ("Tile encoder", f"{provenance.encoder.name} {provenance.encoder.sha256}"),
+        ("Decoding", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in sorted(provenance.decoding.items()))),
         ("Domain check", _domain_row(draft)),
-        ("Bag", made.bag_digest),
-        ("Inputs", made.inputs_digest),
-        ("Software", made.software),
+        ("Bag digest", provenance.bag_digest),
+        ("Inputs digest", provenance.inputs_digest),
+        ("Software", provenance.software),
         ("Draft schema", draft.schema_version),
     ]
 
@@ -320,18 +328,18 @@ def _rows_of_slide(slide_id: str, slide: SlideProvenance) -> list[tuple[str, str
 
 
 def _tiling(draft: DraftReport) -> str:
-    made = draft.provenance.tiling
-    tiling = "size not stated"
-    if made.tile_px and made.mpp:
-        tiling = f"{made.tile_px} px at {made.mpp:g} µm/px"
-    if made.overlap_px is not None:
-        tiling += f", overlap {made.overlap_px} px, at least {made.min_tissue:.0%} tissue"
-    return tiling
+    tiling = draft.provenance.tiling
+    row = "size not stated"
+    if tiling.tile_px and tiling.mpp:
+        row = f"{tiling.tile_px} px at {tiling.mpp:g} µm/px"
+    if tiling.overlap_px is not None:
+        row += f", overlap {tiling.overlap_px} px, at least {tiling.min_tissue:.0%} tissue"
+    return row
 
 
 def _domain_row(draft: DraftReport) -> str:
     domain = draft.out_of_distribution
     if domain.score is None:
-        return "not checked: the model has no statistics of its training world"
-    verdict = "outside" if domain.flag else "inside"
-    return f"{verdict}: {domain.score:.3f}, accepted up to {domain.threshold:.3f} ({domain.method})"
+        return "not checked: the model has no statistics of its training data"
+    verdict = "out of distribution" if domain.flag else "in distribution"
+    return f"{verdict}: score {domain.score:.3f}, limit {domain.threshold:.3f} ({domain.method})"

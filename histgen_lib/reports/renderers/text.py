@@ -1,4 +1,4 @@
-"""draft.txt: the draft for a terminal, a fax or a copy and paste; the warnings come first."""
+"""draft.txt: the draft for a terminal, a fax, or copying and pasting; the warnings come first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
 
 
 def to_text(draft: DraftReport) -> str:
-    """Plain text ending in a newline. An out-of-distribution or abstained draft starts with the reason."""
+    """Return the draft as text that ends in a newline; if the model abstained, it starts with the reason."""
     warnings = [n for n in notices(draft) if n.severity != "note"]
     notes = [n for n in notices(draft) if n.severity == "note"]
     parts = [_wrap(f"*** {n.title.upper()} *** {n.body}") for n in warnings]
@@ -59,7 +59,7 @@ def _confidence(draft: DraftReport) -> str:
 
 
 def _evidence(draft: DraftReport) -> str:
-    """Name the lines whose tiles the page does not show; a draft without tiles needs no word."""
+    """Name the lines whose tiles the page does not show; empty for a draft without tiles."""
     if unmeasured := evidence_unmeasured(draft):
         return _wrap(f"Evidence: {unmeasured}")
     hidden = [s for s in draft.sentences if s.evidence and not s.shown_evidence]
@@ -67,13 +67,13 @@ def _evidence(draft: DraftReport) -> str:
 
 
 def _quality(draft: DraftReport) -> str:
-    said = [*quality_words(draft), *unread_words(draft), checks_words(draft)]
-    lines = [_wrap(f"Quality: {sentence}") for sentence in said]
+    sentences = [*quality_words(draft), *unread_words(draft), checks_words(draft)]
+    lines = [_wrap(f"Quality: {sentence}") for sentence in sentences]
     return "\n".join([*lines, *_other_scales(draft)])
 
 
 def _other_scales(draft: DraftReport) -> list[str]:
-    """Say both scales of each slide whose file states another than is believed."""
+    """Return both scales of each slide whose file states another scale than the one used."""
     slides = [(part.slide_id, part.slide) for part in draft.slides] or [("", draft.provenance.slide)]
     return [f"Resolution{of and ' of '}{of}: {resolution(slide)}" for of, slide in slides if slide.file_mpp]
 

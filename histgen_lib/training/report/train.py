@@ -17,9 +17,7 @@ from histgen_lib.models.histgen import HistGen, HistGenConfig
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.slides import TilingSettings
-from histgen_lib.text.bpe import BpeTokenizer
-from histgen_lib.text.tokenizers import Tokenizer
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import BpeTokenizer, Tokenizer, WordTokenizer
 from histgen_lib.training.annotation import read_annotation
 from histgen_lib.training.checkpoint import RunState
 from histgen_lib.training.data import Example, make_examples, require_same_encoder

@@ -16,7 +16,7 @@ from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen import HistGen, HistGenConfig
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import WordTokenizer
 
 WIDTH = 10
 

@@ -86,7 +86,7 @@ def test_a_bag_without_the_slides_size_has_a_draft_and_no_map(report, tmp_path, 
     page = Path(said["drafts"][0]["files"]["html"]).read_text()
     assert record["provenance"]["slide"]["size_px"] is None
     assert 'class="stage"' not in page
-    assert "there is no map" in page
+    assert "There is no map" in page
 
 
 def test_tiles_that_begin_before_the_scan_are_on_the_map(report, tmp_path):
@@ -134,7 +134,7 @@ def test_a_model_that_wants_a_confidence_it_cannot_state_abstains(report, own_mo
     update_config(own_model_dir, calibration={}, abstention={"threshold": 0.5})
     draft = report(write_h5(tmp_path / "a.h5", **SIZE), model=own_model_dir)[1]["drafts"][0]
     assert (draft["abstained"], draft["confidence"]) == (True, None)
-    assert "cannot tell its own" in Path(draft["files"]["text"]).read_text().replace("\n", " ")
+    assert "cannot state its own" in Path(draft["files"]["text"]).read_text().replace("\n", " ")
 
 
 def test_the_shared_cases_of_feature_files_are_drafted_inside(histgen, tmp_path, shared_dir):

@@ -11,7 +11,7 @@ from histgen_lib.cli.offline import importing
 from histgen_lib.cli.offline.importing import OfficialSource, import_weights
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import WordTokenizer
 
 TRAIN = [
     {"id": "a", "report": "gland gland duct duct rare", "image_path": []},

@@ -20,7 +20,7 @@ from histgen_lib.models.histgen.serving import DECODER_ONNX, ENCODER_ONNX, MODEL
 from histgen_lib.models.onnx_session import OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import WordTokenizer
 
 TOLERANCE = 1e-4
 SPAN_PX = 512

@@ -21,7 +21,7 @@ from histgen_lib.models.histgen.checkpoint import (
 )
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.text.word import WordTokenizer
+from histgen_lib.text.tokenizers import WordTokenizer
 
 TILING = {"tile_px": 32, "mpp": 0.5, "overlap_px": 0, "min_tissue": 0.15}
 FEATURES = np.random.default_rng(1).normal(size=(9, SIZES["input_dim"])).astype(np.float32)

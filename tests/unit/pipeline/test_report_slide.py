@@ -122,7 +122,7 @@ def test_an_mpp_that_contradicts_the_file_is_said_with_both_values_wherever_a_dr
     assert "scale-contradicted" in result.draft.quality.flags
     for name in ("draft.txt", "draft.html"):
         text = (result.folder / name).read_text(encoding="utf-8")
-        assert "more than a fifth off" in text
+        assert "by more than 20 %" in text
         assert "0.7 µm/px (stated; the file says 0.5)" in text
 
 

@@ -187,13 +187,14 @@ def test_evidence_that_was_measured_to_be_reliable_is_shown_with_its_figures(pic
     page = parse(to_html(draft, pictures))
 
     assert tiles_of(page, "s3")
-    assert "The strongest tile showed it in 48 of 50 measured slides." in page.text
-    assert "not shown as evidence" not in to_text(draft)
+    assert "the strongest tile showed the stated finding on 48 of 50 measured slides." in page.text
+    assert "Tiles not shown" not in to_text(draft)
 
 
 def test_evidence_that_was_measured_to_be_unreliable_is_not_shown_and_the_reader_hears_why(pictures):
     draft = checked(UNRELIABLE)
-    page, why = parse(to_html(draft, pictures)), "in 1 of 9 measured slides: not shown as evidence"
+    page = parse(to_html(draft, pictures))
+    why = "Tiles not shown: for such lines, the strongest tile showed the stated finding on only 1 of 9"
 
     assert tiles_of(page, "s1"), "other lines keep theirs"
     assert not tiles_of(page, "s3")
@@ -204,7 +205,7 @@ def test_evidence_that_was_measured_to_be_unreliable_is_not_shown_and_the_reader
 
 
 def test_a_model_whose_evidence_nobody_measured_says_so_once(draft, pictures):
-    said = "How often this model's tiles show what its lines state was not measured."
+    said = "How often this model's evidence tiles show what its lines state has not been measured."
 
     assert parse(to_html(draft, pictures)).text.count(said) == 1
     assert said in to_text(draft).replace("\n", " ")
@@ -222,24 +223,24 @@ def test_quality_says_what_was_checked_and_what_was_not(pictures):
     draft = make_draft(quality=quality)
     for words in (parse(to_html(draft, pictures)).text, to_text(draft)):
         assert "Checked: focus, ink. Not checked: folds, bubbles." in words
-    assert "No problem found." in parse(to_html(draft, pictures)).text
+    assert "No problems found." in parse(to_html(draft, pictures)).text
 
 
 def test_a_draft_from_a_bag_does_not_claim_that_the_picture_is_sound(pictures):
     draft = make_draft(quality=Quality())
     page = parse(to_html(draft, pictures))
 
-    assert "No problem found." not in page.text
-    assert "The picture was not checked: only its features were given." in page.text
+    assert "No problems found." not in page.text
+    assert "The picture was not checked: only the features of its tiles were available." in page.text
     assert "The picture was not checked" in to_text(draft)
 
 
 @pytest.mark.parametrize(
     ("area", "share", "words"),
     [
-        (0.42, 0.031, "0.42 mm² of tissue (3 % of it) lies in no tile"),
-        (0.004, 0.002, "Less than 0.01 mm² of tissue (less than 1 % of it) lies in no tile"),
-        (0.0, 0.0, "All tissue that was found lies in tiles."),
+        (0.42, 0.031, "0.42 mm² of tissue (3 %) is not covered by any tile"),
+        (0.004, 0.002, "Less than 0.01 mm² of tissue (less than 1 %) is not covered by any tile"),
+        (0.0, 0.0, "Tiles cover all tissue that was found."),
     ],
 )
 def test_tissue_that_lies_in_no_tile_is_stated(pictures, area, share, words):
@@ -260,7 +261,7 @@ def test_each_slide_of_a_case_states_its_tissue(pictures):
     )
     draft = make_draft(case_id="C1", slides=slides)
 
-    assert "b: 0.50 mm² of tissue (10 % of it)" in parse(to_html(draft, pictures, pictures)).text
+    assert "b: 0.50 mm² of tissue (10 %)" in parse(to_html(draft, pictures, pictures)).text
 
 
 def test_a_confidence_that_was_never_calibrated_is_not_a_number(draft, pictures):

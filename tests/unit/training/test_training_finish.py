@@ -10,7 +10,7 @@ import planted_bags
 import pytest
 
 from histgen_lib.models.histgen.decoding import Decoded
-from histgen_lib.text.bpe import BpeTokenizer
+from histgen_lib.text.tokenizers import BpeTokenizer
 from histgen_lib.training.data import Example
 from histgen_lib.training.report.calibration import (
     Judged,
