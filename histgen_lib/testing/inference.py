@@ -67,7 +67,7 @@ class _TileEncoder:
         self._frequencies = np.linspace(0.01, 0.1, width, dtype=np.float32)
 
     def run(self, inputs: Tensors) -> Arrays:
-        colours = inputs["tiles"].astype(np.float32).mean(axis=(1, 2)) @ np.float32([1.0, 2.0, 3.0])
+        colours = inputs["tiles"].astype(np.float32).mean(axis=(1, 2)) @ np.array([1, 2, 3], dtype=np.float32)
         return {"features": np.sin(colours[:, None] * self._frequencies)}
 
 
