@@ -86,7 +86,7 @@ class _Double(nn.Module):
 
 @dataclass(frozen=True)
 class ToyHouse:
-    """`site`: the changed library; `model`: a model folder with the toy's network; `repository`: its export."""
+    """`site`: the changed library; `model`: a folder that has the toy, too; `repository`: its export."""
 
     site: Path
     model: Path

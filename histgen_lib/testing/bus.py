@@ -47,24 +47,25 @@ class MemoryBus:
     """A broker in this process; also its own `Publisher`, and `subscribe` makes a `Subscription`.
 
     Topics are made with `partitions` when first used. `clock`: seconds, for leases and deferred records.
-    Set `error` to have every call raise it, as a broker does that is away.
+    `published` lists the events in order, dead letters included. Set `error` to have every call raise it, as
+    a broker does that is away.
     """
 
     def __init__(self, *, partitions: int = 12, clock: Callable[[], float] = time.monotonic) -> None:
         self.error: Exception | None = None
+        self.published: list[Event] = []
         self.version = 0
         self.partitions, self.clock = partitions, clock
         self._lock = threading.RLock()
         self._topics: dict[str, list[list[_Record]]] = {}
         self._groups: dict[tuple[str, str], _Group] = defaultdict(_Group)
-        self._published: list[tuple[str, Event]] = []
         self._numbers, self._names = itertools.count(), itertools.count()
 
     def publish(self, topic: str, key: str, event: Event) -> None:
         """See `Publisher.publish`."""
         with self.changing():
             self._append(topic, key, event.headers(), event.body())
-            self._published.append((topic, event))
+            self.published.append(event)
 
     def publish_raw(self, topic: str, key: str, body: bytes) -> None:
         """See `Publisher.publish_raw`."""
@@ -85,11 +86,6 @@ class MemoryBus:
         """Return a new member of `group` on `topic`; it joins when first used."""
         claims = _MemoryClaims(self, topic, group, f"member-{next(self._names)}", session_s)
         return LeasedSubscription(claims, topic, session_s, clock=self.clock, sleep=sleep)
-
-    def events(self, topic: str | None = None) -> list[Event]:
-        """Return the events published so far, to one topic or to all, dead letters included."""
-        with self._lock:
-            return [event for name, event in self._published if topic in {None, name}]
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -2,62 +2,54 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from histgen_lib.files import atomic_path
+from histgen_lib.files import atomic_path, sha256_hex
 from histgen_lib.storage import ObjectInfo
-from histgen_lib.storage._keys import bad_key, check_key, check_prefix, missing
-
-
-@dataclass(frozen=True)
-class _Object:
-    data: bytes
-    etag: str
-    modified_at: float
+from histgen_lib.storage._keys import bad_key, check_foreign_key, check_key, check_prefix, missing
 
 
 class MemoryStore:
     """An `ObjectStore` that keeps its objects in this process; `clock` gives their time, seconds since 1970.
 
-    Set `error` to have every call raise it, as a store does that is away.
+    `objects` holds the bytes by key, to look at and to change. Set `error` to have every call raise it, as a
+    store does that is away. With `ours` false it stands for a bucket that others write
+    (`histgen_lib.storage.open_foreign_bucket`): any key that S3 takes.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, *, ours: bool = True) -> None:
         self.error: Exception | None = None
-        self._clock = clock
+        self.objects: dict[str, bytes] = {}
+        self._clock, self._ours = clock, ours
         self._lock = threading.Lock()
-        self._objects: dict[str, _Object] = {}
-        self._numbers = itertools.count()
+        self._modified_at: dict[str, float] = {}
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
         """See `ObjectStore.put`."""
         content = data if isinstance(data, bytes) else data.read_bytes()
         self._check(key)
         with self._lock:
-            if if_absent and key in self._objects:
+            if if_absent and key in self.objects:
                 return False
-            if any(_clash(key, other) for other in self._objects):
+            if self._ours and any(_clash(key, other) for other in self.objects):
                 raise bad_key()
-            self._objects[key] = _Object(content, f"{next(self._numbers)}", self._clock())
+            self.objects[key], self._modified_at[key] = content, self._clock()
         return True
 
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
-        data = self.find(key)
-        if data is None:
+        self._check(key)
+        if key not in self.objects:
             raise missing(key)
-        return data
+        return self.objects[key]
 
     def find(self, key: str) -> bytes | None:
         """See `ObjectStore.find`."""
         self._check(key)
-        found = self._objects.get(key)
-        return None if found is None else found.data
+        return self.objects.get(key)
 
     def fetch(self, key: str, path: Path) -> None:
         """See `ObjectStore.fetch`."""
@@ -74,35 +66,33 @@ class MemoryStore:
     def head(self, key: str) -> ObjectInfo | None:
         """See `ObjectStore.head`."""
         self._check(key)
-        found = self._objects.get(key)
-        return None if found is None else ObjectInfo(key, len(found.data), found.etag, found.modified_at)
+        data = self.objects.get(key)
+        return None if data is None else self._info(key, data)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list`."""
-        check_prefix(prefix)
+        if self._ours:
+            check_prefix(prefix)
         self._check_there()
         with self._lock:
-            found = sorted((key, one) for key, one in self._objects.items() if key.startswith(prefix))
-        for key, one in found:
-            yield ObjectInfo(key, len(one.data), one.etag, one.modified_at)
+            found = sorted((key, data) for key, data in self.objects.items() if key.startswith(prefix))
+        return iter([self._info(key, data) for key, data in found])
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
         self._check(key)
         with self._lock:
-            self._objects.pop(key, None)
+            self.objects.pop(key, None)
 
     def uri(self, key: str) -> str:
         """See `ObjectStore.uri`: "memory:///key", which nothing opens."""
         return f"memory:///{check_key(key)}"
 
-    def contents(self, prefix: str = "") -> dict[str, bytes]:
-        """Return the objects whose keys start with `prefix`, by key."""
-        with self._lock:
-            return {key: self._objects[key].data for key in sorted(self._objects) if key.startswith(prefix)}
+    def _info(self, key: str, data: bytes) -> ObjectInfo:
+        return ObjectInfo(key, len(data), sha256_hex(data)[:16], self._modified_at.get(key, 0.0))
 
     def _check(self, key: str) -> None:
-        check_key(key)
+        (check_key if self._ours else check_foreign_key)(key)
         self._check_there()
 
     def _check_there(self) -> None:
