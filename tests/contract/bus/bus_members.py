@@ -8,17 +8,48 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from waiting import until
 
-from histgen_lib.bus import BusSettings, Delivery, Publisher, open_publisher, open_subscription
+from histgen_lib.bus import (
+    BusSettings,
+    Delivery,
+    Publisher,
+    Subscription,
+    open_publisher,
+    open_subscription,
+)
 from histgen_lib.errors import TransientError
 from histgen_lib.events import Event, SlideScanned
+from histgen_lib.testing import MemoryBus
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class InMemory(BusSettings):
+    """Settings of a broker in this process."""
+
+    bus: MemoryBus = field(default_factory=MemoryBus)
+
+
+def publisher_of(settings: BusSettings) -> Publisher:
+    """Open a publisher to any broker."""
+    if isinstance(settings, InMemory):
+        settings.bus.partitions = settings.partitions
+        return settings.bus
+    return open_publisher(settings)
+
+
+def subscribe(settings: BusSettings, topic: str, group: str) -> Subscription:
+    """Open a subscription to any broker."""
+    if isinstance(settings, InMemory):
+        return settings.bus.subscribe(topic, group, session_s=settings.session_s)
+    return open_subscription(settings, topic, group)
 
 
 def scanned(slide: str, number: int = 0) -> Event:
@@ -74,7 +105,7 @@ class Member:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        subscription = open_subscription(self.settings, self.topic, self.group)
+        subscription = subscribe(self.settings, self.topic, self.group)
         try:
             while not self._ending.is_set():
                 delivery = self._patiently(lambda: subscription.next(0.1))
@@ -145,7 +176,7 @@ def member_process(
 @contextmanager
 def publishing(settings: BusSettings) -> Iterator[Publisher]:
     """Open a publisher."""
-    publisher = open_publisher(settings)
+    publisher = publisher_of(settings)
     try:
         yield publisher
     finally:

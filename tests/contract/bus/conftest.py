@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from bus_members import new_name, publishing
+from bus_members import new_name, publishing, subscribe
 
-from histgen_lib.bus import BusSettings, Subscription, open_subscription
+from histgen_lib.bus import BusSettings, Subscription
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def join(settings: BusSettings, topic: str):
     opened: list[Subscription] = []
 
     def join(group: str, topic: str = topic, settings: BusSettings = settings) -> Subscription:
-        opened.append(open_subscription(settings, topic, f"{group}-{topic}"))
+        opened.append(subscribe(settings, topic, f"{group}-{topic}"))
         return opened[-1]
 
     yield join

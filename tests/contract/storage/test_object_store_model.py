@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from histgen_lib.testing import MemoryStore
 
 NAMES = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="/"), min_size=1, max_size=6
@@ -87,6 +88,10 @@ def test_a_folder_behaves_as_a_dictionary(tmp_path: Path) -> None:
         return open_store(StorageSettings(f"file:{tempfile.mkdtemp(dir=tmp_path)}"))
 
     run(open_empty, examples=80, steps=20)
+
+
+def test_memory_behaves_as_a_dictionary() -> None:
+    run(MemoryStore, examples=80, steps=20)
 
 
 def test_a_bucket_behaves_as_a_dictionary(s3_server, s3_bucket: str) -> None:

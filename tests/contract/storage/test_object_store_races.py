@@ -11,7 +11,9 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from histgen_lib.storage import ObjectStore, StorageSettings, open_store
+from stored_again import open_again
+
+from histgen_lib.storage import ObjectStore, StorageSettings
 
 WRITERS = 12
 
@@ -40,7 +42,7 @@ def test_of_twelve_racing_writers_exactly_one_wins(
     store: ObjectStore, settings: StorageSettings, kind: str
 ) -> None:
     """Half of them share a store, as threads do; half have one of their own, as processes do."""
-    stores = [store] * (WRITERS // 2) + [open_store(settings) for _ in range(WRITERS // 2)]
+    stores = [store] * (WRITERS // 2) + [open_again(settings) for _ in range(WRITERS // 2)]
     pieces = [bytes([65 + number]) * 20_000 for number in range(WRITERS)]
     for turn in range(10):
         told = race(stores, f"bags/{turn}", pieces)

@@ -18,12 +18,7 @@ from histgen_lib.events import Event
 from histgen_lib.files import canonical_json
 from histgen_lib.inference import OnnxServer
 from histgen_lib.pipeline import load_model
-
-
-class Bus(list[Event]):
-    def publish(self, topic, key, event) -> None:
-        assert (topic, key) == (event.type, event.key)
-        self.append(event)
+from histgen_lib.testing import MemoryBus
 
 
 @pytest.fixture
@@ -60,17 +55,17 @@ def test_a_replayed_letter_about_a_bag_has_its_slide_encoded_again(lab, newer):
     scan = announced(lab, "one", 1)
     (bag,) = lab.tiler.handle(scan, lambda *_: None).events
     given_up(newer, bag)
-    bus = Bus()
+    bus = MemoryBus()
     (replayed,) = replay(lab.store, bus, now=lambda: NOW)
 
-    assert bus == [replayed.event]
+    assert bus.published == [replayed.event]
     assert (replayed.event.data, replayed.event.trace_id, replayed.event.source) == (
         scan.data,
         scan.trace_id,
         scan.source,
     )
     assert (replayed.event.id, replayed.event.replay) == (bag.again(now=NOW).id, 1)
-    assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["one"]
+    assert [one.data.slide_id for one in drafts_of(newer, bus.published)] == ["one"]
 
 
 def test_the_other_slides_of_a_case_are_encoded_again_as_unfinished(lab, newer):
@@ -79,10 +74,10 @@ def test_the_other_slides_of_a_case_are_encoded_again_as_unfinished(lab, newer):
     assert drafts_of(lab, [first]) == []
     (bag,) = newer.tiler.handle(last, lambda *_: None).events
     given_up(newer, bag)
-    bus = Bus()
+    bus = MemoryBus()
     assert [slide.slide_id for slide in resend(lab.store, bus)] == ["one"]
 
-    assert [one.data.slide_id for one in drafts_of(newer, bus)] == ["C"]
+    assert [one.data.slide_id for one in drafts_of(newer, bus.published)] == ["C"]
 
 
 def test_without_the_gateways_record_of_a_slide_its_bag_event_is_tried_again(lab, newer):
@@ -90,6 +85,6 @@ def test_without_the_gateways_record_of_a_slide_its_bag_event_is_tried_again(lab
     (bag,) = lab.tiler.handle(scan, lambda *_: None).events
     given_up(newer, bag)
     lab.store.delete(scanned_key("one"))
-    (replayed,) = replay(lab.store, Bus(), now=lambda: NOW)
+    (replayed,) = replay(lab.store, MemoryBus(), now=lambda: NOW)
 
     assert replayed.event == bag.again(now=NOW)

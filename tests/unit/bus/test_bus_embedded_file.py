@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.bus import BusSettings, Delivery, Subscription, _embedded_log
-from histgen_lib.bus._embedded import EmbeddedPublisher, embedded_subscription
+from histgen_lib.bus._embedded import EmbeddedPublisher, Member, embedded_subscription
 from histgen_lib.bus._leases import LeasedSubscription
 from histgen_lib.errors import FatalError, TransientError
 
@@ -126,6 +126,7 @@ def test_what_is_finished_is_flushed_to_disk_and_what_is_taken_need_not_be(
 ) -> None:
     publisher.publish_raw("t", "k", b"x")
     subscription, flushing = member(path, clock), []
+    assert isinstance(subscription.claims, Member)
     with subscription.claims.log.read() as connection:
         for step in (lambda: take(subscription), lambda: subscription.done(subscription._in_flight)):
             step()

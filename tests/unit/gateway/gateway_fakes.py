@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from histgen_lib.access.places import FilePlace, ObjectPlace, Roots
 from histgen_lib.bus import Delivery
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, SLIDE_SCANNED, Event
-from histgen_lib.files import sha256_hex
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.loops import Loop, LoopContext
 from histgen_lib.runtime.pulse import GRACE_S, Backoff
 from histgen_lib.runtime.stopping import Stop
-from histgen_lib.storage import ObjectInfo
+from histgen_lib.testing import MemoryBus, MemoryStore
 from services.gateway.contents import Contents
 from services.gateway.intake import Intake
 from services.gateway.submission import Case, Receipt, Submission
@@ -30,24 +28,23 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@dataclass
-class Bus:
-    """Remembers what was published."""
-
-    published: list[Event] = field(default_factory=list)
-    away: bool = False
+class Bus(MemoryBus):
+    """A broker to which the gateway publishes; `away` makes it fail."""
 
     def publish(self, topic: str, key: str, event: Event) -> None:
         assert (topic, key) == (event.type, event.key)
-        if self.away:
-            raise TransientError("bus-unavailable", "The broker is away.")
-        self.published.append(event)
+        super().publish(topic, key, event)
 
     def publish_raw(self, topic: str, key: str, body: bytes) -> None:
         raise AssertionError("the gateway publishes events only")
 
-    def close(self) -> None:
-        pass
+    @property
+    def away(self) -> bool:
+        return self.error is not None
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self.error = TransientError("bus-unavailable", "The broker is away.") if away else None
 
     @property
     def scanned(self) -> list[Event]:
@@ -58,37 +55,34 @@ class Bus:
         return [event for event in self.published if event.type == DEAD_LETTER]
 
 
-@dataclass
-class Objects:
-    """Keeps objects. `dies_at`: part of a key whose writing kills; `on_read`: called for each chunk."""
+class Objects(MemoryStore):
+    """A store; `away` makes it fail.
 
-    kept: dict[str, bytes] = field(default_factory=dict)
-    away: bool = False
-    dies_at: str = ""
-    on_read: Callable[[], None] = lambda: None
-    reads: int = 0
+    `dies_at`: part of a key whose writing kills; `on_read`: called for each chunk, of which `reads` counts.
+    """
+
+    def __init__(self, *, ours: bool = True) -> None:
+        super().__init__(ours=ours)
+        self.dies_at = ""
+        self.on_read: Callable[[], object] = lambda: None
+        self.reads = 0
+
+    @property
+    def kept(self) -> dict[str, bytes]:
+        return self.objects
+
+    @property
+    def away(self) -> bool:
+        return self.error is not None
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self.error = TransientError("storage-unavailable", "The store is away.") if away else None
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
-        self._there()
         if self.dies_at and self.dies_at in key:
             raise Killed
-        if if_absent and key in self.kept:
-            return False
-        self.kept[key] = data if isinstance(data, bytes) else data.read_bytes()
-        return True
-
-    def get(self, key: str) -> bytes:
-        data = self.find(key)
-        if data is None:
-            raise InvalidInputError("object-missing", "There is no such object.")
-        return data
-
-    def find(self, key: str) -> bytes | None:
-        self._there()
-        return self.kept.get(key)
-
-    def fetch(self, key: str, path: Path) -> None:
-        path.write_bytes(self.get(key))
+        return super().put(key, data, if_absent=if_absent, content_type=content_type)
 
     def chunks(self, key: str, size: int = 4) -> Iterator[bytes]:
         data = self.get(key)
@@ -96,26 +90,6 @@ class Objects:
         for start in range(0, len(data), size):
             self.on_read()
             yield data[start : start + size]
-
-    def head(self, key: str) -> ObjectInfo | None:
-        self._there()
-        data = self.kept.get(key)
-        return None if data is None else ObjectInfo(key, len(data), sha256_hex(data)[:16], 0.0)
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        self._there()
-        found = [info for key in sorted(self.kept) if key.startswith(prefix) and (info := self.head(key))]
-        return iter(found)
-
-    def delete(self, key: str) -> None:
-        self.kept.pop(key, None)
-
-    def uri(self, key: str) -> str:
-        return f"memory:/{key}"
-
-    def _there(self) -> None:
-        if self.away:
-            raise TransientError("storage-unavailable", "The store is away.")
 
 
 class Lab:
@@ -131,7 +105,7 @@ class Lab:
     def restarted(self, roots: Roots | None = None) -> Intake:
         """Make the intake of a process that knows nothing but what is stored."""
         roots = roots or Roots((self.folder,), ("lab/", "shared/scans/"))
-        contents = Contents(roots, lambda name: self.buckets.setdefault(name, Objects()))
+        contents = Contents(roots, lambda name: self.buckets.setdefault(name, Objects(ours=False)))
         self.intake = Intake(self.bus, self.store, contents, now=self._now)
         return self.intake
 
@@ -142,7 +116,7 @@ class Lab:
         return path
 
     def object(self, bucket: str, key: str, content: bytes = b"pixels") -> None:
-        self.buckets.setdefault(bucket, Objects()).kept[key] = content
+        self.buckets.setdefault(bucket, Objects(ours=False)).kept[key] = content
 
     def tell(
         self,

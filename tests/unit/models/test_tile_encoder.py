@@ -10,12 +10,19 @@ from typing import ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_model import make_tiny_model
 from torch import nn
 from torch.nn import functional
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.models.histgen.checkpoint import load_tile_encoder, update_config
 from histgen_lib.models.tile_encoder import TileEncoder
-from histgen_lib.models.tile_encoder.registry import build_encoder, new_network
+from histgen_lib.models.tile_encoder.registry import (
+    ARCHITECTURES,
+    TileNetwork,
+    build_encoder,
+    new_network,
+)
 
 TILES = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -104,6 +111,40 @@ def test_the_registry_builds_a_timm_model_with_its_own_preprocessing(tmp_path: P
         [0.2, 0.3, 0.1]
     ).view(3, 1, 1)
     assert torch.allclose(built.network(TILES), backbone(normalised), atol=1e-5)
+
+
+class GreyEncoder(TileNetwork):
+    """Brightness, as often as the description says."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def describe(self) -> dict[str, object]:
+        return {"name": "grey", "architecture": "grey", "dim": self.dim}
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return tiles.float().mean(dim=(1, 2, 3))[:, None] * self.gain
+
+
+def test_an_architecture_of_ones_own_is_one_module_and_one_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model folder keeps it and gives it back, weights and all."""
+    module = ModuleType("grey")
+    vars(module).update(build=lambda _, description: GreyEncoder(description["dim"]))
+    monkeypatch.setitem(sys.modules, "histgen_lib.models.tile_encoder.grey", module)
+    monkeypatch.setitem(ARCHITECTURES, "grey", "grey")
+    network = new_network({"architecture": "grey", "dim": 4})
+    with torch.no_grad():
+        network.gain.mul_(3)
+    folder = make_tiny_model(tmp_path / "model")
+    save_file({"gain": network.gain.detach()}, folder / "tile_encoder.safetensors")
+    update_config(folder, encoder=network.describe())
+    again = load_tile_encoder(folder)
+    assert again.describe() == network.describe()
+    assert torch.equal(again(TILES), network(TILES))
 
 
 def test_a_timm_encoder_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

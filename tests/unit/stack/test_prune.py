@@ -26,6 +26,7 @@ from histgen_lib.catalogue.replay import REPLAYED_PREFIX
 from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BAG_READY, Event, SlideScanned, following_id, replay_id
+from histgen_lib.testing import MemoryBus
 
 ALL = dict.fromkeys(KINDS, 30.0)
 
@@ -125,9 +126,9 @@ def test_the_report_of_a_slide_that_its_case_has_no_more_stays_and_is_mended(lab
     sound = lab.store.get(page)
     lab.store.delete(page)
     assert faults(lab) == [page]
-    publisher = whole_store.Publisher()
+    publisher = MemoryBus()
     assert [one.done for one in Repair(lab.store, publisher).run()] == ["announced"]
-    whole_store.remake(lab, publisher.events)
+    whole_store.remake(lab, publisher.published)
 
     assert lab.store.get(page) == sound
 

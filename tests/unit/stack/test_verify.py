@@ -22,6 +22,7 @@ from histgen_lib.catalogue.verification import CURSOR, Verification
 from histgen_lib.catalogue.verifying import check_slide
 from histgen_lib.events import Event
 from histgen_lib.storage import open_store
+from histgen_lib.testing import MemoryBus
 
 OBJECTS = {
     "the bag": ("bags/a/", ".parquet"),
@@ -108,17 +109,17 @@ def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
     if what.startswith(("the", "draft", "a picture", "scanned")) and key.split("/")[1].startswith("a"):
         assert key in {one.key for one in check_slide(lab.store, "a")}
 
-    publisher = whole_store.Publisher()
+    publisher = MemoryBus()
     repaired = list(Repair(lab.store, publisher).run())
     deeds = [json.loads(data) for data in lab.store.contents("audit/").values()]
     assert {deed["action"] for deed in deeds} == (set() if unseen else {"repaired"})
     assert {deed["what"]["slide_id"] for deed in deeds} <= set(SLIDES)
     assert unseen or [one.done for one in repaired] in (["restored"], ["announced"])
-    whole_store.remake(lab, [event for event in publisher.events if event.key != "d"])
+    whole_store.remake(lab, [event for event in publisher.published if event.key != "d"])
     after = contents(lab)
     for gone in [one for one in UNSEEN_WHERE_MISSING if what == one]:
         before.pop(key), after.pop(key, None)
-        assert gone == "the note of a copy" or unseen or [one.key for one in publisher.events] == ["d"]
+        assert gone == "the note of a copy" or unseen or [one.key for one in publisher.published] == ["d"]
 
     assert after == before
     assert found(lab) == {}
@@ -137,7 +138,7 @@ def test_a_slide_published_by_hand_that_was_not_read_yet_is_not_missing_from_the
     (state,) = Overview(lab.store).slides(["new"])
     assert (state.event, state.state) == (event, "scanned")
     assert state in Overview(lab.store).slides()
-    assert [one.done for one in Repair(lab.store, whole_store.Publisher()).run()] == ["restored"]
+    assert [one.done for one in Repair(lab.store, MemoryBus()).run()] == ["restored"]
     assert found(lab) == {}
 
 
@@ -146,9 +147,9 @@ def test_a_sound_object_is_never_written_by_a_repair(lab):
     damage(lab.store.get(key), "bit", lab.store.inner, key)
     found(lab)
     lab.store.written.clear(), lab.store.replaced.clear()
-    publisher = whole_store.Publisher()
+    publisher = MemoryBus()
     list(Repair(lab.store, publisher).run())
-    whole_store.remake(lab, publisher.events)
+    whole_store.remake(lab, publisher.published)
 
     written = [*lab.store.written, *lab.store.replaced]
     assert [one for one in written if not one.startswith("audit/")] == [key]
@@ -187,9 +188,9 @@ def test_a_store_of_an_earlier_version_is_checked_as_far_as_it_can_be(lab):
         damage(lab.store.get(key), "truncated", lab.store.inner, key)
 
     assert set(found(lab)) == {*keys, one_of(lab, "reports/C/", "draft.json")}
-    publisher = whole_store.Publisher()
+    publisher = MemoryBus()
     assert all(one.done for one in Repair(lab.store, publisher).run())
-    whole_store.remake(lab, publisher.events)
+    whole_store.remake(lab, publisher.published)
     assert found(lab) == {}
     assert not lab.store.contents("case-reports/C/0")  # it is made again where it lies
 

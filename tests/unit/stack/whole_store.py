@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import planted_objects as planted
@@ -18,19 +17,6 @@ from histgen_lib.events import Event, SlideScanned
 from services.gateway.intake import Ledger
 
 CASE = {"case_id": "C", "case_slides": ("b", "c")}
-
-
-@dataclass
-class Publisher:
-    """Takes events."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def publish(self, topic: str, key: str, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        """Nothing to let go of."""
 
 
 def make(folder: Path, model_dir: Path) -> Lab:

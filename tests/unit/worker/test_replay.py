@@ -13,31 +13,19 @@ from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
 from histgen_lib.catalogue.replay import REPLAYED_PREFIX, replay
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.testing import MemoryBus, MemoryStore
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 
 
-class Bus:
-    def __init__(self) -> None:
-        self.published: list[Event] = []
-        self.away = False
-
-    def publish(self, topic, key, event) -> None:
-        assert (topic, key) == (event.type, event.key)
-        if self.away:
-            raise TransientError("bus-unavailable", "Away.")
-        self.published.append(event)
-
-
 @pytest.fixture
-def store(tmp_path):
-    return WatchedStore(open_store(StorageSettings(f"file:{tmp_path}")))
+def store():
+    return WatchedStore(MemoryStore())
 
 
 @pytest.fixture
 def bus():
-    return Bus()
+    return MemoryBus()
 
 
 def give_up(store, slide_id: str, code: str = "slide-damaged", worker: str = "tiler") -> Event:
@@ -156,7 +144,7 @@ def test_a_letter_that_cannot_be_read_is_reported_and_does_not_stop_the_others(s
 
 def test_a_letter_is_not_moved_before_its_event_is_published(store, bus):
     event = give_up(store, "a")
-    bus.away = True
+    bus.error = TransientError("bus-unavailable", "Away.")
     with pytest.raises(TransientError):
         run(store, bus)
     assert list(store.contents("dead-letter")) == [f"dead-letter/{event.id}.json"]
@@ -180,7 +168,7 @@ def test_after_a_crash_it_is_replayed_under_the_same_id(store, bus, monkeypatch,
 def test_who_replayed_a_letter_is_in_the_audit_log_before_it_is_published(store, bus):
     event = give_up(store, "a")
     give_up_record(store)  # refused: nobody replayed it
-    bus.away = True
+    bus.error = TransientError("bus-unavailable", "Away.")
     with pytest.raises(TransientError):
         run(store, bus, by="someone")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
-from worker_fakes import STORE_AWAY, MemoryStore
+from worker_fakes import STORE_AWAY, FailingStore
 
 from histgen_lib.errors import TransientError
 from histgen_lib.worker.attempts import Attempts
 
 
 def test_attempts_are_numbered_over_all_processes_of_a_worker():
-    store = MemoryStore()
+    store = FailingStore()
     trials = [Attempts(store, "w").begin("e", 3) for _ in range(4)]
     assert [trial.number for trial in trials] == [1, 2, 3, 3]
     assert [trial.key for trial in trials] == [*(f"attempts/w/e/{n}" for n in (1, 2, 3)), None]
@@ -20,14 +20,14 @@ def test_attempts_are_numbered_over_all_processes_of_a_worker():
 
 
 def test_other_events_and_other_workers_are_not_counted():
-    store = MemoryStore()
+    store = FailingStore()
     Attempts(store, "w").begin("e", 3)
     assert Attempts(store, "w").begin("e2", 3).number == 1
     assert Attempts(store, "v").begin("e", 3).number == 1
 
 
 def test_a_failed_removal_is_repeated_before_the_next_attempt():
-    store = MemoryStore()
+    store = FailingStore()
     attempts = Attempts(store, "w")
     attempts.forget(attempts.begin("e", 3).keys)
     store.fail("delete", STORE_AWAY)
@@ -41,7 +41,7 @@ def test_a_failed_removal_is_repeated_before_the_next_attempt():
 
 def test_a_store_whose_lists_lag_behind_does_not_hold_us_up():
     """The put says that there is an attempt, the list does not know it yet."""
-    store = MemoryStore()
+    store = FailingStore()
     Attempts(store, "w").begin("e", 3)
     store.list = lambda prefix="": iter(())
     assert Attempts(store, "w").begin("e", 3).key == "attempts/w/e/2"
@@ -50,7 +50,7 @@ def test_a_store_whose_lists_lag_behind_does_not_hold_us_up():
 @pytest.mark.parametrize("answer", ["none", "there is one"])
 def test_a_put_whose_answer_was_lost_does_not_count(answer: str):
     """A slow store does what it is asked to, and tells nobody: its outage must not use attempts up."""
-    store = MemoryStore()
+    store = FailingStore()
     others = Attempts(store, "w").begin("e", 3)
     attempts, put = Attempts(store, "w"), store.put
 
@@ -72,7 +72,7 @@ def test_a_put_whose_answer_was_lost_does_not_count(answer: str):
 
 def test_noting_an_end_does_not_wait_for_a_slow_removal():
     """The poll loop notes; a removal beside it may hang as long as the store does."""
-    store, began, go = MemoryStore(), threading.Event(), threading.Event()
+    store, began, go = FailingStore(), threading.Event(), threading.Event()
     attempts = Attempts(store, "w")
     attempts.forget(attempts.begin("e", 3).keys)
     delete = store.delete

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worker_fakes import EVENT, LETTER, FakeRunner, MemoryBus, MemoryStore, World, drafted, work
+from worker_fakes import EVENT, LETTER, FailingBus, FailingStore, FakeRunner, World, drafted, work
 
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.worker.attempts import Attempts
@@ -104,7 +104,7 @@ def check_one_end(world: World, how: str | None = None) -> None:
 
 
 def _world(how: str) -> World:
-    return World(MemoryStore(), MemoryBus(), FakeRunner(ENDS[how]()))
+    return World(FailingStore(), FailingBus(), FakeRunner(ENDS[how]()))
 
 
 def _kill(_: World) -> None:

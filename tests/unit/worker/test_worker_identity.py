@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from worker_fakes import BAD, NOW, MemoryBus, World, scanned, work
+from worker_fakes import BAD, NOW, FailingBus, World, scanned, work
 
 from histgen_lib.catalogue.dead_letter import PREFIX, DeadLetter, dead_letters
 from histgen_lib.catalogue.replay import REPLAYED_PREFIX, choose, replay
@@ -130,7 +130,7 @@ def test_a_letter_is_replayed_by_its_name_or_by_an_unambiguous_id(world: World):
     assert first.name in both.refused.hint
     (one,) = choose(world.store, event_ids=["18"])
     assert one.letter.event.id == "18"
-    bus = MemoryBus()
+    bus = FailingBus()
     (done,) = replay(world.store, bus, event_ids=[first.name])
     assert (done.event.source, done.event.replay) == (first.source, 1)
     assert world.store.under(REPLAYED_PREFIX) == [f"{REPLAYED_PREFIX}{first.name}.json"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from worker_fakes import BAD, EVENT, NOW, MemoryStore, delivery
+from worker_fakes import BAD, EVENT, NOW, FailingStore, delivery
 
 from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters, read_dead_letter
 from histgen_lib.errors import InvalidInputError
@@ -21,7 +21,7 @@ def _letters() -> list[DeadLetter]:
 
 @pytest.mark.parametrize("letter", _letters(), ids=["event", "record"])
 def test_a_letter_is_read_as_it_was_written(letter: DeadLetter):
-    store = MemoryStore()
+    store = FailingStore()
     store.put(letter.key, letter.to_bytes())
     assert read_dead_letter(store, letter.event_id) == letter
     assert list(dead_letters(store)) == [letter]
@@ -37,7 +37,7 @@ def test_the_same_reason_gives_the_same_bytes_and_the_same_announcement(letter: 
 
 
 def test_a_missing_letter_is_none():
-    assert read_dead_letter(MemoryStore(), "e") is None
+    assert read_dead_letter(FailingStore(), "e") is None
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{}", b'{"schema": 2}', b"\xff", b'{"schema": 1}'])

@@ -17,6 +17,7 @@ from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.pulse import Backoff, Pulse
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
+from histgen_lib.testing import MemoryBus, MemoryStore
 from histgen_lib.worker.attempts import Attempts
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.retries import Retries
@@ -52,6 +53,7 @@ class Failing:
     """Counts calls by name, and has the next ones fail as told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: Counter[str] = Counter()
         self.away: dict[str, deque[Exception]] = {}
 
@@ -64,53 +66,43 @@ class Failing:
             raise self.away[name].popleft()
 
 
-class MemoryStore(Failing):
-    def __init__(self) -> None:
-        super().__init__()
-        self.objects: dict[str, bytes] = {}
-
-    def put(self, key: str, data: bytes, *, if_absent: bool = True, content_type: str = "") -> bool:
+class FailingStore(Failing, MemoryStore):
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
         self.called("put")
-        if if_absent and key in self.objects:
-            return False
-        self.objects[key] = data
-        return True
+        return super().put(key, data, if_absent=if_absent, content_type=content_type)
 
     def get(self, key: str) -> bytes:
-        data = self.find(key)
-        if data is None:
-            raise InvalidInputError("object-missing", "There is no such object.")
-        return data
+        self.called("get")
+        return super().get(key)
 
     def find(self, key: str) -> bytes | None:
         self.called("get")
-        return self.objects.get(key)
+        return super().find(key)
 
     def head(self, key: str) -> ObjectInfo | None:
         self.called("head")
-        return ObjectInfo(key, 1, "", 0.0) if key in self.objects else None
+        return super().head(key)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         self.called("list")
-        return iter([ObjectInfo(key, 1, "", 0.0) for key in sorted(self.objects) if key.startswith(prefix)])
+        return super().list(prefix)
 
     def delete(self, key: str) -> None:
         self.called("delete")
-        self.objects.pop(key, None)
+        super().delete(key)
 
     def under(self, prefix: str) -> Sequence[str]:
         return [key for key in sorted(self.objects) if key.startswith(prefix)]
 
 
-class MemoryBus(Failing):
-    """Publisher and subscription in one; `ours` is what `keep`, `done` and `reject` answer.
+class FailingBus(Failing, MemoryBus):
+    """Publisher, and a subscription that answers what a test sets.
 
-    `room`: how many records may be set aside.
+    `ours`: what `keep`, `done` and `reject` answer. `room`: how many records may be set aside.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.published: list[Event] = []
         self.rejected: list[Reason] = []
         self.ended: list[str] = []
         self.deferred: list[tuple[str, float]] = []
@@ -120,7 +112,7 @@ class MemoryBus(Failing):
     def publish(self, topic: str, key: str, event: Event) -> None:
         self.called("publish")
         assert (topic, key) == (event.type, event.key)
-        self.published.append(event)
+        super().publish(topic, key, event)
 
     def keep(self) -> bool:
         self.called("keep")
@@ -197,8 +189,8 @@ def _do(step: Exception | Callable[[], None] | None) -> None:
 class World:
     """A kit of fakes; `kit(name)` makes another worker in the same world."""
 
-    store: MemoryStore = field(default_factory=MemoryStore)
-    bus: MemoryBus = field(default_factory=MemoryBus)
+    store: FailingStore = field(default_factory=FailingStore)
+    bus: FailingBus = field(default_factory=FailingBus)
     runner: FakeRunner = field(default_factory=FakeRunner)
     stop: Stop = field(default_factory=Stop)
 

@@ -1,0 +1,63 @@
+"""The broker in memory keeps the promises of a bus, too."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from bus_aside_suite import AsideSuite
+from bus_members import InMemory, Member, members, publish, scanned
+from bus_suite import SLIDES, BusSuite, take
+from waiting import until
+
+from histgen_lib.bus import BusSettings, Publisher
+from histgen_lib.errors import TransientError
+from histgen_lib.events import SLIDE_SCANNED
+from histgen_lib.testing import MemoryBus
+
+
+@pytest.fixture
+def settings() -> BusSettings:
+    return InMemory("memory:")
+
+
+@pytest.fixture
+def hasty(settings: BusSettings) -> BusSettings:
+    return dataclasses.replace(settings, session_s=1.5)
+
+
+class TestMemoryBus(BusSuite):
+    """All of the suite."""
+
+    def test_a_killed_member_is_replaced(self, hasty: BusSettings, publisher: Publisher, topic: str) -> None:
+        """In one process none can be killed: it gives no sign of life any more."""
+        sent = publish(publisher, topic, slides=SLIDES)
+        dead, survivor = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
+        with members(dead):
+            until(lambda: dead.took, 60, "the first record")
+            dead.stalled.set()
+            with members(survivor):
+                until(lambda: len(survivor.finished) == len(sent), 60, "all records finished")
+        assert sorted(survivor.finished) == sorted(sent)
+
+
+class TestMemoryAside(AsideSuite):
+    """All of the suite."""
+
+
+def test_it_remembers_what_was_published() -> None:
+    bus, event = MemoryBus(), scanned("S0")
+    bus.publish(SLIDE_SCANNED, event.key, event)
+    assert bus.published == [event]
+
+
+def test_it_can_be_away_and_come_back() -> None:
+    bus, event = MemoryBus(), scanned("S0")
+    subscription = bus.subscribe(SLIDE_SCANNED, "g")
+    bus.error = TransientError("bus-unavailable", "The broker is away.")
+    for call in (lambda: bus.publish(SLIDE_SCANNED, event.key, event), lambda: subscription.next(0)):
+        with pytest.raises(TransientError):
+            call()
+    bus.error = None
+    bus.publish(SLIDE_SCANNED, event.key, event)
+    assert take(subscription).event == event
