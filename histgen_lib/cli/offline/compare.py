@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from histgen_lib.cli.offline.cases import AllowMissing, CasesTold, read_truth
+from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases, read_truth
 from histgen_lib.cli.options import need_train_extra, writable_file, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
@@ -85,30 +86,28 @@ def compare(
       --out runs/comparison --model corrected=model
     """
     need_train_extra("histgen compare")
-    from histgen_lib.training import ComparisonSettings
+    from histgen_lib.training import ComparisonSettings, TrainOverrides
     from histgen_lib.training import compare as run
     from histgen_lib.training import preset as make_settings
 
-    stated = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    base = make_settings(
-        preset,
-        annotation=train_annotation or annotation,
-        bags=train_bags or bags,
-        out=out_dir,
+    base = dataclasses.replace(
+        make_settings(
+            preset, annotation=train_annotation or annotation, bags=train_bags or bags, out=out_dir
+        ),
         encoder=encoder,
         synthetic=synthetic,
         threads=threads,
         allow_missing=allow_missing,
-        **{name: value for name, value in stated.items() if value is not None},
     )
-    settings = ComparisonSettings(base, annotation, bags, split, given_models(model or []))
-    told = CasesTold()
-    rows = run(settings, lambda drafted: score(drafted, truth, bootstrap), tell=told)
+    base = TrainOverrides(epochs=epochs, batch_size=batch_size, seed=seed).apply(base)
+    settings = ComparisonSettings(base, annotation, bags, split, existing_models(model or []))
+    cases = MatchedCases()
+    rows = run(settings, lambda drafted: score(drafted, truth, bootstrap), on_matched=cases)
     _write(rows, table, split, bootstrap)
-    _say(rows, table, told, as_json=as_json)
+    _say(rows, table, cases, as_json=as_json)
 
 
-def given_models(arguments: Sequence[str]) -> dict[Variant, Path]:
+def existing_models(arguments: Sequence[str]) -> dict[Variant, Path]:
     """Read VARIANT=DIR. InvalidInputError("compare-model-argument")."""
     found: dict[Variant, Path] = {}
     for argument in arguments:
@@ -195,11 +194,11 @@ def _relative(argument: str) -> str:
     return f"{name}{equals}{path.name}" if path.is_absolute() else argument
 
 
-def _say(rows: Sequence[Row], table: Path, told: CasesTold, *, as_json: bool) -> None:
+def _say(rows: Sequence[Row], table: Path, cases: MatchedCases, *, as_json: bool) -> None:
     from histgen_lib.training.report.comparison import to_dict
 
     if as_json:
-        emit_json({"table": str(table), "variants": to_dict(rows), "cases": told.to_dict()})
+        emit_json({"table": str(table), "variants": to_dict(rows), "cases": cases.to_dict()})
         return
     for row in rows:
         out().print(f"{row.variant}: {_summary(row.figures)}", soft_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.bags import Bag, read_bag
-from histgen_lib.cli.offline.cases import CasesTold, read_truth
+from histgen_lib.cli.offline.cases import MatchedCases, read_truth
 from histgen_lib.cli.options import model_folder
 from histgen_lib.cli.progress import progress_bar
 from histgen_lib.cli.sources import BAG_SUFFIXES
@@ -60,7 +60,7 @@ class ModelDrafts:
     drafts: list[DraftReport]
     evidence: list[EvidenceCase]
     run: ModelRun
-    told: CasesTold
+    cases: MatchedCases
 
     def to_dict(self) -> dict[str, Any]:
         """Calibration and risk over sentences, abstentions, and evidence where the truth is known."""
@@ -71,7 +71,7 @@ class ModelDrafts:
         ]
         resampling = {"bootstrap": self.run.bootstrap, "seed": self.run.seed}
         found: dict[str, Any] = {
-            "cases": self.told.to_dict(),
+            "cases": self.cases.to_dict(),
             "abstained": sum(draft.abstained for draft in self.drafts),
             "out_of_distribution": sum(draft.out_of_distribution.flag for draft in self.drafts),
         }
@@ -91,17 +91,17 @@ def run_model(run: ModelRun) -> ModelDrafts:
     assert folder is not None
     annotation, files = read_annotation(run.annotation), index_files(folder, suffixes)
     [matching] = match_splits(annotation, (run.split,), files, allow_missing=run.allow_missing)
-    made = ModelDrafts([], [], [], run, CasesTold())
-    made.told([matching])
+    drafts = ModelDrafts([], [], [], run, MatchedCases())
+    drafts.cases([matching])
     with progress_bar("Drafting", "slides") as bar:
         for number, found in enumerate(matching.found):
             bar("slides", number, len(matching.found))
             bags = [_bag(path, model, server) for path in found.paths]
             draft = _draft(found.case.id, bags, model, server)
-            made.pairs.append(Pair(found.case.id, found.case.report, draft.text))
-            made.drafts.append(draft)
-            made.evidence.extend(_evidence(found.case.id, draft, bags, run.truth))
-    return made
+            drafts.pairs.append(Pair(found.case.id, found.case.report, draft.text))
+            drafts.drafts.append(draft)
+            drafts.evidence.extend(_evidence(found.case.id, draft, bags, run.truth))
+    return drafts
 
 
 def write_tables(

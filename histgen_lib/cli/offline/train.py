@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from histgen_lib.cli.offline.cases import AllowMissing, CasesTold
+from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases
 from histgen_lib.cli.options import Mpp, Out, Slides, model_folder, need_train_extra
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.cli.sources import expand
@@ -102,19 +102,18 @@ def train_encoder(
       histgen train-encoder --world world --out runs/encoder
     """
     need_train_extra("histgen train-encoder")
-    from histgen_lib.training import TileTrainSettings, train_tile_encoder
+    from histgen_lib.training import TileTrainOverrides, TileTrainSettings, train_tile_encoder
 
-    chosen: dict[str, Any] = {
-        "dim": dim,
-        "max_slides": max_slides,
-        "tile_passes": tile_passes,
-        "batch_size": batch_size,
-        "precision": precision,
-        "seed": seed,
-    }
-    stated = {key: value for key, value in chosen.items() if value is not None}
-    settings = TileTrainSettings(world=world, out=out_dir, name=name, threads=threads, **stated)
-    scores = train_tile_encoder(settings)
+    overrides = TileTrainOverrides(
+        dim=dim,
+        max_slides=max_slides,
+        tile_passes=tile_passes,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+    )
+    settings = TileTrainSettings(world=world, out=out_dir, name=name, threads=threads)
+    scores = train_tile_encoder(overrides.apply(settings))
     if as_json:
         emit_json({"encoder": str(out_dir), "scores": scores})
     else:
@@ -197,38 +196,35 @@ def train(
       --out model
     """
     need_train_extra("histgen train")
+    from histgen_lib.training import TrainOverrides
     from histgen_lib.training import preset as make_settings
     from histgen_lib.training import train as run
 
     bags, encoder = _bags(bags, slides, encoder, out_dir)
-    chosen: dict[str, Any] = {
-        "variant": variant,
-        "tokenizer": tokenizer,
-        "word_threshold": min_count,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "device": device,
-        "seed": seed,
-        "patience_epochs": patience,
-    }
-    stated = {key: value for key, value in chosen.items() if value is not None}
-    settings = make_settings(
-        preset,
-        annotation=annotation,
-        bags=bags,
-        out=out_dir,
+    overrides = TrainOverrides(
+        variant=variant,
+        tokenizer=tokenizer,
+        word_threshold=min_count,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        device=device,
+        seed=seed,
+        patience_epochs=patience,
+    )
+    settings = dataclasses.replace(
+        make_settings(preset, annotation=annotation, bags=bags, out=out_dir),
+        name=name,
         encoder=encoder,
         synthetic=synthetic,
         threads=threads,
         allow_missing=allow_missing,
-        **stated,
     )
-    told = CasesTold()
-    result = run(dataclasses.replace(settings, name=name), tell=told)
+    cases = MatchedCases()
+    result = run(overrides.apply(settings), on_matched=cases)
     if os.environ.get("RANK", "0") == "0":
-        _finish(result, told, as_json)
+        _finish(result, cases, as_json)
 
 
 def _bags(
@@ -246,23 +242,27 @@ def _bags(
     from histgen_lib.training import EncodeSettings, encode_slides
 
     assert slides is not None
-    chosen = model_folder(encoder)
-    result = encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
+    used = model_folder(encoder)
+    result = encode_slides(EncodeSettings([slides], used, out_dir / "bags"))
     for path, error in result.failed:
         say_heading(path)
         say_error(Failure.of(error))
     if result.failed and not result.written + result.kept:
         raise result.failed[0][1]
-    return out_dir / "bags", chosen
+    return out_dir / "bags", used
 
 
-def _finish(result: TrainResult, told: CasesTold, as_json: bool) -> None:
+def _finish(result: TrainResult, cases: MatchedCases, as_json: bool) -> None:
     from histgen_lib.export import to_onnx
 
     to_onnx(result.folder)
     if as_json:
-        made = {"model": str(result.folder), "validation": result.best, "seconds": round(result.seconds, 1)}
-        emit_json(made | {"cases": told.to_dict()})
+        content = {
+            "model": str(result.folder),
+            "validation": result.best,
+            "seconds": round(result.seconds, 1),
+        }
+        emit_json(content | {"cases": cases.to_dict()})
         return
     out().print(f"Model in {result.folder} after {result.seconds / 60:.1f} minutes", soft_wrap=True)
     for metric, value in result.best.items():
