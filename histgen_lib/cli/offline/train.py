@@ -34,13 +34,12 @@ def encode(
     out_dir: Out,
     encoder: Encoder = None,
     mpp: Mpp = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one per core.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Encode the tiles of many slides, for training. Needs the train extra.
 
-    Writes DIR/<slide>.parquet. Bags that are there already are kept; a slide that fails does not stop the
-    others.
+    Writes DIR/<slide>.parquet. Existing bags are kept; a slide that fails does not stop the others.
 
     For example:
 
@@ -56,7 +55,7 @@ def encode(
         emit_json(_to_dict(result, out_dir))
     else:
         out().print(
-            f"{result.written} bags written to {out_dir}, {result.kept} were there, "
+            f"{result.written} bags written to {out_dir}, {result.kept} already there, "
             f"{len(result.failed)} slides failed.",
             soft_wrap=True,
         )
@@ -80,22 +79,23 @@ def train_encoder(
     world: Annotated[Path, typer.Option("--world", metavar="DIR", help="Folder that histgen synth wrote.")],
     out_dir: Out,
     name: Annotated[
-        str, typer.Option("--name", help="What the encoder is called in provenance.")
+        str, typer.Option("--name", help="Name of the encoder in provenance.")
     ] = "synthetic-small",
     dim: Annotated[int | None, typer.Option("--dim", help="Length of a feature.")] = None,
     max_slides: Annotated[int | None, typer.Option("--max-slides", help="Slides to take tiles from.")] = None,
-    tile_passes: Annotated[int | None, typer.Option("--tile-passes", help="Tiles shown in all.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles a step.")] = None,
+    tile_passes: Annotated[int | None, typer.Option("--tile-passes", help="Tiles shown in total.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles per step.")] = None,
     precision: Annotated[
-        Literal["bfloat16", "float32"] | None, typer.Option("--precision", help="Arithmetic of convolutions.")
+        Literal["bfloat16", "float32"] | None,
+        typer.Option("--precision", help="Number format of convolutions."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a small tile encoder on synthetic slides. Needs the train extra; a run that was stopped goes on.
+    """Train a small tile encoder on synthetic slides. Needs the train extra; an interrupted run resumes.
 
     For example:
 
@@ -134,59 +134,62 @@ def train(
     ] = None,
     slides: Annotated[
         Path | None,
-        typer.Option("--slides", metavar="DIR", help="Slides instead of bags: encoded first, to OUT/bags."),
+        typer.Option(
+            "--slides", metavar="DIR", help="Slides instead of bags; they are first encoded to OUT/bags."
+        ),
     ] = None,
     encoder: Annotated[
         Path | None,
-        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags, to go into the model."),
+        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags; copied into the model."),
     ] = None,
     preset: Annotated[
         Literal["published", "small"],
-        typer.Option("--preset", help="Published: HistGen's settings. Small: short reports, on a CPU."),
+        typer.Option("--preset", help="published: HistGen's settings. small: short reports, on a CPU."),
     ] = "published",
     variant: Annotated[
         Literal["published", "corrected", "mean-pooled"] | None,
         typer.Option(
             "--variant",
-            help="The authors' network, the corrected one, or a baseline on the mean tile. "
+            help="The authors' network, the corrected one, or a baseline on the mean of all tiles. "
             "Default: the preset's (small: corrected).",
         ),
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="What the model is called in provenance.")] = "histgen",
+    name: Annotated[str, typer.Option("--name", help="Name of the model in provenance.")] = "histgen",
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="The slides are synthetic: every draft will say so.")
+        bool, typer.Option("--synthetic", help="The slides are synthetic; every draft will say so.")
     ] = False,
     tokenizer: Annotated[
         Literal["word", "bpe"] | None, typer.Option("--tokenizer", help="Words or byte pairs.")
     ] = None,
     min_count: Annotated[
-        int | None, typer.Option("--min-count", min=1, help="Words that occur less often are unknown.")
+        int | None, typer.Option("--min-count", min=1, help="Words that occur less often become unknown.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Slides a step and process.")
+        int | None, typer.Option("--batch-size", min=1, help="Slides per step and process.")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Peak learning rate.")
     ] = None,
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option("--precision", help="Mixed precision.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option("--precision", help="Number format; mixed precision except float32."),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.")] = None,
     patience: Annotated[
         int | None,
-        typer.Option("--patience", help="Epochs without a better validation score before stopping."),
+        typer.Option("--patience", help="Epochs without a better validation score before training stops."),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train HistGen on slides or bags and their reports. Needs the train extra.
 
-    A run that was stopped goes on. OUT becomes a model folder, ONNX files included; metrics and
-    TensorBoard files lie in OUT/training. The test split is not looked at. Several processes: torchrun
-    --nproc-per-node N -m histgen_lib.cli train ...
+    OUT becomes a model folder with ONNX files; metrics and TensorBoard files go to OUT/training. An
+    interrupted run resumes. The test split is not used. For several processes: torchrun --nproc-per-node N
+    -m histgen_lib.cli train ...
 
     For example:
 
@@ -230,12 +233,12 @@ def train(
 def _bags(
     bags: Path | None, slides: Path | None, encoder: Path | None, out_dir: Path
 ) -> tuple[Path, Path | None]:
-    """Where the bags are, encoding the slides first if slides were given."""
+    """Return the folder of bags and their encoder, encoding --slides first."""
     if (bags is None) == (slides is None):
         raise InvalidInputError(
             "train-bags-or-slides",
             "Training needs either --bags or --slides.",
-            hint="Give exactly one of them.",
+            hint="Use exactly one of them.",
         )
     if bags is not None:
         return bags, encoder
