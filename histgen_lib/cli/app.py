@@ -1,8 +1,8 @@
-"""Puts the commands together, and turns every way in which they can end into an exit code.
+"""The command line: assembles the commands, and turns each way they can end into an exit code.
 
-0 done · 1 some of several slides failed · 2 wrong usage · 65 the input is at fault · 70 our fault
-(internal-error) 75 worth trying again · 78 the installation is at fault · 130 interrupted · 143 terminated
-(sysexits.h where it fits)
+0 success · 1 some of several slides failed · 2 wrong usage · 65 invalid input · 70 internal error ·
+75 temporary failure, try again · 78 broken installation · 130 interrupted · 143 terminated
+(sysexits.h where it applies)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AGAIN_S = 0.05
 
 
 class _Commands(TyperGroup):
-    """The commands; Ctrl-C is told to the person who pressed it, which typer ends without a word."""
+    """The commands. On Ctrl-C they print a message, where typer ends silently."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -66,18 +66,18 @@ _COMMANDS = {
 """Command: its panel in --help, and the function (or the group of commands) behind it, loaded when needed."""
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"histgen {__version__}")
         raise typer.Exit
 
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hold what stands before the command."""
+    """Accept the options before the command."""
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
@@ -114,9 +114,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; never raises. With HISTGEN_DEBUG=1 a traceback also goes to stderr."""
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where it is ignored: behind nohup
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not if it is ignored, as under nohup
         signal.signal(signal.SIGINT, _interrupt)
-    sys.unraisablehook = _come_again
+    sys.unraisablehook = _send_again
     try:
         code = make_app(arguments)(args=list(arguments), prog_name="histgen", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -127,14 +127,14 @@ def run(arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1
-    except Exception as error:  # the last line of defence: a person gets a sentence, never a traceback
+    except Exception as error:  # last line of defence: people get a sentence, never a traceback
         return _fail(error, as_json)
 
 
 def _fail(error: Exception, as_json: bool) -> int:
     if os.environ.get("HISTGEN_DEBUG") == "1":
         traceback.print_exception(error)
-    if hasattr(error, "format_message") and hasattr(error, "show"):  # wrong usage, found by typer
+    if hasattr(error, "format_message") and hasattr(error, "show"):  # wrong usage, detected by typer
         return _usage(error, as_json)
     failure = Failure.of(error)
     emit_error(failure, as_json=as_json)
@@ -152,8 +152,8 @@ def _usage(error: Any, as_json: bool) -> int:
 class _Interrupted(KeyboardInterrupt):
     """Ctrl-C.
 
-    CPython takes a plain KeyboardInterrupt that passed through `exec` of a string (as dataclasses do while
-    they are imported) for one that nobody handled, and ends by the signal whatever code is returned.
+    CPython takes a plain KeyboardInterrupt that passed through `exec` of a string (as dataclasses use when
+    they are imported) for an unhandled one, and then exits by the signal whatever code is returned.
     """
 
 
@@ -161,8 +161,8 @@ class _Terminated(SystemExit):
     """SIGTERM."""
 
 
-def _come_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Send a signal again whose exception Python dropped: it came in a callback, amid an import, say."""
+def _send_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Resend a signal whose exception Python dropped because it arrived in a callback."""
     number = signal.SIGTERM if dropped.exc_type is _Terminated else signal.SIGINT
     if dropped.exc_type in (_Terminated, _Interrupted):
         main_thread = threading.main_thread().ident

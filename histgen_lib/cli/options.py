@@ -15,42 +15,44 @@ from histgen_lib.models import SHIPPED_MODEL as DEMO_MODEL
 
 
 def writable_folder(folder: Path | None) -> Path | None:
-    """Refuse a results folder that cannot be made or written to, before any work is done; makes nothing.
+    """Refuse a results folder that cannot be created or written to, before any work; create nothing.
 
     Raises FatalError("output-unwritable").
     """
     if folder is not None and (reason := _obstacle(folder)):
         raise FatalError(
             "output-unwritable",
-            f"Nothing can be written to {folder}: {reason}.",
-            hint="Give --out a folder that you may write to.",
+            f"Cannot write to {folder}: {reason}.",
+            hint="With --out, choose a folder that you have permission to write to.",
         )
     return folder
 
 
 def writable_file(path: Path) -> Path:
-    """Refuse a file that cannot be written, as `writable_folder` does."""
+    """Refuse a file that cannot be written; raises as `writable_folder` does."""
     if path.is_dir():
-        raise FatalError("output-unwritable", f"{path} is a folder, not a file.", hint="Name a file.")
+        raise FatalError(
+            "output-unwritable", f"{path} is a folder, not a file.", hint="Give the path of a file."
+        )
     writable_folder(path.parent)
     return path
 
 
 def _finite(mpp: float | None) -> float | None:
     if mpp is not None and not math.isfinite(mpp):
-        raise typer.BadParameter(f"{mpp} is no size.")
+        raise typer.BadParameter(f"{mpp} is not a resolution.")
     return mpp
 
 
 def _obstacle(folder: Path) -> str:
-    """Say what stands in the way of writing into the folder, or of making it; "" for nothing known."""
+    """Return what prevents writing to the folder or creating it; "" if nothing is known."""
     try:
         folder = folder.absolute()
-        there = next(path for path in (folder, *folder.parents) if path.is_symlink() or path.exists())
-        if not there.is_dir():
-            return f"{there} is not a folder"
-        if not os.access(there, os.W_OK | os.X_OK):
-            return f"this account may not write to {there}"
+        existing = next(path for path in (folder, *folder.parents) if path.is_symlink() or path.exists())
+        if not existing.is_dir():
+            return f"{existing} is not a folder"
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return f"this account has no permission to write to {existing}"
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
@@ -70,7 +72,7 @@ Out = Annotated[
         "--out",
         "-o",
         metavar="DIR",
-        help="Folder for the results; made if missing.",
+        help="Folder for the results; created if missing.",
         callback=writable_folder,
     ),
 ]
@@ -83,26 +85,26 @@ Mpp = Annotated[
     typer.Option(
         "--mpp",
         metavar="UM",
-        help="µm per pixel of the scan, when the file does not say or is wrong.",
+        help="µm per pixel of the scan, if the file does not state it or is wrong.",
         callback=_finite,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores to use. Default: all of them."),
+    typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores to use. Default: all."),
 ]
 
 
 def model_folder(chosen: Path | None) -> Path:
-    """Choose the model: what was asked for, else the demo model that ships with the package."""
+    """Return the chosen model folder, by default the demo model that ships with the package."""
     return DEMO_MODEL if chosen is None else chosen
 
 
 def need_train_extra(command: str) -> None:
-    """Raise FatalError("extra-train-missing") when torch is not installed."""
+    """Raise FatalError("extra-train-missing") if torch is not installed."""
     if find_spec("torch") is None:
         raise FatalError(
             "extra-train-missing",
-            f"{command} needs the extra `train` (torch and its friends), which is not installed.",
+            f"{command} needs the extra `train` (torch and related packages), which is not installed.",
             hint="In a checkout run `make setup`; elsewhere: pip install 'histgen[train]'",
         )

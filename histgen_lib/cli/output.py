@@ -1,4 +1,4 @@
-"""What the commands say: results to stdout (text, or one JSON document), everything else to stderr."""
+"""Output of the commands: results to stdout (text, or one JSON document), everything else to stderr."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INTERNAL_EXIT = 70  # EX_SOFTWARE of sysexits.h
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as a person or a program gets it."""
+    """An error as it is shown to people and programs."""
 
     code: str
     message: str
@@ -35,7 +35,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """Describe any exception; one that neither we nor the file system raised is an internal-error."""
+        """Describe any exception; internal-error if neither histgen nor the file system raised it."""
         if isinstance(error, HistgenError):
             return cls(error.code, error.message, error.hint, error.exit_code)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -50,14 +50,14 @@ class Failure:
         )
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
 _DISK_FULL = Failure(
     "output-disk-full",
-    "A disk that something had to be written to is full.",
-    "Make room, then run the command again.",
+    "The disk is full.",
+    "Free some space, then run the command again.",
     TransientError.exit_code,
 )
 
@@ -65,8 +65,8 @@ _DISK_FULL = Failure(
 def _refused(error: OSError) -> Failure:
     return Failure(
         "file-refused",
-        f"The system refuses {error.filename} ({error.strerror}).",
-        "Check the path, its rights and the room on its disk, then run the command again.",
+        f"The system refuses access to {error.filename} ({error.strerror}).",
+        "Check the path, its permissions and the free space, then run the command again.",
         FatalError.exit_code,
     )
 
@@ -89,24 +89,24 @@ def emit_json(value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Write JSON as people read it, with no sign in it that a terminal would obey, or could not write."""
+    """Format JSON for people, without characters that a terminal would interpret or cannot print."""
     return harmless_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def emit_error(failure: Failure, *, as_json: bool = False) -> None:
-    """Say what went wrong and what to do, on stderr; with `as_json` also as a document on stdout."""
+    """Print what went wrong and what to do on stderr; with `as_json` also as a document on stdout."""
     if as_json:
         emit_json({"error": failure.to_dict()})
     say_error(failure)
 
 
 def say_heading(name: object) -> None:
-    """Name, above its error, what it is that failed."""
+    """Print, above its error, the name of what failed."""
     err().print(f"{printable(str(name))}:", style="bold", soft_wrap=True)
 
 
 def say_error(failure: Failure) -> None:
-    """One `error[code]: sentence` line and, below it, the hint."""
+    """Print a line `error[code]: sentence` and, below it, the hint."""
     console = err()
     console.print(f"error[{failure.code}]:", style="bold red", end=" ", soft_wrap=True)
     console.print(failure.message, soft_wrap=True)
@@ -115,7 +115,7 @@ def say_error(failure: Failure) -> None:
 
 
 def confidence_word(confidence: float | None) -> str:
-    """Write a draft's confidence for a line or table; None: its model was not calibrated."""
+    """Format a draft's confidence for a line or table; None: the model is not calibrated."""
     return "not calibrated" if confidence is None else f"{confidence:.2f}"
 
 
@@ -126,7 +126,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _place_of(error: Exception) -> str:
-    """Say where it was raised; what it says may quote from a slide or a report."""
+    """Return where it was raised, but not its message, which may quote a slide or a report."""
     from histgen_lib.telemetry.log import frames
 
     return "".join(f" at {place}" for place in list(frames(error))[-1:])

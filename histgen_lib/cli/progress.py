@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line a stage elsewhere, nothing with --json off a terminal."""
+"""A progress bar on stderr, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGES = {
 
 @contextmanager
 def progress_bar(title: str, unit: str = "") -> Iterator[StageBar]:
-    """Show progress while the block runs; the bar goes away at the end."""
+    """Show a bar while the block runs; it disappears at the end."""
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
@@ -35,7 +35,7 @@ def progress_bar(title: str, unit: str = "") -> Iterator[StageBar]:
 
 
 class StageBar:
-    """A pipeline Progress: one bar, whose text names the stage."""
+    """A pipeline's Progress callable: one bar, whose text names the stage."""
 
     def __init__(self, bar: Progress, title: str) -> None:
         self._bar, self._title = bar, title

@@ -1,4 +1,4 @@
-"""From what a person typed to the slides that are meant: files, folders of slides, DICOM folders, globs."""
+"""From arguments to slides: files, folders of slides, DICOM folders and globs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ BAG_SUFFIXES = frozenset({".parquet", ".h5", ".pt"})
 
 
 def expand(arguments: Iterable[str]) -> list[Path]:
-    """Slides and bags behind `arguments`, in order, each once; of a folder all slides in it and below it.
+    """List the slides and bags of `arguments`, in order, each once; for a folder, all slides in and below it.
 
-    What is left out of a folder is said on stderr. A path that does not exist is kept: opening it gives the
-    right error. Raises InvalidInputError: "slide-none-found" for a glob that matches nothing and for an empty
-    text, "slide-is-folder" for a folder without slides.
+    Prints on stderr what is left out of a folder. A path that does not exist is kept: opening it gives the
+    right error. Raises InvalidInputError: "slide-none-found" for a glob without matches and for an empty
+    argument, "slide-is-folder" for a folder without slides.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list(dict.fromkeys(found))
 
 
 def is_bag(path: Path) -> bool:
-    """Whether the path names a bag rather than a slide."""
+    """Return whether the path names a bag rather than a slide."""
     return path.suffix.lower() in BAG_SUFFIXES
 
 
 def _expand(argument: str) -> Iterator[Path]:
-    if not argument:  # of a variable that is not set; as a path it would be all that lies here
+    if not argument:  # from an unset variable; as a path it would be the current folder
         raise InvalidInputError(
-            "slide-none-found", "A slide without a name is given.", hint="Is a variable of the command empty?"
+            "slide-none-found", "A slide argument is empty.", hint="Check the variables in the command."
         )
     path = Path(argument)
     if path.is_dir():
@@ -43,7 +43,7 @@ def _expand(argument: str) -> Iterator[Path]:
             raise InvalidInputError(
                 "slide-none-found",
                 f"Nothing matches {argument}.",
-                hint="Check the pattern; it is relative to the current folder.",
+                hint="Check the pattern. It is relative to the current folder.",
             )
         for match in matches:
             yield from _expand(match)
@@ -52,7 +52,7 @@ def _expand(argument: str) -> Iterator[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """List the slides of a folder, and say what else lies there."""
+    """List the slides of a folder, and print what else it contains."""
     found = find_slides(folder)
     left_out = summary(found.left_out) if found.left_out else ""
     if not found.slides and _holds_dicom(folder):
@@ -61,8 +61,7 @@ def _in_folder(folder: Path) -> list[Path]:
         raise InvalidInputError(
             "slide-is-folder",
             f"There is no slide in {folder} or below it{f' ({left_out})' if left_out else ''}.",
-            hint=f"The names of slides end in {looked_for()}; give a slide of another name, or bags, by "
-            "themselves.",
+            hint=f"File names of slides end in {looked_for()}. Name other slides, and bags, one by one.",
         )
     if left_out:
         err().print(f"{folder}: {left_out}.", style="dim", soft_wrap=True)
@@ -70,7 +69,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Whether a folder whose files are not called as slides are holds a DICOM series."""
+    """Return whether a folder without files named like slides holds a DICOM series."""
     from histgen_lib.slides.formats import is_dicom
 
     return any(is_dicom(path) for path in folder.iterdir() if path.is_file())

@@ -1,4 +1,4 @@
-"""How good are generated reports? Text metrics, synoptic fields, calibration and evidence, with intervals."""
+"""Scoring generated reports: text metrics, synoptic fields, calibration and evidence, with intervals."""
 
 from histgen_lib.evaluation.bootstrap import Estimate
 from histgen_lib.evaluation.calibration import (

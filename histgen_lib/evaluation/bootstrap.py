@@ -1,4 +1,4 @@
-"""Estimates with percentile-bootstrap intervals: slides are drawn again, metrics are computed anew."""
+"""Estimates with percentile-bootstrap intervals: slides are resampled and metrics recomputed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _CHUNK = 64  # resamples held in memory at once: 64 × 10 000 slides × 8 bytes 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value and its 95 % percentile interval; NaN where there was nothing to measure."""
+    """A metric's value and its 95 % percentile interval; NaN if there was nothing to measure."""
 
     value: float
     low: float = math.nan
     high: float = math.nan
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the three numbers, JSON-ready: None for what is not a number."""
+        """Return the three numbers JSON-ready, with None for NaN."""
         return {"value": finite(self.value), "low": finite(self.low), "high": finite(self.high)}
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Named metrics as a function of how often each slide counts.
+    """Named metrics as a function of the weight of each slide.
 
-    `compute` maps weights float64[B, n] (B resamples of n slides) to values float64[B, m], one column a name.
+    `compute` maps weights float64[B, n] (B resamples of n slides) to values float64[B, m], a column per name.
     """
 
     names: tuple[str, ...]
@@ -39,14 +39,14 @@ class Statistic:
 
 
 def additive(names: Sequence[str], sums: Floats, finish: Callable[[Floats], Floats]) -> Statistic:
-    """Build a statistic of totals: `sums` float64[n, k] a slide, `finish` maps totals [B, k] to [B, m]."""
+    """Build a statistic of totals: `sums` float64[n, k] per slide; `finish` maps totals [B, k] to [B, m]."""
     return Statistic(tuple(names), lambda weights: finish(weights @ sums))
 
 
 def mean(names: Sequence[str], values: Floats, counted: NDArray[np.bool_] | None = None) -> Statistic:
     """Build column means of `values` float64[n, m], over the slides where `counted` bool[n, m] holds.
 
-    All slides count if it is None; NaN where no slide counts.
+    All slides count if it is None; the mean is NaN if no slide counts.
     """
     mask = np.ones(values.shape) if counted is None else counted.astype(np.float64)
     columns = values.shape[1]
@@ -63,7 +63,7 @@ def mean(names: Sequence[str], values: Floats, counted: NDArray[np.bool_] | None
 def estimate(
     statistics: Sequence[Statistic], count: int, *, resamples: int = 0, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Compute every statistic's value over `count` slides, with intervals from `resamples` seeded resamples.
+    """Compute each statistic over `count` slides, with intervals from `resamples` seeded resamples.
 
     All statistics see the same resamples. With 0 resamples, or a single slide, intervals are NaN.
     """
@@ -78,7 +78,7 @@ def estimate(
 
 
 def finite(value: float) -> float | None:
-    """Return the number itself, or None where JSON has no way to write it."""
+    """Return the number, or None if JSON cannot represent it."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -1,6 +1,6 @@
-"""Whether a confidence means what it says, and whether abstaining below a threshold pays.
+"""Calibration of confidences, and the risk that remains after abstaining below a threshold.
 
-Works on outcomes: a stated confidence beside whether it turned out right, for sentences or whole drafts.
+Both work on outcomes: a confidence and whether the statement was right, for sentences or whole drafts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from histgen_lib.text.synoptic import split_sentences
 
 @dataclass(frozen=True)
 class Outcome:
-    """One stated confidence in [0, 1] and whether the statement was right."""
+    """The confidence of one statement, in [0, 1], and whether the statement was right."""
 
     slide_id: str
     text: str
@@ -39,7 +39,7 @@ class ReliabilityBin:
     accuracy: float
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """JSON-ready; None stands for an empty bin's means."""
+        """Return it JSON-ready, with None for an empty bin's means."""
         means = {"confidence": finite(self.confidence), "accuracy": finite(self.accuracy)}
         return {"low": self.low, "high": self.high, "count": self.count} | means
 
@@ -55,7 +55,7 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; None stands for an empty bin's values."""
+        """Return it JSON-ready, with None for an empty bin's means."""
         return {
             "count": self.count,
             "accuracy": self.accuracy.to_dict(),
@@ -67,10 +67,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """What remains wrong when only the more confident outcomes are kept (El-Yaniv & Wiener 2010).
+    """The share of errors among the more confident outcomes (El-Yaniv & Wiener 2010).
 
-    Rows run from the strictest threshold to none: keeping confidences ≥ `thresholds[i]` keeps the share
-    `coverage[i]`, of which `risk[i]` is wrong. `area` is the mean risk over all coverages; lower is better.
+    Rows run from the strictest threshold to none: confidences ≥ `thresholds[i]` are the share `coverage[i]`
+    of all, of which `risk[i]` is wrong. `area` is the mean risk over all coverages; lower is better.
     """
 
     thresholds: tuple[float, ...]
@@ -79,12 +79,12 @@ class RiskCoverage:
     area: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         columns = {"thresholds": self.thresholds, "coverage": self.coverage, "risk": self.risk}
         return {name: list(values) for name, values in columns.items()} | {"area": self.area.to_dict()}
 
     def threshold_for(self, max_risk: float) -> float | None:
-        """Find the threshold that keeps most with at most `max_risk` of it wrong; None if none does."""
+        """Return the threshold with the highest coverage and at most `max_risk`; None if there is none."""
         kept = [t for t, risk in zip(self.thresholds, self.risk, strict=True) if risk <= max_risk]
         return kept[-1] if kept else None
 
@@ -92,8 +92,8 @@ class RiskCoverage:
 def sentence_outcomes(draft: Mapping[str, Any], reference: str) -> list[Outcome]:
     """Judge a draft's sentences (`draft.json`): right if the reference has the same sentence.
 
-    A sentence of a model that was not calibrated states no confidence, and is left out.
-    Sentences are compared without the white space around them, word for word.
+    Sentences of an uncalibrated model have no confidence and are left out. Sentences are compared word for
+    word, without surrounding white space.
     """
     true = {reference[start:end].strip() for start, end in split_sentences(reference)}
     return [
@@ -121,7 +121,7 @@ def calibrate(
 
 
 def risk_coverage(outcomes: Sequence[Outcome], *, bootstrap: int = 0, seed: int = 0) -> RiskCoverage:
-    """Draw the risk–coverage curve of `outcomes`; equal confidences are kept or dropped together.
+    """Compute the risk–coverage curve of `outcomes`; equal confidences are kept or dropped together.
 
     Raises InvalidInputError `evaluation-no-outcomes`, `evaluation-confidence-invalid`.
     """
@@ -148,13 +148,13 @@ def _columns(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats, NDArray[np.in
     """Return confidence float64[n], correct float64[n] of 0 and 1, and each outcome's slide as a number."""
     if not outcomes:
         raise InvalidInputError(
-            "evaluation-no-outcomes", "There is no confidence to judge.", hint="Give at least one draft."
+            "evaluation-no-outcomes", "There are no confidences to score.", hint="Score at least one draft."
         )
     bad = next((o for o in outcomes if not (math.isfinite(o.confidence) and 0 <= o.confidence <= 1)), None)
     if bad is not None:
         raise InvalidInputError(
             "evaluation-confidence-invalid",
-            f"Slide {bad.slide_id} states the confidence {bad.confidence}.",
+            f"Slide {bad.slide_id} has the confidence {bad.confidence}.",
             hint="Confidences are probabilities: numbers from 0 to 1.",
         )
     numbers = {slide: number for number, slide in enumerate(dict.fromkeys(o.slide_id for o in outcomes))}
@@ -164,7 +164,7 @@ def _columns(outcomes: Sequence[Outcome]) -> tuple[Floats, Floats, NDArray[np.in
 
 
 def _bin_sums(confidence: Floats, correct: Floats, place: NDArray[np.int64], bins: int) -> Floats:
-    """Note each outcome's share in its bin's count, confidence and correctness; float64[n, 3, bins]."""
+    """Return each outcome's share in its bin's count, confidence and correctness; float64[n, 3, bins]."""
     table = np.zeros((confidence.size, 3, bins))
     shares = np.stack([np.ones_like(confidence), confidence, correct], axis=1)
     table[np.arange(confidence.size), :, place] = shares
@@ -189,7 +189,7 @@ def _rows(table: Floats, bins: int) -> tuple[ReliabilityBin, ...]:
 
 
 def _curve(weights: Floats, wrong: Floats, ends: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Coverage and risk float64[B, k] after each run of equal confidences; risk NaN where none is kept."""
+    """Return coverage and risk float64[B, k] after each run of equal confidences; risk is NaN for none."""
     kept = np.cumsum(weights, axis=1)
     errors = np.cumsum(weights * wrong, axis=1)[:, ends]
     with np.errstate(invalid="ignore", divide="ignore"):

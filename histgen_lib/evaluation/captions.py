@@ -1,4 +1,10 @@
-"""coco-caption's metrics: BLEU-1 to BLEU-4, ROUGE-L and METEOR 1.5."""
+"""coco-caption's metrics: BLEU, ROUGE-L and METEOR 1.5.
+
+BLEU (Papineni et al. 2002) and ROUGE-L (Lin 2004) have coco-caption's smoothing constants, brevity penalty
+and weights. For METEOR (Denkowski & Lavie 2014) the published jar aligns, and the formula on top is computed
+here: the jar returns 23 counts per pair, which add up over slides, so one run of it serves the corpus score,
+each report's score and every bootstrap resample.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +26,17 @@ _SMALL = 1e-9
 
 
 def bleu_statistics(references: Sequence[str], predictions: Sequence[str]) -> Floats:
-    """Count what decides BLEU, float64[n, 10]: prediction length, reference length, matches, n-grams.
+    """Count what BLEU depends on, float64[n, 10]: prediction length, reference length, matches, n-grams.
 
-    Words are separated by any white space. Columns 2–5 hold the clipped matches of orders 1–4, columns 6–9
-    the number of n-grams in the prediction.
+    Words are separated by white space of any kind. Columns 2–5 hold the clipped matches of orders 1–4,
+    columns 6–9 the number of n-grams in the prediction.
     """
     rows = [_counts(reference, text) for reference, text in zip(references, predictions, strict=True)]
     return np.array(rows, dtype=np.float64).reshape(-1, 2 + 2 * _ORDERS)
 
 
 def bleu_from_totals(totals: Floats) -> Floats:
-    """Compute BLEU-1…4 float64[B, 4] of summed counts float64[B, 10] (`bleu_statistics`)."""
+    """Compute BLEU-1…4, float64[B, 4], from summed counts float64[B, 10] (`bleu_statistics`)."""
     length, reference_length = totals[:, 0], totals[:, 1]
     precisions = (totals[:, 2 : 2 + _ORDERS] + _TINY) / (totals[:, 2 + _ORDERS :] + _SMALL)
     means = np.cumprod(precisions, axis=1) ** (1.0 / np.arange(1, _ORDERS + 1))
@@ -57,10 +63,10 @@ _BETA_SQUARED = 1.2**2  # coco-caption's weight of recall against precision
 
 
 def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> Floats:
-    """Compute ROUGE-L of every pair, float64[n]; the corpus value is their mean.
+    """Compute ROUGE-L of each pair, float64[n]; the corpus value is their mean.
 
-    Words are what stands between single spaces, as in coco-caption: two spaces in a row make an empty word,
-    a line break stays inside its word, and the empty text is one empty word.
+    Words are split at single spaces, as in coco-caption: two spaces in a row make an empty word, a line break
+    stays inside its word, and the empty text is one empty word.
     """
     pairs = zip(references, predictions, strict=True)
     return np.array(
@@ -69,7 +75,7 @@ def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> Floats:
 
 
 def common_subsequence_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """Return the length of the longest common subsequence, one big-integer step an item (Hyyrö 2004)."""
+    """Return the length of the longest common subsequence, one big-integer step per item (Hyyrö 2004)."""
     places: dict[Hashable, int] = {}
     for place, item in enumerate(first):
         places[item] = places.get(item, 0) | 1 << place
@@ -107,9 +113,9 @@ _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 def meteor_statistics(
     references: Sequence[str], predictions: Sequence[str], *, timeout_s: float | None = None
 ) -> Floats:
-    """Ask the jar for its 23 counts of every pair, float64[n, 23].
+    """Get the jar's 23 counts for each pair, float64[n, 23].
 
-    A line break counts as a space: the jar reads one pair a line. "|||", its separator, is removed from
+    A line break counts as a space: the jar reads one pair per line. "|||", its separator, is removed from
     predictions, and in a reference separates alternatives, as in coco-caption. Equal pairs are scored once.
     `timeout_s` defaults to five minutes plus 1 s a distinct pair. Raises FatalError (`evaluation-java-*`,
     `evaluation-package-missing`).

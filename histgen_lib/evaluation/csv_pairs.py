@@ -1,4 +1,4 @@
-"""Reading a CSV of predictions and references, strictly: what is not understood is an error, not a guess."""
+"""Strict reading of a CSV of predictions and references: anything unclear is an error, not a guess."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_CELL_CHARACTERS = 2**24
 
 @dataclass(frozen=True)
 class Pair:
-    """A report as it should be and as it was generated, both as they are written."""
+    """A reference report and a generated one, both verbatim."""
 
     id: str
     reference: str
@@ -35,33 +35,33 @@ def read_pairs_csv(
     id_column: str | None = None,
     blank_references: BlankReferences = "error",
 ) -> list[Pair]:
-    """Read pairs from a file with a header line, in UTF-8 or as its byte order mark says.
+    """Read pairs from a file with a header line, in UTF-8 or the encoding of its byte order mark.
 
-    Cells are parted by commas, or by semicolons or tabs where the header's columns are (Excel's "CSV" of many
-    countries, and its "Unicode text"); a first line `sep=;` says by what. Columns without a name at the end
-    of all rows, and rows without any content, are left out. Cells are kept character by character. Without
-    `id_column` the id is the row's number, from 1. A blank prediction is a pair like any other; blank
-    references are an error, or are kept or skipped on request.
+    The separator is a comma, or the semicolon or tab that separates the header's columns (Excel's "CSV" in
+    many countries, and its "Unicode text"); a first line `sep=;` names it. Unnamed columns at the end of all
+    rows, and empty rows, are ignored. Cells are kept verbatim. Without `id_column`, ids are row numbers,
+    from 1. A blank prediction is a pair like any other; blank references are an error, or are kept or skipped
+    on request.
 
     Raises InvalidInputError: `evaluation-csv-missing`, `-unreadable`, `-undecodable`, `-malformed`, `-empty`,
     `-no-rows`, `-column-missing`, `evaluation-id-repeated`, `evaluation-reference-blank`.
     """
-    wanted = [reference_column, prediction_column, *([id_column] if id_column else [])]
-    text, separator = _separator(_text(path), wanted)
+    columns = [reference_column, prediction_column, *([id_column] if id_column else [])]
+    text, separator = _separator(_text(path), columns)
     rows = _rows(text, separator, path)
     header = _header(next(rows, None))
     if header is None:
         raise _bad(
-            "empty", f"{path.name} is empty.", "Give a CSV file with a header line and one row a report."
+            "empty", f"{path.name} is empty.", "Use a CSV file with a header line and one row per report."
         )
-    if any("\0" in name for name in header):  # UTF-16 without its mark reads as UTF-8 with NUL between
+    if any("\0" in name for name in header):  # UTF-16 without a byte order mark reads as UTF-8 with NULs
         raise _bad(
             "undecodable", f"{path.name} is not utf-8 text (NUL).", "Save it as CSV with UTF-8 encoding."
         )
-    places = [_place(header, column, path) for column in wanted]
+    places = [_place(header, column, path) for column in columns]
     pairs = [_pair(row, places, number) for number, row in enumerate(_checked(rows, len(header), path), 1)]
     if not pairs:
-        raise _bad("no-rows", f"{path.name} has a header but no rows.", "Add one row a report.")
+        raise _bad("no-rows", f"{path.name} has a header but no rows.", "Add one row per report.")
     _check_ids(pairs, path)
     return _without_blanks(pairs, blank_references, path)
 
@@ -73,7 +73,7 @@ def _text(path: Path) -> str:
         raise _bad("missing", f"There is no file {path}.", "Check the path given to --csv.") from error
     except OSError as error:
         reason = f"{path} cannot be read: {error.strerror}."
-        raise _bad("unreadable", reason, "Give a CSV file that you may read.") from error
+        raise _bad("unreadable", reason, "Use a CSV file that you have permission to read.") from error
     try:
         return decode_text(data)
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def _text(path: Path) -> str:
 
 
 def write_pairs_csv(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write pairs as `read_pairs_csv` reads them by itself: columns id, reference, prediction."""
+    """Write pairs for `read_pairs_csv`: columns id, reference, prediction."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow([part.name for part in fields(Pair)])
@@ -90,26 +90,26 @@ def write_pairs_csv(path: Path, pairs: Sequence[Pair]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def _separator(text: str, wanted: Sequence[str]) -> tuple[str, str]:
-    """Take Excel's `sep=` line off, and find what parts the wanted columns of the header."""
+def _separator(text: str, columns: Sequence[str]) -> tuple[str, str]:
+    """Remove Excel's `sep=` line, and find the separator of the header's `columns`."""
     first, _, rest = text.partition("\n")
-    stated = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r"), re.IGNORECASE)
-    if stated:
-        return rest, stated[1]
+    declared = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r"), re.IGNORECASE)
+    if declared:
+        return rest, declared[1]
     headers = {mark: _first_row(text, mark) for mark in ",;\t"}
-    named = {mark: sum(name.strip() in wanted for name in header) for mark, header in headers.items()}
+    named = {mark: sum(name.strip() in columns for name in header) for mark, header in headers.items()}
     return text, max(named, key=lambda mark: (named[mark], len(headers[mark])))
 
 
 def _first_row(text: str, separator: str) -> list[str]:
     try:
         return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
-    except csv.Error:  # said again, with its place, when the rows are read
+    except csv.Error:  # reported with its line when the rows are read
         return []
 
 
 def _header(row: list[str] | None) -> list[str] | None:
-    """Names of the columns, without blanks around them and empty ones at the end."""
+    """Return the column names, stripped, without empty ones at the end."""
     names = [name.strip() for name in row or []]
     while names and not names[-1]:
         names.pop()
@@ -117,7 +117,7 @@ def _header(row: list[str] | None) -> list[str] | None:
 
 
 def _rows(text: str, delimiter: str, path: Path) -> Iterator[list[str]]:
-    """Rows that are not blank; `newline=''` keeps line breaks inside cells as they are."""
+    """Yield the rows that are not blank; `newline=''` keeps line breaks inside cells unchanged."""
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -126,7 +126,7 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[list[str]]:
                 yield row
     except csv.Error as error:
         reason = f"{path.name}, line {reader.line_num}: {error}."
-        raise _bad("malformed", reason, "Check the quotes around that line's cells.") from error
+        raise _bad("malformed", reason, "Check the quotes around the cells of that line.") from error
 
 
 def _checked(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[list[str]]:
@@ -141,11 +141,11 @@ def _checked(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[list
 
 
 def _place(header: list[str], column: str, path: Path) -> int:
-    """Find a column; the header is not shown, for a file without one has reports there."""
+    """Find a column. The error does not quote the header: in a file without one, it is a report."""
     if header.count(column) == 1:
         return header.index(column)
     found = "no column" if column not in header else "more than one column"
-    hint = "Name its columns by --reference-column, --prediction-column and --id-column; it needs a header."
+    hint = "The file needs a header; name columns with --reference-column, --prediction-column, --id-column."
     raise _bad("column-missing", f"{path.name} has {found} {column!r} among {len(header)}.", hint)
 
 
@@ -161,7 +161,7 @@ def _check_ids(pairs: list[Pair], path: Path) -> None:
             raise InvalidInputError(
                 "evaluation-id-repeated",
                 f"{path.name} has two rows with the id {pair.id!r}.",
-                hint="Give each slide one row, or leave --id-column out.",
+                hint="Keep one row per slide, or omit --id-column.",
             )
         seen.add(pair.id.strip())
 
@@ -176,7 +176,7 @@ def _without_blanks(pairs: list[Pair], blank: BlankReferences, path: Path) -> li
     raise InvalidInputError(
         "evaluation-reference-blank",
         f"{path.name} has {len(ids)} rows with a blank reference: {shown}.",
-        hint="Nothing can be compared with a blank; fill these rows or take them out.",
+        hint="Nothing can be compared with a blank reference: fill in these rows or remove them.",
     )
 
 

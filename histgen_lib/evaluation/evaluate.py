@@ -59,7 +59,7 @@ class EvaluationResult:
         return len(self.ids)
 
     def to_dict(self, *, with_cases: bool = False) -> dict[str, Any]:
-        """JSON-ready; None stands for "not defined". The same input gives the same dictionary."""
+        """Return it JSON-ready, with None for "not defined". The same input gives the same dictionary."""
         summary: dict[str, Any] = {
             "schema": SCHEMA,
             "pairs": self.pairs,
@@ -73,13 +73,13 @@ class EvaluationResult:
         return summary | ({"cases": self._case_rows()} if with_cases else {})
 
     def to_csv(self, path: Path) -> None:
-        """Write one row a metric and field: kind, name, value, low, high, references."""
+        """Write one row per metric and field: kind, name, value, low, high, references."""
         rows = [["metric", name, *_numbers(estimate), self.pairs] for name, estimate in self.metrics.items()]
         rows += [["field", f.name, *_numbers(f.accuracy), f.references] for f in self.fields]
         _write(path, ["kind", "name", "value", "low", "high", "references"], rows)
 
     def cases_to_csv(self, path: Path) -> None:
-        """Write one row a report: its id and its own scores."""
+        """Write one row per report: its id and its own scores."""
         rows = ([name, *map(_cell, scores)] for name, scores in zip(self.ids, self.cases, strict=True))
         _write(path, ["id", *self.case_names], rows)
 
@@ -111,6 +111,18 @@ EXACT = "exact_report"
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """How to score; see `evaluate_pairs`."""
+
+    tokenize: str
+    bootstrap: int
+    seed: int
+    with_meteor: bool
+    parts: RegParts
+    timeout_s: float | None
+
+
+@dataclass(frozen=True)
 class _Scored:
     """A group of metrics: the corpus statistic and each report's own scores, float64[n, m]."""
 
@@ -130,61 +142,60 @@ def evaluate_pairs(
 ) -> EvaluationResult:
     """Score generated reports against their references.
 
-    `tokenize`: "none" hands the texts over whole, as HistGen's own evaluation does (BLEU splits at white
+    `tokenize`: "none" passes the texts on unchanged, as HistGen's own evaluation does (BLEU splits at white
     space, ROUGE-L at single spaces); "ptb" is coco-caption's tokenizer. Fields, exact matches and REG2025's
-    score look at the reports as written. `bootstrap` resamples of the slides give 95 % percentile intervals.
-    `with_meteor=False` needs no Java. `timeout_s` bounds each Java run.
+    score use the reports verbatim. `bootstrap` resamples of the slides give 95 % percentile intervals.
+    `with_meteor=False` needs no Java. `timeout_s` limits each Java run.
 
     Raises InvalidInputError (`evaluation-no-pairs`, `evaluation-tokenizer-unknown`,
     `evaluation-bootstrap-invalid`, `evaluation-part-unknown`) and FatalError
     (`evaluation-java-*`, `evaluation-package-missing`, `evaluation-part-missing`).
     """
-    _check(pairs, tokenize, bootstrap)
-    chosen = parts or RegParts()
+    settings = _Settings(tokenize, bootstrap, seed, with_meteor, parts or RegParts(), timeout_s)
+    _check(pairs, settings)
     references, predictions = [p.reference for p in pairs], [p.prediction for p in pairs]
     scored = [
-        *_captions(references, predictions, tokenize, with_meteor, timeout_s),
-        _reg(references, predictions, chosen),
+        *_captions(references, predictions, settings),
+        _reg(references, predictions, settings.parts),
         _exact(references, predictions),
     ]
     fields = compare_fields([parse_report(t) for t in references], [parse_report(t) for t in predictions])
     statistics = [*(group.statistic for group in scored), fields.statistic()]
     estimates = estimate(statistics, len(pairs), resamples=bootstrap, seed=seed)
-    return _result(pairs, scored, fields, estimates, (tokenize, bootstrap, seed, chosen, with_meteor))
+    return _result(pairs, scored, fields, estimates, settings)
 
 
-def _check(pairs: Sequence[Pair], tokenize: str, bootstrap: int) -> None:
+def _check(pairs: Sequence[Pair], settings: _Settings) -> None:
     if not pairs:
         raise InvalidInputError(
-            "evaluation-no-pairs", "There are no reports to score.", hint="Give at least one."
+            "evaluation-no-pairs", "There are no reports to score.", hint="Provide at least one."
         )
-    if tokenize not in TOKENIZERS:
-        known = ", ".join(TOKENIZERS)
+    if settings.tokenize not in TOKENIZERS:
         raise InvalidInputError(
-            "evaluation-tokenizer-unknown", f"There is no tokenizer {tokenize!r}.", hint=f"Known: {known}."
+            "evaluation-tokenizer-unknown",
+            f"There is no tokenizer {settings.tokenize!r}.",
+            hint=f"Use one of: {', '.join(TOKENIZERS)}.",
         )
-    if bootstrap < 0:
+    if settings.bootstrap < 0:
         raise InvalidInputError(
             "evaluation-bootstrap-invalid",
-            f"{bootstrap} is not a number of bootstrap resamples.",
-            hint="Give 0 (no intervals) or more; 1000 is usual.",
+            f"{settings.bootstrap} is not a number of bootstrap resamples.",
+            hint="Use 0 (no intervals) or more; 1000 is usual.",
         )
 
 
-def _captions(
-    references: list[str], predictions: list[str], tokenize: str, with_meteor: bool, timeout_s: float | None
-) -> list[_Scored]:
-    if tokenize == "ptb":
-        references = ptb_tokenize(references, timeout_s=timeout_s)
-        predictions = ptb_tokenize(predictions, timeout_s=timeout_s)
+def _captions(references: list[str], predictions: list[str], settings: _Settings) -> list[_Scored]:
+    if settings.tokenize == "ptb":
+        references = ptb_tokenize(references, timeout_s=settings.timeout_s)
+        predictions = ptb_tokenize(predictions, timeout_s=settings.timeout_s)
     counts = bleu_statistics(references, predictions)
     subsequences = rouge_l(references, predictions)[:, None]
     groups = [
         _Scored(additive(BLEU_NAMES, counts, bleu_from_totals), bleu_from_totals(counts)),
         _Scored(mean((ROUGE_NAME,), subsequences), subsequences),
     ]
-    if with_meteor:
-        groups.insert(1, _meteor(references, predictions, timeout_s))
+    if settings.with_meteor:
+        groups.insert(1, _meteor(references, predictions, settings.timeout_s))
     return groups
 
 
@@ -210,43 +221,42 @@ def _result(
     scored: Sequence[_Scored],
     fields: FieldTable,
     estimates: dict[str, Estimate],
-    settings: tuple[str, int, int, RegParts, bool],
+    settings: _Settings,
 ) -> EvaluationResult:
-    tokenize, bootstrap, seed, parts, with_meteor = settings
     names = tuple(name for group in scored for name in group.statistic.names)
     return EvaluationResult(
         ids=tuple(pair.id for pair in pairs),
-        tokenize=tokenize,
+        tokenize=settings.tokenize,
         metrics={name: estimates[name] for name in (*names, ALL_RIGHT)},
         fields=fields.scores(estimates),
-        parts=parts,
-        resamples=bootstrap,
-        seed=seed,
-        notes=tuple(_notes(pairs, tokenize, parts, with_meteor)),
+        parts=settings.parts,
+        resamples=settings.bootstrap,
+        seed=settings.seed,
+        notes=tuple(_notes(pairs, settings)),
         case_names=names,
         cases=np.concatenate([group.cases for group in scored], axis=1),
     )
 
 
-def _notes(pairs: Sequence[Pair], tokenize: str, parts: RegParts, with_meteor: bool) -> list[str]:
-    notes = []
+def _notes(pairs: Sequence[Pair], settings: _Settings) -> list[str]:
+    notes, parts = [], settings.parts
     if not parts.comparable:
         notes.append(
             f"{REG2025_NAMES[0]} was computed with the parts {parts.entities!r} and {parts.embedding!r}: "
             "not comparable with the challenge's leaderboard."
         )
     broken = sum("\n" in text or "\r" in text for p in pairs for text in (p.reference, p.prediction))
-    if broken and tokenize == "none":
+    if broken and settings.tokenize == "none":
         notes.append(
-            f"{broken} texts hold line breaks. METEOR reads them as spaces; ROUGE-L splits at single spaces "
-            "only, so a line break stays inside a word."
+            f"{broken} texts contain line breaks. METEOR reads them as spaces; ROUGE-L splits only at single "
+            "spaces, so a line break stays inside a word."
         )
     blank = sum(not pair.prediction.strip() for pair in pairs)
     if blank:
         notes.append(f"{blank} predictions are blank and count as wrong.")
-    untrue = sum(not pair.reference.strip() for pair in pairs)
-    if untrue:
-        notes.append(f"{untrue} references are blank; nothing can be right there.")
-    if not with_meteor:
+    unknown = sum(not pair.reference.strip() for pair in pairs)
+    if unknown:
+        notes.append(f"{unknown} references are blank: no prediction can be right there.")
+    if not settings.with_meteor:
         notes.append("METEOR was left out.")
     return notes

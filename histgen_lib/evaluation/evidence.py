@@ -1,6 +1,6 @@
-"""Whether evidence points at the right place: strongest tiles of a sentence against the lesion behind it.
+"""Whether evidence points at the right place: a sentence's strongest tiles against the lesion behind it.
 
-Only synthetic slides know where their lesions are. Coordinates are level-0 pixels throughout.
+Lesions are known only for synthetic slides. Coordinates are level-0 pixels throughout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOP = 3
 
 @dataclass(frozen=True)
 class EvidenceCase:
-    """One sentence of one slide: which field it states, its tiles, and where that field is decided.
+    """One sentence of a slide: the field it states, its tiles, and the lesion that decides the field.
 
     `strongest` float64[K, 2] are the top-left corners of its evidence tiles, strongest first; `all_tiles`
     float64[N, 2] those of the whole slide; `span_px` is a tile's side; `polygons` float64[M, 2] each.
@@ -40,7 +40,7 @@ class EvidenceCase:
 class EvidenceScore:
     """Hit rates of one field: how often the strongest tile, or one of the three strongest, meets the lesion.
 
-    `chance_*` is what tiles drawn blindly from the same slides would reach.
+    `chance_*` are the rates of tiles drawn at random from the same slides.
     """
 
     cases: int
@@ -50,20 +50,20 @@ class EvidenceScore:
     chance_top3: Estimate
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         rates = {name: getattr(self, name).to_dict() for name in _RATES}
         return {"cases": self.cases, **rates}
 
 
 @dataclass(frozen=True)
 class EvidenceResult:
-    """Hit rates over all cases, and for each field alone."""
+    """Hit rates over all cases, and for each field."""
 
     overall: EvidenceScore
     fields: dict[str, EvidenceScore]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         return {
             "overall": self.overall.to_dict(),
             "fields": {name: score.to_dict() for name, score in self.fields.items()},
@@ -82,7 +82,7 @@ def evidence_hit_rate(cases: Sequence[EvidenceCase], *, bootstrap: int = 0, seed
         raise InvalidInputError(
             "evaluation-no-evidence",
             "No sentence has both evidence and a lesion to compare it with.",
-            hint="Give drafts of synthetic slides together with their truth files.",
+            hint="Score drafts of synthetic slides together with their truth files.",
         )
     slides = {slide: number for number, slide in enumerate(dict.fromkeys(case.slide_id for case in cases))}
     owner = np.array([slides[case.slide_id] for case in cases])
@@ -95,7 +95,7 @@ def evidence_hit_rate(cases: Sequence[EvidenceCase], *, bootstrap: int = 0, seed
 
 
 def evidence_figures(cases: Sequence[EvidenceCase]) -> EvidenceFigures:
-    """Count what a model's config.json keeps: lines of each field, and those whose strongest tile was right.
+    """Count, for a model's config.json, the lines of each field and those whose strongest tile was right.
 
     Raises as `evidence_hit_rate`.
     """
@@ -108,10 +108,10 @@ def evidence_figures(cases: Sequence[EvidenceCase]) -> EvidenceFigures:
 def cases_from_draft(
     draft: Mapping[str, Any], truth: Mapping[str, Any], all_tiles: ArrayLike, span_px: float
 ) -> list[EvidenceCase]:
-    """Collect one synthetic slide's cases: sentences of `draft.json` whose field has a lesion in truth.
+    """Collect a synthetic slide's cases: sentences of `draft.json` whose field has a lesion in the truth.
 
     `all_tiles` are the slide's tile corners [N, 2] and `span_px` their side, both from its bag. The first
-    sentence that states a field counts, whether what it says is right or wrong.
+    sentence that states a field counts, whether right or wrong.
     """
     tiles = np.asarray(all_tiles, dtype=np.float64).reshape(-1, 2)
     lesions = _lesions(truth)
@@ -126,7 +126,7 @@ def cases_from_draft(
 
 
 def tiles_meeting(polygons: Sequence[Floats], corners: Floats, span_px: float) -> NDArray[np.bool_]:
-    """Find the squares (top-left `corners` float64[N, 2], side `span_px`) that meet a polygon; bool[N]."""
+    """Return which squares (top-left `corners` float64[N, 2], side `span_px`) meet a polygon; bool[N]."""
     met = np.zeros(len(corners), dtype=np.bool_)
     for polygon in polygons:
         met |= _meets(polygon, corners, span_px)
@@ -159,7 +159,7 @@ def _case_rates(case: EvidenceCase) -> tuple[float, float, float, float]:
 
 
 def _chance(hits: int, tiles: int, drawn: int) -> float:
-    """Return the probability that one of `drawn` different tiles out of `tiles` is one of the `hits`."""
+    """Return the probability that `drawn` different tiles out of `tiles` include one of the `hits`."""
     missed = 1.0
     for taken in range(min(drawn, tiles)):
         missed *= max(0, tiles - hits - taken) / (tiles - taken)
@@ -176,7 +176,7 @@ def _score(
 
 
 def _meets(polygon: Floats, corners: Floats, span_px: float) -> NDArray[np.bool_]:
-    """Test each square: it meets the polygon if an edge enters it or it lies wholly inside."""
+    """Test each square: it meets the polygon if an edge enters it or it lies entirely inside."""
     low, high = corners[:, None, :], corners[:, None, :] + span_px
     start, end = polygon[None], np.roll(polygon, -1, axis=0)[None]
     return _edges_enter(start, end, low, high).any(axis=1) | _inside(polygon, corners)

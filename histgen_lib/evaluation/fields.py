@@ -1,4 +1,4 @@
-"""Accuracy of every synoptic field: are grade, diagnosis line and so on right, word for word."""
+"""Accuracy of each synoptic field: whether grade, diagnosis line and so on are right, word for word."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PREFIX = "field:"
 
 @dataclass(frozen=True)
 class FieldScore:
-    """How one field fared.
+    """Scores of one field.
 
-    `accuracy` is the share, among the references that state the field, of predictions that state exactly the
-    same value. `wrong` predictions state another value, `missing` ones state none; `spurious` ones state the
-    field though the reference does not.
+    `accuracy` is the share of predictions with exactly the same value, among references that state the field.
+    `wrong` predictions state another value, `missing` ones none; `spurious` ones state a field that the
+    reference does not.
     """
 
     name: str
@@ -32,18 +32,18 @@ class FieldScore:
     spurious: int
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         counts = {"wrong": self.wrong, "missing": self.missing, "spurious": self.spurious}
         return {"accuracy": self.accuracy.to_dict(), "references": self.references, **counts}
 
 
 @dataclass(frozen=True)
 class FieldTable:
-    """Which fields were expected, given and right; bool[n, F] each, columns in the order of `names`."""
+    """Which fields were expected, predicted and right; bool[n, F] each, columns in the order of `names`."""
 
     names: tuple[str, ...]
     expected: NDArray[np.bool_]
-    given: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
     right: NDArray[np.bool_]
 
     def statistic(self) -> Statistic:
@@ -51,8 +51,8 @@ class FieldTable:
         names = [_PREFIX + name for name in self.names]
         per_field = mean(names, self.right.astype(np.float64), self.expected)
         whole = _all_right(self)
-        stated = np.asarray(self.expected.any(axis=1)).reshape(-1, 1)
-        together = mean([ALL_RIGHT], whole, stated)
+        has_fields = np.asarray(self.expected.any(axis=1)).reshape(-1, 1)
+        together = mean([ALL_RIGHT], whole, has_fields)
 
         def compute(weights: Floats) -> Floats:
             return np.concatenate([per_field.compute(weights), together.compute(weights)], axis=1)
@@ -60,25 +60,25 @@ class FieldTable:
         return Statistic((*names, ALL_RIGHT), compute)
 
     def scores(self, estimates: Mapping[str, Estimate]) -> tuple[FieldScore, ...]:
-        """Return the table's rows, with accuracies out of `estimates` (keys as `statistic` names them)."""
+        """Return the table's rows, with accuracies from `estimates` (keys as `statistic` names them)."""
         return tuple(self._score(column, name, estimates) for column, name in enumerate(self.names))
 
     def _score(self, column: int, name: str, estimates: Mapping[str, Estimate]) -> FieldScore:
-        expected, given, right = (table[:, column] for table in (self.expected, self.given, self.right))
+        expected, predicted, right = (t[:, column] for t in (self.expected, self.predicted, self.right))
         return FieldScore(
             name=name,
             references=int(expected.sum()),
             accuracy=estimates[_PREFIX + name],
-            wrong=int((expected & given & ~right).sum()),
-            missing=int((expected & ~given).sum()),
-            spurious=int((given & ~expected).sum()),
+            wrong=int((expected & predicted & ~right).sum()),
+            missing=int((expected & ~predicted).sum()),
+            spurious=int((predicted & ~expected).sum()),
         )
 
 
 def compare_fields(
     references: Sequence[Mapping[str, str]], predictions: Sequence[Mapping[str, str]]
 ) -> FieldTable:
-    """Compare parsed reports (see `parse_report`) field by field; a value must be equal exactly.
+    """Compare parsed reports (see `parse_report`) field by field; values must match exactly.
 
     Fields come in the order in which the references, then the predictions, first state them.
     """
@@ -86,15 +86,15 @@ def compare_fields(
     shape = (len(references), len(names))
     pairs = list(zip(references, predictions, strict=True))
     expected = [[bool(reference.get(name)) for name in names] for reference, _ in pairs]
-    given = [[bool(prediction.get(name)) for name in names] for _, prediction in pairs]
+    predicted = [[bool(prediction.get(name)) for name in names] for _, prediction in pairs]
     right = [[bool(r.get(name)) and r.get(name) == p.get(name) for name in names] for r, p in pairs]
-    tables = (np.array(table, dtype=np.bool_).reshape(shape) for table in (expected, given, right))
+    tables = (np.array(table, dtype=np.bool_).reshape(shape) for table in (expected, predicted, right))
     return FieldTable(names, *tables)
 
 
 def _all_right(table: FieldTable) -> Floats:
-    """Return 1 where every expected field is right and no other is given; float64[n, 1]."""
+    """Return 1 if every expected field is right and no other is predicted, else 0; float64[n, 1]."""
     right = table.right.sum(axis=1) == table.expected.sum(axis=1)
-    spurious = (table.given & ~table.expected).any(axis=1)
+    spurious = (table.predicted & ~table.expected).any(axis=1)
     exact: Floats = (right & ~spurious).astype(np.float64)[:, None]
     return exact

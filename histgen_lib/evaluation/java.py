@@ -20,22 +20,22 @@ PTB_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 
 
 def java_program() -> str:
-    """Path of the `java` launcher; raises FatalError `evaluation-java-missing` where there is none."""
+    """Return the path of the `java` launcher. Raises FatalError `evaluation-java-missing`."""
     program = shutil.which("java")
     if program is None:
         raise FatalError(
             "evaluation-java-missing",
             "Java was not found: METEOR and the ptb tokenizer are Java programs.",
-            hint="Install it (on Debian: apt-get install default-jre-headless), or leave METEOR out "
-            "and score with the tokenizer 'none'.",
+            hint="Install it (on Debian: apt-get install default-jre-headless), or score without METEOR "
+            "and with the tokenizer 'none'.",
         )
     return program
 
 
 def jar_path(relative: str) -> Path:
-    """Path of a jar inside the installed pycocoevalcap package.
+    """Return the path of a jar in the installed pycocoevalcap package.
 
-    Raises FatalError `evaluation-package-missing` where the package, or the jar in it, is absent.
+    Raises FatalError `evaluation-package-missing` if the package, or the jar in it, is absent.
     """
     spec = importlib.util.find_spec("pycocoevalcap")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -44,15 +44,15 @@ def jar_path(relative: str) -> Path:
             return jar
     raise FatalError(
         "evaluation-package-missing",
-        f"The package pycocoevalcap, which carries {Path(relative).name}, is not installed.",
+        f"The package pycocoevalcap, which contains {Path(relative).name}, is not installed.",
         hint="Install the scoring extra: pip install 'histgen[evaluate]'.",
     )
 
 
 def run_java(arguments: Sequence[str], *, stdin: bytes, timeout_s: float) -> str:
-    """Run `java arguments…` to its end and return its standard output as text.
+    """Run `java arguments…` to completion and return its standard output as text.
 
-    The process is gone when this returns or raises, whatever the reason. Raises FatalError:
+    The process has ended when this returns or raises, whatever the reason. Raises FatalError:
     `evaluation-java-missing`, `evaluation-java-timeout` after `timeout_s` seconds, and
     `evaluation-java-failed` for a non-zero exit.
     """
@@ -62,8 +62,8 @@ def run_java(arguments: Sequence[str], *, stdin: bytes, timeout_s: float) -> str
     except subprocess.TimeoutExpired as error:
         raise FatalError(
             "evaluation-java-timeout",
-            f"A Java scorer gave no answer within {timeout_s:.0f} s and was stopped.",
-            hint="Very long reports take METEOR very long; score fewer rows, or allow more time.",
+            f"A Java scorer did not finish within {timeout_s:.0f} s and was stopped.",
+            hint="METEOR is slow on very long reports; score fewer rows, or allow more time.",
         ) from error
     except OSError as error:
         raise java_failure(f"could not be started ({error.strerror})") from error
@@ -73,7 +73,7 @@ def run_java(arguments: Sequence[str], *, stdin: bytes, timeout_s: float) -> str
 
 
 def java_failure(reason: str) -> FatalError:
-    """Return the error for a Java scorer that broke off or answered something unexpected."""
+    """Return the error for a Java scorer that failed or gave an unexpected answer."""
     return FatalError(
         "evaluation-java-failed",
         f"A Java scorer failed: {reason}.",
@@ -90,7 +90,7 @@ def _last_line(stderr: bytes) -> str:
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
-# Characters that the tokenizer ends a line at: left in a report they would shift all later rows by one.
+# Characters at which the tokenizer ends a line: left in a report, they would shift all later rows by one.
 _LINE_BREAKS = str.maketrans(dict.fromkeys("\n\v\f\r\u2028\u2029", " "))
 
 

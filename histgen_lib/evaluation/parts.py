@@ -21,6 +21,29 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.evaluation.bootstrap import Floats
 from histgen_lib.text.synoptic import parse_report
 
+_Part = TypeVar("_Part")
+
+DEFAULT_ENTITIES = "lexical"
+DEFAULT_EMBEDDING = "hashed-ngrams"
+
+
+class EntityPart(Protocol):
+    """Finds the clinical keywords of a text."""
+
+    def entities(self, text: str) -> frozenset[str]:
+        """Return the keywords in `text`, lower-case, each once."""
+
+
+class EmbeddingPart(Protocol):
+    """Turns texts into vectors whose cosine measures how similar they are."""
+
+    rescale_from: float
+    """Cosines above this are rescaled to 0…1, as REG2025 does with 0.5; 0 leaves them unchanged."""
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """Return one vector per text, float64[n, d]; a text without content may be the zero vector."""
+
+
 _WORD = re.compile(r"[^\W_]+(?:[-'.][^\W_]+)*")
 _BREAK = re.compile(r"[^\w\s'-]|\n")
 _STOP_WORDS = frozenset(
@@ -35,7 +58,7 @@ _DIMENSIONS = 4096
 
 
 class LexicalEntities:
-    """Synoptic `name: value` pairs, and n-grams of up to three neighbouring words that are not stop words."""
+    """Synoptic `name: value` pairs, and n-grams of up to three adjacent words that are not stop words."""
 
     def entities(self, text: str) -> frozenset[str]:
         """Return the keywords in `text`, lower-case, each once."""
@@ -45,12 +68,12 @@ class LexicalEntities:
 
 
 class HashedNgrams:
-    """Words, word pairs and character 4-grams, hashed into 4096 dimensions, square root of counts."""
+    """Words, word pairs and character 4-grams, hashed into 4096 dimensions; square roots of counts."""
 
     rescale_from = 0.0
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Return one non-negative vector a text, float64[n, 4096]."""
+        """Return one non-negative vector per text, float64[n, 4096]."""
         vectors = np.zeros((len(texts), _DIMENSIONS))
         for vector, text in zip(vectors, texts, strict=True):
             for feature, count in Counter(_features(text)).items():
@@ -116,7 +139,7 @@ class TransformersEmbedding:
         self._model = library.AutoModel.from_pretrained(path, local_files_only=True).eval()
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Return one vector a text, float64[n, d]; text beyond 512 tokens is cut off."""
+        """Return one vector per text, float64[n, d]; text beyond 512 tokens is cut off."""
         return np.stack([self._embed(text) for text in texts])
 
     def _embed(self, text: str) -> Floats:
@@ -136,7 +159,7 @@ class SentenceEmbedding:
         self._model = library.SentenceTransformer(path, local_files_only=True)
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Return one vector a text, float64[n, d]."""
+        """Return one vector per text, float64[n, d]."""
         return np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float64)
 
 
@@ -161,29 +184,6 @@ def _missing(message: str) -> FatalError:
     )
 
 
-_Part = TypeVar("_Part")
-
-DEFAULT_ENTITIES = "lexical"
-DEFAULT_EMBEDDING = "hashed-ngrams"
-
-
-class EntityPart(Protocol):
-    """Finds the clinical keywords of a text."""
-
-    def entities(self, text: str) -> frozenset[str]:
-        """Return the keywords in `text`, lower-case, each once."""
-
-
-class EmbeddingPart(Protocol):
-    """Turns texts into vectors whose cosine says how near their meanings are."""
-
-    rescale_from: float
-    """Cosines above this are stretched to 0…1, as REG2025 does with 0.5; 0 leaves them as they are."""
-
-    def embed(self, texts: Sequence[str]) -> Floats:
-        """Return one vector a text, float64[n, d]; a text without content may be the zero vector."""
-
-
 _ENTITIES: dict[str, Callable[[str], EntityPart]] = {
     DEFAULT_ENTITIES: lambda _: LexicalEntities(),
     "spacy": SpacyEntities,
@@ -196,17 +196,17 @@ _EMBEDDINGS: dict[str, Callable[[str], EmbeddingPart]] = {
 
 
 def register_entities(name: str, factory: Callable[[str], EntityPart]) -> None:
-    """Make an entity part available as `name` or `name:argument`; `factory` is given the argument."""
+    """Make an entity part available as `name` or `name:argument`; `factory` gets the argument."""
     _ENTITIES[name] = factory
 
 
 def register_embedding(name: str, factory: Callable[[str], EmbeddingPart]) -> None:
-    """Make an embedding part available as `name` or `name:argument`; `factory` is given the argument."""
+    """Make an embedding part available as `name` or `name:argument`; `factory` gets the argument."""
     _EMBEDDINGS[name] = factory
 
 
 def entity_part(name: str) -> EntityPart:
-    """Load the entity part called `name`.
+    """Load the entity part `name`.
 
     Raises InvalidInputError `evaluation-part-unknown`, FatalError `evaluation-part-missing`.
     """
@@ -214,7 +214,7 @@ def entity_part(name: str) -> EntityPart:
 
 
 def embedding_part(name: str) -> EmbeddingPart:
-    """Load the embedding part called `name`.
+    """Load the embedding part `name`.
 
     Raises InvalidInputError `evaluation-part-unknown`, FatalError `evaluation-part-missing`.
     """
@@ -226,7 +226,7 @@ def _find(known: dict[str, Callable[[str], _Part]], name: str, kind: str) -> _Pa
     if word not in known:
         raise InvalidInputError(
             "evaluation-part-unknown",
-            f"There is no {kind} part called {name!r}.",
+            f"There is no {kind} part {name!r}.",
             hint=f"Known parts: {', '.join(sorted(known))}.",
         )
     return known[word](argument)

@@ -1,7 +1,7 @@
 """The ranking score of the REG2025 challenge: 0.15 (ROUGE + BLEU) + 0.4 entities + 0.3 embedding.
 
 Formula: the challenge's page "Submission & Evaluation"; the definitions of the four terms follow its
-evaluation program. Reports are compared as they are written, whatever tokenizer the other metrics use.
+evaluation program. Reports are compared verbatim, whichever tokenizer the other metrics use.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class RegParts:
 
     @property
     def comparable(self) -> bool:
-        """True only with the parts of the challenge itself: its entities and its embedding model."""
+        """Whether the parts are those of the challenge itself: its entities and its embedding model."""
         return self.entities == "spacy:en_core_sci_lg" and (
             self.embedding.startswith("transformers:") and self.embedding.rstrip("/").endswith("biobert-v1.1")
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the formula, the parts and whether the score compares with the challenge's leaderboard."""
+        """Return the formula, the parts, and whether the score compares with the challenge's leaderboard."""
         return {
             "formula": FORMULA,
             "entities": self.entities,
@@ -54,7 +54,7 @@ class RegParts:
 
 
 def reg2025_scores(references: Sequence[str], predictions: Sequence[str], parts: RegParts) -> Floats:
-    """Compute the score and its four terms for every pair, float64[n, 5], columns as in `REG2025_NAMES`.
+    """Compute the score and its four terms for each pair, float64[n, 5], columns as in `REG2025_NAMES`.
 
     Raises InvalidInputError `evaluation-part-unknown`, FatalError `evaluation-part-missing`.
     """
@@ -70,7 +70,7 @@ def reg2025_scores(references: Sequence[str], predictions: Sequence[str], parts:
 
 
 def reg2025(scores: Floats) -> Statistic:
-    """Return mean score and terms as a statistic over slides, from `reg2025_scores`."""
+    """Return the mean score and terms as a statistic over slides, from `reg2025_scores`."""
     return mean(REG2025_NAMES, scores)
 
 
@@ -84,8 +84,8 @@ def reg_rouge(reference: str, prediction: str) -> float:
 def reg_bleu4(reference: str, prediction: str) -> float:
     """Compute the challenge's four-gram precision: no brevity penalty, 0 below four words.
 
-    Each occurrence of a four-gram earns the smaller of its two counts, so a four-gram that stands twice in
-    both texts earns four: the published program does so, and with repetitive reports it can pass 1.
+    Each occurrence of a four-gram counts the smaller of its two counts, so a four-gram that occurs twice in
+    both texts counts four: the published program does so, and with repetitive reports it can exceed 1.
     """
     expected, found = _fourgrams(reference), _fourgrams(prediction)
     total = found.total()

@@ -1,4 +1,4 @@
-"""Ink, and the mild artefacts of preparation and scanning; none covers what decides a field."""
+"""Ink, and mild artefacts of preparation and scanning; none covers tissue that decides a field."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def apply_ink(canvas: Canvas, image: Image, scene: Scene) -> None:
     name = str(rng.choice(list(COLOURS)))
     ragged = scene.ink & (smooth_noise(scene.ink.shape, 2, rng) > -1.6)
     _overlay(image, ragged, COLOURS[name], 0.93, rng)
-    canvas.relabel(ragged, tuple(_everything()), "ink")
+    canvas.relabel(ragged, CLASSES, "ink")
 
 
 def spill_blood(canvas: Canvas, scene: Scene) -> None:
-    """Paint spilled red cells on the glass beside the tissue, if the slide has that artefact."""
+    """Paint spilled red cells on the glass beside the tissue, if the slide has this artefact."""
     if "blood" not in scene.spec.artefacts:
         return
     radius = scene.rng.uniform(60, 130)
@@ -43,7 +43,7 @@ def spill_blood(canvas: Canvas, scene: Scene) -> None:
 
 
 def apply(canvas: Canvas, image: Image, scene: Scene, protected: Mask) -> None:
-    """Apply the slide's artefacts where nothing decisive lies."""
+    """Apply the slide's artefacts outside `protected`."""
     free = ~protected
     for name in scene.spec.artefacts:
         handler = _HANDLERS.get(name)
@@ -51,14 +51,10 @@ def apply(canvas: Canvas, image: Image, scene: Scene, protected: Mask) -> None:
             handler(canvas, image, scene, free)
 
 
-def _everything() -> list[str]:
-    return list(CLASSES)
-
-
 def _overlay(
     image: Image, low: Mask, rgb: tuple[int, int, int], alpha: float, rng: np.random.Generator
 ) -> None:
-    """Blend a colour over a low-resolution mask, denser and thinner by turns."""
+    """Blend a colour over a low-resolution mask, with uneven density."""
     rows, columns = np.flatnonzero(low.any(1)), np.flatnonzero(low.any(0))
     if not rows.size:
         return
@@ -80,7 +76,7 @@ def _overlay(
 
 
 def _pen(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """Draw one felt-pen stroke near a border of the slide, over whatever is not decisive."""
+    """Draw one felt-pen stroke near a border of the slide, over anything that is not decisive."""
     rng = scene.rng
     h, w = free.shape
     stroke = np.zeros((h, w), np.uint8)
@@ -98,12 +94,12 @@ def _pen(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
 
 
 def _fold(canvas: Canvas, image: Image, scene: Scene, free: Mask) -> None:
-    """Darken a strip where the section lies double."""
+    """Darken a strip where the section is folded over."""
     place = _strip(scene, free)
     if place is None:
         return
     _multiply(image, place & scene.tissue, 0.62)
-    canvas.relabel(place & scene.tissue, tuple(_everything()[1:]), "fold")
+    canvas.relabel(place & scene.tissue, CLASSES[1:], "fold")
 
 
 def _strip(scene: Scene, free: Mask) -> Mask | None:
@@ -127,7 +123,7 @@ def _multiply(image: Image, low: Mask, factor: float) -> None:
 
 
 def _spot(scene: Scene, free: Mask, radius_um: float) -> tuple[int, int] | None:
-    """Return a low-resolution (x, y) whose disc is free of decisive tissue."""
+    """Choose a low-resolution (x, y) whose disc is free of decisive tissue."""
     room = distance_um(free)
     rows, columns = np.nonzero(room > radius_um)
     if not rows.size:

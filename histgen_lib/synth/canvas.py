@@ -23,19 +23,19 @@ CLASSES: tuple[str, ...] = (
     "urothelial_carcinoma", "mucin", "keratin", "necrosis", "vessel_embolus", "lymphocytes_stroma",
     "lymphocytes_in_tumour", "abscess", "granuloma", "ink", "pen", "fold",
 )  # fmt: skip
-"""Class names; a class's number in the truth PNG is its place in this tuple."""
+"""What a pixel can show. A class's number in the truth PNG is its position in this tuple."""
 
 CLASS_ID: dict[str, int] = {name: number for number, name in enumerate(CLASSES)}
 
 STROMA: tuple[str, ...] = ("collagen", "lamina_propria", "desmoplasia", "smooth_muscle", "fibroadenoma")
-"""Classes in whose area inflammatory cells may lie."""
+"""Classes in which inflammatory cells may lie."""
 
 
 UM = 4
-"""Pixels a micrometre."""
+"""Pixels per micrometre."""
 
 LOW = 16
-"""Level-0 pixels a pixel of the low-resolution maps (4 µm)."""
+"""Level-0 pixels per pixel of the low-resolution maps (4 µm)."""
 
 Mask = NDArray[np.bool_]
 
@@ -56,7 +56,7 @@ class Canvas:
         return -(-self.height // LOW), -(-self.width // LOW)
 
     def fill(self, outline: Points, texture: str, cls: str | None) -> tuple[slice, slice, Mask] | None:
-        """Paint a polygon; returns where (rows, columns, mask), or None when it lies outside."""
+        """Paint a polygon; return its area (rows, columns, mask), or None if it lies outside."""
         low, high = np.floor(outline.min(0)).astype(int), np.ceil(outline.max(0)).astype(int) + 1
         x0, y0 = max(0, low[0]), max(0, low[1])
         x1, y1 = min(self.width, high[0]), min(self.height, high[1])
@@ -141,7 +141,7 @@ class Canvas:
         keep: float = 1.0,
         min_eosin: int = 0,
     ) -> Points:
-        """Return shaken grid points (level-0 px) on pixels of `classes`, within a low-resolution mask.
+        """Return jittered grid points (level-0 px) on pixels of `classes`, within a low-resolution mask.
 
         `min_eosin` keeps points out of lumens and air, which share their wall's class.
         """
@@ -149,9 +149,9 @@ class Canvas:
         points = jittered(box, pitch_um * UM, self.rng, jitter)
         points = points[((points >= 0) & (points < (self.width, self.height))).all(1)]
         where = points.astype(int)
-        wanted = np.zeros(len(CLASSES), np.bool_)
-        wanted[[CLASS_ID[name] for name in classes]] = True
-        good = wanted[self.c[where[:, 1], where[:, 0]]]
+        chosen = np.zeros(len(CLASSES), np.bool_)
+        chosen[[CLASS_ID[name] for name in classes]] = True
+        good = chosen[self.c[where[:, 1], where[:, 0]]]
         if low is not None:
             good &= low[where[:, 1] // LOW, where[:, 0] // LOW]
         if min_eosin:
@@ -161,7 +161,7 @@ class Canvas:
         return np.asarray(points[good])
 
     def relabel(self, low: Mask, before: tuple[str, ...], after: str) -> None:
-        """Give pixels of the classes `before` inside a low-resolution mask the class `after`."""
+        """Change pixels of the classes `before` inside a low-resolution mask to the class `after`."""
         rows, columns = np.flatnonzero(low.any(1)), np.flatnonzero(low.any(0))
         if not rows.size:
             return

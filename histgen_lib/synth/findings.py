@@ -1,4 +1,4 @@
-"""What decides a report's fields, and the decoys that must not: necrosis, mitoses, vessels, inflammation."""
+"""Findings that decide a report's fields, such as necrosis and mitoses, and decoys that must not."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ def necrosis(canvas: Canvas, scene: Scene) -> list[Focus]:
 
 
 def mitoses(canvas: Canvas, scene: Scene) -> tuple[list[Focus], Points]:
-    """Stamp the hotspot's mitoses on tumour cells; returns the hotspot and the centres."""
+    """Stamp the hotspot's mitoses on tumour cells; return the hotspot and the centres."""
     if not scene.spec.diagnosis.invasive:
         return [], np.zeros((0, 2))
     rng, cls = scene.rng, scene.spec.diagnosis.lesion
     low, high = MITOSES[scene.spec.fields["mitotic_score"]]
-    wanted = int(rng.integers(low, high + 1))
+    count = int(rng.integers(low, high + 1))
     centre = _hotspot(canvas, scene, cls)
     area = disc_at(scene.tissue.shape, centre, HOTSPOT_UM - 12) & (scene.depth_um > EDGE_UM - 8)
-    points = _mitotic_cells(canvas, cls, area, centre, wanted)
-    if len(points) < wanted:
-        # Sparse tumour: a few nests more in the hotspot's stroma or mucin.
+    points = _mitotic_cells(canvas, cls, area, centre, count)
+    if len(points) < count:
+        # Sparse tumour: add a few nests in the hotspot's stroma or mucin.
         _, cells = grade_cells(scene)
         for spot in canvas.points_on(("mucin", "desmoplasia"), 62, area, jitter=0.1):
             solid(canvas, blob(spot, 27 * UM, rng, wobble=0.1), cells)
-        points = _mitotic_cells(canvas, cls, area, centre, wanted)
-    if len(points) < wanted:
+        points = _mitotic_cells(canvas, cls, area, centre, count)
+    if len(points) < count:
         solid(canvas, blob(centre, 100 * UM, rng, wobble=0.1), grade_cells(scene)[1])
-        points = _mitotic_cells(canvas, cls, area | disc_at(area.shape, centre, 100), centre, wanted)
-    chosen = points[rng.permutation(len(points))[:wanted]]
+        points = _mitotic_cells(canvas, cls, area | disc_at(area.shape, centre, 100), centre, count)
+    chosen = points[rng.permutation(len(points))[:count]]
     canvas.stamp(chosen, "mitosis")
     focus = Focus("hotspot", "mitotic_score", blob(centre, HOTSPOT_UM * UM, rng, wobble=0, count=40))
     return [focus], chosen
 
 
-def _mitotic_cells(canvas: Canvas, cls: str, area: Mask, centre: tuple[float, float], wanted: int) -> Points:
-    """Return `wanted` or more cells for mitoses, as far apart as the tumour allows; fewer if it is small."""
+def _mitotic_cells(canvas: Canvas, cls: str, area: Mask, centre: tuple[float, float], count: int) -> Points:
+    """Return at least `count` cells for mitoses, as far apart as the tumour allows; fewer if it is small."""
     points = np.zeros((0, 2))
     for pitch in (27, 23, 20, 17, 14, 11, 9, 7):
         points = _apart(canvas.points_on((cls,), pitch, area, jitter=0.25, min_eosin=30), centre)
-        if len(points) >= wanted * 1.3 or (len(points) >= wanted and pitch < 14):
+        if len(points) >= count * 1.3 or (len(points) >= count and pitch < 14):
             break
     return points
 
@@ -135,7 +135,7 @@ def _vessel(
 
 
 def stroma_cells(canvas: Canvas, scene: Scene) -> None:
-    """Sprinkle the fibroblasts, muscle nuclei and few lymphocytes that any stroma has."""
+    """Scatter the fibroblasts, muscle nuclei and few lymphocytes of normal stroma."""
     canvas.stamp(canvas.points_on(("collagen",), 27, keep=0.7), "spindle")
     canvas.stamp(canvas.points_on(("desmoplasia",), 17, keep=0.8), "spindle")
     muscle = canvas.points_on(("smooth_muscle",), 25, keep=0.8)
@@ -145,7 +145,7 @@ def stroma_cells(canvas: Canvas, scene: Scene) -> None:
 
 
 def decoys(canvas: Canvas, scene: Scene) -> None:
-    """Paint what must not mislead: hyaline scars, blood lakes, lymphoid aggregates away from the lesion."""
+    """Paint decoys away from the lesion: hyaline scars, blood lakes and lymphoid aggregates."""
     rng = scene.rng
     allowed = scene.normal & (scene.depth_um > 25) & (scene.lesion_distance_um() > 40)
     for texture, cls, chance in (("hyaline", "hyaline", 0.4), ("rbc", "blood", 0.35)):
@@ -165,7 +165,7 @@ def decoys(canvas: Canvas, scene: Scene) -> None:
 
 
 def lymphocytes(canvas: Canvas, scene: Scene) -> list[Mask]:
-    """Paint tumour-infiltrating lymphocytes as the report has them; returns the areas that show it."""
+    """Paint tumour-infiltrating lymphocytes as reported; return the areas that show them."""
     value = scene.spec.fields.get("tumor_infiltrating_lymphocytes")
     if value == "peritumoral":
         distance = scene.lesion_distance_um()
@@ -229,7 +229,7 @@ def granulomas(canvas: Canvas, scene: Scene) -> list[Focus]:
 
 
 def _beside_lesion(scene: Scene, deep: Mask, radius_um: float) -> tuple[float, float, float] | None:
-    """Return a place in normal tissue, if one is large enough, so that a small lesion stays in sight."""
+    """Choose a place in normal tissue, if one is large enough, so that a small lesion stays visible."""
     spot = scene.place(deep & ~scene.lesion, radius_um)
     return None if spot is None else (*spot, radius_um)
 

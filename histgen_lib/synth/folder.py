@@ -1,4 +1,4 @@
-"""Filling a folder with slides: several processes, atomic files, and a run that resumes where one stopped."""
+"""Writing slides to a folder: several processes, atomic files; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def generate(
     start: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write slides `start` .. `start + count - 1` of `seed` under `out`; returns the annotation file's path.
+    """Write slides `start` .. `start + count - 1` of `seed` under `out`; return the annotation file's path.
 
-    Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides that an
-    earlier run of the same seed completed are kept, in the folder and in the annotation. `split` is "mixed"
-    (by the shares) or "train", "val" or "test" for all slides; `progress(done, total)` is called as slides
-    finish. The bytes do not depend on `workers`; with more than one, a script that calls this guards its
-    entry (`if __name__ == "__main__"`).
+    Writes `slides/<id>.tif`, `truth/<id>.json`, `truth/<id>.png` and `annotation.json`. Slides of an earlier
+    run with the same seed are kept, in the folder and in the annotation. `split` is "mixed" (by the shares)
+    or "train", "val" or "test" for all slides; `progress(done, total)` is called as slides finish. The bytes
+    do not depend on `workers`; with more than one, the calling script must guard its entry
+    (`if __name__ == "__main__"`).
     Raises InvalidInputError: synth-count, synth-seed, synth-split, synth-output, synth-other-seed.
     """
     _check_numbers(count, seed, start)
@@ -59,7 +59,7 @@ def generate(
 
 
 def write_one(out: Path, seed: int, index: int) -> str:
-    """Render and write one slide unless it is already complete; returns its id."""
+    """Render and write one slide unless it is already complete; return its id."""
     spec = sample(seed, index)
     truth = out / "truth" / f"{spec.slide_id}.json"
     picture = out / "slides" / f"{spec.slide_id}.tif"
@@ -71,7 +71,7 @@ def write_one(out: Path, seed: int, index: int) -> str:
         write_slide(slide, path)
     _, png = cv2.imencode(".png", slide.class_map)
     write_atomic(out / "truth" / f"{spec.slide_id}.png", png.tobytes())
-    # The truth is written last: where both exist, the slide is complete.
+    # The truth is written last: if both exist, the slide is complete.
     write_atomic(truth, _json(slide.truth))
     return spec.slide_id
 
@@ -88,7 +88,7 @@ def _work(out: Path, seed: int, indices: range, workers: int) -> Iterator[str]:
 def _annotation(
     seed: int, indices: range, split: str, *, val_share: float, test_share: float
 ) -> dict[str, Any]:
-    """Return the published HistGen layout; a slide's split depends on its seed and index alone."""
+    """Return the annotation in the published layout; a slide's split depends only on its seed and index."""
     annotation: dict[str, Any] = {name: [] for name in SPLITS}
     for index in indices:
         spec = sample(seed, index)
@@ -101,7 +101,7 @@ def _annotation(
 
 
 def _merged(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
-    """Return `entries` with what an earlier run noted of other slides, each split in the order of ids."""
+    """Return `entries` with an earlier run's entries of other slides, each split sorted by id."""
     earlier = json.loads(path.read_bytes()) if path.exists() else {}
     drawn = {case["id"] for split in SPLITS for case in entries[split]}
     kept = {split: [case for case in earlier.get(split, []) if case["id"] not in drawn] for split in SPLITS}
@@ -110,7 +110,7 @@ def _merged(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
 
 def _check_numbers(count: int, seed: int, start: int) -> None:
     if count < 1:
-        raise InvalidInputError("synth-count", f"Cannot make {count} slides.", hint="Ask for one or more.")
+        raise InvalidInputError("synth-count", f"Cannot make {count} slides.", hint="Use --count 1 or more.")
     if seed < 0 or start < 0:
         raise InvalidInputError("synth-seed", "Seed and start must not be negative.", hint="Use 0 or more.")
 
@@ -121,12 +121,12 @@ def _check_split(split: str, val_share: float, test_share: float) -> None:
         raise InvalidInputError(
             "synth-split",
             f"Cannot split {split!r} with shares {val_share} and {test_share}.",
-            hint="Use mixed, train, val or test, and shares that are not negative and add up to at most 1.",
+            hint="Use mixed, train, val or test, and shares from 0 that add up to at most 1.",
         )
 
 
 def _prepare(out: Path, seed: int) -> None:
-    """Make the folders and claim them for the seed."""
+    """Create the folders and claim them for the seed."""
     marker = out / "synth.json"
     try:
         for name in ("slides", "truth"):
@@ -138,13 +138,13 @@ def _prepare(out: Path, seed: int) -> None:
         raise InvalidInputError(
             "synth-output",
             f"Cannot write slides to {out}: {error}.",
-            hint="Name a folder that you may write to.",
+            hint="Choose a folder that you have permission to write to.",
         ) from error
     if owner != seed:
         raise InvalidInputError(
             "synth-other-seed",
             f"{out} holds slides of seed {owner}, not {seed}.",
-            hint="Use another folder, or the same seed to go on with this one.",
+            hint="Use another folder, or that seed to continue in this one.",
         )
 
 

@@ -12,7 +12,7 @@ from histgen_lib.synth.shapes import Points, blob, inset, jittered, walk
 
 @dataclass(frozen=True)
 class Lining:
-    """How a gland's wall looks: lengths in µm; `goblets` is the share of places that hold a mucin drop."""
+    """How a gland's wall looks. Lengths are in µm; `goblets` is the share of cells with a drop of mucin."""
 
     cls: str
     wall_um: float = 13
@@ -30,7 +30,7 @@ class Lining:
 
 
 def gland(canvas: Canvas, outline: Points, lining: Lining, lumen: Points | None = None) -> None:
-    """Paint one gland: wall, lumen (the outline inset by the wall, unless given) and nuclei."""
+    """Paint one gland: wall, lumen (by default the outline inset by the wall) and nuclei."""
     if lining.rim:
         canvas.fill(inset(outline, -3.0 * UM), lining.rim, None)
     area = canvas.fill(outline, lining.cyto, lining.cls)
@@ -91,7 +91,7 @@ def cribriform(
 
 
 def _scatter(canvas: Canvas, area: tuple[slice, slice, Mask], cells: Cells) -> None:
-    """Stamp nuclei on a shaken grid over a mask."""
+    """Stamp nuclei on a jittered grid over a mask."""
     rows, columns, mask = area
     points = jittered((0, 0, mask.shape[1], mask.shape[0]), cells.pitch_um * UM, canvas.rng)
     points = points[((points >= 0) & (points < mask.shape[::-1])).all(1)]

@@ -34,7 +34,7 @@ def paint_normal(canvas: Canvas, scene: Scene) -> None:
 
 
 def spots(scene: Scene, mask: Mask, pitch_um: float, room_um: float, jitter: float = 0.25) -> Points:
-    """Return shaken grid points (level-0 px) of `mask` at least `room_um` from its border."""
+    """Return jittered grid points (level-0 px) of `mask` at least `room_um` from its border."""
     points = jittered(low_box(mask), pitch_um * UM, scene.rng, jitter)
     where = (points / LOW).astype(int)
     h, w = mask.shape
@@ -261,7 +261,7 @@ def bundles(canvas: Canvas, scene: Scene, mask: Mask) -> None:
 
 
 def canvas_points(canvas: Canvas, outline: Points, pitch_um: float) -> Points:
-    """Return shaken grid points well inside a convex-ish outline."""
+    """Return jittered grid points well inside a convex-ish outline."""
     low, high = outline.min(0), outline.max(0)
     points = jittered((*low, *high), pitch_um * UM, canvas.rng)
     middle = outline.mean(0)

@@ -1,4 +1,4 @@
-"""From a specification to pixels and truth: the one place that knows the order of painting."""
+"""From a specification to pixels and truth: the order of painting, and from stain to colour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EOSIN = np.array([0.10, 0.62, 0.34])
 """Optical density (R, G, B) of a stain plane at 255, for an average slide."""
 
 RED_CELLS = 236
-"""Eosin from here on is red cells, which are more orange than any eosin."""
+"""Eosin values from here on are red cells, which are more orange than any eosin."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stain:
 
 
 def draw_stain(rng: np.random.Generator, artefacts: tuple[str, ...]) -> Stain:
-    """Draw a slide's stain, mildly off the average."""
+    """Draw a slide's stain at random, slightly off the average."""
     haematoxylin = HAEMATOXYLIN * rng.uniform(0.88, 1.2) * (1 + 0.06 * rng.standard_normal(3))
     eosin = EOSIN * rng.uniform(0.85, 1.22) * (1 + 0.08 * rng.standard_normal(3))
     gamma = rng.uniform(0.92, 1.1)
@@ -68,16 +68,16 @@ def colour(h: Plane, e: Plane, stain: Stain) -> NDArray[np.uint8]:
 
 BLOCK_PX = 256
 TRUTH_PX = 64
-"""Level-0 pixels a pixel of the truth map."""
+"""Level-0 pixels per pixel of the truth map."""
 
 
 @dataclass(frozen=True)
 class RenderedSlide:
     """A slide in memory.
 
-    `image` is uint8 RGB [h, w, 3], h and w padded to whole 256 px blocks beyond `spec.size_px`; `blank` says
-    which blocks are bare glass (bool [h/256, w/256]); `truth` is the truth JSON; `class_map` is uint8, one
-    pixel per 64 level-0 px in each direction, a class's number being its place in `classes.CLASSES`.
+    `image` is uint8 RGB [h, w, 3], with `spec.size_px` padded to whole 256 px blocks; `blank` marks the
+    blocks of bare glass (bool [h/256, w/256]); `truth` is the truth JSON; `class_map` is uint8, one pixel
+    per 64 level-0 px in each direction, with a class's number being its position in `canvas.CLASSES`.
     """
 
     spec: SlideSpec
@@ -166,7 +166,7 @@ def _develop(
 
 
 def _trim_to_tissue(canvas: Canvas, scene: Scene) -> None:
-    """Wipe whatever was painted over the tissue's edge."""
+    """Erase what was painted beyond the tissue's edge."""
     inside = enlarge(scene.tissue, (scene.tissue.shape[0] * LOW, scene.tissue.shape[1] * LOW))
     keep = inside[: canvas.height, : canvas.width].view(np.uint8)
     for plane in (canvas.h, canvas.e, canvas.c):
@@ -174,7 +174,7 @@ def _trim_to_tissue(canvas: Canvas, scene: Scene) -> None:
 
 
 def _protected(scene: Scene, foci: list[Focus], areas: list[tuple[str, str, Mask]]) -> Mask:
-    """Return where no artefact may lie: the lesion, every decisive focus, ink, and a rim around them."""
+    """Return where no artefact may lie: the lesion, decisive foci, ink, and a rim around them."""
     decisive = (scene.lesion | scene.ink).copy()
     for focus in foci:
         low = decisive.view(np.uint8)
@@ -222,7 +222,7 @@ def _truth(
 
 
 def _margin_area(scene: Scene) -> Mask:
-    """Return what decides the margin: the inked edge, and where involved only its part near the tumour."""
+    """Return what decides the margin: the inked edge; if involved, only its part near the tumour."""
     if scene.spec.fields["margins"] == "uninvolved":
         return away_um(scene.ink) < 60
     near = scene.ink & (scene.lesion_distance_um() < 60)

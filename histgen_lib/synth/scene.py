@@ -49,7 +49,7 @@ class Scene:
         return away_um(self.lesion)
 
     def place(self, allowed: Mask, radius_um: float, gap_um: float = 12) -> tuple[float, float] | None:
-        """Choose and reserve a centre (level-0 px) for a disc that fits into `allowed` and nothing taken."""
+        """Choose and reserve a centre (level-0 px) for a disc that fits into `allowed` and is not taken."""
         room = distance_um(allowed & ~self.taken)
         rows, columns = np.nonzero(room >= radius_um + gap_um)
         if not rows.size:
@@ -59,7 +59,7 @@ class Scene:
         return float((columns[k] + 0.5) * LOW), float((rows[k] + 0.5) * LOW)
 
     def best_place(self, allowed: Mask, radius_um: float, gap_um: float = 8) -> tuple[float, float, float]:
-        """As `place`, but settles for the roomiest spot; returns (x, y, radius that fits)."""
+        """Choose a place as `place` does, else the roomiest spot; return (x, y, radius that fits)."""
         spot = self.place(allowed, radius_um, gap_um)
         if spot is not None:
             return (*spot, radius_um)
@@ -84,7 +84,7 @@ def away_um(mask: Mask) -> Field:
 
 
 def surface_side(scene: Scene) -> Field:
-    """Return each pixel's bearing within its piece of tissue: 1 at the surface, -1 at the deep edge."""
+    """Return each pixel's position within its piece of tissue: 1 at the surface, -1 at the deep edge."""
     count, labels = cv2.connectedComponents(scene.tissue.astype(np.uint8), connectivity=4)
     side = np.zeros(scene.tissue.shape, np.float32)
     h, w = scene.tissue.shape
@@ -186,7 +186,7 @@ def _without_crumbs(tissue: Mask) -> Mask:
 
 
 def _ink(tissue: Mask, depth: Field, rng: np.random.Generator) -> Mask:
-    """Ink covers the block's edge over a sector of 90 to 150 degrees."""
+    """Ink the block's edge over a sector of 90 to 140 degrees."""
     rows, columns = np.nonzero(tissue)
     h, w = tissue.shape
     y, x = np.mgrid[0:h, 0:w]

@@ -67,7 +67,7 @@ def inset(outline: Points, depth: float | NDArray[np.float64]) -> Points:
 
 
 def walk(outline: Points, spacing: float, rng: np.random.Generator) -> tuple[Points, NDArray[np.float64]]:
-    """Return shaken points every `spacing` along a closed outline, and the direction across it (rad)."""
+    """Return jittered points every `spacing` along a closed outline, and the direction across it (rad)."""
     closed = np.concatenate([outline, outline[:1]])
     step = np.diff(closed, axis=0)
     at = np.concatenate([[0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))])
@@ -81,7 +81,7 @@ def walk(outline: Points, spacing: float, rng: np.random.Generator) -> tuple[Poi
 def jittered(
     box: tuple[float, float, float, float], pitch: float, rng: np.random.Generator, jitter: float = 0.3
 ) -> Points:
-    """Return a shaken hexagonal grid over (x0, y0, x1, y1)."""
+    """Return a jittered hexagonal grid over (x0, y0, x1, y1)."""
     ys = np.arange(box[1], box[3], pitch * 0.87)
     xs = np.arange(box[0], box[2], pitch)
     if not len(xs) or not len(ys):

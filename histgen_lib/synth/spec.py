@@ -1,4 +1,4 @@
-"""What a slide shows, drawn at random before any pixel: diagnosis, the report's fields, sizes, artefacts."""
+"""What a slide shows, drawn at random before any pixel: diagnosis, report fields, sizes and artefacts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BIOPSY: dict[str, str] = {
     "Lung": "transbronchial biopsy",
     "Urinary bladder": "transurethral resection",
 }
-"""Organ to the procedure of a specimen without ink; a specimen with ink is an "excision"."""
+"""Organ to the procedure of a specimen without ink; one with ink is an "excision"."""
 
 INVASIVE_FIELDS = (
     "grade",
@@ -38,10 +38,10 @@ VALUES: dict[str, tuple[str, ...]] = {
     "inflammation": ("none", "chronic", "chronic active"),
     "granulomas": ("present", "not identified"),
 }
-"""Field to its values. `margins` is reported on excisions only."""
+"""Field to its values. `margins` is reported only for excisions."""
 
 MITOSES: dict[str, tuple[int, int]] = {"1": (0, 0), "2": (2, 3), "3": (20, 26)}
-"""Mitotic score to the least and the greatest number of mitoses in the hotspot."""
+"""Mitotic score to the smallest and largest number of mitoses in the hotspot."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _fields(diagnosis: Diagnosis, rng: np.random.Generator) -> dict[str, str]:
 
 
 def _lesion_share(size: tuple[int, int], share: float, rng: np.random.Generator) -> float:
-    """Return the lesion's part of the tissue: skewed to small, never under 0.15 mm² nor over 58 %."""
+    """Draw the lesion's share of the tissue: 20 to 55 %, and at least 0.17 mm² if 55 % allows it."""
     tissue_mm2 = size[0] * size[1] * share * (MPP / 1000) ** 2
     return float(min(0.55, max(0.17 / tissue_mm2, rng.uniform(0.2, 0.55))))
 

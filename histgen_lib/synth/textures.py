@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERIOD_PX = 768
-"""Side of a texture before it repeats. Stored twice in each direction, so that any crop is one slice."""
+"""Side of a texture before it repeats. Stored twice in each direction, so that any crop is a slice."""
 
 Plane = NDArray[np.uint8]
 Field = NDArray[np.float32]
@@ -38,7 +38,7 @@ def fibres(rng: np.random.Generator, length_px: float, width_px: float, wave_px:
 
 @cache
 def textures() -> dict[str, tuple[Plane, Plane]]:
-    """Return name to (haematoxylin, eosin), uint8 [2 * PERIOD_PX, 2 * PERIOD_PX] each; made once."""
+    """Return name to (haematoxylin, eosin), uint8 [2 * PERIOD_PX, 2 * PERIOD_PX] each; computed once."""
     rng = np.random.default_rng(20260)
     n = (PERIOD_PX, PERIOD_PX)
     fine, mid, coarse = (smooth_noise(n, s, rng) for s in (1.3, 4, 14))
@@ -168,7 +168,7 @@ KINDS: dict[str, Nucleus] = {
 
 @dataclass(frozen=True)
 class Bank:
-    """Square sprites of one kind. `raise_h` lifts haematoxylin to it; `lower` first bounds both stains."""
+    """Square sprites of one kind: `lower` first bounds both stains, then `raise_h` raises haematoxylin."""
 
     raise_h: tuple[Plane, ...]
     lower: Plane | None = None
@@ -176,7 +176,7 @@ class Bank:
 
 @cache
 def bank(kind: str) -> Bank:
-    """Return the bank called `kind`; the same in every process."""
+    """Return the bank of a kind; the same in every process."""
     rng = np.random.default_rng([20261, sum(kind.encode()), len(kind)])
     if kind == "mitosis":
         return Bank(_mitoses(rng), _clearing(9.5, 12))

@@ -38,7 +38,7 @@ def write_slide(slide: RenderedSlide, path: Path) -> None:
 
 
 def _append(out: BinaryIO, tiles: Iterator[bytes]) -> list[tuple[int, int]]:
-    """Write each different tile once; return every tile's (offset, length)."""
+    """Write each distinct tile once; return every tile's (offset, length)."""
     known: dict[bytes, tuple[int, int]] = {}
     places = []
     for tile in tiles:
@@ -52,7 +52,7 @@ def _append(out: BinaryIO, tiles: Iterator[bytes]) -> list[tuple[int, int]]:
 def _directory(
     out: BinaryIO, link: int, size_px: tuple[int, int], level: int, tiles: list[tuple[int, int]]
 ) -> int:
-    """Write one image file directory and hook it into the chain; returns where the next one's offset goes."""
+    """Write one image file directory and link it into the chain; return where the next one's offset goes."""
     resolution = (round(10_000_000 / MPP / 2**level), 1000)
     entries: list[tuple[int, int, tuple[int, ...]]] = [
         (254, LONG, (1 if level else 0,)),  # NewSubfileType: a reduced image

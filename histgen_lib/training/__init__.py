@@ -12,11 +12,11 @@ from histgen_lib.lazy import lazily
 if TYPE_CHECKING:
     from histgen_lib.training.annotation import Annotation, Case, read_annotation
     from histgen_lib.training.encoder.encode import EncodeSettings, encode_slides
-    from histgen_lib.training.encoder.settings import TileTrainSettings
+    from histgen_lib.training.encoder.settings import TileTrainOverrides, TileTrainSettings
     from histgen_lib.training.encoder.train import train_tile_encoder
     from histgen_lib.training.report.calibration import calibrate_model
     from histgen_lib.training.report.comparison import ComparisonSettings, DraftedSlide, Figure, compare
-    from histgen_lib.training.report.settings import TrainSettings, preset
+    from histgen_lib.training.report.settings import TrainOverrides, TrainSettings, preset
     from histgen_lib.training.report.train import TrainResult, train
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "DraftedSlide",
     "EncodeSettings",
     "Figure",
+    "TileTrainOverrides",
     "TileTrainSettings",
+    "TrainOverrides",
     "TrainResult",
     "TrainSettings",
     "calibrate_model",
@@ -46,8 +48,8 @@ __getattr__ = lazily(
         "encoder.encode": "EncodeSettings encode_slides",
         "report.calibration": "calibrate_model",
         "report.train": "TrainResult train",
-        "report.settings": "TrainSettings preset",
-        "encoder.settings": "TileTrainSettings",
+        "report.settings": "TrainOverrides TrainSettings preset",
+        "encoder.settings": "TileTrainOverrides TileTrainSettings",
         "encoder.train": "train_tile_encoder",
     },
 )

@@ -1,4 +1,4 @@
-"""The annotation file (the published layout): which report belongs to which slides, in which split."""
+"""The annotation file in HistGen's published layout: reports, their slides, and the splits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histgen_lib.files import decode_text, each_name_once
 from histgen_lib.opening import read_ordinary
 
 SPLITS = ("train", "val", "test")
-_MEANT = {
+_SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -23,7 +23,7 @@ _LAYOUT = '{"train": [{"id", "report", "image_path": [...]}], "val": [...], "tes
 
 @dataclass(frozen=True)
 class Case:
-    """One report and its slides. Of `image_path` only names count (see `matching`); several are a case's."""
+    """One report and its slides. Only the names in `image_path` count (see `matching`)."""
 
     id: str
     report: str
@@ -32,27 +32,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Annotation:
-    """Cases of each split. Nothing is ever selected or tuned on `test`."""
+    """The cases of each split. Nothing is ever selected or tuned on `test`."""
 
     train: tuple[Case, ...]
     val: tuple[Case, ...]
     test: tuple[Case, ...]
 
     def split(self, name: str) -> tuple[Case, ...]:
-        """Cases of "train", "val" or "test"."""
+        """Return the cases of "train", "val" or "test"."""
         if name not in SPLITS:
             raise InvalidInputError(
-                "training-split-unknown", f"No split is called {name}.", hint=f"One of {SPLITS}."
+                "training-split-unknown", f"There is no split {name}.", hint=f"Use one of {SPLITS}."
             )
         cases: tuple[Case, ...] = getattr(self, name)
         return cases
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Read an annotation file in the published HistGen layout, in UTF-8 or as its byte order mark says.
+    """Read an annotation file in the published layout, in UTF-8 or the encoding of its byte order mark.
 
-    InvalidInputError: "training-annotation-unreadable" when it cannot be read, or is not JSON of that layout;
-    "training-annotation-twice" when an id comes twice, in one split or in two.
+    InvalidInputError: "training-annotation-unreadable" if it cannot be read or is not JSON of that layout;
+    "training-annotation-twice" if an id occurs twice, in one split or in two.
     """
     try:
         content = json.loads(decode_text(read_ordinary(path)), object_pairs_hook=each_name_once)
@@ -62,7 +62,7 @@ def read_annotation(path: Path) -> Annotation:
         raise InvalidInputError(
             "training-annotation-unreadable",
             f"The annotation file {path} cannot be read ({error.strerror}).",
-            hint="Check the path and its rights.",
+            hint="Check the path and its permissions.",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInputError(
@@ -75,11 +75,11 @@ def read_annotation(path: Path) -> Annotation:
 
 
 def _refuse_other_names(content: Mapping[str, Any]) -> None:
-    """Refuse a split under a name that is not read: it would be left out without a word."""
+    """Refuse a split under a name that is not read: it would be ignored silently."""
     for name, cases in content.items():
-        meant = _MEANT.get(name.strip().lower(), name)
-        if name != meant and cases and isinstance(cases, list):
-            raise ValueError(f"its split {name!r} has to be called {meant!r}")
+        split = _SPLIT_NAMES.get(name.strip().lower(), name)
+        if name != split and cases and isinstance(cases, list):
+            raise ValueError(f"its split {name!r} must be named {split!r}")
 
 
 def _case(item: Mapping[str, Any]) -> Case:
@@ -91,7 +91,7 @@ def _case(item: Mapping[str, Any]) -> Case:
         raise TypeError("an id is neither a name nor a number")
     if not all(isinstance(path, str) for path in paths):
         raise TypeError(f"an image_path of {item['id']} is not text")
-    item["report"].encode()  # half a character could never be written again
+    item["report"].encode()  # refuse a lone surrogate, which cannot be encoded
     return Case(id=str(item["id"]), report=item["report"], image_path=tuple(paths))
 
 
@@ -111,6 +111,6 @@ def _twice(message: str) -> InvalidInputError:
     return InvalidInputError(
         "training-annotation-twice",
         message,
-        hint="Keep one of them. A case of several slides is one entry with all of them in its image_path; "
+        hint="Keep one of them. A case with several slides is one entry with all of them in its image_path; "
         "different slides need different ids.",
     )

@@ -1,4 +1,4 @@
-"""Bags and reports as batches of tensors: which slides go together, in which order, changed how.
+"""Bags and reports as batches of tensors: loading, batching, augmentation and padding.
 
 Everything random is a function of (seed, epoch, slide), so that a resumed run sees what an uninterrupted
 one sees.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,26 +19,36 @@ from torch import Tensor
 from histgen_lib.bags import Bag, maker_of, read_bag, read_maker
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
+from histgen_lib.text.tokenizers import Tokenizer
 from histgen_lib.training.matching import Found
-from histgen_lib.training.report.settings import BagAugment, Variant
 
 _AUGMENT_STREAM, _ORDER_STREAM = 1, 2
 FloatArray = NDArray[np.float32]
 
 
-class Encodes(Protocol):
-    """What training needs of a tokenizer."""
+Arrangement = Literal["slide", "curve", "mean"]
+"""Tiles as the bag has them, along the curve of `tile_order`, or as a single row, their mean."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, each 1…V, without begin or end."""
-        ...
+
+@dataclass(frozen=True)
+class BagAugment:
+    """Random changes to a training bag; by default none, as published.
+
+    tile_dropout   share of tiles left out, drawn anew each time (0..1)
+    feature_noise  standard deviation of Gaussian noise, in standard deviations of the features
+    flips          mirror and transpose the coordinates, so that other tiles share a region ("curve" only)
+    """
+
+    tile_dropout: float = 0.0
+    feature_noise: float = 0.0
+    flips: bool = False
 
 
 @dataclass(frozen=True)
 class Example:
     """One case for training: its slides' bags (in memory or on disk), its report, and the report's ids (1…V).
 
-    `tiles_hint` grows with the number of tiles (cases of similar hints share a batch): the bag files' size.
+    `tiles_hint` grows with the number of tiles (cases with similar hints share a batch): the bag files' size.
     """
 
     id: str
@@ -49,7 +59,7 @@ class Example:
     held: tuple[Bag, ...] = ()
 
     def load(self) -> tuple[Bag, ...]:
-        """Give the bag of each slide, read now when they are not held in memory."""
+        """Return each slide's bag, reading those that are not held in memory."""
         return self.held or tuple(read_bag(path) for path in self.paths)
 
 
@@ -68,16 +78,16 @@ class Batch:
     target_mask: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """Move all of it to `device`."""
+        """Return the batch on `device`."""
         return Batch(*(part.to(device) for part in vars(self).values()))
 
 
 def make_examples(
-    matched: Sequence[Found], tokenizer: Encodes, max_tokens: int, memory_bytes: int
+    matched: Sequence[Found], tokenizer: Tokenizer, max_tokens: int, memory_bytes: int
 ) -> list[Example]:
-    """Examples of cases and bag paths; bags stay in memory when all files together are under `memory_bytes`.
+    """Make examples; bags stay in memory if all files together are no larger than `memory_bytes`.
 
-    A report longer than `max_tokens` with its end is cut.
+    A report longer than `max_tokens`, end token included, is cut.
     """
     keep = sum(map(_bytes, matched)) <= memory_bytes
     return [
@@ -98,7 +108,7 @@ def _bytes(found: Found) -> int:
 
 
 def plan_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Rows of each batch of one epoch: slides of similar `sizes` together, batches in random order.
+    """Return the rows of one epoch's batches: slides of similar `sizes` together, batches in random order.
 
     Sizes are blurred by up to 15 % before sorting, so that batches differ from epoch to epoch.
     """
@@ -110,68 +120,68 @@ def plan_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -
 
 
 def share_of(batches: Sequence[list[int]], rank: int, world: int) -> list[list[int]]:
-    """One process's batches; the first ones are repeated so that every process has equally many."""
+    """Return one process's batches; the first ones are repeated so that every process has the same number."""
     each = -(-len(batches) // world)
     return [batches[(turn * world + rank) % len(batches)] for turn in range(each)]
 
 
 def prepare(
     bags: Bag | Sequence[Bag],
-    variant: Variant,
+    arrangement: Arrangement,
     augment: BagAugment | None = None,
     rng: np.random.Generator | None = None,
 ) -> FloatArray:
-    """Features float32[N, D] of a slide, or of a case's slides in turn, as the network takes them.
+    """Return features float32[N, D] of a slide, or of a case's slides in turn, as a network takes them.
 
-    Augmented if told, and in `variant`'s order. "published": slide order. "corrected": each slide along the
-    curve of `tile_order` where the bag knows its tiles' places. "mean-pooled": one row, the mean.
+    They are augmented if `augment` and `rng` are given. "curve" orders each slide's tiles if the bag knows
+    their places.
     """
     slides = [bags] if isinstance(bags, Bag) else bags
-    features = np.concatenate([_prepared(bag, variant, augment, rng) for bag in slides])
-    if variant == "mean-pooled":
+    features = np.concatenate([_prepared(bag, arrangement, augment, rng) for bag in slides])
+    if arrangement == "mean":
         return np.asarray(features.mean(axis=0, keepdims=True), dtype=np.float32)
     return features
 
 
 def _prepared(
-    bag: Bag, variant: Variant, augment: BagAugment | None, rng: np.random.Generator | None
+    bag: Bag, arrangement: Arrangement, augment: BagAugment | None, rng: np.random.Generator | None
 ) -> FloatArray:
     features, xy = np.asarray(bag.features, dtype=np.float32), bag.xy
     if augment is not None and rng is not None:
         features, xy = _augmented(features, xy, augment, rng)
-    if variant != "corrected" or not bag.has_places:
+    if arrangement != "curve" or not bag.has_places:
         return features
     return features[tile_order(xy, bag.span_px)]
 
 
 def augment_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """Make the random numbers for one slide in one epoch."""
+    """Make the random generator for one slide in one epoch."""
     return np.random.default_rng([seed, epoch, row, _AUGMENT_STREAM])
 
 
 def require_same_encoder(examples: Sequence[Example], encoder_sha256: str = "") -> None:
-    """InvalidInputError("training-bags-differ") unless one encoder made all bags, the one named if any is.
+    """Require that one encoder made all bags: that of `encoder_sha256`, if given.
 
-    Compared are the digest and the name of the encoder, where bags say them, and the length of the features.
-    Of bags that are left on disk only the facts are read.
+    Compares the encoder's digest and name, where bags state them, and the length of the features. Of bags on
+    disk only the metadata is read. InvalidInputError("training-bags-differ").
     """
     sha256, name, width = encoder_sha256, "", 0
     for example in examples:
-        for made in map(maker_of, example.held) if example.held else map(read_maker, example.paths):
-            sha256, name, width = sha256 or made.sha256, name or made.name, width or made.width
-            same_name = made.name in ("", name) or (made.sha256 == sha256 != "")
-            if made.sha256 not in ("", sha256) or made.width != width or not same_name:
+        for maker in map(maker_of, example.held) if example.held else map(read_maker, example.paths):
+            sha256, name, width = sha256 or maker.sha256, name or maker.name, width or maker.width
+            same_name = maker.name in ("", name) or (maker.sha256 == sha256 != "")
+            if maker.sha256 not in ("", sha256) or maker.width != width or not same_name:
                 raise _bags_differ(
-                    f"The bag of {example.id} was made by another tile encoder than others "
-                    f"({made.name or 'not named'}, features of length {made.width})"
+                    f"The bag of {example.id} is from a different tile encoder than the others "
+                    f"({maker.name or 'not named'}, features of length {maker.width})"
                 )
 
 
 def collate(features: Sequence[FloatArray], ids: Sequence[Sequence[int]]) -> Batch:
-    """Pad slides' features [N_i, D] and ids into one batch. InvalidInputError("training-bags-differ")."""
+    """Pad slides' features [N_i, D] and ids to one batch. InvalidInputError("training-bags-differ")."""
     count, width = len(features), features[0].shape[1]
     if any(rows.shape[1] != width for rows in features):
-        raise _bags_differ("Bags hold features of different lengths")
+        raise _bags_differ("The bags have features of different lengths")
     tiles, tokens = max(map(len, features)), max(map(len, ids)) + 1
     padded = np.zeros((count, tiles, width), dtype=np.float32)
     targets = np.zeros((count, tokens), dtype=np.int64)
@@ -200,5 +210,5 @@ def _augmented(
 
 
 def _bags_differ(what: str) -> InvalidInputError:
-    hint = "Encode all slides with one encoder, and give --encoder that one or none."
+    hint = "Encode all slides with the same encoder; --encoder, if used, must name that one."
     return InvalidInputError("training-bags-differ", f"{what}.", hint=hint)

@@ -1,4 +1,4 @@
-"""Several processes training one model, as torchrun starts them; one process is the plain case."""
+"""Processes that train one model together, as torchrun starts them; a single process is the plain case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from histgen_lib.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Group:
-    """Where a process stands: `rank` of `world` processes, computing on `device`."""
+    """A process's place: `rank` among `world` processes, computing on `device`."""
 
     rank: int
     world: int
@@ -26,19 +26,19 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, with gradients averaged over all processes."""
+        """Wrap `model` so that gradients are averaged over all processes."""
         if self.world == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # Published checkpoints carry weights that take no part in the loss.
+        # Published checkpoints carry weights that do not affect the loss.
         return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
     def share(self, values: list[float]) -> list[float]:
-        """Rank 0's `values`, in every process."""
+        """Return rank 0's `values` in every process."""
         if self.world == 1:
             return values
         held = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -46,7 +46,7 @@ class Group:
         return [float(value) for value in held.tolist()]
 
     def mean(self, value: float) -> float:
-        """Average every process's `value`."""
+        """Average `value` over all processes."""
         if self.world == 1:
             return value
         held = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -58,7 +58,7 @@ class Group:
 def joined(device: str) -> Iterator[Group]:
     """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs), and leave it.
 
-    InvalidInputError("training-device-missing") for a device that is not there.
+    InvalidInputError("training-device-missing") if torch cannot compute on the device.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -68,13 +68,13 @@ def joined(device: str) -> Iterator[Group]:
     if world == 1:
         yield Group(0, 1, place)
         return
-    # Imported while a group exists (the first optimizer step does it), dynamo would hold that group for ever.
+    # The first optimizer step imports dynamo; imported while a group exists, it would hold it for ever.
     import_module("torch._dynamo")
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Group(rank, world, place)
     finally:
-        gc.collect()  # a group still referred to keeps its threads, which abort the ending interpreter
+        gc.collect()  # a group still referenced keeps threads that abort the interpreter at exit
         distributed.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""What a run shows and keeps of its course: a progress bar on stderr, metrics.csv and TensorBoard files."""
+"""A run's progress on stderr, and its metrics in metrics.csv and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PLAIN_EVERY_S = 20.0
 
 
 class TrainProgress:
-    """Counts steps of one job. A context manager; `advance` may be called as often as one likes.
+    """Shows the steps of one job on stderr; a context manager.
 
-    On a terminal a bar with the time left; otherwise a line every 20 s and one for each `note`. `quiet` says
-    nothing (ranks other than 0, tests).
+    On a terminal it is a bar with the time left; otherwise a line every 20 s and one per `note`. With `quiet`
+    (ranks other than 0, tests) it prints nothing.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TrainProgress:
             self._bar.stop()
 
     def advance(self, steps: int = 1, label: str = "") -> None:
-        """Count `steps` more; `label` says a word about the last of them (a loss, a slide's name)."""
+        """Count `steps` more; `label` describes the last of them (a loss, a slide's name)."""
         self._done, label = self._done + steps, printable(label)
         if self._bar:
             self._bar.update(self._task, advance=steps, description=f"{self._title} {label}".strip())
@@ -71,12 +71,12 @@ class TrainProgress:
             self.note(f"{self._done}/{self._total} {label}, {self.time_left()} left")
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         if not self._quiet:
             self._console.print(f"{self._title}: {text}", highlight=False)
 
     def time_left(self) -> str:
-        """How long the rest takes at the pace so far: "3:05", or "?" before the first step."""
+        """Estimate the time left at the pace so far: "3:05", or "?" before the first step."""
         fresh = self._done - self._first
         if fresh <= 0:
             return "?"
@@ -96,7 +96,7 @@ class TrainProgress:
 
 
 class MetricsLog:
-    """Rows of one run, from those of the epochs already done on: a resumed run leaves one table."""
+    """Writes one row per epoch. A resumed run passes the rows of its finished epochs: one table."""
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
         self._path = folder / "metrics.csv"
@@ -121,7 +121,7 @@ class MetricsLog:
 
 
 def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
-    """All rows under the union of their names, in order of appearance; a name a row lacks stays empty."""
+    """Format rows under the union of their names, in order of appearance; missing values stay empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     table = csv.DictWriter(text, names, lineterminator="\n")
@@ -131,7 +131,7 @@ def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def _board(folder: Path) -> Any:
-    """Open a TensorBoard writer, or None where tensorboard is not installed."""
+    """Open a TensorBoard writer; None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

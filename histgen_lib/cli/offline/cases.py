@@ -1,4 +1,4 @@
-"""What of an annotation a command uses: said before the work begins, and again in --json."""
+"""The cases of an annotation that a command uses: printed before the work begins, and again in --json."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 AllowMissing = Annotated[
     bool,
     typer.Option(
-        "--allow-missing", help="Go on although more than half of a split's cases have no bag or slide."
+        "--allow-missing", help="Continue although more than half of a split's cases have no bag or slide."
     ),
 ]
 
 
 def read_truth(folder: Path | None, case_id: str) -> dict[str, Any] | None:
-    """Read what `histgen synth` knows of a slide; None where it knows nothing.
+    """Read the truth that `histgen synth` wrote for a slide; None if there is none.
 
     Raises InvalidInputError("training-truth-unreadable").
     """
@@ -33,34 +33,34 @@ def read_truth(folder: Path | None, case_id: str) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     try:
-        known = json.loads(path.read_bytes())
+        truth = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        known = None
-    if not isinstance(known, dict):
+        truth = None
+    if not isinstance(truth, dict):
         raise InvalidInputError(
             "training-truth-unreadable",
             f"{path} is not the truth of a synthetic slide.",
-            hint="Give --truth the truth/ folder that histgen synth wrote.",
+            hint="With --truth, name the truth/ folder that histgen synth wrote.",
         )
-    return known
+    return truth
 
 
-class CasesTold:
-    """Prints each split's counts and warnings to stderr, once however often it is told."""
+class MatchedCases:
+    """Collects the matched cases of each split, and prints their counts and warnings to stderr once."""
 
     def __init__(self) -> None:
-        self._told: list[Matching] = []
+        self._splits: list[Matching] = []
 
     def __call__(self, cases: Sequence[Matching]) -> None:
-        """Say what of these splits is used."""
+        """Print these splits, unless they were printed before."""
         for matching in cases:
-            if matching in self._told:
+            if matching in self._splits:
                 continue
-            self._told.append(matching)
+            self._splits.append(matching)
             err().print(matching.summary(), style="dim", soft_wrap=True, highlight=False)
             for line in matching.warnings():
                 err().print(line, style="yellow", soft_wrap=True, highlight=False, markup=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give counts and ids by split."""
-        return {matching.split: matching.to_dict() for matching in self._told}
+        """Return counts and ids by split."""
+        return {matching.split: matching.to_dict() for matching in self._splits}

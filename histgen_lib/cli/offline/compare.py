@@ -1,16 +1,17 @@
-"""`histgen compare`: published, corrected and mean-pooled HistGen on the same bags, as one table."""
+"""`histgen compare`: compares published, corrected and mean-pooled HistGen on the same bags, as one table."""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from histgen_lib.cli.offline.cases import AllowMissing, CasesTold, read_truth
+from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases, read_truth
 from histgen_lib.cli.options import need_train_extra, writable_file, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
@@ -37,7 +38,7 @@ def compare(
             "--out",
             "-o",
             metavar="DIR",
-            help="Folder of the models that are trained here.",
+            help="Folder for the models trained here.",
             callback=writable_folder,
         ),
     ],
@@ -49,35 +50,45 @@ def compare(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", metavar="VARIANT=DIR", help="A model that is there already; may be repeated."
+            "--model", "-m", metavar="VARIANT=DIR", help="Existing model of a variant; can be repeated."
         ),
     ] = None,
     train_annotation: Annotated[
         Path | None,
-        typer.Option("--train-annotation", metavar="FILE", help="Slides to train on, if in another file."),
+        typer.Option(
+            "--train-annotation",
+            metavar="FILE",
+            help="annotation.json of the slides to train on, if different.",
+        ),
     ] = None,
     train_bags: Annotated[
-        Path | None, typer.Option("--train-bags", metavar="DIR", help="Their bags, if in another folder.")
+        Path | None,
+        typer.Option("--train-bags", metavar="DIR", help="Bags of the slides to train on, if different."),
     ] = None,
     encoder: Annotated[
         Path | None, typer.Option("--encoder", metavar="DIR", help="Tile encoder that made the bags.")
     ] = None,
     truth: Annotated[
-        Path | None, typer.Option("--truth", metavar="DIR", help="histgen synth's truth/: scores evidence.")
+        Path | None,
+        typer.Option("--truth", metavar="DIR", help="truth/ of histgen synth; also scores the evidence."),
     ] = None,
-    preset: Annotated[Literal["published", "small"], typer.Option("--preset", help="As in train.")] = "small",
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Slides a step.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of training.")] = None,
+    preset: Annotated[
+        Literal["published", "small"], typer.Option("--preset", help="As in histgen train.")
+    ] = "small",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Slides per step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the training.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="The slides are synthetic.")] = False,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for 95 % intervals.")] = 1000,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", help="Bootstrap resamples for 95 % intervals.")
+    ] = 1000,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare HistGen's variants: train each that is not given with --model, score all, write the table.
+    """Compare HistGen's variants: train each one without a --model, score all, and write the table.
 
-    A run that was stopped goes on. Models given with --model are scored as they are.
+    An interrupted run resumes. Models passed with --model are scored as they are.
 
     For example:
 
@@ -85,30 +96,28 @@ def compare(
       --out runs/comparison --model corrected=model
     """
     need_train_extra("histgen compare")
-    from histgen_lib.training import ComparisonSettings
+    from histgen_lib.training import ComparisonSettings, TrainOverrides
     from histgen_lib.training import compare as run
     from histgen_lib.training import preset as make_settings
 
-    stated = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    base = make_settings(
-        preset,
-        annotation=train_annotation or annotation,
-        bags=train_bags or bags,
-        out=out_dir,
+    base = dataclasses.replace(
+        make_settings(
+            preset, annotation=train_annotation or annotation, bags=train_bags or bags, out=out_dir
+        ),
         encoder=encoder,
         synthetic=synthetic,
         threads=threads,
         allow_missing=allow_missing,
-        **{name: value for name, value in stated.items() if value is not None},
     )
-    settings = ComparisonSettings(base, annotation, bags, split, given_models(model or []))
-    told = CasesTold()
-    rows = run(settings, lambda drafted: score(drafted, truth, bootstrap), tell=told)
+    base = TrainOverrides(epochs=epochs, batch_size=batch_size, seed=seed).apply(base)
+    settings = ComparisonSettings(base, annotation, bags, split, existing_models(model or []))
+    cases = MatchedCases()
+    rows = run(settings, lambda drafted: score(drafted, truth, bootstrap), on_matched=cases)
     _write(rows, table, split, bootstrap)
-    _say(rows, table, told, as_json=as_json)
+    _say(rows, table, cases, as_json=as_json)
 
 
-def given_models(arguments: Sequence[str]) -> dict[Variant, Path]:
+def existing_models(arguments: Sequence[str]) -> dict[Variant, Path]:
     """Read VARIANT=DIR. InvalidInputError("compare-model-argument")."""
     found: dict[Variant, Path] = {}
     for argument in arguments:
@@ -118,15 +127,15 @@ def given_models(arguments: Sequence[str]) -> dict[Variant, Path]:
         if not (match and equals and folder):
             raise InvalidInputError(
                 "compare-model-argument",
-                f"--model {argument} does not say which variant is where.",
-                hint=f"Write VARIANT=DIR, with one of {', '.join(known)}.",
+                f"--model {argument} is not of the form VARIANT=DIR.",
+                hint=f"Use VARIANT=DIR with one of {', '.join(known)}.",
             )
         found[match[0]] = Path(folder)
     return found
 
 
 def score(drafted: Sequence[DraftedSlide], truth: Path | None, bootstrap: int) -> dict[str, Figure]:
-    """Figures of one variant's drafts, in the order of the table."""
+    """Compute the figures of one variant's drafts, in the order of the table."""
     from histgen_lib.evaluation import Pair, evaluate_pairs
 
     pairs = [Pair(slide.case.id, slide.case.report, slide.draft["text"]) for slide in drafted]
@@ -151,7 +160,7 @@ def _text_figures(result: EvaluationResult) -> dict[str, Figure]:
 def _evidence_figures(
     drafted: Sequence[DraftedSlide], truth: Path | None, bootstrap: int
 ) -> dict[str, Figure]:
-    """Hit rates of the strongest tiles and what blind choice would reach; {} without truth or evidence."""
+    """Compute hit rates of the strongest tiles, and those of chance; {} without truth or evidence."""
     from histgen_lib.evaluation import cases_from_draft, evidence_hit_rate
 
     cases = [
@@ -185,7 +194,7 @@ def _write(rows: Sequence[Row], table: Path, split: str, bootstrap: int) -> None
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Write the command as anyone could type it: of absolute paths only the last part is kept."""
+    """Format the command for anyone to type: absolute paths are reduced to their last part."""
     return shlex.join(["histgen", *(_relative(argument) for argument in arguments)])
 
 
@@ -195,20 +204,20 @@ def _relative(argument: str) -> str:
     return f"{name}{equals}{path.name}" if path.is_absolute() else argument
 
 
-def _say(rows: Sequence[Row], table: Path, told: CasesTold, *, as_json: bool) -> None:
+def _say(rows: Sequence[Row], table: Path, cases: MatchedCases, *, as_json: bool) -> None:
     from histgen_lib.training.report.comparison import to_dict
 
     if as_json:
-        emit_json({"table": str(table), "variants": to_dict(rows), "cases": told.to_dict()})
+        emit_json({"table": str(table), "variants": to_dict(rows), "cases": cases.to_dict()})
         return
     for row in rows:
         out().print(f"{row.variant}: {_summary(row.figures)}", soft_wrap=True)
     out().print(f"Table in {table}", soft_wrap=True)
 
 
-def _summary(figures: Mapping[str, Any]) -> str:
-    wanted = [name for name in (_TITLES["diagnosis"], "BLEU-4", _EVIDENCE["top1"]) if name in figures]
-    return ", ".join(f"{name} {figures[name].cell()}" for name in wanted)
+def _summary(figures: Mapping[str, Figure]) -> str:
+    shown = [name for name in (_TITLES["diagnosis"], "BLEU-4", _EVIDENCE["top1"]) if name in figures]
+    return ", ".join(f"{name} {figures[name].cell()}" for name in shown)
 
 
 _TITLES = {"diagnosis": "Exact diagnosis line"}

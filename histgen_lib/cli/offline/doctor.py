@@ -30,13 +30,15 @@ def doctor(
     model: Model = None,
     out_dir: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="DIR", help="Where drafts would go: checks room and rights."),
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder for drafts; checks free space and permissions."
+        ),
     ] = Path(),
     as_json: JsonFlag = False,
 ) -> None:
-    """Check this installation: pass, warn or fail, and the fix for each.
+    """Check this installation: pass, warn or fail, with a fix for each problem.
 
-    Leaves with 78 if anything fails; warnings are about what only some commands need.
+    Exits with 78 if anything fails. Warnings concern what only some commands need.
 
     For example:
 
@@ -72,7 +74,7 @@ _REINSTALL = "In a checkout run `make setup`; elsewhere: pip install --force-rei
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `fix` says what to do when it is not a pass."""
+    """One finding. `fix` says what to do if it is not a pass."""
 
     name: str
     status: Status
@@ -80,12 +82,12 @@ class Check:
     fix: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         return asdict(self)
 
 
 def all_checks(model: Path, out_dir: Path) -> list[Check]:
-    """Run every check, in the order in which a person should mend them."""
+    """Run every check, in the order in which to fix problems."""
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("python", _python),
         ("openslide", _openslide),
@@ -109,14 +111,14 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except HistgenError as error:
         return Check(name, "fail", f"{error.message} [{error.code}]", error.hint)
-    except Exception as error:  # a broken library can raise anything; that is what doctor is for
+    except Exception as error:  # a broken library can raise anything
         return Check(name, "fail", f"{type(error).__name__}: {error}", _REINSTALL)
 
 
 def _python() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < _OLDEST_PYTHON:
-        return Check("python", "fail", found, "Install Python 3.11 or newer, then make the environment anew.")
+        return Check("python", "fail", found, "Install Python 3.11 or newer, then recreate the environment.")
     return Check("python", "pass", found)
 
 
@@ -138,7 +140,7 @@ def _onnxruntime() -> Check:
 
 
 def _model(folder: Path) -> Check:
-    """Files are there, and the encoder's weights are those that config.json names."""
+    """Check that the files exist and that config.json names the encoder's weights."""
     from histgen_lib.files import sha256_file
     from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS
     from histgen_lib.pipeline import load_model
@@ -149,13 +151,16 @@ def _model(folder: Path) -> Check:
         return Check(
             "model",
             "fail",
-            f"{TILE_ENCODER_WEIGHTS} is not the file config.json names",
+            f"{TILE_ENCODER_WEIGHTS} is not the file that config.json names",
             "Copy the model folder again.",
         )
     kind = "synthetic slides only" if model.folder.synthetic else "real slides"
     if model.domain is None:
         return Check(
-            "model", "warn", f"{model.folder.name} cannot tell foreign slides", "Train it with histgen train."
+            "model",
+            "warn",
+            f"{model.folder.name} cannot detect foreign slides",
+            "Train it with histgen train.",
         )
     return Check("model", "pass", f"{model.folder.name} ({kind}), sha256 {model.folder.digest[:16]}…")
 
@@ -179,7 +184,7 @@ def _model_run(folder: Path) -> Check:
     detail = f"encoder and decoder answer ({len(answer['tokens'])} tokens)"
     if not server.ready("tile_encoder"):
         return Check(
-            "model run", "warn", "it has no tile encoder: drafts from bags only", "Encode slides elsewhere."
+            "model run", "warn", "no tile encoder: drafts from bags only", "Encode slides elsewhere."
         )
     return Check("model run", "pass", detail)
 
@@ -189,7 +194,7 @@ def _memory() -> Check:
 
     total = machine_bytes() / _GIB
     if total < 2:
-        return Check("memory", "warn", f"{total:.1f} GiB", "Reading large slides wants 2 GiB or more.")
+        return Check("memory", "warn", f"{total:.1f} GiB", "Reading large slides needs at least 2 GiB.")
     return Check("memory", "pass", f"{total:.1f} GiB")
 
 
@@ -205,7 +210,9 @@ def _output(folder: Path) -> Check:
 def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(_existing(folder)).free / _GIB
     if free < 1:
-        return Check("disk space", "warn", f"{free:.1f} GiB free", "A draft takes 1 to 20 MB; make room.")
+        return Check(
+            "disk space", "warn", f"{free:.1f} GiB free", "A draft takes 1 to 20 MB; free some space."
+        )
     return Check("disk space", "pass", f"{free:.1f} GiB free")
 
 
@@ -230,7 +237,7 @@ def _kafka() -> Check:
 
 
 def _triton() -> Check:
-    """Look for the server, and for a numpy with which its answers would be empty."""
+    """Look for the server, and for a numpy version with which its answers would be empty."""
     from histgen_lib.stack.inference import has_triton
 
     _, home = server_places()
@@ -269,8 +276,8 @@ def _gpu() -> Check:
         return Check(
             "gpu",
             "warn",
-            "a GPU is there, unused",
-            "Slides are read on the CPU; training uses --device cuda.",
+            "there is a GPU, but it is not used",
+            "Drafting runs on the CPU; for training use --device cuda.",
         )
     return Check("gpu", "pass", "none; not needed")
 

@@ -1,4 +1,4 @@
-"""`histgen evaluate`: how good drafts are, from a CSV of predictions or from a model."""
+"""`histgen evaluate`: scores drafts from a CSV of predictions or from a model."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ if TYPE_CHECKING:
 def evaluate(
     *,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Predictions and references, one pair a row.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Predictions and references, one pair per row."),
     ] = None,
     prediction_column: Annotated[
-        str, typer.Option("--prediction-column", help="Column of drafts.")
+        str, typer.Option("--prediction-column", help="Column with the drafts.")
     ] = "prediction",
     reference_column: Annotated[
-        str, typer.Option("--reference-column", help="Column of true reports.")
+        str, typer.Option("--reference-column", help="Column with the reference reports.")
     ] = "reference",
-    id_column: Annotated[str | None, typer.Option("--id-column", help="Column that names the slide.")] = None,
+    id_column: Annotated[str | None, typer.Option("--id-column", help="Column with the slide ids.")] = None,
     blank_references: Annotated[
         Literal["error", "keep", "skip"],
-        typer.Option("--blank-references", help="What to do with rows without truth."),
+        typer.Option("--blank-references", help="What to do with rows without a reference."),
     ] = "keep",
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", metavar="DIR", help="Model that drafts, instead of --csv.")
+        Path | None,
+        typer.Option("--model", "-m", metavar="DIR", help="Model to draft with, instead of --csv."),
     ] = None,
     annotation: Annotated[
         Path | None,
-        typer.Option("--annotation", metavar="FILE", help="annotation.json with the true reports."),
+        typer.Option("--annotation", metavar="FILE", help="annotation.json with the reference reports."),
     ] = None,
     bags: Annotated[Path | None, typer.Option("--bags", metavar="DIR", help="Bags of the slides.")] = None,
     slides: Annotated[
@@ -45,21 +47,25 @@ def evaluate(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", metavar="DIR", help="histgen synth's truth/: also scores the evidence."),
+        typer.Option("--truth", metavar="DIR", help="truth/ of histgen synth; also scores the evidence."),
     ] = None,
-    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which split.")] = "test",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option("--split", help="Split to score.")
+    ] = "test",
     tokenize: Annotated[
         Literal["none", "ptb"],
         typer.Option(
-            "--tokenize", help="none: split on spaces, as HistGen does. ptb: coco-caption's tokenizer."
+            "--tokenize", help="none: split at spaces, as HistGen does. ptb: coco-caption's tokenizer."
         ),
     ] = "none",
-    meteor: Annotated[bool, typer.Option("--meteor/--no-meteor", help="METEOR needs Java.")] = True,
+    meteor: Annotated[bool, typer.Option("--meteor/--no-meteor", help="Score METEOR; needs Java.")] = True,
     entities: Annotated[str, typer.Option("--entities", help="REG2025's entity part.")] = "lexical",
     embedding: Annotated[
         str, typer.Option("--embedding", help="REG2025's embedding part.")
     ] = "hashed-ngrams",
-    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Resamples for 95 % intervals; 0: none.")] = 0,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", help="Bootstrap resamples for 95 % intervals; 0: none.")
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resampling.")] = 0,
     out_dir: Annotated[
         Path | None,
@@ -99,7 +105,7 @@ def evaluate(
         )
     else:
         assert annotation is not None
-        wanted = ModelRun(
+        model_run = ModelRun(
             model,
             annotation,
             bags,
@@ -111,7 +117,7 @@ def evaluate(
             seed,
             allow_missing=allow_missing,
         )
-        run = run_model(wanted)
+        run = run_model(model_run)
         pairs = run.pairs
     parts = RegParts(entities, embedding)
     result = evaluate_pairs(
@@ -131,11 +137,11 @@ def _check(csv: Path | None, annotation: Path | None, bags: Path | None, slides:
         raise InvalidInputError(
             "evaluate-source-missing",
             "There is nothing to evaluate.",
-            hint="Give --csv FILE, or --annotation FILE with either --bags DIR or --slides DIR.",
+            hint="Use --csv FILE, or --annotation FILE with either --bags DIR or --slides DIR.",
         )
     if csv is not None and annotation is not None:
         raise InvalidInputError(
-            "evaluate-source-double", "--csv and --annotation exclude each other.", hint="Give one of them."
+            "evaluate-source-double", "--csv and --annotation cannot be combined.", hint="Use one of them."
         )
 
 

@@ -1,4 +1,4 @@
-"""`histgen export`: a model folder as a Triton model repository."""
+"""`histgen export`: writes a model folder as a Triton model repository."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ def export(
     ],
     out_dir: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="DIR", help="The model repository.", callback=writable_folder),
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder for the model repository.", callback=writable_folder
+        ),
     ],
     as_json: JsonFlag = False,
 ) -> None:
     """Write a Triton model repository with the models tile_encoder and histgen.
 
-    histgen up does this by itself; it is for a tritonserver of your own. The model folder needs its ONNX
-    files (histgen model export).
+    Use it for your own tritonserver; histgen up exports by itself. The model folder needs ONNX files
+    (histgen model export).
 
     For example:
 

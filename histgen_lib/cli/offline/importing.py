@@ -1,4 +1,4 @@
-"""A model folder from weights that the authors' HistGen code trained. Needs torch."""
+"""Model folders from weights trained with the authors' HistGen code. Needs torch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from histgen_lib.training import read_annotation
 
 @dataclass(frozen=True)
 class OfficialSource:
-    """Published-style weights, and what they do not say about themselves.
+    """Weights in the published format, and the facts that they do not contain.
 
-    `sizes` as `load_official` takes them; None leaves one to the weights, or to the loader's asking for it.
+    `sizes` are those of `load_official`; None takes one from the weights, or fails if they do not reveal it.
     """
 
     checkpoint: Path
@@ -42,7 +42,7 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
         raise InvalidInputError(
             "import-output-exists",
             f"{folder} is not empty.",
-            hint="Name a new folder for the imported model.",
+            hint="Choose a new folder for the imported model.",
         )
     # The authors count the words of the training split only (modules/tokenizers.py).
     reports = [case.report for case in read_annotation(source.annotation).train]
@@ -51,13 +51,13 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
     if tokenizer.vocab_size != model.config.vocab_size:
         raise InvalidInputError(
             "import-vocabulary-mismatch",
-            f"The weights know {model.config.vocab_size} words, the annotation gives {tokenizer.vocab_size}.",
-            hint="Give the annotation file and the --threshold that the weights were trained with: "
+            f"The weights have {model.config.vocab_size} words, the annotation {tokenizer.vocab_size}.",
+            hint="Use the annotation file and --threshold of the training; "
             "the words of its train split are counted.",
         )
-    with _whole_folder(folder) as made:
+    with _whole_folder(folder) as target:
         new_model_folder(
-            made,
+            target,
             name=name,
             synthetic=False,
             config=model.config,
@@ -65,18 +65,18 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
             tiling=source.tiling,
             encoder={"name": source.encoder, "sha256": "", "dim": model.config.input_dim},
         )
-        save_model(made, model)
-        to_onnx(made)
+        save_model(target, model)
+        to_onnx(target)
     return open_model_folder(folder)
 
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder` that takes its place at the end, or goes away with an error."""
+    """Yield a hidden folder beside `folder`: at the end it replaces `folder`, on an error it is deleted."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        made = Path(scratch) / "model"  # a temporary folder itself is closed to everybody else
-        made.mkdir()
-        yield made
-        made.replace(folder)
+        inner = Path(scratch) / "model"  # a temporary folder itself is private to this user
+        inner.mkdir()
+        yield inner
+        inner.replace(folder)

@@ -1,4 +1,4 @@
-"""`histgen model`: look at a model folder, make one from published weights, export or measure one."""
+"""`histgen model`: shows, imports, exports and measures model folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from histgen_lib.models.folder import ModelFolder
     from histgen_lib.reports.record import EvidenceCheck
 
-app = typer.Typer(help="Look at, import and export models.", no_args_is_help=True)
+app = typer.Typer(help="Show, import, export and measure models.", no_args_is_help=True)
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="[MODEL]", help="Model folder. Default: the synthetic demo model.")
@@ -24,7 +24,7 @@ Folder = Annotated[
 
 @app.command()
 def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
-    """Say what a model is: sizes, tiles, encoder, when it abstains, and its files with their digests.
+    """Show a model: sizes, tiling, encoder, abstention threshold, and its files with their digests.
 
     For example:
 
@@ -48,34 +48,34 @@ def import_official(
     ],
     *,
     annotation: Annotated[
-        Path, typer.Option("--annotation", help="The annotation.json it was trained on: its vocabulary.")
+        Path, typer.Option("--annotation", help="annotation.json of its training; gives the vocabulary.")
     ],
     out_dir: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="DIR", help="New model folder.", callback=writable_folder),
     ],
     name: Annotated[
-        str, typer.Option("--name", help="What the model is called in provenance.")
+        str, typer.Option("--name", help="Name of the model in provenance.")
     ] = "histgen-official",
     threshold: Annotated[
-        int, typer.Option("--threshold", help="Least count of a word, as in training.")
+        int, typer.Option("--threshold", help="Minimum count of a word, as in training.")
     ] = 10,
     num_heads: Annotated[
         int | None, typer.Option("--num-heads", help="Attention heads, as in training; usually 8.")
     ] = None,
     region_size: Annotated[
         int | None,
-        typer.Option("--region-size", help="Tiles a region, as in training. Default: as the weights tell."),
+        typer.Option("--region-size", help="Tiles per region, as in training. Default: from the weights."),
     ] = None,
-    topk: Annotated[int | None, typer.Option("--topk", help="Memory rows asked for, as in training.")] = None,
+    topk: Annotated[int | None, typer.Option("--topk", help="Memory rows retrieved, as in training.")] = None,
     prototype_num: Annotated[
-        int | None, typer.Option("--prototype-num", help="Prototypes, as in training.")
+        int | None, typer.Option("--prototype-num", help="Number of prototypes, as in training.")
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", help="Longest report in words. Default: 100.")
     ] = None,
     tile_px: Annotated[
-        int, typer.Option("--tile-px", help="Side of the tiles the features came from.")
+        int, typer.Option("--tile-px", help="Side of the tiles behind the features, in pixels.")
     ] = 256,
     tile_mpp: Annotated[float, typer.Option("--tile-mpp", help="µm per pixel of those tiles.")] = 0.5,
     encoder: Annotated[
@@ -85,9 +85,9 @@ def import_official(
 ) -> None:
     """Make a model folder from weights trained with the published HistGen code. Needs the train extra.
 
-    The model then drafts from bags (.h5, .pt, .parquet) of the same tile encoder; it has no statistics of its
-    training world, so every draft says that it was not checked against it. Sizes that the weights do not tell
-    have to be stated: a wrong one loads, and gives wrong reports.
+    The model drafts from bags (.h5, .pt, .parquet) of the same tile encoder. It has no statistics of its
+    training domain, and every draft says that it was not checked against them. Options must give the sizes
+    that the weights do not reveal: with a wrong size the model loads but writes wrong reports.
 
     For example:
 
@@ -123,7 +123,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder with its weights.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the model's networks as ONNX files into its folder, so that it runs without torch.
+    """Write a model's networks to its folder as ONNX files, so that it runs without torch.
 
     Needs the train extra.
 
@@ -144,24 +144,26 @@ def export(
 @app.command()
 def measure(
     folder: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Model folder to measure, and to write to.")
+        Path, typer.Argument(metavar="MODEL", help="Model folder to measure; its config.json is updated.")
     ],
     *,
     annotation: Annotated[
-        Path, typer.Option("--annotation", metavar="FILE", help="annotation.json with the true reports.")
+        Path, typer.Option("--annotation", metavar="FILE", help="annotation.json with the reference reports.")
     ],
     truth: Annotated[
-        Path, typer.Option("--truth", metavar="DIR", help="histgen synth's truth/: where the lesions lie.")
+        Path, typer.Option("--truth", metavar="DIR", help="truth/ of histgen synth, with the lesions.")
     ],
     bags: Annotated[Path, typer.Option("--bags", metavar="DIR", help="Bags of the slides.")],
-    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which split.")] = "val",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option("--split", help="Split to measure on.")
+    ] = "val",
     threads: Threads = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure where the model's evidence points, field by field, and keep the figures in its config.json.
+    """Measure how often a model's evidence is right, per field, and store the figures in its config.json.
 
-    Drafts then say of each line how often the strongest tile of such lines showed what they state, and show
-    no tiles where that is too seldom. Give slides that nothing was trained on. Needs the train extra.
+    Drafts then state for each line how often the strongest tile of such lines showed the finding, and show no
+    tiles if that is too rare. Use slides that nothing was trained on. Needs the train extra.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""`histgen report`: slides in, drafts out."""
+"""`histgen report`: drafts reports of slides."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = {"json": "draft.json", "text": "draft.txt", "html": "draft.html", "bag":
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for every slide of one command."""
+    """The settings common to all slides of one command."""
 
     out: OutputPlaces
     drafter: Drafter
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One slide's end: a result, or a failure."""
+    """The outcome for one slide: a result or a failure."""
 
     path: Path
     result: Result | None = None
@@ -61,19 +61,20 @@ def report(
     mpp: Mpp = None,
     beam_size: Annotated[
         int | None,
-        typer.Option("--beam-size", min=1, max=32, help="Beams of the search. Default: the model's."),
+        typer.Option("--beam-size", min=1, max=32, help="Beams of the beam search. Default: the model's."),
     ] = None,
     threads: Threads = None,
     bag: Annotated[
         Path | None,
         typer.Option(
-            "--bag", metavar="FILE", help="Features of this one slide made earlier: skips encoding."
+            "--bag", metavar="FILE", help="Bag of this one slide from an earlier run; skips encoding."
         ),
     ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Make drafts anew, also over those of other slides of the same name."
+            "--overwrite",
+            help="Draft again, replacing existing drafts, even those of other slides with the same name.",
         ),
     ] = False,
     as_json: JsonFlag = False,
@@ -81,7 +82,7 @@ def report(
     """Draft the report of each slide, with the evidence for every line.
 
     Writes DIR/<slide>/draft.json, draft.txt, draft.html and bag.parquet. A slide that fails does not stop the
-    others; a draft that is finished is not made again. Bags (.parquet, .h5, .pt) are read as well as slides.
+    others, and finished drafts are not repeated. Bags (.parquet, .h5, .pt) can be given instead of slides.
 
     For example:
 
@@ -131,7 +132,7 @@ def make_job(
 
 
 def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
-    """Draft every slide; a bad one is reported and passed over, a broken installation ends it all."""
+    """Draft every slide. A bad slide is reported and skipped; a broken installation stops the command."""
     outcomes = []
     for number, path in enumerate(paths, 1):
         outcomes.append(_draft(path, job, f"{printable(path.name)} ({number}/{len(paths)})"))
@@ -146,7 +147,7 @@ def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:
 
 
 def to_dict(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Collect what --json prints."""
+    """Return what --json prints."""
     return {
         "drafts": [_draft_dict(o.path, o.result) for o in outcomes if o.result is not None],
         "errors": [{"path": str(o.path), **o.failure.to_dict()} for o in outcomes if o.failure is not None],
@@ -154,7 +155,7 @@ def to_dict(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """0 if all went well; the failure's own code for a single slide; SOME_FAILED for several."""
+    """Return 0 if all succeeded; a single slide's own failure code; SOME_FAILED for several slides."""
     failures = [o.failure for o in outcomes if o.failure is not None]
     if not failures:
         return 0
@@ -162,7 +163,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def print_draft(result: Result) -> None:
-    """Print a draft as draft.txt has it, and where its files are."""
+    """Print a draft as in draft.txt, and the path of its page."""
     from histgen_lib.reports.renderers.text import to_text
 
     console = out()
@@ -173,12 +174,12 @@ def print_draft(result: Result) -> None:
     first, _, rest = to_text(result.draft).partition("\n\n")
     console.print(first, style=style, soft_wrap=True)
     console.print("\n" + rest, soft_wrap=True)
-    note = " (was already there, unchanged)" if result.status == "unchanged" else ""
+    note = " (already there, unchanged)" if result.status == "unchanged" else ""
     console.print(f"{result.folder / FILES['html']}{note}\n", style="dim", soft_wrap=True)
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
-    """Print one line a slide."""
+    """Print one line per slide."""
     from rich.table import Table
 
     table = Table("Slide", "Draft", "Confidence", "Note", title="Summary", title_justify="left")
@@ -193,8 +194,8 @@ def _check(paths: Sequence[Path], bag: Path | None) -> None:
     if bag is not None and (len(paths) != 1 or is_bag(paths[0])):
         raise InvalidInputError(
             "bag-one-slide",
-            "--bag goes with exactly one slide.",
-            hint="Give one slide beside --bag, or the bags themselves as arguments without --bag.",
+            "--bag works with exactly one slide.",
+            hint="Use --bag with a single slide, or pass bags as arguments without --bag.",
         )
 
 
@@ -218,7 +219,7 @@ def _draft(path: Path, job: Job, title: str) -> Outcome:
                 )
     except FatalError:
         raise
-    except Exception as error:  # one slide's trouble, whatever it is, must not cost the others their drafts
+    except Exception as error:  # one slide's failure, whatever it is, must not stop the others
         if os.environ.get("HISTGEN_DEBUG") == "1":
             traceback.print_exception(error)
         return Outcome(path, failure=Failure.of(error))
@@ -246,10 +247,10 @@ def _summary_row(outcome: Outcome) -> tuple[str, str, str, str]:
         return printable(outcome.path.name), "failed", "", outcome.failure.code
     assert outcome.result is not None
     draft = outcome.result.draft
-    said = draft.fields.get("diagnosis") or draft.text.partition("\n")[0]
+    diagnosis = draft.fields.get("diagnosis") or draft.text.partition("\n")[0]
     note = ", ".join(draft.abstention.reasons) or (
         "unchanged" if outcome.result.status == "unchanged" else ""
     )
     trusted = not draft.out_of_distribution.flag
-    sure = confidence_word(draft.confidence) if trusted else "not valid"
-    return printable(outcome.path.name), said, sure, note
+    confidence = confidence_word(draft.confidence) if trusted else "not valid"
+    return printable(outcome.path.name), diagnosis, confidence, note

@@ -1,4 +1,4 @@
-"""Drafting a whole split with a model, so that it can be scored; and the tables that an evaluation leaves."""
+"""Drafting a whole split with a model to score it, and writing the tables of an evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.bags import Bag, read_bag
-from histgen_lib.cli.offline.cases import CasesTold, read_truth
+from histgen_lib.cli.offline.cases import MatchedCases, read_truth
 from histgen_lib.cli.options import model_folder
 from histgen_lib.cli.progress import progress_bar
 from histgen_lib.cli.sources import BAG_SUFFIXES
@@ -37,7 +37,7 @@ from histgen_lib.training.matching import index_files, match_splits
 
 @dataclass(frozen=True)
 class ModelRun:
-    """What to draft with which model."""
+    """A split to draft, and the model to draft it with."""
 
     model: Path | None
     annotation: Path
@@ -53,37 +53,37 @@ class ModelRun:
 
 @dataclass(frozen=True)
 class ModelDrafts:
-    """The drafts of a split beside their references, and what only a model's own drafts tell."""
+    """The drafts of a split with their references, and evidence cases for scoring."""
 
     pairs: list[Pair]
     drafts: list[DraftReport]
     evidence: list[EvidenceCase]
     run: ModelRun
-    told: CasesTold
+    cases: MatchedCases
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration and risk over sentences, abstentions, and evidence where the truth is known."""
+        """Return calibration and risk over sentences, abstentions, and evidence if the truth is known."""
         outcomes = [
             outcome
             for pair, draft in zip(self.pairs, self.drafts, strict=True)
             for outcome in sentence_outcomes(draft.model_dump(mode="json"), pair.reference)
         ]
-        resampling = {"bootstrap": self.run.bootstrap, "seed": self.run.seed}
+        bootstrap, seed = self.run.bootstrap, self.run.seed
         found: dict[str, Any] = {
-            "cases": self.told.to_dict(),
+            "cases": self.cases.to_dict(),
             "abstained": sum(draft.abstained for draft in self.drafts),
             "out_of_distribution": sum(draft.out_of_distribution.flag for draft in self.drafts),
         }
-        if outcomes:  # drafts without a line, or of a model that was never calibrated, have none
-            found["calibration"] = calibrate(outcomes, **resampling).to_dict()
-            found["risk_coverage"] = risk_coverage(outcomes, **resampling).to_dict()
+        if outcomes:  # empty drafts, and those of an uncalibrated model, have none
+            found["calibration"] = calibrate(outcomes, bootstrap=bootstrap, seed=seed).to_dict()
+            found["risk_coverage"] = risk_coverage(outcomes, bootstrap=bootstrap, seed=seed).to_dict()
         if self.evidence:
-            found["evidence"] = evidence_hit_rate(self.evidence, **resampling).to_dict()
+            found["evidence"] = evidence_hit_rate(self.evidence, bootstrap=bootstrap, seed=seed).to_dict()
         return found
 
 
 def run_model(run: ModelRun) -> ModelDrafts:
-    """Draft every case of the split that has bags (or slides). Raises what matching them raises."""
+    """Draft every case of the split that has bags (or slides). Raises what `match_splits` raises."""
     model = load_model(model_folder(run.model))
     server = OnnxServer(model.folder.path, threads=run.threads)
     scanner, drafter = Scanner(model, server), Drafter(model, server)
@@ -91,17 +91,17 @@ def run_model(run: ModelRun) -> ModelDrafts:
     assert folder is not None
     annotation, files = read_annotation(run.annotation), index_files(folder, suffixes)
     [matching] = match_splits(annotation, (run.split,), files, allow_missing=run.allow_missing)
-    made = ModelDrafts([], [], [], run, CasesTold())
-    made.told([matching])
+    drafts = ModelDrafts([], [], [], run, MatchedCases())
+    drafts.cases([matching])
     with progress_bar("Drafting", "slides") as bar:
         for number, found in enumerate(matching.found):
             bar("slides", number, len(matching.found))
             bags = [_bag(path, scanner) for path in found.paths]
             draft = _draft(found.case.id, bags, drafter)
-            made.pairs.append(Pair(found.case.id, found.case.report, draft.text))
-            made.drafts.append(draft)
-            made.evidence.extend(_evidence(found.case.id, draft, bags, run.truth))
-    return made
+            drafts.pairs.append(Pair(found.case.id, found.case.report, draft.text))
+            drafts.drafts.append(draft)
+            drafts.evidence.extend(_evidence(found.case.id, draft, bags, run.truth))
+    return drafts
 
 
 def write_tables(

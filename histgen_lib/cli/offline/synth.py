@@ -1,4 +1,4 @@
-"""`histgen synth`: draw synthetic slides with reports that are true of them."""
+"""`histgen synth`: draws synthetic slides with true reports."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from histgen_lib.cli.output import JsonFlag, emit_json, out
 def synth(
     *,
     out_dir: Out,
-    count: Annotated[int, typer.Option("--count", "-n", help="How many slides.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same slides, byte for byte.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", help="Number of slides.")] = 20,
+    seed: Annotated[
+        int, typer.Option("--seed", help="The same seed gives the same slides, byte for byte.")
+    ] = 0,
     start: Annotated[int, typer.Option("--start", help="Index of the first slide.")] = 0,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes. Default: one a core.")
+        int | None, typer.Option("--workers", min=1, help="Processes. Default: one per core.")
     ] = None,
     split: Annotated[
         Literal["mixed", "train", "val", "test"],
-        typer.Option("--split", help="Split of all slides in annotation.json, or mixed by the shares."),
+        typer.Option("--split", help="Split of all slides in annotation.json; mixed: by the shares."),
     ] = "mixed",
     val_share: Annotated[float, typer.Option("--val-share", help="Share of the validation split.")] = 0.1,
     test_share: Annotated[float, typer.Option("--test-share", help="Share of the test split.")] = 0.1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw H&E-looking slides, each with a report and the ground truth behind every field.
+    """Draw synthetic H&E slides, each with a report and the ground truth behind every field.
 
-    Writes DIR/slides/<id>.tif, truth/<id>.json, truth/<id>.png and annotation.json. A run that was stopped
-    takes up where it was.
+    Writes DIR/slides/<id>.tif, truth/<id>.json, truth/<id>.png and annotation.json. An interrupted run
+    resumes.
 
     For example:
 

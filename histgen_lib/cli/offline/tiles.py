@@ -1,4 +1,4 @@
-"""`histgen tiles`: what would be read of a slide, as a picture and numbers; no model runs."""
+"""`histgen tiles`: previews which tiles of a slide would be read; no model runs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ def tiles(
     out_dir: Out,
     mpp: Mpp = None,
     tile_px: Annotated[int, typer.Option("--tile-px", help="Side of a tile in pixels.")] = 256,
-    tile_mpp: Annotated[float, typer.Option("--tile-mpp", help="µm per tile pixel.")] = 0.5,
-    overlap_px: Annotated[int, typer.Option("--overlap-px", help="Pixels that neighbours share.")] = 0,
-    min_tissue: Annotated[float, typer.Option("--min-tissue", help="Least share of tissue, 0 to 1.")] = 0.15,
+    tile_mpp: Annotated[float, typer.Option("--tile-mpp", help="µm per pixel of a tile.")] = 0.5,
+    overlap_px: Annotated[
+        int, typer.Option("--overlap-px", help="Overlap of neighbouring tiles in pixels.")
+    ] = 0,
+    min_tissue: Annotated[
+        float, typer.Option("--min-tissue", help="Smallest share of tissue in a tile, 0 to 1.")
+    ] = 0.15,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what would be read: tissue mask, tile grid and quality flags.
+    """Preview what would be read: tissue mask, tile grid and quality flags.
 
-    Writes DIR/<slide>.tiles.png: the slide with tissue left bright and every tile outlined.
+    Writes DIR/<slide>.tiles.png: the slide with the background dimmed and every tile outlined.
 
     For example:
 

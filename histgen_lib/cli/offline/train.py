@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from histgen_lib.cli.offline.cases import AllowMissing, CasesTold
+from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases
 from histgen_lib.cli.options import Mpp, Out, Slides, model_folder, need_train_extra
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.cli.sources import expand
@@ -34,13 +34,12 @@ def encode(
     out_dir: Out,
     encoder: Encoder = None,
     mpp: Mpp = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one per core.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Encode the tiles of many slides, for training. Needs the train extra.
 
-    Writes DIR/<slide>.parquet. Bags that are there already are kept; a slide that fails does not stop the
-    others.
+    Writes DIR/<slide>.parquet. Existing bags are kept; a slide that fails does not stop the others.
 
     For example:
 
@@ -56,7 +55,7 @@ def encode(
         emit_json(_to_dict(result, out_dir))
     else:
         out().print(
-            f"{result.written} bags written to {out_dir}, {result.kept} were there, "
+            f"{result.written} bags written to {out_dir}, {result.kept} already there, "
             f"{len(result.failed)} slides failed.",
             soft_wrap=True,
         )
@@ -80,41 +79,41 @@ def train_encoder(
     world: Annotated[Path, typer.Option("--world", metavar="DIR", help="Folder that histgen synth wrote.")],
     out_dir: Out,
     name: Annotated[
-        str, typer.Option("--name", help="What the encoder is called in provenance.")
+        str, typer.Option("--name", help="Name of the encoder in provenance.")
     ] = "synthetic-small",
     dim: Annotated[int | None, typer.Option("--dim", help="Length of a feature.")] = None,
     max_slides: Annotated[int | None, typer.Option("--max-slides", help="Slides to take tiles from.")] = None,
-    tile_passes: Annotated[int | None, typer.Option("--tile-passes", help="Tiles shown in all.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles a step.")] = None,
+    tile_passes: Annotated[int | None, typer.Option("--tile-passes", help="Tiles shown in total.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles per step.")] = None,
     precision: Annotated[
-        Literal["bfloat16", "float32"] | None, typer.Option("--precision", help="Arithmetic of convolutions.")
+        Literal["bfloat16", "float32"] | None,
+        typer.Option("--precision", help="Number format of convolutions."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a small tile encoder on synthetic slides. Needs the train extra; a run that was stopped goes on.
+    """Train a small tile encoder on synthetic slides. Needs the train extra; an interrupted run resumes.
 
     For example:
 
       histgen train-encoder --world world --out runs/encoder
     """
     need_train_extra("histgen train-encoder")
-    from histgen_lib.training import TileTrainSettings, train_tile_encoder
+    from histgen_lib.training import TileTrainOverrides, TileTrainSettings, train_tile_encoder
 
-    chosen: dict[str, Any] = {
-        "dim": dim,
-        "max_slides": max_slides,
-        "tile_passes": tile_passes,
-        "batch_size": batch_size,
-        "precision": precision,
-        "seed": seed,
-    }
-    stated = {key: value for key, value in chosen.items() if value is not None}
-    settings = TileTrainSettings(world=world, out=out_dir, name=name, threads=threads, **stated)
-    scores = train_tile_encoder(settings)
+    overrides = TileTrainOverrides(
+        dim=dim,
+        max_slides=max_slides,
+        tile_passes=tile_passes,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+    )
+    settings = TileTrainSettings(world=world, out=out_dir, name=name, threads=threads)
+    scores = train_tile_encoder(overrides.apply(settings))
     if as_json:
         emit_json({"encoder": str(out_dir), "scores": scores})
     else:
@@ -135,59 +134,62 @@ def train(
     ] = None,
     slides: Annotated[
         Path | None,
-        typer.Option("--slides", metavar="DIR", help="Slides instead of bags: encoded first, to OUT/bags."),
+        typer.Option(
+            "--slides", metavar="DIR", help="Slides instead of bags; they are first encoded to OUT/bags."
+        ),
     ] = None,
     encoder: Annotated[
         Path | None,
-        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags, to go into the model."),
+        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags; copied into the model."),
     ] = None,
     preset: Annotated[
         Literal["published", "small"],
-        typer.Option("--preset", help="Published: HistGen's settings. Small: short reports, on a CPU."),
+        typer.Option("--preset", help="published: HistGen's settings. small: short reports, on a CPU."),
     ] = "published",
     variant: Annotated[
         Literal["published", "corrected", "mean-pooled"] | None,
         typer.Option(
             "--variant",
-            help="The authors' network, the corrected one, or a baseline on the mean tile. "
+            help="The authors' network, the corrected one, or a baseline on the mean of all tiles. "
             "Default: the preset's (small: corrected).",
         ),
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="What the model is called in provenance.")] = "histgen",
+    name: Annotated[str, typer.Option("--name", help="Name of the model in provenance.")] = "histgen",
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="The slides are synthetic: every draft will say so.")
+        bool, typer.Option("--synthetic", help="The slides are synthetic; every draft will say so.")
     ] = False,
     tokenizer: Annotated[
         Literal["word", "bpe"] | None, typer.Option("--tokenizer", help="Words or byte pairs.")
     ] = None,
     min_count: Annotated[
-        int | None, typer.Option("--min-count", min=1, help="Words that occur less often are unknown.")
+        int | None, typer.Option("--min-count", min=1, help="Words that occur less often become unknown.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Slides a step and process.")
+        int | None, typer.Option("--batch-size", min=1, help="Slides per step and process.")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Peak learning rate.")
     ] = None,
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option("--precision", help="Mixed precision.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option("--precision", help="Number format; mixed precision except float32."),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.")] = None,
     patience: Annotated[
         int | None,
-        typer.Option("--patience", help="Epochs without a better validation score before stopping."),
+        typer.Option("--patience", help="Epochs without a better validation score before training stops."),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores; 0: all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train HistGen on slides or bags and their reports. Needs the train extra.
 
-    A run that was stopped goes on. OUT becomes a model folder, ONNX files included; metrics and
-    TensorBoard files lie in OUT/training. The test split is not looked at. Several processes: torchrun
-    --nproc-per-node N -m histgen_lib.cli train ...
+    OUT becomes a model folder with ONNX files; metrics and TensorBoard files go to OUT/training. An
+    interrupted run resumes. The test split is not used. For several processes: torchrun --nproc-per-node N
+    -m histgen_lib.cli train ...
 
     For example:
 
@@ -197,72 +199,73 @@ def train(
       --out model
     """
     need_train_extra("histgen train")
+    from histgen_lib.training import TrainOverrides
     from histgen_lib.training import preset as make_settings
     from histgen_lib.training import train as run
 
     bags, encoder = _bags(bags, slides, encoder, out_dir)
-    chosen: dict[str, Any] = {
-        "variant": variant,
-        "tokenizer": tokenizer,
-        "word_threshold": min_count,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "device": device,
-        "seed": seed,
-        "patience_epochs": patience,
-    }
-    stated = {key: value for key, value in chosen.items() if value is not None}
-    settings = make_settings(
-        preset,
-        annotation=annotation,
-        bags=bags,
-        out=out_dir,
+    overrides = TrainOverrides(
+        variant=variant,
+        tokenizer=tokenizer,
+        word_threshold=min_count,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        device=device,
+        seed=seed,
+        patience_epochs=patience,
+    )
+    settings = dataclasses.replace(
+        make_settings(preset, annotation=annotation, bags=bags, out=out_dir),
+        name=name,
         encoder=encoder,
         synthetic=synthetic,
         threads=threads,
         allow_missing=allow_missing,
-        **stated,
     )
-    told = CasesTold()
-    result = run(dataclasses.replace(settings, name=name), tell=told)
+    cases = MatchedCases()
+    result = run(overrides.apply(settings), on_matched=cases)
     if os.environ.get("RANK", "0") == "0":
-        _finish(result, told, as_json)
+        _finish(result, cases, as_json)
 
 
 def _bags(
     bags: Path | None, slides: Path | None, encoder: Path | None, out_dir: Path
 ) -> tuple[Path, Path | None]:
-    """Where the bags are, encoding the slides first if slides were given."""
+    """Return the folder of bags and their encoder, encoding --slides first."""
     if (bags is None) == (slides is None):
         raise InvalidInputError(
             "train-bags-or-slides",
             "Training needs either --bags or --slides.",
-            hint="Give exactly one of them.",
+            hint="Use exactly one of them.",
         )
     if bags is not None:
         return bags, encoder
     from histgen_lib.training import EncodeSettings, encode_slides
 
     assert slides is not None
-    chosen = model_folder(encoder)
-    result = encode_slides(EncodeSettings([slides], chosen, out_dir / "bags"))
+    used = model_folder(encoder)
+    result = encode_slides(EncodeSettings([slides], used, out_dir / "bags"))
     for path, error in result.failed:
         say_heading(path)
         say_error(Failure.of(error))
     if result.failed and not result.written + result.kept:
         raise result.failed[0][1]
-    return out_dir / "bags", chosen
+    return out_dir / "bags", used
 
 
-def _finish(result: TrainResult, told: CasesTold, as_json: bool) -> None:
+def _finish(result: TrainResult, cases: MatchedCases, as_json: bool) -> None:
     from histgen_lib.export import to_onnx
 
     to_onnx(result.folder)
     if as_json:
-        made = {"model": str(result.folder), "validation": result.best, "seconds": round(result.seconds, 1)}
-        emit_json(made | {"cases": told.to_dict()})
+        content = {
+            "model": str(result.folder),
+            "validation": result.best,
+            "seconds": round(result.seconds, 1),
+        }
+        emit_json(content | {"cases": cases.to_dict()})
         return
     out().print(f"Model in {result.folder} after {result.seconds / 60:.1f} minutes", soft_wrap=True)
     for metric, value in result.best.items():

@@ -27,7 +27,7 @@ class TileBatch:
 
 
 def sampling_chances(tiles: TileSet) -> NDArray[np.float64]:
-    """How likely each tile is to be drawn: the rarer its rarest content the more, up to about ten times."""
+    """Return each tile's probability of being drawn: up to about ten times higher, the rarer its content."""
     targets = tiles.targets
     flat = targets.cells.reshape(len(tiles), -1)
     columns = [(flat == number).sum(axis=1) >= 2 for number in range(len(tiles.classes))]
@@ -43,7 +43,7 @@ def sampling_chances(tiles: TileSet) -> NDArray[np.float64]:
 def make_batch(
     tiles: TileSet, chances: NDArray[np.float64], settings: TileTrainSettings, step: int
 ) -> TileBatch:
-    """Make the batch of one step: a function of the seed and the step alone."""
+    """Make the batch of one step, a function of seed and step alone."""
     rng = np.random.default_rng([settings.seed, step])
     rows = rng.choice(len(tiles), settings.batch_size, p=chances)
     changed = [augment_tile(tiles.tile(row), tiles.targets.cells[row], rng) for row in rows]
@@ -51,12 +51,12 @@ def make_batch(
 
 
 def plain_batch(tiles: TileSet, rows: NDArray[np.int64]) -> TileBatch:
-    """Make a batch of tiles as they are."""
+    """Make a batch of tiles without augmentation."""
     return _tensors(tiles, rows, np.stack([tiles.tile(row) for row in rows]), tiles.targets.cells[rows])
 
 
 def encode_rows(encoder: TileEncoder, tiles: TileSet, rows: NDArray[np.int64], batch_size: int) -> Tensor:
-    """Features float32[len(rows), D] of some tiles, without gradients."""
+    """Encode some tiles without gradients: float32[len(rows), D]."""
     encoder.eval()
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     with torch.inference_mode():
@@ -82,7 +82,7 @@ _RAMP = np.arange(256, dtype=np.float32) / 255
 
 
 def augment_tile(pixels: Pixels, cells: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """Turn, stain and scan a tile uint8[H, W, 3] otherwise, and turn its cells uint8[C, C] with it."""
+    """Vary a tile uint8[H, W, 3] in orientation, stain, focus and noise; turn its cells uint8[C, C] along."""
     turns, mirrored = int(rng.integers(4)), bool(rng.random() < 0.5)
     changed = _stain(_turn(pixels, turns, mirrored), rng)
     if rng.random() < 0.15:
@@ -94,13 +94,13 @@ def augment_tile(pixels: Pixels, cells: Pixels, rng: np.random.Generator) -> tup
 
 
 def _turn(square: Pixels, turns: int, mirrored: bool) -> Pixels:
-    """One of the eight orientations of a square."""
+    """Return one of the eight orientations of a square."""
     turned = np.rot90(square, turns)
     return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
 def _stain(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Per channel a power (stain strength), a gain (lamp) and, at times, a little mixing (hue)."""
+    """Apply per channel a power (stain strength), a gain (lamp) and, at times, slight mixing (hue)."""
     power = rng.uniform(0.8, 1.25) * rng.uniform(0.88, 1.14, 3)
     gain = rng.uniform(0.93, 1.05) * rng.uniform(0.97, 1.03, 3)
     table = np.clip(255 * gain * _RAMP[:, None] ** power, 0, 255).astype(np.uint8)

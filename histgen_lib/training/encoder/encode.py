@@ -1,7 +1,7 @@
-"""Bags in bulk: every slide of a folder through a tile encoder, several processes, resumable.
+"""Encoding slides in bulk: a bag for each slide of a folder, in several processes, resumable.
 
-A slide whose bag of the same encoder and tiling is there is not encoded again; a slide that cannot be read
-is named at the end and does not stop the others.
+A slide that already has a bag by the same encoder and tiling is not encoded again; a slide that cannot be
+read does not stop the others and is listed at the end.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ _BATCH_TILES = 32
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """slides: a folder, or single files; encoder: a folder of a tile encoder; out: gets <slide_id>.parquet.
+    """What to encode with which encoder.
 
-    `mpp` overrides what the slides say; `workers` processes (0: one a core), one thread each.
+    slides   folders or single files
+    encoder  folder of a tile encoder, or of a model
+    out      gets <slide_id>.parquet
+    mpp      overrides the slides' resolution
+    workers  processes, one thread each (0: one per core)
     """
 
     slides: Sequence[Path]
@@ -48,7 +52,7 @@ class EncodeSettings:
 
 @dataclass
 class EncodeResult:
-    """Bags written, bags that were there already, and (slide, reason) of slides that could not be encoded."""
+    """Numbers of bags written and kept, and (slide, reason) for slides that could not be encoded."""
 
     written: int = 0
     kept: int = 0
@@ -66,7 +70,7 @@ class _Job:
 def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeResult:
     """Encode every slide.
 
-    InvalidInputError: "training-slides-missing" when there is none, "training-slides-same-name" when two
+    InvalidInputError: "training-slides-missing" if there is none, "training-slides-same-name" if two
     would share a bag. FatalError: "training-encoder-unreadable", "training-worker-died".
     """
     slides = find_slides(settings.slides)
@@ -76,7 +80,7 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
         raise InvalidInputError(
             "training-slides-missing",
             f"There are no slides in {names}.",
-            hint=f"Check the path; the names of slides end in {finding.looked_for()}.",
+            hint=f"Check the path; file names of slides end in {finding.looked_for()}.",
         )
     _require_own_names(slides)
     open_encoder(settings.encoder)
@@ -93,14 +97,14 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
         except BrokenProcessPool as error:
             raise FatalError(
                 "training-worker-died",
-                "A process that encodes slides was killed, most likely for want of memory.",
-                hint="Run it again with fewer --workers; finished bags are kept.",
+                "A process that encodes slides was killed, most likely because memory ran out.",
+                hint="Run the command again with fewer --workers; finished bags are kept.",
             ) from error
     return result
 
 
 def find_slides(places: Sequence[Path]) -> list[Path]:
-    """Slides among `places`, looking into folders, each once; of DICOM files their folder."""
+    """List the slides among `places` and in folders, each once; for DICOM files, their folder."""
     found = [finding.find_slides(place).slides if place.is_dir() else [place] for place in places]
     return list(dict.fromkeys(chain.from_iterable(found)))
 
@@ -118,7 +122,7 @@ def _require_own_names(slides: Sequence[Path]) -> None:
 
 
 def slide_bag(slide: Slide, encoder: TileNetwork, folder: EncoderFolder) -> Bag:
-    """All whole tiles of an open slide through `encoder`, as a bag."""
+    """Encode all whole tiles of an open slide into a bag."""
     grid = plan_grid(slide, folder.tiling)
     parts, places = [], []
     with torch.inference_mode():
@@ -132,7 +136,7 @@ def slide_bag(slide: Slide, encoder: TileNetwork, folder: EncoderFolder) -> Bag:
 
 
 def _encode(job: _Job) -> str | HistgenError:
-    """Encode one slide in a worker process; an error comes back as a value."""
+    """Encode one slide in a worker process; return an error as a value."""
     torch.set_num_threads(1)
     try:
         folder, encoder = _encoder(job.encoder)
@@ -153,9 +157,9 @@ def _encoder(path: Path) -> tuple[EncoderFolder, TileNetwork]:
 
 
 def _is_done(path: Path, folder: EncoderFolder, slide: Slide) -> bool:
-    """Whether a whole bag of this slide by this encoder and tiling lies there.
+    """Return whether `path` is a complete bag of this slide by this encoder and tiling.
 
-    InvalidInputError("training-slides-same-name") for the bag of a slide of another size: it would be lost.
+    InvalidInputError("training-slides-same-name") if it is of a slide of another size: it would be lost.
     """
     if not path.exists():
         return False
@@ -166,11 +170,14 @@ def _is_done(path: Path, folder: EncoderFolder, slide: Slide) -> bool:
     if tuple(bag.slide_size) != tuple(slide.size):
         raise InvalidInputError(
             "training-slides-same-name",
-            f"{path} is the bag of another slide that is also called {bag.slide_id}.",
+            f"{path} is the bag of another slide that is also named {bag.slide_id}.",
             hint="Rename one of them, or encode them into different folders.",
         )
-    made = (bag.encoder_sha256, bag.tile_px, bag.mpp)
-    return made == (folder.sha256, folder.tiling.tile_px, folder.tiling.mpp)
+    return (bag.encoder_sha256, bag.tile_px, bag.mpp) == (
+        folder.sha256,
+        folder.tiling.tile_px,
+        folder.tiling.mpp,
+    )
 
 
 def _count(result: EncodeResult, job: _Job, outcome: str | HistgenError) -> None:

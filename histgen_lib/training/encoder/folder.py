@@ -1,4 +1,4 @@
-"""The folder of a tile encoder: its weights, its heads, and how tiles have to be cut for it."""
+"""The folder of a tile encoder: its weights, its heads, and the tiling it expects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG, WEIGHTS, HEADS = "config.json", "tile_encoder.safetensors", "tile_heads.
 
 @dataclass(frozen=True)
 class EncoderFolder:
-    """A readable encoder folder. `description` rebuilds the network; `sha256` is that of its weights."""
+    """An encoder's folder, read. `description` rebuilds the network; `sha256` is that of its weights."""
 
     path: Path
     name: str
@@ -33,7 +33,7 @@ class EncoderFolder:
     tiling: TilingSettings
 
     def load(self) -> TileNetwork:
-        """Load the network for evaluation. FatalError("training-encoder-unreadable") if it is damaged."""
+        """Load the network in evaluation mode. FatalError("training-encoder-unreadable") if it is damaged."""
         try:
             network = new_network(self.description)
             load_weights(network, self.name, self.path / WEIGHTS)
@@ -43,7 +43,7 @@ class EncoderFolder:
 
 
 def save_encoder(teacher: TileTeacher, settings: TileTrainSettings) -> EncoderFolder:
-    """Write encoder, heads and config.json; the config comes last and says that all is there."""
+    """Write encoder, heads and, last, config.json: where it exists, the folder is complete."""
     folder = settings.out
     tensors = {name: value.detach().contiguous() for name, value in teacher.encoder.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
@@ -67,7 +67,7 @@ def save_encoder(teacher: TileTeacher, settings: TileTrainSettings) -> EncoderFo
 def open_encoder(folder: Path) -> EncoderFolder:
     """Read an encoder's folder, or the encoder of a model folder.
 
-    FatalError("training-encoder-unreadable") when it is neither.
+    FatalError("training-encoder-unreadable") if it is neither.
     """
     try:
         content = json.loads((folder / CONFIG).read_bytes())
@@ -81,21 +81,21 @@ def _unreadable(folder: Path) -> FatalError:
     return FatalError(
         "training-encoder-unreadable",
         f"{folder} is not the folder of a tile encoder.",
-        hint="Give --encoder a folder that `histgen train-encoder` or `histgen train` wrote.",
+        hint="With --encoder, name a folder that `histgen train-encoder` or `histgen train` wrote.",
     )
 
 
 def save_heads(teacher: TileTeacher, folder: Path) -> None:
-    """Write the tile-level heads: tensors weight float32[H, D], bias float32[H]; metadata names."""
+    """Write the tile-level heads: weight float32[H, D], bias float32[H], and their names as metadata."""
     tensors = {"weight": teacher.heads.weight.detach().clone(), "bias": teacher.heads.bias.detach().clone()}
     with atomic_path(folder / HEADS) as temporary:
         save_file(tensors, temporary, metadata={"names": "\n".join(teacher.names())})
 
 
 def load_heads(folder: Path) -> tuple[Tensor, Tensor, list[str]] | None:
-    """(weight [H, D], bias [H], names), or None where an encoder has no heads.
+    """Return (weight [H, D], bias [H], names), or None if an encoder has no heads.
 
-    FatalError("training-heads-unreadable") when the file is damaged.
+    FatalError("training-heads-unreadable") if the file is damaged.
     """
     path = folder / HEADS
     if not path.exists():

@@ -21,7 +21,7 @@ GRADES = 3
 
 
 class TileTeacher(nn.Module):
-    """An encoder with its heads. All tile-level answers come from one linear map of the feature."""
+    """An encoder with its heads. All tile-level outputs are one linear map of the feature."""
 
     def __init__(self, encoder: TileEncoder, classes: Sequence[str]) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class TileTeacher(nn.Module):
         self.heads = nn.Linear(encoder.dim, sum(self.sizes))
         self.dense = nn.Conv2d(encoder.widths[-1], count, 1)
 
-    def forward(self, pixels: Tensor, cells_side: int) -> tuple[Tensor, Tensor]:
-        """Pixels uint8[B, H, W, 3] → answers [B, sum(sizes)], class scores [B, K, cells_side, cells_side]."""
+    def forward(self, pixels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Map pixels uint8[B, H, W, 3] to outputs [B, sum(sizes)] and class scores [B, K, side, side]."""
         mapped = self.encoder.feature_map(pixels)
         pooled = torch.cat([mapped.mean(dim=(2, 3)), mapped.amax(dim=(2, 3))], dim=1)
-        answers = self.heads(self.encoder.head(pooled))
-        return answers, functional.adaptive_avg_pool2d(self.dense(mapped), cells_side)
+        outputs = self.heads(self.encoder.head(pooled))
+        return outputs, functional.adaptive_avg_pool2d(self.dense(mapped), side)
 
-    def split(self, answers: Tensor) -> tuple[Tensor, ...]:
-        """Presence and fraction logits [B, K] each, log(1 + mitoses) [B, 1], grade and meeting logits."""
-        return torch.split(answers, list(self.sizes), dim=1)
+    def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Split into presence and share logits [B, K], log(1 + mitoses) [B, 1], grade and meeting logits."""
+        return torch.split(outputs, list(self.sizes), dim=1)
 
     def names(self) -> list[str]:
         """Name each row of `heads`."""
@@ -53,7 +53,7 @@ class TileTeacher(nn.Module):
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
         """Fold a shift and a scale [D] into the last layer, so that features have mean 0 and deviation 1.
 
-        The heads are changed to answer as before.
+        The heads are adjusted to give the same outputs.
         """
         with torch.no_grad():
             last = self.encoder.head
@@ -64,13 +64,13 @@ class TileTeacher(nn.Module):
 
 
 def class_shares(cells: Tensor, classes: int) -> Tensor:
-    """Share of each class [B, K] in cells int64[B, C, C]."""
+    """Return the share of each class [B, K] in cells int64[B, C, C]."""
     return functional.one_hot(cells.flatten(1), classes).float().mean(dim=1)
 
 
-def teacher_loss(teacher: TileTeacher, answers: Tensor, dense: Tensor, batch: TileBatch) -> Tensor:
-    """Sum what each question costs; a class counts as present from two cells on, half from one."""
-    presence, fractions, mitoses, grade, meetings = teacher.split(answers)
+def teacher_loss(teacher: TileTeacher, outputs: Tensor, dense: Tensor, batch: TileBatch) -> Tensor:
+    """Sum the losses of all heads; a class is present from two cells on, half present with one."""
+    presence, fractions, mitoses, grade, meetings = teacher.split(outputs)
     shares = class_shares(batch.cells, len(teacher.classes))
     present = (shares * batch.cells[0].numel() / 2).clamp(max=1.0)
     cost = 12.0 * functional.binary_cross_entropy_with_logits(presence, present)
@@ -86,11 +86,11 @@ _LEAST_POSITIVES = 5
 
 
 def tile_scores(teacher: TileTeacher, tiles: TileSet, batch_size: int) -> dict[str, float]:
-    """Average precision of each class's presence and each meeting, grade accuracy, mitosis error (log).
+    """Return average precision per class and meeting, grade accuracy, and mitosis error (log).
 
     Present means two cells or more. Classes with fewer than 5 positive tiles are left out.
     """
-    presence, mitoses, grade, meetings = _answers(teacher, tiles, batch_size)
+    presence, mitoses, grade, meetings = _predict(teacher, tiles, batch_size)
     flat = tiles.targets.cells.reshape(len(tiles), -1)
     scores: dict[str, float] = {}
     for number, name in enumerate(teacher.classes):
@@ -113,14 +113,14 @@ def tile_scores(teacher: TileTeacher, tiles: TileSet, batch_size: int) -> dict[s
 
 
 def average_precision(scores: NDArray[np.floating], present: NDArray[np.bool_]) -> float:
-    """Area under precision over recall, as a step function (no interpolation)."""
+    """Return the area under the precision–recall curve, as a step function (no interpolation)."""
     hits = present[np.argsort(-scores, kind="stable")]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float((precision * hits).sum() / max(hits.sum(), 1))
 
 
-def _answers(teacher: TileTeacher, tiles: TileSet, batch_size: int) -> tuple[NDArray[np.float32], ...]:
-    """Presence logits [N, K], log(1 + mitoses) [N], grade logits [N, 3], meeting logits [N, 2]."""
+def _predict(teacher: TileTeacher, tiles: TileSet, batch_size: int) -> tuple[NDArray[np.float32], ...]:
+    """Return presence logits [N, K], log(1 + mitoses) [N], grade logits [N, 3], meeting logits [N, 2]."""
     features = encode_rows(teacher.encoder, tiles, np.arange(len(tiles)), batch_size)
     with torch.inference_mode():
         presence, _, mitoses, grade, meetings = teacher.split(teacher.heads(features))

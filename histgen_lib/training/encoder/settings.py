@@ -1,28 +1,31 @@
-"""What the training of a tile encoder can be told."""
+"""Settings for training the tile encoder."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
+
+from histgen_lib.training.checkpoint import RunOverrides, RunSettings
 
 
-@dataclass(frozen=True)
-class TileTrainSettings:
-    """Supervised training of the small tile encoder on slides whose every cell is known (`histgen synth`).
+@dataclass(frozen=True, kw_only=True)
+class TileTrainSettings(RunSettings):
+    """Supervised training of the small tile encoder on slides with a known class for every cell.
 
-    world          folder with slides/, truth/ and annotation.json
-    out            becomes the encoder's folder: config.json, weights, and tile_heads.safetensors; the run's
-                   state and metrics lie in out/training
-    max_slides     slides of the train split to take tiles from (val_slides: of the val split, for metrics)
+    world            folder that `histgen synth` wrote: slides/, truth/ and annotation.json
+    out              becomes the encoder's folder: config.json, weights, and tile_heads.safetensors
+    max_slides       slides of the train split to take tiles from (val_slides: of the val split, for metrics)
     tiles_per_slide  tiles kept of each slide, rare findings first
-    tile_passes    tiles shown to the network in all
-    precision      "bfloat16" runs convolutions in bfloat16 (twice as fast where the CPU has it), or "float32"
+    tile_passes      tiles shown to the network in total
+    precision        "bfloat16" runs convolutions in bfloat16 (twice as fast on CPUs that support it), or
+                     "float32"
+    workers          processes that cut tiles (0: one per core)
     """
 
+    incidental: ClassVar[frozenset[str]] = RunSettings.incidental | {"world", "workers"}
+
     world: Path
-    out: Path
     name: str = "synthetic-small"
     dim: int = 128
     tile_px: int = 256
@@ -40,14 +43,20 @@ class TileTrainSettings:
     seed: int = 1
     save_every_s: float = 60.0
     workers: int = 0
-    threads: int = 0
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return max(1, self.tile_passes // self.batch_size)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Collect what of the settings decides the weights: a resumed run must have the same."""
-        ignored = {"out", "world", "name", "save_every_s", "workers", "threads"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
+
+@dataclass(frozen=True, kw_only=True)
+class TileTrainOverrides(RunOverrides):
+    """What a person sets on top of the defaults."""
+
+    dim: int | None = None
+    max_slides: int | None = None
+    tile_passes: int | None = None
+    batch_size: int | None = None
+    precision: Literal["bfloat16", "float32"] | None = None
+    seed: int | None = None

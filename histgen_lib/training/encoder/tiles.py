@@ -28,10 +28,10 @@ from histgen_lib.training.matching import index_files, match_cases
 from histgen_lib.training.tracking import TrainProgress
 
 CELL_PX = 64
-"""Level-0 pixels a side of one cell of the truth map (16 µm at 0.25 mpp)."""
+"""Side of a cell of the truth map in level-0 pixels (16 µm at 0.25 mpp)."""
 
 MEETINGS: tuple[tuple[str, str], ...] = (("tumour", "ink"), ("tumour", "smooth_muscle"))
-"""Pairs whose touching decides something (margins; invasion of the muscle), each a target of its own."""
+"""Pairs of tissues whose contact decides a field (margins; invasion of the muscle), each its own target."""
 
 _TOUCH_CELLS = 1
 NO_GRADE = -1
@@ -55,7 +55,7 @@ class TileTargets:
 
 @dataclass(frozen=True)
 class SlideTruth:
-    """One slide's truth: class names, class map uint8[h, w], mitoses float32[M, 2] level-0 px, fields."""
+    """One slide's truth: class names, class map uint8[h, w], mitoses float32[M, 2] in level-0 px, fields."""
 
     classes: tuple[str, ...]
     cells: NDArray[np.uint8]
@@ -80,12 +80,12 @@ def read_truth(folder: Path, slide_id: str) -> SlideTruth:
         raise InvalidInputError(
             "training-truth-unreadable",
             f"The truth of {slide_id} in {folder} cannot be read ({error}).",
-            hint="A tile encoder is trained on a folder written by `histgen synth`.",
+            hint="Train a tile encoder on a folder that `histgen synth` wrote.",
         ) from error
 
 
 def tile_targets(truth: SlideTruth, xy: NDArray[np.int32], span_px: float) -> TileTargets:
-    """Truth of the tiles with top-left corners `xy` int32[N, 2] and side `span_px`, both in level-0 px."""
+    """Return the truth of tiles with top-left corners `xy` int32[N, 2] and side `span_px`, in level-0 px."""
     side = max(1, round(span_px / CELL_PX))
     tumour = tumour_classes(truth.classes)
     touching = np.stack([_touching(truth, pair) for pair in MEETINGS])
@@ -102,12 +102,12 @@ def tile_targets(truth: SlideTruth, xy: NDArray[np.int32], span_px: float) -> Ti
 
 
 def tumour_classes(classes: Sequence[str]) -> list[int]:
-    """Numbers of the invasive tumours among class names (and of tumour with lymphocytes in it)."""
+    """Return the class numbers of invasive tumours (and of tumour with lymphocytes in it)."""
     return [number for number, name in enumerate(classes) if name in _INVASIVE]
 
 
 def _touching(truth: SlideTruth, pair: tuple[str, str]) -> NDArray[np.uint8]:
-    """Cells of the first of a pair within one cell of the second: uint8[h, w] of 0 and 1."""
+    """Mark cells of a pair's first tissue within one cell of the second: uint8[h, w] of 0 and 1."""
     kernel = np.ones((2 * _TOUCH_CELLS + 1,) * 2, dtype=np.uint8)
     first, second = (_layer(truth, name) for name in pair)
     grown = cv2.dilate(second, kernel)
@@ -115,8 +115,8 @@ def _touching(truth: SlideTruth, pair: tuple[str, str]) -> NDArray[np.uint8]:
 
 
 def _layer(truth: SlideTruth, name: str) -> NDArray[np.uint8]:
-    wanted = tumour_classes(truth.classes) if name == "tumour" else [truth.classes.index(name)]
-    return np.isin(truth.cells, wanted).astype(np.uint8)
+    numbers = tumour_classes(truth.classes) if name == "tumour" else [truth.classes.index(name)]
+    return np.isin(truth.cells, numbers).astype(np.uint8)
 
 
 def _windows(cells: NDArray[np.uint8], xy: NDArray[np.int32], side: int) -> NDArray[np.uint8]:
@@ -127,7 +127,7 @@ def _windows(cells: NDArray[np.uint8], xy: NDArray[np.int32], side: int) -> NDAr
 
 
 def _counts(points: NDArray[np.float32], xy: NDArray[np.int32], span_px: float) -> NDArray[np.float32]:
-    """How many of the points lie in each tile."""
+    """Count the points in each tile."""
     inside = (points[None] >= xy[:, None]) & (points[None] < xy[:, None] + span_px)
     return np.asarray(inside.all(axis=2).sum(axis=1), dtype=np.float32)
 
@@ -152,12 +152,12 @@ _INVASIVE = frozenset(
 
 SLIDE_SUFFIXES = (".tif", ".tiff", ".svs")
 _COMMON_SHARE = 0.02
-"""A class that fills more than this share of a slide is common there; tiles of it are kept by chance only."""
+"""A class that fills more than this share of a slide is common there; its tiles are kept only by chance."""
 
 
 @dataclass(frozen=True)
 class TileSet:
-    """Tiles of many slides: `pixels[i]` uint8[n_i, tile_px, tile_px, 3] are mapped; `targets` hold all N."""
+    """Tiles of many slides: `pixels[i]` uint8[n_i, tile_px, tile_px, 3], mapped; `targets` of all N."""
 
     classes: tuple[str, ...]
     pixels: tuple[NDArray[np.uint8], ...]
@@ -169,7 +169,7 @@ class TileSet:
         return len(self.slide_of)
 
     def tile(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of one tile."""
+        """Return the pixels of one tile."""
         return np.asarray(self.pixels[self.slide_of[index]][self.row_of[index]], dtype=np.uint8)
 
 
@@ -182,7 +182,7 @@ class _Job:
 
 
 def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: bool = False) -> TileSet:
-    """Give the tiles of the first `limit` slides of a split, cut now where that has not been done before.
+    """Load the tiles of the first `limit` slides of a split, after cutting those that are not on disk yet.
 
     InvalidInputError: "training-split-empty", "training-slides-missing", "training-truth-unreadable",
     "training-state-differs", and what opening a slide raises.
@@ -192,7 +192,7 @@ def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: 
         raise InvalidInputError(
             "training-split-empty",
             f"{settings.world} has no {split} split.",
-            hint="Give --world a folder that `histgen synth` wrote, with --val-share above 0.",
+            hint="With --world, name a folder that `histgen synth` wrote with --val-share above 0.",
         )
     files = index_files(settings.world / "slides", SLIDE_SUFFIXES)
     found = match_cases(split, annotation.split(split), files).found
@@ -201,9 +201,9 @@ def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: 
         raise InvalidInputError(
             "training-slides-missing",
             f"None of the {split} split's slides are in {settings.world / 'slides'}.",
-            hint="Give --world a folder that `histgen synth` wrote.",
+            hint="With --world, name a folder that `histgen synth` wrote.",
         )
-    folder = settings.out / "training" / "tiles"
+    folder = settings.run_folder / "tiles"
     _claim(folder, settings)
     jobs = [_Job(path, settings.world / "truth", folder, settings) for path in slides]
     _cut_all([job for job in jobs if not _files(job)[1].exists()], settings.workers, split, quiet)
@@ -211,14 +211,14 @@ def cached_tiles(settings: TileTrainSettings, split: str, limit: int, *, quiet: 
 
 
 def _claim(folder: Path, settings: TileTrainSettings) -> None:
-    """Note how the tiles in `folder` are cut. InvalidInputError("training-state-differs") if otherwise."""
+    """Record how the tiles in `folder` are cut. InvalidInputError("training-state-differs") on a mismatch."""
     note = folder / "cutting.json"
     mine = canonical_json({name: getattr(settings, name) for name in _CUTTING})
     if note.exists() and note.read_bytes() != mine:
         raise InvalidInputError(
             "training-state-differs",
             f"{folder} holds tiles that were cut with other settings ({', '.join(_CUTTING)}).",
-            hint="Use another output folder, or delete that one to start anew.",
+            hint="Use another output folder, or delete that one to start from scratch.",
         )
     write_atomic(note, mine)
 
@@ -236,7 +236,7 @@ def _cut_all(jobs: Sequence[_Job], workers: int, split: str, quiet: bool) -> Non
 
 
 def _cut(job: _Job) -> None:
-    """Read one slide's most telling tiles and write them with their truth."""
+    """Read one slide's most informative tiles and write them with their truth."""
     truth = read_truth(job.truth, job.slide.stem)
     tiling = TilingSettings(
         tile_px=job.settings.tile_px, mpp=job.settings.mpp, min_tissue=job.settings.min_tissue
@@ -254,20 +254,20 @@ def _cut(job: _Job) -> None:
 
 
 def choose_tiles(targets: TileTargets, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of at most `count` tiles: those with mitoses, meetings or classes scarce on the slide first."""
+    """Choose at most `count` tiles: first those with mitoses, meetings or classes rare on the slide."""
     size = int(targets.cells.max()) + 1 if targets.cells.size else 1
     flat = targets.cells.reshape(len(targets.cells), -1)
     presence = np.stack([(flat == number).any(axis=1) for number in range(size)], axis=1)
     share = np.bincount(flat.ravel(), minlength=size) / max(flat.size, 1)
     scarce = (presence & (share < _COMMON_SHARE)).sum(axis=1)
     urgency = scarce + (targets.mitoses > 0) + targets.meetings.any(axis=1) + rng.random(len(flat))
-    telling = np.argsort(-urgency, kind="stable")[: count // 2]
-    others = rng.permutation(np.setdiff1d(np.arange(len(flat)), telling))[: count - len(telling)]
-    return np.concatenate([telling, others]).astype(np.int64)
+    informative = np.argsort(-urgency, kind="stable")[: count // 2]
+    others = rng.permutation(np.setdiff1d(np.arange(len(flat)), informative))[: count - len(informative)]
+    return np.concatenate([informative, others]).astype(np.int64)
 
 
 def _files(job: _Job) -> tuple[Path, Path]:
-    """(pixels, truth); the truth is written last and says that both are there."""
+    """Return the files (pixels, truth). The truth is written last: where it exists, both are complete."""
     stem = job.folder / job.slide.stem
     return stem.with_suffix(".pixels.npy"), stem.with_suffix(".truth.npz")
 

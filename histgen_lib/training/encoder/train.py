@@ -1,14 +1,13 @@
-"""Training the small tile encoder on synthetic slides, where every cell of every tile is known."""
+"""Training the small tile encoder on synthetic slides, where the class of every cell is known."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -32,7 +31,7 @@ _STATISTICS_TILES = 2048
 
 
 def train_tile_encoder(settings: TileTrainSettings, *, quiet: bool = False) -> dict[str, float]:
-    """Train (or go on training) and write the encoder's folder; returns the metrics on validation tiles."""
+    """Train, or resume training, and write the encoder's folder; return the scores on validation tiles."""
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads or cores())
     cv2.setNumThreads(1)
@@ -44,7 +43,7 @@ def train_tile_encoder(settings: TileTrainSettings, *, quiet: bool = False) -> d
     standardise(run.teacher, tiles, settings)
     scores = tile_scores(run.teacher, held_out, settings.batch_size)
     save_encoder(run.teacher, settings)
-    write_atomic(run.folder / "scores.json", _json(scores))
+    write_atomic(settings.run_folder / "scores.json", _json(scores))
     return scores
 
 
@@ -54,29 +53,26 @@ class _Run:
     tiles: TileSet
     teacher: TileTeacher
     state: RunState = field(default_factory=RunState)
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         rate, decay = self.settings.learning_rate, self.settings.weight_decay
         self.optimizer = torch.optim.AdamW(self.teacher.parameters(), lr=rate, weight_decay=decay)
         self.chances = sampling_chances(self.tiles)
 
-    @property
-    def folder(self) -> Path:
-        return self.settings.out / "training"
-
     def resume(self) -> None:
-        path = self.folder / "state.pt"
+        path = self.settings.run_folder / "state.pt"
         if path.exists():
             self.state, parts = load_state(path, self._fingerprint())
             self.teacher.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
 
     def fit(self, *, quiet: bool) -> None:
-        saved = time.monotonic()
-        log = MetricsLog(self.folder, self.state.rows)
-        title = TrainProgress("tile encoder", self.settings.steps, done=self.state.step, quiet=quiet)
+        saved = self.clock()
+        log = MetricsLog(self.settings.run_folder, self.state.rows)
+        steps = TrainProgress("tile encoder", self.settings.steps, done=self.state.step, quiet=quiet)
         self.teacher.train()
-        with title as progress, ThreadPoolExecutor(1) as pool:
+        with steps as progress, ThreadPoolExecutor(1) as pool:
             for batch in self._prefetched(pool):
                 self.state.loss_sum += self._step(batch)
                 self.state.step += 1
@@ -85,33 +81,33 @@ class _Run:
                 )
                 if self.state.step % _LOG_EVERY == 0:
                     self._note(log)
-                if time.monotonic() - saved > self.settings.save_every_s:
+                if self.clock() - saved > self.settings.save_every_s:
                     self._save()
-                    saved = time.monotonic()
+                    saved = self.clock()
         self._save()
         log.close()
 
     def _step(self, batch: TileBatch) -> float:
         torch.manual_seed(self.settings.seed + 7919 * (self.state.step + 1))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._pace()
+            group["lr"] = self.settings.learning_rate * self._rate_share()
         half = self.settings.precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            answers, dense = self.teacher(batch.pixels, batch.cells.shape[1])
-        loss = teacher_loss(self.teacher, answers.float(), dense.float(), batch)
+            outputs, dense = self.teacher(batch.pixels, batch.cells.shape[1])
+        loss = teacher_loss(self.teacher, outputs.float(), dense.float(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.teacher.parameters(), 5.0)
         self.optimizer.step()
         return loss.item()
 
-    def _pace(self) -> float:
-        """Share of the learning rate: linear warm-up, cosine to zero."""
+    def _rate_share(self) -> float:
+        """Return the share of the learning rate: linear warm-up, then cosine to zero."""
         done = self.state.step / self.settings.steps
         return min(1.0, (done + 1e-3) / self.settings.warmup_share) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _prefetched(self, pool: ThreadPoolExecutor) -> Iterator[TileBatch]:
-        """Batches made by a second thread while the network works (OpenCV lets go of the interpreter)."""
+        """Make batches in a second thread while the network computes (OpenCV releases the GIL)."""
         steps = range(self.state.step, self.settings.steps)
         waiting: list[Future[TileBatch]] = []
         for step in steps:
@@ -129,14 +125,14 @@ class _Run:
 
     def _save(self) -> None:
         parts = {"model": self.teacher.state_dict(), "optimizer": self.optimizer.state_dict()}
-        save_state(self.folder / "state.pt", self.state, parts, self._fingerprint())
+        save_state(self.settings.run_folder / "state.pt", self.state, parts, self._fingerprint())
 
     def _fingerprint(self) -> dict[str, Any]:
         return self.settings.fingerprint() | {"tiles": len(self.tiles), "classes": list(self.tiles.classes)}
 
 
 def standardise(teacher: TileTeacher, tiles: TileSet, settings: TileTrainSettings) -> None:
-    """Give features mean 0 and deviation 1 over (a sample of) the training tiles."""
+    """Give features mean 0 and deviation 1 over a sample of the training tiles."""
     rows = np.random.default_rng(settings.seed).permutation(len(tiles))[:_STATISTICS_TILES]
     features = encode_rows(teacher.encoder, tiles, rows, settings.batch_size)
     teacher.standardise(features.mean(dim=0), features.std(dim=0).clamp_min(1e-3))

@@ -1,6 +1,6 @@
-"""After training: how far to trust a sentence, when to abstain, and what the training world looks like.
+"""After training: confidence calibration, the abstention threshold, and statistics of the training domain.
 
-Everything is fitted on the training and validation splits and written into the model folder.
+All are fitted on the training and validation splits and written to the model folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENOUGH_FOR_ISOTONIC = 200
 
 @dataclass(frozen=True)
 class Judged:
-    """One sentence of a validation draft: what the decoder believed, and whether the report says the same."""
+    """A sentence of a validation draft: its raw confidence, and whether the report has that line."""
 
     raw: float
     right: bool
@@ -47,12 +47,13 @@ def calibrate_model(
 ) -> dict[str, Any]:
     """Fit and write config.json's "calibration", "abstention" and "domain", and domain.safetensors.
 
-    Returns, and leaves in training/calibration.json, what they do to the validation drafts.
+    Returns their effect on the validation drafts, and writes it to training/calibration.json.
     """
     opened = open_model_folder(folder)
     decoded = validator.decode(model, opened.decoding)
     judged = [
-        list(judge(found, e, opened.tokenizer)) for found, e in zip(decoded, validator.examples, strict=False)
+        list(judge(draft, example, opened.tokenizer))
+        for draft, example in zip(decoded, validator.examples, strict=False)
     ]
     sentences = [sentence for draft in judged for sentence in draft]
     calibration = fit_calibration(sentences)
@@ -83,20 +84,20 @@ def calibrate_model(
     return report
 
 
-def judge(found: Decoded, example: Example, tokenizer: Tokenizer) -> Iterator[Judged]:
-    """Judge the sentences of one draft: each is right when the report has the very same line."""
-    tokens = found.tokens.tolist()
+def judge(draft: Decoded, example: Example, tokenizer: Tokenizer) -> Iterator[Judged]:
+    """Judge the sentences of one draft: a sentence is right if the report has exactly the same line."""
+    tokens = draft.tokens.tolist()
     text, spans = tokenizer.decode(tokens), token_spans(tokens, tokenizer)
     truth = {example.report[a:b] for a, b in split_sentences(example.report)}
     diagnosis = parse_report(text).get("diagnosis")
     for start, end in split_sentences(text):
         chosen = [row for row, (a, b) in enumerate(spans) if a < end and b > start]
         line = text[start:end]
-        yield Judged(raw_confidence(found.log_probs[chosen]), line in truth, line == diagnosis)
+        yield Judged(raw_confidence(draft.log_probs[chosen]), line in truth, line == diagnosis)
 
 
 def fit_calibration(sentences: Sequence[Judged]) -> Calibration:
-    """Fit an isotonic table where there are sentences enough for one, else a temperature, if any at all."""
+    """Fit an isotonic table if there are enough sentences, else a temperature; nothing without sentences."""
     raw, right = [s.raw for s in sentences], [s.right for s in sentences]
     if not raw:
         return Calibration()
@@ -108,10 +109,10 @@ def fit_calibration(sentences: Sequence[Judged]) -> Calibration:
 def fit_abstention(
     drafts: Sequence[Sequence[Judged]], calibration: Calibration
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """config.json's "abstention" and what it does to the validation drafts.
+    """Return config.json's "abstention" and its effect on the validation drafts.
 
     The threshold is the lowest confidence in the diagnosis line, but at least 0.5, above which 98 % of the
-    diagnoses are right; where no threshold reaches that, the one with the best accuracy.
+    diagnoses are right; if no threshold reaches that, the one with the best accuracy.
     """
     lines = [s for draft in drafts for s in draft if s.diagnosis]
     confidence = np.array([calibration.apply(s.raw) for s in lines])
@@ -129,7 +130,7 @@ def fit_abstention(
 def fit_domain(
     train: Sequence[Example], held_out: Sequence[Example], seed: int
 ) -> tuple[DomainModel, float, list[float]]:
-    """Fit statistics of training slides; with a threshold above all validation slides, and their scores."""
+    """Fit statistics of training slides; return them, a threshold above all validation scores, the scores."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(train))[:_DOMAIN_SLIDES]
     slides = (bag.features for row in chosen for bag in train[row].load())
@@ -139,14 +140,14 @@ def fit_domain(
 
 
 def _some_tiles(features: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float16]:
-    """At most 512 tiles of a slide: whole slides of 10 000 tiles would not fit into memory together."""
+    """Sample at most 512 tiles of a slide: slides of 10 000 tiles would not fit into memory together."""
     if len(features) <= _DOMAIN_TILES:
         return features
     return features[np.sort(rng.permutation(len(features))[:_DOMAIN_TILES])]
 
 
 def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
-    """Average |accuracy − confidence| over equal-width bins: expected calibration error (Guo et al. 2017)."""
+    """Return the expected calibration error over bins of equal width (Guo et al. 2017)."""
     values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
     if not len(values):
         return 0.0

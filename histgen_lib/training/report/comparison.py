@@ -1,6 +1,6 @@
 """Published, corrected and mean-pooled HistGen on the same bags with the same budget, as one table.
 
-The metrics come from outside (`Score`): training knows drafts, not scores.
+The caller supplies the metrics (`Score`): training produces drafts and does not score them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,18 +30,21 @@ from histgen_lib.pipeline.model import report_model
 from histgen_lib.training.annotation import Case, read_annotation
 from histgen_lib.training.data import prepare
 from histgen_lib.training.matching import BAG_SUFFIXES, Found, Matching, index_files, match_splits
-from histgen_lib.training.report.settings import TrainSettings, Variant
+from histgen_lib.training.report.settings import TrainSettings, Variant, arrangement_of
 from histgen_lib.training.report.train import train
 from histgen_lib.training.tracking import TrainProgress
+
+_T = TypeVar("_T")
+_ABSENT = "–"
 
 VARIANTS: tuple[Variant, ...] = ("published", "corrected", "mean-pooled")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of one variant: value, 95 % interval (NaN: none), how many cases it rests on (0: all slides).
+    """A number of one variant: value, 95 % interval (NaN: none), and the number of cases (0: all slides).
 
-    A `share` is shown in per cent.
+    A `share` is shown in percent.
     """
 
     value: float
@@ -51,7 +54,7 @@ class Figure:
     share: bool = True
 
     def cell(self) -> str:
-        """Show it: "93.3 % (85.0 to 98.3)", or – for what was not measured."""
+        """Format it: "93.3 % (85.0 to 98.3)", or – if it was not measured."""
         if math.isnan(self.value):
             return _ABSENT
         interval = "" if math.isnan(self.low) else f" ({self._plain(self.low)} to {self._plain(self.high)})"
@@ -63,9 +66,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: its figures, size and effort.
+    """One variant: its figures, size and training effort.
 
-    `origin` is config.json's "training"; `given` says that the model was there before.
+    `origin` is config.json's "training"; `pretrained`: the model was passed in, not trained here.
     """
 
     variant: str
@@ -75,12 +78,12 @@ class Row:
     epochs: int | None = None
     seconds: float | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
-    given: bool = False
+    pretrained: bool = False
 
 
 @dataclass(frozen=True)
 class DraftedSlide:
-    """One scored case: the bags of its slides, and what is measured of its draft, in the form of draft.json.
+    """One case to score: the bags of its slides, and its draft as in draft.json.
 
     `draft`: {"slide_id", "text", "sentences": [{"text", "evidence": [{"x", "y", "span_px", "weight"}], …}]};
     a mean-pooled draft has no evidence.
@@ -92,16 +95,16 @@ class DraftedSlide:
 
 
 Score = Callable[[Sequence[DraftedSlide]], Mapping[str, Figure]]
-"""Drafts of one variant → its figures by name, in the order in which the table shows them."""
+"""Drafts of one variant → its figures by name, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What to compare on what.
+    """What to compare, and on which slides.
 
-    base        how missing models are trained; `base.out` gets a folder a variant
-    annotation, bags, split  the slides that are scored; never those that anything was trained or chosen on
-    trained     model folders that are there already: these variants are not trained
+    base                     how missing models are trained; `base.out` gets one folder per variant
+    annotation, bags, split  the slides to score; never slides that a model was trained or chosen on
+    trained                  existing model folders: these variants are not trained
     """
 
     base: TrainSettings
@@ -116,27 +119,29 @@ def compare(
     score: Score,
     *,
     quiet: bool = False,
-    tell: Callable[[Sequence[Matching]], None] = lambda cases: None,
+    on_matched: Callable[[Sequence[Matching]], None] = lambda cases: None,
 ) -> list[Row]:
-    """Train what is missing, draft every slide of the split with each variant, and score the drafts.
+    """Train the missing models, draft every slide of the split with each variant, and score the drafts.
 
-    `tell` hears what of the annotations is used: of the split first, then as in `train`. A run that was
-    stopped goes on where it stopped. Raises what `train`, `read_annotation` and `match_splits` raise, and
-    InvalidInputError: "training-comparison-variant" (a given model is not of the variant it is given for),
-    "training-bags-differ".
+    `on_matched` gets the cases in use: first those of the split, then as in `train`. An interrupted run
+    resumes. Raises what `train`, `read_annotation` and `match_splits` raise, and InvalidInputError:
+    "training-comparison-variant" (an existing model is of another variant), "training-bags-differ".
     """
     for variant, folder in settings.trained.items():
         _check_variant(variant, open_model_folder(folder))
     annotation, files = read_annotation(settings.annotation), index_files(settings.bags, BAG_SUFFIXES)
-    few = settings.base.allow_missing
-    [scored] = match_splits(annotation, (settings.split,), files, allow_missing=few)
+    allow_missing = settings.base.allow_missing
+    [scored] = match_splits(annotation, (settings.split,), files, allow_missing=allow_missing)
     _refuse_trained_on(settings, scored)
-    tell([scored])
-    return [_row(settings, variant, scored.found, score, quiet=quiet, tell=tell) for variant in VARIANTS]
+    on_matched([scored])
+    return [
+        _row(settings, variant, scored.found, score, quiet=quiet, on_matched=on_matched)
+        for variant in VARIANTS
+    ]
 
 
 def _refuse_trained_on(settings: ComparisonSettings, scored: Matching) -> None:
-    """Refuse to score cases that models are trained or chosen on here, where those are in another file."""
+    """Refuse to score cases that this run trains on or chooses weights by, listed in another file."""
     if settings.base.annotation == settings.annotation or set(settings.trained) == set(VARIANTS):
         return
     known = read_annotation(settings.base.annotation)
@@ -144,13 +149,13 @@ def _refuse_trained_on(settings: ComparisonSettings, scored: Matching) -> None:
     if both:
         raise InvalidInputError(
             "training-slide-in-two-splits",
-            f"{len(both)} cases are to be trained on and scored, such as {min(both)}.",
-            hint="Take them out of the annotation that is trained on, or out of the one that is scored.",
+            f"{len(both)} cases would be both trained on and scored, such as {min(both)}.",
+            hint="Remove them from the training annotation or from the scored one.",
         )
 
 
 def variant_settings(base: TrainSettings, variant: Variant) -> TrainSettings:
-    """Give a variant the common budget; the published one also keeps its bounded pooling."""
+    """Return the common settings for a variant; the published one keeps its bounded pooling."""
     pooling = "bounded" if variant == "published" else base.sizes.pooling
     sizes = dataclasses.replace(base.sizes, pooling=pooling)
     return dataclasses.replace(base, variant=variant, sizes=sizes, name=variant, out=base.out / variant)
@@ -163,11 +168,11 @@ def _row(
     score: Score,
     *,
     quiet: bool,
-    tell: Callable[[Sequence[Matching]], None],
+    on_matched: Callable[[Sequence[Matching]], None],
 ) -> Row:
     folder = settings.trained.get(variant)
     if folder is None:
-        folder = train(variant_settings(settings.base, variant), quiet=quiet, tell=tell).folder
+        folder = train(variant_settings(settings.base, variant), quiet=quiet, on_matched=on_matched).folder
     opened, model = open_model_folder(folder), load_model(folder)
     with TrainProgress(f"draft with {variant}", len(found), quiet=quiet) as progress:
         drafted = [_drafted(one, variant, opened, model, progress=progress) for one in found]
@@ -180,7 +185,7 @@ def _row(
         epochs=epochs,
         seconds=seconds,
         origin=opened.section("training"),
-        given=variant in settings.trained,
+        pretrained=variant in settings.trained,
     )
 
 
@@ -188,12 +193,13 @@ def _drafted(
     found: Found, variant: Variant, opened: ModelFolder, model: HistGen, *, progress: TrainProgress
 ) -> DraftedSlide:
     case, bags = found.case, tuple(read_bag(path) for path in found.paths)
-    for made in map(maker_of, bags):
-        if made.sha256 != opened.encoder.get("sha256", made.sha256) or made.width != model.config.input_dim:
+    for maker in map(maker_of, bags):
+        sha256 = opened.encoder.get("sha256", maker.sha256)
+        if maker.sha256 != sha256 or maker.width != model.config.input_dim:
             raise InvalidInputError(
                 "training-bags-differ",
-                f"The bag of {case.id} was made by another tile encoder than the {variant} model reads.",
-                hint="Encode the slides with `histgen encode --encoder` and that model's folder.",
+                f"The bag of {case.id} is from a different tile encoder than the {variant} model's.",
+                hint="Encode the slides with `histgen encode --encoder`, naming that model's folder.",
             )
     drafted = DraftedSlide(case, bags, draft_bags(model, opened, variant, case.id, bags))
     progress.advance(1, case.id)
@@ -202,17 +208,17 @@ def _drafted(
 
 def _check_variant(variant: Variant, opened: ModelFolder) -> None:
     mode = "published" if variant == "published" else "corrected"
-    stated = opened.section("training").get("variant", variant)
-    if opened.histgen.mode != mode or stated != variant:
+    trained_as = opened.section("training").get("variant", variant)
+    if opened.histgen.mode != mode or trained_as != variant:
         raise InvalidInputError(
             "training-comparison-variant",
-            f"The model {opened.name} is not a {variant} one (mode {opened.histgen.mode}).",
-            hint="Give each variant a model folder that `histgen train --variant` wrote for it.",
+            f"The model {opened.name} is not {variant} (mode {opened.histgen.mode}).",
+            hint="For each variant, name a model folder that `histgen train --variant` wrote for it.",
         )
 
 
 def _effort(folder: Path) -> tuple[int | None, float | None]:
-    """Epochs and seconds of training, as the run's metrics.csv says; None where that is not at hand."""
+    """Read epochs and seconds of training from the run's metrics.csv; None if it is not there."""
     try:
         with (folder / "training" / "metrics.csv").open(encoding="utf-8", newline="") as handle:
             last = list(csv.DictReader(handle))[-1]
@@ -226,26 +232,26 @@ def draft_bags(
 ) -> dict[str, Any]:
     """Draft one slide, or the slides of a case: {"slide_id", "text", "sentences"} as in draft.json.
 
-    Decoding settings and calibration are the folder's. A mean-pooled draft has no evidence: it saw one tile.
+    Decoding settings and calibration are the folder's. A mean-pooled draft has no evidence.
     """
     decoded, evidence = _decode(model, opened, variant, bags)
     tokens = decoded.tokens.tolist()
-    made = Generated(
+    generated = Generated(
         text=opened.tokenizer.decode(tokens),
         spans=token_spans(tokens, opened.tokenizer),
         logprobs=decoded.log_probs,
         evidence=evidence,
     )
-    sentences, _ = make_sentences(made, bags, report_model(opened), named=len(bags) > 1)
+    sentences, _ = make_sentences(generated, bags, report_model(opened), named=len(bags) > 1)
     listed = [sentence.model_dump(mode="json") for sentence in sentences]
-    return {"slide_id": owner_id, "text": made.text, "sentences": listed}
+    return {"slide_id": owner_id, "text": generated.text, "sentences": listed}
 
 
 def _decode(
     model: HistGen, opened: ModelFolder, variant: Variant, bags: Sequence[Bag]
 ) -> tuple[Decoded, NDArray[np.float32]]:
-    """Tokens, and evidence float32[T, N] over the bags' tiles as they came (zeros when mean-pooled)."""
-    features = torch.from_numpy(prepare(bags, variant))[None]
+    """Decode; evidence is float32[T, N] over the bags' tiles in their order (zeros for "mean-pooled")."""
+    features = torch.from_numpy(prepare(bags, arrangement_of(variant)))[None]
     with torch.no_grad():
         memory = model.region_memory(features, torch.ones(features.shape[:2], dtype=torch.bool))
         decoded = decode(TorchStepper(model, memory), opened.decoding)[0]
@@ -258,17 +264,14 @@ def _decode(
 
 
 def _order(variant: Variant, bag: Bag) -> NDArray[np.int64]:
-    """Rows of a bag in the order in which `prepare` gives them to the network."""
+    """Return the rows of a bag in the order in which `prepare` passes them to the network."""
     if variant == "published" or not bag.has_places:
         return np.arange(len(bag))
     return tile_order(bag.xy, bag.span_px)
 
 
-_ABSENT = "–"
-
-
 def render(rows: Sequence[Row], *, command: str, facts: Mapping[str, str], notes: Sequence[str] = ()) -> str:
-    """Write the page: how it was made, the table (a column a variant), and what has to be said of it."""
+    """Write the page in Markdown: the command, facts and notes, and the table with one column per variant."""
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
     lines = [
         "# Published, corrected and mean-pooled HistGen",
@@ -300,7 +303,7 @@ def render(rows: Sequence[Row], *, command: str, facts: Mapping[str, str], notes
 
 
 def to_dict(rows: Sequence[Row]) -> dict[str, Any]:
-    """Make the same JSON-ready; None stands for what was not measured."""
+    """Return the table JSON-ready; None stands for what was not measured."""
     return {
         row.variant: {
             "figures": {name: _numbers(figure) for name, figure in row.figures.items()},
@@ -324,7 +327,7 @@ def _label(name: str, rows: Sequence[Row]) -> str:
 
 
 def _figure(row: Row, name: str, rows: Sequence[Row]) -> str:
-    """Write a cell; it says its own n where the columns' differ."""
+    """Format a cell, with its own n if the columns' differ."""
     if name not in row.figures:
         return _ABSENT
     figure = row.figures[name]
@@ -335,15 +338,15 @@ def _counts(name: str, rows: Sequence[Row]) -> set[int]:
     return {row.figures[name].count for row in rows if name in row.figures} - {0}
 
 
-def _shown(value: Any, show: Callable[[Any], str]) -> str:
+def _shown(value: _T | None, show: Callable[[_T], str]) -> str:
     return _ABSENT if value is None else show(value)
 
 
 def _effort_notes(rows: Sequence[Row]) -> list[str]:
-    """Say so when the budgets were not the same; nobody should have to find that in the table."""
+    """Note models trained elsewhere and unequal budgets, so that nobody has to find them in the table."""
     budgets = {tuple(row.origin.get(name) for name in ("epochs", "batch_size", "slides")) for row in rows}
-    given = [row.variant for row in rows if row.given]
-    notes = [f"Not trained by this command but given to it: {', '.join(given)}."] if given else []
+    pretrained = [row.variant for row in rows if row.pretrained]
+    notes = [f"Trained beforehand, not by this command: {', '.join(pretrained)}."] if pretrained else []
     if len(budgets) > 1:
         notes.append("The budgets (epochs, batch size, slides) are not the same for all variants.")
     return notes

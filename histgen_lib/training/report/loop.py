@@ -1,4 +1,4 @@
-"""The training loop: batches in, weights out; stops and goes on anywhere without a trace in the result."""
+"""The training loop: batches in, weights out. Stopping and resuming anywhere does not change the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEP_STREAM = 2_654_435_761  # spreads (seed, epoch, step, rank) over the gener
 
 @dataclass
 class Loop:
-    """One run over `examples`. `folder` keeps state.pt, metrics.csv and TensorBoard files."""
+    """One run over `examples`; state.pt, metrics.csv and TensorBoard files go to `folder`."""
 
     settings: TrainSettings
     model: HistGen
@@ -35,6 +35,7 @@ class Loop:
     folder: Path
     quiet: bool = False
     after_step: Callable[[RunState], None] = lambda run: None
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         reports = [example.report for example in self.examples] if self.settings.probe_weight else []
@@ -47,15 +48,15 @@ class Loop:
         self.schedule = make_schedule(self.optimizer, self.settings, self.steps_per_epoch)
         self.scaler = make_scaler(self.settings, self.group.device)
         self.run = RunState()
-        self._saved_at = self._counted_at = time.monotonic()
+        self._saved_at = self._counted_at = self.clock()
 
     @property
     def state_path(self) -> Path:
-        """Where the run's state lies."""
+        """File of the run's state."""
         return self.folder / "state.pt"
 
     def resume(self) -> None:
-        """Go on from the state on disk, when there is one."""
+        """Continue from the state on disk, if there is one."""
         if not self.state_path.exists():
             return
         self.run, parts = load_state(self.state_path, self.fingerprint())
@@ -76,14 +77,14 @@ class Loop:
                 row = self._finish_epoch()
                 if log:
                     log.write(row)
-                progress.note(_spoken(row))
+                progress.note(_summary(row))
         if log:
             log.close()
-        self.network = self.probed  # lets go of what averaged the gradients, and of its hold on the group
+        self.network = self.probed  # drop the DDP wrapper, which holds on to the process group
         return self.run
 
     def fingerprint(self) -> dict[str, object]:
-        """Collect what a state must agree with to be resumed: settings, processes, slides and their words."""
+        """Return what a state must match to be resumed: settings, processes, slides and report lengths."""
         slides = [[example.id, len(example.ids)] for example in self.examples]
         return self.settings.fingerprint() | {"processes": self.group.world, "slides": slides}
 
@@ -95,18 +96,18 @@ class Loop:
             self.run.loss_sum += loss
             progress.advance(1, f"loss {self.run.loss_sum / self.run.step:.4f}")
             self.after_step(self.run)
-            if time.monotonic() - self._saved_at > self.settings.save_every_s:
+            if self.clock() - self._saved_at > self.settings.save_every_s:
                 self._save()
 
     def _step(self, step: int, rows: Sequence[int]) -> float:
         torch.manual_seed(self._step_seed(step))
         batch = self._batch(rows).to(self.group.device)
         with autocast(self.settings, self.group.device):
-            log_probs, answers = self.network(batch.features, batch.tile_mask, batch.inputs)
+            log_probs, logits = self.network(batch.features, batch.tile_mask, batch.inputs)
         loss = token_loss(log_probs.float(), batch)
         if self.settings.probe_weight:
             loss = loss + self.settings.probe_weight * self.probed.loss(
-                answers.float(), self.labels[list(rows)]
+                logits.float(), self.labels[list(rows)]
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -159,7 +160,7 @@ class Loop:
         features = [
             prepare(
                 self.examples[row].load(),
-                settings.variant,
+                settings.arrangement,
                 settings.augment,
                 augment_rng(settings.seed, self.run.epoch, row),
             )
@@ -172,13 +173,13 @@ class Loop:
         return (self.settings.seed + 1 + place * _STEP_STREAM) % 2**63
 
     def _count_seconds(self) -> float:
-        now = time.monotonic()
+        now = self.clock()
         self.run.seconds += now - self._counted_at
         self._counted_at = now
         return self.run.seconds
 
     def _save(self) -> None:
-        self._saved_at = time.monotonic()
+        self._saved_at = self.clock()
         self._count_seconds()
         if not self.group.leads:
             return
@@ -192,12 +193,12 @@ class Loop:
 
 
 def token_loss(log_probs: Tensor, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of the targets, every token alike: log_probs [B, T, V+1] -> scalar."""
+    """Return the mean negative log-likelihood over all target tokens: log_probs [B, T, V+1] -> scalar."""
     chosen = log_probs.gather(2, batch.targets.unsqueeze(-1)).squeeze(-1)
     return -(chosen * batch.target_mask).sum() / batch.target_mask.sum()
 
 
-def _spoken(row: dict[str, float]) -> str:
+def _summary(row: dict[str, float]) -> str:
     shown = {key: value for key, value in row.items() if key not in {"epoch", "best", "learning_rate"}}
     parts = [
         f"{key} {value:.4f}" if abs(value) < 10 else f"{key} {value:.0f}" for key, value in shown.items()

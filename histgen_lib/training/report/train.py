@@ -1,4 +1,4 @@
-"""`train`: a folder of bags and an annotation file in, a model folder out."""
+"""`train`: from a folder of bags and an annotation file to a model folder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from histgen_lib.training.report.small_data import network_inputs, scale_start
 from histgen_lib.training.report.validation import Validator
 
 _MOST_UNKNOWN = 0.2
-"""Share of the training words: a report with every fifth word missing cannot be written, nor judged."""
+"""Share of the training words: with every fifth word missing, a report can be neither written nor scored."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The model folder, validation scores of its weights, seconds of training, the rows of metrics.csv.
+    """The model folder, validation scores of its weights, seconds of training, and the rows of metrics.csv.
 
-    `cases`: what of the annotation was used.
+    `cases` are the training and the validation split as matched with bags.
     """
 
     folder: Path
@@ -53,13 +53,13 @@ def train(
     *,
     quiet: bool = False,
     after_step: Callable[[RunState], None] = lambda run: None,
-    tell: Callable[[Sequence[Matching]], None] = lambda cases: None,
+    on_matched: Callable[[Sequence[Matching]], None] = lambda cases: None,
 ) -> TrainResult:
-    """Train, or go on training where settings.out holds an unfinished run; leave a calibrated model folder.
+    """Train, or resume an unfinished run in settings.out; write a calibrated model folder.
 
-    Under torchrun every process calls this; rank 0 writes, and calls `tell` with what of the annotation will
-    be used before any work is done. Nothing is read of the test split but its names.
-    Raises InvalidInputError: "training-settings", what `read_annotation` and `match_splits` raise,
+    Under torchrun every process calls this; rank 0 writes, and before any work calls `on_matched` with the
+    cases that will be used. Of the test split only the names are read.
+    Raises InvalidInputError: "training-settings", those of `read_annotation` and `match_splits`,
     "training-vocabulary-poor", "training-bags-differ", "training-state-differs", "training-device-missing",
     "training-float16-cpu".
     """
@@ -69,7 +69,7 @@ def train(
         torch.manual_seed(settings.seed)
         cases = _cases(settings)
         if group.leads:
-            tell(cases)
+            on_matched(cases)
         tokenizer = make_tokenizer(settings, [found.case.report for found in cases[0].found])
         limits = (settings.sizes.max_tokens, settings.memory_bytes)
         examples, held_out = (make_examples(split.found, tokenizer, *limits) for split in cases)
@@ -83,7 +83,7 @@ def train(
             examples,
             validator,
             group,
-            settings.out / "training",
+            settings.run_folder,
             quiet=quiet,
             after_step=after_step,
         )
@@ -98,20 +98,20 @@ def train(
 
 
 def check_settings(settings: TrainSettings) -> None:
-    """InvalidInputError("training-settings") for numbers with which no run can be made."""
+    """Raise InvalidInputError("training-settings") for numbers that no run can use."""
     least = {"epochs": 1, "batch_size": 1, "patience_epochs": 1, "decode_every": 1, "decode_limit": 1}
     wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(settings, name) < low]
     wrong += [] if settings.learning_rate > 0 else ["learning_rate must be above 0"]
     if wrong:
         raise InvalidInputError(
-            "training-settings", f"This run cannot be made: {'; '.join(wrong)}.", hint="Mend the settings."
+            "training-settings", f"These settings are not valid: {'; '.join(wrong)}.", hint="Correct them."
         )
 
 
 def make_tokenizer(settings: TrainSettings, reports: list[str]) -> Tokenizer:
-    """Train the tokenizer of the settings' kind, on the training reports alone.
+    """Train the settings' kind of tokenizer on the training reports alone.
 
-    InvalidInputError("training-vocabulary-poor") for words of which more than a fifth would be unknown.
+    InvalidInputError("training-vocabulary-poor") if more than a fifth of the words would be unknown.
     """
     if settings.tokenizer == "bpe":
         return BpeTokenizer.train(reports, vocab_size=settings.bpe_vocab_size)
@@ -120,15 +120,15 @@ def make_tokenizer(settings: TrainSettings, reports: list[str]) -> Tokenizer:
     if unknown > _MOST_UNKNOWN:
         raise InvalidInputError(
             "training-vocabulary-poor",
-            f"Of the {words} words of the {len(reports)} training reports {unknown:.0%} would be unknown: "
+            f"{unknown:.0%} of the {words} words in the {len(reports)} training reports would be unknown: "
             f"only {tokenizer.vocab_size - 1} different words occur {settings.word_threshold} times or more.",
-            hint="Give more reports, --tokenizer bpe (knows every word), or a smaller --min-count.",
+            hint="Use more reports, --tokenizer bpe (which knows every word), or a smaller --min-count.",
         )
     return tokenizer
 
 
 def model_config(settings: TrainSettings, input_dim: int, vocab_size: int) -> HistGenConfig:
-    """Describe the network of the settings; a mean-pooled one is a corrected one that gets a single tile."""
+    """Describe the network of the settings; "mean-pooled" is the corrected network on a single tile."""
     sizes = asdict(settings.sizes)
     return HistGenConfig(
         mode="published" if settings.variant == "published" else "corrected",
@@ -150,7 +150,7 @@ def _start(settings: TrainSettings, tokenizer: Tokenizer, examples: list[Example
     model = HistGen(model_config(settings, width, tokenizer.vocab_size))
     if settings.scaled_start:
         heads = load_heads(settings.encoder) if settings.encoder else None
-        sample = network_inputs(examples, settings.variant, settings.seed)
+        sample = network_inputs(examples, settings.arrangement, settings.seed)
         scale_start(model, sample, heads[0] if heads else None)
     return model
 
@@ -167,7 +167,7 @@ def _write(
     encoder = open_encoder(settings.encoder) if settings.encoder else None
     width = int(bag.features.shape[1])
     described = {"name": bag.encoder_name, "sha256": bag.encoder_sha256, "dim": width}
-    made = new_model_folder(
+    opened = new_model_folder(
         settings.out,
         name=settings.name,
         synthetic=settings.synthetic,
@@ -179,13 +179,13 @@ def _write(
         decoding=DecodingSettings(beam_size=settings.beam_size, max_tokens=model.config.max_tokens),
     )
     if encoder:
-        update_config(settings.out, encoder=dict(made.encoder) | {"name": encoder.name})
+        update_config(settings.out, encoder=dict(opened.encoder) | {"name": encoder.name})
     save_model(settings.out, model)
     calibrate_model(settings.out, model, examples, validator)
 
 
 def _tiling(encoder: EncoderFolder | None, tile_px: int, mpp: float) -> dict[str, Any]:
-    """How slides are to be cut for this model; known from the bags where the encoder is not ours."""
+    """Return how to tile slides for this model; without an encoder folder, what the bags state."""
     if encoder:
         return asdict(encoder.tiling)
     known = {"tile_px": tile_px, "mpp": mpp} if tile_px and not math.isnan(mpp) else {}
@@ -193,7 +193,7 @@ def _tiling(encoder: EncoderFolder | None, tile_px: int, mpp: float) -> dict[str
 
 
 def _note_origin(settings: TrainSettings, slides: int) -> None:
-    """Say in config.json how the weights came about. Nothing of it depends on the machine."""
+    """Write to config.json how the weights were trained. Nothing in it depends on the machine."""
     budget = {"epochs": settings.epochs, "batch_size": settings.batch_size, "slides": slides}
     origin = {"variant": settings.variant, "seed": settings.seed, **budget}
     update_config(settings.out, training=origin)
@@ -204,5 +204,5 @@ def _threads() -> int:
 
 
 def _wait(group: Group) -> None:
-    """Hold the other processes until rank 0 has written the folder."""
+    """Make the other processes wait until rank 0 has written the folder."""
     group.share([0.0])

@@ -1,11 +1,11 @@
-"""How good the weights are on the validation split: the loss, and the fields of greedy drafts."""
+"""Scores of the weights on the validation split: the loss, and the fields of greedy drafts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,35 +13,28 @@ import torch
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
 from histgen_lib.text.synoptic import parse_report
+from histgen_lib.text.tokenizers import Tokenizer
 from histgen_lib.training.data import Batch, Example, collate, prepare
 from histgen_lib.training.report.settings import TrainSettings
 
 
-class Decodes(Protocol):
-    """What validation needs of a tokenizer."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of ids 1…V."""
-        ...
-
-
 @dataclass(frozen=True)
 class Validator:
-    """Scores weights on `examples`: always the loss, and every `decode_every` epochs (and last) drafts."""
+    """Scores weights on `examples`: the loss each time; drafts every `decode_every` epochs and at the end."""
 
     settings: TrainSettings
     examples: Sequence[Example]
-    tokenizer: Decodes
+    tokenizer: Tokenizer
     device: torch.device
 
     def keys(self, epoch: int) -> list[str]:
-        """Names of what `score` gives after this epoch."""
+        """Return the names of the scores that `score` returns after this epoch."""
         return (
             ["val_loss", "val_fields", "val_diagnosis", "val_exact"] if self._decodes(epoch) else ["val_loss"]
         )
 
     def score(self, model: HistGen, epoch: int) -> dict[str, float]:
-        """Mean token loss; of drafts: mean accuracy over fields, exact diagnosis lines, exact reports."""
+        """Return the mean token loss; for drafts also field accuracy, exact diagnosis lines and reports."""
         model.eval()
         with torch.inference_mode():
             scores = {"val_loss": self._loss(model)}
@@ -50,7 +43,7 @@ class Validator:
         return scores
 
     def drafts(self, model: HistGen) -> list[str]:
-        """Greedy drafts of (at most decode_limit) validation slides."""
+        """Draft (at most decode_limit) validation slides greedily."""
         return [self.tokenizer.decode(found.tokens.tolist()) for found in self.decode(model, _greedy(model))]
 
     def decode(self, model: HistGen, settings: DecodingSettings) -> list[Decoded]:
@@ -70,7 +63,7 @@ class Validator:
         return [self._batch(examples[start : start + size]) for start in range(0, len(examples), size)]
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
-        features = [prepare(example.load(), self.settings.variant) for example in examples]
+        features = [prepare(example.load(), self.settings.arrangement) for example in examples]
         return collate(features, [example.ids for example in examples]).to(self.device)
 
     def _loss(self, model: HistGen) -> float:
@@ -84,7 +77,7 @@ class Validator:
 
 
 def field_scores(drafts: Sequence[str], reports: Sequence[str]) -> dict[str, float]:
-    """Mean over fields of their accuracy where the report has them; exact diagnosis lines; exact reports."""
+    """Return mean accuracy over fields, where reports have them; exact diagnosis lines; exact reports."""
     right: dict[str, list[bool]] = {}
     for draft, report in zip(drafts, reports, strict=True):
         found = parse_report(draft)
@@ -99,7 +92,7 @@ def field_scores(drafts: Sequence[str], reports: Sequence[str]) -> dict[str, flo
 
 
 def is_better(scores: Mapping[str, float], best: Mapping[str, float], by: Literal["loss", "fields"]) -> bool:
-    """Whether `scores` beat `best`. By "fields", epochs without drafts never win over one with."""
+    """Return whether `scores` beat `best`. By "fields", no epoch without drafts beats one with them."""
     return _rank(scores, by) > _rank(best, by)
 
 

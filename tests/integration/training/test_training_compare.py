@@ -59,7 +59,7 @@ def test_a_given_model_is_scored_and_not_trained(compared, trained: TrainResult)
     rows, _, out = compared
     assert sorted(path.name for path in out.iterdir()) == ["mean-pooled", "published"]
     given = rows[VARIANTS.index("corrected")]
-    assert given.given
+    assert given.pretrained
     assert given.epochs == planted_bags.EPOCHS
     assert given.figures["Right"].value >= 0.75
     assert rows[0].epochs == 1
@@ -171,7 +171,7 @@ def test_one_command_writes_the_page(
 @pytest.mark.parametrize("argument", ["corrected", "corrected=", "best=folder", "=folder"])
 def test_a_model_argument_that_names_no_variant_is_refused(argument: str) -> None:
     with pytest.raises(InvalidInputError) as raised:
-        command.given_models([argument])
+        command.existing_models([argument])
     assert raised.value.code == "compare-model-argument"
 
 

@@ -40,8 +40,8 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> TileTrainSettings:
     return TileTrainSettings(
-        synthetic,
-        tmp_path_factory.mktemp("runs") / "encoder",
+        world=synthetic,
+        out=tmp_path_factory.mktemp("runs") / "encoder",
         dim=16,
         tiles_per_slide=8,
         tile_passes=24,
@@ -119,9 +119,9 @@ def test_a_model_takes_its_encoder_along_and_reads_that_encoders_bags(
     synthetic: Path, encoder: Path, bags: Path, tmp_path: Path
 ) -> None:
     settings = TrainSettings(
-        synthetic / "annotation.json",
-        bags,
-        tmp_path / "model",
+        annotation=synthetic / "annotation.json",
+        bags=bags,
+        out=tmp_path / "model",
         encoder=encoder,
         synthetic=True,
         sizes=dataclasses.replace(planted_bags.SIZES, max_tokens=64),

@@ -142,11 +142,13 @@ def test_the_authors_files_drop_in(tmp_path: Path, variant: str) -> None:
         }
         splits["train" if row < 9 else "val"].append(case)
     (tmp_path / "annotation.json").write_text(json.dumps(splits))
-    settings = preset(
-        "published",
-        annotation=tmp_path / "annotation.json",
-        bags=tmp_path / "pt_files",
-        out=tmp_path / "model",
+    settings = dataclasses.replace(
+        preset(
+            "published",
+            annotation=tmp_path / "annotation.json",
+            bags=tmp_path / "pt_files",
+            out=tmp_path / "model",
+        ),
         sizes=dataclasses.replace(planted_bags.SIZES, pooling="bounded"),
         word_threshold=3,
         epochs=1,
@@ -220,11 +222,13 @@ def test_reports_without_any_field_train_with_the_small_preset(tmp_path: Path) -
     for row in range(12):
         torch.save(torch.randn(6, 16, generator=rng), tmp_path / "bags" / f"{row}.pt")
     (tmp_path / "annotation.json").write_text(json.dumps({"train": cases[:8], "val": cases[8:]}))
-    settings = preset(
-        "small",
-        annotation=tmp_path / "annotation.json",
-        bags=tmp_path / "bags",
-        out=tmp_path / "model",
+    settings = dataclasses.replace(
+        preset(
+            "small",
+            annotation=tmp_path / "annotation.json",
+            bags=tmp_path / "bags",
+            out=tmp_path / "model",
+        ),
         sizes=planted_bags.SIZES,
         bpe_vocab_size=300,
         epochs=2,

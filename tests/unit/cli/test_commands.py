@@ -336,7 +336,7 @@ def test_a_scale_that_is_no_number_is_wrong_usage(histgen, tmp_path, command, mp
     code, _, err = histgen(
         command, "a.svs", "--mpp", mpp, *(() if command == "submit" else ("--out", tmp_path))
     )
-    assert (code, f"{mpp} is no size" in err) == (2, True)
+    assert (code, f"{mpp} is not a resolution" in err) == (2, True)
 
 
 def test_synth_writes_slides_and_says_where(histgen, tmp_path):

@@ -44,7 +44,7 @@ def test_words_are_counted_in_the_training_split_only(source: OfficialSource, tm
 
 def test_another_vocabulary_than_the_weights_know_is_refused(source: OfficialSource, tmp_path: Path) -> None:
     source.annotation.write_text(json.dumps({"train": [*TRAIN, *OTHERS], "val": [], "test": []}))
-    with pytest.raises(InvalidInputError, match="know 4 words, the annotation gives 6") as caught:
+    with pytest.raises(InvalidInputError, match="have 4 words, the annotation 6") as caught:
         import_weights(source, tmp_path / "model", "official")
     assert caught.value.code == "import-vocabulary-mismatch"
     assert "train split" in caught.value.hint

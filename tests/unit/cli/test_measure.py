@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histgen_lib.cli.offline import scoring
-from histgen_lib.cli.offline.cases import CasesTold
+from histgen_lib.cli.offline.cases import MatchedCases
 from histgen_lib.cli.offline.scoring import ModelDrafts
 from histgen_lib.evaluation import EvidenceCase
 from histgen_lib.pipeline import load_model
@@ -25,7 +25,7 @@ def measure(histgen, own_model_dir, monkeypatch):
     """Measure a model on drafts that are made up; returns the exit code and what was printed."""
 
     def call(cases, *options):
-        monkeypatch.setattr(scoring, "run_model", lambda run: ModelDrafts([], [], cases, run, CasesTold()))
+        monkeypatch.setattr(scoring, "run_model", lambda run: ModelDrafts([], [], cases, run, MatchedCases()))
         where = ["--annotation", "a.json", "--truth", "truth", "--bags", "bags"]
         return histgen("model", "measure", own_model_dir, *where, *options)
 

@@ -78,7 +78,7 @@ def test_the_result_is_json_ready_and_the_same_every_time() -> None:
 def test_the_notes_say_what_a_reader_must_know() -> None:
     notes = " ".join(_score(PAIRS).notes)
     assert "not comparable with the challenge's leaderboard" in notes
-    assert "7 texts hold line breaks" in notes
+    assert "7 texts contain line breaks" in notes
     assert "1 predictions are blank" in notes
 
 

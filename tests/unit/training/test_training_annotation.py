@@ -128,7 +128,7 @@ def test_a_split_under_another_name_is_not_left_out_without_a_word(tmp_path, nam
     with pytest.raises(InvalidInputError) as caught:
         read_annotation(path)
     assert caught.value.code == "training-annotation-unreadable"
-    assert f"{name!r} has to be called {meant!r}" in caught.value.message
+    assert f"{name!r} must be named {meant!r}" in caught.value.message
 
 
 def test_other_things_in_the_file_are_no_splits(tmp_path):

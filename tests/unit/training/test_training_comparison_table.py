@@ -34,9 +34,9 @@ def test_the_page_says_command_numbers_effort_and_size() -> None:
 
 
 def test_unequal_budgets_and_given_models_are_said() -> None:
-    longer = dataclasses.replace(FAIR, variant="corrected", origin=ORIGIN | {"epochs": 40}, given=True)
+    longer = dataclasses.replace(FAIR, variant="corrected", origin=ORIGIN | {"epochs": 40}, pretrained=True)
     page = _page(FAIR, longer)
-    assert "Not trained by this command but given to it: corrected." in page
+    assert "Trained beforehand, not by this command: corrected." in page
     assert "The budgets (epochs, batch size, slides) are not the same" in page
 
 

@@ -16,6 +16,7 @@ from histgen_lib.bags import Bag, write_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
 from histgen_lib.training.data import (
+    BagAugment,
     Example,
     augment_rng,
     collate,
@@ -24,7 +25,6 @@ from histgen_lib.training.data import (
     require_same_encoder,
     share_of,
 )
-from histgen_lib.training.report.settings import BagAugment
 
 
 @pytest.fixture
@@ -60,38 +60,36 @@ def test_every_process_takes_equally_many_batches_and_none_is_left_out(count: in
 
 def test_each_variant_gets_its_tiles_in_its_order(bag: Bag) -> None:
     raw = bag.features.astype(np.float32)
-    assert np.array_equal(prepare(bag, "published"), raw)
-    assert np.array_equal(prepare(bag, "corrected"), raw[tile_order(bag.xy, bag.span_px)])
-    assert np.allclose(prepare(bag, "mean-pooled"), raw.mean(axis=0, keepdims=True))
+    assert np.array_equal(prepare(bag, "slide"), raw)
+    assert np.array_equal(prepare(bag, "curve"), raw[tile_order(bag.xy, bag.span_px)])
+    assert np.allclose(prepare(bag, "mean"), raw.mean(axis=0, keepdims=True))
 
 
 def test_the_slides_of_a_case_follow_each_other_each_in_its_own_order(bag: Bag) -> None:
     other = planted_bags.planted_bag("b", np.random.default_rng(4), 1, 0)
     assert np.array_equal(
-        prepare([bag, other], "corrected"),
-        np.concatenate([prepare(bag, "corrected"), prepare(other, "corrected")]),
+        prepare([bag, other], "curve"),
+        np.concatenate([prepare(bag, "curve"), prepare(other, "curve")]),
     )
     raw = np.concatenate([bag.features, other.features]).astype(np.float32)
-    assert np.array_equal(prepare([bag, other], "published"), raw)
-    assert np.allclose(prepare([bag, other], "mean-pooled"), raw.mean(axis=0, keepdims=True))
+    assert np.array_equal(prepare([bag, other], "slide"), raw)
+    assert np.allclose(prepare([bag, other], "mean"), raw.mean(axis=0, keepdims=True))
 
 
 def test_tiles_without_places_stay_in_their_order(bag: Bag) -> None:
     placeless = dataclasses.replace(bag, xy=np.zeros_like(bag.xy), span_px=math.nan)
-    assert np.array_equal(prepare(placeless, "corrected"), bag.features.astype(np.float32))
+    assert np.array_equal(prepare(placeless, "curve"), bag.features.astype(np.float32))
 
 
 def test_augmentation_repeats_for_a_slide_and_epoch_and_changes_with_them(bag: Bag) -> None:
     augment = BagAugment(tile_dropout=0.3, feature_noise=0.1, flips=True)
-    first, again, later = (
-        prepare(bag, "corrected", augment, augment_rng(1, epoch, 5)) for epoch in (2, 2, 3)
-    )
+    first, again, later = (prepare(bag, "curve", augment, augment_rng(1, epoch, 5)) for epoch in (2, 2, 3))
     assert np.array_equal(first, again)
     assert first.shape != later.shape or not np.allclose(first, later)
 
 
 def test_tile_dropout_never_leaves_a_slide_empty(bag: Bag) -> None:
-    assert len(prepare(bag, "published", BagAugment(tile_dropout=1.0), augment_rng(1, 0, 0))) == len(bag)
+    assert len(prepare(bag, "slide", BagAugment(tile_dropout=1.0), augment_rng(1, 0, 0))) == len(bag)
 
 
 def test_padding_is_masked_and_targets_end_with_the_end() -> None:

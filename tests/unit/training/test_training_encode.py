@@ -67,7 +67,8 @@ def test_the_bag_of_another_slide_of_that_name_is_neither_kept_nor_lost(
 def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel kills the process that takes too much memory; the bags of the others are kept."""
     torch.manual_seed(0)
-    save_encoder(TileTeacher(TileEncoder(8), ("a",)), TileTrainSettings(tmp_path, tmp_path / "encoder"))
+    settings = TileTrainSettings(world=tmp_path, out=tmp_path / "encoder")
+    save_encoder(TileTeacher(TileEncoder(8), ("a",)), settings)
 
     def killed(*_: object) -> None:
         raise BrokenProcessPool

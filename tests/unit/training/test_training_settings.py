@@ -13,7 +13,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.training import preset
 from histgen_lib.training.distributed import joined
 from histgen_lib.training.optim import make_optimizer, make_scaler, make_schedule
-from histgen_lib.training.report.settings import TrainSettings
+from histgen_lib.training.report.settings import TrainOverrides, TrainSettings
 from histgen_lib.training.report.train import check_settings, make_tokenizer, model_config
 
 PATHS = {"annotation": Path("a.json"), "bags": Path("bags"), "out": Path("out")}
@@ -32,9 +32,10 @@ def test_the_published_preset_is_the_published_training() -> None:
     assert settings.augment == dataclasses.replace(settings.augment, tile_dropout=0.0, feature_noise=0.0)
 
 
-def test_the_published_preset_trains_the_published_network_unless_told_otherwise() -> None:
+def test_the_published_preset_trains_the_published_network_unless_overridden() -> None:
     assert model_config(preset("published", **PATHS), 1024, 100).mode == "published"
-    assert model_config(preset("published", **PATHS, variant="corrected"), 1024, 100).mode == "corrected"
+    corrected = TrainOverrides(variant="corrected").apply(preset("published", **PATHS))
+    assert model_config(corrected, 1024, 100).mode == "corrected"
     assert model_config(preset("small", **PATHS), 1024, 100).mode == "corrected"
 
 
