@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from histgen_lib.catalogue.objects import JSON
+from histgen_lib.catalogue.keys import AUDIT
 from histgen_lib.files import canonical_json, sha256_hex
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 
 SCHEMA = 1
-PREFIX = "audit/"
 _DIGITS = 12
 _PARTS = {"schema", "number", "time", "action", "by", "what", "previous", "nonce"}
 
@@ -141,7 +140,7 @@ class Verdict:
 
 def entries(store: ObjectStore) -> Iterator[tuple[str, bytes]]:
     """Yield what lies in the log, as key and bytes, by number."""
-    for info in store.list(PREFIX):
+    for info in store.list(AUDIT):
         if (data := store.find(info.key)) is not None:  # else removed since it was listed
             yield info.key, data
 
@@ -176,11 +175,11 @@ def _faults(number: int, data: bytes, previous: str | None) -> Iterator[str]:
 
 def entry_key(number: int) -> str:
     """Say where the entry of this number lies."""
-    return f"{PREFIX}{number:0{_DIGITS}d}.json"
+    return f"{AUDIT}{number:0{_DIGITS}d}.json"
 
 
 def _number(key: str) -> int | None:
-    name = key.removeprefix(PREFIX).removesuffix(".json")
+    name = key.removeprefix(AUDIT).removesuffix(".json")
     return int(name) if name.isdecimal() and name.isascii() and key == entry_key(int(name)) else None
 
 

@@ -1,6 +1,6 @@
 """The index of slides: a file in the stack's folder that says at once where every slide stands.
 
-It is a cache of what the store says, kept by one process (`catalogue/indexing.py`) and read by all. It may be
+It is a cache of what the store says, kept by one process (`catalogue/indexer.py`) and read by all. It may be
 removed at any time; a missing or damaged one, or one of another version or store, is made anew.
 """
 
@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histgen_lib.catalogue.dead_letter import PREFIX as LETTERS
-from histgen_lib.catalogue.dead_letter import letter_name
-from histgen_lib.catalogue.entries import packed, unpacked
-from histgen_lib.catalogue.keys import COPIES
-from histgen_lib.catalogue.replay import GATEWAY
+from histgen_lib.catalogue.dead_letter import GATEWAY
+from histgen_lib.catalogue.keys import COPIES, LETTERS, letter_name
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.events import SlideScanned
 from histgen_lib.storage import StorageSettings
@@ -143,12 +140,12 @@ class Index:
         if states:
             sql += f" WHERE state IN ({', '.join('?' * len(states))})"
         sql += " ORDER BY ended, at DESC, slide_id, id LIMIT ? OFFSET ?"
-        return [unpacked(body) for (body,) in self._rows(sql, *states, limit, offset)]
+        return [SlideState.from_text(body) for (body,) in self._rows(sql, *states, limit, offset)]
 
     def of(self, subject: str) -> list[SlideState]:
         """Return the entries of a slide."""
         rows = self._rows("SELECT body FROM entry WHERE subject = ? ORDER BY id", subject)
-        return [unpacked(body) for (body,) in rows]
+        return [SlideState.from_text(body) for (body,) in rows]
 
     def letters_of(self, slide_id: str) -> list[str]:
         """Name the dead letters of a slide, by event id."""
@@ -166,7 +163,7 @@ class Index:
         """Return the ends from after that of a number to that of the `last`, which happened `since` then."""
         sql = "SELECT at, first, body FROM news WHERE number > ? AND number <= ? AND at >= ? ORDER BY number"
         found = self._rows(sql, after, last, since)
-        return [End(at, bool(first), unpacked(body)) for at, first, body in found]
+        return [End(at, bool(first), SlideState.from_text(body)) for at, first, body in found]
 
     # What the keeper of the index has to know.
 
@@ -295,7 +292,7 @@ class Looked:
         change.executemany(
             f"INSERT INTO {entry} VALUES (?, ?, ?, ?, ?, ?, ?)", [_row(name, state) for state in self.states]
         )
-        ends = [(end.at, end.first, packed(end.slide)) for end in self.ends]
+        ends = [(end.at, end.first, end.slide.to_text()) for end in self.ends]
         change.executemany("INSERT INTO news (at, first, body) VALUES (?, ?, ?)", ends)
         if self.states:
             change.execute("UPDATE subject SET misses = ? WHERE name = ?", (self.misses, name))
@@ -396,4 +393,4 @@ def _row(subject: str, state: SlideState) -> tuple[object, ...]:
     data = letter.event.data if letter and letter.event and letter.worker == GATEWAY else None
     refused = data.content_id if isinstance(data, SlideScanned) else ""
     place = (subject, state.state, state.ended, state.scanned_at, state.slide_id)
-    return *place, refused, packed(state)
+    return *place, refused, state.to_text()

@@ -16,15 +16,13 @@ from itertools import groupby
 from histgen_lib.bus import BusSettings, finished_records
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.audit import Audit, this_account
-from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
-from histgen_lib.catalogue.keys import ATTEMPTS, CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
-from histgen_lib.catalogue.latest import latest_of, owner_told
+from histgen_lib.catalogue.case import events_of, folder_owner
+from histgen_lib.catalogue.dead_letter import GATEWAY, DeadLetter
+from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.pointer import BY_BAG, pointer_of, recall_pointer
-from histgen_lib.catalogue.recovery import events_of, room_owner, scan_of
-from histgen_lib.catalogue.replay import GATEWAY, REPLAYED_PREFIX
+from histgen_lib.catalogue.pointers import BY_BAG, latest_of, pointer_of, recall_pointer, stated_owner
+from histgen_lib.catalogue.registry import find_event
 from histgen_lib.catalogue.scan_record import ScanRecord
-from histgen_lib.catalogue.verifying import BAGS, CASES
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import ObjectInfo, ObjectStore
@@ -140,24 +138,24 @@ class _Pruner:
 
     def letters(self, before: float) -> Gone:
         """Remove letters that were replayed, once their slide has a draft or another scan."""
-        for info in self._store.list(REPLAYED_PREFIX):
+        for info in self._store.list(keys.REPLAYED_LETTERS):
             if _is_old(info, before) and self._is_settled(info.key):
                 yield from self._remove([info])
 
     def reports(self, before: float) -> Gone:
         """Remove reports that are not the latest of a slide or case, nor may be soon."""
-        for room in (CASE_REPORTS, REPORTS):
+        for room in (keys.CASE_REPORTS, keys.REPORTS):
             yield from self._folders(room, partial(self._superseded, room), before)
 
     def bags(self, before: float) -> Gone:
         """Remove bags of earlier scans and models, which no case names either."""
-        yield from self._folders(BAGS, self._unused, before)
+        yield from self._folders(keys.BAGS, self._unused, before)
 
     def attempts(self, before: float) -> Gone:
         """Remove counts of attempts at events that no letter tells of."""
-        for info in self._store.list(ATTEMPTS):
-            event_id = info.key.removeprefix(ATTEMPTS).split("/")[1]
-            if _is_old(info, self._not_in_hand(before)) and not self._store.head(letter_key(event_id)):
+        for info in self._store.list(keys.ATTEMPTS):
+            event_id = info.key.removeprefix(keys.ATTEMPTS).split("/")[1]
+            if _is_old(info, self._not_in_hand(before)) and not self._store.head(keys.letter_key(event_id)):
                 yield from self._remove([info])
 
     def _folders(
@@ -177,25 +175,25 @@ class _Pruner:
     def _superseded(self, room: str, owner_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
         """Name those that a later one has replaced; those of cases may lie among a slide's, from before."""
         case = ReportOwner(owner_id, is_case=True)
-        if len(sets) < 2 and (room == CASE_REPORTS or self._store.head(case.latest) is None):
+        if len(sets) < 2 and (room == keys.CASE_REPORTS or self._store.head(case.latest) is None):
             return []
-        owner = case if room == CASE_REPORTS else ReportOwner(owner_id)
+        owner = case if room == keys.CASE_REPORTS else ReportOwner(owner_id)
         return [one for one in sets if self._is_superseded(owner, one)]
 
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
-        data = self._store.find(owner.report(digest, DRAFT_JSON))
-        whose = owner_told(data or b"") or room_owner(self._store, owner)
+        data = self._store.find(owner.report(digest, keys.DRAFT_JSON))
+        whose = stated_owner(data or b"") or folder_owner(self._store, owner)
         shown = Overview(self._store).shown(events_of(self._store, whose))
         if whose.id != owner.id or shown is None or digest in shown:
             return False
         latest = {latest_of(self._store, whose, damaged=digest)}
-        if data and not owner_told(data):  # damaged: perhaps another's of this id, who needs it
+        if data and not stated_owner(data):  # damaged: perhaps another's of this id, who needs it
             other = ReportOwner(owner.id, not whose.is_case)
             latest.add(latest_of(self._store, other, damaged=digest))
         return digest not in latest and any(latest)
 
     def _unused(self, slide_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
-        event = scan_of(self._store, slide_id) if len(sets) > 1 else None
+        event = find_event(self._store, slide_id) if len(sets) > 1 else None
         if event is None or not self._is_drafted([event]):
             return []
         assert isinstance(event.data, SlideScanned)
@@ -214,7 +212,7 @@ class _Pruner:
 
     def _named_by_cases(self) -> set[str]:
         if self._in_cases is None:
-            pointers = {pointer_of(info.key) for info in self._store.list(CASES)}
+            pointers = {pointer_of(info.key) for info in self._store.list(keys.CASES)}
             said = (recall_pointer(self._store, key, by=BY_BAG) for key in pointers)
             self._in_cases = {str(pointer[BY_BAG]) for pointer in said if pointer}
         return self._in_cases
@@ -231,7 +229,7 @@ class _Pruner:
             return False
         if letter.event is None or letter.worker == GATEWAY:
             return True
-        event = scan_of(self._store, letter.event.key)
+        event = find_event(self._store, letter.event.key)
         return event is None or event.trace_id != letter.event.trace_id or self._is_drafted([event])
 
     def _not_in_hand(self, before: float) -> float:
@@ -264,7 +262,7 @@ def _by_digest(infos: Iterable[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
 def _says_whole(info: ObjectInfo) -> tuple[bool, bool]:
     """Put first what says what a set holds, then what says that it is there."""
     name = info.key.rpartition("/")[2]
-    return not name.endswith(keys.DIGESTS), not name.endswith((keys.DRAFT_JSON, ".scan.json"))
+    return not name.endswith(keys.DIGESTS), not name.endswith((keys.DRAFT_JSON, keys.SCAN_RECORD))
 
 
 _DIGEST_LENGTH = 64

@@ -14,7 +14,12 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.storage._keys import INCOMING, check_foreign_key, check_key, is_key
 
 __all__ = [
+    "HTML",
     "INCOMING",
+    "JSON",
+    "PARQUET",
+    "TEXT",
+    "WEBP",
     "ObjectInfo",
     "ObjectStore",
     "StorageSettings",
@@ -25,6 +30,9 @@ __all__ = [
     "store_for_uri",
 ]
 
+JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
+WEBP, PARQUET = "image/webp", "application/vnd.apache.parquet"
+"""Content types of objects."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 

@@ -7,6 +7,7 @@ half an object. The store's folder is one file system, without symbolic links in
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -14,17 +15,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.files import atomic_path
 from histgen_lib.storage import ObjectInfo
-from histgen_lib.storage._durable import ABSENT, file_stat, place, remove_empty, sync_folder
 from histgen_lib.storage._keys import INCOMING, bad_key, check_key, check_prefix, is_key, missing
 
 _ABANDONED_S = 3600.0
 """An unfinished file that no one has written to for so long has no writer any more."""
 
+_PLACING_TRIES = 20
+"""Each is lost only to another process that removed the object or its folder at that very moment."""
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_SYNC = {errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP}  # removed meanwhile; a file system without it
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""There is no file of that name."""
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
 _CLASH = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
@@ -46,11 +54,11 @@ class FileStore:
         target = self._path(key)
         with nullcontext(data) if isinstance(data, bytes) else data.open("rb") as source, _translated():
             self._check_made()
-            if if_absent and file_stat(target):
-                sync_folder(target.parent)  # its writer may not have come so far yet
+            if if_absent and _file_stat(target):
+                _sync_folder(target.parent)  # its writer may not have come so far yet
                 return False
             with self._unfinished(source) as path:
-                return place(path, target, if_absent=if_absent)
+                return _place(path, target, if_absent=if_absent)
 
     def get(self, key: str) -> bytes:
         """See ObjectStore."""
@@ -60,7 +68,7 @@ class FileStore:
     def find(self, key: str) -> bytes | None:
         """See ObjectStore."""
         with self._found(key) as source:
-            return source and source.read()
+            return None if source is None else source.read()
 
     def fetch(self, key: str, path: Path) -> None:
         """See ObjectStore."""
@@ -77,7 +85,7 @@ class FileStore:
         """See ObjectStore."""
         path = self._path(key)
         with _translated():
-            found = file_stat(path)
+            found = _file_stat(path)
             if found is None:
                 self._check_there()
         return found and _info(key, found)
@@ -96,10 +104,10 @@ class FileStore:
         with _translated():
             try:
                 path.unlink()
-            except ABSENT:
+            except _ABSENT:
                 self._check_there()
                 return
-            remove_empty(path.parent, root=path.parents[key.count("/")])
+            _remove_empty(path.parent, root=path.parents[key.count("/")])
 
     def uri(self, key: str) -> str:
         """See ObjectStore."""
@@ -153,7 +161,7 @@ class FileStore:
             source = None
             try:
                 source = stack.enter_context(path.open("rb"))
-            except ABSENT:
+            except _ABSENT:
                 self._check_there()
             yield source
 
@@ -192,7 +200,7 @@ def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
             names = sorted(
                 f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries
             )
-    except ABSENT:
+    except _ABSENT:
         return
     for name in names:
         key = f"{base}{name}"
@@ -200,7 +208,7 @@ def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
             continue
         if name.endswith("/"):
             yield from _walk(folder / name, key, prefix)
-        elif found := file_stat(folder / name):
+        elif found := _file_stat(folder / name):
             yield _info(key, found)
 
 
@@ -208,6 +216,95 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
     # Objects are replaced by other files, so one of these three differs when the bytes do.
     etag = f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
     return ObjectInfo(key, found.st_size, etag, found.st_mtime)
+
+
+def _place(unfinished: Path, target: Path, *, if_absent: bool) -> bool:
+    """Give a finished file its name, durably."""
+    for _ in range(_PLACING_TRIES):
+        with suppress(FileNotFoundError):
+            _make_folder(target.parent)
+            placed = True
+            if if_absent:
+                placed = _place_first(unfinished, target)
+            else:
+                unfinished.replace(target)
+            _sync_folder(target.parent)
+            return placed
+    raise FileNotFoundError(errno.ENOENT, "its folder was removed again and again")
+
+
+def _place_first(unfinished: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(unfinished)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return _rename_first(unfinished, target)
+        if error.errno != errno.EEXIST:
+            raise
+        return _taken(target)
+    return True
+
+
+def _rename_first(unfinished: Path, target: Path) -> bool:
+    """Do without hard links (FAT, some network shares): all who write a new object wait for one lock."""
+    with (unfinished.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return _taken(target)
+        unfinished.rename(target)
+    return True
+
+
+def _taken(target: Path) -> bool:
+    """Return False; raise if it is a folder that has the name, or if it is free again."""
+    if S_ISDIR(target.lstat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder")
+    return False
+
+
+def _make_folder(folder: Path) -> None:
+    """Make `folder` and the folders above it, durably."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not S_ISDIR(
+            folder.lstat().st_mode
+        ):  # looked at once: another process may remove it between two looks
+            raise NotADirectoryError(errno.ENOTDIR, "a file") from None
+    _sync_folder(folder.parent)
+
+
+def _remove_empty(folder: Path, *, root: Path) -> None:
+    """Remove `folder` and those above it, up to `root`, that hold nothing."""
+    with suppress(OSError):  # not empty, or not there any more
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in `folder` survive a power cut."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _file_stat(path: Path) -> os.stat_result | None:
+    """Look a file up; None if there is none, or something that is no file."""
+    try:
+        found = path.lstat()
+    except _ABSENT:
+        return None
+    return found if S_ISREG(found.st_mode) else None
 
 
 @contextmanager

@@ -15,15 +15,12 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.catalogue.audit import Audit
-from histgen_lib.catalogue.books import taken
-from histgen_lib.catalogue.dead_letter import DeadLetter
-from histgen_lib.catalogue.objects import JSON
+from histgen_lib.catalogue.dead_letter import DeadLetter, letter_of_scan
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.recall import Announcement, Owner
-from histgen_lib.catalogue.replay import letter_of_scan
+from histgen_lib.catalogue.registry import Announcement, Owner, taken
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from histgen_lib.catalogue.books import claim, write_down
 from histgen_lib.catalogue.keys import SEEN, contents_prefix, copy_key
-from histgen_lib.catalogue.objects import JSON
-from histgen_lib.catalogue.recall import Announcement, Owner, latest_announcement, read_announcement
+from histgen_lib.catalogue.registry import (
+    Announcement,
+    Owner,
+    claim,
+    latest_announcement,
+    read_announcement,
+    write_down,
+)
 from histgen_lib.events import Event
 from histgen_lib.files import sealed_json, unsealed_object
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 
 
 class Ledger:

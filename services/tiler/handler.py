@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from histgen_lib.catalogue.books import keep, take_in
+from histgen_lib.catalogue.registry import keep, take_in
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.pipeline.progress import Progress

@@ -27,17 +27,16 @@ from histgen_lib.catalogue.case import (
     is_still_of_case,
     join_case,
 )
-from histgen_lib.catalogue.digests import is_whole, store_set
+from histgen_lib.catalogue.integrity import is_whole, store_set
 from histgen_lib.catalogue.keys import DIGESTS, DRAFT_JSON, ReportOwner, bag_key, bag_thumbnail_key, scan_key
-from histgen_lib.catalogue.latest import named_drafts, tell_latest, tells_of
 from histgen_lib.catalogue.objects import Made
-from histgen_lib.catalogue.pointer import BY_REPORT
+from histgen_lib.catalogue.pointers import BY_REPORT, named_drafts, tell_latest, tells_of
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, ReportDrafted
 from histgen_lib.inference import InferenceServer
 from histgen_lib.pipeline.draft.draft import Drafted, bag_to_draft, bags_to_case_draft
-from histgen_lib.pipeline.draft.report_files import file_names, report_files
+from histgen_lib.pipeline.draft.report_files import report_files
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.pictures import Place, evidence_places, pictures_of, read_evidence
 from histgen_lib.pipeline.progress import Progress, silent
@@ -45,6 +44,7 @@ from histgen_lib.pipeline.provenance import Part, case_origin, inputs_digest, sl
 from histgen_lib.pipeline.timing import Stages
 from histgen_lib.reports.pictures import Pictures
 from histgen_lib.reports.record import DraftReport, Tiling
+from histgen_lib.reports.renderers import file_names
 from histgen_lib.reports.renderers.draft_json import readable_draft
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore

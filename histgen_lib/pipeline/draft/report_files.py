@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from histgen_lib.catalogue.integrity import StoredFile
 from histgen_lib.catalogue.keys import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, HEATMAP, THUMBNAIL
-from histgen_lib.catalogue.objects import HTML, JSON, TEXT, WEBP, StoredFile
 from histgen_lib.reports.pictures import HeatCells, Pictures, heatmap_webp, overall
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.renderers.draft_json import to_json
 from histgen_lib.reports.renderers.html import to_html
 from histgen_lib.reports.renderers.text import to_text
+from histgen_lib.storage import HTML, JSON, TEXT, WEBP
 
 
 def report_files(
@@ -26,13 +27,6 @@ def report_files(
         StoredFile(key(DRAFT_HTML), to_html(draft, *pictures).encode(), HTML),
         StoredFile(key(DRAFT_JSON), to_json(draft), JSON),
     ]
-
-
-def file_names(draft: DraftReport) -> list[str]:
-    """Name the files of a draft that has pictures of its slides, draft.json last."""
-    folders = [f"{part.slide_id}/" for part in draft.slides] or [""]
-    pictures = [folder + name for folder in folders for name in (THUMBNAIL, HEATMAP)]
-    return [*pictures, DRAFT_TEXT, DRAFT_HTML, DRAFT_JSON]
 
 
 def _picture_files(

@@ -14,9 +14,9 @@ from histgen_lib.access.file_checks import changed, present_files, unchanged
 from histgen_lib.access.slide_files import SlideFile, SlideFiles
 from histgen_lib.bags import Bag, pack_bag
 from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
-from histgen_lib.catalogue.digests import is_whole, store_set
+from histgen_lib.catalogue.integrity import StoredFile, is_whole, store_set
 from histgen_lib.catalogue.keys import bag_digests_key, bag_key, bag_keys, bag_thumbnail_key, scan_key
-from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, Made, StoredFile
+from histgen_lib.catalogue.objects import Made
 from histgen_lib.catalogue.scan_record import ScanRecord, record_scan
 from histgen_lib.events import BagReady, SlideScanned
 from histgen_lib.files import canonical_json, sha256_hex
@@ -30,7 +30,7 @@ from histgen_lib.pipeline.timing import Stages
 from histgen_lib.slides import open_slide
 from histgen_lib.slides.fingerprint import fingerprint_of
 from histgen_lib.slides.quotas import DEFAULT_TILES
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, PARQUET, WEBP, ObjectStore
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import tiny_model
 from job_kit import Killed, Lab, scanned
 
 from histgen_lib.catalogue.keys import DIGESTS, DRAFT_JSON
-from histgen_lib.catalogue.pointer import BY_REPORT, read_pointer
+from histgen_lib.catalogue.pointers import BY_REPORT, read_pointer
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady

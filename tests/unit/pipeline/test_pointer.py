@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_kit import Killed, WatchedStore
 
-from histgen_lib.catalogue.pointer import advance, mend_pointer, pointer_faults, read_pointer, recall_pointer
+from histgen_lib.catalogue.pointers import advance, mend_pointer, pointer_faults, read_pointer, recall_pointer
 from histgen_lib.storage import StorageSettings, open_store
 
 KEY = "reports/a/latest.json"

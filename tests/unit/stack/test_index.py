@@ -15,7 +15,7 @@ from many_slides import plant_many
 from histgen_lib.catalogue import index as indices
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import make_index, open_index
-from histgen_lib.catalogue.indexing import Indexer, look_up, settle
+from histgen_lib.catalogue.indexer import Indexer, look_up, settle
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import TransientError

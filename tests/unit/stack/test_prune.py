@@ -15,14 +15,12 @@ import whole_store
 from job_kit import NOW, Killed, Lab, scanned
 
 from histgen_lib.catalogue.audit import this_account
-from histgen_lib.catalogue.books import claim, write_down
-from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
-from histgen_lib.catalogue.keys import SEEN
+from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.keys import REPLAYED_LETTERS, SEEN, letter_key
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.pruning import DAY_S, KINDS, Removed, prune, read_retention, tally
-from histgen_lib.catalogue.recall import Owner
-from histgen_lib.catalogue.repairing import Repair
-from histgen_lib.catalogue.replay import REPLAYED_PREFIX
+from histgen_lib.catalogue.registry import Owner, claim, write_down
+from histgen_lib.catalogue.repair import Repair
 from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BAG_READY, Event, SlideScanned, following_id, replay_id
@@ -183,12 +181,12 @@ def test_a_replayed_letter_goes_once_its_slide_is_drafted_and_no_sooner(lab):
         event = by_slide[name]
         assert isinstance(event.data, SlideScanned)
         old = DeadLetter.of_event(event, planted.BAD, attempts=1, worker="tiler")
-        lab.store.put(old.key.replace("dead-letter/", REPLAYED_PREFIX), old.to_bytes())
-    age(lab, prefix=REPLAYED_PREFIX)
+        lab.store.put(old.key.replace("dead-letter/", REPLAYED_LETTERS), old.to_bytes())
+    age(lab, prefix=REPLAYED_LETTERS)
     before = states(lab)
 
     assert [one.key for one in pruned(lab) if one.kind == "letters"] == [
-        f"{REPLAYED_PREFIX}{by_slide['a'].id}.json"
+        f"{REPLAYED_LETTERS}{by_slide['a'].id}.json"
     ]
     assert states(lab) == before
     assert lab.store.head(letter_key(by_slide["d"].id))  # the last letter of a slide stays for ever

@@ -13,13 +13,12 @@ import whole_store
 from damage import DAMAGE, damage
 from job_kit import NOW, Lab, WatchedStore, scanned
 
-from histgen_lib.catalogue.books import take_in
-from histgen_lib.catalogue.damage import noted
-from histgen_lib.catalogue.keys import scanned_key
+from histgen_lib.catalogue.integrity import noted_damage
+from histgen_lib.catalogue.keys import CURSOR, scanned_key
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.repairing import Repair
-from histgen_lib.catalogue.verification import CURSOR, Verification
-from histgen_lib.catalogue.verifying import check_slide
+from histgen_lib.catalogue.registry import take_in
+from histgen_lib.catalogue.repair import Repair
+from histgen_lib.catalogue.verification import Verification, check_slide
 from histgen_lib.events import Event
 from histgen_lib.storage import open_store
 
@@ -122,7 +121,7 @@ def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
 
     assert after == before
     assert found(lab) == {}
-    assert list(noted(lab.store)) == []
+    assert list(noted_damage(lab.store)) == []
     assert not any(slide.damaged for slide in Overview(lab.store).slides())
 
 
@@ -170,7 +169,7 @@ def test_one_that_is_stopped_goes_on_where_it_was(lab, stop):
     assert sorted(seen) == sorted(keys)
     assert sum(second.tally.damaged.values()) == len(keys)
     assert second.tally.objects == len(contents(lab))
-    assert {one.key for one in noted(lab.store)} == set(keys)
+    assert {one.key for one in noted_damage(lab.store)} == set(keys)
     assert lab.store.head(CURSOR) is None
 
 
@@ -259,7 +258,7 @@ def test_what_is_written_while_it_is_looked_at_is_not_missing(lab):
 
     late = Verification(Meanwhile(lab.store, "list", objects))
     assert [one for step in late.run() for one in step] == []
-    assert list(noted(lab.store)) == []
+    assert list(noted_damage(lab.store)) == []
     assert found(lab) == {}
 
 
@@ -270,7 +269,7 @@ def test_what_is_written_while_it_is_looked_at_is_not_damaged(lab):
 
     late = Verification(Meanwhile(lab.store, "chunks", {key: data}))
     assert [one for step in late.run() for one in step] == []
-    assert list(noted(lab.store)) == []
+    assert list(noted_damage(lab.store)) == []
     assert found(lab) == {}
 
 

@@ -10,10 +10,9 @@ import planted_objects as planted
 import tiny_model
 from job_kit import NOW, Lab, scanned
 
-from histgen_lib.catalogue.books import keep, take_in
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.keys import copy_key
-from histgen_lib.catalogue.recall import Owner
+from histgen_lib.catalogue.registry import Owner, keep, take_in
 from histgen_lib.events import Event, SlideScanned
 from services.gateway.ledger import Ledger
 

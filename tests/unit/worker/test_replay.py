@@ -10,7 +10,8 @@ from job_kit import Killed, WatchedStore
 from histgen_lib.bus import Delivery
 from histgen_lib.catalogue.audit import Entry
 from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
-from histgen_lib.catalogue.replay import REPLAYED_PREFIX, replay
+from histgen_lib.catalogue.keys import REPLAYED_LETTERS
+from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import StorageSettings, open_store
@@ -91,7 +92,7 @@ def test_a_replayed_letter_is_moved(store, bus):
     letter = store.get(f"dead-letter/{event.id}.json")
     run(store, bus)
 
-    assert store.contents("dead-letter") == {f"{REPLAYED_PREFIX}{event.id}.json": letter}
+    assert store.contents("dead-letter") == {f"{REPLAYED_LETTERS}{event.id}.json": letter}
     assert run(store, bus) == []
 
 

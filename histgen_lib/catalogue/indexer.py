@@ -16,10 +16,9 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from histgen_lib.catalogue.dead_letter import PREFIX as LETTERS
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
-from histgen_lib.catalogue.keys import BY_HAND, COPIES, OWNERS, SCANNED, SLIDES, scanned_key
+from histgen_lib.catalogue.keys import BY_HAND, COPIES, LETTERS, OWNERS, SLIDES, scanned_key, slide_of_scanned
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.errors import HistgenError, InvalidInputError
@@ -139,7 +138,7 @@ class Indexer:
             return name.partition("/")[0]
         if prefix == COPIES:
             return name.partition("/")[2]
-        return name.removesuffix(SCANNED) if name.endswith(SCANNED) else ""
+        return slide_of_scanned(key)
 
 
 def look_at(store: ObjectStore, index: Index, who: Sequence[Due], now: float) -> int:
@@ -291,9 +290,8 @@ def _scan(overview: Overview, slide_id: str) -> ObjectInfo | None:
 
 
 def _letter(store: ObjectStore, key: str) -> DeadLetter | None:
-    try:
-        data = store.get(key)
-    except InvalidInputError:  # removed since
+    data = store.find(key)
+    if data is None:  # removed since
         return None
     try:
         return DeadLetter.from_bytes(data)
