@@ -45,7 +45,7 @@ class _Report:
 
 
 class Overview:
-    """Reads the states again and again; an object that did not change is read once."""
+    """Reads the states of slides, as often as wanted; an object that did not change is read once."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -72,7 +72,7 @@ class Overview:
         ]
 
     def _with_events(self, letters: list[DeadLetter], scans: list[SlideRecord]) -> list[DeadLetter]:
-        """Find out whose letters are that cannot be read."""
+        """Add their events to letters that cannot be read."""
         unread = {letter.key for letter in letters if letter.code == UNREADABLE}
         owners: dict[str, Event] = {}
         for event in [scan.event for scan in scans if scan.event and unread]:
@@ -80,7 +80,7 @@ class Overview:
         return [replace(one, event=owners.get(one.key)) if one.key in unread else one for one in letters]
 
     def _copies(self) -> dict[str, list[str]]:
-        """Name the copies of every slide that has some."""
+        """Return the names of copies, by the id of the slide that they are."""
         found: dict[str, list[str]] = {}
         for info in self._store.list(keys.COPIES):
             copy, _, slide_id = info.key.removeprefix(keys.COPIES).partition("/")
@@ -88,10 +88,10 @@ class Overview:
         return found
 
     def named(self, scanned: Collection[ObjectInfo], noted: Collection[str] = ()) -> list[SlideState]:
-        """Return what `slides` would of slides with these records, at a cost that no other slide adds to.
+        """Return the same as `slides` for slides with these records; other slides do not add to the cost.
 
-        Of letters, those are found that came of a record's event, and those that are `noted`, by event id:
-        only a listing finds the letters of files that were refused a slide's name.
+        It finds the letters that came of a record's event, and those of `noted`, which are names of letters:
+        only a listing finds the letters of files that were refused a slide's id.
         """
         with ThreadPoolExecutor(self._readers) as readers:
             found = self._each(readers, self._with_letters, scanned)
@@ -113,9 +113,9 @@ class Overview:
         return self._letter(info) if info else None
 
     def scan_of(self, slide_id: str) -> ObjectInfo | None:
-        """Look up the record of a slide's latest scan; None if the gateway knows no such slide.
+        """Look up the record of a slide's latest scan; None if there is no such slide.
 
-        Without an etag: it is gone, though somebody has the slide's id.
+        If it has no etag, it is gone, though the slide's id is owned.
         """
         if found := self._store.head(keys.scanned_key(slide_id)):
             return found
@@ -156,11 +156,11 @@ class Overview:
         return [*there.values(), *(absent_record(one) for one in known if keys.scanned_key(one) not in there)]
 
     def _state(self, scan: SlideRecord, letters: Mapping[tuple[str, str], list[DeadLetter]]) -> SlideState:
-        """Say where a slide stands. `letters`: by trace."""
+        """Return where a slide stands. `letters`: by trace."""
         event = scan.event
         if event is None:
             return SlideState(scan.slide_id, "scanned", damaged=scan.damaged)
-        if event.name in self._drafted:  # there is no way back from that
+        if event.name in self._drafted:  # which is final
             return self._drafted[event.name]
         data = event.data
         assert isinstance(data, SlideScanned)
@@ -182,31 +182,31 @@ class Overview:
         return SlideState(data.slide_id, "scanned", event, damaged=damaged)
 
     def _lacks(self, slide: SlideScanned) -> tuple[str, ...]:
-        """List what its case waits for; nothing as long as no reporter has put the slide's own bag to it."""
+        """Return the slides that its case waits for; none until the slide's own bag has joined the case."""
         if not (slide.case_id and slide.case_slides):
             return ()
         missing = missing_slides(self._store, slide.case_id, slide.case_slides)
         return () if slide.slide_id in missing else tuple(missing)
 
     def drafted(self, slide: SlideScanned) -> DraftFacts | None:
-        """Return the draft of this very scan; of a rescanned slide an older draft does not count.
+        """Return the draft of this very scan; an older draft of a rescanned slide does not count.
 
-        It is the latest report of the slide's, or of its case's, that tells of the slide: what a record says
-        it is of decides, not where it lies or who points to it.
+        It is the latest report of the slide, or of its case, that covers the slide. What counts is whose
+        report a draft.json says it is, not where it lies or what points to it.
         """
         return self._report(slide).draft
 
     def shown(self, events: Iterable[Event]) -> set[str] | None:
-        """Name the digests of the reports that slides have now; None if one has none, or none is known.
+        """Return the digests of the reports that slides have now; None if one has none, or no slide is known.
 
-        A case that has other slides since leaves those that went their earlier report.
+        Slides that have left a case keep its earlier report.
         """
         scans = [event.data for event in events if isinstance(event.data, SlideScanned)]
         drafts = [draft for scan in scans if (draft := self.drafted(scan))]
         return {report_digest(draft.key) for draft in drafts} if scans and len(drafts) == len(scans) else None
 
     def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
-        """Return the reports that a pointer of the slide's names before its own, and that are another's."""
+        """Return the reports of other owners that the slide's pointer names before the slide's own."""
         owner = ReportOwner.of(slide)
         named = named_drafts(owner, recall_pointer(self._store, owner.latest, by=BY_REPORT) or {})
         found = filter(None, (self._draft(key, self._folder(key), []) for key in named))
@@ -220,9 +220,9 @@ class Overview:
             for key in named_drafts(owner, pointer):
                 infos = self._folder(key)
                 draft = self._draft(key, infos, damaged)
-                told = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
-                if draft and told:
-                    if not _same_scan(told, slide):
+                part = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
+                if draft and part:
+                    if not _same_scan(part, slide):
                         return _Report(damaged=tuple(damaged))
                     return _Report(draft, (*damaged, *self._gaps(key, infos)))
                 if not draft and str(pointer[BY_REPORT]) in key:
@@ -256,7 +256,7 @@ class Overview:
             return None
 
     def _gaps(self, draft_key: str, infos: Mapping[str, ObjectInfo]) -> list[str]:
-        """Say which files of a report are not there, or not of their size; what they hold is not read."""
+        """List files of a report that are missing or not of their size, each with its fault; none is read."""
         sums = draft_key.removesuffix(keys.DRAFT_JSON) + keys.DIGESTS
         if sums not in infos:
             return [] if draft_key in infos or not infos else [f"{draft_key} {Fault.MISSING}"]
@@ -264,7 +264,7 @@ class Overview:
         return [f"{sums} {Fault.UNREADABLE}"] if digests is None else gaps(digests, infos)
 
     def _bagged(self, slide: SlideScanned) -> tuple[bool, list[str]]:
-        """Look for a bag of this very scan, and say which scan records cannot be read."""
+        """Return whether there is a bag of this very scan, and which scan records cannot be read."""
         infos = [
             info
             for info in self._store.list(keys.bags_prefix(slide.slide_id))
@@ -299,7 +299,7 @@ class Overview:
         return value if isinstance(value, dict) else None
 
     def _each(self, readers: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
-        """Call with each item, in some threads; each takes many: small tasks cost more than the calls."""
+        """Call with each item, in some threads; each takes many items, as handing over one costs more."""
         left = list(items)
         size = max(1, -(-len(left) // self._readers))
         parts = [left[start : start + size] for start in range(0, len(left), size)]
@@ -314,7 +314,7 @@ class Overview:
 
 
 def _owners(state: SlideState) -> set[str]:
-    """Say whose objects tell of a slide: its own, and those of its case."""
+    """Return whose objects concern a slide: its own, and those of its case."""
     data = state.event.data if state.event else None
     return {state.slide_id, ReportOwner.of(data).name} if isinstance(data, SlideScanned) else {state.slide_id}
 
@@ -327,13 +327,13 @@ def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
 
 
 def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideState:
-    """Add what a verification has noted of a slide, and of its case, to what was seen now."""
+    """Add what a verification has noted of a slide and its case to what was seen now."""
     found = [one for owner in sorted(_owners(state)) for one in notes.get(owner, ())]
     return state.with_damage(found)
 
 
 def _trace(event: Event) -> tuple[str, str]:
-    """Name the trace of a slide; some senders give all of their slides one and the same."""
+    """Return what tells a slide's trace apart; some senders give all of their slides the same trace."""
     return event.key, event.trace_id
 
 
@@ -346,9 +346,9 @@ def _by_trace(letters: Iterable[DeadLetter]) -> dict[tuple[str, str], list[DeadL
 
 
 def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
-    """Return dead letters of no slide in `events`: unreadable records, and slides refused for their name.
+    """Return the dead letters of no slide in `events`: unreadable records, and slides refused for their id.
 
-    A letter of the same file or the same bytes as a slide in `events` is history: it was sent again since.
+    A letter about the same file or the same bytes as a slide in `events` is history: it was sent again since.
     """
     known = {mark for event in events for mark in _marks(event)}
     strays = [letter for letter in letters if not letter.event or not known & set(_marks(letter.event))]
@@ -365,7 +365,8 @@ def _marks(event: Event) -> list[tuple[str, str]]:
     return [_trace(event), (data.slide_id, data.uri), (data.slide_id, data.content_id)]
 
 
-def _same_scan(told: Mapping[str, object], slide: SlideScanned) -> bool:
-    """Whether a record was made from these bytes, and at the mpp that was stated, if one was."""
-    stated = slide.mpp is None or told.get("mpp") == slide.mpp
-    return told.get("slide_id") == slide.slide_id and told.get("content_id") == slide.content_id and stated
+def _same_scan(record: Mapping[str, object], slide: SlideScanned) -> bool:
+    """Whether a record is of these bytes, and of the mpp that was announced, if one was."""
+    same_mpp = slide.mpp is None or record.get("mpp") == slide.mpp
+    same_slide = record.get("slide_id") == slide.slide_id
+    return same_slide and record.get("content_id") == slide.content_id and same_mpp

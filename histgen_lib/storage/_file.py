@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -24,10 +24,10 @@ from histgen_lib.storage import ObjectInfo
 from histgen_lib.storage._keys import INCOMING, bad_key, check_key, check_prefix, is_key, missing
 
 _ABANDONED_S = 3600.0
-"""An unfinished file that no one has written to for so long has no writer any more."""
+"""An unfinished file that was not written to for so long has lost its writer."""
 
 _PLACING_TRIES = 20
-"""Each is lost only to another process that removed the object or its folder at that very moment."""
+"""A try fails only if another process removed the object or its folder at that very moment."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_SYNC = {errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP}  # removed meanwhile; a file system without it
@@ -38,9 +38,21 @@ _CLASH = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 class FileStore:
-    """An ObjectStore over `folder`, which is made. With `ours` false it is another's, only to be read."""
+    """An ObjectStore over `folder`, which is made.
 
-    def __init__(self, folder: Path, *, ours: bool = True) -> None:
+    With `ours` false it belongs to others and is only read. `clock`: monotonic seconds; `now`: seconds since
+    1970, by the clock of the file system.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ours: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._now = clock, now
         self._root = folder.absolute()
         self._incoming = self._root / INCOMING
         self._ours = ours
@@ -55,7 +67,7 @@ class FileStore:
         with nullcontext(data) if isinstance(data, bytes) else data.open("rb") as source, _translated():
             self._check_made()
             if if_absent and _file_stat(target):
-                _sync_folder(target.parent)  # its writer may not have come so far yet
+                _sync_folder(target.parent)  # its writer may not have got that far yet
                 return False
             with self._unfinished(source) as path:
                 return _place(path, target, if_absent=if_absent)
@@ -119,7 +131,7 @@ class FileStore:
         if os.path.realpath(path) != path:
             raise FatalError(
                 "storage-denied",
-                "The way to an object leads through a symbolic link, which may leave the store's folder.",
+                "An object's path leads through a symbolic link, which may leave the store's folder.",
                 hint="Remove symbolic links from the folder; to use another disk, mount it as the folder.",
             )
         return Path(path)
@@ -135,7 +147,7 @@ class FileStore:
             ) from None
 
     def _check_there(self) -> None:
-        """Tell a missing object from a missing store: a share not mounted looks like an empty folder."""
+        """Tell a missing object from a missing store: an unmounted share looks like an empty folder."""
         if self._ours:
             self._check_made()
 
@@ -143,7 +155,7 @@ class FileStore:
         if not self._incoming.is_dir():
             raise FatalError(
                 "storage-missing",
-                f"The store's folder {self._root} is not there any more.",
+                f"The store's folder {self._root} is no longer there.",
                 hint="Mount it, then start again.",
             )
 
@@ -183,13 +195,13 @@ class FileStore:
             path.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove, now and then, what writers that were killed left behind."""
-        if time.monotonic() < self._next_sweep_s:
+        """Remove, from time to time, what killed writers have left behind."""
+        if self._clock() < self._next_sweep_s:
             return
-        self._next_sweep_s = time.monotonic() + _ABANDONED_S
+        self._next_sweep_s = self._clock() + _ABANDONED_S
         for path in self._incoming.glob("*.part"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                if self._now() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
 
 
@@ -246,7 +258,7 @@ def _place_first(unfinished: Path, target: Path) -> bool:
 
 
 def _rename_first(unfinished: Path, target: Path) -> bool:
-    """Do without hard links (FAT, some network shares): all who write a new object wait for one lock."""
+    """Do without hard links (FAT, some network shares): all writers of new objects wait for one lock."""
     with (unfinished.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
@@ -256,7 +268,7 @@ def _rename_first(unfinished: Path, target: Path) -> bool:
 
 
 def _taken(target: Path) -> bool:
-    """Return False; raise if it is a folder that has the name, or if it is free again."""
+    """Return False; raise if the name is a folder's, or free again."""
     if S_ISDIR(target.lstat().st_mode):
         raise IsADirectoryError(errno.EISDIR, "a folder")
     return False
@@ -278,7 +290,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _remove_empty(folder: Path, *, root: Path) -> None:
-    """Remove `folder` and those above it, up to `root`, that hold nothing."""
+    """Remove `folder` and those above it, below `root`, that are empty."""
     with suppress(OSError):  # not empty, or not there any more
         while folder != root:
             folder.rmdir()
@@ -286,7 +298,7 @@ def _remove_empty(folder: Path, *, root: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in `folder` survive a power cut."""
+    """Flush the names in `folder` to disk, so that they survive a power cut."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -299,7 +311,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _file_stat(path: Path) -> os.stat_result | None:
-    """Look a file up; None if there is none, or something that is no file."""
+    """Look a file up; None if there is none, or something else than a file."""
     try:
         found = path.lstat()
     except _ABSENT:
@@ -322,7 +334,7 @@ def _translate(error: OSError) -> HistgenError:
         return FatalError(
             "storage-denied",
             f"The system refuses to read or write a file of the store ({_name(error.errno)}).",
-            hint="Let this user read and write all of the folder, which has to be one file system.",
+            hint="Let this user read and write all of the folder, which has to be on one file system.",
         )
     return _unavailable(error.errno)
 
@@ -331,7 +343,7 @@ def _unavailable(number: int | None) -> TransientError:
     return TransientError(
         "storage-unavailable",
         f"The store's folder cannot be used now ({_name(number)}).",
-        hint="Look whether its disk is full or away; then try again.",
+        hint="Check that its disk is mounted and not full; then try again.",
     )
 
 
