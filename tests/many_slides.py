@@ -11,6 +11,7 @@ from planted_objects import BAD, NOON, content
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.events import Event, SlideScanned
+from histgen_lib.reports.renderers import DRAFT_JSON
 
 
 def plant_many(folder: Path, count: int) -> dict[str, int]:
@@ -53,7 +54,7 @@ def _draft(folder: Path, event: Event) -> None:
         "provenance": {"slide": {"content_id": content(slide_id), "mpp": 0.5}},
     }
     owner, digest = keys.ReportOwner(slide_id), content(f"{slide_id} report")
-    key = owner.report(digest, keys.DRAFT_JSON)
+    key = owner.report(digest, DRAFT_JSON)
     pointer = {"schema": 1, "slide_id": slide_id, "report_digest": digest, "draft": key, "previous": []}
     _write(folder / key, json.dumps(draft).encode())
     _write(folder / owner.latest, json.dumps(pointer).encode())

@@ -10,6 +10,7 @@ from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.reports.renderers import DRAFT_JSON
 from histgen_lib.storage import ObjectStore
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -41,9 +42,9 @@ def bag(store: ObjectStore, slide_id: str, *, data: str = "", mpp: float = 0.5) 
 def draft(
     store: ObjectStore, owner: str, *slides: str, data: str = "", mpp: float = 0.5, foreign: bool = False
 ) -> str:
-    """Leave a report and point to it; of `slides` if it is a case's. Returns its draft's key."""
+    """Leave a report, of a case with these `slides` if any, and its pointer; return its draft's key."""
 
-    def told(slide_id: str) -> dict[str, object]:
+    def origin(slide_id: str) -> dict[str, object]:
         return {"content_id": content(data or slide_id), "mpp": mpp}
 
     value = {
@@ -53,14 +54,14 @@ def draft(
         "abstained": foreign,
         "out_of_distribution": {"flag": foreign},
         "confidence": 0.9,
-        "provenance": {"slide": told(owner)},
+        "provenance": {"slide": origin(owner)},
     }
     whose = keys.ReportOwner(owner, is_case=bool(slides))
     if slides:
         value["case_id"] = owner
-        value["slides"] = [{"slide_id": slide, "slide": told(slide)} for slide in slides]
+        value["slides"] = [{"slide_id": slide, "slide": origin(slide)} for slide in slides]
     digest = sha256_hex(canonical_json(value))
-    key = whose.report(digest, keys.DRAFT_JSON)
+    key = whose.report(digest, DRAFT_JSON)
     store.put(key, json.dumps(value).encode())
     pointer = {"schema": 1, "slide_id": owner, "report_digest": digest, "draft": key, "previous": []}
     store.put(whose.latest, json.dumps(pointer).encode(), if_absent=False)

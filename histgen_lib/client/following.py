@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from histgen_lib.catalogue.index import NEWS_S, Index, ask
-from histgen_lib.catalogue.indexing import settle
+from histgen_lib.catalogue.indexer import settle
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.client.api import WorkerState, look

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.catalogue.index import Index, make_index, open_index, remove_index
-from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.catalogue.indexer import Indexer
 from histgen_lib.catalogue.pruning import DAY_S, prune, tally
 from histgen_lib.errors import FatalError
 from histgen_lib.runtime.loops import Loop, LoopContext

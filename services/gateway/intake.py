@@ -15,17 +15,22 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.catalogue.audit import Audit
-from histgen_lib.catalogue.books import claim, taken, write_down
-from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.dead_letter import DeadLetter, letter_of_scan
 from histgen_lib.catalogue.keys import SEEN, contents_prefix, copy_key
-from histgen_lib.catalogue.objects import JSON
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.recall import Announcement, Owner, latest_announcement, read_announcement
-from histgen_lib.catalogue.replay import letter_of_scan
+from histgen_lib.catalogue.registry import (
+    Announcement,
+    Owner,
+    claim,
+    latest_announcement,
+    read_announcement,
+    taken,
+    write_down,
+)
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.files import sealed_json, unsealed_object
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from services.gateway import NAME
 from services.gateway.contents import Content, Contents

@@ -204,7 +204,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
 
 def _examined(state: SlideState, store: ObjectStore) -> SlideState:
     """Look at every object of a slide, and not only at what tells where it stands."""
-    from histgen_lib.catalogue.verifying import check_slide
+    from histgen_lib.catalogue.verification import check_slide
 
     data = state.event.data if state.event else None
     of_case = data.case_id if isinstance(data, SlideScanned) and data.case_slides else None
@@ -239,8 +239,8 @@ def _unknown(slide_id: str) -> InvalidInputError:
 
 def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
     """List every object of these slides."""
-    from histgen_lib.catalogue.dead_letter import letter_key
-    from histgen_lib.catalogue.keys import DRAFT_JSON, contents_prefix, owner_key
+    from histgen_lib.catalogue.keys import contents_prefix, letter_key, owner_key
+    from histgen_lib.reports.renderers import DRAFT_JSON
 
     slides = sorted({state.slide_id for state in states})
     told = [state.event.data for state in states if state.event]

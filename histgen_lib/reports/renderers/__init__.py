@@ -69,9 +69,6 @@ RENDERINGS = (
 )
 """In the order in which they are written: draft.json is last and says that all are there."""
 
-REPORT_FILES = tuple(one.name for one in RENDERINGS if one.when == "drafted")
-"""The names of the files of a drafted report of one slide."""
-
 
 def render(
     draft: DraftReport, pictures: Sequence[Pictures], *, slide_files: bool = True
@@ -84,6 +81,12 @@ def render(
     return [file for one in chosen for file in one.files(draft, pictures)]
 
 
-def file_names(draft: DraftReport) -> list[str]:
-    """Name all files of a draft that has pictures of its slides, in order."""
-    return [name for one in RENDERINGS if one.when == "drafted" for name in one.names(draft)]
+def file_names(draft: DraftReport | None) -> list[str]:
+    """Name all files of a draft that has pictures of its slides, in order.
+
+    None: a draft that cannot be read; then those that every report has.
+    """
+    drafted = [one for one in RENDERINGS if one.when == "drafted"]
+    if draft is None:
+        return [one.name for one in drafted if not one.each_slide]
+    return [name for one in drafted for name in one.names(draft)]

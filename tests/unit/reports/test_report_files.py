@@ -8,7 +8,7 @@ from handmade_draft import make_draft
 from PIL import Image
 
 from histgen_lib.reports.record import CaseSlide
-from histgen_lib.reports.renderers import REPORT_FILES, file_names, render
+from histgen_lib.reports.renderers import RENDERINGS, file_names, render
 from histgen_lib.reports.renderers.draft_json import to_json
 from histgen_lib.reports.renderers.html import to_html
 from histgen_lib.reports.renderers.text import to_text
@@ -29,7 +29,7 @@ def case_draft():
 def test_a_report_of_one_slide_has_these_files_draft_json_last(draft, pictures):
     files = render(draft, [pictures])
 
-    assert REPORT_FILES == STORED
+    assert tuple(one.name for one in RENDERINGS) == STORED
     assert tuple(file.name for file in files) == tuple(file_names(draft)) == STORED
     assert [file.media_type for file in files] == [
         "image/webp",
