@@ -29,12 +29,12 @@ METADATA = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", -1)
 """A request for the names of all topics, as any client may send it."""
 
 
-def door_of(home: StackHome) -> KafkaAuth:
+def auth_of(home: StackHome) -> KafkaAuth:
     return KafkaAuth(home.secret("kafka"), home.kafka_client_path)
 
 
 def locked(home: StackHome, libs: Path) -> KafkaProcess:
-    return KafkaProcess(libs, home.kafka_client_path.parent, door=door_of(home))
+    return KafkaProcess(libs, home.kafka_client_path.parent, auth=auth_of(home))
 
 
 def bus_of(home: StackHome, broker: KafkaProcess) -> BusSettings:

@@ -105,7 +105,7 @@ def test_a_kafka_whose_data_are_another_brokers_is_for_a_person(kafka_home: Path
 def test_a_frozen_kafka_is_replaced_with_all_that_it_held(kafka_home: Path, tmp_path: Path) -> None:
     noted: list[tuple[str, bool]] = []
     broker = KafkaProcess(kafka_home, tmp_path / "kafka")
-    with kept("kafka", broker, frozen_s=3.0, noted=lambda *note: noted.append(note)) as supervisor:
+    with kept("kafka", broker, frozen_s=3.0, on_end=lambda *note: noted.append(note)) as supervisor:
         until(lambda: supervisor.state == "running" and broker.answers(), 180, "it to come up")
         identity = (tmp_path / "kafka" / "logs" / "meta.properties").read_bytes()
         frozen = broker.pid

@@ -15,7 +15,7 @@ import pytest
 from doors import TOKEN
 
 from histgen_lib import sockets
-from histgen_lib.client.api import get_json, look, post_json
+from histgen_lib.client.api import get_json, post_json, worker_states
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.stack.children import free_port
 
@@ -176,14 +176,14 @@ def test_a_gateway_that_is_not_there_may_be_tried_again(url):
 def test_a_service_that_answers_nonsense_is_shown_as_one_that_does_not_answer(server, tmp_path):
     server.answer = (200, {"phase": 1})
     (tmp_path / "broken-1.json").write_text("{")
-    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+    (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert (worker.name, worker.answers, worker.ready) == ("tiler", False, False)
 
 
 def test_a_service_is_asked_with_the_token_that_it_wants(server, tmp_path):
     server.answer = (200, {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3})
-    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+    (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert (worker.answers, worker.jobs_done) == (True, 3)
     assert server.authorisations == [f"Bearer {TOKEN}"]
@@ -192,7 +192,7 @@ def test_a_service_is_asked_with_the_token_that_it_wants(server, tmp_path):
 def test_a_worker_tells_what_it_has_set_aside(server, tmp_path):
     told = {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3}
     server.answer = (200, told | {"set_aside": {"count": 2, "codes": {"slide-away": 2}, "first": []}})
-    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+    (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert worker.set_aside == {"slide-away": 2}
     assert worker.ready
@@ -201,7 +201,7 @@ def test_a_worker_tells_what_it_has_set_aside(server, tmp_path):
 def test_a_service_whose_token_others_could_have_put_there_is_not_asked(server, tmp_path):
     path = own_token(tmp_path)
     path.chmod(0o644)
-    (worker,) = look(announced(tmp_path, server.url, path))
+    (worker,) = worker_states(announced(tmp_path, server.url, path))
 
     assert (worker.answers, server.authorisations) == (False, [])
 

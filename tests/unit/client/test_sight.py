@@ -68,7 +68,7 @@ def stack(tmp_path):
 
 
 def told(sight) -> list[tuple[str, str]]:
-    return [(slide.slide_id, slide.state) for slide in sight.look().news]
+    return [(slide.slide_id, slide.state) for slide in sight.poll().news]
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_end_is_told_once_and_none_of_before_the_first_look(stack):
     assert told(sight) == []
     stack.keep("a", "b", "old")
     assert told(sight) == []
-    assert sight.look().totals == {"drafted": 2, "dead-letter": 1}
+    assert sight.poll().totals == {"drafted": 2, "dead-letter": 1}
 
 
 def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, sight, monkeypatch):
@@ -137,10 +137,10 @@ def test_while_the_index_is_made_anew_old_ends_are_counted_and_new_ones_told(sta
     planted.letter(stack.store, planted.scan(stack.store, "given-up"))
     stack.age(60)
     sight = open_poller(stack.connection())
-    assert (told(sight), sight.look().whole) == ([], False)
+    assert (told(sight), sight.poll().whole) == ([], False)
     stack.drafted("new")
     stack.keep()
-    seen = sight.look()
+    seen = sight.poll()
 
     assert [slide.slide_id for slide in seen.news] == ["new"]
     assert (seen.whole, seen.totals) == (True, {"drafted": 3, "dead-letter": 1})
@@ -153,7 +153,7 @@ def test_an_index_that_is_lost_and_made_anew_tells_nothing_twice_and_leaves_noth
     assert told(sight) == [("x", "drafted"), ("y", "drafted"), ("z", "drafted")]
     stack.drafted("b")
     remove_index(stack.home.index_path)
-    seen = sight.look()
+    seen = sight.poll()
     assert (seen.news, seen.whole, seen.totals) == ((), False, {"drafted": 3})
     stack.lost_index()
     stack.drafted("c")
@@ -173,7 +173,7 @@ def test_a_draft_that_is_written_once_more_is_not_told_by_another_index(stack, s
     stack.keep()
 
     assert told(sight) == []
-    assert sight.look().totals == {"drafted": 1}
+    assert sight.poll().totals == {"drafted": 1}
 
 
 def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack, sight):
@@ -193,7 +193,7 @@ def test_an_end_that_is_found_long_after_is_counted_and_told_to_nobody(stack, si
     stack.keep("brought-here")
 
     assert told(sight) == []
-    assert sight.look().totals == {"drafted": 1}
+    assert sight.poll().totals == {"drafted": 1}
 
 
 def test_a_look_asks_the_store_nothing(stack, monkeypatch):
@@ -201,7 +201,7 @@ def test_a_look_asks_the_store_nothing(stack, monkeypatch):
     stack.keep()
     for name in ("list", "get", "head"):
         monkeypatch.setattr(type(stack.store), name, lambda *_: pytest.fail("the store is asked"))
-    picture = Follower(open_poller(stack.connection()), None).look()
+    picture = Follower(open_poller(stack.connection()), None).poll()
 
     assert picture.counts == {"drafted": 70, "dead-letter": 20, "scanned": 10}
     assert picture.waiting == 10
@@ -236,9 +236,9 @@ def steps_of_a_look(folder, count: int, monkeypatch) -> int:
     with stack.home.locked(), monkeypatch.context() as patched:
         stack.home.write(StackRecord(1, "http://127.0.0.1:9", "", stack.storage.url, None, "onnx", ""))
         sight = open_poller(stack.connection())
-        sight.look()
+        sight.poll()
         patched.setattr(indices, "_connected", counted)
-        sight.look()
+        sight.poll()
     return steps[0]
 
 
@@ -246,21 +246,21 @@ def test_a_damaged_index_is_removed_for_its_keeper_to_make_another(stack):
     stack.drafted("a")
     stack.keep()
     sight = open_poller(stack.connection())
-    before = sight.look()
+    before = sight.poll()
     stack.index.close()
     stack.index = None
     for path in stack.home.folder.glob("index.db*"):
         path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 65536)
-    seen = sight.look()
+    seen = sight.poll()
 
     assert (seen.slides, seen.totals, seen.whole) == (before.slides, {"drafted": 1}, False)
     stack.lost_index()
     stack.keep()
-    assert sight.look() == before
+    assert sight.poll() == before
 
 
 def test_without_an_index_of_use_the_store_is_read(stack, tmp_path, monkeypatch):
-    monkeypatch.setattr(sights, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(sights, "_INDEX_WAIT_S", 0.0)
     assert isinstance(open_poller(stack.connection()), IndexPoller)  # it is being made anew
     remote = connect(Target(store=stack.storage.url), {})
     assert isinstance(open_poller(remote), StorePoller)
@@ -279,4 +279,4 @@ def test_of_a_stack_that_stopped_an_index_is_of_use_once_it_is_whole(tmp_path):
     sight = open_poller(stack.connection())
 
     assert isinstance(sight, IndexPoller)
-    assert sight.look().totals == {"drafted": 1}
+    assert sight.poll().totals == {"drafted": 1}

@@ -44,7 +44,7 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path)
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o755)
     (tmp_path / "shared" / "notes.txt").touch()
-    with pytest.raises(FatalError, match="holds what no stack left there") as caught:
+    with pytest.raises(FatalError, match="holds files that no stack put there") as caught:
         close_store(StorageSettings(f"file:{tmp_path / 'shared'}"))
     assert caught.value.code == "store-open"
     assert "chmod" in caught.value.hint

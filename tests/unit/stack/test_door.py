@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import FatalError
+from histgen_lib.stack import triton
 from histgen_lib.stack.triton import PrivateSocket
 
 

@@ -37,7 +37,7 @@ def test_kills_slow_starts_lack_of_room_and_what_is_just_being_installed_may_pas
     [
         (1, "org.apache.kafka.common.config.ConfigException: Missing required configuration"),
         (1, "Stored node id 2 doesn't match previous node id 1 in /home/kafka/logs/meta.properties."),
-        (78, "Its shared memory cannot be kept from other accounts here"),
+        (78, "Triton's shared memory cannot be closed to other accounts here"),
         (1, "error: creating server: Invalid argument - no such option"),
     ],
 )
@@ -50,4 +50,4 @@ def test_ends_are_told_in_words():
     assert describe_exit(-9) == "was ended by SIGKILL"
     assert describe_exit(143) == "was ended by SIGTERM"
     assert describe_exit(3) == "ended with exit code 3"
-    assert describe_exit(None) == "has not come up in time"
+    assert describe_exit(None) == "did not start in time"

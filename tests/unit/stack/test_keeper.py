@@ -251,7 +251,8 @@ def test_processes_die_with_a_keeper_that_is_killed(tmp_path):
         "import sys, time; from pathlib import Path\n"
         "from histgen_lib.stack.processes import ProcessSupervisor, ServiceProcess\n"
         f"p = ServiceProcess('t', {SLEEPER!r}, {{}}, Path({str(log)!r}), grace_s=1)\n"
-        "k = ProcessSupervisor('t', p); k.start(); k.wait_running(10); print(p.pid, flush=True); time.sleep(600)"
+        "k = ProcessSupervisor('t', p); k.start(); k.wait_running(10); print(p.pid, flush=True)\n"
+        "time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -328,13 +329,13 @@ def test_a_process_that_shows_no_life_is_ended_and_replaced_and_that_is_said_and
         process.times = 0
 
     supervisor = keep(
-        process, backoff=AT_ONCE, frozen_s=0.1, noted=note, changed=lambda k: lasts.append((k.state, k.last))
+        process, backoff=AT_ONCE, frozen_s=0.1, on_end=note, changed=lambda k: lasts.append((k.state, k.last))
     )
     until(lambda: supervisor.restarts == 1 and supervisor.state == "running", 60, "another one")
     until(lambda: supervisor._was_well, 60, "its sign of life")
 
     assert noted == [("tiler", True)]
-    assert ("restarting", "The tiler has shown no life for 0 s, and was ended.") in lasts
+    assert ("restarting", "The tiler showed no sign of life for 0 s, and was killed.") in lasts
     assert supervisor.restarts == 1
 
 
@@ -353,7 +354,7 @@ def test_a_refusal_of_a_process_that_was_well_before_is_waited_out(keep):
     until(lambda: supervisor._was_well, 60, "a sign of life")
     process.failures = [FatalError("kafka-missing", "There is no Java.")] * 5
     process.pid = None
-    supervisor._waker.ring()
+    supervisor._waker.wake()
     until(lambda: not process.failures and supervisor.state == "running", 60, "it to be started again")
 
     assert (supervisor.error, supervisor.restarts) == (None, 6)
@@ -369,12 +370,12 @@ def test_what_nobody_had_foreseen_is_tried_again_too(keep):
 
 
 def test_lasting_trouble_is_said_again_but_not_at_every_end(keep, tmp_path, monkeypatch):
-    monkeypatch.setattr("histgen_lib.stack.processes.SAY_S", 0.5)
+    monkeypatch.setattr("histgen_lib.stack.processes.REPEAT_S", 0.5)
     said: set[float] = set()
     supervisor = keep(
         service(tmp_path, "raise SystemExit(1)"),
         backoff=AT_ONCE,
-        changed=lambda k: said.add(k.said_at) if k.trouble else None,
+        changed=lambda k: said.add(k.reported_at) if k.trouble else None,
     )
     until(lambda: len(said) > 2, 60, "it to be said again")
 

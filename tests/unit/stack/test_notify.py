@@ -24,7 +24,7 @@ def ear():
 
 
 def test_what_is_said_arrives(ear):
-    Notifier({"NOTIFY_SOCKET": ear.getsockname()}).say("READY=1", "STATUS=Starting")
+    Notifier({"NOTIFY_SOCKET": ear.getsockname()}).notify("READY=1", "STATUS=Starting")
 
     assert ear.recv(4096) == b"READY=1\nSTATUS=Starting"
 
@@ -33,7 +33,7 @@ def test_an_abstract_socket_is_reached():
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(f"\0histgen-test-{os.getpid()}")
         ear.settimeout(60)
-        Notifier({"NOTIFY_SOCKET": f"@histgen-test-{os.getpid()}"}).say("READY=1")
+        Notifier({"NOTIFY_SOCKET": f"@histgen-test-{os.getpid()}"}).notify("READY=1")
         assert ear.recv(4096) == b"READY=1"
 
 
@@ -54,4 +54,4 @@ def test_what_it_starts_is_not_told_and_cannot_speak_for_it(ear):
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all"])
 def test_without_a_systemd_that_listens_nothing_happens(address):
     with Notifier({"NOTIFY_SOCKET": address}).beating():
-        Notifier({"NOTIFY_SOCKET": address}).say("READY=1")
+        Notifier({"NOTIFY_SOCKET": address}).notify("READY=1")

@@ -80,7 +80,7 @@ def test_what_nothing_else_tells_of_is_said_to_be_lost_and_the_command_does_not_
     code, out, _ = stack("verify", "--repair")
 
     assert code == 1
-    assert "cannot be written again" in out
+    assert "cannot be repaired" in out
 
 
 def test_metrics_are_left_for_the_textfile_collector(stack, tmp_path):

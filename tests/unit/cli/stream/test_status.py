@@ -71,7 +71,7 @@ def test_a_page_says_how_many_there_are_and_how_to_see_them(many, indexed):
     out, err = many("--limit", 4, "--page", 2)
 
     assert re.findall(r"slide-\d+", out) == ["slide-000027", "slide-000026", "slide-000025", "slide-000024"]
-    assert "3 waiting · 0 in hand · 21 drafted · 6 dead letters" in out
+    assert "3 waiting · 0 in progress · 21 drafted · 6 dead letters" in out
     assert "5 to 8 of 30 shown (--page 3 for the next, --state for some, --all for all)" in out
     assert "No stack runs" in err
     assert "no such page" in many("--page", 9)[0]
@@ -162,7 +162,7 @@ def test_watch_says_that_an_index_is_not_whole_yet(many, histgen):
         code, out, err = histgen("watch", "--once", "--home", many.home.folder)
 
     assert code == 0, err
-    assert "0 waiting · 0 in hand · 0 drafted · 0 dead letters" in out
+    assert "0 waiting · 0 in progress · 0 drafted · 0 dead letters" in out
     assert "not all of them are counted yet" in out
 
 
@@ -171,7 +171,7 @@ def test_an_index_that_nobody_keeps_while_the_stack_runs_says_so(many):
     with many.home.locked():
         _, err = many()
 
-    assert "The gateway has not looked for" in err
+    assert "The gateway last updated the index" in err
 
 
 def test_a_damaged_index_is_passed_over_and_removed(many):

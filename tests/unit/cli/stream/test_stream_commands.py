@@ -116,7 +116,7 @@ def test_a_remote_store_is_looked_into_without_a_stack_here(histgen, tmp_path):
     code, out, _ = histgen("status", "--store", f"file:{tmp_path / 'objects'}")
 
     assert code == 0
-    assert out == "0 waiting · 0 in hand · 0 drafted · 0 dead letters\n"
+    assert out == "0 waiting · 0 in progress · 0 drafted · 0 dead letters\n"
     assert histgen("status", "a", "--store", f"file:{tmp_path / 'objects'}")[2].startswith(
         "error[slide-unknown]"
     )
@@ -275,13 +275,13 @@ def test_the_audit_log_is_shown_and_checked(histgen, tmp_path):
     assert [entry["what"]["slide_id"] for entry in shown["entries"]] == ["b"]
 
     code, out, _ = histgen("audit", "verify", *at)
-    assert (code, out.splitlines()[0]) == (0, "The log is whole: 2 entries.")
+    assert (code, out.splitlines()[0]) == (0, "The log is intact: 2 entries.")
     end = out.split()[-1]
     store.delete("audit/000000000002.json")
     assert histgen("audit", "verify", *at)[0] == 0
     code, out, err = histgen("audit", "verify", "--expect", end, *at)
     assert code == 1
-    assert out.startswith("The log is NOT whole: 1 entry.")
+    assert out.startswith("The log is NOT intact: 1 entry.")
     assert err == "audit/000000000002.json is missing.\n"
     faults = json.loads(histgen("audit", "verify", "--expect", end, "--json", *at)[1])["faults"]
     assert faults == [{"key": "audit/000000000002.json", "fault": "missing"}]
