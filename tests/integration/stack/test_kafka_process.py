@@ -25,7 +25,7 @@ def test_without_jars_it_says_how_to_get_them(tmp_path: Path) -> None:
 
 def test_without_java_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FatalError, match="there is no Java"):
+    with pytest.raises(FatalError, match="Java is not installed"):
         KafkaProcess(tmp_path, tmp_path / "data").start()
 
 
