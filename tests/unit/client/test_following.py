@@ -1,4 +1,4 @@
-"""Following tells every end once, and does not wear the store out."""
+"""A follower reports every end once, at little cost to the store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def follower(store, time):
     return made
 
 
-def test_an_end_is_told_once_with_its_seconds_since_the_scan(follower, store, time):
+def test_an_end_is_reported_once_with_the_seconds_since_the_scan(follower, store, time):
     planted.scan(store, "a")
     planted.draft(store, "a")
     time.seconds = 30.0
@@ -74,7 +74,7 @@ def test_another_end_of_the_same_slide_is_news_again(follower, store, time):
     assert [ended.slide.state for ended in follower.poll().news] == ["drafted"]
 
 
-def test_a_slow_store_is_looked_into_less_often(follower, store, time, monkeypatch):
+def test_a_slow_store_is_polled_less_often(follower, store, time, monkeypatch):
     looks = []
     listing = type(store).list
 
@@ -93,7 +93,7 @@ def test_a_slow_store_is_looked_into_less_often(follower, store, time, monkeypat
     assert len(looks) <= 6
 
 
-def test_a_store_that_is_away_is_said_and_the_last_picture_kept(follower, store, time, monkeypatch):
+def test_an_unavailable_store_is_reported_and_the_last_slides_are_kept(follower, store, time, monkeypatch):
     def away(self, prefix=""):
         raise TransientError("storage-unavailable", "The store is away.")
 
@@ -108,9 +108,7 @@ def test_a_store_that_is_away_is_said_and_the_last_picture_kept(follower, store,
     assert follower.poll().away == ""
 
 
-def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
-    store, time, monkeypatch, tmp_path
-):
+def test_an_idle_store_is_not_polled_until_a_worker_has_done_something(store, time, monkeypatch, tmp_path):
     done = [0]
 
     def workers(_):
@@ -133,7 +131,7 @@ def test_at_rest_the_store_is_left_alone_until_a_worker_has_done_something(
     assert follower.pause_s == 0.5
 
 
-def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch, tmp_path):
+def test_an_idle_store_is_polled_once_a_minute(store, time, monkeypatch, tmp_path):
     """Someone else may write to it, too."""
     monkeypatch.setattr(following, "worker_states", lambda _: [IDLE])
     follower = Follower(StorePoller(store), tmp_path, now=time.now, clock=time.clock)
@@ -144,7 +142,7 @@ def test_at_rest_the_store_is_looked_into_once_a_minute(store, time, monkeypatch
     assert [ended.slide.slide_id for ended in follower.poll().news] == ["a"]
 
 
-def test_at_rest_the_index_is_looked_at_every_two_seconds_however_often_one_asks(time, monkeypatch, tmp_path):
+def test_an_idle_index_is_read_at_most_every_two_seconds(time, monkeypatch, tmp_path):
     class Looks:
         idle_s = IndexPoller.idle_s
         count = 0
@@ -165,7 +163,7 @@ def test_at_rest_the_index_is_looked_at_every_two_seconds_however_often_one_asks
     assert looks.count == 10
 
 
-def test_of_slides_that_are_waited_for_the_letters_of_others_are_not_read(store, time, monkeypatch):
+def test_waiting_for_some_slides_reads_no_letters_of_others(store, time, monkeypatch):
     for slide_id in "abc":
         planted.letter(store, planted.scan(store, slide_id))
     follower = Follower(StorePoller(store, only={"b", "nowhere"}), None, now=time.now, clock=time.clock)

@@ -1,4 +1,4 @@
-"""How the stream looks to a person."""
+"""How the stream is shown to a person."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_dead_letter_shows_its_code_and_message():
     )
 
 
-def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
+def test_the_live_view_shows_jobs_in_progress():
     flight = InFlight("a", "e", 2, "encode", 32, 55, 3.4)
     picture = Snapshot((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
     text = shown(LiveView(["Gateway  x"]).render(picture, [("kafka", "restarting")]))
@@ -72,11 +72,11 @@ def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
         ),
     ],
 )
-def test_a_service_says_what_it_lacks(state, said):
+def test_the_live_view_shows_what_a_service_lacks(state, said):
     assert said in shown(LiveView().render(Snapshot((), (state,))))
 
 
-def test_the_last_ends_stay_in_sight():
+def test_the_last_ends_stay_visible():
     view = LiveView()
     ends = tuple(EndedSlide(SlideState(f"s{n}", "dead-letter", letter=LETTER), 1.5) for n in range(20))
     view.render(Snapshot((), (), ends))
@@ -87,7 +87,7 @@ def test_the_last_ends_stay_in_sight():
     assert "the store does not answer \n(storage-unavailable)" in text
 
 
-def test_a_program_is_told_what_a_person_is(tmp_path):
+def test_json_holds_what_a_person_sees(tmp_path):
     store = open_store(StorageSettings(f"file:{tmp_path}"))
     scanned = SlideScanned("a", "file:///a.svs", "0" * 64, 1)
     event = Event.first(scanned, source="/lab", now=datetime(2026, 1, 1, tzinfo=UTC), identity="a")
@@ -104,7 +104,7 @@ def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [{}, {"broker": "bus-unavailable"}])
-def test_what_a_worker_has_set_aside_is_told_with_the_reason(missing):
+def test_slides_set_aside_are_shown_with_the_reason(missing):
     picture = Snapshot((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
     text = shown(LiveView(["Gateway  x"]).render(picture, []))
 
