@@ -1,1 +1,1 @@
-"""Talking to a stack that runs, here or elsewhere."""
+"""Talking to a running stack, on this machine or elsewhere."""

@@ -1,4 +1,4 @@
-"""How a command reaches a stack: one that lives in a folder of this machine, or a store and broker by URL."""
+"""Finding a stack: one that lives in a folder of this machine, or a store and a broker by URL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
 @dataclass(frozen=True)
 class Target:
-    """What a person stated on the command line."""
+    """Which stack a person means, by the options of the command line."""
 
     home: Path | None = None
     store: str | None = None
@@ -32,10 +32,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Connection:
-    """A stack. `home`: its folder, if it is on this machine; `gateway` and `bus` None if not known.
+    """How to reach a stack. `home`: its folder, if it is on this machine.
 
-    `token_file`: where the gateway's token lies; None if that is not known. `roots`: what slides may be taken
-    from; empty if that is not known.
+    `gateway`, `bus` and `token_file` (the gateway's token) are None, and `roots` (what slides may be taken
+    from) is empty, if unknown.
     """
 
     storage: StorageSettings
@@ -47,7 +47,7 @@ class Connection:
 
     @property
     def run_dir(self) -> Path | None:
-        """Where its services say how they are reached, if that can be looked up."""
+        """Where its services announce themselves; None if it does not run on this machine."""
         return self.home.run_dir if self.home and self.home.running() else None
 
     def store(self) -> ObjectStore:
@@ -55,7 +55,7 @@ class Connection:
         return open_store(self.storage)
 
     def token(self) -> str | None:
-        """Return the gateway's token; None if it is not known where it lies.
+        """Return the gateway's token; None if we have none.
 
         Raises FatalError: "token-unreadable" and as `read_secret`.
         """
@@ -67,26 +67,26 @@ class Connection:
             raise FatalError(
                 "token-unreadable",
                 f"The gateway's token cannot be read from {self.token_file}: {error.strerror or error}.",
-                hint="Have the account that started the stack do this; or give this one the token in a file "
-                "of its own (mode 600), and that file's name in HISTGEN_TOKEN_FILE.",
+                hint="Run this from the account that started the stack; or copy the token to a file of this "
+                "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
             ) from error
 
     def index(self) -> Index | None:
         """Open the index of its slides; None if there is none that can be read."""
         return open_index(self.home.index_path, store_name(self.storage)) if self.home else None
 
-    def tell_index(self, slide_ids: Iterable[str]) -> None:
-        """Tell the index, if there is one, whose slides have news that its keeper did not see."""
+    def touch_index(self, slide_ids: Iterable[str]) -> None:
+        """Mark slides as changed in the index, if there is one: its keeper did not see the change."""
         if index := self.index():
-            with closing(index), suppress(sqlite3.Error):  # then it finds them when it lists the store
+            with closing(index), suppress(sqlite3.Error):  # it finds them when it next lists the store
                 index.touch(slide_ids)
 
     def need_bus(self) -> BusSettings:
-        """Return the broker. FatalError("bus-unstated") if it is not known."""
+        """Return the broker. FatalError("bus-unstated") if it is unknown."""
         if self.bus is None:
             raise FatalError(
                 "bus-unstated",
-                "It is not known which broker belongs to this store.",
+                "The broker of this store is unknown.",
                 hint="Name it with --bus or HISTGEN_BUS.",
             )
         return self.bus
@@ -98,61 +98,62 @@ class Connection:
         return self.gateway
 
 
-def connect(stated: Target, environment: Mapping[str, str]) -> Connection:
-    """Find the stack that is meant: by stated URLs, else in its folder, else by HISTGEN_STORE and _BUS.
+def connect(target: Target, environment: Mapping[str, str]) -> Connection:
+    """Find a stack: by the target's URLs, else in its folder, else by HISTGEN_STORE and HISTGEN_BUS.
 
-    Raises TransientError("stack-not-running") if there is nothing to be found; FatalError: "store-unstated",
+    Raises TransientError("stack-not-running") if there is none; FatalError: "store-unstated",
     "settings-invalid".
     """
-    if stated.store or (stated.gateway and stated.home is None):
-        return _remote(stated, environment)
-    home = StackHome(stated.home or default_home(environment))
+    if target.store or (target.gateway and target.home is None):
+        return _remote(target, environment)
+    home = StackHome(target.home or default_home(environment))
     if record := home.read():
         storage = StorageSettings(
             record.store, record.store_endpoint, environment.get("HISTGEN_STORE_REGION")
         )
-        bus = _bus(stated.bus or record.bus, environment, home)
-        gateway = stated.gateway or record.gateway
+        bus = _bus(target.bus or record.bus, environment, home)
+        gateway = target.gateway or record.gateway
         token_file = home.token_path if gateway == record.gateway else _token_file(gateway, home, environment)
         return Connection(storage, bus, gateway, home, token_file, record.roots)
-    if stated.home is None and environment.get("HISTGEN_STORE"):
-        return _remote(stated, environment)
+    if target.home is None and environment.get("HISTGEN_STORE"):
+        return _remote(target, environment)
     raise not_running(home)
 
 
 def not_running(home: StackHome | None) -> TransientError:
-    """Say that no stack runs there."""
+    """Return the error that no stack runs there."""
     return TransientError(
         "stack-not-running",
         f"No stack runs in {home.folder}." if home else "No gateway is known.",
-        hint="Start one with histgen up, or name another one's folder with --home; --help has remote ones.",
+        hint="Start one with histgen up, or name another folder with --home; --help lists the options for "
+        "remote stacks.",
     )
 
 
-def _remote(stated: Target, environment: Mapping[str, str]) -> Connection:
-    store = stated.store or environment.get("HISTGEN_STORE")
-    endpoint = stated.store_endpoint or environment.get("HISTGEN_STORE_ENDPOINT") or None
-    bus = stated.bus or environment.get("HISTGEN_BUS")
+def _remote(target: Target, environment: Mapping[str, str]) -> Connection:
+    store = target.store or environment.get("HISTGEN_STORE")
+    endpoint = target.store_endpoint or environment.get("HISTGEN_STORE_ENDPOINT") or None
+    bus = target.bus or environment.get("HISTGEN_BUS")
     if not store:
         raise FatalError(
             "store-unstated",
-            "It is not known where this gateway's drafts go.",
-            hint="Name the store with --store or HISTGEN_STORE.",
+            "The store of this gateway is unknown.",
+            hint="Name it with --store or HISTGEN_STORE.",
         )
     storage = StorageSettings(store, endpoint, environment.get("HISTGEN_STORE_REGION") or None)
-    gateway = stated.gateway or environment.get("HISTGEN_GATEWAY") or None
+    gateway = target.gateway or environment.get("HISTGEN_GATEWAY") or None
     token_file = _token_file(gateway, None, environment)
     return Connection(storage, _bus(bus, environment) if bus else None, gateway, token_file=token_file)
 
 
 def _token_file(gateway: str | None, home: StackHome | None, environment: Mapping[str, str]) -> Path | None:
-    """Say where the token for a stated gateway lies. A home's own token leaves this machine for nobody."""
-    if stated := environment.get("HISTGEN_TOKEN_FILE"):
-        return Path(stated)
+    """Return where the token for a gateway lies. A home's own token never leaves this machine."""
+    if path := environment.get("HISTGEN_TOKEN_FILE"):
+        return Path(path)
     if gateway is None or not _is_loopback(gateway):
         return None
-    path = (home or StackHome(default_home(environment))).token_path
-    return path if path.exists() else None
+    token = (home or StackHome(default_home(environment))).token_path
+    return token if token.exists() else None
 
 
 def _is_loopback(url: str) -> bool:
@@ -163,25 +164,25 @@ def _is_loopback(url: str) -> bool:
 
 
 def _bus(url: str, environment: Mapping[str, str], home: StackHome | None = None) -> BusSettings:
-    """Make the broker's settings; TLS and SASL come from where the services have them.
+    """Make the broker's settings, with TLS and SASL from the variables that services read.
 
-    What is in a home to reach its own Kafka is used for that one only. Raises FatalError: "settings-invalid"
-    and as `kafka_settings`.
+    A home's own login is used for the Kafka that was started in it, and for no other. Raises FatalError:
+    "settings-invalid" and as `kafka_settings`.
     """
     if home and _is_own(url, home.kafka_client_path):
         return BusSettings(url, kafka=kafka_settings({}, home.kafka_client_path))
     try:
-        further = dict(json.loads(environment.get("HISTGEN_KAFKA") or "{}"))
+        settings = dict(json.loads(environment.get("HISTGEN_KAFKA") or "{}"))
     except (ValueError, TypeError):
         raise FatalError(
             "settings-invalid",
-            "HISTGEN_KAFKA cannot be used: it wants a JSON object.",
-            hint='For example {"security_protocol": "SSL", "ssl_cafile": "/etc/ssl/lab.pem"}.',
+            "HISTGEN_KAFKA is not a JSON object.",
+            hint='Write it like {"security_protocol": "SSL", "ssl_cafile": "/etc/ssl/lab.pem"}.',
         ) from None
     file = environment.get("HISTGEN_KAFKA_FILE")
-    return BusSettings(url, kafka=kafka_settings(further, Path(file) if file else None))
+    return BusSettings(url, kafka=kafka_settings(settings, Path(file) if file else None))
 
 
 def _is_own(url: str, client: Path) -> bool:
-    """Say whether that is the Kafka that was started in a home."""
+    """Return whether that is the Kafka that was started in a home."""
     return client.exists() and url == f"kafka://{read_kafka_file(client).get(SERVERS)}"

@@ -21,21 +21,25 @@ from histgen_lib.storage import INCOMING, StorageSettings, folder_of
 SCHEMA = 1
 _OWN = frozenset({"inbox", "objects", "secrets"})
 """What a folder may hold before a stack first lives in it: slides that wait, earlier drafts, its token."""
+_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.05
+_OTHERS, _ANYBODY = 0o077, 0o007
+_FOREIGN = "belongs to another account"
 
 
 def default_home(environment: Mapping[str, str]) -> Path:
-    """Return where a stack lives unless it is told: $HISTGEN_HOME, else the user's folder for data."""
-    if stated := environment.get("HISTGEN_HOME"):
-        return Path(stated)
+    """Return where a stack lives by default: $HISTGEN_HOME, else the user's data folder."""
+    if home := environment.get("HISTGEN_HOME"):
+        return Path(home)
     data = environment.get("XDG_DATA_HOME")
     return (Path(data) if data else Path.home() / ".local" / "share") / "histgen"
 
 
 @dataclass(frozen=True)
 class StackRecord:
-    """stack.json: how to reach the stack, and what its broker and store are; no secrets.
+    """stack.json: how to reach the stack, and what its broker and store are. It holds no secrets.
 
-    It stays when the stack has stopped, so that its store can still be looked into.
+    It stays when the stack stops, so that the store can still be read. `roots`: what slides may be taken
+    from; empty in the record of an older version, which did not write them.
     """
 
     pid: int
@@ -46,7 +50,6 @@ class StackRecord:
     inference: str
     watch: str
     roots: tuple[str, ...] = ()
-    """What slides may be taken from; empty in the record of an older version, which did not say."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -54,7 +57,7 @@ class StackRecord:
 
 
 class StackHome:
-    """Names every place in the folder; makes nothing but with `locked`."""
+    """Names every place in the folder; only `locked` creates any."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -68,17 +71,17 @@ class StackHome:
 
     @property
     def index_path(self) -> Path:
-        """The file from which it is told at once where every slide stands."""
+        """The index of slides (SQLite), from which their states are read at once."""
         return self.folder / "index.db"
 
     @property
     def token_path(self) -> Path:
-        """The file with the token that the services of this stack want from whoever asks them."""
+        """The file with the token that the services of this stack ask for."""
         return self.secret("token")
 
     @property
     def kafka_client_path(self) -> Path:
-        """The file that says how a Kafka that was started here is reached, password included."""
+        """The file that says how to reach a Kafka that was started here, password included."""
         return self.folder / "kafka" / "client.json"
 
     def secret(self, name: str) -> Path:
@@ -91,14 +94,14 @@ class StackHome:
         return self._lock.exists()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Have the folder for this process alone while the block runs.
+    def locked(self, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+        """Keep the folder for this process alone while the block runs.
 
         Raises FatalError: "stack-running" if a stack runs here, "stack-home" if the folder cannot be used.
         """
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir(mode=0o700, exist_ok=True)  # drafts are nobody else's business
+            self.folder.mkdir(mode=0o700, exist_ok=True)  # drafts are confidential
             self._close_to_others()
             for folder in (self.logs, self.run_dir):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -110,46 +113,34 @@ class StackHome:
                 hint="Give another one with --home.",
             ) from error
         with lock:
-            if not self._take_all(lock.fileno()):
+            if not _take_exclusive(lock.fileno(), sleep):
                 raise FatalError(
                     "stack-running",
-                    f"A stack runs in {self.folder} already.",
-                    hint="Look at it with histgen watch, stop it, or give another folder with --home.",
+                    f"A stack is already running in {self.folder}.",
+                    hint="See it with histgen watch, stop it, or give another folder with --home.",
                 )
             for stale in self.run_dir.rglob("*.json"):
                 stale.unlink(missing_ok=True)
             yield
 
     def _close_to_others(self) -> None:
-        """Take from a folder that was there before what other accounts may do in it.
-
-        Raises OSError, and FatalError("stack-home").
-        """
+        """Close a folder that already existed to other accounts. Raises OSError, FatalError("stack-home")."""
         why = close_to_others(self.folder, ours=self._is_home)
-        if why == ANOTHERS:
-            raise self._not_alone(why, "Give a folder of this account's with --home.")
+        if why == _FOREIGN:
+            raise self._unusable(why, "Give a folder that belongs to this account with --home.")
         if why:
-            raise self._not_alone(
+            raise self._unusable(
                 why, "Give a new folder with --home, or chmod 700 this one if nobody else needs it."
             )
 
     def _is_home(self) -> bool:
         return self.lived_in or not {entry.name for entry in self.folder.iterdir()} - _OWN
 
-    def _not_alone(self, why: str, hint: str) -> FatalError:
+    def _unusable(self, why: str, hint: str) -> FatalError:
         return FatalError("stack-home", f"The stack's folder {self.folder} {why}.", hint=hint)
 
-    @staticmethod
-    def _take_all(descriptor: int) -> bool:
-        """Take the lock; someone who only asks whether a stack runs has it for a moment, too."""
-        for _ in range(10):
-            if _take(descriptor, fcntl.LOCK_EX):
-                return True
-            time.sleep(0.05)
-        return False
-
     def running(self) -> bool:
-        """Whether a stack runs here: it holds the lock, and a dead one cannot."""
+        """Return whether a stack runs here: it holds the lock, which a dead one cannot."""
         try:
             with self._lock.open() as lock:
                 return not _take(lock.fileno(), fcntl.LOCK_SH)
@@ -171,6 +162,15 @@ class StackHome:
             return None
 
 
+def _take_exclusive(descriptor: int, sleep: Callable[[float], None]) -> bool:
+    """Take the lock; a process that checks whether a stack runs may hold it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        if _take(descriptor, fcntl.LOCK_EX):
+            return True
+        sleep(_LOCK_PAUSE_S)
+    return False
+
+
 def _take(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -179,22 +179,18 @@ def _take(descriptor: int, kind: int) -> bool:
     return True
 
 
-_OTHERS, _ANYBODY = 0o077, 0o007
-ANOTHERS = "belongs to another account"
-
-
 def close_to_others(path: Path, *, ours: Callable[[], bool]) -> str:
-    """Take from others what they may do in a folder, or with a file; say why that cannot be, or "".
+    """Remove other accounts' rights to a folder or file; return why that is impossible, or "".
 
-    What holds other things than `ours` is not touched: those may be for others. Raises OSError.
+    A folder that holds more than `ours` is left alone: its contents may be meant for others. Raises OSError.
     """
     state = path.stat()
     if state.st_uid != os.geteuid():
-        return ANOTHERS
+        return _FOREIGN
     if not state.st_mode & _OTHERS:
         return ""
     if not ours():
-        return "is open to other accounts, and holds what no stack left there"
+        return "is open to other accounts, and holds files that no stack put there"
     with suppress(OSError):
         path.chmod(stat.S_IMODE(state.st_mode) & ~_OTHERS)
     if path.stat().st_mode & _OTHERS:
@@ -203,13 +199,14 @@ def close_to_others(path: Path, *, ours: Callable[[], bool]) -> str:
 
 
 def close_store(storage: StorageSettings) -> None:
-    """Close a store's folder, wherever it lies. Raises OSError, FatalError("store-open")."""
+    """Close a store's folder to others. Raises OSError, FatalError("store-open")."""
     if folder := folder_of(storage):
-        _require(folder, close_to_others(folder, ours=lambda: _is_store(folder)), "Give it another --store.")
+        why = close_to_others(folder, ours=lambda: _is_store(folder))
+        _require(folder, why, "Give it another --store.")
 
 
 def close_bus(bus: BusSettings) -> None:
-    """Close the embedded broker's file, and those that SQLite has beside it. Raises as `close_store`."""
+    """Close the embedded broker's file, and those SQLite keeps beside it. Raises as `close_store`."""
     if not bus.url.startswith("embedded:"):
         return
     for ending in ("", "-wal", "-shm"):
@@ -222,12 +219,12 @@ def _is_store(folder: Path) -> bool:
     return (folder / INCOMING).is_dir() or not any(folder.iterdir())
 
 
-def _require(path: Path, why: str, other: str) -> None:
-    """Refuse what others may look into. An administrator may have lent us what nobody else can enter."""
-    if not why or (why == ANOTHERS and not path.stat().st_mode & _ANYBODY):
+def _require(path: Path, why: str, alternative: str) -> None:
+    """Refuse what others can read. An administrator may have lent us a folder that nobody else can enter."""
+    if not why or (why == _FOREIGN and not path.stat().st_mode & _ANYBODY):
         return
     raise FatalError(
         "store-open",
-        f"{path} {why}: drafts and events in it are nobody else's business.",
-        hint=f"Take from others what they may do there (chmod go-rwx; mount it with umask=077). {other}",
+        f"{path} {why}, but the drafts and events in it are confidential.",
+        hint=f"Remove other accounts' rights (chmod go-rwx, or mount it with umask=077). {alternative}",
     )

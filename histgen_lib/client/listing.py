@@ -1,4 +1,4 @@
-"""Where all slides stand, a page at a time: from the index where there is one, else from the whole store."""
+"""Listing slides with their states, a page at a time: from the index if there is one, else from the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histgen_lib.catalogue.indexer import look_up
 from histgen_lib.catalogue.keys import copies_prefix
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState
-from histgen_lib.client.api import look
+from histgen_lib.client.api import worker_states
 from histgen_lib.client.connection import Connection
 from histgen_lib.client.following import Follower, Snapshot, StorePoller, settled
 from histgen_lib.errors import InvalidInputError, TransientError
@@ -27,7 +27,7 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class PageQuery:
-    """What is to be shown: slides in these states (all if empty), `limit` a page, all of them if None."""
+    """Which slides to list: those in these states (all if empty), `limit` a page, all if None."""
 
     states: Collection[str] = ()
     limit: int | None = 60
@@ -41,49 +41,53 @@ class PageQuery:
 
 @dataclass(frozen=True)
 class SlidePage:
-    """`picture`: counts of all slides, and services; `slides`: those of the page; `total`: of all pages.
+    """One page of slides. `snapshot`: the counts of all slides, and the services; `total`: on all pages.
 
-    `behind_s`: how long ago the index was kept last, None where the store itself was read.
+    `behind_s`: seconds since the index was last updated; None if the store itself was read.
     """
 
-    picture: Snapshot
+    snapshot: Snapshot
     slides: Iterator[SlideState]
     total: int
     behind_s: float | None = None
 
 
 @contextmanager
-def standing(
-    connection: Connection, wanted: PageQuery, *, reading: Callable[[], AbstractContextManager[object]]
+def slide_page(
+    connection: Connection,
+    query: PageQuery,
+    *,
+    reading: Callable[[], AbstractContextManager[object]],
+    now: Callable[[], float] = time.time,
 ) -> Iterator[SlidePage]:
-    """Say where all slides stand; they can be read while the block runs. Raises what the store raises.
+    """Return a page whose slides can be read while the block runs. Raises what the store raises.
 
-    `reading`: what is shown while the whole store is read.
+    `reading`: what to show while the whole store is read; `now`: seconds since 1970.
     """
     index = connection.index()
     if index:
         with closing(index):
-            if found := ask(index, lambda open_one: _indexed(connection, open_one, wanted)):
-                yield found
+            if page := ask(index, lambda open_one: _from_index(connection, open_one, query, now)):
+                yield page
                 return
     with reading():
-        read = _read(connection, wanted)
-    yield read
+        page = _from_store(connection, query)
+    yield page
 
 
 def slide_states(connection: Connection, store: ObjectStore, slide_ids: Collection[str]) -> Snapshot:
-    """Look some slides up, in the store itself. Raises what the store raises."""
+    """Read the states of some slides from the store itself. Raises what the store raises."""
     run_dir = connection.run_dir
     states = _looked_up(connection, store, slide_ids)
     if states is None:
         states = Overview(store).slides(slide_ids)
-    return Snapshot(tuple(states), tuple(look(run_dir)) if run_dir else ())
+    return Snapshot(tuple(states), tuple(worker_states(run_dir)) if run_dir else ())
 
 
 def originals_of(store: ObjectStore, name: str) -> list[str]:
-    """Name the slides of which files called `name` are copies, other than the slide that has that name.
+    """Return the slides of which files called `name` are copies, except the slide that has that name.
 
-    Several, where files of one name in different folders are copies of different slides.
+    Several, if files of one name in different folders are copies of different slides.
     """
     notes = {info.key.removeprefix(copies_prefix(name)): info.key for info in store.list(copies_prefix(name))}
     if not notes:
@@ -94,7 +98,7 @@ def originals_of(store: ObjectStore, name: str) -> list[str]:
 
 
 def _noted_uri(store: ObjectStore, key: str) -> str:
-    """Say where a copy lies; a place that has another slide by now holds no copy any more."""
+    """Return where a copy lies; "" if there is no such note any more, because another slide lies there."""
     try:
         return str(json.loads(store.get(key))["uri"])
     except (InvalidInputError, ValueError, KeyError, TypeError):
@@ -114,60 +118,62 @@ def _looked_up(
             return None
 
 
-def _indexed(connection: Connection, index: Index, wanted: PageQuery) -> SlidePage | None:
-    """Answer from the index; None if it is of no use: nobody makes one whole while nothing runs."""
+def _from_index(
+    connection: Connection, index: Index, query: PageQuery, now: Callable[[], float]
+) -> SlidePage | None:
+    """Answer from the index; None if it is incomplete and nothing runs that would complete it."""
     whole, run_dir = bool(index.fact("whole")), connection.run_dir
     if not (whole or run_dir):
         return None
     away = "" if run_dir else settled(connection.store(), index)
     counts = Counter(index.counts())
-    slides = _page(index, wanted)
-    if run_dir and wanted.limit is not None and connection.storage.url.startswith("file:"):
+    slides = _page(index, query)
+    if run_dir and query.limit is not None and connection.storage.url.startswith("file:"):
         slides = iter(_fresh(connection.store(), index, list(slides), counts))
-    workers = tuple(look(run_dir)) if run_dir else ()
-    total = sum(count for state, count in counts.items() if not wanted.states or state in wanted.states)
-    behind_s = max(0.0, time.time() - float(index.fact("kept") or 0)) if run_dir else 0.0
-    picture = Snapshot((), workers, totals=counts, away=away, whole=whole)
-    return SlidePage(picture, slides, total, behind_s)
+    workers = tuple(worker_states(run_dir)) if run_dir else ()
+    total = sum(count for state, count in counts.items() if not query.states or state in query.states)
+    behind_s = max(0.0, now() - float(index.fact("kept") or 0)) if run_dir else 0.0
+    snapshot = Snapshot((), workers, totals=counts, away=away, whole=whole)
+    return SlidePage(snapshot, slides, total, behind_s)
 
 
-def _page(index: Index, wanted: PageQuery) -> Iterator[SlideState]:
+def _page(index: Index, query: PageQuery) -> Iterator[SlideState]:
     """Read the entries of the page, some at a time."""
-    offset, left = wanted.offset, wanted.limit
-    while found := index.page(wanted.states, limit=_CHUNK if left is None else left, offset=offset):
-        yield from found
-        if left is not None:
+    offset, limit = query.offset, query.limit
+    while entries := index.page(query.states, limit=_CHUNK if limit is None else limit, offset=offset):
+        yield from entries
+        if limit is not None:
             return
-        offset += len(found)
+        offset += len(entries)
 
 
 def _fresh(
     store: ObjectStore, index: Index, slides: list[SlideState], counts: Counter[str]
 ) -> list[SlideState]:
-    """Look up what had not ended, in the store itself; that costs nothing where the store is a folder."""
+    """Read slides that had not ended from the store itself, which is cheap if it is a folder."""
     unfinished = [slide.slide_id for slide in slides if not slide.ended]
-    now: dict[str, SlideState] = {}
+    current: dict[str, SlideState] = {}
     with suppress(TransientError):
-        now = {slide.slide_id: slide for slide in look_up(store, index, unfinished) if slide.event}
+        current = {slide.slide_id: slide for slide in look_up(store, index, unfinished) if slide.event}
     for place, slide in enumerate(slides):
-        if not slide.ended and slide.slide_id in now:
-            slides[place] = now[slide.slide_id]
+        if not slide.ended and slide.slide_id in current:
+            slides[place] = current[slide.slide_id]
             counts[slide.state] -= 1
             counts[slides[place].state] += 1
     return slides
 
 
-def _read(connection: Connection, wanted: PageQuery) -> SlidePage:
+def _from_store(connection: Connection, query: PageQuery) -> SlidePage:
     """Read the whole store."""
-    picture = Follower(StorePoller(connection.store()), connection.run_dir).look()
-    chosen = [slide for slide in picture.slides if not wanted.states or slide.state in wanted.states]
+    snapshot = Follower(StorePoller(connection.store()), connection.run_dir).poll()
+    chosen = [slide for slide in snapshot.slides if not query.states or slide.state in query.states]
     ordered = _in_order(chosen)
-    end = None if wanted.limit is None else wanted.offset + wanted.limit
-    return SlidePage(picture, iter(ordered[wanted.offset : end]), len(chosen))
+    end = None if query.limit is None else query.offset + query.limit
+    return SlidePage(snapshot, iter(ordered[query.offset : end]), len(chosen))
 
 
 def _in_order(slides: Sequence[SlideState]) -> list[SlideState]:
-    """Sort as the index does: what is unfinished first, then the newest scan."""
+    """Sort as the index does: unfinished slides first, then the newest scans."""
     newest = sorted(
         sorted(slides, key=lambda one: one.slide_id), key=lambda one: one.scanned_at, reverse=True
     )

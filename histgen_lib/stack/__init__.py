@@ -1,1 +1,1 @@
-"""The local stack: the servers and workers of one machine, started and stopped together."""
+"""Launching the local stack: the servers and workers of one machine, started and stopped together."""

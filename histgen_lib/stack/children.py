@@ -13,12 +13,34 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+_SHELL_SIGNAL = 128
+"""What programs that catch a signal add to its number (Java does, shells do)."""
+PERMANENT_CODES = frozenset(
+    {
+        *("settings-invalid", "bus-url", "bus-settings", "storage-url", "inference-url", "inference-stated"),
+        *("secret-exposed", "tracing-missing", "stack-home", "stack-running", "service-refused"),
+        *("model-missing", "model-config", "model-config-invalid", "model-incomplete", "model-mean-pooled"),
+        *("kafka-missing", "kafka-failed", "triton-missing", "triton-numpy", "triton-door", "triton-failed"),
+    }
+)
+"""Error codes that a person must resolve: wrong settings, or something to install. Any other end of a process
+may be temporary: room, memory, a port, a disk or share that is away, an installation or copy in progress."""
+_WRONG_SETTINGS = re.compile(
+    r"ConfigException|doesn't match previous|Invalid cluster\.id|no such option|unrecognized option"
+    r"|unrecognized argument",
+    re.IGNORECASE,
+)
+"""What Kafka and tritonserver write about wrong settings, and about data of another broker."""
+_TAIL_BYTES = 1 << 20
+_REFUSAL = 78
+"""The exit code of our own programs in front of a server if the machine lacks what they need."""
+
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:
-    """Return a command whose process the kernel kills when the thread that starts it ends, however that ends.
+    """Return a command whose process the kernel kills when the thread that starts it ends, however it ends.
 
-    By util-linux' setpriv, which no Linux lacks; elsewhere the command stays as it is. Not by a `preexec_fn`:
-    that may hang where threads run. The shell in between ends if we ended before setpriv had its say.
+    It uses util-linux's setpriv; without one the command is returned unchanged. A `preexec_fn` could hang if
+    there are other threads. The shell in between exits if we ended before setpriv took effect.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -28,33 +50,33 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
 
 
 class Waker:
-    """Wakes a thread that waits for the end of a process: at that end, or when it is rung."""
+    """Lets a thread wait for the end of a process, and be woken before that."""
 
     def __init__(self) -> None:
-        self._ear, self._clapper = socket.socketpair()
-        self._ear.setblocking(False)
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
 
-    def ring(self) -> None:
-        """Wake whoever waits now or next."""
-        with contextlib.suppress(OSError):  # it was rung often enough
-            self._clapper.send(b".", socket.MSG_DONTWAIT)
+    def wake(self) -> None:
+        """End the current or the next wait."""
+        with contextlib.suppress(OSError):  # it has been woken often enough
+            self._writer.send(b".", socket.MSG_DONTWAIT)
 
     def wait(self, pid: int, timeout_s: float) -> None:
-        """Return when a process has ended, when the bell is rung, or after a time."""
+        """Return when the process has ended, on `wake`, or after the timeout."""
         waiting = select.poll()
-        waiting.register(self._ear, select.POLLIN)
+        waiting.register(self._reader, select.POLLIN)
         try:
-            ending = os.pidfd_open(pid)
+            process = os.pidfd_open(pid)
         except ProcessLookupError:
             return
-        except (OSError, AttributeError):  # a system without such descriptors
+        except (OSError, AttributeError):  # the system has no process descriptors
             waiting.poll(min(timeout_s, 0.2) * 1000)
             return
         try:
-            waiting.register(ending, select.POLLIN)
+            waiting.register(process, select.POLLIN)
             waiting.poll(timeout_s * 1000)
         finally:
-            os.close(ending)
+            os.close(process)
 
 
 def free_port() -> int:
@@ -65,7 +87,7 @@ def free_port() -> int:
 
 
 def accepts(port: int) -> bool:
-    """Say whether something listens on that port of 127.0.0.1."""
+    """Return whether something listens on that port of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -74,31 +96,31 @@ def accepts(port: int) -> bool:
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the leader of a session has ended; whatever it leaves in its group is ended with it.
+    """Return whether a session leader has ended; if so, end whatever it left in its process group.
 
     A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay for ever.
     """
-    with contextlib.suppress(ChildProcessError):  # another thread has just asked
+    with contextlib.suppress(ChildProcessError):  # another thread has just reaped it
         if process.returncode is None:
             if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
-            end_group(process.pid)  # while nobody else can have its number
+            end_group(process.pid)  # before the process is reaped, so that its id cannot be reused
     return process.poll() is not None
 
 
 def end_group(leader: int) -> None:
-    """Kill whatever is in a process group; no error if nothing is."""
+    """Kill a process group; no error if it is empty."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
 def end_strays(variable: str) -> None:
-    """Kill processes that have this `NAME=value` in their environment, and whose group's leader is gone.
+    """Kill processes that have this `NAME=value` in their environment and whose group leader is gone.
 
-    The leader was a service; nobody was there to end its group if it was killed together with its supervisor.
+    The leader was a service; if it was killed together with its supervisor, nobody ended its group.
     """
     for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended, or is another account's
+        with contextlib.suppress(OSError):  # it has just ended, or belongs to another account
             pid = int(path.name)
             if os.fsencode(variable) in (path / "environ").read_bytes().split(b"\0"):
                 leader = os.getpgid(pid)
@@ -116,33 +138,10 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
         process.wait()
 
 
-_SHELL_SIGNAL = 128
-"""What programs that catch a signal add to its number (Java does, shells do)."""
-PERMANENT_CODES = frozenset(
-    {
-        *("settings-invalid", "bus-url", "bus-settings", "storage-url", "inference-url", "inference-stated"),
-        *("secret-exposed", "tracing-missing", "stack-home", "stack-running", "service-refused"),
-        *("model-missing", "model-config", "model-config-invalid", "model-incomplete", "model-mean-pooled"),
-        *("kafka-missing", "kafka-failed", "triton-missing", "triton-numpy", "triton-door", "triton-failed"),
-    }
-)
-"""The codes of what a person stated, or has to install. Whatever else a process ends with may pass: room,
-memory, a port, a disk or a share that is away, somebody who is just installing or copying something."""
-_STATED_WRONGLY = re.compile(
-    r"ConfigException|doesn't match previous|Invalid cluster\.id|no such option|unrecognized option"
-    r"|unrecognized argument",
-    re.IGNORECASE,
-)
-"""What Kafka and tritonserver write of settings, and of data that are another broker's."""
-_TAIL_BYTES = 1 << 20
-_REFUSAL = 78
-"""What our own programs in front of a server end with where the machine cannot do what is needed."""
-
-
 def describe_exit(exit_code: int | None) -> str:
-    """Say in words how a process ended, by what `Popen.poll` gives."""
+    """Describe how a process ended, by what `Popen.poll` returns."""
     if exit_code is None:
-        return "has not come up in time"
+        return "did not start in time"
     number = _signal(exit_code)
     if number is None:
         return f"ended with exit code {exit_code}"
@@ -152,21 +151,21 @@ def describe_exit(exit_code: int | None) -> str:
         return f"was ended by signal {number}"
 
 
-def is_retryable(exit_code: int | None, told: str, *, was_up: bool) -> bool:
-    """Say whether a server that ended, or did not come up (None), may fare better another time.
+def is_retryable(exit_code: int | None, log: str, *, was_up: bool) -> bool:
+    """Return whether a server that ended, or did not start in time (None), may succeed another time.
 
-    It may, unless it says itself that its settings or its data are wrong, and never was up with them
-    (`was_up`). A server whose log tells nothing may: a disk that is full takes no words.
+    It may, unless its `log` says that its settings or data are wrong and it never was up with them
+    (`was_up`). A server that logged nothing may: on a full disk it cannot.
     """
     if was_up or exit_code is None or _signal(exit_code) is not None:
         return True
-    return exit_code != _REFUSAL and not _STATED_WRONGLY.search(told)
+    return exit_code != _REFUSAL and not _WRONG_SETTINGS.search(log)
 
 
 def written_since(log: Path, start: int) -> str:
-    """Return what a log has got since it was `start` bytes long, or the end of that if it is much.
+    """Return what a log received since it was `start` bytes long, or the end of that if it is long.
 
-    Of a log that was cut meanwhile all of it.
+    If the log was truncated meanwhile, return all of it.
     """
     try:
         with log.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Who runs the models of a local stack: a Triton of its own, one that is there, or each worker for itself."""
+"""Who runs the models of a local stack: a Triton of its own, an existing one, or each worker for itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from histgen_lib.stack.stubs import StubWatch
 from histgen_lib.stack.triton import TritonProcess
 
 CALM_S = 20.0
-"""How often models that answer are asked again; one whose process ended is reloaded within a second."""
+"""How often to check models that answer; one whose process ended is reloaded within a second."""
 
 if TYPE_CHECKING:
     from histgen_lib.inference import Supervisor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inference:
-    """`url`: what services take. `process`: to be started, if any. `note`: the choice, for people."""
+    """`url`: for the services. `process`: the server to start, if any. `note`: the choice, for people."""
 
     url: str
     note: str
@@ -47,21 +47,21 @@ class Inference:
         )
 
 
-def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Path) -> Inference:
-    """Choose by "auto", "onnx", "triton" or a Triton's address; for one of ours the model is exported.
+def choose_inference(choice: str, model: Path, home: StackHome, triton_home: Path) -> Inference:
+    """Choose by "auto", "onnx", "triton" or a Triton's address; for one of ours, export the model.
 
     Raises FatalError("inference-stated") for anything else, and what the export raises.
     """
-    if stated.startswith("triton://"):
-        return Inference(stated, f"Triton at {stated.removeprefix('triton://')}")
-    if stated == "onnx":
+    if choice.startswith("triton://"):
+        return Inference(choice, f"Triton at {choice.removeprefix('triton://')}")
+    if choice == "onnx":
         return Inference("onnx", "ONNX Runtime in each worker")
-    if stated == "auto" and not has_triton(triton_home):
+    if choice == "auto" and not has_triton(triton_home):
         return Inference("onnx", "ONNX Runtime in each worker; deploy/setup.sh triton installs tritonserver")
-    if stated not in ("auto", "triton"):
+    if choice not in ("auto", "triton"):
         raise FatalError(
             "inference-stated",
-            "It cannot be told what shall run the models.",
+            "The choice of inference server is not valid.",
             hint="--inference takes auto, onnx, triton or triton://host:port.",
         )
     repository = _export(model, home.folder / "model_repository")
@@ -69,20 +69,20 @@ def choose_inference(stated: str, model: Path, home: StackHome, triton_home: Pat
     return Inference(process.url, "tritonserver on this machine", process)
 
 
+def has_triton(triton_home: Path) -> bool:
+    """Return whether tritonserver is installed."""
+    return any(triton_home.glob("lib/python3*/site-packages/pytriton/tritonserver"))
+
+
 def _end_stubs(triton: TritonProcess, model: str) -> None:
-    """End the processes of a model that hangs, so that it can be loaded anew."""
+    """End the processes of a model that hangs, so that it can be reloaded."""
     for pid in triton.stub_pids(model):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def has_triton(triton_home: Path) -> bool:
-    """Whether tritonserver is installed."""
-    return any(triton_home.glob("lib/python3*/site-packages/pytriton/tritonserver"))
-
-
 def _export(model: Path, repository: Path) -> Path:
-    """Write the repository anew: what another model left there must not be served."""
+    """Export into an empty folder, so that no other model left there is served."""
     from histgen_lib.export import export_local
 
     shutil.rmtree(repository, ignore_errors=True)

@@ -1,7 +1,7 @@
 """A real Apache Kafka on this machine: one KRaft broker, started from its jars, closed to other accounts.
 
-A loopback port is open to everybody on the machine. So no listener takes anything before SASL: neither the
-clients' listener, nor the broker's own, nor the controller's.
+A loopback port is open to every account of the machine. So every listener requires SASL: the clients', the
+broker's own and the controller's.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from histgen_lib.stack.processes import Process
 
 USER = "histgen"
 PRIVATE = 0o600
-"""The mode of whatever holds the password."""
+"""The mode of files that hold the password."""
 _TAKEN_IN_S = 20.0
-"""A new user is let in as soon as the broker has read its own log that far."""
+"""How long the broker may take to admit a new user: until it has read its own log that far."""
 
 _LISTENERS = """\
 listeners=CLIENT://127.0.0.1:{port},INNER://127.0.0.1:{inner},CONTROLLER://127.0.0.1:{controller}
@@ -62,95 +62,20 @@ _PLAIN = (
     ' username="{user}" password="{password}" user_{user}="{password}";'
 )
 _CLIENT = """\
-# For Kafka's own tools: --bootstrap-server {servers}, and this file as --command-config or the like.
+# For Kafka's own tools: --bootstrap-server {servers}, with this file as --command-config or similar.
 bootstrap.servers={servers}
 security.protocol=SASL_PLAINTEXT
 sasl.mechanism={mechanism}
 sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required \\
   username="{user}" password="{password}";
 """
-
-
-@dataclass(frozen=True)
-class KafkaAuth:
-    """Where the password lies, and where it is told how to connect.
-
-    `secret`: the file with the password, made if it is missing. `client`: a JSON file in kafka-python's
-    words, beside which the same lies in Kafka's own words, named ".properties".
-    """
-
-    secret: Path
-    client: Path
-
-    def listeners(self, *, port: int, inner: int, controller: int) -> str:
-        """Return the lines of server.properties; they hold the secret. Raises as `own_secret`."""
-        plain = _PLAIN.format(user=USER, password=own_secret(self.secret))
-        return _LISTENERS.format(
-            port=port,
-            inner=inner,
-            controller=controller,
-            mechanism=MECHANISM,
-            scram=MECHANISM.lower(),
-            proof=_PROOF,
-            plain=plain,
-        )
-
-    def tell(self, port: int) -> None:
-        """Write down, for the owner only, how to connect."""
-        servers = f"127.0.0.1:{port}"
-        told = {SERVERS: servers} | self._login(MECHANISM)
-        write_atomic(self.client, json.dumps(told, indent=2).encode() + b"\n", PRIVATE)
-        words = _CLIENT.format(
-            servers=servers, mechanism=MECHANISM, user=USER, password=told["sasl_plain_password"]
-        )
-        write_atomic(self.client.with_suffix(".properties"), words.encode(), PRIVATE)
-
-    def open(self, *, port: int, inner: int) -> None:
-        """Return once a broker that just started lets clients in who know the secret.
-
-        It learns of the user by its own listener: a broker from before there were passwords, or whose secret
-        was removed, knows none. Raises TransientError: "kafka-ended", "bus-unavailable".
-        """
-        client = self._bus(port, MECHANISM)
-        if let_in(client):
-            return
-        try:
-            refuse_stranger("127.0.0.1", inner)  # what is said there is the password itself
-        except OSError as error:
-            raise _not_open() from error
-        make_user(self._bus(inner, "PLAIN"), USER, own_secret(self.secret))
-        end = time.monotonic() + _TAKEN_IN_S
-        while not let_in(client):
-            if time.monotonic() > end:
-                raise _not_open()
-
-    def _bus(self, port: int, mechanism: str) -> BusSettings:
-        return BusSettings(f"kafka://127.0.0.1:{port}", kafka=tuple(self._login(mechanism).items()))
-
-    def _login(self, mechanism: str) -> KafkaSettings:
-        return {
-            "security_protocol": "SASL_PLAINTEXT",
-            "sasl_mechanism": mechanism,
-            "sasl_plain_username": USER,
-            "sasl_plain_password": own_secret(self.secret),
-        }
-
-
-def _not_open() -> TransientError:
-    return TransientError(
-        "kafka-ended",
-        "Apache Kafka does not let this account in.",
-        hint="It is started again; if that lasts, see whether another program listens on its ports.",
-    )
-
-
 _START_S, _MOST_START_S = 60.0, 960.0
-"""What a start may take; twice as long the next time where that was too short for this machine."""
+"""How long a start may take; doubled each time that was too short for this machine."""
 _GRACE_S = 20.0
 _ANSWER_S = 2.0
 _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 0, -1)
-"""What a broker answers before it knows who asks: the request's length, API key 18, version 0, a number that
-comes back, and no client's name (Kafka protocol guide, "ApiVersions")."""
+"""A request that a broker answers before login: its length, API key 18, version 0, a correlation id, and no
+client id (Kafka protocol guide, "ApiVersions")."""
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -169,16 +94,16 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-# An acknowledged record survives the machine's power cut too, not only the broker's end.
+# An acknowledged record also survives a power cut, not only the end of the broker.
 log.flush.interval.messages=1
-# A group that was away for a year goes on where it stopped.
+# A group that was away for a year continues where it stopped.
 offsets.retention.minutes=525600
-# A slide that waits is not forgotten: by default Kafka removes records after a week, also unfinished ones.
+# By default Kafka removes records after a week, even unfinished ones.
 log.retention.hours=8760
-# After a crash the controller waits this long for the broker of old before it admits the new one.
+# After a crash the controller waits this long for the old broker before it admits the new one.
 broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=2000
-# By default the controller writes to the disk twice a second that there is nothing to write.
+# By default the controller writes a no-op record to disk twice a second.
 metadata.max.idle.interval.ms=0
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
@@ -189,12 +114,85 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 """
 
 
+@dataclass(frozen=True)
+class KafkaAuth:
+    """How clients of a local Kafka log in.
+
+    `secret`: the file with the password, created if missing. `client`: a JSON file of kafka-python settings;
+    beside it, with the ending ".properties", lie the same settings for Kafka's own tools.
+    """
+
+    secret: Path
+    client: Path
+
+    def listeners(self, *, port: int, inner: int, controller: int) -> str:
+        """Return lines for server.properties; they hold the password. Raises as `own_secret`."""
+        plain = _PLAIN.format(user=USER, password=own_secret(self.secret))
+        return _LISTENERS.format(
+            port=port,
+            inner=inner,
+            controller=controller,
+            mechanism=MECHANISM,
+            scram=MECHANISM.lower(),
+            proof=_PROOF,
+            plain=plain,
+        )
+
+    def write_clients(self, port: int) -> None:
+        """Write the client files, readable by the owner only."""
+        servers = f"127.0.0.1:{port}"
+        settings = {SERVERS: servers} | self._login(MECHANISM)
+        write_atomic(self.client, json.dumps(settings, indent=2).encode() + b"\n", PRIVATE)
+        properties = _CLIENT.format(
+            servers=servers, mechanism=MECHANISM, user=USER, password=settings["sasl_plain_password"]
+        )
+        write_atomic(self.client.with_suffix(".properties"), properties.encode(), PRIVATE)
+
+    def admit_clients(self, *, port: int, inner: int) -> None:
+        """Return once a broker that has just started admits clients with the password.
+
+        A broker from before there were passwords, or whose secret was removed, knows no user; it is created
+        through the broker's own listener. Raises TransientError: "kafka-ended", "bus-unavailable".
+        """
+        client = self._bus(port, MECHANISM)
+        if let_in(client):
+            return
+        try:
+            refuse_stranger("127.0.0.1", inner)  # the password is sent there in the clear
+        except OSError as error:
+            raise _not_admitted() from error
+        make_user(self._bus(inner, "PLAIN"), USER, own_secret(self.secret))
+        end = time.monotonic() + _TAKEN_IN_S
+        while not let_in(client):
+            if time.monotonic() > end:
+                raise _not_admitted()
+
+    def _bus(self, port: int, mechanism: str) -> BusSettings:
+        return BusSettings(f"kafka://127.0.0.1:{port}", kafka=tuple(self._login(mechanism).items()))
+
+    def _login(self, mechanism: str) -> KafkaSettings:
+        return {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": mechanism,
+            "sasl_plain_username": USER,
+            "sasl_plain_password": own_secret(self.secret),
+        }
+
+
+def _not_admitted() -> TransientError:
+    return TransientError(
+        "kafka-ended",
+        "Apache Kafka does not admit this account.",
+        hint="It will be restarted; if this persists, check whether another program listens on its ports.",
+    )
+
+
 class KafkaProcess(Process):
     """One broker of our own, bound to 127.0.0.1; its data survive `stop` and `kill` for the next `start`.
 
-    `home` holds the jars (deploy/kafka/pom.xml fetches them), `data` is formatted when it is new. The broker
-    dies with the thread that called `start`. `door`: what lets clients in; without one everybody on this
-    machine may read and write. `settings`: further lines of its server.properties.
+    `home` holds the jars (deploy/kafka/pom.xml fetches them); a new `data` folder is formatted. The broker
+    dies with the thread that called `start`. `auth`: how clients log in; without it every account of the
+    machine may read and write. `settings`: further lines for server.properties.
     """
 
     def __init__(
@@ -204,11 +202,11 @@ class KafkaProcess(Process):
         port: int | None = None,
         heap_mb: int = 512,
         *,
-        door: KafkaAuth | None = None,
+        auth: KafkaAuth | None = None,
         settings: str = "",
     ) -> None:
         self._home, self._data, self._heap_mb, self._settings = home, data.absolute(), heap_mb, settings
-        self._door = door
+        self._auth = auth
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_s, self._was_up, self._log_start = _START_S, False, 0
@@ -231,8 +229,8 @@ class KafkaProcess(Process):
     def start(self, ended: threading.Event | None = None) -> None:
         """Start, and return when it accepts connections, or when `ended` is set.
 
-        Raises FatalError: "kafka-missing" without Java or the jars, "kafka-failed" when it refuses to run;
-        TransientError("kafka-ended") when it was killed, is slow, or lacks what may be had later.
+        Raises FatalError: "kafka-missing" without Java or the jars, "kafka-failed" if it refuses to run;
+        TransientError("kafka-ended") if it was killed, is slow, or what it lacks may be there later.
         """
         if self.pid is not None:
             return
@@ -250,24 +248,24 @@ class KafkaProcess(Process):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in a terminal reaches every process of the group: the broker is stopped last.
+                # Ctrl-C in a terminal reaches every process of the group, but the broker is to stop last.
                 start_new_session=True,
                 umask=OWNER_ONLY,
             )
         self._await(self._process, ended or threading.Event())
-        if self._door:
-            self._open(self._door, inner)
+        if self._auth:
+            self._admit_clients(self._auth, inner)
 
     def fault(self) -> HistgenError:
-        """Say why it ended."""
+        """Return why it ended."""
         return self._failed(self._process.poll() if self._process else None)
 
     def answers(self) -> bool:
-        """Ask it which requests it knows."""
+        """Return whether it answers a request."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_S) as asked:
-                asked.sendall(_API_VERSIONS)
-                return bool(asked.recv(4))
+            with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_S) as connection:
+                connection.sendall(_API_VERSIONS)
+                return bool(connection.recv(4))
         except OSError:
             return False
 
@@ -287,18 +285,18 @@ class KafkaProcess(Process):
     def _properties(self, inner: int) -> str:
         controller = free_port()
         properties = _PROPERTIES.format(controller=controller, data=self._data)
-        if self._door:
-            self._door.tell(self.port)
-            properties += self._door.listeners(port=self.port, inner=inner, controller=controller)
+        if self._auth:
+            self._auth.write_clients(self.port)
+            properties += self._auth.listeners(port=self.port, inner=inner, controller=controller)
         else:
             properties += _OPEN.format(port=self.port, controller=controller)
         return properties + self._settings
 
-    def _open(self, door: KafkaAuth, inner: int) -> None:
+    def _admit_clients(self, auth: KafkaAuth, inner: int) -> None:
         if self.pid is None:
-            return  # it was asked to stop meanwhile, or has ended
+            return  # it was stopped meanwhile, or has ended
         try:
-            door.open(port=self.port, inner=inner)
+            auth.admit_clients(port=self.port, inner=inner)
         except BaseException:
             self.kill()
             raise
@@ -309,13 +307,13 @@ class KafkaProcess(Process):
             raise FatalError(
                 "kafka-missing",
                 "Apache Kafka cannot be started: "
-                + ("its jars are missing." if java else "there is no Java."),
+                + ("its jars are missing." if java else "Java is not installed."),
                 hint="Install Java 17 and Maven, then run: mvn -q -B -f deploy/kafka/pom.xml package",
             )
         return [
             java,
-            "-XX:+UseSerialGC",  # the default collector's threads are for larger heaps than this one
-            "-XX:-UsePerfData",  # looks at counters twenty times a second, for tools that nobody runs
+            "-XX:+UseSerialGC",  # the default collector's threads suit larger heaps
+            "-XX:-UsePerfData",  # else it samples counters twenty times a second
             "-Xlog:disable",
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -326,7 +324,7 @@ class KafkaProcess(Process):
         ]
 
     def _format(self, java: list[str], properties: Path) -> None:
-        # 22 characters of base64, without the dash that would make it look like an option.
+        # 22 characters of base64, without a dash, which would make it look like an option.
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "_")
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
         with self.log_path.open("ab") as log:
@@ -355,7 +353,7 @@ class KafkaProcess(Process):
 
 
 def _run(command: list[str], log: IO[bytes], limit_s: float) -> int | None:
-    """Run a program to its end; return its exit code, None if it took too long and was killed."""
+    """Run a program to its end; return its exit code, or None if it was killed for taking too long."""
     try:
         done = subprocess.run(
             command,

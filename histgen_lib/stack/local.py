@@ -1,13 +1,12 @@
-"""The local stack: broker, inference and services of one machine, started together, kept running, stopped."""
+"""The local stack: the broker, inference server and services of one machine, started and kept running."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from histgen_lib.access.places import Roots
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.catalogue.indexer import settle_stopped
 from histgen_lib.catalogue.pruning import read_retention
-from histgen_lib.client.api import WorkerState, look
+from histgen_lib.client.api import WorkerState, worker_states
 from histgen_lib.client.home import StackHome, StackRecord, close_bus, close_store
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.models.folder import open_model_folder
@@ -27,8 +26,8 @@ from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import end_strays, free_port
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaAuth, KafkaProcess
-from histgen_lib.stack.monitoring import count_restart, serve_metrics
-from histgen_lib.stack.processes import BACKOFF, SAY_S, Process, ProcessSupervisor, ServiceProcess, State
+from histgen_lib.stack.monitoring import count_restart, log_to_file, serve_metrics
+from histgen_lib.stack.processes import BACKOFF, REPEAT_S, Process, ProcessSupervisor, ServiceProcess, State
 from histgen_lib.stack.settings import (
     RUN_DIR,
     StackSettings,
@@ -43,11 +42,11 @@ from histgen_lib.telemetry import metrics
 if TYPE_CHECKING:
     from histgen_lib.inference import Supervisor
 
-_PATIENCE_S = 10.0
-"""What a service may take to leave beyond that."""
+_EXTRA_GRACE_S = 10.0
+"""How long a service may take to stop beyond its grace period."""
 _READY_S = 180.0
 _HEAD_START_S = 20.0
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 
 T = TypeVar("T")
@@ -56,10 +55,10 @@ _START = "the start"
 
 @dataclass(frozen=True)
 class Notice:
-    """What is to be told of a part, or of the stack's start.
+    """Something to report about a part of the stack, or about its start.
 
-    `trouble`: why it ends again and again, or what is lacking, since `since_s` seconds; "" if it is well. It
-    is to be said once for each `said_at` (monotonic seconds). `last`: why it ended the last time.
+    `trouble`: why it keeps failing, or what is missing, for `since_s` seconds; "" if it is well; to be
+    reported once for each `reported_at` (monotonic seconds). `last`: why it ended last.
     """
 
     name: str
@@ -67,14 +66,14 @@ class Notice:
     since_s: float = 0.0
     trouble: str = ""
     last: str = ""
-    said_at: float = 0.0
+    reported_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class PartState:
-    """One process of the stack. `worker`: what a service says of itself, once it says anything.
+    """One process of the stack. `worker`: a service's own account of its state.
 
-    `trouble`: why it ends again and again; "" while it is well.
+    `trouble`: why it keeps failing; "" while it is well.
     """
 
     name: str
@@ -87,32 +86,33 @@ class PartState:
 
     @property
     def ready(self) -> bool:
-        """Whether it can do its work now."""
+        """Whether it can work now."""
         return self.state == "running" and (self.worker is None or self.worker.ready)
 
 
 class LocalStack:
-    """A context: starts on entry, stops on exit with whatever is in hand finished or handed back.
+    """A context manager: starts the stack on entry; on exit stops it, with jobs finished or handed back.
 
-    `told` is called, from any thread, with news of a part. `stop`: ends the start, and what is waited for
-    here, with Stopped. On entry raises FatalError: "stack-running", "stack-home", and what the broker's,
-    Triton's and the services' starts raise. What may pass is waited for, before the first process is started,
-    too: a part that ends is started again for as long as it takes.
+    `on_notice` is called, from any thread, when there is something to report. `stop` ends the start, and any
+    wait here, with Stopped. `clock`: monotonic seconds. Entry raises FatalError: "stack-running",
+    "stack-home", and what the starts of the broker, of Triton and of the services raise. It retries for as
+    long as the cause may be temporary, and so is any part restarted.
     """
 
     def __init__(
         self,
         settings: StackSettings,
         *,
-        told: Callable[[Notice], None] = lambda news: None,
+        on_notice: Callable[[Notice], None] = lambda notice: None,
         stop: Stop | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.home = StackHome(settings.home)
         self.bus = ""
         self.inference: Inference | None = None
         self.url = ""
-        self._told = told
+        self._on_notice, self._clock = on_notice, clock
         self._supervisors: list[ProcessSupervisor] = []
         self._services: list[ProcessSupervisor] = []
         self._model_supervisor: Supervisor | None = None
@@ -121,8 +121,8 @@ class LocalStack:
 
     def __enter__(self) -> Self:
         try:
-            self._insist(lambda: self._open.enter_context(self.home.locked()))
-            self._open.enter_context(_logged(self.home.log("stack")))
+            self._retry(lambda: self._open.enter_context(self.home.locked()))
+            self._open.enter_context(log_to_file(self.home.log("stack")))
             self._start()
         except BaseException:
             self._stop.request()
@@ -138,7 +138,7 @@ class LocalStack:
 
     @property
     def record(self) -> StackRecord:
-        """How to reach the stack."""
+        """What stack.json is to say: how to reach the stack."""
         settings = self.settings
         assert self.inference is not None
         return StackRecord(
@@ -153,40 +153,33 @@ class LocalStack:
         )
 
     def check(self) -> None:
-        """Raise the error of a part that was given up."""
+        """Raise the error of a part that is not restarted any more."""
         for supervisor in self._supervisors:
             if supervisor.error:
                 raise supervisor.error
 
     def parts(self) -> list[PartState]:
-        """Return the state of every process, asking the services for theirs."""
-        workers = {worker.pid: worker for worker in look(self.home.run_dir)}
-        return [
-            self._part(supervisor, workers.get(supervisor.process.pid or 0))
-            for supervisor in self._supervisors
-        ]
+        """Return the state of every process; ask the services for theirs."""
+        workers = {worker.pid: worker for worker in worker_states(self.home.run_dir)}
+        return [self._part(one, workers.get(one.process.pid or 0)) for one in self._supervisors]
 
     def servers(self) -> list[PartState]:
-        """Return the state of what is no service of ours: Kafka, Triton."""
-        return [
-            self._part(supervisor, None)
-            for supervisor in self._supervisors
-            if supervisor not in self._services
-        ]
+        """Return the state of the servers that are not our services: Kafka, Triton."""
+        return [self._part(one, None) for one in self._supervisors if one not in self._services]
 
     def ready(self) -> bool:
-        """Whether everything can do its work now."""
+        """Return whether every part can work now."""
         return all(part.ready for part in self.parts())
 
     def wait_ready(self, timeout_s: float = _READY_S) -> None:
         """Return once everything is ready. Raises as `check`, TransientError("stack-slow"), and Stopped."""
-        end = time.monotonic() + timeout_s
+        end = self._clock() + timeout_s
         while not self.ready():
             self.check()
             self._stop.check()
-            if time.monotonic() > end:
+            if self._clock() > end:
                 raise self._slow()
-            self._stop.wait(_LOOK_S)
+            self._stop.wait(_POLL_S)
 
     def _start(self) -> None:
         settings = self.settings
@@ -195,50 +188,49 @@ class LocalStack:
         self._open.callback(end_strays, ours)
         end_strays(ours)
         self._open.callback(settle_stopped, self.home.index_path, store)
-        self._insist(self._check_settings)
-        self._insist(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))
-        self._insist(lambda: self._open.enter_context(serve_metrics(self.home.run_dir)))
-        self.url = f"http://127.0.0.1:{settings.port or self._insist(free_port)}"
-        broker = self._insist(self._start_broker)
+        self._retry(self._check_settings)
+        self._retry(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))
+        self._retry(lambda: self._open.enter_context(serve_metrics(self.home.run_dir)))
+        self.url = f"http://127.0.0.1:{settings.port or self._retry(free_port)}"
+        broker = self._retry(self._start_broker)
         self._start_inference()
         if broker:
             self._await(broker)
         self._stop.check()
         names = service_names(settings)
-        self._services = self._insist(lambda: self._keep([(name, self._service(name)) for name in names]))
-        self._insist(lambda: self.home.write(self.record))
+        self._services = self._retry(lambda: self._keep([(name, self._service(name)) for name in names]))
+        self._retry(lambda: self.home.write(self.record))
 
-    def _insist(self, step: Callable[[], T]) -> T:
-        """Do a step of the start, and again while what it lacks may pass. Raises Stopped, and the rest."""
-        began_at, said_at = time.monotonic(), float("-inf")
+    def _retry(self, step: Callable[[], T]) -> T:
+        """Run a step of the start until what it lacks is there. Raises Stopped, and permanent errors."""
+        began_at, reported_at = self._clock(), float("-inf")
         for delay_s in BACKOFF.delays():
             self._stop.check()
             try:
-                done = step()
+                result = step()
             except (HistgenError, OSError) as error:
                 if not (isinstance(error, TransientError) or lacked_resources(error)):
                     raise
-                if time.monotonic() - said_at >= SAY_S:
-                    said_at = time.monotonic()
-                    self._say(
-                        Notice(_START, "starting", said_at - began_at, self._lack(error), said_at=said_at)
-                    )
+                if self._clock() - reported_at >= REPEAT_S:
+                    reported_at = self._clock()
+                    lack, since_s = self._lack(error), reported_at - began_at
+                    self._report(Notice(_START, "starting", since_s, lack, reported_at=reported_at))
             else:
-                if said_at > 0:
-                    self._say(Notice(_START, "starting"))
-                return done
+                if reported_at > 0:
+                    self._report(Notice(_START, "starting"))
+                return result
             self._stop.wait(delay_s)
         raise AssertionError("delays never end")
 
     def _lack(self, error: HistgenError | OSError) -> str:
-        """Say what a step of the start lacks."""
+        """Return what a step of the start lacks, for people."""
         folder = next(one for one in (self.home.folder, *self.home.folder.parents) if one.exists())
         if lack := disk_problem(folder):
             return f"{lack} [disk-full]"
         return f"{error} [{error.code}]" if isinstance(error, HistgenError) else f"{error.strerror}."
 
     def _check_settings(self) -> None:
-        """Refuse what the services would refuse, before anything is started."""
+        """Refuse wrong settings before anything is started, as the services would."""
         settings = self.settings
         own_secret(self.home.token_path)
         Roots.read(settings.allowed)
@@ -255,22 +247,22 @@ class LocalStack:
             close_bus(bus)
 
     def _start_broker(self) -> ProcessSupervisor | None:
-        """Say which broker it is, and start it if it is ours."""
+        """Set the broker's URL, and start it if it is ours."""
         if self.settings.broker != "kafka":
             self.bus = self.settings.bus_url
             return None
-        door = KafkaAuth(self.home.secret("kafka"), self.home.kafka_client_path)
+        auth = KafkaAuth(self.home.secret("kafka"), self.home.kafka_client_path)
         days = read_retention(self.settings.retention).get("broker", 0.0)
-        kept = f"log.retention.hours={max(1, round(24 * days))}\n" if days else ""
+        extra = f"log.retention.hours={max(1, round(24 * days))}\n" if days else ""
         folder = self.home.kafka_client_path.parent
-        kafka = KafkaProcess(self.settings.kafka_libs, folder, door=door, settings=kept)
+        kafka = KafkaProcess(self.settings.kafka_libs, folder, auth=auth, settings=extra)
         self.bus = kafka.url
         (supervisor,) = self._keep([("kafka", kafka)])
         return supervisor
 
     def _start_inference(self) -> None:
-        clear_left_over()  # whatever runs the models this time: a killed stack's Triton had pixels in memory
-        self._insist(self._choose_inference)
+        clear_left_over()  # always: the Triton of a killed stack had pixels in shared memory
+        self._retry(self._choose_inference)
         if self.inference and (process := self.inference.process):
             self._keep([("triton", process)])
             self._open.callback(self._end_model_supervisor)
@@ -280,16 +272,16 @@ class LocalStack:
         self.inference = choose_inference(settings.inference, settings.model, self.home, settings.triton_home)
 
     def _await(self, supervisor: ProcessSupervisor) -> None:
-        """Give a broker of ours a head start; the services wait for a slow one by themselves."""
-        end = time.monotonic() + _HEAD_START_S
-        while not supervisor.wait_running(_LOOK_S) and time.monotonic() < end:
+        """Give a broker of ours a head start; the services wait for a slow one themselves."""
+        end = self._clock() + _HEAD_START_S
+        while not supervisor.wait_running(_POLL_S) and self._clock() < end:
             self._stop.check()
         self.check()
 
     def _keep(self, named: Sequence[tuple[str, Process]]) -> list[ProcessSupervisor]:
         supervisors = [
             ProcessSupervisor(
-                name, process, changed=self._tell, noted=self._note, frozen_s=self.settings.frozen_s
+                name, process, changed=self._changed, on_end=self._ended, frozen_s=self.settings.frozen_s
             )
             for name, process in named
         ]
@@ -301,33 +293,25 @@ class LocalStack:
             supervisor.start()
         return supervisors
 
-    def _tell(self, supervisor: ProcessSupervisor) -> None:
+    def _changed(self, supervisor: ProcessSupervisor) -> None:
         if supervisor.name == "triton" and supervisor.state == "running":
             self._start_model_supervisor()
-        since_s = time.monotonic() - supervisor.troubled_at if supervisor.trouble else 0.0
-        self._say(
-            Notice(
-                supervisor.name,
-                supervisor.state,
-                since_s,
-                supervisor.trouble,
-                supervisor.last,
-                supervisor.said_at,
-            )
-        )
+        since_s = self._clock() - supervisor.troubled_at if supervisor.trouble else 0.0
+        trouble, last, reported_at = supervisor.trouble, supervisor.last, supervisor.reported_at
+        self._report(Notice(supervisor.name, supervisor.state, since_s, trouble, last, reported_at))
 
-    def _note(self, part: str, frozen: bool) -> None:
+    def _ended(self, part: str, frozen: bool) -> None:
         count_restart(part, frozen)
         if frozen and part not in {supervisor.name for supervisor in self._supervisors}:
-            last = f"The process of {part} was stopped for {self.settings.frozen_s:.0f} s, and was ended."
-            self._say(Notice(part, "restarting", last=last))
+            last = f"The process of {part} was stopped for {self.settings.frozen_s:.0f} s, and was killed."
+            self._report(Notice(part, "restarting", last=last))
 
-    def _say(self, news: Notice) -> None:
-        with suppress(OSError):  # whoever was told may be a terminal that is closed, or a file on a full disk
-            self._told(news)
+    def _report(self, notice: Notice) -> None:
+        with suppress(OSError):  # the terminal may be closed, or the disk of a log full
+            self._on_notice(notice)
 
     def _start_model_supervisor(self) -> None:
-        """Have Triton's models looked after, once they run for the first time."""
+        """Start supervising Triton's models, once they run for the first time."""
         if self._model_supervisor is None and self.inference and not self._stop.requested:
             self._model_supervisor = self.inference.supervisor()
             if self._model_supervisor:
@@ -340,7 +324,7 @@ class LocalStack:
     def _part(self, supervisor: ProcessSupervisor, worker: WorkerState | None) -> PartState:
         pid, service = supervisor.process.pid, supervisor in self._services
         if service and worker is None:
-            worker = WorkerState(supervisor.name, pid or 0, "")  # it has not yet said where it listens
+            worker = WorkerState(supervisor.name, pid or 0, "")  # it has not announced itself yet
         return PartState(
             supervisor.name,
             supervisor.state,
@@ -361,7 +345,7 @@ class LocalStack:
             [sys.executable, "-P", "-m", service_module(name)],
             environment,
             self.home.log(name),
-            grace_s=self.settings.grace_s + _PATIENCE_S,
+            grace_s=self.settings.grace_s + _EXTRA_GRACE_S,
             run_dir=self.home.run_dir,
         )
 
@@ -369,29 +353,9 @@ class LocalStack:
         late = ", ".join(f"{part.name} ({_why(part)})" for part in self.parts() if not part.ready)
         return TransientError(
             "stack-slow",
-            f"The stack is not ready in time: {late}.",
+            f"The stack is not ready yet: {late}.",
             hint=f"The logs in {self.home.logs} say why.",
         )
-
-
-class _Lines(logging.FileHandler):
-    """A log that is left out where it cannot be written: on a full disk."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say nothing: it would go to the terminal, over the picture."""
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Have what the library logs in this process (Triton's supervisor does) in a file, not in a picture."""
-    logger, handler = logging.getLogger("histgen_lib"), _Lines(path, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def _stop(supervisors: Sequence[ProcessSupervisor]) -> None:

@@ -1,8 +1,9 @@
-"""Telling Prometheus and systemd how the stack is."""
+"""How the stack reports on itself: to a log, to Prometheus by /metrics, and to systemd if that started it."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -14,16 +15,19 @@ from histgen_lib.files import write_atomic
 from histgen_lib.telemetry import exposition, metrics
 
 NAME = "up"
+_SOCKET, _WATCHDOG, _WATCHED = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
+_BEATS = 3
+"""How many signs of life to send within the time after which systemd would restart us."""
 
 
 def count_restart(part: str, frozen: bool) -> None:
-    """Count a process that ended, or was ended because it showed no life."""
+    """Count a process that ended, or was ended because it was frozen."""
     metrics.RESTARTS.labels(part, "frozen" if frozen else "ended").inc()
 
 
 @contextmanager
 def serve_metrics(run_dir: Path) -> Iterator[None]:
-    """Serve /metrics of this process while the block runs; say in `run_dir`/targets where (file_sd).
+    """Serve this process's /metrics while the block runs; write the address to `run_dir`/targets (file_sd).
 
     Raises FatalError("http-port"), OSError.
     """
@@ -48,33 +52,48 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-_SOCKET, _WATCHDOG, _WATCHED = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
-_BEATS = 3
-"""How often it says that it lives within the time after which systemd would replace it."""
+class _LogFile(logging.FileHandler):
+    """A log whose lines are dropped if they cannot be written, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Print nothing: it would go to the terminal, over the live view."""
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Write what the library logs in this process to a file, and not over the live view."""
+    logger, handler = logging.getLogger("histgen_lib"), _LogFile(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 class Notifier:
-    """Says things to systemd; to nobody where there is none. Takes what it is told out of `environment`.
+    """Sends notifications to systemd (sd_notify(3)); does nothing without it.
 
-    What we start shall not speak for us, nor be taken for what is watched.
+    It removes its variables from `environment`, so that no child process speaks for us or is watched for us.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._address = environment.pop(_SOCKET, "")
         limit_us, watched = environment.pop(_WATCHDOG, ""), environment.pop(_WATCHED, "")
-        meant = watched in ("", str(os.getpid()))
-        self.limit_s = int(limit_us) / 1e6 if meant and limit_us.isdecimal() else 0.0
+        ours = watched in ("", str(os.getpid()))
+        self.limit_s = int(limit_us) / 1e6 if ours and limit_us.isdecimal() else 0.0
 
-    def say(self, *lines: str) -> None:
-        """Say, for example, "READY=1"; a systemd that does not listen is no reason to stop."""
+    def notify(self, *lines: str) -> None:
+        """Send, for example, "READY=1". A systemd that does not listen is no reason to stop."""
         if self._address:
             address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
-            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as spoken:
-                spoken.sendto("\n".join(lines).encode(), address)
+            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+                datagrams.sendto("\n".join(lines).encode(), address)
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Say in time, again and again while the block runs, that this process lives."""
+        """Send signs of life while the block runs, if systemd expects them."""
         ended = threading.Event()
         beats = threading.Thread(target=self._beat, args=(ended,), name="watchdog", daemon=True)
         if self.limit_s:
@@ -86,6 +105,6 @@ class Notifier:
 
     def _beat(self, ended: threading.Event) -> None:
         while True:
-            self.say("WATCHDOG=1")
+            self.notify("WATCHDOG=1")
             if ended.wait(self.limit_s / _BEATS):
                 return

@@ -1,4 +1,4 @@
-"""The processes in which a tritonserver runs Python models ("stubs"): found, and ended when it is gone."""
+"""The processes in which a tritonserver runs Python models ("stubs"): finding, watching and ending them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from histgen_lib.runtime.silence import Silence, is_stopped
 
 PROGRAM = "triton_python_backend_stub"
 KIND = "triton"
-"""What the server's shared memory, whose name stands in a stub's command, is called after."""
+"""Part of the name of the server's shared memory, which a stub has in its command line."""
 
 
 def stubs_of(server: int | None) -> dict[int, list[str]]:
-    """Find a server's living stubs: process ids and command lines."""
+    """Return the command lines of a server's living stubs, by process id."""
     found: list[int] = []
     for task in Path(f"/proc/{server}/task").glob("*/children") if server else ():
         with contextlib.suppress(OSError):  # a thread that has just ended
@@ -27,15 +27,15 @@ def stubs_of(server: int | None) -> dict[int, list[str]]:
 
 
 class StubWatch:
-    """Notices cheaply that a server's stub ended, or that it is another server. `server`: its process id."""
+    """Notices, cheaply, that a stub ended or the server was replaced. `server` returns its process id."""
 
     def __init__(self, server: Callable[[], int | None]) -> None:
         self._server = server
         self._known: tuple[int | None, frozenset[int]] = None, frozenset()
-        self._ends = _Ends()
+        self._ends = _EndWatch()
 
     def disturbed(self) -> bool:
-        """Whether that happened since it was asked last."""
+        """Return whether that has happened since the last call."""
         server, (known, stubs) = self._server(), self._known
         if server == known and stubs and not self._ends.any():
             return False
@@ -44,40 +44,40 @@ class StubWatch:
         return self._known != (known, stubs)
 
 
-class _Ends:
-    """Tells of processes' ends as the kernel does. Where it does not, one may have come at any time."""
+class _EndWatch:
+    """Learns of processes' ends from the kernel. Where it cannot, any process may have ended at any time."""
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
-        self._told = False
+        self._watching = False
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Watch these, and no others any more."""
+        """Watch these processes instead of the earlier ones."""
         for descriptor in self._descriptors:
             os.close(descriptor)
-        self._descriptors, self._told = [], True
+        self._descriptors, self._watching = [], True
         for pid in pids:
             try:
                 self._descriptors.append(os.pidfd_open(pid))
-            except (OSError, AttributeError):  # it has just ended, or there are no such descriptors
-                self._told = False
+            except (OSError, AttributeError):  # it has just ended, or the system has no such descriptors
+                self._watching = False
 
     def any(self) -> bool:
-        """Whether one may have ended."""
+        """Return whether one may have ended."""
         ended = select.poll()
         for descriptor in self._descriptors:
             ended.register(descriptor, select.POLLIN)
-        return not self._told or bool(ended.poll(0))
+        return not self._watching or bool(ended.poll(0))
 
 
 class FrozenStubs:
-    """Stubs that were stopped where they stand: neither the server nor a canary would notice for long."""
+    """Ends stubs that were stopped (SIGSTOP), which neither the server nor a canary notices for long."""
 
     def __init__(self) -> None:
         self._silences: dict[int, Silence] = {}
 
     def end(self, stubs: Mapping[int, Sequence[str]], limit_s: float) -> list[Sequence[str]]:
-        """Kill those of `stubs` that were stopped at every look for `limit_s`; return their commands."""
+        """Kill the `stubs` found stopped at every call for `limit_s`; return their commands."""
         self._silences = {pid: self._silences.get(pid) or Silence(limit_s) for pid in stubs}
         frozen = [pid for pid in stubs if self._silences[pid].lasts(alive=not is_stopped(pid))]
         for pid in frozen:
@@ -87,14 +87,14 @@ class FrozenStubs:
 
 
 def end_left_over(regions: str | None = None) -> None:
-    """Kill stubs whose server is gone: those of the shared memory `regions`, and of starters that have ended.
+    """Kill stubs whose server is gone: those of the shared memory `regions`, and of stacks that have ended.
 
-    One that was at work when its server was killed waits for it for ever.
+    A stub that was working when its server was killed would wait for it for ever.
     """
     for pid, command in _stubs_among(_processes()).items():
         names = [part for part in command if part.startswith(f"histgen-{KIND}-")]
         if any((regions and name.startswith(regions)) or shared_memory.is_orphan(name) for name in names):
-            with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to another user
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -103,7 +103,7 @@ def _processes() -> list[int]:
 
 
 def _stubs_among(pids: list[int]) -> dict[int, list[str]]:
-    # One that was killed stays until its parent asks for it, but has no command any more.
+    # A killed process stays until its parent reaps it, but has no command any more.
     commands = {pid: _command(pid) for pid in pids}
     return {pid: command for pid, command in commands.items() if Path(command[0]).name == PROGRAM}
 

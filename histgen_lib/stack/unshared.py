@@ -1,8 +1,8 @@
-"""Runs a command whose files no chmod opens to others: `python unshared.py COMMAND…`, under a umask.
+"""Runs a command that cannot open its files to others by chmod: `python unshared.py COMMAND…`, under a umask.
 
-The library by which Triton's Python backend makes its shared memory (Boost.Interprocess) undoes the umask
-with `fchmod`, and can be told no mode: tiles would lie in /dev/shm for everybody to read. A seccomp filter
-has the kernel answer that call with success and do nothing. For Linux on x86-64 and ARM; stdlib only.
+Boost.Interprocess, with which Triton's Python backend makes its shared memory, undoes the umask with
+`fchmod`, and its mode cannot be set: everybody could read tiles in /dev/shm. A seccomp filter makes the
+kernel report success for that call and do nothing. For Linux on x86-64 and ARM; standard library only.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class _Program(ctypes.Structure):
 
 
 def command_unshared(command: list[str]) -> list[str]:
-    """Return the command that runs `command` so. It exits with 78 where the kernel knows no such filter."""
+    """Return a command that runs `command` this way. It exits with 78 if the kernel has no such filter."""
     return [sys.executable, "-I", "-S", __file__, *command]
 
 
 def _without_fchmod() -> None:
-    """Have this process, and all that it starts, call `fchmod` in vain. Raises OSError, KeyError."""
+    """Make `fchmod` do nothing in this process and all it starts. Raises OSError, KeyError."""
     architecture, number = _CALLS[os.uname().machine]
     steps = b"".join(
         struct.pack("=HBBI", *step)
@@ -56,8 +56,8 @@ def _main(command: list[str]) -> None:
         _without_fchmod()
     except (OSError, KeyError) as error:
         print(
-            f"Its shared memory cannot be kept from other accounts here ({error}): no seccomp filter."
-            " The models can run in the workers instead: histgen up --inference onnx",
+            f"Triton's shared memory cannot be closed to other accounts here: no seccomp filter ({error})."
+            " Run the models in the workers instead: histgen up --inference onnx",
             file=sys.stderr,
         )
         sys.exit(78)

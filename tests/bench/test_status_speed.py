@@ -47,7 +47,7 @@ def tell_looks(home: Path, totals) -> None:
     assert isinstance(sight, IndexPoller)
     for _ in range(LOOKS):
         began = time.perf_counter()
-        seen = sight.look()
+        seen = sight.poll()
         seconds.append(time.perf_counter() - began)
         assert seen.totals == totals
     print(f"a look: {1000 * statistics.median(seconds):.1f} ms, at most {1000 * max(seconds):.1f} ms")

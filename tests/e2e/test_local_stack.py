@@ -224,7 +224,7 @@ def test_watch_shows_the_services_and_what_became_of_slides(stack):
     assert ready(stack) == SERVICES
     shown = stack("watch", "--once").out
     assert f"Gateway  {stack.record['gateway']}" in shown
-    assert "0 in hand" in shown
+    assert "0 in progress" in shown
     until(lambda: stack.json("watch")["counts"] == in_the_store(stack), 60, "the index to say the same")
     assert stack.json("watch")["index"] == {"complete": True}
 

@@ -71,8 +71,8 @@ def test_a_start_on_a_full_disk_says_what_it_lacks_in_one_line_and_goes_on_once_
     (line,) = [line for line in lines if line.startswith("the start keeps failing")]
 
     assert f"The disk of {stack.home} is full: make room on it. [disk-full]" in line
-    assert line.endswith("It is tried for as long as it takes.")
-    assert "the start is well again." in lines
+    assert line.endswith("It is retried until it works.")
+    assert "the start has recovered." in lines
     assert ready(stack) == SERVICES
 
 
@@ -103,7 +103,7 @@ def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said
 
     assert run.code == 0, run.said
     for name in ("gateway", "reporter", "triton"):
-        assert f"The {name} has shown no life for " in said()
+        assert f"The {name} showed no sign of life for " in said()
         assert restarts(stack, name, "frozen") == 1
 
 
@@ -113,7 +113,7 @@ def test_a_models_process_that_is_frozen_is_replaced(stack, said):
     until(lambda: not alive([stub]), LONG_S, "it to be ended")
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
 
-    assert "was stopped for 10 s, and was ended." in said()
+    assert "was stopped for 10 s, and was killed." in said()
 
 
 def test_who_was_frozen_with_its_supervisor_goes_on(stack, said):
@@ -178,7 +178,7 @@ def test_a_start_on_a_disk_that_takes_no_file_waits_until_it_does(lack, words, t
         try:
             until(lambda: words in (tmp_path / "out").read_text(), 60, "it to say what it lacks")
             disk.free()
-            until(lambda: "the start is well again." in (tmp_path / "out").read_text(), 60, "it to go on")
+            until(lambda: "the start has recovered." in (tmp_path / "out").read_text(), 60, "it to go on")
             starting.send_signal(signal.SIGINT)
             assert starting.wait(120) in (0, 130)
         finally:

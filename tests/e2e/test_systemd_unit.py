@@ -69,7 +69,7 @@ def test_it_promises(name, value):
 
 
 def test_a_stop_may_take_as_long_as_the_stack_does_at_most():
-    grace_s = StackSettings(Path("home"), Path("model")).grace_s + local._PATIENCE_S
+    grace_s = StackSettings(Path("home"), Path("model")).grace_s + local._EXTRA_GRACE_S
     servers_s = triton._DRAIN_S + triton._LAST_S + kafka._GRACE_S
 
     assert float(settings()["TimeoutStopSec"][0]) >= grace_s + servers_s + 30

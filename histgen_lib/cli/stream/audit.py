@@ -15,25 +15,26 @@ if TYPE_CHECKING:
     from histgen_lib.catalogue.audit import Entry, Verdict
 
 BROKEN = 1
-_SAID = {
+_FAULTS = {
     "missing": "is missing",
-    "unreadable": "is no entry, or that of another number",
-    "not-chained": "does not follow from the entry before it: that one, or this, was changed",
-    "stranger": "is no part of the log",
-    "not-expected": "is not what it was: its digest is another than the one that is expected",
+    "unreadable": "is not an entry, or has another number",
+    "not-chained": "does not follow from the entry before it: one of the two was changed",
+    "stranger": "is not part of the log",
+    "not-expected": "has changed: its digest is not the expected one",
 }
 
-app = typer.Typer(help="Look at the log of who did what, and check that it is whole.", no_args_is_help=True)
+app = typer.Typer(help="Show the log of who did what, and check its integrity.", no_args_is_help=True)
 
 
 @app.command()
 def show(
     *,
     slide: Annotated[
-        str | None, typer.Option("--slide", metavar="ID", help="Only what was done to this slide.")
+        str | None, typer.Option("--slide", metavar="ID", help="Only actions on this slide.")
     ] = None,
     action: Annotated[
-        str | None, typer.Option("--action", metavar="ACTION", help="Only this: submitted, replayed, ….")
+        str | None,
+        typer.Option("--action", metavar="ACTION", help="Only this kind: submitted, replayed, …."),
     ] = None,
     home: Home = None,
     store: Store = None,
@@ -50,8 +51,8 @@ def show(
     """
     from histgen_lib.catalogue.audit import Entry, entries
 
-    held = reach(home, store=store, store_endpoint=store_endpoint).store()
-    read = (Entry.from_bytes(data) for _, data in entries(held))
+    opened = reach(home, store=store, store_endpoint=store_endpoint).store()
+    read = (Entry.from_bytes(data) for _, data in entries(opened))
     chosen = (
         entry
         for entry in read
@@ -72,7 +73,7 @@ def verify(
         typer.Option(
             "--expect",
             metavar="NUMBER:DIGEST",
-            help="What an earlier run printed as the log's end; it has to be there still. Can be repeated.",
+            help="An end of the log that an earlier run printed, which must be there still. Can be repeated.",
         ),
     ] = None,
     home: Home = None,
@@ -80,10 +81,10 @@ def verify(
     store_endpoint: StoreEndpoint = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check that every entry follows from the one before; exit code 1 if one was changed or is missing.
+    """Check that every entry follows from the one before. The exit code is 1 if one is changed or missing.
 
-    Keep the end that it prints where nobody who can write the store can write, and give it with --expect the
-    next time: it alone shows that the log was not cut short, or written anew from its beginning.
+    Keep the end that it prints where nobody who can write to the store can change it, and pass it to --expect
+    next time: only that proves that the log was not truncated or rewritten from its beginning.
 
     For example:
 
@@ -91,25 +92,25 @@ def verify(
 
       histgen audit verify --expect 42:5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8
     """
-    from histgen_lib.catalogue.audit import verify as read
+    from histgen_lib.catalogue.audit import verify as verify_log
 
-    expected = dict(map(_end, expect or []))
-    verdict = read(reach(home, store=store, store_endpoint=store_endpoint).store(), expected=expected)
+    expected = dict(map(_parse_end, expect or []))
+    verdict = verify_log(reach(home, store=store, store_endpoint=store_endpoint).store(), expected=expected)
     if as_json:
         faults = [{"key": key, "fault": fault} for key, fault in verdict.faults]
         emit_json({"entries": verdict.entries, "end": verdict.head, "faults": faults})
     else:
-        _say(verdict)
+        _print_verdict(verdict)
     raise typer.Exit(BROKEN if verdict.faults else 0)
 
 
-def _end(text: str) -> tuple[int, str]:
+def _parse_end(text: str) -> tuple[int, str]:
     found = re.fullmatch(r"(\d{1,12}):([0-9a-f]{64})", text)
     if not found:
         raise InvalidInputError(
             "audit-end-unreadable",
             "The expected end of the log cannot be read.",
-            hint="Give what histgen audit verify printed: a number, a colon, and 64 hexadecimal digits.",
+            hint="Give what histgen audit verify printed: a number, a colon and 64 hexadecimal digits.",
         )
     return int(found[1]), found[2]
 
@@ -119,11 +120,11 @@ def _line(entry: Entry) -> str:
     return f"{entry.time:%Y-%m-%d %H:%M:%S}  {entry.action}  by {entry.by}  {what}"
 
 
-def _say(verdict: Verdict) -> None:
+def _print_verdict(verdict: Verdict) -> None:
     for key, fault in verdict.faults:
-        err().print(f"{key} {_SAID[fault]}.", style="bold red", soft_wrap=True)
-    whole = "NOT whole" if verdict.faults else "whole"
+        err().print(f"{key} {_FAULTS[fault]}.", style="bold red", soft_wrap=True)
+    intact = "NOT intact" if verdict.faults else "intact"
     entries = "entry" if verdict.entries == 1 else "entries"
-    out().print(f"The log is {whole}: {verdict.entries} {entries}.", soft_wrap=True)
+    out().print(f"The log is {intact}: {verdict.entries} {entries}.", soft_wrap=True)
     if verdict.number:
         out().print(f"Its end: {verdict.head}", soft_wrap=True)

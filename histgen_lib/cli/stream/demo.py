@@ -1,23 +1,22 @@
-"""`histgen demo`: slides go into the watched folder of a stack; each ends as a draft or a dead letter."""
+"""`histgen demo`: slides go into the watched folder of a stack; each ends in a draft or a dead letter."""
 
 from __future__ import annotations
 
 import filecmp
 import json
 import shutil
-import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err
 from histgen_lib.cli.sources import expand
-from histgen_lib.cli.stream.demo_results import print_results
+from histgen_lib.cli.stream.demo_results import DemoSlide, Result, Summary, Truth, print_results
 from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import FatalError, TransientError
 
@@ -29,17 +28,77 @@ if TYPE_CHECKING:
     from histgen_lib.stack.settings import StackSettings
     from histgen_lib.storage import ObjectStore
 
+UNSEEN_SEED = 2026_11
+"""Never used in training: the demo model has not seen these slides."""
 
-@dataclass(frozen=True)
-class DemoSlide:
-    """A slide for the demo; `truth` of one that was drawn."""
+_POLL_S = 0.5
+_STUCK_S = 180.0
+_ENVIRONMENT = (
+    ("HISTGEN_SETTLE_S", "1"),
+    ("HISTGEN_LOOK_S", "0.5"),
+    ("HISTGEN_DEADLINE_S", "300"),
+    ("HISTGEN_MAX_ATTEMPTS", "2"),
+)
+"""Files appear whole here, and a demo should not have to wait."""
 
-    path: Path
-    slide_id: str
-    truth: dict[str, Any] | None = None
+
+def demo(
+    *,
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for slides, drafts and logs.")
+    ] = Path("out/demo"),
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of slides to draw.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the drawn slides.")] = UNSEEN_SEED,
+    slides: Annotated[
+        list[str] | None,
+        typer.Option("--slides", metavar="PATH", help="More slides: files, folders, globs. Can be repeated."),
+    ] = None,
+    broker: Annotated[
+        str, typer.Option("--broker", help="embedded, kafka, or kafka://host:port.")
+    ] = "embedded",
+    inference: Annotated[
+        str, typer.Option("--inference", help="auto, onnx, triton, or triton://host:port.")
+    ] = "auto",
+    model: Model = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the whole stream once: draw slides, start a stack, and put the slides into its watched folder.
+
+    Each ends in a draft or a dead letter. Drafts of drawn slides are shown beside the ground truth. The stack
+    lives in DIR/stack; that of an earlier demo is replaced.
+
+    For example:
+
+      histgen demo --out out/demo --count 6
+
+      histgen demo --slides ../scans --broker kafka
+    """
+    from histgen_lib.stack.settings import StackSettings
+    from histgen_lib.storage import StorageSettings, open_store
+
+    home = _fresh_home(out_dir / "stack")
+    demo_slides = [*_draw(out_dir / "world", count, seed), *_chosen(slides or [])]
+    kafka_libs, triton_home = server_places()
+    settings = StackSettings(
+        home=home.folder,
+        model=model_folder(model),
+        broker=broker,
+        inference=inference,
+        environment=_ENVIRONMENT,
+        kafka_libs=kafka_libs,
+        triton_home=triton_home,
+    )
+    store = open_store(StorageSettings(settings.store_url))
+    ends, ready_s, seconds = _run(settings, store, demo_slides)
+    results = [_result(slide, ends[slide.slide_id], store) for slide in demo_slides]
+    summary = Summary.of(list(ends.values()), seconds=seconds, ready_s=ready_s, home=str(out_dir / "stack"))
+    if as_json:
+        emit_json({"slides": [one.to_dict() for one in results], "summary": vars(summary)})
+    else:
+        print_results(results, summary)
 
 
-def draw(world: Path, count: int, seed: int) -> list[DemoSlide]:
+def _draw(world: Path, count: int, seed: int) -> list[DemoSlide]:
     """Draw slides into `world`; those that are there already are kept."""
     from histgen_lib.cli.progress import progress_bar
     from histgen_lib.synth import generate
@@ -50,39 +109,41 @@ def draw(world: Path, count: int, seed: int) -> list[DemoSlide]:
             world, count, seed, split="test", progress=lambda done, total: bar("slides", done, total)
         )
     cases = json.loads(annotation.read_bytes())["test"][:count]
-    truths = [json.loads((world / "truth" / f"{case['id']}.json").read_bytes()) for case in cases]
     return [
-        DemoSlide(world / case["image_path"][0], case["id"], truth)
-        for case, truth in zip(cases, truths, strict=True)
+        DemoSlide(world / case["image_path"][0], case["id"], _truth_of(world, case["id"])) for case in cases
     ]
 
 
-def given(slides: Sequence[str]) -> list[DemoSlide]:
-    """Find the slides behind paths and globs; of several that are one to the gateway, the first."""
+def _truth_of(world: Path, slide_id: str) -> Truth:
+    values = json.loads((world / "truth" / f"{slide_id}.json").read_bytes())
+    return Truth(values["report"], values["fields"])
+
+
+def _chosen(slides: Sequence[str]) -> list[DemoSlide]:
+    """Find the slides behind paths and globs; keep the first of those that the gateway takes for one."""
     from histgen_lib.names import slide_id_of
     from histgen_lib.slides.formats import SLIDE_SUFFIXES
 
     found = [path for path in expand(slides) if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES]
-    named: dict[str, DemoSlide] = {}
+    chosen: dict[str, DemoSlide] = {}
     for path in found:
         slide_id = slide_id_of(str(path))
-        twin = named.get(slide_id) or next(
-            (one for one in named.values() if _same_bytes(one.path, path)), None
+        twin = chosen.get(slide_id) or next(
+            (one for one in chosen.values() if _same_bytes(one.path, path)), None
         )
         if twin:
-            err().print(f"{path} is left out: {twin.path} is called so, or is the same.", soft_wrap=True)
+            err().print(f"{path} is left out: {twin.path} has the same name or content.", soft_wrap=True)
         else:
-            named[slide_id] = DemoSlide(path, slide_id)
-    return list(named.values())
+            chosen[slide_id] = DemoSlide(path, slide_id)
+    return list(chosen.values())
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
-    """Whether two slides are one to the gateway, whatever they are called."""
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
-def drop(slide: Path, inbox: Path) -> None:
-    """Copy a slide with every file that belongs to it; its own file last, as scanners do."""
+def _drop(slide: Path, inbox: Path) -> None:
+    """Copy a slide with all files that belong to it; its own file last, as scanners do."""
     from histgen_lib.slides.source import stored_in
 
     sidecars = [slide.with_name(f"{slide.name}.json"), slide.with_suffix(".json")]
@@ -96,80 +157,8 @@ def drop(slide: Path, inbox: Path) -> None:
             arriving.replace(target)
 
 
-UNSEEN_SEED = 2026_11
-"""Never used in training: the demo model has not seen these slides."""
-
-LOOK_S = 0.5
-_STILL_S = 180.0
-_ENVIRONMENT = (
-    ("HISTGEN_SETTLE_S", "1"),
-    ("HISTGEN_LOOK_S", "0.5"),
-    ("HISTGEN_DEADLINE_S", "300"),
-    ("HISTGEN_MAX_ATTEMPTS", "2"),
-)
-"""Files appear whole here, and nothing may keep a demo waiting."""
-
-
-def demo(
-    *,
-    out_dir: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for slides, drafts and logs.")
-    ] = Path("out/demo"),
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slides to draw.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the slides.")] = UNSEEN_SEED,
-    slides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--slides", metavar="PATH", help="Further slides: files, folders, globs; may be repeated."
-        ),
-    ] = None,
-    broker: Annotated[
-        str, typer.Option("--broker", help="embedded, kafka, or kafka://host:port.")
-    ] = "embedded",
-    inference: Annotated[
-        str, typer.Option("--inference", help="auto, onnx, triton, or triton://host:port.")
-    ] = "auto",
-    model: Model = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Run the whole stream once: draw slides, start the stack, put them into its watched folder.
-
-    Each ends as a draft or a dead letter; beside the draft of a drawn slide stands the ground truth. The
-    stack lives in DIR/stack, and what an earlier demo left there is replaced.
-
-    For example:
-
-      histgen demo --out out/demo --count 6
-
-      histgen demo --slides ../scans --broker kafka
-    """
-    from histgen_lib.stack.settings import StackSettings
-    from histgen_lib.storage import StorageSettings, open_store
-
-    home = _fresh_home(out_dir / "stack")
-    dropped = [*draw(out_dir / "world", count, seed), *given(slides or [])]
-    kafka_libs, triton_home = server_places()
-    settings = StackSettings(
-        home=home.folder,
-        model=model_folder(model),
-        broker=broker,
-        inference=inference,
-        environment=_ENVIRONMENT,
-        kafka_libs=kafka_libs,
-        triton_home=triton_home,
-    )
-    store = open_store(StorageSettings(settings.store_url))
-    ends, ready_s, seconds = _run(settings, store, dropped)
-    rows = [_row(slide, ends[slide.slide_id], store) for slide in dropped]
-    summary = {**_summary(ends, seconds), "ready_seconds": round(ready_s, 1), "home": str(out_dir / "stack")}
-    if as_json:
-        emit_json({"slides": rows, "summary": summary})
-    else:
-        print_results(rows, summary)
-
-
 def _fresh_home(folder: Path) -> StackHome:
-    """Remove what an earlier demo left; a folder that no demo made is left alone."""
+    """Remove the stack of an earlier demo; leave a folder alone that no demo made."""
     from histgen_lib.client.home import StackHome
 
     home = StackHome(folder)
@@ -177,7 +166,7 @@ def _fresh_home(folder: Path) -> StackHome:
         if not home.lived_in and any(home.folder.iterdir()):
             raise FatalError(
                 "demo-output",
-                f"{home.folder} holds something that no demo left there.",
+                f"{home.folder} holds files that no demo left there.",
                 hint="Choose another --out folder, or remove it.",
             )
         shutil.rmtree(home.folder)
@@ -185,126 +174,91 @@ def _fresh_home(folder: Path) -> StackHome:
 
 
 def _run(
-    settings: StackSettings, store: ObjectStore, dropped: Sequence[DemoSlide]
+    settings: StackSettings,
+    store: ObjectStore,
+    slides: Sequence[DemoSlide],
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, EndedSlide], float, float]:
-    """Run the stack until each slide has ended; return the ends, and how long it took to start and to end."""
+    """Run the stack until every slide has ended; return the ends, and the seconds of start and run."""
     from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
     from histgen_lib.stack.local import LocalStack
 
-    began = time.monotonic()
+    began = clock()
     with stopped_by_signals(Stop()) as stop, err().status("Starting the stack …") as status:
         try:
             with LocalStack(settings, stop=stop) as stack:
                 stack.wait_ready()
                 status.stop()
-                ready_s, began = time.monotonic() - began, time.monotonic()
-                _say_ready(stack, ready_s)
-                ends = _follow(stack, store, dropped, stop)
-                seconds = time.monotonic() - began
+                ready_s, began = clock() - began, clock()
+                _print_ready(stack, ready_s)
+                ends = _follow(stack, store, slides, stop)
+                seconds = clock() - began
         except Stopped:
             err().print("Stopped before every slide had ended.")
             raise typer.Exit(stop.exit_code) from None
     return ends, ready_s, seconds
 
 
-def _say_ready(stack: LocalStack, seconds: float) -> None:
+def _print_ready(stack: LocalStack, seconds: float) -> None:
     record, note = stack.record, stack.inference.note if stack.inference else ""
     text = f"The stack is ready after {seconds:.1f} s: {record.gateway}; broker {record.bus}; {note}."
     err().print(text, style="dim", soft_wrap=True)
 
 
 def _follow(
-    stack: LocalStack, store: ObjectStore, dropped: Sequence[DemoSlide], stop: Stop
+    stack: LocalStack, store: ObjectStore, slides: Sequence[DemoSlide], stop: Stop
 ) -> dict[str, EndedSlide]:
-    """Drop the slides and watch until each has ended. Raises Stopped."""
+    """Put the slides into the watched folder, and watch until each has ended. Raises Stopped."""
     from rich.live import Live
 
-    from histgen_lib.cli.stream.view import LiveView, say_ended
+    from histgen_lib.cli.stream.view import LiveView, print_ended
     from histgen_lib.client.following import Follower, StorePoller
 
     follower, console = Follower(StorePoller(store), stack.home.run_dir), err()
-    follower.look()
-    for slide in dropped:
-        drop(slide.path, stack.settings.inbox)
-    console.print(
-        f"{len(dropped)} slides are in the watched folder {stack.settings.inbox}.",
-        style="dim",
-        soft_wrap=True,
-    )
-    wanted, ends = {slide.slide_id for slide in dropped}, dict[str, Any]()
-    view = LiveView()
+    follower.poll()
+    for slide in slides:
+        _drop(slide.path, stack.settings.inbox)
+    text = f"{len(slides)} slides are in the watched folder {stack.settings.inbox}."
+    console.print(text, style="dim", soft_wrap=True)
+    expected, ends = {slide.slide_id for slide in slides}, dict[str, EndedSlide]()
+    view, watchdog = LiveView(), _Watchdog()
     live = Live(console=console, auto_refresh=False, transient=True)
-    with live if console.is_terminal else _Still():
-        patience = _Patience()
-        while not wanted <= ends.keys():
+    with live if console.is_terminal else nullcontext():
+        while not expected <= ends.keys():
             stack.check()
             stop.check()
-            picture = follower.look()
-            patience.judge(picture, wanted - ends.keys())
-            for ended in picture.news:
+            snapshot = follower.poll()
+            watchdog.check(snapshot, expected - ends.keys())
+            for ended in snapshot.news:
                 ends[ended.slide.slide_id] = ended
-                say_ended(console, ended)
+                print_ended(console, ended)
             if console.is_terminal:
-                live.update(view.draw(picture), refresh=True)
-            stop.wait(LOOK_S)
+                live.update(view.render(snapshot), refresh=True)
+            stop.wait(_POLL_S)
     return ends
 
 
-class _Patience:
-    """Waits for slides as long as something happens."""
+class _Watchdog:
+    """Notices that nothing happens any more. `clock`: monotonic seconds."""
 
-    def __init__(self) -> None:
-        self._since = time.monotonic()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._since = clock, clock()
 
-    def judge(self, picture: Snapshot, waiting: set[str]) -> None:
-        """Raise TransientError("demo-stuck") when nothing has happened for minutes."""
-        if picture.news or picture.busy:
-            self._since = time.monotonic()
-        elif time.monotonic() - self._since > _STILL_S:
+    def check(self, snapshot: Snapshot, waiting: set[str]) -> None:
+        """Raise TransientError("demo-stuck") if nothing has happened for minutes."""
+        if snapshot.news or snapshot.busy:
+            self._since = self._clock()
+        elif self._clock() - self._since > _STUCK_S:
             raise TransientError(
                 "demo-stuck",
-                f"Nothing happens, and these slides have not ended: {', '.join(sorted(waiting))}.",
+                f"Nothing is happening, and these slides have not ended: {', '.join(sorted(waiting))}.",
                 hint="The logs of the demo's stack say why; histgen doctor checks the installation.",
             )
 
 
-class _Still:
-    """Draws nothing."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _row(slide: DemoSlide, ended: EndedSlide, store: ObjectStore) -> dict[str, Any]:
+def _result(slide: DemoSlide, ended: EndedSlide, store: ObjectStore) -> Result:
     from histgen_lib.cli.stream.view import failure_of, place_of
 
-    draft, failure = ended.slide.draft, failure_of(ended.slide)
-    fields = draft.fields if draft else {}
-    true = slide.truth["fields"] if slide.truth else {}
-    return {
-        "slide_id": slide.slide_id,
-        "path": str(slide.path),
-        "seconds": round(ended.seconds, 1),
-        "report": slide.truth and slide.truth["report"],
-        "draft": draft and draft.text,
-        "abstained": draft and draft.abstained,
-        "out_of_distribution": draft and draft.out_of_distribution,
-        "confidence": draft and draft.confidence,
-        "right": sum(fields.get(name) == value for name, value in true.items()),
-        "fields": len(true),
-        "page": draft and place_of(store, draft.page_key),
-        "error": failure and failure.to_dict(),
-    }
-
-
-def _summary(ends: dict[str, EndedSlide], seconds: float) -> dict[str, Any]:
-    drafts = [ended.seconds for ended in ends.values() if ended.slide.draft]
-    return {
-        "drafts": len(drafts),
-        "dead_letters": len(ends) - len(drafts),
-        "seconds": round(seconds, 1),
-        "slides_per_minute": round(60 * len(ends) / seconds, 1),
-        "scan_to_draft_p50_s": round(statistics.median(drafts), 1) if drafts else None,
-        "scan_to_draft_max_s": round(max(drafts), 1) if drafts else None,
-    }
+    draft = ended.slide.draft
+    page = place_of(store, draft.page_key) if draft else None
+    return Result(slide, round(ended.seconds, 1), draft, page, failure_of(ended.slide))

@@ -1,4 +1,4 @@
-"""Options with which the commands of the stream say which stack they mean."""
+"""The options that say which stack a command is about."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Home = Annotated[
     typer.Option(
         "--home",
         metavar="DIR",
-        help="Folder the stack lives in. Default: $HISTGEN_HOME, else ~/.local/share/histgen.",
+        help="Folder of the stack. Default: $HISTGEN_HOME, else ~/.local/share/histgen.",
     ),
 ]
 Store = Annotated[
@@ -24,26 +24,29 @@ Store = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help='Of a remote stack: "file:/folder" or "s3://bucket/prefix". '
-        "Else the running one's, else $HISTGEN_STORE.",
+        help='Store of a remote stack: "file:/folder" or "s3://bucket/prefix". '
+        "Default: that of the stack in the folder, else $HISTGEN_STORE.",
     ),
 ]
 StoreEndpoint = Annotated[
     str | None,
-    typer.Option("--store-endpoint", metavar="URL", help="Of an S3 other than Amazon's."),
+    typer.Option("--store-endpoint", metavar="URL", help="URL of an S3 server other than Amazon's."),
 ]
 Bus = Annotated[
     str | None,
     typer.Option(
         "--bus",
         metavar="URL",
-        help='Broker of a remote stack: "kafka://host:port". Else the running one\'s, else $HISTGEN_BUS.',
+        help='Broker of a remote stack: "kafka://host:port". Default: that of the stack in the folder, else '
+        "$HISTGEN_BUS.",
     ),
 ]
 Gateway = Annotated[
     str | None,
     typer.Option(
-        "--gateway", metavar="URL", help="Of a remote stack. Else the running one's, else $HISTGEN_GATEWAY."
+        "--gateway",
+        metavar="URL",
+        help="URL of a remote gateway. Default: that of the stack in the folder, else $HISTGEN_GATEWAY.",
     ),
 ]
 
@@ -56,7 +59,7 @@ def reach(
     bus: str | None = None,
     gateway: str | None = None,
 ) -> Connection:
-    """Find the stack that is meant, whose files are nobody else's; see `stack.connection.connect`."""
+    """Find the stack (see `client.connection.connect`); files this process writes are its owner's alone."""
     from histgen_lib.client.connection import Target, connect
     from histgen_lib.secret import OWNER_ONLY
 
@@ -65,7 +68,7 @@ def reach(
 
 
 def server_places() -> tuple[Path, Path]:
-    """Say where Kafka's jars and Triton's environment are: $HISTGEN_KAFKA_LIBS, $HISTGEN_TRITON_HOME."""
+    """Return where Kafka's jars and Triton's environment lie: $HISTGEN_KAFKA_LIBS, $HISTGEN_TRITON_HOME."""
     from histgen_lib.stack.settings import KAFKA_LIBS, TRITON_HOME
 
     kafka, triton = os.environ.get("HISTGEN_KAFKA_LIBS"), os.environ.get("HISTGEN_TRITON_HOME")

@@ -1,4 +1,4 @@
-"""`histgen prune`: remove what nobody needs any more."""
+"""`histgen prune`: remove data that is no longer needed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 DAYS = 90.0
 _WHAT = {
-    "broker": "records that the embedded broker has handed to everyone",
-    "seen": "notes that spare a second look at files",
-    "letters": "dead letters that were replayed, of slides that are drafted",
+    "broker": "records that every consumer of the embedded broker has processed",
+    "seen": "notes that save reading files twice",
+    "letters": "replayed dead letters of slides that are drafted",
     "reports": "reports that are not the latest of their slide",
     "bags": "features of earlier scans and models",
-    "attempts": "counts of attempts at what has ended",
+    "attempts": "attempt counts of events that have ended",
 }
 
 
@@ -33,25 +33,22 @@ def prune(
         typer.Option(
             "--older-than",
             metavar="DAYS|KIND=DAYS,…",
-            help="How old things have to be; of some kinds only: seen=30,reports=365.",
+            help="Minimum age; with KIND, only of those kinds: seen=30,reports=365.",
         ),
     ] = f"{DAYS:g}",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say how much of what would be removed.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     home: Home = None,
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
     bus: Bus = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove what nobody needs any more, beside a running stack or without one. Says first what, and asks.
+    """Remove data that is no longer needed, whether or not the stack runs. Lists it first, and asks.
 
-    Kinds: broker, seen, letters, reports, bags, attempts. Kept for ever, whatever its age: the latest report
-    of each slide and case, its bag, dead letters that were not replayed, and the books that tell a slide that
-    is known from one that is new. docs/keeping.md says more. A running stack prunes by itself with histgen up
-    --retention, or HISTGEN_RETENTION.
+    Kinds: broker, seen, letters, reports, bags, attempts. Always kept: the latest report of each slide and
+    case, its bag, dead letters that were not replayed, and the records by which known slides are recognised.
+    See docs/keeping.md. A running stack prunes itself with histgen up --retention, or HISTGEN_RETENTION.
 
     For example:
 
@@ -66,19 +63,19 @@ def prune(
     if not days:
         raise InvalidInputError(
             "retention-invalid",
-            "It is not said how old things have to be.",
+            "No minimum age is given.",
             hint="For example --older-than 90.",
         )
     found = _pruned(connection, days, dry_run=True) if dry_run or not yes else {}
     if not as_json and (dry_run or not yes):
-        _say(found, "would be removed")
-    if not dry_run and (yes or (found and _agreed())):
+        _print_found(found, "would be removed")
+    if not dry_run and (yes or (found and _confirmed())):
         found = _pruned(connection, days, dry_run=False)
         if not as_json:
-            _say(found, "removed")
+            _print_found(found, "removed")
     if as_json:
-        told = {kind: {"count": count, "size_bytes": size} for kind, (count, size) in found.items()}
-        emit_json({"dry_run": dry_run, "days": days, "removed": told})
+        removed = {kind: {"count": count, "size_bytes": size} for kind, (count, size) in found.items()}
+        emit_json({"dry_run": dry_run, "days": days, "removed": removed})
 
 
 def _pruned(
@@ -87,25 +84,25 @@ def _pruned(
     from histgen_lib.catalogue.pruning import prune as run
     from histgen_lib.catalogue.pruning import tally
 
-    with err().status("Looking …" if dry_run else "Removing …"):
+    with err().status("Reading the store …" if dry_run else "Removing …"):
         return tally(run(connection.store(), connection.bus, days, dry_run=dry_run))
 
 
-def _agreed() -> bool:
-    """Ask the person. Raises InvalidInputError("prune-unconfirmed") where there is none to ask."""
+def _confirmed() -> bool:
+    """Ask for confirmation; exit without it. InvalidInputError("prune-unconfirmed") if nobody can answer."""
     if not sys.stdin.isatty():
         raise InvalidInputError(
             "prune-unconfirmed",
-            "Nothing is removed: nobody is there to be asked.",
-            hint="Give --yes, or --dry-run to see only what would be removed.",
+            "Nothing was removed: confirmation is needed, and there is no terminal to ask on.",
+            hint="Give --yes, or --dry-run to only see what would be removed.",
         )
     if not typer.confirm("Remove it?", err=True):
-        err().print("Nothing is removed.")
+        err().print("Nothing was removed.")
         raise typer.Exit(0)
     return True
 
 
-def _say(found: Mapping[str, tuple[int, int]], done: str) -> None:
+def _print_found(found: Mapping[str, tuple[int, int]], done: str) -> None:
     for kind, (count, size_bytes) in found.items():
         out().print(f"{kind:<9} {count:>9,}  {size_bytes / 2**20:>10,.1f} MiB  {_WHAT[kind]}", soft_wrap=True)
     if not found:

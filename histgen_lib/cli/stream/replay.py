@@ -1,4 +1,4 @@
-"""`histgen replay`: have dead letters, or slides whose events were lost, tried again."""
+"""`histgen replay`: retry dead letters, or slides whose events were lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def replay(
         list[str] | None,
         typer.Argument(
             metavar="[LETTER]…",
-            help="Dead letters to replay, as histgen status SLIDE names them, or by their event's id.",
+            help="Dead letters to retry, by the names that histgen status SLIDE prints, or by event id.",
         ),
     ] = None,
     *,
@@ -36,23 +36,23 @@ def replay(
         bool,
         typer.Option(
             "--unfinished",
-            help="No dead letters, but all slides that have neither a draft nor a dead letter.",
+            help="Retry all slides that have neither a draft nor a dead letter.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which would be replayed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be retried.")] = False,
     home: Home = None,
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
     bus: Bus = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Have dead letters tried again. Mend first what they name: they come back otherwise.
+    """Retry dead letters. Fix the cause that they name first, or they will come back.
 
-    A letter that was replayed is kept under dead-letter-replayed/ in the store. A slide without a believable
-    resolution does not need this: histgen submit SLIDE --mpp.
+    Replayed letters are kept under dead-letter-replayed/ in the store. For a slide without a credible
+    resolution, use histgen submit SLIDE --mpp instead.
 
-    --unfinished is for a broker that has lost what it held: slides that are announced again though they still
-    wait there are not drafted twice.
+    --unfinished is for a broker that has lost its records. Slides that are announced again although they
+    still wait there are not drafted twice.
 
     For example:
 
@@ -67,59 +67,53 @@ def replay(
     if lost and (event_ids or code or every):
         raise InvalidInputError(
             "replay-contradictory",
-            "--unfinished is about slides without a dead letter; the other choice is about dead letters.",
-            hint="Give --unfinished alone, then the other choice in a second command.",
+            "--unfinished selects slides without a dead letter, and cannot be combined with other choices.",
+            hint="Run two commands: one with --unfinished, one with the other choice.",
         )
     if not (event_ids or code or every or lost or dry_run):
         raise InvalidInputError(
             "replay-unstated",
-            "It is not said which dead letters are to be replayed.",
-            hint="Give --code, event ids, --all, or --unfinished; --dry-run only says which they are.",
+            "No dead letters are selected.",
+            hint="Give names of letters, --code, --all, or --unfinished; add --dry-run to only list them.",
         )
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
     if lost:
         _resend(connection, dry_run=dry_run, as_json=as_json)
         return
     run = _would_replay if dry_run else _replay
-    told = []
+    letters = []
     for replayed in run(connection, code, event_ids or None):
-        told.append(replayed)
+        letters.append(replayed)
         if not as_json:
-            _say(replayed, dry_run=dry_run)
-    failures = [Failure.of(one.refused) for one in told if one.refused]
+            _print_replayed(replayed, dry_run=dry_run)
+    failures = [Failure.of(one.refused) for one in letters if one.refused]
     if as_json:
-        emit_json({"dry_run": dry_run, "letters": [_to_dict(one) for one in told]})
-    elif not told:
+        emit_json({"dry_run": dry_run, "letters": [_to_dict(one) for one in letters]})
+    elif not letters:
         out().print("There are no such dead letters.")
-    raise typer.Exit(exit_code(failures, len(told)))
+    raise typer.Exit(exit_code(failures, len(letters)))
 
 
 def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
     from histgen_lib.bus import open_publisher
     from histgen_lib.catalogue.replay import resend, unfinished
 
-    told = []
-    with ExitStack() as held:
+    resent = []
+    with ExitStack() as resources:
         if dry_run:
             slides: Iterable[SlideState] = unfinished(connection.store())
         else:
-            publisher = held.enter_context(closing(open_publisher(connection.need_bus())))
+            publisher = resources.enter_context(closing(open_publisher(connection.need_bus())))
             slides = resend(connection.store(), publisher)
         for slide in slides:
-            told.append(slide)
+            resent.append(slide)
             if not as_json:
-                said = "would be announced again" if dry_run else "is announced again"
-                out().print(f"{slide.slide_id}: {said}", soft_wrap=True)
+                verb = "would be" if dry_run else "is"
+                out().print(f"{slide.slide_id}: {verb} announced again", soft_wrap=True)
     if as_json:
-        emit_json(
-            {
-                "dry_run": dry_run,
-                "slides": [
-                    {"slide_id": one.slide_id, "event_id": one.event and one.event.name} for one in told
-                ],
-            }
-        )
-    elif not told:
+        listed = [{"slide_id": one.slide_id, "event_id": one.event and one.event.name} for one in resent]
+        emit_json({"dry_run": dry_run, "slides": listed})
+    elif not resent:
         out().print("There are no such slides.")
 
 
@@ -127,15 +121,16 @@ def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] |
     from histgen_lib.bus import open_publisher
     from histgen_lib.catalogue.replay import replay as run
 
-    told = set()
+    touched: set[str] = set()
     with closing(open_publisher(connection.need_bus())) as publisher:
         try:
             for replayed in run(connection.store(), publisher, code=code, event_ids=event_ids):
-                if replayed.letter and not replayed.refused:
-                    told.add(replayed.letter.event.key if replayed.letter.event else replayed.letter.key)
+                letter = replayed.letter
+                if letter and not replayed.refused:
+                    touched.add(letter.event.key if letter.event else letter.key)
                 yield replayed
         finally:
-            connection.tell_index(told)
+            connection.touch_index(touched)
 
 
 def _would_replay(
@@ -146,7 +141,7 @@ def _would_replay(
     return choose(connection.store(), code=code, event_ids=event_ids)
 
 
-def _say(replayed: Replayed, *, dry_run: bool) -> None:
+def _print_replayed(replayed: Replayed, *, dry_run: bool) -> None:
     letter = replayed.letter
     slide = letter.event.key if letter and letter.event else "unknown"
     if replayed.refused:
@@ -154,10 +149,11 @@ def _say(replayed: Replayed, *, dry_run: bool) -> None:
         say_error(Failure.of(replayed.refused))
         return
     if replayed.put_away:
-        done = "was announced since; the letter " + ("would be" if dry_run else "is") + " put away"
+        outcome = "was announced again since; the letter " + ("would be" if dry_run else "is") + " put away"
     else:
-        done = "would be replayed" if dry_run else "is tried again"
-    out().print(f"{slide}: {letter.code if letter else ''} {done} ({replayed.event_id})", soft_wrap=True)
+        outcome = "would be retried" if dry_run else "is being retried"
+    code = letter.code if letter else ""
+    out().print(f"{slide}: {code} {outcome} ({replayed.event_id})", soft_wrap=True)
 
 
 def _to_dict(replayed: Replayed) -> dict[str, Any]:

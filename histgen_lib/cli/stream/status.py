@@ -1,4 +1,4 @@
-"""`histgen status`: where every slide stands, or everything about one."""
+"""`histgen status`: the state of every slide, or everything about one."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from histgen_lib.storage import ObjectInfo, ObjectStore
 
 ROWS = 60
-_TOGETHER = 1000
-"""Rows that are lined up with each other, where all are listed."""
+_CHUNK = 1000
+"""Rows of one table if all slides are listed."""
 _LATE_S = 15.0
 _MOST = 1_000_000
-"""Of pages, and of slides on one: their product is a number that SQLite can count to."""
+"""Of pages, and of slides on one: SQLite can count to their product."""
 
 
-class Chosen(StrEnum):
-    """What --state takes."""
+class StateOption(StrEnum):
+    """The values of --state."""
 
     UNFINISHED = "unfinished"
     SCANNED = "scanned"
@@ -55,26 +55,26 @@ def status(
     slide_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SLIDE]", help="Id of one slide, or of a copy: its file's name without the ending."
+            metavar="[SLIDE]", help="Id of a slide, or of a copy: its file's name without the ending."
         ),
     ] = None,
     *,
     state: Annotated[
-        list[Chosen] | None, typer.Option("--state", help="Only slides in this state; may be repeated.")
+        list[StateOption] | None, typer.Option("--state", help="Only slides in this state. Can be repeated.")
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=_MOST, metavar="N", help="Slides a page.")
+        int, typer.Option("--limit", min=1, max=_MOST, metavar="N", help="Slides on a page.")
     ] = ROWS,
-    page: Annotated[int, typer.Option("--page", min=1, max=_MOST, metavar="N", help="Which page.")] = 1,
-    show_all: Annotated[bool, typer.Option("--all", help="All slides at once, not a page.")] = False,
+    page: Annotated[int, typer.Option("--page", min=1, max=_MOST, metavar="N", help="Page to print.")] = 1,
+    show_all: Annotated[bool, typer.Option("--all", help="Print all slides, not a page.")] = False,
     home: Home = None,
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say where every slide stands; of one slide, its objects, attempts, and why it has no draft.
+    """Show the state of every slide; for one slide also its objects, attempts, and why it has no draft.
 
-    Slides that have not ended come first, then those scanned last.
+    Unfinished slides come first, then the newest scans.
 
     For example:
 
@@ -86,124 +86,130 @@ def status(
 
       histgen status --store s3://lab/histgen --store-endpoint http://minio:9000
     """
-    from histgen_lib.client.listing import UNFINISHED, PageQuery, standing
+    from histgen_lib.client.listing import UNFINISHED, PageQuery, slide_page
 
     connection = reach(home, store=store, store_endpoint=store_endpoint)
     if slide_id is not None:
-        _one(slide_id, connection, as_json=as_json)
+        _print_one(slide_id, connection, as_json=as_json)
         return
     states = {str(one) for one in state or ()}
-    states |= set(UNFINISHED) if Chosen.UNFINISHED in states else set()
-    wanted = PageQuery(states - {Chosen.UNFINISHED}, None if show_all else limit, page)
-    with standing(connection, wanted, reading=_reading) as found:
+    states |= set(UNFINISHED) if StateOption.UNFINISHED in states else set()
+    query = PageQuery(states - {StateOption.UNFINISHED}, None if show_all else limit, page)
+    with slide_page(connection, query, reading=_reading) as shown:
         if as_json:
-            _json(found, wanted, connection.store())
+            _print_json(shown, query, connection.store())
         else:
-            _table(found, wanted)
-            _remark(found, connection)
+            _print_table(shown, query)
+            _print_remarks(shown, connection)
 
 
 def _reading() -> AbstractContextManager[object]:
     return err().status("Reading the whole store …")
 
 
-def _json(found: SlidePage, wanted: PageQuery, store: ObjectStore) -> None:
-    """Print one document, the slides of which are written as they are read."""
-    from histgen_lib.cli.stream.view import picture_json, slide_json
+def _print_json(shown: SlidePage, query: PageQuery, store: ObjectStore) -> None:
+    """Print one document; its slides are written as they are read."""
+    from histgen_lib.cli.stream.view import slide_json, snapshot_json
 
-    told = {name: value for name, value in picture_json(found.picture, store).items() if name != "slides"}
-    told["page"] = {"number": wanted.page, "limit": wanted.limit, "slides": found.total}
-    if found.behind_s is not None:
-        told["index"] |= {"behind_s": round(found.behind_s, 3)}
-    sys.stdout.write(json_text(told)[:-2] + ',\n  "slides": [')
-    for number, slide in enumerate(found.slides):
+    document = {
+        name: value for name, value in snapshot_json(shown.snapshot, store).items() if name != "slides"
+    }
+    document["page"] = {"number": query.page, "limit": query.limit, "slides": shown.total}
+    if shown.behind_s is not None:
+        document["index"] |= {"behind_s": round(shown.behind_s, 3)}
+    sys.stdout.write(json_text(document)[:-2] + ',\n  "slides": [')
+    for number, slide in enumerate(shown.slides):
         text = json_text(slide_json(slide, store))
         sys.stdout.write(("," if number else "") + "\n    " + text.replace("\n", "\n    "))
     sys.stdout.write("\n  ]\n}\n")
 
 
-def _table(found: SlidePage, wanted: PageQuery) -> None:
+def _print_table(shown: SlidePage, query: PageQuery) -> None:
     from histgen_lib.cli.stream.view import slides_table, tally
 
-    shown = 0
-    while rows := list(islice(found.slides, _TOGETHER)):
-        out().print(slides_table(found.picture, rows))
-        shown += len(rows)
-    out().print(tally(found.picture) + (f"; {_rest(found, wanted, shown)}" if shown < found.total else ""))
+    count = 0
+    while rows := list(islice(shown.slides, _CHUNK)):
+        out().print(slides_table(shown.snapshot, rows))
+        count += len(rows)
+    out().print(tally(shown.snapshot) + (f"; {_rest(shown, query, count)}" if count < shown.total else ""))
 
 
-def _rest(found: SlidePage, wanted: PageQuery, shown: int) -> str:
-    """Say which part of the slides is shown, and how to see the others."""
-    first = wanted.offset + 1
-    part = f"{first:,} to {wanted.offset + shown:,} of {found.total:,} shown" if shown else "no such page"
-    more = f"--page {wanted.page + 1} for the next, " if wanted.offset + shown < found.total else ""
+def _rest(shown: SlidePage, query: PageQuery, count: int) -> str:
+    """Say which slides are shown, and how to see the others."""
+    first = query.offset + 1
+    part = f"{first:,} to {query.offset + count:,} of {shown.total:,} shown" if count else "no such page"
+    more = f"--page {query.page + 1} for the next, " if query.offset + count < shown.total else ""
     return f"{part} ({more}--state for some, --all for all)"
 
 
-def _remark(found: SlidePage, connection: Connection) -> None:
-    """Say what keeps the answer from being as fresh or as whole as it should be."""
+def _print_remarks(shown: SlidePage, connection: Connection) -> None:
+    """Say why the answer may be incomplete or out of date."""
     from histgen_lib.cli.stream.view import NOT_WHOLE
 
-    said = []
-    if not found.picture.whole:
-        said.append(NOT_WHOLE)
-    if found.behind_s is not None and found.behind_s > _LATE_S:
-        said.append(f"The gateway has not looked for {found.behind_s:.0f} s: news since then is not told.")
+    remarks = []
+    if not shown.snapshot.whole:
+        remarks.append(NOT_WHOLE)
+    if shown.behind_s is not None and shown.behind_s > _LATE_S:
+        remarks.append(
+            f"The gateway last updated the index {shown.behind_s:.0f} s ago: this may be out of date."
+        )
     if connection.home and connection.run_dir is None:
-        said.append(f"No stack runs in {connection.home.folder} now.")
-    for line in said:
+        remarks.append(f"No stack runs in {connection.home.folder} now.")
+    for line in remarks:
         err().print(line, style="yellow", soft_wrap=True)
 
 
-def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
+def _print_one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     from histgen_lib.cli.stream.view import slide_json
     from histgen_lib.client.listing import originals_of, slide_states
 
     store = connection.store()
     try:
         originals = originals_of(store, slide_id)
-        picture = slide_states(connection, store, [slide_id, *originals])
+        snapshot = slide_states(connection, store, [slide_id, *originals])
     except InvalidInputError as error:
         if error.code != "object-key":
             raise
-        raise _unknown(slide_id) from error  # nothing can be kept under such a name
-    states = [_examined(slide, store) for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
+        raise _unknown(slide_id) from error  # no slide can have such a name
+    states = [
+        _examined(slide, store) for slide in snapshot.slides if slide.slide_id in {slide_id, *originals}
+    ]
     if not states:
         raise _unknown(slide_id)
     objects = _objects(states, store)
-    attempts = _attempts(states, picture, store)
+    attempts = _attempts(states, snapshot, store)
     strangers = _strangers(states, store)
     if as_json:
-        found = [
+        listed = [
             {"key": info.key, "size_bytes": info.size_bytes, "uri": store.uri(info.key)} for info in objects
         ]
-        worker = picture.busy.get(states[0].slide_id)
+        worker = snapshot.busy.get(states[0].slide_id)
         emit_json(
             {
                 "slide": [slide_json(state, store) for state in states],
                 "copy_of": originals,
                 "in_hand_of": worker and worker.name,
                 "warnings": [strange.to_dict() for strange in strangers],
-                "objects": found,
+                "objects": listed,
                 "attempts": attempts,
             }
         )
         return
     for original in originals:
-        out().print(f"{slide_id} is a copy of {original}: the same bytes, the same slide.", soft_wrap=True)
+        out().print(f"{slide_id} is a copy of {original}: same bytes, same slide.", soft_wrap=True)
     for state in states:
-        _print_state(state, picture, store)
+        _print_state(state, snapshot, store)
     for strange in strangers:
         say_error(strange)
     _print_facts("attempts", [f"{count} by the {worker}" for worker, count in attempts.items()])
     total = sum(info.size_bytes for info in objects)
-    out().print(f"objects: {len(objects)}, {_size(total)} together", style="bold")
+    out().print(f"objects: {len(objects)}, {_size(total)} in all", style="bold")
     for info in objects:
         out().print(f"  {info.key}  {_size(info.size_bytes)}", soft_wrap=True)
 
 
 def _examined(state: SlideState, store: ObjectStore) -> SlideState:
-    """Look at every object of a slide, and not only at what tells where it stands."""
+    """Check every object of a slide, not only those that decide its state."""
     from histgen_lib.catalogue.verification import check_slide
 
     data = state.event.data if state.event else None
@@ -212,7 +218,7 @@ def _examined(state: SlideState, store: ObjectStore) -> SlideState:
 
 
 def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure]:
-    """Say which reports lie, or are pointed to, where a slide's own should be, and are not shown as its."""
+    """Warn about other owners' reports that lie, or are pointed to, where the slide's own should be."""
     from histgen_lib.catalogue.overview import Overview
 
     overview = Overview(store)
@@ -221,8 +227,8 @@ def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure
     return [
         Failure(
             "report-other-slide",
-            f"{one.key} is the report of {one.owner}, and not shown as this slide's.",
-            "Nothing has to be done: the next report of the slide sets the pointer right.",
+            f"{one.key} is the report of {one.owner}; it is not shown as this slide's.",
+            "You need not do anything: the next report of the slide corrects the pointer.",
             65,
         )
         for one in found
@@ -232,8 +238,8 @@ def _strangers(states: Sequence[SlideState], store: ObjectStore) -> list[Failure
 def _unknown(slide_id: str) -> InvalidInputError:
     return InvalidInputError(
         "slide-unknown",
-        f"This stack knows no slide {printable(slide_id)}.",
-        hint="histgen status lists those it knows; histgen submit hands it a new one.",
+        f"This stack has no slide {printable(slide_id)}.",
+        hint="histgen status lists the slides it has; histgen submit adds one.",
     )
 
 
@@ -243,8 +249,8 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
     from histgen_lib.reports.renderers import DRAFT_JSON
 
     slides = sorted({state.slide_id for state in states})
-    told = [state.event.data for state in states if state.event]
-    scans = [data for data in told if isinstance(data, SlideScanned)]
+    events = [state.event.data for state in states if state.event]
+    scans = [data for data in events if isinstance(data, SlideScanned)]
     cases = sorted({data.case_id for data in scans if data.case_id})
     prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
     prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "case-reports")]
@@ -256,14 +262,14 @@ def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInf
     return [*listed.values(), *(info for key in single if (info := store.head(key)))]
 
 
-def _attempts(states: Sequence[SlideState], picture: Snapshot, store: ObjectStore) -> dict[str, int]:
-    """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
+def _attempts(states: Sequence[SlideState], snapshot: Snapshot, store: ObjectStore) -> dict[str, int]:
+    """Count unfinished attempts at the slide, by worker: attempts/<worker>/<event id>/<n>."""
     from histgen_lib.catalogue.keys import ATTEMPTS
 
     events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
     slides = {state.slide_id for state in states}
-    flights = (worker.in_flight for worker in picture.workers if worker.in_flight)
+    flights = (worker.in_flight for worker in snapshot.workers if worker.in_flight)
     events |= {flight.event_id for flight in flights if flight.slide_id in slides}
     counts: dict[str, int] = {}
     for info in store.list(ATTEMPTS):
@@ -273,15 +279,15 @@ def _attempts(states: Sequence[SlideState], picture: Snapshot, store: ObjectStor
     return counts
 
 
-def _print_state(state: SlideState, picture: Snapshot, store: ObjectStore) -> None:
+def _print_state(state: SlideState, snapshot: Snapshot, store: ObjectStore) -> None:
     from rich.text import Text
 
     from histgen_lib.cli.stream.view import STYLES, place_of, waiting_for
 
-    worker = picture.busy.get(state.slide_id)
-    said = f"in hand of the {worker.name}" if worker and not state.ended else waiting_for(state)
+    worker = snapshot.busy.get(state.slide_id)
+    text = f"in progress by the {worker.name}" if worker and not state.ended else waiting_for(state)
     out().print(
-        Text.assemble((state.slide_id, "bold"), ": ", (said, STYLES.get(state.state, ""))), soft_wrap=True
+        Text.assemble((state.slide_id, "bold"), ": ", (text, STYLES.get(state.state, ""))), soft_wrap=True
     )
     facts: dict[str, Any] = {"slide": state.uri, "copies": ", ".join(state.copies)}
     if state.event:
@@ -301,7 +307,7 @@ def _print_state(state: SlideState, picture: Snapshot, store: ObjectStore) -> No
         }
     for name, value in facts.items():
         _print_facts(name, [value] if value else [])
-    _print_facts("damaged", [printable(said) for said in state.damaged])
+    _print_facts("damaged", [printable(damage) for damage in state.damaged])
     if state.damaged:
         _print_facts("cure", ["histgen verify --repair"])
     if state.draft:

@@ -1,4 +1,4 @@
-"""`histgen submit`: hand slides to the gateway of a running stack."""
+"""`histgen submit`: give slides to a running stack."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from histgen_lib.storage import ObjectStore
 
 SOME_FAILED = 1
-_SAID = {
-    "accepted": "taken",
-    "rescan": "taken as a new scan of a slide that was there before",
-    "duplicate": "was submitted before",
+_STATUS = {
+    "accepted": "accepted",
+    "rescan": "accepted as a new scan of a known slide",
+    "duplicate": "already submitted",
 }
 
 
 @dataclass
 class Submission:
-    """One slide and what became of it."""
+    """One slide, and how it was received and ended."""
 
     slide: str
     receipt: Receipt | None = None
@@ -39,7 +39,7 @@ class Submission:
 
     @property
     def copy(self) -> str:
-        """What the slide would be called by its file, if it is a copy of one with another name."""
+        """The id by its file's name, if the slide is a copy of one with another id."""
         from histgen_lib.names import slide_id_of
 
         name = slide_id_of(self.slide)
@@ -51,7 +51,7 @@ def submit(
         list[str],
         typer.Argument(
             metavar="SLIDE…",
-            help="Slides, folders of slides, globs, or s3:// URIs; they stay where they are.",
+            help="Slides, folders of slides, globs, or s3:// URIs. They stay where they are.",
             show_default=False,
         ),
     ],
@@ -59,7 +59,7 @@ def submit(
     mpp: Mpp = None,
     case: Annotated[
         str | None,
-        typer.Option("--case", metavar="ID", help="These slides are one case and get one report together."),
+        typer.Option("--case", metavar="ID", help="Treat these slides as one case, with one report."),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until each has a draft or a dead letter.")
@@ -70,9 +70,9 @@ def submit(
     store_endpoint: StoreEndpoint = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Hand slides to a running stack. A slide that it knows already is not drafted again.
+    """Submit slides to a running stack. A slide that it already knows is not drafted again.
 
-    Of a slide that lies in a dead letter for want of its resolution, --mpp makes a new start.
+    For a slide that ended in a dead letter because its resolution is unknown, give --mpp to try again.
 
     For example:
 
@@ -83,64 +83,65 @@ def submit(
       histgen submit s3://scans/a.svs --gateway http://gateway:8080 --store s3://lab/histgen
     """
     connection = reach(home, store=store, store_endpoint=store_endpoint, gateway=gateway)
-    handed = _hand_over(connection, _named(slides), mpp, case)
+    submissions = _submit_all(connection, _expanded(slides), mpp, case)
     if not as_json and not wait:
-        _say_handed(handed)
+        _print_submissions(submissions)
     if wait:
-        _wait(connection, handed, as_json=as_json)
+        _wait(connection, submissions, as_json=as_json)
     if as_json:
-        store_of = connection.store()
-        emit_json({"slides": [_to_dict(one, store_of) for one in handed]})
-    raise typer.Exit(exit_code([one.failure for one in handed if one.failure], len(handed)))
+        opened = connection.store()
+        emit_json({"slides": [_to_dict(one, opened) for one in submissions]})
+    raise typer.Exit(exit_code([one.failure for one in submissions if one.failure], len(submissions)))
 
 
 def exit_code(failures: Sequence[Failure], total: int) -> int:
-    """0 if all went well; the failure's own code for a single slide; SOME_FAILED for several."""
+    """Return 0 without failures; for a single slide its failure's code; else SOME_FAILED."""
     if not failures:
         return 0
     return failures[0].exit_code if total == 1 else SOME_FAILED
 
 
-def _named(slides: Sequence[str]) -> list[str]:
+def _expanded(slides: Sequence[str]) -> list[str]:
     found: list[str] = []
     for slide in slides:
         found += [slide] if "://" in slide else [str(path) for path in expand([slide])]
     return list(dict.fromkeys(found))
 
 
-def _hand_over(
+def _submit_all(
     connection: Connection, slides: Sequence[str], mpp: float | None, case: str | None
 ) -> list[Submission]:
-    from histgen_lib.client.submitting import submit as hand
+    from histgen_lib.client.submitting import submit as submit_one
     from histgen_lib.names import slide_id_of
 
     gateway, token = connection.need_gateway(), connection.token()
     together = (case, [slide_id_of(slide) for slide in slides]) if case is not None else None
-    handed = []
+    submissions = []
     for slide in slides:
         try:
-            handed.append(Submission(slide, hand(gateway, slide, token=token, mpp=mpp, case=together)))
+            receipt = submit_one(gateway, slide, token=token, mpp=mpp, case=together)
+            submissions.append(Submission(slide, receipt))
         except FatalError:
             raise
         except HistgenError as error:
             if len(slides) == 1:
                 raise
-            handed.append(Submission(slide, failure=Failure.of(error)))
-            _say_failed(slide, handed[-1].failure)
-    return handed
+            submissions.append(Submission(slide, failure=Failure.of(error)))
+            _print_failure(slide, submissions[-1].failure)
+    return submissions
 
 
-def _say_handed(handed: Sequence[Submission]) -> None:
-    for one in handed:
+def _print_submissions(submissions: Sequence[Submission]) -> None:
+    for one in submissions:
         if one.receipt:
-            said = _SAID.get(one.receipt.status, one.receipt.status)
+            status = _STATUS.get(one.receipt.status, one.receipt.status)
             name = f"{one.copy}, a copy of {one.receipt.slide_id}" if one.copy else one.receipt.slide_id
-            out().print(f"{name}: {said}", soft_wrap=True)
-    if any(one.receipt for one in handed):
-        out().print("histgen watch shows how far they are.", style="dim")
+            out().print(f"{name}: {status}", soft_wrap=True)
+    if any(one.receipt for one in submissions):
+        out().print("histgen watch shows their progress.", style="dim")
 
 
-def _wait(connection: Connection, handed: Sequence[Submission], *, as_json: bool) -> None:
+def _wait(connection: Connection, submissions: Sequence[Submission], *, as_json: bool) -> None:
     from histgen_lib.cli.stream.view import failure_of, tally
     from histgen_lib.client.submitting import wait_for
 
@@ -148,25 +149,25 @@ def _wait(connection: Connection, handed: Sequence[Submission], *, as_json: bool
     with err().status("Waiting …") as status:
         ends = wait_for(
             connection,
-            [one.receipt for one in handed if one.receipt],
-            show=lambda picture: status.update(tally(picture)),
+            [one.receipt for one in submissions if one.receipt],
+            show=lambda snapshot: status.update(tally(snapshot)),
         )
         for slide in ends:
-            same = [one for one in handed if one.receipt and one.receipt.slide_id == slide.slide_id]
-            for one in same:  # several, if they are copies of one
+            same = [one for one in submissions if one.receipt and one.receipt.slide_id == slide.slide_id]
+            for one in same:  # several if they are copies of one slide
                 one.end, one.failure = slide, failure_of(slide)
             if not as_json:
-                _say_end(slide, store, [one.copy for one in same if one.copy])
+                _print_end(slide, store, [one.copy for one in same if one.copy])
 
 
-def _say_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> None:
+def _print_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> None:
     from histgen_lib.cli.stream.view import ending, failure_of, place_of
 
     for copy in copies:
-        out().print(f"{copy} is a copy of {slide.slide_id}: the same bytes, the same slide.", soft_wrap=True)
+        out().print(f"{copy} is a copy of {slide.slide_id}: same bytes, same slide.", soft_wrap=True)
     failure = failure_of(slide)
     if failure:
-        _say_failed(slide.slide_id, failure)
+        _print_failure(slide.slide_id, failure)
         return
     out().print(slide.slide_id, style="bold", end=": ", soft_wrap=True)
     out().print(ending(slide), soft_wrap=True)
@@ -174,7 +175,7 @@ def _say_end(slide: SlideState, store: ObjectStore, copies: Sequence[str]) -> No
         out().print(f"  {place_of(store, slide.draft.page_key)}", soft_wrap=True)
 
 
-def _say_failed(slide: str, failure: Failure | None) -> None:
+def _print_failure(slide: str, failure: Failure | None) -> None:
     say_heading(slide)
     if failure:
         say_error(failure)

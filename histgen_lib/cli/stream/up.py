@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 _FROZEN_S, _LEAST_FROZEN_S, _MOST_FROZEN_S = 60.0, 10.0, 86400.0
 _WAIT_S = 60.0
-"""How often it is said what a start waits for."""
+"""How often to say what the start is waiting for."""
 _PAUSE_S = 5.0
-_STOPPING = "Stopping: what is in hand is finished or handed back. Ctrl-C again ends it at once."
+_STOPPING = "Stopping: running jobs are finished or handed back. Press Ctrl-C again to end at once."
 
 
 def up(
@@ -42,15 +42,11 @@ def up(
     home: Home = None,
     watch: Annotated[
         Path | None,
-        typer.Option(
-            "--watch", metavar="DIR", help="Folder that new slides are put into. Default: HOME/inbox."
-        ),
+        typer.Option("--watch", metavar="DIR", help="Folder to watch for new slides. Default: HOME/inbox."),
     ] = None,
     broker: Annotated[
         str,
-        typer.Option(
-            "--broker", help="embedded (one file), kafka (a real one is started), or kafka://host:port."
-        ),
+        typer.Option("--broker", help="embedded (one file), kafka (started here), or kafka://host:port."),
     ] = "embedded",
     store: Annotated[
         str | None,
@@ -63,21 +59,23 @@ def up(
         str,
         typer.Option(
             "--inference",
-            help="auto, onnx (in each worker), triton (one is started), or triton://host:port. "
-            "auto: triton where deploy/setup.sh triton has installed it.",
+            help="auto, onnx (in each worker), triton (started here), or triton://host:port. "
+            "auto: triton if deploy/setup.sh triton has installed it, else onnx.",
         ),
     ] = "auto",
     model: Model = None,
-    tilers: Annotated[int, typer.Option("--tilers", min=1, max=64, metavar="N", help="How many tilers.")] = 1,
+    tilers: Annotated[
+        int, typer.Option("--tilers", min=1, max=64, metavar="N", help="Number of tilers.")
+    ] = 1,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port of the gateway; 0: any that is free.")
+        int, typer.Option("--port", min=0, max=65535, help="Port of the gateway; 0: any free port.")
     ] = 0,
     allow: Annotated[
         list[str] | None,
         typer.Option(
             "--allow",
             metavar="DIR|s3://BUCKET",
-            help="Where slides may lie beside the watched folder and HOME; may be repeated.",
+            help="Another place to take slides from, besides the watched folder and HOME. Can be repeated.",
         ),
     ] = None,
     retention: Annotated[
@@ -85,7 +83,7 @@ def up(
         typer.Option(
             "--retention",
             metavar="DAYS|KIND=DAYS,…",
-            help="Have what is older pruned once a day, see histgen prune. Default: everything is kept.",
+            help="Prune what is older once a day; see histgen prune. Default: keep everything.",
         ),
     ] = "",
     frozen_after: Annotated[
@@ -93,7 +91,7 @@ def up(
         typer.Option(
             "--frozen-after",
             metavar="SECONDS",
-            help="After so long without a sign of life a process is replaced, 10 at least; 0: never.",
+            help="Replace a process after so long without a sign of life, at least 10; 0: never.",
         ),
     ] = _FROZEN_S,
     as_json: JsonFlag = False,
@@ -101,8 +99,8 @@ def up(
     """Run the whole stream on this machine: gateway, tilers, reporter, and the servers they need.
 
     Slides that are put into the watched folder, or submitted, become drafts in the store. Shows what is in
-    flight; Ctrl-C stops everything, and what is in hand is finished or handed back. With --json one document
-    says how to reach the stack once it is ready.
+    progress. Ctrl-C stops everything; running jobs are finished or handed back. With --json, prints one
+    document that says how to reach the stack, once it is ready.
 
     For example:
 
@@ -136,15 +134,15 @@ def up(
 
 
 def _whole(place: str) -> str:
-    """Write out a folder that is stated as seen from here: services look from elsewhere."""
+    """Make a relative folder absolute: the services run in another folder."""
     return place if not place or "://" in place or place.startswith("file:") else str(Path(place).resolve())
 
 
-def _frozen_s(stated: float) -> float:
-    """Refuse what a machine that is merely busy would need. Raises typer.BadParameter."""
-    if 0 < stated < _LEAST_FROZEN_S or not 0 <= stated <= _MOST_FROZEN_S:
-        raise typer.BadParameter("wants 0, or 10 seconds to a day", param_hint="--frozen-after")
-    return stated
+def _frozen_s(seconds: float) -> float:
+    """Refuse a limit that a merely busy machine would exceed. Raises typer.BadParameter."""
+    if 0 < seconds < _LEAST_FROZEN_S or not 0 <= seconds <= _MOST_FROZEN_S:
+        raise typer.BadParameter("must be 0, or 10 seconds to a day", param_hint="--frozen-after")
+    return seconds
 
 
 def _run(settings: StackSettings, *, as_json: bool) -> None:
@@ -156,36 +154,36 @@ def _run(settings: StackSettings, *, as_json: bool) -> None:
     os.umask(OWNER_ONLY)
     systemd = Notifier(os.environ)
     console = err() if as_json else out()
-    closed = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)  # as nohup has it
+    closed = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)  # nohup ignores it
     with stopped_by_signals(Stop(), (*STOP_SIGNALS, *closed)) as stop, systemd.beating():
-        # A machine that starts up shall not wait for what a stack may wait for: a disk, a share, a server.
-        systemd.say("READY=1", "STATUS=Starting")
+        # The machine must not delay its own start for what a stack may wait for: a disk, a share, a server.
+        systemd.notify("READY=1", "STATUS=Starting")
         try:
-            with LocalStack(settings, told=notice_printer(console, systemd.say), stop=stop) as stack:
+            with LocalStack(settings, on_notice=notice_printer(console, systemd.notify), stop=stop) as stack:
                 with suppress(Stopped):
                     with console.status("Starting …"):
                         _await(stack, console)
-                    systemd.say(f"STATUS=Ready at {stack.url}")
+                    systemd.notify(f"STATUS=Ready at {stack.url}")
                     if as_json:
                         emit_json(stack.record.to_json())
                         _flush(stop)
                     _follow(stack, console, stop)
-                systemd.say("STOPPING=1")
-                _tell(console, _STOPPING)
+                systemd.notify("STOPPING=1")
+                _print(console, _STOPPING)
         except Stopped:  # before it was up
-            _tell(console, "Stopped.")
+            _print(console, "Stopped.")
             raise typer.Exit(stop.exit_code) from None
-    _tell(console, "Stopped.")
+    _print(console, "Stopped.")
 
 
-def _tell(console: Console, text: str, style: str = "") -> None:
-    """Print a line; whatever it is printed to, a file on a full disk, say, is no reason to end."""
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Print a line; an output that cannot be written, say to a full disk, is no reason to end."""
     with suppress(OSError):
         console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
 
 def _flush(stop: Stop) -> None:
-    """Have what was printed to stdout reach it, for as long as that takes on a full disk."""
+    """Flush stdout, and retry while its disk is full."""
     while not stop.requested:
         try:
             sys.stdout.flush()
@@ -199,42 +197,43 @@ def _flush(stop: Stop) -> None:
 def notice_printer(
     console: Console, systemd: Callable[[str], None] = lambda _: None
 ) -> Callable[[Notice], None]:
-    """Return what tells, in one line each, of processes that ended and of what keeps failing, as it comes."""
+    """Return what prints one line for each process that ended or keeps failing, as it happens."""
     troubled: dict[str, float] = {}
 
-    def tell(news: Notice) -> None:
-        if news.trouble and troubled.get(news.name) == news.said_at:
+    def on_notice(notice: Notice) -> None:
+        name = notice.name
+        if notice.trouble and troubled.get(name) == notice.reported_at:
             return
-        if news.trouble:
-            since = f" for {duration(news.since_s)}" if news.name in troubled else ""
-            troubled[news.name] = news.said_at
-            say(f"{news.name} keeps failing{since}: {news.trouble} It is tried for as long as it takes.")
-        elif news.name in troubled:
-            del troubled[news.name]
-            say(f"{news.name} is well again.", style="green")
-        elif news.state == "restarting":
-            say(f"{news.name} is started again: {news.last}")
+        if notice.trouble:
+            since = f" for {duration(notice.since_s)}" if name in troubled else ""
+            troubled[name] = notice.reported_at
+            show(f"{name} keeps failing{since}: {notice.trouble} It is retried until it works.")
+        elif name in troubled:
+            del troubled[name]
+            show(f"{name} has recovered.", style="green")
+        elif notice.state == "restarting":
+            show(f"{name} is being restarted: {notice.last}")
 
-    def say(line: str, style: str = "yellow") -> None:
+    def show(line: str, style: str = "yellow") -> None:
         systemd(f"STATUS={line}")
-        _tell(console, line, style)
+        _print(console, line, style)
 
-    return tell
+    return on_notice
 
 
-def _await(stack: LocalStack, console: Console) -> None:
-    """Wait for as long as it takes until the stack is ready; say now and then what it waits for."""
-    began = time.monotonic()
+def _await(stack: LocalStack, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    """Wait until the stack is ready, and say now and then what it is waiting for."""
+    began = clock()
     while True:
         try:
             return stack.wait_ready(_WAIT_S)
         except TransientError as late:
-            waited = duration(time.monotonic() - began)
-            _tell(console, f"Waiting for {waited}: {late.message} {late.hint}", "yellow")
+            waited = duration(clock() - began)
+            _print(console, f"Waiting for {waited}: {late.message} {late.hint}", "yellow")
 
 
 def headings(stack: LocalStack) -> list[str]:
-    """Say how the stack is reached and what it is made of."""
+    """Return lines that say how to reach the stack and what it is made of."""
     record = stack.record
     assert stack.inference is not None
     return [
@@ -248,53 +247,53 @@ def headings(stack: LocalStack) -> list[str]:
 
 
 def _follow(stack: LocalStack, console: Console, stop: Stop) -> None:
-    """Show what happens until it is to stop. Raises the error of a part that was given up."""
+    """Show what happens until the stop. Raises the error of a part that is not restarted any more."""
     from rich.live import Live
 
-    from histgen_lib.cli.stream.view import LiveView, say_ended
+    from histgen_lib.cli.stream.view import LiveView, print_ended
     from histgen_lib.client.connection import Target, connect
     from histgen_lib.client.following import Follower, open_poller
 
     lines = headings(stack)
     if not console.is_terminal:
-        _tell(console, "\n".join(lines))
+        _print(console, "\n".join(lines))
 
-    def seen() -> Follower:
-        sight = open_poller(connect(Target(home=stack.home.folder), os.environ), stop.wait)
-        return Follower(sight, stack.home.run_dir)
+    def make_follower() -> Follower:
+        poller = open_poller(connect(Target(home=stack.home.folder), os.environ), stop.wait)
+        return Follower(poller, stack.home.run_dir)
 
-    follower = _insisted(seen, stop)
+    follower = _retried(make_follower, stop)
     if not console.is_terminal:
         while not stop.requested:
             stack.check()
-            for ended in _insisted(follower.look, stop).news:
+            for ended in _retried(follower.poll, stop).news:
                 with suppress(OSError):
-                    say_ended(console, ended)
+                    print_ended(console, ended)
             stop.wait(follower.pause_s)
         return
-    view = LiveView([*lines, "", "Ctrl-C stops it."])
+    view = LiveView([*lines, "", "Press Ctrl-C to stop it."])
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while not stop.requested:
             stack.check()
             others = [(part.name, part.state) for part in stack.servers()]
             with suppress(OSError):
-                live.update(view.draw(_insisted(follower.look, stop), others), refresh=True)
+                live.update(view.render(_retried(follower.poll, stop), others), refresh=True)
             stop.wait(follower.pause_s)
 
 
-def _insisted(look: Callable[[], T], stop: Stop) -> T:
-    """Look, for as often as it takes: nothing that a look may meet is a reason to end a stack."""
+def _retried(poll: Callable[[], T], stop: Stop) -> T:
+    """Poll until it succeeds: no error of a poll may end the stack. Raises Stopped."""
     while True:
         try:
-            return look()
+            return poll()
         except Exception as error:
-            _log.warning("It could not be looked how the stack is: %s.", type(error).__name__)
+            _log.warning("The state of the stack could not be read: %s.", type(error).__name__)
             stop.check()
             stop.wait(_PAUSE_S)
 
 
 def duration(seconds: float) -> str:
-    """Say in words how long something has lasted."""
+    """Write a duration for people."""
     minutes = int(seconds // 60)
     if minutes < 1:
         return f"{seconds:.0f} s"

@@ -1,9 +1,9 @@
-"""`histgen verify`: is every object in the store what was written? What is not can be written again."""
+"""`histgen verify`: check that every object in the store is what was written, and repair what is not."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from histgen_lib.storage import ObjectStore
 
 DAMAGED = 1
-_TELL_S = 1.0
+_REFRESH_S = 1.0
 
 
 def verify(
     *,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Have what is damaged written again, once all was looked at.")
+        bool, typer.Option("--repair", help="Repair what is damaged, once everything is checked.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --repair: only say what would be done.")
+        bool, typer.Option("--dry-run", help="With --repair: only print what would be done.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, instead of going on where the last one stopped.")
+        bool, typer.Option("--restart", help="Start over, instead of resuming an interrupted run.")
     ] = False,
     metrics: Annotated[
         Path | None,
@@ -49,12 +49,12 @@ def verify(
     bus: Bus = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Look whether every object in the store is what was written, beside a running stack or without one.
+    """Check that every object in the store is what was written, whether or not the stack runs.
 
-    Reads the whole store. Stopped and started again, it goes on where it was. What is damaged stands in
-    histgen status from then on. Ends with 0 if all is well, with 1 if something is damaged; with --repair,
-    with 1 if something cannot be written again. Slides whose report or bag is damaged are announced again:
-    the same bytes lie there again when the stack has worked on them.
+    Reads the whole store; an interrupted run is resumed. From then on histgen status shows what is damaged.
+    The exit code is 1 if something is damaged or, with --repair, if something cannot be repaired. Slides
+    whose report or bag is damaged are announced again; once the stack has processed them, the same bytes are
+    there again.
 
     For example:
 
@@ -69,57 +69,59 @@ def verify(
     if dry_run and not repair:
         raise InvalidInputError(
             "verify-contradictory",
-            "Without --repair nothing is written again, so there is nothing to try out.",
-            hint="Leave --dry-run out, or give --repair, too.",
+            "--dry-run has no effect without --repair, since nothing is written.",
+            hint="Leave out --dry-run, or add --repair.",
         )
     connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
     opened = connection.store()
     verification = Verification(opened, anew=restart)
-    damages = _look(connection, opened, verification, as_json=as_json)
+    damages = _check(connection, opened, verification, as_json=as_json)
     if metrics:
         _write_metrics(metrics, verification)
     repaired = list(_repair(connection, opened, dry_run=dry_run, as_json=as_json)) if repair else []
     if as_json:
         emit_json(_to_dict(verification, damages, repaired if repair else None, dry_run=dry_run))
     else:
-        _say_summary(verification, repaired if repair else None)
+        _print_summary(verification, repaired if repair else None)
     bad = any(not one.done for one in repaired) if repair and not dry_run else bool(damages)
     raise typer.Exit(DAMAGED if bad else 0)
 
 
-def _look(
+def _check(
     connection: Connection, store: ObjectStore, verification: Verification, *, as_json: bool
 ) -> list[Damage]:
-    """Verify to the end; return all that is damaged, also what an earlier start has found."""
+    """Verify to the end; return all damage, including what an earlier run found."""
     from histgen_lib.catalogue.case import slides_of
     from histgen_lib.catalogue.integrity import noted_damage
 
     if verification.resumed:
-        err().print(f"Going on behind {printable(verification.progress.after)}.", soft_wrap=True)
-    with _progress(verification) as tell:
+        err().print(f"Resuming after {printable(verification.progress.after)}.", soft_wrap=True)
+    with _progress(verification) as show:
         for found in verification.run():
             if found:
-                connection.tell_index(slides_of(store, {damage.owner for damage in found}))
+                connection.touch_index(slides_of(store, {damage.owner for damage in found}))
             for damage in found if not as_json else ():
                 out().print(f"damaged: {printable(str(damage))}", style="red", soft_wrap=True)
-            tell()
-    connection.tell_index(slides_of(store, verification.healed))
+            show()
+    connection.touch_index(slides_of(store, verification.healed))
     return list(noted_damage(store))
 
 
 @contextmanager
-def _progress(verification: Verification) -> Iterator[Any]:
-    """Show how far it is, where somebody looks on."""
-    with err().status("Reading the store …") as shown:
-        told_at = time.monotonic()
+def _progress(
+    verification: Verification, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[], None]]:
+    """Show the progress on a terminal. `clock`: monotonic seconds."""
+    with err().status("Reading the store …") as status:
+        shown_at = clock()
 
-        def tell() -> None:
-            nonlocal told_at
-            if time.monotonic() - told_at >= _TELL_S:
-                told_at = time.monotonic()
-                shown.update(f"{_counts(verification)}; now {printable(verification.progress.after)}")
+        def show() -> None:
+            nonlocal shown_at
+            if clock() - shown_at >= _REFRESH_S:
+                shown_at = clock()
+                status.update(f"{_counts(verification)}; now {printable(verification.progress.after)}")
 
-        yield tell
+        yield show
 
 
 def _repair(
@@ -129,39 +131,41 @@ def _repair(
     from histgen_lib.catalogue.case import slides_of
     from histgen_lib.catalogue.repair import Repair
 
-    with ExitStack() as held:
-        publisher = None if dry_run else held.enter_context(closing(open_publisher(connection.need_bus())))
+    with ExitStack() as resources:
+        publisher = (
+            None if dry_run else resources.enter_context(closing(open_publisher(connection.need_bus())))
+        )
         for repaired in Repair(store, publisher).run():
             if not dry_run:
-                connection.tell_index(slides_of(store, [repaired.damage.owner]))
+                connection.touch_index(slides_of(store, [repaired.damage.owner]))
             if not as_json:
-                _say(repaired, dry_run=dry_run)
+                _print_repaired(repaired, dry_run=dry_run)
             yield repaired
 
 
-def _say(repaired: Repaired, *, dry_run: bool) -> None:
+def _print_repaired(repaired: Repaired, *, dry_run: bool) -> None:
     from histgen_lib.catalogue.repair import ANNOUNCED
 
     key, verb = printable(repaired.damage.key), "would be" if dry_run else "is"
     if not repaired.done:
-        out().print(f"{key}: cannot be written again. {repaired.hint}", style="yellow", soft_wrap=True)
+        out().print(f"{key}: cannot be repaired. {repaired.hint}", style="yellow", soft_wrap=True)
     elif repaired.done == ANNOUNCED:
-        out().print(f"{key}: its slide {verb} announced again, and worked on where needed", soft_wrap=True)
+        out().print(f"{key}: its slide {verb} announced again, to be processed as needed", soft_wrap=True)
     else:
-        out().print(f"{key}: {verb} written again", soft_wrap=True)
+        out().print(f"{key}: {verb} repaired", soft_wrap=True)
 
 
-def _say_summary(verification: Verification, repaired: list[Repaired] | None) -> None:
+def _print_summary(verification: Verification, repaired: list[Repaired] | None) -> None:
     tally = verification.tally
-    said = f"{_counts(verification)} in {verification.progress.seconds:.0f} s"
+    summary = f"{_counts(verification)} in {verification.progress.seconds:.0f} s"
     if tally.undigested:
-        said += (
-            f"; of {tally.undigested:,} an earlier version did not write down what they hold: of these it is "
-            "only known that they can be read"
+        summary += (
+            f"; {tally.undigested:,} were written by an earlier version without a digest, and only checked "
+            "to be readable"
         )
-    out().print(said, style="bold", soft_wrap=True)
+    out().print(summary, style="bold", soft_wrap=True)
     if tally.damaged and repaired is None:
-        out().print("→ histgen verify --repair has them written again.", soft_wrap=True)
+        out().print("→ Repair them with histgen verify --repair.", soft_wrap=True)
 
 
 def _counts(verification: Verification) -> str:
@@ -182,7 +186,7 @@ def _to_dict(
 ) -> dict[str, Any]:
     from histgen_lib.catalogue.keys import ReportOwner
 
-    done = {one.damage.key: one for one in repaired or ()}
+    by_key = {one.damage.key: one for one in repaired or ()}
     return {
         **verification.summary(),
         "resumed": verification.resumed,
@@ -192,10 +196,10 @@ def _to_dict(
                 "key": one.key,
                 "kind": one.kind,
                 "why": one.why,
-                "slide_id": None if (whose := ReportOwner.named(one.owner)).is_case else whose.id or None,
-                "case_id": whose.id if whose.is_case else None,
-                "repair": (done[one.key].done or "impossible") if one.key in done else None,
-                "hint": (done[one.key].hint or None) if one.key in done else None,
+                "slide_id": None if (owner := ReportOwner.named(one.owner)).is_case else owner.id or None,
+                "case_id": owner.id if owner.is_case else None,
+                "repair": (by_key[one.key].done or "impossible") if one.key in by_key else None,
+                "hint": (by_key[one.key].hint or None) if one.key in by_key else None,
             }
             for one in damages
         ],

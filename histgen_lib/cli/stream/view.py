@@ -1,4 +1,4 @@
-"""How the stream looks: lines as slides end, and a picture of what is in flight that is drawn anew."""
+"""How the stream is shown: a line for each slide that ends, a live view of what is in progress, and JSON."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ if TYPE_CHECKING:
     from histgen_lib.storage import ObjectStore
 
 STATES = {
-    "scanned": "waits for a tiler",
-    "bagged": "waits for a reporter",
+    "scanned": "waiting for a tiler",
+    "bagged": "waiting for a reporter",
     "drafted": "drafted",
     "dead-letter": "dead letter",
 }
 STYLES = {"drafted": "green", "dead-letter": "red"}
-NOT_WHOLE = "The index of slides is being made anew: not all of them are counted yet."
+NOT_WHOLE = "The index of slides is being rebuilt: not all of them are counted yet."
 _LAST = 8
 
 
 def place_of(store: ObjectStore, key: str) -> str:
-    """Say where an object lies: a path where it is a file of this machine, else its URI."""
+    """Return where an object lies: its path if it is a file on this machine, else its URI."""
     uri = store.uri(key)
     return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
 
 
 def ending(slide: SlideState) -> Text:
-    """Say in a few words how a slide ended."""
+    """Describe briefly how a slide ended."""
     if slide.draft:
         if slide.draft.out_of_distribution:
-            return Text("outside the model's world, not to be used", style="yellow")
-        said = slide.draft.fields.get("diagnosis") or slide.draft.text.partition("\n")[0]
-        return Text(f"{said} (the model abstains)" if slide.draft.abstained else said)
+            return Text("out of distribution, not to be used", style="yellow")
+        summary = slide.draft.fields.get("diagnosis") or slide.draft.text.partition("\n")[0]
+        return Text(f"{summary} (the model abstains)" if slide.draft.abstained else summary)
     if slide.letter:
         return Text(f"{slide.letter.code}: {slide.letter.message}")
     return Text(waiting_for(slide))
 
 
 def waiting_for(slide: SlideState) -> str:
-    """Say what a slide's next step is."""
+    """Describe what a slide is waiting for, or how it ended."""
     if slide.lacks:
-        return f"waits for other slides of its case: {', '.join(slide.lacks)}"
+        return f"waiting for other slides of its case: {', '.join(slide.lacks)}"
     return STATES[slide.state]
 
 
 def failure_of(slide: SlideState) -> Failure | None:
-    """Return why a slide has no draft, as an error of the command."""
+    """Return the dead letter of a slide as an error of the command; None if it has none."""
     if slide.letter is None:
         return None
     return Failure(slide.letter.code, slide.letter.message, slide.letter.hint, 65)
 
 
-def say_ended(console: Console, ended: EndedSlide) -> None:
+def print_ended(console: Console, ended: EndedSlide) -> None:
     """Print a line for a slide that ended."""
     slide = ended.slide
     clock = time.strftime("%H:%M:%S")
@@ -82,54 +82,54 @@ def say_ended(console: Console, ended: EndedSlide) -> None:
 
 
 class LiveView:
-    """Draws pictures of the stream. `heading`: what stands above it. `others`: rows of what is no service."""
+    """Renders the stream. `heading`: lines above it."""
 
     def __init__(self, heading: Sequence[str] = ()) -> None:
         self._heading = heading
         self._last: list[EndedSlide] = []
 
-    def draw(self, picture: Snapshot, others: Iterable[tuple[str, str]] = ()) -> RenderableType:
-        """Draw one picture."""
-        self._last = [*self._last, *picture.news][-_LAST:]
+    def render(self, snapshot: Snapshot, servers: Iterable[tuple[str, str]] = ()) -> RenderableType:
+        """Render one snapshot. `servers`: name and state of processes that are not our services."""
+        self._last = [*self._last, *snapshot.news][-_LAST:]
         services = Table.grid(padding=(0, 1))
-        for name, state in others:
+        for name, state in servers:
             services.add_row(_dot(state == "running"), name, state)
-        for worker in picture.workers:
+        for worker in snapshot.workers:
             services.add_row(_dot(worker.ready), worker.name, _doing(worker))
         parts: list[RenderableType] = [Text(line, overflow="fold") for line in self._heading]
-        parts += [Text(), services, Text(), Text(tally(picture), style="bold")]
-        if not picture.whole:
+        parts += [Text(), services, Text(), Text(tally(snapshot), style="bold")]
+        if not snapshot.whole:
             parts.append(Text(NOT_WHOLE, style="yellow"))
         parts += [_line(ended) for ended in self._last]
         return Group(*parts)
 
 
-def tally(picture: Snapshot) -> str:
-    """Count the slides by state, in a sentence."""
-    counts = picture.counts
+def tally(snapshot: Snapshot) -> str:
+    """Count the slides by state, in one line."""
+    counts = snapshot.counts
     parts = [
-        f"{picture.waiting} waiting",
-        f"{len(picture.busy)} in hand",
+        f"{snapshot.waiting} waiting",
+        f"{len(snapshot.busy)} in progress",
         f"{counts['drafted']} drafted",
         f"{counts['dead-letter']} dead letter{'' if counts['dead-letter'] == 1 else 's'}",
     ]
-    if picture.per_minute:
-        parts.append(f"{picture.per_minute:.1f} a minute")
-    if picture.away:
-        parts.append(f"the store is away ({picture.away})")
+    if snapshot.per_minute:
+        parts.append(f"{snapshot.per_minute:.1f} a minute")
+    if snapshot.away:
+        parts.append(f"the store does not answer ({snapshot.away})")
     return " · ".join(parts)
 
 
-def slides_table(picture: Snapshot, slides: Iterable[SlideState]) -> Table:
-    """Make one row a slide."""
+def slides_table(snapshot: Snapshot, slides: Iterable[SlideState]) -> Table:
+    """Make a table of one row for each slide."""
     table = Table("Slide", "State", "", box=None, pad_edge=False)
     for slide in slides:
-        worker = picture.busy.get(slide.slide_id)
-        state = "in hand" if worker else waiting_for(slide)
+        worker = snapshot.busy.get(slide.slide_id)
+        state = "in progress" if worker else waiting_for(slide)
         detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
         table.add_row(Text(_names(slide)), Text(state, style=STYLES.get(slide.state, "")), detail)
-        for said in slide.damaged:
-            table.add_row("", Text("damaged", style="red"), Text(printable(said), style="red"))
+        for damage in slide.damaged:
+            table.add_row("", Text("damaged", style="red"), Text(printable(damage), style="red"))
     return table
 
 
@@ -137,19 +137,19 @@ def _names(slide: SlideState) -> str:
     return f"{slide.slide_id} (copies: {', '.join(slide.copies)})" if slide.copies else slide.slide_id
 
 
-def picture_json(picture: Snapshot, store: ObjectStore) -> dict[str, Any]:
-    """Collect what --json prints of a picture."""
+def snapshot_json(snapshot: Snapshot, store: ObjectStore) -> dict[str, Any]:
+    """Return what --json prints of a snapshot."""
     return {
-        "counts": dict(picture.counts),
-        "slides": [slide_json(slide, store) for slide in picture.slides],
-        "services": [_worker_json(worker) for worker in picture.workers],
-        "store_away": picture.away or None,
-        "index": None if picture.totals is None else {"complete": picture.whole},
+        "counts": dict(snapshot.counts),
+        "slides": [slide_json(slide, store) for slide in snapshot.slides],
+        "services": [_worker_json(worker) for worker in snapshot.workers],
+        "store_away": snapshot.away or None,
+        "index": None if snapshot.totals is None else {"complete": snapshot.whole},
     }
 
 
 def slide_json(slide: SlideState, store: ObjectStore) -> dict[str, Any]:
-    """Collect what --json prints of a slide."""
+    """Return what --json prints of a slide."""
     event, draft, letter = slide.event, slide.draft, slide.letter
     return {
         "slide_id": slide.slide_id,
@@ -208,17 +208,17 @@ def _dot(well: bool) -> Text:
 
 
 def _doing(worker: WorkerState) -> RenderableType:
-    """Say what a worker does, or what keeps it from doing anything."""
+    """Describe what a worker is doing, or what keeps it from working."""
     flight = worker.in_flight
     if not worker.answers:
         return Text("does not answer", style="yellow")
     missing = ", ".join(f"{name} ({code})" for name, code in worker.missing.items())
     aside = ", ".join(f"{count} set aside ({code})" for code, count in worker.set_aside.items())
-    lacks = "; ".join(filter(None, (missing and f"waits for {missing}", aside)))
+    lacks = "; ".join(filter(None, (missing and f"waiting for {missing}", aside)))
     style = "yellow" if lacks else ""
     if flight is None:
         return Text(lacks, style=style) if lacks else Text("ready", style="dim")
-    text = f"{flight.slide_id}: {STAGES.get(flight.stage, 'begins')}, {flight.seconds:.0f} s"
+    text = f"{flight.slide_id}: {STAGES.get(flight.stage, 'starting')}, {flight.seconds:.0f} s"
     if flight.attempt > 1:
         text += f", attempt {flight.attempt}"
     if lacks:

@@ -1,4 +1,4 @@
-"""`histgen watch`: what is in flight, drawn anew until Ctrl-C."""
+"""`histgen watch`: a live view of what is in progress, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
     from histgen_lib.client.following import Follower
 
-LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 def watch(
     *,
-    once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
     home: Home = None,
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what is in flight, what ends and how, and how the services are. Ctrl-C leaves; the stack goes on.
+    """Show what is in progress, how slides end, and the state of the services. Ctrl-C ends only this view.
 
-    Of a remote stack only the slides are seen, not the services. --json looks once.
+    For a remote stack, only slides are shown, not services. --json prints the current state once.
 
     For example:
 
@@ -39,9 +39,9 @@ def watch(
     connection = reach(home, store=store, store_endpoint=store_endpoint)
     follower = Follower(open_poller(connection), connection.run_dir)
     if as_json:
-        from histgen_lib.cli.stream.view import picture_json
+        from histgen_lib.cli.stream.view import snapshot_json
 
-        emit_json(picture_json(follower.look(), connection.store()))
+        emit_json(snapshot_json(follower.poll(), connection.store()))
     elif once:
         _once(follower, connection)
     else:
@@ -51,32 +51,32 @@ def watch(
 def _once(follower: Follower, connection: Connection) -> None:
     from histgen_lib.cli.stream.view import LiveView
 
-    out().print(LiveView(_headings(connection)).draw(follower.look()))
+    out().print(LiveView(_headings(connection)).render(follower.poll()))
 
 
 def _follow(follower: Follower, connection: Connection) -> None:
     from rich.live import Live
 
-    from histgen_lib.cli.stream.view import LiveView, say_ended
+    from histgen_lib.cli.stream.view import LiveView, print_ended
     from histgen_lib.runtime.stopping import Stop, stopped_by_signals
 
     view, console = LiveView(_headings(connection)), out()
     with stopped_by_signals(Stop()) as stop:
         if not console.is_terminal:
             while not stop.requested:
-                for ended in follower.look().news:
-                    say_ended(console, ended)
-                stop.wait(LOOK_S)
+                for ended in follower.poll().news:
+                    print_ended(console, ended)
+                stop.wait(_POLL_S)
             return
         with Live(console=console, auto_refresh=False) as live:
             while not stop.requested:
-                live.update(view.draw(follower.look()), refresh=True)
-                stop.wait(LOOK_S)
+                live.update(view.render(follower.poll()), refresh=True)
+                stop.wait(_POLL_S)
 
 
 def _headings(connection: Connection) -> list[str]:
     if connection.home is None:
         return [f"Store    {connection.storage.url}"]
     if connection.run_dir is None:
-        return [f"No stack runs in {connection.home.folder} now; this is how far it came."]
+        return [f"No stack runs in {connection.home.folder} now; this is its last state."]
     return [f"Gateway  {connection.gateway}", f"Home     {connection.home.folder}"]

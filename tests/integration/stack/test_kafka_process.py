@@ -1,4 +1,4 @@
-"""A Kafka of our own starts, stops, keeps its data, and never outlives whoever started it."""
+"""A Kafka of our own starts, stops, keeps its data, and never outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from histgen_lib.stack.children import accepts, free_port
 from histgen_lib.stack.kafka import KafkaProcess
 
 
-def test_without_jars_it_says_how_to_get_them(tmp_path: Path) -> None:
+def test_without_jars_the_error_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(FatalError) as caught:
         KafkaProcess(tmp_path / "libs", tmp_path / "data").start()
     assert caught.value.code == "kafka-missing"
     assert "mvn -q -B -f deploy/kafka/pom.xml package" in caught.value.hint
 
 
-def test_without_java_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FatalError, match="there is no Java"):
+    with pytest.raises(FatalError, match="Java is not installed"):
         KafkaProcess(tmp_path, tmp_path / "data").start()
 
 
@@ -39,7 +39,7 @@ def test_a_start_that_fails_names_the_log(kafka_home: Path, tmp_path: Path) -> N
     assert broker.pid is None
 
 
-def test_it_ends_with_whoever_started_it(kafka_home: Path, tmp_path: Path) -> None:
+def test_the_broker_ends_with_the_process_that_started_it(kafka_home: Path, tmp_path: Path) -> None:
     """Also when that is killed; and it listens on this machine only."""
     port = free_port()
     program = f"""

@@ -1,4 +1,4 @@
-"""Which stack is meant, from what is stated, what lies in the folder, and the environment."""
+"""A command finds its stack by its options, the folder, and the environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def code_of(stated: Target, environment: dict[str, str]) -> str:
     return caught.value.code
 
 
-def test_the_folder_wins_over_the_environment(tmp_path):
+def test_the_folder_takes_precedence_over_the_environment(tmp_path):
     stopped_stack(tmp_path)
     found = connect(Target(), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
 
@@ -47,22 +47,22 @@ def test_without_a_stack_here_the_environment_names_one(tmp_path):
     assert (found.home, found.run_dir) == (None, None)
 
 
-def test_what_is_stated_wins_over_all(tmp_path):
+def test_command_line_options_take_precedence_over_everything(tmp_path):
     stopped_stack(tmp_path)
     found = connect(Target(store="s3://other"), {**REMOTE, "HISTGEN_HOME": str(tmp_path)})
 
     assert found.storage.url == "s3://other"
 
 
-def test_a_stated_folder_without_a_stack_is_not_replaced_by_the_environment(tmp_path):
+def test_a_folder_option_without_a_stack_does_not_fall_back_on_the_environment(tmp_path):
     assert code_of(Target(home=tmp_path), REMOTE) == "stack-not-running"
 
 
-def test_nothing_at_all_is_told_as_such(tmp_path):
+def test_no_stack_at_all_is_an_error(tmp_path):
     assert code_of(Target(), {"HISTGEN_HOME": str(tmp_path)}) == "stack-not-running"
 
 
-def test_a_stopped_stack_can_be_looked_at_but_takes_no_slides(tmp_path):
+def test_a_stopped_stack_can_be_read_but_accepts_no_slides(tmp_path):
     stopped_stack(tmp_path)
     found = connect(Target(home=tmp_path), {})
 
@@ -73,14 +73,14 @@ def test_a_stopped_stack_can_be_looked_at_but_takes_no_slides(tmp_path):
     assert caught.value.code == "stack-not-running"
 
 
-def test_what_is_not_known_of_a_remote_stack_is_asked_for(tmp_path):
+def test_missing_options_of_a_remote_stack_are_named(tmp_path):
     assert code_of(Target(gateway="http://g"), {}) == "store-unstated"
     with pytest.raises(HistgenError) as caught:
         connect(Target(store="s3://lab"), {}).need_bus()
     assert caught.value.code == "bus-unstated"
 
 
-def test_settings_of_the_broker_come_from_where_the_services_have_them():
+def test_broker_settings_come_from_the_services_variables():
     environment = {**REMOTE, "HISTGEN_KAFKA": '{"security_protocol": "SSL"}'}
 
     assert connect(Target(store="s3://lab"), environment).need_bus().kafka == (("security_protocol", "SSL"),)
@@ -93,7 +93,7 @@ def own_file(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_kafka_that_was_started_in_the_folder_is_reached_by_what_lies_there(tmp_path):
+def test_a_kafka_started_in_the_folder_is_reached_with_its_own_login(tmp_path):
     """And what lies there goes to no other broker; what the environment says is for others."""
     home = stopped_stack(tmp_path)
     home.kafka_client_path.parent.mkdir()
@@ -108,7 +108,7 @@ def test_a_kafka_that_was_started_in_the_folder_is_reached_by_what_lies_there(tm
     assert login("kafka://127.0.0.1:8") == {"sasl_plain_password": "lab"}
 
 
-def test_a_password_may_lie_in_a_file_which_wins_over_the_variable(tmp_path):
+def test_a_settings_file_takes_precedence_over_the_variable(tmp_path):
     file = own_file(tmp_path / "kafka.json", '{"sasl_plain_password": "hush"}')
     kafka = '{"sasl_plain_password": "lab", "security_protocol": "SASL_SSL"}'
     environment = {**REMOTE, "HISTGEN_KAFKA": kafka, "HISTGEN_KAFKA_FILE": str(file)}
@@ -120,7 +120,7 @@ def test_a_password_may_lie_in_a_file_which_wins_over_the_variable(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": [1]}', '{"a": "ü"}', '{"a": "' + "x" * 5000 + '"}'])
-def test_a_file_of_kafka_settings_that_cannot_be_used_is_told_without_its_content(tmp_path, text):
+def test_an_invalid_kafka_settings_file_is_reported_without_its_content(tmp_path, text):
     environment = {**REMOTE, "HISTGEN_KAFKA_FILE": str(own_file(tmp_path / "kafka.json", text))}
     with pytest.raises(HistgenError) as caught:
         connect(Target(store="s3://lab"), environment)
@@ -135,13 +135,13 @@ def test_a_file_of_kafka_settings_that_others_may_read_is_refused(tmp_path):
     assert code_of(Target(store="s3://lab"), {**REMOTE, "HISTGEN_KAFKA_FILE": str(file)}) == "secret-exposed"
 
 
-def test_the_token_of_a_stack_here_is_found_in_its_folder(tmp_path):
+def test_the_token_of_a_local_stack_is_found_in_its_folder(tmp_path):
     token = own_secret(stopped_stack(tmp_path).token_path)
 
     assert connect(Target(home=tmp_path), {"HISTGEN_TOKEN_FILE": "/elsewhere"}).token() == token
 
 
-def test_the_token_of_a_remote_gateway_is_in_the_stated_file(tmp_path):
+def test_the_token_of_a_remote_gateway_is_in_the_named_file(tmp_path):
     file = own_file(tmp_path / "gateway.token", "abc\n")
     found = connect(Target(), {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(file)})
 
@@ -151,7 +151,7 @@ def test_the_token_of_a_remote_gateway_is_in_the_stated_file(tmp_path):
 @pytest.mark.parametrize(
     "gateway", ["http://gw:80", "http://127.0.0.1.evil.example", "http://[", "http://192.0.2.1"]
 )
-def test_the_token_of_a_stack_here_goes_to_no_other_machine(tmp_path, gateway):
+def test_the_token_of_a_local_stack_is_sent_to_no_other_machine(tmp_path, gateway):
     own_secret(stopped_stack(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
@@ -160,14 +160,14 @@ def test_the_token_of_a_stack_here_goes_to_no_other_machine(tmp_path, gateway):
 
 
 @pytest.mark.parametrize("gateway", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/"])
-def test_a_gateway_of_this_machine_without_a_stack_has_the_token_of_the_account(tmp_path, gateway):
+def test_a_loopback_gateway_without_a_stack_gets_the_accounts_token(tmp_path, gateway):
     token = own_secret(StackHome(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
     assert connect(Target(gateway=gateway), environment).token() == token
 
 
-def test_a_token_that_cannot_be_read_is_told_with_the_file(tmp_path):
+def test_an_unreadable_token_is_reported_with_its_file(tmp_path):
     environment = {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(tmp_path / "none")}
     with pytest.raises(HistgenError) as caught:
         connect(Target(), environment).token()

@@ -1,4 +1,4 @@
-"""One stack lives in a folder at a time, and leaves word of how to reach it."""
+"""Only one stack at a time lives in a folder, and it records how to reach it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECORD = StackRecord(
 )
 
 
-def test_a_record_of_a_version_that_did_not_tell_the_roots_is_read(tmp_path):
+def test_a_record_of_a_version_without_roots_is_read(tmp_path):
     home = StackHome(tmp_path)
     told = RECORD.to_json()
     del told["roots"]
@@ -55,7 +55,7 @@ def test_a_stack_that_was_killed_leaves_the_folder_free(tmp_path):
         pass
 
 
-def test_what_a_dead_stack_said_of_its_services_is_forgotten(tmp_path):
+def test_announcements_of_a_dead_stack_are_removed(tmp_path):
     home = StackHome(tmp_path)
     home.run_dir.mkdir()
     (home.run_dir / "tiler-1.json").write_text("{}")
@@ -63,7 +63,7 @@ def test_what_a_dead_stack_said_of_its_services_is_forgotten(tmp_path):
         assert list(home.run_dir.iterdir()) == []
 
 
-def test_nobody_else_may_look_into_the_folder(tmp_path):
+def test_no_other_account_can_read_the_folder(tmp_path):
     with StackHome(tmp_path / "home").locked():
         assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
@@ -78,14 +78,14 @@ def test_a_home_that_was_open_is_closed_to_others(tmp_path, mode):
         assert stat.S_IMODE(home.folder.stat().st_mode) == 0o700
 
 
-def test_a_new_folder_with_slides_that_wait_is_closed_to_others(tmp_path):
+def test_a_new_folder_with_waiting_slides_is_closed_to_others(tmp_path):
     (tmp_path / "home" / "inbox").mkdir(parents=True)
     (tmp_path / "home").chmod(0o755)
     with StackHome(tmp_path / "home").locked():
         assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
-def test_an_open_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path):
+def test_an_open_folder_with_foreign_files_is_refused_and_left_unchanged(tmp_path):
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o755)
@@ -115,19 +115,19 @@ def test_the_record_outlives_the_stack(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "pid": 1}'])
-def test_a_record_of_another_version_is_none(tmp_path, text):
+def test_a_record_of_another_schema_is_ignored(tmp_path, text):
     (tmp_path / "stack.json").write_text(text)
 
     assert StackHome(tmp_path).read() is None
 
 
-def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path):
+def test_an_unusable_folder_is_reported_in_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FatalError) as caught, StackHome(tmp_path / "file" / "home").locked():
         pass
     assert caught.value.code == "stack-home"
 
 
-def test_the_folder_can_be_stated_in_the_environment():
+def test_the_environment_can_name_the_folder():
     assert default_home({"XDG_DATA_HOME": "/data"}) == Path("/data/histgen")
     assert default_home({"XDG_DATA_HOME": "/data", "HISTGEN_HOME": "/lab"}) == Path("/lab")

@@ -1,4 +1,4 @@
-"""The start of a stack waits for what may pass, says so, and is held up by no single server for long."""
+"""The start of a stack waits out temporary failures, reports them, and is not delayed by a single server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def told() -> list[Notice]:
 @pytest.fixture
 def stack(tmp_path, told, monkeypatch):
     monkeypatch.setattr(local, "BACKOFF", Backoff(0.001, 0.001))
-    return LocalStack(StackSettings(tmp_path / "home", tmp_path / "model"), told=told.append)
+    return LocalStack(StackSettings(tmp_path / "home", tmp_path / "model"), on_notice=told.append)
 
 
 def step_that_fails(*errors: Exception):
@@ -42,34 +42,34 @@ def refused(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def test_a_step_is_repeated_while_what_it_lacks_may_pass_and_said_once(stack, told):
+def test_a_step_with_a_temporary_failure_is_retried_and_reported_once(stack, told):
     lacks = (refused(errno.ENOSPC), refused(errno.EMFILE), TransientError("bus-unavailable", "Not now."))
 
-    assert stack._insist(step_that_fails(*lacks)) == "done"
-    assert [(news.name, news.trouble) for news in told] == [
+    assert stack._retry(step_that_fails(*lacks)) == "done"
+    assert [(notice.name, notice.trouble) for notice in told] == [
         ("the start", "No space left on device."),
         ("the start", ""),
     ]
 
 
-def test_what_may_not_pass_ends_the_start(stack):
+def test_a_permanent_error_ends_the_start(stack):
     with pytest.raises(FatalError, match="No such model"):
-        stack._insist(step_that_fails(FatalError("model-missing", "No such model.")))
+        stack._retry(step_that_fails(FatalError("model-missing", "No such model.")))
     with pytest.raises(PermissionError):
-        stack._insist(step_that_fails(PermissionError(errno.EACCES, "no")))
+        stack._retry(step_that_fails(PermissionError(errno.EACCES, "no")))
 
 
-def test_a_stop_ends_a_start_that_waits(tmp_path):
+def test_a_stop_ends_a_waiting_start(tmp_path):
     stop = Stop()
     stack = LocalStack(
-        StackSettings(tmp_path / "home", tmp_path / "model"), stop=stop, told=lambda _: stop.request()
+        StackSettings(tmp_path / "home", tmp_path / "model"), stop=stop, on_notice=lambda _: stop.request()
     )
     with pytest.raises(Stopped):
-        stack._insist(step_that_fails(*(refused(errno.ENOSPC) for _ in range(1000))))
+        stack._retry(step_that_fails(*(refused(errno.ENOSPC) for _ in range(1000))))
 
 
-def test_a_broker_that_does_not_come_up_holds_up_the_services_for_a_moment_only(stack, monkeypatch, tmp_path):
-    """They wait for it by themselves, and meanwhile load their models."""
+def test_a_slow_broker_delays_the_services_only_briefly(stack, monkeypatch, tmp_path):
+    """They wait for it themselves, and load their models meanwhile."""
     monkeypatch.setattr(local, "_HEAD_START_S", 0.05)
     never = ProcessSupervisor(
         "kafka", ServiceProcess("kafka", ["sleep", "1"], {}, tmp_path / "log", grace_s=1)

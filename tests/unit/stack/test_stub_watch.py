@@ -1,4 +1,4 @@
-"""The end of a model's process is noticed once, whether or not the kernel can tell of it."""
+"""The end of a model's process is noticed once, whether or not the kernel can report it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_end_is_noticed_once(monkeypatch, kernel_tells):
     until(watch.disturbed, 60, "the other's end")
 
 
-def test_while_the_kernel_tells_no_end_nothing_is_read(monkeypatch):
+def test_nothing_is_read_until_the_kernel_reports_an_end(monkeypatch):
     looks = []
     child = subprocess.Popen(["sleep", "600"])
     monkeypatch.setattr(stubs, "stubs_of", lambda server: looks.append(server) or {child.pid: []})

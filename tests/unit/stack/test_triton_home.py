@@ -1,4 +1,4 @@
-"""Where tritonserver is missing, or has the wrong numpy, that is said before anything is started."""
+"""A missing tritonserver, or a wrong numpy, is reported before anything is started."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_missing_server_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "2.4.6"])
-def test_a_numpy_with_which_answers_are_empty_is_named(tmp_path: Path, version: str) -> None:
+def test_a_numpy_that_makes_answers_empty_is_named(tmp_path: Path, version: str) -> None:
     assert code_of(make_home(tmp_path, version), tmp_path) == "triton-numpy"
 
 

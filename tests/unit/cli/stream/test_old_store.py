@@ -1,4 +1,4 @@
-"""A store that the version before has left is read: everything in it is what it was then.
+"""A store that an earlier version left is read, and everything in it has the same meaning.
 
 Keys and values are written out here as that version wrote them; nothing of today's code makes them.
 """
@@ -182,7 +182,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_status_tells_the_same_of_it(old: Old, indexed: bool):
+def test_status_shows_it_as_before(old: Old, indexed: bool):
     if indexed:
         old.index()
     slides = {slide["slide_id"]: slide for slide in old("status")["slides"]}
@@ -193,7 +193,7 @@ def test_status_tells_the_same_of_it(old: Old, indexed: bool):
     assert slides["by-hand"]["dead_letter"]["event_id"] == "17"
 
 
-def test_where_a_case_had_covered_up_a_slide_both_are_told_truly(old: Old):
+def test_a_slide_that_a_case_had_hidden_is_shown_correctly_and_so_is_the_case(old: Old):
     alpha, beta = old("status", "alpha"), old("status", "beta")
 
     assert alpha["slide"][0]["draft"]["text"] == "Report of alpha"
@@ -224,7 +224,7 @@ def test_its_dead_letters_are_replayed(old: Old):
     assert replayed["by-hand"].source == "/scanner/1"
 
 
-def test_nothing_of_it_is_called_damaged_that_this_test_has_written_whole(old: Old):
+def test_nothing_that_was_written_completely_is_called_damaged(old: Old):
     """Of bags and reports it has only written what says that they are there."""
     code, out, _ = old.command("verify")
     damaged = json.loads(out)["objects_damaged"]

@@ -1,4 +1,4 @@
-"""`histgen status`: pages of slides, from the index where there is one, and right where there is none."""
+"""`histgen status` lists pages of slides, from the index if there is one, and correctly without."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def test_a_page_says_how_many_there_are_and_how_to_see_them(many, indexed):
     out, err = many("--limit", 4, "--page", 2)
 
     assert re.findall(r"slide-\d+", out) == ["slide-000027", "slide-000026", "slide-000025", "slide-000024"]
-    assert "3 waiting · 0 in hand · 21 drafted · 6 dead letters" in out
+    assert "3 waiting · 0 in progress · 21 drafted · 6 dead letters" in out
     assert "5 to 8 of 30 shown (--page 3 for the next, --state for some, --all for all)" in out
     assert "No stack runs" in err
     assert "no such page" in many("--page", 9)[0]
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_pages_together_are_all_slides_once(many, indexed):
+def test_all_pages_together_list_each_slide_once(many, indexed):
     if indexed:
         many.index()
     pages = [many.json("--limit", 7, "--page", page) for page in range(1, 6)]
@@ -94,7 +94,7 @@ def test_pages_together_are_all_slides_once(many, indexed):
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_slides_of_some_states_alone_are_paged_too(many, indexed):
+def test_slides_of_some_states_are_paged_too(many, indexed):
     if indexed:
         many.index()
     letters = many.json("--state", "dead-letter", "--limit", 4)
@@ -116,14 +116,14 @@ def test_with_an_index_the_store_is_not_listed(many, monkeypatch):
     assert "slide-000028" in many()[0]
 
 
-def test_what_a_stopped_stack_did_at_its_end_is_told(many):
+def test_the_last_actions_of_a_stopped_stack_are_shown(many):
     many.index()
     planted.draft(many.store, "slide-000029", data="slide-000029")
 
     assert many.json()["counts"] == {"drafted": 22, "dead-letter": 6, "scanned": 2}
 
 
-def test_an_unfinished_slide_that_is_shown_is_looked_up(many):
+def test_a_listed_unfinished_slide_is_read_from_the_store(many):
     many.index()
     planted.draft(many.store, "slide-000029", data="slide-000029")
     with many.home.locked():
@@ -133,7 +133,7 @@ def test_an_unfinished_slide_that_is_shown_is_looked_up(many):
     assert told["slides"][0]["state"] == "drafted"
 
 
-def test_an_index_that_is_not_whole_yet_says_so(many):
+def test_an_incomplete_index_is_reported(many):
     make_index(many.home.index_path, store_name(many.storage)).touch(["slide-000001"])
     assert many.json()["counts"] == many.totals  # nobody keeps it: the store is read
     with many.home.locked():
@@ -156,25 +156,25 @@ def test_watch_counts_all_slides_as_status_does(many, histgen, indexed):
     assert len(told["slides"]) == COUNT
 
 
-def test_watch_says_that_an_index_is_not_whole_yet(many, histgen):
+def test_watch_reports_an_incomplete_index(many, histgen):
     make_index(many.home.index_path, store_name(many.storage)).touch(["slide-000001"])
     with many.home.locked():
         code, out, err = histgen("watch", "--once", "--home", many.home.folder)
 
     assert code == 0, err
-    assert "0 waiting · 0 in hand · 0 drafted · 0 dead letters" in out
+    assert "0 waiting · 0 in progress · 0 drafted · 0 dead letters" in out
     assert "not all of them are counted yet" in out
 
 
-def test_an_index_that_nobody_keeps_while_the_stack_runs_says_so(many):
+def test_an_outdated_index_of_a_running_stack_is_reported(many):
     many.index().note("kept", "1.0")
     with many.home.locked():
         _, err = many()
 
-    assert "The gateway has not looked for" in err
+    assert "The gateway last updated the index" in err
 
 
-def test_a_damaged_index_is_passed_over_and_removed(many):
+def test_a_damaged_index_is_skipped_and_removed(many):
     many.index().close()
     path = many.home.index_path
     with closing(sqlite3.connect(path)) as file:
@@ -190,7 +190,7 @@ def test_a_damaged_index_is_passed_over_and_removed(many):
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_a_copy_is_told_as_a_copy_of_its_slide(stack, indexed):
+def test_a_copy_is_shown_as_a_copy_of_its_slide(stack, indexed):
     scanned = planted.scan(stack.store, "a")
     planted.draft(stack.store, "a")
     note = json.dumps({"schema": 1, "slide_id": "a", "uri": "file:///copies/b.svs"}).encode()
@@ -207,7 +207,7 @@ def test_a_copy_is_told_as_a_copy_of_its_slide(stack, indexed):
     assert stack.json()["slides"][0]["copies"] == ["b"]
 
 
-def test_a_name_of_copies_of_two_slides_tells_both(stack):
+def test_a_name_of_copies_of_two_slides_shows_both(stack):
     for name in "ac":
         planted.scan(stack.store, name)
         stack.store.put(keys.copy_key("b", name), b'{"uri": "file:///%s/b.svs"}' % name.encode())
@@ -216,7 +216,7 @@ def test_a_name_of_copies_of_two_slides_tells_both(stack):
     assert [slide["slide_id"] for slide in stack.json("b")["slide"]] == ["a", "c"]
 
 
-def test_a_slide_that_took_the_place_of_a_copy_is_itself(stack):
+def test_a_slide_that_replaced_a_copy_is_not_shown_as_a_copy(stack):
     planted.scan(stack.store, "a")
     planted.scan(stack.store, "b", uri="file:///x/b.svs")
     stack.store.put(keys.copy_key("b", "a"), b'{"uri": "file:///x/b.svs"}')
@@ -225,7 +225,7 @@ def test_a_slide_that_took_the_place_of_a_copy_is_itself(stack):
     assert (told["copy_of"], [slide["slide_id"] for slide in told["slide"]]) == ([], ["b"])
 
 
-def test_replayed_letters_are_told_to_the_index(many, histgen):
+def test_replayed_letters_are_marked_in_the_index(many, histgen):
     index = many.index()
     stated = ("--home", many.home.folder, "--bus", f"embedded:{many.home.folder / 'bus.db'}")
     assert histgen("replay", "--all", *stated)[0] == 0
@@ -235,7 +235,7 @@ def test_replayed_letters_are_told_to_the_index(many, histgen):
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("a",), ("a", "--json")])
-def test_what_others_wrote_into_a_letter_is_shown_and_never_obeyed(stack, options):
+def test_control_characters_in_a_letter_are_shown_and_never_obeyed(stack, options):
     error = InvalidInputError("slide-damaged", "It says \x1b[31m\x9b2J\u202e.", hint="No\x9bhint.")
     planted.letter(stack.store, planted.scan(stack.store, "a"), error)
     out, err = stack(*options)
@@ -245,14 +245,14 @@ def test_what_others_wrote_into_a_letter_is_shown_and_never_obeyed(stack, option
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "a\x1b[31m", "\udcff", "x" * 5000])
-def test_a_name_that_no_slide_can_have_is_that_of_no_slide(stack, histgen, name):
+def test_an_impossible_slide_name_is_an_unknown_slide(stack, histgen, name):
     code, out, _ = histgen("status", name, "--home", stack.home.folder, "--json")
     told = json.loads(out)["error"]
     assert (code, told["code"], len(told["message"]) < 2000) == (65, "slide-unknown", True)
 
 
 @pytest.mark.parametrize("option", ["--page", "--limit"])
-def test_a_page_beyond_all_counting_is_wrong_usage(many, histgen, option):
+def test_an_absurdly_large_page_is_wrong_usage(many, histgen, option):
     many.index()
     assert many.json(option, 1_000_000)["page"]["slides"] == COUNT
     assert histgen("status", option, 10**20, "--home", many.home.folder)[0] == 2

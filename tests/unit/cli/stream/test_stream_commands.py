@@ -1,4 +1,4 @@
-"""The commands of the stream, where nothing runs or something is wrong: a sentence, a code, a way out."""
+"""Commands of the stream report what is wrong by a sentence, a code and a hint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_with_json_the_error_is_a_document(histgen):
         (("--allow", ""), "settings-invalid"),
     ],
 )
-def test_up_refuses_what_cannot_be_before_it_starts_anything(histgen, tmp_path, options, expected):
+def test_up_refuses_wrong_options_before_it_starts_anything(histgen, tmp_path, options, expected):
     code, _, err = histgen("up", *options)
 
     assert code == 78
@@ -102,7 +102,7 @@ def test_a_pattern_without_slides_is_refused_before_anything_is_submitted(histge
     assert "error[slide-none-found]" in err
 
 
-def test_a_gateway_that_is_not_there_is_told(histgen, monkeypatch, tmp_path):
+def test_an_unreachable_gateway_is_reported(histgen, monkeypatch, tmp_path):
     monkeypatch.setenv("HISTGEN_STORE", f"file:{tmp_path}")
     code, _, err = histgen(
         "submit", "a.svs", "--gateway", "http://127.0.0.1:9", "--store", f"file:{tmp_path}"
@@ -112,31 +112,31 @@ def test_a_gateway_that_is_not_there_is_told(histgen, monkeypatch, tmp_path):
     assert "error[gateway-unreachable]" in err
 
 
-def test_a_remote_store_is_looked_into_without_a_stack_here(histgen, tmp_path):
+def test_a_remote_store_is_read_without_a_local_stack(histgen, tmp_path):
     code, out, _ = histgen("status", "--store", f"file:{tmp_path / 'objects'}")
 
     assert code == 0
-    assert out == "0 waiting · 0 in hand · 0 drafted · 0 dead letters\n"
+    assert out == "0 waiting · 0 in progress · 0 drafted · 0 dead letters\n"
     assert histgen("status", "a", "--store", f"file:{tmp_path / 'objects'}")[2].startswith(
         "error[slide-unknown]"
     )
 
 
-def test_replay_wants_to_know_which(histgen, tmp_path):
+def test_replay_needs_a_selection(histgen, tmp_path):
     code, _, err = histgen("replay", "--store", f"file:{tmp_path}", "--bus", "embedded:/b.db")
 
     assert code == 65
     assert "error[replay-unstated]" in err
 
 
-def test_replay_takes_dead_letters_or_unfinished_slides(histgen, tmp_path):
+def test_replay_takes_either_dead_letters_or_unfinished_slides(histgen, tmp_path):
     code, _, err = histgen("replay", "--unfinished", "--all", "--store", f"file:{tmp_path}")
 
     assert code == 65
     assert "error[replay-contradictory]" in err
 
 
-def test_replay_says_of_an_id_it_does_not_know(histgen, tmp_path):
+def test_replay_reports_an_unknown_id(histgen, tmp_path):
     stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
     for options in ((), ("--dry-run",)):
         code, _, err = histgen("replay", "0" * 32, *options, *stated)
@@ -154,7 +154,7 @@ def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "slide.svs", "pipe"])
-def test_backfill_takes_folders_only(histgen, tmp_path, monkeypatch, prefix):
+def test_backfill_accepts_only_folders(histgen, tmp_path, monkeypatch, prefix):
     """An empty name (of a variable that is not set) is not the folder that one happens to be in."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slide.svs").write_bytes(b"slide")
@@ -165,7 +165,7 @@ def test_backfill_takes_folders_only(histgen, tmp_path, monkeypatch, prefix):
     assert (code, json.loads(out)["error"]["code"]) == (65, "backfill-prefix")
 
 
-def test_a_backfill_ends_with_what_it_left_out_and_names_the_first_ten(histgen, tmp_path):
+def test_a_backfill_ends_with_a_list_of_ten_files_left_out(histgen, tmp_path):
     (tmp_path / "archive").mkdir()
     for number in range(12):
         (tmp_path / "archive" / f"notes-{number:02}.txt").touch()
@@ -184,7 +184,7 @@ def test_a_backfill_ends_with_what_it_left_out_and_names_the_first_ten(histgen, 
     assert len(told["left_out"]) == 12
 
 
-def test_a_backfill_that_could_not_look_everywhere_says_so_by_its_exit_code(histgen, monkeypatch, tmp_path):
+def test_the_exit_code_shows_that_a_backfill_could_not_read_everything(histgen, monkeypatch, tmp_path):
     (tmp_path / "archive" / "closed").mkdir(parents=True)
     real = os.scandir
 
@@ -202,7 +202,7 @@ def test_a_backfill_that_could_not_look_everywhere_says_so_by_its_exit_code(hist
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_backfill_that_was_interrupted_is_not_done(histgen, monkeypatch, tmp_path, number):
+def test_an_interrupted_backfill_does_not_end_with_0(histgen, monkeypatch, tmp_path, number):
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def interrupted(*_, **__):
@@ -235,7 +235,7 @@ def test_config_shows_what_is_in_force_and_where_it_comes_from(histgen, monkeypa
     assert "hush" not in out + histgen("config", "show", service)[1]
 
 
-def test_config_names_the_variable_that_is_at_fault(histgen):
+def test_config_names_the_wrong_variable(histgen):
     code, _, err = histgen("config", "show", "tiler")
 
     assert code == 78
@@ -252,7 +252,7 @@ def test_export_knows_one_target_and_writes_a_repository(histgen, model_dir, tmp
     assert (tmp_path / "r" / "histgen" / "config.pbtxt").is_file()
 
 
-def test_a_demo_replaces_nothing_that_no_demo_left(histgen, tmp_path):
+def test_a_demo_replaces_only_what_a_demo_left(histgen, tmp_path):
     (tmp_path / "stack").mkdir()
     (tmp_path / "stack" / "thesis.tex").touch()
     code, _, err = histgen("demo", "--out", tmp_path, "--count", 1)
@@ -275,13 +275,13 @@ def test_the_audit_log_is_shown_and_checked(histgen, tmp_path):
     assert [entry["what"]["slide_id"] for entry in shown["entries"]] == ["b"]
 
     code, out, _ = histgen("audit", "verify", *at)
-    assert (code, out.splitlines()[0]) == (0, "The log is whole: 2 entries.")
+    assert (code, out.splitlines()[0]) == (0, "The log is intact: 2 entries.")
     end = out.split()[-1]
     store.delete("audit/000000000002.json")
     assert histgen("audit", "verify", *at)[0] == 0
     code, out, err = histgen("audit", "verify", "--expect", end, *at)
     assert code == 1
-    assert out.startswith("The log is NOT whole: 1 entry.")
+    assert out.startswith("The log is NOT intact: 1 entry.")
     assert err == "audit/000000000002.json is missing.\n"
     faults = json.loads(histgen("audit", "verify", "--expect", end, "--json", *at)[1])["faults"]
     assert faults == [{"key": "audit/000000000002.json", "fault": "missing"}]

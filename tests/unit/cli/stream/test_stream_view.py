@@ -1,4 +1,4 @@
-"""How the stream looks to a person."""
+"""How the stream is shown to a person."""
 
 from __future__ import annotations
 
@@ -48,46 +48,46 @@ def test_a_dead_letter_shows_its_code_and_message():
     )
 
 
-def test_the_picture_names_what_is_in_hand_and_how_far_it_is():
+def test_the_live_view_shows_jobs_in_progress():
     flight = InFlight("a", "e", 2, "encode", 32, 55, 3.4)
     picture = Snapshot((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
-    text = shown(LiveView(["Gateway  x"]).draw(picture, [("kafka", "restarting")]))
+    text = shown(LiveView(["Gateway  x"]).render(picture, [("kafka", "restarting")]))
 
     assert "a: encoding tiles, 3 s, attempt 2" in text
     assert "32/55 tiles" in text
-    assert "1 waiting · 1 in hand · 0 drafted · 0 dead letters" in text
+    assert "1 waiting · 1 in progress · 0 drafted · 0 dead letters" in text
     assert "kafka" in text
-    assert "in hand" in shown(slides_table(picture, picture.slides))
+    assert "in progress" in shown(slides_table(picture, picture.slides))
 
 
 @pytest.mark.parametrize(
     ("state", "said"),
     [
         (worker(), "ready"),
-        (worker(missing={"broker": "bus-unavailable"}), "waits for broker (bus-unavailable)"),
+        (worker(missing={"broker": "bus-unavailable"}), "waiting for broker (bus-unavailable)"),
         (worker(answers=False), "does not answer"),
         (
             worker(missing={"job": "full"}, in_flight=InFlight("a", "e", 1, "store", 0, 0, 9.0)),
-            "a: begins, 9 s; waits for job (full)",
+            "a: starting, 9 s; waiting for job (full)",
         ),
     ],
 )
-def test_a_service_says_what_it_lacks(state, said):
-    assert said in shown(LiveView().draw(Snapshot((), (state,))))
+def test_the_live_view_shows_what_a_service_lacks(state, said):
+    assert said in shown(LiveView().render(Snapshot((), (state,))))
 
 
-def test_the_last_ends_stay_in_sight():
+def test_the_last_ends_stay_visible():
     view = LiveView()
     ends = tuple(EndedSlide(SlideState(f"s{n}", "dead-letter", letter=LETTER), 1.5) for n in range(20))
-    view.draw(Snapshot((), (), ends))
-    text = shown(view.draw(Snapshot((), (), away="storage-unavailable")))
+    view.render(Snapshot((), (), ends))
+    text = shown(view.render(Snapshot((), (), away="storage-unavailable")))
 
     assert "s19 1.5 s" in text
     assert "s0 " not in text
-    assert "the store is away (storage-unavailable)" in text
+    assert "the store does not answer \n(storage-unavailable)" in text
 
 
-def test_a_program_is_told_what_a_person_is(tmp_path):
+def test_json_holds_what_a_person_sees(tmp_path):
     store = open_store(StorageSettings(f"file:{tmp_path}"))
     scanned = SlideScanned("a", "file:///a.svs", "0" * 64, 1)
     event = Event.first(scanned, source="/lab", now=datetime(2026, 1, 1, tzinfo=UTC), identity="a")
@@ -104,9 +104,9 @@ def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [{}, {"broker": "bus-unavailable"}])
-def test_what_a_worker_has_set_aside_is_told_with_the_reason(missing):
+def test_slides_set_aside_are_shown_with_the_reason(missing):
     picture = Snapshot((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
-    text = shown(LiveView(["Gateway  x"]).draw(picture, []))
+    text = shown(LiveView(["Gateway  x"]).render(picture, []))
 
     assert "2 set aside (slide-away), 1 set aside (job-crashed)" in text
-    assert ("waits for broker (bus-unavailable); 2" in text) == bool(missing)
+    assert ("waiting for broker (bus-unavailable); 2" in text) == bool(missing)

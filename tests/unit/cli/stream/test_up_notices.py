@@ -1,4 +1,4 @@
-"""What `histgen up` says of what ends and fails: one line each, and never the end of `histgen up` itself."""
+"""`histgen up` reports ends and failures in one line each, and none of them ends it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import pytest
 from rich.console import Console
 
-from histgen_lib.cli.stream.up import _insisted, duration, notice_printer
+from histgen_lib.cli.stream.up import _retried, duration, notice_printer
 from histgen_lib.runtime.stopping import Stop, Stopped
 from histgen_lib.stack.local import Notice
 
@@ -39,22 +39,22 @@ ENDED = Notice("tiler", "restarting", last="The tiler was ended by SIGKILL.")
 TROUBLE = "The disk of /home is full: make room on it. [disk-full]"
 
 
-def test_an_end_is_told_with_its_reason(tell, paper):
+def test_an_end_is_reported_with_its_reason(tell, paper):
     tell(ENDED)
 
-    assert paper.getvalue() == "tiler is started again: The tiler was ended by SIGKILL.\n"
+    assert paper.getvalue() == "tiler is being restarted: The tiler was ended by SIGKILL.\n"
 
 
-def test_trouble_is_one_line_with_what_lacks_and_the_second_time_with_how_long(tell, paper):
-    tell(Notice("tiler", "restarting", 0.0, TROUBLE, said_at=1.0))
-    tell(Notice("tiler", "running", 20.0, TROUBLE, said_at=1.0))  # it has changed, and not got well
-    tell(Notice("tiler", "restarting", 190.0, TROUBLE, said_at=2.0))
+def test_trouble_is_one_line_and_later_says_for_how_long(tell, paper):
+    tell(Notice("tiler", "restarting", 0.0, TROUBLE, reported_at=1.0))
+    tell(Notice("tiler", "running", 20.0, TROUBLE, reported_at=1.0))  # it has changed, and not got well
+    tell(Notice("tiler", "restarting", 190.0, TROUBLE, reported_at=2.0))
     tell(Notice("tiler", "running"))
 
     assert paper.getvalue().splitlines() == [
-        f"tiler keeps failing: {TROUBLE} It is tried for as long as it takes.",
-        f"tiler keeps failing for 3 min: {TROUBLE} It is tried for as long as it takes.",
-        "tiler is well again.",
+        f"tiler keeps failing: {TROUBLE} It is retried until it works.",
+        f"tiler keeps failing for 3 min: {TROUBLE} It is retried until it works.",
+        "tiler has recovered.",
     ]
 
 
@@ -62,19 +62,19 @@ def test_systemd_gets_the_same_line(paper):
     said: list[str] = []
     notice_printer(Console(file=paper), said.append)(ENDED)
 
-    assert said == ["STATUS=tiler is started again: The tiler was ended by SIGKILL."]
+    assert said == ["STATUS=tiler is being restarted: The tiler was ended by SIGKILL."]
 
 
-def test_a_paper_that_is_full_ends_nothing_and_takes_what_is_said_later(tell, paper):
+def test_a_full_disk_under_the_output_ends_nothing(tell, paper):
     paper.full = True
     tell(ENDED)
     paper.full = False
     tell(Notice("reporter", "restarting", last="The reporter ended with exit code 1."))
 
-    assert paper.getvalue().endswith("reporter is started again: The reporter ended with exit code 1.\n")
+    assert paper.getvalue().endswith("reporter is being restarted: The reporter ended with exit code 1.\n")
 
 
-def test_a_look_that_fails_is_taken_again(monkeypatch):
+def test_a_failed_poll_is_retried(monkeypatch):
     monkeypatch.setattr("histgen_lib.cli.stream.up._PAUSE_S", 0.01)
     failures = [RuntimeError("can't start new thread"), OSError(errno.EIO, "x"), MemoryError()]
 
@@ -83,18 +83,18 @@ def test_a_look_that_fails_is_taken_again(monkeypatch):
             raise failures.pop(0)
         return "seen"
 
-    assert _insisted(look, Stop()) == "seen"
+    assert _retried(look, Stop()) == "seen"
 
 
-def test_a_stop_ends_looks_that_fail():
+def test_a_stop_ends_failing_polls():
     stop = Stop()
     stop.request()
     with pytest.raises(Stopped):
-        _insisted(lambda: 1 / 0, stop)
+        _retried(lambda: 1 / 0, stop)
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(5.4, "5 s"), (59, "59 s"), (61, "1 min"), (7199, "119 min"), (7260, "2 h 1 min")]
 )
-def test_how_long_something_lasts_is_said_in_words(seconds, words):
+def test_durations_are_written_in_words(seconds, words):
     assert duration(seconds) == words

@@ -1,4 +1,4 @@
-"""What may pass is told from what a person must mend, by how a server ended and what it wrote."""
+"""Temporary failures are told from permanent ones by exit code and log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from histgen_lib.stack.children import describe_exit, is_retryable
         (1, ""),
     ],
 )
-def test_kills_slow_starts_lack_of_room_and_what_is_just_being_installed_may_pass(exit_code, told):
+def test_kills_slow_starts_lack_of_space_and_ongoing_installations_are_retryable(exit_code, told):
     assert is_retryable(exit_code, told, was_up=False)
 
 
@@ -37,17 +37,17 @@ def test_kills_slow_starts_lack_of_room_and_what_is_just_being_installed_may_pas
     [
         (1, "org.apache.kafka.common.config.ConfigException: Missing required configuration"),
         (1, "Stored node id 2 doesn't match previous node id 1 in /home/kafka/logs/meta.properties."),
-        (78, "Its shared memory cannot be kept from other accounts here"),
+        (78, "Triton's shared memory cannot be closed to other accounts here"),
         (1, "error: creating server: Invalid argument - no such option"),
     ],
 )
-def test_wrong_settings_and_others_data_do_not_pass_unless_it_ran_before(exit_code, told):
+def test_wrong_settings_and_foreign_data_are_permanent_unless_it_ran_before(exit_code, told):
     assert not is_retryable(exit_code, told, was_up=False)
     assert is_retryable(exit_code, told, was_up=True)
 
 
-def test_ends_are_told_in_words():
+def test_exits_are_described_in_words():
     assert describe_exit(-9) == "was ended by SIGKILL"
     assert describe_exit(143) == "was ended by SIGTERM"
     assert describe_exit(3) == "ended with exit code 3"
-    assert describe_exit(None) == "has not come up in time"
+    assert describe_exit(None) == "did not start in time"

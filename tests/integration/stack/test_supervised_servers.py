@@ -1,4 +1,4 @@
-"""A real tritonserver and a real Kafka that are killed, even at their first start, come up in the end."""
+"""A real tritonserver and a real Kafka come up in the end, even if killed during their first start."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_tritonserver_killed_ten_times_in_a_row_comes_up(
         assert supervisor.error is None
 
 
-def test_a_model_whose_process_is_killed_while_it_is_loaded_is_loaded_by_another_server(
+def test_a_model_whose_process_is_killed_while_loading_is_loaded_by_a_new_server(
     triton_home: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     server = TritonProcess(
@@ -75,7 +75,7 @@ def test_a_model_whose_process_is_killed_while_it_is_loaded_is_loaded_by_another
         assert until(watch.disturbed, CALM_S, "the end of a stub is noticed")
 
 
-def test_a_kafka_that_is_killed_at_its_first_starts_comes_up(kafka_home: Path, tmp_path: Path) -> None:
+def test_a_kafka_killed_during_its_first_starts_comes_up(kafka_home: Path, tmp_path: Path) -> None:
     with kept("kafka", KafkaProcess(kafka_home, tmp_path / "kafka")) as supervisor:
         kill(supervisor, 3)
         until(lambda: supervisor.state == "running", 180, "it to come up")
@@ -91,7 +91,7 @@ def test_a_kafka_whose_port_is_taken_may_come_up_later(kafka_home: Path, tmp_pat
     assert caught.value.code == "kafka-ended"
 
 
-def test_a_kafka_whose_data_are_another_brokers_is_for_a_person(kafka_home: Path, tmp_path: Path) -> None:
+def test_a_kafka_with_data_of_another_broker_is_a_fatal_error(kafka_home: Path, tmp_path: Path) -> None:
     first = KafkaProcess(kafka_home, tmp_path / "kafka")
     first.start()
     first.stop()
@@ -102,10 +102,10 @@ def test_a_kafka_whose_data_are_another_brokers_is_for_a_person(kafka_home: Path
     assert caught.value.code == "kafka-failed"
 
 
-def test_a_frozen_kafka_is_replaced_with_all_that_it_held(kafka_home: Path, tmp_path: Path) -> None:
+def test_a_frozen_kafka_is_replaced_without_loss(kafka_home: Path, tmp_path: Path) -> None:
     noted: list[tuple[str, bool]] = []
     broker = KafkaProcess(kafka_home, tmp_path / "kafka")
-    with kept("kafka", broker, frozen_s=3.0, noted=lambda *note: noted.append(note)) as supervisor:
+    with kept("kafka", broker, frozen_s=3.0, on_end=lambda *note: noted.append(note)) as supervisor:
         until(lambda: supervisor.state == "running" and broker.answers(), 180, "it to come up")
         identity = (tmp_path / "kafka" / "logs" / "meta.properties").read_bytes()
         frozen = broker.pid
@@ -143,7 +143,7 @@ def formatting(data: Path) -> int | None:
     return None
 
 
-def test_a_kafka_that_starts_on_a_full_disk_comes_up_once_there_is_room(
+def test_a_kafka_that_starts_on_a_full_disk_comes_up_once_there_is_space(
     kafka_home: Path, tmp_path: Path
 ) -> None:
     """Its log is on that disk, too: it cannot say why it ended."""

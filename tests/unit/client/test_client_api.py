@@ -1,4 +1,4 @@
-"""What a service answers becomes a value or an error of ours, whatever it answers."""
+"""Every answer of a service becomes a value or one of our errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from doors import TOKEN
 
 from histgen_lib import sockets
-from histgen_lib.client.api import get_json, look, post_json
+from histgen_lib.client.api import get_json, post_json, worker_states
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.stack.children import free_port
 
@@ -75,7 +75,7 @@ def refused(url: str) -> HistgenError:
     return caught.value
 
 
-def test_an_answer_is_returned(server):
+def test_returns_the_gateways_answer(server):
     server.answer = (202, {"status": "accepted"})
 
     assert post_json(f"{server.url}/slides", {"uri": "x"}, TOKEN) == {"status": "accepted"}
@@ -83,14 +83,14 @@ def test_an_answer_is_returned(server):
     assert server.authorisations == [f"Bearer {TOKEN}"]
 
 
-def test_who_knows_no_token_sends_none(server):
+def test_sends_no_token_without_one(server):
     server.answer = (202, {"status": "accepted"})
     post_json(f"{server.url}/slides", {"uri": "x"}, None)
 
     assert server.authorisations == [None]
 
 
-def test_a_token_does_not_follow_a_redirection(server):
+def test_a_token_does_not_follow_a_redirect(server):
     other = free_port()
     with socket.create_server(("127.0.0.1", other)) as elsewhere:
         server.answer, server.location = (307, {}), f"http://127.0.0.1:{other}/slides"
@@ -101,8 +101,8 @@ def test_a_token_does_not_follow_a_redirection(server):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_token_is_not_told_to_another_account_that_took_the_port(server, monkeypatch, host):
-    """A port is anybody's while its server is restarted."""
+def test_a_token_is_not_sent_to_another_account_that_took_the_port(server, monkeypatch, host):
+    """While a server restarts, any account can take its port."""
     server.answer = (202, {})
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(sockets, "listeners", _as_of_uid(65534))
@@ -124,7 +124,7 @@ def test_the_owner_of_a_listener_is_found_however_it_is_bound(bound):
         assert list(sockets.listeners("192.0.2.1", port)) == []
 
 
-def test_another_token_is_for_a_person_to_mend(server):
+def test_a_wrong_token_is_a_fatal_error(server):
     server.answer = (401, {"error": {"code": "token-wrong", "message": "No.", "hint": "Look there."}})
     error = refused(server.url)
 
@@ -135,7 +135,7 @@ def test_another_token_is_for_a_person_to_mend(server):
 @pytest.mark.parametrize(
     ("status", "kind"), [(404, InvalidInputError), (409, InvalidInputError), (503, TransientError)]
 )
-def test_a_refusal_keeps_the_gateways_own_words(server, status, kind):
+def test_a_refusal_keeps_the_gateways_message(server, status, kind):
     server.answer = (status, REFUSAL)
     error = refused(server.url)
 
@@ -146,7 +146,7 @@ def test_a_refusal_keeps_the_gateways_own_words(server, status, kind):
 @pytest.mark.parametrize(
     "answer", [(200, b"<html>"), (200, [1]), (404, b"nothing"), (404, {"error": "no"}), (302, {})]
 )
-def test_another_server_is_told_from_a_gateway(server, answer):
+def test_another_server_is_not_taken_for_a_gateway(server, answer):
     server.answer = answer
     error = refused(server.url)
 
@@ -155,7 +155,7 @@ def test_another_server_is_told_from_a_gateway(server, answer):
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_a_gateway_that_ends_or_a_proxy_before_it_may_be_tried_again(server, status):
+def test_a_gateway_shutting_down_or_behind_a_failing_proxy_is_retryable(server, status):
     server.answer = (status, b"Internal Server Error")
     error = refused(server.url)
 
@@ -166,42 +166,42 @@ def test_a_gateway_that_ends_or_a_proxy_before_it_may_be_tried_again(server, sta
 @pytest.mark.parametrize(
     "url", [f"http://127.0.0.1:{free_port()}", "http://[", "nonsense", "http://127.0.0.1:x"]
 )
-def test_a_gateway_that_is_not_there_may_be_tried_again(url):
+def test_an_unreachable_gateway_is_retryable(url):
     error = refused(url)
 
     assert isinstance(error, TransientError)
     assert error.code == "gateway-unreachable"
 
 
-def test_a_service_that_answers_nonsense_is_shown_as_one_that_does_not_answer(server, tmp_path):
+def test_a_service_that_answers_nonsense_counts_as_not_answering(server, tmp_path):
     server.answer = (200, {"phase": 1})
     (tmp_path / "broken-1.json").write_text("{")
-    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+    (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert (worker.name, worker.answers, worker.ready) == ("tiler", False, False)
 
 
-def test_a_service_is_asked_with_the_token_that_it_wants(server, tmp_path):
+def test_a_service_is_sent_the_token_that_it_announced(server, tmp_path):
     server.answer = (200, {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3})
-    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+    (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert (worker.answers, worker.jobs_done) == (True, 3)
     assert server.authorisations == [f"Bearer {TOKEN}"]
 
 
-def test_a_worker_tells_what_it_has_set_aside(server, tmp_path):
+def test_a_worker_reports_slides_set_aside(server, tmp_path):
     told = {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3}
     server.answer = (200, told | {"set_aside": {"count": 2, "codes": {"slide-away": 2}, "first": []}})
-    (worker,) = look(announced(tmp_path, server.url, own_token(tmp_path)))
+    (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert worker.set_aside == {"slide-away": 2}
     assert worker.ready
 
 
-def test_a_service_whose_token_others_could_have_put_there_is_not_asked(server, tmp_path):
+def test_a_service_whose_token_file_others_could_have_written_is_not_asked(server, tmp_path):
     path = own_token(tmp_path)
     path.chmod(0o644)
-    (worker,) = look(announced(tmp_path, server.url, path))
+    (worker,) = worker_states(announced(tmp_path, server.url, path))
 
     assert (worker.answers, server.authorisations) == (False, [])
 
@@ -220,7 +220,7 @@ def announced(folder: Path, url: str, token_file: Path) -> Path:
     return folder
 
 
-def test_a_service_in_trouble_is_no_answer(server):
+def test_a_server_error_is_not_an_answer(server):
     server.answer = (500, {})
     with pytest.raises(OSError, match="500"):
         get_json(server.url, TOKEN)

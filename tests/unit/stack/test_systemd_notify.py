@@ -1,4 +1,4 @@
-"""systemd is told what it asks for, by this process alone, and nobody is where there is none."""
+"""systemd gets the notifications that it expects, from this process alone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def ear():
         yield ear
 
 
-def test_what_is_said_arrives(ear):
-    Notifier({"NOTIFY_SOCKET": ear.getsockname()}).say("READY=1", "STATUS=Starting")
+def test_a_notification_arrives(ear):
+    Notifier({"NOTIFY_SOCKET": ear.getsockname()}).notify("READY=1", "STATUS=Starting")
 
     assert ear.recv(4096) == b"READY=1\nSTATUS=Starting"
 
@@ -33,17 +33,17 @@ def test_an_abstract_socket_is_reached():
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(f"\0histgen-test-{os.getpid()}")
         ear.settimeout(60)
-        Notifier({"NOTIFY_SOCKET": f"@histgen-test-{os.getpid()}"}).say("READY=1")
+        Notifier({"NOTIFY_SOCKET": f"@histgen-test-{os.getpid()}"}).notify("READY=1")
         assert ear.recv(4096) == b"READY=1"
 
 
-def test_it_beats_in_time_until_the_block_is_over(ear):
+def test_signs_of_life_are_sent_until_the_block_ends(ear):
     told = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "30000", "WATCHDOG_PID": str(os.getpid())}
     with Notifier(told).beating():
         assert [ear.recv(64) for _ in range(4)] == [b"WATCHDOG=1"] * 4
 
 
-def test_what_it_starts_is_not_told_and_cannot_speak_for_it(ear):
+def test_child_processes_cannot_notify_for_it(ear):
     environment = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "9", "WATCHDOG_PID": "1", "HOME": "/"}
     notifier = Notifier(environment)
 
@@ -52,6 +52,6 @@ def test_what_it_starts_is_not_told_and_cannot_speak_for_it(ear):
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all"])
-def test_without_a_systemd_that_listens_nothing_happens(address):
+def test_nothing_happens_without_a_listening_systemd(address):
     with Notifier({"NOTIFY_SOCKET": address}).beating():
-        Notifier({"NOTIFY_SOCKET": address}).say("READY=1")
+        Notifier({"NOTIFY_SOCKET": address}).notify("READY=1")

@@ -1,4 +1,4 @@
-"""Processes are kept running for as long as that may work, and never outlive whoever keeps them."""
+"""Processes are restarted as long as that may help, and never outlive their supervisor."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def keep():
         supervisor.join()
 
 
-def test_a_killed_process_is_started_again(keep, tmp_path):
+def test_a_killed_process_is_restarted(keep, tmp_path):
     seen: list[str] = []
     process = service(tmp_path, "import time; time.sleep(600)")
     supervisor = keep(process, backoff=AT_ONCE, changed=lambda k: seen.append(k.state))
@@ -72,7 +72,7 @@ def told_of(seen: list[str]):
     return note
 
 
-def test_a_process_that_is_killed_again_and_again_is_never_given_up(keep, tmp_path):
+def test_a_process_that_is_killed_repeatedly_is_never_given_up(keep, tmp_path):
     seen: list[str] = []
     process = service(tmp_path, "import time; time.sleep(600)")
     supervisor = keep(process, backoff=AT_ONCE, changed=told_of(seen))
@@ -85,7 +85,7 @@ def test_a_process_that_is_killed_again_and_again_is_never_given_up(keep, tmp_pa
     assert seen[0].startswith("The tiler was ended by SIGKILL. [service-ended]")
 
 
-def test_a_process_that_keeps_ending_says_why_once_and_once_that_it_is_well_again(keep, tmp_path):
+def test_a_failing_process_is_reported_once_and_so_is_its_recovery(keep, tmp_path):
     words = json.dumps(
         {"event": "x", "code": "bus-unavailable", "message": "No broker.", "hint": "Start it."}
     )
@@ -133,21 +133,21 @@ class Fickle(Process):
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
-def test_a_first_start_that_fails_of_what_may_pass_is_tried_again(keep, passing):
+def test_a_first_start_with_a_temporary_failure_is_retried(keep, passing):
     supervisor = keep(Fickle(passing, passing, passing, passing), backoff=AT_ONCE)
 
     assert (supervisor.state, supervisor.restarts, supervisor.error) == ("running", 4, None)
     assert "Kafka" in supervisor.trouble or passing.args[1] in supervisor.trouble
 
 
-def test_what_a_person_must_mend_ends_it_at_a_later_start_too(keep):
+def test_a_permanent_error_also_ends_a_later_start(keep):
     missing = FatalError("kafka-missing", "There is no Java.")
     supervisor = keep(Fickle(TransientError("kafka-ended", "Killed."), missing), backoff=AT_ONCE)
 
     assert (supervisor.state, supervisor.error) == ("failed", missing)
 
 
-def test_a_pause_before_the_next_start_holds_up_no_stop(keep, tmp_path):
+def test_a_pause_before_a_restart_does_not_delay_a_stop(keep, tmp_path):
     supervisor = keep(service(tmp_path, "raise SystemExit(1)"), backoff=Backoff(first_s=3600, most_s=3600))
     until(lambda: supervisor.state == "restarting", 60, "the pause")
     supervisor.join()
@@ -156,7 +156,7 @@ def test_a_pause_before_the_next_start_holds_up_no_stop(keep, tmp_path):
 
 
 @pytest.mark.parametrize("code", ["http-port", "job-process"])
-def test_a_refusal_that_may_pass_on_this_machine_is_no_reason_to_give_up(keep, tmp_path, code):
+def test_a_refusal_with_a_temporary_cause_is_retried(keep, tmp_path, code):
     words = json.dumps({"code": code, "message": "Not now.", "hint": "Wait."})
     supervisor = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
     until(lambda: supervisor.restarts > 9, 60, "many new starts")
@@ -164,7 +164,7 @@ def test_a_refusal_that_may_pass_on_this_machine_is_no_reason_to_give_up(keep, t
     assert supervisor.error is None
 
 
-def test_a_process_that_refuses_to_run_is_not_started_again(keep, tmp_path):
+def test_a_process_that_refuses_to_run_is_not_restarted(keep, tmp_path):
     words = json.dumps({"code": "settings-invalid", "message": "HISTGEN_BUS is missing.", "hint": "Set it."})
     supervisor = keep(service(tmp_path, f"print({words!r}); raise SystemExit(78)"), backoff=AT_ONCE)
     until(lambda: supervisor.error, 60, "the refusal")
@@ -174,7 +174,7 @@ def test_a_process_that_refuses_to_run_is_not_started_again(keep, tmp_path):
     assert supervisor.state == "failed"
 
 
-def test_a_program_that_cannot_be_started_is_an_error_not_a_silence(keep, tmp_path):
+def test_a_program_that_cannot_be_started_is_an_error(keep, tmp_path):
     (tmp_path / "file").touch()
     supervisor = keep(ServiceProcess("tiler", SLEEPER, {}, tmp_path / "file" / "x.log", grace_s=1))
 
@@ -196,7 +196,7 @@ def test_stopping_lets_a_process_drain(keep, tmp_path):
     assert (supervisor.state, process.pid) == ("stopped", None)
 
 
-def test_a_process_that_will_not_stop_is_killed_after_its_grace(keep, tmp_path):
+def test_a_process_that_does_not_stop_is_killed_after_its_grace_period(keep, tmp_path):
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     process = service(tmp_path, code, grace_s=0.1)
     supervisor = keep(process)
@@ -214,7 +214,7 @@ ORPHAN = (
 """A service whose child was stopped before it could ask the kernel to die with its parent."""
 
 
-def test_a_child_that_a_killed_service_leaves_stopped_is_ended_with_it(keep, tmp_path):
+def test_a_stopped_child_of_a_killed_service_is_ended_with_it(keep, tmp_path):
     process = service(tmp_path, ORPHAN)
     supervisor = keep(process, backoff=AT_ONCE)
     child = int(until(process.log_path.read_text, 60, "the child"))
@@ -224,7 +224,7 @@ def test_a_child_that_a_killed_service_leaves_stopped_is_ended_with_it(keep, tmp
     until(lambda: gone(child), 60, "the child's end")
 
 
-def test_a_child_that_is_left_when_its_keeper_is_killed_too_is_known_by_its_stack(tmp_path):
+def test_a_child_left_by_a_killed_service_and_supervisor_is_found_by_its_stack(tmp_path):
     mark = f"HISTGEN_RUN_DIR={tmp_path}"
     leader = subprocess.Popen(
         [sys.executable, "-c", ORPHAN],
@@ -245,13 +245,14 @@ def test_a_child_that_is_left_when_its_keeper_is_killed_too_is_known_by_its_stac
     until(lambda: gone(child), 60, "its end")
 
 
-def test_processes_die_with_a_keeper_that_is_killed(tmp_path):
+def test_processes_die_with_a_killed_supervisor(tmp_path):
     log = tmp_path / "log"
     code = (
         "import sys, time; from pathlib import Path\n"
         "from histgen_lib.stack.processes import ProcessSupervisor, ServiceProcess\n"
         f"p = ServiceProcess('t', {SLEEPER!r}, {{}}, Path({str(log)!r}), grace_s=1)\n"
-        "k = ProcessSupervisor('t', p); k.start(); k.wait_running(10); print(p.pid, flush=True); time.sleep(600)"
+        "k = ProcessSupervisor('t', p); k.start(); k.wait_running(10); print(p.pid, flush=True)\n"
+        "time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -270,7 +271,7 @@ def test_a_ctrl_c_in_the_terminal_does_not_reach_the_services(keep, tmp_path):
     assert os.getpgid(process.pid) != os.getpgid(os.getpid())
 
 
-def test_a_log_that_grows_is_cut_and_its_last_part_kept(tmp_path):
+def test_a_growing_log_is_cut_and_its_last_part_kept(tmp_path):
     log = tmp_path / "a.log"
     log.write_text("x" * 100)
     bound_log(log, most_bytes=100)
@@ -284,7 +285,7 @@ def test_a_log_that_grows_is_cut_and_its_last_part_kept(tmp_path):
     assert (tmp_path / "a.log.1").stat().st_size == 101
 
 
-def test_last_words_of_a_log_without_any_are_its_last_line():
+def test_a_log_without_errors_is_quoted_by_its_last_line():
     assert last_words("Traceback\nModuleNotFoundError: no x\n\n") == ("", "ModuleNotFoundError: no x", "")
     assert last_words('{"event": "The worker stops.", "where": "x.py"}\n') == ("", "The worker stops.", "")
     assert last_words("") == ("", "", "")
@@ -320,7 +321,7 @@ class Frozen(Process):
         return TransientError("service-ended", "It ended.")
 
 
-def test_a_process_that_shows_no_life_is_ended_and_replaced_and_that_is_said_and_counted(keep):
+def test_a_frozen_process_is_replaced_reported_and_counted(keep):
     process, noted, lasts = Frozen(1), [], []
 
     def note(part: str, frozen: bool) -> None:
@@ -328,17 +329,17 @@ def test_a_process_that_shows_no_life_is_ended_and_replaced_and_that_is_said_and
         process.times = 0
 
     supervisor = keep(
-        process, backoff=AT_ONCE, frozen_s=0.1, noted=note, changed=lambda k: lasts.append((k.state, k.last))
+        process, backoff=AT_ONCE, frozen_s=0.1, on_end=note, changed=lambda k: lasts.append((k.state, k.last))
     )
     until(lambda: supervisor.restarts == 1 and supervisor.state == "running", 60, "another one")
     until(lambda: supervisor._was_well, 60, "its sign of life")
 
     assert noted == [("tiler", True)]
-    assert ("restarting", "The tiler has shown no life for 0 s, and was ended.") in lasts
+    assert ("restarting", "The tiler showed no sign of life for 0 s, and was killed.") in lasts
     assert supervisor.restarts == 1
 
 
-def test_a_process_may_be_silent_for_ever_where_no_limit_is_set(keep):
+def test_without_a_limit_a_process_may_be_silent_for_ever(keep):
     supervisor = keep(Frozen(1), backoff=AT_ONCE, frozen_s=0, steady_s=0.02)
     until(lambda: supervisor.state == "running", 60, "it to run")
     supervisor.join()
@@ -346,21 +347,21 @@ def test_a_process_may_be_silent_for_ever_where_no_limit_is_set(keep):
     assert supervisor.restarts == 0
 
 
-def test_a_refusal_of_a_process_that_was_well_before_is_waited_out(keep):
-    """Somebody is just installing something, or copying a model: what ran here cannot be stated wrongly."""
+def test_a_refusal_of_a_process_that_was_well_before_is_retried(keep):
+    """Somebody may be installing something or copying a model; the settings were right before."""
     process = Fickle()
     supervisor = keep(process, backoff=AT_ONCE, frozen_s=0.1)
     until(lambda: supervisor._was_well, 60, "a sign of life")
     process.failures = [FatalError("kafka-missing", "There is no Java.")] * 5
     process.pid = None
-    supervisor._waker.ring()
+    supervisor._waker.wake()
     until(lambda: not process.failures and supervisor.state == "running", 60, "it to be started again")
 
     assert (supervisor.error, supervisor.restarts) == (None, 6)
     assert "There is no Java. [kafka-missing]" in supervisor.trouble
 
 
-def test_what_nobody_had_foreseen_is_tried_again_too(keep):
+def test_an_unforeseen_error_is_retried_too(keep):
     supervisor = keep(Fickle(ZeroDivisionError(), ZeroDivisionError(), ZeroDivisionError()), backoff=AT_ONCE)
     until(lambda: supervisor.state == "running", 60, "it to be started again")
 
@@ -368,13 +369,13 @@ def test_what_nobody_had_foreseen_is_tried_again_too(keep):
     assert "ZeroDivisionError" in supervisor.trouble
 
 
-def test_lasting_trouble_is_said_again_but_not_at_every_end(keep, tmp_path, monkeypatch):
-    monkeypatch.setattr("histgen_lib.stack.processes.SAY_S", 0.5)
+def test_lasting_trouble_is_reported_again_but_not_at_every_end(keep, tmp_path, monkeypatch):
+    monkeypatch.setattr("histgen_lib.stack.processes.REPEAT_S", 0.5)
     said: set[float] = set()
     supervisor = keep(
         service(tmp_path, "raise SystemExit(1)"),
         backoff=AT_ONCE,
-        changed=lambda k: said.add(k.said_at) if k.trouble else None,
+        changed=lambda k: said.add(k.reported_at) if k.trouble else None,
     )
     until(lambda: len(said) > 2, 60, "it to be said again")
 

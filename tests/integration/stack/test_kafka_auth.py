@@ -1,4 +1,4 @@
-"""A Kafka that `histgen up` starts takes nothing from whoever does not know the home's secret."""
+"""A Kafka that `histgen up` starts refuses clients without the home's secret."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ METADATA = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", -1)
 """A request for the names of all topics, as any client may send it."""
 
 
-def door_of(home: StackHome) -> KafkaAuth:
+def auth_of(home: StackHome) -> KafkaAuth:
     return KafkaAuth(home.secret("kafka"), home.kafka_client_path)
 
 
 def locked(home: StackHome, libs: Path) -> KafkaProcess:
-    return KafkaProcess(libs, home.kafka_client_path.parent, door=door_of(home))
+    return KafkaProcess(libs, home.kafka_client_path.parent, auth=auth_of(home))
 
 
 def bus_of(home: StackHome, broker: KafkaProcess) -> BusSettings:
@@ -61,7 +61,7 @@ def publish(bus: BusSettings, body: bytes) -> None:
         publisher.publish_raw("lab", "k", body)
 
 
-def test_whoever_has_the_home_reads_and_writes(home: StackHome, broker: KafkaProcess) -> None:
+def test_who_can_read_the_home_can_read_and_write(home: StackHome, broker: KafkaProcess) -> None:
     bus = bus_of(home, broker)
     publish(bus, b"slide")
     with closing(open_subscription(bus, "lab", "reader")) as subscription:
@@ -79,7 +79,7 @@ def test_another_password_is_refused(home: StackHome, broker: KafkaProcess, mech
     assert caught.value.code == "bus-refused"
 
 
-def test_no_port_answers_before_it_knows_who_asks(broker: KafkaProcess) -> None:
+def test_no_port_answers_before_login(broker: KafkaProcess) -> None:
     """Clients', the broker's own and the controller's; there is no other, and none for other machines."""
     assert broker.pid is not None
     ports = listening(broker.pid)
@@ -92,7 +92,7 @@ def test_no_port_answers_before_it_knows_who_asks(broker: KafkaProcess) -> None:
             assert stranger.recv(1) == b""
 
 
-def test_the_secret_is_in_files_of_its_owner_and_nowhere_else(home: StackHome, broker: KafkaProcess) -> None:
+def test_the_secret_is_only_in_files_of_its_owner(home: StackHome, broker: KafkaProcess) -> None:
     secret = home.secret("kafka").read_bytes()
     files = [path for path in home.folder.rglob("*") if path.is_file() and secret in path.read_bytes()]
     process = Path(f"/proc/{broker.pid}")
@@ -117,7 +117,7 @@ def connected_as_documented(home: StackHome) -> Any:
     return names["producer"]
 
 
-def test_other_programs_of_the_account_connect_by_the_files(
+def test_other_programs_of_the_account_connect_with_the_files(
     home: StackHome, broker: KafkaProcess, kafka_home: Path
 ) -> None:
     told = json.loads(home.kafka_client_path.read_text())
@@ -132,9 +132,7 @@ def test_other_programs_of_the_account_connect_by_the_files(
     assert "topic lab" in run.stdout
 
 
-def test_a_removed_secret_is_replaced_and_the_old_one_is_worth_nothing(
-    kafka_home: Path, tmp_path: Path
-) -> None:
+def test_a_removed_secret_is_replaced_and_the_old_one_is_refused(kafka_home: Path, tmp_path: Path) -> None:
     home = StackHome(tmp_path)
     broker = locked(home, kafka_home)
     broker.start()
@@ -150,7 +148,7 @@ def test_a_removed_secret_is_replaced_and_the_old_one_is_worth_nothing(
         broker.kill()
 
 
-def test_topics_and_offsets_from_before_there_was_a_door_stay(kafka_home: Path, tmp_path: Path) -> None:
+def test_topics_and_offsets_from_before_authentication_survive(kafka_home: Path, tmp_path: Path) -> None:
     home = StackHome(tmp_path / "home")
     first = KafkaProcess(kafka_home, home.kafka_client_path.parent)
     first.start()

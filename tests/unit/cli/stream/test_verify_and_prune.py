@@ -1,4 +1,4 @@
-"""`histgen verify` and `histgen prune`: what they say, to whom, and how they end."""
+"""`histgen verify` and `histgen prune`: what they print, and their exit codes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stack(tmp_path, histgen) -> Stack:
     return Stack(tmp_path / "home", histgen)
 
 
-def test_a_sound_store_ends_with_0_and_is_counted(stack):
+def test_a_sound_store_is_counted_and_ends_with_0(stack):
     code, told = stack.json("verify")
 
     assert code == 0
@@ -52,7 +52,7 @@ def test_a_sound_store_ends_with_0_and_is_counted(stack):
     assert (told["undigested"], told["resumed"]) == (0, False)
 
 
-def test_what_is_damaged_ends_with_1_and_is_named_and_what_can_be_written_again_is(stack):
+def test_damage_is_named_and_ends_with_1_and_is_repaired_where_possible(stack):
     path = stack.objects / keys.scanned_key("a")
     sound = path.read_bytes()
     path.write_bytes(b"")
@@ -74,12 +74,12 @@ def test_what_is_damaged_ends_with_1_and_is_named_and_what_can_be_written_again_
     assert [(one["action"], one["what"]) for one in told] == [("repaired", {"slide_id": "a", "kind": "scan"})]
 
 
-def test_what_nothing_else_tells_of_is_said_to_be_lost_and_the_command_does_not_end_with_0(stack):
+def test_an_irreparable_object_is_reported_and_the_command_does_not_end_with_0(stack):
     (stack.objects / "dead-letter" / "unknown.json").write_bytes(b"\xff")
     code, out, _ = stack("verify", "--repair")
 
     assert code == 1
-    assert "cannot be written again" in out
+    assert "cannot be repaired" in out
 
 
 def test_metrics_are_left_for_the_textfile_collector(stack, tmp_path):
@@ -92,7 +92,7 @@ def test_metrics_are_left_for_the_textfile_collector(stack, tmp_path):
     assert "histgen_verify_objects 6.0" in text
 
 
-def test_one_that_was_stopped_goes_on_unless_it_is_to_begin_anew(stack):
+def test_an_interrupted_run_is_resumed_unless_it_is_to_start_over(stack):
     stack("verify")
     state = json.loads(stack.store.get(LAST_VERIFICATION))
     stack.store.put(CURSOR, stack.store.get(LAST_VERIFICATION))
@@ -105,7 +105,7 @@ def test_one_that_was_stopped_goes_on_unless_it_is_to_begin_anew(stack):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"after": 3}'])
-def test_a_damaged_cursor_costs_a_beginning(stack, damage):
+def test_a_damaged_cursor_means_starting_over(stack, damage):
     stack.store.put(CURSOR, damage)
 
     assert stack.json("verify")[1]["objects"] == 7
@@ -116,7 +116,7 @@ def old_note(stack) -> None:
     os.utime(stack.objects / keys.SEEN / "mark", (1.0, 1.0))
 
 
-def test_a_prune_says_what_it_would_remove_and_removes_nothing_unasked(stack):
+def test_a_prune_lists_what_it_would_remove_and_removes_nothing_unconfirmed(stack):
     old_note(stack)
     code, out, _ = stack("prune", "--dry-run")
     assert (code, "seen" in out, "would be removed" in out) == (0, True, True)
@@ -132,7 +132,7 @@ def test_a_prune_says_what_it_would_remove_and_removes_nothing_unasked(stack):
     assert "nothing to remove" in stack("prune")[1]
 
 
-def test_kinds_and_days_are_stated_together(stack):
+def test_kinds_and_days_are_given_together(stack):
     old_note(stack)
 
     assert stack.json("prune", "--yes", "--older-than", "letters=1")[1]["removed"] == {}
@@ -146,5 +146,5 @@ def test_days_that_cannot_be_read_are_refused(stack, stated):
     assert (code, "error[retention-invalid]" in err) == (65, True)
 
 
-def test_a_repair_is_tried_out_only_where_there_is_one(stack):
+def test_a_dry_run_needs_a_repair(stack):
     assert "error[verify-contradictory]" in stack("verify", "--dry-run")[2]

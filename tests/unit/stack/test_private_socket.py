@@ -1,4 +1,4 @@
-"""A server's socket lies where no other account of the machine can go, and where a socket's name has room."""
+"""A server's socket lies where no other account can reach it, on a path short enough for a socket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from histgen_lib.errors import FatalError
+from histgen_lib.stack import triton
 from histgen_lib.stack.triton import PrivateSocket
 
 
@@ -28,7 +29,7 @@ def refusal(act: object) -> FatalError:
     return caught.value
 
 
-def test_the_folder_is_for_its_owner_and_goes_with_its_door(base: Path) -> None:
+def test_the_folder_is_for_its_owner_and_is_removed_with_its_object(base: Path) -> None:
     made = PrivateSocket()
     made.make()
     made.make()  # again after a restart
@@ -39,7 +40,7 @@ def test_the_folder_is_for_its_owner_and_goes_with_its_door(base: Path) -> None:
 
 
 @pytest.mark.parametrize("plant", ["open to others", "a link", "a file"])
-def test_a_folder_that_somebody_else_made_is_not_used(base: Path, plant: str) -> None:
+def test_a_folder_made_by_somebody_else_is_not_used(base: Path, plant: str) -> None:
     made = PrivateSocket()
     if plant == "a link":
         made.folder.symlink_to("/tmp")
@@ -51,14 +52,14 @@ def test_a_folder_that_somebody_else_made_is_not_used(base: Path, plant: str) ->
     refusal(made.make)
 
 
-def test_a_place_in_which_others_can_rename_our_folder_is_not_used(base: Path) -> None:
+def test_a_folder_in_which_others_can_rename_files_is_not_used(base: Path) -> None:
     base.chmod(0o777)
     refusal(PrivateSocket)
     base.chmod(0o1777)
     PrivateSocket()
 
 
-def test_a_place_with_a_long_name_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_a_long_path_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))

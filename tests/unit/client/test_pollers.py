@@ -1,4 +1,4 @@
-"""A look through the index costs little and tells every end once: also while the index is made anew."""
+"""Polling the index costs little and reports every end once, even while the index is rebuilt."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def stack(tmp_path):
         yield made
 
 
-def told(sight) -> list[tuple[str, str]]:
-    return [(slide.slide_id, slide.state) for slide in sight.look().news]
+def news_of(sight) -> list[tuple[str, str]]:
+    return [(slide.slide_id, slide.state) for slide in sight.poll().news]
 
 
 @pytest.fixture
@@ -76,27 +76,27 @@ def sight(stack):
     """Look through the index of an empty stack for the first time."""
     stack.keep()
     sight = open_poller(stack.connection())
-    assert told(sight) == []
+    assert news_of(sight) == []
     return sight
 
 
-def test_an_end_is_told_once_and_none_of_before_the_first_look(stack):
+def test_an_end_is_reported_once_and_none_from_before_the_first_poll(stack):
     stack.drafted("old")
     stack.keep()
     sight = open_poller(stack.connection())
-    assert told(sight) == []
+    assert news_of(sight) == []
     stack.drafted("a")
     planted.letter(stack.store, planted.scan(stack.store, "b"))
     stack.keep("a", "b")
 
-    assert sorted(told(sight)) == [("a", "drafted"), ("b", "dead-letter")]
-    assert told(sight) == []
+    assert sorted(news_of(sight)) == [("a", "drafted"), ("b", "dead-letter")]
+    assert news_of(sight) == []
     stack.keep("a", "b", "old")
-    assert told(sight) == []
-    assert sight.look().totals == {"drafted": 2, "dead-letter": 1}
+    assert news_of(sight) == []
+    assert sight.poll().totals == {"drafted": 2, "dead-letter": 1}
 
 
-def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, sight, monkeypatch):
+def test_an_end_found_during_a_poll_is_reported_once(stack, sight, monkeypatch):
     planted.scan(stack.store, "b")
     stack.drafted("a")
     stack.keep("a", "b")
@@ -110,11 +110,11 @@ def test_an_end_that_is_found_in_the_middle_of_a_look_is_told_once(stack, sight,
 
     with monkeypatch.context() as patched:
         patched.setattr(Index, "last_number", found_meanwhile)
-        before = told(sight)
-    assert [*before, *told(sight)] == [("a", "drafted"), ("b", "drafted")]
+        before = news_of(sight)
+    assert [*before, *news_of(sight)] == [("a", "drafted"), ("b", "drafted")]
 
 
-def test_a_slide_that_ends_again_after_a_replay_is_told_twice_though_nobody_looked_in_between(stack, sight):
+def test_both_ends_of_a_replayed_slide_are_reported_even_without_a_poll_in_between(stack, sight):
     planted.letter(stack.store, planted.scan(stack.store, "a"))
     stack.keep("a")
     list(replay(stack.store, Broker()))
@@ -122,58 +122,58 @@ def test_a_slide_that_ends_again_after_a_replay_is_told_twice_though_nobody_look
     planted.draft(stack.store, "a")
     stack.keep("a")
 
-    assert told(sight) == [("a", "dead-letter"), ("a", "drafted")]
-    assert told(sight) == []
+    assert news_of(sight) == [("a", "dead-letter"), ("a", "drafted")]
+    assert news_of(sight) == []
 
 
 class Broker:
     def publish(self, topic, key, event) -> None: ...
 
 
-def test_while_the_index_is_made_anew_old_ends_are_counted_and_new_ones_told(stack):
-    """None of them was ever seen unfinished by this index: the time of the end tells them apart."""
+def test_while_the_index_is_rebuilt_old_ends_are_counted_and_new_ones_reported(stack):
+    """The index never saw them unfinished; the time of the end tells them apart."""
     for slide_id in ("old", "older"):
         stack.drafted(slide_id)
     planted.letter(stack.store, planted.scan(stack.store, "given-up"))
     stack.age(60)
     sight = open_poller(stack.connection())
-    assert (told(sight), sight.look().whole) == ([], False)
+    assert (news_of(sight), sight.poll().whole) == ([], False)
     stack.drafted("new")
     stack.keep()
-    seen = sight.look()
+    seen = sight.poll()
 
     assert [slide.slide_id for slide in seen.news] == ["new"]
     assert (seen.whole, seen.totals) == (True, {"drafted": 3, "dead-letter": 1})
 
 
-def test_an_index_that_is_lost_and_made_anew_tells_nothing_twice_and_leaves_nothing_out(stack, sight):
+def test_a_rebuilt_index_reports_no_end_twice_and_misses_none(stack, sight):
     for slide_id in "xyz":
         stack.drafted(slide_id)
     stack.keep("x", "y", "z")
-    assert told(sight) == [("x", "drafted"), ("y", "drafted"), ("z", "drafted")]
+    assert news_of(sight) == [("x", "drafted"), ("y", "drafted"), ("z", "drafted")]
     stack.drafted("b")
     remove_index(stack.home.index_path)
-    seen = sight.look()
+    seen = sight.poll()
     assert (seen.news, seen.whole, seen.totals) == ((), False, {"drafted": 3})
     stack.lost_index()
     stack.drafted("c")
     stack.keep()
 
-    assert sorted(told(sight)) == [("b", "drafted"), ("c", "drafted")]
-    assert told(sight) == []
+    assert sorted(news_of(sight)) == [("b", "drafted"), ("c", "drafted")]
+    assert news_of(sight) == []
 
 
-def test_a_draft_that_is_written_once_more_is_not_told_by_another_index(stack, sight):
+def test_a_draft_written_again_is_not_reported_by_a_rebuilt_index(stack, sight):
     """Its time is another then."""
     stack.drafted("a")
     stack.keep("a")
-    assert told(sight) == [("a", "drafted")]
+    assert news_of(sight) == [("a", "drafted")]
     stack.lost_index()
     stack.age(-5)
     stack.keep()
 
-    assert told(sight) == []
-    assert sight.look().totals == {"drafted": 1}
+    assert news_of(sight) == []
+    assert sight.poll().totals == {"drafted": 1}
 
 
 def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack, sight):
@@ -181,27 +181,27 @@ def test_a_slide_that_comes_back_to_an_earlier_draft_has_ended_again(stack, sigh
         planted.scan(stack.store, "a", mpp=mpp)
         planted.draft(stack.store, "a", mpp=mpp)
         stack.keep("a")
-        assert told(sight) == [("a", "drafted")]
+        assert news_of(sight) == [("a", "drafted")]
     stack.lost_index()
     stack.keep()
-    assert told(sight) == []
+    assert news_of(sight) == []
 
 
-def test_an_end_that_is_found_long_after_is_counted_and_told_to_nobody(stack, sight):
+def test_an_end_found_long_afterwards_is_counted_but_not_reported(stack, sight):
     stack.drafted("brought-here")
     stack.age(7200)
     stack.keep("brought-here")
 
-    assert told(sight) == []
-    assert sight.look().totals == {"drafted": 1}
+    assert news_of(sight) == []
+    assert sight.poll().totals == {"drafted": 1}
 
 
-def test_a_look_asks_the_store_nothing(stack, monkeypatch):
+def test_a_poll_of_the_index_makes_no_request_to_the_store(stack, monkeypatch):
     plant_many(stack.objects, 100)
     stack.keep()
     for name in ("list", "get", "find", "head"):
         monkeypatch.setattr(type(stack.store), name, lambda *_: pytest.fail("the store is asked"))
-    picture = Follower(open_poller(stack.connection()), None).look()
+    picture = Follower(open_poller(stack.connection()), None).poll()
 
     assert picture.counts == {"drafted": 70, "dead-letter": 20, "scanned": 10}
     assert picture.waiting == 10
@@ -209,7 +209,7 @@ def test_a_look_asks_the_store_nothing(stack, monkeypatch):
     assert (shown[0], shown[10], len(shown)) == ("slide-000099", "slide-000098", 60)
 
 
-def test_a_look_costs_the_same_however_many_slides_there_are(tmp_path, monkeypatch):
+def test_the_cost_of_a_poll_does_not_depend_on_the_number_of_slides(tmp_path, monkeypatch):
     few = steps_of_a_look(tmp_path / "few", 100, monkeypatch)
     many = steps_of_a_look(tmp_path / "many", 2000, monkeypatch)
 
@@ -236,31 +236,31 @@ def steps_of_a_look(folder, count: int, monkeypatch) -> int:
     with stack.home.locked(), monkeypatch.context() as patched:
         stack.home.write(StackRecord(1, "http://127.0.0.1:9", "", stack.storage.url, None, "onnx", ""))
         sight = open_poller(stack.connection())
-        sight.look()
+        sight.poll()
         patched.setattr(indices, "_connected", counted)
-        sight.look()
+        sight.poll()
     return steps[0]
 
 
-def test_a_damaged_index_is_removed_for_its_keeper_to_make_another(stack):
+def test_a_damaged_index_is_removed_so_that_its_keeper_rebuilds_it(stack):
     stack.drafted("a")
     stack.keep()
     sight = open_poller(stack.connection())
-    before = sight.look()
+    before = sight.poll()
     stack.index.close()
     stack.index = None
     for path in stack.home.folder.glob("index.db*"):
         path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 65536)
-    seen = sight.look()
+    seen = sight.poll()
 
     assert (seen.slides, seen.totals, seen.whole) == (before.slides, {"drafted": 1}, False)
     stack.lost_index()
     stack.keep()
-    assert sight.look() == before
+    assert sight.poll() == before
 
 
-def test_without_an_index_of_use_the_store_is_read(stack, tmp_path, monkeypatch):
-    monkeypatch.setattr(sights, "_PATIENCE_S", 0.0)
+def test_without_a_usable_index_the_store_is_read(stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(sights, "_INDEX_WAIT_S", 0.0)
     assert isinstance(open_poller(stack.connection()), IndexPoller)  # it is being made anew
     remote = connect(Target(store=stack.storage.url), {})
     assert isinstance(open_poller(remote), StorePoller)
@@ -268,7 +268,7 @@ def test_without_an_index_of_use_the_store_is_read(stack, tmp_path, monkeypatch)
     assert isinstance(open_poller(stack.connection()), StorePoller)
 
 
-def test_of_a_stack_that_stopped_an_index_is_of_use_once_it_is_whole(tmp_path):
+def test_the_index_of_a_stopped_stack_is_usable_once_it_is_complete(tmp_path):
     stack = Stack(tmp_path / "home")
     stack.lost_index()
     stack.home.write(StackRecord(1, "http://127.0.0.1:9", "", stack.storage.url, None, "onnx", ""))
@@ -279,4 +279,4 @@ def test_of_a_stack_that_stopped_an_index_is_of_use_once_it_is_whole(tmp_path):
     sight = open_poller(stack.connection())
 
     assert isinstance(sight, IndexPoller)
-    assert sight.look().totals == {"drafted": 1}
+    assert sight.poll().totals == {"drafted": 1}

@@ -1,4 +1,4 @@
-"""Drafts and events lie where nobody else can read them, or `histgen up` says what to do."""
+"""Drafts and events lie where no other account can read them, or the error says what to do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a_store(folder: Path) -> StorageSettings:
 
 @pytest.mark.parametrize("was", [0o755, 0o750, 0o701, 0o777])
 @pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}"])
-def test_a_store_that_was_open_is_closed(tmp_path, was, form):
+def test_an_open_store_is_closed_to_others(tmp_path, was, form):
     a_store(tmp_path / "store")
     (tmp_path / "store").chmod(was)
     close_store(StorageSettings(form.format(tmp_path / "store")))
@@ -40,11 +40,11 @@ def test_a_new_folder_is_closed(tmp_path):
     assert mode(tmp_path / "new") == 0o700
 
 
-def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path):
+def test_a_folder_with_foreign_files_is_refused_and_left_unchanged(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o755)
     (tmp_path / "shared" / "notes.txt").touch()
-    with pytest.raises(FatalError, match="holds what no stack left there") as caught:
+    with pytest.raises(FatalError, match="holds files that no stack put there") as caught:
         close_store(StorageSettings(f"file:{tmp_path / 'shared'}"))
     assert caught.value.code == "store-open"
     assert "chmod" in caught.value.hint
@@ -52,7 +52,7 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path)
 
 
 @pytest.mark.parametrize(("was", "taken"), [(0o2770, True), (0o700, True), (0o2775, False), (0o771, False)])
-def test_the_folder_that_an_administrator_gave_is_taken_if_nobody_else_can_enter_it(
+def test_a_folder_lent_by_an_administrator_is_used_if_nobody_else_can_enter_it(
     tmp_path, monkeypatch, was, taken
 ):
     settings = a_store(tmp_path / "store")
@@ -92,5 +92,5 @@ def test_the_embedded_brokers_files_are_closed(tmp_path):
     assert {mode(path) for path in names if path.exists()} <= {0o600}
 
 
-def test_a_broker_elsewhere_is_none_of_our_files():
+def test_a_remote_broker_has_no_files_here():
     close_bus(BusSettings("kafka://lab:9092"))
