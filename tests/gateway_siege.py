@@ -1,4 +1,4 @@
-"""What a gateway is put to, and what it must be like afterwards; for the short test and for the long one."""
+"""Puts a gateway under load and checks its state afterwards, for the short test and the long one."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ AT_A_TIME = 8
 
 
 def send_malformed(url: str, count: int, key: dict[str, str]) -> Counter[int]:
-    """Send so many, several at a time, most with the key; count the answers by status."""
+    """Send `count` malformed requests, several at a time; count the answers by status."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         return Counter(pool.map(lambda sent: _answered(url, sent), malformed(count, key["authorization"])))
 
 
 def _answered(url: str, sent: bytes) -> int:
-    """Send one, and read the first of the answer; the server has to hang up where it answers nothing."""
+    """Send one request and return its status; 0 if the server hangs up without an answer."""
     with connect(url) as peer:
         peer.settimeout(_PATIENCE_S)
-        told = b""
+        answer = b""
         with suppress(ConnectionError):
             peer.sendall(sent)
-            told = peer.recv(1 << 16)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # go without a word
-        return status_of(told)
+            answer = peer.recv(1 << 16)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset by the server
+        return status_of(answer)
 
 
 def files_of(pid: int) -> int:
-    """Count what a process has open."""
+    """Count the file descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - it is no folder of files
 
 
 def megabytes_of(pid: int) -> float:
-    """Return the memory that a process holds."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

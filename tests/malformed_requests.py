@@ -1,4 +1,4 @@
-"""Requests that no client of ours would send, drawn by chance; the same ones for the same seed."""
+"""Random malformed requests; the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ _CHUNKED = "transfer-encoding: chunked\r\n"
 
 
 def malformed(count: int, key: str, seed: int = 4711) -> Iterator[bytes]:
-    """Yield so many requests; some are the whole of one, some are cut off, some are several in one.
+    """Yield `count` requests: whole ones, ones cut off, and several in one.
 
-    `key`: what most of them give as their authorization.
+    `key`: the authorization that most of them send.
     """
     chance = random.Random(seed)
     kinds = (_noise, _odd_heads, _odd_bodies, _odd_json, _odd_chunks, _several)
     for _ in range(count):
-        made = chance.choice(kinds)(chance, key)
-        yield _spoilt(chance, made) if chance.random() < 0.3 else made
+        request = chance.choice(kinds)(chance, key)
+        yield _damaged(chance, request) if chance.random() < 0.3 else request
 
 
 def _noise(chance: Chance, _: str) -> bytes:
@@ -154,11 +154,11 @@ def _text(chance: Chance, most: int) -> str:
     return "".join(chance.choices(string.printable + "\0\x1b\x9bäß\xff", k=chance.randint(1, most)))
 
 
-def _spoilt(chance: Chance, made: bytes) -> bytes:
-    """Cut a request off, or change some of its bytes."""
+def _damaged(chance: Chance, request: bytes) -> bytes:
+    """Cut a request off or change some of its bytes."""
     if chance.random() < 0.5:
-        return made[: chance.randint(0, len(made))]
-    spoilt = bytearray(made)
-    for _ in range(min(5, len(spoilt))):
-        spoilt[chance.randrange(len(spoilt))] = chance.randrange(256)
-    return bytes(spoilt)
+        return request[: chance.randint(0, len(request))]
+    damaged = bytearray(request)
+    for _ in range(min(5, len(damaged))):
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+    return bytes(damaged)

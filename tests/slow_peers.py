@@ -1,4 +1,4 @@
-"""Those who connect to a server and are slow, many, or talk no HTTP: bare sockets."""
+"""Clients that are slow, many, or do not speak HTTP: bare sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def connect(url: str, *, source: str = "127.0.0.1", sent: bytes = b"") -> socket.socket:
-    """Connect from an address of loopback, and send something."""
+    """Connect from a loopback address and send something."""
     parts = urlsplit(url)
     peer = socket.create_connection((parts.hostname or "", parts.port or 0), 60, (source, 0))
     if sent:
@@ -19,12 +19,12 @@ def connect(url: str, *, source: str = "127.0.0.1", sent: bytes = b"") -> socket
 
 
 def heard(peer: socket.socket) -> bytes:
-    """Read until the server hangs up: in whatever way, but it has to."""
-    told = b""
+    """Read until the server hangs up, which it must."""
+    received = b""
     with suppress(ConnectionError):
         while piece := peer.recv(65536):
-            told += piece
-    return told
+            received += piece
+    return received
 
 
 def ask(url: str, sent: bytes, *, source: str = "127.0.0.1") -> bytes:
@@ -36,5 +36,5 @@ def ask(url: str, sent: bytes, *, source: str = "127.0.0.1") -> bytes:
 
 
 def status_of(answer: bytes) -> int:
-    """Return the status of an answer; 0 for none."""
+    """Return the status of an answer; 0 for no answer."""
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0

@@ -52,6 +52,18 @@ class Backoff:
         for tries in count():
             yield min(self.most_s, self.first_s * 2.0 ** min(tries, 32)) * (1 - chance() / 2)
 
+    def retry(self, step: Callable[[], T], outage: Callable[[TransientError, float], None]) -> T:
+        """Do `step` until it succeeds; after each TransientError call `outage` with it and the delay (s).
+
+        `outage` does the waiting, and may raise to end it.
+        """
+        for delay_s in self.delays():
+            try:
+                return step()
+            except TransientError as error:
+                outage(error, delay_s)
+        raise AssertionError("delays never end")
+
 
 def in_background(call: Callable[[], T]) -> Future[T]:
     """Run `call` in a thread of its own, which does not keep the process from exiting."""
@@ -160,15 +172,12 @@ class Pulse:
 
         `patient`: as in `pause`. `background`: the step may block, so it runs in another thread.
         """
-        for delay_s in self._backoff.delays():
-            try:
-                result = self.until(in_background(step)) if background else step()
-            except TransientError as error:
-                self.outage(what, error, delay_s, patient=patient)
-            else:
-                self.recovered(what)
-                return result
-        raise AssertionError("delays never end")
+        result = self._backoff.retry(
+            (lambda: self.until(in_background(step))) if background else step,
+            lambda error, delay_s: self.outage(what, error, delay_s, patient=patient),
+        )
+        self.recovered(what)
+        return result
 
     def outage(self, what: str, error: TransientError, delay_s: float, *, patient: bool = False) -> None:
         """Show and count that `what` is missing, log it if that is news, and pause."""

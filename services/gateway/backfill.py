@@ -200,14 +200,16 @@ def _insist(
     place: Place, call: Callable[[], Step], *, stop: Stop, backoff: Backoff, progress: Callable[[Step], None]
 ) -> Step:
     """Do a step until it succeeds. Raises Stopped."""
-    for delay_s in backoff.delays():
+
+    def attempt() -> Step:
         _wait(stop, 0)
-        try:
-            return call()
-        except TransientError as error:
-            progress(Step(place, "waiting", error=error))
+        return call()
+
+    def outage(error: TransientError, delay_s: float) -> None:
+        progress(Step(place, "waiting", error=error))
         _wait(stop, delay_s)
-    raise AssertionError("delays never end")
+
+    return backoff.retry(attempt, outage)
 
 
 def _wait(stop: Stop, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A gateway for a test, and someone who listens to it."""
+"""A gateway for a test, and a listener to its events."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gateway_process import GatewayProcess, Listener
 
 @pytest.fixture
 def gateways(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
-    """Make gateways that share broker and store; they end with the test."""
-    made: list[GatewayProcess] = []
+    """Make gateways that share broker and store; they stop with the test."""
+    started: list[GatewayProcess] = []
 
     def make(**settings: Any) -> GatewayProcess:
-        made.append(GatewayProcess(tmp_path, **settings))
-        return made[-1]
+        started.append(GatewayProcess(tmp_path, **settings))
+        return started[-1]
 
     yield make
-    for gateway in made:
+    for gateway in started:
         gateway.kill()
 
 

@@ -1,4 +1,4 @@
-"""A real gateway in a process of its own, on the embedded broker and a folder unless told otherwise."""
+"""A real gateway in a process of its own, by default on the embedded broker and a folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SERVICE = ("-m", "services.gateway")
 
 
 class GatewayProcess:
-    """One gateway. `folder` is watched if `watch`; it is a root in any case."""
+    """One gateway. `folder` is a root, and is watched if `watch` is true."""
 
     def __init__(self, home: Path, *, watch: bool = False, **settings: Any) -> None:
         self.folder = home / "scans"
         self.folder.mkdir(exist_ok=True)
         self.home, self.log = home, home / "gateway.log"
-        told = {
+        values = {
             "bus": f"embedded:{home}/bus.db",
             "store": f"file:{home}/store",
             "roots": str(self.folder),
@@ -41,19 +41,19 @@ class GatewayProcess:
             "look_s": 0.1,
             "notifications": "",
         }
-        told |= ({"watch": self.folder} if watch else {}) | settings
-        self._told = {f"HISTGEN_{name.upper()}": str(value) for name, value in told.items()}
-        self.bus = BusSettings(str(told["bus"]))
+        values |= ({"watch": self.folder} if watch else {}) | settings
+        self._environment = {f"HISTGEN_{name.upper()}": str(value) for name, value in values.items()}
+        self.bus = BusSettings(str(values["bus"]))
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, program: tuple[str, ...] = SERVICE) -> GatewayProcess:
-        """Start it, and return when it listens."""
+        """Start it; return when it listens."""
         settings = {name: value for name, value in os.environ.items() if not name.startswith("HISTGEN_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 dying_with_parent([sys.executable, *program]),
-                env=settings | self._told | {"PYTHONPATH": str(ROOT)},
+                env=settings | self._environment | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,15 +86,15 @@ class GatewayProcess:
     def store(self) -> ObjectStore:
         return open_store(
             StorageSettings(
-                self._told["HISTGEN_STORE"],
-                endpoint=self._told.get("HISTGEN_STORE_ENDPOINT"),
-                region=self._told.get("HISTGEN_STORE_REGION"),
+                self._environment["HISTGEN_STORE"],
+                endpoint=self._environment.get("HISTGEN_STORE_ENDPOINT"),
+                region=self._environment.get("HISTGEN_STORE_REGION"),
             )
         )
 
     @property
     def key(self) -> dict[str, str]:
-        """The header that opens it."""
+        """The header with its token."""
         return bearer_of(self.home / "token")
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
@@ -118,14 +118,14 @@ class GatewayProcess:
 
 
 class Listener:
-    """Takes every event of a topic as they come."""
+    """Consumes every event of a topic."""
 
     def __init__(self, bus: BusSettings, topic: str = SLIDE_SCANNED, group: str = "listener") -> None:
         self._subscription = open_subscription(bus, topic, group)
         self.events: list[Event] = []
 
     def hear(self) -> list[Event]:
-        """Take what is there now; return all that was heard."""
+        """Consume what is there now; return all events so far."""
         try:
             while delivery := self._subscription.next(0.2):
                 self.events += [delivery.event] if delivery.event else []

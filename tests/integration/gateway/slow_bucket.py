@@ -1,4 +1,4 @@
-"""An S3 server with objects that come as slowly as a test wants: heads at once, bytes when told to."""
+"""An S3 server whose objects arrive as slowly as a test wants: metadata at once, bytes on demand."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class SlowBucket:
 
 
 def content_of(path: str) -> bytes:
-    """Return what lies at "/bucket/key"."""
+    """Return the object at "/bucket/key"."""
     return f"pixels of {path.partition('?')[0]}".encode()

@@ -16,12 +16,12 @@ from histgen_lib.files import sha256_hex
 
 @pytest.fixture
 def run_id() -> str:
-    """Tell this test's slides and topic from those of others on the same broker."""
+    """Distinguish this test's slides and topic from others on the same broker."""
     return secrets.token_hex(6)
 
 
 def _notification(bucket: str, *keys: str, event: str = "s3:ObjectCreated:Put") -> bytes:
-    """Write what MinIO sends, patient and all."""
+    """Write what MinIO sends, with a patient's name."""
     records = [
         {
             "eventName": event,
@@ -40,7 +40,7 @@ def _notification(bucket: str, *keys: str, event: str = "s3:ObjectCreated:Put") 
     return json.dumps({"EventName": event, "Key": f"{bucket}/{keys[0]}", "Records": records}).encode()
 
 
-def test_notifications_on_kafka_become_events_poison_dead_letters_and_nothing_is_lost_in_a_restart(
+def test_notifications_on_kafka_become_events_and_poison_dead_letters_across_a_restart(
     gateways, kafka, s3proxy_server, run_id
 ):
     s3_server, s3_bucket = s3proxy_server, s3proxy_server.make_bucket()
@@ -82,12 +82,12 @@ def test_notifications_on_kafka_become_events_poison_dead_letters_and_nothing_is
     expected = {f"s3://{lab}/{key}": sha256_hex(key.encode()) for key in (first, second)}
     until(lambda: announced() == expected, 60, "both slides are announced")
 
-    def told() -> list[str]:
-        """List the codes of this gateway's letters, which lie in its own store."""
+    def codes() -> list[str]:
+        """List the codes of this gateway's dead letters, from its own store."""
         found = [event.data for event in given_up.hear()]
         return sorted(data.code for data in found if gateway.store.head(data.key))
 
-    until(lambda: told() == ["notification-unreadable", "slide-missing"], 60, "two dead letters")
+    until(lambda: codes() == ["notification-unreadable", "slide-missing"], 60, "two dead letters")
     gateway.kill()
     third = put("c")
     envelope = {"Type": "Notification", "TopicArn": "x", "Message": _notification(lab, third).decode()}

@@ -1,4 +1,4 @@
-"""Whatever key S3 takes, its slide comes in: by notifications in every envelope, and by a backfill."""
+"""A slide comes in under any key that S3 accepts: by notifications in every envelope, and by a backfill."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHERS = ["notes.txt", "a/readme", "folder/", "folder.svs/"]
 
 
 def classic(bucket: str, key: str) -> dict[str, Any]:
-    """Write a notification of S3's own."""
+    """Write a notification in S3's own format."""
     s3 = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key)}}
     return {"Records": [{"eventName": "ObjectCreated:Put", "s3": s3}]}
 
@@ -35,18 +35,18 @@ def bridge(bucket: str, key: str) -> dict[str, Any]:
 
 
 def sns(body: dict[str, Any]) -> dict[str, Any]:
-    """Write what Amazon SNS makes of it."""
+    """Wrap a notification as Amazon SNS does."""
     return {"Type": "Notification", "TopicArn": "arn:aws:sns:x", "Message": json.dumps(body)}
 
 
 def sqs(body: dict[str, Any]) -> dict[str, Any]:
-    """Write what Amazon SQS makes of it."""
+    """Wrap a notification as Amazon SQS does."""
     return {"MessageId": "1", "Body": json.dumps(body)}
 
 
 @pytest.fixture
 def bucket(moto_server) -> str:
-    """Fill a bucket with all that S3 takes."""
+    """Fill a bucket with every kind of key that S3 accepts."""
     name = moto_server.make_bucket()
     client = moto_server.client(name)
     for key in (*ODD, *IMPOSSIBLE, *OTHERS):
@@ -56,7 +56,7 @@ def bucket(moto_server) -> str:
 
 @pytest.fixture
 def gateway(gateways, moto_server, bucket, monkeypatch) -> GatewayProcess:
-    """Start a gateway that takes slides from the bucket, with its books in a folder."""
+    """Start a gateway that takes slides from the bucket and keeps its records in a folder."""
     for name, value in (("STORE_ENDPOINT", moto_server.endpoint), ("STORE_REGION", "us-east-1")):
         monkeypatch.setenv(f"HISTGEN_{name}", value)
     return gateways(
@@ -64,16 +64,16 @@ def gateway(gateways, moto_server, bucket, monkeypatch) -> GatewayProcess:
     ).start()
 
 
-def test_whatever_key_s3_takes_its_slide_is_announced_once_and_found_by_its_uri(
+def test_a_slide_under_any_s3_key_is_announced_once_and_found_by_its_uri(
     gateway: GatewayProcess, bucket: str, moto_server
 ):
-    told = []
+    answers = []
     for number, key in enumerate(ODD):
         body = (classic, bridge)[number % 2](bucket, key)
         answer = gateway.post("/s3-events", (sns, sqs, dict)[number % 3](body))
         assert answer.status_code == 202, answer.text
-        told += answer.json()["slides"]
-    assert [one.get("status") for one in told] == ["accepted"] * len(ODD), told
+        answers += answer.json()["slides"]
+    assert [one.get("status") for one in answers] == ["accepted"] * len(ODD), answers
 
     settings = StorageSettings("s3://any", endpoint=moto_server.endpoint, region="us-east-1")
     slides = open_foreign_bucket(settings, bucket)
@@ -84,7 +84,7 @@ def test_whatever_key_s3_takes_its_slide_is_announced_once_and_found_by_its_uri(
         assert sha256_hex(content) == event.content_id
 
 
-def test_a_backfill_takes_them_all_and_names_what_it_leaves_out(gateway: GatewayProcess, bucket: str):
+def test_a_backfill_takes_all_keys_and_names_what_it_leaves_out(gateway: GatewayProcess, bucket: str):
     command = [sys.executable, "-m", "histgen_lib.cli", "backfill", f"s3://{bucket}", "--json"]
     stack = ["--store", f"file:{gateway.home}/store", "--bus", gateway.bus.url]
     run = subprocess.run([*command, *stack], capture_output=True, text=True, check=False)
@@ -101,8 +101,8 @@ def test_a_backfill_takes_them_all_and_names_what_it_leaves_out(gateway: Gateway
 
 
 def test_a_key_that_is_refused_is_named_in_its_letter(gateway: GatewayProcess, bucket: str):
-    (told,) = gateway.post("/s3-events", bridge(bucket, "a/../b.svs")).json()["slides"]
+    (slide,) = gateway.post("/s3-events", bridge(bucket, "a/../b.svs")).json()["slides"]
 
-    assert (told["uri"], told["error"]["code"]) == (f"s3://{bucket}/a/../b.svs", "uri-invalid")
+    assert (slide["uri"], slide["error"]["code"]) == (f"s3://{bucket}/a/../b.svs", "uri-invalid")
     (info,) = gateway.store.list("dead-letter/")
     assert f"(s3://{bucket}/a/../b.svs)" in json.loads(gateway.store.get(info.key))["message"]

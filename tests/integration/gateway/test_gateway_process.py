@@ -44,7 +44,7 @@ def _slide(gateway: GatewayProcess, name: str, content: str | None = None) -> Pa
     return path
 
 
-def test_the_watched_folder_and_http_at_once_announce_a_slide_once(gateways, listener: Listener):
+def test_a_slide_in_the_watched_folder_and_posted_is_announced_once(gateways, listener: Listener):
     gateway = gateways(watch=True).start()
     path = _slide(gateway, "a.svs")
     with ThreadPoolExecutor(8) as pool:
@@ -57,7 +57,7 @@ def test_the_watched_folder_and_http_at_once_announce_a_slide_once(gateways, lis
 
 
 def _copy_slowly(path: Path, content: bytes) -> float:
-    """Write a file with pauses; return the longest time in which nothing came."""
+    """Write a file with pauses; return the longest pause."""
     longest, written = 0.0, time.monotonic()
     with path.open("wb", buffering=0) as copy:
         for start in range(0, len(content), 1000):
@@ -82,20 +82,22 @@ def test_a_slide_that_is_copied_slowly_is_announced_whole_and_once(gateways, lis
     assert (event.data.size_bytes, event.data.content_id) == (20_000, sha256_hex(content))
 
 
-def test_mirax_is_announced_when_its_last_companion_is_there(gateways, listener: Listener):
+def test_mirax_is_announced_when_its_last_companion_arrives(gateways, listener: Listener):
     gateway = gateways(watch=True).start()
     _slide(gateway, "m.mrxs")
     _slide(gateway, "m/Slidedat.ini", "[DATAFILE]\nFILE_COUNT=1\nFILE_0=Data0000.dat\n")
     _slide(gateway, "probe.svs")
     assert [event.key for event in listener.until_heard(1)] == ["probe"]
-    until(lambda: any("waits for the rest" in line["event"] for line in gateway.lines()), 60, "it is told of")
+    until(
+        lambda: any("waits for the rest" in line["event"] for line in gateway.lines()),
+        60,
+        "the wait",
+    )
     _slide(gateway, "m/Data0000.dat")
     assert [event.key for event in listener.until_heard(2)] == ["probe", "m"]
 
 
-def test_killed_between_the_acknowledgement_and_the_ledger_it_announces_the_same_event(
-    gateways, listener: Listener
-):
+def test_a_kill_before_the_ledger_is_written_repeats_the_same_event(gateways, listener: Listener):
     gateway = gateways(watch=True)
     path = _slide(gateway, "a.svs")
     gateway.start(("-c", DYING))
@@ -108,9 +110,7 @@ def test_killed_between_the_acknowledgement_and_the_ledger_it_announces_the_same
     assert gateway.slide(path).json() == {"slide_id": "a", "event_id": first.id, "status": "duplicate"}
 
 
-def test_killed_at_any_moment_no_slide_is_lost_and_none_is_announced_under_two_ids(
-    gateways, listener: Listener
-):
+def test_kills_at_any_moment_lose_no_slide_and_give_none_two_ids(gateways, listener: Listener):
     gateway = gateways(watch=True, settle_s=0.1, look_s=0.05)
     for index in range(40):
         _slide(gateway, f"{index % 7}/s{index}.svs")
@@ -124,7 +124,7 @@ def test_killed_at_any_moment_no_slide_is_lost_and_none_is_announced_under_two_i
     assert len({event.id for event in listener.hear()}) == 40
 
 
-def test_after_a_restart_it_reads_nothing_again(gateways, listener: Listener):
+def test_after_a_restart_nothing_is_read_again(gateways, listener: Listener):
     gateway = gateways(watch=True).start()
     for index in range(20):
         _slide(gateway, f"s{index}.svs")
@@ -153,14 +153,14 @@ def test_a_taken_id_ends_as_a_dead_letter(gateways, listener: Listener):
     listener.until_heard(1)
     _slide(gateway, "two/a.svs", "two")
     given_up = letters(gateway.bus)
-    (told,) = given_up.until_heard(1)
-    assert told.data.code == "slide-id-taken"
-    letter = json.loads(gateway.store.get(told.data.key))
+    (event,) = given_up.until_heard(1)
+    assert event.data.code == "slide-id-taken"
+    letter = json.loads(gateway.store.get(event.data.key))
     assert letter["event"]["data"]["uri"].endswith("/two/a.svs")
     given_up.close()
 
 
-def test_with_settings_that_cannot_be_it_says_so_and_leaves(gateways):
+def test_invalid_settings_end_the_process_with_an_explanation(gateways):
     gateway = gateways(roots="http://nowhere")
     with pytest.raises(AssertionError, match="settings-invalid"):
         gateway.start()

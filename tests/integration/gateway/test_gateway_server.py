@@ -20,9 +20,9 @@ from histgen_lib.names import safe_name
 
 @pytest.fixture(scope="module")
 def bucket(s3_credentials: None) -> Iterator[SlowBucket]:
-    made = SlowBucket()
-    yield made
-    made.close()
+    server = SlowBucket()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def heard(gateway: GatewayProcess) -> Iterator[Listener]:
     listener.close()
 
 
-def test_a_posted_slide_is_accepted_announced_and_written_down(gateway: GatewayProcess, heard: Listener):
+def test_a_posted_slide_is_accepted_announced_and_recorded(gateway: GatewayProcess, heard: Listener):
     path, slide_id = gateway.folder / "Präparat 1.svs", safe_name("Präparat 1")
     path.write_text("pixels")
     answer = gateway.slide(path, mpp=0.25)
@@ -70,7 +70,7 @@ def test_other_requests_are_answered_while_slides_are_read(gateway: GatewayProce
         assert [answer.result().json()["status"] for answer in slow] == ["accepted"] * 3
 
 
-def test_a_body_without_end_is_cut_off(gateway: GatewayProcess):
+def test_an_endless_body_is_cut_off(gateway: GatewayProcess):
     def endless():
         while True:
             yield b"a" * 65536
@@ -86,7 +86,7 @@ def test_a_body_without_end_is_cut_off(gateway: GatewayProcess):
     assert gateway.get("/healthz").status_code == 200
 
 
-def test_refusals_come_with_code_and_cure(gateway: GatewayProcess):
+def test_refusals_have_a_code_and_a_hint(gateway: GatewayProcess):
     outside = gateway.home / "secret.svs"
     outside.write_text("secret")
     (gateway.folder / "link.svs").symlink_to(outside)
@@ -109,7 +109,7 @@ def test_refusals_come_with_code_and_cure(gateway: GatewayProcess):
     assert "Mustermann" not in answers["request-invalid"].text + gateway.log.read_text()
 
 
-def test_its_log_is_json_and_its_metrics_count(gateway: GatewayProcess):
+def test_the_log_is_json_and_the_metrics_count(gateway: GatewayProcess):
     path = gateway.folder / "counted.svs"
     path.write_text("counted")
     for _ in range(2):

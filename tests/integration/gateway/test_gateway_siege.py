@@ -1,4 +1,4 @@
-"""A real gateway under those who are slow, many or malformed, and with files that do not answer."""
+"""A real gateway under slow, many and malformed requests, and with files that do not answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may have the k
 
 @pytest.fixture
 def many_files():
-    """Let this process have as many files open as it opens here."""
+    """Raise this process's limit on file descriptors to what the test needs."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(4096, before[1])), before[1]))
     yield
@@ -70,7 +70,7 @@ def test_a_thousand_half_open_connections_stop_neither_http_nor_the_watched_fold
     assert len(_warnings(gateway)) <= FEW
 
 
-def test_malformed_requests_leave_a_gateway_as_it_was(gateways, listener):
+def test_malformed_requests_leave_the_gateway_as_it_was(gateways, listener):
     gateway = gateways(http_head_s=0.5, http_body_s=0.5).start()
     gateway.slide(_file(gateway, "before"))
     files, megabytes = files_of(gateway.pid), megabytes_of(gateway.pid)
@@ -88,8 +88,8 @@ def test_malformed_requests_leave_a_gateway_as_it_was(gateways, listener):
 
 
 @as_root
-def test_posts_of_files_that_hang_take_no_worker_with_them(gateways):
-    """One file is read at a time here, and six hang for as long as they like."""
+def test_posts_of_hanging_files_do_not_block_other_posts(gateways):
+    """One file is read at a time, and six hang."""
     gateway = gateways(hash_threads=1, open_s=600).start()
     held = [_file(gateway, f"hung-{number}") for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -102,9 +102,7 @@ def test_posts_of_files_that_hang_take_no_worker_with_them(gateways):
 
 
 @as_root
-def test_a_file_that_hangs_is_answered_in_time_and_the_watched_folder_goes_on_and_comes_back(
-    gateways, listener
-):
+def test_a_hanging_file_is_refused_in_time_and_the_watched_folder_goes_on(gateways, listener):
     gateway = gateways(watch=True, open_s=2.0, hash_threads=1).start()
     elsewhere = gateway.folder / ".hidden"
     elsewhere.mkdir()
@@ -126,7 +124,7 @@ def test_a_file_that_hangs_is_answered_in_time_and_the_watched_folder_goes_on_an
     assert {event.key for event in listener.until_heard(4, 60)} == {"a-watched", "b", "c", "posted"}
 
 
-def test_leases_and_pipes_are_answered_and_hold_up_nobody(gateways):
+def test_leases_and_pipes_are_refused_and_hold_up_nobody(gateways):
     gateway = gateways(hash_threads=1).start()
     held = [_file(gateway, f"leased-{number}") for number in range(6)]
     pipe = gateway.folder / "pipe.svs"
@@ -144,7 +142,7 @@ def test_leases_and_pipes_are_answered_and_hold_up_nobody(gateways):
     assert gateway.slide(held[0]).json()["status"] == "accepted"
 
 
-def test_an_answer_tells_nothing_of_what_lies_outside_the_roots(gateways):
+def test_answers_reveal_nothing_outside_the_roots(gateways):
     gateway = gateways().start()
     outside, folder = gateway.home / "outside", gateway.folder
     (outside / "dicom").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The lab that the gateway's tests work in."""
+"""The lab of the gateway's tests."""
 
 from __future__ import annotations
 

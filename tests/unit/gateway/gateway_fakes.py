@@ -1,4 +1,4 @@
-"""A broker, an object store and an intake in memory; broker and store can be away, or stop at a key."""
+"""A broker, an object store and an intake in memory; broker and store can fail, or kill at a key."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Lab:
         self.intake = self.restarted()
 
     def restarted(self, roots: Roots | None = None) -> Intake:
-        """Make the intake of a process that knows nothing but what is stored."""
+        """Make the intake of a new process, which knows only what is stored."""
         roots = roots or Roots((self.folder,), ("lab/", "shared/scans/"))
         contents = Contents(roots, lambda name: self.buckets.setdefault(name, Objects(ours=False)))
         self.intake = Intake(self.bus, self.store, contents, now=self._now)
@@ -118,7 +118,7 @@ class Lab:
     def object(self, bucket: str, key: str, content: bytes = b"pixels") -> None:
         self.buckets.setdefault(bucket, Objects(ours=False)).kept[key] = content
 
-    def tell(
+    def submit(
         self,
         place: Path | ObjectPlace,
         *,
@@ -136,18 +136,18 @@ class Lab:
 
 
 def keys_of(lab: Lab) -> list[str]:
-    """List the slides that were announced."""
+    """List the announced slides."""
     return sorted(event.key for event in lab.bus.scanned)
 
 
 def context(stop: Stop, backoff: Backoff = AT_ONCE, grace_s: float = GRACE_S) -> LoopContext:
-    """Make what a loop of the gateway needs."""
+    """Make the context of a loop."""
     return LoopContext(Board("gateway"), stop, grace_s, backoff)
 
 
 @contextmanager
 def running(loop: Loop, stop: Stop) -> Iterator[Loop]:
-    """Run a loop in its thread; it has to leave when it is told to."""
+    """Run a loop in its thread; it must end after the stop."""
     loop.thread.start()
     try:
         yield loop

@@ -1,4 +1,4 @@
-"""Bucket notifications as object stores write them, full of what must not go on."""
+"""Bucket notifications as object stores write them, with data that must not be passed on."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TEST_EVENT = json.dumps(
 
 
 def minio_summary(key: str) -> bytes:
-    """Write the short form, where the key is not encoded."""
+    """Write the short form, in which the key is not encoded."""
     return json.dumps({"EventName": "s3:ObjectCreated:Put", "Key": f"lab/{key}"}).encode()
 
 
@@ -92,7 +92,7 @@ SUBSCRIBE_TOKEN = "2336412f37fb687f5d51e6e241d09c805a5a57b30d712f794cc5f6a988666
 
 
 def sns(body: bytes) -> bytes:
-    """Write what Amazon SNS sends on."""
+    """Wrap a notification as Amazon SNS sends it."""
     return json.dumps(
         {
             "Type": "Notification",
@@ -108,7 +108,7 @@ def sns(body: bytes) -> bytes:
 
 
 def confirmation() -> bytes:
-    """Write what Amazon SNS asks before it sends anything."""
+    """Write the request to confirm a subscription to Amazon SNS."""
     return json.dumps(
         {
             "Type": "SubscriptionConfirmation",
@@ -123,7 +123,7 @@ def confirmation() -> bytes:
 
 
 def sqs(*bodies: bytes) -> bytes:
-    """Write messages of Amazon SQS as Lambda hands them on."""
+    """Write Amazon SQS messages as Lambda passes them on."""
     records = [
         {
             "messageId": f"19dd0b57-{number}",
@@ -138,26 +138,26 @@ def sqs(*bodies: bytes) -> bytes:
 
 
 def one_message(body: bytes) -> bytes:
-    """Write a message of Amazon SQS as its own interface does."""
+    """Write an Amazon SQS message as its own API returns it."""
     return json.dumps({"MessageId": "19dd0b57", "ReceiptHandle": "AQEB", "Body": body.decode()}).encode()
 
 
 def received(body: bytes) -> bytes:
-    """Write the answer of Amazon SQS to who asks for messages."""
+    """Write the answer of Amazon SQS to a request for messages."""
     return json.dumps({"Messages": [json.loads(one_message(body))]}).encode()
 
 
 def by_lambda(body: bytes) -> bytes:
-    """Write a message of Amazon SNS as Lambda hands it on."""
+    """Write an Amazon SNS message as Lambda passes it on."""
     record = {"EventSource": "aws:sns", "EventVersion": "1.0", "Sns": json.loads(sns(body))}
     return json.dumps({"Records": [record]}).encode()
 
 
 def by_pipes(*bodies: bytes) -> bytes:
-    """Write messages of Amazon SQS as EventBridge Pipes hands them on."""
+    """Write Amazon SQS messages as EventBridge Pipes passes them on."""
     return json.dumps(json.loads(sqs(*bodies))["Records"]).encode()
 
 
 def one_by_pipes(body: bytes) -> bytes:
-    """Write a single one of them, as a pipe with a batch size of one may."""
+    """Write a single one, as a pipe with a batch size of one may."""
     return json.dumps(json.loads(by_pipes(body))[0]).encode()

@@ -1,4 +1,4 @@
-"""A backfill takes in everything under a prefix, at its pace, and can be stopped and started again."""
+"""A backfill takes in everything under a prefix at a limited rate, and can be stopped and started again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.gateway.settings import GatewaySettings
 
 
 class Pace:
-    """A stop that is waited for with a clock of its own, and may come after some waits."""
+    """A stop with a clock of its own, which may be requested after some waits."""
 
     def __init__(self, stop_after: int = 1_000_000) -> None:
         self.now, self.waits, self.left = 0.0, [], stop_after
@@ -33,11 +33,11 @@ class Pace:
 def _run(
     lab: Lab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
 ) -> tuple[Tally, list[Step]]:
-    tally, told = _told(lab, prefix, pace=pace, **more)
-    return tally, [one for one in told if isinstance(one, Step)]
+    tally, steps = _run_all(lab, prefix, pace=pace, **more)
+    return tally, [one for one in steps if isinstance(one, Step)]
 
 
-def _told(
+def _run_all(
     lab: Lab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
 ) -> tuple[Tally, list[Step | LeftOut]]:
     steps: list[Step | LeftOut] = []
@@ -81,7 +81,7 @@ def test_a_second_run_reads_and_announces_nothing(lab: Lab, monkeypatch: pytest.
     assert len(lab.bus.published) == 5
 
 
-def test_stopped_in_the_middle_it_goes_on_where_it_was(lab: Lab):
+def test_a_backfill_stopped_in_the_middle_resumes_where_it_was(lab: Lab):
     _fill(lab)
     tally, _ = _run(lab, pace=Pace(stop_after=2), every_s=2.0)
     assert (tally.stopped, tally.outcomes) == (True, {"accepted": 2})
@@ -90,7 +90,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_was(lab: Lab):
     assert len(lab.bus.published) == 5
 
 
-def test_new_slides_come_at_the_stated_pace_and_known_ones_cost_no_time(lab: Lab):
+def test_new_slides_come_at_the_stated_rate_and_known_ones_cost_no_time(lab: Lab):
     _fill(lab, 3)
     _run(lab)
     _fill(lab, 6)
@@ -132,7 +132,7 @@ def test_what_a_notification_announced_is_known_to_a_backfill(lab: Lab):
     assert lab.buckets["lab"].reads == 1
 
 
-def test_what_cannot_be_taken_is_told_and_passed_over(lab: Lab):
+def test_slides_that_are_refused_are_reported_and_skipped(lab: Lab):
     lab.file("m.mrxs", "no companions")
     lab.file("a.svs")
     tally, steps = _run(lab)
@@ -140,25 +140,25 @@ def test_what_cannot_be_taken_is_told_and_passed_over(lab: Lab):
     assert [step.error.code for step in steps if step.error] == ["slide-incomplete"]
 
 
-def test_all_that_is_left_out_of_a_folder_is_counted_and_named(lab: Lab):
+def test_files_left_out_of_a_folder_are_counted_and_named(lab: Lab):
     _fill(lab, 2)
     for name in ("notes.txt", "0/readme", ".hidden/a.svs", "a.svs.part", "0/s0.svs.json"):
         lab.file(name)
     (lab.folder / "link").symlink_to(lab.folder / "0")
-    tally, told = _told(lab)
+    tally, steps = _run_all(lab)
     assert tally.outcomes == {"accepted": 2}
     assert tally.left_out == {"other": 2, "hidden": 1, "unfinished": 1, "link": 1}
-    named = {Path(one.name).relative_to(lab.folder).as_posix() for one in told if isinstance(one, LeftOut)}
+    named = {Path(one.name).relative_to(lab.folder).as_posix() for one in steps if isinstance(one, LeftOut)}
     assert named == {"notes.txt", "0/readme", ".hidden", "a.svs.part", "link"}
 
 
-def test_all_that_is_left_out_of_a_bucket_is_counted_and_named(lab: Lab):
+def test_objects_left_out_of_a_bucket_are_counted_and_named(lab: Lab):
     for key in ("a//b.svs", "/b.svs", "notes.txt", "in/", "in.svs/", "a\x1b[2J.txt"):
         lab.object("lab", key, key.encode())
-    tally, told = _told(lab, "s3://lab")
+    tally, steps = _run_all(lab, "s3://lab")
     assert [event.data.uri for event in lab.bus.scanned] == ["s3://lab//b.svs"]
     assert tally.outcomes == {"accepted": 1, "dead-letter": 1}, "two objects, one name"
-    assert [one for one in told if isinstance(one, LeftOut)] == [
+    assert [one for one in steps if isinstance(one, LeftOut)] == [
         LeftOut("s3://lab/a\\x1b[2J.txt", "other"),
         LeftOut("s3://lab/in.svs/", "mark"),
         LeftOut("s3://lab/in/", "mark"),
@@ -168,7 +168,7 @@ def test_all_that_is_left_out_of_a_bucket_is_counted_and_named(lab: Lab):
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("key", ["a/../b.svs", "./b.svs", "a\nb.svs"])
-def test_a_key_that_is_a_danger_is_refused_by_name(lab: Lab, key: str, dry_run: bool):
+def test_a_dangerous_key_is_refused_by_name(lab: Lab, key: str, dry_run: bool):
     lab.object("lab", key)
     tally, (step,) = _run(lab, "s3://lab", dry_run=dry_run)
     assert tally.outcomes == {"refused": 1}
@@ -238,24 +238,24 @@ def test_rates_are_read(text: str, seconds: float):
 
 
 @pytest.mark.parametrize("text", ["30", "fast", "0/min", "-1/min", "30/fortnight", "1e9/s", "30 / min"])
-def test_a_rate_that_is_none_is_refused(text: str):
+def test_an_invalid_rate_is_refused(text: str):
     with pytest.raises(InvalidInputError) as caught:
         parse_rate(text)
     assert caught.value.code == "backfill-rate"
 
 
 def test_a_backfill_of_what_the_tiler_would_refuse_is_refused_before_anything_is_announced(tmp_path):
-    """A stack takes slides from its roots only: a thousand dead letters would say the same."""
+    """A stack takes slides only from its roots; otherwise each would become a dead letter."""
     settings = GatewaySettings.load(
         bus=f"embedded:{tmp_path / 'bus.db'}",
         store=f"file:{tmp_path / 'store'}",
         roots=(str(tmp_path / "a"),),
     )
-    told: list[Step | LeftOut] = []
+    reported: list[Step | LeftOut] = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "slide.svs").write_bytes(name.encode())
     with pytest.raises(InvalidInputError) as caught:
-        run_backfill(settings, str(tmp_path / "b"), progress=told.append)
-    assert (caught.value.code, told) == ("uri-outside-roots", [])
-    assert run_backfill(settings, str(tmp_path / "a"), progress=told.append).outcomes == {"accepted": 1}
+        run_backfill(settings, str(tmp_path / "b"), progress=reported.append)
+    assert (caught.value.code, reported) == ("uri-outside-roots", [])
+    assert run_backfill(settings, str(tmp_path / "a"), progress=reported.append).outcomes == {"accepted": 1}

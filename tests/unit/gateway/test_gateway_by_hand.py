@@ -1,4 +1,4 @@
-"""Slides that somebody published himself: the tiler writes them down, by the same rules as the gateway."""
+"""Slides that someone else published: the tiler records them by the same rules as the gateway."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from histgen_lib.events import Event, SlideScanned
 from histgen_lib.files import sha256_hex
 
 
-def by_hand(path: Path, *, source: str = "lab/scanner-1", ce_id: str = "17", **stated) -> Event:
-    """Tell of a slide as somebody's own producer does."""
+def by_hand(path: Path, *, source: str = "lab/scanner-1", ce_id: str = "17", **fields) -> Event:
+    """Make the event of a foreign producer."""
     data = path.read_bytes()
     known = {
         "slide_id": path.stem,
@@ -27,8 +27,8 @@ def by_hand(path: Path, *, source: str = "lab/scanner-1", ce_id: str = "17", **s
         "content_id": sha256_hex(data),
         "size_bytes": len(data),
     }
-    made = Event.first(SlideScanned(**known | stated), source=source, now=planted.NOON, identity="")
-    return replace(made, id=ce_id)
+    event = Event.first(SlideScanned(**known | fields), source=source, now=planted.NOON, identity="")
+    return replace(event, id=ce_id)
 
 
 def drafted_by_hand(store, event: Event) -> SlideScanned:
@@ -48,7 +48,7 @@ def states(store) -> dict[str, str]:
     return {slide.slide_id: slide.state for slide in Overview(store).slides()}
 
 
-def test_a_slide_stands_in_the_overview_from_when_the_tiler_takes_it(lab: Lab):
+def test_a_slide_is_in_the_overview_once_the_tiler_takes_it(lab: Lab):
     event = by_hand(lab.file("a.svs"))
     assert states(lab.store) == {}
     take_in(lab.store, event)
@@ -73,14 +73,14 @@ def test_its_letter_is_found_through_any_number_of_replays(lab: Lab):
     assert [slide.letter.event.replay for slide in Overview(lab.store).named(scans)] == [3]
 
 
-def test_the_gateway_knows_it_then(lab: Lab):
+def test_the_gateway_then_knows_the_slide(lab: Lab):
     path = lab.file("a.svs")
     drafted_by_hand(lab.store, by_hand(path))
-    assert lab.tell(path).status == "duplicate"
-    assert lab.tell(lab.file("b/a.svs", b"other")).letter.code == "slide-id-taken"
+    assert lab.submit(path).status == "duplicate"
+    assert lab.submit(lab.file("b/a.svs", b"other")).letter.code == "slide-id-taken"
 
 
-def test_a_rescan_is_the_latest_and_the_first_one_that_comes_again_is_not(lab: Lab):
+def test_a_rescan_is_the_latest_and_the_first_scan_repeated_is_not(lab: Lab):
     first = by_hand(lab.file("a.svs", b"one"))
     second = by_hand(lab.file("a.svs", b"two"), ce_id="18")
     turns = [take_in(lab.store, event).turn for event in (first, second, first, second)]
@@ -88,18 +88,18 @@ def test_a_rescan_is_the_latest_and_the_first_one_that_comes_again_is_not(lab: L
     assert Overview(lab.store).slides()[0].event == second
 
 
-def test_whatever_way_a_slide_comes_the_later_turn_is_later(lab: Lab):
+def test_later_turns_are_later_whichever_way_a_slide_comes(lab: Lab):
     path = lab.file("a.svs", b"one")
-    lab.tell(path)
+    lab.submit(path)
     take_in(lab.store, lab.bus.scanned[0])
-    told = take_in(lab.store, by_hand(lab.file("a.svs", b"two")))
-    lab.tell(lab.file("a.svs", b"three"))
-    assert (told.turn, lab.bus.scanned[-1].data.turn) == (1, 2)
+    data = take_in(lab.store, by_hand(lab.file("a.svs", b"two")))
+    lab.submit(lab.file("a.svs", b"three"))
+    assert (data.turn, lab.bus.scanned[-1].data.turn) == (1, 2)
 
 
-def test_what_the_gateway_announced_is_its_own_to_write_down(lab: Lab):
-    lab.tell(lab.file("a.svs", b"one"))
-    lab.tell(lab.file("a.svs", b"two"))
+def test_the_gateway_alone_records_what_it_announced(lab: Lab):
+    lab.submit(lab.file("a.svs", b"one"))
+    lab.submit(lab.file("a.svs", b"two"))
     before = dict(lab.store.kept)
     for event in lab.bus.scanned:
         assert take_in(lab.store, event) == event.data
@@ -110,31 +110,31 @@ def test_what_the_gateway_announced_is_its_own_to_write_down(lab: Lab):
 def test_two_slides_of_one_id_from_two_scanners_are_never_mixed(lab: Lab, first: str):
     path, other = lab.file("one/a.svs", b"one"), lab.file("two/a.svs", b"two")
     if first == "gateway":
-        lab.tell(path)
+        lab.submit(path)
     else:
         drafted_by_hand(lab.store, by_hand(path))
     assert code_of(lab.store, by_hand(other, source="lab/scanner-2")) == "slide-id-taken"
     assert Overview(lab.store).slides()[0].uri == path.as_uri()
 
 
-def test_an_event_that_could_not_be_read_keeps_no_id_from_the_slide_that_has_it(lab: Lab):
+def test_an_unreadable_slide_takes_no_id_from_the_slide_that_owns_it(lab: Lab):
     take_in(lab.store, by_hand(lab.file("nowhere/a.svs", b"junk")))
-    assert lab.tell(lab.file("a.svs")).letter is None
-    assert lab.tell(lab.file("a.svs")).status == "duplicate"
+    assert lab.submit(lab.file("a.svs")).letter is None
+    assert lab.submit(lab.file("a.svs")).status == "duplicate"
     assert Overview(lab.store).slides()[0].event == lab.bus.scanned[-1]
 
 
 def test_an_event_that_names_the_bytes_of_another_slide_is_not_that_slide(lab: Lab):
-    """Else the slide would be taken for a copy of one that is not there."""
+    """Otherwise the slide would be taken for a copy of one that does not exist."""
     other = lab.file("b.svs", b"real")
     claimed = by_hand(lab.file("junk.svs", b"junk"), slide_id="a", content_id=sha256_hex(b"real"))
     take_in(lab.store, claimed)
     planted.letter(lab.store, claimed)
-    receipt = lab.tell(other)
+    receipt = lab.submit(other)
     assert (receipt.slide_id, receipt.status) == ("b", "accepted")
 
 
-def test_an_event_that_was_given_up_and_comes_again_is_not_the_latest(lab: Lab):
+def test_a_given_up_event_that_comes_again_is_not_the_latest(lab: Lab):
     first = by_hand(lab.file("a.svs", b"one"))
     second = by_hand(lab.file("a.svs", b"two"), ce_id="18")
     for event in (first, second, first):
@@ -142,18 +142,18 @@ def test_an_event_that_was_given_up_and_comes_again_is_not_the_latest(lab: Lab):
     assert Overview(lab.store).slides()[0].event == second
 
 
-def test_whoever_was_read_first_keeps_the_id(lab: Lab):
+def test_the_slide_that_was_read_first_keeps_the_id(lab: Lab):
     event = by_hand(lab.file("one/a.svs", b"one"))
     late = take_in(lab.store, event)
-    lab.tell(lab.file("two/a.svs", b"two"))
+    lab.submit(lab.file("two/a.svs", b"two"))
     with pytest.raises(InvalidInputError) as caught:
         keep(lab.store, event, late)
     assert caught.value.code == "slide-id-taken"
 
 
-def test_bytes_that_a_slide_once_had_are_its_own_wherever_they_lie(lab: Lab):
+def test_earlier_bytes_of_a_slide_are_its_own_wherever_they_are(lab: Lab):
     for data in (b"one", b"two"):
-        lab.tell(lab.file("a.svs", data))
+        lab.submit(lab.file("a.svs", data))
     assert take_in(lab.store, by_hand(lab.file("archive/a.svs", b"two"))).slide_id == "a"
 
 
@@ -162,27 +162,27 @@ def test_bytes_that_a_slide_once_had_are_its_own_wherever_they_lie(lab: Lab):
 )
 @pytest.mark.parametrize("field", ["slide_id", "case_id", "case_slides"])
 def test_a_name_that_looks_like_another_is_refused(lab: Lab, name: str, field: str):
-    stated = {"case_id": "C", "case_slides": ("a",)} | {
+    fields = {"case_id": "C", "case_slides": ("a",)} | {
         field: (name, "a") if field == "case_slides" else name
     }
-    assert code_of(lab.store, by_hand(lab.file("a.svs"), **stated)) == "slide-id-invalid"
+    assert code_of(lab.store, by_hand(lab.file("a.svs"), **fields)) == "slide-id-invalid"
     assert lab.store.kept == {}
 
 
 @pytest.mark.parametrize("other", ["A", "\N{LATIN SMALL LETTER A WITH GRAVE}"])
-def test_on_a_store_that_ignores_capitals_a_second_slide_is_refused_at_every_door(lab: Lab, other: str):
-    """Its first letter differs in nothing that such a store heeds, or in something that every store does."""
+def test_a_store_that_ignores_capitals_refuses_a_second_slide_at_every_entry(lab: Lab, other: str):
+    """The ids differ only in case, or in a character that every store distinguishes."""
     told_apart = other != "A"
     lab.store = FoldingStore(lab.store)
     lab.restarted()
     path = lab.file("a.svs", b"one")
-    lab.tell(path)
-    told = lab.tell(path, slide_id="A") if not told_apart else lab.tell(lab.file("b.svs", b"two"))
+    lab.submit(path)
+    receipt = lab.submit(path, slide_id="A") if not told_apart else lab.submit(lab.file("b.svs", b"two"))
     by = by_hand(lab.file("two/x.svs", b"three"), slide_id=other)
     if told_apart:
         assert take_in(lab.store, by).slide_id == other
         return
-    assert told.letter.code == "slide-id-taken"
+    assert receipt.letter.code == "slide-id-taken"
     assert code_of(lab.store, by) == "slide-id-taken"
     assert [slide.slide_id for slide in Overview(lab.store).slides() if slide.event] == ["a"]
 
@@ -202,11 +202,11 @@ def test_letters_of_slides_that_share_a_trace_stay_with_their_own(lab: Lab):
     assert states(lab.store) == {"a": "scanned", "b": "scanned"}
 
 
-def test_a_letter_of_what_was_announced_anew_since_undoes_nothing(lab: Lab):
+def test_a_letter_of_a_slide_announced_again_since_undoes_nothing(lab: Lab):
     path = lab.file("a.svs")
-    lab.tell(path)
+    lab.submit(path)
     planted.letter(lab.store, lab.bus.scanned[0])
-    lab.tell(path, mpp=0.25)
+    lab.submit(path, mpp=0.25)
     (put_away,) = replay(lab.store, lab.bus)
     assert (put_away.put_away, put_away.event) == (True, None)
     assert [event.data.mpp for event in lab.bus.scanned] == [None, 0.25]
@@ -214,7 +214,7 @@ def test_a_letter_of_what_was_announced_anew_since_undoes_nothing(lab: Lab):
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{}", b'{"uri": 3}'])
-def test_an_id_whose_owner_cannot_be_read_any_more_stays_with_the_slide_that_was_read(lab: Lab, left):
+def test_an_id_with_an_unreadable_owner_stays_with_the_slide_that_was_read(lab: Lab, left):
     drafted_by_hand(lab.store, by_hand(lab.file("a.svs", b"first")))
     del lab.store.kept["gateway/owners/a"]
     if left is not None:

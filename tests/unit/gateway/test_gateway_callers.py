@@ -1,4 +1,4 @@
-"""Who stands behind a request: the account at the other end, where the kernel knows it."""
+"""Who sends a request: the account at the other end, if the kernel knows it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def test_a_caller_on_this_machine_is_named_by_its_account(family, listen_at, cal
             assert caller(address, from_port, port ^ 1) == call_at
 
 
-def test_the_account_is_that_of_the_connection_and_of_no_other_with_this_end(tmp_path, monkeypatch):
-    """One that was closed a moment ago is nobody's any more: the kernel shows it as root's."""
+def test_the_account_is_that_of_this_very_connection(tmp_path, monkeypatch):
+    """The kernel shows a connection that was just closed as root's."""
     line = (
         "  0: 0100007F:1F90 0100007F:{port:04X} {state} 00000000:00000000 00:00000000 00000000 {uid} 0 1 1\n"
     )
-    told = [(0x51, "01", 1), (0x50, "06", 0), (0x50, "01", 4294967)]
-    lines = [line.format(port=port, state=state, uid=uid) for port, state, uid in told]
+    rows = [(0x51, "01", 1), (0x50, "06", 0), (0x50, "01", 4294967)]
+    lines = [line.format(port=port, state=state, uid=uid) for port, state, uid in rows]
     (tmp_path / "tcp").write_text("".join(["  sl  local_address\n", *lines]))
     monkeypatch.setattr(sockets, "Path", lambda *parts: tmp_path / parts[-1])
     assert caller("127.0.0.1", 0x1F90, 0x50) == "uid 4294967"
     assert caller("127.0.0.1", 0x1F91, 0x50) == "127.0.0.1"
 
 
-def test_a_caller_elsewhere_is_named_by_its_address_and_nonsense_by_nothing():
+def test_a_remote_caller_is_named_by_its_address_and_nonsense_is_unknown():
     assert caller("192.0.2.7", 4000, 80) == "192.0.2.7"
     assert caller("testclient", 4000, 80) == "unknown"
 

@@ -28,16 +28,16 @@ def _mirax(lab: Lab, name: str = "m") -> Path:
 
 def _refused(lab: Lab, place: Path | ObjectPlace) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        lab.tell(place)
+        lab.submit(place)
     return caught.value.code
 
 
-def test_a_file(lab: Lab):
+def test_a_files_content_is_its_digest_and_size(lab: Lab):
     path = lab.file("a.svs", b"pixels")
     assert lab.intake.contents.measure(FilePlace(path)) == Content(sha256_hex(b"pixels"), 6)
 
 
-def test_mirax_with_its_companions(lab: Lab):
+def test_mirax_content_includes_all_companion_files(lab: Lab):
     path = _mirax(lab)
     measured = lab.intake.contents.measure(FilePlace(path))
     assert measured == Content(content_id(path), 5 + len(LISTING) + 3)
@@ -50,7 +50,7 @@ def test_mirax_without_one_of_its_companions_is_incomplete(lab: Lab, gone: str):
     assert _refused(lab, path) == "slide-incomplete"
 
 
-def test_a_path_that_the_system_does_not_take_is_the_slides_trouble(lab: Lab):
+def test_an_impossible_path_is_an_error_of_the_slide(lab: Lab):
     assert _refused(lab, lab.folder / f"{'n' * 300}.svs") == "slide-unreadable"
 
 
@@ -63,7 +63,7 @@ def test_an_object_is_read_in_pieces_and_never_held_whole(lab: Lab):
     assert len(pieces) == 3
 
 
-def test_an_object_written_anew_while_it_is_read_is_not_announced(lab: Lab):
+def test_an_object_overwritten_while_it_is_read_is_not_announced(lab: Lab):
     lab.object("lab", "a.svs", b"0123456789")
     lab.buckets["lab"].on_read = lambda: lab.object("lab", "a.svs", b"9876543210")
     assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-changed"
@@ -84,12 +84,12 @@ def test_a_file_that_grows_while_it_is_read_is_not_announced(lab: Lab, monkeypat
     assert lab.bus.published == []
 
 
-def test_what_is_not_there_is_missing(lab: Lab):
+def test_an_absent_file_or_object_is_missing(lab: Lab):
     assert _refused(lab, lab.folder / "a.svs") == "slide-missing"
     assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-missing"
 
 
-def test_a_file_that_may_not_be_read_is_unreadable(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_without_read_permission_is_unreadable(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     path = lab.file("a.svs")
 
     def denied(_):
@@ -99,17 +99,17 @@ def test_a_file_that_may_not_be_read_is_unreadable(lab: Lab, monkeypatch: pytest
     assert _refused(lab, path) == "slide-unreadable"
 
 
-def test_a_folder_that_is_no_slide_is_not_read_through(lab: Lab):
+def test_a_folder_that_is_not_a_slide_is_not_searched(lab: Lab):
     lab.file("archive/a.svs")
     assert _refused(lab, lab.folder / "archive") == "slide-is-folder"
 
 
-def test_a_pipe_is_not_read_for_ever(lab: Lab):
+def test_a_pipe_is_refused(lab: Lab):
     os.mkfifo(lab.folder / "a.svs")
     assert _refused(lab, lab.folder / "a.svs") == "slide-unreadable"
 
 
-def test_a_pipe_among_dicom_files_is_not_waited_for(lab: Lab):
+def test_a_pipe_among_dicom_files_is_refused_at_once(lab: Lab):
     lab.file("case/1.dcm", bytes(128) + b"DICM")
     os.mkfifo(lab.folder / "case/2.dcm")
     for place in ("case", "case/1.dcm"):
@@ -126,18 +126,18 @@ def test_an_index_that_names_a_file_outside_the_roots_is_refused(lab: Lab, name:
 
 
 def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: Lab):
-    assert lab.tell(lab.file("a.svs", b"")).status == "accepted"
+    assert lab.submit(lab.file("a.svs", b"")).status == "accepted"
     assert lab.bus.scanned[0].data.size_bytes == 0
 
 
 @pytest.mark.parametrize("key", ["m.mrxs", "v.vms", "v.vmu", "series/1.dcm"])
-def test_slides_of_several_files_are_not_taken_from_a_bucket(lab: Lab, key: str):
+def test_slides_in_several_files_are_not_taken_from_a_bucket(lab: Lab, key: str):
     lab.object("lab", key)
     assert _refused(lab, ObjectPlace("lab", key)) == "slide-in-parts"
 
 
 @pytest.mark.parametrize("error", [FatalError("storage-denied", "No."), FatalError("storage-missing", "No.")])
-def test_a_bucket_that_refuses_us_is_the_slides_trouble_not_the_end(lab: Lab, monkeypatch, error: FatalError):
+def test_a_bucket_that_denies_access_is_an_error_of_the_slide(lab: Lab, monkeypatch, error: FatalError):
     lab.object("lab", "a.svs")
 
     def refuse(key: str):
@@ -147,11 +147,11 @@ def test_a_bucket_that_refuses_us_is_the_slides_trouble_not_the_end(lab: Lab, mo
     assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-unreadable"
 
 
-def test_a_bucket_that_is_away_is_worth_trying_again(lab: Lab):
+def test_an_unavailable_bucket_is_a_transient_error(lab: Lab):
     lab.object("lab", "a.svs")
     lab.buckets["lab"].away = True
     with pytest.raises(TransientError):
-        lab.tell(ObjectPlace("lab", "a.svs"))
+        lab.submit(ObjectPlace("lab", "a.svs"))
 
 
 def test_a_mark_changes_with_name_size_and_time_of_any_file():
@@ -168,15 +168,15 @@ def test_a_mark_changes_with_name_size_and_time_of_any_file():
     assert mark_of("file:///x", list(before)) in marks
 
 
-def test_a_name_that_is_not_utf8_is_taken(lab: Lab):
+def test_a_name_that_is_not_utf8_is_accepted(lab: Lab):
     path = Path(os.fsdecode(os.fsencode(lab.folder) + b"/pr\xe4parat.svs"))
     path.write_bytes(b"pixels")
-    assert lab.tell(path, mark=mark_of("x", contents.states([path]))).status == "accepted"
+    assert lab.submit(path, mark=mark_of("x", contents.states([path]))).status == "accepted"
     assert lab.bus.scanned[0].data.uri.endswith("/pr%E4parat.svs")
 
 
-def test_a_slide_of_more_bytes_than_one_may_have_is_refused_unread(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    """With all that belongs to it; as an object, too. The answer names the setting."""
+def test_a_slide_over_the_size_limit_is_refused_unread(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    """The limit counts all files of the slide, and applies to objects too. The answer names the setting."""
     lab.intake.contents._most_bytes = 100
     monkeypatch.setattr(contents, "content_id_of", lambda parts: pytest.fail("it was read"))
     mirax = _mirax(lab)
@@ -188,7 +188,7 @@ def test_a_slide_of_more_bytes_than_one_may_have_is_refused_unread(lab: Lab, mon
     assert lab.bus.published == []
 
 
-def test_a_slide_of_just_as_many_bytes_as_it_may_have_is_taken(lab: Lab):
+def test_a_slide_at_the_size_limit_is_accepted(lab: Lab):
     lab.intake.contents._most_bytes = 100
     assert lab.intake.contents.measure(FilePlace(lab.file("a.svs", bytes(100)))).size_bytes == 100
 

@@ -1,4 +1,4 @@
-"""One look tells which slides lie in a folder, in what state, and what is missing of them."""
+"""One scan finds the slides in a folder, their state, and which of their files are missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_slides_are_found_at_any_depth_with_size_and_time(lab: Lab):
     assert found == Candidate(path, (("a.SVS", 5, path.stat().st_mtime_ns),))
 
 
-def test_what_is_no_slide_or_not_whole_is_passed_over(lab: Lab):
+def test_other_files_and_unfinished_copies_are_skipped(lab: Lab):
     for name in (
         *(".a.svs", "~$a.svs", "a.svs.part", "a.svs.tmp", "a.svs.crdownload", ".hidden/a.svs"),
         *("a.json", "a.svs.json", "readme.txt", "a"),
@@ -71,7 +71,7 @@ def test_mirax_waits_for_its_folder_and_every_file_in_its_list(lab: Lab):
     assert missing() == ()
 
 
-def test_a_companion_folder_without_its_index_is_no_slide(lab: Lab):
+def test_a_companion_folder_without_its_index_is_not_a_slide(lab: Lab):
     lab.file("m/Slidedat.ini", MIRAX)
     lab.file("m/Data0.dat")
     assert _seen(lab) == {}
@@ -118,7 +118,7 @@ def test_dicom_files_right_in_the_root_change_together(lab: Lab):
     assert len(seen["1.dcm"].files) == 2
 
 
-def test_links_to_folders_are_not_followed_and_links_to_nothing_are_no_slides(lab: Lab, tmp_path: Path):
+def test_links_to_folders_are_not_followed_and_dangling_links_are_not_slides(lab: Lab, tmp_path: Path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a.svs").write_text("x")
@@ -129,7 +129,7 @@ def test_links_to_folders_are_not_followed_and_links_to_nothing_are_no_slides(la
     assert _seen(lab) == {}
 
 
-def test_a_folder_that_is_away_is_worth_looking_for_again(lab: Lab):
+def test_an_unavailable_folder_is_a_transient_error(lab: Lab):
     with pytest.raises(TransientError) as caught:
         Folder(lab.folder / "not-mounted").look()
     assert caught.value.code == "watch-unavailable"
@@ -151,7 +151,7 @@ def test_a_closed_folder_inside_does_not_hide_the_others(lab: Lab, monkeypatch: 
     assert look.closed == [lab.folder / "a"]
 
 
-def test_a_folder_that_goes_away_during_the_look_does_no_harm(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_deleted_during_the_scan_does_no_harm(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     lab.file("a/a.svs")
     real = folder_module._entries
 
@@ -164,7 +164,7 @@ def test_a_folder_that_goes_away_during_the_look_does_no_harm(lab: Lab, monkeypa
     assert Folder(lab.folder).look().candidates == []
 
 
-def test_links_to_folders_are_told_and_not_followed_whatever_they_lead_to(lab: Lab):
+def test_links_to_folders_are_reported_and_not_followed(lab: Lab):
     lab.file("in/a.svs")
     (lab.folder / "in" / "up").symlink_to(lab.folder)
     (lab.folder / "self").symlink_to(lab.folder / "self")

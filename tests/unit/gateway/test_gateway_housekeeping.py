@@ -1,4 +1,4 @@
-"""The gateway keeps the index of slides, and nothing that happens to the index holds up the gateway."""
+"""The gateway keeps the index of slides, and no problem with the index holds up the gateway."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def kept(tmp_path):
 
 @pytest.fixture
 def loop(kept, store):
-    """Run the loop; it never pauses for longer than a moment."""
+    """Run the loop with short pauses."""
     stop = Stop()
     loop = Indexing(context(stop), kept, store, retry_s=0.01)
     loop.thread.start()
@@ -36,24 +36,24 @@ def loop(kept, store):
     assert not loop.thread.is_alive()
 
 
-def told(tmp_path) -> dict[str, int]:
+def counts(tmp_path) -> dict[str, int]:
     index = open_index(tmp_path / "index.db", "store")
     return index.counts() if index and index.fact("whole") else {}
 
 
 def test_slides_are_in_the_index_soon(loop, store, kept, tmp_path):
     planted.scan(store, "a")
-    until(lambda: told(tmp_path) == {"scanned": 1}, 60, "the index to be whole")
+    until(lambda: counts(tmp_path) == {"scanned": 1}, 60, "the index to be whole")
     planted.letter(store, planted.scan(store, "b"))
     kept.touch("b")
 
-    until(lambda: told(tmp_path) == {"scanned": 1, "dead-letter": 1}, 60, "the news")
+    until(lambda: counts(tmp_path) == {"scanned": 1, "dead-letter": 1}, 60, "the news")
 
 
 @pytest.mark.parametrize("harm", ["removed", "damaged"])
-def test_an_index_that_is_harmed_is_made_anew(loop, store, tmp_path, harm):
+def test_a_missing_or_damaged_index_is_replaced(loop, store, tmp_path, harm):
     planted.scan(store, "a")
-    until(lambda: told(tmp_path), 60, "the index to be whole")
+    until(lambda: counts(tmp_path), 60, "the index to be whole")
     path = tmp_path / "index.db"
     if harm == "removed":
         path.unlink()
@@ -61,10 +61,10 @@ def test_an_index_that_is_harmed_is_made_anew(loop, store, tmp_path, harm):
         for part in (path, path.with_name("index.db-wal")):
             part.write_bytes(b"\xff" * 65536)
 
-    until(lambda: told(tmp_path) == {"scanned": 1}, 60, "another index")
+    until(lambda: counts(tmp_path) == {"scanned": 1}, 60, "another index")
 
 
-def test_a_store_that_refuses_us_does_not_end_the_gateway(loop, store, tmp_path, monkeypatch):
+def test_a_store_that_denies_access_does_not_stop_the_gateway(loop, store, tmp_path, monkeypatch):
     planted.scan(store, "a")
     refusals = [1, 1, 1]
     listing = type(store).list
@@ -76,18 +76,18 @@ def test_a_store_that_refuses_us_does_not_end_the_gateway(loop, store, tmp_path,
         return listing(self, prefix)
 
     monkeypatch.setattr(type(store), "list", listed)
-    until(lambda: told(tmp_path) == {"scanned": 1}, 60, "the index to be whole")
+    until(lambda: counts(tmp_path) == {"scanned": 1}, 60, "the index to be whole")
 
     assert loop.thread.is_alive()
 
 
-def test_news_that_cannot_be_written_down_raise_nothing(tmp_path, store):
+def test_news_that_cannot_be_recorded_raise_nothing(tmp_path, store):
     (tmp_path / "index.db").mkdir()
     SharedIndex(tmp_path / "index.db", "store").touch("a")
     SharedIndex(tmp_path / "no" / "index.db", "store").touch("a")
 
 
-def test_an_index_of_another_store_is_no_index_of_this_one(tmp_path, store, kept):
+def test_an_index_of_another_store_is_replaced(tmp_path, store, kept):
     make_index(tmp_path / "index.db", "elsewhere").touch(["a"])
     kept.touch("b")
 

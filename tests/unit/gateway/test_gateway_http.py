@@ -1,4 +1,4 @@
-"""POST /slides and POST /s3-events: clear answers, no value repeated, nobody held up."""
+"""POST /slides and POST /s3-events give clear answers, repeat no value and block nobody."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JSON = {"content-type": "application/json"}
 
 
 class Client:
-    """Talks to a door without a network."""
+    """Talks to the API without a network."""
 
     def __init__(self, lab: Lab, **options: Any) -> None:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
@@ -55,11 +55,11 @@ def client(lab: Lab) -> Client:
 
 
 def _error(answer: httpx.Response) -> tuple[int, str]:
-    told = answer.json()["error"]
-    assert set(told) == {"code", "message", "hint"}
-    assert told["message"]
-    assert told["hint"]
-    return answer.status_code, told["code"]
+    error = answer.json()["error"]
+    assert set(error) == {"code", "message", "hint"}
+    assert error["message"]
+    assert error["hint"]
+    return answer.status_code, error["code"]
 
 
 def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab: Lab):
@@ -72,7 +72,7 @@ def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab:
     assert client.slide(uri).json()["status"] == "rescan"
 
 
-def test_whole_numbers_and_nulls_are_fine(client: Client, lab: Lab):
+def test_whole_numbers_and_nulls_are_accepted(client: Client, lab: Lab):
     answer = client.slide(lab.file("a.svs").as_uri(), mpp=1, slide_id=None, case=None)
     assert answer.status_code == 202
     assert lab.bus.scanned[0].data.mpp == 1.0
@@ -108,7 +108,7 @@ def test_whole_numbers_and_nulls_are_fine(client: Client, lab: Lab):
         ({"uri": "s3://lab/\ud800.svs"}, (422, "request-invalid")),
     ],
 )
-def test_what_cannot_be_taken_is_refused_with_code_and_cure(client: Client, lab: Lab, body, expected):
+def test_refusals_have_a_code_and_a_hint_and_leave_nothing(client: Client, lab: Lab, body, expected):
     lab.object("lab", "a.svs")
     assert _error(client.post("/slides", body)) == expected
     assert lab.bus.published == []
@@ -137,7 +137,7 @@ def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(clie
         max_size=5,
     )
 )
-def test_whatever_a_body_says_it_is_read_or_refused(body: dict[str, Any]):
+def test_any_body_is_read_or_refused(body: dict[str, Any]):
     code = ""
     try:
         read_submission(json.dumps(body).encode())
@@ -154,13 +154,13 @@ def test_whatever_a_body_says_it_is_read_or_refused(body: dict[str, Any]):
         b'{"uri": "file:///scans/a.svs", "case": {"id": "C", "id": "D", "slides": ["a"]}}',
     ],
 )
-def test_of_a_field_that_is_named_twice_none_is_believed(body: bytes):
+def test_a_field_that_is_named_twice_is_refused(body: bytes):
     with pytest.raises(InvalidInputError) as caught:
         read_submission(body)
     assert caught.value.code == "request-unreadable"
 
 
-def test_a_body_that_is_too_long_is_refused_stated_or_not(client: Client):
+def test_a_body_that_is_too_long_is_refused_with_or_without_content_length(client: Client):
     long = b'{"uri": "' + b"a" * 70_000 + b'"}'
     assert _error(client.post("/slides", long)) == (413, "request-too-large")
     assert _error(client.post("/slides", b"{}", headers={"content-length": "many"})) == (
@@ -177,19 +177,19 @@ def test_a_body_that_is_too_long_is_refused_stated_or_not(client: Client):
     assert _error(client.post("/s3-events", b" " * (1 << 21))) == (413, "request-too-large")
 
 
-def test_pages_that_are_not_there_and_methods_that_do_not_fit(client: Client):
+def test_unknown_pages_and_unsupported_methods_are_refused(client: Client):
     assert _error(asyncio.run(client.send("GET", "/nothing"))) == (404, "request-path")
     assert _error(asyncio.run(client.send("GET", "/slides"))) == (405, "request-method")
 
 
-def test_web_pages_may_not_name_slides(client: Client, lab: Lab):
+def test_web_pages_may_not_submit_slides(client: Client, lab: Lab):
     uri = lab.file("a.svs").as_uri()
     answer = client.post("/slides", {"uri": uri}, headers={"origin": "http://evil.example"})
     assert _error(answer) == (403, "request-origin")
     assert lab.bus.published == []
 
 
-def test_a_taken_id_is_a_conflict_that_says_where_the_letter_lies(client: Client, lab: Lab):
+def test_a_taken_id_is_a_conflict_that_names_the_dead_letter(client: Client, lab: Lab):
     client.slide(lab.file("one/a.svs", b"one").as_uri())
     answer = client.slide(lab.file("two/a.svs", b"two").as_uri())
     assert _error(answer) == (409, "slide-id-taken")
@@ -208,18 +208,18 @@ def test_a_slide_given_up_before_is_a_conflict_with_its_code(client: Client, lab
 
 
 @pytest.mark.parametrize(("what", "code"), [("bus", "bus-unavailable"), ("store", "storage-unavailable")])
-def test_an_outage_is_told_as_such_and_nothing_is_lost(client: Client, lab: Lab, what: str, code: str):
+def test_an_outage_is_answered_with_503_and_nothing_is_lost(client: Client, lab: Lab, what: str, code: str):
     uri = lab.file("a.svs").as_uri()
     getattr(lab, what).away = True
     answer = client.slide(uri)
-    told = answer.json()["error"]
-    assert (answer.status_code, told["code"]) == (503, code)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (503, code)
     assert int(answer.headers["retry-after"]) > 0
     getattr(lab, what).away = False
     assert client.slide(uri).json()["status"] == "accepted"
 
 
-def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab, monkeypatch):
+def test_an_unexpected_error_reveals_nothing(client: Client, lab: Lab, monkeypatch):
     def fails(*_):
         raise RuntimeError(SECRETS[0])
 
@@ -229,7 +229,7 @@ def test_a_fault_nobody_foresaw_tells_nothing_of_itself(client: Client, lab: Lab
     assert SECRETS[0] not in answer.text
 
 
-def test_a_broken_installation_stops_the_service(client: Client, lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_fatal_error_stops_the_service(client: Client, lab: Lab, monkeypatch: pytest.MonkeyPatch):
     def denied(*_):
         raise FatalError("storage-denied", "No.", hint="Mend it.")
 
@@ -239,8 +239,8 @@ def test_a_broken_installation_stops_the_service(client: Client, lab: Lab, monke
     assert [failure.code for failure in client.stop.failures] == ["storage-denied"]
 
 
-def test_large_slides_hold_up_nobody_and_too_many_are_sent_away(lab: Lab):
-    """Two threads read two slides that do not end; what is small, and what needs no thread, is answered."""
+def test_large_slides_block_nobody_and_excess_requests_get_503(lab: Lab):
+    """Two threads read two endless slides; requests that are small or need no thread are answered."""
     go_on = threading.Event()
     for name in ("big-1", "big-2"):
         lab.object(name, "a.svs")
@@ -272,13 +272,13 @@ def test_large_slides_hold_up_nobody_and_too_many_are_sent_away(lab: Lab):
     assert [answer.status_code for answer in rest] == [202, 202, 202]
 
 
-def test_once_it_is_to_stop_it_starts_nothing_new(client: Client, lab: Lab):
+def test_after_a_stop_no_new_work_starts(client: Client, lab: Lab):
     client.stop.request()
     answer = client.slide(lab.file("a.svs").as_uri())
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "gateway-busy")
 
 
-def test_bucket_notifications_are_taken_by_http_too(client: Client, lab: Lab):
+def test_bucket_notifications_are_taken_by_http(client: Client, lab: Lab):
     lab.object("lab", "a.svs")
     answer = client.post("/s3-events", amazon(record("lab", "a.svs"), record("lab", "gone.svs")))
     assert answer.status_code == 202
@@ -289,12 +289,12 @@ def test_bucket_notifications_are_taken_by_http_too(client: Client, lab: Lab):
     assert client.post("/s3-events", TEST_EVENT).json() == {"slides": []}
 
 
-def test_a_notification_that_is_none_is_refused_and_leaves_nothing(client: Client, lab: Lab):
+def test_an_invalid_notification_is_refused_and_leaves_nothing(client: Client, lab: Lab):
     assert _error(client.post("/s3-events", b"{}")) == (400, "notification-unreadable")
     assert lab.store.kept == {}
 
 
-def test_the_pages_of_every_worker_are_there(client: Client):
+def test_the_gateway_serves_the_pages_of_every_service(client: Client):
     pages = {
         page: asyncio.run(client.send("GET", page)) for page in ("/metrics", "/healthz", "/readyz", "/status")
     }
@@ -319,9 +319,7 @@ def test_the_pages_of_every_worker_are_there(client: Client):
     ],
 )
 @pytest.mark.parametrize("door", ["POST /slides", "POST /s3-events", "GET /status"])
-def test_who_has_not_the_token_is_told_of_no_slide_and_hands_in_none(
-    client: Client, lab: Lab, door, sent, code
-):
+def test_without_the_token_nobody_sees_or_submits_slides(client: Client, lab: Lab, door, sent, code):
     method, path = door.split()
     body = json.dumps({"uri": lab.file("a.svs").as_uri()})
     answer = asyncio.run(client.send(method, path, headers=JSON | sent, content=body))
@@ -333,7 +331,7 @@ def test_who_has_not_the_token_is_told_of_no_slide_and_hands_in_none(
     assert lab.store.kept == {}
 
 
-def test_a_body_is_not_read_for_who_has_not_the_token(client: Client):
+def test_without_the_token_the_body_is_not_read(client: Client):
     async def pieces():
         raise AssertionError("it is read")
         yield b""
@@ -343,7 +341,7 @@ def test_a_body_is_not_read_for_who_has_not_the_token(client: Client):
     assert _error(answer) == (401, "token-missing")
 
 
-def test_what_monitoring_asks_for_needs_no_token_and_names_no_slide(client: Client, lab: Lab):
+def test_monitoring_pages_need_no_token_and_name_no_slide(client: Client, lab: Lab):
     assert client.slide(lab.file("patient-7.svs").as_uri()).status_code == 202
     for page in ("/metrics", "/healthz", "/readyz"):
         answer = asyncio.run(client.send("GET", page, headers={"authorization": ""}))
@@ -351,7 +349,7 @@ def test_what_monitoring_asks_for_needs_no_token_and_names_no_slide(client: Clie
         assert "patient-7" not in answer.text
 
 
-def test_the_name_of_the_scheme_may_be_written_as_one_likes(client: Client, lab: Lab):
+def test_the_scheme_name_ignores_case(client: Client, lab: Lab):
     answer = client.post(
         "/slides", {"uri": lab.file("a.svs").as_uri()}, headers={"authorization": f"bEARER  {TOKEN} "}
     )

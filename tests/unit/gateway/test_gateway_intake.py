@@ -29,7 +29,7 @@ def _codes(caught) -> str:
 
 def test_a_new_slide_is_announced_with_its_bytes_digest_and_size(lab: Lab):
     path = lab.file("a.svs", b"pixels")
-    receipt = lab.tell(path, mpp=0.25)
+    receipt = lab.submit(path, mpp=0.25)
     (event,) = lab.bus.scanned
     assert (receipt.slide_id, receipt.status, receipt.event_id) == ("a", "accepted", event.id)
     data = event.data
@@ -38,48 +38,50 @@ def test_a_new_slide_is_announced_with_its_bytes_digest_and_size(lab: Lab):
     assert Event.from_json(json.loads(lab.store.kept["slides/a/scanned.json"])["event"]) == event
 
 
-def test_it_is_logged_in_the_words_that_chaos_runs_look_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_an_announcement_is_logged_in_words_that_chaos_runs_look_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
     logged: list[str] = []
     monkeypatch.setattr(intake, "_log", SimpleNamespace(info=lambda event, **_: logged.append(event)))
-    lab.tell(lab.file("a.svs"))
+    lab.submit(lab.file("a.svs"))
     assert logged == [ANNOUNCED]
 
 
 def test_the_event_id_follows_from_slide_bytes_mpp_and_case_alone(lab: Lab):
-    lab.tell(lab.file("a.svs"), mpp=0.5, case=Case("C1", ("b", "a")))
+    lab.submit(lab.file("a.svs"), mpp=0.5, case=Case("C1", ("b", "a")))
     (event,) = lab.bus.scanned
     again = Event.first(event.data, source="x", now=event.time, identity=identity(event.data))
     assert event.id == again.id
     assert identity(event.data) == f"a|{sha256_hex(b'pixels')}|0.5|C1:a,b"
 
 
-def test_telling_of_a_slide_again_announces_nothing(lab: Lab):
+def test_submitting_a_slide_again_announces_nothing(lab: Lab):
     path = lab.file("a.svs")
-    first, second = lab.tell(path), lab.tell(path)
+    first, second = lab.submit(path), lab.submit(path)
     assert (second.status, second.event_id) == ("duplicate", first.event_id)
     assert len(lab.bus.published) == 1
 
 
 def test_the_same_bytes_from_elsewhere_are_the_same_slide(lab: Lab):
-    first = lab.tell(lab.file("a.svs"))
+    first = lab.submit(lab.file("a.svs"))
     lab.object("lab", "incoming/a.svs")
-    second = lab.tell(ObjectPlace("lab", "incoming/a.svs"))
-    copy = lab.tell(lab.file("copies/a of a.svs"))
+    second = lab.submit(ObjectPlace("lab", "incoming/a.svs"))
+    copy = lab.submit(lab.file("copies/a of a.svs"))
     assert [second.status, copy.status] == ["duplicate", "duplicate"]
     assert {copy.slide_id, second.slide_id} == {"a"}
     assert {copy.event_id, second.event_id} == {first.event_id}
     assert len(lab.bus.published) == 1
 
 
-def test_a_copy_gets_an_id_of_its_own_when_one_is_stated(lab: Lab):
-    lab.tell(lab.file("a.svs"))
-    assert lab.tell(lab.file("b.svs"), slide_id="b").status == "accepted"
+def test_a_copy_gets_its_own_id_if_one_is_stated(lab: Lab):
+    lab.submit(lab.file("a.svs"))
+    assert lab.submit(lab.file("b.svs"), slide_id="b").status == "accepted"
     assert [event.key for event in lab.bus.scanned] == ["a", "b"]
 
 
 def test_new_bytes_at_the_same_uri_are_a_rescan(lab: Lab):
-    first = lab.tell(lab.file("a.svs", b"one"))
-    second = lab.tell(lab.file("a.svs", b"two"))
+    first = lab.submit(lab.file("a.svs", b"one"))
+    second = lab.submit(lab.file("a.svs", b"two"))
     assert (second.status, second.slide_id) == ("rescan", "a")
     assert first.event_id != second.event_id
     latest = json.loads(lab.store.kept["slides/a/scanned.json"])
@@ -87,14 +89,14 @@ def test_new_bytes_at_the_same_uri_are_a_rescan(lab: Lab):
 
 
 def test_other_bytes_from_elsewhere_under_a_taken_id_become_a_dead_letter(lab: Lab):
-    lab.tell(lab.file("one/a.svs", b"one"))
+    lab.submit(lab.file("one/a.svs", b"one"))
     other = lab.file("two/a.svs", b"two")
-    receipt = lab.tell(other)
+    receipt = lab.submit(other)
     assert receipt.status == "dead-letter"
     assert receipt.letter.code == "slide-id-taken"
     assert len(lab.bus.scanned) == 1
-    (told,) = lab.bus.letters
-    assert (told.data.slide_id, told.data.event_id, told.data.code) == (
+    (event,) = lab.bus.letters
+    assert (event.data.slide_id, event.data.event_id, event.data.code) == (
         "a",
         receipt.event_id,
         "slide-id-taken",
@@ -104,46 +106,46 @@ def test_other_bytes_from_elsewhere_under_a_taken_id_become_a_dead_letter(lab: L
     assert "replay" not in receipt.hint
 
 
-def test_a_refused_slide_told_of_again_is_refused_again_with_one_letter(lab: Lab):
-    lab.tell(lab.file("one/a.svs", b"one"))
+def test_a_refused_slide_submitted_again_is_refused_again_with_one_letter(lab: Lab):
+    lab.submit(lab.file("one/a.svs", b"one"))
     other = lab.file("two/a.svs", b"two")
-    ids = {lab.tell(other).event_id, lab.tell(other).event_id}
+    ids = {lab.submit(other).event_id, lab.submit(other).event_id}
     assert len(ids) == 1
     assert sum(key.startswith("dead-letter/") for key in lab.store.kept) == 1
 
 
-def test_a_refused_slide_is_taken_under_another_id(lab: Lab):
-    lab.tell(lab.file("one/a.svs", b"one"))
+def test_a_refused_slide_is_accepted_under_another_id(lab: Lab):
+    lab.submit(lab.file("one/a.svs", b"one"))
     other = lab.file("two/a.svs", b"two")
-    lab.tell(other)
-    assert lab.tell(other, slide_id="a-2").status == "accepted"
+    lab.submit(other)
+    assert lab.submit(other, slide_id="a-2").status == "accepted"
 
 
 def test_a_refused_slide_may_take_the_place_of_the_one_that_was_in_its_way(lab: Lab):
-    lab.tell(lab.file("one/a.svs", b"one"))
-    lab.tell(lab.file("two/a.svs", b"two"))
-    assert lab.tell(lab.file("one/a.svs", b"two")).status == "rescan"
+    lab.submit(lab.file("one/a.svs", b"one"))
+    lab.submit(lab.file("two/a.svs", b"two"))
+    assert lab.submit(lab.file("one/a.svs", b"two")).status == "rescan"
 
 
 def test_a_scale_stated_later_makes_a_new_event(lab: Lab):
     path = lab.file("a.svs")
-    first, second = lab.tell(path), lab.tell(path, mpp=0.25)
+    first, second = lab.submit(path), lab.submit(path, mpp=0.25)
     assert second.status == "accepted"
     assert first.event_id != second.event_id
 
 
-def test_what_is_not_stated_holds_as_it_was_stated_before(lab: Lab):
+def test_what_is_not_stated_stays_as_it_was_stated_before(lab: Lab):
     path = lab.file("a.svs")
-    stated = lab.tell(path, mpp=0.25)
-    assert lab.tell(path).event_id == stated.event_id
-    assert lab.tell(path, case=Case("C1", ("a", "b"))).status == "accepted"
+    scaled = lab.submit(path, mpp=0.25)
+    assert lab.submit(path).event_id == scaled.event_id
+    assert lab.submit(path, case=Case("C1", ("a", "b"))).status == "accepted"
     assert lab.bus.scanned[-1].data.mpp == 0.25
-    assert lab.tell(path).event_id == lab.bus.scanned[-1].id
+    assert lab.submit(path).event_id == lab.bus.scanned[-1].id
 
 
-def test_nothing_is_taken_over_from_other_bytes(lab: Lab):
-    lab.tell(lab.file("a.svs", b"one"), mpp=0.25)
-    lab.tell(lab.file("a.svs", b"two"))
+def test_statements_about_other_bytes_do_not_carry_over(lab: Lab):
+    lab.submit(lab.file("a.svs", b"one"), mpp=0.25)
+    lab.submit(lab.file("a.svs", b"two"))
     assert lab.bus.scanned[-1].data.mpp is None
 
 
@@ -172,16 +174,16 @@ def _bag(lab: Lab, event: Event) -> Event:
     ],
     ids=["tiler", "replayed", "reporter", "reporter-replayed", "replayed-reporter", "twice", "thrice"],
 )
-def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(lab: Lab, steps):
+def test_a_given_up_slide_is_answered_with_the_reason_and_how_to_replay(lab: Lab, steps):
     path = lab.file("a.svs")
-    lab.tell(path)
+    lab.submit(path)
     given_up = lab.bus.scanned[0]
     for step in steps:
         given_up = step(lab, given_up)
     reason = InvalidInputError("slide-no-tissue", "There is no tissue.", hint="Look at the slide.")
     letter = DeadLetter.of_event(given_up, reason, attempts=1, worker="tiler")
     lab.store.put(letter.key, letter.to_bytes())
-    receipt = lab.tell(path)
+    receipt = lab.submit(path)
     assert (receipt.status, receipt.letter.code) == ("dead-letter", "slide-no-tissue")
     assert "Look at the slide." in receipt.hint
     assert "histgen replay" in receipt.hint
@@ -190,64 +192,64 @@ def test_a_slide_given_up_before_is_answered_with_the_reason_and_how_to_replay(l
 
 def test_a_slide_whose_letter_was_replayed_is_a_duplicate_again(lab: Lab):
     path = lab.file("a.svs")
-    lab.tell(path)
+    lab.submit(path)
     letter = DeadLetter.of_event(
         lab.bus.scanned[0], InvalidInputError("x-y", "z"), attempts=1, worker="tiler"
     )
     lab.store.put(letter.key, letter.to_bytes())
     list(replay(lab.store, lab.bus))
-    assert lab.tell(path).status == "duplicate"
+    assert lab.submit(path).status == "duplicate"
 
 
 def test_what_the_gateway_gave_up_is_not_replayed_but_submitted_again(lab: Lab):
-    lab.tell(lab.file("one/a.svs", b"one"))
-    lab.tell(lab.file("two/a.svs", b"two"))
-    (told,) = replay(lab.store, lab.bus)
-    assert told.refused.code == "replay-impossible"
+    lab.submit(lab.file("one/a.svs", b"one"))
+    lab.submit(lab.file("two/a.svs", b"two"))
+    (outcome,) = replay(lab.store, lab.bus)
+    assert outcome.refused.code == "replay-impossible"
     assert len(lab.bus.scanned) == 1
 
 
-def test_a_state_dealt_with_before_is_not_read_again(lab: Lab):
+def test_a_state_that_was_dealt_with_is_not_read_again(lab: Lab):
     lab.object("lab", "a.svs")
     place = ObjectPlace("lab", "a.svs")
-    first = lab.tell(place, mark="m1")
-    second = lab.tell(place, mark="m1")
+    first = lab.submit(place, mark="m1")
+    second = lab.submit(place, mark="m1")
     assert (second.status, second.event_id, second.slide_id) == ("duplicate", first.event_id, "a")
     assert lab.buckets["lab"].reads == 1
 
 
 @pytest.mark.parametrize("dies_at", ["slides/a/", "gateway/contents/", "gateway/seen/", "gateway/owners/"])
-def test_killed_anywhere_the_slide_told_of_again_has_the_same_event_and_is_then_known(lab: Lab, dies_at: str):
+def test_after_a_kill_anywhere_a_resubmitted_slide_has_the_same_event(lab: Lab, dies_at: str):
     path = lab.file("a.svs")
     lab.store.dies_at = dies_at
     with pytest.raises(Killed):
-        lab.tell(path, mark="m")
+        lab.submit(path, mark="m")
     lab.store.dies_at = ""
     lab.restarted()
-    lab.tell(path, mark="m")
+    lab.submit(path, mark="m")
     assert len({event.id for event in lab.bus.scanned}) == 1
     lab.restarted()
-    assert lab.tell(path).status == "duplicate"
+    assert lab.submit(path).status == "duplicate"
     assert {"slides/a/scanned.json", "gateway/owners/a", "gateway/seen/m"} <= set(lab.store.kept)
 
 
-def test_nothing_is_written_down_that_was_not_acknowledged(lab: Lab):
+def test_nothing_is_recorded_before_it_is_acknowledged(lab: Lab):
     lab.bus.away = True
     with pytest.raises(TransientError, match="broker"):
-        lab.tell(lab.file("a.svs"), mark="m")
+        lab.submit(lab.file("a.svs"), mark="m")
     assert set(lab.store.kept) == {"gateway/owners/a", "audit/000000000001.json"}
     lab.bus.away = False
-    assert lab.tell(lab.file("a.svs"), mark="m").status == "accepted"
+    assert lab.submit(lab.file("a.svs"), mark="m").status == "accepted"
 
 
-def test_who_submitted_a_slide_is_in_the_audit_log_once_and_says_nothing_of_its_place(lab: Lab):
+def test_the_audit_log_names_the_submitter_once_and_not_the_slides_place(lab: Lab):
     lab.bus.away = True
     for _ in range(3):  # the watched folder tries again while the broker is away
         with pytest.raises(TransientError):
-            lab.tell(lab.file("jane-doe/a.svs"))
+            lab.submit(lab.file("jane-doe/a.svs"))
     lab.bus.away = False
-    event_id = lab.tell(lab.file("jane-doe/a.svs")).event_id
-    lab.tell(lab.file("jane-doe/a.svs"))  # a duplicate changes nothing
+    event_id = lab.submit(lab.file("jane-doe/a.svs")).event_id
+    lab.submit(lab.file("jane-doe/a.svs"))  # a duplicate changes nothing
 
     (data,) = [data for key, data in lab.store.kept.items() if key.startswith("audit/")]
     entry = Entry.from_bytes(data)
@@ -257,23 +259,23 @@ def test_who_submitted_a_slide_is_in_the_audit_log_once_and_says_nothing_of_its_
     assert b"jane" not in data
 
 
-def test_a_slide_that_was_given_up_for_its_taken_id_is_in_the_audit_log_too(lab: Lab):
-    lab.tell(lab.file("one/a.svs", b"one"))
-    lab.tell(lab.file("two/a.svs", b"two"))
-    told = [Entry.from_bytes(data) for key, data in lab.store.kept.items() if key.startswith("audit/")]
-    assert [entry and entry.what["outcome"] for entry in told] == ["accepted", "dead-letter"]
+def test_the_audit_log_includes_slides_given_up_for_a_taken_id(lab: Lab):
+    lab.submit(lab.file("one/a.svs", b"one"))
+    lab.submit(lab.file("two/a.svs", b"two"))
+    written = [Entry.from_bytes(data) for key, data in lab.store.kept.items() if key.startswith("audit/")]
+    assert [entry and entry.what["outcome"] for entry in written] == ["accepted", "dead-letter"]
 
 
 def test_an_id_claimed_by_a_slide_that_was_never_announced_is_not_given_to_another(lab: Lab):
     lab.bus.away = True
     with pytest.raises(TransientError):
-        lab.tell(lab.file("one/a.svs", b"one"))
+        lab.submit(lab.file("one/a.svs", b"one"))
     lab.bus.away = False
-    assert lab.tell(lab.file("two/a.svs", b"two")).status == "dead-letter"
-    assert lab.tell(lab.file("copy/a.svs", b"one")).status == "accepted"
+    assert lab.submit(lab.file("two/a.svs", b"two")).status == "dead-letter"
+    assert lab.submit(lab.file("copy/a.svs", b"one")).status == "accepted"
 
 
-def test_told_by_many_at_once_a_slide_is_announced_once(lab: Lab):
+def test_a_slide_submitted_by_many_at_once_is_announced_once(lab: Lab):
     places = [lab.file(f"{folder}/a.svs") for folder in range(4)]
     lab.object("lab", "a.svs")
     all_places = [*map(FilePlace, places), ObjectPlace("lab", "a.svs")] * 4
@@ -292,8 +294,8 @@ def test_told_by_many_at_once_a_slide_is_announced_once(lab: Lab):
     assert len(lab.bus.published) == 1
 
 
-def test_two_processes_that_tell_of_two_slides_of_one_name_announce_one(lab: Lab):
-    """Both look before either writes; only the claim decides."""
+def test_two_processes_with_two_slides_of_one_name_announce_one(lab: Lab):
+    """Both read before either writes; only the claim decides."""
     one, two = lab.file("one/a.svs", b"one"), lab.file("two/a.svs", b"two")
     first, second = lab.restarted(), lab.restarted()
     together = threading.Barrier(2)
@@ -322,65 +324,65 @@ def test_two_processes_that_tell_of_two_slides_of_one_name_announce_one(lab: Lab
     assert len(lab.bus.scanned) == 1
 
 
-def test_who_waits_too_long_for_a_broker_that_is_away_is_told_so(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_waiting_too_long_for_the_broker_is_a_transient_error(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(intake, "DECIDE_S", 0.01)
     lab.intake._deciding.acquire()
     with pytest.raises(TransientError) as caught:
-        lab.tell(lab.file("a.svs"))
+        lab.submit(lab.file("a.svs"))
     assert caught.value.code == "gateway-busy"
 
 
 def test_a_case_must_name_its_slide(lab: Lab):
     with pytest.raises(InvalidInputError) as caught:
-        lab.tell(lab.file("a.svs"), case=Case("C1", ("b", "c")))
+        lab.submit(lab.file("a.svs"), case=Case("C1", ("b", "c")))
     assert _codes(caught) == "case-invalid"
     assert lab.bus.published == []
 
 
-def test_a_case_goes_into_the_event(lab: Lab):
-    lab.tell(lab.file("a.svs"), case=Case("C1", ("a", "b")))
+def test_the_event_includes_the_case(lab: Lab):
+    lab.submit(lab.file("a.svs"), case=Case("C1", ("a", "b")))
     assert (lab.bus.scanned[0].data.case_id, lab.bus.scanned[0].data.case_slides) == ("C1", ("a", "b"))
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "a b", "ä", ".a", "a.", "a" * 129, "a\n", "a\0"])
 def test_an_id_that_cannot_be_a_key_is_refused(lab: Lab, bad: str):
     path = lab.file("a.svs")
-    for told in ({"slide_id": bad}, {"case": Case(bad, ("a",))}, {"case": Case("C", ("a", bad))}):
+    for fields in ({"slide_id": bad}, {"case": Case(bad, ("a",))}, {"case": Case("C", ("a", bad))}):
         with pytest.raises(InvalidInputError) as caught:
-            lab.tell(path, **told)
+            lab.submit(path, **fields)
         assert _codes(caught) in ("slide-id-invalid", "case-invalid")
     assert lab.store.kept == {}
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, 0.049, 5.1, float("nan"), float("inf")])
-def test_a_scale_that_no_scanner_has_is_refused(lab: Lab, mpp: float):
+def test_an_implausible_scale_is_refused(lab: Lab, mpp: float):
     with pytest.raises(InvalidInputError) as caught:
-        lab.tell(lab.file("a.svs"), mpp=mpp)
+        lab.submit(lab.file("a.svs"), mpp=mpp)
     assert _codes(caught) == "slide-mpp-implausible"
 
 
 def test_a_damaged_ledger_costs_one_more_event_of_the_same_id(lab: Lab):
     path = lab.file("a.svs")
-    first = lab.tell(path)
+    first = lab.submit(path)
     for key in list(lab.store.kept):
         lab.store.kept[key] = b"\xff not json"
-    assert lab.tell(path).event_id == first.event_id
+    assert lab.submit(path).event_id == first.event_id
 
 
-def test_names_with_no_letter_of_ascii_are_taken_too(lab: Lab):
+def test_names_without_ascii_letters_are_accepted(lab: Lab):
     path = lab.file("Präparat №7 切片.svs")
-    lab.tell(path)
+    lab.submit(path)
     (event,) = lab.bus.scanned
     assert event.key == "Pr_parat_7-4a495109"
     assert event.data.uri == path.as_uri()
     assert event.data.uri.isascii()
 
 
-def test_a_file_whose_note_was_pruned_is_the_slide_it_was_and_is_noted_again(lab: Lab):
+def test_a_file_whose_record_was_pruned_is_recognised_and_recorded_again(lab: Lab):
     path = lab.file("a.svs")
-    first = lab.tell(path, mark="m")
+    first = lab.submit(path, mark="m")
     del lab.store.kept[f"{keys.SEEN}m"]
-    again = lab.tell(path, mark="m")
+    again = lab.submit(path, mark="m")
 
     assert (again.status, again.event_id) == ("duplicate", first.event_id)
     assert len(lab.bus.scanned) == 1
@@ -388,13 +390,13 @@ def test_a_file_whose_note_was_pruned_is_the_slide_it_was_and_is_noted_again(lab
 
 
 @pytest.mark.parametrize("left", [None, b"", b'{"uri": 3}', b"\xff"])
-def test_an_id_whose_owner_cannot_be_read_any_more_goes_to_nobody_else(lab: Lab, left: bytes | None):
+def test_an_id_with_an_unreadable_owner_goes_to_nobody_else(lab: Lab, left: bytes | None):
     mine = lab.file("one/a.svs", "mine")
-    lab.tell(mine)
+    lab.submit(mine)
     del lab.store.kept[keys.owner_key("a")]
     if left is not None:
         lab.store.kept[keys.owner_key("a")] = left
 
-    assert lab.tell(lab.file("two/a.svs", "other")).status == "dead-letter"
-    assert lab.tell(lab.file("one/a.svs", "a new scan")).status == "rescan"
+    assert lab.submit(lab.file("two/a.svs", "other")).status == "dead-letter"
+    assert lab.submit(lab.file("one/a.svs", "a new scan")).status == "rescan"
     assert [event.data.uri for event in lab.bus.scanned] == [mine.as_uri()] * 2

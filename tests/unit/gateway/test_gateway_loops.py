@@ -1,4 +1,4 @@
-"""The gateway's loops go on whatever goes wrong, lose nothing, and leave when they are told to."""
+"""The gateway's loops survive every failure, lose nothing, and end after a stop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatc
     assert read == []
 
 
-def test_broker_and_store_may_be_away_for_as_long_as_they_like(lab: Lab):
+def test_outages_of_broker_and_store_are_waited_out(lab: Lab):
     lab.bus.away = lab.store.away = True
     lab.file("a.svs", "a")
     lab.file("b.svs", "b")
@@ -89,9 +89,7 @@ def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(lab: Lab, monkey
         until(lambda: keys_of(lab) == ["a", "b"], 60, "a is announced once it can be read")
 
 
-def test_a_file_that_vanishes_between_look_and_reading_does_no_harm(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_deleted_between_scan_and_reading_does_no_harm(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     path = lab.file("a.svs", "a")
     real = lab.intake.contents.measure
     monkeypatch.setattr(
@@ -113,7 +111,7 @@ def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: Lab):
         until(lambda: keys_of(lab) == ["a"], 60, "a is announced")
 
 
-def test_a_fault_nobody_foresaw_does_not_end_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_an_unexpected_error_does_not_end_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     real = lab.intake.submit
     faults = iter([RuntimeError("boom")] * 3)
 
@@ -137,7 +135,7 @@ def test_a_slide_that_is_refused_for_good_is_not_tried_again(lab: Lab, monkeypat
     assert lab.bus.published == []
 
 
-def test_a_broken_installation_ends_the_service(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_fatal_error_ends_the_service(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     def denied():
         raise FatalError("storage-denied", "No.")
 
@@ -204,7 +202,7 @@ def test_notifications_are_committed_after_the_slide_is_announced(lab: Lab, monk
     assert keys_of(lab) == ["a"]
 
 
-def test_poison_is_given_up_and_the_rest_comes_through(lab: Lab):
+def test_poison_is_given_up_and_the_rest_is_taken_in(lab: Lab):
     lab.object("lab", "a.svs")
     bodies = [b"\xff\x00", b"{}", b'{"Records": [null]}', amazon(record("lab", "gone.svs"))]
     topic = Topic([*bodies, amazon(record("lab", "a.svs"))])
@@ -214,7 +212,7 @@ def test_poison_is_given_up_and_the_rest_comes_through(lab: Lab):
     assert len(lab.bus.letters) == 4
 
 
-def test_a_notification_that_nobody_foresaw_is_given_up_after_some_tries(lab: Lab, monkeypatch):
+def test_a_notification_that_fails_unexpectedly_is_given_up_after_some_tries(lab: Lab, monkeypatch):
     tries: list[object] = []
 
     def fails(submission):
@@ -233,7 +231,7 @@ def test_a_notification_that_nobody_foresaw_is_given_up_after_some_tries(lab: La
     ]
 
 
-def test_a_damaged_record_is_given_up_with_its_place_and_is_no_notification(lab: Lab):
+def test_a_damaged_record_is_given_up_by_its_position_and_not_read(lab: Lab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     topic.why = InvalidInputError("record-damaged", "A record on the broker is damaged.")
@@ -279,7 +277,7 @@ def test_membership_is_kept_while_a_large_object_is_read(lab: Lab):
     assert topic.kept >= 3
 
 
-def test_stopped_in_mid_read_the_notification_is_handed_back(lab: Lab):
+def test_a_notification_interrupted_by_a_stop_is_handed_back(lab: Lab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     entered, go_on = threading.Event(), threading.Event()
@@ -305,7 +303,7 @@ def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: Lab):
         until(lambda: len(tries) == 3 and "notifications" not in loop._board.missing, 60, "it joined")
 
 
-def test_the_gateway_prunes_after_its_start_and_leaves_at_once_when_it_is_told_to(tmp_path):
+def test_pruning_runs_after_the_start_and_stops_at_once(tmp_path):
     store, stop = open_store(StorageSettings(f"file:{tmp_path}")), Stop()
     store.put(f"{SEEN}old", b"{}")
     store.put(f"{SEEN}young", b"{}")

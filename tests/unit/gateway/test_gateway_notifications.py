@@ -1,4 +1,4 @@
-"""Bucket notifications: new slides are taken in, the rest is passed over; nothing else of them goes on."""
+"""New slides in bucket notifications are taken in; everything else in them is ignored and not passed on."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_keys_are_decoded_as_they_were_encoded(key: str):
         amazon(record("lab", "folder.svs/")),
     ],
 )
-def test_what_is_no_new_slide_is_passed_over(body: bytes):
+def test_events_other_than_new_slides_are_ignored(body: bytes):
     assert _new(body) == []
     assert notifications.read(body).malformed == 0
 
@@ -78,7 +78,7 @@ def test_what_is_no_new_slide_is_passed_over(body: bytes):
     "body",
     [b"", b"\xff", b"null", b"[]", b'"x"', b"{}", b'{"Records": {}}', b'{"Records": 1}', b"[" * 100_000],
 )
-def test_what_is_no_notification_is_unreadable(body: bytes):
+def test_a_body_that_is_not_a_notification_is_unreadable(body: bytes):
     with pytest.raises(InvalidInputError) as caught:
         notifications.read(body)
     assert caught.value.code == "notification-unreadable"
@@ -93,7 +93,7 @@ def test_what_is_no_notification_is_unreadable(body: bytes):
         {"eventName": 1, "s3": {"bucket": {"name": "lab"}, "object": {"key": "a.svs"}}},
     ],
 )
-def test_a_malformed_record_does_not_hide_the_sound_one_beside_it(bad):
+def test_a_malformed_record_does_not_hide_a_sound_one(bad):
     found = notifications.read(amazon(bad, record("lab", "a.svs")))
     assert [new.place.key for new in found.new] == ["a.svs"]
     assert found.malformed == 1
@@ -112,7 +112,7 @@ def test_a_malformed_record_does_not_hide_the_sound_one_beside_it(bad):
         (record("lab", f"{'a' * 1021}.svs"), f"s3://lab/{'a' * 1021}.svs"),
     ],
 )
-def test_a_slide_that_no_object_can_be_is_refused_by_name_beside_the_sound_one(lab: Lab, bad, name):
+def test_an_impossible_object_is_refused_by_name_beside_a_sound_one(lab: Lab, bad, name):
     lab.object("lab", "a.svs")
     found = _take(lab, amazon(bad, record("lab", "a.svs")))
 
@@ -140,7 +140,7 @@ KEYS = [
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("write", [lambda key: amazon(record("lab", key)), minio_summary, bridge])
-def test_whatever_key_s3_takes_its_slide_is_taken(lab: Lab, key: str, write):
+def test_a_slide_is_taken_under_any_key_that_s3_accepts(lab: Lab, key: str, write):
     lab.object("lab", key)
     (found,) = _take(lab, write(key))
 
@@ -151,12 +151,12 @@ def test_whatever_key_s3_takes_its_slide_is_taken(lab: Lab, key: str, write):
 
 
 @pytest.mark.parametrize("key", ["a+b.svs", "a%20b.svs", "a b.svs", "Präparat%2F1.svs"])
-def test_eventbridge_names_keys_as_they_are(key: str):
+def test_eventbridge_does_not_encode_keys(key: str):
     assert _new(bridge(key)) == [ObjectPlace("lab", key)]
 
 
 @pytest.mark.parametrize("kind", ["Object Deleted", "Object Restore Completed", "Object Tags Added", 7])
-def test_what_eventbridge_tells_beside_new_objects_is_passed_over(kind):
+def test_other_eventbridge_events_are_ignored(kind):
     assert notifications.read(bridge("a.svs", kind=kind)) == notifications.Notification(ignored=1)
 
 
@@ -177,17 +177,17 @@ def test_what_eventbridge_tells_beside_new_objects_is_passed_over(kind):
         by_lambda,
     ],
 )
-def test_a_notification_is_taken_out_of_its_envelopes(inner: bytes, envelope):
+def test_a_notification_is_unwrapped_from_its_envelopes(inner: bytes, envelope):
     assert _new(envelope(inner)) == [ObjectPlace("lab", "a b.svs")]
 
 
-def test_what_is_wrong_in_one_envelope_does_not_hide_what_lies_in_the_next():
+def test_a_faulty_envelope_does_not_hide_the_next():
     found = notifications.read(sqs(b"broken", confirmation(), amazon(record("lab", "a.svs")), TEST_EVENT))
     assert [new.place.key for new in found.new] == ["a.svs"]
     assert found.malformed == 2
 
 
-def test_envelopes_in_envelopes_without_end_are_unreadable():
+def test_too_deeply_nested_envelopes_are_unreadable():
     body = amazon(record("lab", "a.svs"))
     for _ in range(9):
         body = sns(body)
@@ -208,7 +208,7 @@ def test_a_subscription_is_confirmed_by_a_person_and_no_address_is_opened(lab: L
     assert SUBSCRIBE_TOKEN.encode() not in b"".join(lab.store.kept.values())
 
 
-def test_a_key_whose_other_reading_lies_outside_the_roots_is_missing_not_outside(lab: Lab):
+def test_a_key_with_one_reading_inside_the_roots_is_missing_not_outside(lab: Lab):
     lab.restarted(Roots((), ("lab/scan results/",)))
     (found,) = _take(lab, amazon(record("lab", "scan results/gone.svs")))
     assert found.error.code == "slide-missing"
@@ -229,7 +229,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values, json_values, json_values)
-def test_whatever_stands_in_a_notification_it_is_read_or_named_unreadable(name, bucket, key, whole):
+def test_any_notification_is_read_or_unreadable(name, bucket, key, whole):
     nested = {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
     detail = {"bucket": {"name": bucket}, "object": {"key": key}}
     bridged = {"detail-type": "Object Created", "detail": detail}
@@ -251,7 +251,7 @@ def _take(lab: Lab, body: bytes, position: str = "s3.notifications/0/7") -> list
     return take_in(lab.intake, body, position)
 
 
-def test_nothing_of_a_notification_goes_on_but_where_the_object_lies(lab: Lab):
+def test_only_the_objects_place_survives_of_a_notification(lab: Lab):
     lab.object("lab", "a.svs")
     _take(lab, minio("lab", "a.svs"))
     _take(lab, amazon(record("lab", "gone.svs"), {"eventName": SECRETS[0]}))
@@ -263,7 +263,7 @@ def test_nothing_of_a_notification_goes_on_but_where_the_object_lies(lab: Lab):
         assert secret.encode() not in everything
 
 
-def test_a_slide_told_of_by_two_notifications_is_announced_and_read_once(lab: Lab):
+def test_a_slide_in_two_notifications_is_read_and_announced_once(lab: Lab):
     lab.object("lab", "a.svs")
     _take(lab, amazon(record("lab", "a.svs")))
     (again,) = _take(lab, minio("lab", "a.svs"))
@@ -271,7 +271,7 @@ def test_a_slide_told_of_by_two_notifications_is_announced_and_read_once(lab: La
     assert lab.buckets["lab"].reads == 1
 
 
-def test_an_object_written_anew_is_a_rescan(lab: Lab):
+def test_an_overwritten_object_is_a_rescan(lab: Lab):
     lab.object("lab", "a.svs", b"one")
     _take(lab, amazon(record("lab", "a.svs")))
     lab.object("lab", "a.svs", b"two")
@@ -305,7 +305,7 @@ def test_taken_twice_a_notification_leaves_one_dead_letter(lab: Lab):
     assert len({event.id for event in lab.bus.letters}) == 1
 
 
-def test_each_object_that_cannot_be_taken_has_a_dead_letter_that_names_it(lab: Lab):
+def test_each_refused_object_has_a_dead_letter_that_names_it(lab: Lab):
     lab.object("lab", "b.svs")
     found = _take(
         lab,
@@ -349,7 +349,7 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(lab: Lab):
     assert lab.bus.scanned[0].data.content_id == sha256_hex(b"9876543210")
 
 
-def test_a_store_that_is_away_leaves_the_notification_to_be_taken_again(lab: Lab):
+def test_during_a_store_outage_the_notification_stays_to_be_taken_again(lab: Lab):
     lab.object("lab", "a.svs")
     lab.store.away = True
     with pytest.raises(TransientError):

@@ -1,4 +1,4 @@
-"""URIs are read one way only, and nothing outside the roots is ever looked at."""
+"""A URI has only one reading, and nothing outside the roots is ever looked at."""
 
 from __future__ import annotations
 
@@ -82,23 +82,23 @@ def test_the_uri_of_a_place_is_read_back_as_that_place(place):
         "file:///" + "a" * 5000,
     ],
 )
-def test_what_is_no_uri_of_a_slide_is_refused(uri: str):
+def test_a_uri_that_cannot_be_a_slides_is_refused(uri: str):
     with pytest.raises(InvalidInputError) as caught:
         parse_uri(uri)
     assert caught.value.code == "uri-invalid"
 
 
 @given(st.text(max_size=60))
-def test_whatever_the_text_it_is_read_or_refused(text: str):
+def test_any_text_is_read_as_a_place_or_refused(text: str):
     for uri in (text, f"file://{text}", f"file:///{text}", f"s3://{text}", f"s3://lab/{text}"):
-        said = REFUSAL
+        message = REFUSAL
         try:
             place = parse_uri(uri)
         except InvalidInputError as error:
-            said = str(error)
+            message = str(error)
         else:
             assert ".." not in place.uri.split("/")
-        assert said == REFUSAL
+        assert message == REFUSAL
 
 
 def _refused(lab: Lab, uri: str) -> None:
@@ -116,7 +116,7 @@ def test_paths_that_climb_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path)
         _refused(lab, f"file://{quote(str(lab.folder))}/{way}/secret.svs")
 
 
-def test_a_path_that_climbs_and_stays_inside_is_the_plain_path(lab: Lab):
+def test_a_path_that_climbs_but_stays_inside_is_resolved(lab: Lab):
     path = lab.file("a.svs")
     (lab.folder / "in").mkdir()
     lab.intake.submit(Submission(parse_uri(f"file://{lab.folder}/in/../a.svs"), "http"))
@@ -134,10 +134,10 @@ def test_links_that_lead_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path):
         _refused(lab, (lab.folder / name).as_uri())
 
 
-def test_a_link_within_the_roots_is_the_slide_it_is_called(lab: Lab):
+def test_a_link_within_the_roots_is_a_slide_under_its_own_name(lab: Lab):
     target = lab.file("store/0815.svs")
     (lab.folder / "a.svs").symlink_to(target)
-    assert lab.tell(lab.folder / "a.svs").slide_id == "a"
+    assert lab.submit(lab.folder / "a.svs").slide_id == "a"
 
 
 def test_the_answer_does_not_tell_what_exists_outside(lab: Lab, tmp_path: Path):
@@ -154,14 +154,14 @@ def test_a_folder_beside_a_root_with_a_longer_name_is_outside(lab: Lab):
 
 def test_buckets_are_roots_by_name_and_prefix(lab: Lab):
     lab.object("shared", "scans/a.svs")
-    assert lab.tell(ObjectPlace("shared", "scans/a.svs")).status == "accepted"
+    assert lab.submit(ObjectPlace("shared", "scans/a.svs")).status == "accepted"
     lab.bus.published.clear()
     lab.store.kept.clear()
     for uri in ("s3://shared/a.svs", "s3://shared/scans-old/a.svs", "s3://other/a.svs", "s3://la/b/a.svs"):
         _refused(lab, uri)
 
 
-def test_files_that_belong_to_a_slide_may_not_lie_outside_either(lab: Lab, tmp_path: Path):
+def test_files_of_a_slide_may_not_be_outside_the_roots(lab: Lab, tmp_path: Path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "Slidedat.ini").write_text("[DATAFILE]\nFILE_0=Data.dat\n")
@@ -169,25 +169,25 @@ def test_files_that_belong_to_a_slide_may_not_lie_outside_either(lab: Lab, tmp_p
     lab.file("m.mrxs")
     (lab.folder / "m").symlink_to(outside)
     with pytest.raises(InvalidInputError) as caught:
-        lab.tell(lab.folder / "m.mrxs")
+        lab.submit(lab.folder / "m.mrxs")
     assert caught.value.code == "uri-outside-roots"
 
 
 @pytest.mark.parametrize(
-    ("asked", "inside"),
+    ("prefix", "inside"),
     [
         ("/scans", True), ("/scans/2025", True), ("/", False), ("/scans2", False), ("/scans/../etc", False),
         ("s3://lab", True), ("s3://lab/2025", True), ("s3://lab2", False),
         ("s3://shared/scans", True), ("s3://shared/scans/a", True), ("s3://shared", False),
     ],
 )  # fmt: skip
-def test_what_is_asked_for_as_a_whole_may_not_reach_beyond_the_roots(asked: str, inside: bool):
+def test_a_prefix_may_not_reach_beyond_the_roots(prefix: str, inside: bool):
     roots = Roots.read(["/scans", "s3://lab", "s3://shared/scans"])
     if inside:
-        roots.require_all_of(Roots.read([asked]))
+        roots.require_all_of(Roots.read([prefix]))
         return
     with pytest.raises(InvalidInputError) as caught:
-        roots.require_all_of(Roots.read([asked]))
+        roots.require_all_of(Roots.read([prefix]))
     assert caught.value.code == "uri-outside-roots"
 
 
@@ -197,13 +197,13 @@ def test_roots_are_written_as_folders_or_uris():
 
 
 @pytest.mark.parametrize("text", ["", "http://host/x", "file://server/share"])
-def test_a_root_that_is_no_place_is_named_at_once(text: str):
+def test_an_invalid_root_is_refused_at_once(text: str):
     with pytest.raises(FatalError) as caught:
         Roots.read([text])
     assert caught.value.code == "settings-invalid"
 
 
-def test_what_is_shown_of_a_name_obeys_no_terminal_and_has_an_end():
+def test_names_are_shown_without_control_characters_and_shortened():
     assert printable("s3://lab/ä b.svs") == "s3://lab/ä b.svs"
     assert printable("\x1b[2J\n\ud800.svs") == "\\x1b[2J\\n\\ud800.svs"
     assert len(printable("a" * 100_000)) < 1500

@@ -1,4 +1,4 @@
-"""A file that does not answer holds up whoever asks for it for a while, and nobody else."""
+"""A file that does not answer holds up only requests for it, and only for a while."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HUNG, TIMEOUT = Path("/share/a.svs"), "slide-open-timeout"
 
 @pytest.fixture
 def go_on() -> Iterator[threading.Event]:
-    """Let what hangs go on; so it does at the end, whatever became of the test."""
+    """Release what hangs; it is released at the end of the test in any case."""
     event = threading.Event()
     yield event
     event.set()
@@ -49,7 +49,7 @@ def _refused(call: Callable[[], object]) -> str:
     return caught.value.code
 
 
-def test_what_stands_still_is_left_behind_until_it_comes_back(go_on):
+def test_a_look_that_hangs_is_abandoned_until_it_comes_back(go_on):
     watchdog = Watchdog(still_s=0.3)
     assert _refused(lambda: watchdog.look(HUNG, go_on.wait)) == TIMEOUT
     assert watchdog.stuck == 1
@@ -60,7 +60,7 @@ def test_what_stands_still_is_left_behind_until_it_comes_back(go_on):
     assert watchdog.look(HUNG, lambda: 8) == 8
 
 
-def test_what_goes_on_is_waited_for_however_long_it_takes(go_on):
+def test_a_look_that_makes_progress_is_waited_for(go_on):
     beats = []
 
     def reads_slowly() -> str:
@@ -72,7 +72,7 @@ def test_what_goes_on_is_waited_for_however_long_it_takes(go_on):
     assert Watchdog(still_s=2.0).look(HUNG, reads_slowly) == "read"
 
 
-def test_what_goes_wrong_is_told_as_it_is():
+def test_errors_are_passed_on_unchanged():
     def fails() -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -81,7 +81,7 @@ def test_what_goes_wrong_is_told_as_it_is():
 
 
 @pytest.mark.parametrize(("most", "folder"), [(2, "other"), (100, "share")])
-def test_there_is_an_end_to_how_many_are_left_behind_in_all_and_in_one_folder(go_on, most, folder):
+def test_abandoned_looks_are_limited_in_all_and_in_one_folder(go_on, most, folder):
     watchdog = Watchdog(still_s=0.2, most_stuck=most)
     for name in range(min(most, MOST_IN_FOLDER)):
         assert _refused(lambda name=name: watchdog.look(HUNG.with_name(str(name)), go_on.wait)) == TIMEOUT
@@ -93,7 +93,7 @@ def test_there_is_an_end_to_how_many_are_left_behind_in_all_and_in_one_folder(go
     assert watchdog.look(Path(f"/{folder}/c"), lambda: 1, still_s=60) == 1
 
 
-def test_who_stands_still_keeps_nobody_from_reading(go_on):
+def test_a_reader_that_stands_still_gives_up_its_slot(go_on):
     watchdog, slots = Watchdog(still_s=600), threading.Semaphore(1)
     with ThreadPoolExecutor(2) as pool:
         held = pool.submit(watchdog.look, HUNG, go_on.wait, slots)
@@ -116,26 +116,26 @@ def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, 
         return real(what, *more)
 
     monkeypatch.setattr(contents, where, hangs)
-    assert _refused(lambda: lab.tell(hung)) == TIMEOUT
-    assert lab.tell(other).status == "accepted"
+    assert _refused(lambda: lab.submit(hung)) == TIMEOUT
+    assert lab.submit(other).status == "accepted"
     go_on.set()
     until(lambda: lab.intake.contents._watchdog.stuck == 0, 60, "it comes back")
-    assert lab.tell(hung).status == "accepted"
+    assert lab.submit(hung).status == "accepted"
 
 
-def test_where_a_slide_was_before_may_hang_when_it_is_told_of_elsewhere(lab: Lab, monkeypatch, go_on):
+def test_the_old_place_of_a_slide_may_hang(lab: Lab, monkeypatch, go_on):
     lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Watchdog(still_s=1.5))
     first, moved = lab.file("one/a.svs", "a"), lab.file("two/a.svs", "a")
-    lab.tell(first)
+    lab.submit(first)
     real = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: go_on.wait() if path == first else real(path))
-    assert lab.tell(moved).status == "duplicate"
+    assert lab.submit(moved).status == "duplicate"
 
 
 @pytest.mark.parametrize(
     ("called", "hung"), [("_is_file", "b.svs"), ("_state", "b.svs"), ("_entries", "sub")]
 )
-def test_a_look_goes_on_without_what_hangs_and_comes_back_to_it(lab: Lab, monkeypatch, go_on, called, hung):
+def test_a_scan_leaves_out_a_place_that_hangs_and_returns_to_it(lab: Lab, monkeypatch, go_on, called, hung):
     for name in ("a.svs", "b.svs", "sub/c.svs", "z.svs"):
         lab.file(name, name)
     real = getattr(folder, called)
@@ -154,7 +154,7 @@ def test_a_look_goes_on_without_what_hangs_and_comes_back_to_it(lab: Lab, monkey
         until(lambda: set(keys_of(lab)) == there, 60, "it is announced, too")
 
 
-def test_a_watched_folder_that_hangs_as_a_whole_is_told_of_and_waited_for(lab: Lab, monkeypatch, go_on):
+def test_a_watched_folder_that_hangs_is_reported_and_waited_for(lab: Lab, monkeypatch, go_on):
     lab.file("a.svs", "a")
     real = folder._entries
     monkeypatch.setattr(folder, "_entries", lambda path: (go_on.wait(), real(path))[1])
@@ -165,7 +165,7 @@ def test_a_watched_folder_that_hangs_as_a_whole_is_told_of_and_waited_for(lab: L
         until(lambda: "watch" not in loop._board.missing, 60, "nothing is missed")
 
 
-def test_a_slide_may_be_read_by_as_many_as_there_are_slots(lab: Lab):
+def test_reading_a_slide_releases_its_slot(lab: Lab):
     slots = threading.Semaphore(1)
     path = lab.file("a.svs", "a")
     assert lab.intake.submit(Submission(contents.FilePlace(path), "http"), slots).status == "accepted"

@@ -1,4 +1,4 @@
-"""Every server of ours: the slow, the many and the malformed are let go, and hold up nobody else."""
+"""Slow, many and malformed clients are cut off, and hold up nobody else, on every server of ours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POST = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Return what is logged."""
+    """Return the log lines."""
     root = logging.getLogger()
     before, written = root.handlers[:], io.StringIO()
     configure_logging("test", stream=written)
@@ -43,20 +43,20 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 @contextmanager
 def worker(host: str = "127.0.0.1", **limits: Any) -> Iterator[str]:
-    """Serve what every worker serves."""
+    """Serve the pages of a worker."""
     with serving(health_app(Board("tiler"), BearerAuth(TOKEN)), host, 0, Limits(**limits)) as url:
         yield url
 
 
-def _said_seldom(lines: list[dict[str, Any]], first: str) -> None:
-    """At once of the first, and once a minute, however long this takes here."""
+def _logged_seldom(lines: list[dict[str, Any]], first: str) -> None:
+    """Check that the first cut was logged at once and the others once a minute."""
     assert {line["event"] for line in lines} == {"Connections were cut off."}
     assert lines[0]["reason"] == first
     assert len(lines) <= FEW
 
 
-def test_however_many_keep_a_server_waiting_whoever_asks_is_answered(log):
-    """From the same address, too: on loopback all have one."""
+def test_requests_are_answered_however_many_connections_wait(log):
+    """Also from the same address: on loopback all clients share one."""
     with ExitStack() as peers, worker(connections=40, peer_connections=20, **PATIENT) as url:
         for number in range(400):
             sent = (b"", HEAD, POST + b"content-length: 9\r\n\r\n", GET)[number % 4]
@@ -65,10 +65,10 @@ def test_however_many_keep_a_server_waiting_whoever_asks_is_answered(log):
                 for page in ("healthz", "metrics"):
                     assert httpx.get(f"{url}/{page}", timeout=60).status_code == 200
         assert httpx.get(f"{url}/metrics", timeout=60).status_code == 200
-    _said_seldom(log(), "crowded: 1")
+    _logged_seldom(log(), "crowded: 1")
 
 
-def test_one_address_has_its_share_and_all_together_theirs():
+def test_connections_are_limited_per_address_and_in_all():
     with ExitStack() as opened, worker(connections=30, peer_connections=12, **PATIENT) as url:
         first = [opened.enter_context(connect(url, source="127.0.0.2", sent=HEAD)) for _ in range(12)]
         others = [
@@ -96,7 +96,7 @@ def test_one_address_has_its_share_and_all_together_theirs():
         GET * 3,
     ],
 )
-def test_whoever_does_not_go_on_is_hung_up_on(sent: bytes):
+def test_a_client_that_stops_sending_is_cut_off(sent: bytes):
     with worker(head_s=0.2, body_s=0.2) as url:
         ask(url, sent)
 
@@ -110,8 +110,8 @@ def test_whoever_does_not_go_on_is_hung_up_on(sent: bytes):
         (POST + b"transfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     ],
 )
-def test_what_trickles_in_for_ever_is_cut_off(begin: bytes, drop: bytes):
-    """However often something comes: the time is that of the whole head, and of the whole body."""
+def test_an_endless_trickle_is_cut_off(begin: bytes, drop: bytes):
+    """Bytes do not extend the time: it covers the whole head, and the whole body."""
 
     def pours(peer: socket.socket) -> bool:
         try:
@@ -124,7 +124,7 @@ def test_what_trickles_in_for_ever_is_cut_off(begin: bytes, drop: bytes):
         until(lambda: not pours(peer), 60, "it hangs up", every_s=0.05)
 
 
-def test_whoever_asks_and_never_reads_is_cut_off(log):
+def test_a_client_that_never_reads_is_cut_off(log):
     async def page(_: Any) -> Response:
         return Response(b"x" * (32 << 20))
 
@@ -153,42 +153,42 @@ def test_whoever_asks_and_never_reads_is_cut_off(log):
         (HEAD + b"connection: upgrade\r\nupgrade: websocket\r\n\r\n", 200),
     ],
 )
-def test_what_is_no_request_is_told_so_and_let_go(sent: bytes, status: int, log):
+def test_malformed_requests_are_refused_and_cut_off(sent: bytes, status: int, log):
     with worker(head_s=1.0, body_s=1.0) as url:
         assert status_of(ask(url, sent)) in (status, 0 if len(sent) > 1 << 18 else status)
         assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
     assert [line["event"] for line in log()] in ([], ["Connections were cut off."])
 
 
-def test_of_a_body_that_nobody_reads_no_more_is_taken():
+def test_a_body_that_nobody_reads_is_not_received():
     with worker(**PATIENT) as url:
         answer = ask(url, POST + b"transfer-encoding: chunked\r\n\r\n" + b"11170\r\n" + b"x" * 70_000)
     assert status_of(answer) in (405, 0)
 
 
-def test_requests_in_one_go_are_answered_one_after_the_other():
+def test_pipelined_requests_are_answered_in_order():
     with worker(head_s=0.5) as url:
         assert ask(url, GET * 50).count(b"200 OK") == 50
 
 
-def test_thousands_of_malformed_requests_are_one_line(log):
+def test_thousands_of_malformed_requests_make_one_log_line(log):
     with worker() as url:
         for _ in range(300):
             ask(url, b"\0\r\n\r\n")
         assert httpx.get(f"{url}/metrics", timeout=60).status_code == 200
-    _said_seldom(log(), "malformed: 1")
+    _logged_seldom(log(), "malformed: 1")
 
 
-def test_after_a_minute_it_is_told_how_many_more_there_were(log, monkeypatch: pytest.MonkeyPatch):
+def test_further_cuts_are_logged_together_after_a_minute(log, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("histgen_lib.runtime.web.connections.WARN_EVERY_S", 0.5)
     with worker() as url:
         for _ in range(3):
             ask(url, b"\0\r\n\r\n")
-        until(lambda: sum(line["count"] for line in log()) == 3, 60, "all are told of")
+        until(lambda: sum(line["count"] for line in log()) == 3, 60, "all are counted")
     assert len(log()) <= 3
 
 
-def test_a_process_that_may_have_few_files_keeps_most_of_them_for_its_work(monkeypatch: pytest.MonkeyPatch):
+def test_connections_leave_most_file_descriptors_for_the_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     assert Limits().affordable == 64
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -223,8 +223,8 @@ def test_a_process_that_may_have_few_files_keeps_most_of_them_for_its_work(monke
         ("0.0.0.0", "evil.example", 403),
     ],
 )
-def test_a_server_answers_to_the_names_it_has(host: str, sent: str, status: int):
-    """A web page whose own name was made to point here (DNS rebinding) calls it by another."""
+def test_a_server_answers_only_to_its_own_names(host: str, sent: str, status: int):
+    """A web page whose host name points here (DNS rebinding) sends that name."""
     with worker(host, names=("gateway.lab",)) as url:
         port = url.rpartition(":")[2]
         for page in ("healthz", "metrics", "status", "none"):

@@ -47,7 +47,7 @@ def test_whatever_ends_a_service_has_its_exit_code(raised: Exception | None, cod
 
 
 class Store:
-    """A store whose look-ups end as they are told to."""
+    """A store whose look-ups fail with `error`, if there is one."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -74,7 +74,7 @@ def test_the_probe_shows_whether_the_store_answers():
 
 
 class Counting(Loop):
-    """Does what it is told to, turn by turn, then pauses."""
+    """Raises its errors one by one, then pauses."""
 
     name = "counting"
 

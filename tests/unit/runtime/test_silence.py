@@ -1,4 +1,4 @@
-"""A process is taken to be frozen only by who watched it all the time."""
+"""A process counts as frozen only if it was observed all the time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def looks(silence: Silence, clock: Clock, *, every_s: float, times: int, alive: 
     return found
 
 
-def test_it_lasts_once_there_was_no_sign_of_life_for_as_long_as_the_limit():
+def test_a_process_is_frozen_once_it_was_silent_for_the_limit():
     clock = Clock()
     silence = Silence(60, clock)
 
     assert looks(silence, clock, every_s=10, times=6) == [False] * 5 + [True]
 
 
-def test_a_sign_of_life_has_it_counted_anew():
+def test_a_sign_of_life_restarts_the_count():
     clock = Clock()
     silence = Silence(60, clock)
     looks(silence, clock, every_s=10, times=5)
@@ -42,8 +42,8 @@ def test_a_sign_of_life_has_it_counted_anew():
     assert looks(silence, clock, every_s=10, times=6) == [False] * 5 + [True]
 
 
-def test_who_was_away_itself_counts_anew():
-    """A laptop that slept, and a supervisor that was stopped, kill nothing when they come back."""
+def test_an_observer_that_was_away_restarts_the_count():
+    """A laptop that slept, or a supervisor that was stopped, kills nothing when it resumes."""
     clock = Clock()
     silence = Silence(60, clock)
     looks(silence, clock, every_s=10, times=5)
@@ -52,13 +52,13 @@ def test_who_was_away_itself_counts_anew():
     assert looks(silence, clock, every_s=10, times=6) == [False] * 5 + [True]
 
 
-def test_a_limit_of_none_never_ends():
+def test_without_a_limit_a_process_is_never_frozen():
     clock = Clock()
 
     assert not any(looks(Silence(0, clock), clock, every_s=1, times=1000))
 
 
-def test_a_process_that_stands_still_is_told_from_one_that_runs_and_one_that_is_gone():
+def test_a_stopped_process_differs_from_a_running_and_a_dead_one():
     with subprocess.Popen(["sleep", "600"]) as process:
         assert not is_stopped(process.pid)
         os.kill(process.pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Stops that signal handlers ask for."""
+"""A stop can be requested from a signal handler, and ends every wait."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
 
 
-def test_a_request_may_come_between_any_two_steps_of_a_wait():
-    """A handler runs there, in the very thread that waits: a lock of that wait would never be given back."""
+def test_a_stop_may_be_requested_between_any_two_steps_of_a_wait():
+    """The handler runs in the waiting thread itself: a lock held by that wait would never be released."""
     steps = []
 
     def wait(at: int) -> None:
@@ -58,12 +58,12 @@ def test_a_request_ends_every_wait():
     assert stop.wait(600)
 
 
-def test_a_wait_ends_without_a_request_in_its_time():
+def test_a_wait_without_a_request_ends_in_time():
     assert not Stop().wait(0.0)
     assert not Stop().wait(-1.0)
 
 
-def test_it_is_over_once_the_grace_since_the_first_request_has_passed():
+def test_the_grace_period_counts_from_the_first_request():
     now = [100.0]
     stop = Stop(lambda: now[0])
     assert not stop.over(0.0)
@@ -75,7 +75,7 @@ def test_it_is_over_once_the_grace_since_the_first_request_has_passed():
     assert stop.over(9.0)
 
 
-def test_a_check_raises_once_it_is_asked_for():
+def test_a_check_raises_after_the_request():
     stop = Stop()
     stop.check()
     stop.request()
@@ -84,7 +84,7 @@ def test_a_check_raises_once_it_is_asked_for():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_for_it_and_says_which_it_was(number):
+def test_a_signal_requests_the_stop_and_is_remembered(number):
     before = signal.getsignal(number)
     with stopped_by_signals(Stop()) as stop:
         os.kill(os.getpid(), number)
@@ -94,7 +94,7 @@ def test_a_signal_asks_for_it_and_says_which_it_was(number):
     assert signal.getsignal(number) is before
 
 
-def test_the_second_signal_ends_the_process_where_it_stands():
+def test_the_second_signal_ends_the_process_at_once():
     program = """
 import os, signal
 from histgen_lib.runtime.stopping import Stop, stopped_by_signals

@@ -1,4 +1,4 @@
-"""A slide is submitted when all its files are there and have stayed the same for a while, not before."""
+"""A slide is complete when all its files exist and have stayed unchanged for a while, not before."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _whole(tracker: Tracker, *slides: Candidate) -> list[Candidate]:
     return [candidate for candidate, _ in tracker.complete(Look(list(slides)))]
 
 
-def test_an_old_file_found_at_the_start_still_has_to_stay_the_same_for_the_whole_time():
+def test_an_old_file_found_at_the_start_must_settle_as_well():
     clock = Clock()
     tracker = _tracker(clock)
     assert _whole(tracker, _slide()) == []
@@ -43,7 +43,7 @@ def test_an_old_file_found_at_the_start_still_has_to_stay_the_same_for_the_whole
     assert _whole(tracker, _slide()) == [_slide()]
 
 
-def test_a_change_of_size_or_time_starts_the_wait_anew():
+def test_a_change_of_size_or_time_restarts_the_wait():
     clock = Clock()
     tracker = _tracker(clock)
     for state in ({"size": 1}, {"size": 2}, {"size": 2, "mtime": 2}):
@@ -59,8 +59,8 @@ def test_a_change_of_size_or_time_starts_the_wait_anew():
         st.tuples(st.floats(0.1, 20.0), st.integers(1, 3), st.integers(1, 2), st.booleans()), max_size=40
     )
 )
-def test_whatever_happens_to_a_file_it_is_whole_only_after_staying_the_same(looks):
-    """Random times between looks, sizes, times of change, and files that go missing and come back."""
+def test_a_file_is_complete_only_after_it_stayed_unchanged(looks):
+    """Random pauses, sizes and modification times, and files that vanish and return."""
     clock, settle_s = Clock(), 5.0
     tracker = _tracker(clock, settle_s)
     since: dict[tuple[int, int], float] = {}
@@ -72,7 +72,7 @@ def test_whatever_happens_to_a_file_it_is_whole_only_after_staying_the_same(look
         assert bool(found) == (there and clock.now - since[state] >= settle_s)
 
 
-def test_a_slide_with_missing_files_is_never_whole_and_is_told_of_once():
+def test_a_slide_with_missing_files_is_never_complete_and_reported_once():
     clock = Clock()
     tracker = _tracker(clock)
     waiting = _slide(missing=("Data0.dat",))
@@ -84,7 +84,7 @@ def test_a_slide_with_missing_files_is_never_whole_and_is_told_of_once():
     assert tracker.incomplete() == []
 
 
-def test_what_was_dealt_with_stays_so_until_it_changes():
+def test_a_slide_that_was_dealt_with_is_not_returned_until_it_changes():
     clock = Clock()
     tracker = _tracker(clock)
     tracker.complete(Look([_slide()]))
@@ -99,7 +99,7 @@ def test_what_was_dealt_with_stays_so_until_it_changes():
     assert len(_whole(tracker, _slide(size=2))) == 1
 
 
-def test_what_was_dealt_with_before_a_restart_is_not_whole_again():
+def test_a_slide_dealt_with_before_a_restart_is_not_returned_again():
     clock = Clock()
     tracker = _tracker(clock)
     tracker.complete(Look([_slide()]))
@@ -123,7 +123,7 @@ def test_a_share_that_went_away_and_came_back_is_not_read_again():
     assert _whole(tracker, _slide()) == []
 
 
-def test_trouble_is_news_once_and_tried_again_later_each_time():
+def test_a_problem_is_news_once_and_retried_after_longer_and_longer_delays():
     clock = Clock()
     tracker = _tracker(clock)
     tracker.complete(Look([_slide()]))
@@ -151,8 +151,8 @@ def test_the_longest_waiting_comes_first():
     assert _whole(tracker, late, _slide()) == [_slide(), late]
 
 
-def test_slides_that_cannot_be_read_do_not_come_before_new_ones():
-    """Each may take seconds to say so: a hundred of them would hold up all others for good."""
+def test_unreadable_slides_do_not_come_before_new_ones():
+    """Each may take seconds to fail: a hundred of them would hold up all others for ever."""
     clock = Clock()
     tracker = _tracker(clock, settle_s=1.0)
     held = [_slide(path=Path(f"/scans/held-{number}.svs")) for number in range(3)]
