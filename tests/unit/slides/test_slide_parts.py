@@ -86,7 +86,7 @@ def test_a_hamamatsu_slide_is_the_files_that_its_index_names_and_no_others(tmp_p
     ],
 )
 def test_an_index_names_the_files_that_openslide_would_open(tmp_path, value, names):
-    """Found by what OpenSlide says it misses; whether they may be opened is for `admit` to judge."""
+    """Found from what OpenSlide reports as missing; whether they may be opened is judged by `admit`."""
     index = tmp_path / "v.vms"
     index.write_bytes(f"[Virtual Microscope Specimen]\nMapFile={value}\n".encode())
     assert named_parts(index) == [tmp_path / name for name in names]
