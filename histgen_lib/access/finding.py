@@ -18,6 +18,7 @@ from histgen_lib.slides.formats import (
     SLIDE_SUFFIXES,
     is_slide_name,
     named_parts,
+    sidecars_of,
 )
 
 UNFINISHED_SUFFIXES = frozenset({".part", ".tmp", ".crdownload", ".partial", ".filepart"})
@@ -128,7 +129,7 @@ def _belonging(folder: Path, slides: set[str]) -> set[str]:
     names = set[str]()
     for name in slides:
         path = folder / name
-        names |= {f"{name}.json", path.with_suffix(".json").name}
+        names |= {sidecar.name for sidecar in sidecars_of(path)}
         if path.suffix.lower() == MIRAX_SUFFIX:
             names.add(path.stem)
         elif path.suffix.lower() in HAMAMATSU_SUFFIXES:

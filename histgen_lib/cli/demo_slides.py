@@ -67,10 +67,10 @@ def _same_bytes(one: Path, other: Path) -> bool:
 
 def drop(slide: Path, inbox: Path) -> None:
     """Copy a slide with every file that belongs to it; its own file last, as scanners do."""
+    from histgen_lib.slides.formats import sidecars_of
     from histgen_lib.slides.source import stored_in
 
-    sidecars = [slide.with_name(f"{slide.name}.json"), slide.with_suffix(".json")]
-    parts = [*(part for part in stored_in(slide) if part != slide), *sidecars, slide]
+    parts = [*(part for part in stored_in(slide) if part != slide), *sidecars_of(slide), slide]
     for part in parts:
         if part.is_file():
             target = inbox / part.relative_to(slide.parent)

@@ -73,6 +73,11 @@ def is_slide_name(name: str) -> bool:
     return PurePosixPath(name).suffix.rstrip().lower() in SLIDE_SUFFIXES and not name.endswith("/")
 
 
+def sidecars_of(path: Path) -> tuple[Path, Path]:
+    """Return where a sidecar of the slide may lie, in order of precedence: `a.svs.json`, `a.json`."""
+    return path.with_name(f"{path.name}.json"), path.with_suffix(".json")
+
+
 def parts_of(path: Path, series_uid: str | None) -> list[Path]:
     """List the files of the slide at the file `path`. `series_uid`: of a DICOM slide. Raises OSError."""
     if series_uid is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import decode_text, each_name_once
 from histgen_lib.opening import check_ordinary, open_ordinary
+from histgen_lib.slides.formats import sidecars_of
 from histgen_lib.slides.metadata import MAGNIFICATION, SECOND_MPP
 from histgen_lib.slides.source import Bounds
 
@@ -126,7 +127,7 @@ def read_sidecar(path: Path, within: Bounds | None = None) -> float | None:
     is not JSON, or states an implausible mpp: someone put it there to state a scale, and to ignore it could
     mean a report at another scale.
     """
-    for sidecar in dict.fromkeys((path.with_name(f"{path.name}.json"), path.with_suffix(".json"))):
+    for sidecar in dict.fromkeys(sidecars_of(path)):
         if sidecar != path and (data := _bytes_of(sidecar, within)) is not None:
             value = _load(sidecar, data)
             if isinstance(value, dict) and "mpp" in value:

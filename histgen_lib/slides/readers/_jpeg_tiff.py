@@ -81,7 +81,11 @@ class JpegTiffImage:
             max(16, _CACHE_BYTES // tile_bytes)
         )(self._decode)
         self._fast = dict(levels)
-        self._fast = {number: level for number, level in levels.items() if self._agrees(number)}
+        try:
+            self._fast = {number: level for number, level in levels.items() if self._agrees(number)}
+        except BaseException:
+            os.close(self._file)
+            raise
 
     @property
     def fast_levels(self) -> frozenset[int]:

@@ -31,9 +31,9 @@ _ZEROS = bytes(32)
 _LOST_SECTOR = bytes(512)
 """JPEG 2000 writes a zero byte for each packet of an empty tile, so some hundred in a row are not damage."""
 _END = b"\xff\xd9"
-_MENDINGS = 2
+_PADDING_STEPS = 2
 """Padding is removed in two steps, because libjpeg does not count what it has read ahead."""
-_SPARE = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_PADDING = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _NOT_OURS = re.compile("unsupported|not supported|not implemented|precision", re.IGNORECASE)
 """What libjpeg says about kinds of JPEG that it cannot decode, damaged or not."""
 _MOST_COMPONENTS, _MOST_PARTS = 4, 1024
@@ -100,11 +100,11 @@ def decode_jpeg(data: bytes, *, small: bool = False) -> NDArray[np.uint8]:
         raise ValueError("a part of it is zeros")
     if _decoded_bytes(data) > MOST_TILE_BYTES:
         raise ValueError("larger than any tile")
-    for _ in range(_MENDINGS):
+    for _ in range(_PADDING_STEPS):
         try:
             return _decoded(data, small)
         except ValueError as error:
-            data = _mended(data, error)
+            data = _without_padding(data, error)
     return _decoded(data, small)
 
 
@@ -140,12 +140,12 @@ def _decoded(data: bytes, small: bool) -> NDArray[np.uint8]:
     return pixels
 
 
-def _mended(data: bytes, error: ValueError) -> bytes:
+def _without_padding(data: bytes, error: ValueError) -> bytes:
     """Return the data without the padding that costs no pixel, to try again. Raises any other error."""
-    spare = _SPARE.fullmatch(str(error))
-    if spare:
+    padding = _PADDING.fullmatch(str(error))
+    if padding:
         end = data.rindex(_END)
-        start = end - int(spare[1])
+        start = end - int(padding[1])
         if len(set(data[start:end])) == 1:
             return data[:start] + _END
     raise error

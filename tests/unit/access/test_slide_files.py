@@ -170,7 +170,7 @@ class Bucket:
 
     def fetch(self, key, path):
         self.fetched += 1
-        write_atomic(path, self.data)  # as the real ones do
+        write_atomic(path, self.data)  # like the real buckets
 
 
 @pytest.fixture

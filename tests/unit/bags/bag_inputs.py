@@ -16,7 +16,7 @@ COORDS = np.array([(x * 512, y * 512) for y in range(3) for x in range(4)], np.i
 
 
 def write_h5(path, features=FEATURES, coords=COORDS, **attributes):
-    """Write a file as CLAM and TRIDENT lay it out; None leaves an array out."""
+    """Write a file in the layout of CLAM and TRIDENT; None omits an array."""
     with h5py.File(path, "w") as file:
         if features is not None:
             file["features"] = features
@@ -27,13 +27,13 @@ def write_h5(path, features=FEATURES, coords=COORDS, **attributes):
 
 
 def a_bag(**changes) -> Bag:
-    """Make a bag of these features and places, in some points another."""
+    """Make a bag of these features and places, with some fields changed."""
     bag = Bag("a", FEATURES.astype(np.float16), COORDS.astype(np.int32), 512, 256, 0.5, 0.25, (0, 0), "", "")
     return replace(bag, **changes)
 
 
 def refusal(path) -> InvalidInputError:
-    """Return why a file is refused; that always says what to do."""
+    """Return the error of a file that is refused; it must have a hint."""
     with pytest.raises(InvalidInputError) as caught:
         read_bag(path)
     assert caught.value.hint

@@ -158,7 +158,7 @@ def test_parquet_that_is_not_a_bag(tmp_path):
 
 
 def rewritten(path, **facts):
-    """Write the bag's file again with other facts."""
+    """Write the bag's file again with other metadata."""
     table = pq.read_table(path)
     known = json.loads(table.schema.metadata[b"histgen"])
     pq.write_table(table.replace_schema_metadata({"histgen": json.dumps({**known, **facts})}), path)

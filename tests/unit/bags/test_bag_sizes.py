@@ -112,7 +112,7 @@ def test_tiles_across_the_edge_of_their_slide_are_accepted(tmp_path, shift):
 
 
 def test_a_compressed_tensor_file_is_refused_before_reading(tmp_path):
-    """Zeros of a terabyte fit into a gigabyte of zip; torch would make room for all of them."""
+    """A terabyte of zeros fits into a gigabyte of zip; torch would allocate all of it."""
     saved = io.BytesIO()
     torch.save(torch.from_numpy(FEATURES), saved)
     with zipfile.ZipFile(saved) as plain, zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as z:
@@ -196,7 +196,7 @@ def test_infinite_metadata_is_damage(tmp_path, name, value):
 
 
 def test_a_name_inside_a_file_is_made_safe_before_an_error_shows_it(tmp_path):
-    """An error is written to logs and letters; whatever a file calls itself has no end and no manners."""
+    """Errors go to logs and dead letters; the name in a file may be of any length and hold anything."""
     error = refusal(write_h5(tmp_path / "a.h5", FEATURES * np.nan, name="\x1b[31m" + "y" * 5000))
     assert len(error.message) < 300
     assert "\N{REPLACEMENT CHARACTER}" not in error.message
@@ -204,7 +204,7 @@ def test_a_name_inside_a_file_is_made_safe_before_an_error_shows_it(tmp_path):
 
 @pytest.mark.parametrize("part", ["features", "coords"])
 def test_values_that_are_not_numbers_are_not_read_however_large_each_may_be(tmp_path, part):
-    """Never written, they take no room in the file, and gigabytes as soon as they are read."""
+    """Values that were never written take no room in the file, but gigabytes once they are read."""
     path = write_h5(tmp_path / "a.h5", **{part: None})
     with h5py.File(path, "a") as file:
         file.create_dataset(part, COORDS.shape, dtype="S1000000000")

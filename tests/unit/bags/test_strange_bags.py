@@ -124,7 +124,7 @@ def test_a_small_parquet_file_of_very_many_features_is_refused(tmp_path, monkeyp
 
 @pytest.mark.parametrize("link", ["external", "soft", "raw", "virtual"])
 def test_an_hdf5_file_opens_no_other_file(tmp_path, link):
-    """HDF5 can name other files in place of its arrays: those were not given to be read."""
+    """HDF5 can refer to other files in place of its arrays; nobody asked to read those."""
     other = write_h5(tmp_path / "other.h5")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["coords"] = COORDS
@@ -208,7 +208,7 @@ def test_parquet_metadata_of_other_types_is_damage(tmp_path, change):
 
 
 def write_stamp(path, **attributes):
-    """As STAMP lays its files out: features under another name, places in µm of float."""
+    """STAMP's layout: features under another name, places in µm as floats."""
     with h5py.File(path, "w") as file:
         file["feats"], file["coords"] = FEATURES.astype(np.float16), COORDS / 2.0
         file.attrs.update({"extractor": "ctranspath", "stamp_version": "2.0.0", "unit": "um"} | attributes)
@@ -227,7 +227,7 @@ def test_stamp_gives_places_in_micrometres(tmp_path):
 
 @pytest.mark.parametrize("unit", ["mm", "inch", "furlong"])
 def test_places_in_another_unit_are_not_taken_for_micrometres(tmp_path, unit):
-    """In whole µm, places in mm would all be one."""
+    """In whole µm, places in mm would all coincide."""
     error = refusal(write_stamp(tmp_path / "S1.h5", tile_size_um=256.0, unit=unit))
     assert (error.code, "unit" in error.message) == ("bag-unreadable", True)
 

@@ -14,7 +14,7 @@ from histgen_lib.opening import check_ordinary, open_ordinary
 
 
 def refusal(path: Path) -> int | None:
-    with pytest.raises(OSError) as caught, open_ordinary(path):  # noqa: PT011 - its number is looked at
+    with pytest.raises(OSError) as caught, open_ordinary(path):  # noqa: PT011 - its errno is checked
         pass
     return caught.value.errno
 

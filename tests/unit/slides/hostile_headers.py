@@ -14,7 +14,7 @@ from tiff_pyramid import halved
 
 Maker = Callable[[Path], Path]
 Tag = tuple[int, int, int, int]
-"""Number, type, count, and a value or a place."""
+"""Tag, type, count, and a value or an offset."""
 
 BYTE, ASCII, SHORT, LONG, SLONG, FLOAT, LONG8 = 1, 2, 3, 4, 9, 11, 16
 SPARSE = 4096
@@ -62,7 +62,7 @@ def big_tiff(*pages: list[Tag], name: str = "a.tif", size: int = 1 << 20) -> Mak
 
 
 def mirax(**values: int) -> Maker:
-    """Make a MIRAX slide whose listing says so."""
+    """Make a MIRAX slide with this listing."""
 
     def make(folder: Path) -> Path:
         Image.fromarray(RGB).save(folder / "a.mrxs", "JPEG")
@@ -92,7 +92,7 @@ def jpeg_of(width: int, height: int, restart: int = 0, fill: int = 0) -> bytes:
 
 
 def vms(picture: bytes, columns: int = 1, rows: int = 1) -> Maker:
-    """Make a VMS slide of such pictures."""
+    """Make a VMS slide of these pictures."""
 
     def make(folder: Path) -> Path:
         names = [f"ImageFile({x},{y})=a.jpg\n" for x in range(min(columns, 3)) for y in range(min(rows, 3))]
@@ -110,7 +110,7 @@ def vms(picture: bytes, columns: int = 1, rows: int = 1) -> Maker:
 
 
 def ndpi(picture: bytes, width: int, height: int, words: bytes = b"a=b\0") -> Maker:
-    """Make an NDPI of one such picture, with `words` as its properties, as BigTIFF."""
+    """Make an NDPI of one such picture as a BigTIFF, with `words` as its properties."""
     page = _ndpi_page(picture, width, height, words, SPARSE)
     plain = big_tiff(page, name="a.ndpi")
 
@@ -173,7 +173,7 @@ def _ndpi_page(picture: bytes, width: int, height: int, words: bytes, place: int
 
 
 def czi(entries: int, words: int) -> Maker:
-    """Make a CZI whose directory and metadata say that they are so long."""
+    """Make a CZI whose directory and metadata claim these lengths."""
 
     def make(folder: Path) -> Path:
         head = b"ZISRAWFILE".ljust(84, b"\0") + struct.pack("<QQ", 1024, 2048)
@@ -210,7 +210,7 @@ def nested(depth: int, *, explicit: bool) -> Maker:
 
 
 def beside(change: Callable[[pydicom.Dataset], None]) -> Maker:
-    """Make a DICOM slide of two levels, the second of which is changed; the first is given."""
+    """Make a DICOM slide of two levels and change the second; return the first."""
 
     def make(folder: Path) -> Path:
         write_series(folder / "s", [RGB, halved(RGB)])

@@ -35,7 +35,7 @@ _ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1" {xm
 def write_philips(
     path: Path, levels: Sequence[NDArray[np.uint8]], *, mpp: float, tile_px: int, xml: str = ""
 ) -> Path:
-    """Write a Philips TIFF; its pages are filled up to whole tiles. `xml`: XML that is put into its own."""
+    """Write a Philips TIFF, whose pages are padded to whole tiles. `xml`: inserted into its own XML."""
     stated = "".join(
         _PHILIPS_LEVEL.format(mm=mpp / 1000 * 2**number, number=number) for number in range(len(levels))
     )
@@ -71,7 +71,7 @@ def write_ventana(
 
 
 def _joints(rows: int, columns: int, overlap_px: int) -> str:
-    """Say what lies beside and above what; the pictures are counted from below, to and fro."""
+    """Describe which pictures are neighbours; they are numbered from the bottom, in a zigzag."""
 
     def number(row: int, column: int) -> int:
         return row * columns + (column if row % 2 == 0 else columns - 1 - column) + 1

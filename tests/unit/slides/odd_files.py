@@ -36,7 +36,7 @@ def tiff(pixels: np.ndarray = RGB, *, name: str = "a.tif", **how: object) -> Mak
 
 
 def retagged(tag: int, old: int, new: int, **how: object) -> Maker:
-    """Make a TIFF one of whose tags (a SHORT) says something else than is true."""
+    """Make a TIFF with a false value in one of its tags (a SHORT)."""
 
     def make(folder: Path) -> Path:
         path = tiff(**how)(folder)
@@ -60,7 +60,7 @@ def of_bytes(name: str, data: bytes) -> Maker:
 
 
 def picture(name: str, kind: str) -> Maker:
-    """Make a picture under a slide's name."""
+    """Make a picture with a slide's name."""
 
     def make(folder: Path) -> Path:
         Image.fromarray(RGB).save(folder / name, kind)
@@ -70,7 +70,7 @@ def picture(name: str, kind: str) -> Maker:
 
 
 def in_a_circle(folder: Path) -> Path:
-    """Make a TIFF whose directory says that the next one is itself."""
+    """Make a TIFF whose directory links to itself."""
     path = tiff(compression="zlib", tile=None, metadata=None)(folder)
     data = bytearray(path.read_bytes())
     (place,) = struct.unpack_from("<I", data, 4)
@@ -81,7 +81,7 @@ def in_a_circle(folder: Path) -> Path:
 
 
 def label_first(folder: Path) -> Path:
-    """Make a TIFF whose first page is a label, in tiles as the scan is."""
+    """Make a TIFF whose first page is a label, tiled like the scan."""
     with tifffile.TiffWriter(folder / "a.tif") as file:
         for page in (np.full((128, 160, 3), (255, 0, 255), np.uint8), RGB):
             file.write(page, tile=(64, 64), photometric="rgb", metadata=None)
@@ -120,7 +120,7 @@ def cut(maker: Maker, share: float) -> Maker:
 
 
 def mirax(*, folder_there: bool, listing: str | None = None) -> Maker:
-    """Make a MIRAX slide without what belongs to it."""
+    """Make a MIRAX slide without its other files."""
 
     def make(folder: Path) -> Path:
         Image.fromarray(RGB).save(folder / "a.mrxs", "JPEG")
@@ -150,7 +150,7 @@ def dicom(change: Callable[[pydicom.Dataset], None] | None = None, *, which: str
 
 
 def setting(**values: object) -> Callable[[pydicom.Dataset], None]:
-    """Change attributes of a DICOM file; `syntax` and `kind` are those of its meta information, too."""
+    """Change attributes of a DICOM file; `syntax` and `kind` in its meta information as well."""
 
     def change(data: pydicom.Dataset) -> None:
         rest = dict(values)

@@ -138,7 +138,7 @@ def test_no_more_is_read_than_a_file_had_at_the_start(scans, monkeypatch):
 
 @pytest.mark.parametrize("size", [10, 3 << 30, 1 << 40])
 def test_a_file_that_is_mostly_a_gap_is_not_read_through(scans, size):
-    """A terabyte of nothing takes no room on the disk, and an hour to read."""
+    """A terabyte of gap takes no room on disk, but an hour to read."""
     (scans / "a.svs").write_bytes(b"II*\0")
     os.truncate(scans / "a.svs", size)
     if size == 10:
@@ -169,7 +169,7 @@ def test_what_a_library_quotes_from_a_file_is_not_passed_on(scans):
 
 @pytest.mark.parametrize("there", ["file", "folder", "pipe", "nothing"])
 def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, there):
-    """The answer must not tell what exists outside."""
+    """The answer must not reveal what exists outside."""
     folder, outside = tmp_path / "in/dicom", tmp_path / "outside"
     folder.mkdir(parents=True)
     (folder / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
@@ -182,7 +182,7 @@ def test_a_link_out_of_a_dicom_folder_is_refused_whatever_it_leads_to(tmp_path, 
 
 
 def test_a_slide_among_too_many_files_is_refused_before_they_are_opened(tmp_path, monkeypatch):
-    """Of an index, and of a folder with DICOM files, all of which its reader opens."""
+    """Whether named by an index or in a folder with DICOM files, the reader opens all of them."""
     monkeypatch.setattr(limits, "MOST_FILES", 5)
     lines = "".join(f"ImageFile({number},0)=part{number}.jpg\n" for number in range(6))
     (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{lines}")

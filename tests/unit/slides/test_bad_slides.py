@@ -16,7 +16,7 @@ from histgen_lib.slides import TilingSettings, open_slide, plan_grid
 
 
 def refusal(path, **kwargs) -> InvalidInputError:
-    """Open the slide and read all its tiles; return the refusal that must come."""
+    """Open the slide and read all its tiles; return the error that must be raised."""
     with pytest.raises(InvalidInputError) as caught, open_slide(path, **kwargs) as slide:
         for _ in slide.read_tiles(plan_grid(slide, TilingSettings())):
             pass
@@ -88,7 +88,7 @@ def test_damaged_pixels_after_a_sound_directory(tmp_path, slide_file):
     "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")]
 )
 def test_a_file_that_may_not_be_read(monkeypatch, slide_file, error):
-    """Root may read everything, so the refusal of the system is played."""
+    """Root may read everything, so the system's refusal is simulated."""
 
     def refuse(*args, **kwargs):
         raise error

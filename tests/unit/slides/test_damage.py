@@ -41,7 +41,7 @@ def picture() -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Read:
-    """What came of a slide: its tiles by place, and what quality says."""
+    """What was read from a slide: its tiles by place, and its quality."""
 
     tiles: dict[tuple[int, int], NDArray[np.uint8]]
     left_out: int
@@ -94,7 +94,7 @@ WRITERS: dict[str, Callable[[Path, NDArray[np.uint8]], Path]] = {
 def whole(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, picture: NDArray[np.uint8]
 ) -> tuple[Path, bool, Read]:
-    """Write a sound slide for each reader; say whether the fast one may be used, and what comes of it."""
+    """Write a sound slide for each reader; return whether the fast one may be used, and what is read."""
     path, fast = WRITERS[request.param](tmp_path_factory.mktemp("whole"), picture), request.param != "slow"
     return path, fast, read(path, fast=fast)
 
@@ -179,9 +179,7 @@ def test_a_damaged_tile_is_left_out_and_reported_and_all_others_are_unchanged(
     assert sound.flags == ()
     assert found.flags == ("damaged",)
     assert found.left_out >= 1
-    assert (
-        4 <= len(sound.tiles.keys() - found.tiles.keys()) <= 9
-    )  # tiles of ours that one of the file's shows in
+    assert 4 <= len(sound.tiles.keys() - found.tiles.keys()) <= 9  # our tiles that show one of the file's
     assert found.tiles.keys() < sound.tiles.keys()
     assert differ(found, sound) <= 1  # OpenSlide reads pieces instead of the whole
 
@@ -358,7 +356,7 @@ def lzw(tile: NDArray[np.uint8]) -> bytes:
 def test_a_damaged_tile_that_only_decoding_can_judge_is_left_out_and_the_slide_is_read(
     tmp_path: Path, picture: NDArray[np.uint8]
 ) -> None:
-    """What is whole beside it comes out as it is."""
+    """Whole tiles next to it come out unchanged."""
     path, picture, side = tmp_path / "a.tif", picture[::2, ::2].copy(), 64
     height, width = (length // side * side for length in picture.shape[:2])
     tiles = [picture[y:, x:][:side, :side] for y in range(0, height, side) for x in range(0, width, side)]
@@ -383,4 +381,4 @@ def test_a_damaged_tile_that_only_decoding_can_judge_is_left_out_and_the_slide_i
         y, x = (side * place for place in divmod(one, width // side))
         with pytest.raises(InvalidInputError):
             slide.read_region(x, y, 0, side, side)
-        assert 0 < slide.unseen < 0.05  # the one that is known, and the other that comes to be
+        assert 0 < slide.unseen < 0.05  # the one known before, and the one found while reading

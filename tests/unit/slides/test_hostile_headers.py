@@ -51,7 +51,7 @@ def test_a_header_that_declares_too_much_is_refused_before_a_reader_sees_it(
 
 
 def test_a_large_slide_is_not_refused(tmp_path: Path) -> None:
-    """A level 0 of 180,000 × 180,000 px, which nobody has to look at to open it."""
+    """A level 0 of 180,000 × 180,000 px, which need not be read to open the slide."""
     with open_slide(big_tiff(tags(179_968, 256), tags(1024, 256), size=1 << 24)(tmp_path), mpp=0.25) as slide:
         assert slide.levels[0].size == (179_968, 179_968)
 
@@ -62,7 +62,7 @@ def test_a_large_slide_is_not_refused(tmp_path: Path) -> None:
     ids=["small", "its directory beyond 4 GiB", "beyond 8 GiB", "its picture beyond 4 GiB"],
 )
 def test_an_ndpi_as_scanners_write_it_is_opened(place: int, directory: int, tmp_path: Path) -> None:
-    """Its links and values have 64 bits, though it says that it is a classic TIFF."""
+    """Its links and values have 64 bits, although it claims to be a classic TIFF."""
     written = io.BytesIO()
     Image.fromarray(halved(halved(RGB))).resize((512, 512)).save(written, "JPEG")
     make = classic_ndpi(written.getvalue(), 512, 512, place=place, directory=directory)
@@ -73,7 +73,7 @@ def test_an_ndpi_as_scanners_write_it_is_opened(place: int, directory: int, tmp_
 
 
 def test_a_large_ndpi_is_judged_by_its_picture_wherever_that_is(tmp_path: Path) -> None:
-    """Of 40,000 × 40,000 px in parts: a look at any other place finds no parts."""
+    """It has 40,000 × 40,000 px in parts; at any other offset no parts would be found."""
     picture = jpeg_of(40_000, 40_000, restart=64)
     check_headers(classic_ndpi(picture, 40_000, 40_000, place=BEYOND, directory=BEYOND + 8192)(tmp_path))
 

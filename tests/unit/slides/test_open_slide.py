@@ -158,7 +158,7 @@ class TestScale:
 
 
 class TestPrivacy:
-    """Label and macro pictures, and names written into a file, cannot be had from an open slide."""
+    """Label and macro pictures, and names written into a file, cannot be obtained from an open slide."""
 
     def test_a_planted_label_appears_nowhere(self, tmp_path, picture):
         label = np.full((200, 300, 3), (255, 0, 255), np.uint8)

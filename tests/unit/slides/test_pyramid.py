@@ -183,7 +183,7 @@ def test_real_slides_keep_all_their_levels(shared_dir):
 
 
 def test_thousands_of_pages_are_not_read_one_by_one(make_slide, picture, monkeypatch):
-    """A limit of levels, since the time that a machine takes is no promise."""
+    """Counts the levels read, because the time that a machine takes proves nothing."""
     pages = [np.full((64, 64, 3), 200, np.uint8)] * 500
     path = make_slide("a.tif", [picture[:900, :900], *pages], mpp=0.5)
     looked_at = set()
@@ -202,7 +202,7 @@ def test_thousands_of_pages_are_not_read_one_by_one(make_slide, picture, monkeyp
 
 
 class Broken:
-    """Pixels of which one level cannot be read."""
+    """A reader that cannot read one level."""
 
     def __init__(self, picture, broken):
         self.images, self.broken = [picture, halved(picture), halved(picture, 2)], broken
@@ -227,7 +227,7 @@ class Broken:
 
 
 class Marked(Broken):
-    """Pixels whose level 0 is damaged in half: white, and known to be so."""
+    """A reader whose level 0 is half damaged: white, and known to be."""
 
     def read(self, x, y, level, width, height):
         out = super().read(x, y, level, width, height)

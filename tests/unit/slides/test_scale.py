@@ -87,7 +87,7 @@ class TestContradiction:
             assert slide.flags == ()  # a person has decided
 
     def test_a_print_resolution_is_not_a_contradiction(self, slide_at):
-        """It stands beside the scale in use, but nobody takes it for a scale."""
+        """It is kept beside the scale in use, but is not taken for a scale."""
         with open_slide(slide_at(dpi=72), mpp=0.5) as slide:
             assert slide.flags == ()
             assert slide.file_mpp == pytest.approx(352.78, rel=1e-3)

@@ -95,7 +95,7 @@ def test_impossible_settings_are_refused_by_name(wrong):
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 30), st.floats(-10, 50), st.floats(-10, 50))
 def test_tissue_fractions_are_exact_areas(seed, side, x, y):
-    """Against summing the area of every mask pixel inside the square."""
+    """Compared with the sum of the areas of all mask pixels inside the square."""
     mask = np.random.default_rng(seed).random((23, 31)) < 0.5
     found = tissue_fraction(mask, np.array([[x, y]]), side)[0]
 
@@ -116,7 +116,7 @@ def test_more_tiles_than_a_slide_may_have_are_refused(slide_file):
 
 
 def test_an_impossibly_large_grid_is_refused_before_it_is_planned(slide_file, monkeypatch):
-    """Tissue or not: each square takes memory."""
+    """Each square takes memory, with tissue or without."""
     with open_slide(slide_file, mpp=0.25) as slide:
         monkeypatch.setattr(slide, "size", (3_000_000, 3_000_000))
         with pytest.raises(InvalidInputError) as caught:

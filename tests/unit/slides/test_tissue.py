@@ -1,4 +1,4 @@
-"""The tissue mask: what it must keep and what it must not be fooled by. Pictures are 8 µm per pixel."""
+"""The tissue mask: what it must keep, and what must not fool it. Pictures have 8 µm per pixel."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_scanner_stripes_and_shading_are_not_tissue():
 
 
 def test_unscanned_white_beside_tinted_glass_is_not_tissue():
-    """Scanners fill what they skip with pure white: the glass is then the less bright of two backgrounds."""
+    """Scanners fill what they skip with pure white: then the glass is the darker of two backgrounds."""
     picture = stained(*SHAPE, glass=(228, 221, 230))
     picture[:60] = 255
     picture[:, 330:] = 255
