@@ -1,6 +1,6 @@
-"""The draft report as a record: what draft.json holds. docs/draft-schema.md explains it field by field.
+"""The draft report as a record: the content of draft.json. docs/draft-schema.md explains every field.
 
-A record has no clock, host or path in it: the same slide, model and settings give the same bytes.
+A record contains no time, host or path: the same slide, model and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AbstentionReason = Literal["out-of-distribution", "low-confidence", "no-text"]
 
 
 class _Record(BaseModel):
-    """Frozen, and strict about names: a field that nobody knows is an error, not a surprise."""
+    """Frozen, and strict: an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
