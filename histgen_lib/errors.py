@@ -1,8 +1,8 @@
-"""The one error tree. Every failure a user can meet has a stable code and says what to do.
+"""The error tree. Every failure that a user can meet has a stable code and says what to do.
 
 HistgenError
-├── TransientError       try again later: a server is away, a queue is full
-├── InvalidInputError    the input cannot be processed as it is; trying again changes nothing
+├── TransientError       try again later: a server is unreachable, a queue is full
+├── InvalidInputError    the input cannot be processed as it is; retrying changes nothing
 └── FatalError           this installation or configuration is broken; stop
 
 Adapters translate foreign exceptions into this tree. The codes are listed in docs/errors.md.
@@ -13,14 +13,14 @@ from __future__ import annotations
 import unicodedata
 
 _UNFIT = {"Cc", "Cs"}
-"""Control characters, which a terminal would obey, and halves of characters, which no letter can hold."""
+"""Control characters, which a terminal would obey, and lone surrogates, which cannot be encoded."""
 
 
 class HistgenError(Exception):
-    """A failure with a stable `code`, a message, and a `hint` that tells a person what to do.
+    """A failure with a stable `code`, a message, and a `hint` that says what to do.
 
-    Survives pickling with all three (a job's child process hands its error to the parent). Names of files may
-    stand in them as they are: what cannot be shown or stored is replaced by "�".
+    Pickling keeps all three (a job's child process passes its error to the parent). Messages and hints may
+    contain file names as they are: characters that cannot be shown or stored are replaced by "�".
     """
 
     exit_code = 1
@@ -33,7 +33,7 @@ class HistgenError(Exception):
         return (_rebuild, (type(self), self.code, self.message, self.hint))
 
     def to_json(self) -> dict[str, str]:
-        """Return code, message and hint, as answers to requests hold them."""
+        """Return code, message and hint, as responses contain them."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
     def __str__(self) -> str:
@@ -41,19 +41,19 @@ class HistgenError(Exception):
 
 
 class TransientError(HistgenError):
-    """Worth retrying: the same input may succeed later."""
+    """A temporary failure: the same input may succeed later."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class InvalidInputError(HistgenError):
-    """The input is at fault; a person has to act on it."""
+    """The input is at fault; a person has to correct it."""
 
     exit_code = 65  # EX_DATAERR of sysexits.h
 
 
 class FatalError(HistgenError):
-    """The installation or configuration is at fault; nothing will work until it is mended."""
+    """The installation or configuration is at fault; nothing works until it is repaired."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
 

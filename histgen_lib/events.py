@@ -1,7 +1,8 @@
-"""The events of the stream: CloudEvents 1.0 with typed data, and nothing in them but what is named here.
+"""The events of the stream: CloudEvents 1.0 with typed data, holding only the fields named here.
 
-Reading keeps only known fields, so whatever else a producer put into an event (a patient's name, a label's
-text) ends at the first consumer. Data carries ids, URIs, sizes, digests and versions. See docs/events.md.
+Reading keeps only known fields, so anything else that a producer put into an event (a patient's name, a
+label's text) ends at the first consumer. Data carries ids, URIs, sizes, digests and versions. See
+docs/events.md.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import canonical_json, each_name_once, sha256_hex
 
 SCHEMA_VERSION = 1
-"""Rides on every event as `ce_schemaversion`; a consumer dead-letters a version it does not know."""
+"""Sent with every event as `ce_schemaversion`; a consumer dead-letters a version it does not know."""
 
 SLIDE_SCANNED, BAG_READY = "slide.scanned", "bag.ready"
 REPORT_DRAFTED, REPORT_SIGNED = "report.drafted", "report.signed"
 DEAD_LETTER = "dead-letter"
 TOPICS = (SLIDE_SCANNED, BAG_READY, REPORT_DRAFTED, REPORT_SIGNED, DEAD_LETTER)
-"""Topics are called as the type of the events they carry."""
+"""A topic has the name of the type of the events it carries."""
 
 
 @dataclass(frozen=True)
 class SlideScanned:
     """A slide's file is complete. `content_id`: SHA-256 over its bytes; `mpp`: µm per level-0 px, if stated.
 
-    A slide of a case names the case and all of its slides: they get one report together. `turn`: how often
-    the slide had come back to what it was before, by then; a later turn is news, whatever was said earlier.
+    A slide of a case names the case and all of its slides, which get one report together. `turn`: how often
+    the slide has been announced differently before; what a later turn says holds over any earlier one.
     """
 
     type: ClassVar[str] = SLIDE_SCANNED
@@ -50,7 +51,7 @@ class SlideScanned:
 
 @dataclass(frozen=True)
 class BagReady:
-    """A slide's features lie at `bag_key` in the object store, what else the scan told at `scan_key`."""
+    """A slide's features are in the object store at `bag_key`, its scan record at `scan_key`."""
 
     type: ClassVar[str] = BAG_READY
     follows: ClassVar[str | None] = SLIDE_SCANNED
@@ -70,7 +71,7 @@ class BagReady:
 
 @dataclass(frozen=True)
 class ReportDrafted:
-    """A draft lies at `draft_key`; `slide_id` is the case's id for the one report of a case."""
+    """A draft is stored at `draft_key`; `slide_id` is the case's id for the one report of a case."""
 
     type: ClassVar[str] = REPORT_DRAFTED
     follows: ClassVar[str | None] = BAG_READY
@@ -83,7 +84,7 @@ class ReportDrafted:
 
 @dataclass(frozen=True)
 class DeadLettered:
-    """An event that could not be worked on, by its source and id; the whole of it lies at `key`."""
+    """An event could not be processed; `event_source` and `event_id` name it, and `key` holds all of it."""
 
     type: ClassVar[str] = DEAD_LETTER
     follows: ClassVar[str | None] = None
@@ -103,7 +104,7 @@ None: it starts a trace, or may follow from any.
 _KINDS: dict[str, type[Any]] = {kind.type: kind for kind in get_args(Data)}
 _HINTS = {kind: get_type_hints(kind) for kind in get_args(Data)}
 
-_HINT = "Send it as docs/events.md describes, then it is worked on."
+_HINT = "Send it as docs/events.md describes."
 _HEADERS = (
     "ce_id",
     "ce_type",
@@ -128,11 +129,11 @@ _NAME_BYTES = 200  # with a suffix it still is a file's name
 
 @dataclass(frozen=True)
 class Event:
-    """One CloudEvent. `id` is the same whenever its `source` says the same thing again; see `name`.
+    """One CloudEvent. `id` is the same whenever its `source` reports the same thing again; see `name`.
 
-    `time`: when it was published first, UTC. `scanned_at`: the time of the slide.scanned event it follows
-    from. `traceparent`: W3C trace context, one trace from scan to draft. `replay`: how often a person sent it
-    again.
+    `time`: when it was first published, UTC. `scanned_at`: the time of the slide.scanned event it follows
+    from. `traceparent`: W3C trace context, one trace from scan to draft. `replay`: how often a person has
+    replayed it.
     """
 
     id: str
@@ -150,32 +151,32 @@ class Event:
 
     @property
     def key(self) -> str:
-        """What the topic is partitioned by: all events of a slide stay in order; a case is no slide."""
+        """The record's key on the topic: all events of a slide stay in order; a case has its own."""
         data = self.data
         if isinstance(data, ReportDrafted) and data.case_id is not None:
-            return f"case/{data.case_id}"  # which is no slide's id
+            return f"case/{data.case_id}"  # cannot be a slide's id
         return data.slide_id
 
     @property
     def name(self) -> str:
-        """What this very event is called wherever it needs a name; part of objects' keys.
+        """The event's unique name, which is part of objects' keys.
 
-        The id alone where we made it: it is a digest of what happened. Of others', whose ids may be anything
-        ("17" of two scanners, or twice of one), source and data decide as well.
+        For an event of ours the id alone, which is a digest of what happened. Ids of other senders may be
+        anything ("17" from two scanners, or twice from one), so source and data are part of the name.
         """
         return self.id if self.is_ours else self.full_name
 
     @property
     def is_ours(self) -> bool:
-        """Whether a service of ours made it."""
+        """Whether one of our services published it."""
         return bool(_OURS.fullmatch(self.source) and _MADE.fullmatch(self.id))
 
     @property
     def full_name(self) -> str:
-        """The name by source, id and data together, whoever says it."""
-        given = ((f, getattr(self.data, f.name)) for f in fields(self.data))
-        said = {f.name: value for f, value in given if value != f.default}
-        whole = canonical_json([self.source, self.id, self.type, said])
+        """The name by source, id and data together, whoever the sender is."""
+        values = ((f, getattr(self.data, f.name)) for f in fields(self.data))
+        data = {f.name: value for f, value in values if value != f.default}
+        whole = canonical_json([self.source, self.id, self.type, data])
         return f"{self.id}.{sha256_hex(whole)[:32]}"
 
     @property
@@ -185,24 +186,24 @@ class Event:
 
     @classmethod
     def first(cls, data: Data, *, source: str, now: datetime, identity: str) -> Self:
-        """Make an event that starts a trace; `identity` names what happened, whoever tells it and when."""
-        made = sha256_hex(f"{data.type}|{identity}".encode())[:32]
+        """Make an event that starts a trace; `identity` names what happened, whoever reports it and when."""
+        event_id = sha256_hex(f"{data.type}|{identity}".encode())[:32]
         trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-        return cls(made, source, data, time=now, scanned_at=now, traceparent=trace)
+        return cls(event_id, source, data, time=now, scanned_at=now, traceparent=trace)
 
     def then(self, data: Data, *, source: str, now: datetime, identity: str = "") -> Event:
-        """Make the event that follows from this one: same trace, an id that follows from this one's."""
-        made = following_id(self.name, data.type, identity)
+        """Make the event that follows from this one: the same trace, an id derived from this one's."""
+        event_id = following_id(self.name, data.type, identity)
         _, trace, _, flags = self.traceparent.split("-")
         child = f"00-{trace}-{secrets.token_hex(8)}-{flags}"
-        return Event(made, source, data, time=now, scanned_at=self.scanned_at, traceparent=child)
+        return Event(event_id, source, data, time=now, scanned_at=self.scanned_at, traceparent=child)
 
     def again(self, *, now: datetime) -> Event:
-        """Make the event with which a person has a dead letter tried again: a new id, the same each time."""
+        """Make the event that replays this one: its id is new, but the same each time it is made."""
         return replace(self, id=replay_id(self.name), time=now, replay=self.replay + 1)
 
     def headers(self) -> dict[str, str]:
-        """Headers of CloudEvents' binary mode (Kafka protocol binding 1.0.2)."""
+        """Return the headers of CloudEvents' binary mode (Kafka protocol binding 1.0.2)."""
         return {
             "ce_specversion": "1.0",
             "ce_id": self.id,
@@ -224,7 +225,7 @@ class Event:
 
     @classmethod
     def read(cls, headers: Mapping[str, str], body: bytes) -> Event:
-        """Read what `headers` and `body` wrote; unknown headers and fields are left behind.
+        """Read what `headers` and `body` returned; unknown headers and fields are dropped.
 
         Raises InvalidInputError: "event-unreadable", "event-version", "event-type". Messages repeat no value.
         """
@@ -232,14 +233,14 @@ class Event:
         if known.get("ce_schemaversion", str(SCHEMA_VERSION)) != str(SCHEMA_VERSION):
             raise InvalidInputError(
                 "event-version",
-                "An event cannot be used: it has a schema version that this software does not know.",
+                "An event has a schema version that this software does not know.",
                 hint=_HINT,
             )
         kind = _KINDS.get(known.get("ce_type", ""))
         if kind is None:
             raise InvalidInputError(
                 "event-type",
-                "An event cannot be used: it has no type, or one that this software does not know.",
+                "An event has no type, or one that this software does not know.",
                 hint=_HINT,
             )
         try:
@@ -247,7 +248,7 @@ class Event:
         except _UnusableError as error:
             raise InvalidInputError(
                 "event-unreadable",
-                f"An event cannot be used: a part of it is missing or malformed ({error}).",
+                f"A part of an event is missing or malformed ({error}).",
                 hint=_HINT,
             ) from None
 
@@ -257,14 +258,14 @@ class Event:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Event:
-        """Read what `to_json` gave. Raises as `read`."""
+        """Read what `to_json` returned. Raises as `read`."""
         headers = value.get("headers") if isinstance(value, Mapping) else None
         known = headers if isinstance(headers, Mapping) else {}
         return cls.read(known, json.dumps(value.get("data") if known else None).encode())
 
 
 def following_id(name: str, kind: str, identity: str = "") -> str:
-    """Say which id the event of type `kind` has that follows from the one of a `name`; see `Event.then`."""
+    """Return the id of the event of type `kind` that follows the event called `name`; see `Event.then`."""
     return sha256_hex(f"{kind}|{name}|{identity}".encode())[:32]
 
 
@@ -282,12 +283,12 @@ def following_names(name: str, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def replay_id(name: str) -> str:
-    """Say which id the event of a `name` has when a person has it tried again; see `Event.again`."""
+    """Return the id of the event that replays the event called `name`; see `Event.again`."""
     return sha256_hex(f"replay|{name}".encode())[:32]
 
 
 class _UnusableError(Exception):
-    """Names the part of an event that is at fault; never its value."""
+    """Names the faulty part of an event; never its value."""
 
 
 def _json(body: bytes) -> Any:
@@ -298,7 +299,7 @@ def _json(body: bytes) -> Any:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(name)  # Python would take NaN and Infinity, which are no JSON
+    raise ValueError(name)  # Python would accept NaN and Infinity, which are not JSON
 
 
 def _envelope(headers: Mapping[str, str]) -> dict[str, Any]:
@@ -335,11 +336,11 @@ def _time(headers: Mapping[str, str], name: str) -> datetime:
 def _data(kind: type[Any], value: Any) -> Data:
     if not isinstance(value, dict):
         raise _UnusableError("data")
-    hints, given = _HINTS[kind], {name: one for name, one in value.items() if one is not None}
-    known = {f.name: _typed(f.name, given[f.name], hints[f.name]) for f in fields(kind) if f.name in given}
-    lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
-    if lacking:
-        raise _UnusableError(lacking[0])
+    hints, values = _HINTS[kind], {name: one for name, one in value.items() if one is not None}
+    known = {f.name: _typed(f.name, values[f.name], hints[f.name]) for f in fields(kind) if f.name in values}
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in known]
+    if missing:
+        raise _UnusableError(missing[0])
     return cast(Data, kind(**known))
 
 
@@ -353,11 +354,11 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         value = float(value)
     if type(value) not in allowed or not _sound(name, value):
         raise _UnusableError(name)
-    return value.lower() if name == "content_id" else value  # PowerShell writes digests in capitals
+    return value.lower() if name == "content_id" else value  # PowerShell writes digests in upper case
 
 
 def _sound(name: str, value: Any) -> bool:
-    """Refuse what could not be written again, and names that could not be part of an object's key."""
+    """Whether a value can be written again, and a name can be part of an object's key."""
     if isinstance(value, str):
         named = name in {"slide_id", "case_id", "case_slides"}
         if named and len(value.encode(errors="replace")) > _NAME_BYTES:

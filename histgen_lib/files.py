@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees all of one or nothing of it, naming bytes, and reading others' text."""
+"""Files written all or nothing, digests, canonical and sealed JSON, and text in any Unicode encoding."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _HEX_DIGITS = 64
 def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed over `path`.
 
-    On an exception the temporary file is removed and `path` is untouched. Missing parent folders are made.
-    `mode`: the file's, whatever stood there; as the umask has it if None. Before, only its owner can read it.
+    On an exception the temporary file is removed and `path` is untouched. Missing parent folders are created.
+    `mode`: the file's mode, whatever was there before; by the umask if None. Until then only its owner can
+    read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -53,19 +54,19 @@ def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spare spaces: equal values give equal bytes."""
+    """Return UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sealed_json(value: Mapping[str, Any]) -> bytes:
-    """Canonical JSON that holds, under "seal", the SHA-256 of all the rest: damage shows when it is read."""
+    """Return canonical JSON with the SHA-256 of all the rest under "seal": damage shows when it is read."""
     return canonical_json({**value, _SEAL: sha256_hex(canonical_json(value))})
 
 
 def unsealed(data: bytes) -> Any:
-    """Read JSON, without its seal. Raises ValueError if it is none, or not what `sealed_json` wrote.
+    """Read JSON, and drop its seal. Raises ValueError for what is not JSON or does not match its seal.
 
-    What has no seal is taken as it is: earlier versions wrote none.
+    JSON without a seal is read as it is: earlier versions wrote none.
     """
     try:
         value = json.loads(data)
@@ -81,7 +82,7 @@ def unsealed(data: bytes) -> Any:
 
 
 def unsealed_object(data: bytes | None) -> dict[str, Any]:
-    """Read a JSON object as `unsealed` does; {} for anything else, and for nothing."""
+    """Read a JSON object as `unsealed` does; return {} for anything else, and for None."""
     try:
         value = unsealed(data or b"")
     except ValueError:
@@ -98,7 +99,7 @@ def _seals(value: Mapping[str, Any], name: str) -> bool:
 
 
 def decode_text(data: bytes) -> str:
-    """Return text as other programs save it: by its byte order mark, which is dropped, else as UTF-8.
+    """Decode text as other programs save it: by its byte order mark, which is dropped, else as UTF-8.
 
     Raises UnicodeDecodeError.
     """
@@ -109,29 +110,29 @@ def decode_text(data: bytes) -> str:
 
 
 def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object (an `object_pairs_hook`); JSON leaves open which of two equal names counts.
+    """Make a JSON object of distinct names (an `object_pairs_hook`): of two equal ones JSON defines neither.
 
-    Raises ValueError, which does not name the one that comes twice: a name may be anybody's words.
+    Raises ValueError, which does not repeat the name: it may be anybody's words.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands twice in one entry")
+        raise ValueError("an entry has the same name twice")
     return found
 
 
 def sha256_hex(data: bytes) -> str:
-    """SHA-256 of `data` as 64 hexadecimal digits."""
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def umask() -> int:
-    """Return what this process keeps from others when it makes files."""
+    """Return the umask of this process."""
     current = os.umask(0o077)  # read by setting it: for a moment files of other threads are private
     os.umask(current)
     return current

@@ -1,4 +1,4 @@
-"""Names of a package whose modules are loaded when first asked for, so that the package stays light."""
+"""Names that a package loads when they are first used, so that importing the package stays cheap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the `__getattr__` of a package (PEP 562). `places`: names by module, "a b c" apart by blanks."""
+    """Return the `__getattr__` of a package (PEP 562). `places`: names by module, separated by spaces."""
     module_of = {name: module for module, names in places.items() for name in names.split()}
 
     def find(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Whether what failed lacked what may be had later: room, handles, memory, a disk that can be written."""
+"""Whether a failure was a temporary lack of resources: disk space, file handles, memory."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ _LEAST_BYTES = 256 << 10
 
 
 def lacked_resources(error: BaseException) -> bool:
-    """Say whether the system's own refusal that is behind `error` is one that passes."""
+    """Whether the system error behind `error` is a temporary lack of resources."""
     return any(isinstance(one, MemoryError) or _number(one) in _PASSES for one in _behind(error))
 
 
 def was_full(error: BaseException) -> bool:
-    """Say whether a disk was full, or somebody's share of it."""
+    """Whether a full disk, or an exceeded quota, is behind `error`."""
     return any(_number(one) in _FULL for one in _behind(error))
 
 
 def exit_code_of(error: HistgenError) -> int:
-    """Return what a process ends with: a person's to mend only if it is no lack of room that is behind it."""
+    """Return the exit code for an error: "try again" for a lack of resources, else the error's own."""
     return TransientError.exit_code if lacked_resources(error) else error.exit_code
 
 
 def disk_full() -> TransientError:
-    """Say that there is no room, where nobody could say it better."""
+    """Return the error for a full disk that no other error describes better."""
     return TransientError(
         "disk-full",
-        "There is no room left on a disk that is written to.",
-        hint="Make room: `df` and `df -i` say where. It is tried again by itself.",
+        "A disk is full.",
+        hint="Free space on it: `df` and `df -i` show which one. The step is retried automatically.",
     )
 
 
 def disk_problem(folder: Path) -> str:
-    """Say what the disk of a folder lacks for whoever wants to write there; "" if it lacks nothing."""
+    """Return why nothing can be written to a folder's disk; "" if it can."""
     try:
         state = os.statvfs(folder)
     except OSError as error:
-        return f"The folder {folder} is not to be had ({error.strerror})."
+        return f"The folder {folder} is not accessible ({error.strerror})."
     if state.f_flag & os.ST_RDONLY:
-        return f"The disk of {folder} cannot be written: it is read-only."
+        return f"The disk of {folder} is read-only."
     if state.f_bavail * state.f_frsize < _LEAST_BYTES:
-        return f"The disk of {folder} is full: make room on it."
+        return f"The disk of {folder} is full: free space on it."
     if state.f_files and not state.f_favail:
         return f"The disk of {folder} has no inodes left: remove files from it."
     return ""
 
 
 def _number(error: BaseException) -> int | None:
-    """Return the system's number of an error; None if it is none of the system's."""
+    """Return the errno of an error; None if it is not a system error."""
     return error.errno if isinstance(error, OSError) else None
 
 
 def _behind(error: BaseException) -> list[BaseException]:
-    """List an error and what led to it."""
+    """Return an error and its chain of causes."""
     found = [error]
     while (further := found[-1].__cause__ or found[-1].__context__) and len(found) < _MOST_CAUSES:
         found.append(further)

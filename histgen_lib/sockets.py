@@ -1,6 +1,6 @@
-"""Which account of this machine a socket belongs to, as the kernel tells it (proc_net_tcp(5)).
+"""Which account of this machine owns a socket, according to the kernel (proc_net_tcp(5)).
 
-Only of loopback: an address elsewhere may have the same port.
+Only for loopback addresses: an address elsewhere may have the same port.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from pathlib import Path
 
 _ESTABLISHED, _LISTENS = "01", "0A"
 _TABLES = {4: "tcp", 16: "tcp6"}
-"""By an address's length in bytes."""
+"""By the length of an address in bytes."""
 _MAPPED = bytes(10) + b"\xff\xff"
-"""What an address of IPv4 begins with in a socket of IPv6."""
+"""The prefix of an IPv4 address in an IPv6 socket."""
 
 
 def listeners(host: str, port: int) -> Iterator[int]:
-    """Yield the user ids of those who listen there, at the exact address first."""
+    """Yield the user ids of the sockets that listen there, those at the exact address first."""
     for fields in _sockets(host, port, anywhere=True):
         if fields[3] == _LISTENS:
             yield int(fields[7])
 
 
 def callers(host: str, port: int, to_port: int) -> Iterator[int]:
-    """Yield the user ids of those who have a connection from there to a port."""
+    """Yield the user ids of the sockets that have a connection from there to a port."""
     for fields in _sockets(host, port, anywhere=False):
         if fields[3] == _ESTABLISHED and fields[2].endswith(f":{to_port:04X}"):
             yield int(fields[7])
 
 
 def _sockets(host: str, port: int, *, anywhere: bool) -> Iterator[list[str]]:
-    """Yield the kernel's lines about sockets with this end; `anywhere`: those bound to no address, too."""
+    """Yield the kernel's lines about sockets with this end; `anywhere`: also those bound to any address."""
     for address in _addresses(host, anywhere=anywhere):
         at = f"{_as_kernel(address)}:{port:04X}"
         try:
@@ -54,5 +54,5 @@ def _addresses(host: str, *, anywhere: bool) -> list[bytes]:
 
 
 def _as_kernel(address: bytes) -> str:
-    """Write an address as /proc/net does: words of 32 bits, each in this machine's order (little-endian)."""
+    """Return an address as /proc/net writes it: 32-bit words, each in this machine's byte order (little)."""
     return "".join(address[at : at + 4][::-1].hex() for at in range(0, len(address), 4)).upper()

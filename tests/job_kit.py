@@ -113,9 +113,9 @@ class Lab:
         )
 
     @classmethod
-    def copy_of(cls, made: Path, folder: Path, model_dir: Path) -> Lab:
-        """Copy the store in `made` to `folder`; its slides stay where they are."""
-        shutil.copytree(made / "store", folder / "store")
+    def copy_of(cls, original: Path, folder: Path, model_dir: Path) -> Lab:
+        """Copy the store in `original` to `folder`; its slides stay where they are."""
+        shutil.copytree(original / "store", folder / "store")
         return cls.at(folder, model_dir)
 
     @property
@@ -145,14 +145,14 @@ class Lab:
         return replace(self, files=NoSlides())
 
     def remake(self, data: SlideScanned) -> None:
-        """Do what tiler and reporter do with what they are told, the first time or again."""
+        """Do what tiler and reporter do with a slide, the first time or again."""
         ready = self.scan_job.find_bag(data) or self.scan_job.make_bag(data)
         if self.find_draft(ready) is None:
             self.draft(ready)
 
 
-def scanned(path: Path, **stated) -> SlideScanned:
-    """Tell of a slide as the gateway does."""
+def scanned(path: Path, **fields) -> SlideScanned:
+    """Return the event data of a slide, as the gateway publishes it."""
     parts = stored_in(path)
     known = {
         "slide_id": path.stem,
@@ -160,7 +160,7 @@ def scanned(path: Path, **stated) -> SlideScanned:
         "content_id": content_id_of(parts),
         "size_bytes": sum(part.stat().st_size for part in parts),
     }
-    return SlideScanned(**(known | stated))
+    return SlideScanned(**(known | fields))
 
 
 def event_of(data: SlideScanned | BagReady) -> Event:
@@ -169,6 +169,6 @@ def event_of(data: SlideScanned | BagReady) -> Event:
 
 
 def drafts_of(lab: Lab, events: Sequence[Event]) -> list[Event]:
-    """Let the tiler and then the reporter work on events; return what the reporter tells."""
+    """Let the tiler and then the reporter process events; return what the reporter publishes."""
     bags = [bag for event in events for bag in lab.tiler.handle(event, silent).events]
-    return [told for bag in bags for told in lab.reporter.handle(bag, silent).events]
+    return [event for bag in bags for event in lab.reporter.handle(bag, silent).events]

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 ReportStatistic = Literal["diagnosis", "mean", "min"]
 
 _SENTENCE_THRESHOLD = 0.7
-"""A line below it is marked "check first" when the model's config.json does not say."""
+"""Lines below it are marked "check first", unless the model's config.json sets another threshold."""
 
 
 @dataclass(frozen=True)
 class ReportModel:
-    """Everything but the networks, which an InferenceServer runs.
+    """A model without its networks, which an InferenceServer runs.
 
-    `abstention_threshold`: least report confidence, 0..1. `report_statistic`: what a report's confidence is
-    of its sentences': that of the line with the diagnosis ("diagnosis"; the least where there is none), their
-    "mean", or their "min". `domain` is None for a model without statistics of its training world, such as
-    imported weights.
+    `abstention_threshold`: the lowest report confidence, 0..1, that the model stands by. `report_statistic`:
+    how a report's confidence follows from those of its sentences: that of the diagnosis line ("diagnosis";
+    the lowest if there is none), their "mean", or their "min". `domain` is None for a model without
+    statistics of its training data, such as imported weights.
     """
 
     folder: ModelFolder
@@ -56,20 +56,20 @@ class ReportModel:
 
     @cached_property
     def encoder_name(self) -> str:
-        """Name of the tile encoder whose features the model reads."""
+        """The name of the tile encoder whose features the model reads."""
         return str(self.folder.encoder.get("name", ""))
 
     @cached_property
     def encoder_sha256(self) -> str:
-        """SHA-256 of that encoder's weights, "" if the model does not say."""
+        """The SHA-256 of that encoder's weights; "" if the model does not say."""
         return str(self.folder.encoder.get("sha256", ""))
 
 
 def load_model(path: Path | str) -> ReportModel:
-    """Open a model folder. Torch-free and quick: networks are loaded by the inference server.
+    """Open a model folder, quickly and without torch: the inference server loads the networks.
 
     Raises FatalError: "model-missing", "model-config", "model-domain-unreadable", and "model-mean-pooled" for
-    the baseline of a comparison: it reads the mean of a slide's tiles, and here it would be fed all of them.
+    the baseline of a comparison, which reads the mean of a slide's tiles and would be fed all of them here.
     """
     folder = open_model_folder(path)
     _refuse_mean_pooled(folder)
@@ -77,7 +77,7 @@ def load_model(path: Path | str) -> ReportModel:
 
 
 def report_model(folder: ModelFolder) -> ReportModel:
-    """Read what makes a report of decoded tokens out of an open model folder, whatever its network reads.
+    """Read from an open model folder all that turns decoded tokens into a report, whatever its network reads.
 
     Raises FatalError: "model-config", "model-domain-unreadable".
     """
@@ -101,7 +101,7 @@ def report_model(folder: ModelFolder) -> ReportModel:
         raise FatalError(
             "model-config",
             f"config.json of the model {folder.name} cannot be used ({error}).",
-            hint="Was it written by another version, or edited? Fetch the model again.",
+            hint="It may have been edited, or written by another version. Fetch the model again.",
         ) from error
 
 
@@ -109,8 +109,8 @@ def _refuse_mean_pooled(folder: ModelFolder) -> None:
     if folder.section("training").get("variant") == "mean-pooled":
         raise FatalError(
             "model-mean-pooled",
-            f"The model {folder.name} is a mean-pooled baseline: it cannot draft from the tiles of a slide.",
-            hint="Give a corrected or published model; histgen compare scores mean-pooled ones.",
+            f"The model {folder.name} is a mean-pooled baseline and cannot draft from the tiles of a slide.",
+            hint="Use a corrected or published model; histgen compare scores mean-pooled ones.",
         )
 
 

@@ -1,4 +1,4 @@
-"""A slide's output folder: all of its files or none, and never another slide's."""
+"""A slide's output folder: it holds all of the slide's files or none, and never those of another slide."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BAG = "bag.parquet"
 
 
 class OutputPlaces:
-    """Where each input's results go: directly below `root`, in a place that no other input of this run has.
+    """Assigns each input a place of its own directly below `root` for its results.
 
-    The only way from a slide's or bag's id to a folder or file of results. `suffix`: of single files.
+    The only way from a slide's or bag's id to a folder or file of results. `suffix`: for single files.
     """
 
     def __init__(self, root: Path, suffix: str = "") -> None:
@@ -38,7 +38,7 @@ class OutputPlaces:
             raise InvalidInputError(
                 "output-other-slide",
                 f"{source} and {owner} would both be written to {place}.",
-                hint="Give them different --out folders, or rename one of them.",
+                hint="Use different --out folders, or rename one of them.",
             )
         return place
 
@@ -58,7 +58,7 @@ def write_outputs(folder: Path, files: Sequence[RenderedFile], bag: Bag) -> bool
 
 
 def finished_draft(folder: Path, inputs_digest: str) -> DraftReport | None:
-    """Return the draft in `folder` if it was made from these inputs and its files are whole; else None."""
+    """Return the draft in `folder` if it has these inputs and all its files are intact; else None."""
     draft = existing_draft(folder)
     if draft is None or draft.provenance.inputs_digest != inputs_digest:
         return None
@@ -74,7 +74,7 @@ def finished_draft(folder: Path, inputs_digest: str) -> DraftReport | None:
 
 
 def existing_draft(folder: Path) -> DraftReport | None:
-    """Return the draft in `folder`, or None if there is none that can be read."""
+    """Return the draft in `folder`; None if there is none that can be read."""
     try:
         return from_json((folder / DRAFT_JSON).read_bytes())
     except (OSError, InvalidInputError):
@@ -82,21 +82,21 @@ def existing_draft(folder: Path) -> DraftReport | None:
 
 
 def check_owner(folder: Path, content_id: str | None, bag_digest: str | None = None) -> None:
-    """Refuse a folder that holds the draft of other pixels, or of another bag: no two share a name.
+    """Refuse a folder that holds the draft of another slide or another bag of the same name.
 
-    `content_id` is the slide's, None where there is only the bag of this `bag_digest`.
+    `content_id`: of the slide; None if there is only a bag, with `bag_digest`.
     Raises InvalidInputError("output-other-slide").
     """
     draft = existing_draft(folder)
     if draft is None:
         return
-    made = draft.provenance
-    same_bag = bag_digest is None or made.bag_digest == bag_digest
-    if made.slide.content_id != content_id or not same_bag:
+    provenance = draft.provenance
+    same_bag = bag_digest is None or provenance.bag_digest == bag_digest
+    if provenance.slide.content_id != content_id or not same_bag:
         raise InvalidInputError(
             "output-other-slide",
             f"{folder} already holds the draft of another slide or bag that is also called {draft.slide_id}.",
-            hint="Give another --out folder, rename the slide, or use --overwrite if the old draft may go.",
+            hint="Use another --out folder, rename the slide, or use --overwrite to replace the old draft.",
         )
 
 
@@ -116,7 +116,7 @@ def _publish(staged: Path, folder: Path, names: Sequence[str]) -> bool:
         try:
             staged.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster: go on file by file
+            if not folder.is_dir():  # another process was faster: continue file by file
                 raise
         else:
             return True
@@ -138,10 +138,10 @@ def _translated(folder: Path) -> Iterator[None]:
             raise TransientError(
                 "output-disk-full",
                 f"The disk that holds {folder.parent} is full.",
-                hint="Make room, then run the command again.",
+                hint="Free space on it, then run the command again.",
             ) from error
         raise FatalError(
             "output-unwritable",
             f"Nothing can be written to {folder.parent} ({error.strerror or error}).",
-            hint="Give --out a folder that you may write to.",
+            hint="Use an --out folder that you can write to.",
         ) from error

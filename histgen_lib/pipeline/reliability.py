@@ -24,16 +24,16 @@ Statistic = Literal["sum", "mean", "min"]
 Method = Literal["none", "temperature", "isotonic"]
 
 LEAST_SHARE = 0.5
-"""Tiles are shown as evidence where at least this share of strongest tiles showed what the line states."""
+"""Tiles are shown as evidence if at least this share of strongest tiles showed what the line states."""
 
 _Z95 = 1.959964  # two-sided 95 % of the normal distribution
 
 
 def raw_confidence(logprobs: NDArray[np.floating], statistic: Statistic = "sum") -> float:
-    """Return the decoder's own belief in a sentence, 0..1, from its tokens' natural log-probabilities [T].
+    """Return the decoder's own confidence 0..1 in a sentence from its tokens' natural log-probabilities [T].
 
-    "sum": the probability of the whole sentence given all before it; "mean": the geometric mean over tokens;
-    "min": the least probable token. A sentence without tokens gives 0.
+    "sum": the probability of the whole sentence given all text before it; "mean": the geometric mean over its
+    tokens; "min": the least probable token. A sentence without tokens gives 0.
     """
     values = np.asarray(logprobs, dtype=np.float64)
     if values.size == 0:
@@ -58,15 +58,15 @@ class Calibration:
 
     @property
     def known(self) -> bool:
-        """Whether anything was measured: an imported model's raw confidences are no shares of anything."""
+        """Whether the model was calibrated: the raw confidences of an imported model mean nothing."""
         return self.method != "none"
 
     def confidence(self, logprobs: NDArray[np.floating]) -> float:
-        """Calibrated confidence 0..1 of a sentence with these token log-probabilities [T]."""
+        """Return the calibrated confidence 0..1 of a sentence with these token log-probabilities [T]."""
         return self.apply(raw_confidence(logprobs, self.statistic))
 
     def apply(self, raw: float) -> float:
-        """Calibrated confidence of one raw confidence."""
+        """Return the calibrated confidence for a raw one."""
         if self.method == "isotonic":
             return float(np.interp(raw, self.x, self.y))
         if self.method == "temperature":
@@ -80,9 +80,9 @@ class Calibration:
     ) -> Self:
         """Fit P(right | raw) on held-out sentences by pooling adjacent violators.
 
-        Steps hold at least a `knots`-th of the sentences. Each pooled step counts one imaginary right and
-        one imaginary wrong sentence more (Laplace), so that a short validation set never yields a
-        confidence of 0 or 1.
+        Each step holds at least 1/`knots` of the sentences. Each pooled step counts one imaginary right and
+        one imaginary wrong sentence more (Laplace), so that a small validation set never yields a confidence
+        of 0 or 1.
         """
         order = np.argsort(raw, kind="stable")
         x = np.asarray(raw, dtype=np.float64)[order]
@@ -94,7 +94,7 @@ class Calibration:
     def fit_temperature(
         cls, raw: Sequence[float], right: Sequence[bool], *, statistic: Statistic = "sum"
     ) -> Self:
-        """Find the temperature (0.2..10) with the least negative log-likelihood on held-out sentences."""
+        """Find the temperature (0.2..10) with the lowest negative log-likelihood on held-out sentences."""
         hits = np.asarray(right, dtype=bool)
         grid = np.geomspace(0.2, 10, 200)
         losses = [
@@ -115,15 +115,15 @@ class Calibration:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read config.json's "calibration"; empty means uncalibrated. FatalError("model-config-invalid")."""
-        made = cls(
+        calibration = cls(
             method=config.get("method", "none"),
             statistic=config.get("statistic", "sum"),
             temperature=float(config.get("temperature", 1.0)),
             x=tuple(float(v) for v in config.get("x", ())),
             y=tuple(float(v) for v in config.get("y", ())),
         )
-        made._check()
-        return made
+        calibration._check()
+        return calibration
 
     def _check(self) -> None:
         table_ok = (
@@ -137,8 +137,8 @@ class Calibration:
         if not known or not table_ok or self.temperature <= 0 or (self.method == "isotonic" and not self.x):
             raise FatalError(
                 "model-config-invalid",
-                'The model\'s config.json has a "calibration" that cannot be used.',
-                hint="Copy the whole model folder again, or train the model anew.",
+                'The "calibration" in the model\'s config.json cannot be used.',
+                hint="Copy the whole model folder again, or retrain the model.",
             )
 
 
@@ -162,22 +162,22 @@ def _loss(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
 
 @dataclass(frozen=True)
 class EvidenceFigures:
-    """`fields`: measured lines and hits of each field, (lines, hits); empty where nothing was measured.
+    """`fields`: measured lines and hits of each field, (lines, hits); empty if nothing was measured.
 
-    A field's tiles are believed when the lower end of its 95 % interval reaches `threshold`, so that a
-    field measured on a few slides only is not believed on luck.
+    A field's tiles are trusted if the lower end of its 95 % interval reaches `threshold`, so that luck on a
+    few slides is not enough.
     """
 
     fields: Mapping[str, tuple[int, int]]
     threshold: float = LEAST_SHARE
 
     def check(self, line: str) -> EvidenceCheck | None:
-        """Say what was measured of lines such as this one; None where nothing was."""
+        """Return what was measured of lines like this one; None if nothing was."""
         field = next((name for name in parse_report(line) if name in self.fields), None)
         return None if field is None else self.check_field(field)
 
     def check_field(self, field: str) -> EvidenceCheck:
-        """Say what was measured of one of `fields`."""
+        """Return what was measured of one of `fields`."""
         lines, hits = self.fields[field]
         low = round(wilson_low(hits, lines), 4)
         return EvidenceCheck(
@@ -202,8 +202,8 @@ class EvidenceFigures:
                 str(name): (int(counts["lines"]), int(counts["hits"]))
                 for name, counts in dict(config.get("fields", {})).items()
             }
-            made = cls(fields, float(config.get("threshold", LEAST_SHARE)))
-            sound = 0 <= made.threshold <= 1 and all(
+            figures = cls(fields, float(config.get("threshold", LEAST_SHARE)))
+            sound = 0 <= figures.threshold <= 1 and all(
                 0 <= hits <= lines > 0 for lines, hits in fields.values()
             )
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -211,14 +211,14 @@ class EvidenceFigures:
         if not sound:
             raise FatalError(
                 "model-config-invalid",
-                'The model\'s config.json has an "evidence" that cannot be used.',
+                'The "evidence" in the model\'s config.json cannot be used.',
                 hint="Measure it again with `histgen model measure`, or copy the whole model folder again.",
             )
-        return made
+        return figures
 
 
 def wilson_low(hits: int, lines: int) -> float:
-    """Lower end of Wilson's 95 % interval of a share: hits of lines (more than 0), 0..1."""
+    """Return the lower end, 0..1, of Wilson's 95 % interval of the share hits / lines (more than 0)."""
     share, z2 = hits / lines, _Z95**2
     middle = share + z2 / (2 * lines)
     spread = _Z95 * math.sqrt(share * (1 - share) / lines + z2 / (4 * lines**2))

@@ -1,6 +1,6 @@
-"""The draft report as a record: what draft.json holds. docs/draft-schema.md explains it field by field.
+"""The draft report as a record: the content of draft.json. docs/draft-schema.md explains every field.
 
-A record has no clock, host or path in it: the same slide, model and settings give the same bytes.
+A record contains no time, host or path: the same slide, model and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AbstentionReason = Literal["out-of-distribution", "low-confidence", "no-text"]
 
 
 class _Record(BaseModel):
-    """Frozen, and strict about names: a field that nobody knows is an error, not a surprise."""
+    """Frozen, and strict: an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -44,13 +44,13 @@ class Token(_Record):
 
 
 class EvidenceCheck(_Record):
-    """How often the strongest tile of such lines showed what they state, where the truth was known."""
+    """How often the strongest tile of such lines showed what they state, on slides with a known truth."""
 
-    field: str = Field(description="the field that the line states and that was measured")
-    lines: int = Field(ge=1, description="measured lines, one a slide")
-    hits: int = Field(ge=0, description="those whose strongest tile showed it")
+    field: str = Field(description="the field that the line states")
+    lines: int = Field(ge=1, description="measured lines, one per slide")
+    hits: int = Field(ge=0, description="lines whose strongest tile showed it")
     low: Share = Field(description="lower end of the 95 % interval (Wilson) of hits / lines")
-    threshold: Share = Field(description="below it the tiles are not shown as evidence")
+    threshold: Share = Field(description="if `low` is below it, the tiles are not shown as evidence")
     reliable: bool = Field(description="whether `low` reaches `threshold`")
 
 
@@ -69,12 +69,12 @@ class Sentence(_Record):
     tokens: tuple[Token, ...] = ()
     evidence: tuple[EvidenceTile, ...] = Field(description="strongest tiles first")
     evidence_check: EvidenceCheck | None = Field(
-        default=None, description="how far `evidence` is to be believed; null: not measured for this model"
+        default=None, description="how reliable `evidence` is; null: not measured for this model"
     )
 
     @property
     def shown_evidence(self) -> tuple[EvidenceTile, ...]:
-        """The tiles that a rendering may show as evidence: none where they were measured to mislead."""
+        """The tiles that a rendering may show as evidence: none if they were measured to be unreliable."""
         return () if self.evidence_check and not self.evidence_check.reliable else self.evidence
 
 
@@ -86,7 +86,7 @@ class Abstention(_Record):
 
 
 class OutOfDistribution(_Record):
-    """Whether the slide looks like the slides the model was trained on."""
+    """Whether the slide resembles the slides the model was trained on."""
 
     flag: bool
     score: float | None = Field(description="0: typical; in standard deviations; null: not checked")
@@ -95,15 +95,15 @@ class OutOfDistribution(_Record):
 
 
 class Quality(_Record):
-    """What may have spoilt the picture. Empty flags are good news as far as `checked` goes."""
+    """What may have spoilt the picture. No flags: the checks listed in `checked` found nothing."""
 
     flags: tuple[str, ...] = ()
     measures: dict[str, float] = {}
     checked: tuple[str, ...] = Field(
-        default=(), description="what the picture was checked for; empty when only a bag was given"
+        default=(), description="what the picture was checked for; empty for a draft from a bag alone"
     )
     not_checked: tuple[str, ...] = Field(
-        default=(), description="what also spoils slides and was not looked for"
+        default=(), description="what also spoils slides but was not checked"
     )
 
 
@@ -111,7 +111,7 @@ class SlideProvenance(_Record):
     """The slide as it was read."""
 
     content_id: str | None = Field(
-        description="SHA-256 that decides on the pixels; null when only a bag was given, and for a case"
+        description="SHA-256 of the slide's content; null for a draft from a bag alone, and for a case"
     )
     size_px: tuple[int, int] | None = Field(
         description="level-0 width and height; null if the bag does not say, and for a case"
@@ -120,9 +120,9 @@ class SlideProvenance(_Record):
     mpp_source: str = Field(description="stated, sidecar, file, scanner-default, bag, or case")
     file_mpp: float | None = Field(
         default=None,
-        description="µm per level-0 px as the file states it, true or not; only where another is believed",
+        description="µm per level-0 px according to the file, right or wrong; only if another value was used",
     )
-    scanner: str | None = Field(default=None, description="who made the scanner, if known")
+    scanner: str | None = Field(default=None, description="the maker of the scanner, if known")
     tiles: int = Field(ge=1, description="tiles in the bag")
 
 
@@ -130,8 +130,8 @@ class ModelProvenance(_Record):
     """The model that wrote the draft."""
 
     name: str
-    sha256: Sha256 = Field(description="over the files that decide on the text")
-    synthetic: bool = Field(description="true when the model saw synthetic slides only")
+    sha256: Sha256 = Field(description="of the files that decide the text")
+    synthetic: bool = Field(description="true if the model was trained on synthetic slides only")
 
 
 class EncoderProvenance(_Record):
@@ -146,12 +146,12 @@ class Tiling(_Record):
 
     tile_px: int | None
     mpp: float | None = Field(description="µm per tile px")
-    overlap_px: int | None = Field(description="null when only a bag was given")
-    min_tissue: float | None = Field(description="null when only a bag was given")
+    overlap_px: int | None = Field(description="null for a draft from a bag alone")
+    min_tissue: float | None = Field(description="null for a draft from a bag alone")
 
 
 class Provenance(_Record):
-    """Everything that decides on the bytes of the draft."""
+    """Everything that decides the bytes of the draft."""
 
     software: str
     inputs_digest: Sha256 = Field(description="equal digests, equal drafts")
@@ -173,7 +173,7 @@ class CaseSlide(_Record):
 
 
 class DraftReport(_Record):
-    """An unsigned report that a model wrote, of one slide or of all slides of a case together."""
+    """An unsigned report written by a model, of one slide or of all slides of a case together."""
 
     schema_version: Literal["1"] = SCHEMA_VERSION
     notice: Literal["AI-generated draft, not for clinical use"] = NOTICE
@@ -191,7 +191,7 @@ class DraftReport(_Record):
     )
     calibrated: bool = Field(
         default=True,
-        description="false when nobody measured how often this model is right: no confidence is stated then",
+        description="false if the model was never calibrated: then no confidence is stated",
     )
     abstained: bool
     abstention: Abstention

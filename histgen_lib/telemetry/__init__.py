@@ -1,4 +1,4 @@
-"""What the software says about itself while it runs: metrics for Prometheus, log lines as JSON, traces."""
+"""What a running process reports of itself: metrics for Prometheus, JSON log lines, traces."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Log lines: JSON on stderr, and in them only what is on a list.
+"""Log lines: JSON on stderr, with values only under known keys.
 
-Whoever logs a value under a key that is not in KEYS finds the key's name in the line, not the value: what
-may hold patient data does not get out because someone was in a hurry. Exceptions are told by type, code and
-place; a foreign exception's message may repeat anything it was given, and is left out. Warnings of other
-libraries come through with secrets blanked if they are network clients'; of all others only the place is
-told.
+A value under a key that is not in KEYS is dropped, and the line names the key: a careless log call cannot
+leak patient data. Exceptions are logged by type, code and place; the message of a foreign exception may
+repeat any of its arguments and is left out. Warnings of network libraries are logged with secrets blanked;
+of all other libraries only the place is logged.
 """
 
 from __future__ import annotations
@@ -38,10 +37,19 @@ KEYS = frozenset(
         *("seconds", "delay_s", "deadline_s", "grace_s", "count", "done", "total", "tiles"),
     }
 )
-"""What a log line may hold. A new key is added here, by someone who thought of what its values can be."""
+"""The keys a log line may have. Before you add one, think of what its values can be."""
 
-SPOKEN = ("histgen_lib", "services", "kafka", "botocore", "boto3", "urllib3", "uvicorn", "tritonclient")
-"""Libraries whose messages are about networks and files, not about what is in a slide."""
+_LOGGED = (
+    "histgen_lib",
+    "services",
+    "kafka",
+    "botocore",
+    "boto3",
+    "urllib3",
+    "uvicorn",
+    "tritonclient",
+)
+"""Libraries whose messages are about networks and files, not about the content of a slide."""
 
 _SECRETS = re.compile(
     r"(?i)((?:password|passwd|secret|token|signature|credential|authorization|api[_-]?key|access[_-]?key)[\w-]*"
@@ -53,7 +61,7 @@ _LONGEST = 2000
 
 @dataclass(frozen=True)
 class LogSettings:
-    """How logging was set up; a child process sets up its own in the same way."""
+    """How logging was configured; a child process configures its own in the same way."""
 
     service: str
     level: str = "INFO"
@@ -63,19 +71,19 @@ class Logger:
     """Logs `event`, a fixed sentence; all that varies goes under keys. Silent until logging is configured."""
 
     def debug(self, event: str, **values: Any) -> None:
-        """Tell what only a developer asks for."""
+        """Log what only a developer asks for."""
         _log("debug", event, values)
 
     def info(self, event: str, **values: Any) -> None:
-        """Tell what happened."""
+        """Log what happened."""
         _log("info", event, values)
 
     def warning(self, event: str, **values: Any) -> None:
-        """Tell what went wrong and is being dealt with."""
+        """Log what went wrong and is being handled."""
         _log("warning", event, values)
 
     def error(self, event: str, **values: Any) -> None:
-        """Tell what a person has to deal with."""
+        """Log what a person has to deal with."""
         _log("error", event, values)
 
 
@@ -96,8 +104,8 @@ def configure_logging(service: str, level: str = "INFO", *, stream: TextIO | Non
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            _tell_service,
-            _tell_error,
+            _add_service,
+            _add_error,
             _keep_known,
             _as_json,
         ],
@@ -115,7 +123,7 @@ def configure_logging(service: str, level: str = "INFO", *, stream: TextIO | Non
 
 
 def log_settings() -> LogSettings | None:
-    """Return what `configure_logging` was last told here."""
+    """Return how logging was last configured in this process; None if it was not."""
     return _in_force[0] if _in_force else None
 
 
@@ -130,7 +138,7 @@ def bound(**values: Any) -> AbstractContextManager[None]:
 
 
 class _Lines:
-    """Writes lines, and goes on where it cannot: a full disk under the log must not stop a job."""
+    """Writes lines, and ignores failures: a full disk under the log must not stop a job."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -150,18 +158,18 @@ class _Foreign(logging.Handler):
     """Other libraries' log records."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        spoken = record.name.split(".")[0] in SPOKEN
+        is_logged = record.name.split(".")[0] in _LOGGED
         error = record.exc_info[1] if record.exc_info else None
         get_logger().warning(
             "A library warns.",
             logger=record.name,
             where=[f"{record.module}:{record.lineno}"],
-            **({"message": blank_secrets(_said(record))} if spoken else {}),
+            **({"message": blank_secrets(_message(record))} if is_logged else {}),
             **({"exc_info": error} if error else {}),
         )
 
 
-def _said(record: logging.LogRecord) -> str:
+def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except (TypeError, ValueError):
@@ -173,16 +181,16 @@ def blank_secrets(text: str) -> str:
     return _USERINFO.sub("***@", _SECRETS.sub(r"\1***", text))
 
 
-def _tell_service(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+def _add_service(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     if _in_force:
         line.setdefault("service", _in_force[0].service)
     return line
 
 
-def _tell_error(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """Tell an exception by type, place and, if it is one of ours, code and message."""
-    told = line.pop("exc_info", None)
-    error = sys.exc_info()[1] if told is True else told
+def _add_error(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Describe an exception by type and place or, if it is one of ours, by type, code and message."""
+    exc_info = line.pop("exc_info", None)
+    error = sys.exc_info()[1] if exc_info is True else exc_info
     if isinstance(error, BaseException):
         line["error"] = type(error).__name__
         if isinstance(error, HistgenError):
@@ -193,7 +201,7 @@ def _tell_error(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 def frames(error: BaseException) -> Iterator[str]:
-    """Name the places an exception passed, outermost first; no source line, no value."""
+    """Yield the places that an exception passed, outermost first, without source lines or values."""
     for frame in traceback.extract_tb(error.__traceback__)[-12:]:
         parts = frame.filename.rsplit("/", 2)[-2:]
         yield f"{'/'.join(parts)}:{frame.lineno} {frame.name}"
@@ -206,7 +214,7 @@ def _keep_known(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 def _plain(value: Any) -> Any:
-    """Reduce to what JSON has; of an object of any other kind its type is told."""
+    """Reduce a value to JSON types; an object of any other type is replaced by the type's name."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):

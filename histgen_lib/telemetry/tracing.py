@@ -1,8 +1,8 @@
-"""Spans from scan to draft, told to an OpenTelemetry collector where one is named; else nothing happens here.
+"""Spans from scan to draft, exported to an OpenTelemetry collector if one is configured.
 
-An event's W3C traceparent names the span that published it. So a span's id is known before the span is: it is
-taken from the event, and whoever works on the event tells a child of that span. Spans hold ids, codes and
-numbers, never a path or a text.
+An event's W3C traceparent names the span that published it. So a span's id is known before the span ends: it
+is taken from the published event, and whoever processes that event reports a child of the span. Spans hold
+ids, codes and numbers, never paths or text.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 _NS = 1_000_000_000
 _EXPORT_S = 5.0
-"""How long the collector may take for a batch."""
+"""How long the collector may take to accept a batch."""
 
-_wanted = threading.local()
+_next_ids = threading.local()
 _in_force: list[TracerProvider] = []
 
 Act = Literal["publish", "process"]
 
 
 def configure_tracing(service: str, version: str, collector: str | None) -> None:
-    """Tell the spans of this process to an OTLP collector, "http://host:4318"; to none if None.
+    """Export the spans of this process to an OTLP collector, "http://host:4318"; to none if None.
 
-    Batches go out in a thread of their own; a collector that is away costs spans, nothing else. Raises
+    Batches are sent by a thread of their own; if the collector is unreachable, only spans are lost. Raises
     FatalError("tracing-missing") where OpenTelemetry is not installed.
     """
     _in_force.clear()
@@ -46,18 +46,18 @@ def configure_tracing(service: str, version: str, collector: str | None) -> None
     except ImportError as error:
         raise FatalError(
             "tracing-missing",
-            "A collector for traces is stated, and OpenTelemetry is not installed.",
+            "A collector for traces is configured, but OpenTelemetry is not installed.",
             hint="Install histgen[tracing], or leave HISTGEN_TRACES empty.",
         ) from error
 
     class Ids(RandomIdGenerator):
-        """Gives the ids that an event has already."""
+        """Returns the ids that the event has already."""
 
         def generate_span_id(self) -> int:
-            return getattr(_wanted, "span", 0) or super().generate_span_id()
+            return getattr(_next_ids, "span", 0) or super().generate_span_id()
 
         def generate_trace_id(self) -> int:
-            return getattr(_wanted, "trace", 0) or super().generate_trace_id()
+            return getattr(_next_ids, "trace", 0) or super().generate_trace_id()
 
     about = {"service.name": service, "service.namespace": "histgen", "service.version": version}
     provider = TracerProvider(resource=Resource.create(about), id_generator=Ids())
@@ -77,10 +77,10 @@ def tell_span(
     facts: Mapping[str, str | int | float] | None = None,
     code: str = "",
 ) -> None:
-    """Tell of something that is over: `act` and `what` name it, times are in seconds since 1970.
+    """Export the span of something that has ended: `act` and `what` name it, times are seconds since 1970.
 
-    `traceparent`: the span's own, as the event that it published has it; a new id in `parent`'s trace if it
-    published none. `parent`: that of the event it worked on. `code`: why it failed, if it did.
+    `traceparent`: the span's own, as in the event that it published; a new id in `parent`'s trace if it
+    published none. `parent`: that of the event it processed. `code`: why it failed, if it did.
     """
     if not _in_force:
         return
@@ -89,7 +89,7 @@ def tell_span(
         TraceContextTextMapPropagator,
     )
 
-    _wanted.trace, _wanted.span = _ids(traceparent)
+    _next_ids.trace, _next_ids.span = _ids(traceparent)
     span = (
         _in_force[0]
         .get_tracer("histgen")
@@ -108,12 +108,12 @@ def tell_span(
 
 
 def flush_tracing(seconds: float) -> None:
-    """Send what has not been sent; for processes that end without Python's own clearing up."""
+    """Send all pending spans; for processes that end without Python's own cleanup."""
     for provider in _in_force:
         provider.force_flush(int(seconds * 1000))
 
 
 def _ids(traceparent: str) -> tuple[int, int]:
-    """Take trace id and span id out of a traceparent; 0 where there is none."""
+    """Return trace id and span id of a traceparent; zeros if there is none."""
     _, trace_id, span_id, _ = traceparent.split("-") if traceparent else ("", "0", "0", "")
     return int(trace_id, 16), int(span_id, 16)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 HEAD_KEYS = ("organ", "procedure", "diagnosis")
-"""Keys that have a place of their own in the text; every other key becomes a "- Name: value" line."""
+"""Keys with a fixed place in the text; every other key becomes a "- Name: value" line."""
 
 _ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*(?P<name>[^:]{1,80}?)\s*:\s*(?P<value>.+?)\s*$")
 _NUMBERING = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
@@ -33,10 +33,10 @@ def format_report(fields: Mapping[str, str]) -> str:
 
 
 def parse_report(text: str) -> dict[str, str]:
-    """Read what can be read of a synoptic report, whoever wrote it; what is missing is left out.
+    """Parse a synoptic report by any author; fields that are missing or unreadable are left out.
 
-    The head line may end in ":" (ours) or ";" (as in the REG2025 challenge, where a comma may part organ and
-    procedure, and the diagnosis may be numbered or share the head's line).
+    The head line may end in ":" (ours) or ";" (as in the REG2025 challenge, where a comma may separate organ
+    and procedure, and the diagnosis may be numbered or share the head's line).
     """
     head, _, rest = _split_head(text.strip())
     fields: dict[str, str] = {}
@@ -55,7 +55,7 @@ def parse_report(text: str) -> dict[str, str]:
 def split_sentences(text: str) -> list[tuple[int, int]]:
     """Return (start, end) character spans of the report's statements, in order, without outer whitespace.
 
-    A statement is a line; a line of running prose is cut further after each full stop.
+    A statement is a line; a line of running prose is split further after each full stop.
     """
     spans = []
     for line in re.finditer(r"[^\n]+", text):

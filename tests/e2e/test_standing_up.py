@@ -70,7 +70,7 @@ def test_a_start_on_a_full_disk_says_what_it_lacks_in_one_line_and_goes_on_once_
     lines = (folder / "err").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("the start keeps failing")]
 
-    assert f"The disk of {stack.home} is full: make room on it. [disk-full]" in line
+    assert f"The disk of {stack.home} is full: free space on it. [disk-full]" in line
     assert line.endswith("It is retried until it works.")
     assert "the start has recovered." in lines
     assert ready(stack) == SERVICES
@@ -167,7 +167,7 @@ def test_a_stack_that_is_killed_at_any_moment_of_its_first_start_comes_up_the_ne
 
 @pytest.mark.parametrize(
     ("lack", "words"),
-    [("fill_inodes", "has no inodes left"), ("close", "cannot be written: it is read-only")],
+    [("fill_inodes", "has no inodes left"), ("close", "is read-only")],
 )
 def test_a_start_on_a_disk_that_takes_no_file_waits_until_it_does(lack, words, tmp_path, model_dir):
     with small_disk(tmp_path / "disk", 8, inodes=60) as disk, (tmp_path / "out").open("wb") as out:

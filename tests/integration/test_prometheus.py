@@ -105,7 +105,7 @@ def test_every_recorded_series_has_data(prometheus: Prometheus, record: str) -> 
     until(lambda: prometheus.numbers(record), 60, record)
 
 
-def test_what_was_drafted_and_given_up_is_counted(prometheus: Prometheus) -> None:
+def test_drafts_and_dead_letters_are_counted(prometheus: Prometheus) -> None:
     def counted() -> bool:
         return prometheus.numbers("sum(histgen_scan_to_draft_seconds_count)") == [2.0] and prometheus.numbers(
             "sum by (code) (histgen_dead_letters_total) > 0"
@@ -158,7 +158,7 @@ def test_a_letter_written_before_the_first_scrape_fires_it_and_a_restart_does_no
     assert letters(server) == [1.0]
 
 
-def test_prometheus_itself_finds_no_fault_in_what_is_shipped() -> None:
+def test_promtool_accepts_the_shipped_rules() -> None:
     for kind, name in (("rules", "histgen.rules.yml"), ("config", "prometheus.yml")):
         done = subprocess.run(
             [str(BINARIES / "promtool"), "check", kind, str(SHIPPED / name)],

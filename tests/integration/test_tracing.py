@@ -1,4 +1,4 @@
-"""A collector is told of a slide from scan to draft as one trace, span by span; without one, nothing is."""
+"""A slide is exported from scan to draft as one trace, span by span; without a collector nothing changes."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_from_scan_to_draft_is_one_trace(collector: Collector, model_dir: Path, 
     assert len({span.trace_id for span in chain}) == 1
     assert [span.parent_span_id for span in chain] == [b"", *(span.span_id for span in chain[:-1])]
     assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in chain)
-    (told,) = stream.history().events(REPORT_DRAFTED)
-    assert told.traceparent.split("-")[1:3] == [drafted.trace_id.hex(), drafted.span_id.hex()]
+    (event,) = stream.history().events(REPORT_DRAFTED)
+    assert event.traceparent.split("-")[1:3] == [drafted.trace_id.hex(), drafted.span_id.hex()]
     assert facts(tiled["well"])["histgen.outcome"] == "done"
     assert facts(tiled["well"])["histgen.stage.encode"] > 0
 
@@ -114,7 +114,7 @@ def test_from_scan_to_draft_is_one_trace(collector: Collector, model_dir: Path, 
     )
 
 
-def test_a_collector_that_is_away_costs_spans_and_nothing_else(model_dir: Path, tmp_path: Path) -> None:
+def test_an_unreachable_collector_costs_spans_and_nothing_else(model_dir: Path, tmp_path: Path) -> None:
     stream = Stream(on_this_machine(tmp_path), tmp_path, model_dir, {"HISTGEN_TRACES": "http://127.0.0.1:9"})
     stream.start("tiler", "reporter")
     stream.publish([scanned(tiny_model.write_slide(tmp_path / "a.tif"))])

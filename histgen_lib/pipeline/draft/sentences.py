@@ -18,7 +18,7 @@ from histgen_lib.text.synoptic import split_sentences
 from histgen_lib.text.tokenizers import Tokenizer
 
 TOP_TILES = 4
-"""Evidence tiles kept for each sentence: what fits beside a line and can be looked at in a few seconds."""
+"""Evidence tiles kept for each sentence: as many as fit beside a line and can be checked in a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Generated:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], tokenizer: Tokenizer) -> Generated:
-        """Read the answer of the server's "histgen"; what follows an end token is dropped."""
+        """Read the server's response for "histgen"; what follows an end token is dropped."""
         tokens = [int(token) for token in tensors["tokens"]]
         kept = tokens.index(0) if 0 in tokens else len(tokens)
         return cls(
@@ -49,7 +49,7 @@ class Generated:
 
 
 def token_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
-    """Find the characters each token adds, by decoding ever longer beginnings (works for any tokenizer)."""
+    """Return the characters that each token adds, by decoding longer and longer prefixes."""
     ends = [0]
     for count in range(1, len(tokens) + 1):
         ends.append(max(ends[-1], len(tokenizer.decode(tokens[:count]))))
@@ -68,7 +68,7 @@ class TilePlaces:
     starts: tuple[int, ...]
 
     def tile(self, row: int, weight: float) -> EvidenceTile:
-        """Describe one tile as evidence."""
+        """Return the tile in this row as evidence."""
         which = bisect_right(self.starts, row) - 1
         bag, x_y = self.bags[which], self.bags[which].xy[row - self.starts[which]]
         return EvidenceTile(
@@ -97,7 +97,7 @@ def make_sentences(
 def report_confidence(
     sentences: Sequence[Sentence], fields: Mapping[str, str], statistic: ReportStatistic
 ) -> float:
-    """One confidence for the whole draft from its sentences'; 0 for a draft that says nothing of them."""
+    """Return the confidence of the whole draft from those of its sentences; 0 if they have none."""
     values = [s.confidence for s in sentences if s.confidence is not None]
     if not values:
         return 0.0
@@ -130,7 +130,7 @@ def _sentence(
 
 
 def _stating(generated: Generated, chosen: Sequence[int], span: tuple[int, int]) -> list[int]:
-    """Choose the tokens of a "Name: value" line that state the value; its name is the form's."""
+    """Return the tokens of a "Name: value" line that state the value; the name is part of the form."""
     _, colon, value = generated.text[slice(*span)].partition(":")
     start = span[1] - len(value.lstrip())
     return [i for i in chosen if colon and generated.spans[i][1] > start] or list(chosen)
@@ -149,7 +149,7 @@ def _token(generated: Generated, index: int, span: tuple[int, int]) -> Token:
 
 
 def _strongest(weights: NDArray[np.float32], places: TilePlaces) -> tuple[EvidenceTile, ...]:
-    """Pick the strongest tiles, ties by place in the bags; none from bags that know no places."""
+    """Return the strongest tiles, ties by their order in the bags; none if a bag does not know places."""
     if not all(bag.has_places for bag in places.bags):
         return ()
     order = np.argsort(-weights, kind="stable")[:TOP_TILES]

@@ -50,7 +50,7 @@ def refusal(headers: dict[str, Any], body: bytes) -> InvalidInputError:
 
 
 @pytest.mark.parametrize("data", SAMPLES, ids=lambda data: data.type)
-def test_what_is_written_is_read(data: Data) -> None:
+def test_an_event_survives_the_round_trip(data: Data) -> None:
     event = Event.first(data, source="histgen/test", now=NOW, identity="x")
     assert reread(event) == event
     assert Event.from_json(json.loads(json.dumps(event.to_json()))) == event
@@ -80,13 +80,13 @@ def test_headers_are_those_of_cloudevents_binary_mode() -> None:
     assert headers["traceparent"] == headers["ce_traceparent"]
 
 
-def test_the_same_thing_said_again_has_the_same_id() -> None:
+def test_the_same_thing_reported_again_has_the_same_id() -> None:
     first, second = scanned(), scanned(NOW + timedelta(hours=1))
     assert first.id == second.id
     assert first.trace_id != second.trace_id
 
 
-def test_the_name_of_an_event_by_others_never_changes() -> None:
+def test_the_name_of_a_foreign_event_never_changes() -> None:
     """Letters and attempts lie by it; a new optional field must not rename those that are there."""
     event = Event("17", "/scanner/1", replace(SCANNED, mpp=None), NOW, NOW, scanned().traceparent)
     assert event.name == "17.87b3f8357521c6ee37927f751c4c5cd5"
@@ -102,7 +102,7 @@ def test_a_case_and_a_slide_of_one_id_have_keys_of_their_own() -> None:
     assert reread(of_case) == of_case
 
 
-def test_what_follows_has_an_id_that_follows_and_stays_in_the_trace() -> None:
+def test_a_following_event_has_a_derived_id_and_the_same_trace() -> None:
     later = NOW + timedelta(minutes=2)
     parent = scanned()
     child, again = (parent.then(SAMPLES[2], source="histgen/tiler", now=later) for _ in range(2))
@@ -119,16 +119,16 @@ def test_a_replay_has_an_id_of_its_own_and_counts() -> None:
     assert (reread(once).replay, once.again(now=NOW).replay) == (1, 2)
 
 
-def test_times_are_kept_in_utc_whatever_zone_they_came_in() -> None:
+def test_times_are_converted_to_utc() -> None:
     elsewhere = NOW.astimezone(timezone(timedelta(hours=5)))
     headers = scanned().headers() | {"ce_time": elsewhere.isoformat()}
     assert Event.read(headers, scanned().body()).headers()["ce_time"] == "2026-03-01T12:30:00+00:00"
 
 
-def test_a_producer_may_leave_out_what_has_a_default() -> None:
+def test_a_producer_may_omit_what_has_a_default() -> None:
     event = scanned()
-    wanted = ("ce_id", "ce_type", "ce_source", "ce_time", "traceparent")
-    headers = {name: event.headers()[name] for name in wanted}
+    required = ("ce_id", "ce_type", "ce_source", "ce_time", "traceparent")
+    headers = {name: event.headers()[name] for name in required}
     body = json.dumps({"slide_id": "S-1", "uri": "file:///s", "content_id": "ab", "size_bytes": 3}).encode()
     read = Event.read(headers, body)
     assert (read.scanned_at, read.replay, read.data) == (NOW, 0, SlideScanned("S-1", "file:///s", "ab", 3))
@@ -136,7 +136,7 @@ def test_a_producer_may_leave_out_what_has_a_default() -> None:
     assert Event.read(headers, json.dumps(nulls).encode()) == read
 
 
-def test_a_patients_name_in_unknown_headers_and_fields_is_left_behind() -> None:
+def test_a_patients_name_in_unknown_headers_and_fields_is_dropped() -> None:
     event = scanned()
     body = json.dumps(asdict(event.data) | {"patient": PATIENT, "label": {"text": PATIENT}}).encode()
     headers = event.headers() | {"ce_patient": PATIENT, "x-label": PATIENT, "ce_subject": PATIENT}
@@ -174,7 +174,7 @@ def test_a_patients_name_in_a_value_of_the_wrong_kind_is_refused_and_never_repea
         ("ce_replay", "-1"),
     ],
 )
-def test_a_header_that_makes_no_sense_is_named_and_its_value_is_not(name: str, value: str) -> None:
+def test_a_malformed_header_is_named_and_its_value_is_not_repeated(name: str, value: str) -> None:
     error = refusal(scanned().headers() | {name: value}, scanned().body())
     assert (error.code, f"({name})" in error.message) == ("event-unreadable", True)
     assert PATIENT not in repr(error)
@@ -194,17 +194,17 @@ def test_a_missing_field_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("slide_id", ["", ".", "..", "a/b", "a\\b", "a\x00b", "a\x9b2J", "\ud800", "é" * 101])
-def test_a_slide_id_that_could_be_no_part_of_an_objects_key_is_refused(slide_id: str) -> None:
+def test_a_slide_id_that_cannot_be_part_of_an_objects_key_is_refused(slide_id: str) -> None:
     body = json.dumps(asdict(SCANNED) | {"slide_id": slide_id}).encode()
     assert "(slide_id)" in refusal(scanned().headers(), body).message
 
 
-def test_a_field_that_stands_twice_is_not_guessed_at() -> None:
+def test_a_field_that_occurs_twice_is_refused() -> None:
     body = scanned().body().replace(b'"mpp":0.25', b'"mpp":0.25,"mpp":0.5')
     assert refusal(scanned().headers(), body).code == "event-unreadable"
 
 
-def test_a_digest_in_capitals_is_the_same_digest() -> None:
+def test_a_digest_in_upper_case_is_the_same_digest() -> None:
     """As PowerShell's Get-FileHash and certutil write it."""
     body = json.dumps(asdict(SCANNED) | {"content_id": "AB"}).encode()
     read = Event.read(scanned().headers(), body)
@@ -213,13 +213,13 @@ def test_a_digest_in_capitals_is_the_same_digest() -> None:
 
 
 @pytest.mark.parametrize("mpp", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "true", '"0.25"'])
-def test_a_resolution_that_is_no_finite_number_is_refused(mpp: str) -> None:
+def test_a_resolution_that_is_not_a_finite_number_is_refused(mpp: str) -> None:
     body = scanned().body().replace(b'"mpp":0.25', f'"mpp":{mpp}'.encode())
     assert refusal(scanned().headers(), body).code == "event-unreadable"
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b"null", b'"x"', b"[" * 100_000, b"{" * 100_000])
-def test_bytes_that_are_no_json_object_are_refused(body: bytes) -> None:
+def test_bytes_that_are_not_a_json_object_are_refused(body: bytes) -> None:
     assert refusal(scanned().headers(), body).code == "event-unreadable"
 
 
@@ -232,7 +232,7 @@ def test_another_version_or_type_has_a_code_of_its_own() -> None:
 @pytest.mark.parametrize(
     "value", [{}, {"headers": None}, {"headers": [], "data": {}}, {"headers": {"ce_type": ["x"]}}]
 )
-def test_json_that_holds_no_event_is_refused(value: dict[str, Any]) -> None:
+def test_json_that_is_not_an_event_is_refused(value: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         Event.from_json(value)
 
@@ -247,7 +247,7 @@ HEADERS = st.dictionaries(st.sampled_from(sorted(scanned().headers())), st.text(
 
 
 @given(headers=HEADERS, changed=FIELDS, raw=st.none() | st.binary())
-def test_whatever_comes_is_an_event_or_a_refusal(
+def test_any_input_gives_an_event_or_a_refusal(
     headers: dict[str, str], changed: dict[str, Any], raw: bytes | None
 ) -> None:
     """No input ends in another exception; and what was read can be written and read again."""
@@ -262,7 +262,7 @@ NAMES = st.text(min_size=1, max_size=40).filter(lambda name: name.strip(".") and
 
 
 @given(slide_id=NAMES, size=st.integers(0), mpp=st.none() | st.floats(0.01, 10))
-def test_any_sound_slide_survives_the_round_trip(slide_id: str, size: int, mpp: float | None) -> None:
+def test_any_valid_slide_survives_the_round_trip(slide_id: str, size: int, mpp: float | None) -> None:
     data = SlideScanned(slide_id, "file:///s", "ab", size, mpp)
     event = Event.first(data, source="histgen/test", now=NOW, identity=slide_id)
     if slide_id.isprintable():

@@ -20,7 +20,7 @@ def test_an_error_reads_as_message_then_hint() -> None:
     assert str(InvalidInputError("x", "It broke.")) == "It broke."
 
 
-def test_names_that_no_terminal_should_obey_and_no_letter_can_hold_are_made_readable() -> None:
+def test_control_characters_and_lone_surrogates_are_replaced() -> None:
     """Names of files are bytes: they may hold escape sequences, lines, and what is no text at all."""
     name = os.fsdecode(b"pr\xe4\x1b[31m\n.svs")
     error = InvalidInputError("x", f"There is no {name}, \u00fc\u5207 \u00b5m.", hint=name)

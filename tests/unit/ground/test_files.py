@@ -51,17 +51,17 @@ def test_text_is_read_by_its_byte_order_mark_which_is_dropped(encoding: str) -> 
 
 
 @pytest.mark.parametrize(("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\0\0\xfe\xff", "utf-32-be")])
-def test_of_the_other_byte_order_too(mark: bytes, encoding: str) -> None:
+def test_text_in_the_other_byte_order_is_read_too(mark: bytes, encoding: str) -> None:
     assert decode_text(mark + "é".encode(encoding)) == "é"
 
 
 @pytest.mark.parametrize("data", [b"\xe9t\xe9", b"\xff\xfe\x41", b"\xff"])
-def test_other_bytes_are_not_guessed_at(data: bytes) -> None:
+def test_other_encodings_are_refused(data: bytes) -> None:
     with pytest.raises(UnicodeDecodeError):
         decode_text(data)
 
 
-def test_a_bit_that_is_another_anywhere_breaks_a_seal():
+def test_a_flipped_bit_anywhere_breaks_a_seal():
     sealed = sealed_json({"a": "µ", "digest": "0" * 64, "n": [1, {"b": None}]})
     assert unsealed(sealed) == {"a": "µ", "digest": "0" * 64, "n": [1, {"b": None}]}
     for at in range(len(sealed)):

@@ -1,4 +1,4 @@
-"""Lack of room is known as such behind whatever it was wrapped into, and said of the disk that lacks it."""
+"""A lack of resources is recognised whatever error it is wrapped in, and a disk's problem is named."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def wrapped(number: int) -> FatalError:
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.EROFS, errno.EIO]
 )
-def test_what_a_process_ends_with_for_lack_of_room_is_no_matter_for_a_person(number):
+def test_a_lack_of_resources_is_temporary(number):
     assert lacked_resources(wrapped(number))
     assert exit_code_of(wrapped(number)) == 75
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.ENOTDIR])
-def test_a_refusal_is(number):
+def test_a_refused_permission_is_not_temporary(number):
     assert not lacked_resources(wrapped(number))
     assert exit_code_of(wrapped(number)) == 78
 
 
-def test_only_a_full_disk_is_one():
+def test_only_a_full_disk_is_called_full():
     assert was_full(wrapped(errno.ENOSPC))
     assert not was_full(wrapped(errno.EIO))
     assert not was_full(MemoryError())
 
 
-def test_it_is_said_what_a_disk_lacks(tmp_path):
+def test_a_disks_problem_is_named(tmp_path):
     assert disk_problem(tmp_path) == ""
-    assert "is not to be had" in disk_problem(tmp_path / "absent")
+    assert "is not accessible" in disk_problem(tmp_path / "absent")
     with small_disk(tmp_path / "bytes", 1) as disk:
         disk.fill()
-        assert disk_problem(disk.folder) == f"The disk of {disk.folder} is full: make room on it."
+        assert disk_problem(disk.folder) == f"The disk of {disk.folder} is full: free space on it."
         disk.free()
         assert disk_problem(disk.folder) == ""
     with small_disk(tmp_path / "names", 1, inodes=50) as disk:

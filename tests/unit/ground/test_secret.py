@@ -1,4 +1,4 @@
-"""A secret is made once, is the owner's alone, and one that others may read is refused."""
+"""A secret is created once for its owner alone, and one that others can read is refused."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from histgen_lib.errors import FatalError
 from histgen_lib.secret import given_secret, own_secret
 
 
-def test_a_secret_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_a_secret_is_created_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "secrets" / "token"
     secret = own_secret(path)
     assert own_secret(path) == secret
@@ -20,13 +20,13 @@ def test_a_secret_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) ->
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_all_who_make_a_secret_at_once_get_the_same(tmp_path: Path) -> None:
+def test_processes_that_create_a_secret_at_once_get_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as makers:
         assert len(set(makers.map(lambda _: own_secret(tmp_path / "s" / "token"), range(32)))) == 1
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_secret_that_others_may_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_secret_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
     own_secret(tmp_path / "token")
     (tmp_path / "token").chmod(mode)
     with pytest.raises(FatalError) as caught:
@@ -55,7 +55,7 @@ def _empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("plant", [_link, _fifo, _empty, Path.mkdir])
-def test_what_is_no_secret_is_refused_at_once(tmp_path: Path, plant: object) -> None:
+def test_a_file_that_cannot_be_a_secret_is_refused_at_once(tmp_path: Path, plant: object) -> None:
     plant(tmp_path / "token")  # type: ignore[operator]
     with pytest.raises(FatalError) as caught:
         own_secret(tmp_path / "token")
@@ -72,7 +72,7 @@ def test_a_secret_is_read_as_kubernetes_mounts_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o602, 0o620])
-def test_a_given_secret_that_everybody_may_read_or_others_change_is_refused(
+def test_a_provided_secret_that_everybody_can_read_or_others_change_is_refused(
     tmp_path: Path, mode: int
 ) -> None:
     (tmp_path / "key").write_text("s3cret")
@@ -83,7 +83,7 @@ def test_a_given_secret_that_everybody_may_read_or_others_change_is_refused(
     assert "chmod" in caught.value.hint
 
 
-def test_a_given_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_provided_secret_is_named(tmp_path: Path) -> None:
     with pytest.raises(FatalError) as caught:
         given_secret(tmp_path / "key")
     assert caught.value.code == "secret-unusable"

@@ -62,7 +62,7 @@ def report_of(lab: Lab) -> dict[str, bytes]:
     return lab.store.contents("case-reports/")
 
 
-def test_until_all_slides_are_there_nothing_is_told(make_lab, ready):
+def test_nothing_is_published_until_all_slides_are_there(make_lab, ready):
     lab = make_lab()
     for name in ("a", "b"):
         assert lab.find_draft(ready[name]) is None
@@ -72,13 +72,13 @@ def test_until_all_slides_are_there_nothing_is_told(make_lab, ready):
     assert missing_slides(lab.store, "C-7", SLIDES) == ["c"]
 
 
-def test_the_last_one_makes_one_report_of_the_case(make_lab, ready):
+def test_the_last_slide_leads_to_one_report_of_the_case(make_lab, ready):
     lab = make_lab()
-    told = [lab.draft(ready[name]).data for name in SLIDES]
+    drafted = [lab.draft(ready[name]).data for name in SLIDES]
     draft = draft_of(lab)
 
-    assert told[:2] == [None, None]
-    assert (told[2].slide_id, told[2].case_id) == ("C-7", "C-7")
+    assert drafted[:2] == [None, None]
+    assert (drafted[2].slide_id, drafted[2].case_id) == ("C-7", "C-7")
     assert {key.split("/")[1] for key in report_of(lab)} == {"C-7"}
     assert (draft.slide_id, draft.case_id) == ("C-7", "C-7")
     assert [slide.slide_id for slide in draft.slides] == list(SLIDES)
@@ -88,7 +88,7 @@ def test_the_last_one_makes_one_report_of_the_case(make_lab, ready):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(SLIDES)))
-def test_whatever_order_they_come_in_the_bytes_are_the_same(make_lab, ready, order):
+def test_the_bytes_do_not_depend_on_the_order_in_which_slides_arrive(make_lab, ready, order):
     lab, reference = make_lab(), make_lab("reference")
     for name in order:
         lab.draft(ready[name])
@@ -103,19 +103,19 @@ def test_racing_last_slides_make_the_same_report(make_lab, ready, monkeypatch):
     lab, reference = make_lab(), make_lab("reference")
     lab.draft(ready["a"])
     join_case(lab.store, ready["c"])
-    told, infer = [], lab.server.infer
+    drafted, infer = [], lab.server.infer
 
-    def racing(*asked):
+    def racing(*requests):
         monkeypatch.setattr(lab.server, "infer", infer)
-        told.append(lab.draft(ready["c"]).data)
-        return infer(*asked)
+        drafted.append(lab.draft(ready["c"]).data)
+        return infer(*requests)
 
     monkeypatch.setattr(lab.server, "infer", racing)
-    told.append(lab.draft(ready["b"]).data)
+    drafted.append(lab.draft(ready["b"]).data)
     for name in SLIDES:
         reference.draft(ready[name])
 
-    assert told[0] == told[1]
+    assert drafted[0] == drafted[1]
     assert report_of(lab) == report_of(reference)
     assert lab.store.replaced == []
 
@@ -135,12 +135,12 @@ def test_evidence_says_which_slide_it_lies_on(make_lab, ready):
 
 def test_each_slide_has_its_regions_to_itself(make_lab, ready, monkeypatch):
     lab = make_lab()
-    asked = []
+    requests = []
     infer = lab.server.infer
-    monkeypatch.setattr(lab.server, "infer", lambda model, t: asked.append((model, t)) or infer(model, t))
+    monkeypatch.setattr(lab.server, "infer", lambda model, t: requests.append((model, t)) or infer(model, t))
     for name in SLIDES:
         lab.draft(ready[name])
-    (model, tensors) = asked[-1]
+    (model, tensors) = requests[-1]
     counts = [ready[name].tiles for name in SLIDES]
 
     assert model == "histgen"
@@ -184,19 +184,19 @@ def test_the_record_of_a_case_survives_the_round_trip(make_lab, ready):
     assert b'"case_id"' in to_json(draft)
 
 
-def test_doing_it_again_gives_the_same_and_writes_nothing(make_lab, ready):
+def test_doing_it_again_gives_the_same_report_and_writes_nothing(make_lab, ready):
     lab = make_lab()
-    told = [lab.draft(ready[name]).data for name in SLIDES][-1]
+    drafted = [lab.draft(ready[name]).data for name in SLIDES][-1]
     lab.store.written.clear()
     again = lab.without_slides()
     for name in SLIDES:
-        assert again.find_draft(ready[name]).data == told
-        assert lab.draft(ready[name]).data == told
+        assert again.find_draft(ready[name]).data == drafted
+        assert lab.draft(ready[name]).data == drafted
     assert lab.store.written == lab.store.replaced == []
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 5, 9, 10, 11])
-def test_after_a_crash_anywhere_the_case_is_completed(make_lab, ready, writes):
+def test_a_case_is_completed_after_a_crash_anywhere(make_lab, ready, writes):
     lab, undisturbed = make_lab(), make_lab("undisturbed")
     for name in SLIDES:
         undisturbed.draft(ready[name])
@@ -249,24 +249,24 @@ def test_a_case_that_does_not_name_the_slide_is_refused(make_lab, ready):
         assert caught.value.code == "case-slide-unlisted"
 
 
-def test_a_case_that_names_no_slides_is_but_a_label(make_lab, ready):
+def test_a_case_that_names_no_slides_is_only_a_label(make_lab, ready):
     lab = make_lab()
-    told = lab.draft(replace(ready["a"], case_slides=())).data
+    drafted = lab.draft(replace(ready["a"], case_slides=())).data
 
-    assert (told.slide_id, told.case_id) == ("a", None)
+    assert (drafted.slide_id, drafted.case_id) == ("a", None)
 
 
 def test_a_case_of_one_slide_is_a_case(make_lab, ready):
     lab = make_lab()
-    told = lab.draft(replace(ready["a"], case_slides=("a",))).data
+    drafted = lab.draft(replace(ready["a"], case_slides=("a",))).data
     draft = draft_of(lab)
 
-    assert told.slide_id == "C-7"
+    assert drafted.slide_id == "C-7"
     assert [slide.slide_id for slide in draft.slides] == ["a"]
     assert {tile.slide_id for sentence in draft.sentences for tile in sentence.evidence} == {"a"}
 
 
-def test_what_a_case_remembers_is_checked(make_lab, ready):
+def test_the_stored_members_of_a_case_are_checked(make_lab, ready):
     lab = make_lab()
     for name in ("a", "b"):
         lab.draft(ready[name])

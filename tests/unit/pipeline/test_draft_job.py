@@ -38,14 +38,14 @@ def lab(scanned_lab, tmp_path, model_dir) -> Lab:
 
 @pytest.fixture
 def ready(scanned_lab, tmp_path) -> BagReady:
-    """Tell of the bag, the slide lying in this test's own folder."""
+    """Return the event data of the bag, with the slide in this test's own folder."""
     slide = shutil.copy(scanned_lab[0] / "sound.tif", tmp_path / "sound.tif")
     return replace(scanned_lab[1], uri=Path(slide).as_uri())
 
 
-def code_of(lab: Lab, told: BagReady) -> str:
+def code_of(lab: Lab, ready: BagReady) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        lab.draft(told)
+        lab.draft(ready)
     assert caught.value.hint
     return caught.value.code
 
@@ -55,8 +55,8 @@ def reports(lab: Lab) -> dict[str, bytes]:
 
 
 def test_a_bag_becomes_a_report(lab, ready):
-    made = lab.draft(ready)
-    drafted, stored = made.data, reports(lab)
+    done = lab.draft(ready)
+    drafted, stored = done.data, reports(lab)
     folder = f"reports/sound/{drafted.report_digest}"
     draft = from_json(stored[drafted.draft_key])
 
@@ -69,7 +69,7 @@ def test_a_bag_becomes_a_report(lab, ready):
     assert stored[f"{folder}/thumbnail.webp"] == lab.store.get(
         ready.scan_key.replace(".scan.json", ".thumbnail.webp")
     )
-    assert {"stage:generate", "stage:render", "stage:store"} <= set(made.measures)
+    assert {"stage:generate", "stage:render", "stage:store"} <= set(done.measures)
 
 
 def test_the_page_shows_the_evidence_tiles(lab, ready):
@@ -80,7 +80,7 @@ def test_the_page_shows_the_evidence_tiles(lab, ready):
     assert "no pixels" not in page
 
 
-def test_draft_json_is_written_last_then_what_all_of_them_hold_then_the_pointer(lab, ready):
+def test_draft_json_is_written_last_of_the_files_then_their_digests_then_the_pointer(lab, ready):
     drafted = lab.draft(ready).data
     written = [key for key in lab.store.written if ".history/" not in key]
 
@@ -88,7 +88,7 @@ def test_draft_json_is_written_last_then_what_all_of_them_hold_then_the_pointer(
     assert written[-3:] == [drafted.draft_key, digests, "reports/sound/latest.json"]
 
 
-def test_the_pointer_says_where_the_latest_draft_lies(lab, ready):
+def test_the_pointer_names_the_latest_draft(lab, ready):
     drafted = lab.draft(ready).data
 
     assert read_pointer(lab.store, "reports/sound/latest.json", by=BY_REPORT) == {
@@ -111,7 +111,7 @@ def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, ready):
     assert lab.store.written == lab.store.replaced == []
 
 
-def test_what_was_done_is_found_without_opening_the_slide(lab, ready):
+def test_a_finished_report_is_found_without_opening_the_slide(lab, ready):
     assert lab.find_draft(ready) is None
     drafted = lab.draft(ready).data
 
@@ -119,7 +119,7 @@ def test_what_was_done_is_found_without_opening_the_slide(lab, ready):
 
 
 @pytest.mark.parametrize("writes", range(7))
-def test_after_a_crash_between_objects_it_is_completed(lab, ready, tmp_path, model_dir, writes):
+def test_a_report_is_completed_after_a_crash_between_its_objects(lab, ready, tmp_path, model_dir, writes):
     undisturbed = Lab.copy_of(tmp_path, tmp_path / "undisturbed", model_dir)
     undisturbed.draft(ready)
     lab.store.dies_after = writes
@@ -129,7 +129,9 @@ def test_after_a_crash_between_objects_it_is_completed(lab, ready, tmp_path, mod
     found = lab.find_draft(ready)
     drafted = found or lab.draft(ready)
 
-    assert (found is not None) == (writes >= 5), "what is found has draft.json; the pointer is made up for"
+    assert (found is not None) == (writes >= 5), (
+        "once draft.json is there the report is found, and the pointer is completed"
+    )
     assert drafted.data == undisturbed.find_draft(ready).data
     assert lab.store.contents() == undisturbed.store.contents()
     assert lab.store.replaced == []
@@ -148,8 +150,8 @@ def test_duplicates_of_older_events_never_move_the_pointer_back(lab, ready):
     assert (pointer["report_digest"], pointer["previous"]) == (second.report_digest, [first.report_digest])
 
 
-def test_a_slide_that_is_gone_is_a_dead_letter_and_leaves_nothing(lab, ready):
-    """Without its evidence's pixels the page would be another one: rather none than a lesser one."""
+def test_a_missing_slide_is_a_dead_letter_and_leaves_nothing(lab, ready):
+    """Without the evidence tiles the page would differ: better no page than a lesser one."""
     Path(ready.uri.removeprefix("file://")).unlink()
 
     assert code_of(lab, ready) == "slide-missing"
@@ -166,12 +168,12 @@ def test_a_slide_that_is_gone_is_a_dead_letter_and_leaves_nothing(lab, ready):
         ("s3://other/a.svs", "uri-outside-roots"),
     ],
 )
-def test_an_event_about_a_bag_names_no_more_than_one_about_a_slide(lab, ready, uri, code):
+def test_a_bag_event_may_name_no_more_places_than_a_slide_event(lab, ready, uri, code):
     assert code_of(lab, replace(ready, uri=uri)) == code
     assert reports(lab) == {}
 
 
-def test_a_slide_that_was_scanned_again_meanwhile_is_refused(lab, ready):
+def test_a_slide_that_was_rescanned_meanwhile_is_refused(lab, ready):
     """Same name, same size, other pixels: evidence tiles must not come from another scan."""
     path = Path(ready.uri.removeprefix("file://"))
     data = bytearray(path.read_bytes())
@@ -190,7 +192,7 @@ def test_a_bag_of_another_slide_is_refused(lab, ready, tmp_path):
     assert code_of(lab, replace(ready, bag_key=theirs.bag_key)) == "bag-other-slide"
 
 
-def test_a_bag_that_is_not_there_is_named(lab, ready):
+def test_a_missing_bag_is_named(lab, ready):
     lab.store.delete(ready.bag_key)
 
     assert code_of(lab, ready) == "object-missing"
@@ -203,7 +205,7 @@ def test_a_damaged_bag_is_named(lab, ready):
 
 
 def test_a_bag_of_another_tiling_counts_among_the_inputs(lab, ready):
-    """Its draft is not what this model would make of the slide, and must not lie where that would."""
+    """Its draft is not what this model would make of the slide, and must not be stored in its place."""
     ordinary = lab.draft(ready).data
     record = ScanRecord.from_bytes(lab.store.get(ready.scan_key))
     tiling = record.tiling.model_copy(update={"min_tissue": 0.5})
@@ -216,12 +218,12 @@ def test_a_bag_of_another_tiling_counts_among_the_inputs(lab, ready):
     assert from_json(lab.store.get(other.draft_key)).provenance.inputs_digest == other.report_digest
 
 
-def test_an_abstention_is_told_and_counted(lab, ready, own_model_dir):
+def test_an_abstention_is_published_and_counted(lab, ready, own_model_dir):
     tiny_model.set_thresholds(own_model_dir, report=0.999)
-    made = Lab.at(lab.folder, own_model_dir).draft(ready)
+    done = Lab.at(lab.folder, own_model_dir).draft(ready)
 
-    assert made.data.abstained
-    assert made.measures["histgen_abstentions_total"] == 1
+    assert done.data.abstained
+    assert done.measures["histgen_abstentions_total"] == 1
 
 
 def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):

@@ -1,4 +1,4 @@
-"""Tiles are read while others are encoded: in order, a few at a time, and nothing goes on when it ends."""
+"""Tiles are read while others are encoded: in order, a few at a time, and no thread is left behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batches(count: int, read: list[int] | None = None):
 
 
 class Slow:
-    """Answers when told; counts how many calls run at once."""
+    """Answers late; counts how many calls run at once."""
 
     def __init__(self, *, fails_at: int = -1) -> None:
         self.fails_at = fails_at
@@ -55,7 +55,7 @@ def encoders() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("histgen-encode")]
 
 
-def test_features_come_in_the_tiles_order_whatever_answers_first():
+def test_features_come_in_the_order_of_the_tiles_whichever_batch_is_answered_first():
     server = Slow()
     found = [int(part[0, 0]) for part in encode_batches(batches(9), server, Stages(), in_flight=3)]
 
@@ -63,14 +63,14 @@ def test_features_come_in_the_tiles_order_whatever_answers_first():
     assert 1 < server.most <= 3
 
 
-def test_never_more_is_read_than_can_be_in_flight():
+def test_no_more_batches_are_read_than_can_be_in_flight():
     read: list[int] = []
     with closing(encode_batches(batches(20, read), Slow(fails_at=99), Stages(), in_flight=2)) as encoded:
         next(encoded)
         assert len(read) == 3
 
 
-def test_an_error_of_the_server_is_the_callers_and_leaves_no_thread():
+def test_an_error_of_the_server_reaches_the_caller_and_leaves_no_thread():
     with pytest.raises(TransientError):
         list(encode_batches(batches(9), Slow(fails_at=3), Stages(), in_flight=2))
     assert encoders() == []
@@ -113,7 +113,7 @@ def test_a_bag_does_not_depend_on_how_many_are_in_flight(model_dir, slide_path, 
     assert several.digest == one.digest
 
 
-def test_tiles_that_the_file_has_damaged_are_in_no_bag_and_quality_says_so(model_dir, tmp_path):
+def test_damaged_tiles_are_left_out_of_the_bag_and_reported_in_its_quality(model_dir, tmp_path):
     model, server = load_model(model_dir), OnnxServer(model_dir, threads=1)
     path = tiny_model.write_slide(tmp_path / "a.tif", side_px=2048)
     with open_slide(path) as slide:

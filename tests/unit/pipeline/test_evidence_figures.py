@@ -11,7 +11,7 @@ from histgen_lib.pipeline.reliability import EvidenceFigures, wilson_low
 
 
 @pytest.mark.parametrize(("hits", "lines"), [(1, 9), (9, 9), (41, 78), (107, 160)])
-def test_the_lower_end_of_the_interval_is_wilsons(hits, lines):
+def test_the_lower_bound_is_that_of_wilsons_interval(hits, lines):
     """It is the share that is just 1.96 of its own standard errors below what was seen (Wilson 1927)."""
     low, seen = wilson_low(hits, lines), hits / lines
 
@@ -19,11 +19,11 @@ def test_the_lower_end_of_the_interval_is_wilsons(hits, lines):
     assert (seen - low) ** 2 == pytest.approx(1.959964**2 * low * (1 - low) / lines)
 
 
-def test_what_was_never_right_may_never_be():
+def test_the_lower_bound_of_no_hits_is_zero():
     assert wilson_low(0, 9) == 0
 
 
-def test_a_field_is_believed_by_its_lower_bound_and_not_by_luck():
+def test_a_field_is_trusted_by_its_lower_bound_not_by_its_share():
     figures = EvidenceFigures({"necrosis": (3, 3), "grade": (40, 30)})
 
     assert not figures.check("- Necrosis: present").reliable, "three of three is luck"
@@ -39,7 +39,7 @@ def test_a_line_is_judged_by_the_field_it_states():
     assert EvidenceFigures({}).check("- Grade: 2") is None
 
 
-def test_figures_survive_the_models_config():
+def test_figures_survive_the_round_trip_through_the_models_config():
     figures = EvidenceFigures({"grade": (40, 30)}, threshold=0.6)
 
     assert EvidenceFigures.from_config(figures.to_config()) == figures
@@ -57,7 +57,7 @@ def test_figures_survive_the_models_config():
         {"fields": {}, "threshold": "x"},
     ],
 )
-def test_figures_that_cannot_be_are_refused(config):
+def test_impossible_figures_are_refused(config):
     with pytest.raises(FatalError) as caught:
         EvidenceFigures.from_config(config)
     assert caught.value.code == "model-config-invalid"

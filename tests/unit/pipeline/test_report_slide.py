@@ -96,7 +96,7 @@ def test_a_finished_draft_is_left_alone(run, slide_path):
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_a_damaged_output_is_made_anew(run, slide_path, name):
+def test_a_damaged_output_is_replaced(run, slide_path, name):
     folder = run(slide_path).folder
     whole = contents(folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:-40])
@@ -113,12 +113,12 @@ def test_another_mpp_is_another_draft(run, slide_path):
     assert second.provenance.slide.mpp_source == "stated"
 
 
-def test_an_mpp_that_contradicts_the_file_is_said_with_both_values_wherever_a_draft_is_read(run, slide_path):
+def test_an_mpp_that_contradicts_the_file_is_shown_with_both_values_in_every_rendering(run, slide_path):
     result = run(slide_path, mpp=0.7)
-    stated = json.loads((result.folder / "draft.json").read_bytes())["provenance"]["slide"]
+    slide = json.loads((result.folder / "draft.json").read_bytes())["provenance"]["slide"]
 
-    assert (stated["mpp"], stated["mpp_source"]) == (0.7, "stated")
-    assert stated["file_mpp"] == pytest.approx(0.5, rel=1e-3)
+    assert (slide["mpp"], slide["mpp_source"]) == (0.7, "stated")
+    assert slide["file_mpp"] == pytest.approx(0.5, rel=1e-3)
     assert "scale-contradicted" in result.draft.quality.flags
     for name in ("draft.txt", "draft.html"):
         text = (result.folder / name).read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_an_mpp_that_contradicts_the_file_is_said_with_both_values_wherever_a_dr
         assert "0.7 µm/px (stated; the file says 0.5)" in text
 
 
-def test_a_draft_at_the_files_own_scale_says_nothing_of_another(run, slide_path):
+def test_a_draft_at_the_files_own_scale_mentions_no_other(run, slide_path):
     result = run(slide_path)
 
     assert "file_mpp" not in (result.folder / "draft.json").read_text(encoding="utf-8")
@@ -164,7 +164,7 @@ def test_nothing_is_left_behind_when_it_ends_early(run, server, slide_path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_half_written_when_writing_fails(run, slide_path, tmp_path, monkeypatch):
+def test_nothing_half_written_is_left_when_writing_fails(run, slide_path, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -199,7 +199,7 @@ def test_a_foreign_slide_is_drafted_and_marked(own_model_dir, slide_path, tmp_pa
     assert (result.folder / "draft.txt").read_text().startswith("*** OUT OF DISTRIBUTION")
 
 
-def test_a_doubtful_draft_is_abstained_from(own_model_dir, slide_path, tmp_path):
+def test_the_model_abstains_from_a_doubtful_draft(own_model_dir, slide_path, tmp_path):
     tiny_model.set_thresholds(own_model_dir, report=0.999)
     result = report_slide(
         slide_path,
@@ -223,7 +223,7 @@ def test_a_bag_alone_gives_the_same_words(run, model, server, slide_path, tmp_pa
     )
 
 
-def test_a_bag_beside_its_slide_saves_the_encoding(run, slide_path, server):
+def test_a_bag_given_with_its_slide_saves_the_encoding(run, slide_path, server):
     first = run(slide_path)
 
     class NoEncoder:
@@ -290,7 +290,7 @@ def test_features_are_kept_as_float16(run, slide_path):
     assert read_bag(run(slide_path).folder / "bag.parquet").features.dtype == np.float16
 
 
-def test_two_processes_at_the_same_slide_end_in_one_whole_folder(run, slide_path, monkeypatch):
+def test_two_processes_with_the_same_slide_leave_one_complete_folder(run, slide_path, monkeypatch):
     """The other process's folder appears between looking and renaming."""
     other = run(slide_path, "other").folder
     rename = Path.rename
@@ -319,7 +319,7 @@ def test_a_mean_pooled_model_is_refused(own_model_dir):
 
 
 @pytest.mark.parametrize("part", [{"training": 5}, {"tiling": "x"}, {"tiling": {}}, {"encoder": [1]}])
-def test_a_model_whose_config_has_a_part_of_another_kind_is_refused(part, own_model_dir):
+def test_a_model_whose_config_has_a_section_of_the_wrong_type_is_refused(part, own_model_dir):
     config = json.loads((own_model_dir / "config.json").read_text())
     (own_model_dir / "config.json").write_text(json.dumps(config | part))
     with pytest.raises(FatalError) as caught:

@@ -40,21 +40,25 @@ def own_slide(tmp_path, small_slide) -> Path:
     return Path(shutil.copy(small_slide, tmp_path / "sound.tif"))
 
 
-def code_of(lab: Lab, told) -> str:
+def code_of(lab: Lab, announced) -> str:
     with pytest.raises(InvalidInputError) as caught:
-        lab.scan_job.make_bag(told)
+        lab.scan_job.make_bag(announced)
     assert caught.value.hint
     return caught.value.code
 
 
 def test_a_slide_becomes_a_bag_a_thumbnail_and_a_record(lab, small_slide):
-    told = scanned(small_slide, case_id="C", case_slides=("sound", "other"))
+    announced = scanned(small_slide, case_id="C", case_slides=("sound", "other"))
     stages = Stages()
-    ready, stored = lab.scan_job.make_bag(told, stages), lab.store.contents("bags/")
+    ready, stored = lab.scan_job.make_bag(announced, stages), lab.store.contents("bags/")
     bag = unpack_bag(stored[ready.bag_key], "it")
 
     assert {key.removeprefix(f"bags/sound/{ready.bag_digest}") for key in stored} == PARTS
-    assert (ready.slide_id, ready.uri, ready.content_id) == (told.slide_id, told.uri, told.content_id)
+    assert (ready.slide_id, ready.uri, ready.content_id) == (
+        announced.slide_id,
+        announced.uri,
+        announced.content_id,
+    )
     assert (ready.case_id, ready.case_slides) == ("C", ("sound", "other"))
     assert (ready.tiles, ready.bag_bytes) == (len(bag), len(stored[ready.bag_key]))
     assert ready.mpp == pytest.approx(0.5)
@@ -64,7 +68,7 @@ def test_a_slide_becomes_a_bag_a_thumbnail_and_a_record(lab, small_slide):
     )
 
 
-def test_the_record_is_written_last_and_then_what_all_of_them_hold(lab, small_slide):
+def test_the_record_is_written_last_of_the_set_and_then_its_digests(lab, small_slide):
     ready = lab.scan_job.make_bag(scanned(small_slide))
 
     assert lab.store.written[-2:] == [ready.scan_key, bag_digests_key("sound", ready.bag_digest)]
@@ -89,32 +93,32 @@ def test_two_stores_get_the_same_bytes(lab, small_slide, tmp_path, model_dir):
     assert other.store.contents() == lab.store.contents()
 
 
-def test_what_was_done_is_found_without_opening_the_slide(lab, small_slide):
-    told = scanned(small_slide)
-    assert lab.scan_job.find_bag(told) is None
-    ready = lab.scan_job.make_bag(told)
+def test_a_finished_bag_is_found_without_opening_the_slide(lab, small_slide):
+    announced = scanned(small_slide)
+    assert lab.scan_job.find_bag(announced) is None
+    ready = lab.scan_job.make_bag(announced)
 
-    assert lab.without_slides().scan_job.find_bag(told) == ready
+    assert lab.without_slides().scan_job.find_bag(announced) == ready
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
-def test_after_a_crash_between_objects_it_is_completed(lab, small_slide, tmp_path, model_dir, writes):
-    told = scanned(small_slide)
+def test_a_set_is_completed_after_a_crash_between_its_objects(lab, small_slide, tmp_path, model_dir, writes):
+    announced = scanned(small_slide)
     lab.store.dies_after = writes
     with pytest.raises(Killed):
-        lab.scan_job.make_bag(told)
+        lab.scan_job.make_bag(announced)
     lab.store.dies_after = None
-    assert lab.scan_job.find_bag(told) is None
-    lab.scan_job.make_bag(told)
+    assert lab.scan_job.find_bag(announced) is None
+    lab.scan_job.make_bag(announced)
     undisturbed = Lab.at(tmp_path / "undisturbed", model_dir)
-    undisturbed.scan_job.make_bag(told)
+    undisturbed.scan_job.make_bag(announced)
 
     assert lab.store.contents() == undisturbed.store.contents()
     assert lab.store.replaced == []
 
 
 @pytest.mark.parametrize("change", [{"mpp": 0.6}, {"slide_id": "renamed"}])
-def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
+def test_what_decides_the_bytes_decides_the_key(lab, small_slide, change):
     first, second = (lab.scan_job.make_bag(scanned(small_slide, **stated)) for stated in ({}, change))
 
     assert first.bag_digest != second.bag_digest
@@ -123,7 +127,7 @@ def test_what_decides_on_the_bytes_decides_on_the_key(lab, small_slide, change):
     )
 
 
-def test_a_scale_that_contradicts_the_file_stands_in_the_record_beside_it(lab, small_slide):
+def test_a_stated_scale_that_contradicts_the_file_is_recorded_beside_the_files_own(lab, small_slide):
     contradicted = lab.scan_job.make_bag(scanned(small_slide, mpp=0.7))
     record = ScanRecord.from_bytes(lab.store.get(contradicted.scan_key))
 
@@ -132,7 +136,7 @@ def test_a_scale_that_contradicts_the_file_stands_in_the_record_beside_it(lab, s
     assert "scale-contradicted" in record.quality.flags
 
 
-def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
+def test_a_corrected_sidecar_gives_another_bag(lab, own_slide):
     (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.7}')
     first = lab.scan_job.make_bag(scanned(own_slide))
     (own_slide.parent / "sound.tif.json").write_text('{"mpp": 0.6}')
@@ -144,17 +148,17 @@ def test_a_sidecar_that_was_put_right_gives_another_bag(lab, own_slide):
 
 
 def test_a_file_of_another_size_than_announced_is_not_read_through(lab, own_slide, monkeypatch):
-    told = scanned(own_slide, size_bytes=own_slide.stat().st_size - 1)
+    announced = scanned(own_slide, size_bytes=own_slide.stat().st_size - 1)
     monkeypatch.setattr("histgen_lib.access.file_checks.content_id_of", None)
 
-    assert code_of(lab, told) == "slide-changed"
+    assert code_of(lab, announced) == "slide-changed"
 
 
-def test_a_link_that_is_turned_while_the_slide_is_read_is_a_change(lab, own_slide, tmp_path):
-    """Turned to the very same bytes, so that neither size nor time tells."""
+def test_a_link_that_is_redirected_while_the_slide_is_read_counts_as_a_change(lab, own_slide, tmp_path):
+    """It is redirected to the very same bytes, so that neither size nor time shows it."""
     link = tmp_path / "link.tif"
     link.symlink_to(own_slide)
-    told, infer = scanned(link), lab.server.infer
+    announced, infer = scanned(link), lab.server.infer
 
     def turned(*args):
         link.unlink()
@@ -162,51 +166,51 @@ def test_a_link_that_is_turned_while_the_slide_is_read_is_a_change(lab, own_slid
         return infer(*args)
 
     lab.server.infer = turned
-    assert code_of(lab, told) == "slide-changed"
+    assert code_of(lab, announced) == "slide-changed"
     assert lab.store.contents() == {}
 
 
 def test_another_slide_at_the_announced_place_is_refused(lab, own_slide):
-    told = scanned(own_slide)
+    announced = scanned(own_slide)
     tiny_model.write_slide(own_slide, side_px=640, seed=9)
 
-    assert code_of(lab, told) == "slide-changed"
+    assert code_of(lab, announced) == "slide-changed"
     assert lab.store.contents() == {}
 
 
-def test_a_mended_slide_is_taken_as_found_under_the_name_of_its_new_bytes(lab, own_slide):
-    """As when the mended slide had been announced itself."""
-    told = scanned(own_slide)
+def test_a_mended_slide_is_taken_as_found_under_the_digest_of_its_new_bytes(lab, own_slide):
+    """As if the mended slide itself had been announced."""
+    announced = scanned(own_slide)
     tiny_model.write_slide(own_slide, side_px=640, seed=9)
 
-    made = lab.scan_job.make_bag(told, as_found=True)
-    assert made == lab.scan_job.find_bag(scanned(own_slide))
-    assert lab.scan_job.find_bag(told) is None
+    ready = lab.scan_job.make_bag(announced, as_found=True)
+    assert ready == lab.scan_job.find_bag(scanned(own_slide))
+    assert lab.scan_job.find_bag(announced) is None
 
 
 def test_a_slide_that_changes_while_it_is_read_is_refused(lab, own_slide):
-    """Nothing is stored of it, though every single read may have succeeded."""
-    told, infer = scanned(own_slide), lab.server.infer
+    """Nothing of it is stored, though every single read may have succeeded."""
+    announced, infer = scanned(own_slide), lab.server.infer
 
     def overwritten(*args):
         os.utime(own_slide, ns=(1, 1))
         return infer(*args)
 
     lab.server.infer = overwritten
-    assert code_of(lab, told) == "slide-changed"
+    assert code_of(lab, announced) == "slide-changed"
     assert lab.store.contents() == {}
 
 
-def test_a_read_that_fails_since_the_slide_changed_says_so(lab, own_slide):
-    """A file cut short in mid-read looks damaged; what it is, is being copied."""
-    told = scanned(own_slide)
+def test_a_read_that_fails_because_the_slide_changed_says_so(lab, own_slide):
+    """A file that is truncated during a read looks damaged, but is only being copied."""
+    announced = scanned(own_slide)
 
     def cut(*_):
         own_slide.write_bytes(own_slide.read_bytes()[:1000])
         raise InvalidInputError("slide-read-failed", "Pixels cannot be read.")
 
     lab.server.infer = cut
-    assert code_of(lab, told) == "slide-changed"
+    assert code_of(lab, announced) == "slide-changed"
 
 
 @pytest.mark.parametrize(
@@ -223,12 +227,12 @@ def test_a_read_that_fails_since_the_slide_changed_says_so(lab, own_slide):
 def test_bad_slides_are_refused_with_their_own_codes(lab, own_slide, damage, code):
     before = scanned(own_slide)
     damage(own_slide)
-    told = scanned(own_slide) if own_slide.exists() else before
+    announced = scanned(own_slide) if own_slide.exists() else before
 
-    assert code_of(lab, told) == code
+    assert code_of(lab, announced) == code
 
 
-def test_a_server_that_is_away_is_the_callers_to_wait_for(lab, small_slide):
+def test_an_unreachable_server_is_left_to_the_caller(lab, small_slide):
     def away(*_):
         raise TransientError("inference-unavailable", "Away.")
 
@@ -259,7 +263,7 @@ def test_the_thumbnail_is_the_slide(lab, small_slide):
     assert pixels[320, 320].min() < 200
 
 
-def test_a_slide_of_more_than_it_may_have_is_refused_before_it_is_read(lab, small_slide):
+def test_a_slide_with_too_many_bytes_or_tiles_is_refused_before_it_is_read(lab, small_slide):
     """Bytes: not one is read. Tiles: none is encoded."""
     size = small_slide.stat().st_size
     few_bytes, few_tiles = (
@@ -277,15 +281,15 @@ def test_a_slide_of_more_than_it_may_have_is_refused_before_it_is_read(lab, smal
     assert lab.store.written == []
 
 
-def test_the_stage_in_which_tiles_are_encoded_begins_once_the_first_are_read(lab, small_slide, monkeypatch):
-    """What the worker takes for the end of opening the slide."""
-    told: list[str] = []
+def test_the_encoding_stage_begins_once_the_first_tiles_are_read(lab, small_slide, monkeypatch):
+    """The worker takes it for the end of opening the slide."""
+    reported: list[str] = []
     real = Slide.read_tiles
 
     def watched(self, *args, **how):
-        assert OPENED not in told
+        assert OPENED not in reported
         yield from real(self, *args, **how)
 
     monkeypatch.setattr(Slide, "read_tiles", watched)
-    lab.scan_job.make_bag(scanned(small_slide), Stages(lambda stage, done, total: told.append(stage)))
-    assert OPENED in told
+    lab.scan_job.make_bag(scanned(small_slide), Stages(lambda stage, done, total: reported.append(stage)))
+    assert OPENED in reported

@@ -77,7 +77,7 @@ def test_spans_of_tokens_tile_the_text():
     assert [generated().text[a:b] for a, b in spans] == WORDS[1:]
 
 
-def test_the_end_token_takes_no_part():
+def test_the_end_token_is_left_out():
     assert len(generated().spans) == len(generated().logprobs) == len(generated().evidence) == 5
 
 
@@ -117,7 +117,7 @@ def test_report_confidence_is_that_of_the_diagnosis_line():
     assert report_confidence([], {}, "diagnosis") == 0.0
 
 
-def test_text_that_is_blank_has_no_sentences():
+def test_blank_text_has_no_sentences():
     empty = replace(generated(), text="")
     sentences, weights = make_sentences(empty, [bag()], model())
 
@@ -125,13 +125,13 @@ def test_text_that_is_blank_has_no_sentences():
     assert weights.shape == (0, 6)
 
 
-def test_the_evidence_of_a_field_is_that_of_its_value_not_of_its_name():
+def test_the_evidence_of_a_field_comes_from_its_value_not_its_name():
     """Its name stands in every report; where the model looked while writing it says nothing."""
     tokens = [4, 5]
     spans = token_spans(tokens, Tokens())
     evidence = np.eye(2, 6, dtype=np.float32)
-    made = Generated("- Grade: 2", spans, np.zeros(2, np.float32), evidence)
+    generated = Generated("- Grade: 2", spans, np.zeros(2, np.float32), evidence)
 
-    _, weights = make_sentences(made, [bag()], model())
+    _, weights = make_sentences(generated, [bag()], model())
 
     assert weights[0].tolist() == evidence[1].tolist()

@@ -21,7 +21,7 @@ def test_equal_records_give_equal_bytes_and_survive_the_round_trip(draft):
     assert to_json(from_json(data)) == data
 
 
-def test_the_record_says_what_it_is_before_anything_else(draft):
+def test_the_record_begins_with_its_version_and_notice(draft):
     content = json.loads(to_json(draft))
 
     assert list(content)[:2] == ["schema_version", "notice"]
@@ -46,7 +46,7 @@ def test_anything_but_schema_version_1_is_refused(draft, damage):
     assert caught.value.code == "draft-unreadable"
 
 
-def test_the_schema_file_in_docs_is_the_one_the_code_gives():
+def test_the_schema_file_in_docs_is_up_to_date():
     written = (ROOT / "docs" / "draft-schema.json").read_bytes()
 
     assert written == json_schema(), (

@@ -67,7 +67,7 @@ def test_text_of_an_abstaining_draft_starts_with_that(draft):
     assert to_text(abstaining).startswith("*** THE MODEL ABSTAINS ***")
 
 
-def test_a_model_that_cannot_check_its_world_says_so():
+def test_a_model_that_cannot_check_the_domain_says_so():
     unchecked = make_draft(
         out_of_distribution=OutOfDistribution(flag=False, score=None, threshold=None, method="none")
     )
@@ -75,7 +75,7 @@ def test_a_model_that_cannot_check_its_world_says_so():
     assert "domain-unchecked" in [n.code for n in notices(unchecked)]
 
 
-def test_page_needs_nothing_but_itself(draft, pictures):
+def test_the_page_is_self_contained(draft, pictures):
     html = to_html(draft, pictures)
     page = parse(html)
 
@@ -88,7 +88,7 @@ def test_page_needs_nothing_but_itself(draft, pictures):
     assert "script-src" not in policy
 
 
-def test_page_carries_the_words_and_every_line(draft, pictures):
+def test_the_page_shows_the_notice_and_every_line(draft, pictures):
     page = parse(to_html(draft, pictures))
 
     assert page.text.count(NOTICE) >= 2
@@ -100,7 +100,7 @@ def test_page_carries_the_words_and_every_line(draft, pictures):
     assert "75 %" in page.text
 
 
-def test_report_text_cannot_smuggle_in_markup(draft, pictures):
+def test_report_text_cannot_inject_markup(draft, pictures):
     html = to_html(draft, pictures)
 
     assert "<script>" not in html
@@ -138,14 +138,14 @@ def test_same_inputs_give_the_same_page(draft, pictures):
     assert to_html(draft, pictures) == to_html(draft, pictures)
 
 
-def test_page_of_a_bag_without_pixels_still_shows_places(draft, pictures):
+def test_a_page_without_pixels_still_shows_where_the_tiles_lie(draft, pictures):
     bare = Pictures(thumbnail=None, xy=pictures.xy, span_px=pictures.span_px, weights=pictures.weights)
     page = parse(to_html(draft, bare))
 
     assert "no pixels" in page.text
 
 
-def test_page_of_a_bag_without_places_says_so(pictures):
+def test_a_page_for_a_bag_without_places_says_so(pictures):
     provenance = make_draft().provenance
     slide = provenance.slide.model_copy(update={"size_px": None, "mpp": None, "content_id": None})
     sentences = tuple(s.model_copy(update={"evidence": ()}) for s in make_draft().sentences)
@@ -155,7 +155,7 @@ def test_page_of_a_bag_without_places_says_so(pictures):
     assert "does not say where its tiles lie" in parse(to_html(draft, bare)).text
 
 
-def test_a_foreign_and_doubted_slide_is_only_called_foreign():
+def test_an_out_of_distribution_slide_gets_no_low_confidence_notice_as_well():
     reasons = Abstention(reasons=("out-of-distribution", "low-confidence"), threshold=0.97)
     both = make_draft(**(strange() | {"abstention": reasons}))
 
@@ -182,7 +182,7 @@ def tiles_of(page: _Page, line: str) -> list[str]:
     return [zoom for zoom in opened if zoom.startswith(f"zoom-{line}-")]
 
 
-def test_evidence_that_was_measured_to_be_reliable_is_shown_with_its_figures(pictures):
+def test_reliable_evidence_is_shown_with_its_figures(pictures):
     draft = checked(RELIABLE)
     page = parse(to_html(draft, pictures))
 
@@ -191,7 +191,7 @@ def test_evidence_that_was_measured_to_be_reliable_is_shown_with_its_figures(pic
     assert "Tiles not shown" not in to_text(draft)
 
 
-def test_evidence_that_was_measured_to_be_unreliable_is_not_shown_and_the_reader_hears_why(pictures):
+def test_unreliable_evidence_is_not_shown_and_the_reader_is_told_why(pictures):
     draft = checked(UNRELIABLE)
     page = parse(to_html(draft, pictures))
     why = "Tiles not shown: for such lines, the strongest tile showed the stated finding on only 1 of 9"
@@ -204,11 +204,11 @@ def test_evidence_that_was_measured_to_be_unreliable_is_not_shown_and_the_reader
     assert draft.sentences[2].evidence, "the record keeps what the model looked at"
 
 
-def test_a_model_whose_evidence_nobody_measured_says_so_once(draft, pictures):
-    said = "How often this model's evidence tiles show what its lines state has not been measured."
+def test_unmeasured_evidence_is_mentioned_once(draft, pictures):
+    words = "How often this model's evidence tiles show what its lines state has not been measured."
 
-    assert parse(to_html(draft, pictures)).text.count(said) == 1
-    assert said in to_text(draft).replace("\n", " ")
+    assert parse(to_html(draft, pictures)).text.count(words) == 1
+    assert words in to_text(draft).replace("\n", " ")
 
 
 def test_the_map_of_all_lines_leaves_unreliable_evidence_out(pictures):
@@ -243,7 +243,7 @@ def test_a_draft_from_a_bag_does_not_claim_that_the_picture_is_sound(pictures):
         (0.0, 0.0, "Tiles cover all tissue that was found."),
     ],
 )
-def test_tissue_that_lies_in_no_tile_is_stated(pictures, area, share, words):
+def test_tissue_that_no_tile_covers_is_stated(pictures, area, share, words):
     draft = make_draft(quality=Quality(measures={"tissue_unread_mm2": area, "tissue_unread_fraction": share}))
 
     assert words in parse(to_html(draft, pictures)).text
@@ -251,11 +251,11 @@ def test_tissue_that_lies_in_no_tile_is_stated(pictures, area, share, words):
 
 
 def test_each_slide_of_a_case_states_its_tissue(pictures):
-    made = make_draft()
+    one = make_draft()
     measures = {"tissue_unread_mm2": 0.5, "tissue_unread_fraction": 0.1}
     slides = tuple(
         CaseSlide(
-            slide_id=name, bag_digest="d", slide=made.provenance.slide, quality=Quality(measures=measures)
+            slide_id=name, bag_digest="d", slide=one.provenance.slide, quality=Quality(measures=measures)
         )
         for name in ("a", "b")
     )
@@ -277,7 +277,7 @@ def test_a_confidence_that_was_never_calibrated_is_not_a_number(draft, pictures)
     assert "Confidence not calibrated" in to_text(bare)
 
 
-def test_a_model_that_abstains_narrowly_does_not_seem_to_contradict_itself(draft):
+def test_a_narrow_abstention_shows_enough_digits_to_make_sense(draft):
     reasons = Abstention(reasons=("low-confidence",), threshold=0.9999)
     narrow = draft.model_copy(update={"confidence": 0.9912, "abstained": True, "abstention": reasons})
 
@@ -301,7 +301,7 @@ def test_a_name_cannot_break_out_of_the_styles(pictures):
     assert style.count("@bottom-center") == 2, "the styles end where they should"
 
 
-def test_heatmap_of_no_evidence_is_drawn_all_the_same():
+def test_a_heatmap_without_evidence_can_be_drawn():
     cells = HeatCells(np.array([[0, 0]], dtype=np.int32), 512.0, (1024, 512))
 
     assert cells.heatmap(np.zeros(1)).shape == (4, 8, 4)

@@ -20,7 +20,7 @@ PATIENT = "DOE^JANE"
 LEVELS = {"debug", "info", "warning", "error"}
 
 
-def test_a_line_carries_what_was_bound_and_what_was_given(lines):
+def test_a_line_holds_bound_and_logged_values(lines):
     with bound(slide_id="S1", event_id="e1", trace_id="t1", attempt=2):
         get_logger().info("Done.", seconds=1.5)
     (line,) = lines()
@@ -37,7 +37,7 @@ def test_a_line_carries_what_was_bound_and_what_was_given(lines):
     }
 
 
-def test_a_key_that_nobody_listed_is_named_without_its_value(lines):
+def test_an_unlisted_key_is_named_without_its_value(lines):
     with bound(patient=PATIENT):
         get_logger().info("Done.", label=PATIENT, uri=object())
     (line,) = lines()
@@ -46,7 +46,7 @@ def test_a_key_that_nobody_listed_is_named_without_its_value(lines):
     assert line["uri"] == "<object>"
 
 
-def test_our_errors_are_told_whole_and_foreign_ones_by_type_and_place(lines):
+def test_our_errors_are_logged_in_full_and_foreign_ones_by_type_and_place(lines):
     get_logger().warning(
         "Again.", exc_info=TransientError("bus-unavailable", "It is away.", hint="Start it.")
     )
@@ -76,7 +76,7 @@ def test_an_uncaught_exception_is_one_line_without_values(lines, capsys):
     assert PATIENT not in str(lines()) + "".join(capsys.readouterr())
 
 
-def test_network_libraries_are_heard_without_their_secrets(lines):
+def test_network_libraries_are_logged_without_secrets(lines):
     logging.getLogger("urllib3.pool").warning("%s: password=%r", "store-1:9000", "hunter2 x")
     logging.getLogger("urllib3.pool").info("chatter")
     (line,) = lines()
@@ -84,7 +84,7 @@ def test_network_libraries_are_heard_without_their_secrets(lines):
     assert line["logger"] == "urllib3.pool"
 
 
-def test_of_other_libraries_only_the_place_is_told(lines):
+def test_of_other_libraries_only_the_place_is_logged(lines):
     logging.getLogger("tifffile").warning("tag 270: %s", PATIENT)
     warnings.warn(PATIENT, stacklevel=1)
     assert [line["logger"] for line in lines()] == ["tifffile", "py.warnings"]
@@ -105,7 +105,7 @@ def test_secrets_are_blanked(text, blanked):
     assert blank_secrets(text) == blanked
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(lines):
+def test_a_log_that_cannot_be_written_is_ignored(lines):
     class Full:
         def write(self, _):
             raise OSError(28, "No space left on device")

@@ -31,7 +31,7 @@ def test_every_metric_of_the_module_is_in_a_list():
 
 
 @pytest.mark.parametrize("metric", DOCUMENTED, ids=_name)
-def test_every_metric_stands_in_the_document_as_it_is(metric):
+def test_the_document_describes_every_metric(metric):
     labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
     row = f"| `{_name(metric)}` | {metric._type} | {labels} | {metric._documentation} |"
     assert row in DOCUMENT.read_text(encoding="utf-8").splitlines()
@@ -56,13 +56,13 @@ def test_measures_of_a_job_are_added_to_the_metrics_of_their_names():
     assert _value("histgen_stage_seconds_sum", worker="m1", stage="read") == 3
 
 
-def test_a_measure_that_makes_no_sense_is_left_out():
+def test_a_meaningless_measure_is_ignored():
     add_measures({"nothing": 1, "histgen_tiles_read_total": float("nan"), "stage:x": -1}, worker="m2")
     assert _value("histgen_tiles_read_total", worker="m2") is None
     assert _value("histgen_stage_seconds_sum", worker="m2", stage="x") is None
 
 
-def test_a_worker_that_did_nothing_yet_shows_zeros():
+def test_a_worker_that_has_done_nothing_shows_zeros():
     metrics.show_worker("m3")
     assert _value("histgen_jobs_total", worker="m3", outcome="done") == 0
     assert _value("histgen_scan_to_draft_seconds_count", worker="m3") == 0

@@ -1,4 +1,4 @@
-"""Traces are told to whom the settings name, or to nobody."""
+"""Traces are exported to the configured collector, or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from histgen_lib.errors import FatalError
 from histgen_lib.telemetry import configure_tracing, tell_span
 
 
-def test_without_opentelemetry_a_stated_collector_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_collector_is_refused_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(FatalError) as error:
         configure_tracing("tiler", "1", "http://127.0.0.1:4318")

@@ -25,7 +25,7 @@ def test_a_report_is_written_in_the_cap_layout() -> None:
     assert format_report(FIELDS) == REPORT
 
 
-def test_reading_a_report_gives_its_fields_in_their_order() -> None:
+def test_reading_a_report_returns_its_fields_in_order() -> None:
     assert list(parse_report(REPORT).items()) == list(FIELDS.items())
 
 
@@ -42,7 +42,7 @@ def test_reading_is_the_inverse_of_writing(
 
 
 @given(st.text(max_size=200))
-def test_no_text_makes_reading_or_cutting_fail(text: str) -> None:
+def test_reading_and_splitting_never_fail(text: str) -> None:
     assert all(isinstance(value, str) for value in parse_report(text).values())
     assert all(0 <= start < end <= len(text) for start, end in split_sentences(text))
 
@@ -64,7 +64,7 @@ def test_every_line_of_a_report_is_one_sentence() -> None:
     assert pieces == [line.strip() for line in REPORT.splitlines()]
 
 
-def test_running_prose_is_cut_at_full_stops() -> None:
+def test_running_prose_is_split_at_full_stops() -> None:
     text = "The tumour is large. It reaches the margin.  No necrosis."
     assert [text[a:b] for a, b in split_sentences(text)] == [
         "The tumour is large.",
@@ -73,7 +73,7 @@ def test_running_prose_is_cut_at_full_stops() -> None:
     ]
 
 
-def test_a_numbered_line_is_not_cut_after_its_number() -> None:
+def test_a_numbered_line_is_not_split_after_its_number() -> None:
     assert split_sentences("1. Fibroadenoma") == [(0, 15)]
 
 

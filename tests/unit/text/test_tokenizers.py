@@ -45,7 +45,7 @@ def test_words_below_the_threshold_become_unknown_and_ids_start_at_one() -> None
 
 @settings(max_examples=200)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-def test_bpe_gives_back_any_text_exactly(text: str) -> None:
+def test_bpe_decodes_any_text_exactly(text: str) -> None:
     ids = BPE.encode(text)
     assert all(0 < number <= BPE.vocab_size for number in ids)
     assert BPE.decode(ids) == text
@@ -88,7 +88,7 @@ def test_a_saved_tokenizer_loads_as_the_same(tokenizer: BpeTokenizer | WordToken
         '{"schema": 1, "kind": "bpe", "tokenizer": {}}',
     ],
 )
-def test_a_file_that_is_no_tokenizer_is_refused_with_a_code(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused_with_a_code(content: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(InvalidInputError) as caught:

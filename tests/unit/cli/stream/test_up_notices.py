@@ -36,7 +36,7 @@ def tell(paper):
 
 
 ENDED = Notice("tiler", "restarting", last="The tiler was ended by SIGKILL.")
-TROUBLE = "The disk of /home is full: make room on it. [disk-full]"
+TROUBLE = "The disk of /home is full: free space on it. [disk-full]"
 
 
 def test_an_end_is_reported_with_its_reason(tell, paper):
