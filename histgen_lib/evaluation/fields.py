@@ -78,7 +78,7 @@ class FieldTable:
 def compare_fields(
     references: Sequence[Mapping[str, str]], predictions: Sequence[Mapping[str, str]]
 ) -> FieldTable:
-    """Compare parsed reports (`histgen_lib.text.parse_report`) field by field; values must match exactly.
+    """Compare parsed reports (see `parse_report`) field by field; a value must be equal exactly.
 
     Fields come in the order in which the references, then the predictions, first state them.
     """
