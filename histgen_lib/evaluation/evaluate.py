@@ -33,6 +33,9 @@ from histgen_lib.text.synoptic import parse_report
 
 SCHEMA = 1
 
+TOKENIZERS = ("none", "ptb")
+EXACT = "exact_report"
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -104,10 +107,6 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) 
     writer.writerow(header)
     writer.writerows(rows)
     write_atomic(path, buffer.getvalue().encode())
-
-
-TOKENIZERS = ("none", "ptb")
-EXACT = "exact_report"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,13 @@ from histgen_lib.errors import FatalError
 METEOR_JAR = "meteor/meteor-1.5.jar"
 PTB_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 
+# What coco-caption's tokenizer wrapper drops (its list of 2014, token for token).
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+# Characters at which the tokenizer ends a line: left in a report, they would shift all later rows by one.
+_LINE_BREAKS = str.maketrans(dict.fromkeys("\n\v\f\r\u2028\u2029", " "))
+
 
 def java_program() -> str:
     """Return the path of the `java` launcher. Raises FatalError `evaluation-java-missing`."""
@@ -84,14 +91,6 @@ def java_failure(reason: str) -> FatalError:
 def _last_line(stderr: bytes) -> str:
     lines = stderr.decode("utf-8", errors="replace").strip().splitlines()
     return lines[-1].strip().rstrip(".") if lines else ""
-
-
-# What coco-caption's tokenizer wrapper drops (its list of 2014, token for token).
-PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
-)
-# Characters at which the tokenizer ends a line: left in a report, they would shift all later rows by one.
-_LINE_BREAKS = str.maketrans(dict.fromkeys("\n\v\f\r\u2028\u2029", " "))
 
 
 def ptb_tokenize(texts: Sequence[str], *, timeout_s: float | None = None) -> list[str]:

@@ -25,6 +25,10 @@ EOSIN = np.array([0.10, 0.62, 0.34])
 RED_CELLS = 236
 """Eosin values from here on are red cells, which are more orange than any eosin."""
 
+BLOCK_PX = 256
+TRUTH_PX = 64
+"""Level-0 pixels per pixel of the truth map."""
+
 
 @dataclass(frozen=True)
 class Stain:
@@ -64,11 +68,6 @@ def colour(h: Plane, e: Plane, stain: Stain) -> NDArray[np.uint8]:
     index <<= 8
     index |= e
     return np.asarray(np.take(stain.table, index, axis=0))
-
-
-BLOCK_PX = 256
-TRUTH_PX = 64
-"""Level-0 pixels per pixel of the truth map."""
 
 
 @dataclass(frozen=True)

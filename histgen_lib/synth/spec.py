@@ -43,6 +43,12 @@ VALUES: dict[str, tuple[str, ...]] = {
 MITOSES: dict[str, tuple[int, int]] = {"1": (0, 0), "2": (2, 3), "3": (20, 26)}
 """Mitotic score to the smallest and largest number of mitoses in the hotspot."""
 
+MPP = 0.25
+"""Micrometres per level-0 pixel of every synthetic slide."""
+
+EXCISION = "excision"
+ARTEFACTS = ("pen", "fold", "blur", "bubble", "grey background", "yellow background", "stripes", "blood")
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -109,13 +115,6 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         1.2,
     ),
 )
-
-
-MPP = 0.25
-"""Micrometres per level-0 pixel of every synthetic slide."""
-
-EXCISION = "excision"
-ARTEFACTS = ("pen", "fold", "blur", "bubble", "grey background", "yellow background", "stripes", "blood")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ PERIOD_PX = 768
 Plane = NDArray[np.uint8]
 Field = NDArray[np.float32]
 
+ANGLES = 12
+"""A bank holds each variant at this many orientations over half a turn; sprite = variant * ANGLES + angle."""
+
 
 def smooth_noise(
     shape: tuple[int, int], sigma: float | tuple[float, float], rng: np.random.Generator
@@ -110,10 +113,6 @@ def _discs(rng: np.random.Generator) -> Field:
                     cv2.circle(plane, (cx + dx, cy + dy), 13, 250, -1, cv2.LINE_AA)
                     cv2.circle(plane, (cx + dx, cy + dy), 5, 241, -1, cv2.LINE_AA)
     return plane
-
-
-ANGLES = 12
-"""A bank holds each variant at this many orientations over half a turn; sprite = variant * ANGLES + angle."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Offline work that makes a model: the tile encoder, bags in bulk, HistGen, its calibration, and comparisons.
+"""Training. What any run needs (cases, data, settings, checkpoints) is here; each model has a folder.
 
 Everything here needs torch (the extra `train`); importing this package alone does not load it.
 """

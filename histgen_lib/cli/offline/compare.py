@@ -229,8 +229,8 @@ _EVIDENCE = {
     "chance_top3": "… one of three by chance",
 }
 _NOTES = (
-    "`published` computes what the authors' released code computes; `corrected` differs as docs/training.md "
-    "says; `mean-pooled` is the corrected network on a single tile, the mean of all of the slide's.",
+    "`published` computes what the authors' released code computes; `corrected` differs as described in "
+    "docs/training.md; `mean-pooled` is the corrected network on one tile, the mean of the slide's tiles.",
     "A field's n counts the slides whose reference states it. BLEU-4 and ROUGE-L are coco-caption's, on "
     "reports split at spaces.",
     "A mean-pooled draft has no evidence.",

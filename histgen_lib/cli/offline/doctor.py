@@ -24,6 +24,10 @@ from histgen_lib.errors import HistgenError
 
 UNHEALTHY = 78  # EX_CONFIG of sysexits.h
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+Status = Literal["pass", "warn", "fail"]
+_GIB = 2**30
+_OLDEST_PYTHON = (3, 11)
+_REINSTALL = "In a checkout run `make setup`; elsewhere: pip install --force-reinstall histgen"
 
 
 def doctor(
@@ -64,12 +68,6 @@ def _print(checks: list[Check]) -> None:
             console.print(f"     → {check.fix}", soft_wrap=True)
     counts = {status: sum(c.status == status for c in checks) for status in _STYLES}
     console.print(f"{counts['pass']} passed, {counts['warn']} warnings, {counts['fail']} failed.")
-
-
-Status = Literal["pass", "warn", "fail"]
-_GIB = 2**30
-_OLDEST_PYTHON = (3, 11)
-_REINSTALL = "In a checkout run `make setup`; elsewhere: pip install --force-reinstall histgen"
 
 
 @dataclass(frozen=True)

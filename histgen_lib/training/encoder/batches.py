@@ -14,6 +14,9 @@ from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.training.encoder.settings import TileTrainSettings
 from histgen_lib.training.encoder.tiles import TileSet
 
+Pixels = NDArray[np.uint8]
+_RAMP = np.arange(256, dtype=np.float32) / 255
+
 
 @dataclass(frozen=True)
 class TileBatch:
@@ -75,10 +78,6 @@ def _tensors(
         grade=torch.from_numpy(targets.grade[rows]),
         meetings=torch.from_numpy(targets.meetings[rows]),
     )
-
-
-Pixels = NDArray[np.uint8]
-_RAMP = np.arange(256, dtype=np.float32) / 255
 
 
 def augment_tile(pixels: Pixels, cells: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:

@@ -19,6 +19,8 @@ from histgen_lib.training.encoder.tiles import MEETINGS, NO_GRADE, TileSet
 
 GRADES = 3
 
+_LEAST_POSITIVES = 5
+
 
 class TileTeacher(nn.Module):
     """An encoder with its heads. All tile-level outputs are one linear map of the feature."""
@@ -80,9 +82,6 @@ def teacher_loss(teacher: TileTeacher, outputs: Tensor, dense: Tensor, batch: Ti
     if bool((batch.grade != NO_GRADE).any()):
         cost = cost + 0.5 * functional.cross_entropy(grade, batch.grade, ignore_index=NO_GRADE)
     return cost + functional.cross_entropy(dense, batch.cells)
-
-
-_LEAST_POSITIVES = 5
 
 
 def tile_scores(teacher: TileTeacher, tiles: TileSet, batch_size: int) -> dict[str, float]:

@@ -36,6 +36,10 @@ MEETINGS: tuple[tuple[str, str], ...] = (("tumour", "ink"), ("tumour", "smooth_m
 _TOUCH_CELLS = 1
 NO_GRADE = -1
 
+SLIDE_SUFFIXES = (".tif", ".tiff", ".svs")
+_COMMON_SHARE = 0.02
+"""A class that fills more than this share of a slide is common there; its tiles are kept only by chance."""
+
 
 @dataclass(frozen=True)
 class TileTargets:
@@ -148,11 +152,6 @@ _INVASIVE = frozenset(
         "lymphocytes_in_tumour",
     }
 )
-
-
-SLIDE_SUFFIXES = (".tif", ".tiff", ".svs")
-_COMMON_SHARE = 0.02
-"""A class that fills more than this share of a slide is common there; its tiles are kept only by chance."""
 
 
 @dataclass(frozen=True)

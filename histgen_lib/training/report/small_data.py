@@ -35,6 +35,10 @@ _SAMPLED_TILES = 512
 _GAIN = 4.0
 """Standard deviation of an embedded feature; position codes have about 0.7."""
 
+_MOST_VALUES = 64
+_LEAST_SHARE = 0.002
+ABSENT = -1
+
 
 def network_inputs(examples: Sequence[Example], arrangement: Arrangement, seed: int) -> Tensor:
     """Return sample inputs [M, D] of the network: tiles of some training slides, or the slides' means."""
@@ -78,11 +82,6 @@ def _align(model: HistGen, directions: Tensor, centred: Tensor) -> None:
     model.feature_embed.weight[:count] = 0
     model.feature_embed.weight[:count, :count] = torch.eye(count)
     model.feature_embed.bias[:count] = 0
-
-
-_MOST_VALUES = 64
-_LEAST_SHARE = 0.002
-ABSENT = -1
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def thread_names() -> list[str]:
 
 
 def die_while_saving(save: int) -> None:
-    """Let the `save`-th state be cut short by the end of the process."""
+    """End the process halfway through writing the `save`-th state."""
     count = iter(range(1, sys.maxsize))
     whole = torch.save
 
@@ -57,7 +57,7 @@ def die_while_saving(save: int) -> None:
 
 
 def leave_weights(out: Path) -> None:
-    """Write what each process ends with to OUT/rank<r>.pt."""
+    """Write the final weights of each process to OUT/rank<r>.pt."""
     fit = Loop.fit
 
     def then_write(loop: Loop) -> RunState:

@@ -1,4 +1,4 @@
-"""`histgen compare`: all variants on the same slides, with models that are there already or trained now."""
+"""`histgen compare`: all variants on the same slides, with existing or newly trained models."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def test_every_variant_is_scored_on_the_same_slides_of_the_split(compared, small
     assert [row.slides for row in rows] == [len(ids)] * 3
 
 
-def test_a_given_model_is_scored_and_not_trained(compared, trained: TrainResult) -> None:  # type: ignore[no-untyped-def]
+def test_an_existing_model_is_scored_and_not_trained(compared, trained: TrainResult) -> None:  # type: ignore[no-untyped-def]
     rows, _, out = compared
     assert sorted(path.name for path in out.iterdir()) == ["mean-pooled", "published"]
-    given = rows[VARIANTS.index("corrected")]
-    assert given.pretrained
-    assert given.epochs == planted_bags.EPOCHS
-    assert given.figures["Right"].value >= 0.75
+    existing = rows[VARIANTS.index("corrected")]
+    assert existing.pretrained
+    assert existing.epochs == planted_bags.EPOCHS
+    assert existing.figures["Right"].value >= 0.75
     assert rows[0].epochs == 1
-    assert given.parameters == rows[0].parameters > 1000
+    assert existing.parameters == rows[0].parameters > 1000
 
 
-def test_drafts_carry_evidence_except_the_mean_pooled_ones(compared) -> None:  # type: ignore[no-untyped-def]
+def test_drafts_have_evidence_except_mean_pooled_ones(compared) -> None:  # type: ignore[no-untyped-def]
     _, seen, _ = compared
     corrected, pooled = seen[VARIANTS.index("corrected")], seen[VARIANTS.index("mean-pooled")]
     places = {tuple(place) for place in corrected[0].bags[0].xy.tolist()}
@@ -100,9 +100,7 @@ def test_bags_of_another_encoder_are_refused(small_world: PlantedWorld, tmp_path
     assert raised.value.code == "training-bags-differ"
 
 
-def test_cases_of_another_file_that_are_trained_on_are_not_scored(
-    small_world: PlantedWorld, tmp_path: Path
-) -> None:
+def test_cases_trained_on_from_another_file_are_not_scored(small_world: PlantedWorld, tmp_path: Path) -> None:
     splits = json.loads(small_world.annotation.read_text())
     moved = splits | {"test": splits["train"][:2], "train": splits["train"][2:]}
     (tmp_path / "scored.json").write_text(json.dumps(moved))
@@ -123,7 +121,7 @@ def test_a_case_of_two_slides_is_drafted_as_a_whole(small_world: PlantedWorld, t
     assert {(tile["slide_id"], tile["x"], tile["y"]) for tile in evidence} <= places
 
 
-def test_all_variants_get_one_budget_and_the_published_one_its_own_pooling(
+def test_all_variants_get_the_same_budget_and_published_keeps_its_pooling(
     small_world: PlantedWorld, tmp_path: Path
 ) -> None:
     base = small_world.settings(tmp_path)
@@ -137,7 +135,7 @@ def test_all_variants_get_one_budget_and_the_published_one_its_own_pooling(
 def test_one_command_writes_the_page(
     small_world: PlantedWorld, trained: TrainResult, compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
-    """All models given, truth of one slide: no training, every row of the table, no path of this machine."""
+    """Existing models, truth for one slide: no training, every row of the table, no absolute path."""
     out = compared[2]
     truth = tmp_path / "truth"
     truth.mkdir()
@@ -169,13 +167,13 @@ def test_one_command_writes_the_page(
 
 
 @pytest.mark.parametrize("argument", ["corrected", "corrected=", "best=folder", "=folder"])
-def test_a_model_argument_that_names_no_variant_is_refused(argument: str) -> None:
+def test_a_model_argument_without_a_variant_is_refused(argument: str) -> None:
     with pytest.raises(InvalidInputError) as raised:
         command.existing_models([argument])
     assert raised.value.code == "compare-model-argument"
 
 
-def test_the_printed_command_names_no_folder_of_this_machine() -> None:
+def test_the_printed_command_has_no_absolute_paths() -> None:
     line = command.command_line(
         ["compare", "--bags", "/home/me/bags", "--model=/x/y", "-m", "published=/a/b", "c/d"]
     )
@@ -185,7 +183,7 @@ def test_the_printed_command_names_no_folder_of_this_machine() -> None:
 def test_drafts_of_a_comparison_are_those_of_the_exported_model(
     world: PlantedWorld, trained: TrainResult, tmp_path: Path
 ) -> None:
-    """What the table says of a model is what `histgen report` does with it: words, confidence, evidence."""
+    """The table describes what `histgen report` does with a model: words, confidence, evidence."""
     folder = tmp_path / "model"
     shutil.copytree(trained.folder, folder)
     to_onnx(folder)

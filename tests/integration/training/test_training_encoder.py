@@ -1,4 +1,4 @@
-"""Synthetic slides → tile encoder → bags → HistGen: the whole way, very short."""
+"""Synthetic slides → tile encoder → bags → HistGen: the whole chain, in brief."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_encoders_folder_has_weights_heads_tiling_and_scores(
     assert "grade_accuracy" in scores
 
 
-def test_an_encoder_trained_again_from_its_state_is_the_same(
+def test_retraining_an_encoder_from_its_state_changes_nothing(
     encoder: Path, settings: TileTrainSettings
 ) -> None:
     before = sha256_file(encoder / "tile_encoder.safetensors")
@@ -92,7 +92,7 @@ def test_an_encoder_trained_again_from_its_state_is_the_same(
     assert sha256_file(encoder / "tile_encoder.safetensors") == before
 
 
-def test_tiles_cut_otherwise_are_not_mixed_in(encoder: Path, settings: TileTrainSettings) -> None:
+def test_tiles_cut_with_other_settings_are_refused(encoder: Path, settings: TileTrainSettings) -> None:
     with pytest.raises(InvalidInputError, match="tile_px") as raised:
         train_tile_encoder(dataclasses.replace(settings, tile_px=128), quiet=True)
     assert raised.value.code == "training-state-differs"
@@ -104,9 +104,7 @@ def test_features_are_standardised_over_the_training_tiles(bags: Path) -> None:
     assert 0.3 < float(features.std()) < 3
 
 
-def test_bags_that_are_there_are_not_made_again_and_damaged_ones_are(
-    synthetic: Path, encoder: Path, bags: Path
-) -> None:
+def test_existing_bags_are_kept_and_damaged_ones_replaced(synthetic: Path, encoder: Path, bags: Path) -> None:
     paths = sorted(bags.glob("*.parquet"))
     before = [sha256_file(path) for path in paths]
     paths[0].write_bytes(b"half a bag")
@@ -115,7 +113,7 @@ def test_bags_that_are_there_are_not_made_again_and_damaged_ones_are(
     assert [sha256_file(path) for path in paths] == before
 
 
-def test_a_model_takes_its_encoder_along_and_reads_that_encoders_bags(
+def test_a_model_contains_its_encoder_and_reads_that_encoders_bags(
     synthetic: Path, encoder: Path, bags: Path, tmp_path: Path
 ) -> None:
     settings = TrainSettings(

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere, and how ever, ends in the bytes of one that was not."""
+"""A run stopped anywhere, in any way, ends with the bytes of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPOCHS = 3
 
 
 class StopError(Exception):
-    """Somebody pressed Ctrl-C."""
+    """Stands for Ctrl-C."""
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def _assert_same(resumed: TrainResult, whole: TrainResult) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
-def test_a_run_stopped_after_any_step_ends_as_if_it_had_not_been(
+def test_a_run_stopped_after_any_step_ends_as_an_uninterrupted_one(
     small_world: PlantedWorld, uninterrupted: TrainResult, tmp_path: Path, steps: int
 ) -> None:
-    """Two steps an epoch: after the first, inside the second epoch, and between epochs."""
+    """With two steps per epoch: after the first, inside the second epoch, and between epochs."""
     left = iter(range(steps))
 
     def stop(run: RunState) -> None:
@@ -58,7 +58,7 @@ def test_a_run_stopped_after_any_step_ends_as_if_it_had_not_been(
     _assert_same(train(settings, quiet=True), uninterrupted)
 
 
-def test_a_process_killed_while_it_writes_its_state_loses_one_step_and_nothing_else(
+def test_a_process_killed_while_writing_its_state_loses_only_one_step(
     small_world: PlantedWorld, uninterrupted: TrainResult, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
@@ -72,7 +72,7 @@ def test_a_process_killed_while_it_writes_its_state_loses_one_step_and_nothing_e
     assert len(table) == 1 + EPOCHS
 
 
-def test_a_folder_with_another_run_is_left_alone(
+def test_a_folder_with_another_run_is_left_untouched(
     small_world: PlantedWorld, uninterrupted: TrainResult
 ) -> None:
     before = sha256_file(uninterrupted.folder / "training" / "state.pt")
@@ -82,7 +82,7 @@ def test_a_folder_with_another_run_is_left_alone(
     assert sha256_file(uninterrupted.folder / "training" / "state.pt") == before
 
 
-def test_a_damaged_state_is_named_and_not_overwritten(small_world: PlantedWorld, tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_and_not_overwritten(small_world: PlantedWorld, tmp_path: Path) -> None:
     path = tmp_path / "model" / "training" / "state.pt"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"half a state")

@@ -30,7 +30,7 @@ from histgen_lib.training.report.train import TrainResult, make_tokenizer, model
 
 
 def test_a_finding_in_one_tile_is_learned(world: PlantedWorld, trained: TrainResult) -> None:
-    """On slides that took no part: nearly all organs and findings right, where guessing gives half."""
+    """On unseen slides nearly all organs and findings are right, where guessing gives half."""
     opened, model = open_model_folder(trained.folder), load_model(trained.folder)
     cases = read_annotation(world.annotation).test
     bags = {case.id: [read_bag(world.bags / f"{case.id}.parquet")] for case in cases}
@@ -40,7 +40,7 @@ def test_a_finding_in_one_tile_is_learned(world: PlantedWorld, trained: TrainRes
     assert trained.best["val_fields"] > 0.9
 
 
-def test_the_model_folder_knows_how_far_to_trust_it(trained: TrainResult) -> None:
+def test_the_model_folder_has_calibration_and_abstention(trained: TrainResult) -> None:
     model = load_report_model(trained.folder)
     assert model.calibration.method in {"temperature", "isotonic"}
     assert 0.5 <= model.abstention_threshold <= 1
@@ -51,7 +51,7 @@ def test_the_model_folder_knows_how_far_to_trust_it(trained: TrainResult) -> Non
     assert report["sentences"] == 3 * 16
 
 
-def test_validation_slides_are_inside_the_training_world_and_others_outside(
+def test_validation_slides_are_in_distribution_and_others_are_not(
     world: PlantedWorld, trained: TrainResult
 ) -> None:
     model = load_report_model(trained.folder)
@@ -61,7 +61,7 @@ def test_validation_slides_are_inside_the_training_world_and_others_outside(
     assert model.domain.score(bag.features * 0 - 5) > model.domain_threshold
 
 
-def test_the_config_says_how_the_weights_came_about(trained: TrainResult) -> None:
+def test_the_config_records_how_the_weights_were_trained(trained: TrainResult) -> None:
     config = open_model_folder(trained.folder)
     budget = {"epochs": planted_bags.EPOCHS, "batch_size": 8, "slides": 64}
     assert config.section("training") == {"variant": "corrected", "seed": 7, **budget}
@@ -69,7 +69,7 @@ def test_the_config_says_how_the_weights_came_about(trained: TrainResult) -> Non
     assert config.encoder["name"] == "planted"
 
 
-def test_metrics_lie_in_a_table_and_for_tensorboard(trained: TrainResult) -> None:
+def test_metrics_are_written_as_csv_and_for_tensorboard(trained: TrainResult) -> None:
     folder = trained.folder / "training"
     with (folder / "metrics.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -87,7 +87,7 @@ def test_the_weights_in_the_folder_are_those_of_the_best_epoch(trained: TrainRes
     assert trained.best["val_loss"] == key["val_loss"]
 
 
-def test_a_finished_run_trained_again_gives_the_same_model(
+def test_rerunning_a_finished_run_gives_the_same_model(
     trained: TrainResult, world: PlantedWorld, tmp_path: Path
 ) -> None:
     digest = open_model_folder(trained.folder).digest
@@ -118,7 +118,7 @@ def test_bfloat16_trains(small_world: PlantedWorld, tmp_path: Path) -> None:
     assert result.rows[1]["train_loss"] < result.rows[0]["train_loss"]
 
 
-def test_bags_too_many_for_memory_are_read_from_disk_with_the_same_result(
+def test_bags_that_do_not_fit_in_memory_are_read_from_disk_with_the_same_result(
     small_world: PlantedWorld, tmp_path: Path
 ) -> None:
     held = train(small_world.settings(tmp_path / "a", epochs=1), quiet=True)
@@ -127,8 +127,8 @@ def test_bags_too_many_for_memory_are_read_from_disk_with_the_same_result(
 
 
 @pytest.mark.parametrize("variant", ["published", "corrected"])
-def test_the_authors_files_drop_in(tmp_path: Path, variant: str) -> None:
-    """annotation.json and .pt features as HistGen's own code takes them, ids unlike the file names."""
+def test_the_authors_files_can_be_used_unchanged(tmp_path: Path, variant: str) -> None:
+    """annotation.json and .pt features as in HistGen's own code, with ids that differ from the file names."""
     rng = torch.Generator().manual_seed(0)
     splits: dict[str, list[dict[str, object]]] = {"train": [], "val": [], "test": []}
     report = "Skin , excision . Benign naevus ."
@@ -161,7 +161,7 @@ def test_the_authors_files_drop_in(tmp_path: Path, variant: str) -> None:
 
 
 def test_early_stopping_looks_at_validation_alone(small_world: PlantedWorld, tmp_path: Path) -> None:
-    """Validation gets worse after the second epoch, while the training loss falls: stop two epochs later."""
+    """Validation worsens after the second epoch while the training loss falls: stop two epochs later."""
 
     class Scripted:
         scores = iter([0.5, 0.4, 0.6, 0.7, 0.1])
@@ -193,7 +193,7 @@ def _loop(settings, validator) -> Loop:  # type: ignore[no-untyped-def]
         return Loop(settings, model, examples, validator, group, settings.out, quiet=True)
 
 
-def test_bags_of_another_encoder_than_the_named_one_are_refused(
+def test_bags_of_an_encoder_other_than_the_named_one_are_refused(
     small_world: PlantedWorld, trained: TrainResult, tmp_path: Path
 ) -> None:
     bags = tmp_path / "bags"
@@ -207,14 +207,14 @@ def test_bags_of_another_encoder_than_the_named_one_are_refused(
     assert raised.value.code == "training-bags-differ"
 
 
-def test_a_folder_without_bags_is_named(small_world: PlantedWorld, tmp_path: Path) -> None:
+def test_a_folder_without_bags_is_reported(small_world: PlantedWorld, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
         train(PlantedWorld(small_world.annotation, tmp_path).settings(tmp_path / "m"), quiet=True)
     assert raised.value.code == "training-bags-missing"
 
 
 def test_reports_without_any_field_train_with_the_small_preset(tmp_path: Path) -> None:
-    """Free text has no fields to probe or to choose the weights by; the loss decides then."""
+    """Free text has no fields to probe or to choose weights by; then the loss decides."""
     rng = torch.Generator().manual_seed(0)
     (tmp_path / "bags").mkdir()
     texts = ("benign", "malign")

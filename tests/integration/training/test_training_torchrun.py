@@ -31,13 +31,13 @@ def out(world: PlantedWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_processes_end_with_the_same_weights_though_they_saw_other_slides(out: Path) -> None:
-    """So the gradients were averaged at every step."""
+def test_both_processes_end_with_the_same_weights_from_different_slides(out: Path) -> None:
+    """Gradients were therefore averaged at every step."""
     first, second = (torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_two_processes_learn_what_one_learns(out: Path) -> None:
+def test_two_processes_learn_the_same_as_one(out: Path) -> None:
     rows = (out / "training" / "metrics.csv").read_text().splitlines()
     assert len(rows) == 1 + EPOCHS
     last = dict(zip(rows[0].split(","), map(float, rows[-1].split(",")), strict=True))
@@ -45,12 +45,12 @@ def test_two_processes_learn_what_one_learns(out: Path) -> None:
     assert last["val_fields"] > 0.8
 
 
-def test_the_folder_is_written_once_and_whole(out: Path) -> None:
+def test_the_folder_is_written_once_and_completely(out: Path) -> None:
     assert load_model(out).folder.digest == open_model_folder(out).digest
     assert not list(out.rglob("*.part"))
 
 
-def test_no_thread_of_the_group_outlives_the_training(out: Path) -> None:
-    """One that does aborts the process now and then, as its interpreter ends."""
+def test_no_thread_of_the_process_group_outlives_training(out: Path) -> None:
+    """A thread that does sometimes aborts the process when its interpreter exits."""
     alive = [(out / f"threads{rank}.txt").read_text() for rank in (0, 1)]
     assert not any("gloo" in names for names in alive)

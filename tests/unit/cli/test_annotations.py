@@ -1,4 +1,4 @@
-"""`train` and `evaluate` on an annotation: what is used is counted, what cannot be meant is refused."""
+"""`train` and `evaluate` with an annotation: used cases are counted, invalid ones refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COORDS = np.array([(x * 512, y * 512) for y in range(5) for x in range(8)], np.i
 
 
 def write_bags(folder: Path, *names: str) -> Path:
-    """As CLAM writes them: features and places, and no word on where they come from."""
+    """Write bags as CLAM does: features and places, and nothing about their origin."""
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(folder / f"{name}.h5", "w") as file:
@@ -46,7 +46,7 @@ def train(histgen, tmp_path):
     return call
 
 
-def test_bags_of_clam_and_cases_of_several_slides_are_trained_on_scored_and_counted(train, histgen, tmp_path):
+def test_clam_bags_and_cases_of_several_slides_are_used_scored_and_counted(train, histgen, tmp_path):
     bags = write_bags(tmp_path / "bags", "S0", "S1", "S2", "S3", "V0", "T0", "T1", "T2", "other_encoder/S0")
     annotation = write_annotation(
         tmp_path / "a.json",
@@ -83,7 +83,7 @@ def test_bags_of_clam_and_cases_of_several_slides_are_trained_on_scored_and_coun
 
 
 @pytest.mark.parametrize(
-    ("splits", "code", "said"),
+    ("splits", "code", "message"),
     [
         (
             {"train": {"S0": [], **{f"Z{i}": [] for i in range(9)}}},
@@ -97,14 +97,14 @@ def test_bags_of_clam_and_cases_of_several_slides_are_trained_on_scored_and_coun
     ],
     ids=["nine of ten missing", "dots", "one slide in two splits", "one id in two splits", "two sets"],
 )
-def test_what_cannot_be_meant_ends_before_any_training(train, tmp_path, splits, code, said):
+def test_invalid_annotations_are_refused_before_training(train, tmp_path, splits, code, message):
     bags = write_bags(tmp_path / "bags", "S0", "V0", "P1", "uni/D", "conch/D")
     status, _, err = train(write_annotation(tmp_path / "a.json", **splits, val={"V0": []}), bags)
-    assert (status, code in err, said in err) == (65, True, True), err
+    assert (status, code in err, message in err) == (65, True, True), err
     assert not (tmp_path / "model").exists()
 
 
-def test_few_reports_and_the_published_words_are_refused_with_the_cure(histgen, tmp_path):
+def test_too_few_reports_for_the_published_vocabulary_are_refused_with_a_hint(histgen, tmp_path):
     bags = write_bags(tmp_path / "bags", "S0", "V0")
     annotation = write_annotation(tmp_path / "a.json", train={"S0": []}, val={"V0": []})
     arguments = ("--annotation", annotation, "--bags", bags, "--out", tmp_path / "model")
@@ -122,7 +122,7 @@ def test_an_evaluation_of_a_tenth_of_a_split_is_refused(histgen, model_dir, tmp_
 
 
 @pytest.mark.parametrize("case_id", ["../secret", "/etc/secret"])
-def test_an_id_of_an_annotation_reads_no_truth_elsewhere(histgen, model_dir, tmp_path, case_id):
+def test_an_id_cannot_reach_truth_files_outside_the_folder(histgen, model_dir, tmp_path, case_id):
     bags = write_bags(tmp_path / "bags", "T0")
     (tmp_path / "truth").mkdir()
     (tmp_path / "secret.json").write_text("no JSON: reading it would be an error")
@@ -151,7 +151,7 @@ def test_an_id_of_an_annotation_reads_no_truth_elsewhere(histgen, model_dir, tmp
         ("bom", ""),
     ],
 )
-def test_the_shared_annotations_get_their_answers(train, shared_dir, name, answer):
+def test_the_shared_annotations_give_the_expected_results(train, shared_dir, name, answer):
     folder = shared_dir / "cases" / "annotation"
     code, out, err = train(folder / f"{name}.json", folder / "bags")
     assert code == (65 if answer else 0)

@@ -27,7 +27,7 @@ def write_h5(path: Path, seed: int = 0, width: int = 16, coords: np.ndarray = CO
 
 @pytest.fixture
 def report(histgen, model_dir, tmp_path):
-    """Report bags into tmp_path/inner/out; returns exit code and what --json said."""
+    """Report bags into tmp_path/inner/out; return the exit code and the --json output."""
 
     def call(*bags, model=model_dir, options=()):
         code, out, _ = histgen(
@@ -39,39 +39,39 @@ def report(histgen, model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "/x/y", "..\\x", "a\nb", "n" * 300])
-def test_no_name_inside_a_bag_leads_out_of_the_results_folder(report, tmp_path, name):
+def test_no_name_inside_a_bag_leads_outside_the_results_folder(report, tmp_path, name):
     name = str(tmp_path / "absolute") if name == "/x/y" else name
     bag = write_h5(tmp_path / "bags" / "bag.h5", name=name, **SIZE)
-    code, said = report(bag)
+    code, output = report(bag)
     assert code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bags", "inner"]
     assert [path.name for path in (tmp_path / "inner").iterdir()] == ["out"]
     [folder] = (tmp_path / "inner" / "out").iterdir()
-    assert said["drafts"][0]["files"]["json"] == str(folder / "draft.json")
+    assert output["drafts"][0]["files"]["json"] == str(folder / "draft.json")
     assert read_bag(folder / "bag.parquet").slide_id == folder.name
 
 
-def test_two_bags_of_one_name_are_never_written_into_one_folder(report, tmp_path):
+def test_two_bags_with_the_same_name_never_share_a_folder(report, tmp_path):
     bags = [write_h5(tmp_path / part / "S0.h5", seed, **SIZE) for seed, part in enumerate("ab")]
-    code, said = report(*bags)
+    code, output = report(*bags)
     assert code == 1
-    assert [error["code"] for error in said["errors"]] == ["output-other-slide"]
-    code, said = report(bags[1])  # by itself, later
-    assert (code, said["errors"][0]["code"]) == (65, "output-other-slide")
+    assert [error["code"] for error in output["errors"]] == ["output-other-slide"]
+    code, output = report(bags[1])  # by itself, later
+    assert (code, output["errors"][0]["code"]) == (65, "output-other-slide")
     assert report(bags[0])[1]["drafts"][0]["status"] == "unchanged"
     assert report(bags[1], options=["--overwrite"])[0] == 0
 
 
-def test_not_even_overwriting_lets_two_inputs_of_one_command_share_a_folder(report, tmp_path):
+def test_even_with_overwrite_two_inputs_never_share_a_folder(report, tmp_path):
     bags = [write_h5(tmp_path / f"{name}.h5", 1, name="one", **SIZE) for name in ("a", "b")]
-    code, said = report(*bags, options=["--overwrite"])
-    assert (code, len(said["drafts"]), said["errors"][0]["code"]) == (1, 1, "output-other-slide")
+    code, output = report(*bags, options=["--overwrite"])
+    assert (code, len(output["drafts"]), output["errors"][0]["code"]) == (1, 1, "output-other-slide")
 
 
-def test_names_that_are_alike_once_safe_do_not_share_a_folder(report, tmp_path):
+def test_names_that_become_equal_when_made_safe_do_not_share_a_folder(report, tmp_path):
     bags = [write_h5(tmp_path / f"{i}.h5", i, name=name, **SIZE) for i, name in enumerate(["a b", "a/b"])]
-    code, said = report(*bags)
-    assert (code, len(said["drafts"]), said["errors"][0]["code"]) == (1, 1, "output-other-slide")
+    code, output = report(*bags)
+    assert (code, len(output["drafts"]), output["errors"][0]["code"]) == (1, 1, "output-other-slide")
 
 
 @pytest.mark.parametrize(
@@ -79,41 +79,41 @@ def test_names_that_are_alike_once_safe_do_not_share_a_folder(report, tmp_path):
     [{}, {"level0_width": 5000}, {"patch_size": 256, "patch_level": 1, "downsample": np.array([2.0, 2.0])}],
     ids=["nothing", "half a size", "level and size of tiles"],
 )
-def test_a_bag_without_the_slides_size_has_a_draft_and_no_map(report, tmp_path, attributes):
-    code, said = report(write_h5(tmp_path / "clam.h5", **attributes))
+def test_a_bag_without_the_slide_size_gets_a_draft_without_a_map(report, tmp_path, attributes):
+    code, output = report(write_h5(tmp_path / "clam.h5", **attributes))
     assert code == 0
-    record = json.loads(Path(said["drafts"][0]["files"]["json"]).read_text())
-    page = Path(said["drafts"][0]["files"]["html"]).read_text()
+    record = json.loads(Path(output["drafts"][0]["files"]["json"]).read_text())
+    page = Path(output["drafts"][0]["files"]["html"]).read_text()
     assert record["provenance"]["slide"]["size_px"] is None
     assert 'class="stage"' not in page
     assert "There is no map" in page
 
 
 def test_tiles_that_begin_before_the_scan_are_on_the_map(report, tmp_path):
-    code, said = report(write_h5(tmp_path / "edge.h5", coords=COORDS - 300, **SIZE))
+    code, output = report(write_h5(tmp_path / "edge.h5", coords=COORDS - 300, **SIZE))
     assert code == 0
-    assert 'class="stage"' in Path(said["drafts"][0]["files"]["html"]).read_text()
+    assert 'class="stage"' in Path(output["drafts"][0]["files"]["html"]).read_text()
 
 
-def test_features_of_another_width_name_both(report, tmp_path):
-    code, said = report(write_h5(tmp_path / "wide.h5", width=24, **SIZE))
-    assert (code, said["errors"][0]["code"]) == (65, "bag-other-encoder")
-    assert "24" in said["errors"][0]["message"]
-    assert "16" in said["errors"][0]["message"]
+def test_features_of_another_width_are_refused_naming_both_widths(report, tmp_path):
+    code, output = report(write_h5(tmp_path / "wide.h5", width=24, **SIZE))
+    assert (code, output["errors"][0]["code"]) == (65, "bag-other-encoder")
+    assert "24" in output["errors"][0]["message"]
+    assert "16" in output["errors"][0]["message"]
 
 
-def test_an_encoder_of_another_name_is_another_encoder(report, own_model_dir, tmp_path):
-    """Files of other tools state no digest: there the name has to tell."""
+def test_an_encoder_with_another_name_is_another_encoder(report, own_model_dir, tmp_path):
+    """Files of other tools state no digest, so the name decides."""
     bag = write_h5(tmp_path / "named.h5", encoder="uni_v1", **SIZE)
     assert report(bag, model=own_model_dir)[1]["errors"][0]["code"] == "bag-other-encoder"
     update_config(own_model_dir, encoder={"name": "uni_v1", "sha256": "", "dim": 16})
     assert report(bag, model=own_model_dir)[0] == 0
 
 
-def test_a_model_that_nobody_calibrated_states_no_confidence(histgen, report, own_model_dir, tmp_path):
+def test_an_uncalibrated_model_states_no_confidence(histgen, report, own_model_dir, tmp_path):
     update_config(own_model_dir, calibration={}, abstention={})
-    code, said = report(write_h5(tmp_path / "a.h5", **SIZE), model=own_model_dir)
-    draft = said["drafts"][0]
+    code, output = report(write_h5(tmp_path / "a.h5", **SIZE), model=own_model_dir)
+    draft = output["drafts"][0]
     assert (code, draft["abstained"], draft["confidence"], draft["calibrated"]) == (0, False, None, False)
     record = json.loads(Path(draft["files"]["json"]).read_text())
     assert record["calibrated"] is False
@@ -130,14 +130,14 @@ def test_a_model_that_nobody_calibrated_states_no_confidence(histgen, report, ow
     assert "0.00" not in out
 
 
-def test_a_model_that_wants_a_confidence_it_cannot_state_abstains(report, own_model_dir, tmp_path):
+def test_a_model_that_requires_a_confidence_but_has_none_abstains(report, own_model_dir, tmp_path):
     update_config(own_model_dir, calibration={}, abstention={"threshold": 0.5})
     draft = report(write_h5(tmp_path / "a.h5", **SIZE), model=own_model_dir)[1]["drafts"][0]
     assert (draft["abstained"], draft["confidence"]) == (True, None)
     assert "cannot state its own" in Path(draft["files"]["text"]).read_text().replace("\n", " ")
 
 
-def test_the_shared_cases_of_feature_files_are_drafted_inside(histgen, tmp_path, shared_dir):
+def test_the_shared_feature_files_are_drafted_inside_the_results_folder(histgen, tmp_path, shared_dir):
     cases = [
         shared_dir / "cases" / "h5-name-escapes" / "dots.h5",
         shared_dir / "cases" / "clam-h5-crash" / "clam.h5",

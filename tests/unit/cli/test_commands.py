@@ -1,4 +1,4 @@
-"""The commands in this process: what they print, how they leave, what they need."""
+"""The commands, run in this process: what they print, how they exit, what they need."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_command_line_and_its_help_are_light():
 
 
 def test_reporting_needs_no_torch(model_dir, slide_path, tmp_path):
-    """The base install has no torch: a run that cannot import it goes through."""
+    """The base install has no torch: a run that cannot import it succeeds."""
     code = f"""
 import sys
 for name in ("torch", "onnx", "timm", "tensorboard"):
@@ -79,7 +79,7 @@ def test_version(histgen):
 @pytest.mark.parametrize(
     "arguments", [["report"], ["report", "x.svs"], ["nonsense"], ["synth", "--count", "many"]]
 )
-def test_wrong_usage_leaves_with_2_and_points_at_help(histgen, arguments):
+def test_wrong_usage_exits_with_2_and_points_to_help(histgen, arguments):
     code, _, err = histgen(*arguments)
 
     assert code == 2
@@ -87,7 +87,7 @@ def test_wrong_usage_leaves_with_2_and_points_at_help(histgen, arguments):
     assert "--help" in err
 
 
-def test_report_prints_the_draft_and_where_it_is(histgen, model_dir, slide_path, tmp_path):
+def test_report_prints_the_draft_and_its_path(histgen, model_dir, slide_path, tmp_path):
     code, out, _ = histgen("report", slide_path, "--out", tmp_path, "--model", model_dir)
 
     assert code == 0
@@ -106,7 +106,7 @@ def test_report_json_is_one_document_and_nothing_else(histgen, model_dir, slide_
     assert json.loads(histgen(*arguments)[1])["drafts"][0]["status"] == "unchanged"
 
 
-def test_bag_goes_with_one_slide_only(histgen, model_dir, slide_path, tmp_path):
+def test_bag_works_with_one_slide_only(histgen, model_dir, slide_path, tmp_path):
     _, _, err = histgen(
         "report",
         slide_path,
@@ -122,7 +122,7 @@ def test_bag_goes_with_one_slide_only(histgen, model_dir, slide_path, tmp_path):
     assert "error[bag-one-slide]" in err
 
 
-def test_tiles_draws_what_would_be_read(histgen, slide_path, tmp_path):
+def test_tiles_draws_the_tiles_that_would_be_read(histgen, slide_path, tmp_path):
     code, out, _ = histgen("tiles", slide_path, "--out", tmp_path, "--tile-mpp", 1, "--json")
     facts = json.loads(out)["slides"][0]
 
@@ -143,7 +143,7 @@ def test_tiles_never_draws_two_slides_into_one_picture(histgen, slide_path, tmp_
     assert len(json.loads(out)["slides"]) == 1
 
 
-def test_tiles_goes_on_past_a_bad_slide(histgen, slide_path, tmp_path):
+def test_tiles_continues_past_a_bad_slide(histgen, slide_path, tmp_path):
     bad = tmp_path / "bad.svs"
     bad.write_text("no")
     code, out, err = histgen("tiles", bad, slide_path, "--out", tmp_path)
@@ -153,14 +153,14 @@ def test_tiles_goes_on_past_a_bad_slide(histgen, slide_path, tmp_path):
     assert "sound" in out
 
 
-def test_tiles_refuses_impossible_settings(histgen, slide_path, tmp_path):
+def test_tiles_refuses_invalid_settings(histgen, slide_path, tmp_path):
     code, _, err = histgen("tiles", slide_path, "--out", tmp_path, "--tile-px", 3)
 
     assert code == 65
     assert "error[tiling-settings-invalid]" in err
 
 
-def test_model_info_says_what_it_is(histgen, model_dir):
+def test_model_info_describes_the_model(histgen, model_dir):
     code, out, _ = histgen("model", "info", model_dir, "--json")
     facts = json.loads(out)
 
@@ -174,7 +174,7 @@ def test_model_info_says_what_it_is(histgen, model_dir):
     assert "synthetic slides only" in histgen("model", "info", model_dir)[1]
 
 
-def test_doctor_passes_a_sound_installation(histgen, model_dir, tmp_path):
+def test_doctor_passes_a_working_installation(histgen, model_dir, tmp_path):
     code, out, _ = histgen("doctor", "--model", model_dir, "--out", tmp_path, "--json")
     content = json.loads(out)
     found = {check["name"]: check["status"] for check in content["checks"]}
@@ -194,7 +194,7 @@ def test_doctor_names_the_fix_for_a_damaged_model(histgen, own_model_dir):
     assert checks["model run"]["fix"]
 
 
-def test_doctor_notices_weights_that_config_json_does_not_mean(histgen, own_model_dir):
+def test_doctor_notices_weights_that_config_json_does_not_name(histgen, own_model_dir):
     path = own_model_dir / "tile_encoder.safetensors"
     path.write_bytes(path.read_bytes() + b" ")
     checks = json.loads(histgen("doctor", "--model", own_model_dir, "--json")[1])["checks"]
@@ -202,7 +202,7 @@ def test_doctor_notices_weights_that_config_json_does_not_mean(histgen, own_mode
     assert next(check for check in checks if check["name"] == "model")["status"] == "fail"
 
 
-def test_commands_that_need_torch_say_so_without_it(histgen, monkeypatch, tmp_path):
+def test_commands_that_need_torch_report_when_it_is_missing(histgen, monkeypatch, tmp_path):
     monkeypatch.setattr("histgen_lib.cli.options.find_spec", lambda name: None)
     code, _, err = histgen("train", "--annotation", "a.json", "--bags", tmp_path, "--out", tmp_path)
 
@@ -210,7 +210,7 @@ def test_commands_that_need_torch_say_so_without_it(histgen, monkeypatch, tmp_pa
     assert err.startswith("error[extra-train-missing]:")
 
 
-def test_training_wants_bags_or_slides(histgen, tmp_path):
+def test_training_needs_bags_or_slides(histgen, tmp_path):
     code, _, err = histgen("train", "--annotation", "a.json", "--out", tmp_path)
 
     assert code == 65
@@ -268,14 +268,14 @@ def test_a_folder_stands_for_its_slides_and_a_glob_for_its_matches(tmp_path):
     assert expand([str(tmp_path / "dicom")]) == [tmp_path / "dicom"]
 
 
-def test_slides_that_lie_among_dicom_files_are_found_beside_them(tmp_path):
+def test_slides_among_dicom_files_are_found_too(tmp_path):
     for name in ("a.svs", "one.dcm", "two.dcm"):
         (tmp_path / name).touch()
 
     assert expand([str(tmp_path)]) == [tmp_path, tmp_path / "a.svs"]
 
 
-def test_a_folder_stands_for_what_lies_below_it_too_and_the_rest_is_said(tmp_path, capsys):
+def test_a_folder_includes_its_subfolders_and_the_rest_is_reported(tmp_path, capsys):
     for name in ("2026/01/a.svs", "2026/02/deep/b.tif", "2026/notes.txt", ".git/c.svs"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -283,13 +283,13 @@ def test_a_folder_stands_for_what_lies_below_it_too_and_the_rest_is_said(tmp_pat
     names = [path.relative_to(tmp_path).as_posix() for path in expand([str(tmp_path)])]
 
     assert names == ["2026/01/a.svs", "2026/02/deep/b.tif"]
-    said = capsys.readouterr().err
-    assert "3 left out" in said
+    messages = capsys.readouterr().err
+    assert "3 left out" in messages
     for name in ("notes.txt", ".git", "circle"):
-        assert name in said
+        assert name in messages
 
 
-def test_a_folder_of_dicom_files_that_are_not_called_so_is_a_slide(tmp_path):
+def test_a_folder_of_dicom_files_without_suffix_is_a_slide(tmp_path):
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "IM0002").write_bytes(bytes(128) + b"DICM")
 
@@ -297,9 +297,7 @@ def test_a_folder_of_dicom_files_that_are_not_called_so_is_a_slide(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["report", "tiles", "encode", "submit"])
-def test_a_folder_without_slides_is_an_error_that_says_what_was_looked_for(
-    histgen, monkeypatch, tmp_path, command
-):
+def test_a_folder_without_slides_is_an_error_that_lists_the_suffixes(histgen, monkeypatch, tmp_path, command):
     pytest.importorskip("torch") if command == "encode" else None
     for name, value in (("STORE", f"file:{tmp_path / 'o'}"), ("GATEWAY", "http://127.0.0.1:9")):
         monkeypatch.setenv(f"HISTGEN_{name}", value)
@@ -322,8 +320,8 @@ def test_a_glob_without_a_match_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["report", "tiles", "encode", "submit"])
-def test_an_empty_name_is_not_all_that_lies_here(histgen, slide_path, tmp_path, monkeypatch, command):
-    """`histgen submit "$SLIDE"` with a variable that is not set."""
+def test_an_empty_argument_is_not_the_current_folder(histgen, slide_path, tmp_path, monkeypatch, command):
+    """As in `histgen submit "$SLIDE"` with an unset variable."""
     monkeypatch.chdir(slide_path.parent)
     stated = ("--store", f"file:{tmp_path}", "--gateway", "http://127.0.0.1:9")
     code, _, err = histgen(command, "", *(stated if command == "submit" else ("--out", tmp_path)))
@@ -332,14 +330,14 @@ def test_an_empty_name_is_not_all_that_lies_here(histgen, slide_path, tmp_path, 
 
 @pytest.mark.parametrize("mpp", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("command", ["report", "tiles", "submit"])
-def test_a_scale_that_is_no_number_is_wrong_usage(histgen, tmp_path, command, mpp):
+def test_a_resolution_that_is_not_a_number_is_wrong_usage(histgen, tmp_path, command, mpp):
     code, _, err = histgen(
         command, "a.svs", "--mpp", mpp, *(() if command == "submit" else ("--out", tmp_path))
     )
     assert (code, f"{mpp} is not a resolution" in err) == (2, True)
 
 
-def test_synth_writes_slides_and_says_where(histgen, tmp_path):
+def test_synth_writes_slides_and_prints_where(histgen, tmp_path):
     code, out, _ = histgen("synth", "--count", 1, "--seed", 5, "--out", tmp_path, "--workers", 1, "--json")
     content = json.loads(out)
 
@@ -350,7 +348,7 @@ def test_synth_writes_slides_and_says_where(histgen, tmp_path):
 
 @pytest.fixture
 def official(shared_dir, tmp_path) -> list[object]:
-    """Import the weights trained with the authors' code: these arguments, and a vocabulary made to fit."""
+    """Return arguments that import weights trained with the authors' code, with a matching vocabulary."""
     words = [f"w{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(299)]
     case = {"id": "a", "report": " ".join(words * 10), "image_path": ["a.svs"]}
     annotation = tmp_path / "annotation.json"
@@ -376,7 +374,7 @@ def test_published_weights_become_a_model_that_drafts_from_their_bags(histgen, o
     )
 
 
-def test_weights_and_another_vocabulary_are_not_put_together(histgen, official, tmp_path):
+def test_weights_and_another_vocabulary_are_refused(histgen, official, tmp_path):
     code, _, err = histgen(*official, "--out", tmp_path / "model", "--threshold", 11)
 
     assert code == 65
@@ -384,8 +382,8 @@ def test_weights_and_another_vocabulary_are_not_put_together(histgen, official, 
     assert not (tmp_path / "model").exists()
 
 
-def test_sizes_that_published_weights_do_not_tell_are_asked_for(histgen, official, tmp_path):
-    """Nothing is guessed: a wrong size would load, and draft nonsense."""
+def test_sizes_that_published_weights_do_not_reveal_must_be_given(histgen, official, tmp_path):
+    """Nothing is guessed: a wrong size would load but draft nonsense."""
     for option in ("--num-heads", "--topk"):
         del official[official.index(option) : official.index(option) + 2]
     code, _, err = histgen(*official, "--out", tmp_path / "model")

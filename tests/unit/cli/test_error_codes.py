@@ -1,4 +1,4 @@
-"""docs/errors.md lists every code that the source can raise, and no other."""
+"""docs/errors.md lists every code that the source can raise, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ERRORS = {"TransientError", "InvalidInputError", "FatalError", "Failure", "_refu
 
 
 def _raised() -> set[str]:
-    """Find codes given first to an error, and those of csv_pairs._bad, which puts a prefix before them."""
+    """Find codes passed first to an error, and those of csv_pairs._bad, which adds a prefix."""
     found = {"usage"}
     for path in (path for room in ("histgen_lib", "services") for path in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -31,11 +31,11 @@ def _documented() -> set[str]:
     return {code for cell in cells for code in re.findall(r"`([^`]+)`", cell)} | {"usage", "internal-error"}
 
 
-def test_every_code_is_documented():
+def test_every_error_code_is_documented():
     assert sorted(_raised() - _documented()) == []
 
 
-def test_no_code_is_documented_that_nothing_raises():
+def test_every_documented_code_can_be_raised():
     assert sorted(_documented() - _raised()) == []
 
 

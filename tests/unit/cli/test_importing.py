@@ -1,4 +1,4 @@
-"""The vocabulary of an imported model is the one that the authors' training counted."""
+"""The vocabulary of an imported model is the one counted in the authors' training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_words_are_counted_in_the_training_split_only(source: OfficialSource, tm
     assert (model.histgen.vocab_size, model.name, model.synthetic) == (4, "official", False)
 
 
-def test_another_vocabulary_than_the_weights_know_is_refused(source: OfficialSource, tmp_path: Path) -> None:
+def test_a_vocabulary_other_than_the_weights_is_refused(source: OfficialSource, tmp_path: Path) -> None:
     source.annotation.write_text(json.dumps({"train": [*TRAIN, *OTHERS], "val": [], "test": []}))
     with pytest.raises(InvalidInputError, match="have 4 words, the annotation 6") as caught:
         import_weights(source, tmp_path / "model", "official")
@@ -51,7 +51,7 @@ def test_another_vocabulary_than_the_weights_know_is_refused(source: OfficialSou
     assert not (tmp_path / "model").exists()
 
 
-def test_a_folder_with_something_in_it_is_left_alone(source: OfficialSource, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_left_untouched(source: OfficialSource, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "kept").write_text("mine")
     with pytest.raises(InvalidInputError) as caught:
@@ -77,7 +77,7 @@ def test_a_failed_export_leaves_nothing_behind(
     assert [path.name for path in places.rglob("*")] == (["model"] if there else [])
 
 
-def test_an_empty_folder_may_become_the_model(source: OfficialSource, tmp_path: Path) -> None:
+def test_an_empty_folder_can_become_the_model(source: OfficialSource, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     model = import_weights(source, tmp_path / "model", "official")
     assert (model.path, model.name) == (tmp_path / "model", "official")

@@ -1,4 +1,4 @@
-"""`histgen model measure` leaves its figures where the pipeline finds them."""
+"""`histgen model measure` writes its figures where the pipeline finds them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _case(slide: int, field: str, *, hit: bool) -> EvidenceCase:
 
 @pytest.fixture
 def measure(histgen, own_model_dir, monkeypatch):
-    """Measure a model on drafts that are made up; returns the exit code and what was printed."""
+    """Measure a model on fabricated drafts; return the exit code and the output."""
 
     def call(cases, *options):
         monkeypatch.setattr(scoring, "run_model", lambda run: ModelDrafts([], [], cases, run, MatchedCases()))
@@ -32,7 +32,7 @@ def measure(histgen, own_model_dir, monkeypatch):
     return call
 
 
-def test_figures_are_kept_with_the_model_and_decide_what_its_drafts_show(measure, own_model_dir):
+def test_figures_are_stored_in_the_model_and_decide_what_its_drafts_show(measure, own_model_dir):
     cases = [_case(n, "grade", hit=True) for n in range(12)] + [
         _case(n, "necrosis", hit=n == 0) for n in range(9)
     ]
@@ -52,7 +52,7 @@ def test_figures_are_kept_with_the_model_and_decide_what_its_drafts_show(measure
     assert after.folder.digest != digest, "other drafts come of it: to the store it is another model"
 
 
-def test_a_person_reads_what_was_measured(measure):
+def test_the_measured_figures_are_printed(measure):
     _, out, _ = measure([_case(n, "mitotic_score", hit=n == 0) for n in range(9)])
 
     assert "mitotic score" in out

@@ -1,4 +1,4 @@
-"""Slides that are no files, and names to which nothing can be added, on every command that takes slides."""
+"""Slides that are not files, and names of maximum length, for every command that takes slides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LONGEST = "n" * 251 + ".tif"
-"""As many bytes as a name may have."""
+"""The most bytes a file name can have."""
 
 
 def command(name: str, slides: list[Path], out: Path, model_dir: Path) -> list[object]:
@@ -18,7 +18,7 @@ def command(name: str, slides: list[Path], out: Path, model_dir: Path) -> list[o
 
 
 @pytest.mark.parametrize("name", ["report", "tiles", "encode"])
-def test_a_pipe_or_device_ends_at_once_and_is_named_for_what_it_is(histgen, model_dir, tmp_path, name):
+def test_a_pipe_or_device_is_refused_at_once_for_what_it_is(histgen, model_dir, tmp_path, name):
     os.mkfifo(tmp_path / "pipe.svs")
     (tmp_path / "zero.svs").symlink_to("/dev/zero")
     slides = [tmp_path / "pipe.svs", tmp_path / "zero.svs"]
@@ -30,7 +30,7 @@ def test_a_pipe_or_device_ends_at_once_and_is_named_for_what_it_is(histgen, mode
 
 
 @pytest.mark.parametrize("name", ["report", "tiles", "encode"])
-def test_the_longest_name_there_is_is_a_name_like_others(histgen, model_dir, slide_path, tmp_path, name):
+def test_the_longest_possible_name_works_like_any_other(histgen, model_dir, slide_path, tmp_path, name):
     slide = Path(shutil.copy(slide_path, tmp_path / LONGEST))
     code, _, err = histgen(*command(name, [slide], tmp_path / "out", model_dir))
 
@@ -38,8 +38,8 @@ def test_the_longest_name_there_is_is_a_name_like_others(histgen, model_dir, sli
 
 
 @pytest.mark.parametrize("name", ["report", "tiles", "encode"])
-def test_a_terminal_obeys_no_name(histgen, model_dir, slide_path, tmp_path, name):
-    """Neither one that is drafted nor one that fails, in what is said of it or in the summary."""
+def test_slide_names_cannot_control_the_terminal(histgen, model_dir, slide_path, tmp_path, name):
+    """Neither a drafted slide's name nor a failed one's, in its messages or in the summary."""
     good = Path(shutil.copy(slide_path, tmp_path / "a\x1b[31m\nb[bold].tif"))
     bad = tmp_path / "c\x1b[31m\nd[bold].svs"
     bad.write_text("no slide")

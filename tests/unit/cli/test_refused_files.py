@@ -30,7 +30,7 @@ def test_a_results_folder_that_cannot_be_is_refused_before_any_work(histgen, arg
     code, out, err = histgen(*arguments, "--out", tmp_path / place, "--json")
 
     assert code == 78
-    assert err.startswith("error[output-unwritable]: Nothing can be written to")
+    assert err.startswith("error[output-unwritable]: Cannot write to")
     assert json.loads(out)["error"]["hint"]
     assert (tmp_path / "file").read_text() == "mine"
 

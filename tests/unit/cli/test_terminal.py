@@ -1,4 +1,4 @@
-"""Names and texts that others chose are shown on the terminal, and never obeyed by it."""
+"""Names and texts from others are shown on the terminal and cannot control it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hostile_table():
 @pytest.mark.parametrize(
     "shown", [HOSTILE, Text(HOSTILE), Rule(HOSTILE), hostile_table()], ids=lambda shown: type(shown).__name__
 )
-def test_control_characters_of_a_text_are_replaced_wherever_it_stands(shown):
+def test_control_characters_in_text_are_replaced_everywhere(shown):
     file = io.StringIO()
     console = PlainConsole(file=file, width=100, force_terminal=True, color_system=None)
     console.print(shown)
@@ -36,16 +36,16 @@ def test_control_characters_of_a_text_are_replaced_wherever_it_stands(shown):
     assert "\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}2J" in written
 
 
-def test_json_holds_no_sign_that_a_terminal_obeys_and_means_the_same(capsys):
-    told = {HOSTILE: [f"é{chr(code)}" for code in (*range(0x20), *range(0x7F, 0xA1), 0x2066, 0xDC9B)]}
-    emit_json(told)
+def test_json_has_no_control_characters_and_keeps_its_meaning(capsys):
+    content = {HOSTILE: [f"é{chr(code)}" for code in (*range(0x20), *range(0x7F, 0xA1), 0x2066, 0xDC9B)]}
+    emit_json(content)
     printed = capsys.readouterr().out
-    assert json.loads(printed) == told
+    assert json.loads(printed) == content
     assert "é" in printed
     assert [sign for sign in printed if not sign.isprintable() and sign not in "\n\xa0"] == []
 
 
-def test_colours_and_lines_of_our_own_stay():
+def test_our_own_colours_and_line_breaks_are_kept():
     file = io.StringIO()
     console = PlainConsole(file=file, width=100, force_terminal=True, color_system="standard")
     console.print("one\ntwo\tthree", style="red")
@@ -53,7 +53,7 @@ def test_colours_and_lines_of_our_own_stay():
     assert file.getvalue().count("\n") == 2
 
 
-def test_a_name_in_brackets_is_no_markup_of_the_bar(monkeypatch):
+def test_a_name_in_brackets_is_not_markup_in_the_bar(monkeypatch):
     file = io.StringIO()
     console = PlainConsole(file=file, width=100, force_terminal=True, color_system=None)
     monkeypatch.setattr(progress, "err", lambda: console)
@@ -63,7 +63,7 @@ def test_a_name_in_brackets_is_no_markup_of_the_bar(monkeypatch):
     assert "[red].svs" in file.getvalue()
 
 
-def test_what_a_bad_file_is_called_is_shown_as_text(histgen, tmp_path):
+def test_the_name_of_a_bad_file_is_shown_as_text(histgen, tmp_path):
     names = [b"a\x1b[31m.h5", b"b\xc2\x9b2J.h5"]
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(b"no bag")

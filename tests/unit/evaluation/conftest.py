@@ -1,4 +1,4 @@
-"""Word soup that has broken scorers before, and a stand-in `java` for failures."""
+"""Word soup that has broken scorers before, and a fake `java` for failures."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def soup() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def fake_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a `java` with the given shell script in front of everything else on PATH."""
+    """Put a `java` with a given shell script first on PATH."""
 
     def install(script: str) -> None:
         program = tmp_path / "bin" / "java"

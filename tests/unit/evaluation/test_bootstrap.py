@@ -1,4 +1,4 @@
-"""Intervals: seeded, from whole slides, the same as computing the metric anew on each resample."""
+"""Intervals: seeded, over whole slides, equal to recomputing the metric on each resample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from histgen_lib.evaluation.captions import (
 SOUP = 80
 
 
-def test_an_interval_is_what_recomputing_bleu_on_every_resample_gives(soup: list[tuple[str, str]]) -> None:
+def test_an_interval_equals_recomputing_bleu_on_every_resample(soup: list[tuple[str, str]]) -> None:
     references, predictions = (np.array(side, dtype=object) for side in zip(*soup[:SOUP], strict=True))
     statistic = additive(BLEU_NAMES, bleu_statistics(references, predictions), bleu_from_totals)
     found = estimate([statistic], SOUP, resamples=50, seed=3)["BLEU_2"]
@@ -57,7 +57,7 @@ def _chunks(values: np.ndarray) -> list[np.ndarray]:
     return seen[1:]
 
 
-def test_a_metric_that_never_varies_has_an_interval_of_no_width() -> None:
+def test_a_constant_metric_has_an_interval_of_zero_width() -> None:
     found = estimate([mean(["x"], np.ones((10, 1)))], 10, resamples=100)["x"]
     assert (found.value, found.low, found.high) == (1, 1, 1)
 
@@ -69,19 +69,19 @@ def test_without_resamples_or_with_one_slide_there_is_no_interval() -> None:
         assert found.to_dict() == {"value": 1.0, "low": None, "high": None}
 
 
-def test_a_mean_over_no_slides_is_not_a_number_and_not_zero() -> None:
+def test_a_mean_over_no_slides_is_nan_and_not_zero() -> None:
     counted = np.array([[True, False], [True, False]])
     found = estimate([mean(["some", "none"], np.ones((2, 2)), counted)], 2, resamples=20)
     assert found["some"] == Estimate(1.0, 1.0, 1.0)
     assert found["none"].to_dict() == {"value": None, "low": None, "high": None}
 
 
-def test_meteor_of_a_perfect_corpus_is_one_and_of_nothing_zero() -> None:
+def test_meteor_is_one_for_a_perfect_corpus_and_zero_for_an_empty_one() -> None:
     perfect = np.zeros((2, STATISTICS))
     perfect[:, [0, 1, 4, 5, 20, 21, 22]] = [5, 5, 5, 5, 1, 5, 5]
     assert meteor_from_totals(meteor_counts(perfect).sum(0, keepdims=True)) == pytest.approx(1)
     assert meteor_from_totals(np.zeros((1, STATISTICS))) == 0
 
 
-def test_an_estimate_writes_what_is_not_a_number_as_null() -> None:
+def test_an_estimate_writes_nan_as_null() -> None:
     assert Estimate(math.inf).to_dict() == {"value": None, "low": None, "high": None}

@@ -26,7 +26,7 @@ def test_known_errors() -> None:
     assert found.brier.value == pytest.approx((0.05**2 + 0.95**2 + 2 * 0.15**2) / 4)
 
 
-def test_perfectly_sure_and_right_has_no_error_and_lies_in_the_last_bin() -> None:
+def test_certain_and_right_has_no_error_and_falls_in_the_last_bin() -> None:
     found = calibrate(_outcomes([(1.0, True)] * 5), bootstrap=50)
     assert found.expected_calibration_error.value == found.brier.value == found.brier.high == 0
     assert [row.count for row in found.bins] == [0] * 9 + [5]
@@ -62,7 +62,7 @@ def test_intervals_resample_slides_so_that_repeated_sentences_do_not_narrow_them
     assert (same.low, same.high) == pytest.approx((wide.low, wide.high))
 
 
-def test_risk_falls_as_the_unsure_are_left_out_and_ties_go_together() -> None:
+def test_risk_falls_as_uncertain_outcomes_are_left_out_and_ties_stay_together() -> None:
     found = risk_coverage(_outcomes([(0.9, True), (0.7, True), (0.7, False), (0.1, False)]))
     assert found.thresholds == (0.9, 0.7, 0.1)
     assert found.coverage == (0.25, 0.75, 1.0)
@@ -70,7 +70,7 @@ def test_risk_falls_as_the_unsure_are_left_out_and_ties_go_together() -> None:
     assert found.area.value == pytest.approx(0.5 * (1 / 3) + 0.25 * 0.5)
 
 
-def test_a_threshold_keeps_as_much_as_the_allowed_risk_permits() -> None:
+def test_the_threshold_keeps_as_much_as_the_risk_allows() -> None:
     found = risk_coverage(_outcomes([(0.9, True), (0.7, True), (0.7, False), (0.1, False)]))
     assert found.threshold_for(0.4) == 0.7
     assert found.threshold_for(0.0) == 0.9

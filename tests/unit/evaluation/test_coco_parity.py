@@ -1,4 +1,4 @@
-"""The same numbers as coco-caption's own Python, on anything: the promise is 1e-4, the tests hold 1e-9."""
+"""Agreement with coco-caption's own Python on any text: the promise is 1e-4, the tests require 1e-9."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def tokenized(sides: tuple[Texts, Texts]) -> tuple[Texts, Texts]:
 
 @pytest.fixture(scope="module")
 def real(shared_dir: Path) -> tuple[Texts, Texts]:
-    """60 real reports on one line each, half of them beside another report of the collection."""
+    """60 real reports on one line each, half of them paired with another report of the collection."""
     splits = json.loads((shared_dir / "reports" / "reg2025_reports.json").read_text())
     reports = sorted({" ".join(row["report"].split()) for rows in splits.values() for row in rows})
     rng = random.Random(7)
@@ -101,12 +101,12 @@ def test_ptb_tokens_equal_coco_captions(sides: tuple[Texts, Texts], tokenized: t
         assert ours == _coco_tokens(texts)
 
 
-def test_ptb_tokens_of_blank_and_many_lined_texts_equal_coco_captions() -> None:
+def test_ptb_tokens_of_blank_and_multiline_texts_equal_coco_captions() -> None:
     texts = ["", "Breast;\n  Benign etc.\n", "", "The END.", "", ""]
     assert ptb_tokenize(texts) == _coco_tokens(texts)
 
 
-def test_ptb_keeps_rows_apart_where_a_text_holds_other_line_breaks() -> None:
+def test_ptb_keeps_rows_apart_if_texts_contain_other_line_breaks() -> None:
     breaks = "\r\n\v\f\u2028\u2029"
     assert ptb_tokenize([f"one{breaks}two", "three"]) == ["one two", "three"]
 
@@ -144,7 +144,7 @@ def test_meteor_reads_line_breaks_as_spaces_and_scores_equal_pairs_alike(counts:
 def test_an_evaluation_reports_coco_captions_numbers(
     real: tuple[Texts, Texts], tokenize: str, coco_meteor: Meteor
 ) -> None:
-    """METEOR takes part in one of the two: its 5 s start-up is the same for both."""
+    """METEOR is in one of the two: its 5 s start-up is the same for both."""
     pairs = [Pair(str(n), r, p) for n, (r, p) in enumerate(zip(*real, strict=True))]
     references, predictions = (_coco_tokens(side) if tokenize == "ptb" else side for side in real)
     ours = evaluate_pairs(pairs, tokenize=tokenize, with_meteor=tokenize == "ptb").metrics

@@ -1,4 +1,4 @@
-"""A predictions file is read cell by cell as written, or refused with a sentence that says what to mend."""
+"""A predictions file is read verbatim, or refused with a message that says what to fix."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_tsv_file_is_separated_by_tabs(tmp_path: Path) -> None:
         "blanks",
     ],
 )
-def test_what_spreadsheets_save_is_read(file: Path, content: bytes) -> None:
+def test_files_saved_by_spreadsheets_are_read(file: Path, content: bytes) -> None:
     assert _read(file, content) == [Pair("1", "a, b", "c")]
 
 
@@ -72,13 +72,13 @@ def test_a_quoted_line_break_does_not_end_a_row_of_semicolons(file: Path) -> Non
     ]
 
 
-def test_commas_in_a_header_of_other_columns_do_not_mislead(file: Path) -> None:
-    """The mark that parts the wanted columns counts, not the one that comes most often."""
+def test_commas_in_other_columns_of_the_header_do_not_mislead(file: Path) -> None:
+    """What counts is the separator of the named columns, not the most frequent one."""
     assert _read(file, b'"a,b,c,d";true;made\nx;r;p\n') == [Pair("1", "r", "p")]
 
 
 @given(texts=st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=5))
-def test_what_is_written_is_read_again_character_by_character(
+def test_written_pairs_are_read_back_verbatim(
     tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "predictions.csv"
@@ -100,7 +100,7 @@ def test_a_very_long_cell_is_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "said"),
+    ("content", "code", "message"),
     [
         (b"", "evaluation-csv-empty", "predictions.csv is empty"),
         (b"\xef\xbb\xbf\n\n", "evaluation-csv-empty", "header line"),
@@ -115,11 +115,11 @@ def test_a_very_long_cell_is_read(file: Path) -> None:
         (b"true,made\na,b\n ,c\n", "evaluation-reference-blank", "1 rows with a blank reference: 2"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_reason(file: Path, content: bytes, code: str, said: str) -> None:
+def test_a_bad_file_is_refused_with_its_reason(file: Path, content: bytes, code: str, message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         _read(file, content)
     assert caught.value.code == code
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.hint
 
 
@@ -148,13 +148,13 @@ def test_blank_references_can_be_kept_or_skipped_but_not_all_skipped(file: Path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_without_its_mark_is_an_encoding_and_not_a_strange_header(file: Path, encoding: str) -> None:
+def test_utf_16_without_a_byte_order_mark_is_an_encoding_error(file: Path, encoding: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         _read(file, "true,made\na,b\n".encode(encoding))
     assert caught.value.code == "evaluation-csv-undecodable"
 
 
-def test_a_file_without_a_header_does_not_have_its_reports_told(file: Path) -> None:
+def test_the_error_for_a_file_without_a_header_quotes_no_report(file: Path) -> None:
     report = "Mrs Example, breast, core needle biopsy: invasive carcinoma of no special type, grade 2"
     with pytest.raises(InvalidInputError) as caught:
         _read(file, ",".join([f'"{report}"'] * 30).encode())
@@ -163,7 +163,7 @@ def test_a_file_without_a_header_does_not_have_its_reports_told(file: Path) -> N
     assert len(str(caught.value)) < 1500
 
 
-def test_a_row_of_blanks_is_no_pair_and_an_id_with_a_blank_no_other_one(file: Path) -> None:
+def test_blank_rows_are_ignored_and_ids_compared_without_blanks(file: Path) -> None:
     assert len(_read(file, b"id,true,made\na,b,c\n , ,\t\n", id_column="id")) == 1
     with pytest.raises(InvalidInputError) as caught:
         _read(file, b"id,true,made\na,b,c\na ,d,e\n", id_column="id")

@@ -58,7 +58,7 @@ def test_the_order_of_rows_changes_no_value() -> None:
         assert backward[name].value == pytest.approx(estimate.value)
 
 
-def test_the_result_is_json_ready_and_the_same_every_time() -> None:
+def test_the_result_is_json_ready_and_reproducible() -> None:
     first, second = (
         json.dumps(_score(PAIRS, bootstrap=20).to_dict(with_cases=True), allow_nan=False) for _ in "ab"
     )
@@ -75,7 +75,7 @@ def test_the_result_is_json_ready_and_the_same_every_time() -> None:
     assert report["cases"][0]["BLEU_4"] == pytest.approx(1)
 
 
-def test_the_notes_say_what_a_reader_must_know() -> None:
+def test_the_notes_tell_what_limits_the_scores() -> None:
     notes = " ".join(_score(PAIRS).notes)
     assert "not comparable with the challenge's leaderboard" in notes
     assert "7 texts contain line breaks" in notes
@@ -111,7 +111,7 @@ def test_a_thousand_resamples_of_a_thousand_slides_take_seconds() -> None:
         (PAIRS, {"bootstrap": -1}, "evaluation-bootstrap-invalid"),
     ],
 )
-def test_senseless_requests_are_refused(pairs: list[Pair], options: dict[str, int], code: str) -> None:
+def test_invalid_requests_are_refused(pairs: list[Pair], options: dict[str, int], code: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         evaluate_pairs(pairs, **options)  # type: ignore[arg-type]
     assert caught.value.code == code

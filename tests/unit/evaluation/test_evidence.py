@@ -42,7 +42,7 @@ def test_a_diagonal_misses_the_corner_it_passes_by() -> None:
     assert [0, 0] not in _met([[130, 90], [190, 120], [130, 110]])
 
 
-def test_meeting_is_what_sampling_points_says() -> None:
+def test_intersection_agrees_with_sampled_points() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
         polygon = rng.uniform(0, 400, size=(rng.integers(3, 8), 2))
@@ -77,7 +77,7 @@ def test_rates_count_the_strongest_tile_and_the_three_strongest() -> None:
     assert (found.fields["grade"].cases, found.overall.cases) == (1, 4)
 
 
-def test_chance_is_the_lesions_share_of_tiles_drawn_without_putting_back() -> None:
+def test_chance_is_the_lesions_share_of_tiles_drawn_without_replacement() -> None:
     found = evidence_hit_rate([_case("a", "necrosis", [[0.0, 0.0]])]).overall
     assert found.chance_top1.value == pytest.approx(1 / 16)
     assert found.chance_top3.value == pytest.approx(3 / 16)

@@ -35,7 +35,7 @@ def test_accuracy_is_over_the_references_that_state_the_field() -> None:
     assert (scores["grade"].references, scores["diagnosis"].references) == (2, 4)
 
 
-def test_wrong_missing_and_spurious_values_are_told_apart() -> None:
+def test_wrong_missing_and_spurious_values_are_distinguished() -> None:
     scores, _ = _scores()
     counts = {name: (score.wrong, score.missing, score.spurious) for name, score in scores.items()}
     assert counts == {"diagnosis": (0, 1, 0), "grade": (1, 0, 1), "margins": (0, 0, 1)}

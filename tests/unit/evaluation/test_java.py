@@ -1,4 +1,4 @@
-"""When Java is absent, hangs or breaks off: a code, a cure, and no process left behind."""
+"""When Java is absent, hangs or fails: an error code, a hint, and no process left behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_without_pycocoevalcap_the_error_names_the_extra(monkeypatch: pytest.Mon
     assert caught.value.code == "evaluation-package-missing"
 
 
-def test_a_hanging_java_is_stopped_and_gone(fake_java: FakeJava, tmp_path: Path) -> None:
+def test_a_hanging_java_is_stopped_and_leaves_no_process(fake_java: FakeJava, tmp_path: Path) -> None:
     fake_java(f"echo $$ > {tmp_path}/pid; exec sleep 60")
     with pytest.raises(FatalError) as caught:
         meteor_statistics(["a"], ["a"], timeout_s=1)

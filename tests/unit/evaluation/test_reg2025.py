@@ -1,4 +1,4 @@
-"""REG2025's score: the published formula and terms, exchangeable parts, and the label on the result."""
+"""REG2025's score: the published formula and terms, exchangeable parts, and the result's label."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_lexical_entities_hold_fields_and_phrases_but_no_stop_words() -> None:
     assert LexicalEntities().entities("") == frozenset()
 
 
-def test_hashed_vectors_are_the_same_in_every_process_and_nearer_for_nearer_texts() -> None:
+def test_hashed_vectors_are_the_same_in_every_process_and_closer_for_similar_texts() -> None:
     same, near, far = HashedNgrams().embed(["invasive carcinoma", "invasive carcinomas", "chronic gastritis"])
     assert same.sum() == pytest.approx(HashedNgrams().embed(["Invasive  CARCINOMA."])[0].sum())
     assert np.flatnonzero(HashedNgrams().embed(["mm"])[0]).tolist() == [1506, 2800]
@@ -71,7 +71,7 @@ class _Constant:
         return frozenset(text)
 
 
-def test_a_registered_part_is_used_and_its_cosine_stretched_as_the_challenge_does() -> None:
+def test_a_registered_part_is_used_and_its_cosine_rescaled_as_in_the_challenge() -> None:
     register_entities("letters", lambda _: _Constant())
     register_embedding("constant", lambda argument: _Constant())
     parts = RegParts("letters", "constant:x")
@@ -117,7 +117,7 @@ def test_a_missing_model_folder_or_pipeline_is_named(monkeypatch: pytest.MonkeyP
         assert caught.value.code == "evaluation-part-missing"
 
 
-def test_installed_parts_are_asked_as_the_challenge_asks_them(
+def test_installed_parts_are_used_as_in_the_challenge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entities = [SimpleNamespace(text="Fibroadenoma"), SimpleNamespace(text="G2")]
@@ -156,7 +156,7 @@ def test_a_transformers_part_averages_the_last_hidden_states_of_a_local_model(
     assert asked == [{"path": str(tmp_path), "local_files_only": True}] * 2
 
 
-def test_only_the_challenges_own_parts_are_called_comparable() -> None:
+def test_only_the_challenges_own_parts_are_comparable() -> None:
     assert not RegParts().comparable
     assert not RegParts(entities="spacy:en_core_sci_lg").comparable
     assert RegParts("spacy:en_core_sci_lg", "transformers:/models/biobert-v1.1/").comparable

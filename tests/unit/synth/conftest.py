@@ -12,9 +12,9 @@ from histgen_lib.synth.painting import RenderedSlide
 SEED = 11
 
 
-def first_spec(wanted: Callable[[SlideSpec], bool]) -> SlideSpec:
-    """Return the smallest of the first slides of the test seed for which `wanted` holds."""
-    fitting = [spec for spec in (sample(SEED, index) for index in range(400)) if wanted(spec)]
+def first_spec(accept: Callable[[SlideSpec], bool]) -> SlideSpec:
+    """Return the smallest of the first slides of the test seed for which `accept` holds."""
+    fitting = [spec for spec in (sample(SEED, index) for index in range(400)) if accept(spec)]
     return min(fitting, key=lambda spec: spec.size_px[0] * spec.size_px[1])
 
 

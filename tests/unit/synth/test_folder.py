@@ -1,4 +1,4 @@
-"""The generated folder: readable slides, the same bytes every time, and runs that can be resumed."""
+"""The world folder: readable slides, the same bytes every time, and runs that can be resumed."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synth")
     generate(out, 2, SEED, workers=1, start=START)
     return out
 
 
-def test_a_second_run_with_more_workers_writes_the_same_bytes(made: Path, tmp_path: Path) -> None:
+def test_a_second_run_with_more_workers_writes_the_same_bytes(world: Path, tmp_path: Path) -> None:
     generate(tmp_path, 2, SEED, workers=2, start=START)
-    assert digests(tmp_path) == digests(made)
+    assert digests(tmp_path) == digests(world)
 
 
-def test_another_seed_gives_other_slides(made: Path) -> None:
+def test_another_seed_gives_other_slides(world: Path) -> None:
     assert sample(SEED, START).fields != sample(SEED + 1, START).fields
 
 
-def test_the_folder_holds_slides_truth_and_annotation(made: Path) -> None:
-    annotation = json.loads((made / "annotation.json").read_text())
+def test_the_folder_holds_slides_truth_and_annotation(world: Path) -> None:
+    annotation = json.loads((world / "annotation.json").read_text())
     entries = [entry for split in ("train", "val", "test") for entry in annotation[split]]
     assert len(entries) == 2
     for entry in entries:
-        truth = json.loads((made / "truth" / f"{entry['id']}.json").read_text())
+        truth = json.loads((world / "truth" / f"{entry['id']}.json").read_text())
         assert truth["report"] == entry["report"]
-        assert all((made / path).is_file() for path in entry["image_path"])
-        assert (made / "truth" / f"{entry['id']}.png").is_file()
+        assert all((world / path).is_file() for path in entry["image_path"])
+        assert (world / "truth" / f"{entry['id']}.png").is_file()
 
 
-def test_openslide_reads_size_resolution_and_levels(made: Path) -> None:
-    for path in (made / "slides").iterdir():
+def test_openslide_reads_size_resolution_and_levels(world: Path) -> None:
+    for path in (world / "slides").iterdir():
         with openslide.OpenSlide(path) as slide:
-            truth = json.loads((made / "truth" / f"{path.stem}.json").read_text())
+            truth = json.loads((world / "truth" / f"{path.stem}.json").read_text())
             assert list(slide.dimensions) == truth["size_px"]
             assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.25)
             assert float(slide.properties[openslide.PROPERTY_NAME_MPP_Y]) == pytest.approx(0.25)
@@ -76,34 +76,34 @@ def test_openslide_sees_the_rendered_pixels_within_jpeg_loss(involved: RenderedS
             assert np.abs(seen - involved.image[y : y + 256, x : x + 256]).mean() < 6
 
 
-def test_complete_slides_are_kept_and_missing_ones_made(made: Path) -> None:
-    before = digests(made)
-    slides = sorted((made / "slides").iterdir())
+def test_complete_slides_are_kept_and_missing_ones_drawn(world: Path) -> None:
+    before = digests(world)
+    slides = sorted((world / "slides").iterdir())
     kept = slides[0].stat().st_mtime_ns
     slides[1].unlink()
-    (made / "truth" / f"{slides[1].stem}.json").unlink()
-    generate(made, 2, SEED, workers=1, start=START)
-    assert digests(made) == before
+    (world / "truth" / f"{slides[1].stem}.json").unlink()
+    generate(world, 2, SEED, workers=1, start=START)
+    assert digests(world) == before
     assert slides[0].stat().st_mtime_ns == kept
 
 
-def test_a_truth_without_its_slide_does_not_count_as_complete(made: Path) -> None:
-    before = digests(made)
-    next((made / "slides").iterdir()).unlink()
-    generate(made, 2, SEED, workers=1, start=START)
-    assert digests(made) == before
+def test_a_truth_without_its_slide_does_not_count_as_complete(world: Path) -> None:
+    before = digests(world)
+    next((world / "slides").iterdir()).unlink()
+    generate(world, 2, SEED, workers=1, start=START)
+    assert digests(world) == before
 
 
 @pytest.mark.parametrize(("split", "name"), [("test", "test"), ("train", "train")])
-def test_all_slides_can_go_to_one_split(made: Path, split: str, name: str) -> None:
-    annotation = json.loads(generate(made, 2, SEED, workers=1, start=START, split=split).read_text())
+def test_all_slides_can_go_to_one_split(world: Path, split: str, name: str) -> None:
+    annotation = json.loads(generate(world, 2, SEED, workers=1, start=START, split=split).read_text())
     assert len(annotation[name]) == 2
 
 
-def test_slides_of_an_earlier_run_stay_in_the_annotation(made: Path) -> None:
-    """So a world can be given its splits one call at a time."""
-    generate(made, 1, SEED, workers=1, start=START, split="train")
-    annotation = json.loads(generate(made, 1, SEED, workers=1, start=START + 1, split="val").read_text())
+def test_slides_of_an_earlier_run_stay_in_the_annotation(world: Path) -> None:
+    """A world can therefore get its splits one call at a time."""
+    generate(world, 1, SEED, workers=1, start=START, split="train")
+    annotation = json.loads(generate(world, 1, SEED, workers=1, start=START + 1, split="val").read_text())
     ids = {split: [case["id"] for case in cases] for split, cases in annotation.items()}
     assert ids == {
         "train": [sample(SEED, START).slide_id],
@@ -112,9 +112,9 @@ def test_slides_of_an_earlier_run_stay_in_the_annotation(made: Path) -> None:
     }
 
 
-def test_progress_counts_up_to_the_total(made: Path) -> None:
+def test_progress_counts_up_to_the_total(world: Path) -> None:
     seen: list[tuple[int, int]] = []
-    generate(made, 2, SEED, workers=1, start=START, progress=lambda done, total: seen.append((done, total)))
+    generate(world, 2, SEED, workers=1, start=START, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -129,7 +129,7 @@ def test_progress_counts_up_to_the_total(made: Path) -> None:
         ({"count": 1, "val_share": float("nan")}, "synth-split"),
     ],
 )
-def test_impossible_requests_are_refused_with_a_code(
+def test_invalid_requests_to_synth_are_refused_with_a_code(
     tmp_path: Path, options: dict[str, object], code: str
 ) -> None:
     with pytest.raises(InvalidInputError) as caught:
@@ -139,12 +139,12 @@ def test_impossible_requests_are_refused_with_a_code(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_another_seed_is_left_alone(made: Path) -> None:
-    before = digests(made)
+def test_a_folder_of_another_seed_is_left_untouched(world: Path) -> None:
+    before = digests(world)
     with pytest.raises(InvalidInputError) as caught:
-        generate(made, 1, SEED + 1)
+        generate(world, 1, SEED + 1)
     assert caught.value.code == "synth-other-seed"
-    assert digests(made) == before
+    assert digests(world) == before
 
 
 def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_every_value_of_every_field_is_frequent(specs: list[SlideSpec], field: s
     assert min(seen.values()) > 0.1 * sum(seen.values())
 
 
-def test_reports_are_read_back_to_the_fields(specs: list[SlideSpec]) -> None:
+def test_reports_parse_back_to_the_fields(specs: list[SlideSpec]) -> None:
     for spec in specs:
         assert spec.report == format_report(spec.fields)
         assert list(parse_report(spec.report).items()) == list(spec.fields.items())

@@ -1,4 +1,4 @@
-"""Truth and pixels agree: what a report says lies where the truth says."""
+"""Truth and pixels agree: each finding is where the truth places it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_polygons_lie_within_the_slide(name: str, request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize("name", ["involved", "uninvolved"])
-def test_mitoses_are_as_many_as_the_score_says_and_in_the_hotspot(
+def test_the_mitoses_match_the_score_and_lie_in_the_hotspot(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     slide = request.getfixturevalue(name)
@@ -60,7 +60,7 @@ def test_a_mitosis_is_a_dark_figure_in_a_cleared_cell(uninvolved: RenderedSlide)
 @pytest.mark.parametrize(
     ("field", "cls"), [("necrosis", "necrosis"), ("lymphovascular_invasion", "vessel_embolus")]
 )
-def test_a_finding_said_to_be_present_is_painted_in_its_polygon(
+def test_a_finding_reported_as_present_is_painted_in_its_polygon(
     uninvolved: RenderedSlide, field: str, cls: str
 ) -> None:
     shown = uninvolved.class_map == CLASS_ID[cls]
@@ -101,13 +101,13 @@ def test_every_organ_keeps_normal_tissue(index: int) -> None:
     assert (tissue & ~lesion).sum() > 0.3 * tissue.sum()
 
 
-def test_truth_carries_the_class_names_and_the_report(involved: RenderedSlide) -> None:
+def test_truth_has_the_class_names_and_the_report(involved: RenderedSlide) -> None:
     assert involved.truth["classes"] == list(CLASSES)
     assert involved.truth["report"] == involved.spec.report
     assert involved.class_map.max() < len(CLASSES)
 
 
-def test_bare_glass_is_marked_blank_and_is_one_picture(involved: RenderedSlide) -> None:
+def test_bare_glass_is_marked_blank_and_identical_everywhere(involved: RenderedSlide) -> None:
     blocks = [
         involved.image[r * 256 : r * 256 + 256, c * 256 : c * 256 + 256]
         for r, c in np.argwhere(involved.blank)

@@ -1,4 +1,4 @@
-"""The annotation file: its layout, its encodings, and what it may not say twice."""
+"""The annotation file: its layout, its encodings, and ids that must be unique."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_published_layout_is_read_with_keys_we_do_not_know(tmp_path: Path) -
         '{"train": [{"id": "a", "report": null}]}',
     ],
 )
-def test_what_is_not_an_annotation_file_is_named_so(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_an_annotation_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "annotation.json"
     path.write_text(text)
     with pytest.raises(InvalidInputError, match="annotation file") as raised:
@@ -45,13 +45,13 @@ def test_what_is_not_an_annotation_file_is_named_so(tmp_path: Path, text: str) -
     assert '"image_path"' in raised.value.hint
 
 
-def test_a_missing_annotation_file_is_named_so(tmp_path: Path) -> None:
+def test_a_missing_annotation_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
         read_annotation(tmp_path / "none.json")
     assert raised.value.code == "training-annotation-unreadable"
 
 
-def test_a_split_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(InvalidInputError) as raised:
         read_annotation(tmp_path / "a.json").split("dev")
@@ -59,14 +59,14 @@ def test_a_split_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_a_byte_order_mark_says_how_the_file_is_written(tmp_path: Path, encoding: str) -> None:
+def test_a_byte_order_mark_determines_the_encoding(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "annotation.json"
     text = json.dumps({"train": [{"id": "Präparat", "report": "µ"}]}, ensure_ascii=False)
     path.write_bytes(codecs.BOM_UTF16_LE * (encoding == "utf-16-le") + text.encode(encoding))
     assert read_annotation(path).train == (Case("Präparat", "µ"),)
 
 
-def test_an_annotation_in_another_encoding_is_named_so(tmp_path: Path) -> None:
+def test_an_annotation_in_another_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes('{"train": [{"id": "a", "report": "Präparat"}]}'.encode("latin-1"))
     with pytest.raises(InvalidInputError) as raised:
         read_annotation(tmp_path / "a.json")
@@ -74,20 +74,20 @@ def test_an_annotation_in_another_encoding_is_named_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "said"),
+    ("train", "test", "message"),
     [
         (["S0", "S0"], [], "two entries for S0 in its train split"),
         (["S0"], ["S0"], "in its train split and in its test split"),
         (["7", 7], [], "two entries for 7"),
     ],
 )
-def test_an_id_stands_once_in_all_splits(
-    tmp_path: Path, train: list[object], test: list[object], said: str
+def test_an_id_may_occur_once_across_all_splits(
+    tmp_path: Path, train: list[object], test: list[object], message: str
 ) -> None:
     splits = {"train": train, "test": test}
     entries = {name: [{"id": i, "report": "the same"} for i in ids] for name, ids in splits.items()}
     (tmp_path / "a.json").write_text(json.dumps(entries))
-    with pytest.raises(InvalidInputError, match=said) as raised:
+    with pytest.raises(InvalidInputError, match=message) as raised:
         read_annotation(tmp_path / "a.json")
     assert raised.value.code == "training-annotation-twice"
     assert "image_path" in raised.value.hint
@@ -106,14 +106,14 @@ def test_an_id_stands_once_in_all_splits(
     ],
     ids=["two reports", "two lists", "no name", "null", "no path", "half a character", "deep"],
 )
-def test_entries_that_cannot_be_meant_are_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_entries_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InvalidInputError) as raised:
         read_annotation(tmp_path / "a.json")
     assert raised.value.code == "training-annotation-unreadable"
 
 
-def test_an_image_path_of_null_is_none(tmp_path: Path) -> None:
+def test_a_null_image_path_counts_as_none(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"train": [{"id": "a", "report": "r", "image_path": null}]}')
     assert read_annotation(tmp_path / "a.json").train == (Case("a", "r"),)
 
@@ -122,7 +122,7 @@ def test_an_image_path_of_null_is_none(tmp_path: Path) -> None:
     ("name", "meant"),
     [("Train", "train"), ("validation", "val"), ("VAL", "val"), ("dev", "val"), ("Test ", "test")],
 )
-def test_a_split_under_another_name_is_not_left_out_without_a_word(tmp_path, name, meant):
+def test_a_split_under_another_name_is_not_silently_ignored(tmp_path, name, meant):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"train": [], name: [{"id": "a", "report": "r"}]}))
     with pytest.raises(InvalidInputError) as caught:
@@ -131,7 +131,7 @@ def test_a_split_under_another_name_is_not_left_out_without_a_word(tmp_path, nam
     assert f"{name!r} must be named {meant!r}" in caught.value.message
 
 
-def test_other_things_in_the_file_are_no_splits(tmp_path):
+def test_other_keys_in_the_file_are_not_splits(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(
         json.dumps({"train": [{"id": "a", "report": "r"}], "dev": {"by": "x"}, "validation": [], "made": 1})

@@ -1,4 +1,4 @@
-"""Batches: every slide once an epoch, alike in every run, laid out as the variant wants it."""
+"""Batches: every slide once per epoch, reproducible, with the tiles in the right arrangement."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ def test_the_plan_is_a_function_of_seed_and_epoch() -> None:
 
 
 @given(count=st.integers(1, 20), world=st.integers(1, 9))
-def test_every_process_takes_equally_many_batches_and_none_is_left_out(count: int, world: int) -> None:
-    """Unequal shares would leave processes waiting for each other for ever."""
+def test_every_process_gets_the_same_number_of_batches_and_none_is_left_out(count: int, world: int) -> None:
+    """With unequal shares, processes would wait for each other for ever."""
     batches = [[row] for row in range(count)]
     shares = [share_of(batches, rank, world) for rank in range(world)]
     assert {len(share) for share in shares} == {math.ceil(count / world)}
     assert {row for share in shares for rows in share for row in rows} == set(range(count))
 
 
-def test_each_variant_gets_its_tiles_in_its_order(bag: Bag) -> None:
+def test_each_arrangement_orders_the_tiles(bag: Bag) -> None:
     raw = bag.features.astype(np.float32)
     assert np.array_equal(prepare(bag, "slide"), raw)
     assert np.array_equal(prepare(bag, "curve"), raw[tile_order(bag.xy, bag.span_px)])
     assert np.allclose(prepare(bag, "mean"), raw.mean(axis=0, keepdims=True))
 
 
-def test_the_slides_of_a_case_follow_each_other_each_in_its_own_order(bag: Bag) -> None:
+def test_the_slides_of_a_case_follow_one_another_each_in_its_own_order(bag: Bag) -> None:
     other = planted_bags.planted_bag("b", np.random.default_rng(4), 1, 0)
     assert np.array_equal(
         prepare([bag, other], "curve"),
@@ -92,7 +92,7 @@ def test_tile_dropout_never_leaves_a_slide_empty(bag: Bag) -> None:
     assert len(prepare(bag, "slide", BagAugment(tile_dropout=1.0), augment_rng(1, 0, 0))) == len(bag)
 
 
-def test_padding_is_masked_and_targets_end_with_the_end() -> None:
+def test_padding_is_masked_and_targets_end_with_the_end_token() -> None:
     batch = collate([np.ones((3, 2), np.float32), np.ones((1, 2), np.float32)], [(5, 6), (7,)])
     assert batch.features.shape == (2, 3, 2)
     assert batch.tile_mask.tolist() == [[True, True, True], [True, False, False]]
@@ -111,7 +111,7 @@ def test_bags_of_two_encoders_are_not_mixed(bag: Bag) -> None:
         assert raised.value.code == "training-bags-differ"
 
 
-def test_bags_that_state_no_digest_are_told_by_their_encoders_name(bag: Bag) -> None:
+def test_bags_without_a_digest_are_distinguished_by_encoder_name(bag: Bag) -> None:
     one, unnamed = (dataclasses.replace(bag, encoder_sha256="", encoder_name=name) for name in ("uni", ""))
     other = dataclasses.replace(one, encoder_name="conch")
     require_same_encoder([_example(unnamed), _example(one), _example(unnamed)])
@@ -119,11 +119,11 @@ def test_bags_that_state_no_digest_are_told_by_their_encoders_name(bag: Bag) -> 
         require_same_encoder([_example(unnamed), _example(one), _example(other)])
 
 
-def test_one_digest_is_one_encoder_whatever_it_is_called(bag: Bag) -> None:
+def test_one_digest_is_one_encoder_whatever_its_name(bag: Bag) -> None:
     require_same_encoder([_example(bag), _example(dataclasses.replace(bag, encoder_name="renamed"))])
 
 
-def test_of_bags_on_disk_the_last_is_looked_at_as_well(bag: Bag, tmp_path: Path) -> None:
+def test_all_bags_on_disk_are_checked(bag: Bag, tmp_path: Path) -> None:
     bags = [bag] * 40 + [dataclasses.replace(bag, encoder_sha256="1" * 64)]
     for row, one in enumerate(bags):
         write_bag(one, tmp_path / f"{row}.parquet")

@@ -1,4 +1,4 @@
-"""Which slides are encoded, and what stops that before it starts."""
+"""Which slides are encoded, and what prevents a run from starting."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def test_slides_are_found_in_folders_each_once_and_dicom_by_folder(tmp_path: Pat
     assert [path.relative_to(folder).as_posix() for path in found] == ["a/c.TIFF", "b.svs", "d"]
 
 
-def test_a_file_named_by_the_user_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+def test_an_explicitly_named_file_is_used_whatever_its_suffix(tmp_path: Path) -> None:
     assert encode.find_slides([tmp_path / "scan.xyz"]) == [tmp_path / "scan.xyz"]
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
         encode_slides(EncodeSettings([tmp_path], tmp_path, tmp_path / "bags"))
     assert raised.value.code == "training-slides-missing"
 
 
-def test_two_slides_of_one_name_never_share_a_bag(tmp_path: Path) -> None:
+def test_two_slides_with_the_same_name_never_share_a_bag(tmp_path: Path) -> None:
     folder = _touch(tmp_path, "monday/s.svs", "tuesday/s.svs")
     with pytest.raises(InvalidInputError, match=r"monday.*tuesday") as raised:
         encode_slides(EncodeSettings([folder], folder, folder / "bags"))
     assert raised.value.code == "training-slides-same-name"
 
 
-def test_the_bag_of_another_slide_of_that_name_is_neither_kept_nor_lost(
+def test_the_bag_of_another_slide_with_the_same_name_is_not_reused_or_overwritten(
     tmp_path: Path, model_dir: Path
 ) -> None:
-    """Encoded on another day, into the same folder."""
+    """It was encoded on another day, into the same folder."""
     outcomes = []
     for day, side_px in (("monday", 768), ("monday", 768), ("tuesday", 1024)):
         (tmp_path / day).mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def test_the_bag_of_another_slide_of_that_name_is_neither_kept_nor_lost(
     assert read_bag(tmp_path / "bags" / "s.parquet").slide_size == (768, 768)
 
 
-def test_a_killed_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel kills the process that takes too much memory; the bags of the others are kept."""
     torch.manual_seed(0)
     settings = TileTrainSettings(world=tmp_path, out=tmp_path / "encoder")

@@ -1,4 +1,4 @@
-"""Finding each case's bags by name: all of them, never another's, and a word on what is not there."""
+"""Matching each case with its bags by name: all of them, never another's, and a report of missing ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _refused(folder: Path, **splits: list[Case]) -> InvalidInputError:
     return raised.value
 
 
-def test_a_bag_is_found_by_id_and_else_by_image_path(tmp_path: Path) -> None:
+def test_a_bag_is_found_by_id_or_else_by_image_path(tmp_path: Path) -> None:
     folder = _files(tmp_path, "one.parquet", "deep/scan-2.h5", "TCGA-3.a1b2.pt")
     cases = [
         Case("one", "r", ("elsewhere.svs",)),
@@ -58,13 +58,13 @@ def test_a_bag_is_found_by_id_and_else_by_image_path(tmp_path: Path) -> None:
     assert _match(folder, *cases).missing == ("absent",)
 
 
-def test_the_id_goes_before_the_image_path(tmp_path: Path) -> None:
+def test_the_id_takes_precedence_over_the_image_path(tmp_path: Path) -> None:
     folder = _files(tmp_path, "a.parquet", "b.parquet")
     assert _found(folder, Case("a", "r", ("b.svs",))) == {"a": ["a.parquet"]}
 
 
 @pytest.mark.parametrize("name", ["P1.1", "P1.2.svs", "P1.A", "P1.x.y", "P1.old"])
-def test_no_name_is_cut_down_to_another_slides(tmp_path: Path, name: str) -> None:
+def test_no_name_is_shortened_to_that_of_another_slide(tmp_path: Path, name: str) -> None:
     folder = _files(tmp_path, "P1.h5")
     assert _found(folder, Case(name, "r"), Case("by path", "r", (name,))) == {}
     _files(tmp_path, f"{name.removesuffix('.svs')}.h5")
@@ -83,14 +83,14 @@ def test_no_name_is_cut_down_to_another_slides(tmp_path: Path, name: str) -> Non
         "S0.svs.h5",
     ],
 )
-def test_paths_of_any_system_name_their_slide(tmp_path: Path, path: str) -> None:
+def test_paths_of_any_system_are_understood(tmp_path: Path, path: str) -> None:
     folder = _files(tmp_path, "S0.h5")
     assert _found(folder, Case("case", "r", (path,))) == {"case": ["S0.h5"]}
     if "." in path.strip("./"):
         assert _found(folder, Case(path, "r")) == {path: ["S0.h5"]}
 
 
-def test_a_name_is_the_same_however_its_accents_are_written_and_as_encode_files_it(tmp_path: Path) -> None:
+def test_names_match_whatever_their_unicode_form_and_as_encode_writes_them(tmp_path: Path) -> None:
     name = "Präparat 7"
     folder = _files(tmp_path, f"{safe_name(name)}.parquet", unicodedata.normalize("NFD", "Müller.h5"))
     assert _found(folder, Case(unicodedata.normalize("NFD", name), "r"), Case("Müller", "r")) == {
@@ -99,7 +99,7 @@ def test_a_name_is_the_same_however_its_accents_are_written_and_as_encode_files_
     }
 
 
-def test_hidden_and_half_written_files_are_no_bags(tmp_path: Path) -> None:
+def test_hidden_and_partial_files_are_not_bags(tmp_path: Path) -> None:
     folder = _files(tmp_path, ".a.parquet.part", "._b.parquet", "c.txt")
     assert index_files(folder, (".parquet",)).by_name == {}
 
@@ -111,7 +111,7 @@ def test_all_slides_of_a_case_are_found_in_its_order(tmp_path: Path) -> None:
     assert _match(folder, case).warnings() == []
 
 
-def test_a_case_of_which_slides_lack_is_used_and_said(tmp_path: Path) -> None:
+def test_a_case_with_missing_slides_is_used_and_reported(tmp_path: Path) -> None:
     folder = _files(tmp_path, "S1.h5", "S3.h5")
     matching = _match(folder, Case("CASE", "r", ("S1.svs", "S2.svs", "S3.svs")))
     assert [path.name for path in matching.found[0].paths] == ["S1.h5", "S3.h5"]
@@ -119,12 +119,12 @@ def test_a_case_of_which_slides_lack_is_used_and_said(tmp_path: Path) -> None:
     assert "1 with only some of their slides' bags" in matching.warnings()[0]
 
 
-def test_a_bag_of_the_whole_case_stands_for_its_slides(tmp_path: Path) -> None:
+def test_one_bag_can_hold_a_whole_case(tmp_path: Path) -> None:
     folder = _files(tmp_path, "CASE.h5")
     assert _found(folder, Case("CASE", "r", ("S1.svs", "S2.svs"))) == {"CASE": ["CASE.h5"]}
 
 
-def test_slides_of_one_name_in_two_folders_are_told_by_their_folder(tmp_path: Path) -> None:
+def test_slides_with_the_same_name_are_distinguished_by_folder(tmp_path: Path) -> None:
     folder = _files(tmp_path, "P1/1.h5", "P2/1.h5", "P2/2.h5")
     cases = [Case("p1", "r", ("P1/1.svs",)), Case("p2", "r", (r"D:\scans\P2\1.svs", r"D:\scans\P2\2.svs"))]
     [matching] = _splits(folder, train=cases)
@@ -132,13 +132,13 @@ def test_slides_of_one_name_in_two_folders_are_told_by_their_folder(tmp_path: Pa
 
 
 @pytest.mark.parametrize("names", [("S0.h5", "S0.pt"), ("uni/S0.h5", "conch/S0.h5"), ("S0.h5", "S0.H5")])
-def test_two_files_of_one_name_are_never_chosen_between(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_two_files_with_the_same_name_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     error = _refused(_files(tmp_path, *names), train=[Case("S0", "r")])
     assert error.code == "training-bags-ambiguous"
     assert all(Path(name).name in error.message for name in names)
 
 
-def test_a_set_in_a_subfolder_is_left_aside_and_said(tmp_path: Path) -> None:
+def test_a_set_in_a_subfolder_is_left_aside_and_reported(tmp_path: Path) -> None:
     folder = _files(tmp_path, "S0.h5", "S1.h5", "other_encoder/S0.h5")
     [matching] = _splits(folder, train=[Case("S0", "r"), Case("S1", "r")])
     assert [path.parent for one in matching.found for path in one.paths] == [folder, folder]
@@ -146,14 +146,14 @@ def test_a_set_in_a_subfolder_is_left_aside_and_said(tmp_path: Path) -> None:
 
 
 def test_two_sets_of_bags_are_never_mixed(tmp_path: Path) -> None:
-    """T0 is only in the subfolder, which is another set: it has a bag of a slide that the folder has, too."""
+    """T0 is only in the subfolder, which is another set: the folder also has a bag with one of its names."""
     folder = _files(tmp_path, "S0.h5", "other_encoder/S0.h5", "other_encoder/T0.h5")
     error = _refused(folder, train=[Case("S0", "r")], val=[Case("T0", "r")])
     assert error.code == "training-bags-ambiguous"
     assert "two encoders" in error.hint
 
 
-def test_folders_that_share_no_name_are_one_set(tmp_path: Path) -> None:
+def test_folders_without_common_names_are_one_set(tmp_path: Path) -> None:
     folder = _files(tmp_path, "a/S0.h5", "b/S1.h5", "S2.h5")
     [matching] = _splits(folder, train=[Case(f"S{i}", "r") for i in range(3)])
     assert len(matching.found) == 3
@@ -171,7 +171,7 @@ def test_one_bag_in_two_splits_is_refused(tmp_path: Path, other: str) -> None:
     assert "X" in error.message
 
 
-def test_one_bag_for_two_reports_of_a_split_is_said(tmp_path: Path) -> None:
+def test_one_bag_for_two_reports_of_a_split_is_reported(tmp_path: Path) -> None:
     folder = _files(tmp_path, "S0.h5", "S1.h5")
     cases = [Case("one", "r", ("S0.svs",)), Case("two", "s", ("S0.svs",)), Case("S1", "r")]
     matching = _match(folder, *cases)
@@ -179,7 +179,7 @@ def test_one_bag_for_two_reports_of_a_split_is_said(tmp_path: Path) -> None:
     assert "2 with a bag that another case" in matching.warnings()[0]
 
 
-def test_empty_reports_are_left_out_and_said(tmp_path: Path) -> None:
+def test_empty_reports_are_left_out_and_reported(tmp_path: Path) -> None:
     folder = _files(tmp_path, "S0.h5", "S1.h5")
     matching = _match(folder, Case("S0", " \n"), Case("S1", "r"))
     assert [one.case.id for one in matching.found] == ["S1"]
@@ -190,14 +190,14 @@ def test_empty_reports_are_left_out_and_said(tmp_path: Path) -> None:
     assert "1 with an empty report" in matching.warnings()[0]
 
 
-def test_a_few_missing_bags_are_counted_and_named(tmp_path: Path) -> None:
+def test_a_few_missing_bags_are_counted_and_listed(tmp_path: Path) -> None:
     folder = _files(tmp_path, "S0.h5", "S1.h5")
     [matching] = _splits(folder, train=[Case(f"S{i}", "r") for i in range(4)])
     assert matching.summary() == "train: 2 of 4 cases used (2 slides)"
     assert matching.warnings() == ["train: 2 with no bag, left out: S2, S3"]
 
 
-def test_more_missing_than_found_is_an_error_unless_it_is_meant(tmp_path: Path) -> None:
+def test_more_missing_than_found_is_an_error_unless_allowed(tmp_path: Path) -> None:
     folder = _files(tmp_path, "S0.h5", "S1.h5")
     cases = [Case(f"S{i}", "r") for i in range(5)]
     error = _refused(folder, train=cases)
@@ -215,7 +215,7 @@ def test_more_missing_than_found_is_an_error_unless_it_is_meant(tmp_path: Path) 
         ([Case("a", "r")], "training-bags-missing"),
     ],
 )
-def test_a_split_without_anything_says_what_to_do(tmp_path: Path, cases: list[Case], code: str) -> None:
+def test_an_empty_split_is_refused_with_a_hint(tmp_path: Path, cases: list[Case], code: str) -> None:
     error = _refused(_files(tmp_path, "S0.h5"), train=cases)
     assert error.code == code
     assert error.hint

@@ -1,4 +1,4 @@
-"""Settings: presets, and impossible runs refused before anything is read."""
+"""Settings: presets, and invalid runs refused before anything is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _code(raised: pytest.ExceptionInfo[InvalidInputError]) -> str:
 
 
 def test_the_published_preset_is_the_published_training() -> None:
-    """Guo et al. 2024 and its released code: Adam with amsgrad, 1e-4, × 0.8 an epoch."""
+    """Guo et al. 2024 and its released code: Adam with amsgrad, 1e-4, × 0.8 per epoch."""
     settings = preset("published", **PATHS)
     config = model_config(settings, 1024, 100)
     assert (settings.optimizer, settings.learning_rate, settings.step_gamma) == ("adam-amsgrad", 1e-4, 0.8)
@@ -39,8 +39,8 @@ def test_the_published_preset_trains_the_published_network_unless_overridden() -
     assert model_config(preset("small", **PATHS), 1024, 100).mode == "corrected"
 
 
-def test_words_of_which_too_many_would_be_unknown_are_refused_with_the_figures() -> None:
-    """28 reports in which hardly a word comes ten times: a vocabulary of four could write nothing."""
+def test_a_vocabulary_with_too_many_unknown_words_is_refused_with_the_figures() -> None:
+    """In 28 reports hardly any word occurs ten times: a vocabulary of four could write nothing."""
     reports = [f"Breast , biopsy : tumour number{row} of kind{row} in place{row} seen" for row in range(28)]
     settings = preset("published", **PATHS)
     with pytest.raises(InvalidInputError) as raised:
@@ -54,15 +54,15 @@ def test_words_of_which_too_many_would_be_unknown_are_refused_with_the_figures()
 
 
 @pytest.mark.parametrize(("rare", "refused"), [(0, False), (20, False), (21, True), (98, True)])
-def test_a_fifth_of_unknown_words_is_the_most(rare: int, refused: bool) -> None:
-    """100 words: those that come once, and the full stops that end both reports."""
+def test_at_most_a_fifth_of_the_words_may_be_unknown(rare: int, refused: bool) -> None:
+    """There are 100 words: those that occur once, and the full stops that end both reports."""
     words = ["common"] * (98 - rare) + [f"rare{row}" for row in range(rare)]
     settings, reports = TrainSettings(**PATHS, word_threshold=2), [" ".join(words), ""]
     with pytest.raises(InvalidInputError) if refused else nullcontext():
         make_tokenizer(settings, reports)
 
 
-def test_an_unknown_preset_is_named() -> None:
+def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(InvalidInputError) as raised:
         preset("huge", **PATHS)  # type: ignore[arg-type]
     assert _code(raised) == "training-preset-unknown"
@@ -72,7 +72,7 @@ def test_an_unknown_preset_is_named() -> None:
     "changes",
     [{"epochs": 0}, {"batch_size": 0}, {"patience_epochs": 0}, {"decode_every": 0}, {"learning_rate": 0.0}],
 )
-def test_impossible_numbers_are_named(changes: dict) -> None:
+def test_invalid_settings_are_refused_by_name(changes: dict) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(changes))) as raised:
         check_settings(TrainSettings(**PATHS, **changes))
     assert _code(raised) == "training-settings"
@@ -85,7 +85,7 @@ def test_float16_on_a_cpu_is_refused() -> None:
 
 
 @pytest.mark.parametrize("device", ["abacus", "meta:x", "" if torch.cuda.is_available() else "cuda"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
+def test_a_missing_device_is_refused(device: str) -> None:
     with pytest.raises(InvalidInputError) as raised, joined(device):
         pass
     assert _code(raised) == "training-device-missing"
@@ -110,11 +110,11 @@ def _rates(**changes: object) -> list[float]:
     return rates
 
 
-def test_the_step_schedule_falls_once_an_epoch() -> None:
+def test_the_step_schedule_falls_once_per_epoch() -> None:
     assert _rates(epochs=2) == pytest.approx([1e-4] * 5 + [0.8e-4] * 5)
 
 
-def test_the_cosine_schedule_rises_and_then_falls_to_nothing() -> None:
+def test_the_cosine_schedule_rises_and_then_falls_to_zero() -> None:
     rates = _rates(epochs=4, schedule="cosine", warmup_share=0.2, optimizer="adamw")
     top = rates.index(max(rates))
     assert 0 < top <= 4

@@ -1,4 +1,4 @@
-"""Truth of tiles, and which of them a tile encoder is shown."""
+"""The truth of tiles, and which tiles a tile encoder is trained on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_truth_files_are_read(truth_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no json", "bad json", "no map", "no classes"])
-def test_truth_that_cannot_be_read_is_named(truth_folder: Path, damage: str) -> None:
+def test_unreadable_truth_is_refused(truth_folder: Path, damage: str) -> None:
     if damage == "no map":
         (truth_folder / "s.png").unlink()
     elif damage == "no json":
@@ -63,7 +63,7 @@ def test_truth_that_cannot_be_read_is_named(truth_folder: Path, damage: str) -> 
 
 
 def test_a_tile_gets_the_cells_and_mitoses_under_it() -> None:
-    """Cells are 64 level-0 px; a mitosis on a border belongs to the tile that begins there."""
+    """Cells are 64 level-0 px; a mitosis on a border belongs to the tile that starts there."""
     cells = np.zeros((4, 4))
     cells[:2, 2:] = 2
     xy = np.array([[0, 0], [128, 0]], dtype=np.int32)
@@ -97,7 +97,7 @@ def test_rare_findings_are_always_among_the_chosen_tiles() -> None:
 
 
 def test_a_turned_tile_keeps_its_truth_in_place() -> None:
-    """The brightest quarter of the picture stays the quarter whose cells say so."""
+    """The brightest quarter of the picture stays the quarter with the matching cells."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:16, 16:] = 200
     cells = np.zeros((2, 2), np.uint8)
@@ -114,7 +114,7 @@ def test_average_precision_is_one_for_a_perfect_order_and_the_share_for_equal_sc
     assert average_precision(np.array([1.0, 3, 2, 4]), present) == pytest.approx((1 / 3 + 2 / 4) / 2, abs=0.1)
 
 
-def test_standardised_features_leave_the_answers_as_they_were() -> None:
+def test_standardised_features_leave_the_outputs_unchanged() -> None:
     torch.manual_seed(0)
     teacher = TileTeacher(TileEncoder(8), CLASSES).eval()
     pixels = torch.randint(0, 256, (6, 64, 64, 3), dtype=torch.uint8)
@@ -129,7 +129,7 @@ def test_standardised_features_leave_the_answers_as_they_were() -> None:
     assert torch.allclose(changed.std(dim=0), torch.ones(8), atol=1e-4)
 
 
-def test_heads_come_back_with_their_names(tmp_path: Path) -> None:
+def test_heads_are_read_back_with_their_names(tmp_path: Path) -> None:
     teacher = TileTeacher(TileEncoder(8), CLASSES)
     assert load_heads(tmp_path) is None
     save_heads(teacher, tmp_path)
@@ -140,7 +140,7 @@ def test_heads_come_back_with_their_names(tmp_path: Path) -> None:
     assert len(names) == len(weight)
 
 
-def test_damaged_heads_are_named(tmp_path: Path) -> None:
+def test_damaged_heads_are_refused(tmp_path: Path) -> None:
     (tmp_path / HEADS).write_bytes(b"junk")
     with pytest.raises(FatalError) as raised:
         load_heads(tmp_path)
@@ -148,7 +148,7 @@ def test_damaged_heads_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])
-def test_what_is_no_encoder_folder_is_named(tmp_path: Path, content: str | None) -> None:
+def test_a_folder_that_is_not_an_encoder_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(FatalError) as raised:
@@ -163,7 +163,7 @@ def _world(folder: Path, cases: list[str]) -> TileTrainSettings:
     return TileTrainSettings(world=folder, out=folder / "out")
 
 
-def test_a_world_without_a_split_or_without_its_slides_is_named(tmp_path: Path) -> None:
+def test_a_world_without_the_split_or_its_slides_is_refused(tmp_path: Path) -> None:
     settings = _world(tmp_path, ["a"])
     for split, code in {"val": "training-split-empty", "train": "training-slides-missing"}.items():
         with pytest.raises(InvalidInputError) as raised:

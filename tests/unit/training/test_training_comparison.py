@@ -1,4 +1,4 @@
-"""The page of the comparison: every number with its interval, every unfairness said."""
+"""The page of the comparison: every figure with its interval, every inequality noted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _page(*rows: Row) -> str:
     return render(rows, command="histgen compare", facts={"Slides scored": "60"})
 
 
-def test_a_share_is_shown_in_per_cent_and_a_score_as_it_is() -> None:
+def test_shares_are_shown_in_percent_and_scores_as_they_are() -> None:
     assert Figure(0.933, 0.85, 0.983).cell() == "93.3 % (85.0 to 98.3)"
     assert Figure(0.87654, share=False).cell() == "0.877"
     assert Figure(math.nan).cell() == "–"
 
 
-def test_the_page_says_command_numbers_effort_and_size() -> None:
+def test_the_page_has_command_figures_effort_and_size() -> None:
     page = _page(FAIR, dataclasses.replace(FAIR, variant="corrected", figures={}))
     assert "```sh\nhistgen compare\n```" in page
     assert "- Slides scored: 60" in page
@@ -33,24 +33,24 @@ def test_the_page_says_command_numbers_effort_and_size() -> None:
     assert "budgets" not in page
 
 
-def test_unequal_budgets_and_given_models_are_said() -> None:
+def test_unequal_budgets_and_pretrained_models_are_noted() -> None:
     longer = dataclasses.replace(FAIR, variant="corrected", origin=ORIGIN | {"epochs": 40}, pretrained=True)
     page = _page(FAIR, longer)
     assert "Trained beforehand, not by this command: corrected." in page
     assert "The budgets (epochs, batch size, slides) are not the same" in page
 
 
-def test_unknown_effort_is_left_open_not_guessed() -> None:
+def test_unknown_effort_is_left_blank() -> None:
     page = _page(dataclasses.replace(FAIR, epochs=None, seconds=None, origin={}))
     assert "| Training minutes | – |" in page
     assert "| Seed | – |" in page
 
 
-def test_columns_over_different_cases_say_so_in_their_cells() -> None:
+def test_cells_state_their_counts_if_columns_differ() -> None:
     fewer = dataclasses.replace(FAIR, variant="corrected", figures={"Grade": Figure(1.0, count=2)})
     assert "| Grade | 50.0 % (40.0 to 60.0), n = 30 | 100.0 %, n = 2 |" in _page(FAIR, fewer)
 
 
-def test_the_json_has_no_numbers_that_json_does_not_know() -> None:
+def test_the_json_has_no_nan() -> None:
     found = to_dict([dataclasses.replace(FAIR, figures={"Grade": Figure(math.nan, count=3)})])
     assert json.loads(json.dumps(found, allow_nan=False))["published"]["figures"]["Grade"]["value"] is None

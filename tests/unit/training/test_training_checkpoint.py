@@ -1,4 +1,4 @@
-"""A run's state: whole or absent, and only ever resumed by the same run."""
+"""A run's state: complete or absent, and resumed only by the same run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _save(path: Path) -> RunState:
     return run
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:
     saved = _save(tmp_path / "state.pt")
     run, parts = load_state(tmp_path / "state.pt", PRINT)
     assert torch.equal(run.best_weights.pop("w"), saved.best_weights.pop("w"))
@@ -28,7 +28,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"seed": 2}, {"slides": [("a", 4)]}, {"new": 0}])
-def test_another_runs_state_is_refused_by_name_of_what_differs(tmp_path: Path, changed: dict) -> None:
+def test_the_state_of_another_run_is_refused_naming_the_difference(tmp_path: Path, changed: dict) -> None:
     _save(tmp_path / "state.pt")
     with pytest.raises(InvalidInputError, match=next(iter(changed))) as raised:
         load_state(tmp_path / "state.pt", PRINT | changed)
@@ -36,7 +36,7 @@ def test_another_runs_state_is_refused_by_name_of_what_differs(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5])
-def test_a_damaged_state_is_named_so(tmp_path: Path, keep: float) -> None:
+def test_a_damaged_state_is_refused(tmp_path: Path, keep: float) -> None:
     path = tmp_path / "state.pt"
     _save(path)
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What is fitted after training: calibration, abstention, the training world."""
+"""What is fitted after training: calibration, abstention and the training domain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _drafts(confidence: list[float], right: list[bool]) -> list[list[Judged]]:
     return [[Judged(c, r, diagnosis=True)] for c, r in zip(confidence, right, strict=True)]
 
 
-def test_a_sentence_is_right_when_the_report_has_the_very_same_line() -> None:
+def test_a_sentence_is_right_if_the_report_has_exactly_the_same_line() -> None:
     tokenizer = BpeTokenizer.train([REPORT, OTHER], vocab_size=300)
     tokens = np.array(tokenizer.encode(OTHER))
     logs = np.full(len(tokens), -0.01, dtype=np.float32)
@@ -46,8 +46,8 @@ def test_few_sentences_get_a_temperature_and_many_an_isotonic_table() -> None:
     assert fit_calibration([]).method == "none"
 
 
-def test_calibration_brings_confidence_to_accuracy() -> None:
-    """Overconfident sentences, right 6 times in 10 at a raw confidence of 0.95."""
+def test_calibration_maps_confidence_to_accuracy() -> None:
+    """Overconfident sentences are right 6 times in 10 at a raw confidence of 0.95."""
     sentences = [Judged(0.95, right=row % 10 < 6, diagnosis=False) for row in range(400)]
     fitted = fit_calibration(sentences)
     raw, right = [s.raw for s in sentences], [s.right for s in sentences]
@@ -55,7 +55,7 @@ def test_calibration_brings_confidence_to_accuracy() -> None:
     assert calibration_error([fitted.apply(r) for r in raw], right) < 0.02
 
 
-def test_abstention_takes_the_lowest_threshold_that_keeps_diagnoses_right() -> None:
+def test_abstention_uses_the_lowest_threshold_that_keeps_diagnoses_right() -> None:
     drafts = _drafts([0.55, 0.6, 0.7, 0.8, 0.9], [False, False, True, True, True])
     section, effect = fit_abstention(drafts, fit_calibration([]))
     assert section["threshold"] == 0.7
@@ -74,7 +74,7 @@ def test_abstention_without_any_diagnosis_line_still_has_a_threshold() -> None:
     assert effect["diagnosis_accuracy"] == 0.0
 
 
-def test_the_domain_threshold_passes_its_world_and_stops_another() -> None:
+def test_the_domain_threshold_accepts_its_domain_and_rejects_another() -> None:
     rng = np.random.default_rng(1)
     bags = [planted_bags.planted_bag(str(row), rng, row % 2, row // 2 % 2) for row in range(60)]
     examples = [Example(bag.slide_id, "", (Path("unused"),), (1,), held=(bag,)) for bag in bags]
@@ -84,7 +84,7 @@ def test_the_domain_threshold_passes_its_world_and_stops_another() -> None:
     assert domain.score(strange.features) > threshold
 
 
-def test_the_domain_of_huge_slides_takes_some_tiles_of_each() -> None:
+def test_the_domain_of_huge_slides_samples_tiles_of_each() -> None:
     """400 slides of 10 000 tiles with 1024 numbers each would be 33 GB at once."""
     bag = planted_bags.planted_bag("a", np.random.default_rng(0), 0, 0)
     huge = dataclasses.replace(
@@ -95,5 +95,5 @@ def test_the_domain_of_huge_slides_takes_some_tiles_of_each() -> None:
     assert len(domain.anchors) <= 512
 
 
-def test_calibration_error_of_nothing_is_nothing() -> None:
+def test_calibration_error_without_sentences_is_zero() -> None:
     assert calibration_error([], []) == 0.0

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.csv, TensorBoard files, and the time left."""
+"""What a run shows: metrics.csv, TensorBoard files, and the time left."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_rows_of_different_epochs_share_one_table(tmp_path: Path) -> None:
     assert [path for path in (tmp_path / "tensorboard").iterdir() if "tfevents" in path.name]
 
 
-def test_a_resumed_run_writes_the_rows_it_already_had(tmp_path: Path) -> None:
+def test_a_resumed_run_writes_its_earlier_rows(tmp_path: Path) -> None:
     MetricsLog(tmp_path, [{"epoch": 1.0}]).close()
     assert (tmp_path / "metrics.csv").read_text() == "epoch\n1.0\n"
 
 
 def test_time_left_comes_from_the_steps_of_this_process() -> None:
-    """A resumed run must not count the steps of the one before as done in no time."""
+    """A resumed run must not count the earlier process's steps as done in no time."""
     now = iter([0.0, 10.0, 10.0, 10.0, 10.0]).__next__
     silent = Console(file=io.StringIO())
     progress = TrainProgress("train", 110, done=50, console=silent, clock=now)
@@ -34,19 +34,19 @@ def test_time_left_comes_from_the_steps_of_this_process() -> None:
     assert progress.time_left() == "0:50"
 
 
-def test_without_a_terminal_a_line_says_how_far_it_is() -> None:
-    said = io.StringIO()
+def test_without_a_terminal_progress_is_a_line() -> None:
+    screen = io.StringIO()
     now = iter([0.0, 30.0, 30.0, 30.0]).__next__
-    with TrainProgress("train", 60, console=Console(file=said, width=200), clock=now) as progress:
+    with TrainProgress("train", 60, console=Console(file=screen, width=200), clock=now) as progress:
         progress.advance(30, "loss 0.1")
-    assert said.getvalue() == "train: 30/60 loss 0.1, 0:30 left\n"
+    assert screen.getvalue() == "train: 30/60 loss 0.1, 0:30 left\n"
 
 
-def test_a_terminal_obeys_no_name_of_a_slide_in_a_slow_run():
-    """A line every 20 s names the slide that was last: on a fast machine nobody sees one."""
-    said = io.StringIO()
+def test_slide_names_cannot_control_the_terminal_in_a_slow_run():
+    """A line every 20 s names the last slide; on a fast machine nobody sees one."""
+    screen = io.StringIO()
     now = iter([0.0, 30.0, 30.0, 30.0, 30.0]).__next__
-    with TrainProgress("encode", 2, console=Console(file=said, width=200), clock=now) as progress:
+    with TrainProgress("encode", 2, console=Console(file=screen, width=200), clock=now) as progress:
         progress.advance(1, "a\x1b[31m\nb.tif")
-    assert "\x1b[31m" not in said.getvalue()
-    assert "a\\x1b[31m\\nb.tif" in said.getvalue()
+    assert "\x1b[31m" not in screen.getvalue()
+    assert "a\\x1b[31m\\nb.tif" in screen.getvalue()
