@@ -1,4 +1,4 @@
-"""The port to the broker: publish an event durably; take events one at a time and say what became of each."""
+"""The port to the broker: publish events durably; take records one at a time, and finish or reject each."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Delivery:
-    """One record, lent to this process until it says `done` or `reject`.
+    """One record, lent to this process until it calls `done` or `reject`.
 
-    Exactly one of `event` and `unreadable` is set; the latter says why the record is no event of ours. `raw`
-    are the record's own bytes, for topics that carry other systems' records: they go nowhere else. `position`
-    is the record's place, "topic/partition/offset". `offsets`: how many it takes, more than one where damage
-    hides what lies there.
+    Exactly one of `event` and `unreadable` is set; the latter says why the record is not an event of ours.
+    `raw` holds the record's own bytes, for topics that carry other systems' records; they go nowhere else.
+    `position` is the record's place, "topic/partition/offset". `offsets`: how many offsets the record covers;
+    more than one where damage hides what lies there.
     """
 
     topic: str
@@ -49,13 +49,13 @@ class Delivery:
 
     @property
     def behind(self) -> int:
-        """The offset of what follows it."""
+        """The offset of the next record."""
         return self.offset + self.offsets
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an event is given up, and the dead-letter event that says so to the world."""
+    """Why an event is given up, and the dead-letter event that announces it."""
 
     code: str
     letter: Event
@@ -65,72 +65,73 @@ class Publisher(Protocol):
     """Publishes; safe to use from several threads."""
 
     def publish(self, topic: str, key: str, event: Event) -> None:
-        """Return once the record is durable. Raises TransientError("bus-unavailable") when that is not known.
+        """Return once the record is durable. Raises TransientError("bus-unavailable") if that is uncertain.
 
-        After the error the record may be there, once or more: publish it again. Order within a key is kept.
+        After the error the record may have been stored, even more than once: publish it again. Order within
+        a key is kept.
         """
         ...
 
     def publish_raw(self, topic: str, key: str, body: bytes) -> None:
-        """Publish bytes that are no event of ours, without headers; as `publish` otherwise."""
+        """Publish bytes that are not an event of ours, without headers; otherwise as `publish`."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection; what was published stays published."""
+        """Close the connection; what was published stays published."""
         ...
 
 
 class Subscription(Protocol):
     """One member of a consumer group on one topic, with at most one record in flight. Used from one thread.
 
-    A record is given to one member of the group at a time, in order within its partition, and again (to
-    whoever has the partition then) until some member says `done` or `reject`. Records are never passed over
-    unless they were set aside (`defer`): what follows a record in its partition comes only after it. What is
-    damaged is delivered, too, as `unreadable` with the code "record-damaged". All methods raise
+    A record is delivered to one member of the group at a time, in order within its partition, and again (to
+    the member that then has the partition) until some member calls `done` or `reject`. Records are never
+    skipped unless they were set aside (`defer`): the next record of a partition comes only after them. A
+    damaged record is delivered, too, as `unreadable` with the code "record-damaged". All methods raise
     TransientError("bus-unavailable") when the broker is away, and may be called again; membership, the record
-    in flight and those aside survive that where the broker allows it.
+    in flight and those set aside survive this where the broker allows it.
     """
 
     def next(self, timeout_s: float) -> Delivery | None:
         """Wait about `timeout_s` for a record; None if none came. ValueError while one is in flight.
 
-        Longer by a second where the group's members are changing, by some more where the broker is silent.
-        A record that was set aside and is due comes before new ones; after it one of these has its turn, so
-        that neither keep the others waiting.
+        The wait is a second longer while the group's members change, and longer still if the broker is
+        silent. A record that was set aside and is due comes before new ones; after it a new one has its turn,
+        so that neither kind starves.
         """
         ...
 
     def keep(self) -> bool:
         """Stay a member while a job runs; call it at least every second.
 
-        Returns at once, or within about a second while the group's members are changing. False once the
-        record in flight may have been given to another member.
+        Returns at once, or within about a second while the group's members change. False once the record in
+        flight may have been delivered to another member.
         """
         ...
 
     def done(self, delivery: Delivery) -> bool:
-        """Finish the record in flight; False if it was not ours any more (then nothing was committed).
+        """Finish the record in flight; False if it was no longer ours (then nothing was committed).
 
-        It is committed once nothing before it in its partition is unfinished.
+        It is committed once everything before it in its partition is finished.
         """
         ...
 
     def reject(self, delivery: Delivery, reason: Reason) -> bool:
-        """Publish `reason.letter` to the dead-letter topic, durably, then as `done`."""
+        """Publish `reason.letter` durably to the dead-letter topic; then as `done`."""
         ...
 
     def release(self, delivery: Delivery) -> None:
-        """Hand the record in flight back, uncommitted; it is delivered again, here or elsewhere."""
+        """Return the record in flight, uncommitted; it is delivered again, here or elsewhere."""
         ...
 
     def defer(self, delivery: Delivery, wait_s: float) -> bool:
-        """Set the record in flight aside for about `wait_s`, so that records with other keys pass it.
+        """Set the record in flight aside for about `wait_s`, so that records with other keys can pass it.
 
-        Those with its key wait behind it. `next` delivers it again when it is due. Nothing is committed past
-        it: what is finished meanwhile is remembered for as long as the partition stays here. After that, all
-        that is aside and what was finished behind it comes once more, to whoever has the partition then.
-        False where no more may be set aside (there are 256): then it is still in flight. True also where it
-        was not ours any more.
+        Records with its key wait behind it. `next` delivers it again when it is due. Nothing is committed
+        past it: what is finished meanwhile is remembered for as long as the partition stays here. When the
+        partition moves on, the records set aside and those finished behind them come once more, to its new
+        member. False if no more can be set aside (256 are): the record is then still in flight. True also if
+        it was no longer ours.
         """
         ...
 
@@ -139,14 +140,14 @@ class Subscription(Protocol):
         ...
 
     def trouble(self) -> TransientError | None:
-        """Say which partitions held here wait for ever, it seems, as the broker hands out nothing of them.
+        """Return an error that names partitions held here of which the broker delivers nothing any more.
 
-        None if all is well. Costs nothing; others go on meanwhile.
+        None if all is well. Costs nothing; the other partitions go on meanwhile.
         """
         ...
 
     def close(self) -> None:
-        """Leave the group, so that others take over at once; an unfinished record is theirs."""
+        """Leave the group, so that others take over at once, an unfinished record included."""
         ...
 
 
@@ -154,9 +155,8 @@ class Subscription(Protocol):
 class BusSettings:
     """`url`: "embedded:/path/to/bus.db" or "kafka://host:port[,host:port]".
 
-    `partitions`: of topics made here. `session_s`: how long a member that gives no sign of life keeps its
-    partitions. `kafka`: further settings handed to kafka-python as they are (security_protocol,
-    sasl_mechanism, ssl_cafile, …).
+    `partitions`: of topics created here. `session_s`: how long a silent member keeps its partitions. `kafka`:
+    further settings, passed to kafka-python as they are (security_protocol, sasl_mechanism, ssl_cafile, …).
     """
 
     url: str
@@ -177,7 +177,7 @@ def open_publisher(settings: BusSettings) -> Publisher:
 
 
 def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscription:
-    """Return a member of `group` on `topic`, which joins, and makes a missing topic, when first used.
+    """Return a member of `group` on `topic`; when first used, it joins and creates a missing topic.
 
     Raises as `open_publisher`.
     """
@@ -191,10 +191,10 @@ def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscrip
 
 
 def finished_records(settings: BusSettings, before: datetime, *, remove: bool) -> Iterator[tuple[str, int]]:
-    """Yield topic and bytes of records that every group has finished and that were published `before`.
+    """Yield topic and size in bytes of records published `before` that every group has finished.
 
-    With `remove` each is gone when it is told of. Kafka removes records by its own rules: of it nothing is
-    told. Raises as `Publisher.publish`.
+    With `remove`, each has been removed when it is yielded. Kafka removes records by its own rules, so
+    nothing is yielded for it. Raises as `Publisher.publish`.
     """
     if _scheme(settings) == "embedded":
         from histgen_lib.bus import _embedded_log

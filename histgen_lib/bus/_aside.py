@@ -1,7 +1,7 @@
-"""What one member has read and not finished: set aside until due, or held back behind a record of its key.
+"""What one member has read but not finished: set aside until due, or held back behind a record of its key.
 
-Pure: no clock and no broker. Both adapters ask it what may be delivered, and how far a partition may be
-committed. What is finished needs no list: it is all that was read and is not open.
+Pure: no clock and no broker. Every adapter asks it what may be delivered, and how far a partition may be
+committed. Finished records need no list: they are all that was read and is not open.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from math import inf
 from histgen_lib.bus import Delivery
 
 ASIDE_MOST, HELD_MOST, BYTES_MOST = 256, 64, 32 << 20
-"""So many open records a member remembers, so many of them held back in one partition, and so many bytes: no
-key that many records have can take all the room."""
+"""The most open records that a member remembers, the most of them held back in one partition, and the most
+bytes: so that a key with many records cannot take all the room."""
 _SOON, _NEVER = -inf, inf
-"""When a record is due that waits for nothing but its key's earlier ones; and one that is in flight."""
+"""When a record is due that waits only for earlier ones of its key; and one that is in flight."""
 
 
 @dataclass
 class _Open:
-    """A record that was read and is not finished, and when it may be delivered again."""
+    """A record that was read but not finished, and when it may be delivered again."""
 
     delivery: Delivery
     due: float
 
     @property
     def key(self) -> str | None:
-        """What records have to be in order by; None for one that is no event of ours."""
+        """The key within which records stay in order; None for a record that is not an event of ours."""
         return self.delivery.event.key if self.delivery.event else None
 
 
 @dataclass
 class _Part:
-    """A partition: the first offset that was not read, and what is open below it, by offset and in order."""
+    """A partition: the first offset not yet read, and the open records below it, by offset and in order."""
 
     reached: int
     open: dict[int, _Open] = field(default_factory=dict)
 
     @property
     def floor(self) -> int:
-        """The lowest offset that is not finished."""
+        """The lowest unfinished offset."""
         return next(iter(self.open), self.reached)
 
     def heads(self) -> Iterator[_Open]:
-        """Yield the open records with no other of their key before them."""
+        """Yield the open records that have no other of their key before them."""
         keys: set[str] = set()
         for record in self.open.values():
             if record.key is None or record.key not in keys:
@@ -54,20 +54,20 @@ class _Part:
 
 
 class Aside:
-    """One member's open records, of all its partitions. Times are the caller's."""
+    """The open records of one member, in all its partitions. Times are the caller's."""
 
     def __init__(self) -> None:
         self._parts: dict[int, _Part] = {}
         self._turn_of_new = False
         self.stopped: set[int] = set()
-        """Partitions whose next record has to be held back, with no room for it: read on later."""
+        """Partitions whose next record would have to be held back, with no room for it: read on later."""
 
     def take(self, delivery: Delivery) -> None:
-        """Note a record that was read: `again` returns it next, or, if its key waits, when that is through.
+        """Note a record that was read: `again` returns it next or, if its key waits, after the earlier ones.
 
-        Where it would have to wait and there is no room, its partition is `stopped` instead, and it has to be
-        read again. One below what was read before is another log's: all that is known of its partition is
-        forgotten.
+        If it has to wait and there is no room, its partition is `stopped` instead, and the record has to be
+        read again. An offset below what was read before belongs to a new log: everything known of its
+        partition is forgotten.
         """
         part = self._parts.get(delivery.partition)
         if part is None or delivery.offset < part.reached:
@@ -80,7 +80,7 @@ class Aside:
             part.reached, part.open[delivery.offset] = delivery.behind, record
 
     def again(self, now: float, *, in_turn: bool = False) -> Delivery | None:
-        """Return the record that is to be delivered again first; `lend` says that it is.
+        """Return the record to deliver again first; call `lend` once it is delivered.
 
         `in_turn`: after one that was due, none that was set aside comes before a new record.
         """
@@ -100,7 +100,7 @@ class Aside:
         return min((head.due for head in self._heads()), default=inf)
 
     def has_room(self) -> bool:
-        """Say whether the record in flight may be set aside."""
+        """Return whether the record in flight may be set aside."""
         return self._fits(0, 0)
 
     def defer(self, delivery: Delivery, due: float) -> None:
@@ -108,11 +108,11 @@ class Aside:
         self._parts[delivery.partition].open[delivery.offset].due = due
 
     def release(self, delivery: Delivery) -> None:
-        """Have the record in flight delivered again, before all others."""
+        """Have the record in flight delivered again before all others."""
         self._parts[delivery.partition].open[delivery.offset].due = _SOON
 
     def finish(self, delivery: Delivery) -> None:
-        """Take out the record in flight."""
+        """Remove the record in flight."""
         part = self._parts.get(delivery.partition)
         if part is not None:
             part.open.pop(delivery.offset, None)
@@ -121,13 +121,13 @@ class Aside:
         self._go_on([delivery.partition])
 
     def forget(self, partitions: Collection[int] | None = None) -> None:
-        """Drop what is known of partitions that are ours no more, or of all."""
+        """Drop what is known of partitions that are no longer ours, or of all."""
         for partition in list(self._parts) if partitions is None else partitions:
             self._parts.pop(partition, None)
         self._go_on(self.stopped if partitions is None else partitions)
 
     def floor(self, partition: int) -> int | None:
-        """Return the lowest offset that is not finished; None for a partition without open records."""
+        """Return the lowest unfinished offset; None for a partition without open records."""
         part = self._parts.get(partition)
         return part.floor if part else None
 
@@ -139,7 +139,7 @@ class Aside:
         return next((offset for offset in part.open if offset != delivery.offset), part.reached)
 
     def reached(self, delivery: Delivery) -> int:
-        """Return the first offset that was not read in the partition of the record in flight."""
+        """Return the first offset not yet read in the partition of the record in flight."""
         part = self._parts.get(delivery.partition)
         return part.reached if part else delivery.behind
 
@@ -154,12 +154,12 @@ class Aside:
         return (head for part in self._parts.values() for head in part.heads())
 
     def _go_on(self, partitions: Collection[int]) -> None:
-        """Have partitions read on, and those that only lacked room that there is now."""
+        """Have partitions read on, and also those that lacked room if there is room now."""
         self.stopped.difference_update(set(partitions))
         self.stopped -= {partition for partition in self.stopped if self._has_room_in(partition, 0)}
 
     def _has_room_in(self, partition: int, size: int) -> bool:
-        """Say whether a record of `size` bytes can be held back."""
+        """Return whether a record of `size` bytes can be held back."""
         held = sum(record.due == _SOON for record in self._parts[partition].open.values())
         return held < HELD_MOST and self._fits(1, size)
 

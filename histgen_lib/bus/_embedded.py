@@ -23,8 +23,8 @@ from histgen_lib.bus._sharing import holders_of
 from histgen_lib.events import DEAD_LETTER, Event
 
 _ALIVE = "expires > :now AND expires <= :now + session"
-"""A lease's end is on the machine's monotonic clock. After a reboot that starts again, and leases of old seem
-to last longer than any session: they are as dead as those that ran out."""
+"""Leases end by the machine's monotonic clock. After a reboot it starts again, and old leases seem to last
+longer than any session: they count as expired."""
 _OURS = " WHERE grp = :grp AND topic = :topic AND holder = :id AND part = :part AND next = :floor"
 
 

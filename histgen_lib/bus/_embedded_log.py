@@ -1,7 +1,7 @@
 """The embedded broker's file: a SQLite database in WAL mode with topics, records, and groups' positions.
 
-A commit is on the disk when it returns (synchronous=FULL), unless it is only about who is alive. A process
-that is killed in mid-transaction leaves nothing of it behind. One host only: WAL's index is shared memory.
+A commit is on disk when it returns (synchronous=FULL), unless it only concerns who is alive. A process that
+is killed in mid-transaction leaves nothing of it behind. One host only: WAL's index is shared memory.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ SELECT r.seq, r.topic, length(CAST(r.headers AS BLOB)) + length(CAST(r.body AS B
  ORDER BY r.seq LIMIT ?3
 """
 _UNTAKEN = (REPORT_DRAFTED, REPORT_SIGNED, DEAD_LETTER)
-"""Topics of which nobody has to take anything: without a group nothing of them is unfinished."""
+"""Topics that need no consumer: without a group, their records count as finished."""
 
 
 class Log:
-    """One connection to the file, made when first used, and made anew after an error of the disk."""
+    """One connection to the file, opened when first used, and again after a disk error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -73,7 +73,7 @@ class Log:
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Run a transaction: all of it or nothing, alone among all processes; flushed to disk if `durable`.
+        """Run a transaction, all or nothing, alone among all processes; flushed to disk if `durable`.
 
         Raises TransientError("bus-unavailable"), FatalError("bus-refused"), FatalError("bus-damaged").
         """
@@ -96,7 +96,7 @@ class Log:
             return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
-        """Close the connection; it is made again when needed."""
+        """Close the connection; it is opened again when needed."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -117,7 +117,7 @@ class Log:
 
 
 def ensure_topic(connection: sqlite3.Connection, topic: str, partitions: int) -> int:
-    """Make the topic if it is missing; return how many partitions it has."""
+    """Create the topic if it is missing; return its number of partitions."""
     connection.execute("INSERT OR IGNORE INTO topic VALUES (?, ?)", (topic, partitions))
     found = connection.execute("SELECT partitions FROM topic WHERE name = ?", (topic,)).fetchone()
     return int(found[0])
@@ -132,7 +132,7 @@ def append(
     *,
     partitions: int,
 ) -> None:
-    """Write a record behind all others of its key, inside the caller's transaction."""
+    """Append a record after all others of its key, inside the caller's transaction."""
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
     part = int.from_bytes(digest[:8], "big") % ensure_topic(connection, topic, partitions)
     connection.execute(
@@ -148,8 +148,8 @@ def finished_records(path: Path, before: datetime, *, remove: bool) -> Iterator[
     Finished: by every group. The last record of each partition stays, whatever its age, as the next one's
     number follows from it.
 
-    A few at a time, so that nobody waits long for the file; then the room is given back to the disk, unless
-    others hold the file just then. Raises as `Log.write`.
+    A few at a time, so that no process waits long for the file; then the file is shrunk, unless others are
+    using it. Raises as `Log.write`.
     """
     if not path.is_file():
         return
@@ -163,7 +163,7 @@ def finished_records(path: Path, before: datetime, *, remove: bool) -> Iterator[
 
 
 def _batch(log: Log, after: int, end: int, *, remove: bool) -> list[tuple[int, str, int]]:
-    """Find some records, and remove them in the same transaction."""
+    """Find some finished records, and remove them in the same transaction."""
     with log.write() if remove else log.read() as connection:
         rows: list[tuple[int, str, int]] = connection.execute(
             _FINISHED, (after, end, _BATCH, *_UNTAKEN)
@@ -174,7 +174,7 @@ def _batch(log: Log, after: int, end: int, *, remove: bool) -> list[tuple[int, s
 
 
 def _first_young(log: Log, before: datetime) -> int:
-    """Return the number of the first record that is not old; records are numbered as they came."""
+    """Return the number of the first record that is not old; records are numbered in order of arrival."""
     with log.read() as connection:
         last = 0
         for seq, headers in connection.execute("SELECT seq, CAST(headers AS BLOB) FROM record ORDER BY seq"):
@@ -185,7 +185,7 @@ def _first_young(log: Log, before: datetime) -> int:
 
 
 def _is_before(headers: bytes, before: datetime) -> bool:
-    """Tell from an event's time; a record without one, or a damaged one, is as old as those around it."""
+    """Judge by the event's time; a record without one, or a damaged one, is as old as those around it."""
     try:
         return datetime.fromisoformat(json.loads(headers)["ce_time"]) < before
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -193,7 +193,7 @@ def _is_before(headers: bytes, before: datetime) -> bool:
 
 
 def _give_back(path: Path) -> None:
-    """Shrink the file, unless others are in the middle of something: then the next time does it."""
+    """Shrink the file, unless others are in the middle of a transaction: then the next run does it."""
     with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
         try:
             connection.execute("VACUUM")
@@ -208,7 +208,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     found = _schema(connection)
     if found == 0:
         connection.execute("BEGIN IMMEDIATE")
-        if _schema(connection) == 0:  # nobody else was quicker
+        if _schema(connection) == 0:  # no other process was faster
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_SCHEMA}")
@@ -226,7 +226,7 @@ def _schema(connection: sqlite3.Connection) -> int:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL. SQLite does not wait by itself when another process is switching at the same time."""
+    """Switch to WAL. SQLite itself does not wait while another process does the same."""
     end = time.monotonic() + _BUSY_S
     while True:
         try:
@@ -239,25 +239,25 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _translated(error: sqlite3.Error | OSError, path: Path) -> HistgenError:
-    """Tell what may pass from what will not."""
+    """Distinguish errors that may pass from those that will not."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}:
         return FatalError(
             "bus-damaged",
-            f"The embedded broker's file {path} is damaged or no file of this software.",
+            f"The embedded broker's file {path} is damaged, or was not written by this software.",
             hint="Restore it from a backup, or name another file in HISTGEN_BUS.",
         )
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM} or _no_rights(error, path):
         return FatalError(
             "bus-refused",
             f"The embedded broker's file {path} cannot be written.",
-            hint="Give this user the right to write the file and its folder, or name another in HISTGEN_BUS.",
+            hint="Allow this user to write the file and its folder, or name another file in HISTGEN_BUS.",
         )
-    why = "busy" if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} else "not to be had"
+    why = "busy" if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} else "not available"
     return TransientError(
         "bus-unavailable",
         f"The embedded broker's file {path} is {why}.",
-        hint="It is tried again; if that lasts, see whether the disk is full or gone.",
+        hint="It is retried; if this lasts, check whether the disk is full or gone.",
     )
 
 

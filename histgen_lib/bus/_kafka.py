@@ -1,7 +1,8 @@
 """Subscription to Apache Kafka by kafka-python: at least once, one record in flight a member.
 
-A job takes minutes, so a member that works pauses its partitions and polls nothing but the group's news. What
-was read and is not finished stays in memory (`Aside`): the client's position runs ahead of what is committed.
+A job takes minutes, so a member that works pauses its partitions and polls only for changes in the group.
+Records that were read but not finished stay in memory (`Aside`): the client's position runs ahead of what is
+committed.
 """
 
 from __future__ import annotations
@@ -27,23 +28,24 @@ from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER
 
 _SILENCE_S, _CALM_SILENCE_S = 2.0, 10.0
-"""After so long without a sign of the broker it is asked for one; the second holds for a member at rest."""
+"""After so long without hearing from the broker we ask it for a sign of life; the second for a member at
+rest."""
 _REST_S = 10.0
-"""A member that got no record for so long is at rest."""
+"""A member that has had no record for so long is at rest."""
 _PATIENCE_S = 5.0
-"""A member that works asks in passing; only after so long it takes a late answer for an absent broker."""
+"""A member that works asks in passing; only after so long does it take a late answer for an absent broker."""
 _TURN_S = 0.5
-"""So often a member that works sees to the group's business."""
+"""How often a member that works attends to its group."""
 _CATCH_MS, _REBALANCE_S, _STUCK_S = 20, 1.0, 20.0
-"""kafka-python 3.0.12 takes in the end of a rebalance only within a call of `poll`; one that ends between two
-calls it starts anew, or (where a change of the topic began it) forgets. So it gets calls, one upon the other,
-until the group is settled. An end that is due comes within the first of these times, a whole rebalance most
-often within the second, and after the third the client must have forgotten it: another is made."""
+"""kafka-python 3.0.12 notices the end of a rebalance only within a call of `poll`; one that ends between two
+calls it starts again or (if a change of the topic began it) forgets. So we call `poll` again and again until
+the group has settled. An end that is due comes within the first of these times, a whole rebalance mostly
+within the second; after the third the client must have forgotten it, and is replaced."""
 _STALL_S, _STALLS = 10.0, 5
-"""kafka-python 3.0.12 can lay records of a paused partition aside and never come back to them. A member that
-got nothing for so long looks whether something lies there; if so so many times, its client is replaced."""
+"""kafka-python 3.0.12 can put records of a paused partition aside and never return to them. A member that got
+nothing for so long checks whether there are records; after so many such checks its client is replaced."""
 _GIVE_UP_S = 60.0
-"""After so long a failing client is replaced by a new one."""
+"""After so long a failing client is replaced."""
 
 
 class KafkaSubscription:
@@ -53,7 +55,7 @@ class KafkaSubscription:
         self._settings, self._servers, self._topic, self._group = settings, servers, topic, group
         self._letters = KafkaPublisher(settings, servers)
         self._consumer: Any = None
-        self._holes: Any = None
+        self._holes: Holes | None = None
         self._in_flight: Delivery | None = None
         self._aside = Aside()
         self._lost = self._evicted = False
@@ -121,8 +123,7 @@ class KafkaSubscription:
 
     def trouble(self) -> TransientError | None:
         """See `Subscription.trouble`."""
-        told: TransientError | None = self._holes.trouble() if self._consumer else None
-        return told
+        return self._holes.trouble() if self._holes and self._consumer else None
 
     def close(self) -> None:
         """See `Subscription.close`."""
@@ -131,7 +132,7 @@ class KafkaSubscription:
 
     @contextlib.contextmanager
     def _consuming(self) -> Iterator[Any]:
-        """Lend the consumer, making one if need be; one that has failed for long is given up."""
+        """Lend the consumer, making one if necessary; drop one that has failed for long."""
         try:
             if self._consumer is None:
                 self._consumer = self._join()
@@ -159,6 +160,10 @@ class KafkaSubscription:
         self._heard_at = time.monotonic()
         return consumer
 
+    def _holes_here(self) -> Holes:
+        assert self._holes is not None, "there is no consumer"
+        return self._holes
+
     @property
     def _at_rest(self) -> bool:
         return time.monotonic() - self._taken_at > _REST_S
@@ -168,16 +173,17 @@ class KafkaSubscription:
             self._consumer.pause(*places)
 
     def _went(self, places: Collection[Any]) -> None:
-        self._holes.forget(places)
+        if self._holes:
+            self._holes.forget(places)
         self._aside.forget([place.partition for place in places])
         if self._in_flight is not None and _place(self._in_flight) in places:
             self._lost = True
 
     def _holding(self, topic: str) -> Holding:
-        """Tell what this member has, when it joins; called as `_came` and `_went` are.
+        """Return what this member has when it joins; called as `_came` and `_went` are.
 
-        A member that hears only now that the group went on without it still believes in its partitions, and
-        kafka-python with it. Others have had them: what is known of them here is worth nothing any more.
+        A member that learns only now that the group went on without it still believes that it has its
+        partitions, and so does kafka-python. Others have had them: what is known of them here is worthless.
         """
         owned = frozenset(place.partition for place in self._consumer.assignment() if place.topic == topic)
         if owned and self._consumer.group_metadata().generation_id < 0:
@@ -194,7 +200,7 @@ class KafkaSubscription:
         return self._settle(_REBALANCE_S) and self._lend(in_turn=True)
 
     def _read_on(self, end: float) -> None:
-        """Read until there is a record that does not wait behind others, one is due, or it is `end`."""
+        """Read until a record does not wait behind others, one is due, or `end` is reached."""
         while found := self._poll_awake(end):
             self._take(*next(iter(found.values())))
             if self._lend(in_turn=True):
@@ -202,16 +208,16 @@ class KafkaSubscription:
         settled = self._settle(_REBALANCE_S)
         self._listen_for_broker(patience_s=ANSWER_S / 2)
         self._see_to_stall()
-        if self._holes.blind:
+        if self._holes_here().blind:
             self._count(self._consumer.assignment(), self._position)
         if settled:
             self._lend()
 
     def _poll_awake(self, end: float) -> dict[Any, Any]:
-        """Poll for records, but of partitions that have no room for more, until one that waits is due."""
+        """Poll for records until one that waits is due; skip partitions without room for more."""
         consumer, now = self._consumer, time.monotonic()
-        consumer.resume(*self._holes.due(self._open(consumer.paused())))
-        due = max(self._aside.due(), now + FETCH_S)  # one that is due lets new ones have a turn
+        consumer.resume(*self._holes_here().due(self._open(consumer.paused())))
+        due = max(self._aside.due(), now + FETCH_S)  # new records have their turn, too
         return self._poll(max(_CATCH_MS, ceil(1000 * (min(end, due) - now))))
 
     def _open(self, places: Collection[Any]) -> list[Any]:
@@ -221,14 +227,14 @@ class KafkaSubscription:
     def _take(self, record: Any) -> None:
         self._heard_at = self._got_at = time.monotonic()
         found = read(record)
-        self._holes.forget([_place(found)])
+        self._holes_here().forget([_place(found)])
         self._aside.take(found)
         if found.partition in self._aside.stopped:
             self._consumer.seek(_place(found), found.offset)
             self._consumer.pause(_place(found))
 
     def _lend(self, *, in_turn: bool = False) -> bool:
-        """Deliver a record that was read, if one need not wait."""
+        """Deliver a record that was read, if one does not have to wait."""
         found = self._aside.again(time.monotonic(), in_turn=in_turn)
         if found is None:
             return False
@@ -238,7 +244,7 @@ class KafkaSubscription:
         return True
 
     def _turn(self, timeout_ms: float) -> None:
-        """Have the group's business done, and nothing delivered."""
+        """Let the client attend to the group, and deliver nothing."""
         consumer = self._consumer
         consumer.pause(*consumer.assignment())
         self._turned_at = time.monotonic()
@@ -254,7 +260,7 @@ class KafkaSubscription:
         return found
 
     def _made_anew(self) -> bool:
-        """Say whether the topic was removed and made again: kafka-python would go on where it was."""
+        """Return whether the topic was removed and created again: kafka-python would go on where it was."""
         known, found = self._topic_id, self._consumer._cluster.topic_id(self._topic)
         return bool(known and found and found.int and known != found)
 
@@ -267,9 +273,10 @@ class KafkaSubscription:
                 return False
             try:
                 committed = kafka.OffsetAndMetadata(self._aside.floor_after(delivery))
-                self._consumer.commit({place: committed}, timeout_ms=ANSWER_S * 1000)  # also where it stays
+                # Even if the offset stays the same.
+                self._consumer.commit({place: committed}, timeout_ms=ANSWER_S * 1000)
             except (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError):
-                self._turn(_CATCH_MS)  # the group changes: see what is still ours
+                self._turn(_CATCH_MS)  # the group is changing: see what is still ours
                 if time.monotonic() > end:
                     raise
                 continue
@@ -279,7 +286,7 @@ class KafkaSubscription:
             return True
 
     def _settle(self, timeout_s: float) -> bool:
-        """Wait until the group has agreed who has what; False if it has not."""
+        """Wait until the group has agreed who has which partition; False if it has not."""
         start = time.monotonic()
         while self._consumer.group_metadata().state is not MemberState.STABLE:
             now = time.monotonic()
@@ -294,26 +301,26 @@ class KafkaSubscription:
         return True
 
     def _next_in_line(self, delivery: Delivery) -> bool:
-        """Say whether a record that was lost and came back is what the group has to finish next.
+        """Return whether a record that was lost and came back is still the group's next one to finish.
 
-        It is not if another member finished it, nor if the broker lost its log meanwhile: what lies there now
-        are other records, which nobody has seen.
+        It is not if another member finished it, nor if the broker lost its log meanwhile and now has other
+        records there, which nobody has seen.
         """
         committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
         return bool(committed == delivery.offset)
 
     def _count(self, places: Collection[Any], start: Callable[[Any], int]) -> int:
-        """Count the records of partitions from where `start` says."""
+        """Count the records of partitions, each from the offset that `start` returns."""
         ends = self._consumer.end_offsets(sorted(places), timeout_ms=ANSWER_S * 1000) if places else {}
         self._heard_at = time.monotonic() if ends else self._heard_at
-        self._holes.note_ends(ends)
+        self._holes_here().note_ends(ends)
         return sum(max(0, end - start(place)) for place, end in ends.items())
 
     def _see_to_stall(self) -> None:
-        """Replace a client that delivers nothing though something lies there."""
+        """Replace a client that delivers nothing although there are records."""
         if time.monotonic() - self._got_at < _STALL_S:
             return
-        open = self._open(self._consumer.assignment() - self._holes.places)
+        open = self._open(self._consumer.assignment() - self._holes_here().places)
         self._stalls = self._stalls + 1 if self._count(open, self._position) else 0
         if self._stalls == 0:
             self._got_at = time.monotonic()
@@ -328,7 +335,7 @@ class KafkaSubscription:
         return int(self._consumer.position(place, timeout_ms=ANSWER_S * 1000) or 0)
 
     def _listen_for_broker(self, *, patience_s: float, tolerated_s: float = 0.0) -> None:
-        """Ask the broker for a sign of life when there was none lately."""
+        """Ask the broker for a sign of life if there was none lately."""
         silence_s = time.monotonic() - self._heard_at
         if silence_s < (_CALM_SILENCE_S if self._at_rest else _SILENCE_S):
             return

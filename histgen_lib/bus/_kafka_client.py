@@ -26,7 +26,7 @@ from histgen_lib.events import Event
 ANSWER_S = 8.0
 """How long a broker may take to answer before it counts as away."""
 
-_OURS: dict[str, Any] = {
+_OURS: dict[str, object] = {
     "request_timeout_ms": int(ANSWER_S * 1000),
     "bootstrap_timeout_ms": 5_000,
     "reconnect_backoff_max_ms": 1_000,  # soon back when the broker is
@@ -36,7 +36,7 @@ _OURS: dict[str, Any] = {
 }
 _KINDS = (kafka.KafkaConsumer, kafka.KafkaProducer, kafka.KafkaAdminClient)
 _KEPT_MS = 90 * 24 * 3600 * 1000
-"""Records of topics made here stay 90 days: longer than anyone leaves a slide unfinished."""
+"""Records of topics created here are kept for 90 days: longer than any slide is left unfinished."""
 
 _REFUSALS = (
     kafka_errors.AuthorizationError,
@@ -48,14 +48,15 @@ _TLS_REFUSAL = re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|ALERT|certificate|n
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _UNUSABLE = (kafka_errors.KafkaConfigurationError, kafka_errors.InvalidSessionTimeoutError)
 _UNUSABLE_AT_START = (*_UNUSABLE, FileNotFoundError, AssertionError, LookupError, TypeError, ValueError)
-"""What wrong settings make kafka-python raise while a client is made; later these mean something else."""
+"""What kafka-python raises for wrong settings while a client is made; later these errors mean something
+else."""
 
 
 class _Ear(logging.Filter):
-    """Remembers why a connection failed, which kafka-python tells its log only, and keeps the log quiet.
+    """Remembers why a connection failed, which kafka-python only logs, and keeps its log quiet.
 
-    It would repeat itself several times a second while a broker is away, and tell passwords on its lower
-    levels.
+    It would repeat itself several times a second while a broker is away, and on its lower levels it logs
+    passwords.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class _Ear(logging.Filter):
         self._heard: deque[tuple[float, BaseException]] = deque(maxlen=100)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take the exception out of a record, and drop the record."""
+        """Remember the exception in a log record, and drop the record."""
         for value in record.args if isinstance(record.args, tuple) else ():
             if isinstance(value, BaseException):
                 self._heard.append((time.monotonic(), value))
@@ -85,47 +86,47 @@ def _listen() -> None:
 
 
 def _hear_out(transport: type[Any]) -> None:
-    """Have what came together with a connection's end read before the end.
+    """Have data that arrives together with the end of a connection read before the end.
 
-    kafka-python 3.0.12 throws it away. A broker that refuses a password says so and closes at once: it would
-    be taken for one that is away.
+    kafka-python 3.0.12 discards it. A broker that refuses a password says so and closes at once: it would be
+    taken for one that is away.
     """
     receive = transport._sock_recv
 
     def last_words_first(self: Any) -> tuple[bytes, BaseException | None]:
         data, error = receive(self)
-        return data, None if data else error  # the end is still there at the next reading
+        return data, None if data else error  # the next read meets the end again
 
     transport._sock_recv = last_words_first
 
 
-with contextlib.suppress(ImportError, AttributeError):  # of a kafka-python that is built otherwise
+with contextlib.suppress(ImportError, AttributeError):  # a kafka-python that is built differently
     _transport = importlib.import_module("kafka.net.transport")
     for _kind in (_transport.KafkaTCPTransport, _transport.KafkaSSLTransport):
         _hear_out(_kind)
 
 
-def connect(kind: type[Any], settings: BusSettings, servers: list[str], **ours: Any) -> Any:
-    """Make a client; what a failed attempt has started is stopped again. Raises as `talking`.
+def connect(kind: type[Any], settings: BusSettings, servers: list[str], **ours: object) -> Any:
+    """Make a client; whatever a failed attempt has started is stopped again. Raises as `talking`.
 
-    kafka-python stumbles over a broker that is killed in the middle of a greeting as it does over settings.
-    Settings fail the same way again.
+    kafka-python reports a broker that is killed in mid-handshake as it reports wrong settings. So it is tried
+    twice: wrong settings fail again.
     """
     _listen()
     try:
-        return _made(kind, settings, servers, ours)
+        return _new_client(kind, settings, servers, ours)
     except FatalError as error:
         if error.code != "bus-settings":
             raise
-    return _made(kind, settings, servers, ours)
+    return _new_client(kind, settings, servers, ours)
 
 
-def _made(kind: type[Any], settings: BusSettings, servers: list[str], ours: dict[str, Any]) -> Any:
+def _new_client(kind: type[Any], settings: BusSettings, servers: list[str], ours: dict[str, object]) -> Any:
     theirs = dict(settings.kafka)
     unknown = [name for name in theirs if not any(name in other.DEFAULT_CONFIG for other in _KINDS)]
     if unknown:
         raise _unusable(f"kafka-python knows no {', '.join(sorted(unknown))}")
-    wanted = {name: value for name, value in (_OURS | ours | theirs).items() if name in kind.DEFAULT_CONFIG}
+    config = {name: value for name, value in (_OURS | ours | theirs).items() if name in kind.DEFAULT_CONFIG}
     started: list[Any] = []
 
     def start(**config: Any) -> Any:
@@ -134,7 +135,7 @@ def _made(kind: type[Any], settings: BusSettings, servers: list[str], ours: dict
 
     with talking(_UNUSABLE_AT_START):
         try:
-            return kind(bootstrap_servers=servers, kafka_client=start, **wanted)
+            return kind(bootstrap_servers=servers, kafka_client=start, **config)
         except BaseException:
             for client in started:
                 client.close()
@@ -145,9 +146,9 @@ def _made(kind: type[Any], settings: BusSettings, servers: list[str], ours: dict
 def talking(unusable: tuple[type[BaseException], ...] = _UNUSABLE) -> Iterator[None]:
     """Translate what kafka-python raises.
 
-    TransientError("bus-unavailable") for outages and whatever may pass; InvalidInputError("event-too-large")
-    where the broker takes less than we do; FatalError("bus-refused") for a broker that does not let us in,
-    FatalError("bus-settings") for settings that cannot be (`unusable`).
+    TransientError("bus-unavailable") for outages and everything else that may pass;
+    InvalidInputError("event-too-large") if the broker takes less than we do; FatalError("bus-refused") if the
+    broker denies us access; FatalError("bus-settings") for impossible settings (`unusable`).
     """
     start = time.monotonic()
     try:
@@ -161,12 +162,12 @@ def talking(unusable: tuple[type[BaseException], ...] = _UNUSABLE) -> Iterator[N
 def _translated(
     error: BaseException, heard: list[BaseException], unusable: tuple[type[BaseException], ...]
 ) -> HistgenError:
-    """Find the place of `error` in our tree; `heard` is what connections failed of."""
+    """Translate `error` into our own; `heard` are the reasons why connections failed."""
     if isinstance(error, _TOO_LARGE):
         return InvalidInputError(
             "event-too-large",
-            "An event is larger than what this broker takes.",
-            hint="Let the topic take 1 MiB: max.message.bytes, as Kafka has it by itself.",
+            "An event is larger than this broker takes.",
+            hint="Set the topic's max.message.bytes to at least 1 MiB, Kafka's default.",
         )
     for cause in (error, *heard):
         if isinstance(cause, _REFUSALS) or _TLS_REFUSAL.search(str(cause)):
@@ -180,13 +181,13 @@ def _translated(
     return TransientError(
         "bus-unavailable",
         f"The broker does not answer ({type(error).__name__}).",
-        hint="It is tried again; if that lasts, see whether the broker runs, HISTGEN_BUS names it, and "
+        hint="It is retried; if this lasts, check that the broker runs, that HISTGEN_BUS names it, and that "
         "HISTGEN_KAFKA has its security_protocol.",
     )
 
 
 def raised_by_us(error: BaseException) -> bool:
-    """Say whether an exception is a mistake of our own code, which is not to be taken for an outage."""
+    """Return whether an exception is a bug in our own code, which must not be taken for an outage."""
     if isinstance(error, kafka_errors.KafkaError):
         return False
     traceback = error.__traceback__
@@ -196,14 +197,14 @@ def raised_by_us(error: BaseException) -> bool:
 
 
 def ensure_topic(settings: BusSettings, servers: list[str], topic: str) -> None:
-    """Make a topic if it is missing, and wait until it can be used. Raises as `talking`."""
+    """Create a topic if it is missing, and wait until it can be used. Raises as `talking`."""
     admin = connect(kafka.KafkaAdminClient, settings, servers)
-    wanted = {"num_partitions": settings.partitions, "configs": {"retention.ms": str(_KEPT_MS)}}
+    config = {"num_partitions": settings.partitions, "configs": {"retention.ms": str(_KEPT_MS)}}
     with talking(), contextlib.closing(admin):
         found = admin.describe_topics([topic])
         if any(one["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno for one in found):
-            with contextlib.suppress(kafka_errors.TopicAlreadyExistsError):  # someone was quicker
-                admin.create_topics({topic: wanted})
+            with contextlib.suppress(kafka_errors.TopicAlreadyExistsError):  # another process was faster
+                admin.create_topics({topic: config})
             admin.wait_for_topics([topic], timeout_ms=ANSWER_S * 1000)
 
 
@@ -237,7 +238,7 @@ class KafkaPublisher:
                 sent = producer.send(topic, value=body, key=key.encode(), headers=headers)
                 sent.get(timeout=ANSWER_S + 1)
         except BaseException:
-            self._drop(producer)  # nothing of it may arrive later, behind what is published next
+            self._drop(producer)  # or the record might still arrive, after those published next
             raise
 
     def _ready(self, topic: str) -> Any:
@@ -273,5 +274,5 @@ def _unusable(what: str) -> FatalError:
     return FatalError(
         "bus-settings",
         f"The broker's settings cannot be used ({what}).",
-        hint="Check HISTGEN_KAFKA, and that HISTGEN_BUS_SESSION_S is a time that the broker allows.",
+        hint="Check HISTGEN_KAFKA, and that the broker allows a session of HISTGEN_BUS_SESSION_S.",
     )

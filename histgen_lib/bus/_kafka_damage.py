@@ -1,7 +1,7 @@
-"""Damage in what a Kafka broker answers, told as a record: whatever cannot be read is passed like any other.
+"""Damage in a Kafka broker's answer, delivered as a record, so that reading goes on behind it.
 
-kafka-python 3.0.12 raises in the midst of an answer, and would look for the rest of it for ever. Here the
-bytes that cannot be read come as the value of one record, with why, and reading goes on behind them.
+kafka-python 3.0.12 raises in the middle of an answer, and would retry the rest of it for ever. Here the bytes
+that cannot be read become the value of one record, with the reason.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from histgen_lib.bus._records import damaged, delivery
 from histgen_lib.errors import InvalidInputError
 
 _MOST_UNPACKED = 64 << 20
-"""Producers pack a few MiB at most; what unpacks to more is there to fill somebody's memory."""
+"""Producers pack a few MiB at most; a batch that unpacks to more is an attack on our memory."""
 _OVERHEAD, _MAGIC = MemoryRecords.LOG_OVERHEAD, b"\x02"
 _SLACK = 1 << 20
-"""Records may have come since the broker looked where its log ends; so many have not."""
+"""More records may have arrived since the broker looked where its log ends, but never so many."""
 _UNREADABLE = Exception
-"""kafka-python and its codecs raise whatever comes: IndexError, struct.error, AssertionError, EOFError."""
+"""kafka-python and its codecs raise anything: IndexError, struct.error, AssertionError, EOFError."""
 
 
 class Damage(bytes):
-    """Stands for a record's value: what lies there. `why` it cannot be read; how many `offsets` it takes."""
+    """The value of a record that cannot be read: its bytes, `why`, and how many `offsets` it covers."""
 
     why: str
     offsets: int
 
     @classmethod
     def record(cls, first: int, beyond: int, why: str, data: bytes = b"") -> DefaultRecord:
-        """Make the record that stands for what lies from offset `first` up to `beyond`."""
+        """Make the record that stands for the offsets from `first` up to but not including `beyond`."""
         damage = cls(data)
         damage.why, damage.offsets = why, beyond - first
         return DefaultRecord(len(data), first, -1, 0, None, damage, [])
@@ -66,9 +66,9 @@ def read(record: Any) -> Delivery:
 class PassingRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
     """One partition's part of an answer, with damage as records.
 
-    `floor`: the first offset that is wanted; the answer may begin before it. `end`: the first offset that the
-    broker has not yet. `lost`: from which offset on nothing up to the floor can be had. `whole`: the answer
-    reaches up to `end`.
+    `floor`: the first offset to deliver; the answer may begin before it. `end`: the first offset that the
+    broker does not have yet. `lost`: the offset from which nothing can be had up to the floor. `whole`: the
+    answer reaches up to `end`.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class PassingRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-p
             yield from self._read(batches, *deserializers)
         except _UNREADABLE as error:
             first = self.next_fetch_offset
-            yield from self._read(_Told(Damage.record(first, first + 1, type(error).__name__)), None, None)
+            yield from self._read(
+                _Substitute(Damage.record(first, first + 1, type(error).__name__)), None, None
+            )
 
     def _read(self, batches: Any, *deserializers: Any) -> Iterator[Any]:
         for record in super()._unpack_records(self.topic_partition, batches, *deserializers):
@@ -101,15 +103,15 @@ class PassingRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-p
             yield record
 
 
-class _Told:
-    """A record of ours in place of a batch, or of all: kafka-python reads it as one of the oldest kind."""
+class _Substitute:
+    """A record of ours in place of a batch, or of all: kafka-python reads it as one of the oldest format."""
 
     magic = 0
 
     def __init__(self, record: DefaultRecord) -> None:
         self._records = [record]
 
-    def next_batch(self) -> _Told | None:
+    def next_batch(self) -> _Substitute | None:
         return self if self._records else None
 
     def validate_crc(self) -> bool:
@@ -130,10 +132,10 @@ class _Batches:
         self._gap, self._whole = gap, whole
 
     def next_batch(self) -> Any:
-        """Return the next batch; a damaged record where it is none; None at the end of the answer."""
+        """Return the next batch; a damaged record if it cannot be read; None at the end of the answer."""
         if self._gap:
             gap, self._gap = self._gap, None
-            return _Told(Damage.record(*gap, "the broker does not find it"))
+            return _Substitute(Damage.record(*gap, "the broker does not find it"))
         batch = self._sound(self._at)
         if batch is None:
             return self._damaged()
@@ -153,8 +155,8 @@ class _Batches:
             return None  # the answer ends within a batch, or there
         data, self._at = bytes(self._data[self._at : stop]), stop
         if self._first == first:
-            return self.next_batch()  # nothing that is wanted lies there
-        return _Told(Damage.record(first, self._first, "its checksum or its length is wrong", data))
+            return self.next_batch()  # it covers no offset that we need
+        return _Substitute(Damage.record(first, self._first, "its checksum or its length is wrong", data))
 
     def _behind(self) -> tuple[int, int] | None:
         """Find the next sound batch: where it begins, and its first offset."""
@@ -167,7 +169,7 @@ class _Batches:
         return None
 
     def _sound(self, at: int) -> Any:
-        """Return the batch that begins there; None if it is damaged, or not all there."""
+        """Return the batch that begins at `at`; None if it is damaged or incomplete."""
         size = self._size(at)
         if size is None:
             return None
@@ -184,14 +186,14 @@ class _Batches:
         return batch if batch.magic < 2 else PassingBatch(batch._buffer)
 
     def _size(self, at: int) -> int | None:
-        """Return how many bytes a batch says that it has; None if they are not all there."""
+        """Return the size that a batch states, in bytes; None if it is incomplete."""
         if len(self._data) - at < _OVERHEAD:
             return None
         size = _OVERHEAD + int(struct.unpack_from(">i", self._data, at + MemoryRecords.LENGTH_OFFSET)[0])
         return size if _OVERHEAD < size <= len(self._data) - at else None
 
     def _claimed(self, at: int) -> int:
-        """Return the offset behind a damaged batch by what it says itself, if that can be."""
+        """Return the offset behind a damaged batch as it states itself, if that is plausible."""
         try:
             beyond = int(DefaultRecordBatch(self._data[at:]).next_offset)
         except struct.error:
@@ -204,14 +206,14 @@ def _beyond(batch: Any) -> int:
 
 
 class PassingBatch(DefaultRecordBatch):  # type: ignore[misc]
-    """A batch whose checksum is right; a record in it that cannot be read is told, and the next one read."""
+    """A batch whose checksum is right. A record in it that cannot be read becomes `Damage`."""
 
     _buffer: bytearray
     _pos: int
     _decompressed: bool
 
     def validate_crc(self) -> bool:
-        """Say yes: it was looked at."""
+        """Return True: it was checked before."""
         return True
 
     def __iter__(self) -> Iterator[DefaultRecord]:
@@ -227,7 +229,7 @@ class PassingBatch(DefaultRecordBatch):  # type: ignore[misc]
                 record = self._read_msg()
             except _UNREADABLE as error:
                 offset, stop = self._outline(at, offset)
-                why = f"it is not made as records are: {type(error).__name__}"
+                why = f"it does not have the form of a record: {type(error).__name__}"
                 if stop is None:
                     yield self._ruin(offset, why)
                     return
@@ -240,7 +242,7 @@ class PassingBatch(DefaultRecordBatch):  # type: ignore[misc]
         return Damage.record(first, max(first + 1, self.next_offset), why, bytes(self._buffer))
 
     def _outline(self, at: int, at_least: int) -> tuple[int, int | None]:
-        """Say which offset a record has that cannot be read, and where it ends; None if that is not known."""
+        """Return the offset of a record that cannot be read, and where it ends (None if unknown)."""
         try:
             length, start = decode_varint(self._buffer, at)
             _, pos = decode_varint(self._buffer, start)
@@ -288,7 +290,7 @@ def _unzstd(data: bytes) -> bytes:
 
 _UNPACK: dict[int, Callable[[bytes], bytes]] = {
     DefaultRecordBatch.CODEC_GZIP: _gunzip,
-    DefaultRecordBatch.CODEC_SNAPPY: snappy_decode,  # cannot grow more than some twenty times
+    DefaultRecordBatch.CODEC_SNAPPY: snappy_decode,  # grows about twentyfold at most
     DefaultRecordBatch.CODEC_LZ4: _unlz4,
     DefaultRecordBatch.CODEC_ZSTD: _unzstd,
 }
@@ -296,6 +298,6 @@ _UNPACK: dict[int, Callable[[bytes], bytes]] = {
 
 _AMBIGUOUS = InvalidInputError(
     "event-unreadable",
-    "An event cannot be used: one of its ce_ headers is there twice, and says two things.",
-    hint="Send it as docs/events.md describes, then it is worked on.",
+    "An event cannot be used: one of its ce_ headers occurs twice, with two different values.",
+    hint="Send the event again, in the form that docs/events.md describes.",
 )

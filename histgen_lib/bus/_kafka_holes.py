@@ -1,8 +1,8 @@
-"""Where a Kafka broker does not find a record: the way around, and word of partitions that have none.
+"""Reading around records that a Kafka broker does not find, and naming partitions where that is impossible.
 
-A broker looks for an offset from batch to batch, by their lengths. Where one of these is damaged it finds
-nothing up to the next entry of its index. But a fetch that begins before the damage brings what lies behind
-it, too, and one that begins behind that entry brings the rest.
+A broker looks for an offset from batch to batch, by their lengths. If one of these is damaged, it finds
+nothing up to the next entry of its index. But a fetch that begins before the damage also brings what lies
+behind it, and one that begins behind that entry brings the rest.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from histgen_lib.bus._kafka_client import raised_by_us
 from histgen_lib.bus._kafka_damage import PassingRecords
 from histgen_lib.errors import TransientError
 
-_TELL_S, _TELL_AFTER, _REST_S = 10.0, 3, 60.0
-"""A hole is told of when it is so old and was met so often. Where no way leads around it, one is looked for
+_REPORT_S, _REPORT_AFTER, _REST_S = 10.0, 3, 60.0
+"""A hole is reported once it is so old and was met so often. If there is no way around it, the search begins
 again after the last of these times."""
 _FAR = 4096
-"""So many offsets before a hole a fetch begins at most."""
+"""How many offsets before a hole a fetch may begin."""
 _SOUND = (kafka_errors.NoError, kafka_errors.OffsetOutOfRangeError)
 """Answers that kafka-python deals with."""
 _DAMAGED = (
@@ -32,14 +32,15 @@ _DAMAGED = (
     kafka_errors.InvalidRecordError,
     kafka_errors.UnknownError,
 )
-"""Answers of a broker that runs into damage; all others are about the partition as a whole."""
+"""A broker's answers when it meets damage; all others concern the partition as a whole."""
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A fetch that begins at `start` and is wanted from `floor` on.
+    """A fetch that begins at `start`, and of which records from `floor` on are delivered.
 
-    `lost`: what lies between that and the floor is given up. `probe`: only whether there is something.
+    `lost`: the offset from which everything up to the floor is given up. `probe`: the fetch only finds out
+    whether there are records.
     """
 
     start: int
@@ -48,28 +49,31 @@ class _Way:
     probe: bool = False
 
 
-def _ways(wanted: int, end: int) -> Generator[_Way, bool]:
-    """Yield ways around; is sent whether a fetch brought something. Those before `wanted` end by success."""
+def _ways(missing: int, end: int) -> Generator[_Way, bool]:
+    """Yield ways around the offset `missing`; is sent whether a fetch brought something.
+
+    Ways that begin before `missing` end the search when they succeed.
+    """
     before = 1
-    while before <= _FAR and before < 2 * wanted:
-        yield _Way(max(0, wanted - before), wanted)
+    while before <= _FAR and before < 2 * missing:
+        yield _Way(max(0, missing - before), missing)
         before *= 2
-    low, high = wanted, wanted + 1
+    low, high = missing, missing + 1
     while high < end and not (yield _Way(high, high, probe=True)):
-        low, high = high, wanted + 2 * (high - wanted)
+        low, high = high, missing + 2 * (high - missing)
     if high < end:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if (yield _Way(middle, middle, probe=True)) else (middle, high)
-        yield _Way(wanted, wanted)  # unless it is found again
-        yield _Way(high, high, lost=wanted)
+        yield _Way(missing, missing)  # unless it is found again
+        yield _Way(high, high, lost=missing)
 
 
 @dataclass
 class _Hole:
-    """An offset that is not found, `met` so often, first `since`; nothing is tried before `due`."""
+    """An offset that is not found, `met` so often, since when; nothing is tried before `due`."""
 
-    wanted: int
+    offset: int
     way: _Way
     ways: Generator[_Way, bool] | None = None
     why: str = ""
@@ -78,10 +82,10 @@ class _Hole:
     due: float = 0.0
 
     def go_on(self, *, brought: bool, end: int) -> int:
-        """Say where to fetch next."""
+        """Return where to fetch next."""
         try:
             if self.ways is None:
-                self.ways = _ways(self.wanted, end)
+                self.ways = _ways(self.offset, end)
                 self.way = next(self.ways)
             else:
                 self.way = self.ways.send(brought)
@@ -90,14 +94,14 @@ class _Hole:
         return self.way.start
 
     def rest(self, seconds: float) -> int:
-        """Look again at the place itself, later; return that."""
-        self.ways, self.way = None, _Way(self.wanted, self.wanted)
+        """Try the offset itself again later; return it."""
+        self.ways, self.way = None, _Way(self.offset, self.offset)
         self.due = time.monotonic() + seconds
-        return self.wanted
+        return self.offset
 
 
 class Holes:
-    """Sits in a consumer and takes its answers apart, so that one partition never ends them all."""
+    """Parses a consumer's answers in its place, so that one damaged partition never stops the others."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer, self._fetcher = consumer, consumer._fetcher
@@ -113,16 +117,16 @@ class Holes:
 
     @property
     def blind(self) -> bool:
-        """Whether it is not known where a partition with a hole ends."""
+        """Whether the end of some partition with a hole is unknown."""
         return not self._ends.keys() >= self.places
 
     def due(self, paused: Collection[Any]) -> list[Any]:
-        """Return those of the paused partitions that may be fetched from now."""
+        """Return the paused partitions from which records may be fetched now."""
         now = time.monotonic()
         return [place for place in paused if place not in self._holes or self._holes[place].due <= now]
 
     def forget(self, places: Collection[Any]) -> None:
-        """Note that partitions gave a record, or are ours no more."""
+        """Note that partitions delivered a record, or are no longer ours."""
         for place in places:
             self._holes.pop(place, None)
 
@@ -131,27 +135,27 @@ class Holes:
         self._ends |= ends
 
     def trouble(self) -> TransientError | None:
-        """Say which partitions of ours give nothing, though something lies there."""
-        told = [
-            f"{place.topic}/{place.partition}/{hole.wanted} ({hole.why})" for place, hole in self._known()
+        """Return an error that names partitions of ours that deliver nothing although they have records."""
+        places = [
+            f"{place.topic}/{place.partition}/{hole.offset} ({hole.why})" for place, hole in self._known()
         ]
-        if not told:
+        if not places:
             return None
         return TransientError(
             "bus-record",
-            f"Partitions wait, as the broker does not hand out their records: {', '.join(sorted(told))}.",
-            hint="The broker's log says why; a partition goes on as soon as it can be read. To give up what "
-            "lies there, set the group's offset behind it: kafka-consumer-groups.",
+            f"Partitions wait, as the broker does not deliver their records: {', '.join(sorted(places))}.",
+            hint="The broker's log says why; a partition goes on as soon as it can be read. To skip the "
+            "damaged records, set the group's offset behind them with kafka-consumer-groups.",
         )
 
     def _known(self) -> Iterator[tuple[Any, _Hole]]:
-        assigned, since = self._consumer.assignment(), time.monotonic() - _TELL_S
+        assigned, since = self._consumer.assignment(), time.monotonic() - _REPORT_S
         for place, hole in self._holes.items():
-            if place in assigned and hole.since < since and (hole.met >= _TELL_AFTER or hole.due):
+            if place in assigned and hole.since < since and (hole.met >= _REPORT_AFTER or hole.due):
                 yield place, hole
 
     def _take_apart(self, completion: Any) -> Any:
-        """Read an answer's part as kafka-python does, but for what is missing or damaged in it."""
+        """Parse one partition's part of an answer; see first what is missing or damaged."""
         place, at, data = completion.topic_partition, completion.fetched_offset, completion.partition_data
         if not self._current(place, at):
             return self._parse(completion)
@@ -167,7 +171,7 @@ class Holes:
         if missing:
             return self._miss(place, at, missing, damaged=_error(data) in _DAMAGED)
         if not data.records:
-            self._holes.pop(place, None)  # it was the end
+            self._holes.pop(place, None)  # it was the end of the log
         return found
 
     def _current(self, place: Any, at: int) -> bool:
@@ -176,8 +180,8 @@ class Holes:
 
     def _hole(self, place: Any, at: int) -> _Hole | None:
         hole = self._holes.get(place)
-        if hole and not hole.way.start <= at <= max(hole.wanted, hole.way.start):
-            del self._holes[place]  # others went on from elsewhere
+        if hole and not hole.way.start <= at <= max(hole.offset, hole.way.start):
+            del self._holes[place]  # others have gone on from elsewhere
             return None
         return hole
 
@@ -194,7 +198,7 @@ class Holes:
         return self._parse(completion)
 
     def _missing(self, at: int, data: Any) -> str:
-        """Say what is wrong with an answer; "" if nothing is."""
+        """Return what is wrong with an answer; "" if nothing is."""
         error = _error(data)
         if error not in _SOUND:
             return str(error.__name__)
@@ -203,7 +207,7 @@ class Holes:
         return "nothing lies where a record should be" if empty else ""
 
     def _room(self, data: Any) -> bool:
-        """Say whether an answer cannot have been cut, for its own length or for all partitions'."""
+        """Return whether an answer is too short to have been truncated, alone and with all partitions'."""
         config, partitions = self._fetcher.config, len(self._consumer.assignment())
         most = int(config["max_partition_fetch_bytes"])
         return len(data.records or b"") < most and partitions * most <= int(config["fetch_max_bytes"])
@@ -213,7 +217,7 @@ class Holes:
         hole.why, hole.met = why, hole.met + 1
         if damaged:
             self._go(place, hole, brought=False)
-        elif at != hole.wanted:
+        elif at != hole.offset:
             self._seek(place, hole.rest(0.0))
         else:
             self._consumer.pause(place)
@@ -223,7 +227,7 @@ class Holes:
 
     def _seek(self, place: Any, offset: int) -> None:
         self._consumer.seek(place, offset)
-        self._consumer.pause(place)  # others first: it is due at the next call
+        self._consumer.pause(place)  # others first: this one is due at the next call
 
 
 def _error(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A Kafka consumer that joins a group as a subscription wants it, and its pace at work and at rest."""
+"""Joining a Kafka consumer group: settings, assignment of partitions, and the pace at work and at rest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talki
 from histgen_lib.bus._sharing import Holding, share
 
 _HEARTBEAT_MS, _FETCH_MS = (1000, 3000), (100, 2000)
-"""At work, and at rest. A member at rest hears more rarely of newcomers (by heartbeat), and leaves requests
-for records with the broker for longer, which answers them as soon as there is one. At work they must be
+"""At work, and at rest. A member at rest learns of newcomers less often (by heartbeat), and leaves requests
+for records with the broker for longer; the broker answers them as soon as there is one. At work they must be
 short: one that waits keeps later ones waiting."""
 FETCH_S = _FETCH_MS[0] / 1000
 """How long a request for records may take at work."""
@@ -28,7 +28,7 @@ _Heard = Callable[[Collection[Any]], None]
 
 
 class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Hears what comes and goes, while we poll, in kafka-python's own thread: no requests from here."""
+    """Hears which partitions come and go; called in kafka-python's own thread, so it sends no requests."""
 
     def __init__(self, came: _Heard, went: _Heard) -> None:
         self._came, self._went = came, went
@@ -38,7 +38,7 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
         self._came(assigned)
 
     def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        """Pass it on; kafka-python calls this for lost partitions, too."""
+        """Pass it on; kafka-python also calls this for lost partitions."""
         self._went(revoked)
 
 
@@ -59,7 +59,7 @@ class BusyStaysAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # kaf
         return [RebalanceProtocol.COOPERATIVE]
 
     def metadata(self, topics: Collection[str]) -> Any:
-        """Tell the leader what this member has."""
+        """Return what the leader learns of this member."""
         held = {topic: self._holding(topic) for topic in sorted(topics)}
         owned = ConsumerProtocolSubscription.TopicPartition
         return ConsumerProtocolSubscription(
@@ -70,16 +70,16 @@ class BusyStaysAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # kaf
         )
 
     def assign(self, cluster: Any, members: list[Any]) -> dict[str, Any]:
-        """Share out, as the group's leader; what changes hands has no owner for one round."""
-        given: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
+        """Share the partitions out as the leader; one that changes hands has no owner for one round."""
+        assigned: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
         for topic in sorted({topic for member in members for topic in member.metadata.topics}):
             here = [member for member in members if topic in member.metadata.topics]
             holdings = {member.member_id: _holding_of(member.metadata, topic) for member in here}
             shares = share(cluster.partitions_for_topic(topic) or (), holdings)
             for id, partitions in shares.items():
                 others = frozenset[int]().union(*(h.owned for other, h in holdings.items() if other != id))
-                given[id].append((topic, sorted(partitions - (others - holdings[id].owned))))
-        return {id: ConsumerProtocolAssignment(_VERSION, parts, b"") for id, parts in given.items()}
+                assigned[id].append((topic, sorted(partitions - (others - holdings[id].owned))))
+        return {id: ConsumerProtocolAssignment(_VERSION, parts, b"") for id, parts in assigned.items()}
 
     def on_assignment(self, assignment: Any, generation: int) -> None:
         """Nothing to remember: `holding` knows."""
@@ -97,7 +97,7 @@ def join(
 ) -> Any:
     """Make a consumer in `group`, and the topic if it is missing. Raises as `talking`.
 
-    `holding` tells what this member has when it joins; `came` and `went` hear of partitions.
+    `holding` returns what this member has when it joins; `came` and `went` are called with partitions.
     """
     ensure_topic(settings, servers, topic)
     session_ms = int(settings.session_s * 1000)
@@ -112,15 +112,15 @@ def join(
         max_poll_interval_ms=max(60_000, 6 * session_ms),
         max_poll_records=1,
         fetch_max_wait_ms=_FETCH_MS[0],
-        enable_incremental_fetch_sessions=False,  # else nothing is said of what stays missing
+        enable_incremental_fetch_sessions=False,  # else an answer leaves out what is still missing
         enable_auto_commit=False,
-        isolation_level="read_committed",  # what a producer took back was never said
+        isolation_level="read_committed",  # what a producer rolled back never existed
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
     )
     consumer.subscribe([topic], listener=_Listener(came, went))
     try:
-        # Where the topic's partitions are not known before the group is joined, it is joined twice.
+        # If the topic's partitions are unknown before the group is joined, it is joined twice.
         with talking():
             consumer.end_offsets([kafka.TopicPartition(topic, 0)], timeout_ms=ANSWER_S * 1000)
     except BaseException:
@@ -130,20 +130,20 @@ def join(
 
 
 def pace(consumer: Any, settings: BusSettings, *, at_rest: bool) -> None:
-    """Be brisk at work, and spare at rest."""
+    """Set the pace: brisk at work, sparing at rest."""
     heartbeat_ms = min(_HEARTBEAT_MS[at_rest], int(settings.session_s * 1000) // 3)
     consumer._coordinator.heartbeat.config["heartbeat_interval_ms"] = heartbeat_ms
     consumer._fetcher.config["fetch_max_wait_ms"] = _FETCH_MS[at_rest]
 
 
 def leave(consumer: Any) -> None:
-    """Leave the group, if the broker can be told so, and commit nothing."""
+    """Leave the group, if the broker can be reached, and commit nothing."""
     with contextlib.suppress(Exception):
         consumer.close(autocommit=False, timeout_ms=2000)
 
 
 def _holding_of(metadata: Any, topic: str) -> Holding:
-    """Read what a member told of a topic."""
+    """Read what a member holds of a topic."""
     owned = {p for held in metadata.owned_partitions or () if held.topic == topic for p in held.partitions}
     busy = json.loads(metadata.user_data or b"{}").get(topic, [])
     return Holding(frozenset(owned), frozenset(busy) & frozenset(owned))

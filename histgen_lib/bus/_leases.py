@@ -226,7 +226,7 @@ class LeasedSubscription:
         return ours
 
     def _hand_back(self, delivery: Delivery) -> bool:
-        """Have the record in flight so no longer; False if it was not ours any more."""
+        """End the flight of the record in flight; return False if it was no longer ours."""
         if self._in_flight != delivery:
             return False
         ours = self._hold(delivery, busy=False)

@@ -1,4 +1,4 @@
-"""What the adapters do alike with a record's headers and bytes."""
+"""Reading and sizing records: what all adapters do alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event
 
 _MOST_BYTES = 900_000
-"""A Kafka broker as it comes takes 1 MiB; the embedded one would take more, and then not be the same."""
+"""A Kafka broker takes 1 MiB by default; the embedded one would take more, but all brokers behave alike."""
 
 
 def sized(body: bytes) -> bytes:
@@ -17,16 +17,16 @@ def sized(body: bytes) -> bytes:
     if len(body) > _MOST_BYTES:
         raise InvalidInputError(
             "event-too-large",
-            f"An event of {len(body)} bytes is more than a broker takes ({_MOST_BYTES}).",
-            hint="Events carry where things lie, not the things: put those into object storage.",
+            f"An event of {len(body)} bytes is larger than a broker takes ({_MOST_BYTES}).",
+            hint="Put large data into object storage, and its URI into the event.",
         )
     return body
 
 
 def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Read the event in a record; a record that is no event of ours is delivered with the reason.
+    """Read the event in a record; a record that is not an event of ours is delivered with the reason.
 
-    More than we could send on is not taken apart: what that takes in memory is bounded by the size.
+    A record larger than we could forward is not parsed: parsing takes memory in proportion to the size.
     """
     try:
         event = Event.read(headers, sized(body))
@@ -36,11 +36,11 @@ def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str]
 
 
 def damaged(why: str, offsets: int = 1) -> InvalidInputError:
-    """Say why a record cannot be read, and for how many offsets it stands."""
-    many = f" It stands for {offsets} offsets, its own the first." if offsets > 1 else ""
+    """Make the error for a record that cannot be read: InvalidInputError("record-damaged")."""
+    many = f" It stands for {offsets} offsets, of which its own is the first." if offsets > 1 else ""
     return InvalidInputError(
         "record-damaged",
         f"A record on the broker is damaged and cannot be read: {why}.{many}",
-        hint="Look at the broker's disk. What the record told of is announced again by histgen replay "
-        "--unfinished, or by histgen backfill.",
+        hint="Check the broker's disk. To announce the slide again, run histgen replay --unfinished or "
+        "histgen backfill.",
     )

@@ -1,4 +1,4 @@
-"""Who of a group's members gets which partitions: fair, sticky, and the same whoever computes it."""
+"""Which member of a group gets which partitions: fair, sticky, and the same whichever member computes it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Holding:
-    """The partitions that a member has, and those among them that it has a record in flight from."""
+    """The partitions of a member, and those among them from which a record is in flight."""
 
     owned: frozenset[int] = frozenset()
     busy: frozenset[int] = frozenset()
 
 
 def share(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
-    """Share `partitions` out: numbers differ by at most one, busy ones stay, and few others move."""
+    """Share `partitions` out: counts differ by at most one, busy ones stay, and few others move."""
     if not members:
         return {}
     kept = _undisputed(partitions, members)
     least, spare = divmod(len(partitions), len(members))
-    # One more goes to members that need it for what they are busy with, then to those that have most already.
+    # The spare ones go to members that need one for a record in flight, then to those that have most already.
     order = sorted(members, key=lambda name: (len(members[name].busy) <= least, -len(kept[name]), name))
     quota = {name: least + (rank < spare) for rank, name in enumerate(order)}
     shares = {name: _first(kept[name], members[name].busy, quota[name]) for name in order}
@@ -45,7 +45,7 @@ def holders_of(claims: Collection[tuple[int, str | None, bool]], members: Iterab
 
 
 def _undisputed(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
-    """Leave each partition that two members name (one of them is behind the times) to the busy one."""
+    """Leave each partition that two members name (one of them is out of date) to the busy one."""
     taken: set[int] = set()
     kept: dict[str, set[int]] = {name: set() for name in members}
     for part in ("busy", "owned"):

@@ -1,4 +1,4 @@
-"""Who may speak to a Kafka: settings with a password from a file, and users that are made in a broker."""
+"""Access to Kafka: settings with a password from a file, and users created in a broker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from histgen_lib.errors import FatalError
 from histgen_lib.secret import given_secret
 
 MECHANISM = "SCRAM-SHA-512"
-"""Neither side of a connection tells the other the password, and each proves that it knows it (RFC 5802): a
-program that took the port of a broker learns nothing, and is told from the broker."""
+"""Neither side of a connection sends the password, and each proves that it knows it (RFC 5802): a program
+that took over a broker's port learns nothing, and cannot pass for the broker."""
 SERVERS = "bootstrap_servers"
 
 KafkaSettings = dict[str, str | int | bool]
@@ -33,20 +33,20 @@ def read_kafka_file(path: Path) -> KafkaSettings:
         raise FatalError(
             "settings-invalid",
             f"The Kafka settings in {path} cannot be used: a JSON object of texts, numbers and booleans is "
-            "wanted, in ASCII and at most 4,096 bytes.",
+            "required, in ASCII and at most 4,096 bytes.",
             hint='For example {"sasl_plain_username": "histgen", "sasl_plain_password": "…"}, with mode 600.',
         )
     return found
 
 
 def kafka_settings(
-    stated: Mapping[str, str | int | bool], file: Path | None
+    settings: Mapping[str, str | int | bool], file: Path | None
 ) -> tuple[tuple[str, str | int | bool], ...]:
-    """Return `BusSettings.kafka`: what is stated, and what a file says beside or instead. Raises as above.
+    """Return `BusSettings.kafka`: `settings`, completed and overridden by those in a file.
 
-    Which broker is meant is said elsewhere.
+    The addresses of servers are left out. Raises as `read_kafka_file`.
     """
-    found = {**stated, **(read_kafka_file(file) if file else {})}
+    found = {**settings, **(read_kafka_file(file) if file else {})}
     return tuple(sorted((name, value) for name, value in found.items() if name != SERVERS))
 
 
@@ -58,7 +58,7 @@ def _usable(found: object) -> TypeGuard[KafkaSettings]:
 
 
 def make_user(settings: BusSettings, user: str, password: str) -> None:
-    """Have a broker let a user in by `MECHANISM`, or give one that is there another password.
+    """Create a user who logs in to a broker by `MECHANISM`, or change the password of an existing one.
 
     Raises TransientError("bus-unavailable") and as `open_publisher`.
     """
@@ -69,16 +69,16 @@ def make_user(settings: BusSettings, user: str, password: str) -> None:
     from histgen_lib.bus import _servers
     from histgen_lib.bus._kafka_client import connect, talking
 
-    made = UserScramCredentialUpsertion(user, MECHANISM, password)
+    credential = UserScramCredentialUpsertion(user, MECHANISM, password)
     admin = connect(kafka.KafkaAdminClient, settings, _servers(settings))
     with talking(), contextlib.closing(admin):
-        told = admin.alter_user_scram_credentials([made])
-        if told.get(user) is not None:
-            raise KafkaError("The broker makes no user.")
+        errors = admin.alter_user_scram_credentials([credential])
+        if errors.get(user) is not None:
+            raise KafkaError("The broker creates no user.")
 
 
 def let_in(settings: BusSettings) -> bool:
-    """Say whether a broker lets these settings in. Raises TransientError("bus-unavailable") if it is away."""
+    """Return whether a broker accepts these settings. Raises TransientError("bus-unavailable")."""
     import kafka
 
     from histgen_lib.bus import _servers

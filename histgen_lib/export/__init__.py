@@ -1,4 +1,4 @@
-"""Compiling a trained model for the engines that serve it. `to_onnx` needs the extra `train`."""
+"""Exporting a trained model to the engines that serve it. `to_onnx` needs the extra `train`."""
 
 from __future__ import annotations
 

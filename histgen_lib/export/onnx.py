@@ -1,4 +1,4 @@
-"""A model folder's networks as ONNX files, every size that differs from slide to slide left open."""
+"""Exporting a model folder's networks to ONNX, with dynamic axes for sizes that differ between slides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Axes = dict[str, dict[int, str]]
 
 
 class EncoderGraph(nn.Module):
-    """One slide: laid-out tiles to each tile's share in its region and to the decoder's keys and values."""
+    """One slide: from laid-out tiles to their shares in regions, and the decoder's keys and values."""
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One token for each of S slides' B beams."""
+    """One decoding step: a token for each of B beams of S slides."""
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ class DecoderGraph(nn.Module):
 
 
 def to_onnx(model_folder: Path | str) -> list[Path]:
-    """Write tile_encoder.onnx (when the folder has that encoder), histgen_encoder.onnx, histgen_decoder.onnx.
+    """Write histgen_encoder.onnx, histgen_decoder.onnx and, if the folder has an encoder, tile_encoder.onnx.
 
-    Returns the files written. Raises what `load_model` raises.
+    Returns the files written. Raises as `load_model`.
     """
     folder = Path(model_folder)
     model = load_model(folder)
@@ -65,7 +65,7 @@ def to_onnx(model_folder: Path | str) -> list[Path]:
 
 
 def export_tile_encoder(network: nn.Module, path: Path, tile_px: int) -> Path:
-    """Write any network from uint8[B, tile_px, tile_px, 3] to float32[B, D] as an ONNX file."""
+    """Export a network from uint8[B, tile_px, tile_px, 3] to float32[B, D]."""
     tiles = torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)
     axes: Axes = {"tiles": {0: "B"}, "features": {0: "B"}}
     return _write(path, network, {"tiles": tiles}, ["features"], axes)
@@ -112,7 +112,7 @@ def _export_decoder(model: HistGen, path: Path) -> Path:
 
 def _write(path: Path, network: nn.Module, inputs: dict[str, Tensor], outputs: list[str], axes: Axes) -> Path:
     with atomic_path(path) as written, warnings.catch_warnings(), torch.inference_mode():
-        # The tracing exporter announces its successor and comments on our shape arithmetic.
+        # The tracing exporter warns of its successor and of our shape arithmetic.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network.eval(),

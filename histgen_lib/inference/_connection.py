@@ -1,4 +1,4 @@
-"""Calls to a Triton server over gRPC, with every failure put into our words."""
+"""Calls to a Triton server over gRPC, with every failure translated into our errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _SHORT_S = 5.0
 """Deadline of a call that computes nothing."""
 _LIVE_S = 2.0
 _SHORTEST_S = 1.0
-"""Of one that may come when a process ends."""
+"""Deadline of a call that may happen while a process ends."""
 _LOAD_S = 120.0
 _SCHEME = "triton"
 _SECRET_HEADER = "triton-grpc-protocol-histgen-secret"
-"""What a Triton looks for that was told `--grpc-restricted-protocol=<protocols>:histgen-secret=<secret>`."""
+"""The header that Triton checks if started with
+`--grpc-restricted-protocol=<protocols>:histgen-secret=<secret>`."""
 _RESTRICTED = "protocol is restricted"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
-# A server that was restarted is found again within a second: the defaults wait up to two minutes.
+# A restarted server is found again within a second: with the defaults it takes up to two minutes.
 _CHANNEL = (
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
@@ -35,17 +36,17 @@ _CHANNEL = (
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
-    # A machine that is gone without a word is found out within seven minutes, however long a call may
-    # take. Servers forbid to ask more often than every five.
+    # A machine that vanished is noticed within seven minutes, however long a call may take. Servers forbid
+    # pings more often than every five minutes.
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
 _AWAY = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"})
 _DEAD = "is not healthy"
-"""What Triton says of a model whose process has died."""
-_TOLD = 300
-"""Of a message of Triton's, so much is repeated; it speaks of names, types and sizes."""
+"""Triton's words for a model whose process has died."""
+_QUOTED = 300
+"""How much of a Triton message is repeated; it contains names, types and sizes."""
 _UNANSWERED = frozenset({"UNAVAILABLE", "CANCELLED", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED"})
 
 
@@ -53,8 +54,8 @@ class CallFailedError(Exception):
     """A call failed: `error` is what to raise.
 
     `again`: the same call may succeed in a moment. `unanswered`: the server may still read the shared memory
-    that it was given. `region_lost`: the server does not know that memory.
-    `model_gone`: the model is not loaded now. `died`: its process has.
+    of the request. `region_lost`: the server does not know that memory. `model_gone`: the model is not loaded
+    now. `died`: the model's process has died.
     """
 
     def __init__(
@@ -76,8 +77,8 @@ class CallFailedError(Exception):
 class Connection:
     """One server's gRPC endpoint, for several threads. Connects when first used.
 
-    `secret` goes with every call. Raises FatalError("inference-url") for a URL that is none of ours; all
-    methods raise CallFailedError.
+    `secret` is sent with every call. Raises FatalError("inference-url") for any other URL; all methods raise
+    CallFailedError.
     """
 
     def __init__(self, url: str, secret: str | None = None) -> None:
@@ -121,15 +122,15 @@ class Connection:
         return sum(one.execution_count for one in found.model_stats)
 
     def live(self) -> bool:
-        """Ask the server whether it lives; it answers within a moment, or not at all."""
+        """Return whether the server is alive; it answers within a moment, or not at all."""
         return bool(self._call(lambda client: client.is_server_live(client_timeout=_LIVE_S)))
 
     def load(self, model: str) -> None:
-        """Load a model of the repository, and return when it is."""
+        """Load a model of the repository; return when it is loaded."""
         self._call(lambda client: client.load_model(model, client_timeout=_LOAD_S))
 
     def unload(self, model: str) -> None:
-        """Begin to unload a model; it finishes what it has begun."""
+        """Start to unload a model; it finishes what it has begun."""
         self._call(lambda client: client.unload_model(model, client_timeout=_SHORT_S))
 
     def register(self, name: str, key: str, size_bytes: int) -> None:
@@ -157,7 +158,7 @@ class Connection:
             client.close()
 
     def rest(self) -> None:
-        """Close the connection unless a call is under way: gRPC wakes 17 times a second for an open one."""
+        """Close the connection unless a call is in progress: an open one wakes gRPC 17 times a second."""
         with self._lock:
             if self._calls:
                 return
@@ -173,7 +174,7 @@ class Connection:
                 return call(client)
         except InferenceServerException as error:
             raise failure(str(error.status() or ""), str(error.message() or "")) from error
-        except ValueError as error:  # gRPC's word for a channel that another thread has closed
+        except ValueError as error:  # gRPC: another thread has closed the channel
             away = TransientError("inference-unavailable", "The connection to the model server was closed.")
             raise CallFailedError(away, unanswered=True) from error
 
@@ -200,24 +201,24 @@ class Connection:
         return self._client
 
     def _check_owner(self) -> None:
-        """Hand no tile to a socket that another account has put in the place of ours."""
+        """Refuse to send tiles to a socket that another account has put in the place of ours."""
         if self._socket is None:
             return
         try:
             owner = self._socket.lstat().st_uid
-        except OSError:  # there is none yet: that is for gRPC to say
+        except OSError:  # there is none yet: gRPC will say so
             return
         if owner not in {0, os.geteuid()}:
             stranger = FatalError(
                 "inference-not-triton",
                 f"The socket {self._socket} belongs to another account.",
-                hint="Does the address name the socket of your own Triton?",
+                hint="Give the address of your own Triton's socket.",
             )
             raise CallFailedError(stranger)
 
 
 def _with_header(name: str, value: str) -> Any:
-    """Make what tritonclient asks to complete each request."""
+    """Make the tritonclient plugin that adds a header to each request."""
     from tritonclient.grpc import InferenceServerClientPlugin
 
     class _Header(InferenceServerClientPlugin):  # type: ignore[misc]
@@ -228,7 +229,7 @@ def _with_header(name: str, value: str) -> Any:
 
 
 def failure(status: str, message: str) -> CallFailedError:
-    """Put a failed call into our words: `status` is gRPC's ("StatusCode.UNAVAILABLE"), `message` Triton's."""
+    """Translate a failed call: `status` is gRPC's ("StatusCode.UNAVAILABLE"), `message` Triton's."""
     code = status.removeprefix("StatusCode.")
     ours = _locked() if _RESTRICTED in message else decode_error(message)
     if ours is not None:
@@ -253,28 +254,28 @@ def failure(status: str, message: str) -> CallFailedError:
 def _refused(code: str, message: str) -> HistgenError:
     if code == "INVALID_ARGUMENT":
         return InvalidInputError(
-            "inference-refused", f"The model server refuses the request: {message[:_TOLD]}"
+            "inference-refused", f"The model server refuses the request: {message[:_QUOTED]}"
         )
     return FatalError(
         "inference-not-triton",
-        f"The model server does not answer as Triton does ({code or message[:_TOLD]}).",
-        hint="Does the address name Triton's gRPC port?",
+        f"The model server does not answer as Triton does ({code or message[:_QUOTED]}).",
+        hint="Give the address of Triton's gRPC port.",
     )
 
 
 def _locked() -> FatalError:
     return FatalError(
         "inference-secret",
-        "The model server wants a secret that it was not told, or another one.",
-        hint="HISTGEN_INFERENCE_SECRET names the file with the server's secret; see docs/stream.md.",
+        "The model server requires a secret; none was sent, or a wrong one.",
+        hint="Set HISTGEN_INFERENCE_SECRET to the file with the server's secret; see docs/stream.md.",
     )
 
 
 def _unavailable(message: str) -> TransientError:
     return TransientError(
         "inference-unavailable",
-        f"The model server cannot answer now: {message[:_TOLD]}",
-        hint="It is tried again. If this lasts: what does its log say, is the address that of its gRPC port?",
+        f"The model server cannot answer now: {message[:_QUOTED]}",
+        hint="It is retried. If this lasts, check its log, and that the address is that of its gRPC port.",
     )
 
 

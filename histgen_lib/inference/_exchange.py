@@ -1,7 +1,7 @@
-"""One request to a Triton server and its answer: big inputs in shared memory, all else in the message.
+"""One request to a Triton server and its answer: big inputs in shared memory, everything else in the message.
 
-Answers are small beside what they are made of, and gain nothing from shared memory (measured). So the server
-never writes into ours, however late it is.
+Answers are small compared with requests, and gain nothing from shared memory (measured). So the server never
+writes into our memory, however late it is.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from histgen_lib.inference.wire import (
 from histgen_lib.models.serving import Batching, ModelMetadata, Tensors, TensorSpec
 
 _BIG_BYTES = 64 << 10
-"""Smaller tensors travel in the message: they cost less there than a place of their own."""
+"""Smaller tensors travel in the message, where they cost less."""
 _ALIGN = 64
 
 Place = tuple[int, int]
-"""Where in a region a tensor lies: offset and size in bytes."""
+"""A tensor's place in a region: offset and size in bytes."""
 
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A loaded model; `largest` is how many rows one request may have."""
+    """A model as its server's configuration describes it; `largest`: how many rows a request may have."""
 
     metadata: ModelMetadata
     batching: Batching
@@ -50,14 +50,14 @@ class TritonModel:
             return [dict(tensors)]
         rows = len(next(iter(tensors.values())))
         if rows == 0:
-            raise InvalidInputError("tensor-shape", f"There is nothing for {self.metadata.name} to work on.")
+            raise InvalidInputError("tensor-shape", f"The request to {self.metadata.name} is empty.")
         return [
             {name: value[start : start + self.largest] for name, value in tensors.items()}
             for start in range(0, rows, self.largest)
         ]
 
     def on_wire(self, value: npt.NDArray[Any]) -> tuple[int, ...]:
-        """Shape of a tensor as it travels."""
+        """Return the shape of a tensor as it travels."""
         return (1, *value.shape) if self.batching == "bags" else value.shape
 
     def off_wire(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ class Exchange:
         places = _places(tensors)
         region = self._regions.take(max(map(sum, places.values()))) if places else None
         if region is None:
-            return self._ask(model, [_message(model, *given) for given in tensors.items()], deadline_s)
+            return self._ask(model, [_message(model, *item) for item in tensors.items()], deadline_s)
         try:
             inputs = [
                 _laid(model, name, value, region, places[name])
@@ -117,7 +117,7 @@ class Exchange:
         return answer
 
     def close(self) -> None:
-        """Give the server its memory back."""
+        """Release the memory shared with the server."""
         self._regions.close()
 
     def _put_away(self, region: Region, failed: CallFailedError) -> None:
@@ -151,8 +151,8 @@ def _places(tensors: Tensors) -> dict[str, Place]:
 
 def _message(model: TritonModel, name: str, value: npt.NDArray[Any]) -> Any:
     """Make an input that travels in the message."""
-    given = np.ascontiguousarray(value).reshape(model.on_wire(value))
-    return _input(model, name, value).set_data_from_numpy(given)
+    sent = np.ascontiguousarray(value).reshape(model.on_wire(value))
+    return _input(model, name, value).set_data_from_numpy(sent)
 
 
 def _laid(model: TritonModel, name: str, value: npt.NDArray[Any], region: Region, place: Place) -> Any:
@@ -174,18 +174,18 @@ def _input(model: TritonModel, name: str, value: npt.NDArray[Any]) -> Any:
 
 def _output(model: TritonModel, result: Any, spec: TensorSpec) -> npt.NDArray[Any]:
     try:
-        given: npt.NDArray[Any] = result.as_numpy(spec.name)
-        value = given.reshape(model.off_wire(given.shape)).copy()
+        received: npt.NDArray[Any] = result.as_numpy(spec.name)
+        value = received.reshape(model.off_wire(received.shape)).copy()
     except (ValueError, AttributeError):  # no bytes for its shape, or no such output
         value = np.empty(())
     if value.ndim != len(spec.shape) or any(
-        size not in {-1, given} for size, given in zip(spec.shape, value.shape, strict=True)
+        expected not in {-1, size} for expected, size in zip(spec.shape, value.shape, strict=True)
     ):
         raise CallFailedError(
             FatalError(
                 "inference-empty-output",
-                f"{model.metadata.name} on the model server gives no {spec.name}, or one of the wrong size.",
-                hint="Does the server's Python have numpy 1.26? With numpy 2 Triton's answers are empty.",
+                f"The model server's {model.metadata.name} returns no {spec.name}, or one of the wrong size.",
+                hint="Install numpy 1.26 for the server's Python: with numpy 2 its answers are empty.",
             )
         )
     return value

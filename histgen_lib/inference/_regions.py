@@ -1,4 +1,4 @@
-"""Shared memory for requests: registered with the server once, used again and again."""
+"""Shared memory for requests: registered with the server once, then reused."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ log = logging.getLogger(__name__)
 
 _SMALLEST_BYTES = 1 << 20
 _IDLE = 4
-"""Regions kept for the next request; a tiler uses two."""
+"""Idle regions to keep; a tiler uses two."""
 
 
 class RegionPool:
     """Regions that one server has mapped. For several threads.
 
-    A region's name is removed as soon as the server has mapped it: whoever is killed, no file stays.
+    A region's name is removed as soon as the server has mapped it: no file stays if a process is killed.
     """
 
-    def __init__(self, connection: Connection, *, wanted: bool) -> None:
+    def __init__(self, connection: Connection, *, enabled: bool) -> None:
         self._connection = connection
-        self._wanted = wanted and available()
+        self._enabled = enabled and available()
         self._lock = threading.Lock()
         self._idle: list[Region] = []
         self._retired: list[Region] = []
 
     def take(self, size_bytes: int) -> Region | None:
-        """Return a region of at least that size, or None where the server can share none."""
-        if not self._wanted:
+        """Return a region of at least that size, or None if the server cannot share memory."""
+        if not self._enabled:
             return None
         self._release_retired()
         with self._lock:
@@ -42,7 +42,7 @@ class RegionPool:
         return self._new(max(_SMALLEST_BYTES, 1 << (size_bytes - 1).bit_length()))
 
     def give_back(self, region: Region) -> None:
-        """Keep a region, that the server is done with, for the next request."""
+        """Keep a region that the server has finished with for the next request."""
         with self._lock:
             self._idle.append(region)
             spare = []
@@ -52,12 +52,12 @@ class RegionPool:
             self._retired += spare
 
     def retire(self, region: Region) -> None:
-        """Put aside a region that the server may still use; it is freed once the server lets go of it."""
+        """Put aside a region that the server may still use; it is freed once the server has released it."""
         with self._lock:
             self._retired.append(region)
 
     def forget(self, region: Region) -> None:
-        """Drop a region that the server no longer knows, and the others with it: it was started anew."""
+        """Drop a region that the server no longer knows, and all others: the server was restarted."""
         with self._lock:
             lost = [region, *self._idle, *self._retired]
             self._idle, self._retired = [], []
@@ -90,8 +90,8 @@ class RegionPool:
         return region
 
     def _give_up(self, why: str) -> None:
-        self._wanted = False
-        log.warning("Tensors go to the model server over the network, not by shared memory: %s.", why)
+        self._enabled = False
+        log.warning("Tensors go to the model server over the network, not through shared memory: %s.", why)
 
     def _release_retired(self) -> None:
         with self._lock:
@@ -111,10 +111,10 @@ class RegionPool:
 
 
 def clear_server(connection: Connection) -> None:
-    """Have a server on this machine unmap what ended processes had registered. Raises CallFailedError."""
+    """Have a server here unmap the regions of processes that have ended. Raises CallFailedError."""
     for name in connection.regions():
         if is_orphan(name):
             try:
                 connection.unregister(name)
             except CallFailedError:
-                log.debug("A region of an ended process is still in use.")
+                log.debug("A region of a process that has ended is still in use.")

@@ -1,4 +1,4 @@
-"""Keeps the models of a Triton server answering: asks each at intervals, and reloads one that fails."""
+"""Keeping the models of a Triton server answering: each is tested at intervals, and reloaded if it fails."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from histgen_lib.inference._triton import TritonServer
 log = logging.getLogger(__name__)
 
 _RESTS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Least time between reloads of a model that does not get well."""
+"""Shortest times between reloads of a model that does not recover."""
 
 
 @dataclass
-class _Patient:
-    """What is known of one model: reloads in a row, when the last was, and since when it answers nothing.
+class _Health:
+    """What is known of one model: reloads in a row, when the last was, and since when it has been silent.
 
     `well`: it answered the last time.
     """
@@ -36,17 +36,17 @@ class _Patient:
 class Supervisor:
     """Watches models of one Triton server, from a thread of its own.
 
-    Triton calls a model "ready" whose process was killed, and never starts that process again. Each
-    `interval_s` every model gets a small request. One that fails is unloaded and loaded, ever more rarely if
-    that does not help. A model that takes longer than `answer_s` is busy; if it has finished nothing for
-    `hung_s` (as long as a job may take by default), `on_hung` is called with its name (on the server's
-    machine: to kill its process), and it is reloaded.
+    Triton calls a model "ready" whose process was killed, and never restarts that process. Every `interval_s`
+    each model gets a small request. One that fails is unloaded and loaded, less and less often if that does
+    not help. A model that takes longer than `answer_s` is busy; if it has finished nothing for `hung_s` (by
+    default as long as a job may take), `on_hung` is called with its name (on the server's machine: to kill
+    its process), and it is reloaded.
 
-    `calm_s`: how long an interval becomes while every model answers; `disturbed` is asked each `interval_s`
-    whether something happened that calls for a look at once (on the server's machine: a process ended).
+    `calm_s`: the interval while every model answers. `disturbed` is called every `interval_s`, and returns
+    whether something calls for an immediate look (on the server's machine: a process ended).
 
-    Memory that ended processes had shared with the server is given back, too. A server that is away is left
-    alone: starting it is for whoever keeps its process. Several supervisors do no harm.
+    Memory shared with the server by processes that have ended is released, too. A server that is away is left
+    alone: starting it is the business of its owner. Several supervisors do no harm.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Supervisor:
     ) -> None:
         self._connection = Connection(url, secret)
         self._server = TritonServer(url, shared_memory="off", secret=secret)
-        self._patients = {model: _Patient() for model in models}
+        self._health = {model: _Health() for model in models}
         self._interval_s, self._answer_s, self._hung_s = interval_s, answer_s, hung_s
         self._calm_s, self._disturbed, self._looked_at = calm_s, disturbed, float("-inf")
         self._on_hung, self._clock = on_hung, clock
@@ -75,24 +75,24 @@ class Supervisor:
     @property
     def reloads(self) -> int:
         """Reloads of models that have not answered since."""
-        return sum(patient.reloads for patient in self._patients.values())
+        return sum(health.reloads for health in self._health.values())
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching; returns when nothing is being reloaded any more."""
+        """Stop watching; returns when no reload is in progress."""
         self._ended.set()
         self._thread.join()
         self._server.close()
         self._connection.close()
 
     def look(self) -> None:
-        """Look after each model once."""
+        """Check each model once, and reload those that fail."""
         self._looked_at = self._clock()
-        for model, patient in self._patients.items():
-            self._look_after(model, patient)
+        for model, health in self._health.items():
+            self._check(model, health)
         if self._connection.is_local:
             try:
                 clear_server(self._connection)
@@ -107,43 +107,43 @@ class Supervisor:
             try:
                 if self._disturbed() or not self._calm():
                     self.look()
-            except Exception:  # whatever it is, the next look may fare better
-                log.exception("The models could not be looked after.")
+            except Exception:  # whatever it is, the next look may succeed
+                log.exception("The models could not be checked.")
 
     def _calm(self) -> bool:
-        """Whether all were well at the last look, and that was not long ago."""
-        well = all(patient.well for patient in self._patients.values())
+        """Return whether all were well at the last look, and that was not long ago."""
+        well = all(health.well for health in self._health.values())
         return well and self._clock() - self._looked_at < self._calm_s
 
-    def _look_after(self, model: str, patient: _Patient) -> None:
+    def _check(self, model: str, health: _Health) -> None:
         try:
-            patient.well = False
+            health.well = False
             self._server.canary(model, self._answer_s)
         except HistgenError as error:
             if error.code == "inference-deadline":
-                self._wait_for(model, patient)
+                self._wait_for(model, health)
             else:
-                self._reload(model, patient, error.code)
+                self._reload(model, health, error.code)
         else:
-            patient.well, patient.reloads, patient.silent_since = True, 0, None
+            health.well, health.reloads, health.silent_since = True, 0, None
 
-    def _wait_for(self, model: str, patient: _Patient) -> None:
-        """Tell a busy model from a hung one: it has not finished anything for long."""
+    def _wait_for(self, model: str, health: _Health) -> None:
+        """Reload a model if it is hung, not busy: it has finished nothing for a long time."""
         try:
             executions = self._connection.executions(model)
         except CallFailedError:
             return
         now = self._clock()
-        if patient.silent_since is None or executions != patient.executions:
-            patient.silent_since, patient.executions = now, executions
-        elif now - patient.silent_since >= self._hung_s:
-            patient.silent_since = None
+        if health.silent_since is None or executions != health.executions:
+            health.silent_since, health.executions = now, executions
+        elif now - health.silent_since >= self._hung_s:
+            health.silent_since = None
             self._on_hung(model)
-            self._reload(model, patient, "hung")
+            self._reload(model, health, "hung")
 
-    def _reload(self, model: str, patient: _Patient, why: str) -> None:
-        rest_s = _RESTS_S[min(patient.reloads, len(_RESTS_S) - 1)]
-        if self._clock() - patient.reloaded_at < rest_s:
+    def _reload(self, model: str, health: _Health, why: str) -> None:
+        rest_s = _RESTS_S[min(health.reloads, len(_RESTS_S) - 1)]
+        if self._clock() - health.reloaded_at < rest_s:
             return
         try:
             known = self._connection.models()
@@ -153,11 +153,11 @@ class Supervisor:
             return
         try:
             log.warning("The model %s is reloaded: %s.", model, why)
-            patient.reloads += 1
+            health.reloads += 1
             self._connection.unload(model)
-            # Not waited for: a model whose process is gone is "unloading" for ever, but can be loaded.
+            # Don't wait for that: a model whose process is gone is "unloading" for ever, but can be loaded.
             self._connection.load(model)
         except CallFailedError as failed:
             log.warning("The model %s cannot be reloaded now: %s", model, failed.error.code)
         finally:
-            patient.reloaded_at = self._clock()
+            health.reloaded_at = self._clock()

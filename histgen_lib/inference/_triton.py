@@ -1,4 +1,4 @@
-"""Models run by a Triton Inference Server: over gRPC, and by shared memory where it is on this machine."""
+"""Models run by a Triton Inference Server: over gRPC, with shared memory if it is on this machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ T = TypeVar("T")
 SharedMemory = Literal["auto", "on", "off"]
 
 _PAUSES_S = (0.05, 0.15, 0.3, 0.5)
-"""Waits before a call is tried again at once; after that it is for the caller to wait."""
+"""Waits before a call is retried at once; after that the caller has to wait."""
 _FRESH_S = 2.0
-"""For so long a model that answered is taken to be ready."""
+"""How long a model that answered counts as ready."""
 _CANARY_S = 5.0
 _LONGEST_S = 1e9
-"""gRPC cannot count to infinity."""
+"""gRPC accepts no infinite deadline."""
 _BUSY_S = 300.0
-"""For so long a model that answers late, not wrongly, is taken to be busy."""
+"""How long a model that answers late, but not wrongly, counts as busy."""
 _SUSPECTS_KEPT = 64
 
 
@@ -39,16 +39,15 @@ class TritonServer:
     """An `InferenceServer` on a Triton server; for several threads.
 
     `url`: "triton://host:port" of its gRPC endpoint, or "triton:///folder/socket" of one on this machine.
-    `shared_memory`: "auto", for servers at a socket or on this machine's loopback address. `secret`: what
-    a server wants to hear that restricts its protocols. `deadline_s`: how long a call may take, waiting in
-    the server's queue included. `version`: the digest of the model folder that the server has to serve;
-    None for any. `patience`: how often a model's process may die over one and the same request until that
-    is called its fault.
+    `shared_memory`: "auto" uses it for servers at a socket or at a loopback address. `secret`: for a server
+    that restricts its protocols. `deadline_s`: how long a call may take, including the wait in the server's
+    queue. `version`: the digest of the model folder that the server has to serve; None for any. `patience`:
+    how often a model's process may die during the same request before that request is blamed.
 
-    Besides what `InferenceServer` says, calls raise TransientError: "inference-unavailable" (away, full, a
-    model that is being loaded or whose process died), "inference-deadline"; FatalError: "inference-url",
-    "inference-other-model", "inference-empty-output", "inference-not-triton", "inference-secret";
-    InvalidInputError: "inference-refused", "inference-failed", "inference-crashes".
+    In addition to what `InferenceServer` states, calls raise TransientError: "inference-unavailable" (away,
+    full, a model that is being loaded or whose process died), "inference-deadline"; FatalError:
+    "inference-url", "inference-other-model", "inference-empty-output", "inference-not-triton",
+    "inference-secret"; InvalidInputError: "inference-refused", "inference-failed", "inference-crashes".
     """
 
     def __init__(
@@ -63,8 +62,8 @@ class TritonServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = Connection(url, secret)
-        wanted = shared_memory == "on" or (shared_memory == "auto" and self._connection.is_local)
-        self._exchange = Exchange(self._connection, RegionPool(self._connection, wanted=wanted))
+        enabled = shared_memory == "on" or (shared_memory == "auto" and self._connection.is_local)
+        self._exchange = Exchange(self._connection, RegionPool(self._connection, enabled=enabled))
         self._deadline_s = min(deadline_s, _LONGEST_S)
         self._version, self._clock = version, clock
         self._suspects = _Suspects(patience)
@@ -82,11 +81,11 @@ class TritonServer:
         self.close()
 
     def close(self) -> None:
-        """Give the server its memory back and close the connection."""
+        """Release the shared memory and close the connection."""
         self._finalizer()
 
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
-        """Run "tile_encoder" or "histgen" once; see `InferenceServer`."""
+        """Run a model once; see `InferenceServer`."""
         end_at = self._clock() + self._deadline_s
         suspected = self._suspects.any(model)
         if suspected:
@@ -103,13 +102,13 @@ class TritonServer:
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     def warm(self, model: str) -> None:
-        """Connect, and see whether it is the right model that answers."""
+        """Connect, and check that the right model answers."""
         self.canary(model)
 
     def ready(self, model: str) -> bool:
-        """Tell whether the model answers: one whose process was killed stays "ready" for Triton itself.
+        """Return whether the model answers: for Triton, one whose process was killed is still "ready".
 
-        Who asks has nothing else to do: the connection is closed until it is used again.
+        A caller that asks is idle: the connection is closed until it is used again.
         """
         if self._clock() - self._well.get(model, -_FRESH_S) < _FRESH_S:
             return True
@@ -125,7 +124,7 @@ class TritonServer:
         return True
 
     def rest(self) -> None:
-        """Close the connection if nothing is under way; the next call opens it again."""
+        """Close the connection if no call is in progress; the next call opens it again."""
         self._connection.rest()
 
     def canary(self, model: str, deadline_s: float = _CANARY_S) -> None:
@@ -154,7 +153,7 @@ class TritonServer:
         if self._version is not None and served.metadata.version != self._version:
             raise FatalError(
                 "inference-other-model",
-                f"The model server serves another {served.metadata.name} than the model folder given here.",
+                f"The model server serves another {served.metadata.name} than the one in the model folder.",
                 hint="Export the model folder to the server's repository (histgen export) and load it there.",
             )
 
@@ -167,7 +166,7 @@ class TritonServer:
             raise
 
     def _again(self, model: str, end_at: float, call: Callable[[], T]) -> T:
-        """Call, and call again in a moment where that may help."""
+        """Call, and retry shortly afterwards if that may help."""
         for pause_s in _PAUSES_S:
             try:
                 return call()
@@ -182,14 +181,14 @@ class TritonServer:
             raise self._raised(model, failed) from failed
 
     def _raised(self, model: str, failed: CallFailedError) -> HistgenError:
-        """Say what to raise; what is known of a model that may be away or replaced is forgotten."""
+        """Return the error to raise; forget what is known of a model that may be away or replaced."""
         self._served.pop(model, None)
         if failed.died or failed.error.code == "inference-unavailable":
             self._well.pop(model, None)
         return self._gone(model, failed) if failed.model_gone else failed.error
 
     def _gone(self, model: str, failed: CallFailedError) -> HistgenError:
-        """Tell a model that is being loaded from one that the server does not have."""
+        """Return the error for a model that is being loaded, or that the server does not have."""
         try:
             known = self._connection.models()
         except CallFailedError as away:
@@ -205,7 +204,7 @@ def _close(exchange: Exchange, connection: Connection) -> None:
 class _Suspects:
     """Counts, for one client, the requests during which a model's process died.
 
-    Once is bad luck, again and again it is the request. One that has been answered is innocent.
+    Once is bad luck; again and again, it is the request. A request that has been answered is innocent.
     """
 
     def __init__(self, patience: int) -> None:
@@ -214,12 +213,12 @@ class _Suspects:
         self._deaths: dict[tuple[str, str], int] = {}
 
     def any(self, model: str) -> bool:
-        """Tell whether some request to the model is under suspicion."""
+        """Return whether some request to the model is under suspicion."""
         with self._lock:
             return any(name == model for name, _ in self._deaths)
 
     def died(self, model: str, tensors: Tensors, error: HistgenError) -> HistgenError:
-        """Count a death, and say what to raise: `error`, until it has happened too often."""
+        """Count a death; return the error to raise: `error`, until it has happened too often."""
         key = (model, _digest(tensors))
         with self._lock:
             while len(self._deaths) >= _SUSPECTS_KEPT:
@@ -230,7 +229,7 @@ class _Suspects:
         return InvalidInputError(
             "inference-crashes",
             f"The process of the model {model} has died {deaths} times while it worked on this request.",
-            hint="Too large for its memory? Its log and the system's say why it died.",
+            hint="Give it more memory; its log and the system's log say why it died.",
         )
 
     def answered(self, model: str, tensors: Tensors) -> None:
@@ -243,6 +242,6 @@ class _Suspects:
 def _digest(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        told = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
-        digest.update(f"{name} {value.dtype} {value.shape} {len(told)}\n".encode() + told)
+        content = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+        digest.update(f"{name} {value.dtype} {value.shape} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Shared memory between processes of one machine, with names that tell whose it is.
+"""Shared memory between processes of one machine, with names that identify its owner.
 
-A name says which process made it, so that whoever comes later can clear away what a killed process left.
-Linux only: elsewhere `available` is False.
+A name states which process made it, so that later processes can remove what a killed one left behind. Linux
+only: elsewhere `available` returns False.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from contextlib import suppress
 from pathlib import Path
 
 TENSORS = "tensors"
-"""What the regions are called after in which requests lie."""
+"""The kind of the regions that hold requests."""
 _FOLDER = Path("/dev/shm")
 _counter = itertools.count()
 
 
 def available() -> bool:
-    """Tell whether this machine has shared memory as we use it."""
+    """Return whether this machine has shared memory as we use it."""
     return _FOLDER.is_dir() and Path("/proc/self/ns/pid").exists()
 
 
 def new_name(kind: str) -> str:
-    """Make a name that no other process here makes: kind, pid namespace, pid, its start, a number."""
+    """Make a unique name on this machine: kind, pid namespace, pid, start of the process, a number."""
     return f"histgen-{kind}-{_namespace()}-{os.getpid()}-{_start(os.getpid())}-{next(_counter)}"
 
 
 def is_orphan(name: str) -> bool:
-    """Tell whether `new_name` made the name in a process that has ended since; of this pid namespace only."""
+    """Return whether the name is from `new_name` in a process that has ended; of this pid namespace only."""
     parts = name.split("-")[:6]
     if len(parts) < 6 or parts[0] != "histgen" or not all(part.isdigit() for part in parts[2:]):
         return False
@@ -37,7 +37,7 @@ def is_orphan(name: str) -> bool:
 
 
 def clear_orphans(kind: str) -> None:
-    """Unlink what ended processes left; what is another account's stays."""
+    """Unlink what processes that have ended left; what belongs to another account stays."""
     for path in _FOLDER.glob(f"histgen-{kind}-*"):
         if is_orphan(path.name):
             with suppress(OSError):
@@ -45,13 +45,13 @@ def clear_orphans(kind: str) -> None:
 
 
 def unlink(name: str) -> None:
-    """Remove all whose name begins so; those who have them mapped keep them."""
+    """Remove all regions whose names begin so; processes that have them mapped keep them."""
     for path in _FOLDER.glob(f"{name}*"):
         path.unlink(missing_ok=True)
 
 
 class Region:
-    """Shared memory of a fixed size, mapped here. Raises OSError when there is no room for it."""
+    """Shared memory of a fixed size, mapped here. Raises OSError if there is no room for it."""
 
     def __init__(self, kind: str, size_bytes: int) -> None:
         self.name = new_name(kind)
@@ -59,7 +59,7 @@ class Region:
         path = _FOLDER / self.name
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # Reserves the pages: a write into a full /dev/shm would end the process instead.
+            # Reserves the pages: otherwise a write into a full /dev/shm would end the process.
             os.posix_fallocate(handle, 0, size_bytes)
             self.memory = mmap.mmap(handle, size_bytes)
         except OSError:
@@ -74,7 +74,7 @@ class Region:
         return f"/{self.name}"
 
     def unlink(self) -> None:
-        """Remove the name: nothing is left behind then, however the processes end that have it mapped."""
+        """Remove the name: then nothing is left behind, however the processes that have it mapped end."""
         (_FOLDER / self.name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ def _namespace() -> int:
 
 
 def _start(pid: int) -> int:
-    """When a process started, in clock ticks since boot; -1 if it has ended."""
+    """Return when a process started, in clock ticks since boot; -1 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

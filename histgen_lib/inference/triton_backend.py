@@ -1,7 +1,7 @@
-"""What a model's model.py in Triton's Python backend does: `OnnxServer`, asked by Triton.
+"""A model in Triton's Python backend: what its model.py imports. `OnnxServer` answers for Triton.
 
-Every request is run by the same code, alone, as in this process: so answers are equal, bit for bit, whatever
-else is in the batch. Several bags are run side by side.
+Every request is run alone, by the same code as in process: so answers are equal, bit for bit, whatever else
+is in the batch. Several bags are run side by side.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from histgen_lib.models.serving import Tensors, TensorSpec
 log = logging.getLogger(__name__)
 
 _STUCK_S, _ROUND_S = 25, 5
-"""Longer than any of our steps keeps the interpreter to itself; and between two rounds of the clock."""
+"""Longer than any of our steps holds the interpreter lock; and the time between two rounds of the clock."""
 
 
 class TritonPythonModel:
-    """One of our models, as Triton's Python backend wants it (its protocol gives class and method names)."""
+    """One of our models in Triton's Python backend, whose protocol dictates class and method names."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the networks; a model that cannot answer is not served."""
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-        # It exists in Triton's process only.
+        # This module exists in Triton's process only.
         self._triton = triton = import_module("triton_python_backend_utils")
         try:
             self._open(args["model_name"], Path(args["model_repository"]), json.loads(args["model_config"]))
@@ -71,11 +71,11 @@ class TritonPythonModel:
         self._server.load(name)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request, in order; one that fails does not hurt the others."""
+        """Answer each request, in order; one that fails does not affect the others."""
         return list(self._pool.map(self._answer, requests))
 
     def finalize(self) -> None:
-        """End with the model."""
+        """Release the threads when the model is unloaded."""
         self._pool.shutdown()
 
     def _answer(self, request: Any) -> Any:
@@ -84,18 +84,18 @@ class TritonPythonModel:
         except HistgenError as error:
             return self._error(error)
         except Exception as error:
-            # Told by its type alone: its message may hold anything. The traceback stays in the server's log.
+            # The client learns only the type: the message may contain anything. The server's log has it all.
             log.exception("a request to %s failed", self._name)
             return self._error(_unexpected(error))
         return self._triton.InferenceResponse([self._output(name, value) for name, value in answer.items()])
 
     def _tensors(self, request: Any) -> Tensors:
         if request.is_cancelled():
-            raise TransientError("inference-deadline", "Whoever asked has given up waiting.")
-        wanted = json.loads(request.parameters() or "{}").get(VERSION, self._version)
-        if wanted != self._version:
+            raise TransientError("inference-deadline", "The client has stopped waiting.")
+        version = json.loads(request.parameters() or "{}").get(VERSION, self._version)
+        if version != self._version:
             raise FatalError(
-                "inference-other-model", f"Another {self._name} than was asked for is served here."
+                "inference-other-model", f"This server has another {self._name} than the one requested."
             )
         found = {}
         for spec in self._specs:
@@ -115,10 +115,10 @@ class TritonPythonModel:
 
 
 def _end_with(server: int) -> None:
-    """End this process once its server is gone: after a kill -9 nobody else would.
+    """End this process once its server is gone: after a kill -9 nothing else would.
 
-    A request that was being answered then waits for the server for ever, and lets no other Python run: so
-    each round also sets off a clock of C's own, which ends the process unless the next round sets it anew.
+    A request in progress then waits for the server for ever, and lets no other Python code run: so each round
+    also starts a timer in C, which ends the process unless the next round restarts it.
     """
     wait = _wait_for(server)
     while os.getppid() == server:
@@ -128,7 +128,7 @@ def _end_with(server: int) -> None:
 
 
 def _wait_for(server: int) -> Callable[[], object]:
-    """Return what waits a while for the end of a process, and returns at once when that comes."""
+    """Return a function that waits a while for the end of a process, and returns as soon as it ends."""
     try:
         ending = select.poll()
         ending.register(os.pidfd_open(server), select.POLLIN)
@@ -155,5 +155,5 @@ def _unexpected(error: Exception) -> InvalidInputError:
     return InvalidInputError(
         "inference-failed",
         f"The model server failed on these tensors ({type(error).__name__}).",
-        hint="That is a fault of ours: its log has the traceback.",
+        hint="This is a bug in histgen: the server's log has the traceback.",
     )

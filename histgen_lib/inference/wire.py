@@ -1,9 +1,9 @@
-"""How our tensors and errors travel to a Triton server and back; both ends import this.
+"""How our tensors and errors travel to a Triton server and back; both ends import this module.
 
-A model takes requests of one of two kinds. With "rows" the first axis of every tensor is Triton's batch axis:
-tiles of several requests may be put together. With "bags" every tensor has a batch axis of its own, of size
-1, before its axes: bags of different lengths stay apart, yet are handed over together. A tensor of two
-possible dtypes travels under two names, `features` and `features_float32`.
+A model batches requests in one of two ways. With "rows" the first axis of every tensor is Triton's batch
+axis: tiles of several requests may be joined. With "bags" every tensor has an extra batch axis of size 1 in
+front: bags of different lengths stay apart, but are handed over together. A tensor of two possible dtypes
+travels under two names, `features` and `features_float32`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ BATCHING = "batching"
 VERSION = "version"
 FOLDER = "model_folder"
 THREADS = "threads"
-"""Parameters of a model's config.pbtxt: how it takes requests, the digest of its model folder,
-where the model folder lies (from the model's own folder), threads to run on."""
+"""Parameters in a model's config.pbtxt: its batching, the digest of its model folder, the path of the model
+folder (from the model's own folder), the number of threads to run on."""
 
 TRITON_TYPES = {
     "uint8": "UINT8",
@@ -31,7 +31,7 @@ TRITON_TYPES = {
     "str": "STRING",
 }
 REQUEST_TYPES = {"str": "BYTES"}
-"""Where a request's word for a type is not that of the configuration."""
+"""Types that requests name differently from the configuration."""
 DTYPES = {triton: ours for ours, triton in TRITON_TYPES.items()}
 
 _MARK = "histgen-error:"
@@ -41,7 +41,7 @@ _KINDS: dict[str, type[HistgenError]] = {
 
 
 def wire_names(spec: TensorSpec) -> Iterator[tuple[str, str]]:
-    """Yield the names and dtypes under which a tensor may travel."""
+    """Yield the names under which a tensor may travel, each with its dtype."""
     first, *others = spec.dtype.split("|")
     yield spec.name, first
     for dtype in others:
@@ -49,12 +49,12 @@ def wire_names(spec: TensorSpec) -> Iterator[tuple[str, str]]:
 
 
 def wire_name(spec: TensorSpec, dtype: str) -> str:
-    """Name a tensor of that dtype on the wire."""
+    """Return the name on the wire of a tensor with that dtype."""
     return next((name for name, known in wire_names(spec) if known == dtype), spec.name)
 
 
 def joined(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Undo `wire_names`: join the specs of a tensor's several names. Such a tensor is not optional."""
+    """Undo `wire_names`: join the specs of a tensor's names. A tensor with several names is not optional."""
     names = {spec.name for spec in specs}
     found: dict[str, TensorSpec] = {}
     for spec in specs:
@@ -68,25 +68,25 @@ def joined(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
 
 
 def encode_error(error: HistgenError) -> str:
-    """Write an error of ours as the text that Triton sends in its place."""
+    """Encode an error of ours as the text of a Triton error."""
     kind = next((name for name, known in _KINDS.items() if isinstance(error, known)), FatalError.__name__)
     return f"{_MARK}{json.dumps({'kind': kind, **error.to_json()})}"
 
 
 def decode_error(text: str) -> HistgenError | None:
-    """Find an error of ours in what Triton sent; None if there is none."""
-    _, mark, told = text.partition(_MARK)
+    """Decode an error of ours from the text of a Triton error; None if there is none."""
+    _, mark, encoded = text.partition(_MARK)
     if not mark:
         return None
     try:
-        value: Mapping[str, Any] = json.JSONDecoder().raw_decode(told)[0]
+        value: Mapping[str, Any] = json.JSONDecoder().raw_decode(encoded)[0]
         return _KINDS[value["kind"]](str(value["code"]), str(value["message"]), hint=str(value["hint"]))
     except (ValueError, KeyError, TypeError):
         return None
 
 
 def check_numpy(version: str) -> None:
-    """Refuse a numpy with which Triton's Python backend gives empty answers: FatalError("triton-numpy")."""
+    """Raise FatalError("triton-numpy") for numpy 2, with which Triton's Python backend answers nothing."""
     if not version.startswith("1."):
         raise FatalError(
             "triton-numpy",

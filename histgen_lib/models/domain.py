@@ -1,15 +1,16 @@
-"""Is this slide like the slides the model was trained on? Numpy only: training fits it, the pipeline asks it.
+"""Is this slide like the slides the model was trained on? NumPy only: training fits it, the pipeline uses it.
 
 Three views of a slide's tile features, each a positive number that grows with strangeness:
 
 tissue     distance of tiles to their nearest training tiles, at the slide's nearest quarter: a slide of the
-           training world always holds some ordinary tissue, so even the best tiles tell
+           training domain always has some ordinary tissue, so even its best tiles are informative
 slide      Mahalanobis distance of the mean and spread of all its tiles from those of training slides
-residual   share of a tile's deviation that lies in directions in which training tiles hardly vary (median
-           over tiles), as in virtual-logit matching (Wang et al. 2022)
+residual   share of a tile's deviation in directions in which training tiles hardly vary (median over tiles),
+           as in virtual-logit matching (Wang et al. 2022)
 
-The logarithm of each is standardised on training slides that took no part in the other statistics; the score
-is the mean of the three: 0 for a typical slide, in standard deviations. One view alone is fooled more easily.
+The logarithm of each is standardised on training slides that were held out from the other statistics; the
+score is the mean of the three: 0 for a typical slide, in standard deviations. A single view is fooled more
+easily.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class DomainModel:
 
     @classmethod
     def fit(cls, features: Sequence[NDArray[Any]], *, anchors: int = 3072, seed: int = 0) -> Self:
-        """Fit on one array [N, D] per training slide; some hundred are enough. Deterministic for a seed."""
+        """Fit on one array [N, D] per training slide; a few hundred are enough. Deterministic for a seed."""
         slides = [np.asarray(f, dtype=np.float64) for f in features]
         held_out = slides[::_HELD_OUT_EVERY] if len(slides) >= 2 * _HELD_OUT_EVERY else slides
         fitted = (
@@ -95,27 +96,27 @@ class DomainModel:
         return bare._standardised(held_out)
 
     def score(self, features: NDArray[Any]) -> float:
-        """Say how strange one slide's tiles [N, D] are; compare with config.json's "domain"."threshold"."""
+        """Return how strange one slide's tiles [N, D] are; config.json has the threshold for it."""
         typical, spread = self.usual
         return float(np.mean((self._views(features) - typical) / spread))
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file with a tensor a field."""
+        """Write a safetensors file with one tensor per field."""
         with atomic_path(path) as temporary:
-            # One key of metadata: several would be written in any order.
+            # Only one metadata key: the order of several is undefined.
             save_file(asdict(self), temporary, metadata={"method": METHOD})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote. FatalError("model-domain-unreadable") when it is not such a file."""
+        """Read what `save` wrote. FatalError("model-domain-unreadable") if the file is anything else."""
         try:
             with safe_open(path, framework="numpy") as tensors:
                 return cls(**{field.name: tensors.get_tensor(field.name) for field in fields(cls)})
         except (SafetensorError, OSError, ValueError) as error:
             raise FatalError(
                 "model-domain-unreadable",
-                f"{path} does not hold the statistics of a training world.",
-                hint="Copy the whole model folder again, or train the model anew.",
+                f"{path} does not contain the statistics of a training domain.",
+                hint="Copy the whole model folder again, or retrain the model.",
             ) from error
 
     def _standardised(self, slides: Sequence[NDArray[np.float64]]) -> Self:
@@ -124,7 +125,7 @@ class DomainModel:
         return type(self)(**(asdict(self) | {"usual": usual.astype(np.float32)}))
 
     def _views(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Logarithms of tissue, slide and residual strangeness: float64[3]."""
+        """Return the logarithms of tissue, slide and residual strangeness: float64[3]."""
         tiles = np.asarray(features, dtype=np.float32)
         centred = tiles - self.mean
         tissue = np.quantile(
@@ -138,7 +139,7 @@ class DomainModel:
 
 
 def domain_threshold(scores: Sequence[float], *, quantile: float = 1.0, margin: float = 1.5) -> float:
-    """Choose a threshold from scores of held-out slides of the training world.
+    """Choose a threshold from scores of held-out slides of the training domain.
 
     Their `quantile` × `margin`, but at most half a standard deviation above the quantile, and at least 2.
     """
@@ -147,7 +148,7 @@ def domain_threshold(scores: Sequence[float], *, quantile: float = 1.0, margin: 
 
 
 def _summary(tiles: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean and standard deviation over tiles [N, D]: float64[2D]."""
+    """Return mean and standard deviation over tiles [N, D]: float64[2D]."""
     wide = np.asarray(tiles, dtype=np.float64)
     return np.concatenate([wide.mean(axis=0), wide.std(axis=0)])
 

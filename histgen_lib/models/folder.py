@@ -1,9 +1,9 @@
-"""A model folder as everything but training sees it: config, tokenizer, file names, digest. Torch-free.
+"""A model folder: config, tokenizer, file names, digest. Torch-free.
 
-config.json        what follows, as JSON
+config.json        name, network sizes, tiling, tile encoder, decoding, thresholds
 tokenizer.json     text <-> ids
-*.safetensors      weights of the report model and of the tile encoder; statistics of the training world
-*.onnx             the same networks for ONNX Runtime (written by `histgen_lib.export`)
+*.safetensors      weights of the report network and of the tile encoder; statistics of the training domain
+*.onnx             the networks for ONNX Runtime (written by `histgen_lib.export`)
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "evidenc
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a readable config.json. Make one with `open_model_folder`."""
+    """A folder with a readable config.json. `open_model_folder` makes one."""
 
     path: Path
     config: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """What the model is called in provenance."""
+        """The model's name in provenance."""
         return str(self.config["name"])
 
     @property
     def synthetic(self) -> bool:
-        """True if it was trained on synthetic slides only; every draft says so."""
+        """Whether it was trained on synthetic slides only; every draft says so."""
         return bool(self.config["synthetic"])
 
     @cached_property
@@ -56,12 +56,12 @@ class ModelFolder:
 
     @cached_property
     def decoding(self) -> DecodingSettings:
-        """How words are chosen unless a call says otherwise."""
+        """The settings for decoding, unless a call changes them."""
         return DecodingSettings(**self.config["decoding"])
 
     @property
     def tiling(self) -> Mapping[str, Any]:
-        """The grid the model was trained on: tile_px, mpp, overlap_px, min_tissue."""
+        """The grid that the model was trained on: tile_px, mpp, overlap_px, min_tissue."""
         return self.section("tiling")
 
     @property
@@ -70,7 +70,7 @@ class ModelFolder:
         return self.section("encoder")
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """One part of config.json ("domain", "abstention", "calibration", …), {} where it is absent."""
+        """Return a section of config.json ("domain", "abstention", "calibration", …); {} if it is absent."""
         return dict(self.config.get(name) or {})
 
     @cached_property
@@ -90,7 +90,7 @@ class ModelFolder:
         return [self.path / name for name in known if (self.path / name).is_file()]
 
     def file(self, name: str) -> Path:
-        """Path of one of the folder's files. Raises FatalError("model-incomplete") when it is not there."""
+        """Return the path of one of its files. Raises FatalError("model-incomplete") if it is missing."""
         path = self.path / name
         if not path.is_file():
             raise FatalError(
@@ -104,15 +104,15 @@ class ModelFolder:
 def open_model_folder(path: Path | str) -> ModelFolder:
     """Read a model folder's config.json.
 
-    Raises FatalError: "model-missing" (no such folder, or none of ours), "model-config" (config.json cannot
-    be read, lacks a part, or is of another schema).
+    Raises FatalError: "model-missing" (there is no model folder), "model-config" (config.json cannot be
+    read, lacks a section, or has another schema).
     """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise FatalError(
             "model-missing",
             f"There is no model in {folder.name or folder}: no {CONFIG}.",
-            hint="Give --model a folder that histgen train or histgen model import-official wrote.",
+            hint="Give --model a folder written by histgen train or histgen model import-official.",
         )
     try:
         config = json.loads((folder / CONFIG).read_bytes())

@@ -13,22 +13,22 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from histgen_lib.errors import FatalError
 
 _NO_ROOM = ("Failed to allocate memory", "bad_alloc")
-"""What ONNX Runtime says when it is out of memory, in errors of several classes."""
+"""Words of ONNX Runtime when it is out of memory, in errors of several classes."""
 
 
 class OnnxSession:
     """One network file, ready to run. Raises FatalError("model-onnx") when it cannot be loaded.
 
-    `run` raises the same for inputs that the network does not take: its shapes follow from config.json; and
-    MemoryError where there is no room for what it computes.
-    `shrink`: give memory back after each run rather than keep it for the next (a large slide takes a GB).
+    `run` raises the same for inputs that the network does not take (its shapes follow from config.json), and
+    MemoryError when there is too little memory.
+    `shrink`: return memory after each run rather than keep it for the next (a large slide takes a GB).
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, shrink: bool = False) -> None:
         self._name = path.name
-        self._how = onnxruntime.RunOptions()
+        self._options = onnxruntime.RunOptions()
         if shrink:
-            self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -49,12 +49,12 @@ class OnnxSession:
         """Run the network; outputs by name."""
         names = [output.name for output in self._session.get_outputs()]
         try:
-            found = self._session.run(names, dict(inputs), self._how)
+            found = self._session.run(names, dict(inputs), self._options)
         except InvalidArgument as error:
             raise FatalError(
                 "model-onnx",
-                f"{self._name} does not take what config.json says that it takes.",
-                hint="Its files are not of one model: write them anew (histgen model export), or fetch it.",
+                f"{self._name} does not take the tensors that config.json states.",
+                hint="The files are of different models: run histgen model export, or fetch the model again.",
             ) from error
         except Exception as error:
             if any(words in str(error) for words in _NO_ROOM):

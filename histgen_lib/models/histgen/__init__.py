@@ -1,4 +1,4 @@
-"""HistGen: network, loading, decoding. Names that need torch import it when first asked for."""
+"""HistGen: network, loading, decoding. Names that need torch import it when first used."""
 
 from __future__ import annotations
 

@@ -43,11 +43,11 @@ def new_model_folder(
     encoder: Mapping[str, Any] | None = None,
     decoding: DecodingSettings | None = None,
 ) -> ModelFolder:
-    """Start a model folder: config.json, tokenizer.json and, when it is ours, the tile encoder's weights.
+    """Create a model folder: config.json, tokenizer.json and, if it is given, the tile encoder's weights.
 
-    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder` describes a foreign tile encoder ({"name",
-    "sha256", "dim"}) when `tile_encoder` is None. Weights follow with `save_model`, other sections of
-    config.json ("domain", "abstention", "calibration") with `update_config`.
+    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder`: further facts about the tile encoder, or the
+    description of a foreign one ({"name", "sha256", "dim"}) if `tile_encoder` is None. `save_model` adds the
+    weights, `update_config` other sections of config.json ("domain", "abstention", "calibration").
     """
     described = dict(encoder or {})
     if tile_encoder is not None:
@@ -70,23 +70,23 @@ def new_model_folder(
     return open_model_folder(folder)
 
 
-def update_config(folder: Path, **sections: Any) -> ModelFolder:
-    """Replace whole sections of a model folder's config.json."""
+def update_config(folder: Path, **sections: Mapping[str, Any]) -> ModelFolder:
+    """Replace whole sections of a model folder's config.json; return the folder, opened again."""
     content = dict(open_model_folder(folder).config) | sections
     write_atomic(folder / CONFIG, canonical_json(content))
     return open_model_folder(folder)
 
 
 def save_model(folder: Path, model: HistGen, *, half: bool = False) -> Path:
-    """Write the report network's weights into a model folder, all or nothing; returns the file.
+    """Write the report network's weights into a model folder, all or nothing; return the file.
 
-    `half` stores float16, half the size; the network computes in float32 all the same once loaded.
+    `half` stores float16, half the size; once loaded, the network still computes in float32.
     """
     return _save_weights(folder / WEIGHTS, model, half=half)
 
 
 def load_model(folder: Path) -> HistGen:
-    """Rebuild the report network of a model folder, in evaluation mode on the CPU.
+    """Load the report network of a model folder, in evaluation mode on the CPU.
 
     Raises FatalError: "model-missing", "model-config", "model-incomplete", "model-weights".
     """
@@ -95,7 +95,7 @@ def load_model(folder: Path) -> HistGen:
 
 
 def load_tile_encoder(folder: Path) -> TileNetwork:
-    """Rebuild the tile encoder of a model folder, in evaluation mode on the CPU; errors as `load_model`."""
+    """Load the tile encoder of a model folder, in evaluation mode on the CPU; raises as `load_model`."""
     opened = open_model_folder(folder)
     return _load_weights(new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
 
@@ -116,6 +116,6 @@ def _load_weights(network: Network, path: Path) -> Network:
         raise FatalError(
             "model-weights",
             f"The weights in {path.name} do not fit this model ({str(error).splitlines()[0]}).",
-            hint="Fetch or train the model again: its files do not belong together.",
+            hint="Fetch or train the model again: its files belong to different models.",
         ) from error
     return network.eval()

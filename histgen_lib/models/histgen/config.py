@@ -1,4 +1,4 @@
-"""What has to be known to build a HistGen network, and its JSON form."""
+"""The sizes and behaviour of a HistGen network, and their JSON form."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REGION_LAYERS = 2
 class HistGenConfig:
     """Sizes and behaviour of a HistGen network; the defaults are the published training settings.
 
-    `mode` is "published" (numerically what the authors' code computes) or "corrected" (the region token
-    is read where it was written, padding takes no part in pooling, tiles come in `tile_order`).
+    `mode` is "published" (numerically what the authors' code computes) or "corrected" (the region token is
+    read where it was written, padding is excluded from pooling, tiles come in `tile_order`).
     `pooling` is "bounded" (published: weights softmax(tanh(v·(Wx+b))), at most e² apart) or "free"
     (softmax(v·tanh(Wx+b)): one tile can speak for its region).
     `vocab_size` is the number of words V; the network has V+1 outputs, id 0 being begin, end and padding.
@@ -49,27 +49,27 @@ class HistGenConfig:
         problem = self._problem()
         if problem:
             raise InvalidInputError(
-                "model-config", f"These HistGen sizes cannot be built: {problem}.", hint="Mend the config."
+                "model-config", f"These HistGen sizes cannot be built: {problem}.", hint="Correct the config."
             )
 
     @property
     def tiles_per_region(self) -> int:
-        """Tiles in a full region: one position of `region_size` belongs to the region token."""
+        """Tiles in a full region: one of its `region_size` positions belongs to the region token."""
         return self.region_size - 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as they stand under "histgen" in a model folder's config.json."""
+        """Return plain values: the section "histgen" of a model folder's config.json."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> HistGenConfig:
-        """Inverse of `to_json`. Raises InvalidInputError("model-config") for names it does not know."""
+        """Invert `to_json`. Raises InvalidInputError("model-config") for unknown names."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise InvalidInputError(
                 "model-config",
                 f"Unknown HistGen settings: {', '.join(unknown)}.",
-                hint="Was this model written by a newer version? Update histgen.",
+                hint="A newer version may have written this model: update histgen.",
             )
         return cls(**values)
 

@@ -1,4 +1,4 @@
-"""Region memory to words: the text decoder, over whole sentences or one token at a time with a cache."""
+"""The text decoder: from region memory to words, over whole texts or token by token with a cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from histgen_lib.models.histgen.layers import Attention, FeedForward, LayerNorm
 
 
 class StepOutput(NamedTuple):
-    """One decoding step of S slides with B beams each.
+    """Result of one decoding step of S slides with B beams each.
 
     `words` float[S, B, d] (from the decoder) or log-probabilities [S, B, V+1] (from the network);
-    `attention` float[S, B, R], the last layer's look at the regions, mean over heads;
+    `attention` float[S, B, R], the last layer's attention to the regions, mean over heads;
     `cache` float[L, 2, S, B, heads, T+1, d/heads], keys and values of all tokens so far.
     """
 

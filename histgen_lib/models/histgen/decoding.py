@@ -1,16 +1,16 @@
-"""Choosing the words: greedy, beam and sampling over a step interface that any engine can offer.
+"""Choosing the words: greedy, beam and sampling search over a step interface that any engine can offer.
 
-Torch-free. A `Stepper` holds a batch of encoded slides; each step takes one token for each of S slides
-with B beams and gives log-probabilities of the next. All methods treat every slide on its own: a slide's
-text is the same alone or in a batch.
+Torch-free. A `Stepper` holds a batch of encoded slides; each step takes one token for each of S slides with B
+beams and returns log-probabilities of the next. All methods treat every slide on its own: a slide's text is
+the same alone or in a batch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from numbers import Integral
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,11 @@ END = 0
 """Begin, end and padding share id 0."""
 
 FINISHED_PENALTY = np.float32(1000.0)
-"""Taken off a beam's score once it has ended, as published: it still holds a place, but never grows."""
+"""Subtracted from a beam's score once it has ended, as published: it keeps its place, but never grows."""
 
 TRIGRAM_PENALTY = 2 * 0.693
-"""Taken off a word's log-probability for each time it would repeat a trigram (published greedy decoding)."""
+"""Subtracted from a word's log-probability for each time it would repeat a trigram (published greedy
+search)."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -42,7 +43,7 @@ REQUEST_SETTINGS = {
 """Those of `DecodingSettings` that a request to a server may set, and their dtypes there."""
 
 Cache = TypeVar("Cache")
-"""What an engine keeps of the tokens so far; only its own stepper looks inside."""
+"""What an engine keeps of the tokens so far; only its own stepper reads it."""
 
 
 class Step(NamedTuple, Generic[Cache]):
@@ -54,18 +55,18 @@ class Step(NamedTuple, Generic[Cache]):
 
 
 class Stepper(Protocol[Cache]):
-    """A batch of slides ready to be put into words."""
+    """A batch of encoded slides, for which text can be generated step by step."""
 
     def start(self) -> Cache:
         """Make the cache before the first token: S slides with one beam each."""
         ...
 
     def step(self, tokens: Ints, cache: Cache) -> Step[Cache]:
-        """Feed tokens int64[S, B], those after what is in `cache`."""
+        """Feed tokens int64[S, B], the next ones after those in `cache`."""
         ...
 
     def select(self, cache: Cache, slides: Ints, beams: Ints) -> Cache:
-        """Keep slides int64[S'] (rows of the cache) and of each the beams int64[S', B'], in that order."""
+        """Keep slides int64[S'] (rows of the cache), and of each the beams int64[S', B'], in that order."""
         ...
 
     @property
@@ -74,13 +75,26 @@ class Stepper(Protocol[Cache]):
         ...
 
 
+class DecodingChanges(TypedDict, total=False):
+    """Fields of `DecodingSettings` to replace; None leaves a field as it is."""
+
+    method: Method | None
+    beam_size: int | None
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    block_trigrams: bool | None
+
+
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How to choose words. Raises InvalidInputError("decoding-settings") for what cannot be done.
+    """How to choose words. Raises InvalidInputError("decoding-settings") for impossible settings.
 
-    `max_tokens` counts words including the end token. `temperature`, `top_k` (0: all), `top_p` (1: all)
-    and `seed` matter to "sample" only; `block_trigrams` to "greedy" only (it changed nothing in the
-    published beam search).
+    `max_tokens` counts words, the end token included. `temperature`, `top_k` (0: all), `top_p` (1: all) and
+    `seed` matter to "sample" only; `block_trigrams` to "greedy" only (in the published beam search it changed
+    nothing).
     """
 
     method: Method = "beam"
@@ -110,14 +124,13 @@ class DecodingSettings:
             raise InvalidInputError(
                 "decoding-settings",
                 f"Decoding cannot run with this {', '.join(wrong)}.",
-                hint="Use whole beam_size and max_tokens ≥ 1, temperature > 0, whole top_k and seed ≥ 0, "
-                "0 < top_p ≤ 1.",
+                hint="Use integers for beam_size and max_tokens (≥ 1), top_k and seed (≥ 0); "
+                "temperature > 0; 0 < top_p ≤ 1.",
             )
 
-    def replace(self, **changes: Any) -> DecodingSettings:
-        """Copy with changes; None means no change."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return DecodingSettings(**values | {k: v for k, v in changes.items() if v is not None})
+    def replace(self, **changes: Unpack[DecodingChanges]) -> DecodingSettings:
+        """Return a copy with changes; None means no change."""
+        return DecodingSettings(**asdict(self) | {k: v for k, v in changes.items() if v is not None})
 
 
 def _is_whole(value: object) -> bool:
@@ -128,9 +141,9 @@ def _is_whole(value: object) -> bool:
 class Decoded:
     """One slide's text as tokens.
 
-    `tokens` int64[T] without the end token; `log_probs` float32[T], the model's own log-probability of
-    each; `attention` float32[T, R], where the last layer looked when it chose each; `score`, the summed
-    log-probability, the end token's included when `ended`.
+    `tokens` int64[T] without the end token; `log_probs` float32[T], the model's log-probability of each;
+    `attention` float32[T, R], the last layer's attention to the regions when it chose each; `score`, the
+    summed log-probability, including the end token's if `ended`.
     """
 
     tokens: Ints
@@ -141,7 +154,7 @@ class Decoded:
 
 
 def decode(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
-    """Put every slide of the batch into words. Raises FatalError("model-not-finite")."""
+    """Generate the text of every slide in the batch. Raises FatalError("model-not-finite")."""
     if settings.method == "beam":
         return _beam_search(stepper, settings)
     return _walk(stepper, settings)
@@ -152,14 +165,14 @@ def _step(stepper: Stepper[Cache], tokens: Ints, cache: Cache) -> Step[Cache]:
     if np.isnan(step.log_probs).any():
         raise FatalError(
             "model-not-finite",
-            "The model gives probabilities that are not numbers.",
-            hint="Its weights are damaged, or its training diverged: fetch it again, or train it anew.",
+            "The model computes probabilities that are not numbers.",
+            hint="Its weights are damaged, or its training diverged: fetch it again, or retrain it.",
         )
     return step
 
 
 class _Trace:
-    """The words chosen so far by S slides' B beams, with what belongs to them: [S, B, T, …] each."""
+    """The words chosen so far by B beams of S slides, and what belongs to them: [S, B, T, …]."""
 
     def __init__(self, slides: int) -> None:
         self.tokens: Ints = np.zeros((slides, 1, 0), dtype=np.int64)
@@ -167,7 +180,7 @@ class _Trace:
         self.attention: Floats = np.zeros((slides, 1, 0, 0), dtype=np.float32)
 
     def extend(self, parents: Ints, tokens: Ints, log_probs: Floats, attention: Floats) -> None:
-        """Continue beam `parents[s, b]` with a word; attention is that of the parent's step."""
+        """Continue beam `parents[s, b]` with a word; the attention is that of the parent's step."""
         rows = np.arange(len(parents))[:, None]
         looked = attention[rows, parents][:, :, None]
         before = self.attention[rows, parents] if self.tokens.size else looked[:, :, :0]
@@ -176,12 +189,12 @@ class _Trace:
         self.attention = np.concatenate([before, looked], axis=2)
 
     def keep(self, slides: Ints) -> None:
-        """Go on with these slides only."""
+        """Keep these slides only."""
         self.tokens, self.log_probs = self.tokens[slides], self.log_probs[slides]
         self.attention = self.attention[slides]
 
     def take(self, slide: int, beam: int) -> Decoded:
-        """Make the text of one beam."""
+        """Return the text of one beam."""
         tokens, log_probs = self.tokens[slide, beam], self.log_probs[slide, beam]
         ended = bool(tokens[-1] == END)
         words = len(tokens) - ended
@@ -197,8 +210,8 @@ class _Trace:
 def _beam_search(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
     """Search as published: summed log-probability, no length normalisation.
 
-    Published code always runs to the limit. A slide stops here as soon as its best finished text is at
-    least as good as its best live beam: log-probabilities only ever lower a score, so the answer is final.
+    The published code always runs to the limit. Here a slide stops as soon as its best finished text is at
+    least as good as its best live beam: log-probabilities only lower a score, so the answer is final.
     """
     best: list[Decoded | None] = [None] * stepper.slides
     live = np.arange(stepper.slides)
@@ -222,10 +235,10 @@ def _beam_search(stepper: Stepper[Cache], settings: DecodingSettings) -> list[De
 
 
 def _best_continuations(scores: Floats, log_probs: Floats, beams: int) -> tuple[Floats, Ints, Ints, Floats]:
-    """Find the best `beams` of all one-word continuations of each slide's beams.
+    """Find the best `beams` one-word continuations of each slide's beams.
 
-    Returns their summed scores, parent beams, words and words' log-probabilities, each [S, beams]. Equal
-    scores are taken in order of beam, then word.
+    Returns their summed scores, parent beams, words and the words' log-probabilities, each [S, beams]. Ties
+    are broken by beam, then word.
     """
     slides, _, words = log_probs.shape
     summed = (scores[:, :, None] + log_probs).reshape(slides, -1)
@@ -243,7 +256,7 @@ def _best_continuations(scores: Floats, log_probs: Floats, beams: int) -> tuple[
 def _keep_best(
     best: list[Decoded | None], live: Ints, trace: _Trace, scores: Floats, ended: npt.NDArray[np.bool_]
 ) -> None:
-    """Remember each slide's best finished text; of equals the first to finish."""
+    """Remember each slide's best finished text; of equals, the first to finish."""
     for row, beam in zip(*np.nonzero(ended), strict=True):
         known = best[live[row]]
         if known is None or scores[row, beam] > known.score:
@@ -255,7 +268,7 @@ def _may_improve(finished: Decoded | None, scores: Floats) -> bool:
 
 
 def _walk(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
-    """One beam a slide: the likeliest word each time, or a drawn one."""
+    """Follow one beam a slide: the likeliest word each time, or a drawn one."""
     texts: list[Decoded | None] = [None] * stepper.slides
     live = np.arange(stepper.slides)
     choosers = [_Chooser(settings) for _ in live]
@@ -280,7 +293,7 @@ def _walk(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
 
 
 class _Chooser:
-    """Chooses one slide's next word. Each slide draws from its own generator, so batches change nothing."""
+    """Chooses one slide's next word. Each slide has its own generator, so that batches change nothing."""
 
     def __init__(self, settings: DecodingSettings) -> None:
         self.settings = settings
@@ -310,7 +323,7 @@ class _Chooser:
         scaled = log_probs[order].astype(np.float64) / self.settings.temperature
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
-        # The smallest set of words that holds top_p of the probability: the first is always in it.
+        # The smallest set of words that has top_p of the probability; the first is always in it.
         kept = np.cumsum(shares) - shares < self.settings.top_p
         cumulative = np.cumsum(shares[kept])
         place = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")

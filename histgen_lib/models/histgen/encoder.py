@@ -1,4 +1,4 @@
-"""Tiles to regions to slide: the cross-modal context and the local-global hierarchical encoder."""
+"""The local-global hierarchical encoder: from tiles to regions to the slide."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histgen_lib.models.histgen.layers import EncoderBlock, LayerNorm, position_
 
 
 class RegionMemory(NamedTuple):
-    """What the decoder looks at, and how it came from the tiles.
+    """What the decoder attends to, and how it came from the tiles.
 
     `regions` float[B, R, d]; `valid` bool[B, R], False where a slide has fewer regions than the batch;
     `tile_weights` float[B, R, P], the share of each tile in its region: rows of real regions sum to 1.

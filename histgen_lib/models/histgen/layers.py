@@ -1,4 +1,4 @@
-"""The pieces HistGen is made of: norm, attention, memory look-up, feed-forward, pre-norm block."""
+"""The layers of HistGen: norm, attention, memory look-up, feed-forward, pre-norm block."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return self.split(self.key(memory)), self.split(self.value(memory))
 
     def forward(self, x: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Let x [B, T, d] look at memory [B, S, d] where `keep` (bool, broadcastable to [B, heads, T, S])."""
+        """Let x [B, T, d] attend to memory [B, S, d] where `keep` (bool, broadcast to [B, heads, T, S])."""
         keys, values = self.keys_values(memory)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(
@@ -83,7 +83,7 @@ class MemoryAttention(Attention):
         self.topk = topk
 
     def recall(self, x: Tensor, slots: Slots) -> Tensor:
-        """Give the slots' response [..., T, d] to x [..., T, d]; `slots` are `keys_values` of the memory."""
+        """Return the slots' response [..., T, d] to x [..., T, d]; `slots`: `keys_values` of the memory."""
         keys, values = slots
         queries = self.split(self.query(x))
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
@@ -125,7 +125,7 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Update x [B, T, d]; `valid` bool[B, T] says which positions may be looked at."""
+        """Update x [B, T, d]; `valid` bool[B, T] marks the positions that may be attended to."""
         seen = self.norms[0](x)
         x = x + self.dropout(self.attention(seen, seen, valid[:, None, None, :]))
         thought: Tensor = x + self.dropout(self.feed_forward(self.norms[1](x)))

@@ -1,4 +1,4 @@
-"""Where each tile goes before the network sees it: curve order, regions, prototypes. Torch-free."""
+"""The layout of tiles for the network: curve order, regions, prototypes. Torch-free."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tile_order(xy: npt.ArrayLike, span_px: float) -> IntArray:
 
 
 def _hilbert_index(x: IntArray, y: IntArray) -> IntArray:
-    """Distance along the curve of each cell of the smallest 2^k square that holds all cells."""
+    """Return each cell's distance along the curve through the smallest 2^k square that holds all cells."""
     x, y = x.copy(), y.copy()
     bits = max(int(max(x.max(), y.max())).bit_length(), 1)
     along = np.zeros(len(x), dtype=np.int64)
@@ -65,8 +65,8 @@ def _hilbert_index(x: IntArray, y: IntArray) -> IntArray:
 def prototype_rows(tiles: int, prototypes: int) -> IntArray:
     """Rows of the tiles that serve as a slide's prototypes: int64[prototypes], read-only.
 
-    Evenly spaced from 0 to tiles−1 and truncated. In float32 and from both ends towards the middle, as
-    the published model computes it: other arithmetic picks other tiles for some counts.
+    Evenly spaced from 0 to tiles−1 and truncated; in float32 and from both ends towards the middle, as the
+    published model computes them: other arithmetic picks other tiles for some counts.
     """
     step = np.float64(np.float32(tiles - 1) / np.float32(max(prototypes - 1, 1)))
     place = np.arange(prototypes, dtype=np.float64)
@@ -80,7 +80,7 @@ def prototype_rows(tiles: int, prototypes: int) -> IntArray:
 
 
 def region_count(tiles: int, tiles_per_region: int) -> int:
-    """Regions needed for so many tiles."""
+    """Return the number of regions for so many tiles."""
     return -(-tiles // tiles_per_region)
 
 
@@ -89,8 +89,8 @@ def lay_out(
 ) -> RegionLayout:
     """Cut one slide's features (float[N, D], already in order) into zero-padded regions.
 
-    `runs`: how many tiles each slide of a case has, in order; each slide then starts a region of its own.
-    Raises InvalidInputError("bag-empty") without tiles and ("bag-shape") when not two-dimensional.
+    `runs`: the number of tiles of each slide of a case, in order; each slide then starts a region of its own.
+    Raises InvalidInputError: "bag-empty" without tiles, "bag-shape" unless the features are two-dimensional.
     """
     rows = np.asarray(features, dtype=np.float32)
     if rows.ndim != 2:
@@ -98,7 +98,7 @@ def lay_out(
             "bag-shape", f"Tile features must be [tiles, width]; these are {list(rows.shape)}."
         )
     if len(rows) == 0:
-        raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
+        raise empty_bag()
     places = _places(runs or [len(rows)], tiles_per_region)
     regions = region_count(int(places[-1]) + 1, tiles_per_region)
     tiles = np.zeros((regions * tiles_per_region, rows.shape[1]), dtype=np.float32)
@@ -109,6 +109,13 @@ def lay_out(
         tiles.reshape(regions, tiles_per_region, -1),
         mask.reshape(regions, tiles_per_region),
         places[prototype_rows(len(rows), prototypes)],
+    )
+
+
+def empty_bag() -> InvalidInputError:
+    """Make the error for a bag without tiles: InvalidInputError("bag-empty")."""
+    return InvalidInputError(
+        "bag-empty", "There are no tiles to report on.", hint="Check that the slide has tissue."
     )
 
 

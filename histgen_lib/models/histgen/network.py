@@ -22,7 +22,7 @@ from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, Step, decode
 from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
 from histgen_lib.models.histgen.layers import Attention, MemoryAttention, Slots, position_code
-from histgen_lib.models.histgen.layout import prototype_rows, region_count
+from histgen_lib.models.histgen.layout import empty_bag, prototype_rows, region_count
 
 _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
 
@@ -30,8 +30,8 @@ _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their 
 class HistGen(nn.Module):
     """The whole network. A batch holds slides of different sizes: a tile mask says which rows are real.
 
-    Masks are prefixes: a slide's N_i tiles stand in rows 0…N_i−1, in `tile_order` for a corrected model
-    and in slide order for a published one. Padding and batch mates change nothing in a slide's output.
+    Masks are prefixes: a slide's N_i tiles are in rows 0…N_i−1, in `tile_order` for a corrected model and in
+    slide order for a published one. Neither padding nor the rest of the batch changes a slide's output.
     """
 
     def __init__(self, config: HistGenConfig) -> None:
@@ -54,15 +54,15 @@ class HistGen(nn.Module):
     def forward(self, features: Tensor, tile_mask: Tensor, ids: Tensor) -> Tensor:
         """Teacher forcing: features [B, N, D], tile_mask bool[B, N], ids int64[B, T] -> [B, T, V+1].
 
-        Row t holds the log-probabilities of the token after ids[:, :t+1]; ids start with 0. Ids of 0
-        after the first place are padding and are never looked at.
+        Row t holds the log-probabilities of the token after ids[:, :t+1]; ids start with 0. Ids of 0 after
+        the first place are padding, and are ignored.
         """
         slots = self.memory_slots()
         memory = self.region_memory(features, tile_mask, slots)
         return self.text_log_probs(memory, ids, slots)
 
     def memory_slots(self) -> Slots:
-        """Keys and values of the shared memory: the same for tiles and words, and for every word."""
+        """Return keys and values of the shared memory: the same for tiles and words, and for every word."""
         return self.memory_attention.keys_values(self.memory)
 
     def region_memory(self, features: Tensor, tile_mask: Tensor, slots: Slots | None = None) -> RegionMemory:
@@ -74,7 +74,7 @@ class HistGen(nn.Module):
         mask = functional.pad(tile_mask, (0, spare)).reshape(len(features), -1, per_region)
         counts = tile_mask.sum(dim=1).tolist()
         if min(counts) < 1:
-            raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
+            raise empty_bag()
         rows = np.stack([prototype_rows(count, self.config.prototype_num) for count in counts])
         prototypes = torch.from_numpy(rows).to(features.device)
         return self.encode_regions(tiles, mask, prototypes, slots or self.memory_slots())
@@ -106,7 +106,7 @@ class HistGen(nn.Module):
         return StepOutput(functional.log_softmax(self.logit(out.words), dim=-1), out.attention, out.cache)
 
     def empty_cache(self, slides: int) -> Tensor:
-        """Make the cache of no tokens yet, one beam a slide: [L, 2, slides, 1, heads, 0, d/heads]."""
+        """Make an empty cache, one beam a slide: [L, 2, slides, 1, heads, 0, d/heads]."""
         c = self.config
         return self.memory.new_zeros(c.num_layers, 2, slides, 1, c.num_heads, 0, c.d_model // c.num_heads)
 
@@ -133,13 +133,13 @@ class HistGen(nn.Module):
     ) -> tuple[Ints, float]:
         """Beam-search one slide's report: ids int64[T], and their summed log-probability.
 
-        The ids come WITHOUT the end token and without padding: T varies, and is 0 for an empty report.
-        The score does include the end token's log-probability, if the report ended before the limit.
-        `max_tokens` counts the end token and defaults to the model's own limit.
+        The ids come WITHOUT the end token and without padding: T varies, and is 0 for an empty report. The
+        score includes the end token's log-probability if the report ended before the limit. `max_tokens`
+        counts the end token and defaults to the model's own limit.
 
-        `beam_size=1` is plain beam search with one beam. The authors' code runs something else for it:
-        greedy decoding that penalises repeated trigrams, here `generate_batch` with
-        `DecodingSettings(method="greedy", block_trigrams=True)`.
+        `beam_size=1` is plain beam search with one beam. The authors' code does something else: greedy
+        decoding that penalises repeated trigrams, which is `generate_batch` with
+        `DecodingSettings(method="greedy", block_trigrams=True)` here.
 
         Raises InvalidInputError: "decoding-settings", and as `encode`.
         """
@@ -178,7 +178,7 @@ class HistGen(nn.Module):
         training = self.training
         self.eval()
         try:
-            with torch.no_grad():  # not inference mode: callers may compute on with what they get
+            with torch.no_grad():  # not inference mode: callers may go on computing with the result
                 yield
         finally:
             self.train(training)
@@ -236,10 +236,10 @@ class TorchStepper:
 
 
 def _tile_features(features: object, width: int) -> Tensor:
-    """Give one slide's features, [N, width] or [1, N, width] of any number type, as float32[N, width].
+    """Return one slide's features, [N, width] or [1, N, width] of any number type, as float32[N, width].
 
-    Takes tensors (gradients are dropped) and whatever NumPy reads as an array; the result may share memory
-    with it. Raises InvalidInputError: "bag-shape", "bag-empty", "bag-not-finite".
+    Takes tensors (gradients are dropped) and anything that NumPy reads as an array; the result may share
+    memory with it. Raises InvalidInputError: "bag-shape", "bag-empty", "bag-not-finite".
     """
     rows = _as_float32(features)
     rows = rows[0] if rows.ndim == 3 and len(rows) == 1 else rows
@@ -250,7 +250,7 @@ def _tile_features(features: object, width: int) -> Tensor:
             hint="Encode the slide with the tile encoder that the model was trained with.",
         )
     if len(rows) == 0:
-        raise InvalidInputError("bag-empty", "There are no tiles to report on.", hint="Is there tissue?")
+        raise empty_bag()
     if not bool(rows.isfinite().all()):
         raise InvalidInputError(
             "bag-not-finite", "Some tile features are not finite numbers.", hint="Encode the slide again."
@@ -259,16 +259,16 @@ def _tile_features(features: object, width: int) -> Tensor:
 
 
 def _word_ids(ids: object, vocab_size: int) -> Ints:
-    """Give one text's ids, [T] or [1, T] with T ≥ 1, as int64[T].
+    """Return one text's ids, [T] or [1, T] with T ≥ 1, as int64[T].
 
-    Raises InvalidInputError("ids-invalid") unless all are whole numbers from 0 to `vocab_size`.
+    Raises InvalidInputError("ids-invalid") unless all are integers from 0 to `vocab_size`.
     """
     try:
         values = np.asarray(ids.detach().cpu() if isinstance(ids, Tensor) else ids)
     except ValueError:  # rows of unequal length
         values = np.zeros(0)
     values = values[0] if values.ndim == 2 and len(values) == 1 else values
-    # Short circuits: only numbers can be compared, and what compares false may be no number at all.
+    # In this order: only numbers can be compared, and NaN compares false with everything.
     good = (
         values.dtype.kind in "iuf"
         and values.ndim == 1
@@ -279,8 +279,8 @@ def _word_ids(ids: object, vocab_size: int) -> Ints:
     if not good:
         raise InvalidInputError(
             "ids-invalid",
-            f"A text is at least one whole number from 0 to {vocab_size}, in one row.",
-            hint="Were these ids made by the tokenizer of another model?",
+            f"A text is a row of one or more integers from 0 to {vocab_size}.",
+            hint="Use the tokenizer of this model to make ids.",
         )
     return np.array(values, dtype=np.int64)
 

@@ -1,8 +1,8 @@
 """Weights trained with the authors' code (dddavid4real/HistGen) loaded into our network.
 
-Takes a state dict, or a file holding one or a whole training checkpoint ({"state_dict": …}). Names that
-the published forward pass never reads are dropped; a name that is neither needed nor known is an error,
-and so is a weight of any other shape than the authors' code gives it.
+Takes a state dict, or a file with one or with a whole training checkpoint ({"state_dict": …}). Names that the
+published forward pass never reads are dropped; a name that is neither needed nor known is an error, and so is
+a weight of a shape other than in the authors' code. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -75,20 +75,20 @@ _RENAMES = tuple(
 _REGION_TOKEN = "encoder.region_token"
 
 
-def load_official(state_dict_or_path: Source, sizes: Options | None = None, **more: Any) -> HistGen:
+def load_official(state_dict_or_path: Source, sizes: Options | None = None, **more: object) -> HistGen:
     """Build a `published`-mode HistGen with officially trained weights, in evaluation mode, on the CPU.
 
     `state_dict_or_path`: a state dict of tensors or NumPy arrays, a training checkpoint with one, a path
     or an open binary file of either (loaded without running code), or the authors' model itself.
 
-    Sizes, as a mapping, as the authors' parsed options, or one by one (these win), are named as the
-    authors' options: vocab_words, max_seq_length, d_model, d_ff, d_vf, num_heads, num_layers, topk, cmm_size,
-    cmm_dim, prototype_num, region_size, input_dim, dropout, drop_prob_lm.
-    num_heads, topk, prototype_num and region_size must be stated: nothing or too little in the weights
-    tells them, and a wrong one loads and gives wrong output. (region_size is inferred where the weights
-    still hold the authors' position table and it fits one size only.) max_seq_length defaults to the
-    published 100. The rest is read from the weights, and must agree with what is stated. The authors'
-    options of data, training and decoding are ignored.
+    Sizes come as a mapping, as the authors' parsed options, or one by one (these take precedence), under the
+    names of the authors' options: vocab_words, max_seq_length, d_model, d_ff, d_vf, num_heads, num_layers,
+    topk, cmm_size, cmm_dim, prototype_num, region_size, input_dim, dropout, drop_prob_lm.
+    num_heads, topk, prototype_num and region_size are required: the weights do not determine them, and a
+    wrong one loads but computes wrong output. (region_size is inferred if the weights still include the
+    authors' position table and it fits only one size.) max_seq_length defaults to the published 100. The rest
+    is read from the weights; sizes that are passed must agree with them. The authors' options for data,
+    training and decoding are ignored.
 
     Raises InvalidInputError: "checkpoint-unreadable", "checkpoint-size-unknown", "checkpoint-size-invalid",
     "checkpoint-size-missing", "checkpoint-size-mismatch", "checkpoint-keys-unknown",
@@ -101,15 +101,15 @@ def load_official(state_dict_or_path: Source, sizes: Options | None = None, **mo
     return model.eval()
 
 
-def _options(sizes: object, more: Mapping[str, Any]) -> dict[str, Any]:
-    given = vars(sizes) if isinstance(sizes, Namespace) else {} if sizes is None else sizes
-    if not isinstance(given, Mapping):
+def _options(sizes: object, more: Mapping[str, object]) -> dict[str, object]:
+    options = vars(sizes) if isinstance(sizes, Namespace) else {} if sizes is None else sizes
+    if not isinstance(options, Mapping):
         raise InvalidInputError(
             "checkpoint-size-invalid",
-            f"Sizes come as a mapping or by name, not as {type(sizes).__name__}.",
+            f"Pass sizes as a mapping or by name, not as {type(sizes).__name__}.",
             hint="For example load_official(path, num_heads=8, topk=512, prototype_num=512, region_size=96).",
         )
-    return {**given, **more}
+    return {**options, **more}
 
 
 def _rows(table: object) -> int:
@@ -118,7 +118,7 @@ def _rows(table: object) -> int:
 
 
 def _read_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights that the forward pass reads, under the authors' names, each once."""
+    """Return the weights that the forward pass reads, under the authors' names, each once."""
     alias = f"{CORE}model.cmn."
     read = {name: _as_weight(name, value) for name, value in state.items() if not _UNREAD.fullmatch(name)}
     kept = {name: value for name, value in read.items() if not name.startswith(alias)}
@@ -132,7 +132,7 @@ def _merge_alias(kept: dict[str, Tensor], name: str, value: Tensor) -> None:
         raise InvalidInputError(
             "checkpoint-alias-differs",
             f"{name} is stored twice with different values; the published model shares one.",
-            hint="Was the checkpoint edited? Take the one that training wrote.",
+            hint="The checkpoint may have been edited: use the one that training wrote.",
         )
 
 
@@ -143,20 +143,20 @@ def _rename(name: str) -> str:
 
 
 def _fill(model: HistGen, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights under the authors' names into the model, each of exactly the shape they have there."""
-    wanted = model.state_dict()
+    """Copy weights under the authors' names into the model; each must have exactly the expected shape."""
+    expected = model.state_dict()
     published = {_rename(name): name for name in weights}
     _refuse(
         "checkpoint-keys-unknown",
         "Weights this model has no place for",
-        {published[name] for name in set(published) - set(wanted)},
+        {published[name] for name in set(published) - set(expected)},
     )
-    _refuse("checkpoint-keys-missing", "The weights lack", set(wanted) - set(published))
+    _refuse("checkpoint-keys-missing", "The weights lack", set(expected) - set(published))
     found = {name: _unwrapped(name, weights[source]) for name, source in published.items()}
     wrong = {
-        f"{published[name]} is {list(weights[published[name]].shape)}, not {list(wanted[name].shape)}"
+        f"{published[name]} is {list(weights[published[name]].shape)}, not {list(expected[name].shape)}"
         for name, value in found.items()
-        if value.shape != wanted[name].shape
+        if value.shape != expected[name].shape
     }
     _refuse("checkpoint-size-mismatch", "Weights of an unexpected shape", wrong)
     model.load_state_dict(found)
@@ -179,9 +179,9 @@ def _refuse(code: str, what: str, names: set[str]) -> None:
 
 
 def _read_state(source: object) -> dict[str, Any]:
-    """Names and values of a state dict, a checkpoint ({"state_dict": …}), a file of either, or a module.
+    """Read names and values of a state dict, a checkpoint ({"state_dict": …}), a file of either, or a module.
 
-    Names are as one process without wrappers would have saved them; values are not looked at yet.
+    Names are as a single process without wrappers would have saved them; values are not checked yet.
     Raises InvalidInputError("checkpoint-unreadable").
     """
     content = _content(source)
@@ -193,7 +193,7 @@ def _read_state(source: object) -> dict[str, Any]:
 
 
 def _as_weight(name: str, value: object) -> Tensor:
-    """Give one value of a state dict (a tensor, or a NumPy array of numbers) as float32 on the CPU.
+    """Return one value of a state dict (a tensor, or a NumPy array of numbers) as float32 on the CPU.
 
     Raises InvalidInputError: "checkpoint-unreadable" for anything else, "checkpoint-not-finite".
     """
@@ -204,7 +204,7 @@ def _as_weight(name: str, value: object) -> Tensor:
         raise InvalidInputError(
             "checkpoint-not-finite",
             f"{name} holds values that are infinite or not numbers.",
-            hint="Did the training diverge? Take a checkpoint from before that.",
+            hint="The training may have diverged: use an earlier checkpoint.",
         )
     return weight
 
@@ -231,13 +231,13 @@ def _content(source: object) -> object:
         return _read_file(path, path.name)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return _read_file(cast(BinaryIO, source), "This stream")
-    raise _unreadable(f"Weights come as a state dict or the path of one, not as {type(source).__name__}.")
+    raise _unreadable(f"Pass weights as a state dict or the path of one, not as {type(source).__name__}.")
 
 
 def _read_file(file: Path | BinaryIO, name: str) -> object:
     try:
         if isinstance(file, Path):
-            check_ordinary(file)  # a pipe would be waited for, a device read without end
+            check_ordinary(file)  # a pipe might never end, nor a device
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -251,9 +251,9 @@ def _read_file(file: Path | BinaryIO, name: str) -> object:
 
 
 def _harmless() -> list[Any]:
-    """Types that training scripts put beside the weights: NumPy numbers and arrays, parsed options.
+    """Return types that training scripts store with the weights: NumPy numbers and arrays, parsed options.
 
-    They hold values only. NumPy 1 and 2 name the module of their makers differently.
+    They contain values only. NumPy 1 and 2 name the module of their constructors differently.
     """
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     makers = [

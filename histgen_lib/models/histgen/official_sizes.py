@@ -1,7 +1,7 @@
-"""The sizes of a published HistGen: what its weights tell, and the training options that they do not.
+"""The sizes of a published HistGen: from its weights, and from training options for the rest.
 
-Options are named as in the authors' training script. Those that change nothing in what loaded weights
-compute may be given too, so that a whole set of parsed options can be passed on.
+Options are named as in the authors' training script. Options that do not affect what loaded weights compute
+are accepted, too, so that a whole set of parsed options can be passed on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SHARES = {"dropout": "dropout", "drop_prob_lm": "feature_dropout"}
 _NAMES = _WHOLE | _SHARES
 
 _NEEDED = ("num_heads", "topk", "prototype_num", "region_size")
-"""Not in the weights (of region_size, see `_told_region_size`), and wrong outputs if guessed wrong."""
+"""Not in the weights (for region_size see `_region_size_of`); wrong values compute wrong outputs."""
 
 _ONLY = {
     "bos_idx": 0,
@@ -49,7 +49,7 @@ _ONLY = {
     "output_logsoftmax": 1,
     "model_name": "histgen",
 }
-"""Options whose other values make another model than the published one."""
+"""Options for which any other value means another model than the published one."""
 
 _IGNORED = frozenset(
     (
@@ -61,7 +61,7 @@ _IGNORED = frozenset(
         "lr_scheduler", "step_size", "gamma", "seed", "resume", "load",
     )
 )  # fmt: skip
-"""Options of data, training and decoding: no part of the network."""
+"""Options for data, training and decoding: not part of the network."""
 
 _MAX_PATCHES = 100_000  # the authors' limit on tiles, from which they size a table they never read
 
@@ -74,37 +74,37 @@ def read_config(weights: Mapping[str, Tensor], table_rows: int, options: Mapping
     Raises InvalidInputError: "checkpoint-size-unknown", "checkpoint-size-invalid",
     "checkpoint-size-mismatch", "checkpoint-size-missing", "checkpoint-keys-missing", "model-config".
     """
-    stated = _stated(options)
-    told = _told_by(weights)
-    _check_agreement(stated, told)
-    region_size = _told_region_size(table_rows)
-    if region_size is not None and stated.setdefault("region_size", region_size) != region_size:
+    passed = _sizes_in(options)
+    found = _sizes_of(weights)
+    _check_agreement(passed, found)
+    region_size = _region_size_of(table_rows)
+    if region_size is not None and passed.setdefault("region_size", region_size) != region_size:
         warnings.warn(
-            f"These weights look trained with region_size {region_size}, not {stated['region_size']}.",
+            f"These weights look trained with region_size {region_size}, not {passed['region_size']}.",
             stacklevel=3,
         )
-    missing = [name for name in _NEEDED if name not in stated]
+    missing = [name for name in _NEEDED if name not in passed]
     if missing:
         raise InvalidInputError(
             "checkpoint-size-missing",
-            f"The weights do not tell {', '.join(missing)}.",
-            hint="State what the training command or its defaults said: a wrong value gives wrong reports.",
+            f"The weights do not determine {', '.join(missing)}.",
+            hint="Pass the values of the training command or its defaults: wrong ones make wrong reports.",
         )
-    values = {_NAMES[name]: value for name, value in {**told, **stated}.items()}
+    values = {_NAMES[name]: value for name, value in {**found, **passed}.items()}
     return HistGenConfig.from_json({"mode": "published", **values})
 
 
-def _stated(options: Mapping[str, Any]) -> dict[str, int | float]:
-    """Sizes among the options, as plain numbers; None says nothing."""
+def _sizes_in(options: Mapping[str, Any]) -> dict[str, int | float]:
+    """Return the sizes among the options as plain numbers; None counts as absent."""
     _check_known(options)
-    given = {name: value for name, value in options.items() if name in _NAMES and value is not None}
+    passed = {name: value for name, value in options.items() if name in _NAMES and value is not None}
     sizes: dict[str, int | float] = {}
-    for name, value in given.items():
+    for name, value in passed.items():
         number = _whole(value) if name in _WHOLE else _number(value)
         if number is None:
-            kind = "a whole number" if name in _WHOLE else "a number"
+            kind = "an integer" if name in _WHOLE else "a number"
             raise InvalidInputError(
-                "checkpoint-size-invalid", f"{name} must be {kind}, not {value!r}.", hint="Mend this size."
+                "checkpoint-size-invalid", f"{name} must be {kind}, not {value!r}.", hint="Correct this size."
             )
         sizes[name] = number
     return sizes
@@ -124,7 +124,7 @@ def _check_known(options: Mapping[str, Any]) -> None:
             raise InvalidInputError(
                 "checkpoint-size-mismatch",
                 f"Only models with {name} {only} can be loaded, not {value!r}.",
-                hint="This is another network than the published HistGen.",
+                hint="This is not the published HistGen network.",
             )
 
 
@@ -139,11 +139,11 @@ def _whole(value: object) -> int | None:
     return int(number) if number is not None and number.is_integer() else None
 
 
-def _check_agreement(stated: Mapping[str, int | float], told: Mapping[str, int]) -> None:
+def _check_agreement(passed: Mapping[str, int | float], found: Mapping[str, int]) -> None:
     wrong = [
-        f"{name} is {told[name]}, not {value}"
-        for name, value in stated.items()
-        if told.get(name, value) != value
+        f"{name} is {found[name]}, not {value}"
+        for name, value in passed.items()
+        if found.get(name, value) != value
     ]
     if wrong:
         raise InvalidInputError(
@@ -151,8 +151,8 @@ def _check_agreement(stated: Mapping[str, int | float], told: Mapping[str, int])
         )
 
 
-def _told_by(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Read off the weights the sizes they tell."""
+def _sizes_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Read the sizes that the weights determine."""
     outputs, d_model = _matrix(weights, f"{CORE}logit.weight")
     d_vf, input_dim = _matrix(weights, "wsi_mapping.weight")
     cmm_size, cmm_dim = _matrix(weights, f"{CORE}memory_matrix")
@@ -173,20 +173,20 @@ def _told_by(weights: Mapping[str, Tensor]) -> dict[str, int]:
 def _matrix(weights: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     if name not in weights:
         raise InvalidInputError(
-            "checkpoint-keys-missing", f"The weights lack {name}.", hint="Is this a HistGen checkpoint?"
+            "checkpoint-keys-missing", f"The weights lack {name}.", hint="Use a checkpoint of HistGen."
         )
     shape = tuple(weights[name].shape)
     if len(shape) != 2:
         raise InvalidInputError(
             "checkpoint-size-mismatch",
             f"{name} is {list(shape)}, not a matrix.",
-            hint="Is this a HistGen checkpoint?",
+            hint="Use a checkpoint of HistGen.",
         )
     return shape
 
 
-def _told_region_size(table_rows: int) -> int | None:
-    """Find the region size for which the authors' code makes a table of so many rows, if only one does.
+def _region_size_of(table_rows: int) -> int | None:
+    """Return the region size for which the authors' code makes a table of so many rows, if there is only one.
 
     The table, which nothing reads, has ceil(100000 / region_size) + 1 rows.
     """

@@ -1,8 +1,8 @@
-"""A bag of tile features to tokens with evidence, by ONNX Runtime and NumPy alone."""
+"""From a bag of tile features to tokens with evidence, by ONNX Runtime and NumPy alone."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import (
     REQUEST_SETTINGS,
     Decoded,
+    DecodingChanges,
     DecodingSettings,
     Floats,
     Ints,
@@ -32,15 +33,15 @@ class HistGenRunner:
         self._encoder, self._decoder = encoder, decoder
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
-        """Write one slide's report as tokens.
+        """Write the report of one slide, or of a case of several, as tokens.
 
-        In: "features" float16|float32[N, D]; "xy" int32[N, 2], level-0 px, top-left; optional, one value
-        each: "span_px" (tile side in level-0 px; else the grid's spacing is taken), "beam_size",
-        "max_tokens", "temperature", "top_k", "top_p", "seed", and "method" (string). For a case of several
-        slides also "slide" int32[N], ascending: which of them each tile lies on. Each slide then starts a
-        region of its own, but for a model in published mode, whose regions know no padding among them.
-        Out: "tokens" int32[T] without the end; "logprobs" float32[T]; "evidence" float32[T, N], weights
-        over the tiles in the order they came, each row sums to 1; "score" float32[1].
+        In: "features" float16|float32[N, D]; "xy" int32[N, 2], top-left corners in level-0 px; optional, one
+        value each: "span_px" (tile side in level-0 px; the grid's spacing by default), "beam_size",
+        "max_tokens", "temperature", "top_k", "top_p", "seed", and "method" (string). For a case also "slide"
+        int32[N], ascending: the number of the slide on which each tile lies. Each slide then starts a region
+        of its own, except in a model in published mode, whose regions cannot be padded.
+        Out: "tokens" int32[T] without the end token; "logprobs" float32[T]; "evidence" float32[T, N], weights
+        over the tiles in input order, each row sums to 1; "score" float32[1].
 
         Raises InvalidInputError: "tensor-missing", "bag-shape", "bag-empty", "bag-not-finite",
         "decoding-settings".
@@ -78,15 +79,15 @@ class HistGenRunner:
         return features, xy.astype(np.int64)
 
     def _runs(self, tensors: Tensors, count: int) -> list[int]:
-        """Count the tiles of each slide that keeps its regions to itself."""
+        """Count the tiles of each slide that has regions of its own."""
         if self.config.mode == "published" or "slide" not in tensors:
             return [count]
         slide = np.asarray(tensors["slide"]).reshape(-1)
         if len(slide) != count or np.any(np.diff(slide) < 0):
             raise InvalidInputError(
                 "bag-shape",
-                f"A case's slide numbers are one for each of its {count} tiles, in ascending order.",
-                hint="Put the bags of the case one after the other.",
+                f"A case needs one slide number for each of its {count} tiles, in ascending order.",
+                hint="Concatenate the bags of the case, one after the other.",
             )
         return [int(run) for run in np.unique(slide, return_counts=True)[1]] or [count]
 
@@ -104,11 +105,11 @@ class HistGenRunner:
 
     def _settings(self, tensors: Tensors) -> DecodingSettings:
         requested = {name: _single(tensors[name]) for name in REQUEST_SETTINGS if name in tensors}
-        return self.decoding.replace(**requested)
+        return self.decoding.replace(**cast(DecodingChanges, requested))
 
 
 class EncodedSlide(NamedTuple):
-    """`tile_weights` float32[R, P], each tile's share in its region; `cross`, what the decoder looks at."""
+    """`tile_weights` float32[R, P], each tile's share in its region; `cross`, what the decoder attends to."""
 
     tile_weights: Floats
     cross: Floats
@@ -168,8 +169,8 @@ def tile_evidence(
 ) -> Floats:
     """Weights of tiles behind each token: float32[T, N] in input order, rows sum to 1.
 
-    A token's attention to a region is shared among the region's tiles as they were pooled. `mask`
-    bool[R, P], where the layout has real tiles; None for one slide, whose padding is all at the end.
+    A token's attention to a region is divided among the region's tiles by their pooling weights. `mask`
+    bool[R, P] marks the real tiles of the layout; None for one slide, whose padding is all at the end.
     """
     laid_out = text.attention[:, :, None] * slide.tile_weights[None]
     flat = laid_out.reshape(len(text.tokens), slide.tile_weights.size)
@@ -180,7 +181,7 @@ def tile_evidence(
 
 
 def grid_spacing_px(xy: Ints) -> float:
-    """Smallest distance between columns or rows of tiles, level-0 px; 1 for a single tile."""
+    """Return the smallest distance between columns or rows of tiles, in level-0 px; 1 for a single tile."""
     steps = np.concatenate([np.diff(np.unique(axis)) for axis in np.asarray(xy).T])
     return float(steps.min()) if steps.size else 1.0
 
@@ -194,6 +195,6 @@ def _single(values: npt.NDArray[Any]) -> Any:
     """Return the one value of an array as Python has it."""
     flat = np.asarray(values).reshape(-1)
     if len(flat) != 1:
-        raise InvalidInputError("decoding-settings", "A decoding setting is one value.")
+        raise InvalidInputError("decoding-settings", "A decoding setting has one value.")
     value = flat[0].item() if isinstance(flat[0], np.generic) else flat[0]
     return value.decode() if isinstance(value, bytes) else value

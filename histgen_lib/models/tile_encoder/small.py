@@ -24,9 +24,9 @@ PATCH_PX = 4
 
 
 class PatchStem(nn.Module):
-    """Pixels to one vector for each 4×4 px patch.
+    """From pixels to one vector for each 4×4 px patch.
 
-    Pixels are scaled by scaling the weights; their offset is the norm's to remove.
+    Pixels are scaled by scaling the weights; the norm removes their offset.
     """
 
     def __init__(self, outputs: int) -> None:
@@ -58,8 +58,8 @@ class ConvBlock(nn.Module):
 class TileEncoder(TileNetwork):
     """uint8[B, H, W, 3] RGB (or [B, 3, H, W]) -> float32[B, dim]; preprocessing is part of the graph.
 
-    H and W are multiples of 16; the shipped model takes 256 px at 0.5 mpp. Mean and maximum over the tile
-    are both kept: the first for tissue, the second for single cells such as a mitosis.
+    H and W are multiples of 16; the shipped model takes 256 px at 0.5 mpp. The feature combines the mean and
+    the maximum over the tile: the first for tissue, the second for single cells such as a mitosis.
     """
 
     licence = "Apache-2.0"
@@ -83,14 +83,14 @@ class TileEncoder(TileNetwork):
         return {"name": DEFAULT, "dim": self.dim, "widths": list(self.widths), "blocks": list(self.blocks)}
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Features float32[B, dim] of tiles uint8[B, H, W, 3] or uint8[B, 3, H, W]."""
+        """Return features float32[B, dim] of tiles uint8[B, H, W, 3] or uint8[B, 3, H, W]."""
         x = self.feature_map(tiles)
         pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
         features: Tensor = self.head(pooled)
         return features
 
     def feature_map(self, tiles: Tensor) -> Tensor:
-        """Give the last convolution's output [B, widths[-1], H/16, W/16], for dense training targets."""
+        """Return the last convolution's output [B, widths[-1], H/16, W/16], for dense training targets."""
         if tiles.shape[-1] == 3:
             tiles = tiles.permute(0, 3, 1, 2)
         out: Tensor = self.body(tiles)

@@ -202,7 +202,7 @@ def test_other_partitions_never_wait_for_one_that_the_broker_cannot_read(
     kafka: LockedKafka, settings: BusSettings, join, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told of, and goes on once its disk is mended."""
-    monkeypatch.setattr(_kafka_holes, "_TELL_S", 0.5)
+    monkeypatch.setattr(_kafka_holes, "_REPORT_S", 0.5)
     monkeypatch.setattr(_kafka_holes, "_REST_S", 0.5)
     fill(settings, topic, 0)
     log = Log(kafka, topic, 0)

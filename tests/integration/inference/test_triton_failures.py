@@ -316,7 +316,8 @@ def test_a_server_that_cannot_map_our_memory_is_asked_over_the_network(
         assert far.infer("histgen", bag)["tokens"].size
         assert far.infer("histgen", bag)["tokens"].size
     assert [record.getMessage() for record in caplog.records] == [
-        "Tensors go to the model server over the network, not by shared memory: the server cannot map it."
+        "Tensors go to the model server over the network, not through shared memory: "
+        "the server cannot map it."
     ]
     assert not [path for path in SHM.iterdir() if path.name.startswith("histgen-tensors-")]
 
