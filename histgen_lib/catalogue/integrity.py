@@ -18,12 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import DAMAGE_NOTES, DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, SCAN_RECORD
-from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
-from histgen_lib.reports.renderers.draft_json import from_json, to_json
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
 _WRITERS = 4
@@ -177,6 +174,8 @@ def is_readable(key: str, data: bytes) -> bool:
 
 
 def _is_draft(data: bytes) -> bool:
+    from histgen_lib.reports.renderers.draft_json import from_json, to_json
+
     return to_json(from_json(data)) == data
 
 
@@ -189,10 +188,14 @@ def _is_text(data: bytes) -> bool:
 
 
 def _is_scan(data: bytes) -> bool:
+    from histgen_lib.catalogue.scan_record import ScanRecord
+
     return ScanRecord.from_bytes(data).to_bytes() == data
 
 
 def _is_bag(data: bytes) -> bool:
+    from histgen_lib.bags import unpack_bag
+
     unpack_bag(data, "a bag")
     return True
 
