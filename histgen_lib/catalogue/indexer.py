@@ -25,6 +25,8 @@ from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 
+_PARTS = (LETTERS, COPIES, SLIDES, OWNERS, BY_HAND)
+"""The prefixes that are listed, in this order."""
 _REST_S, _AT_WORK_S = 2.0, 0.05
 """Least pauses between two turns: where nothing is to be done, and where something is."""
 _SHARE, _BUILDING_SHARE, _LISTING_SHARE = 0.1, 0.5, 0.004
@@ -53,7 +55,7 @@ class Indexer:
     ) -> None:
         self._store, self._index, self._clock, self._now = store, index, clock, now
         self._whole = bool(index.fact("whole"))
-        self._unlisted = {SLIDES, LETTERS, COPIES, OWNERS, BY_HAND}
+        self._unlisted = set(_PARTS)
         self._listings: dict[str, Iterator[bool]] = {}
         self._beat_at = float("-inf")
         index.note("settled", "")
@@ -65,7 +67,7 @@ class Indexer:
         """
         began = self._clock()
         looked = look_at(self._store, self._index, self._index.due(self._now(), _BATCH), self._now())
-        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES, OWNERS, BY_HAND)]
+        listed = [self._list_on(prefix) for prefix in _PARTS]
         self._note_progress(began)
         spent = self._clock() - began
         if not (looked or any(listed)):
@@ -130,9 +132,9 @@ class Indexer:
         """Return the subject that an object concerns; "" for none."""
         if prefix == LETTERS:
             letter = _letter(self._store, key)
-            return (
-                "" if letter is None else letter.event.key if letter.event else self._index.whose(key) or key
-            )
+            if letter is None:
+                return ""
+            return letter.event.key if letter.event else self._index.whose(key) or key
         name = key.removeprefix(prefix)
         if prefix in (OWNERS, BY_HAND):
             return name.partition("/")[0]
@@ -264,9 +266,8 @@ def _misses(index: Index, due: Due, before: Sequence[SlideState], states: Sequen
         return due.misses + 1
     waits = {state.state for state in states}
     for state in before:
-        if (
-            not state.ended and state.state not in waits
-        ):  # workers take slides in order: the next ones move, too
+        if not state.ended and state.state not in waits:
+            # Workers take slides in order, so the next ones are about to move, too.
             index.hurry_queue(state.state, state.scanned_at, _NEXT_IN_QUEUE)
     for state in states:
         index.hurry(state.mates)
@@ -277,14 +278,7 @@ def _misses(index: Index, due: Due, before: Sequence[SlideState], states: Sequen
 
 def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
     return [
-        (
-            one.state,
-            one.event.name if one.event else "",
-            one.end,
-            *one.lacks,
-            *one.damaged,
-        )
-        for one in states
+        (one.state, one.event.name if one.event else "", one.end, *one.lacks, *one.damaged) for one in states
     ]
 
 

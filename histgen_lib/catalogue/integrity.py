@@ -178,6 +178,7 @@ def is_readable(key: str, data: bytes) -> bool:
 
 
 def _is_draft(data: bytes) -> bool:
+
     return to_json(from_json(data)) == data
 
 
@@ -190,10 +191,12 @@ def _is_text(data: bytes) -> bool:
 
 
 def _is_scan(data: bytes) -> bool:
+
     return ScanRecord.from_bytes(data).to_bytes() == data
 
 
 def _is_bag(data: bytes) -> bool:
+
     unpack_bag(data, "a bag")
     return True
 

@@ -22,7 +22,6 @@ from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.pointers import BY_BAG, latest_of, pointer_of, recall_pointer, stated_owner
 from histgen_lib.catalogue.registry import find_event
-from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.reports.renderers import DRAFT_JSON
@@ -108,7 +107,7 @@ class _Deed:
         self._store, self._by = store, by
         self._what = {kind: f"{days[kind]:g}" for kind in KINDS if kind in days}
 
-    def write_down(self) -> None:
+    def log(self) -> None:
         if self._what:
             Audit(self._store).append("pruned", self._by, self._what)
             self._what = {}
@@ -129,7 +128,7 @@ class _Pruner:
         if self._bus:
             at = datetime.fromtimestamp(before, UTC)
             if self._deed and any(finished_records(self._bus, at, remove=False)):
-                self._deed.write_down()
+                self._deed.log()
             yield from finished_records(self._bus, at, remove=self._deed is not None)
 
     def seen(self, before: float) -> Gone:
@@ -204,6 +203,8 @@ class _Pruner:
         return [one for one in sets if one != newest and one not in self._named_by_cases()]
 
     def _content_of(self, slide_id: str, digest: str) -> str:
+        from histgen_lib.catalogue.scan_record import ScanRecord
+
         try:
             data = self._store.find(keys.scan_key(slide_id, digest))
             return ScanRecord.from_bytes(data or b"").content_id
@@ -213,8 +214,8 @@ class _Pruner:
     def _named_by_cases(self) -> set[str]:
         if self._in_cases is None:
             pointers = {pointer_of(info.key) for info in self._store.list(keys.CASES)}
-            said = (recall_pointer(self._store, key, by=BY_BAG) for key in pointers)
-            self._in_cases = {str(pointer[BY_BAG]) for pointer in said if pointer}
+            recalled = (recall_pointer(self._store, key, by=BY_BAG) for key in pointers)
+            self._in_cases = {str(pointer[BY_BAG]) for pointer in recalled if pointer}
         return self._in_cases
 
     def _is_drafted(self, events: Iterable[Event]) -> bool:
@@ -238,7 +239,7 @@ class _Pruner:
     def _remove(self, infos: Iterable[ObjectInfo]) -> Gone:
         for info in infos:
             if self._deed:
-                self._deed.write_down()
+                self._deed.log()
                 self._store.delete(info.key)
             yield info.key, info.size_bytes
 

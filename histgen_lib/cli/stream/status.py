@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
     from histgen_lib.client.following import Snapshot
     from histgen_lib.client.listing import PageQuery, SlidePage
-    from histgen_lib.storage import ObjectInfo, ObjectStore
+    from histgen_lib.storage import ObjectStore
 
 ROWS = 60
 _CHUNK = 1000
@@ -160,6 +160,7 @@ def _print_remarks(shown: SlidePage, connection: Connection) -> None:
 
 
 def _print_one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
+    from histgen_lib.catalogue.slide_objects import objects_of
     from histgen_lib.cli.stream.view import slide_json
     from histgen_lib.client.listing import originals_of, slide_states
 
@@ -176,7 +177,7 @@ def _print_one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     ]
     if not states:
         raise _unknown(slide_id)
-    objects = _objects(states, store)
+    objects = objects_of(store, states)
     attempts = _attempts(states, snapshot, store)
     strangers = _strangers(states, store)
     if as_json:
@@ -243,40 +244,16 @@ def _unknown(slide_id: str) -> InvalidInputError:
     )
 
 
-def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
-    """List every object of these slides."""
-    from histgen_lib.catalogue.keys import contents_prefix, letter_key, owner_key
-    from histgen_lib.reports.renderers import DRAFT_JSON
-
-    slides = sorted({state.slide_id for state in states})
-    events = [state.event.data for state in states if state.event]
-    scans = [data for data in events if isinstance(data, SlideScanned)]
-    cases = sorted({data.case_id for data in scans if data.case_id})
-    prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
-    prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "case-reports")]
-    prefixes += [state.draft.key.removesuffix(DRAFT_JSON) for state in states if state.draft]
-    prefixes += sorted({contents_prefix(data.content_id) for data in scans})
-    single = [owner_key(slide) for slide in slides]
-    single += [letter_key(state.letter.event_id) for state in states if state.letter]
-    listed = {info.key: info for prefix in prefixes for info in store.list(prefix)}
-    return [*listed.values(), *(info for key in single if (info := store.head(key)))]
-
-
 def _attempts(states: Sequence[SlideState], snapshot: Snapshot, store: ObjectStore) -> dict[str, int]:
-    """Count unfinished attempts at the slide, by worker: attempts/<worker>/<event id>/<n>."""
-    from histgen_lib.catalogue.keys import ATTEMPTS
+    """Count unfinished attempts at the slide, by worker."""
+    from histgen_lib.catalogue.slide_objects import attempts_at
 
     events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
     slides = {state.slide_id for state in states}
     flights = (worker.in_flight for worker in snapshot.workers if worker.in_flight)
     events |= {flight.event_id for flight in flights if flight.slide_id in slides}
-    counts: dict[str, int] = {}
-    for info in store.list(ATTEMPTS):
-        _, worker, event_id, *_ = info.key.split("/")
-        if event_id in events:
-            counts[worker] = counts.get(worker, 0) + 1
-    return counts
+    return attempts_at(store, events)
 
 
 def _print_state(state: SlideState, snapshot: Snapshot, store: ObjectStore) -> None:
