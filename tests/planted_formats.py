@@ -66,8 +66,10 @@ def _tiff(name: str, *, description: str = "", texts: dict[int, str] | None = No
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         levels = [picture, halved(picture, 2)]
         own = {270: description} if description else {}
-        extra = dict.fromkeys((269, 271, 272, 305, 306, 315, 316, 33432), SAID) | (texts or {})
-        return write_pyramid(folder / name, levels, texts=[{**extra, **own}, {**extra, **own}])
+        texts_of_page = dict.fromkeys((269, 271, 272, 305, 306, 315, 316, 33432), SAID) | (texts or {})
+        return write_pyramid(
+            folder / name, levels, texts=[{**texts_of_page, **own}, {**texts_of_page, **own}]
+        )
 
     return make
 
@@ -98,20 +100,22 @@ def _planted_svs(folder: Path, picture: NDArray[np.uint8]) -> Path:
     return write_planted_slide(folder / "a.svs", seed=3)
 
 
-def _philips(extra: str) -> Maker:
+def _philips(xml: str) -> Maker:
     return lambda folder, picture: write_philips(
-        folder / "a.tiff", [picture, halved(picture)], mpp=0.5, tile_px=256, xml=extra
+        folder / "a.tiff", [picture, halved(picture)], mpp=0.5, tile_px=256, xml=xml
     )
 
 
-def _ventana(extra: str) -> Maker:
-    return lambda folder, picture: write_ventana(folder / "a.bif", picture, mpp=0.5, tile_px=128, xml=extra)
+def _ventana(attribute: str) -> Maker:
+    return lambda folder, picture: write_ventana(
+        folder / "a.bif", picture, mpp=0.5, tile_px=128, attribute=attribute
+    )
 
 
-def _ndpi(extra: str) -> Maker:
+def _ndpi(words: str) -> Maker:
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         jpeg = cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
-        return ndpi(jpeg, picture.shape[1], picture.shape[0], extra.encode())(folder)
+        return ndpi(jpeg, picture.shape[1], picture.shape[0], words.encode())(folder)
 
     return make
 

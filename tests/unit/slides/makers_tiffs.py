@@ -29,7 +29,7 @@ _JOINT = (
     '<TileJointInfo FlagJoined="1" Confidence="100" Direction="{way}" Tile1="{one}" Tile2="{other}"'
     ' OverlapX="{x}" OverlapY="{y}"/>'
 )
-_ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1" {xml}/></Metadata>'
+_ISCAN = '<Metadata><iScan Magnification="40" ScanRes="{mpp}" UnitNumber="1" {attribute}/></Metadata>'
 
 
 def write_philips(
@@ -49,11 +49,17 @@ def write_philips(
 
 
 def write_ventana(
-    path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int, overlap_px: int = 0, xml: str = ""
+    path: Path,
+    image: NDArray[np.uint8],
+    *,
+    mpp: float,
+    tile_px: int,
+    overlap_px: int = 0,
+    attribute: str = "",
 ) -> Path:
     """Write a Ventana BIF of one area, whose camera's pictures overlap by `overlap_px`.
 
-    `xml`: an attribute that is put into its XML.
+    `attribute`: inserted into its XML.
     """
     step = tile_px - overlap_px
     rows, columns = (1 + (side - tile_px) // step for side in image.shape[:2])
@@ -64,7 +70,7 @@ def write_ventana(
             pictures[row * tile_px :, column * tile_px :][:tile_px, :tile_px] = seen
     xml = _VENTANA.format(side=tile_px, rows=rows, columns=columns, joints=_joints(rows, columns, overlap_px))
     texts = [
-        {270: "Label Image", 700: _ISCAN.format(mpp=mpp, xml=xml)},
+        {270: "Label Image", 700: _ISCAN.format(mpp=mpp, attribute=attribute)},
         {270: "level=0 mag=40 quality=95", 700: xml},
     ]
     return write_pyramid(path, [halved(image, 3), pictures], tile_px=tile_px, mpp=None, texts=texts)
