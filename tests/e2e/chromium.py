@@ -1,4 +1,4 @@
-"""A real, headless Chromium that a test drives: it opens, touches, types, prints, tells what lies where."""
+"""A real, headless Chromium that a test drives: it opens, touches, types, prints, and measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a stream leaves and says: pages while it runs, files and records once it has stopped."""
+"""Everything a stream leaves or shows: pages while it runs, files and records once it has stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGES = ("/metrics", "/status", "/healthz", "/readyz")
 
 
 def pages(stream: Stream, key: dict[str, str]) -> dict[str, bytes]:
-    """Return what every service tells of itself to whoever has the key."""
+    """Return what every service shows of itself with the key."""
     return {
         f"{name} {page}": httpx.get(service.url + page, headers=key, timeout=30).content
         for name, service in stream.services.items()

@@ -1,4 +1,4 @@
-"""What lies where on printed pages, read from a PDF with poppler's tools."""
+"""The layout of printed pages, read from a PDF with poppler's tools."""
 
 from __future__ import annotations
 

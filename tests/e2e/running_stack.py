@@ -26,7 +26,7 @@ STOP_S = 120.0
 
 @dataclass
 class RunningStack:
-    """The stack's process, what it said once it was ready, and the commands that talk to it."""
+    """The stack's process, what it printed once it was ready, and the commands that talk to it."""
 
     process: subprocess.Popen[str]
     home: Path
@@ -84,7 +84,7 @@ def below(pid: int) -> list[int]:
 def strike_while_it_starts(
     home: Path, *options: object, chance: random.Random, times: int, within_s: float
 ) -> None:
-    """Kill a stack, or any process of it, so often, each at a moment drawn from its first seconds."""
+    """Kill a stack, or any process of it, `times` times, each at a random moment of its first seconds."""
     process: subprocess.Popen[bytes] | None = None
     for _ in range(times):
         if process is None or process.poll() is not None:
@@ -119,7 +119,7 @@ def alive(pids: list[int]) -> list[int]:
 
 
 def _said(process: subprocess.Popen[str], err: Path) -> dict[str, Any]:
-    """Read what the stack says when it is ready."""
+    """Read what the stack prints when it is ready."""
     assert process.stdout is not None
     text = ""
     while not text.endswith("}\n"):
@@ -133,7 +133,7 @@ def _said(process: subprocess.Popen[str], err: Path) -> dict[str, Any]:
 def stack_up(
     home: Path, *options: object, env: dict[str, str] | None = None, err: Path | None = None
 ) -> Iterator[RunningStack]:
-    """Start a stack, and have it stopped by Ctrl-C. `err`: where it says what it has to say."""
+    """Start a stack, and stop it by Ctrl-C. `err`: the file for its stderr."""
     err = err or home.parent / f"{home.name}.err"
     process = subprocess.Popen(
         command(home, "--json", *options),

@@ -1,4 +1,4 @@
-"""Bad input to the real command: a code, a sentence on what to do, no traceback, nothing half-written."""
+"""Bad input to the real command: a code, a sentence that says what to do, no traceback, no partial output."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_bad_slide(make, codes, slide_path, model_dir, tmp_path):
     assert_plain_failure(run, codes, out)
 
 
-def test_json_says_the_same_in_one_document(slide_path, model_dir, tmp_path):
+def test_json_prints_the_same_error_in_one_document(slide_path, model_dir, tmp_path):
     run = histgen(
         "report", _text(tmp_path, slide_path), "--out", tmp_path / "out", "--model", model_dir, "--json"
     )
@@ -134,7 +134,7 @@ def test_json_says_the_same_in_one_document(slide_path, model_dir, tmp_path):
     assert content["errors"][0]["hint"]
 
 
-def test_a_name_that_is_no_text_is_told_as_far_as_it_is(model_dir, tmp_path):
+def test_a_file_name_that_is_not_text_is_printed_as_far_as_possible(model_dir, tmp_path):
     """Written by a Windows of long ago; a terminal that takes UTF-8 only would stop at it."""
     name = os.fsdecode(b"pr\xe4parat.svs")
     run = histgen(
@@ -148,7 +148,7 @@ def test_a_name_that_is_no_text_is_told_as_far_as_it_is(model_dir, tmp_path):
     assert error["message"] == "There is no file pr\ufffdparat.svs."
 
 
-def test_stating_the_mpp_cures_a_slide_without_one(slide_path, model_dir, tmp_path):
+def test_giving_the_mpp_cures_a_slide_without_one(slide_path, model_dir, tmp_path):
     slide = _no_scale(tmp_path, slide_path)
     run = histgen("report", slide, "--out", tmp_path / "out", "--model", model_dir, "--mpp", 0.5)
 
@@ -217,14 +217,14 @@ def test_a_bug_of_ours_becomes_one_sentence(slide_path, model_dir, tmp_path):
     assert files_below(tmp_path / "out") == []
 
 
-def test_the_traceback_is_there_for_those_who_ask(slide_path, model_dir, tmp_path):
+def test_a_traceback_is_printed_on_request(slide_path, model_dir, tmp_path):
     before = "import histgen_lib.pipeline.draft.drafter as d\nd.parse_report = lambda text: 1 / 0\n"
     arguments = ("report", slide_path, "--out", tmp_path / "out", "--model", model_dir)
 
     assert "ZeroDivisionError" in histgen(*arguments, before=before, env={"HISTGEN_DEBUG": "1"}).err
 
 
-def test_a_model_that_is_not_there(slide_path, tmp_path):
+def test_a_missing_model(slide_path, tmp_path):
     run = histgen("report", slide_path, "--out", tmp_path / "out", "--model", tmp_path / "nothing")
 
     assert run.code == 78
@@ -254,7 +254,7 @@ outputs.write_bag = write_then_signal
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_ctrl_c_inside_exec_of_a_string_ends_with_the_code_of_ctrl_c(tmp_path):
+def test_ctrl_c_inside_exec_of_a_string_ends_with_its_own_exit_code(tmp_path):
     """As it may come while dataclasses are being imported; CPython would end by the signal under `-m`."""
     (tmp_path / "interrupted.py").write_text("""
 import os, signal

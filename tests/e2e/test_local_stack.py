@@ -54,8 +54,8 @@ def in_the_store(stack: RunningStack) -> dict[str, int]:
 
 def ends_said(stack: RunningStack, slide_id: str = "") -> list[str]:
     """Return the ends that `histgen up` has told of a slide; of all slides, its lines."""
-    said = (stack.home.parent / f"{stack.home.name}.err").read_text()
-    ends = re.findall(r"^[\d:]{8} (drafted|dead letter) (\S+) after", said, re.MULTILINE)
+    output = (stack.home.parent / f"{stack.home.name}.err").read_text()
+    ends = re.findall(r"^[\d:]{8} (drafted|dead letter) (\S+) after", output, re.MULTILINE)
     return [end if slide_id else f"{end} {name}" for end, name in ends if slide_id in ("", name)]
 
 
@@ -63,14 +63,14 @@ def ready(stack: RunningStack) -> set[str]:
     return {service["name"] for service in stack.json("watch")["services"] if service["ready"]}
 
 
-def test_submitted_slides_are_drafted_and_it_is_said_where(stack, tmp_path):
+def test_submitted_slides_are_drafted_and_the_output_says_where(stack, tmp_path):
     paths = [slide(tmp_path, "one"), slide(tmp_path, "two")]
     run = stack("submit", *paths, "--wait", "--json")
-    told = json.loads(run.out)["slides"]
+    document = json.loads(run.out)["slides"]
 
     assert run.code == 0, run.said
-    assert [one["status"] for one in told] == ["accepted", "accepted"]
-    for one in told:
+    assert [one["status"] for one in document] == ["accepted", "accepted"]
+    for one in document:
         assert one["end"]["state"] == "drafted"
         assert Path(one["end"]["draft"]["page"]).read_text().rstrip().endswith("</html>")
 
@@ -82,7 +82,7 @@ def test_a_slide_in_the_watched_folder_is_drafted(stack):
     until(lambda: drafted(stack, "dropped"), 60, "its draft")
 
 
-def test_a_slide_that_is_moved_while_it_waits_is_drafted_from_where_it_lies_then(stack):
+def test_a_slide_moved_while_it_waits_is_drafted_from_its_new_place(stack):
     tiler = stack.pid_of("tiler")
     os.kill(tiler, signal.SIGSTOP)
     try:
@@ -99,7 +99,7 @@ def test_a_slide_that_is_moved_while_it_waits_is_drafted_from_where_it_lies_then
 
 
 def damaged(stack: RunningStack) -> list[str]:
-    return [said for slide in stack.json("status")["slides"] for said in slide["damaged"]]
+    return [output for slide in stack.json("status")["slides"] for output in slide["damaged"]]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def damaged(stack: RunningStack) -> list[str]:
         "slides/rotten/*",
     ],
 )
-def test_what_rots_is_found_told_and_lies_there_again_with_the_same_bytes(stack, tmp_path, pattern):
+def test_a_damaged_object_is_found_reported_and_restored_with_the_same_bytes(stack, tmp_path, pattern):
     store, inbox = stack.home / "objects", stack.home / "inbox"
     if not (inbox / "rotten.tif").exists():
         slide(stack.home / "arriving", "rotten").rename(inbox / "rotten.tif")
@@ -131,7 +131,7 @@ def test_what_rots_is_found_told_and_lies_there_again_with_the_same_bytes(stack,
     until(lambda: not damaged(stack), 60, "the news of it")
 
 
-def test_a_dead_letter_is_told_with_its_cure_and_replayed_once_that_is_done(stack, tmp_path):
+def test_a_dead_letter_is_shown_with_its_cure_and_replayed_afterwards(stack, tmp_path):
     path = slide(tmp_path, "unscaled", mpp=None)
     refused = stack("submit", path, "--wait")
     assert refused.code == 65
@@ -159,7 +159,7 @@ def test_a_slide_submitted_again_with_its_resolution_needs_no_replay(stack, tmp_
     assert "draft.html" in run.out
 
 
-def test_a_resolution_stated_by_mistake_is_taken_back(stack, tmp_path):
+def test_a_wrong_resolution_can_be_withdrawn(stack, tmp_path):
     path = slide(tmp_path, "mistaken", mpp=None)
 
     def latest(mpp: float) -> str:
@@ -187,11 +187,11 @@ def test_slides_of_a_case_get_one_report(stack, tmp_path):
 def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stack, tmp_path):
     one, copy = slide(tmp_path, "origin"), tmp_path / "copy.tif"
     shutil.copy(one, copy)
-    told = json.loads(stack("submit", one, copy, "--wait", "--json").out)["slides"]
-    ends = [(handed["slide_id"], handed["end"]["state"]) for handed in told]
+    document = json.loads(stack("submit", one, copy, "--wait", "--json").out)["slides"]
+    ends = [(handed["slide_id"], handed["end"]["state"]) for handed in document]
 
     assert ends == [("origin", "drafted")] * 2
-    assert [handed["copy_of"] for handed in told] == [None, "origin"]
+    assert [handed["copy_of"] for handed in document] == [None, "origin"]
     assert stack.json("status", "copy")["copy_of"] == ["origin"]
     assert "copy is a copy of origin" in stack("status", "copy").out
     assert "copy is a copy of origin" in stack("submit", copy, "--wait").out
@@ -199,7 +199,7 @@ def test_copies_of_a_slide_end_with_it_and_a_case_without_a_name_is_refused(stac
     assert stack("submit", copy, "--case", "").code == 65
 
 
-def test_a_backfill_takes_what_lies_in_a_folder_once(stack, tmp_path):
+def test_a_backfill_submits_each_slide_of_a_folder_once(stack, tmp_path):
     slide(tmp_path / "archive", "old")
     assert stack.json("backfill", tmp_path / "archive", "--dry-run")["outcomes"] == {"would-submit": 1}
     assert stack.json("backfill", tmp_path / "archive", "--rate", "10/s")["outcomes"] == {"accepted": 1}
@@ -220,7 +220,7 @@ def test_slides_whose_events_the_broker_lost_are_announced_again(stack, tmp_path
     assert stack("replay", "--unfinished").out == "There are no such slides.\n"
 
 
-def test_watch_shows_the_services_and_what_became_of_slides(stack):
+def test_watch_shows_the_services_and_how_slides_ended(stack):
     assert ready(stack) == SERVICES
     shown = stack("watch", "--once").out
     assert f"Gateway  {stack.record['gateway']}" in shown
@@ -229,7 +229,7 @@ def test_watch_shows_the_services_and_what_became_of_slides(stack):
     assert stack.json("watch")["index"] == {"complete": True}
 
 
-def test_an_index_that_is_removed_has_no_end_told_again_and_none_left_out(stack, tmp_path):
+def test_after_a_lost_index_no_end_is_reported_twice_and_none_is_missed(stack, tmp_path):
     assert stack("submit", slide(tmp_path, "last-before"), "--wait").code == 0
     until(lambda: ends_said(stack, "last-before"), 60, "all the news of before")
     before = ends_said(stack)
@@ -251,7 +251,7 @@ def test_a_second_stack_in_the_same_folder_is_refused(stack):
     assert run.err.startswith("error[stack-running]")
 
 
-def test_killed_services_are_started_again_and_work_goes_on(stack, tmp_path):
+def test_killed_services_are_restarted_and_work_continues(stack, tmp_path):
     before = {service: stack.pid_of(service) for service in SERVICES}
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
@@ -268,32 +268,32 @@ def test_ctrl_c_stops_everything_and_leaves_no_process(tmp_path, model_dir):
     with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
         pids = stack.pids()
         assert len(alive(pids)) >= 5  # three services, and the two processes that do the jobs
-    said = (tmp_path / "home.err").read_text()
+    output = (tmp_path / "home.err").read_text()
 
-    assert stack.process.returncode == 0, said
-    assert "Stopped." in said
+    assert stack.process.returncode == 0, output
+    assert "Stopped." in output
     until(lambda: not alive(pids), 60, "every process to end")
     assert list((tmp_path / "home" / "run").glob("*.json")) == []
     assert "No stack runs" in stack("status").err
 
 
 @pytest.mark.parametrize("there", ["run", "logs/tiler.log", "stack.json"])
-def test_ctrl_c_while_the_stack_starts_ends_it_and_leaves_no_process(there, tmp_path, model_dir):
+def test_ctrl_c_during_the_start_ends_it_and_leaves_no_process(there, tmp_path, model_dir):
     home = tmp_path / "home"
     command = [sys.executable, "-m", "histgen_lib.cli", "up", "--home", home, "--inference", "onnx"]
     with subprocess.Popen([*command, "--model", model_dir], stdout=subprocess.PIPE, text=True) as process:
         until((home / there).exists, 60, there)
         started = RunningStack(process, home, {}).pids()
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=120)[0]
 
     assert process.returncode in (0, 130)
-    assert said.endswith("Stopped.\n")
+    assert output.endswith("Stopped.\n")
     until(lambda: not alive(started), 60, "the end of every process")
     assert not of_the_stack(home)
 
 
-def test_slides_are_taken_from_the_watched_folder_and_the_home_and_it_is_said_what_else_to_allow(
+def test_slides_are_taken_from_the_watched_folder_and_the_home_and_the_error_says_what_to_allow(
     tmp_path, model_dir
 ):
     elsewhere = slide(tmp_path / "else where", "elsewhere")
@@ -312,7 +312,7 @@ def test_slides_are_taken_from_the_watched_folder_and_the_home_and_it_is_said_wh
     assert unlisted.err.startswith("error[uri-outside-roots]")
 
 
-def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir):
+def test_everything_a_killed_stack_started_ends(tmp_path, model_dir):
     with stack_up(tmp_path / "home", "--inference", "onnx", "--model", model_dir) as stack:
         pids = stack.pids()
         stack.process.kill()
@@ -320,7 +320,7 @@ def test_when_the_stack_is_killed_everything_it_started_ends(tmp_path, model_dir
         stack.process.wait()
 
 
-def test_a_stack_that_was_killed_and_is_started_again_goes_on_with_what_waited(tmp_path, model_dir):
+def test_a_killed_stack_continues_with_waiting_slides_when_it_is_started_again(tmp_path, model_dir):
     home, options = tmp_path / "home", ("--inference", "onnx", "--model", model_dir)
     with stack_up(home, *options, env=ENVIRONMENT) as stack:
         os.kill(stack.pid_of("tiler"), signal.SIGSTOP)
@@ -331,7 +331,7 @@ def test_a_stack_that_was_killed_and_is_started_again_goes_on_with_what_waited(t
         until(lambda: drafted(stack, "waiting"), 120, "its draft")
 
 
-def test_services_that_are_killed_while_the_stack_starts_for_the_first_time_come_up(tmp_path, model_dir):
+def test_services_killed_during_the_first_start_come_up(tmp_path, model_dir):
     """The stack says when it is ready, however often it had to begin."""
     home = tmp_path / "home"
     with ThreadPoolExecutor(1) as killer:

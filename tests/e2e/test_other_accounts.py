@@ -1,4 +1,4 @@
-"""Another account of the machine is told nothing of a stack, and has nothing done by it."""
+"""Another account of the machine learns nothing from a stack, and cannot make it do anything."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _everything(stack: RunningStack) -> list[Path]:
     return [stack.home, *stack.home.rglob("*")]
 
 
-def test_no_slide_is_taken_and_no_status_told(stack: RunningStack, tried: dict[str, Any]):
+def test_no_slide_is_accepted_and_no_status_shown(stack: RunningStack, tried: dict[str, Any]):
     locked = {name: answer for name, answer in tried["pages"].items() if not name.startswith("open ")}
 
     assert len(locked) == 2 * (2 + 3)
@@ -225,7 +225,7 @@ def test_no_slide_is_taken_and_no_status_told(stack: RunningStack, tried: dict[s
     assert [slide["slide_id"] for slide in stack.json("status")["slides"]] == ["ours"]
 
 
-def test_what_monitoring_asks_for_is_told_and_names_no_slide(tried: dict[str, Any]):
+def test_metrics_are_public_and_name_no_slide(tried: dict[str, Any]):
     pages = {name: answer for name, answer in tried["pages"].items() if name.startswith("open ")}
 
     assert len(pages) == 3 * 3
@@ -241,7 +241,9 @@ def test_no_file_is_read_and_no_record_of_the_broker_changed(stack: RunningStack
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody else")
-def test_among_what_was_tried_is_all_that_a_slide_leaves_behind(stack: RunningStack, tried: dict[str, Any]):
+def test_the_attempts_covered_everything_that_a_slide_leaves_behind(
+    stack: RunningStack, tried: dict[str, Any]
+):
     names = {Path(path).name for path in tried["files"]}
     kept = {"draft.json", "scanned.json", "index.db", "token", "tiler.log", "stack.json", "inbox"}
     kafka = {
@@ -259,7 +261,7 @@ def test_among_what_was_tried_is_all_that_a_slide_leaves_behind(stack: RunningSt
     assert any(path.endswith(".parquet") for path in tried["files"])  # a bag
 
 
-def test_nothing_is_laid_into_a_folder_and_no_model_is_reached(tried: dict[str, Any]):
+def test_no_file_is_added_to_a_folder_and_no_model_is_reached(tried: dict[str, Any]):
     assert set(tried["folders"].values()) <= {"PermissionError"}
     assert set(tried["sockets"]) <= {"PermissionError"}
 
@@ -280,14 +282,14 @@ def test_no_topic_is_listed_read_written_or_deleted(stack: RunningStack, tried: 
     until(lambda: not any((objects / "attempts" / name).exists() for name in SERVICES), 60, "all to be swept")
 
 
-def test_even_in_an_open_folder_nothing_that_the_stack_wrote_is_for_others(stack: RunningStack):
+def test_even_in_an_open_folder_the_stacks_files_are_closed(stack: RunningStack):
     """A home may be opened by mistake; its files stay closed."""
     wrote = [path for path in _everything(stack) if "arriving" not in path.parts and path.name != "inbox"]
     assert len(wrote) > 20
     assert [path for path in wrote if not path.is_symlink() and path.stat().st_mode & 0o077] == []
 
 
-def test_the_token_is_written_nowhere_but_in_its_file(stack: RunningStack):
+def test_the_token_is_written_only_to_its_file(stack: RunningStack):
     token = (stack.home / "secrets" / "token").read_text().encode()
     files = [path for path in _everything(stack) if token in _bytes(path)]
     processes = [Path(f"/proc/{pid}") for pid in [stack.process.pid, *stack.pids()]]

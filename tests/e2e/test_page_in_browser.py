@@ -78,7 +78,7 @@ def _layer(row: str) -> str:
 # -- on a screen
 
 
-def test_the_page_opens_without_a_complaint_and_draws_every_picture(browser, draft):
+def test_the_page_opens_without_an_error_and_shows_every_picture(browser, draft):
     browser.open(draft, **DESKTOP)
 
     assert browser.complaints() == []
@@ -94,7 +94,7 @@ def test_the_page_opens_without_a_complaint_and_draws_every_picture(browser, dra
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 5000, "a page without its pictures has few colours"
 
 
-def test_nobody_can_miss_that_a_slide_is_foreign(browser, foreign):
+def test_nobody_can_miss_that_a_slide_is_out_of_distribution(browser, foreign):
     """A large part of the first screen is red, and the reason is the first thing said."""
     browser.open(foreign, width=1280, height=720)
     r, g, b = np.moveaxis(browser.pixels(), 2, 0)
@@ -105,7 +105,7 @@ def test_nobody_can_miss_that_a_slide_is_foreign(browser, foreign):
     assert browser.complaints() == []
 
 
-def test_pointing_at_a_line_lights_its_evidence_and_no_other(browser, draft):
+def test_pointing_at_a_line_highlights_only_its_evidence(browser, draft):
     browser.open(draft, **DESKTOP)
     assert browser.visible(".layer") == ["layer layer-all"]
     row = _row(browser, BELIEVED)
@@ -125,7 +125,7 @@ def test_a_line_whose_evidence_is_unreliable_shows_none_and_says_why(browser, dr
     assert "the strongest tile showed the stated finding on only 1 of 9 measured slides" in said
 
 
-def test_an_enlarged_tile_leaves_its_sentence_free(browser, draft):
+def test_an_enlarged_tile_does_not_cover_its_sentence(browser, draft):
     browser.open(draft, **DESKTOP)
     row = _row(browser, BELIEVED)
     browser.click(f"{row} .tile-B")
@@ -139,7 +139,7 @@ def test_an_enlarged_tile_leaves_its_sentence_free(browser, draft):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("which", ["draft", "foreign"])
-def test_all_words_stand_out_from_their_ground(browser, which, scheme, request):
+def test_all_text_has_enough_contrast(browser, which, scheme, request):
     """WCAG AA: 4.5 to 1, or 3 to 1 for large type."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.call("Emulation.setEmulatedMedia", features=features)
@@ -153,7 +153,7 @@ def test_all_words_stand_out_from_their_ground(browser, which, scheme, request):
 # -- by keyboard
 
 
-def test_the_keyboard_lights_the_slide_as_pointing_does(browser, draft):
+def test_the_keyboard_highlights_the_slide_as_pointing_does(browser, draft):
     browser.open(draft, **DESKTOP)
     row = _row(browser, BELIEVED)
     number = int(row.removeprefix("#row-s"))
@@ -181,7 +181,7 @@ def test_enter_opens_a_tile_and_escape_closes_it(browser, draft):
     assert browser.focused() == "tile tile-A", "the focus is where it was"
 
 
-def test_a_link_to_a_line_that_is_to_be_checked_gives_it_the_focus(browser, draft):
+def test_a_link_to_a_line_to_be_checked_gives_it_the_focus(browser, draft):
     browser.open(draft, **DESKTOP)
     browser.js("location.hash = 'line-s2'")
     browser.press("Tab")
@@ -189,7 +189,7 @@ def test_a_link_to_a_line_that_is_to_be_checked_gives_it_the_focus(browser, draf
     assert browser.js("document.activeElement.closest('.row').id") == "row-s2"
 
 
-def test_alternative_texts_say_what_the_line_says(browser, draft):
+def test_alternative_texts_match_their_line(browser, draft):
     browser.open(draft, **DESKTOP)
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
     names = [
@@ -213,7 +213,7 @@ def test_alternative_texts_say_what_the_line_says(browser, draft):
 
 
 @pytest.mark.parametrize("size", PHONES, ids=str)
-def test_an_enlarged_tile_fits_a_phone_and_tells_of_its_line(browser, draft, size):
+def test_an_enlarged_tile_fits_a_phone_and_names_its_line(browser, draft, size):
     width, height = size
     browser.open(draft, width=width, height=height, phone=True)
     row = _row(browser, BELIEVED)

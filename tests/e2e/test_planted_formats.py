@@ -1,4 +1,4 @@
-"""A planted text in every file of every format, whole and damaged: nothing that is left or said tells it."""
+"""A text planted in every file of every format, sound and damaged, appears in nothing left or printed."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def _ended(stream: Stream) -> set[str]:
     return {*stream.drafts(), *(letter.event.key for letter in dead_letters(stream.store) if letter.event)}
 
 
-def test_each_tells_it_and_formats_of_all_makers_are_read(
+def test_each_file_contains_the_planted_text_and_all_formats_are_read(
     slides: dict[str, Path], left: dict[str, bytes]
 ) -> None:
-    """So the search below can fail."""
+    """Otherwise the search below could not fail."""
     silent = [
         name
         for name, path in slides.items()
@@ -92,11 +92,11 @@ def test_each_tells_it_and_formats_of_all_makers_are_read(
     assert {name for name in DRAFTED if not any(f"reports/{name}/" in key for key in left)} == set()
 
 
-def test_nothing_that_the_stream_leaves_tells_it(left: dict[str, bytes]) -> None:
+def test_nothing_the_stream_leaves_contains_the_planted_text(left: dict[str, bytes]) -> None:
     assert {name: found for name, body in left.items() if (found := leaks(body))} == {}
 
 
-def test_no_command_on_slides_tells_it(slides: dict[str, Path], tmp_path: Path) -> None:
+def test_no_command_on_slides_reveals_the_planted_text(slides: dict[str, Path], tmp_path: Path) -> None:
     model = tiny_model.tiny_model()
     for command, more in (("report", ("--mpp", "0.5", "--model", model, "--json")), ("tiles", ())):
         run = histgen(command, *slides.values(), "--out", tmp_path / command, *more)
@@ -107,7 +107,7 @@ def test_no_command_on_slides_tells_it(slides: dict[str, Path], tmp_path: Path) 
     assert [path.name for path in written if leaks(path.read_bytes())] == []
 
 
-def test_no_command_on_features_annotations_and_tables_tells_it(tmp_path: Path) -> None:
+def test_no_command_on_features_annotations_and_tables_reveals_the_planted_text(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, write in PLANTED_BAGS.items():
         write(tmp_path / "in" / name)

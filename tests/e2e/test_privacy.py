@@ -1,4 +1,4 @@
-"""What must not be told, planted in a slide and in what is said of it, and looked for in all that is left."""
+"""Identifiers planted in a slide and its metadata appear in nothing that the stream leaves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from histgen_lib.events import SLIDE_SCANNED
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Run slides that tell too much through all services; collect every byte that the stream leaves."""
+    """Run slides with identifiers through all services; collect every byte that the stream leaves."""
     root = tmp_path_factory.mktemp("privacy")
     inbox, folder = root / "inbox", root / "stream"
     inbox.mkdir()
@@ -64,12 +64,12 @@ def _notification(path: Path) -> dict[str, object]:
     }
 
 
-def test_the_planted_is_found_where_it_was_planted(tmp_path: Path) -> None:
-    """So the search below can fail."""
+def test_the_planted_text_is_found_where_it_was_planted(tmp_path: Path) -> None:
+    """Otherwise the search below could not fail."""
     assert "text" in leaks(write_planted_slide(tmp_path / "planted.svs").read_bytes())
 
 
-def test_the_slides_were_worked_on(left: dict[str, bytes]) -> None:
+def test_the_slides_were_processed(left: dict[str, bytes]) -> None:
     names = [name for name in left if name.endswith(("draft.html", "thumbnail.webp", "heatmap.webp"))]
     drafted = {name.split("reports/")[1].split("/")[0] for name in names if "/reports/" in name}
     assert drafted == {"watched", "submitted"}
@@ -79,6 +79,6 @@ def test_the_slides_were_worked_on(left: dict[str, bytes]) -> None:
     }
 
 
-def test_nothing_that_is_left_tells_it(left: dict[str, bytes]) -> None:
-    """Events, log lines, metrics, answers and objects: no planted text, no label or macro image."""
+def test_nothing_left_behind_contains_the_planted_text(left: dict[str, bytes]) -> None:
+    """Events, log lines, metrics, answers and objects hold no planted text, no label or macro image."""
     assert {name: found for name, body in left.items() if (found := leaks(body))} == {}

@@ -56,11 +56,11 @@ def test_it_reads_slides_of_its_own_world(demo):
     assert right / total >= 0.85, [(row["draft"], row["report"]) for row in rows]
 
 
-def test_slides_of_its_own_world_are_not_foreign(demo):
+def test_slides_of_its_own_world_are_in_distribution(demo):
     assert [row["slide_id"] for row in demo[1]["slides"] if row["out_of_distribution"]] == []
 
 
-def test_doctor_is_content_with_it(shipped, tmp_path):
+def test_doctor_accepts_it(shipped, tmp_path):
     run = histgen("doctor", "--out", tmp_path, "--json")
 
     assert json.loads(run.out)["healthy"], run.out
@@ -81,7 +81,7 @@ def _real_slides(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in {".svs", ".tiff"})
 
 
-def test_every_real_slide_is_called_foreign_or_asks_for_its_mpp(shipped, shared_dir, tmp_path):
+def test_every_real_slide_is_out_of_distribution_or_needs_its_mpp(shipped, shared_dir, tmp_path):
     for slide in _real_slides(shared_dir / "slides"):
         run = histgen("report", slide, "--out", tmp_path / "plain", "--json")
         content = json.loads(run.out)

@@ -1,4 +1,4 @@
-"""`histgen up` stands up again from whatever passes: full disks, kills at its first start, freezes."""
+"""`histgen up` recovers from temporary failures: full disks, kills during its first start, freezes."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def stack(disk, folder, model_dir, triton_home) -> Iterator[RunningStack]:
 
 
 def free_once_it_is_said(disk: SmallDisk, folder: Path) -> None:
-    def said() -> bool:
+    def output() -> bool:
         return (folder / "err").exists() and "is full" in (folder / "err").read_text()
 
-    until(said, LONG_S, "it to say what it lacks")
+    until(output, LONG_S, "it to say what it lacks")
     disk.free()
 
 
 @pytest.fixture
-def said(folder, stack):
+def output(folder, stack):
     """Return what the stack has said since the test began."""
     before = len((folder / "err").read_text())
     return lambda: (folder / "err").read_text()[before:]
 
 
-def test_a_start_on_a_full_disk_says_what_it_lacks_in_one_line_and_goes_on_once_there_is_room(stack, folder):
+def test_a_start_on_a_full_disk_reports_it_in_one_line_and_continues_once_there_is_space(stack, folder):
     lines = (folder / "err").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("the start keeps failing")]
 
@@ -76,20 +76,20 @@ def test_a_start_on_a_full_disk_says_what_it_lacks_in_one_line_and_goes_on_once_
     assert ready(stack) == SERVICES
 
 
-def test_services_that_are_killed_while_the_disk_is_full_come_back_once_it_is_not(stack, disk, said):
+def test_services_killed_while_the_disk_is_full_come_back_once_there_is_space(stack, disk, output):
     before = {service: stack.pid_of(service) for service in SERVICES}
     disk.fill()
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     for name in SERVICES:
-        until(lambda name=name: f"{name} keeps failing: The disk of " in said(), LONG_S, name)
+        until(lambda name=name: f"{name} keeps failing: The disk of " in output(), LONG_S, name)
     assert stack.process.poll() is None
     disk.free()
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
 
 
-def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said):
-    """Everything at once; the tiler's job in hand is done by another process, and no attempt is lost."""
+def test_frozen_processes_are_replaced_reported_and_counted(stack, output):
+    """All at once; another process finishes the tiler's job, and no attempt is lost."""
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
     frozen = {name: stack.pid_of(name) for name in ("gateway", "reporter")}
     frozen["triton"] = find(stack, "bin/tritonserver")
@@ -103,20 +103,20 @@ def test_whatever_is_frozen_is_replaced_and_that_is_said_and_counted(stack, said
 
     assert run.code == 0, run.said
     for name in ("gateway", "reporter", "triton"):
-        assert f"The {name} showed no sign of life for " in said()
+        assert f"The {name} showed no sign of life for " in output()
         assert restarts(stack, name, "frozen") == 1
 
 
-def test_a_models_process_that_is_frozen_is_replaced(stack, said):
+def test_a_frozen_models_process_is_replaced(stack, output):
     stub = find(stack, "triton_python_backend_stub")
     os.kill(stub, signal.SIGSTOP)
     until(lambda: not alive([stub]), LONG_S, "it to be ended")
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
 
-    assert "was stopped for 10 s, and was killed." in said()
+    assert "was stopped for 10 s, and was killed." in output()
 
 
-def test_who_was_frozen_with_its_supervisor_goes_on(stack, said):
+def test_a_process_frozen_together_with_its_supervisor_continues(stack, output):
     """As on a laptop that slept."""
     before = {service: stack.pid_of(service) for service in SERVICES}
     every = [stack.process.pid, *stack.pids()]
@@ -128,7 +128,7 @@ def test_who_was_frozen_with_its_supervisor_goes_on(stack, said):
     until(lambda: ready(stack) == SERVICES, LONG_S, "all to be ready")
 
     assert {service: stack.pid_of(service) for service in SERVICES} == before
-    assert "no life" not in said()
+    assert "no life" not in output()
 
 
 def find(stack: RunningStack, part: str, parent: int | None = None) -> int:
@@ -148,7 +148,7 @@ def command_of(pid: int) -> str:
 
 
 def restarts(stack: RunningStack, part: str, why: str) -> float:
-    """Read how often a part was started again, from where Prometheus does."""
+    """Read how often a part was restarted, from where Prometheus does."""
     (told,) = (stack.home / "run" / "targets").glob("up-*.json")
     (address,) = json.loads(told.read_text())[0]["targets"]
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
@@ -157,7 +157,7 @@ def restarts(stack: RunningStack, part: str, why: str) -> float:
     return float(next(line for line in lines if line.startswith(series)).removeprefix(series))
 
 
-def test_a_stack_that_is_killed_at_any_moment_of_its_first_start_comes_up_the_next_time(tmp_path, model_dir):
+def test_a_stack_killed_at_any_moment_of_its_first_start_comes_up_the_next_time(tmp_path, model_dir):
     """Also on Kafka with Triton: tests/chaos/test_soak_first_start.py."""
     home, options = tmp_path / "home", ("--inference", "onnx", "--model", model_dir)
     strike_while_it_starts(home, *options, chance=random.Random(16), times=8, within_s=2.5)
@@ -187,7 +187,7 @@ def test_a_start_on_a_disk_that_takes_no_file_waits_until_it_does(lack, words, t
 
 
 @pytest.mark.parametrize("stated", ["5", "-1", "nan", "inf"])
-def test_a_limit_that_a_busy_machine_would_overstep_is_refused(stated, tmp_path):
+def test_a_limit_that_a_busy_machine_would_exceed_is_refused(stated, tmp_path):
     run = histgen("up", "--home", tmp_path / "home", f"--frozen-after={stated}")
 
     assert run.code == 2

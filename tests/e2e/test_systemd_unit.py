@@ -1,4 +1,4 @@
-"""The unit for systemd is one that systemd takes, promises what the page says, and really starts a stack."""
+"""The systemd unit is valid, promises what the docs say, and really starts a stack."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings() -> dict[str, list[str]]:
     return found
 
 
-def test_systemd_has_nothing_to_say_against_it(tmp_path):
+def test_systemd_accepts_it(tmp_path):
     """Where there is a systemd: unknown names and values that it would ignore are warnings."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here: the unit is checked by what it promises only")
@@ -100,7 +100,7 @@ def environment(home: Path) -> dict[str, str]:
     return {name: str(home)}
 
 
-def test_what_it_starts_says_that_it_is_ready_that_it_lives_and_that_it_stops(tmp_path, model_dir):
+def test_the_stack_it_starts_notifies_ready_alive_and_stopping(tmp_path, model_dir):
     command = command_line(f"--inference onnx --model {model_dir}")
     with listening() as ear:
         told = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "3000000"}

@@ -218,9 +218,10 @@ def _follow(
     follower.poll()
     for slide in slides:
         _drop(slide.path, stack.settings.inbox)
-    text = f"{len(slides)} slides are in the watched folder {stack.settings.inbox}."
+    text = f"Slides put into the watched folder {stack.settings.inbox}: {len(slides)}."
     console.print(text, style="dim", soft_wrap=True)
-    expected, ends = {slide.slide_id for slide in slides}, dict[str, EndedSlide]()
+    expected = {slide.slide_id for slide in slides}
+    ends: dict[str, EndedSlide] = {}
     view, watchdog = LiveView(), _Watchdog()
     live = Live(console=console, auto_refresh=False, transient=True)
     with live if console.is_terminal else nullcontext():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -156,7 +156,7 @@ def _print_replayed(replayed: Replayed, *, dry_run: bool) -> None:
     out().print(f"{slide}: {code} {outcome} ({replayed.event_id})", soft_wrap=True)
 
 
-def _to_dict(replayed: Replayed) -> dict[str, Any]:
+def _to_dict(replayed: Replayed) -> dict[str, object]:
     letter = replayed.letter
     return {
         "event_id": replayed.event_id,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -266,7 +266,7 @@ def _print_state(state: SlideState, snapshot: Snapshot, store: ObjectStore) -> N
     out().print(
         Text.assemble((state.slide_id, "bold"), ": ", (text, STYLES.get(state.state, ""))), soft_wrap=True
     )
-    facts: dict[str, Any] = {"slide": state.uri, "copies": ", ".join(state.copies)}
+    facts: dict[str, str] = {"slide": state.uri, "copies": ", ".join(state.copies)}
     if state.event:
         facts |= {"scanned": state.event.scanned_at.isoformat(timespec="seconds"), "event": state.event.name}
         facts |= {"trace": state.event.trace_id}

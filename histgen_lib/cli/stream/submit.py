@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -181,7 +181,7 @@ def _print_failure(slide: str, failure: Failure | None) -> None:
         say_error(failure)
 
 
-def _to_dict(one: Submission, store: ObjectStore) -> dict[str, Any]:
+def _to_dict(one: Submission, store: ObjectStore) -> dict[str, object]:
     from histgen_lib.cli.stream.view import slide_json
 
     return {

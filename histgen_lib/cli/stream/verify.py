@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -183,7 +183,7 @@ def _write_metrics(path: Path, verification: Verification) -> None:
 
 def _to_dict(
     verification: Verification, damages: list[Damage], repaired: list[Repaired] | None, *, dry_run: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from histgen_lib.catalogue.keys import ReportOwner
 
     by_key = {one.damage.key: one for one in repaired or ()}

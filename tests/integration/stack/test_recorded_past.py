@@ -1,6 +1,6 @@
 """What the version before left behind goes on working: a home folder, a Kafka topic, a store.
 
-`tests/recorded/record.py` recorded them. In each, "done" is drafted, "letter" ended in a dead letter because
+`tests/recorded/record.py` recorded them, with commit 434fc24. In each, "done" is drafted, "letter" ended in a dead letter because
 its file was missing for a while, and "waiting" was announced to workers that did not run.
 """
 
@@ -92,6 +92,7 @@ def events_of(bus: BusSettings, topic: str) -> list[tuple[str, str]]:
 
 def index_made(home: Path) -> str | None:
     index = open_index(home / "index.db", store_name(StorageSettings(f"file:{home / 'objects'}")))
+    assert index, "the index can be read"
     with closing(index):
         return index.fact("made")
 

@@ -119,8 +119,8 @@ def test_the_owner_of_a_listener_is_found_however_it_is_bound(bound):
         (bound, 0), family=socket.AF_INET6 if ":" in bound else socket.AF_INET
     ) as listener:
         port = listener.getsockname()[1]
-        asked = "::1" if bound == "::1" else "127.0.0.1"
-        assert list(sockets.listeners(asked, port)) == [os.geteuid()]
+        address = "::1" if bound == "::1" else "127.0.0.1"
+        assert list(sockets.listeners(address, port)) == [os.geteuid()]
         assert list(sockets.listeners("192.0.2.1", port)) == []
 
 
@@ -190,8 +190,8 @@ def test_a_service_is_sent_the_token_that_it_announced(server, tmp_path):
 
 
 def test_a_worker_reports_slides_set_aside(server, tmp_path):
-    told = {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3}
-    server.answer = (200, told | {"set_aside": {"count": 2, "codes": {"slide-away": 2}, "first": []}})
+    values = {"phase": "idle", "missing": {}, "in_flight": None, "jobs_done": 3}
+    server.answer = (200, values | {"set_aside": {"count": 2, "codes": {"slide-away": 2}, "first": []}})
     (worker,) = worker_states(announced(tmp_path, server.url, own_token(tmp_path)))
 
     assert worker.set_aside == {"slide-away": 2}
@@ -215,8 +215,8 @@ def own_token(folder: Path) -> Path:
 
 def announced(folder: Path, url: str, token_file: Path) -> Path:
     """Say what a service says of itself; return the folder."""
-    told = {"name": "tiler", "pid": 1, "url": url, "token_file": str(token_file)}
-    (folder / "tiler-1.json").write_text(json.dumps(told))
+    values = {"name": "tiler", "pid": 1, "url": url, "token_file": str(token_file)}
+    (folder / "tiler-1.json").write_text(json.dumps(values))
     return folder
 
 

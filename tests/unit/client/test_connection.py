@@ -24,9 +24,9 @@ def stopped_stack(folder: Path) -> StackHome:
     return home
 
 
-def code_of(stated: Target, environment: dict[str, str]) -> str:
+def code_of(target: Target, environment: dict[str, str]) -> str:
     with pytest.raises(HistgenError) as caught:
-        connect(stated, environment)
+        connect(target, environment)
     return caught.value.code
 
 
@@ -97,8 +97,8 @@ def test_a_kafka_started_in_the_folder_is_reached_with_its_own_login(tmp_path):
     """And what lies there goes to no other broker; what the environment says is for others."""
     home = stopped_stack(tmp_path)
     home.kafka_client_path.parent.mkdir()
-    told = {"bootstrap_servers": "127.0.0.1:7", "sasl_plain_password": "hush"}
-    own_file(home.kafka_client_path, json.dumps(told))
+    settings = {"bootstrap_servers": "127.0.0.1:7", "sasl_plain_password": "hush"}
+    own_file(home.kafka_client_path, json.dumps(settings))
     others = {"HISTGEN_KAFKA": '{"sasl_plain_password": "lab"}'}
 
     def login(bus: str) -> dict[str, object]:

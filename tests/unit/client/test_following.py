@@ -44,9 +44,9 @@ def time():
 def follower(store, time):
     planted.scan(store, "old")
     planted.draft(store, "old")
-    made = Follower(StorePoller(store), None, now=time.now, clock=time.clock)
-    assert made.poll().news == ()
-    return made
+    new = Follower(StorePoller(store), None, now=time.now, clock=time.clock)
+    assert new.poll().news == ()
+    return new
 
 
 def test_an_end_is_reported_once_with_the_seconds_since_the_scan(follower, store, time):

@@ -28,9 +28,9 @@ RECORD = StackRecord(
 
 def test_a_record_of_a_version_without_roots_is_read(tmp_path):
     home = StackHome(tmp_path)
-    told = RECORD.to_json()
-    del told["roots"]
-    home.record_path.write_text(json.dumps(told))
+    values = RECORD.to_json()
+    del values["roots"]
+    home.record_path.write_text(json.dumps(values))
     assert home.read() == replace(RECORD, roots=())
 
 

@@ -59,12 +59,12 @@ class Stack:
 
 @pytest.fixture
 def stack(tmp_path):
-    made = Stack(tmp_path / "home")
-    made.home.folder.chmod(0o700)
-    made.lost_index()
-    with made.home.locked():
-        made.home.write(StackRecord(1, "http://127.0.0.1:9", "", made.storage.url, None, "onnx", ""))
-        yield made
+    new = Stack(tmp_path / "home")
+    new.home.folder.chmod(0o700)
+    new.lost_index()
+    with new.home.locked():
+        new.home.write(StackRecord(1, "http://127.0.0.1:9", "", new.storage.url, None, "onnx", ""))
+        yield new
 
 
 def news_of(sight) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from histgen_lib.stack.children import describe_exit, is_retryable
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "told"),
+    ("exit_code", "log"),
     [
         (-9, ""),
         (-11, "Signal (11) received."),
@@ -28,12 +28,12 @@ from histgen_lib.stack.children import describe_exit, is_retryable
         (1, ""),
     ],
 )
-def test_kills_slow_starts_lack_of_space_and_ongoing_installations_are_retryable(exit_code, told):
-    assert is_retryable(exit_code, told, was_up=False)
+def test_kills_slow_starts_lack_of_space_and_ongoing_installations_are_retryable(exit_code, log):
+    assert is_retryable(exit_code, log, was_up=False)
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "told"),
+    ("exit_code", "log"),
     [
         (1, "org.apache.kafka.common.config.ConfigException: Missing required configuration"),
         (1, "Stored node id 2 doesn't match previous node id 1 in /home/kafka/logs/meta.properties."),
@@ -41,9 +41,9 @@ def test_kills_slow_starts_lack_of_space_and_ongoing_installations_are_retryable
         (1, "error: creating server: Invalid argument - no such option"),
     ],
 )
-def test_wrong_settings_and_foreign_data_are_permanent_unless_it_ran_before(exit_code, told):
-    assert not is_retryable(exit_code, told, was_up=False)
-    assert is_retryable(exit_code, told, was_up=True)
+def test_wrong_settings_and_foreign_data_are_permanent_unless_it_ran_before(exit_code, log):
+    assert not is_retryable(exit_code, log, was_up=False)
+    assert is_retryable(exit_code, log, was_up=True)
 
 
 def test_exits_are_described_in_words():

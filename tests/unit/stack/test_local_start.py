@@ -17,14 +17,14 @@ from histgen_lib.stack.settings import StackSettings
 
 
 @pytest.fixture
-def told() -> list[Notice]:
+def notices() -> list[Notice]:
     return []
 
 
 @pytest.fixture
-def stack(tmp_path, told, monkeypatch):
+def stack(tmp_path, notices, monkeypatch):
     monkeypatch.setattr(local, "BACKOFF", Backoff(0.001, 0.001))
-    return LocalStack(StackSettings(tmp_path / "home", tmp_path / "model"), on_notice=told.append)
+    return LocalStack(StackSettings(tmp_path / "home", tmp_path / "model"), on_notice=notices.append)
 
 
 def step_that_fails(*errors: Exception):
@@ -42,11 +42,11 @@ def refused(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def test_a_step_with_a_temporary_failure_is_retried_and_reported_once(stack, told):
+def test_a_step_with_a_temporary_failure_is_retried_and_reported_once(stack, notices):
     lacks = (refused(errno.ENOSPC), refused(errno.EMFILE), TransientError("bus-unavailable", "Not now."))
 
     assert stack._retry(step_that_fails(*lacks)) == "done"
-    assert [(notice.name, notice.trouble) for notice in told] == [
+    assert [(notice.name, notice.trouble) for notice in notices] == [
         ("the start", "No space left on device."),
         ("the start", ""),
     ]

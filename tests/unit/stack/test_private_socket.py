@@ -30,26 +30,26 @@ def refusal(act: object) -> FatalError:
 
 
 def test_the_folder_is_for_its_owner_and_is_removed_with_its_object(base: Path) -> None:
-    made = PrivateSocket()
-    made.make()
-    made.make()  # again after a restart
-    assert made.folder.stat().st_mode & 0o777 == 0o700
-    assert made.folder.parent == base
-    del made
+    place = PrivateSocket()
+    place.make()
+    place.make()  # again after a restart
+    assert place.folder.stat().st_mode & 0o777 == 0o700
+    assert place.folder.parent == base
+    del place
     assert list(base.iterdir()) == []
 
 
 @pytest.mark.parametrize("plant", ["open to others", "a link", "a file"])
 def test_a_folder_made_by_somebody_else_is_not_used(base: Path, plant: str) -> None:
-    made = PrivateSocket()
+    place = PrivateSocket()
     if plant == "a link":
-        made.folder.symlink_to("/tmp")
+        place.folder.symlink_to("/tmp")
     elif plant == "a file":
-        made.folder.touch()
+        place.folder.touch()
     else:
-        made.folder.mkdir()
-        made.folder.chmod(0o755)
-    refusal(made.make)
+        place.folder.mkdir()
+        place.folder.chmod(0o755)
+    refusal(place.make)
 
 
 def test_a_folder_in_which_others_can_rename_files_is_not_used(base: Path) -> None:

@@ -371,12 +371,12 @@ def test_an_unforeseen_error_is_retried_too(keep):
 
 def test_lasting_trouble_is_reported_again_but_not_at_every_end(keep, tmp_path, monkeypatch):
     monkeypatch.setattr("histgen_lib.stack.processes.REPEAT_S", 0.5)
-    said: set[float] = set()
+    reports: set[float] = set()
     supervisor = keep(
         service(tmp_path, "raise SystemExit(1)"),
         backoff=AT_ONCE,
-        changed=lambda k: said.add(k.reported_at) if k.trouble else None,
+        changed=lambda k: reports.add(k.reported_at) if k.trouble else None,
     )
-    until(lambda: len(said) > 2, 60, "it to be said again")
+    until(lambda: len(reports) > 2, 60, "it to be said again")
 
-    assert len(said) < supervisor.restarts
+    assert len(reports) < supervisor.restarts

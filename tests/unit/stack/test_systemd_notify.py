@@ -38,8 +38,12 @@ def test_an_abstract_socket_is_reached():
 
 
 def test_signs_of_life_are_sent_until_the_block_ends(ear):
-    told = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "30000", "WATCHDOG_PID": str(os.getpid())}
-    with Notifier(told).beating():
+    environment = {
+        "NOTIFY_SOCKET": ear.getsockname(),
+        "WATCHDOG_USEC": "30000",
+        "WATCHDOG_PID": str(os.getpid()),
+    }
+    with Notifier(environment).beating():
         assert [ear.recv(64) for _ in range(4)] == [b"WATCHDOG=1"] * 4
 
 

@@ -70,10 +70,10 @@ class OldStore:
 
     def scan(self, slide: str, **case) -> None:
         event = self.event(slide, **case)
-        content, made = event["data"]["content_id"], event["headers"]["ce_id"]
+        content, event_id = event["data"]["content_id"], event["headers"]["ce_id"]
         self.put(f"slides/{slide}/scanned.json", {"event": event})
         self.put(f"gateway/owners/{slide}", {"schema": 1, "uri": event["data"]["uri"], "content_id": content})
-        self.put(f"gateway/contents/{content}/{made}.json", {"event": event})
+        self.put(f"gateway/contents/{content}/{event_id}.json", {"event": event})
         self.put(f"bags/{slide}/{sha(slide)}.scan.json", {**self._told(slide), "slide_id": slide})
 
     def report(self, owner: str, *slides: str) -> str:
@@ -101,12 +101,12 @@ class OldStore:
         return key
 
     def letter(self, room: str, event: dict, worker: str = "tiler") -> str:
-        made = event["headers"]["ce_id"]
-        value = {"schema": 1, "event_id": made, "code": "slide-damaged", "message": "m", "hint": "h"}
-        self.put(f"{room}/{made}.json", {**value, "attempts": 1, "worker": worker, "event": event})
+        event_id = event["headers"]["ce_id"]
+        value = {"schema": 1, "event_id": event_id, "code": "slide-damaged", "message": "m", "hint": "h"}
+        self.put(f"{room}/{event_id}.json", {**value, "attempts": 1, "worker": worker, "event": event})
         if room == "dead-letter":
-            self.put(f"attempts/{worker}/{made}/1", "mark")
-        return made
+            self.put(f"attempts/{worker}/{event_id}/1", "mark")
+        return event_id
 
     def _told(self, slide: str) -> dict:
         return {"content_id": sha(f"bytes of {slide}"), "mpp": 0.5}

@@ -60,8 +60,8 @@ def many(stack):
     return stack
 
 
-def names(told) -> list[str]:
-    return [slide["slide_id"] for slide in told["slides"]]
+def names(document) -> list[str]:
+    return [slide["slide_id"] for slide in document["slides"]]
 
 
 @pytest.mark.parametrize("indexed", [True, False])
@@ -127,19 +127,19 @@ def test_a_listed_unfinished_slide_is_read_from_the_store(many):
     many.index()
     planted.draft(many.store, "slide-000029", data="slide-000029")
     with many.home.locked():
-        told = many.json()
+        document = many.json()
 
-    assert told["counts"] == {"drafted": 22, "dead-letter": 6, "scanned": 2}
-    assert told["slides"][0]["state"] == "drafted"
+    assert document["counts"] == {"drafted": 22, "dead-letter": 6, "scanned": 2}
+    assert document["slides"][0]["state"] == "drafted"
 
 
 def test_an_incomplete_index_is_reported(many):
     make_index(many.home.index_path, store_name(many.storage)).touch(["slide-000001"])
     assert many.json()["counts"] == many.totals  # nobody keeps it: the store is read
     with many.home.locked():
-        told, (_, err) = many.json(), many()
+        document, (_, err) = many.json(), many()
 
-    assert told["index"]["complete"] is False
+    assert document["index"]["complete"] is False
     assert "not all of them are counted yet" in err
 
 
@@ -148,12 +148,12 @@ def test_watch_counts_all_slides_as_status_does(many, histgen, indexed):
     if indexed:
         many.index()
     code, out, err = histgen("watch", "--json", "--home", many.home.folder)
-    told = json.loads(out)
+    document = json.loads(out)
 
     assert code == 0, err
-    assert (told["counts"], told["store_away"]) == (many.totals, None)
-    assert told["index"] == ({"complete": True} if indexed else None)
-    assert len(told["slides"]) == COUNT
+    assert (document["counts"], document["store_away"]) == (many.totals, None)
+    assert document["index"] == ({"complete": True} if indexed else None)
+    assert len(document["slides"]) == COUNT
 
 
 def test_watch_reports_an_incomplete_index(many, histgen):
@@ -197,10 +197,10 @@ def test_a_copy_is_shown_as_a_copy_of_its_slide(stack, indexed):
     stack.store.put(keys.copy_key("b", "a"), note)
     if indexed:
         stack.index()
-    told, (out, _) = stack.json("b"), stack("b")
+    document, (out, _) = stack.json("b"), stack("b")
 
-    assert told["copy_of"] == ["a"]
-    assert [(slide["slide_id"], slide["state"]) for slide in told["slide"]] == [("a", "drafted")]
+    assert document["copy_of"] == ["a"]
+    assert [(slide["slide_id"], slide["state"]) for slide in document["slide"]] == [("a", "drafted")]
     assert "b is a copy of a" in out
     assert scanned.id in out
     assert "a (copies: b)" in stack()[0]
@@ -220,15 +220,15 @@ def test_a_slide_that_replaced_a_copy_is_not_shown_as_a_copy(stack):
     planted.scan(stack.store, "a")
     planted.scan(stack.store, "b", uri="file:///x/b.svs")
     stack.store.put(keys.copy_key("b", "a"), b'{"uri": "file:///x/b.svs"}')
-    told = stack.json("b")
+    document = stack.json("b")
 
-    assert (told["copy_of"], [slide["slide_id"] for slide in told["slide"]]) == ([], ["b"])
+    assert (document["copy_of"], [slide["slide_id"] for slide in document["slide"]]) == ([], ["b"])
 
 
 def test_replayed_letters_are_marked_in_the_index(many, histgen):
     index = many.index()
-    stated = ("--home", many.home.folder, "--bus", f"embedded:{many.home.folder / 'bus.db'}")
-    assert histgen("replay", "--all", *stated)[0] == 0
+    target = ("--home", many.home.folder, "--bus", f"embedded:{many.home.folder / 'bus.db'}")
+    assert histgen("replay", "--all", *target)[0] == 0
 
     assert {due.subject for due in index.due(AT_ONCE, 99)} >= {"slide-000007", "slide-000028"}
     assert many.json()["counts"] == {"drafted": 21, "scanned": 9}
@@ -247,8 +247,8 @@ def test_control_characters_in_a_letter_are_shown_and_never_obeyed(stack, option
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "a\x1b[31m", "\udcff", "x" * 5000])
 def test_an_impossible_slide_name_is_an_unknown_slide(stack, histgen, name):
     code, out, _ = histgen("status", name, "--home", stack.home.folder, "--json")
-    told = json.loads(out)["error"]
-    assert (code, told["code"], len(told["message"]) < 2000) == (65, "slide-unknown", True)
+    document = json.loads(out)["error"]
+    assert (code, document["code"], len(document["message"]) < 2000) == (65, "slide-unknown", True)
 
 
 @pytest.mark.parametrize("option", ["--page", "--limit"])

@@ -137,17 +137,17 @@ def test_replay_takes_either_dead_letters_or_unfinished_slides(histgen, tmp_path
 
 
 def test_replay_reports_an_unknown_id(histgen, tmp_path):
-    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    target = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
     for options in ((), ("--dry-run",)):
-        code, _, err = histgen("replay", "0" * 32, *options, *stated)
+        code, _, err = histgen("replay", "0" * 32, *options, *target)
 
         assert code == 65
         assert "error[object-missing]" in err
 
 
 def test_backfill_refuses_a_rate_it_cannot_read(histgen, tmp_path):
-    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
-    code, _, err = histgen("backfill", tmp_path, "--rate", "fast", *stated)
+    target = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, _, err = histgen("backfill", tmp_path, "--rate", "fast", *target)
 
     assert code == 65
     assert "error[backfill-rate]" in err
@@ -159,8 +159,8 @@ def test_backfill_accepts_only_folders(histgen, tmp_path, monkeypatch, prefix):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slide.svs").write_bytes(b"slide")
     os.mkfifo(tmp_path / "pipe")
-    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
-    code, out, _ = histgen("backfill", prefix, *stated, "--json")
+    target = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, out, _ = histgen("backfill", prefix, *target, "--json")
 
     assert (code, json.loads(out)["error"]["code"]) == (65, "backfill-prefix")
 
@@ -169,8 +169,8 @@ def test_a_backfill_ends_with_a_list_of_ten_files_left_out(histgen, tmp_path):
     (tmp_path / "archive").mkdir()
     for number in range(12):
         (tmp_path / "archive" / f"notes-{number:02}.txt").touch()
-    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
-    code, out, _ = histgen("backfill", tmp_path / "archive", *stated)
+    target = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, out, _ = histgen("backfill", tmp_path / "archive", *target)
 
     assert code == 0
     assert "There are no slides." in out
@@ -178,10 +178,10 @@ def test_a_backfill_ends_with_a_list_of_ten_files_left_out(histgen, tmp_path):
     assert "notes-09.txt" in out
     assert "notes-10.txt" not in out
     assert "2 more" in out
-    assert "notes-11.txt" in histgen("backfill", tmp_path / "archive", "--verbose", *stated)[1]
-    told = json.loads(histgen("backfill", tmp_path / "archive", "--json", *stated)[1])
-    assert {one["why"] for one in told["left_out"]} == {"other"}
-    assert len(told["left_out"]) == 12
+    assert "notes-11.txt" in histgen("backfill", tmp_path / "archive", "--verbose", *target)[1]
+    document = json.loads(histgen("backfill", tmp_path / "archive", "--json", *target)[1])
+    assert {one["why"] for one in document["left_out"]} == {"other"}
+    assert len(document["left_out"]) == 12
 
 
 def test_the_exit_code_shows_that_a_backfill_could_not_read_everything(histgen, monkeypatch, tmp_path):
@@ -194,8 +194,8 @@ def test_the_exit_code_shows_that_a_backfill_could_not_read_everything(histgen, 
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
-    code, out, _ = histgen("backfill", tmp_path / "archive", *stated)
+    target = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    code, out, _ = histgen("backfill", tmp_path / "archive", *target)
 
     assert code == 1
     assert "1 folders without access" in out
@@ -210,9 +210,9 @@ def test_an_interrupted_backfill_does_not_end_with_0(histgen, monkeypatch, tmp_p
         return Tally(stopped=True)
 
     monkeypatch.setattr("services.gateway.backfill.backfill", interrupted)
-    stated = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
+    target = ("--store", f"file:{tmp_path / 'o'}", "--bus", f"embedded:{tmp_path / 'b.db'}")
     try:
-        code, out, _ = histgen("backfill", tmp_path, "--json", *stated)
+        code, out, _ = histgen("backfill", tmp_path, "--json", *target)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -227,11 +227,11 @@ def test_config_shows_what_is_in_force_and_where_it_comes_from(histgen, monkeypa
     monkeypatch.setenv("HISTGEN_STORE", "file:/data")
     monkeypatch.setenv("HISTGEN_KAFKA", '{"sasl_plain_password": "hush"}')
     code, out, _ = histgen("config", "show", service, "--json")
-    told = json.loads(out)
+    document = json.loads(out)
 
     assert code == 0
-    assert told["bus"] == {"value": "kafka://lab:9092", "from": "HISTGEN_BUS"}
-    assert told["grace_s"]["from"] == "default"
+    assert document["bus"] == {"value": "kafka://lab:9092", "from": "HISTGEN_BUS"}
+    assert document["grace_s"]["from"] == "default"
     assert "hush" not in out + histgen("config", "show", service)[1]
 
 
@@ -269,8 +269,8 @@ def test_the_audit_log_is_shown_and_checked(histgen, tmp_path):
     audit.append("replayed", "lab (uid 7)", {"slide_id": "b", "event_id": "e2"})
     at = ("--store", f"file:{tmp_path / 'store'}")
 
-    told = "2026-05-04 03:02:01  submitted  by lab (uid 7)  event_id=e1 slide_id=a\n"
-    assert histgen("audit", "show", "--slide", "a", *at) == (0, told, "")
+    document = "2026-05-04 03:02:01  submitted  by lab (uid 7)  event_id=e1 slide_id=a\n"
+    assert histgen("audit", "show", "--slide", "a", *at) == (0, document, "")
     shown = json.loads(histgen("audit", "show", "--action", "replayed", "--json", *at)[1])
     assert [entry["what"]["slide_id"] for entry in shown["entries"]] == ["b"]
 

@@ -50,18 +50,18 @@ def test_a_dead_letter_shows_its_code_and_message():
 
 def test_the_live_view_shows_jobs_in_progress():
     flight = InFlight("a", "e", 2, "encode", 32, 55, 3.4)
-    picture = Snapshot((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
-    text = shown(LiveView(["Gateway  x"]).render(picture, [("kafka", "restarting")]))
+    snapshot = Snapshot((SlideState("a", "scanned"), SlideState("c", "scanned")), (worker(in_flight=flight),))
+    text = shown(LiveView(["Gateway  x"]).render(snapshot, [("kafka", "restarting")]))
 
     assert "a: encoding tiles, 3 s, attempt 2" in text
     assert "32/55 tiles" in text
     assert "1 waiting · 1 in progress · 0 drafted · 0 dead letters" in text
     assert "kafka" in text
-    assert "in progress" in shown(slides_table(picture, picture.slides))
+    assert "in progress" in shown(slides_table(snapshot, snapshot.slides))
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "words"),
     [
         (worker(), "ready"),
         (worker(missing={"broker": "bus-unavailable"}), "waiting for broker (bus-unavailable)"),
@@ -72,8 +72,8 @@ def test_the_live_view_shows_jobs_in_progress():
         ),
     ],
 )
-def test_the_live_view_shows_what_a_service_lacks(state, said):
-    assert said in shown(LiveView().render(Snapshot((), (state,))))
+def test_the_live_view_shows_what_a_service_lacks(state, words):
+    assert words in shown(LiveView().render(Snapshot((), (state,))))
 
 
 def test_the_last_ends_stay_visible():
@@ -91,9 +91,9 @@ def test_json_holds_what_a_person_sees(tmp_path):
     store = open_store(StorageSettings(f"file:{tmp_path}"))
     scanned = SlideScanned("a", "file:///a.svs", "0" * 64, 1)
     event = Event.first(scanned, source="/lab", now=datetime(2026, 1, 1, tzinfo=UTC), identity="a")
-    told = slide_json(SlideState("a", "scanned", event), store)
+    document = slide_json(SlideState("a", "scanned", event), store)
 
-    assert (told["scanned_at"], told["trace_id"]) == (event.scanned_at.isoformat(), event.trace_id)
+    assert (document["scanned_at"], document["trace_id"]) == (event.scanned_at.isoformat(), event.trace_id)
 
 
 def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
@@ -105,8 +105,8 @@ def test_a_file_is_shown_as_a_path_and_an_object_as_a_uri(tmp_path):
 
 @pytest.mark.parametrize("missing", [{}, {"broker": "bus-unavailable"}])
 def test_slides_set_aside_are_shown_with_the_reason(missing):
-    picture = Snapshot((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
-    text = shown(LiveView(["Gateway  x"]).render(picture, []))
+    snapshot = Snapshot((), (worker(set_aside={"slide-away": 2, "job-crashed": 1}, missing=missing),))
+    text = shown(LiveView(["Gateway  x"]).render(snapshot, []))
 
     assert "2 set aside (slide-away), 1 set aside (job-crashed)" in text
     assert ("waiting for broker (bus-unavailable); 2" in text) == bool(missing)

@@ -59,10 +59,10 @@ def test_trouble_is_one_line_and_later_says_for_how_long(tell, paper):
 
 
 def test_systemd_gets_the_same_line(paper):
-    said: list[str] = []
-    notice_printer(Console(file=paper), said.append)(ENDED)
+    statuses: list[str] = []
+    notice_printer(Console(file=paper), statuses.append)(ENDED)
 
-    assert said == ["STATUS=tiler is being restarted: The tiler was ended by SIGKILL."]
+    assert statuses == ["STATUS=tiler is being restarted: The tiler was ended by SIGKILL."]
 
 
 def test_a_full_disk_under_the_output_ends_nothing(tell, paper):

@@ -45,11 +45,11 @@ def stack(tmp_path, histgen) -> Stack:
 
 
 def test_a_sound_store_is_counted_and_ends_with_0(stack):
-    code, told = stack.json("verify")
+    code, document = stack.json("verify")
 
     assert code == 0
-    assert (told["objects"], told["damaged"], told["objects_damaged"]) == (7, {}, [])
-    assert (told["undigested"], told["resumed"]) == (0, False)
+    assert (document["objects"], document["damaged"], document["objects_damaged"]) == (7, {}, [])
+    assert (document["undigested"], document["resumed"]) == (0, False)
 
 
 def test_damage_is_named_and_ends_with_1_and_is_repaired_where_possible(stack):
@@ -60,18 +60,20 @@ def test_damage_is_named_and_ends_with_1_and_is_repaired_where_possible(stack):
     assert code == 1
     assert f"damaged: {keys.scanned_key('a')}" in out
     assert "histgen verify --repair" in out
-    code, told = stack.json("verify", "--repair", "--dry-run")
-    assert (code, told["objects_damaged"][0]["repair"], path.read_bytes()) == (1, "restored", b"")
-    code, told = stack.json("verify", "--repair")
+    code, document = stack.json("verify", "--repair", "--dry-run")
+    assert (code, document["objects_damaged"][0]["repair"], path.read_bytes()) == (1, "restored", b"")
+    code, document = stack.json("verify", "--repair")
 
-    assert (code, told["damaged"]) == (0, {"scan": 1})
-    one = told["objects_damaged"][0]
+    assert (code, document["damaged"]) == (0, {"scan": 1})
+    one = document["objects_damaged"][0]
     assert (one["key"], one["slide_id"]) == (keys.scanned_key("a"), "a")
     assert (one["kind"], one["repair"], one["hint"]) == ("scan", "restored", None)
     assert path.read_bytes() == sound
     assert stack("verify")[0] == 0
-    told = stack.json("audit", "show", "--slide", "a")[1]["entries"]
-    assert [(one["action"], one["what"]) for one in told] == [("repaired", {"slide_id": "a", "kind": "scan"})]
+    document = stack.json("audit", "show", "--slide", "a")[1]["entries"]
+    assert [(one["action"], one["what"]) for one in document] == [
+        ("repaired", {"slide_id": "a", "kind": "scan"})
+    ]
 
 
 def test_an_irreparable_object_is_reported_and_the_command_does_not_end_with_0(stack):
@@ -97,8 +99,8 @@ def test_an_interrupted_run_is_resumed_unless_it_is_to_start_over(stack):
     state = json.loads(stack.store.get(LAST_VERIFICATION))
     stack.store.put(CURSOR, stack.store.get(LAST_VERIFICATION))
     assert state["after"].startswith("slides/")
-    code, told = stack.json("verify")
-    assert (code, told["resumed"], told["objects"]) == (0, True, 7)
+    code, document = stack.json("verify")
+    assert (code, document["resumed"], document["objects"]) == (0, True, 7)
     stack.store.put(CURSOR, stack.store.get(LAST_VERIFICATION))
 
     assert stack.json("verify", "--restart")[1]["resumed"] is False
@@ -124,9 +126,9 @@ def test_a_prune_lists_what_it_would_remove_and_removes_nothing_unconfirmed(stac
     assert (code, "error[prune-unconfirmed]" in err) == (65, True)
     assert stack.store.head(f"{keys.SEEN}mark")
     assert stack.json("audit", "show")[1]["entries"] == []
-    code, told = stack.json("prune", "--yes")
+    code, document = stack.json("prune", "--yes")
 
-    assert (code, told["removed"]) == (0, {"seen": {"count": 1, "size_bytes": 2}})
+    assert (code, document["removed"]) == (0, {"seen": {"count": 1, "size_bytes": 2}})
     assert [one["action"] for one in stack.json("audit", "show")[1]["entries"]] == ["pruned"]
     assert stack.store.head(f"{keys.SEEN}mark") is None
     assert "nothing to remove" in stack("prune")[1]
