@@ -69,8 +69,10 @@ RENDERINGS = (
 )
 """In the order in which the files are written: draft.json is last and shows that all are there."""
 
-REPORT_FILES = tuple(one.name for one in RENDERINGS if one.when == "drafted")
-"""The names of the files of a drafted report of one slide."""
+PICTURE_FILES = tuple(one.name for one in RENDERINGS if one.when == "drafted" and one.each_slide)
+"""The pictures of each slide of a drafted report."""
+REPORT_FILES = tuple(one.name for one in RENDERINGS if one.when == "drafted" and not one.each_slide)
+"""The other files of a drafted report."""
 
 
 def render(

@@ -8,7 +8,7 @@ from handmade_draft import make_draft
 from PIL import Image
 
 from histgen_lib.reports.record import CaseSlide
-from histgen_lib.reports.renderers import REPORT_FILES, file_names, render
+from histgen_lib.reports.renderers import PICTURE_FILES, REPORT_FILES, file_names, render
 from histgen_lib.reports.renderers.draft_json import to_json
 from histgen_lib.reports.renderers.html import to_html
 from histgen_lib.reports.renderers.text import to_text
@@ -29,7 +29,7 @@ def case_draft():
 def test_a_report_of_one_slide_has_these_files_draft_json_last(draft, pictures):
     files = render(draft, [pictures])
 
-    assert REPORT_FILES == STORED
+    assert PICTURE_FILES + REPORT_FILES == STORED
     assert tuple(file.name for file in files) == tuple(file_names(draft)) == STORED
     assert [file.media_type for file in files] == [
         "image/webp",
@@ -56,9 +56,9 @@ def test_the_pictures_of_a_case_lie_in_a_folder_for_each_slide(pictures):
 
     assert names == file_names(case)
     assert sorted(names) == sorted(
-        [f"{slide}/{name}" for slide in "ab" for name in STORED[:2]] + list(STORED[2:])
+        [f"{slide}/{name}" for slide in "ab" for name in PICTURE_FILES] + list(REPORT_FILES)
     )
 
 
 def test_the_files_of_the_slides_can_be_left_out(draft, pictures):
-    assert [file.name for file in render(draft, [pictures], slide_files=False)] == list(STORED[2:])
+    assert [file.name for file in render(draft, [pictures], slide_files=False)] == list(REPORT_FILES)
