@@ -11,7 +11,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
@@ -38,6 +38,7 @@ class SlideScanned:
     """
 
     type: ClassVar[str] = SLIDE_SCANNED
+    follows: ClassVar[str | None] = None
     slide_id: str
     uri: str
     content_id: str
@@ -53,6 +54,7 @@ class BagReady:
     """A slide's features are in the object store at `bag_key`, its scan record at `scan_key`."""
 
     type: ClassVar[str] = BAG_READY
+    follows: ClassVar[str | None] = SLIDE_SCANNED
     slide_id: str
     uri: str
     content_id: str
@@ -72,6 +74,7 @@ class ReportDrafted:
     """A draft is stored at `draft_key`; `slide_id` is the case's id for the one report of a case."""
 
     type: ClassVar[str] = REPORT_DRAFTED
+    follows: ClassVar[str | None] = BAG_READY
     slide_id: str
     report_digest: str
     draft_key: str
@@ -84,6 +87,7 @@ class DeadLettered:
     """An event could not be processed; `event_source` and `event_id` name it, and `key` holds all of it."""
 
     type: ClassVar[str] = DEAD_LETTER
+    follows: ClassVar[str | None] = None
     slide_id: str
     event_id: str
     event_type: str
@@ -93,6 +97,10 @@ class DeadLettered:
 
 
 Data = SlideScanned | BagReady | ReportDrafted | DeadLettered
+"""Each says with `type` what it is, and with `follows` the type of the event that it follows from.
+
+None: it starts a trace, or may follow from any.
+"""
 _KINDS: dict[str, type[Any]] = {kind.type: kind for kind in get_args(Data)}
 _HINTS = {kind: get_type_hints(kind) for kind in get_args(Data)}
 
@@ -258,6 +266,19 @@ class Event:
 def following_id(name: str, kind: str, identity: str = "") -> str:
     """Return the id of the event of type `kind` that follows the event called `name`; see `Event.then`."""
     return sha256_hex(f"{kind}|{name}|{identity}".encode())[:32]
+
+
+def following_types(kind: str) -> tuple[str, ...]:
+    """Return the types of the events that follow directly from one of type `kind`."""
+    return tuple(data.type for data in _KINDS.values() if data.follows == kind)
+
+
+def following_names(name: str, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield type and name of each event that follows from the one of a `name`, directly or not, in order."""
+    for later in following_types(kind):
+        made = following_id(name, later)
+        yield later, made
+        yield from following_names(made, later)
 
 
 def replay_id(name: str) -> str:

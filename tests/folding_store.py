@@ -1,4 +1,4 @@
-"""A store that takes names for the same that differ in capitals, accents' form and dots at the end only."""
+"""A store in which names that differ only in case, form of accents or trailing dots are the same."""
 
 from __future__ import annotations
 

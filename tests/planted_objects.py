@@ -41,9 +41,9 @@ def bag(store: ObjectStore, slide_id: str, *, data: str = "", mpp: float = 0.5) 
 def draft(
     store: ObjectStore, owner: str, *slides: str, data: str = "", mpp: float = 0.5, foreign: bool = False
 ) -> str:
-    """Leave a report and point to it; of `slides` if it is a case's. Returns its draft's key."""
+    """Leave a report, of a case with these `slides` if any, and its pointer; return its draft's key."""
 
-    def told(slide_id: str) -> dict[str, object]:
+    def origin(slide_id: str) -> dict[str, object]:
         return {"content_id": content(data or slide_id), "mpp": mpp}
 
     value = {
@@ -53,12 +53,12 @@ def draft(
         "abstained": foreign,
         "out_of_distribution": {"flag": foreign},
         "confidence": 0.9,
-        "provenance": {"slide": told(owner)},
+        "provenance": {"slide": origin(owner)},
     }
     whose = keys.ReportOwner(owner, is_case=bool(slides))
     if slides:
         value["case_id"] = owner
-        value["slides"] = [{"slide_id": slide, "slide": told(slide)} for slide in slides]
+        value["slides"] = [{"slide_id": slide, "slide": origin(slide)} for slide in slides]
     digest = sha256_hex(canonical_json(value))
     key = whose.report(digest, keys.DRAFT_JSON)
     store.put(key, json.dumps(value).encode())

@@ -1,1 +1,1 @@
-"""What the store says: keys, pointers, scan records, dead letters, and where every slide stands."""
+"""What the store says: its keys and records, what is wrong with them, and where every slide stands."""

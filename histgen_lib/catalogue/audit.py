@@ -1,8 +1,9 @@
-"""Who did what: an append-only log in the store, where each entry names the one before it by its digest.
+"""Who did what: an append-only log in the store, where each entry holds the digest of the one before.
 
-audit/<number>.json, numbered from 1. Ids of slides and events are in it, and no URI, text or code of a slide.
-An entry that is changed, removed from amid the others or put between them breaks the chain; that the end was
-cut off, or the whole chain written anew, shows only who kept the number and digest of an entry elsewhere.
+Entries lie at audit/<number>.json, numbered from 1. They hold ids of slides and events, and no URI, text or
+code of a slide. An entry that was changed, inserted or removed from among the others breaks the chain. That
+its end was cut off, or that all of it was written anew, shows only to those who kept the number and digest of
+an entry elsewhere.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from histgen_lib.catalogue.objects import JSON
+from histgen_lib.catalogue.keys import AUDIT
 from histgen_lib.files import canonical_json, sha256_hex
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 
 SCHEMA = 1
-PREFIX = "audit/"
 _DIGITS = 12
 _PARTS = {"schema", "number", "time", "action", "by", "what", "previous", "nonce"}
 
@@ -32,9 +32,9 @@ What = Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class Entry:
-    """One deed. `by`: who did it; `previous`: the SHA-256 of the entry before, "" for the first.
+    """One act. `by`: who did it; `previous`: the SHA-256 of the entry before, "" for the first.
 
-    `nonce` tells the entries of two writers apart who do the same at the same time.
+    `nonce` tells apart the entries of two writers who do the same at the same time.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """Where it lies."""
+        """Its key."""
         return entry_key(self.number)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,27 +95,27 @@ class Audit:
         self._end: tuple[int, str] | None = None
 
     def append(self, action: Action, by: str, what: What) -> Entry:
-        """Write down what `by` is about to do; durable when this returns."""
+        """Record what `by` is about to do; durable when this returns."""
         with self._lock:
             while True:
                 number, previous = self._end or self._find_end()
                 entry = Entry(number + 1, self._now(), action, by, what, previous, secrets.token_hex(8))
                 data = entry.to_bytes()
                 placed = self._store.put(entry.key, data, content_type=JSON)
-                # else it is another's, or ours and the answer was lost
-                there = data if placed else self._store.find(entry.key)
-                self._end = (entry.number, sha256_hex(there)) if there is not None else None
-                if there == data:
+                # else it is another writer's, or ours and the answer was lost
+                stored = data if placed else self._store.find(entry.key)
+                self._end = (entry.number, sha256_hex(stored)) if stored is not None else None
+                if stored == data:
                     return entry
 
     def _find_end(self) -> tuple[int, str]:
-        """Find the last entry without listing them: they are numbered without a gap."""
-        there, step = 0, 1
-        while self._has(there + step):
-            there, step = there + step, step * 2
+        """Find the last entry without listing all: they are numbered without a gap."""
+        last, step = 0, 1
+        while self._has(last + step):
+            last, step = last + step, step * 2
         while step := step // 2:
-            there += step if self._has(there + step) else 0
-        return there, sha256_hex(self._store.get(entry_key(there))) if there else ""
+            last += step if self._has(last + step) else 0
+        return last, sha256_hex(self._store.get(entry_key(last))) if last else ""
 
     def _has(self, number: int) -> bool:
         return self._store.head(entry_key(number)) is not None
@@ -123,7 +123,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found: how many entries, the last one's number and digest, and what is wrong where.
+    """What `verify` found: the number of entries, the last one's number and digest, and what is wrong where.
 
     `faults`: (key, "missing" | "unreadable" | "not-chained" | "stranger" | "not-expected").
     """
@@ -135,20 +135,20 @@ class Verdict:
 
     @property
     def head(self) -> str:
-        """The end of the chain, to be kept where nobody who can write the store can write."""
+        """The end of the chain, to be kept where those who can write the store cannot write."""
         return f"{self.number}:{self.digest}"
 
 
 def entries(store: ObjectStore) -> Iterator[tuple[str, bytes]]:
-    """Yield what lies in the log, as key and bytes, by number."""
-    for info in store.list(PREFIX):
+    """Yield key and bytes of each object in the log, by number."""
+    for info in store.list(AUDIT):
         if (data := store.find(info.key)) is not None:  # else removed since it was listed
             yield info.key, data
 
 
 def verify(store: ObjectStore, *, expected: Mapping[int, str] | None = None) -> Verdict:
-    """Read the whole log. `expected`: digests that entries had when someone looked, by number."""
-    wanted, faults = dict(expected or {}), list[tuple[str, str]]()
+    """Check the whole log. `expected`: digests that entries had at an earlier time, by number."""
+    unseen, faults = dict(expected or {}), list[tuple[str, str]]()
     count, number, digest = 0, 0, ""
     for key, data in entries(store):
         at = _number(key)
@@ -159,14 +159,14 @@ def verify(store: ObjectStore, *, expected: Mapping[int, str] | None = None) -> 
             faults.append((entry_key(number + 1), "missing"))
         faults += [(key, fault) for fault in _faults(at, data, digest if at == number + 1 else None)]
         count, number, digest = count + 1, at, sha256_hex(data)
-        if wanted.pop(at, digest) != digest:
+        if unseen.pop(at, digest) != digest:
             faults.append((key, "not-expected"))
-    faults += [(entry_key(at), "missing") for at in sorted(wanted)]
+    faults += [(entry_key(at), "missing") for at in sorted(unseen)]
     return Verdict(count, number, digest, faults)
 
 
 def _faults(number: int, data: bytes, previous: str | None) -> Iterator[str]:
-    """Say what is wrong with an entry. `previous`: the digest of the one before, if that is there."""
+    """Yield what is wrong with an entry. `previous`: the digest of the one before, if that is there."""
     entry = Entry.from_bytes(data)
     if entry is None or entry.number != number:
         yield "unreadable"
@@ -175,23 +175,23 @@ def _faults(number: int, data: bytes, previous: str | None) -> Iterator[str]:
 
 
 def entry_key(number: int) -> str:
-    """Say where the entry of this number lies."""
-    return f"{PREFIX}{number:0{_DIGITS}d}.json"
+    """Return the key of the entry with this number."""
+    return f"{AUDIT}{number:0{_DIGITS}d}.json"
 
 
 def _number(key: str) -> int | None:
-    name = key.removeprefix(PREFIX).removesuffix(".json")
+    name = key.removeprefix(AUDIT).removesuffix(".json")
     return int(name) if name.isdecimal() and name.isascii() and key == entry_key(int(name)) else None
 
 
 def this_account() -> str:
-    """Name the account that this process runs as, for `by`."""
+    """Return the name of the account that this process runs as, for `by`."""
     return account(os.geteuid())
 
 
 def account(uid: int) -> str:
-    """Name an account of this machine."""
+    """Return the name and uid of an account of this machine."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:  # a container's
+    except KeyError:  # in a container
         return f"uid {uid}"

@@ -1,7 +1,8 @@
 """Cases: slides that get one report together, once the bags of all of them are there.
 
 Each slide that is ready puts a pointer to its bag under its case; whoever finds all pointers there drafts. Of
-slides that become ready at the same moment at least one sees all, and all that do make the same bytes.
+slides that become ready at the same moment at least one sees all pointers, and all that do make the same
+bytes.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from histgen_lib.catalogue.books import check_name
-from histgen_lib.catalogue.keys import case_prefix, case_slide_key
-from histgen_lib.catalogue.pointer import (
+from histgen_lib.catalogue.keys import ReportOwner, case_prefix, case_slide_key, owner_key, scanned_key
+from histgen_lib.catalogue.pointers import (
     BY_BAG,
     TURN,
     advance,
+    had_before,
     pointer_of,
     read_pointer,
     recall_pointer,
-    said_before,
 )
-from histgen_lib.catalogue.recall import said_last
+from histgen_lib.catalogue.registry import check_name, find_event, latest_announcement
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady
+from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.storage import ObjectStore
 
 
@@ -59,13 +59,13 @@ def is_of_case(ready: BagReady) -> bool:
 
 
 def join_case(store: ObjectStore, ready: BagReady) -> None:
-    """Note that the slide's bag is ready; one noted before moves nothing.
+    """Set the case's pointer to the slide's bag, unless it had that value before.
 
     Raises InvalidInputError: "case-slide-unlisted" if the case does not name the slide, "slide-id-invalid",
-    "case-slide-elsewhere" if the slide was announced otherwise, and as `advance`.
+    "case-slide-elsewhere" if the slide was announced with another case, and as `advance`.
     """
     _check_listed(ready)
-    _check_said(store, ready)
+    _check_announced(store, ready)
     value = {
         "schema": 1,
         "case_id": ready.case_id,
@@ -76,10 +76,10 @@ def join_case(store: ObjectStore, ready: BagReady) -> None:
 
 
 def has_joined(store: ObjectStore, ready: BagReady) -> bool:
-    """Whether `join_case` was done for this very bag. Raises as `join_case`."""
+    """Whether `join_case` was done for this very bag. Raises InvalidInputError("case-slide-unlisted")."""
     _check_listed(ready)
     pointer = read_pointer(store, _key(ready, ready.slide_id), by=BY_BAG)
-    return pointer is not None and said_before(pointer, asdict(Member.of(ready)), by=BY_BAG)
+    return pointer is not None and had_before(pointer, asdict(Member.of(ready)), by=BY_BAG)
 
 
 def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
@@ -90,13 +90,13 @@ def case_members(store: ObjectStore, ready: BagReady) -> list[Member] | None:
 
 
 def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Member]) -> bool:
-    """Whether no other slide was announced with another case, or with none, since it joined this one.
+    """Whether no other slide was announced with another case, or without one, since it joined this one.
 
-    Raises InvalidInputError("case-slide-elsewhere") if one was; False instead for an event whose slide has
-    had a later one since, which is told that already.
+    Raises InvalidInputError("case-slide-elsewhere") if one was. Returns False instead for an event whose
+    slide has had a later one since, which raises it.
     """
     for member in members:
-        scan = said_last(store, member.slide_id) if member.slide_id != ready.slide_id else None
+        scan = latest_announcement(store, member.slide_id) if member.slide_id != ready.slide_id else None
         if scan and scan.data.case_id != ready.case_id:
             if ready.bag_digest not in [one.bag_digest for one in members]:
                 return False
@@ -105,9 +105,42 @@ def is_still_of_case(store: ObjectStore, ready: BagReady, members: Sequence[Memb
 
 
 def missing_slides(store: ObjectStore, case_id: str, slides: Iterable[str]) -> list[str]:
-    """List the slides of a case whose bags its report still waits for, in its order."""
-    there = {pointer_of(info.key) for info in store.list(case_prefix(case_id))}
-    return [s for s in dict.fromkeys(slides) if case_slide_key(case_id, s) not in there]
+    """Return the slides of a case whose bags its report still waits for, in the case's order."""
+    there = set(_pointers(store, case_id))
+    return [slide for slide in dict.fromkeys(slides) if case_slide_key(case_id, slide) not in there]
+
+
+def events_of(store: ObjectStore, owner: ReportOwner) -> list[Event]:
+    """Return the latest events of the slides that an owner's report covers."""
+    found = [event for slide_id in _slides_of(store, owner) if (event := find_event(store, slide_id))]
+    return [one for one in found if isinstance(one.data, SlideScanned) and ReportOwner.of(one.data) == owner]
+
+
+def slides_of(store: ObjectStore, owners: Iterable[str]) -> set[str]:
+    """Return the ids of the slides that belong to these owners, by `ReportOwner.name`; "" is nobody."""
+    named = [ReportOwner.named(name) for name in set(owners) - {""}]
+    return {slide_id for owner in named for slide_id in _slides_of(store, owner)}
+
+
+def _slides_of(store: ObjectStore, owner: ReportOwner) -> list[str]:
+    if not owner.is_case:
+        return [owner.id]
+    prefix = case_prefix(owner.id)
+    return sorted(key.removeprefix(prefix).removesuffix(".json") for key in set(_pointers(store, owner.id)))
+
+
+def folder_owner(store: ObjectStore, owner: ReportOwner) -> ReportOwner:
+    """Return whose the reports in an owner's folder are that do not say it themselves.
+
+    Earlier versions kept those of cases where those of slides lie: a case's, if no slide has the id.
+    """
+    if owner.is_case or store.head(scanned_key(owner.id)) or store.head(owner_key(owner.id)):
+        return owner
+    return ReportOwner(owner.id, is_case=any(store.list(case_prefix(owner.id))))
+
+
+def _pointers(store: ObjectStore, case_id: str) -> Iterable[str]:
+    return (pointer_of(info.key) for info in store.list(case_prefix(case_id)))
 
 
 def _member(store: ObjectStore, ready: BagReady, slide_id: str) -> Member:
@@ -117,34 +150,18 @@ def _member(store: ObjectStore, ready: BagReady, slide_id: str) -> Member:
     return member
 
 
-def _check_said(store: ObjectStore, ready: BagReady) -> None:
-    """Refuse an event about a bag that puts its slide into a case of which its scan said nothing."""
+def _key(ready: BagReady, slide_id: str) -> str:
+    return case_slide_key(str(ready.case_id), slide_id)
+
+
+def _check_announced(store: ObjectStore, ready: BagReady) -> None:
+    """Refuse a bag's event that puts its slide into another case than the slide's scan did."""
     for name in (str(ready.case_id), *ready.case_slides):
         check_name(name)
-    scan = said_last(store, ready.slide_id)
+    scan = latest_announcement(store, ready.slide_id)
     same = scan and (scan.data.content_id, scan.data.turn) == (ready.content_id, ready.turn)
     if scan and same and scan.data.case_id != ready.case_id:
         raise _elsewhere(ready.slide_id, ready)
-
-
-def _elsewhere(slide_id: str, ready: BagReady) -> InvalidInputError:
-    return InvalidInputError(
-        "case-slide-elsewhere",
-        f"The slide {slide_id} is not of the case {ready.case_id}: it was announced otherwise.",
-        hint="Announce every slide of the case again, with the ids of those that belong to it now.",
-    )
-
-
-def _unreadable() -> InvalidInputError:
-    return InvalidInputError(
-        "case-unreadable",
-        "What a case remembers of one of its slides cannot be read.",
-        hint="Delete its objects under cases/; `histgen replay --unfinished` brings the others.",
-    )
-
-
-def _key(ready: BagReady, slide_id: str) -> str:
-    return case_slide_key(str(ready.case_id), slide_id)
 
 
 def _check_listed(ready: BagReady) -> None:
@@ -154,3 +171,19 @@ def _check_listed(ready: BagReady) -> None:
             f"The case does not name the slide {ready.slide_id} itself.",
             hint="Announce every slide of a case with the ids of all of its slides.",
         )
+
+
+def _elsewhere(slide_id: str, ready: BagReady) -> InvalidInputError:
+    return InvalidInputError(
+        "case-slide-elsewhere",
+        f"The slide {slide_id} is not of the case {ready.case_id}: another one was announced, or none.",
+        hint="Announce every slide of the case again, with the ids of all slides that belong to it now.",
+    )
+
+
+def _unreadable() -> InvalidInputError:
+    return InvalidInputError(
+        "case-unreadable",
+        "The pointer to the bag of one of the case's slides cannot be read.",
+        hint="Delete its objects under cases/; `histgen replay --unfinished` brings the others.",
+    )

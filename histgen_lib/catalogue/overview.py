@@ -1,4 +1,4 @@
-"""Where every slide stands, read from the object store alone: works on any stack, running or not."""
+"""Where every slide stands, read from the object store alone, whether a stack runs or not."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from typing import Any, TypeVar
 
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.case import missing_slides
-from histgen_lib.catalogue.damage import Damage, noted
-from histgen_lib.catalogue.dead_letter import PREFIX, UNREADABLE, DeadLetter, letter_key
-from histgen_lib.catalogue.digests import Fault, gaps, parse_digests
-from histgen_lib.catalogue.latest import named_drafts, pointers_of, tells_of
-from histgen_lib.catalogue.pointer import BY_REPORT, readable_pointer, recall_pointer
-from histgen_lib.catalogue.recovery import Scan, gone, read_scan, report_owner, slide_of
-from histgen_lib.catalogue.replay import letter_ids, taken_in
+from histgen_lib.catalogue.dead_letter import UNREADABLE, DeadLetter, came_of, letter_ids, was_taken_in
+from histgen_lib.catalogue.integrity import Damage, Fault, gaps, noted_damage, parse_digests
+from histgen_lib.catalogue.keys import ReportOwner, letter_key, report_digest
+from histgen_lib.catalogue.pointers import (
+    BY_REPORT,
+    named_drafts,
+    parse_pointer,
+    pointers_of,
+    recall_pointer,
+    tells_of,
+)
+from histgen_lib.catalogue.registry import SlideRecord, absent_record, read_record
 from histgen_lib.catalogue.states import DraftFacts, SlideState
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.events import BagReady, Event, SlideScanned, following_id
+from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.storage import ObjectInfo, ObjectStore
 
 S = TypeVar("S")
 T = TypeVar("T")
 _READERS = 8
-"""Threads that ask a store over a network. A folder is read by one: more would wait for each other."""
+"""Threads that read a store over a network. A folder is read by one: more would wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class _Report:
 
 
 class Overview:
-    """Reads the states again and again; an object that did not change is read once."""
+    """Reads the states of slides, as often as wanted; an object that did not change is read once."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -66,8 +71,8 @@ class Overview:
             replace(one, copies=tuple(copies.get(one.slide_id, ()))) if one.event else one for one in states
         ]
 
-    def _with_events(self, letters: list[DeadLetter], scans: list[Scan]) -> list[DeadLetter]:
-        """Find out whose letters are that cannot be read."""
+    def _with_events(self, letters: list[DeadLetter], scans: list[SlideRecord]) -> list[DeadLetter]:
+        """Add their events to letters that cannot be read."""
         unread = {letter.key for letter in letters if letter.code == UNREADABLE}
         owners: dict[str, Event] = {}
         for event in [scan.event for scan in scans if scan.event and unread]:
@@ -75,7 +80,7 @@ class Overview:
         return [replace(one, event=owners.get(one.key)) if one.key in unread else one for one in letters]
 
     def _copies(self) -> dict[str, list[str]]:
-        """Name the copies of every slide that has some."""
+        """Return the names of copies, by the id of the slide that they are."""
         found: dict[str, list[str]] = {}
         for info in self._store.list(keys.COPIES):
             copy, _, slide_id = info.key.removeprefix(keys.COPIES).partition("/")
@@ -83,10 +88,10 @@ class Overview:
         return found
 
     def named(self, scanned: Collection[ObjectInfo], noted: Collection[str] = ()) -> list[SlideState]:
-        """Return what `slides` would of slides with these records, at a cost that no other slide adds to.
+        """Return the same as `slides` for slides with these records; other slides do not add to the cost.
 
-        Of letters, those are found that came of a record's event, and those that are `noted`, by event id:
-        only a listing finds the letters of files that were refused a slide's name.
+        It finds the letters that came of a record's event, and those of `noted`, which are names of letters:
+        only a listing finds the letters of files that were refused a slide's id.
         """
         with ThreadPoolExecutor(self._readers) as readers:
             found = self._each(readers, self._with_letters, scanned)
@@ -95,7 +100,7 @@ class Overview:
             letters |= {one.event_id: one for one in self._each(readers, self._letter_at, others) if one}
             return self._standing([scan for scan, _ in found if scan], letters.values(), readers)
 
-    def _with_letters(self, info: ObjectInfo) -> tuple[Scan | None, list[DeadLetter]]:
+    def _with_letters(self, info: ObjectInfo) -> tuple[SlideRecord | None, list[DeadLetter]]:
         """Read a scan's event, and the dead letters that came of it."""
         scan = self._scan(info)
         event = scan.event if scan else None
@@ -108,54 +113,54 @@ class Overview:
         return self._letter(info) if info else None
 
     def scan_of(self, slide_id: str) -> ObjectInfo | None:
-        """Look up the record of a slide's latest scan; None if the gateway knows no such slide.
+        """Look up the record of a slide's latest scan; None if there is no such slide.
 
-        Without an etag: it is gone, though somebody has the slide's id.
+        If it has no etag, it is gone, though the slide's id is owned.
         """
         if found := self._store.head(keys.scanned_key(slide_id)):
             return found
         known = self._store.head(keys.owner_key(slide_id)) or any(
-            self._store.list(keys.taken_prefix(slide_id))
+            self._store.list(keys.by_hand_prefix(slide_id))
         )
-        return gone(slide_id) if known else None
+        return absent_record(slide_id) if known else None
 
     def _standing(
-        self, scans: list[Scan], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
+        self, scans: list[SlideRecord], letters: Iterable[DeadLetter], readers: ThreadPoolExecutor
     ) -> list[SlideState]:
         letters = [letter for letter in letters if not self._taken_in(letter)]
         by_trace = _by_trace(letters)
         states = self._each(readers, lambda scan: self._state(scan, by_trace), scans)
         states += _strays(letters, [scan.event for scan in scans if scan.event])
         owners = {owner for state in states for owner in _owners(state)}
-        notes = _by_owner(noted(self._store, owners))
+        notes = _by_owner(noted_damage(self._store, owners))
         return [_with_notes(one, notes) for one in sorted(states, key=lambda state: state.slide_id)]
 
     def letters(self) -> list[DeadLetter]:
         """Return all dead letters that can be read, by event id."""
-        found = [info for info in self._store.list(PREFIX) if info.key.endswith(".json")]
+        found = [info for info in self._store.list(keys.LETTERS) if info.key.endswith(".json")]
         with ThreadPoolExecutor(self._readers) as readers:
             return [letter for letter in self._each(readers, self._letter, found) if letter]
 
     def _taken_in(self, letter: DeadLetter) -> bool:
-        if letter.event_id not in self._settled and taken_in(self._store, letter):
+        if letter.event_id not in self._settled and was_taken_in(self._store, letter):
             self._settled.add(letter.event_id)
         return letter.event_id in self._settled
 
     def _scanned(self, only: Collection[str] | None) -> list[ObjectInfo]:
         if only is not None:
             return [info for slide_id in sorted(only) if (info := self.scan_of(slide_id))]
-        there = {info.key: info for info in self._store.list(keys.SLIDES) if info.key.endswith(keys.SCANNED)}
+        there = {info.key: info for info in self._store.list(keys.SLIDES) if keys.slide_of_scanned(info.key)}
         owned = (info.key.removeprefix(keys.OWNERS) for info in self._store.list(keys.OWNERS))
         taken = (info.key.split("/")[2] for info in self._store.list(keys.BY_HAND))
         known = sorted({*owned, *taken})
-        return [*there.values(), *(gone(one) for one in known if keys.scanned_key(one) not in there)]
+        return [*there.values(), *(absent_record(one) for one in known if keys.scanned_key(one) not in there)]
 
-    def _state(self, scan: Scan, letters: Mapping[tuple[str, str], list[DeadLetter]]) -> SlideState:
-        """Say where a slide stands. `letters`: by trace."""
+    def _state(self, scan: SlideRecord, letters: Mapping[tuple[str, str], list[DeadLetter]]) -> SlideState:
+        """Return where a slide stands. `letters`: by trace."""
         event = scan.event
         if event is None:
             return SlideState(scan.slide_id, "scanned", damaged=scan.damaged)
-        if event.name in self._drafted:  # there is no way back from that
+        if event.name in self._drafted:  # which is final
             return self._drafted[event.name]
         data = event.data
         assert isinstance(data, SlideScanned)
@@ -165,7 +170,7 @@ class Overview:
             state = SlideState(data.slide_id, "drafted", event, report.draft, damaged=damaged)
             self._drafted |= {event.name: state} if not damaged else {}
             return state
-        if own := [letter for letter in letters.get(_trace(event), ()) if _came_of(letter, event)]:
+        if own := [letter for letter in letters.get(_trace(event), ()) if came_of(letter, event)]:
             last = max(own, key=lambda letter: letter.event.replay if letter.event else 0)
             if last.code == UNREADABLE:
                 damaged = (*damaged, f"{last.key} {Fault.UNREADABLE}")
@@ -177,58 +182,58 @@ class Overview:
         return SlideState(data.slide_id, "scanned", event, damaged=damaged)
 
     def _lacks(self, slide: SlideScanned) -> tuple[str, ...]:
-        """List what its case waits for; nothing as long as no reporter has put the slide's own bag to it."""
+        """Return the slides that its case waits for; none until the slide's own bag has joined the case."""
         if not (slide.case_id and slide.case_slides):
             return ()
         missing = missing_slides(self._store, slide.case_id, slide.case_slides)
         return () if slide.slide_id in missing else tuple(missing)
 
     def drafted(self, slide: SlideScanned) -> DraftFacts | None:
-        """Return the draft of this very scan; of a rescanned slide an older draft does not count.
+        """Return the draft of this very scan; an older draft of a rescanned slide does not count.
 
-        It is the latest report of the slide's, or of its case's, that tells of the slide: what a record says
-        it is of decides, not where it lies or who points to it.
+        It is the latest report of the slide, or of its case, that covers the slide. What counts is whose
+        report a draft.json says it is, not where it lies or what points to it.
         """
         return self._report(slide).draft
 
     def shown(self, events: Iterable[Event]) -> set[str] | None:
-        """Name the digests of the reports that slides have now; None if one has none, or none is known.
+        """Return the digests of the reports that slides have now; None if one has none, or no slide is known.
 
-        A case that has other slides since leaves those that went their earlier report.
+        Slides that have left a case keep its earlier report.
         """
         scans = [event.data for event in events if isinstance(event.data, SlideScanned)]
         drafts = [draft for scan in scans if (draft := self.drafted(scan))]
-        return {draft.key.split("/")[2] for draft in drafts} if scans and len(drafts) == len(scans) else None
+        return {report_digest(draft.key) for draft in drafts} if scans and len(drafts) == len(scans) else None
 
     def strangers(self, slide: SlideScanned) -> list[DraftFacts]:
-        """Return the reports that a pointer of the slide's names before its own, and that are another's."""
-        owner = report_owner(slide)
+        """Return the reports of other owners that the slide's pointer names before the slide's own."""
+        owner = ReportOwner.of(slide)
         named = named_drafts(owner, recall_pointer(self._store, owner.latest, by=BY_REPORT) or {})
         found = filter(None, (self._draft(key, self._folder(key), []) for key in named))
         return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), found))
 
     def _report(self, slide: SlideScanned) -> _Report:
         """Look for the draft of a scan, and whether all of its files are there."""
-        owner, damaged = report_owner(slide), list[str]()
+        owner, damaged = ReportOwner.of(slide), list[str]()
         for pointer_key in pointers_of(owner):
             pointer = self._pointer(pointer_key, owner, damaged)
             for key in named_drafts(owner, pointer):
                 infos = self._folder(key)
                 draft = self._draft(key, infos, damaged)
-                told = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
-                if draft and told:
-                    if not _same_scan(told, slide):
+                part = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
+                if draft and part:
+                    if not _same_scan(part, slide):
                         return _Report(damaged=tuple(damaged))
                     return _Report(draft, (*damaged, *self._gaps(key, infos)))
                 if not draft and str(pointer[BY_REPORT]) in key:
                     damaged += self._gaps(key, infos)
         return _Report(damaged=tuple(damaged))
 
-    def _pointer(self, key: str, owner: keys.ReportOwner, damaged: list[str]) -> dict[str, Any]:
+    def _pointer(self, key: str, owner: ReportOwner, damaged: list[str]) -> dict[str, Any]:
         """Read a pointer, from its history if it is damaged or gone."""
         info = self._store.head(key)
         with suppress(InvalidInputError):  # removed since
-            if info and (found := self._once(info, partial(readable_pointer, by=BY_REPORT))):
+            if info and (found := self._once(info, partial(parse_pointer, by=BY_REPORT))):
                 return found
         pointer = recall_pointer(self._store, key, by=BY_REPORT)
         if pointer and not info and self._store.head(key):  # written meanwhile
@@ -251,7 +256,7 @@ class Overview:
             return None
 
     def _gaps(self, draft_key: str, infos: Mapping[str, ObjectInfo]) -> list[str]:
-        """Say which files of a report are not there, or not of their size; what they hold is not read."""
+        """List files of a report that are missing or not of their size, each with its fault; none is read."""
         sums = draft_key.removesuffix(keys.DRAFT_JSON) + keys.DIGESTS
         if sums not in infos:
             return [] if draft_key in infos or not infos else [f"{draft_key} {Fault.MISSING}"]
@@ -259,11 +264,11 @@ class Overview:
         return [f"{sums} {Fault.UNREADABLE}"] if digests is None else gaps(digests, infos)
 
     def _bagged(self, slide: SlideScanned) -> tuple[bool, list[str]]:
-        """Look for a bag of this very scan, and say which scan records cannot be read."""
+        """Return whether there is a bag of this very scan, and which scan records cannot be read."""
         infos = [
             info
             for info in self._store.list(keys.bags_prefix(slide.slide_id))
-            if info.key.endswith(".scan.json")
+            if info.key.endswith(keys.SCAN_RECORD)
         ]
         scans = {info.key: self._json(info.key, info) for info in infos}
         damaged = [
@@ -271,11 +276,11 @@ class Overview:
         ]
         return any(_same_scan(scan, slide) for scan in scans.values() if scan), damaged
 
-    def _scan(self, info: ObjectInfo) -> Scan | None:
+    def _scan(self, info: ObjectInfo) -> SlideRecord | None:
         try:
-            return self._once(info, lambda data: read_scan(self._store, info, data))
+            return self._once(info, lambda data: read_record(self._store, info, data))
         except InvalidInputError:  # removed since
-            return read_scan(self._store, gone(slide_of(info)), b"")
+            return read_record(self._store, absent_record(keys.slide_of_scanned(info.key)), b"")
 
     def _letter(self, info: ObjectInfo) -> DeadLetter | None:
         try:
@@ -294,7 +299,7 @@ class Overview:
         return value if isinstance(value, dict) else None
 
     def _each(self, readers: ThreadPoolExecutor, call: Callable[[S], T], items: Iterable[S]) -> list[T]:
-        """Call with each item, in some threads; each takes many: small tasks cost more than the calls."""
+        """Call with each item, in some threads; each takes many items, as handing over one costs more."""
         left = list(items)
         size = max(1, -(-len(left) // self._readers))
         parts = [left[start : start + size] for start in range(0, len(left), size)]
@@ -309,9 +314,9 @@ class Overview:
 
 
 def _owners(state: SlideState) -> set[str]:
-    """Say whose objects tell of a slide: its own, and those of its case."""
+    """Return whose objects concern a slide: its own, and those of its case."""
     data = state.event.data if state.event else None
-    return {state.slide_id, report_owner(data).name} if isinstance(data, SlideScanned) else {state.slide_id}
+    return {state.slide_id, ReportOwner.of(data).name} if isinstance(data, SlideScanned) else {state.slide_id}
 
 
 def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
@@ -322,13 +327,13 @@ def _by_owner(damages: Iterable[Damage]) -> dict[str, list[Damage]]:
 
 
 def _with_notes(state: SlideState, notes: Mapping[str, list[Damage]]) -> SlideState:
-    """Add what a verification has noted of a slide, and of its case, to what was seen now."""
+    """Add what a verification has noted of a slide and its case to what was seen now."""
     found = [one for owner in sorted(_owners(state)) for one in notes.get(owner, ())]
     return state.with_damage(found)
 
 
 def _trace(event: Event) -> tuple[str, str]:
-    """Name the trace of a slide; some senders give all of their slides one and the same."""
+    """Return what tells a slide's trace apart; some senders give all of their slides the same trace."""
     return event.key, event.trace_id
 
 
@@ -340,18 +345,10 @@ def _by_trace(letters: Iterable[DeadLetter]) -> dict[tuple[str, str], list[DeadL
     return found
 
 
-def _came_of(letter: DeadLetter, scan: Event) -> bool:
-    """Whether a letter of the slide's trace is of this scan or what followed, not of another of one trace."""
-    event = letter.event
-    if event is None or event.replay or letter.is_of(scan):
-        return event is not None
-    return event.id in {following_id(name, event.type) for name in (scan.name, scan.id)}
-
-
 def _strays(letters: Iterable[DeadLetter], events: list[Event]) -> list[SlideState]:
-    """Return dead letters of no slide in `events`: unreadable records, and slides refused for their name.
+    """Return the dead letters of no slide in `events`: unreadable records, and slides refused for their id.
 
-    A letter of the same file or the same bytes as a slide in `events` is history: it was sent again since.
+    A letter about the same file or the same bytes as a slide in `events` is history: it was sent again since.
     """
     known = {mark for event in events for mark in _marks(event)}
     strays = [letter for letter in letters if not letter.event or not known & set(_marks(letter.event))]
@@ -368,7 +365,8 @@ def _marks(event: Event) -> list[tuple[str, str]]:
     return [_trace(event), (data.slide_id, data.uri), (data.slide_id, data.content_id)]
 
 
-def _same_scan(told: dict[str, Any], slide: SlideScanned) -> bool:
-    """Whether a record was made from these bytes, and at the mpp that was stated, if one was."""
-    stated = slide.mpp is None or told.get("mpp") == slide.mpp
-    return told.get("slide_id") == slide.slide_id and told.get("content_id") == slide.content_id and stated
+def _same_scan(record: Mapping[str, object], slide: SlideScanned) -> bool:
+    """Whether a record is of these bytes, and of the mpp that was announced, if one was."""
+    same_mpp = slide.mpp is None or record.get("mpp") == slide.mpp
+    same_slide = record.get("slide_id") == slide.slide_id
+    return same_slide and record.get("content_id") == slide.content_id and same_mpp

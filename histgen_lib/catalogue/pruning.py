@@ -1,8 +1,8 @@
-"""Removing what nobody needs any more, of a kind and an age that were stated; see docs/keeping.md.
+"""Removing what nobody needs any more, by kind and age; see docs/keeping.md.
 
-Safe beside a running stack: nothing unfinished, nothing that a pointer names, and no last letter is touched;
-and after a kill in the middle: of a report or a bag that goes first which says that it is whole, and the next
-prune takes the rest.
+It is safe beside a running stack: nothing unfinished, nothing that a pointer names, and no slide's last
+letter is touched. It is safe to kill: of a report or a bag the object that says it is whole goes first, and
+the next prune takes the rest.
 """
 
 from __future__ import annotations
@@ -16,27 +16,24 @@ from itertools import groupby
 from histgen_lib.bus import BusSettings, finished_records
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.audit import Audit, this_account
-from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
-from histgen_lib.catalogue.keys import ATTEMPTS, CASE_REPORTS, DRAFT_JSON, REPORTS, ReportOwner
-from histgen_lib.catalogue.latest import latest_of, owner_told
+from histgen_lib.catalogue.case import events_of, folder_owner
+from histgen_lib.catalogue.dead_letter import GATEWAY, DeadLetter
+from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.pointer import BY_BAG, pointer_of, recall_pointer
-from histgen_lib.catalogue.recovery import events_of, room_owner, scan_of
-from histgen_lib.catalogue.replay import GATEWAY, REPLAYED_PREFIX
-from histgen_lib.catalogue.scan_record import ScanRecord
-from histgen_lib.catalogue.verifying import BAGS, CASES
+from histgen_lib.catalogue.pointers import BY_BAG, latest_of, pointer_of, recall_pointer, stated_owner
+from histgen_lib.catalogue.registry import find_event
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import ObjectInfo, ObjectStore
 
 DAY_S, _MOST_DAYS = 86400.0, 100_000
-_IN_HAND_S = 3600.0
-"""What is younger may be in the hand of a worker, whatever age is stated."""
+_IN_USE_S = 3600.0
+"""What is younger may be in use by a worker, whatever age is asked for."""
 
 
 @dataclass(frozen=True)
 class Removed:
-    """Something that is gone, or would be. `key`: of an object; of the broker's records their topic."""
+    """Something that was removed, or would be. `key`: of an object; of the broker's records their topic."""
 
     kind: str
     key: str
@@ -44,7 +41,7 @@ class Removed:
 
 
 def read_retention(text: str) -> dict[str, float]:
-    """Read "90" (days, of every kind) or "seen=90,reports=365"; "" keeps everything.
+    """Read "90" (days, for every kind) or "seen=90,reports=365" as days by kind; "" keeps everything.
 
     Raises InvalidInputError("retention-invalid").
     """
@@ -53,16 +50,16 @@ def read_retention(text: str) -> dict[str, float]:
         parts = [f"{kind}={parts[0]}" for kind in KINDS]
     found = dict(part.partition("=")[::2] for part in parts)
     try:
-        days = {kind.strip(): float(stated) for kind, stated in found.items()}
+        days = {kind.strip(): float(number) for kind, number in found.items()}
     except ValueError:
         days = {}
     if len(days) < len(parts) or not all(
-        kind in KINDS and 0 <= stated < _MOST_DAYS for kind, stated in days.items()
+        kind in KINDS and 0 <= number < _MOST_DAYS for kind, number in days.items()
     ):
         raise InvalidInputError(
             "retention-invalid",
-            "How long things are to be kept cannot be read.",
-            hint=f'Write days, "90", or days of each kind, "seen=90,reports=365". Kinds: {", ".join(KINDS)}.',
+            "The retention cannot be read.",
+            hint=f'Write days, "90", or days by kind, "seen=90,reports=365". Kinds: {", ".join(KINDS)}.',
         )
     return days
 
@@ -76,11 +73,10 @@ def prune(
     by: str = "",
     now: datetime | None = None,
 ) -> Iterator[Removed]:
-    """Remove what is older than so many days, by kind; what is no key of `days` is kept.
+    """Remove what is older than so many days, by kind; a kind that is not in `days` is kept.
 
-    `by`: who has it done, for the audit log, which is told before the first thing goes; this account if that
-    is not stated. Yields each thing when it is gone; with `dry_run` nothing goes. `now`: UTC. Raises as store
-    and broker.
+    `by`: who asks for it, for the audit log, which is written first; this account if empty. Yields each thing
+    when it is removed; with `dry_run` nothing is. `now`: UTC. Raises as store and broker.
     """
     at = now or datetime.now(UTC)
     deed = _Deed(store, by or this_account(), days)
@@ -92,7 +88,7 @@ def prune(
 
 
 def tally(removed: Iterable[Removed]) -> dict[str, tuple[int, int]]:
-    """Count, by kind, how many things are gone, and their bytes."""
+    """Return, by kind, how many things were removed, and their bytes."""
     counts: dict[str, tuple[int, int]] = {}
     for one in removed:
         count, size_bytes = counts.get(one.kind, (0, 0))
@@ -104,22 +100,22 @@ Gone = Iterator[tuple[str, int]]
 
 
 class _Deed:
-    """What is about to be done: written down once, if anything is."""
+    """What is about to be done, for the audit log: written once, if anything is."""
 
     def __init__(self, store: ObjectStore, by: str, days: Mapping[str, float]) -> None:
         self._store, self._by = store, by
         self._what = {kind: f"{days[kind]:g}" for kind in KINDS if kind in days}
 
-    def write_down(self) -> None:
+    def log(self) -> None:
         if self._what:
             Audit(self._store).append("pruned", self._by, self._what)
             self._what = {}
 
 
 class _Pruner:
-    """Removes what was last written before a time, in seconds since 1970: one method a kind.
+    """Removes what was last written before a time, in seconds since 1970: one method for each kind.
 
-    `deed` None: only says what it would remove.
+    `deed` None: only yields what it would remove.
     """
 
     def __init__(self, store: ObjectStore, bus: BusSettings | None, now: float, deed: _Deed | None) -> None:
@@ -131,41 +127,41 @@ class _Pruner:
         if self._bus:
             at = datetime.fromtimestamp(before, UTC)
             if self._deed and any(finished_records(self._bus, at, remove=False)):
-                self._deed.write_down()
+                self._deed.log()
             yield from finished_records(self._bus, at, remove=self._deed is not None)
 
     def seen(self, before: float) -> Gone:
-        """Remove the notes that spare a second look at files: a file that is still there is known anyway."""
+        """Remove the marks that spare a second look at files: a file that is still there is known anyway."""
         yield from self._remove(info for info in self._store.list(keys.SEEN) if _is_old(info, before))
 
     def letters(self, before: float) -> Gone:
         """Remove letters that were replayed, once their slide has a draft or another scan."""
-        for info in self._store.list(REPLAYED_PREFIX):
+        for info in self._store.list(keys.REPLAYED_LETTERS):
             if _is_old(info, before) and self._is_settled(info.key):
                 yield from self._remove([info])
 
     def reports(self, before: float) -> Gone:
-        """Remove reports that are not the latest of a slide or case, nor may be soon."""
-        for room in (CASE_REPORTS, REPORTS):
-            yield from self._folders(room, partial(self._superseded, room), before)
+        """Remove reports that are not the latest of a slide or case, and will not be soon."""
+        for area in (keys.CASE_REPORTS, keys.REPORTS):
+            yield from self._folders(area, partial(self._superseded, area), before)
 
     def bags(self, before: float) -> Gone:
-        """Remove bags of earlier scans and models, which no case names either."""
-        yield from self._folders(BAGS, self._unused, before)
+        """Remove bags of earlier scans and models that no case names."""
+        yield from self._folders(keys.BAGS, self._unused, before)
 
     def attempts(self, before: float) -> Gone:
-        """Remove counts of attempts at events that no letter tells of."""
-        for info in self._store.list(ATTEMPTS):
-            event_id = info.key.removeprefix(ATTEMPTS).split("/")[1]
-            if _is_old(info, self._not_in_hand(before)) and not self._store.head(letter_key(event_id)):
+        """Remove counts of attempts at events that have no letter."""
+        for info in self._store.list(keys.ATTEMPTS):
+            event_id = info.key.removeprefix(keys.ATTEMPTS).split("/")[1]
+            if _is_old(info, self._not_in_use(before)) and not self._store.head(keys.letter_key(event_id)):
                 yield from self._remove([info])
 
     def _folders(
-        self, room: str, unneeded: Callable[[str, dict[str, list[ObjectInfo]]], list[str]], before: float
+        self, area: str, unneeded: Callable[[str, dict[str, list[ObjectInfo]]], list[str]], before: float
     ) -> Gone:
-        """Remove what is unneeded of each slide's (or case's) sets that are old enough, by digest."""
-        before = self._not_in_hand(before)
-        for owner, infos in groupby(self._store.list(room), lambda info: info.key.split("/")[1]):
+        """Remove the unneeded sets of each slide or case, by digest, that are old enough."""
+        before = self._not_in_use(before)
+        for owner, infos in groupby(self._store.list(area), lambda info: info.key.split("/")[1]):
             sets = _by_digest(infos)
             old = {one: all(_is_old(info, before) for info in found) for one, found in sets.items()}
             if not any(old.values()):
@@ -174,28 +170,28 @@ class _Pruner:
                 if old[digest]:
                     yield from self._remove(sorted(sets[digest], key=_says_whole))
 
-    def _superseded(self, room: str, owner_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
-        """Name those that a later one has replaced; those of cases may lie among a slide's, from before."""
+    def _superseded(self, area: str, owner_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
+        """Return the reports that a later one has replaced; old ones of cases may lie among a slide's."""
         case = ReportOwner(owner_id, is_case=True)
-        if len(sets) < 2 and (room == CASE_REPORTS or self._store.head(case.latest) is None):
+        if len(sets) < 2 and (area == keys.CASE_REPORTS or self._store.head(case.latest) is None):
             return []
-        owner = case if room == CASE_REPORTS else ReportOwner(owner_id)
+        owner = case if area == keys.CASE_REPORTS else ReportOwner(owner_id)
         return [one for one in sets if self._is_superseded(owner, one)]
 
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
-        data = self._store.find(owner.report(digest, DRAFT_JSON))
-        whose = owner_told(data or b"") or room_owner(self._store, owner)
+        data = self._store.find(owner.report(digest, keys.DRAFT_JSON))
+        whose = stated_owner(data or b"") or folder_owner(self._store, owner)
         shown = Overview(self._store).shown(events_of(self._store, whose))
         if whose.id != owner.id or shown is None or digest in shown:
             return False
         latest = {latest_of(self._store, whose, damaged=digest)}
-        if data and not owner_told(data):  # damaged: perhaps another's of this id, who needs it
+        if data and not stated_owner(data):  # damaged: perhaps the other owner's with this id, which needs it
             other = ReportOwner(owner.id, not whose.is_case)
             latest.add(latest_of(self._store, other, damaged=digest))
         return digest not in latest and any(latest)
 
     def _unused(self, slide_id: str, sets: Mapping[str, list[ObjectInfo]]) -> list[str]:
-        event = scan_of(self._store, slide_id) if len(sets) > 1 else None
+        event = find_event(self._store, slide_id) if len(sets) > 1 else None
         if event is None or not self._is_drafted([event]):
             return []
         assert isinstance(event.data, SlideScanned)
@@ -206,6 +202,8 @@ class _Pruner:
         return [one for one in sets if one != newest and one not in self._named_by_cases()]
 
     def _content_of(self, slide_id: str, digest: str) -> str:
+        from histgen_lib.catalogue.scan_record import ScanRecord
+
         try:
             data = self._store.find(keys.scan_key(slide_id, digest))
             return ScanRecord.from_bytes(data or b"").content_id
@@ -214,44 +212,44 @@ class _Pruner:
 
     def _named_by_cases(self) -> set[str]:
         if self._in_cases is None:
-            pointers = {pointer_of(info.key) for info in self._store.list(CASES)}
-            said = (recall_pointer(self._store, key, by=BY_BAG) for key in pointers)
-            self._in_cases = {str(pointer[BY_BAG]) for pointer in said if pointer}
+            pointers = {pointer_of(info.key) for info in self._store.list(keys.CASES)}
+            recalled = (recall_pointer(self._store, key, by=BY_BAG) for key in pointers)
+            self._in_cases = {str(pointer[BY_BAG]) for pointer in recalled if pointer}
         return self._in_cases
 
     def _is_drafted(self, events: Iterable[Event]) -> bool:
-        """Whether these slides all have a draft; not where no slide is known: then nothing else is either."""
+        """Whether these slides all have a draft; False without slides, as nothing else is known then."""
         return Overview(self._store).shown(events) is not None
 
     def _is_settled(self, key: str) -> bool:
-        """Whether nothing depends any more on knowing that this letter was replayed."""
+        """Whether nothing depends any longer on knowing that this letter was replayed."""
         try:
             letter = DeadLetter.from_bytes(self._store.find(key) or b"")
         except InvalidInputError:
             return False
         if letter.event is None or letter.worker == GATEWAY:
             return True
-        event = scan_of(self._store, letter.event.key)
+        event = find_event(self._store, letter.event.key)
         return event is None or event.trace_id != letter.event.trace_id or self._is_drafted([event])
 
-    def _not_in_hand(self, before: float) -> float:
-        return min(before, self._now - _IN_HAND_S)
+    def _not_in_use(self, before: float) -> float:
+        return min(before, self._now - _IN_USE_S)
 
     def _remove(self, infos: Iterable[ObjectInfo]) -> Gone:
         for info in infos:
             if self._deed:
-                self._deed.write_down()
+                self._deed.log()
                 self._store.delete(info.key)
             yield info.key, info.size_bytes
 
 
 def _is_old(info: ObjectInfo, before: float) -> bool:
-    """Whether an object was written before; not where the server does not tell when."""
+    """Whether an object was written before; False where the server does not say when."""
     return 0 < info.modified_at < before
 
 
 def _by_digest(infos: Iterable[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
-    """Group a slide's bags or reports; what belongs to none, like a pointer, is left out."""
+    """Group the objects of a slide's bags or reports by digest; others, like pointers, are left out."""
     found: dict[str, list[ObjectInfo]] = {}
     for info in infos:
         name = info.key.split("/", 2)[2]
@@ -262,9 +260,9 @@ def _by_digest(infos: Iterable[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
 
 
 def _says_whole(info: ObjectInfo) -> tuple[bool, bool]:
-    """Put first what says what a set holds, then what says that it is there."""
+    """Sort first the digests of a set, then the object that says that the set is there."""
     name = info.key.rpartition("/")[2]
-    return not name.endswith(keys.DIGESTS), not name.endswith((keys.DRAFT_JSON, ".scan.json"))
+    return not name.endswith(keys.DIGESTS), not name.endswith((keys.DRAFT_JSON, keys.SCAN_RECORD))
 
 
 _DIGEST_LENGTH = 64

@@ -1,9 +1,10 @@
-"""Having dead letters tried again, after a person has mended what was wrong.
+"""Trying again: dead letters, once a person has mended what was wrong, and slides that the broker has lost.
 
-A letter's event is published again under a new id, always the same one; then the letter is moved to
-dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise. A
-letter about a bag goes back to the slide it was made of: the tiler finds the bag, or makes it anew where it
-was removed, or is another model's. A letter of the gateway's is only moved, once its slide was taken in.
+To replay a letter, its event is published again under a new id, always the same one; then the letter is moved
+to dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise. A
+letter about a bag goes back to the slide that the bag was made of: the tiler finds the bag, or makes it anew
+where it was removed or is of another model. A letter of the gateway's is only moved, once its slide was taken
+in.
 """
 
 from __future__ import annotations
@@ -15,26 +16,17 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.catalogue.audit import Audit, this_account
-from histgen_lib.catalogue.dead_letter import PREFIX, DeadLetter, letter_key, letter_name, readable_letter
-from histgen_lib.catalogue.keys import contents_prefix
-from histgen_lib.catalogue.objects import JSON
-from histgen_lib.catalogue.recall import recorded_of
+from histgen_lib.catalogue.dead_letter import GATEWAY, DeadLetter, was_taken_in
+from histgen_lib.catalogue.keys import LETTERS, letter_key, letter_name, replayed_key
+from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.registry import latest_event
+from histgen_lib.catalogue.states import SlideState
 from histgen_lib.errors import HistgenError, InvalidInputError
-from histgen_lib.events import (
-    BAG_READY,
-    BagReady,
-    Event,
-    SlideScanned,
-    following_id,
-    replay_id,
-)
-from histgen_lib.storage import ObjectStore
+from histgen_lib.events import BagReady, Event, SlideScanned
+from histgen_lib.storage import JSON, ObjectStore
 
-REPLAYED_PREFIX = "dead-letter-replayed/"
 _ENDING = re.compile(r"\.[0-9a-f]{32}\.json")
-"""What follows the id in the key of a letter of an event that was not made by us."""
-GATEWAY = "gateway"
-"""What it gives up was never published: it has to take the slide in again, and check it again."""
+"""What follows the id in the key of the letter of an event that others made."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,9 @@ def replay(
 ) -> Iterator[Replayed]:
     """Replay the dead letters that are there now: those with `code`, or of `event_ids`, or all of them.
 
-    `by`: who has it done, for the audit log; this account if that is not stated. Yields each letter when it
-    is dealt with; letters that cannot be replayed stay where they are. Raises what store and publisher raise;
-    then call it again.
+    `by`: who asks for it, for the audit log; this account if empty. Yields each letter when it is dealt with;
+    letters that cannot be replayed stay where they are. Raises what store and publisher raise; then call it
+    again.
     """
     audit, by = Audit(store, now=now), by or this_account()
     for found in choose(store, code=code, event_ids=event_ids):
@@ -79,11 +71,13 @@ def choose(
 ) -> Iterator[Replayed]:
     """Yield the letters that `replay` would deal with; `refused` says why one cannot be replayed.
 
-    Of `event_ids` each is the name of a letter, or the id that a sender gave to an event.
+    Each of `event_ids` is the name of a letter, or the id that a sender gave to an event.
     """
-    for event_id in _ids(store) if event_ids is None else event_ids:
+    # All are listed before any is moved, so that one that fails again is not met again.
+    names = _names(store) if event_ids is None else event_ids
+    for event_id in names:
         try:
-            name = event_id if event_ids is None else _meant(store, event_id)
+            name = event_id if event_ids is None else _find_name(store, event_id)
             data = store.find(letter_key(name)) if event_ids is None else store.get(letter_key(name))
             letter = None if data is None else DeadLetter.from_bytes(data)
         except InvalidInputError as error:
@@ -91,31 +85,35 @@ def choose(
                 yield Replayed(event_id, None, refused=error)
             continue
         if letter and code in (None, letter.code):
-            away = taken_in(store, letter) or _is_history(store, letter)
+            away = was_taken_in(store, letter) or _is_history(store, letter)
             yield Replayed(name, letter, refused=None if away else _obstacle(letter), put_away=away)
 
 
-def _meant(store: ObjectStore, event_id: str) -> str:
-    """Find the letter that is meant. Raises InvalidInputError("replay-ambiguous")."""
+def _names(store: ObjectStore) -> list[str]:
+    return [letter_name(info.key) for info in store.list(LETTERS) if info.key.endswith(".json")]
+
+
+def _find_name(store: ObjectStore, event_id: str) -> str:
+    """Find the name of the letter that is meant. Raises InvalidInputError("replay-ambiguous")."""
     if store.head(letter_key(event_id)):
         return event_id
-    keys = [info.key for info in store.list(f"{PREFIX}{event_id}.")]
-    found = [letter_name(key) for key in keys if _ENDING.fullmatch(key.removeprefix(PREFIX + event_id))]
+    keys = [info.key for info in store.list(f"{LETTERS}{event_id}.")]
+    found = [letter_name(key) for key in keys if _ENDING.fullmatch(key.removeprefix(LETTERS + event_id))]
     if len(found) > 1:
         raise InvalidInputError(
             "replay-ambiguous",
-            f"Several events have the id {event_id}, of other senders or other contents.",
+            f"Several events have the id {event_id}, of different senders or with different contents.",
             hint=f"Name one by its letter: {', '.join(found)}.",
         )
     return found[0] if found else event_id
 
 
 def _is_history(store: ObjectStore, letter: DeadLetter) -> bool:
-    """Whether the same slide was announced anew since: the earlier event must not undo what was said then."""
+    """Whether the same slide was announced anew since: the earlier event must not undo the later one."""
     given_up = letter.event
     if given_up is None or not isinstance(given_up.data, SlideScanned | BagReady):
         return False
-    now = recorded_of(store, given_up.key)
+    now = latest_event(store, given_up.key)
     if now is None or now.trace_id == given_up.trace_id or now.scanned_at <= given_up.scanned_at:
         return False
     data = now.data
@@ -123,9 +121,21 @@ def _is_history(store: ObjectStore, letter: DeadLetter) -> bool:
     return data.uri == given_up.data.uri or data.content_id == given_up.data.content_id
 
 
-def _ids(store: ObjectStore) -> list[str]:
-    """List the letters before any is moved, so that one which fails again is not met again."""
-    return [letter_name(info.key) for info in store.list(PREFIX) if info.key.endswith(".json")]
+def _obstacle(letter: DeadLetter) -> InvalidInputError | None:
+    """Return why a letter cannot be replayed; None if it can."""
+    if letter.event is None:
+        return InvalidInputError(
+            "replay-impossible",
+            "The record was not an event of ours; its contents were not kept, as they might be anything.",
+            hint="Have its sender send it again, as docs/events.md describes.",
+        )
+    if letter.worker == GATEWAY:
+        return InvalidInputError(
+            "replay-impossible",
+            "The gateway gave this slide up before it announced it.",
+            hint="Mend what the letter names, then submit the slide again.",
+        )
+    return None
 
 
 def _replayed(
@@ -141,7 +151,7 @@ def _replayed(
             publisher.publish(event.type, event.key, event)
         except InvalidInputError as error:  # too large
             return replace(found, refused=error)
-    store.put(_replayed_key(letter.event_id), letter.to_bytes(), content_type=JSON)
+    store.put(replayed_key(letter.event_id), letter.to_bytes(), content_type=JSON)
     store.delete(letter.key)
     return replace(found, event=event)
 
@@ -153,57 +163,28 @@ def _again(store: ObjectStore, given_up: Event, now: datetime) -> Event:
 
 
 def _scan_of(store: ObjectStore, event: Event) -> Event | None:
-    """Look up the slide.scanned event that another followed from; None if it is kept no more."""
-    scan = recorded_of(store, event.key)
+    """Return the slide.scanned event that another one followed from; None if it is no longer kept."""
+    scan = latest_event(store, event.key)
     return scan if scan and scan.trace_id == event.trace_id else None
 
 
-def letter_ids(store: ObjectStore, scan: Event) -> list[str]:
-    """Name the events under which a slide's scan may have a dead letter now.
+def unfinished(store: ObjectStore) -> list[SlideState]:
+    """Return the slides that were announced and have neither a draft nor a dead letter.
 
-    They are the scan's own, its bag's, and those that came of them when a person had them tried again; what
-    each is called follows from the one before, so nothing is listed.
+    Those whose event nothing in the store says any more are left out: only their sender has it.
     """
-    found, scans = [], [scan]
-    while scans:
-        scan = scans.pop()
-        for name in (scan.name, following_id(scan.name, BAG_READY)):
-            found.append(name)
-            if store.head(_replayed_key(name)):
-                scans.append(replace(scan, id=replay_id(name)))
-    return found
+    return [slide for slide in Overview(store).slides() if slide.event and not slide.ended]
 
 
-def letter_of_scan(store: ObjectStore, scan: Event) -> DeadLetter | None:
-    """Find the dead letter that an announced slide ended in, in the tiler, the reporter or a replay."""
-    found = [letter for name in letter_ids(store, scan) if (letter := readable_letter(store, name))]
-    return max(found, key=lambda letter: letter.event.replay if letter.event else 0, default=None)
+def resend(store: ObjectStore, publisher: Publisher) -> Iterator[SlideState]:
+    """Publish the event of each unfinished slide again as it was: workers recognise one that they still have.
 
-
-def _replayed_key(event_id: str) -> str:
-    return f"{REPLAYED_PREFIX}{event_id}.json"
-
-
-def taken_in(store: ObjectStore, letter: DeadLetter) -> bool:
-    """Whether a slide that the gateway had refused was announced after all, under whatever id."""
-    data = letter.event.data if letter.event else None
-    if letter.worker != GATEWAY or not isinstance(data, SlideScanned):
-        return False
-    return any(store.list(contents_prefix(data.content_id)))
-
-
-def _obstacle(letter: DeadLetter) -> InvalidInputError | None:
-    """Say why a letter cannot be replayed; None if it can."""
-    if letter.event is None:
-        return InvalidInputError(
-            "replay-impossible",
-            "The record was no event of ours; what it held is not kept, as it might have been anything.",
-            hint="Have its sender send it again, as docs/events.md describes.",
-        )
-    if letter.worker == GATEWAY:
-        return InvalidInputError(
-            "replay-impossible",
-            "The gateway gave this slide up before it announced it.",
-            hint="Mend what the letter names, then submit the slide again.",
-        )
-    return None
+    Yields each slide when its event is durable. Raises what store and publisher raise; then call it again.
+    """
+    audit = Audit(store)
+    for slide in unfinished(store):
+        assert slide.event is not None
+        deed = {"event_id": slide.event.id, "slide_id": slide.slide_id}
+        audit.append("announced-again", this_account(), deed)
+        publisher.publish(slide.event.type, slide.event.key, slide.event)
+        yield slide

@@ -1,4 +1,4 @@
-"""What a draft needs to know of a slide besides its bag, so that nobody has to open the slide to know it."""
+"""What a draft needs to know of a slide besides its bag, so that the slide need not be opened for it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ScanRecord(BaseModel):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ScanRecord:
-        """Read what `to_bytes` gave. Raises InvalidInputError("scan-record-unreadable")."""
+        """Read what `to_bytes` returned. Raises InvalidInputError("scan-record-unreadable")."""
         try:
             return cls.model_validate_json(data)
         except ValidationError:
@@ -64,7 +64,7 @@ def record_scan(
     content_id: str | None = None,
     fingerprint: str | None = None,
 ) -> ScanRecord:
-    """Write down a slide that was read; without a `content_id` its whole file is read for it."""
+    """Record a slide that was read; without a `content_id` its whole file is read to find it."""
     return ScanRecord(
         slide_id=slide.slide_id,
         content_id=content_id or slide.content_id,
@@ -82,10 +82,9 @@ def record_scan(
 
 def quality_of(report: QualityReport) -> Quality:
     """Keep the flags, and the measures that are numbers."""
-    stated = report.to_dict()
     measures = {
         name: round(float(value), 4)
-        for name, value in sorted(stated.items())
+        for name, value in sorted(report.to_dict().items())
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
     return Quality(

@@ -1,23 +1,31 @@
-"""Where a slide stands, and what is told of its draft."""
+"""Where a slide stands, and what is shown of its draft."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from histgen_lib.catalogue import keys
-from histgen_lib.catalogue.damage import Damage
 from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.integrity import Damage
 from histgen_lib.events import BagReady, Event, SlideScanned
 
 Where = Literal["scanned", "bagged", "drafted", "dead-letter"]
 
 
+class DraftPart(TypedDict):
+    """One slide that a draft was made from. `mpp`: µm per level-0 px."""
+
+    slide_id: str
+    content_id: str
+    mpp: float | None
+
+
 @dataclass(frozen=True)
 class DraftFacts:
-    """What is told of a finished draft. `key`: of its draft.json."""
+    """What is shown of a finished draft. `key`: of its draft.json."""
 
     key: str
     text: str
@@ -26,15 +34,15 @@ class DraftFacts:
     confidence: float | None
     """None: the model was not calibrated."""
     fields: dict[str, str]
-    parts: tuple[dict[str, Any], ...]
-    """Slide id, content id and mpp of each slide it was made from."""
+    parts: tuple[DraftPart, ...]
+    """The slides that it was made from."""
     slide_id: str = ""
     """What it says it is of: a slide, or with `case_id` a case, whose id this is then."""
     case_id: str | None = None
 
     @classmethod
     def read(cls, key: str, data: bytes) -> DraftFacts:
-        """Take from a draft.json what is shown; its thousands of probabilities are not kept."""
+        """Take out of a draft.json what is shown; its thousands of probabilities are not kept."""
         draft = json.loads(data)
         parts = draft.get("slides") or [
             {"slide_id": draft["slide_id"], "slide": draft["provenance"]["slide"]}
@@ -46,7 +54,7 @@ class DraftFacts:
             out_of_distribution=draft["out_of_distribution"]["flag"],
             confidence=draft["confidence"],
             fields=draft["fields"],
-            parts=tuple({**_told(part["slide"]), "slide_id": part["slide_id"]} for part in parts),
+            parts=tuple(_part(part["slide_id"], part["slide"]) for part in parts),
             slide_id=draft["slide_id"],
             case_id=draft.get("case_id"),
         )
@@ -61,14 +69,18 @@ class DraftFacts:
         """Whose report it says it is."""
         return keys.ReportOwner(self.slide_id, self.case_id is not None)
 
-    def part(self, slide_id: str) -> dict[str, Any] | None:
-        """Return what it tells of one slide that it was made from."""
+    def part(self, slide_id: str) -> DraftPart | None:
+        """Return what it says of one slide that it was made from; None if it was not."""
         return next((part for part in self.parts if part["slide_id"] == slide_id), None)
+
+
+def _part(slide_id: str, slide: dict[str, Any]) -> DraftPart:
+    return {"slide_id": slide_id, "content_id": slide["content_id"], "mpp": slide["mpp"]}
 
 
 @dataclass(frozen=True)
 class SlideState:
-    """One slide. "scanned": a tiler is to come; "bagged": a reporter is; then a draft or a dead letter.
+    """Where one slide stands: "scanned" waits for a tiler, "bagged" for a reporter; the others are ends.
 
     `lacks`: the slides of its case without a bag, for which a slide that has one waits. `copies`: names of
     files with the same bytes, which are the same slide. `damaged`: what is known to be wrong with its
@@ -85,8 +97,8 @@ class SlideState:
     damaged: tuple[str, ...] = ()
 
     def with_damage(self, found: Iterable[Damage]) -> SlideState:
-        """Add damage to objects of which nothing is said yet."""
-        known = {said.partition(" ")[0] for said in self.damaged}
+        """Add damage to objects that are not listed yet."""
+        known = {one.partition(" ")[0] for one in self.damaged}
         more = [str(damage) for damage in found if damage.key not in known]
         return replace(self, damaged=(*self.damaged, *more)) if more else self
 
@@ -102,15 +114,15 @@ class SlideState:
 
     @property
     def ending(self) -> tuple[str, str, str]:
-        """Tell this end from others: one that was sent again may end again, and with the same draft."""
+        """What tells this end from others: a slide sent again may end again, and with the same draft."""
         return self.slide_id, self.event.name if self.event else "", self.end
 
     @property
     def mates(self) -> frozenset[str]:
         """Ids of the other slides of its case, which get one report with it."""
         data = self.event.data if self.event else None
-        named = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
-        return frozenset(named) - {self.slide_id}
+        slides = data.case_slides if isinstance(data, SlideScanned) and data.case_id else ()
+        return frozenset(slides) - {self.slide_id}
 
     @property
     def scanned_at(self) -> str:
@@ -124,6 +136,34 @@ class SlideState:
         event = self.event or (self.letter and self.letter.event)
         return event.data.uri if event and isinstance(event.data, SlideScanned | BagReady) else ""
 
+    def to_text(self) -> str:
+        """Return compact JSON, without the parts of the draft, which are not shown."""
+        draft = (
+            {name: value for name, value in vars(self.draft).items() if name != "parts"} if self.draft else 0
+        )
+        value = {
+            "slide_id": self.slide_id,
+            "state": self.state,
+            "event": self.event and self.event.to_json(),
+            "draft": draft,
+            "letter": self.letter and self.letter.to_bytes().decode(),
+            "lacks": self.lacks,
+            "copies": self.copies,
+            "damaged": self.damaged,
+        }
+        return json.dumps({name: one for name, one in value.items() if one}, separators=(",", ":"))
 
-def _told(scan: dict[str, Any]) -> dict[str, Any]:
-    return {"content_id": scan["content_id"], "mpp": scan["mpp"]}
+    @classmethod
+    def from_text(cls, text: str) -> SlideState:
+        """Read what `to_text` returned."""
+        value = json.loads(text)
+        return cls(
+            value["slide_id"],
+            value["state"],
+            event=Event.from_json(value["event"]) if "event" in value else None,
+            draft=DraftFacts(**value["draft"] | {"parts": ()}) if "draft" in value else None,
+            letter=DeadLetter.from_bytes(value["letter"].encode()) if "letter" in value else None,
+            lacks=tuple(value.get("lacks", ())),
+            copies=tuple(value.get("copies", ())),
+            damaged=tuple(value.get("damaged", ())),
+        )

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from histgen_lib.bags import Bag, pack_bag, unpack_bag
 from histgen_lib.catalogue.case import Member, case_members, is_of_case
-from histgen_lib.catalogue.digests import is_whole, store_set
+from histgen_lib.catalogue.integrity import StoredFile, is_whole, store_set
 from histgen_lib.catalogue.keys import (
     DIGESTS,
-    DRAFT_JSON,
     ReportOwner,
     bag_digests_key,
     bag_key,
@@ -22,16 +21,14 @@ from histgen_lib.catalogue.keys import (
     bag_thumbnail_key,
     scan_key,
 )
-from histgen_lib.catalogue.latest import named_drafts, tell_latest, tells_of
-from histgen_lib.catalogue.objects import JSON, PARQUET, WEBP, StoredFile
-from histgen_lib.catalogue.pointer import BY_REPORT
+from histgen_lib.catalogue.pointers import BY_REPORT, named_drafts, tell_latest, tells_of
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.renderers import RenderedFile, file_names
+from histgen_lib.reports.renderers import DRAFT_JSON, RenderedFile, file_names
 from histgen_lib.reports.renderers.draft_json import readable_draft
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, PARQUET, WEBP, ObjectStore
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def replay(
 
 def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
     from histgen_lib.bus import open_publisher
-    from histgen_lib.catalogue.resending import resend, unfinished
+    from histgen_lib.catalogue.replay import resend, unfinished
 
     told = []
     with ExitStack() as held:

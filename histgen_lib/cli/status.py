@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from histgen_lib.client.connection import Connection
     from histgen_lib.client.following import Picture
     from histgen_lib.client.standing import Standing, Wanted
-    from histgen_lib.storage import ObjectInfo, ObjectStore
+    from histgen_lib.storage import ObjectStore
 
 ROWS = 60
 _TOGETHER = 1000
@@ -156,6 +156,7 @@ def _remark(found: Standing, connection: Connection) -> None:
 
 
 def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
+    from histgen_lib.catalogue.slide_objects import objects_of
     from histgen_lib.cli.stream_view import slide_json
     from histgen_lib.client.standing import originals_of, slide_states
 
@@ -170,7 +171,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
     states = [_examined(slide, store) for slide in picture.slides if slide.slide_id in {slide_id, *originals}]
     if not states:
         raise _unknown(slide_id)
-    objects = _objects(states, store)
+    objects = objects_of(store, states)
     attempts = _attempts(states, picture, store)
     strangers = _strangers(states, store)
     if as_json:
@@ -204,7 +205,7 @@ def _one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
 
 def _examined(state: SlideState, store: ObjectStore) -> SlideState:
     """Look at every object of a slide, and not only at what tells where it stands."""
-    from histgen_lib.catalogue.verifying import check_slide
+    from histgen_lib.catalogue.verification import check_slide
 
     data = state.event.data if state.event else None
     of_case = data.case_id if isinstance(data, SlideScanned) and data.case_slides else None
@@ -237,40 +238,16 @@ def _unknown(slide_id: str) -> InvalidInputError:
     )
 
 
-def _objects(states: Sequence[SlideState], store: ObjectStore) -> list[ObjectInfo]:
-    """List every object of these slides."""
-    from histgen_lib.catalogue.dead_letter import letter_key
-    from histgen_lib.catalogue.keys import DRAFT_JSON, contents_prefix, owner_key
-
-    slides = sorted({state.slide_id for state in states})
-    told = [state.event.data for state in states if state.event]
-    scans = [data for data in told if isinstance(data, SlideScanned)]
-    cases = sorted({data.case_id for data in scans if data.case_id})
-    prefixes = [f"{room}/{slide}/" for slide in slides for room in ("slides", "bags", "reports")]
-    prefixes += [f"{room}/{case}/" for case in cases for room in ("cases", "case-reports")]
-    prefixes += [state.draft.key.removesuffix(DRAFT_JSON) for state in states if state.draft]
-    prefixes += sorted({contents_prefix(data.content_id) for data in scans})
-    single = [owner_key(slide) for slide in slides]
-    single += [letter_key(state.letter.event_id) for state in states if state.letter]
-    listed = {info.key: info for prefix in prefixes for info in store.list(prefix)}
-    return [*listed.values(), *(info for key in single if (info := store.head(key)))]
-
-
 def _attempts(states: Sequence[SlideState], picture: Picture, store: ObjectStore) -> dict[str, int]:
     """Count the attempts at the slide that are not finished, by worker: attempts/<worker>/<event id>/<n>."""
-    from histgen_lib.catalogue.keys import ATTEMPTS
+    from histgen_lib.catalogue.slide_objects import attempts_at
 
     events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}
     slides = {state.slide_id for state in states}
     flights = (worker.in_flight for worker in picture.workers if worker.in_flight)
     events |= {flight.event_id for flight in flights if flight.slide_id in slides}
-    counts: dict[str, int] = {}
-    for info in store.list(ATTEMPTS):
-        _, worker, event_id, *_ = info.key.split("/")
-        if event_id in events:
-            counts[worker] = counts.get(worker, 0) + 1
-    return counts
+    return attempts_at(store, events)
 
 
 def _print_state(state: SlideState, picture: Picture, store: ObjectStore) -> None:

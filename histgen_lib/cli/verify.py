@@ -16,8 +16,8 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
 
 if TYPE_CHECKING:
-    from histgen_lib.catalogue.damage import Damage
-    from histgen_lib.catalogue.repairing import Repaired
+    from histgen_lib.catalogue.integrity import Damage
+    from histgen_lib.catalogue.repair import Repaired
     from histgen_lib.catalogue.verification import Verification
     from histgen_lib.client.connection import Connection
     from histgen_lib.storage import ObjectStore
@@ -91,8 +91,8 @@ def _look(
     connection: Connection, store: ObjectStore, verification: Verification, *, as_json: bool
 ) -> list[Damage]:
     """Verify to the end; return all that is damaged, also what an earlier start has found."""
-    from histgen_lib.catalogue.damage import noted
-    from histgen_lib.catalogue.recovery import slides_of
+    from histgen_lib.catalogue.case import slides_of
+    from histgen_lib.catalogue.integrity import noted_damage
 
     if verification.resumed:
         err().print(f"Going on behind {printable(verification.progress.after)}.", soft_wrap=True)
@@ -104,7 +104,7 @@ def _look(
                 out().print(f"damaged: {printable(str(damage))}", style="red", soft_wrap=True)
             tell()
     connection.tell_index(slides_of(store, verification.healed))
-    return list(noted(store))
+    return list(noted_damage(store))
 
 
 @contextmanager
@@ -126,8 +126,8 @@ def _repair(
     connection: Connection, store: ObjectStore, *, dry_run: bool, as_json: bool
 ) -> Iterator[Repaired]:
     from histgen_lib.bus import open_publisher
-    from histgen_lib.catalogue.recovery import slides_of
-    from histgen_lib.catalogue.repairing import Repair
+    from histgen_lib.catalogue.case import slides_of
+    from histgen_lib.catalogue.repair import Repair
 
     with ExitStack() as held:
         publisher = None if dry_run else held.enter_context(closing(open_publisher(connection.need_bus())))
@@ -140,7 +140,7 @@ def _repair(
 
 
 def _say(repaired: Repaired, *, dry_run: bool) -> None:
-    from histgen_lib.catalogue.repairing import ANNOUNCED
+    from histgen_lib.catalogue.repair import ANNOUNCED
 
     key, verb = printable(repaired.damage.key), "would be" if dry_run else "is"
     if not repaired.done:
@@ -171,7 +171,7 @@ def _counts(verification: Verification) -> str:
 
 
 def _write_metrics(path: Path, verification: Verification) -> None:
-    from histgen_lib.catalogue.verifying import KINDS
+    from histgen_lib.catalogue.verification import KINDS
     from histgen_lib.telemetry.metrics import write_verification
 
     write_verification(path, finished_at=time.time(), kinds=KINDS, **verification.summary())

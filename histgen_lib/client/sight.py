@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from histgen_lib.catalogue.index import NEWS_S, Index, ask
-from histgen_lib.catalogue.indexing import settle
+from histgen_lib.catalogue.indexer import settle
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.client.connection import Connection

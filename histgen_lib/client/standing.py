@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from histgen_lib.catalogue.index import Index, ask
-from histgen_lib.catalogue.indexing import look_up
+from histgen_lib.catalogue.indexer import look_up
 from histgen_lib.catalogue.keys import copies_prefix
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from histgen_lib.access.places import Roots
 from histgen_lib.bus import BusSettings, open_publisher
-from histgen_lib.catalogue.indexing import settle_stopped
+from histgen_lib.catalogue.indexer import settle_stopped
 from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.client.privacy import close_bus, close_store

@@ -14,7 +14,12 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.storage._keys import INCOMING, check_foreign_key, check_key, is_key
 
 __all__ = [
+    "HTML",
     "INCOMING",
+    "JSON",
+    "PARQUET",
+    "TEXT",
+    "WEBP",
     "ObjectInfo",
     "ObjectStore",
     "StorageSettings",
@@ -25,15 +30,18 @@ __all__ = [
     "store_for_uri",
 ]
 
+JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
+WEBP, PARQUET = "image/webp", "application/vnd.apache.parquet"
+"""Content types of objects."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """`key` and `size_bytes` of an object; `etag` changes when its bytes do.
+    """Key and size of an object; `etag` changes when its bytes do.
 
     `modified_at`: when it was written, by the store's clock, in seconds since 1970 (S3: whole ones); 0.0 if
-    the server does not tell.
+    the server does not say.
     """
 
     key: str
@@ -46,19 +54,19 @@ class ObjectStore(Protocol):
     """Objects under "/"-separated keys. Safe to use from several threads; each process opens its own.
 
     An object is seen whole or not at all, and a `put` that returned survives a crash. Keys are relative, at
-    most 1024 bytes of UTF-8 and 255 a part, without empty, "." or ".." parts and control characters, and not
-    below ".incoming"; no key lies under another ("a", "a/b"). Else InvalidInputError("object-key").
+    most 1024 bytes of UTF-8 and 255 in each part, without empty, "." or ".." parts or control characters, and
+    not below ".incoming"; none lies below another ("a", "a/b"). Others raise InvalidInputError("object-key").
 
-    Raises TransientError("storage-unavailable") when the store is away, full or slow (after the client's own
-    retries), FatalError("storage-denied") when it refuses us, FatalError("storage-missing") when the bucket
-    or folder does not exist, FatalError("storage-refused") when it cannot do what we need.
+    Every method raises TransientError("storage-unavailable") when the store is away, full or slow (after the
+    client's own retries), FatalError("storage-denied") when it denies access, FatalError("storage-missing")
+    when the bucket or folder does not exist, FatalError("storage-refused") when it cannot do what we need.
     """
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:
         """Write an object; a Path is streamed from disk (OSError if there is no such file).
 
-        With `if_absent` the first writer wins: False if an object was there, whose bytes then stay as they
-        are. False may also mean that this very call wrote it, but the answer that said so was lost.
+        With `if_absent` the first writer wins: returns False if there was an object, which then stays as it
+        is. False may also mean that this very call wrote it, but the answer that said so was lost.
         """
         ...
 
@@ -83,7 +91,7 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """List the objects whose keys start with `prefix`, by key; whatever has no such key is left out."""
+        """List the objects whose keys start with `prefix`, by key; what has no valid key is left out."""
         ...
 
     def delete(self, key: str) -> None:
@@ -91,7 +99,7 @@ class ObjectStore(Protocol):
         ...
 
     def uri(self, key: str) -> str:
-        """Say where an object lies, for people and events: a file:/// or s3:// URI."""
+        """Return where an object lies, for people and events: a file:/// or s3:// URI."""
         ...
 
 
@@ -99,10 +107,10 @@ class ObjectStore(Protocol):
 class StorageSettings:
     """`url`: "file:/folder" or "s3://bucket[/prefix]". `endpoint`, `region`: of an S3 other than Amazon's.
 
-    "file:" is followed by a path as it is, "file://" by one with percent escapes. A missing folder is made.
-    Objects of `multipart_bytes` and more go to S3 in parts of that size, one of which is held in memory.
+    After "file:" comes a path as it is, after "file://" one with percent escapes. A missing folder is made.
+    Objects of `multipart_bytes` or more go to S3 in parts of that size, one of which is held in memory.
     `timeout_s`: how long one attempt of three waits for S3 to connect or to answer.
-    Credentials are botocore's business: its environment variables, files and roles.
+    botocore finds credentials by itself, in its environment variables, files and roles.
     """
 
     url: str
@@ -113,10 +121,10 @@ class StorageSettings:
 
 
 def open_store(settings: StorageSettings) -> ObjectStore:
-    """Open the store; S3 is spoken to only when it is used.
+    """Open the store; S3 is contacted only when the store is used.
 
-    FatalError("storage-url") for any other URL or a file in the folder's way, FatalError("storage-denied") if
-    the folder cannot be made.
+    Raises FatalError("storage-url") for any other URL or a file in the folder's way, and
+    FatalError("storage-denied") if the folder cannot be made.
     """
     if folder := folder_of(settings):
         from histgen_lib.storage._file import FileStore
@@ -138,16 +146,16 @@ def open_store(settings: StorageSettings) -> ObjectStore:
 
 
 def folder_of(settings: StorageSettings) -> Path | None:
-    """Return the folder that a store is; None for one in S3."""
+    """Return a store's folder; None for a store in S3."""
     scheme, _, rest = settings.url.partition(":")
     return _folder(rest) if scheme == "file" else None
 
 
 def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:
-    """Open a bucket that others write, at the endpoint that `settings` names, to read what lies in it.
+    """Open a bucket that others write, at the endpoint of `settings`, to read from it.
 
     Its keys are as S3 has them: with empty parts, and parts of any length (`histgen_lib.names.is_s3_key`).
-    `list` tells of all, also of those that cannot be read. Raises as `open_store`.
+    `list` returns all objects, also those that cannot be read. Raises as `open_store`.
     """
     if not _BUCKET.fullmatch(bucket):
         raise _bad_url()
@@ -157,10 +165,10 @@ def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:
 
 
 def store_for_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str]:
-    """Find an object that lies anywhere by its URI: the store that has it, for reading, and its key there.
+    """Return the store, for reading, that has an object with this URI, and the object's key there.
 
-    "file:///…" may name any file, symbolic links are followed; "s3://bucket/…" any bucket of the endpoint
-    that `settings` names. InvalidInputError: "object-uri" for another kind of URI, "object-key".
+    "file:///…" may name any file, symbolic links are followed; "s3://bucket/…" any bucket of the endpoint of
+    `settings`. Raises InvalidInputError: "object-uri" for another kind of URI, "object-key".
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")

@@ -7,32 +7,52 @@ half an object. The store's folder is one file system, without symbolic links in
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.files import atomic_path
 from histgen_lib.storage import ObjectInfo
-from histgen_lib.storage._durable import ABSENT, file_stat, place, remove_empty, sync_folder
 from histgen_lib.storage._keys import INCOMING, bad_key, check_key, check_prefix, is_key, missing
 
 _ABANDONED_S = 3600.0
-"""An unfinished file that no one has written to for so long has no writer any more."""
+"""An unfinished file that was not written to for so long has lost its writer."""
 
+_PLACING_TRIES = 20
+"""A try fails only if another process removed the object or its folder at that very moment."""
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_SYNC = {errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP}  # removed meanwhile; a file system without it
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""There is no file of that name."""
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
 _CLASH = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 class FileStore:
-    """An ObjectStore over `folder`, which is made. With `ours` false it is another's, only to be read."""
+    """An ObjectStore over `folder`, which is made.
 
-    def __init__(self, folder: Path, *, ours: bool = True) -> None:
+    With `ours` false it belongs to others and is only read. `clock`: monotonic seconds; `now`: seconds since
+    1970, by the clock of the file system.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ours: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._now = clock, now
         self._root = folder.absolute()
         self._incoming = self._root / INCOMING
         self._ours = ours
@@ -46,11 +66,11 @@ class FileStore:
         target = self._path(key)
         with nullcontext(data) if isinstance(data, bytes) else data.open("rb") as source, _translated():
             self._check_made()
-            if if_absent and file_stat(target):
-                sync_folder(target.parent)  # its writer may not have come so far yet
+            if if_absent and _file_stat(target):
+                _sync_folder(target.parent)  # its writer may not have got that far yet
                 return False
             with self._unfinished(source) as path:
-                return place(path, target, if_absent=if_absent)
+                return _place(path, target, if_absent=if_absent)
 
     def get(self, key: str) -> bytes:
         """See ObjectStore."""
@@ -60,7 +80,7 @@ class FileStore:
     def find(self, key: str) -> bytes | None:
         """See ObjectStore."""
         with self._found(key) as source:
-            return source and source.read()
+            return None if source is None else source.read()
 
     def fetch(self, key: str, path: Path) -> None:
         """See ObjectStore."""
@@ -77,7 +97,7 @@ class FileStore:
         """See ObjectStore."""
         path = self._path(key)
         with _translated():
-            found = file_stat(path)
+            found = _file_stat(path)
             if found is None:
                 self._check_there()
         return found and _info(key, found)
@@ -96,10 +116,10 @@ class FileStore:
         with _translated():
             try:
                 path.unlink()
-            except ABSENT:
+            except _ABSENT:
                 self._check_there()
                 return
-            remove_empty(path.parent, root=path.parents[key.count("/")])
+            _remove_empty(path.parent, root=path.parents[key.count("/")])
 
     def uri(self, key: str) -> str:
         """See ObjectStore."""
@@ -111,7 +131,7 @@ class FileStore:
         if os.path.realpath(path) != path:
             raise FatalError(
                 "storage-denied",
-                "The way to an object leads through a symbolic link, which may leave the store's folder.",
+                "An object's path leads through a symbolic link, which may leave the store's folder.",
                 hint="Remove symbolic links from the folder; to use another disk, mount it as the folder.",
             )
         return Path(path)
@@ -127,7 +147,7 @@ class FileStore:
             ) from None
 
     def _check_there(self) -> None:
-        """Tell a missing object from a missing store: a share not mounted looks like an empty folder."""
+        """Tell a missing object from a missing store: an unmounted share looks like an empty folder."""
         if self._ours:
             self._check_made()
 
@@ -135,7 +155,7 @@ class FileStore:
         if not self._incoming.is_dir():
             raise FatalError(
                 "storage-missing",
-                f"The store's folder {self._root} is not there any more.",
+                f"The store's folder {self._root} is no longer there.",
                 hint="Mount it, then start again.",
             )
 
@@ -153,7 +173,7 @@ class FileStore:
             source = None
             try:
                 source = stack.enter_context(path.open("rb"))
-            except ABSENT:
+            except _ABSENT:
                 self._check_there()
             yield source
 
@@ -175,13 +195,13 @@ class FileStore:
             path.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove, now and then, what writers that were killed left behind."""
-        if time.monotonic() < self._next_sweep_s:
+        """Remove, from time to time, what killed writers have left behind."""
+        if self._clock() < self._next_sweep_s:
             return
-        self._next_sweep_s = time.monotonic() + _ABANDONED_S
+        self._next_sweep_s = self._clock() + _ABANDONED_S
         for path in self._incoming.glob("*.part"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                if self._now() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
 
 
@@ -192,7 +212,7 @@ def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
             names = sorted(
                 f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries
             )
-    except ABSENT:
+    except _ABSENT:
         return
     for name in names:
         key = f"{base}{name}"
@@ -200,7 +220,7 @@ def _walk(folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
             continue
         if name.endswith("/"):
             yield from _walk(folder / name, key, prefix)
-        elif found := file_stat(folder / name):
+        elif found := _file_stat(folder / name):
             yield _info(key, found)
 
 
@@ -208,6 +228,95 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
     # Objects are replaced by other files, so one of these three differs when the bytes do.
     etag = f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
     return ObjectInfo(key, found.st_size, etag, found.st_mtime)
+
+
+def _place(unfinished: Path, target: Path, *, if_absent: bool) -> bool:
+    """Give a finished file its name, durably."""
+    for _ in range(_PLACING_TRIES):
+        with suppress(FileNotFoundError):
+            _make_folder(target.parent)
+            placed = True
+            if if_absent:
+                placed = _place_first(unfinished, target)
+            else:
+                unfinished.replace(target)
+            _sync_folder(target.parent)
+            return placed
+    raise FileNotFoundError(errno.ENOENT, "its folder was removed again and again")
+
+
+def _place_first(unfinished: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(unfinished)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return _rename_first(unfinished, target)
+        if error.errno != errno.EEXIST:
+            raise
+        return _taken(target)
+    return True
+
+
+def _rename_first(unfinished: Path, target: Path) -> bool:
+    """Do without hard links (FAT, some network shares): all writers of new objects wait for one lock."""
+    with (unfinished.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return _taken(target)
+        unfinished.rename(target)
+    return True
+
+
+def _taken(target: Path) -> bool:
+    """Return False; raise if the name is a folder's, or free again."""
+    if S_ISDIR(target.lstat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder")
+    return False
+
+
+def _make_folder(folder: Path) -> None:
+    """Make `folder` and the folders above it, durably."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not S_ISDIR(
+            folder.lstat().st_mode
+        ):  # looked at once: another process may remove it between two looks
+            raise NotADirectoryError(errno.ENOTDIR, "a file") from None
+    _sync_folder(folder.parent)
+
+
+def _remove_empty(folder: Path, *, root: Path) -> None:
+    """Remove `folder` and those above it, below `root`, that are empty."""
+    with suppress(OSError):  # not empty, or not there any more
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk, so that they survive a power cut."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _file_stat(path: Path) -> os.stat_result | None:
+    """Look a file up; None if there is none, or something else than a file."""
+    try:
+        found = path.lstat()
+    except _ABSENT:
+        return None
+    return found if S_ISREG(found.st_mode) else None
 
 
 @contextmanager
@@ -225,7 +334,7 @@ def _translate(error: OSError) -> HistgenError:
         return FatalError(
             "storage-denied",
             f"The system refuses to read or write a file of the store ({_name(error.errno)}).",
-            hint="Let this user read and write all of the folder, which has to be one file system.",
+            hint="Let this user read and write all of the folder, which has to be on one file system.",
         )
     return _unavailable(error.errno)
 
@@ -234,7 +343,7 @@ def _unavailable(number: int | None) -> TransientError:
     return TransientError(
         "storage-unavailable",
         f"The store's folder cannot be used now ({_name(number)}).",
-        hint="Look whether its disk is full or away; then try again.",
+        hint="Check that its disk is mounted and not full; then try again.",
     )
 
 

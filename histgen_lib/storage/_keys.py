@@ -1,4 +1,4 @@
-"""What a key may be: the same on every adapter, so that what one takes the others take too."""
+"""Which keys are valid: the same ones for every adapter."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import KEY_BYTES, UNFIT, is_s3_key
 
 INCOMING = ".incoming"
-"""First part of no key: the folder adapter keeps unfinished files there."""
+"""No key starts with this part: the folder adapter keeps unfinished files there."""
 
 _PART_BYTES = 255  # that of Linux' file systems
 
 
 def check_key(key: str) -> str:
-    """Return `key`. Raises InvalidInputError("object-key") if the port does not allow it."""
+    """Return `key`. Raises InvalidInputError("object-key") if it is not valid."""
     if not is_key(key):
         raise bad_key()
     return key
 
 
 def check_foreign_key(key: str) -> str:
-    """Return `key`. Raises InvalidInputError("object-key") if it may not be read from another's bucket."""
+    """Return `key`. Raises InvalidInputError("object-key") if no bucket of others can have it."""
     if not is_s3_key(key):
         raise bad_key()
     return key
 
 
 def is_key(key: str) -> bool:
-    """Say whether `key` may name an object."""
+    """Return whether `key` may name an object."""
     parts = key.split("/")
     return (
         not any(unicodedata.category(sign) in UNFIT for sign in key)
@@ -39,7 +39,7 @@ def is_key(key: str) -> bool:
 
 
 def check_prefix(prefix: str) -> str:
-    """Return `prefix`, which keys may start with: whole parts as in keys, then any start of one more."""
+    """Return `prefix`. Raises InvalidInputError("object-key") if no key can start with its whole parts."""
     folder = prefix.rpartition("/")[0]
     if "/" in prefix and not is_key(folder):
         raise bad_key()
@@ -47,7 +47,7 @@ def check_prefix(prefix: str) -> str:
 
 
 def bad_key() -> InvalidInputError:
-    """Make the error for a key that cannot be used. The key is not told: it may hold anything."""
+    """Make the error for a key that cannot be used. It does not repeat the key, which may hold anything."""
     return InvalidInputError(
         "object-key",
         "An object's key cannot be used.",
@@ -56,7 +56,7 @@ def bad_key() -> InvalidInputError:
 
 
 def missing(key: str) -> InvalidInputError:
-    """Make the error for an object that is not there; `key` has been checked."""
+    """Make the error for an object that does not exist; `key` has been checked."""
     return InvalidInputError(
         "object-missing",
         f"The store has no object {key}.",

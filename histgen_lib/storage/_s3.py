@@ -1,12 +1,12 @@
 """Objects in an S3 bucket, Amazon's or another: conditional writes make the first writer win.
 
-That takes a server that checks the condition and writes in one step, as Amazon's does. Over one that does
+That takes a server that checks the condition and writes in one step, as Amazon's does. With one that does
 not (S3Proxy on a folder), or that ignores the condition where the parts of a large object are put together
-(S3Proxy again: so we look first), two writers may both be told that they were the first. Their bytes are the
-same, since keys name contents.
+(S3Proxy again: so we look first), two writers may both get the answer that they were the first. Their bytes
+are the same, since keys name contents.
 
-Parts of a writer that was killed, or whose server went away, are not listed but lie about: give the bucket a
-lifecycle rule that aborts incomplete uploads.
+Parts uploaded by a writer that was killed, or whose server went away, are not listed but remain: give the
+bucket a lifecycle rule that aborts incomplete uploads.
 """
 
 from __future__ import annotations
@@ -183,13 +183,13 @@ class S3Store:
         return check_key(key) if self._ours else check_foreign_key(key)
 
     def _check_bucket(self) -> None:
-        """Tell a missing object from a missing bucket, which a HEAD request cannot."""
+        """Distinguish a missing object from a missing bucket, which a HEAD request cannot."""
         if not self._bucket_seen:
             self._client.head_bucket(Bucket=self._bucket)
             self._bucket_seen = True
 
     def _was_there(self, error: boto.ClientError, key: str) -> bool:
-        """Say whether a conditional write failed because there is an object.
+        """Return whether a conditional write failed because there is an object.
 
         NoSuchUpload: an earlier attempt put the parts together, and only its answer was lost.
         """
@@ -212,14 +212,14 @@ class S3Store:
                 parts.append({"PartNumber": number, "ETag": sent["ETag"]})
             self._client.complete_multipart_upload(**upload, **condition, MultipartUpload={"Parts": parts})
         except BaseException as error:
-            if not isinstance(error, UNREACHABLE):  # then this would wait as long again, for nothing
+            if not isinstance(error, UNREACHABLE):  # then this would wait as long again, in vain
                 with suppress(*FOREIGN):
                     self._client.abort_multipart_upload(**upload)
             raise
 
 
 def _info(key: str, size_bytes: int, found: Mapping[str, Any]) -> ObjectInfo:
-    """Take from an answer what is told of an object."""
+    """Take what an answer says of an object."""
     written = found.get("LastModified")
     return ObjectInfo(key, size_bytes, found["ETag"].strip('"'), written.timestamp() if written else 0.0)
 
@@ -227,7 +227,7 @@ def _info(key: str, size_bytes: int, found: Mapping[str, Any]) -> ObjectInfo:
 def open_bucket(
     settings: StorageSettings, bucket: str, prefix: str = "", *, page_keys: int = 1000, ours: bool = True
 ) -> S3Store:
-    """Connect to a bucket. FatalError("storage-url") if the endpoint is no URL of a server."""
+    """Connect to a bucket. Raises FatalError("storage-url") if the endpoint is not the URL of a server."""
     return S3Store(
         _client(settings),
         bucket,
@@ -259,7 +259,7 @@ def _client(settings: StorageSettings) -> Any:
                 "s3", endpoint_url=settings.endpoint, region_name=settings.region, config=config
             )
     except ValueError:
-        raise _bad_endpoint("It is no URL of a server.") from None
+        raise _bad_endpoint("It is not the URL of a server.") from None
     client.meta.events.register("needs-retry.s3.PutObject", _wait_out_conflict)
     client.meta.events.register("needs-retry.s3.HeadBucket", _ask_once)
     return client
@@ -267,12 +267,12 @@ def _client(settings: StorageSettings) -> Any:
 
 @cache
 def _session() -> Any:
-    """Return this process's session: another client of it takes 3 ms to make, of another one 60."""
+    """Return this process's session: a further client of it takes 3 ms to make, one of a new session 60."""
     return boto3.Session()
 
 
 def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
-    """Have botocore retry, after these seconds, a conditional write that met another one of the same key."""
+    """Have botocore retry, after the seconds returned, a conditional write that met one of the same key."""
     conflict = (
         response is not None and response[1].get("Error", {}).get("Code") == "ConditionalRequestConflict"
     )
@@ -280,7 +280,7 @@ def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
 
 
 def _ask_once(request_dict: Any, **_: Any) -> None:
-    """Keep botocore from asking a server that redirects everything for ever where the bucket is."""
+    """Keep botocore from asking for ever where the bucket is if a server redirects everything."""
     request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 

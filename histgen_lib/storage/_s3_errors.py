@@ -1,6 +1,6 @@
-"""Every failure of botocore and its helpers, told in the words of the storage port.
+"""Translating every failure of botocore and its helpers into the errors of the storage port.
 
-Of what a server says only the error code is passed on: messages of a failed signature check hold keys.
+Of a server's answer only the error code is passed on: messages of a failed signature check hold keys.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ FOREIGN = (
     HTTPError,
     OSError,
 )
-"""Whatever boto3 raises of itself and lets through from below."""
+"""All that boto3 raises itself or lets through from below."""
 
 UNREACHABLE = (boto.HTTPClientError, boto.ConnectionError)
-"""The server did not answer, or not to the end."""
+"""The server did not answer, or not completely."""
 
 _AWAY = (
     *UNREACHABLE,
@@ -74,7 +74,7 @@ _DENIED_CODES = {
 _PASSING_CODES = {
     "BadDigest",
     "IncompleteBody",
-    "NoSuchUpload",  # someone else ended it: a whole new upload mends that
+    "NoSuchUpload",  # someone else ended it: a new upload as a whole may succeed
     "QuotaExceeded",
     "RequestTimeout",
     "SlowDown",
@@ -146,14 +146,14 @@ def _unavailable(where: str, why: str) -> TransientError:
     return TransientError(
         "storage-unavailable",
         f"The object store cannot be used now: {where} ({why}).",
-        hint="Look whether the server is up, reachable and has room; then try again.",
+        hint="Check that the server is up, reachable and has room; then try again.",
     )
 
 
 def _denied(where: str, why: str) -> FatalError:
     return FatalError(
         "storage-denied",
-        f"The object store does not let us in: {where} ({why}).",
+        f"The object store denies access: {where} ({why}).",
         hint="Check credentials, region and clock, and the rights to get, put, list and delete.",
     )
 
@@ -167,9 +167,9 @@ def _no_bucket(where: str) -> FatalError:
 
 
 def refused(where: str, why: str) -> FatalError:
-    """Make the error for a server that is not what we need."""
+    """Make the error for a server that cannot do what we need."""
     return FatalError(
         "storage-refused",
-        f"The object store cannot do what is asked of it: {where} ({why}).",
-        hint="It has to be an S3 with conditional writes, at that endpoint and in that region.",
+        f"The object store cannot do what we need: {where} ({why}).",
+        hint="Use an S3 with conditional writes, and check endpoint and region.",
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from histgen_lib.access.places import Roots
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
+from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import store_name
 from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
@@ -104,7 +105,7 @@ class Gateway:
             self._probing = None
         if self._probing is None and self.board.clock() - self._probed_at >= PROBE_S:
             self._probed_at = self.board.clock()
-            self._probing = aside(partial(self.store.head, "gateway/probe"))
+            self._probing = aside(partial(self.store.head, keys.PROBE))
 
     def _note(self, probe: Future[object]) -> None:
         error = probe.exception()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.catalogue.index import Index, make_index, open_index, remove_index
-from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.catalogue.indexer import Indexer
 from histgen_lib.errors import FatalError
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.stopping import Stop

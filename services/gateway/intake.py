@@ -15,15 +15,12 @@ from datetime import UTC, datetime
 
 from histgen_lib.bus import Publisher
 from histgen_lib.catalogue.audit import Audit
-from histgen_lib.catalogue.books import taken
-from histgen_lib.catalogue.dead_letter import DeadLetter
-from histgen_lib.catalogue.objects import JSON
+from histgen_lib.catalogue.dead_letter import DeadLetter, letter_of_scan
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.recall import Owner, Said
-from histgen_lib.catalogue.replay import letter_of_scan
+from histgen_lib.catalogue.registry import Announcement, Owner, taken
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
 from services.gateway.board import NAME
 from services.gateway.contents import Content, Contents
@@ -147,7 +144,7 @@ class Intake:
             return self._announce(event, "accepted", told)
         return self._refuse_taken(event, told)
 
-    def _has_moved(self, told: Submission, latest: Said | None, said: Sequence[Said]) -> bool:
+    def _has_moved(self, told: Submission, latest: Announcement | None, said: Sequence[Announcement]) -> bool:
         """Whether a slide that no report tells of yet has left the place it was announced from."""
         if latest is None or latest not in said or latest.data.uri == told.place.uri:
             return False
@@ -218,14 +215,16 @@ def _stated(told: Submission, content: Content, slide_id: str, before: SlideScan
     )
 
 
-def _before(latest: Said | None, same: Sequence[Said]) -> SlideScanned | None:
+def _before(latest: Announcement | None, same: Sequence[Announcement]) -> SlideScanned | None:
     """Return what was said last of these bytes under this slide id."""
     if latest is not None and latest in same:
         return latest.data
     return same[-1].data if same else None
 
 
-def _is_return(told: Submission, latest: Said | None, said: Sequence[Said], same: Sequence[Said]) -> bool:
+def _is_return(
+    told: Submission, latest: Announcement | None, said: Sequence[Announcement], same: Sequence[Announcement]
+) -> bool:
     """Whether a slide is to be again what was `said` of it earlier, and not lately.
 
     So it is if of the same bytes something is stated anew, or if the slide's own place has its old bytes
@@ -236,12 +235,12 @@ def _is_return(told: Submission, latest: Said | None, said: Sequence[Said], same
     return latest in same or told.place.uri == latest.data.uri
 
 
-def _is_unrecorded(latest: Said | None, data: SlideScanned, said: Sequence[Said]) -> bool:
+def _is_unrecorded(latest: Announcement | None, data: SlideScanned, said: Sequence[Announcement]) -> bool:
     """Whether a gateway ended after it had announced just this, and before its books were whole."""
     return latest is not None and _statement(latest.data) == _statement(data) and latest not in said
 
 
-def _id_among(slide_id: str, known: list[Said]) -> str:
+def _id_among(slide_id: str, known: list[Announcement]) -> str:
     """Return the id that these bytes were announced under: a copy under another name is the same slide."""
     ids = [found.data.slide_id for found in known]
     return slide_id if slide_id in ids or not ids else ids[0]

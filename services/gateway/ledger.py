@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from histgen_lib.catalogue.books import claim, write_down
 from histgen_lib.catalogue.keys import SEEN, contents_prefix, copy_key
-from histgen_lib.catalogue.objects import JSON
-from histgen_lib.catalogue.recall import Owner, Said, said_in, said_last
+from histgen_lib.catalogue.registry import (
+    Announcement,
+    Owner,
+    claim,
+    latest_announcement,
+    read_announcement,
+    write_down,
+)
 from histgen_lib.events import Event
 from histgen_lib.files import sealed_json, unsealed_object
-from histgen_lib.storage import ObjectStore
+from histgen_lib.storage import JSON, ObjectStore
 
 
 class Ledger:
@@ -30,14 +35,14 @@ class Ledger:
         """Take a slide id, unless someone has it; return whose it is."""
         return claim(self._store, slide_id, owner)
 
-    def latest(self, slide_id: str) -> Said | None:
+    def latest(self, slide_id: str) -> Announcement | None:
         """Return the slide's latest event, from the others if the record of it is damaged."""
-        return said_last(self._store, slide_id)
+        return latest_announcement(self._store, slide_id)
 
-    def with_content(self, content_id: str) -> list[Said]:
+    def with_content(self, content_id: str) -> list[Announcement]:
         """Return the events announced with these bytes, under whatever slide id, oldest first."""
         keys = [info.key for info in self._store.list(contents_prefix(content_id))]
-        events = [found for key in keys if (found := said_in(self._store.find(key)))]
+        events = [found for key in keys if (found := read_announcement(self._store.find(key)))]
         return sorted(events, key=lambda found: (found.event.time, found.event.id))
 
     def record(self, event: Event) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 from histgen_lib.access.file_checks import changed, present_files, unchanged
 from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
-from histgen_lib.catalogue.books import keep, take_in
+from histgen_lib.catalogue.registry import keep, take_in
 from histgen_lib.catalogue.scan_record import ScanRecord, record_scan
 from histgen_lib.catalogue.stored import StoredBag
 from histgen_lib.events import BagReady, Event, SlideScanned

@@ -52,11 +52,11 @@ BAD_KEYS = [
 
 
 def large_bytes(seed: int = 1, size: int = 12 << 20) -> bytes:
-    """Bytes that differ everywhere, for three parts."""
+    """Return bytes without repetition, enough for three parts."""
     return random.Random(seed).randbytes(size)
 
 
-def test_what_was_put_is_got(store: ObjectStore) -> None:
+def test_get_returns_what_was_put(store: ObjectStore) -> None:
     assert store.put("slides/s-1/scanned.json", b'{"a": 1}')
     assert store.get("slides/s-1/scanned.json") == b'{"a": 1}'
 
@@ -78,7 +78,7 @@ def test_the_first_writer_wins_and_its_bytes_stay(store: ObjectStore) -> None:
     assert store.head("k") == before
 
 
-def test_overwriting_is_for_those_who_ask_for_it(store: ObjectStore) -> None:
+def test_objects_are_overwritten_only_on_request(store: ObjectStore) -> None:
     store.put("latest.json", b"old")
     before = store.head("latest.json")
     assert store.put("latest.json", b"new", if_absent=False)
@@ -89,7 +89,7 @@ def test_overwriting_is_for_those_who_ask_for_it(store: ObjectStore) -> None:
     assert before.etag != after.etag
 
 
-def test_an_object_tells_when_it_was_written(store: ObjectStore) -> None:
+def test_an_object_has_the_time_when_it_was_written(store: ObjectStore) -> None:
     before = time.time()
     store.put("k", b"new")
     found = store.head("k")
@@ -98,14 +98,14 @@ def test_an_object_tells_when_it_was_written(store: ObjectStore) -> None:
     assert [int(info.modified_at) for info in store.list()] == [int(found.modified_at)]
 
 
-def test_a_file_is_put_as_its_bytes_are(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_file_is_stored_like_its_bytes(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "bag.parquet").write_bytes(b"features")
     assert store.put("bag", tmp_path / "bag.parquet", content_type="application/vnd.apache.parquet")
     assert not store.put("bag", tmp_path / "bag.parquet")
     assert store.get("bag") == b"features"
 
 
-def test_a_file_that_is_not_there_is_no_fault_of_the_store(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_missing_source_file_is_not_an_error_of_the_store(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.put("bag", tmp_path / "nothing")
     assert store.head("bag") is None
@@ -117,7 +117,7 @@ def test_another_process_sees_what_was_put(store: ObjectStore, settings: Storage
 
 
 @pytest.mark.parametrize("from_file", [False, True])
-def test_a_large_object_comes_back_as_it_was(store: ObjectStore, tmp_path: Path, from_file: bool) -> None:
+def test_a_large_object_is_read_back_unchanged(store: ObjectStore, tmp_path: Path, from_file: bool) -> None:
     data = large_bytes()
     (tmp_path / "large").write_bytes(data)
     assert store.put("large", tmp_path / "large" if from_file else data)
@@ -129,13 +129,13 @@ def test_a_large_object_comes_back_as_it_was(store: ObjectStore, tmp_path: Path,
     assert [(info.key, info.size_bytes) for info in store.list()] == [("large", len(data))]
 
 
-def test_a_large_object_is_overwritten_whole(store: ObjectStore) -> None:
+def test_a_large_object_is_overwritten_as_a_whole(store: ObjectStore) -> None:
     store.put("large", large_bytes())
     assert store.put("large", large_bytes(seed=2), if_absent=False)
     assert store.get("large") == large_bytes(seed=2)
 
 
-def test_a_large_object_never_lies_in_memory_as_a_whole(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_large_object_is_never_in_memory_as_a_whole(store: ObjectStore, tmp_path: Path) -> None:
     """48 MiB go up and down in at most 24 MiB: one part, and what the client needs around it."""
     whole = 48 << 20
     with (tmp_path / "large").open("wb") as file:
@@ -154,7 +154,7 @@ def test_a_large_object_never_lies_in_memory_as_a_whole(store: ObjectStore, tmp_
     assert peak < 24 << 20
 
 
-def test_a_fetched_file_replaces_another_only_when_it_is_whole(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_fetched_file_replaces_another_only_once_it_is_whole(store: ObjectStore, tmp_path: Path) -> None:
     store.put("k", b"new")
     (tmp_path / "copy").write_bytes(b"old")
     with pytest.raises(InvalidInputError):
@@ -165,7 +165,7 @@ def test_a_fetched_file_replaces_another_only_when_it_is_whole(store: ObjectStor
     assert sorted(path.name for path in tmp_path.iterdir()) in (["copy"], ["copy", "store"])
 
 
-def test_what_is_missing_is_said_to_be_missing(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_missing_object_is_reported_as_missing(store: ObjectStore, tmp_path: Path) -> None:
     assert store.head("nothing") is None
     assert store.head("nothing/below") is None
     assert store.find("nothing") is None
@@ -183,8 +183,8 @@ def test_what_is_missing_is_said_to_be_missing(store: ObjectStore, tmp_path: Pat
         assert_pickles(caught.value)
 
 
-def test_an_object_that_is_there_is_found_whole(store: ObjectStore) -> None:
-    """Also an empty one, which is not an absent one."""
+def test_find_returns_an_object_and_none_without_one(store: ObjectStore) -> None:
+    """An empty object is not a missing one."""
     store.put("empty", b"")
     store.put("k", bytes(range(256)))
     assert store.find("empty") == b""
@@ -193,7 +193,7 @@ def test_an_object_that_is_there_is_found_whole(store: ObjectStore) -> None:
     assert store.find("k") is None
 
 
-def test_what_was_deleted_is_gone_and_may_come_again(store: ObjectStore) -> None:
+def test_a_deleted_object_is_gone_and_can_be_put_again(store: ObjectStore) -> None:
     store.put("attempts/tiler/e-1/1", b"")
     store.put("attempts/tiler/e-1/2", b"")
     store.delete("attempts/tiler/e-1/1")
@@ -203,7 +203,7 @@ def test_what_was_deleted_is_gone_and_may_come_again(store: ObjectStore) -> None
     assert [info.key for info in store.list()] == ["attempts/tiler/e-1/1"]
 
 
-def test_awkward_keys_are_kept_as_they_are(store: ObjectStore) -> None:
+def test_awkward_keys_are_kept_unchanged(store: ObjectStore) -> None:
     for key in AWKWARD_KEYS:
         assert store.put(key, key.encode()), key
     assert {info.key for info in store.list()} == set(AWKWARD_KEYS)
@@ -221,7 +221,7 @@ def test_an_object_is_found_again_by_its_uri(store: ObjectStore, settings: Stora
         assert other.get(found_key) == key.encode()
 
 
-def test_a_bad_key_is_refused_by_everything(store: ObjectStore, tmp_path: Path) -> None:
+def test_every_method_refuses_an_invalid_key(store: ObjectStore, tmp_path: Path) -> None:
     acts = {
         "put": lambda key: store.put(key, b""),
         "get": store.get,
@@ -240,14 +240,14 @@ def test_a_bad_key_is_refused_by_everything(store: ObjectStore, tmp_path: Path) 
     assert list(store.list()) == []
 
 
-def test_a_bad_prefix_is_refused(store: ObjectStore) -> None:
+def test_an_invalid_prefix_is_refused(store: ObjectStore) -> None:
     for prefix in ("/", "../", "a//", "./x", ".incoming/"):
         with pytest.raises(InvalidInputError) as caught:
             list(store.list(prefix))
         assert caught.value.code == "object-key", prefix
 
 
-def test_listing_goes_by_key_and_by_any_start_of_it(store: ObjectStore) -> None:
+def test_listings_are_sorted_by_key_and_filtered_by_any_prefix(store: ObjectStore) -> None:
     keys = ["a", "a-b", "a.b/c", "ab/c/d", "ab/c/e", "ab/c0", "ab/c-1/x", "b/a", "b/ä", "b/z", "B/a", "c"]
     for key in reversed(keys):
         store.put(key, key.encode())
@@ -257,13 +257,13 @@ def test_listing_goes_by_key_and_by_any_start_of_it(store: ObjectStore) -> None:
         assert [info.key for info in store.list(prefix)] == expected, prefix
 
 
-def test_a_listing_tells_what_head_tells(store: ObjectStore) -> None:
+def test_a_listing_agrees_with_head(store: ObjectStore) -> None:
     for size in (0, 1, 1000):
         store.put(f"objects/{size}", b"x" * size)
     assert [store.head(info.key) for info in store.list()] == list(store.list())
 
 
 def assert_pickles(error: HistgenError) -> None:
-    """See that an error survives the way from a job's child process to its parent."""
+    """Check that an error survives the way from a job's child process to its parent."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.code, str(copy)) == (type(error), error.code, str(error))

@@ -1,4 +1,4 @@
-"""Any sequence of acts leaves a store as it leaves a dictionary."""
+"""After any sequence of calls a store holds what a dictionary would."""
 
 from __future__ import annotations
 

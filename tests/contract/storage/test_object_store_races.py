@@ -1,8 +1,8 @@
 """Of several writers of one key exactly one is the first, and readers see whole objects only.
 
-S3Proxy over a folder keeps the second promise, but of the first only half: it checks a write's condition and
+S3Proxy over a folder keeps the second promise, but only half of the first: it checks a write's condition and
 writes in two steps, and ignores the condition at the end of a multipart upload. There several racing writers
-may be told that they were the first; the object is one of theirs, and who comes later is told that it exists.
+may get the answer that they were the first; the object is one of theirs, and later writers learn of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WRITERS = 12
 
 
 def race(stores: list[ObjectStore], key: str, pieces: list[bytes]) -> list[bool]:
-    """Let each store put its piece under `key`, all at once; return what each was told."""
+    """Let each store put its piece under `key`, all at once; return the answers."""
     start = threading.Barrier(len(stores))
 
     def put(store: ObjectStore, data: bytes) -> bool:
@@ -28,10 +28,10 @@ def race(stores: list[ObjectStore], key: str, pieces: list[bytes]) -> list[bool]
         return list(pool.map(put, stores, pieces))
 
 
-def assert_one_won(store: ObjectStore, key: str, pieces: list[bytes], told: list[bool], kind: str) -> None:
-    assert sum(told) >= 1 if kind == "s3proxy" else sum(told) == 1
+def assert_one_won(store: ObjectStore, key: str, pieces: list[bytes], answers: list[bool], kind: str) -> None:
+    assert sum(answers) >= 1 if kind == "s3proxy" else sum(answers) == 1
     found = store.get(key)
-    assert found in [piece for piece, won in zip(pieces, told, strict=True) if won]
+    assert found in [piece for piece, won in zip(pieces, answers, strict=True) if won]
     assert not store.put(key, b"late")
     assert store.get(key) == found
 
@@ -39,18 +39,18 @@ def assert_one_won(store: ObjectStore, key: str, pieces: list[bytes], told: list
 def test_of_twelve_racing_writers_exactly_one_wins(
     store: ObjectStore, settings: StorageSettings, kind: str
 ) -> None:
-    """Half of them share a store, as threads do; half have one of their own, as processes do."""
+    """Half of them share a store, as threads do; the others have one each, as processes do."""
     stores = [store] * (WRITERS // 2) + [open_store(settings) for _ in range(WRITERS // 2)]
     pieces = [bytes([65 + number]) * 20_000 for number in range(WRITERS)]
     for turn in range(10):
-        told = race(stores, f"bags/{turn}", pieces)
-        assert_one_won(store, f"bags/{turn}", pieces, told, kind)
+        answers = race(stores, f"bags/{turn}", pieces)
+        assert_one_won(store, f"bags/{turn}", pieces, answers, kind)
 
 
-def test_of_large_objects_that_race_one_stays_whole(store: ObjectStore, kind: str) -> None:
+def test_one_of_several_racing_large_objects_stays_whole(store: ObjectStore, kind: str) -> None:
     pieces = [random.Random(number).randbytes(6 << 20) for number in range(4)]
-    told = race([store] * len(pieces), "bag", pieces)
-    assert_one_won(store, "bag", pieces, told, kind)
+    answers = race([store] * len(pieces), "bag", pieces)
+    assert_one_won(store, "bag", pieces, answers, kind)
     assert [info.size_bytes for info in store.list()] == [6 << 20]
 
 
@@ -79,7 +79,7 @@ def test_a_reader_sees_a_whole_object_or_none_while_it_is_overwritten(store: Obj
 
 
 def test_objects_may_be_put_while_their_neighbours_are_deleted(store: ObjectStore) -> None:
-    """A folder that a deletion leaves empty must not take with it what is just being put there."""
+    """Removing a folder that a deletion has emptied must not lose what is being put there."""
 
     def come_and_go(name: str) -> None:
         for turn in range(20):

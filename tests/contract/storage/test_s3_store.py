@@ -1,4 +1,4 @@
-"""What is particular to buckets: outages, credentials, pages, prefixes, uploads that were broken off."""
+"""What is special about buckets: outages, credentials, pages, prefixes, interrupted uploads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ store.put("bag", bytes(12 << 20))
 
 
 def every_act(store: ObjectStore, folder: Path) -> dict[str, Callable[[], object]]:
-    """Everything that one can do with the object `k`."""
+    """Return every operation on the object `k`, by name."""
     return {
         "put": lambda: store.put("k", b"v"),
         "put large": lambda: store.put("k", bytes(PART_BYTES)),
@@ -71,7 +71,7 @@ def assert_all_fail(
         assert (type(error), error.code) == (kind, code), name
 
 
-def test_a_server_that_is_away_is_told_and_found_again(
+def test_an_outage_of_the_server_is_raised_and_recovered_from(
     s3_server: S3Server, s3_bucket: str, tmp_path: Path
 ) -> None:
     settings = s3_server.settings(s3_bucket)
@@ -89,9 +89,7 @@ def test_a_server_that_is_away_is_told_and_found_again(
 
 
 @pytest.mark.timeout(60)
-def test_a_server_that_does_not_answer_is_not_waited_for(
-    s3_server: S3Server, s3_bucket: str, tmp_path: Path
-) -> None:
+def test_a_server_that_does_not_answer_times_out(s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
     store = open_store(s3_server.settings(s3_bucket, timeout_s=0.2))
     store.put("other", b"v")
     s3_server.pause()
@@ -101,7 +99,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
 
 
 def test_a_missing_bucket_is_told_from_a_missing_object(s3_server: S3Server, tmp_path: Path) -> None:
-    """S3Proxy does not mind a deletion in a bucket that it does not have."""
+    """S3Proxy accepts deletions in a bucket that does not exist."""
     store = open_store(s3_server.settings("no-such-bucket"))
     assert_all_fail(store, tmp_path, FatalError, "storage-missing", besides="delete")
 
@@ -124,7 +122,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str]
     [(ACCESS_KEY, "the-wrong-secret"), ("nobody-we-know", SECRET_KEY), ("", ""), (ACCESS_KEY, "")],
     ids=["wrong secret", "wrong user", "none", "half"],
 )
-def test_wrong_credentials_are_told_without_showing_them(
+def test_wrong_credentials_are_reported_without_showing_them(
     s3proxy_server: S3Server,
     credentials: Callable[[str, str], None],
     tmp_path: Path,
@@ -144,7 +142,7 @@ def test_wrong_credentials_are_told_without_showing_them(
         assert not any(word and word in shown for word in (access_key, secret_key, "AWS4-HMAC")), name
 
 
-def test_a_listing_goes_over_many_pages(s3_server: S3Server, s3_bucket: str) -> None:
+def test_a_listing_spans_many_pages(s3_server: S3Server, s3_bucket: str) -> None:
     store = _s3.open_bucket(s3_server.settings(s3_bucket), s3_bucket, page_keys=4)
     keys = [f"slides/{number:02}/scanned.json" for number in range(18)] + ["slides/ä", "slides/日本"]
     for key in keys:
@@ -161,14 +159,14 @@ def test_prefixes_keep_stores_of_one_bucket_apart(s3_server: S3Server, s3_bucket
     assert [info.key for info in open_store(s3_server.settings(s3_bucket)).list()] == ["lab-2/k", "lab/k"]
 
 
-def test_folder_marks_of_other_tools_are_no_objects(s3_server: S3Server, s3_bucket: str) -> None:
+def test_folder_markers_of_other_tools_are_not_objects(s3_server: S3Server, s3_bucket: str) -> None:
     s3_server.client(s3_bucket).put_object(Bucket=s3_bucket, Key="scans/", Body=b"")
     store = open_store(s3_server.settings(s3_bucket))
     store.put("scans/a.svs", b"slide")
     assert [info.key for info in store.list()] == ["scans/a.svs"]
 
 
-def test_an_object_has_the_content_type_it_was_given(s3_server: S3Server, s3_bucket: str) -> None:
+def test_an_object_has_the_content_type_it_was_put_with(s3_server: S3Server, s3_bucket: str) -> None:
     store = open_store(s3_server.settings(s3_bucket, multipart_bytes=PART_BYTES))
     store.put("small", b"{}", content_type="application/json")
     store.put("large", bytes(PART_BYTES + 1), content_type="image/webp")
@@ -177,7 +175,7 @@ def test_an_object_has_the_content_type_it_was_given(s3_server: S3Server, s3_buc
     assert client.head_object(Bucket=s3_bucket, Key="large")["ContentType"] == "image/webp"
 
 
-def test_an_upload_that_is_broken_off_leaves_nothing(s3_server: S3Server, s3_bucket: str) -> None:
+def test_an_interrupted_upload_leaves_nothing(s3_server: S3Server, s3_bucket: str) -> None:
     store = open_store(s3_server.settings(s3_bucket, multipart_bytes=PART_BYTES))
     sent = []
 
@@ -196,7 +194,7 @@ def test_an_upload_that_is_broken_off_leaves_nothing(s3_server: S3Server, s3_buc
     assert store.put("bag", bytes(12 << 20))
 
 
-def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(s3_server: S3Server, s3_bucket: str) -> None:
+def test_a_killed_writer_leaves_nothing_that_is_listed(s3_server: S3Server, s3_bucket: str) -> None:
     settings = s3_server.settings(s3_bucket, multipart_bytes=PART_BYTES)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_WRITER, settings.url, s3_server.endpoint], check=False, timeout=60
@@ -209,8 +207,8 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(s3_server: S3Serv
     assert store.put("bag", bytes(12 << 20))
 
 
-def test_a_server_that_is_killed_shows_no_unfinished_object(s3proxy_server: S3ProxyServer) -> None:
-    """Of the test server itself: S3 shows whole objects only, whatever happens to it."""
+def test_a_killed_server_shows_no_unfinished_object(s3proxy_server: S3ProxyServer) -> None:
+    """Checks the test server itself: S3 shows only whole objects, whatever happens to it."""
     bucket = s3proxy_server.make_bucket()
     store = open_store(s3proxy_server.settings(bucket))
     store.put("bag", b"whole")

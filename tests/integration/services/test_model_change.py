@@ -11,8 +11,7 @@ from job_kit import NOW, Lab, drafts_of, event_of, scanned
 
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.keys import scanned_key
-from histgen_lib.catalogue.replay import replay
-from histgen_lib.catalogue.resending import resend
+from histgen_lib.catalogue.replay import replay, resend
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event
 from histgen_lib.files import canonical_json

@@ -9,9 +9,8 @@ import planted_objects as planted
 import pytest
 
 from histgen_lib.catalogue import keys
-from histgen_lib.catalogue.books import claim, write_down
-from histgen_lib.catalogue.recall import Owner
-from histgen_lib.catalogue.verification import CURSOR, LAST
+from histgen_lib.catalogue.keys import CURSOR, LAST_VERIFICATION
+from histgen_lib.catalogue.registry import Owner, claim, write_down
 from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.storage import StorageSettings, open_store
 
@@ -95,12 +94,12 @@ def test_metrics_are_left_for_the_textfile_collector(stack, tmp_path):
 
 def test_one_that_was_stopped_goes_on_unless_it_is_to_begin_anew(stack):
     stack("verify")
-    state = json.loads(stack.store.get(LAST))
-    stack.store.put(CURSOR, stack.store.get(LAST))
+    state = json.loads(stack.store.get(LAST_VERIFICATION))
+    stack.store.put(CURSOR, stack.store.get(LAST_VERIFICATION))
     assert state["after"].startswith("slides/")
     code, told = stack.json("verify")
     assert (code, told["resumed"], told["objects"]) == (0, True, 7)
-    stack.store.put(CURSOR, stack.store.get(LAST))
+    stack.store.put(CURSOR, stack.store.get(LAST_VERIFICATION))
 
     assert stack.json("verify", "--restart")[1]["resumed"] is False
 

@@ -15,7 +15,7 @@ import pytest
 
 from histgen_lib.bus import BusSettings, open_subscription
 from histgen_lib.catalogue.index import make_index, store_name
-from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.catalogue.indexer import Indexer
 from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.storage import StorageSettings, open_store
 

@@ -13,7 +13,7 @@ from many_slides import plant_many
 
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import AT_ONCE, Index, make_index, store_name
-from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.catalogue.indexer import Indexer
 from histgen_lib.client.home import StackHome, StackRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.storage import StorageSettings, open_store

@@ -10,8 +10,8 @@ import pytest
 from folding_store import FoldingStore
 from gateway_fakes import Lab
 
-from histgen_lib.catalogue.books import keep, take_in
 from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.registry import keep, take_in
 from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event, SlideScanned

@@ -9,7 +9,7 @@ import tiny_model
 from damage import DAMAGE, damage
 from job_kit import Lab, scanned
 
-from histgen_lib.catalogue.digests import is_readable
+from histgen_lib.catalogue.integrity import is_readable
 from histgen_lib.catalogue.keys import bag_digests_key
 
 

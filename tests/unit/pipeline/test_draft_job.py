@@ -11,11 +11,12 @@ import pytest
 import tiny_model
 from job_kit import Killed, Lab, event_of, scanned
 
-from histgen_lib.catalogue.keys import DIGESTS, DRAFT_JSON
-from histgen_lib.catalogue.pointer import BY_REPORT, read_pointer
+from histgen_lib.catalogue.keys import DIGESTS
+from histgen_lib.catalogue.pointers import BY_REPORT, read_pointer
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
+from histgen_lib.reports.renderers import DRAFT_JSON
 from histgen_lib.reports.renderers.draft_json import from_json
 
 FILES = ["digests.json", "draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]

@@ -12,8 +12,8 @@ from folding_store import FoldingStore
 from job_kit import Lab, drafts_of, event_of, scanned
 
 from histgen_lib.catalogue.keys import ReportOwner
-from histgen_lib.catalogue.latest import tell_latest
 from histgen_lib.catalogue.overview import Overview
+from histgen_lib.catalogue.pointers import tell_latest
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError

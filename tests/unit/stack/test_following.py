@@ -7,7 +7,7 @@ from datetime import timedelta
 import planted_objects as planted
 import pytest
 
-from histgen_lib.catalogue.dead_letter import PREFIX as LETTERS
+from histgen_lib.catalogue.keys import LETTERS
 from histgen_lib.client import following
 from histgen_lib.client.following import Follower
 from histgen_lib.client.sight import IndexSight, Seen, StoreSight

@@ -11,7 +11,7 @@ from many_slides import plant_many
 
 from histgen_lib.catalogue import index as indices
 from histgen_lib.catalogue.index import Index, make_index, remove_index, store_name
-from histgen_lib.catalogue.indexing import Indexer
+from histgen_lib.catalogue.indexer import Indexer
 from histgen_lib.catalogue.replay import replay
 from histgen_lib.client import sight as sights
 from histgen_lib.client.connection import Stated, connect

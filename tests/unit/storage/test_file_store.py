@@ -1,4 +1,4 @@
-"""The folder adapter where folders are awkward: killed writers, no hard links, symbolic links, full disks."""
+"""The folder adapter under difficulties: killed writers, no hard links, symbolic links, full disks."""
 
 from __future__ import annotations
 
@@ -79,16 +79,18 @@ def test_of_twelve_racing_processes_exactly_one_wins(folder: Path, store: Object
     for turn in range(3):
         key = f"new/folder/{turn}/bag"
         command = [sys.executable, "-c", RACE, str(folder), key, "12", links]
-        told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
-        assert sorted(told) == ["0"] + ["1"] * 11
-        assert store.get(key) == bytes([65 + told.index("0")]) * 100_000
+        answers = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=60
+        ).stdout.split()
+        assert sorted(answers) == ["0"] + ["1"] * 11
+        assert store.get(key) == bytes([65 + answers.index("0")]) * 100_000
     assert unfinished(folder) == []
 
 
-def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(
+def test_a_killed_writer_leaves_nothing_that_is_listed(
     folder: Path, store: ObjectStore, tmp_path: Path
 ) -> None:
-    """It is fed half an object through a pipe, then killed; what it left is cleared away when it is old."""
+    """It gets half an object through a pipe, then is killed; what it left is removed once it is old."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = subprocess.Popen([sys.executable, "-c", FED_WRITER, str(folder), str(pipe)])
@@ -110,7 +112,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EFBIG])
-def test_a_disk_that_is_full_or_away_is_transient_and_leaves_nothing(
+def test_a_full_or_failing_disk_is_a_transient_error_and_leaves_nothing(
     folder: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(_: int) -> None:
@@ -126,7 +128,7 @@ def test_a_disk_that_is_full_or_away_is_transient_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EXDEV])
-def test_a_folder_that_may_not_be_used_is_fatal(
+def test_denied_access_to_the_folder_is_a_fatal_error(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(*_: object) -> None:
@@ -138,10 +140,8 @@ def test_a_folder_that_may_not_be_used_is_fatal(
     assert caught.value.code == "storage-denied"
 
 
-def test_a_share_that_is_not_mounted_is_no_empty_store(
-    folder: Path, store: ObjectStore, tmp_path: Path
-) -> None:
-    """Else an outage would look like objects that are missing, and events would be given up."""
+def test_an_unmounted_share_is_not_an_empty_store(folder: Path, store: ObjectStore, tmp_path: Path) -> None:
+    """Otherwise an outage would look like missing objects, and events would become dead letters."""
     store.put("k", b"v")
     folder.rename(tmp_path / "elsewhere")
     folder.mkdir()
@@ -170,7 +170,7 @@ def every_act(store: ObjectStore, folder: Path) -> list[Callable[[], object]]:
 
 
 @pytest.mark.parametrize("link", ["k", "folder"])
-def test_no_symbolic_link_leads_out_of_the_folder(
+def test_symbolic_links_out_of_the_folder_are_not_followed(
     folder: Path, store: ObjectStore, tmp_path: Path, link: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -211,7 +211,7 @@ def test_a_key_below_another_is_refused(store: ObjectStore) -> None:
         assert store.head(key) is None
 
 
-def test_without_hard_links_a_file_where_a_folder_is_is_refused_too(
+def test_without_hard_links_a_key_that_is_a_folder_is_refused_too(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", no_links)
@@ -232,10 +232,10 @@ def test_deleting_the_last_object_of_a_folder_removes_the_folder(folder: Path, s
 
 
 @pytest.mark.parametrize("call", ["mkdir", "link"])
-def test_what_was_in_the_way_and_is_gone_does_not_refuse_a_key(
+def test_an_obstacle_that_has_gone_does_not_make_a_key_invalid(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """Another process makes a folder or an object and removes it again between two calls of ours."""
+    """Another process creates a folder or an object and removes it again between two of our calls."""
     real, failures = getattr(os, call), [FileExistsError(errno.EEXIST, "just now")]
 
     def lose_once(*args: object, **more: object) -> None:
@@ -252,7 +252,7 @@ def test_what_was_in_the_way_and_is_gone_does_not_refuse_a_key(
 def test_an_object_and_its_folders_are_flushed_before_put_returns(
     folder: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file before it has a name; the folder of the name, and that of each new folder, after."""
+    """The file before it gets its name; its folder, and the folder of each new folder, afterwards."""
     flushed = []
     real = os.fsync
 
@@ -270,7 +270,7 @@ def test_an_object_and_its_folders_are_flushed_before_put_returns(
     assert flushed == [folder / "a" / "b"]
 
 
-def test_files_of_no_key_are_not_listed(folder: Path, store: ObjectStore) -> None:
+def test_files_without_a_valid_key_are_not_listed(folder: Path, store: ObjectStore) -> None:
     store.put("slides/a", b"")
     os.close(os.open(os.fsencode(folder) + b"/slides/\xff", os.O_CREAT))
     (folder / "slides" / "line\nbreak").touch()

@@ -1,4 +1,4 @@
-"""What the S3 adapter makes of every answer a server can give, and of every exception that boto3 has."""
+"""How the S3 adapter translates every answer of a server, and every exception of boto3."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("s3_credentials")
 
 @dataclass
 class Answer:
-    """`status` 0: the connection is closed without one. `length`: a length that is stated but not kept."""
+    """`status` 0: the connection is closed without an answer. `length`: a wrong Content-Length."""
 
     status: int
     code: str = ""
@@ -40,12 +40,12 @@ class Answer:
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Gives the answers of a script, the last of them for ever, and keeps what was asked."""
+    """Gives the answers of a script, the last one again and again, and keeps the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), ScriptedHandler)
         self.script: list[Answer] = []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     @property
     def settings(self) -> StorageSettings:
@@ -64,7 +64,7 @@ class ScriptedHandler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append(f"{self.command} {self.path.partition('?')[2]}".strip())
+        self.server.requests.append(f"{self.command} {self.path.partition('?')[2]}".strip())
         script = self.server.script
         answer = script.pop(0) if len(script) > 1 else script[0]
         self.close_connection = True
@@ -95,7 +95,7 @@ def _server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def server(_server: ScriptedServer) -> ScriptedServer:
-    _server.script, _server.asked = [], []
+    _server.script, _server.requests = [], []
     return _server
 
 
@@ -144,7 +144,7 @@ FAILURES = [
 @pytest.mark.parametrize(
     ("answer", "kind", "code"), FAILURES, ids=[f"{a.status} {a.code}" for a, _, _ in FAILURES]
 )
-def test_every_refusal_is_told_in_the_ports_words(
+def test_every_refusal_becomes_an_error_of_the_port(
     server: ScriptedServer, store: S3Store, answer: Answer, kind: type[HistgenError], code: str
 ) -> None:
     server.script = [answer]
@@ -157,10 +157,10 @@ def test_every_refusal_is_told_in_the_ports_words(
     assert (type(copy), str(copy)) == (kind, str(error))
 
 
-def test_a_passing_failure_is_retried(server: ScriptedServer, store: S3Store) -> None:
+def test_a_temporary_failure_is_retried(server: ScriptedServer, store: S3Store) -> None:
     server.script = [Answer(503, "SlowDown"), OK]
     assert store.put("k", b"v")
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_a_bucket_of_another_region_is_found(server: ScriptedServer, store: S3Store) -> None:
@@ -169,7 +169,7 @@ def test_a_bucket_of_another_region_is_found(server: ScriptedServer, store: S3St
     assert store.put("k", b"v")
 
 
-def test_a_write_that_meets_another_is_retried_until_it_knows_who_was_first(
+def test_a_conflicting_write_is_retried_until_it_is_known_who_was_first(
     server: ScriptedServer, store: S3Store
 ) -> None:
     conflict = Answer(409, "ConditionalRequestConflict")
@@ -183,26 +183,22 @@ def test_a_write_that_meets_another_is_retried_until_it_knows_who_was_first(
 
 
 def test_a_write_whose_answer_was_lost_finds_its_own_object(server: ScriptedServer, store: S3Store) -> None:
-    """It is told False, as if another had been first: the bytes are the same."""
+    """It returns False, as if another writer had been first: the bytes are the same."""
     server.script = [Answer(0), Answer(412, "PreconditionFailed")]
     assert not store.put("k", b"v")
 
 
-def test_a_failed_condition_that_nobody_asked_for_is_no_answer(
-    server: ScriptedServer, store: S3Store
-) -> None:
+def test_a_failed_condition_without_a_condition_is_an_error(server: ScriptedServer, store: S3Store) -> None:
     server.script = [Answer(412, "PreconditionFailed")]
     with pytest.raises(TransientError):
         store.put("k", b"v", if_absent=False)
 
 
-def test_parts_that_were_put_together_with_the_answer_lost_are_found(
-    server: ScriptedServer, store: S3Store
-) -> None:
+def test_a_completed_upload_whose_answer_was_lost_is_found(server: ScriptedServer, store: S3Store) -> None:
     absent, gone = Answer(404), Answer(404, "NoSuchUpload")
     server.script = [absent, OK, UPLOAD, OK, Answer(0), gone, gone, HERE]
     assert not store.put("bag", LARGE)
-    assert server.asked == [
+    assert server.requests == [
         "HEAD",
         "HEAD",  # of the bucket
         "POST uploads",
@@ -214,30 +210,30 @@ def test_parts_that_were_put_together_with_the_answer_lost_are_found(
     ]
 
 
-def test_parts_that_someone_else_threw_away_are_sent_again_later(
-    server: ScriptedServer, store: S3Store
-) -> None:
+def test_an_upload_that_others_aborted_can_be_sent_again(server: ScriptedServer, store: S3Store) -> None:
     absent, gone = Answer(404), Answer(404, "NoSuchUpload")
     server.script = [absent, OK, UPLOAD, OK, gone, gone, absent]
     with pytest.raises(TransientError):
         store.put("bag", LARGE)
 
 
-def test_parts_are_not_cleared_away_at_a_server_that_is_gone(server: ScriptedServer, store: S3Store) -> None:
-    """To wait as long again would double the time in which an outage is known."""
+def test_an_upload_is_not_aborted_at_a_server_that_is_away(server: ScriptedServer, store: S3Store) -> None:
+    """Waiting as long again would double the time it takes to notice an outage."""
     server.script = [Answer(404), OK, UPLOAD, Answer(0)]
     with pytest.raises(TransientError):
         store.put("bag", LARGE)
-    assert server.asked == ["HEAD", "HEAD", "POST uploads"] + ["PUT uploadId=u&partNumber=1"] * 3
+    assert server.requests == ["HEAD", "HEAD", "POST uploads"] + ["PUT uploadId=u&partNumber=1"] * 3
 
 
-def test_a_large_object_that_is_there_is_not_sent(server: ScriptedServer, store: S3Store) -> None:
+def test_a_large_object_that_exists_is_not_sent(server: ScriptedServer, store: S3Store) -> None:
     server.script = [HERE]
     assert not store.put("bag", LARGE)
-    assert server.asked == ["HEAD"]
+    assert server.requests == ["HEAD"]
 
 
-def test_a_read_that_breaks_off_is_transient(server: ScriptedServer, store: S3Store, tmp_path: Path) -> None:
+def test_an_interrupted_read_is_a_transient_error(
+    server: ScriptedServer, store: S3Store, tmp_path: Path
+) -> None:
     server.script = [Answer(200, body=b"half", length=8, headers={"ETag": '"e"'})]
     with pytest.raises(TransientError):
         store.get("k")
@@ -248,13 +244,13 @@ def test_a_read_that_breaks_off_is_transient(server: ScriptedServer, store: S3St
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_of_something_else_is_transient(server: ScriptedServer, store: S3Store) -> None:
+def test_a_listing_that_is_not_xml_is_a_transient_error(server: ScriptedServer, store: S3Store) -> None:
     server.script = [Answer(200, body=b"<html>please log in<br>")]
     with pytest.raises(TransientError):
         list(store.list())
 
 
-def test_objects_without_etag_are_of_no_use(server: ScriptedServer, store: S3Store) -> None:
+def test_objects_without_an_etag_are_refused(server: ScriptedServer, store: S3Store) -> None:
     server.script = [Answer(200, length=3)]
     with pytest.raises(FatalError) as caught:
         store.head("k")
@@ -274,15 +270,15 @@ def _classes(module: object) -> list[type[Exception]]:
 
 
 @pytest.mark.parametrize("module", [botocore.exceptions, boto3.exceptions], ids=["botocore", "boto3"])
-def test_no_exception_of_boto3_gets_through(module: object) -> None:
+def test_every_exception_of_boto3_is_translated(module: object) -> None:
     for kind in _classes(module):
         if issubclass(kind, botocore.exceptions.ClientError) or "requests" in kind.__module__:
             continue
         error = kind.__new__(kind)
         assert isinstance(error, FOREIGN), kind
-        told = translate(error, "bucket b at s", "k")
-        assert told.code in ("storage-unavailable", "storage-denied", "storage-refused"), kind
-        assert kind.__name__ in str(told)
+        translated = translate(error, "bucket b at s", "k")
+        assert translated.code in ("storage-unavailable", "storage-denied", "storage-refused"), kind
+        assert kind.__name__ in str(translated)
 
 
 @pytest.mark.parametrize(
@@ -304,26 +300,26 @@ def test_no_exception_of_boto3_gets_through(module: object) -> None:
         "NoRegionError": "storage-refused",
     }.items(),
 )
-def test_exceptions_are_told_apart(name: str, code: str) -> None:
+def test_exceptions_are_translated_by_their_cause(name: str, code: str) -> None:
     kind = getattr(botocore.exceptions, name)
     assert translate(kind.__new__(kind), "bucket b at s").code == code
 
 
-def test_an_answer_that_cannot_be_read_is_transient() -> None:
+def test_an_unreadable_answer_is_a_transient_error() -> None:
     assert translate(ResponseParserError("?"), "bucket b at s").code == "storage-unavailable"
 
 
 def test_stores_may_be_opened_by_several_threads_at_once(server: ScriptedServer) -> None:
     server.script = [OK]
-    told: list[bool] = []
+    answers: list[bool] = []
 
     def work() -> None:
         with suppress(HistgenError):
-            told.append(open_store(server.settings).put("k", b"v"))
+            answers.append(open_store(server.settings).put("k", b"v"))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert told == [True] * 8
+    assert answers == [True] * 8

@@ -1,4 +1,4 @@
-"""What store a URL names, and what object a URI."""
+"""Which store a URL names, and which object a URI names."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ NO_OBJECTS = {
 
 
 @pytest.mark.parametrize("form", ["file:{path}", "file://{path}", "file://localhost{path}"])
-def test_a_folder_is_named_in_three_ways(tmp_path: Path, form: str) -> None:
+def test_a_folder_can_be_named_in_three_ways(tmp_path: Path, form: str) -> None:
     open_store(StorageSettings(form.format(path=tmp_path / "store"))).put("k", b"v")
     assert (tmp_path / "store" / "k").read_bytes() == b"v"
 
 
-def test_only_a_uri_has_percent_escapes(tmp_path: Path) -> None:
+def test_only_the_uri_form_has_percent_escapes(tmp_path: Path) -> None:
     folder = tmp_path / "50% µ"
     open_store(StorageSettings(f"file:{folder}")).put("raw", b"")
     open_store(StorageSettings(folder.as_uri())).put("uri", b"")
@@ -82,7 +82,7 @@ def test_a_file_in_the_folders_way_is_refused(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("endpoint", ["http://user:secret@host:9000", "host:9000", "http://", "http://a b"])
-def test_an_endpoint_that_cannot_be_is_refused_without_being_repeated(endpoint: str) -> None:
+def test_an_invalid_endpoint_is_refused_without_being_repeated(endpoint: str) -> None:
     with pytest.raises(FatalError) as caught:
         open_store(StorageSettings("s3://bucket", endpoint=endpoint, region="us-east-1"))
     assert caught.value.code == "storage-url"
@@ -95,7 +95,7 @@ def test_an_s3_uri_is_as_people_write_it() -> None:
 
 
 def test_a_slide_is_found_by_its_uri_wherever_it_lies(tmp_path: Path) -> None:
-    """Its folder is the scanner's: nothing is made there. Symbolic links to slides are common."""
+    """Its folder is the scanner's, so nothing is created there. Symbolic links to slides are common."""
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "S 1.svs").write_bytes(b"slide")
     (tmp_path / "link.svs").symlink_to(tmp_path / "scans" / "S 1.svs")
@@ -107,7 +107,7 @@ def test_a_slide_is_found_by_its_uri_wherever_it_lies(tmp_path: Path) -> None:
 
 
 def test_a_slide_in_a_folder_that_is_gone_is_a_missing_object(tmp_path: Path) -> None:
-    """That is the event's fault, not the installation's: the worker goes on."""
+    """The event is at fault, not the installation: the worker goes on."""
     store, key = store_for_uri((tmp_path / "gone" / "a.svs").as_uri(), ELSEWHERE)
     assert store.head(key) is None
     with pytest.raises(InvalidInputError) as caught:

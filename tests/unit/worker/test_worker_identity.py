@@ -8,8 +8,9 @@ from itertools import combinations
 import pytest
 from worker_fakes import BAD, NOW, MemoryBus, World, scanned, work
 
-from histgen_lib.catalogue.dead_letter import PREFIX, DeadLetter, dead_letters
-from histgen_lib.catalogue.replay import REPLAYED_PREFIX, choose, replay
+from histgen_lib.catalogue.dead_letter import LETTERS, DeadLetter, dead_letters
+from histgen_lib.catalogue.keys import REPLAYED_LETTERS
+from histgen_lib.catalogue.replay import choose, replay
 from histgen_lib.events import BagReady, Event
 from histgen_lib.files import canonical_json
 
@@ -98,7 +99,7 @@ def test_the_letter_of_an_earlier_version_is_found_by_its_own_event_alone(world:
     assert world.bus.ended == ["reject"]
     work(kit, OTHERS["source"])
     assert world.bus.ended == ["reject", "done"]
-    assert world.store.under(PREFIX) == [key]
+    assert world.store.under(LETTERS) == [key]
 
 
 def test_a_finished_object_wins_over_the_letter_of_an_earlier_version_too(world: World):
@@ -107,13 +108,13 @@ def test_a_finished_object_wins_over_the_letter_of_an_earlier_version_too(world:
     world.runner.written = {event.key}
     work(world.kit(), event)
     assert world.bus.ended == ["done"]
-    assert world.store.under(PREFIX) == []
+    assert world.store.under(LETTERS) == []
 
 
 def test_a_letter_that_cannot_be_read_is_no_events_letter(world: World):
     event = foreign()
-    world.store.put(f"{PREFIX}{event.name}.json", b"{")
-    world.store.put(f"{PREFIX}{event.id}.json", canonical_json({"schema": 9}))
+    world.store.put(f"{LETTERS}{event.name}.json", b"{")
+    world.store.put(f"{LETTERS}{event.id}.json", canonical_json({"schema": 9}))
     work(world.kit(), event)
     assert world.bus.ended == ["done"]
 
@@ -131,5 +132,5 @@ def test_a_letter_is_replayed_by_its_name_or_by_an_id_that_means_one(world: Worl
     bus = MemoryBus()
     (done,) = replay(world.store, bus, event_ids=[first.name])
     assert (done.event.source, done.event.replay) == (first.source, 1)
-    assert world.store.under(REPLAYED_PREFIX) == [f"{REPLAYED_PREFIX}{first.name}.json"]
+    assert world.store.under(REPLAYED_LETTERS) == [f"{REPLAYED_LETTERS}{first.name}.json"]
     assert first not in [letter.event for letter in dead_letters(world.store)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.bus import Delivery, Reason
-from histgen_lib.catalogue.dead_letter import letter_key
+from histgen_lib.catalogue.keys import letter_key
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted, SlideScanned
 from histgen_lib.runtime.backoff import Backoff

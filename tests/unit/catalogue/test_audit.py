@@ -1,4 +1,4 @@
-"""The audit log: every writer's entries in one chain, and no change to it that goes unnoticed."""
+"""The audit log has every writer's entries in one chain, and no change to it goes unnoticed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def read(store) -> list[Entry | None]:
 
 
 def rewrite(store, number: int, **changes) -> None:
-    """Change an entry as someone would who knows the format."""
+    """Change an entry as someone who knows the format would."""
     entry = Entry.from_bytes(store.get(entry_key(number)))
     store.put(entry_key(number), canonical_json(entry.to_json() | changes), if_absent=False)
 
 
-def test_each_entry_names_the_one_before_and_reads_back_as_it_was_written(store):
+def test_each_entry_holds_the_digest_of_the_one_before_and_reads_back_as_written(store):
     written = write(store, 3)
     assert read(store) == written
     assert [entry.number for entry in written] == [1, 2, 3]
@@ -46,7 +46,7 @@ def test_each_entry_names_the_one_before_and_reads_back_as_it_was_written(store)
 
 
 @pytest.mark.parametrize("count", range(18))
-def test_a_new_process_goes_on_behind_the_last_entry_without_listing_them(store, monkeypatch, count):
+def test_a_new_process_continues_after_the_last_entry_without_listing_all(store, monkeypatch, count):
     write(store, count)
     with monkeypatch.context() as patched:
         patched.setattr(store, "list", None)
@@ -55,7 +55,7 @@ def test_a_new_process_goes_on_behind_the_last_entry_without_listing_them(store,
     assert verify(store).faults == []
 
 
-def test_many_writers_at_once_make_one_chain(store):
+def test_concurrent_writers_build_one_chain(store):
     writers = [Audit(store, now=lambda: NOW) for _ in range(4)]
 
     def work(audit: Audit) -> None:
@@ -78,7 +78,7 @@ def test_an_entry_whose_answer_was_lost_is_not_written_twice(store, monkeypatch)
     assert verify(store).entries == 2
 
 
-def test_a_store_that_is_away_is_told_and_the_chain_goes_on_afterwards(store, monkeypatch):
+def test_an_outage_of_the_store_is_raised_and_the_chain_continues_afterwards(store, monkeypatch):
     audit = Audit(store, now=lambda: NOW)
     audit.append("pruned", "x", {})
     with monkeypatch.context() as away:
@@ -101,13 +101,13 @@ def test_a_removed_entry_is_found(store):
     assert verify(store).faults == [(entry_key(2), "missing")]
 
 
-def test_the_removed_first_entries_are_found(store):
+def test_removed_first_entries_are_found(store):
     write(store, 4)
     store.delete(entry_key(1))
     assert (entry_key(1), "missing") in verify(store).faults
 
 
-def test_an_entry_put_into_a_gap_is_found(store):
+def test_an_inserted_entry_is_found(store):
     write(store, 4)
     store.delete(entry_key(4))
     store.put(entry_key(4), store.get(entry_key(2)))
@@ -123,14 +123,14 @@ def test_a_damaged_entry_is_found_and_the_others_are_still_read(store, damage):
     assert write(store, 1)[0].number == 4
 
 
-def test_what_is_no_entry_is_found(store):
+def test_an_object_that_is_not_an_entry_is_found(store):
     write(store, 1)
     store.put("audit/notes.txt", b"")
     store.put("audit/2.json", b"")
     assert verify(store).faults == [("audit/2.json", "stranger"), ("audit/notes.txt", "stranger")]
 
 
-def test_a_log_cut_short_or_written_anew_is_found_by_an_end_that_was_kept(store):
+def test_a_kept_end_reveals_a_log_that_was_cut_short_or_rewritten(store):
     write(store, 3)
     kept = {3: verify(store).digest}
     assert verify(store, expected=kept).faults == []

@@ -1,4 +1,4 @@
-"""Where a slide stands follows from the objects alone, whatever order they came in."""
+"""Where a slide stands follows from the objects alone, in whatever order they came."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_slide_goes_from_scanned_to_bagged_to_drafted(store):
     assert slide.draft.fields == {"diagnosis": "Adenoma"}
 
 
-def test_a_dead_letter_of_any_event_of_the_slide_ends_it(store):
+def test_a_dead_letter_for_any_event_of_a_slide_ends_it(store):
     scanned = planted.scan(store, "a")
     planted.bag(store, "a")
     follower = scanned.then(scanned.data, source="/histgen/tiler", now=planted.NOON)
@@ -45,7 +45,7 @@ def test_a_dead_letter_of_any_event_of_the_slide_ends_it(store):
     assert slide.ended
 
 
-def test_a_rescan_makes_earlier_bags_drafts_and_letters_count_no_more(store):
+def test_after_a_rescan_earlier_bags_drafts_and_letters_do_not_count(store):
     planted.scan(store, "a", data="first")
     planted.bag(store, "a", data="first")
     planted.draft(store, "a", data="first")
@@ -58,7 +58,7 @@ def test_a_rescan_makes_earlier_bags_drafts_and_letters_count_no_more(store):
     assert states(store) == {"a": "scanned"}
 
 
-def test_a_draft_at_another_mpp_than_is_stated_now_does_not_count(store):
+def test_a_draft_at_another_mpp_than_the_announced_one_does_not_count(store):
     planted.draft(store, "a", mpp=0.5)
     planted.bag(store, "a", mpp=0.5)
     planted.scan(store, "a", mpp=0.25)
@@ -68,7 +68,7 @@ def test_a_draft_at_another_mpp_than_is_stated_now_does_not_count(store):
     assert states(store) == {"a": "drafted"}
 
 
-def test_slides_of_a_case_are_drafted_by_the_report_of_the_case(store):
+def test_the_report_of_a_case_makes_its_slides_drafted(store):
     case = {"case_id": "C", "case_slides": ("a", "b")}
     planted.scan(store, "a", **case)
     planted.scan(store, "b", **case)
@@ -80,7 +80,7 @@ def test_slides_of_a_case_are_drafted_by_the_report_of_the_case(store):
     assert states(store) == {"a": "drafted", "b": "drafted"}
 
 
-def test_of_a_case_it_is_told_which_slides_are_waited_for(store):
+def test_a_slide_lists_the_slides_that_its_case_waits_for(store):
     case = {"case_id": "C", "case_slides": ("a", "b", "c")}
     for slide_id in "abc":
         planted.scan(store, slide_id, **case)
@@ -94,14 +94,14 @@ def test_of_a_case_it_is_told_which_slides_are_waited_for(store):
     assert [slide.lacks for slide in Overview(store).slides()] == [("c",), ("c",), ()]
 
 
-def test_a_case_that_names_no_slides_is_a_label(store):
+def test_a_case_that_names_no_slides_is_only_a_label(store):
     planted.scan(store, "a", case_id="C")
     planted.draft(store, "a")
 
     assert states(store) == {"a": "drafted"}
 
 
-def test_a_slide_refused_for_its_name_stands_beside_the_one_that_has_it(store):
+def test_a_slide_refused_for_its_id_is_listed_beside_the_owner_of_the_id(store):
     planted.letter(store, planted.scan(store, "a", data="other", uri="file:///two/a.svs"), worker="gateway")
     planted.scan(store, "a", uri="file:///one/a.svs")
     planted.draft(store, "a")
@@ -110,7 +110,7 @@ def test_a_slide_refused_for_its_name_stands_beside_the_one_that_has_it(store):
     assert found == {("drafted", "file:///one/a.svs"), ("dead-letter", "file:///two/a.svs")}
 
 
-def test_a_slide_refused_for_its_name_and_taken_in_under_another_is_refused_no_more(store):
+def test_a_refused_slide_that_was_taken_in_under_another_id_is_no_longer_listed(store):
     refused = planted.scan(store, "a", data="other", uri="file:///two/a.svs")
     planted.letter(store, refused, worker="gateway")
     planted.scan(store, "a", uri="file:///one/a.svs")
@@ -121,14 +121,14 @@ def test_a_slide_refused_for_its_name_and_taken_in_under_another_is_refused_no_m
     assert [slide.state for slide in Overview(store).slides({"a"})] == ["scanned"]
 
 
-def test_a_letter_of_bytes_that_were_sent_again_from_elsewhere_is_history(store):
+def test_a_letter_about_bytes_that_were_sent_again_from_elsewhere_is_history(store):
     planted.letter(store, planted.scan(store, "a", uri="file:///inbox/a.svs"))
     planted.scan(store, "a", uri="file:///archive/a.svs", mpp=0.25)
 
     assert [slide.state for slide in Overview(store).slides()] == ["scanned"]
 
 
-def test_a_record_that_was_no_event_is_listed_as_unknown(store):
+def test_a_record_that_was_not_an_event_is_listed_as_unknown(store):
     store.put(
         "dead-letter/x.json",
         b'{"schema":1,"event_id":"x","code":"event-type","message":"m","hint":"h","attempts":0,'
@@ -143,7 +143,7 @@ def test_a_record_that_was_no_event_is_listed_as_unknown(store):
     "junk",
     [b"", b"[]", b"{}", b'{"event": 3}', b'{"event": {"headers": {}, "data": {}}}', b'{"draft": "../x"}'],
 )
-def test_objects_that_cannot_be_read_hide_neither_the_others_nor_themselves(store, junk):
+def test_unreadable_objects_are_reported_and_hide_no_others(store, junk):
     planted.scan(store, "a")
     store.put("slides/b/scanned.json", junk)
     store.put("dead-letter/b.json", junk)
@@ -152,15 +152,15 @@ def test_objects_that_cannot_be_read_hide_neither_the_others_nor_themselves(stor
 
     assert states(store) == {"a": "scanned", "b": "scanned", "unknown": "dead-letter"}
     first, second, letter = Overview(store).slides()
-    assert [said.partition(" ")[0] for said in second.damaged] == ["slides/b/scanned.json"]
-    assert [said.partition(" ")[0] for said in first.damaged] == [
+    assert [one.partition(" ")[0] for one in second.damaged] == ["slides/b/scanned.json"]
+    assert [one.partition(" ")[0] for one in first.damaged] == [
         "reports/a/latest.json",
         "bags/a/x.scan.json",
     ]
     assert (letter.letter.code, letter.letter.key) == ("dead-letter-unreadable", "dead-letter/b.json")
 
 
-def test_what_did_not_change_is_read_once(store, monkeypatch):
+def test_an_unchanged_object_is_read_once(store, monkeypatch):
     planted.scan(store, "a")
     planted.draft(store, "a")
     overview = Overview(store)
@@ -171,7 +171,7 @@ def test_what_did_not_change_is_read_once(store, monkeypatch):
     assert overview.slides() == before
 
 
-def test_one_slide_can_be_asked_for_alone(store):
+def test_the_overview_can_be_limited_to_some_slides(store):
     for slide_id in "abc":
         planted.letter(store, planted.scan(store, slide_id))
 

@@ -1,4 +1,4 @@
-"""Dead letters are tried again after a fix: each once, whatever dies in between, and never what cannot be."""
+"""Dead letters are tried again after a fix: each once, whatever crashes, and only those that can be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from job_kit import Killed, WatchedStore
 from histgen_lib.bus import Delivery
 from histgen_lib.catalogue.audit import Entry
 from histgen_lib.catalogue.dead_letter import DeadLetter, dead_letters
-from histgen_lib.catalogue.replay import REPLAYED_PREFIX, replay
+from histgen_lib.catalogue.keys import REPLAYED_LETTERS
+from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.storage import StorageSettings, open_store
@@ -59,17 +60,21 @@ def run(store, bus, **chosen):
     return list(replay(store, bus, now=lambda: NOW, **chosen))
 
 
-def test_an_event_goes_to_its_topic_again_under_an_id_that_follows_from_its_own(store, bus):
+def test_an_event_is_published_again_under_an_id_that_follows_from_its_own(store, bus):
     event = give_up(store, "a")
-    (told,) = run(store, bus)
+    (replayed,) = run(store, bus)
 
-    assert bus.published == [event.again(now=NOW)] == [told.event]
-    assert (told.event.replay, told.event.data, told.event.trace_id) == (1, event.data, event.trace_id)
-    assert told.refused is None
+    assert bus.published == [event.again(now=NOW)] == [replayed.event]
+    assert (replayed.event.replay, replayed.event.data, replayed.event.trace_id) == (
+        1,
+        event.data,
+        event.trace_id,
+    )
+    assert replayed.refused is None
 
 
-def test_an_event_that_no_broker_takes_stays_and_the_others_are_replayed(store, bus):
-    """Written out again it may have grown: what came as two bytes may go as six."""
+def test_an_event_that_the_broker_refuses_stays_and_the_others_are_replayed(store, bus):
+    """Written again it may have grown: what came as two bytes may go as six."""
     large, others = give_up(store, "b"), [give_up(store, name) for name in ("a", "c")]
     publish = bus.publish
 
@@ -79,7 +84,7 @@ def test_an_event_that_no_broker_takes_stays_and_the_others_are_replayed(store, 
         publish(topic, key, event)
 
     bus.publish = sized
-    refused = {told.event_id: told.refused.code for told in run(store, bus) if told.refused}
+    refused = {replayed.event_id: replayed.refused.code for replayed in run(store, bus) if replayed.refused}
 
     assert refused == {large.id: "event-too-large"}
     assert {event.key for event in bus.published} == {event.key for event in others}
@@ -91,55 +96,55 @@ def test_a_replayed_letter_is_moved(store, bus):
     letter = store.get(f"dead-letter/{event.id}.json")
     run(store, bus)
 
-    assert store.contents("dead-letter") == {f"{REPLAYED_PREFIX}{event.id}.json": letter}
+    assert store.contents("dead-letter") == {f"{REPLAYED_LETTERS}{event.id}.json": letter}
     assert run(store, bus) == []
 
 
 def test_only_letters_with_the_code_are_replayed(store, bus):
-    wanted = {give_up(store, name).id for name in "ab"}
+    expected = {give_up(store, name).id for name in "ab"}
     other = give_up(store, "c", "slide-missing")
-    told = run(store, bus, code="slide-damaged")
+    replayed = run(store, bus, code="slide-damaged")
 
-    assert {one.event_id for one in told} == wanted
+    assert {one.event_id for one in replayed} == expected
     assert [letter.event_id for letter in dead_letters(store)] == [other.id]
 
 
 def test_only_the_named_letters_are_replayed(store, bus):
     first, second = give_up(store, "a"), give_up(store, "b")
-    told = run(store, bus, event_ids=[second.id, "no-such-letter"])
+    replayed = run(store, bus, event_ids=[second.id, "no-such-letter"])
 
-    assert [(one.event_id, one.refused and one.refused.code) for one in told] == [
+    assert [(one.event_id, one.refused and one.refused.code) for one in replayed] == [
         (second.id, None),
         ("no-such-letter", "object-missing"),
     ]
     assert [letter.event_id for letter in dead_letters(store)] == [first.id]
 
 
-def test_a_record_that_was_no_event_cannot_be_replayed_and_stays(store, bus):
+def test_a_record_that_was_not_an_event_cannot_be_replayed_and_stays(store, bus):
     event_id = give_up_record(store)
-    (told,) = run(store, bus)
+    (replayed,) = run(store, bus)
 
-    assert (told.event_id, told.event, told.refused.code) == (event_id, None, "replay-impossible")
+    assert (replayed.event_id, replayed.event, replayed.refused.code) == (event_id, None, "replay-impossible")
     assert store.head(f"dead-letter/{event_id}.json")
     assert bus.published == []
 
 
-def test_what_the_gateway_refused_is_not_smuggled_past_it(store, bus):
+def test_a_replay_does_not_publish_what_the_gateway_refused(store, bus):
     """A slide under another's id was never announced: publishing it would mix two slides."""
     give_up(store, "a", "slide-id-taken", worker="gateway")
-    (told,) = run(store, bus, code="slide-id-taken")
+    (replayed,) = run(store, bus, code="slide-id-taken")
 
-    assert told.refused.code == "replay-impossible"
-    assert "submit" in told.refused.hint
+    assert replayed.refused.code == "replay-impossible"
+    assert "submit" in replayed.refused.hint
     assert bus.published == []
 
 
-def test_what_the_gateway_refused_is_put_away_once_the_slide_was_taken_in(store, bus):
+def test_a_letter_of_the_gateway_is_put_away_once_the_slide_was_taken_in(store, bus):
     event = give_up(store, "a", "slide-id-taken", worker="gateway")
     store.put(f"gateway/contents/{event.data.content_id}/e.json", b"{}")
-    (told,) = run(store, bus)
+    (replayed,) = run(store, bus)
 
-    assert (told.event, told.refused) == (None, None)
+    assert (replayed.event, replayed.refused) == (None, None)
     assert bus.published == []
     assert list(dead_letters(store)) == []
     assert store.head(f"dead-letter-replayed/{event.id}.json")
@@ -148,10 +153,10 @@ def test_what_the_gateway_refused_is_put_away_once_the_slide_was_taken_in(store,
 def test_a_letter_that_cannot_be_read_is_reported_and_does_not_stop_the_others(store, bus):
     store.put("dead-letter/0.json", b"{}")
     event = give_up(store, "a")
-    told = {one.event_id: one for one in run(store, bus)}
+    replayed = {one.event_id: one for one in run(store, bus)}
 
-    assert told["0"].refused.code == "dead-letter-unreadable"
-    assert told[event.id].event is not None
+    assert replayed["0"].refused.code == "dead-letter-unreadable"
+    assert replayed[event.id].event is not None
 
 
 def test_a_letter_is_not_moved_before_its_event_is_published(store, bus):
@@ -163,7 +168,7 @@ def test_a_letter_is_not_moved_before_its_event_is_published(store, bus):
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
-def test_after_a_crash_it_is_replayed_under_the_same_id(store, bus, monkeypatch, writes):
+def test_after_a_crash_an_event_is_replayed_under_the_same_id(store, bus, monkeypatch, writes):
     give_up(store, "a")
     store.dies_after = writes
     monkeypatch.setattr(store, "delete", lambda key: (_ for _ in ()).throw(Killed))
@@ -177,23 +182,23 @@ def test_after_a_crash_it_is_replayed_under_the_same_id(store, bus, monkeypatch,
     assert [key.split("/")[0] for key in store.contents("dead-letter")] == ["dead-letter-replayed"]
 
 
-def test_who_replayed_a_letter_is_in_the_audit_log_before_it_is_published(store, bus):
+def test_the_audit_log_says_who_replays_a_letter_before_it_is_published(store, bus):
     event = give_up(store, "a")
     give_up_record(store)  # refused: nobody replayed it
     bus.away = True
     with pytest.raises(TransientError):
         run(store, bus, by="someone")
 
-    (told,) = [Entry.from_bytes(data) for data in store.contents("audit/").values()]
-    assert (told.action, told.by) == ("replayed", "someone")
-    assert told.what == {"event_id": event.id, "slide_id": "a"}
+    (entry,) = [Entry.from_bytes(data) for data in store.contents("audit/").values()]
+    assert (entry.action, entry.by) == ("replayed", "someone")
+    assert entry.what == {"event_id": event.id, "slide_id": "a"}
 
 
-def test_a_letter_that_comes_while_replaying_waits_for_the_next_time(store, bus):
+def test_a_letter_that_arrives_during_a_replay_waits_for_the_next_one(store, bus):
     """Else an event that fails at once would be replayed for ever."""
     give_up(store, "a")
-    told = []
+    replayed = []
     for one in replay(store, bus, now=lambda: NOW):
-        told.append(one)
-        give_up(store, f"again-{len(told)}")
-    assert len(told) == 1
+        replayed.append(one)
+        give_up(store, f"again-{len(replayed)}")
+    assert len(replayed) == 1

@@ -1,4 +1,4 @@
-"""Whatever happens to an object is found, is told of its slide, and is made good with the same bytes."""
+"""Damage to any object is found, shown beside its slide, and repaired with the same bytes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import whole_store
 from damage import DAMAGE, damage
 from job_kit import NOW, Lab, WatchedStore, scanned
 
-from histgen_lib.catalogue.books import take_in
-from histgen_lib.catalogue.damage import noted
-from histgen_lib.catalogue.keys import scanned_key
+from histgen_lib.catalogue.integrity import noted_damage
+from histgen_lib.catalogue.keys import CURSOR, scanned_key
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.repairing import Repair
-from histgen_lib.catalogue.verification import CURSOR, Verification
-from histgen_lib.catalogue.verifying import check_slide
+from histgen_lib.catalogue.registry import take_in
+from histgen_lib.catalogue.repair import Repair
+from histgen_lib.catalogue.verification import Verification, check_slide
 from histgen_lib.events import Event
 from histgen_lib.storage import open_store
 
@@ -45,20 +44,20 @@ OBJECTS = {
     "a case's pointer to its report": ("case-reports/C/", "latest.json"),
 }
 UNSEEN_WHERE_MISSING = ("the letter", "the note of a copy")
-"""What nothing else in the store tells of."""
+"""Objects whose contents nothing else in the store knows."""
 SLIDES = {"a": "drafted", "b": "drafted", "c": "drafted", "d": "dead-letter", "h": "drafted"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, model_dir) -> Path:
+def finished_store(tmp_path_factory, model_dir) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     whole_store.make(folder, model_dir)
     return folder
 
 
 @pytest.fixture
-def lab(made, tmp_path, model_dir) -> Lab:
-    return Lab.copy_of(made, tmp_path, model_dir)
+def lab(finished_store, tmp_path, model_dir) -> Lab:
+    return Lab.copy_of(finished_store, tmp_path, model_dir)
 
 
 def found(lab: Lab) -> dict[str, str]:
@@ -75,7 +74,7 @@ def one_of(lab: Lab, prefix: str, ending: str) -> str:
     return next(key for key in sorted(contents(lab)) if key.startswith(prefix) and key.endswith(ending))
 
 
-def test_a_sound_store_is_sound_and_all_of_it_was_looked_at(lab):
+def test_a_sound_store_is_found_sound_and_is_checked_completely(lab):
     verification = Verification(lab.store)
 
     assert [one for step in verification.run() for one in step] == []
@@ -89,11 +88,11 @@ CASES = [
     for number, what in enumerate(OBJECTS)
     for how in ("missing", DAMAGE[1 + number % (len(DAMAGE) - 1)])
 ]
-"""All damage of what is made again: tests/unit/pipeline/test_damaged_objects.py and test_pointer.py."""
+"""More damage to what is made again: tests/unit/pipeline/test_damaged_objects.py and test_pointers.py."""
 
 
 @pytest.mark.parametrize(("what", "how"), CASES)
-def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
+def test_damage_to_any_object_is_found_shown_and_repaired(lab, what, how):
     key = one_of(lab, *OBJECTS[what])
     before = contents(lab)
     damage(before[key], how, lab.store.inner, key)
@@ -103,8 +102,8 @@ def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
     assert set(found(lab)) == (set() if unseen else {key})
     slides = Overview(lab.store).slides()
     assert {slide.slide_id for slide in slides} == set(SLIDES)
-    told = [said for slide in slides for said in slide.damaged]
-    assert unseen or what == "an event among those of its bytes" or any(key in said for said in told)
+    shown = [one for slide in slides for one in slide.damaged]
+    assert unseen or what == "an event among those of its bytes" or any(key in one for one in shown)
     if what.startswith(("the", "draft", "a picture", "scanned")) and key.split("/")[1].startswith("a"):
         assert key in {one.key for one in check_slide(lab.store, "a")}
 
@@ -122,11 +121,11 @@ def test_damage_of_any_object_is_found_told_and_made_good(lab, what, how):
 
     assert after == before
     assert found(lab) == {}
-    assert list(noted(lab.store)) == []
+    assert list(noted_damage(lab.store)) == []
     assert not any(slide.damaged for slide in Overview(lab.store).slides())
 
 
-def test_a_slide_published_by_hand_that_was_not_read_yet_is_not_missing_from_the_list(lab):
+def test_a_slide_published_by_hand_is_listed_before_it_was_read(lab):
     path = tiny_model.write_slide(lab.folder / "new.tif", side_px=640)
     event = Event.first(scanned(path), source="lab/scanner-1", now=NOW, identity="18")
     take_in(lab.store, event)
@@ -141,7 +140,7 @@ def test_a_slide_published_by_hand_that_was_not_read_yet_is_not_missing_from_the
     assert found(lab) == {}
 
 
-def test_a_sound_object_is_never_written_by_a_repair(lab):
+def test_a_repair_never_writes_a_sound_object(lab):
     key = one_of(lab, "reports/a/", "draft.html")
     damage(lab.store.get(key), "bit", lab.store.inner, key)
     found(lab)
@@ -155,7 +154,7 @@ def test_a_sound_object_is_never_written_by_a_repair(lab):
 
 
 @pytest.mark.parametrize("stop", range(0, 14, 3))
-def test_one_that_is_stopped_goes_on_where_it_was(lab, stop):
+def test_a_stopped_verification_goes_on_where_it_was(lab, stop):
     keys = [one_of(lab, *OBJECTS[what]) for what in ("the bag", "the owner", "draft.txt", "scanned.json")]
     for key in keys:
         damage(lab.store.get(key), "truncated", lab.store.inner, key)
@@ -170,11 +169,11 @@ def test_one_that_is_stopped_goes_on_where_it_was(lab, stop):
     assert sorted(seen) == sorted(keys)
     assert sum(second.tally.damaged.values()) == len(keys)
     assert second.tally.objects == len(contents(lab))
-    assert {one.key for one in noted(lab.store)} == set(keys)
+    assert {one.key for one in noted_damage(lab.store)} == set(keys)
     assert lab.store.head(CURSOR) is None
 
 
-def test_a_store_of_an_earlier_version_is_checked_as_far_as_it_can_be(lab):
+def test_a_store_of_an_earlier_version_is_checked_as_far_as_possible(lab):
     as_before(lab)
     verification = Verification(lab.store)
     assert [one for step in verification.run() for one in step] == []
@@ -191,7 +190,7 @@ def test_a_store_of_an_earlier_version_is_checked_as_far_as_it_can_be(lab):
     assert all(one.done for one in Repair(lab.store, publisher).run())
     whole_store.remake(lab, publisher.events)
     assert found(lab) == {}
-    assert not lab.store.contents("case-reports/C/0")  # it is made again where it lies
+    assert not lab.store.contents("case-reports/C/0")  # it is rebuilt where it lies
 
 
 def as_before(lab: Lab) -> None:
@@ -212,7 +211,7 @@ def as_before(lab: Lab) -> None:
             store.put(key.replace("case-reports/C/", "reports/C/"), old)
 
 
-def test_a_store_in_a_bucket_is_verified_and_told_of_as_one_in_a_folder(lab, s3_server, s3_bucket):
+def test_a_store_in_a_bucket_is_verified_and_shown_like_one_in_a_folder(lab, s3_server, s3_bucket):
     bucket = open_store(s3_server.settings(s3_bucket))
     for key, data in contents(lab).items():
         bucket.put(key, data)
@@ -228,7 +227,7 @@ def test_a_store_in_a_bucket_is_verified_and_told_of_as_one_in_a_folder(lab, s3_
 
 
 class Meanwhile:
-    """A store to which others write objects as soon as somebody has asked for one of them in one way."""
+    """A store to which others write objects as soon as one of them is read in a certain way."""
 
     def __init__(self, inner: WatchedStore, asks: str, objects: dict[str, bytes]) -> None:
         self._inner, self._asks, self._objects = inner, asks, objects
@@ -253,28 +252,28 @@ def taken_away(lab: Lab, prefix: str) -> dict[str, bytes]:
     return objects
 
 
-def test_what_is_written_while_it_is_looked_at_is_not_missing(lab):
-    """A report has no pointer yet, and has it when that is told."""
+def test_an_object_written_during_its_check_is_not_called_missing(lab):
+    """A report has no pointer when it is checked, but has one when the damage is reported."""
     objects = taken_away(lab, "reports/a/latest")
 
     late = Verification(Meanwhile(lab.store, "list", objects))
     assert [one for step in late.run() for one in step] == []
-    assert list(noted(lab.store)) == []
+    assert list(noted_damage(lab.store)) == []
     assert found(lab) == {}
 
 
-def test_what_is_written_while_it_is_looked_at_is_not_damaged(lab):
+def test_an_object_written_during_its_check_is_not_called_damaged(lab):
     key = one_of(lab, *OBJECTS["draft.txt"])
     data = lab.store.get(key)
     damage(data, "bit", lab.store.inner, key)
 
     late = Verification(Meanwhile(lab.store, "chunks", {key: data}))
     assert [one for step in late.run() for one in step] == []
-    assert list(noted(lab.store)) == []
+    assert list(noted_damage(lab.store)) == []
     assert found(lab) == {}
 
 
-def test_a_pointer_that_is_written_while_a_slide_is_looked_at_is_not_missing(lab):
+def test_a_pointer_written_during_a_look_at_its_slide_is_not_called_missing(lab):
     objects = taken_away(lab, "reports/a/latest.json")
 
     (state,) = Overview(Meanwhile(lab.store, "head", objects)).slides(["a"])

@@ -1,9 +1,9 @@
-"""Keeping the index of slides right, by looking at the store alone, at a cost that nobody feels.
+"""Keeping the index of slides right, by reading the store alone, at a cost that nobody notices.
 
-Whoever is known to have changed is looked at within two seconds: the gateway and the commands touch whom they
-announce or replay. Of the others, the unfinished are looked at again and again, ever more seldom, and at once
-when one before them in the queue has moved on, since workers take slides in order. What nobody told of (other
-gateways, a bucket's other writers) is found by listing the store, from time to time.
+A slide that is known to have changed is looked at within two seconds: the gateway and the commands touch
+those that they announce or replay. Of the others, unfinished slides are looked at again and again, ever more
+seldom, and at once when one before them in the queue has moved on, since workers take slides in order. What
+nobody reported (other gateways, a bucket's other writers) is found by listing the store from time to time.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from histgen_lib.catalogue.dead_letter import PREFIX as LETTERS
 from histgen_lib.catalogue.dead_letter import DeadLetter
-from histgen_lib.catalogue.index import NEWS_S, NEXT, Change, Due, End, Index, Looked, open_index, store_name
-from histgen_lib.catalogue.keys import BY_HAND, COPIES, OWNERS, SCANNED, SLIDES, scanned_key
+from histgen_lib.catalogue.index import NEWS_S, NEXT, Change, Due, End, Index, Look, open_index, store_name
+from histgen_lib.catalogue.keys import BY_HAND, COPIES, LETTERS, OWNERS, SLIDES, scanned_key, slide_of_scanned
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.events import SlideScanned
 from histgen_lib.storage import ObjectInfo, ObjectStore, StorageSettings, open_store
 
+_PARTS = (LETTERS, COPIES, SLIDES, OWNERS, BY_HAND)
+"""The prefixes that are listed, in this order."""
 _REST_S, _AT_WORK_S = 2.0, 0.05
-"""Pauses between two turns, at least: where nothing is to be done, and where something is."""
+"""Least pauses between two turns: where nothing is to be done, and where something is."""
 _SHARE, _BUILDING_SHARE, _LISTING_SHARE = 0.1, 0.5, 0.004
-"""The most of the time that is spent: at work, on an index that is made anew, on listing at rest."""
+"""The largest shares of time spent: at work, on an index that is made anew, on listing at rest."""
 _BATCH, _SLICE = 64, 500
 _LIST_S = 5.0
 _FIRST_S, _MOST_S, _EACH_S, _ENDED_S, _DAMAGED_S = 0.5, 2.0, 0.02, 86400.0, 60.0
-"""How soon the unfinished are looked at again, at first and at most, and how much later for each that there
-is; and how soon those that ended, and those of them that may be mended at any moment."""
+"""How soon unfinished slides are looked at again, at first and at most, and how much later for each of them;
+and how soon those that ended, and those of them that are damaged, which may be repaired at any moment."""
 _NEXT_IN_QUEUE = 16
 _BEAT_S = 5.0
 _LAST_S = 5.0
-"""What a stack that stops may take to leave an index that is right."""
+"""How long a stack that stops may take to leave an index that is right."""
 
 
 class Indexer:
@@ -54,27 +55,27 @@ class Indexer:
     ) -> None:
         self._store, self._index, self._clock, self._now = store, index, clock, now
         self._whole = bool(index.fact("whole"))
-        self._unlisted = {SLIDES, LETTERS, COPIES, OWNERS, BY_HAND}
+        self._unlisted = set(_PARTS)
         self._listings: dict[str, Iterator[bool]] = {}
         self._beat_at = float("-inf")
         index.note("settled", "")
 
     def turn(self) -> float:
-        """Do a bounded piece of work; say how many seconds to leave until the next.
+        """Do a bounded piece of work; return how many seconds to wait before the next.
 
         Raises sqlite3.Error, and what the store raises.
         """
         began = self._clock()
         looked = look_at(self._store, self._index, self._index.due(self._now(), _BATCH), self._now())
-        listed = [self._list_on(prefix) for prefix in (LETTERS, COPIES, SLIDES, OWNERS, BY_HAND)]
-        self._tell(began)
+        listed = [self._list_on(prefix) for prefix in _PARTS]
+        self._note_progress(began)
         spent = self._clock() - began
         if not (looked or any(listed)):
             return max(_REST_S, spent / _SHARE)
         return max(_AT_WORK_S, spent / (_SHARE if self._whole else _BUILDING_SHARE))
 
-    def _tell(self, began: float) -> None:
-        """Say that the index is kept, and whether all of the store is in it."""
+    def _note_progress(self, began: float) -> None:
+        """Note that the index is kept, and whether all of the store is in it."""
         if not self._whole and not self._unlisted and not self._index.has_new():
             self._whole = True
             self._index.note("whole", "yes")
@@ -83,14 +84,14 @@ class Indexer:
             self._index.note("kept", f"{self._now():.3f}")
 
     def _list_on(self, prefix: str) -> bool:
-        """List a slice more of a part of the store, if it is time for that."""
+        """List another slice of a part of the store, if it is time for that."""
         listing = self._listings.pop(prefix, None) or self._listing(prefix)
         worked = next(listing)
-        self._listings[prefix] = listing  # one that failed begins anew
+        self._listings[prefix] = listing  # one that failed begins again
         return worked
 
     def _listing(self, prefix: str) -> Iterator[bool]:
-        """Compare a part of the store with what is known of it, over and over; True after a slice of work."""
+        """Compare a part of the store with what is known of it, for ever; yield True after each slice."""
         while True:
             spent = 0.0
             slices = self._compared(prefix)
@@ -107,7 +108,7 @@ class Indexer:
                 yield False
 
     def _compared(self, prefix: str) -> Iterator[bool]:
-        """Note what is new, changed or gone; True after each slice."""
+        """Note what is new, changed or gone; yield True after each slice."""
         found = differences(self._store.list(prefix), self._known(prefix))
         while part := list(islice(found, _SLICE)):
             changes = (self._change(prefix, key, info) for key, info in part if key)
@@ -128,48 +129,56 @@ class Indexer:
             after = page[-1][0]
 
     def _subject(self, prefix: str, key: str) -> str:
-        """Say of whom an object tells; "" of nobody."""
+        """Return the subject that an object concerns; "" for none."""
         if prefix == LETTERS:
             letter = _letter(self._store, key)
-            return (
-                "" if letter is None else letter.event.key if letter.event else self._index.whose(key) or key
-            )
+            if letter is None:
+                return ""
+            return letter.event.key if letter.event else self._index.whose(key) or key
         name = key.removeprefix(prefix)
         if prefix in (OWNERS, BY_HAND):
             return name.partition("/")[0]
         if prefix == COPIES:
             return name.partition("/")[2]
-        return name.removesuffix(SCANNED) if name.endswith(SCANNED) else ""
+        return slide_of_scanned(key)
 
 
-def look_at(store: ObjectStore, index: Index, who: Sequence[Due], now: float) -> int:
-    """Look at some, and write down what is found; say how many that were. Raises as `Indexer.turn`."""
-    if not who:
+def look_at(store: ObjectStore, index: Index, subjects: Sequence[Due], now: float) -> int:
+    """Look at subjects and write what is found; return how many there were. Raises as `Indexer.turn`."""
+    if not subjects:
         return 0
-    letters = [due for due in who if due.subject.startswith(LETTERS)]
-    slides = [due for due in who if due not in letters]
-    found = _slides(store, index, slides, now)
+    letters = [due for due in subjects if due.subject.startswith(LETTERS)]
+    slides = [due for due in subjects if due not in letters]
+    found = _look_at_slides(store, index, slides, now)
     for due in letters:
         letter = _letter(store, due.subject)
         states = [SlideState("unknown", "dead-letter", letter=letter)] if letter else []
         ends = _new_ends(store, index.of(due.subject), states, now)
-        found.append(Looked(due, states, now + _ENDED_S, 0, ends))
+        found.append(Look(due, states, now + _ENDED_S, 0, ends))
     index.write(found)
     return len(found)
 
 
 def look_up(store: ObjectStore, index: Index, slide_ids: Iterable[str]) -> list[SlideState]:
-    """Say where slides stand, from the store itself; the index only knows of which letters may be theirs."""
-    overview, wanted = Overview(store), list(slide_ids)
-    scans = [info for slide_id in wanted if (info := _scan(overview, slide_id))]
-    noted = [letter for slide_id in wanted for letter in index.letters_of(slide_id)]
+    """Return where slides stand, read from the store; the index only says which letters may be theirs."""
+    overview, ids = Overview(store), list(slide_ids)
+    scans = [info for slide_id in ids if (info := _scan(overview, slide_id))]
+    noted = [letter for slide_id in ids for letter in index.letters_of(slide_id)]
     return _with_copies(overview.named(scans, noted), index)
 
 
-def settle(store: ObjectStore, index: Index, *, until: float = float("inf")) -> None:
-    """Look at all that may have changed since the index was kept last; for a stack that does not run.
+def settle(
+    store: ObjectStore,
+    index: Index,
+    *,
+    until: float = float("inf"),
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
+) -> None:
+    """Look at all that may have changed since the index was last kept, while no stack runs.
 
-    `until`: on the monotonic clock, when to stop; the rest then is for the next. Raises as `Indexer.turn`.
+    `until`: when to stop, by `clock`, in monotonic seconds; the rest is left to the next call. `now`: seconds
+    since 1970. Raises as `Indexer.turn`.
     """
     if index.fact("settled") == "yes":
         return
@@ -177,14 +186,14 @@ def settle(store: ObjectStore, index: Index, *, until: float = float("inf")) -> 
         index.unsettle()
         index.note("settled", "begun")
     while left := index.due(NEXT, _BATCH):
-        if time.monotonic() > until:
+        if clock() > until:
             return
-        look_at(store, index, left, time.time())
+        look_at(store, index, left, now())
     index.note("settled", "yes")
 
 
 def settle_stopped(path: Path, storage: StorageSettings) -> None:
-    """Settle the index in a file within a few seconds, if it is there and the store lets us; never raises."""
+    """Settle the index in a file within a few seconds, as far as file and store allow; never raises."""
     with suppress(sqlite3.Error, HistgenError):
         if index := open_index(path, store_name(storage)):
             with closing(index):
@@ -196,7 +205,7 @@ def differences(
 ) -> Iterator[tuple[str, ObjectInfo | None]]:
     """Merge a listing with what is known, both by key; memory stays flat.
 
-    Yields what is new or changed with its info, what is gone without, and ("", None) for what is as it was.
+    Yields what is new or changed with its info, what is gone with None, and ("", None) for what is unchanged.
     """
     left = iter(known)
     key, etag = next(left, ("", ""))
@@ -213,31 +222,31 @@ def differences(
         key, etag = next(left, ("", ""))
 
 
-def _slides(store: ObjectStore, index: Index, who: Sequence[Due], now: float) -> list[Looked]:
+def _look_at_slides(store: ObjectStore, index: Index, subjects: Sequence[Due], now: float) -> list[Look]:
     overview = Overview(store)
-    scans = {due.subject: _scan(overview, due.subject) for due in who}
-    noted = [letter for due in who for letter in index.letters_of(due.subject)]
+    scans = {due.subject: _scan(overview, due.subject) for due in subjects}
+    noted = [letter for due in subjects for letter in index.letters_of(due.subject)]
     states = overview.named([info for info in scans.values() if info], noted)
-    by_slide: dict[str, list[SlideState]] = {due.subject: [] for due in who}
+    by_slide: dict[str, list[SlideState]] = {due.subject: [] for due in subjects}
     for state in _with_copies(states, index):
         by_slide.get(state.slide_id, []).append(state)
     most_s = max(_MOST_S, _EACH_S * index.unfinished())
     found = []
-    for due in who:
+    for due in subjects:
         before, own = index.of(due.subject), by_slide[due.subject]
         misses, ends = _misses(index, due, before, own), _new_ends(store, before, own, now)
         ended_s = _DAMAGED_S if any(one.damaged for one in own) else _ENDED_S
         wait_s = ended_s if all(one.ended for one in own) else min(most_s, _FIRST_S * 2 ** min(misses, 20))
         info = scans[due.subject]
-        told = (info.key, info.etag) if info and info.etag else ("", "")
-        found.append(Looked(due, own, now + wait_s, misses, ends, *told))
+        record = (info.key, info.etag) if info and info.etag else ("", "")
+        found.append(Look(due, own, now + wait_s, misses, ends, *record))
     return found
 
 
 def _new_ends(
     store: ObjectStore, before: Sequence[SlideState], states: Sequence[SlideState], now: float
 ) -> list[End]:
-    """Name the ends that were not there before, as far as they may be news."""
+    """Return the ends that were not there before, as far as they may be news."""
     known = {state.ending for state in before}
     new = (state for state in states if state.ended and state.ending not in known)
     ends = (End(_ended_at(store, state), not before, state) for state in new)
@@ -245,19 +254,20 @@ def _new_ends(
 
 
 def _ended_at(store: ObjectStore, slide: SlideState) -> float:
-    """Say when a slide ended: its last object was written then, and surely not before it was sent."""
+    """Return when a slide ended: when its last object was written, but not before its event was sent."""
     events = [event for event in (slide.event, slide.letter and slide.letter.event) if event]
     info = store.head(slide.end)
     return max([info.modified_at if info else 0.0, *(event.time.timestamp() for event in events)])
 
 
 def _misses(index: Index, due: Due, before: Sequence[SlideState], states: Sequence[SlideState]) -> int:
-    """Count the looks that found nothing new; one that did has others looked at, whom that may concern."""
+    """Count the looks that found nothing new; one that did has others looked at that it may concern."""
     if _standing(before) == _standing(states):
         return due.misses + 1
     waits = {state.state for state in states}
     for state in before:
-        if not state.ended and state.state not in waits:  # workers take slides in order: the next move, too
+        if not state.ended and state.state not in waits:
+            # Workers take slides in order, so the next ones are about to move, too.
             index.hurry_queue(state.state, state.scanned_at, _NEXT_IN_QUEUE)
     for state in states:
         index.hurry(state.mates)
@@ -268,14 +278,7 @@ def _misses(index: Index, due: Due, before: Sequence[SlideState], states: Sequen
 
 def _standing(states: Iterable[SlideState]) -> list[tuple[str, ...]]:
     return [
-        (
-            one.state,
-            one.event.name if one.event else "",
-            one.end,
-            *one.lacks,
-            *one.damaged,
-        )
-        for one in states
+        (one.state, one.event.name if one.event else "", one.end, *one.lacks, *one.damaged) for one in states
     ]
 
 
@@ -286,14 +289,13 @@ def _with_copies(states: Iterable[SlideState], index: Index) -> list[SlideState]
 def _scan(overview: Overview, slide_id: str) -> ObjectInfo | None:
     try:
         return overview.scan_of(slide_id)
-    except InvalidInputError:  # a letter's slide id that is no part of a key
+    except InvalidInputError:  # a letter's slide id that cannot be part of a key
         return None
 
 
 def _letter(store: ObjectStore, key: str) -> DeadLetter | None:
-    try:
-        data = store.get(key)
-    except InvalidInputError:  # removed since
+    data = store.find(key)
+    if data is None:  # removed since
         return None
     try:
         return DeadLetter.from_bytes(data)

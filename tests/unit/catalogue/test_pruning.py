@@ -1,4 +1,4 @@
-"""A prune takes what nobody needs, never what somebody does, and may be killed at any moment."""
+"""A prune removes only what nobody needs, and may be killed at any moment."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ import whole_store
 from job_kit import NOW, Killed, Lab, scanned
 
 from histgen_lib.catalogue.audit import this_account
-from histgen_lib.catalogue.books import claim, write_down
-from histgen_lib.catalogue.dead_letter import DeadLetter, letter_key
-from histgen_lib.catalogue.keys import SEEN
+from histgen_lib.catalogue.dead_letter import DeadLetter
+from histgen_lib.catalogue.keys import REPLAYED_LETTERS, SEEN, letter_key
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.pruning import DAY_S, KINDS, Removed, prune, read_retention, tally
-from histgen_lib.catalogue.recall import Owner
-from histgen_lib.catalogue.repairing import Repair
-from histgen_lib.catalogue.replay import REPLAYED_PREFIX
+from histgen_lib.catalogue.registry import Owner, claim, write_down
+from histgen_lib.catalogue.repair import Repair
 from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BAG_READY, Event, SlideScanned, following_id, replay_id
@@ -31,7 +29,7 @@ ALL = dict.fromkeys(KINDS, 30.0)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, model_dir) -> Path:
+def finished_store(tmp_path_factory, model_dir) -> Path:
     """Make a store in which slide a, and slide b of the case, were scanned a second time."""
     folder = tmp_path_factory.mktemp("rescanned")
     lab = whole_store.make(folder, model_dir)
@@ -42,14 +40,14 @@ def made(tmp_path_factory, model_dir) -> Path:
 
 
 @pytest.fixture
-def lab(made, tmp_path, model_dir) -> Lab:
-    lab = Lab.copy_of(made, tmp_path, model_dir)
+def lab(finished_store, tmp_path, model_dir) -> Lab:
+    lab = Lab.copy_of(finished_store, tmp_path, model_dir)
     age(lab)
     return lab
 
 
 def age(lab: Lab, days: float = 31, prefix: str = "") -> None:
-    """Have objects be written so long ago."""
+    """Make objects look as if they were written so long ago."""
     for key in lab.store.contents(prefix):
         path = Path(lab.store.uri(key).removeprefix("file://"))
         then = path.stat().st_mtime - days * DAY_S
@@ -68,7 +66,7 @@ def states(lab: Lab) -> list[tuple[str, str, str]]:
     return [(one.slide_id, one.state, one.end) for one in Overview(lab.store).slides()]
 
 
-def test_earlier_reports_and_bags_go_and_everything_else_stays_and_is_sound(lab):
+def test_earlier_reports_and_bags_are_removed_and_all_else_stays_sound(lab):
     before, stood = lab.store.contents(), states(lab)
     would = pruned(lab, dry_run=True)
     assert lab.store.contents() == before
@@ -83,7 +81,7 @@ def test_earlier_reports_and_bags_go_and_everything_else_stays_and_is_sound(lab)
     assert {key: data for key, data in before.items() if key in after} == {
         key: data for key, data in after.items() if key not in written
     }
-    (entry,) = [json.loads(after[key]) for key in written]  # told before, and only if something goes
+    (entry,) = [json.loads(after[key]) for key in written]  # written first, and only if something is removed
     assert (entry["action"], entry["by"], entry["what"]) == (
         "pruned",
         this_account(),
@@ -96,7 +94,7 @@ def test_earlier_reports_and_bags_go_and_everything_else_stays_and_is_sound(lab)
     assert (states(lab), faults(lab), pruned(lab)) == (stood, [], [])
 
 
-def test_a_case_whose_slide_was_scanned_anew_keeps_what_its_report_was_made_of(lab):
+def test_a_case_with_a_rescanned_slide_keeps_what_its_report_was_made_of(lab):
     gone = {one.key.split("/")[1] for one in pruned(lab) if one.kind == "bags"}
     named = [lab.store.get(f"cases/C/{name}.json") for name in "bc"]
 
@@ -105,16 +103,16 @@ def test_a_case_whose_slide_was_scanned_anew_keeps_what_its_report_was_made_of(l
     assert all(f"{data.split(b'bag_digest')[1][3:67].decode()}.parquet" in left for data in named)
 
 
-def test_the_report_of_a_slide_that_its_case_has_no_more_stays_and_is_mended(lab):
-    """Slide b is still told of by the report that c was in with it."""
+def test_the_report_of_a_slide_that_has_left_its_case_stays_and_can_be_repaired(lab):
+    """The report that slide c was in still covers slide b."""
     path = tiny_model.write_slide(lab.folder / "e.tif", side_px=640, seed=55)
     case = {"case_id": "C", "case_slides": ("c", "e")}
     (of_c,) = [event for event in whole_store.events(lab) if event.key == "c"]
     for event in (of_c, Event.first(scanned(path, slide_id="e"), source="/histgen/g", now=NOW, identity="e")):
-        told = replace(event, id=event.id[::-1], data=replace(event.data, turn=5, **case))
-        write_down(lab.store, told)
-        claim(lab.store, told.key, Owner(told.data.uri, told.data.content_id))
-        whole_store.remake(lab, [told])
+        announced = replace(event, id=event.id[::-1], data=replace(event.data, turn=5, **case))
+        write_down(lab.store, announced)
+        claim(lab.store, announced.key, Owner(announced.data.uri, announced.data.content_id))
+        whole_store.remake(lab, [announced])
     stood = states(lab)
     age(lab)
     pruned(lab)
@@ -132,16 +130,16 @@ def test_the_report_of_a_slide_that_its_case_has_no_more_stays_and_is_mended(lab
     assert lab.store.get(page) == sound
 
 
-def test_what_is_young_stays_whatever_age_is_stated(lab, made, tmp_path, model_dir):
+def test_recent_objects_stay_whatever_age_is_asked_for(lab, finished_store, tmp_path, model_dir):
     (tmp_path / "young").mkdir()
-    young = Lab.copy_of(made, tmp_path / "young", model_dir)
+    young = Lab.copy_of(finished_store, tmp_path / "young", model_dir)
 
     assert pruned(young) == []
     assert pruned(young, dict.fromkeys(KINDS, 0.0)) == []  # a worker may be at it
 
 
 @pytest.mark.parametrize("stop", range(12))
-def test_killed_anywhere_it_leaves_a_sound_store_and_the_next_takes_the_rest(lab, stop):
+def test_a_prune_killed_anywhere_leaves_a_sound_store_and_the_next_removes_the_rest(lab, stop):
     whole = [one.key for one in pruned(lab, dry_run=True)]
     left, delete = [stop], lab.store.delete
 
@@ -161,7 +159,7 @@ def test_killed_anywhere_it_leaves_a_sound_store_and_the_next_takes_the_rest(lab
 
 
 @pytest.mark.parametrize("what", ["unfinished", "without a pointer", "without its events"])
-def test_reports_and_bags_of_a_slide_that_is_not_done_or_not_understood_stay(lab, what):
+def test_reports_and_bags_of_an_unfinished_or_unreadable_slide_stay(lab, what):
     if what == "unfinished":
         path = tiny_model.write_slide(lab.folder / "third.tif", side_px=640, seed=77)
         whole_store.announce(lab, path, "a")
@@ -176,19 +174,19 @@ def test_reports_and_bags_of_a_slide_that_is_not_done_or_not_understood_stay(lab
     assert not any(one.key.split("/")[1] == "a" for one in pruned(lab))
 
 
-def test_a_replayed_letter_goes_once_its_slide_is_drafted_and_no_sooner(lab):
-    """By the letter that was replayed the one that came of that is found."""
+def test_a_replayed_letter_is_removed_only_once_its_slide_is_drafted(lab):
+    """The replayed letter leads to the letter that its replay ended in."""
     by_slide = {event.key: event for event in whole_store.events(lab)}
     for name in "ad":
         event = by_slide[name]
         assert isinstance(event.data, SlideScanned)
         old = DeadLetter.of_event(event, planted.BAD, attempts=1, worker="tiler")
-        lab.store.put(old.key.replace("dead-letter/", REPLAYED_PREFIX), old.to_bytes())
-    age(lab, prefix=REPLAYED_PREFIX)
+        lab.store.put(old.key.replace("dead-letter/", REPLAYED_LETTERS), old.to_bytes())
+    age(lab, prefix=REPLAYED_LETTERS)
     before = states(lab)
 
     assert [one.key for one in pruned(lab) if one.kind == "letters"] == [
-        f"{REPLAYED_PREFIX}{by_slide['a'].id}.json"
+        f"{REPLAYED_LETTERS}{by_slide['a'].id}.json"
     ]
     assert states(lab) == before
     assert lab.store.head(letter_key(by_slide["d"].id))  # the last letter of a slide stays for ever
@@ -205,7 +203,7 @@ def test_counts_of_attempts_stay_with_their_letter(lab):
     assert [one.key for one in pruned(lab) if one.kind == "attempts"] == [f"attempts/tiler/{done}/1"]
 
 
-def test_a_kind_that_is_not_named_stays(lab):
+def test_kinds_that_are_not_named_stay(lab):
     lab.store.put(f"{SEEN}mark", b"{}")
     age(lab, prefix=SEEN)
 
@@ -214,13 +212,13 @@ def test_a_kind_that_is_not_named_stays(lab):
     assert pruned(lab, {}) == []
 
 
-def test_the_age_counts_from_the_clock_that_is_given(lab):
+def test_ages_count_from_the_injected_clock(lab):
     later = planted.NOON.replace(year=2100) + timedelta(days=1)
     assert {one.kind for one in prune(lab.store, None, ALL, now=later, dry_run=True)} == {"reports", "bags"}
     assert list(prune(lab.store, None, ALL, now=planted.NOON.replace(year=2000), dry_run=True)) == []
 
 
-def test_how_long_things_are_kept_is_read_as_it_is_written():
+def test_a_retention_is_read_as_documented():
     assert read_retention("") == {}
     assert read_retention("90") == dict.fromkeys(KINDS, 90.0)
     assert read_retention(" seen = 30 ,reports=0.5") == {"seen": 30.0, "reports": 0.5}
@@ -229,7 +227,7 @@ def test_how_long_things_are_kept_is_read_as_it_is_written():
 @pytest.mark.parametrize(
     "text", ["x", "-1", "nan", "inf", "seen", "seen=", "owners=3", "seen=1,seen=2", "1,2", "seen=1e9"]
 )
-def test_what_cannot_be_read_is_refused(text):
+def test_an_unreadable_retention_is_refused(text):
     with pytest.raises(InvalidInputError) as caught:
         read_retention(text)
     assert caught.value.code == "retention-invalid"

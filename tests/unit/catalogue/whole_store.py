@@ -1,4 +1,4 @@
-"""A store as gateway, tiler and reporter leave it: slides, one told of by hand, a case, a copy, a letter."""
+"""A store as gateway, tiler and reporter leave it: slides, one by hand, a case, a copy, a letter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import planted_objects as planted
 import tiny_model
 from job_kit import NOW, Lab, scanned
 
-from histgen_lib.catalogue.books import keep, take_in
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.keys import copy_key
-from histgen_lib.catalogue.recall import Owner
+from histgen_lib.catalogue.registry import Owner, keep, take_in
 from histgen_lib.events import Event, SlideScanned
 from services.gateway.ledger import Ledger
 
@@ -58,7 +57,7 @@ def announce(lab: Lab, slide: Path, name: str) -> Event:
 
 
 def publish(lab: Lab, slide: Path, name: str) -> None:
-    """Have a slide worked on of which somebody told past the gateway."""
+    """Process a slide whose event somebody published directly."""
     data = scanned(slide, slide_id=name)
     event = Event.first(data, source="lab/scanner-1", now=NOW, identity="17")
     taken = take_in(lab.store, event)
@@ -71,8 +70,8 @@ def events(lab: Lab) -> list[Event]:
     return [one.event for one in found if one]
 
 
-def remake(lab: Lab, told: Sequence[Event]) -> None:
-    """Do what tiler and reporter do with these events, whether they come for the first time or again."""
-    for event in told:
+def remake(lab: Lab, events: Sequence[Event]) -> None:
+    """Process these events as tiler and reporter do, whether they come for the first time or again."""
+    for event in events:
         assert isinstance(event.data, SlideScanned)
         lab.remake(event.data)

@@ -1,4 +1,4 @@
-"""The index says what the store says, soon after it was said, at a cost that does not grow with the store."""
+"""The index soon agrees with the store, at a cost that does not grow with the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from many_slides import plant_many
 from histgen_lib.catalogue import index as indices
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import make_index, open_index
-from histgen_lib.catalogue.indexing import Indexer, look_up, settle
+from histgen_lib.catalogue.indexer import Indexer, look_up, settle
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.replay import replay
 from histgen_lib.errors import TransientError
@@ -26,13 +26,13 @@ CASE = {"case_id": "C", "case_slides": ("a", "b")}
 
 
 class Kept:
-    """A store with an index of it, a clock that goes when it is told to, and a count of what is asked."""
+    """A store with its index, a clock that is moved by hand, and a list of the keys that are read."""
 
     def __init__(self, folder, monkeypatch) -> None:
         self.store = open_store(StorageSettings(f"file:{folder / 'objects'}"))
         self.path = folder / "index.db"
         self.index = make_index(self.path, "store")
-        self.seconds, self.asked = 1e9, []
+        self.seconds, self.keys_read = 1e9, []
         for name in ("get", "find", "head", "list"):
             monkeypatch.setattr(type(self.store), name, self._counted(getattr(type(self.store), name)))
         self.indexer = self.restarted()
@@ -56,7 +56,7 @@ class Kept:
 
     def _counted(self, call):
         def counted(store: ObjectStore, key: str = "", *rest):
-            self.asked.append(key)
+            self.keys_read.append(key)
             return call(store, key, *rest)
 
         return counted
@@ -72,7 +72,7 @@ class Broker:
         self.event = event
 
 
-def test_what_lies_in_the_store_is_found_without_being_told(kept):
+def test_the_store_is_indexed_without_any_hint(kept):
     planted.draft(kept.store, "a")
     planted.scan(kept.store, "a")
     planted.letter(kept.store, planted.scan(kept.store, "b"))
@@ -87,18 +87,18 @@ def test_what_lies_in_the_store_is_found_without_being_told(kept):
     assert sorted(kept.index.page(), key=lambda slide: slide.slide_id) == shown
 
 
-def test_who_is_told_of_is_looked_at_in_the_next_turn_and_found_nowhere_else(kept):
+def test_a_touched_slide_is_looked_at_in_the_next_turn_without_listing(kept):
     kept.until_whole()
     planted.scan(kept.store, "a")
     kept.index.touch(["a"])
-    kept.asked.clear()
+    kept.keys_read.clear()
     kept.turn()
 
     assert kept.states() == {"a": "scanned"}
-    assert "slides/" not in kept.asked
+    assert "slides/" not in kept.keys_read
 
 
-def test_a_slide_goes_through_all_its_states(kept):
+def test_the_index_follows_a_slide_through_all_its_states(kept):
     scanned = planted.scan(kept.store, "a")
     kept.until_whole()
     planted.bag(kept.store, "a")
@@ -115,7 +115,7 @@ def test_a_slide_goes_through_all_its_states(kept):
     kept.index.touch(["a"])
     kept.turn()
     assert kept.states() == {"a": "bagged"}
-    planted.letter(kept.store, broker.event)  # given up again, under the id of the replay
+    planted.letter(kept.store, broker.event)  # given up again, now under the id of the replay
     kept.turn(2)
     assert kept.states() == {"a": "dead-letter"}
     planted.draft(kept.store, "a")
@@ -126,7 +126,7 @@ def test_a_slide_goes_through_all_its_states(kept):
     assert kept.states() == {"a": "drafted"}
 
 
-def test_what_others_did_is_found_by_listing(kept):
+def test_changes_by_others_are_found_by_listing(kept):
     planted.letter(kept.store, planted.scan(kept.store, "a"))
     planted.draft(kept.store, "b")
     planted.scan(kept.store, "b")
@@ -142,7 +142,7 @@ def test_what_others_did_is_found_by_listing(kept):
     assert kept.states() == {"a": "scanned", "b": "scanned"}
 
 
-def test_a_refused_name_stands_beside_the_slide_that_has_it_until_it_is_taken_under_another(kept):
+def test_a_refused_file_is_listed_beside_the_owner_of_its_id_until_it_is_taken_in_under_another(kept):
     planted.scan(kept.store, "a", uri="file:///one/a.svs")
     refused = planted.scan(kept.store, "a", data="other", uri="file:///two/a.svs")
     letter = planted.letter(kept.store, refused, worker="gateway")
@@ -162,7 +162,7 @@ def test_a_refused_name_stands_beside_the_slide_that_has_it_until_it_is_taken_un
     assert [one.state for one in kept.index.of("a")] == ["scanned"]
 
 
-def test_a_letter_that_belongs_to_no_slide_is_counted_and_goes_with_its_object(kept):
+def test_a_letter_of_no_slide_is_counted_until_its_object_is_gone(kept):
     kept.store.put(
         "dead-letter/x.json",
         b'{"schema":1,"event_id":"x","code":"event-type","message":"m","hint":"h","attempts":0,'
@@ -176,7 +176,7 @@ def test_a_letter_that_belongs_to_no_slide_is_counted_and_goes_with_its_object(k
     assert kept.states() == {}
 
 
-def test_the_others_of_a_case_are_told_when_one_moves(kept):
+def test_the_other_slides_of_a_case_are_looked_at_when_one_changes(kept):
     for slide_id in "ab":
         planted.scan(kept.store, slide_id, **CASE)
     planted.bag(kept.store, "a")
@@ -191,7 +191,7 @@ def test_the_others_of_a_case_are_told_when_one_moves(kept):
     assert kept.states() == {"a": "drafted", "b": "drafted"}
 
 
-def test_copies_are_told_with_their_slide(kept):
+def test_copies_are_listed_with_their_slide(kept):
     planted.scan(kept.store, "a")
     kept.store.put(keys.copy_key("other", "a"), b"{}")
     kept.until_whole()
@@ -200,7 +200,7 @@ def test_copies_are_told_with_their_slide(kept):
     assert Overview(kept.store).slides() == kept.index.page()
 
 
-def test_the_unfinished_come_first_then_the_newest_a_page_at_a_time(tmp_path, kept):
+def test_pages_list_unfinished_slides_first_then_the_newest(tmp_path, kept):
     plant_many(tmp_path / "objects", 30)
     kept.until_whole()
     pages = [[slide.slide_id for slide in kept.index.page(limit=10, offset=start)] for start in (0, 10, 20)]
@@ -214,23 +214,23 @@ def test_the_unfinished_come_first_then_the_newest_a_page_at_a_time(tmp_path, ke
 
 
 @pytest.mark.parametrize("count", [100, 2000])
-def test_a_look_costs_the_store_the_same_however_many_slides_there_are(tmp_path, kept, count):
+def test_the_cost_of_a_look_does_not_depend_on_the_number_of_slides(tmp_path, kept, count):
     totals = plant_many(tmp_path / "objects", count)
     kept.until_whole()
     assert kept.index.counts() == totals
-    kept.asked.clear()
+    kept.keys_read.clear()
     assert len(look_up(kept.store, kept.index, ["slide-000007"])) == 1
     kept.index.touch(["slide-000007", "slide-000009"])
     kept.turn()
 
-    assert 0 < len(kept.asked) < 40 + 20 * 64  # a turn looks at no more than a batch
-    kept.asked.clear()
+    assert 0 < len(kept.keys_read) < 40 + 20 * 64  # a turn looks at no more than a batch
+    kept.keys_read.clear()
     kept.index.page(limit=60)
     kept.index.counts()
-    assert kept.asked == []
+    assert kept.keys_read == []
 
 
-def test_an_end_is_noted_once_however_often_it_is_looked_at(kept, monkeypatch):
+def test_an_end_is_news_only_once(kept, monkeypatch):
     kept.seconds = time.time()
     planted.letter(kept.store, planted.scan(kept.store, "a"))
     planted.scan(kept.store, "b")
@@ -252,18 +252,18 @@ def test_an_end_is_noted_once_however_often_it_is_looked_at(kept, monkeypatch):
     assert kept.index.last_number() == 4
 
 
-def test_an_idle_index_asks_the_store_nothing(kept):
+def test_an_idle_index_does_not_read_the_store(kept):
     planted.draft(kept.store, "a")
     planted.scan(kept.store, "a")
     kept.until_whole()
-    kept.asked.clear()
+    kept.keys_read.clear()
     kept.turn(1)
     kept.turn(1)
 
-    assert kept.asked == []
+    assert kept.keys_read == []
 
 
-def test_a_gateway_that_was_away_looks_at_the_unfinished_before_those_that_ended_long_ago(tmp_path, kept):
+def test_after_downtime_unfinished_slides_are_looked_at_before_ended_ones(tmp_path, kept):
     plant_many(tmp_path / "objects", 200)
     kept.until_whole()
     kept.seconds += 10 * 86400
@@ -273,7 +273,7 @@ def test_a_gateway_that_was_away_looks_at_the_unfinished_before_those_that_ended
     assert len(first) == 30
 
 
-def test_news_during_a_look_is_looked_at_once_more(kept, monkeypatch):
+def test_a_change_during_a_look_causes_another_look(kept, monkeypatch):
     planted.scan(kept.store, "a")
     kept.until_whole()
     kept.index.touch(["a"])
@@ -293,7 +293,7 @@ def test_news_during_a_look_is_looked_at_once_more(kept, monkeypatch):
     assert kept.states() == {"a": "drafted"}
 
 
-def test_a_store_that_is_away_for_a_while_leaves_nothing_out(kept, monkeypatch):
+def test_an_outage_of_the_store_leaves_no_gap_in_the_index(kept, monkeypatch):
     planted.scan(kept.store, "a")
     away = [True]
     listing = type(kept.store).list
@@ -312,16 +312,16 @@ def test_a_store_that_is_away_for_a_while_leaves_nothing_out(kept, monkeypatch):
     assert kept.states() == {"a": "scanned"}
 
 
-def test_of_a_stack_that_stopped_all_unfinished_slides_are_looked_at_once(kept):
+def test_all_unfinished_slides_of_a_stopped_stack_are_looked_at_once(kept):
     planted.scan(kept.store, "a")
     planted.scan(kept.store, "b")
     kept.until_whole()
     planted.draft(kept.store, "a")
     settle(kept.store, kept.index)
     assert kept.states() == {"a": "drafted", "b": "scanned"}
-    kept.asked.clear()
+    kept.keys_read.clear()
     settle(kept.store, kept.index)
-    assert kept.asked == []
+    assert kept.keys_read == []
     planted.draft(kept.store, "b")
     kept.index.touch(["b"])
     settle(kept.store, kept.index)
@@ -330,7 +330,7 @@ def test_of_a_stack_that_stopped_all_unfinished_slides_are_looked_at_once(kept):
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "another version", "another store"])
-def test_an_index_that_is_of_no_use_is_none_and_made_anew(kept, harm):
+def test_an_unusable_index_is_ignored_and_made_anew(kept, harm):
     planted.scan(kept.store, "a")
     kept.until_whole()
     kept.index.close()
@@ -351,7 +351,7 @@ def test_an_index_that_is_of_no_use_is_none_and_made_anew(kept, harm):
     assert kept.states() == {"a": "scanned"}
 
 
-def test_an_index_is_for_its_owners_eyes_only_and_may_lie_anywhere(tmp_path):
+def test_an_index_is_readable_only_by_its_owner_and_may_have_any_path(tmp_path):
     odd = tmp_path / "what? a #folder%20 ö"
     odd.mkdir()
     make_index(odd / "index.db", "store").touch(["a"])

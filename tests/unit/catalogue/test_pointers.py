@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_kit import Killed, WatchedStore
 
-from histgen_lib.catalogue.pointer import advance, mend_pointer, pointer_faults, read_pointer, recall_pointer
+from histgen_lib.catalogue.pointers import advance, mend_pointer, pointer_faults, read_pointer, recall_pointer
 from histgen_lib.storage import StorageSettings, open_store
 
 KEY = "reports/a/latest.json"
@@ -18,14 +18,14 @@ def store(tmp_path):
     return WatchedStore(open_store(StorageSettings(f"file:{tmp_path}")))
 
 
-def say(store, digest: str, **turn: object) -> str:
+def move(store, digest: str, **turn: object) -> str:
     value = {"digest": digest, "draft": f"reports/a/{digest}", **turn}
     return advance(store, KEY, value, by="digest")["digest"]
 
 
-def test_it_says_the_newest_and_remembers_the_others_the_latest_first(store):
+def test_a_pointer_has_the_newest_value_and_lists_earlier_ones_the_latest_first(store):
     for digest in ("d1", "d2", "d3"):
-        say(store, digest)
+        move(store, digest)
 
     assert read_pointer(store, KEY, by="digest") == {
         "digest": "d3",
@@ -34,56 +34,56 @@ def test_it_says_the_newest_and_remembers_the_others_the_latest_first(store):
     }
 
 
-def test_what_it_said_once_never_moves_it_back(store):
+def test_an_earlier_value_never_moves_a_pointer_back(store):
     for digest in ("d1", "d2"):
-        say(store, digest)
+        move(store, digest)
     before = store.get(KEY)
 
-    assert say(store, "d1") == "d2"
-    assert say(store, "d2") == "d2"
+    assert move(store, "d1") == "d2"
+    assert move(store, "d2") == "d2"
     assert store.get(KEY) == before
 
 
-def test_a_later_turn_goes_back_and_an_earlier_one_moves_it_no_more(store):
+def test_a_later_turn_moves_a_pointer_back_and_an_earlier_one_no_longer_does(store):
     for digest in ("d1", "d2"):
-        say(store, digest)
+        move(store, digest)
 
-    assert say(store, "d1", turn=1) == "d1"
-    assert say(store, "d2") == "d1"
-    assert say(store, "never said", turn=0) == "d1"
-    assert say(store, "d1", turn=1) == "d1"
-    assert say(store, "d3", turn=1) == "d3"
-    assert say(store, "d2", turn=2) == "d2"
+    assert move(store, "d1", turn=1) == "d1"
+    assert move(store, "d2") == "d1"
+    assert move(store, "new", turn=0) == "d1"
+    assert move(store, "d1", turn=1) == "d1"
+    assert move(store, "d3", turn=1) == "d3"
+    assert move(store, "d2", turn=2) == "d2"
     assert read_pointer(store, KEY, by="digest")["previous"] == ["d3", "d1", "d2", "d1"]
 
 
-def test_of_cases_with_other_slides_the_turns_of_those_in_both_decide(store):
-    def told(digest: str, **turns: int) -> str:
-        return say(store, digest, turn=sum(turns.values()), turns=turns)
+def test_if_a_case_has_changed_its_slides_the_turns_of_the_common_ones_decide(store):
+    def move_in_turns(digest: str, **turns: int) -> str:
+        return move(store, digest, turn=sum(turns.values()), turns=turns)
 
-    assert told("d1", a=3, b=0) == "d1"
-    assert told("d2", b=1, c=0) == "d2"  # a smaller sum, and later all the same
-    assert told("d3", a=9, b=0) == "d2"  # of b it knows what was before
-    assert told("d1", a=3, b=0) == "d2"
-    assert told("d4", x=0) == "d4"
-    assert say(store, "d5", turn=0, turns={"x": 0, "a": "damaged"}) == "d5"
-    assert told("d6", x=0, a=0, b=0) == "d6"
+    assert move_in_turns("d1", a=3, b=0) == "d1"
+    assert move_in_turns("d2", b=1, c=0) == "d2"  # a smaller sum, but later
+    assert move_in_turns("d3", a=9, b=0) == "d2"  # an earlier turn of b
+    assert move_in_turns("d1", a=3, b=0) == "d2"
+    assert move_in_turns("d4", x=0) == "d4"
+    assert move(store, "d5", turn=0, turns={"x": 0, "a": "damaged"}) == "d5"
+    assert move_in_turns("d6", x=0, a=0, b=0) == "d6"
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=12))
-def test_after_any_history_it_says_what_was_new_last(tmp_path_factory, digests):
+def test_after_any_history_a_pointer_has_the_last_new_value(tmp_path_factory, digests):
     store = WatchedStore(open_store(StorageSettings(f"file:{tmp_path_factory.mktemp('p')}")))
     for digest in digests:
-        say(store, digest)
+        move(store, digest)
 
     assert read_pointer(store, KEY, by="digest")["digest"] == list(dict.fromkeys(digests))[-1]
 
 
 @pytest.mark.parametrize("writes", [1, 2])
 @pytest.mark.parametrize("others", [["other"], ["other", "third"]])
-def test_however_late_a_writer_is_it_neither_forgets_the_others_nor_covers_them_up(store, writes, others):
-    """Others begin and end between two steps of ours, as if our process had been stopped there."""
-    say(store, "d1")
+def test_a_late_writer_neither_drops_nor_overwrites_the_values_of_others(store, writes, others):
+    """Others start and finish between two of our steps, as if our process had been paused there."""
+    move(store, "d1")
     put, left = store.put, [writes]
 
     def late(*args, **options):
@@ -91,27 +91,27 @@ def test_however_late_a_writer_is_it_neither_forgets_the_others_nor_covers_them_
         if left[0] == 0:
             store.put = put
             for other in others:
-                say(store, other)
+                move(store, other)
         return put(*args, **options)
 
     store.put = late
-    say(store, "ours")
+    move(store, "ours")
     pointer = read_pointer(store, KEY, by="digest")
     order = ["d1", *others, "ours"] if writes == 1 else ["d1", "ours", *others]
 
     assert [pointer["digest"], *pointer["previous"]] == order[::-1]
 
 
-def test_a_pointer_that_a_crash_left_behind_is_made_up_for(store):
-    say(store, "d1")
+def test_a_pointer_that_a_crash_left_behind_its_history_catches_up(store):
+    move(store, "d1")
     store.dies_after = 1  # the history's entry is written, the pointer is not
     with pytest.raises(Killed):
-        say(store, "d2")
+        move(store, "d2")
     store.dies_after = None
     assert read_pointer(store, KEY, by="digest")["digest"] == "d1"
     assert list(pointer_faults(store, KEY, by="digest")) == []  # late, not damaged
 
-    assert say(store, "d2") == "d2"
+    assert move(store, "d2") == "d2"
     assert read_pointer(store, KEY, by="digest") == {
         "digest": "d2",
         "draft": "reports/a/d2",
@@ -125,16 +125,16 @@ DAMAGE = [None, b"", b"[]", b'{"digest": 3}', b"\xff", b'{"digest":"d']
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("key", ENTRIES)
-def test_one_object_that_is_damaged_or_missing_is_told_from_the_others_and_mended(store, key, damage):
+def test_one_damaged_or_missing_object_is_read_from_the_others_and_mended(store, key, damage):
     for digest in ("d1", "d2", "d3"):
-        say(store, digest)
+        move(store, digest)
     before, whole = store.contents(), read_pointer(store, KEY, by="digest")
     store.inner.put(key, damage or b"", if_absent=False) if damage is not None else store.inner.delete(key)
 
     assert recall_pointer(store, KEY, by="digest") == whole
     assert key in list(pointer_faults(store, KEY, by="digest"))
-    assert say(store, "d1") == "d3"
-    assert say(store, "d4") == "d4"
+    assert move(store, "d1") == "d3"
+    assert move(store, "d4") == "d4"
     assert read_pointer(store, KEY, by="digest")["previous"] == ["d3", "d2", "d1"]
     mend_pointer(store, KEY, by="digest")
     after = store.contents()
@@ -144,9 +144,9 @@ def test_one_object_that_is_damaged_or_missing_is_told_from_the_others_and_mende
 
 
 @pytest.mark.parametrize("key", ENTRIES)
-def test_a_bit_that_is_another_anywhere_is_found_and_is_not_spread_to_the_others(store, key):
+def test_a_flipped_bit_is_found_and_does_not_spread_to_the_other_objects(store, key):
     for digest in ("d1", "d2", "d3"):
-        say(store, digest, turn=1)
+        move(store, digest, turn=1)
     sound, whole = store.get(key), read_pointer(store, KEY, by="digest")
     for at in range(len(sound)):
         damaged = sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :]
@@ -160,7 +160,7 @@ def test_a_bit_that_is_another_anywhere_is_found_and_is_not_spread_to_the_others
 
 
 @pytest.mark.parametrize("key", ENTRIES)
-def test_one_that_leaves_out_what_is_anothers_is_sound_and_is_mended_as_it_was(store, key):
+def test_a_pointer_without_the_entries_of_another_owner_is_sound_and_mended_as_it_was(store, key):
     def ours(entry) -> bool:
         return not entry["digest"].startswith("other")
 
@@ -183,5 +183,5 @@ def test_a_damaged_pointer_is_written_anew(store, damage):
     store.inner.put(KEY, damage, if_absent=False)
     assert read_pointer(store, KEY, by="digest") is None
 
-    assert say(store, "d1") == "d1"
+    assert move(store, "d1") == "d1"
     assert read_pointer(store, KEY, by="digest")["previous"] == []
