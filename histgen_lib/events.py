@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import canonical_json, each_name_once, sha256_hex
+from histgen_lib.files import canonical_json, each_name_once, json_digest, sha256_hex
 
 SCHEMA_VERSION = 1
 """Sent with every event as `ce_schemaversion`; a consumer dead-letters a version it does not know."""
@@ -34,7 +34,7 @@ class SlideScanned:
     """A slide's file is complete. `content_id`: SHA-256 over its bytes; `mpp`: µm per level-0 px, if stated.
 
     A slide of a case names the case and all of its slides, which get one report together. `turn`: how often
-    the slide has been announced differently before; what a later turn says holds over any earlier one.
+    the slide has been announced differently before; a later turn takes precedence over any earlier one.
     """
 
     type: ClassVar[str] = SLIDE_SCANNED
@@ -173,11 +173,10 @@ class Event:
 
     @property
     def full_name(self) -> str:
-        """The name by source, id and data together, whoever the sender is."""
+        """The name by source, id and data together, for any sender."""
         values = ((f, getattr(self.data, f.name)) for f in fields(self.data))
         data = {f.name: value for f, value in values if value != f.default}
-        whole = canonical_json([self.source, self.id, self.type, data])
-        return f"{self.id}.{sha256_hex(whole)[:32]}"
+        return f"{self.id}.{json_digest([self.source, self.id, self.type, data])[:32]}"
 
     @property
     def trace_id(self) -> str:

@@ -60,7 +60,7 @@ def canonical_json(value: Any) -> bytes:
 
 def sealed_json(value: Mapping[str, Any]) -> bytes:
     """Return canonical JSON with the SHA-256 of all the rest under "seal": damage shows when it is read."""
-    return canonical_json({**value, _SEAL: sha256_hex(canonical_json(value))})
+    return canonical_json({**value, _SEAL: json_digest(value)})
 
 
 def unsealed(data: bytes) -> Any:
@@ -95,7 +95,7 @@ def _seals(value: Mapping[str, Any], name: str) -> bool:
     seal = value.get(name)
     if not isinstance(seal, str) or len(seal) != _HEX_DIGITS:
         return False
-    return seal == sha256_hex(canonical_json({other: value[other] for other in value if other != name}))
+    return seal == json_digest({other: value[other] for other in value if other != name})
 
 
 def decode_text(data: bytes) -> str:
@@ -123,6 +123,11 @@ def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON as 64 hexadecimal digits."""
+    return sha256_hex(canonical_json(value))
 
 
 def sha256_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Secrets that keep other accounts of a machine out: files in a folder of ours, for the owner's eyes only."""
+"""Secrets that keep out other accounts of a machine: files that only their owner can read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the jobs read and write in the store, each as one thing: a slide's bag, a report's sources, a report.
 
-Here it is known which objects each is made of and in which order they are written: the last one, a scan
-record or draft.json, says that all of them are there.
+Only this module knows which objects each consists of and in which order they are written: the last one, a
+scan record or draft.json, shows that all of them are there.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class StoredReport:
     def write(self, files: Sequence[RenderedFile], turns: Mapping[str, int]) -> str:
         """Write what is missing or damaged, in order, then have the pointer name it; return the draft's key.
 
-        A damaged report of an earlier version is mended where it lies.
+        A damaged report of an earlier version is repaired in its place.
         """
         places = [key.removesuffix(DRAFT_JSON) for key in self._places()]
         folder = next((place for place in places if any(self.store.list(place))), places[0])

@@ -1,4 +1,4 @@
-"""What a job is: it takes one kind of event's data, leaves objects in the store, and says what follows."""
+"""What a job is: it takes the data of one type of event, stores objects, and returns what follows."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class ReportModel:
 
     @cached_property
     def provenance(self) -> ModelProvenance:
-        """What a draft says of the model that wrote it."""
+        """What a draft records about the model that wrote it."""
         folder = self.folder
         return ModelProvenance(name=folder.name, sha256=folder.digest, synthetic=folder.synthetic)
 

@@ -46,11 +46,10 @@ def report_slide(
 ) -> Result:
     """Draft the report of one slide into `out_dir`/<slide id>/.
 
-    `OutputPlaces`, the same for all slides of a run, make sure that no two are written into one folder.
-    `mpp` (µm per level-0 px) overrides what the file says. `bag`: features of this slide made earlier,
-    used instead of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it
-    anew, and lets it replace the draft of another slide of the same name. On an error nothing is left in
-    `out_dir`.
+    Pass the same `OutputPlaces` for all slides of a run, so that no two are written into one folder. `mpp`
+    (µm per level-0 px) overrides the file's own. `bag`: features of this slide computed earlier, used instead
+    of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it again, and also
+    replaces the draft of another slide of the same name. On an error nothing is left in `out_dir`.
 
     Raises what `open_slide`, `plan_grid`, `read_bag` and the server raise, and InvalidInputError:
     "slide-changed", "output-other-slide", "bag-other-slide", "bag-other-encoder"; and FatalError:

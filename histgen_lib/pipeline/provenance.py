@@ -1,4 +1,4 @@
-"""What decides the bytes of a draft: its inputs, their digest, and what the record says of them."""
+"""What decides the bytes of a draft: its inputs, their digest, and how the record describes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from histgen_lib import __version__
 from histgen_lib.bags import Bag
 from histgen_lib.catalogue.scan_record import ScanRecord
-from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.files import json_digest, sha256_hex
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.reports.record import (
     SCHEMA_VERSION,
@@ -133,16 +133,14 @@ class Recipe:
 
     def inputs_digest(self, origin: Mapping[str, Any]) -> str:
         """Digest all that decides a draft's bytes; `origin`: of a slide, a case or a bag."""
-        return sha256_hex(
-            canonical_json(
-                {
-                    "software": SOFTWARE,
-                    "schema": SCHEMA_VERSION,
-                    "model": self.model.provenance.sha256,
-                    "decoding": self._decoding,
-                    "origin": dict(origin),
-                }
-            )
+        return json_digest(
+            {
+                "software": SOFTWARE,
+                "schema": SCHEMA_VERSION,
+                "model": self.model.provenance.sha256,
+                "decoding": self._decoding,
+                "origin": dict(origin),
+            }
         )
 
     def of_slide(self, part: Part) -> Provenance:
@@ -150,7 +148,7 @@ class Recipe:
         return self._provenance(part.origin, part.bag.digest, part.slide, part)
 
     def of_case(self, case_id: str, parts: Sequence[Part]) -> Provenance:
-        """Return the provenance of the draft of a case; what differs between slides stands beside each."""
+        """Return the provenance of the draft of a case; what differs between slides is listed per slide."""
         whole = SlideProvenance(
             content_id=None,
             size_px=None,

@@ -1,4 +1,4 @@
-"""How far a model is to be believed, as measured on slides with a known truth and kept in its config.json.
+"""How far to trust a model, as measured on slides with a known truth and stored in its config.json.
 
 `Calibration` turns the decoder's token log-probabilities into the share of such sentences that were right on
 held-out slides: training fits it and writes `to_config()` under "calibration". `EvidenceFigures` counts how

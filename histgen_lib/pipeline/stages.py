@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""
+    """Ignore the report."""
 
 
 class Stages:

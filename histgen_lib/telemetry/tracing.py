@@ -1,7 +1,7 @@
 """Spans from scan to draft, exported to an OpenTelemetry collector if one is configured.
 
 An event's W3C traceparent names the span that published it. So a span's id is known before the span ends: it
-is taken from the published event, and whoever processes that event reports a child of the span. Spans hold
+is taken from the published event, and the service that processes that event exports a child span. Spans hold
 ids, codes and numbers, never paths or text.
 """
 

@@ -29,7 +29,7 @@ class Outcome:
 
 
 class Handler(Protocol):
-    """What a worker calls. Made once in each child process, by a function that can be pickled.
+    """What a worker calls. Built once in each child process, by a function that can be pickled.
 
     Called from one thread, one call at a time. `find` is called before every `handle`, and once more before
     an event is given up: an object that is there outweighs any error.
@@ -43,8 +43,8 @@ class Handler(Protocol):
         """Do the job: every object is durable when this returns. Doing it twice gives the same bytes.
 
         Raises TransientError to be called again later ("slide-away" if that concerns the slides of one place
-        alone), InvalidInputError to have the event dead-lettered. After a FatalError the handler is made
-        anew: if that raises a FatalError too, the worker stops with the event uncommitted, else the error
+        alone), InvalidInputError to have the event dead-lettered. After a FatalError the handler is built
+        again: if that raises a FatalError too, the worker stops with the event uncommitted, else the error
         counts as a crash.
         """
         ...

@@ -45,7 +45,7 @@ MODEL = "histgen"
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be reported on, and where; known from small objects alone."""
+    """What to report on, and where to store it; known from small objects alone."""
 
     sources: Sequence[Source]
     report: StoredReport
@@ -84,7 +84,8 @@ class DraftJob:
         and what reading slides and bags, the server and the store raise; see `SlideFiles.open` too.
         """
         if is_of_case(ready):
-            source_of(self.store, Member.of(ready), ready.content_id)  # what joins a case stays there
+            # Before it joins: a slide stays in its case.
+            source_of(self.store, Member.of(ready), ready.content_id)
             join_case(self.store, ready)
         plan = self._plan(ready)
         if plan is None:
@@ -101,7 +102,7 @@ class DraftJob:
         return lacking(self.drafter.server, MODEL, self.store)
 
     def _plan(self, ready: BagReady) -> _Plan | None:
-        """Find out what is to be reported on; None while slides of the case are missing."""
+        """Return what to report on; None while slides of the case are missing."""
         found = sources_of(self.store, ready)
         if found is None:
             return None
@@ -111,7 +112,7 @@ class DraftJob:
         return _Plan(sources, StoredReport(self.store, owner, self.drafter.recipe.inputs_digest(origin)))
 
     def _found(self, plan: _Plan) -> Done[ReportDrafted] | None:
-        """Return a report that is there already, all of it sound; the pointer names it then."""
+        """Return a report that is there already and sound, after making sure that the pointer names it."""
         found = plan.report.find(plan.turns)
         return None if found is None else _done(plan, *found)
 
@@ -169,7 +170,7 @@ def _supplied(source: Source, model: ReportModel) -> str | None:
 def _done(
     plan: _Plan, draft: DraftReport, draft_key: str, measures: Mapping[str, float] | None = None
 ) -> Done[ReportDrafted]:
-    """Say what follows. The last slides of a case may race: they publish one and the same event."""
+    """Return what follows. The last slides of a case may race: they publish one and the same event."""
     data = ReportDrafted(
         slide_id=plan.report.owner.id,
         report_digest=plan.report.digest,

@@ -1,7 +1,7 @@
 """slide.scanned → bag.ready: a slide's bag, thumbnail and scan record in the object store.
 
-Where they lie follows from what decides their bytes, all of which is known before the slide is opened. The
-scan record is written last: where it lies, the job is done.
+Their keys follow from what decides their bytes, all of which is known before the slide is opened. The scan
+record is written last: once it is there, the job is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from histgen_lib.catalogue.registry import keep, take_in
 from histgen_lib.catalogue.scan_record import ScanRecord, record_scan
 from histgen_lib.catalogue.stored import StoredBag
 from histgen_lib.events import BagReady, Event, SlideScanned
-from histgen_lib.files import canonical_json, sha256_hex
+from histgen_lib.files import json_digest
 from histgen_lib.pipeline.job import Done, lacking
 from histgen_lib.pipeline.provenance import SOFTWARE
 from histgen_lib.pipeline.scan.scanner import Scanner
@@ -83,7 +83,7 @@ class ScanJob:
     ) -> BagReady:
         """Read and encode the slide, and store the result; doing it twice gives the same bytes.
 
-        `as_found`: take what lies at the slide's place now, as if that had been announced. Otherwise raises
+        `as_found`: take the file that is there now, as if it had been announced. Otherwise raises
         InvalidInputError("slide-changed") if the file is not, or no longer, what was announced; and what
         opening, cutting and reading slides, the server and the store raise; see `SlideFiles.open` too.
         """
@@ -136,7 +136,7 @@ class ScanJob:
             "tiling": asdict(model.tiling),
             "encoder": model.encoder_sha256 or model.provenance.sha256,
         }
-        return StoredBag(self.store, scanned.slide_id, sha256_hex(canonical_json(decides)))
+        return StoredBag(self.store, scanned.slide_id, json_digest(decides))
 
 
 def _ready(scanned: SlideScanned, stored: StoredBag, record: ScanRecord, bag_bytes: int) -> BagReady:

@@ -1,7 +1,7 @@
-"""The files of a report as a table: what each is called, its media type, when it is made, and who makes it.
+"""The files of a report as a table: name, media type, when each is made, and its renderer.
 
-A new file is one module here, with a function that takes a draft and its pictures, and one entry in
-RENDERINGS. The table is light; a renderer is loaded when it is first used.
+A new file takes one module in this package, with a function of a draft and its pictures, and one entry in
+RENDERINGS. The table is light to import: a renderer is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class RenderedFile:
 
 @dataclass(frozen=True)
 class Rendering:
-    """How one file of a report is made.
+    """One kind of file in a report.
 
     `renderer`: "module:function" in this package. The function takes the draft and the pictures of its
-    slides, in the draft's order, and returns the file's bytes; with `each_slide`, a file for each slide, None
-    for one that has none. The files of a case's slides lie in a folder for each.
+    slides, in the draft's order, and returns the bytes of the file; with `each_slide`, a list of the bytes
+    for each slide, None for a slide without the file. Each slide of a case has a folder for its files.
     """
 
     name: str
@@ -67,7 +67,7 @@ RENDERINGS = (
     Rendering(DRAFT_HTML, "text/html; charset=utf-8", "html:render"),
     Rendering(DRAFT_JSON, "application/json", "draft_json:render"),
 )
-"""In the order in which they are written: draft.json is last and says that all are there."""
+"""In the order in which the files are written: draft.json is last and shows that all are there."""
 
 
 def render(

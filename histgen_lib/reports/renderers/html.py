@@ -160,7 +160,7 @@ def _shown(draft: DraftReport, pictures: Sequence[Pictures]) -> list[_Shown]:
 
 
 def _tile_uris(shown: Sequence[_Shown]) -> list[tuple[str, str]]:
-    """Collect each tile's pixels once: (id, data URI)."""
+    """Return each tile's pixels once: (id, data URI)."""
     return [(one.ids[place], _tile_uri(px)) for one in shown for place, px in one.pictures.tiles.items()]
 
 

@@ -1,4 +1,4 @@
-"""thumbnail.webp and heatmap.webp: each slide, and where the evidence for the whole draft lies on it."""
+"""thumbnail.webp and heatmap.webp: a slide, and where on it the evidence for the whole draft lies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def thumbnails(draft: DraftReport, pictures: Sequence[Pictures]) -> list[bytes |
 
 
 def heatmaps(draft: DraftReport, pictures: Sequence[Pictures]) -> list[bytes | None]:
-    """Draw each slide's heatmap; all slides of a case have one scale."""
+    """Draw each slide's heatmap; the slides of a case share one colour scale."""
     slides = [part.slide for part in draft.slides] or [draft.provenance.slide]
     means = [overall(draft, shown.weights) for shown in pictures]
     peak = max(float(mean.max(initial=0)) for mean in means)

@@ -1,7 +1,7 @@
 """What the version before left behind goes on working: a home folder, a Kafka topic, a store.
 
-`tests/recorded/record.py` recorded them, with commit 434fc24. In each, "done" is drafted, "letter" ended in a dead letter because
-its file was missing for a while, and "waiting" was announced to workers that did not run.
+`tests/recorded/record.py` recorded them, with commit 434fc24. In each, "done" is drafted, "letter" ended in a
+dead letter because its file was missing for a while, and "waiting" was announced to workers that did not run.
 """
 
 from __future__ import annotations
