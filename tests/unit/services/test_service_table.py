@@ -48,6 +48,12 @@ def test_every_worker_takes_what_an_earlier_service_gives():
         assert row.takes in gives[:place] or row.kind == "web"
 
 
+def test_what_a_worker_gives_follows_from_what_it_takes():
+    for row in SERVICES:
+        if row.kind == "worker" and row.gives:
+            assert row.gives.follows == row.takes.type
+
+
 def test_slides_come_in_at_one_service():
     assert [row.name for row in SERVICES if row.is_entrance] == ["gateway"]
 

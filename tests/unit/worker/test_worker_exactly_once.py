@@ -71,11 +71,16 @@ class _Stepped:
         return lambda *a, **k: self._steps.step(lambda: inner(*a, **k))
 
 
-def stepped(kit: Worker, steps: Steps) -> Worker:
-    store, bus = steps.wrap(kit.store), steps.wrap(kit.subscription)
-    attempts = Attempts(store, kit.spec.name)
+def stepped(worker: Worker, steps: Steps) -> Worker:
+    store, bus = steps.wrap(worker.store), steps.wrap(worker.subscription)
+    attempts = Attempts(store, worker.spec.name)
     return replace(
-        kit, store=store, subscription=bus, publisher=bus, attempts=attempts, runner=steps.wrap(kit.runner)
+        worker,
+        store=store,
+        subscription=bus,
+        publisher=bus,
+        attempts=attempts,
+        runner=steps.wrap(worker.runner),
     )
 
 
@@ -87,7 +92,7 @@ def each_step(
         for at in range(100):
             fresh = world()
             steps = Steps(at, after, lambda fresh=fresh: then(fresh))
-            yield fresh, stepped(fresh.kit(), steps), steps
+            yield fresh, stepped(fresh.worker(), steps), steps
             if not steps.reached:
                 break
 
@@ -114,29 +119,29 @@ def _kill(_: World) -> None:
 @pytest.mark.parametrize("how", ENDS)
 def test_killed_at_any_step_and_delivered_again(how: str):
     kills = 0
-    for world, kit, _ in each_step(lambda: _world(how), _kill):
+    for world, worker, _ in each_step(lambda: _world(how), _kill):
         try:
-            work(kit)
+            work(worker)
         except KilledError:
             kills += 1
         if world.bus.ended[-1:] not in (["done"], ["reject"]):
-            work(world.kit())
+            work(world.worker())
         check_one_end(world, how)
-        work(world.kit())  # a duplicate changes nothing
+        work(world.worker())  # a duplicate changes nothing
         check_one_end(world, how)
     assert kills > 10
 
 
 @pytest.mark.parametrize("how", ENDS)
 def test_killed_twice_at_any_step(how: str):
-    for world, kit, _ in each_step(lambda: _world(how), _kill):
-        for again in (kit, stepped(world.kit(), Steps(2, True, lambda: _kill(None)))):
+    for world, worker, _ in each_step(lambda: _world(how), _kill):
+        for again in (worker, stepped(world.worker(), Steps(2, True, lambda: _kill(None)))):
             try:
                 work(again)
             except KilledError:
                 continue
         if world.bus.ended[-1:] not in (["done"], ["reject"]):
-            work(world.kit())
+            work(world.worker())
         check_one_end(world, how if how != "crashes once" else None)  # that may be its third attempt
 
 
@@ -145,11 +150,11 @@ def test_a_server_away_at_any_step_changes_no_end(how: str):
     def away(_: World) -> None:
         raise TransientError("storage-unavailable", "Away.")
 
-    for world, kit, _ in each_step(lambda: _world(how), away):
+    for world, worker, _ in each_step(lambda: _world(how), away):
         try:
-            work(kit)
+            work(worker)
         except TransientError:  # the last removal of attempts, which the loop repeats by itself
-            kit.attempts.sweep()
+            worker.attempts.sweep()
         check_one_end(world, how)
         kept = [f"attempts/w/{EVENT.id}/1"] if how not in GOOD else []
         assert world.store.under("attempts/") == kept
@@ -163,11 +168,11 @@ def test_killed_at_any_step_with_an_outcome_too_large_for_an_event():
         fresh.bus.fail("publish", *[InvalidInputError("event-too-large", "It is too large.")] * 99)
         return fresh
 
-    for world, kit, _ in each_step(big, _kill):
+    for world, worker, _ in each_step(big, _kill):
         with suppress(KilledError):
-            work(kit)
+            work(worker)
         if world.bus.ended[-1:] != ["reject"]:
-            work(world.kit())
+            work(world.worker())
         assert LETTER in world.store.objects
         assert world.bus.published == []
         assert {reason.letter.data.event_id for reason in world.bus.rejected} == {EVENT.id}
@@ -178,12 +183,12 @@ def test_killed_at_any_step_with_an_outcome_too_large_for_an_event():
 def test_killed_at_any_step_and_set_aside_at_each_passing_failure(how: str):
     """What was set aside comes again, to this worker or, when it was killed, to another."""
     for world, first, _ in each_step(lambda: _world(how), _kill):
-        world.bus.room, kit = 999, first
+        world.bus.room, worker = 999, first
         for _ in range(20):
             try:
-                work(kit)
+                work(worker)
             except KilledError:
-                kit = world.kit()
+                worker = world.worker()
             if world.bus.ended[-1:] in (["done"], ["reject"]):
                 break
         check_one_end(world, how)
@@ -197,11 +202,11 @@ def test_overtaken_at_any_step_by_the_member_that_has_the_record_now(ours: str, 
     def overtake(world: World) -> None:
         other = FakeRunner(ENDS[theirs](), world.runner.written)
         world.bus.ours = True
-        work(replace(world.kit(), runner=other))
+        work(replace(world.worker(), runner=other))
         world.bus.ours = False
 
-    for world, kit, _ in each_step(lambda: _world(ours), overtake):
-        work(kit)
+    for world, worker, _ in each_step(lambda: _world(ours), overtake):
+        work(worker)
         letter, draft = LETTER in world.store.objects, EVENT.key in world.runner.written
         assert (letter, draft) in {(True, False), (False, True)}
         if {ours, theirs} <= {"good", "outage"}:  # else three attempts may be used up between them

@@ -34,10 +34,10 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_events_that_differ_in_anything_are_different_events(world: World, other: Event):
-    first, kit = foreign(), world.kit()
+    first, worker = foreign(), world.worker()
     world.runner.results = [BAD, None]
-    work(kit, first)
-    work(kit, other)
+    work(worker, first)
+    work(worker, other)
     assert world.runner.handled == [1, 1]
     assert world.bus.ended == ["reject", "done"]
     assert given_up(world) == {(first.source, first.id, first.key)}
@@ -45,10 +45,10 @@ def test_events_that_differ_in_anything_are_different_events(world: World, other
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_two_events_that_are_given_up_have_a_letter_each(world: World, other: Event):
-    first, kit = foreign(), world.kit()
+    first, worker = foreign(), world.worker()
     world.runner.results = [BAD, BAD]
     for event in (first, other, first, other):
-        work(kit, event)
+        work(worker, event)
     assert given_up(world) == {(event.source, event.id, event.key) for event in (first, other)}
     announced = [
         (reason.letter.data.event_source, reason.letter.data.event_id) for reason in world.bus.rejected
@@ -75,13 +75,13 @@ def test_our_own_ids_remain_the_names_of_their_events():
 def test_two_events_of_one_id_under_our_own_source_end_separately(world: World):
     """Someone who publishes as us may do so by mistake; neither swallows the other's end."""
     first = scanned("S1")
-    second, kit = replace(scanned("S2"), id=first.id), world.kit()
+    second, worker = replace(scanned("S2"), id=first.id), world.worker()
     world.runner.results = [BAD, BAD]
     for event in (first, second, first, second):
-        work(kit, event)
+        work(worker, event)
     assert {key for _, _, key in given_up(world)} == {"S1", "S2"}
     world.runner.written = {"S2"}
-    work(kit, second)
+    work(worker, second)
     assert {key for _, _, key in given_up(world)} == {"S1"}
 
 
@@ -94,12 +94,12 @@ def old_letter(world: World, event: Event) -> str:
 
 
 def test_the_letter_of_an_earlier_version_is_found_by_its_own_event_alone(world: World):
-    event, kit = foreign(), world.kit()
+    event, worker = foreign(), world.worker()
     key = old_letter(world, event)
-    work(kit, event)
+    work(worker, event)
     assert world.runner.handled == []
     assert world.bus.ended == ["reject"]
-    work(kit, OTHERS["source"])
+    work(worker, OTHERS["source"])
     assert world.bus.ended == ["reject", "done"]
     assert world.store.under(LETTERS) == [key]
 
@@ -108,7 +108,7 @@ def test_a_finished_object_outweighs_the_letter_of_an_earlier_version_too(world:
     event = foreign()
     old_letter(world, event)
     world.runner.written = {event.key}
-    work(world.kit(), event)
+    work(world.worker(), event)
     assert world.bus.ended == ["done"]
     assert world.store.under(LETTERS) == []
 
@@ -117,7 +117,7 @@ def test_an_unreadable_letter_belongs_to_no_event(world: World):
     event = foreign()
     world.store.put(f"{LETTERS}{event.name}.json", b"{")
     world.store.put(f"{LETTERS}{event.id}.json", canonical_json({"schema": 9}))
-    work(world.kit(), event)
+    work(world.worker(), event)
     assert world.bus.ended == ["done"]
 
 
@@ -125,7 +125,7 @@ def test_a_letter_is_replayed_by_its_name_or_by_an_unambiguous_id(world: World):
     first, other = foreign(), OTHERS["source"]
     world.runner.results = [BAD, BAD, BAD]
     for event in (first, other, foreign(ce_id="18")):
-        work(world.kit(), event)
+        work(world.worker(), event)
     (both,) = choose(world.store, event_ids=["17"])
     assert both.refused.code == "replay-ambiguous"
     assert first.name in both.refused.hint

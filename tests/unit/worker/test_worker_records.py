@@ -14,9 +14,9 @@ from histgen_lib.events import Event, SlideScanned
 
 
 def test_a_record_that_is_no_event_is_refused_and_its_bytes_not_repeated(world: World):
-    kit = world.kit()
-    kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
-    kit.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
+    worker = world.worker()
+    worker.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
+    worker.refuse(delivery(None, offset=7, raw=b"DOE^JANE"))
     (key,) = world.store.under("dead-letter/")
     assert b"DOE" not in world.store.objects[key]
     stored = json.loads(world.store.objects[key])
@@ -30,15 +30,15 @@ def test_a_record_that_is_no_event_is_refused_and_its_bytes_not_repeated(world: 
 
 def test_different_bytes_at_one_place_have_letters_of_their_own(world: World):
     """A broker that was made anew counts its records from 0 again."""
-    kit = world.kit()
-    kit.refuse(delivery(None, raw=b"one"))
-    kit.refuse(delivery(None, raw=b"two"))
+    worker = world.worker()
+    worker.refuse(delivery(None, raw=b"one"))
+    worker.refuse(delivery(None, raw=b"two"))
     assert len(world.store.under("dead-letter/")) == 2
 
 
 def test_an_event_on_the_wrong_topic_is_given_up(world: World):
-    kit = world.kit()
-    kit.refuse(delivery(drafted(EVENT)))
+    worker = world.worker()
+    worker.refuse(delivery(drafted(EVENT)))
     assert [reason.code for reason in world.bus.rejected] == ["event-misplaced"]
 
 
@@ -47,9 +47,9 @@ TOO_LARGE = InvalidInputError("event-too-large", "It is too large.")
 
 def test_an_outcome_that_cannot_be_published_is_given_up_although_its_objects_exist(world: World):
     world.bus.fail("publish", *[TOO_LARGE] * 9)
-    kit = world.kit()
-    work(kit)
-    work(world.kit())  # it comes again
+    worker = world.worker()
+    work(worker)
+    work(world.worker())  # it comes again
     assert read_dead_letter(world.store, EVENT.id).code == "event-too-large"
     assert world.runner.handled == [1]
     assert world.bus.ended == ["reject", "reject"]
@@ -64,7 +64,7 @@ def test_an_outcome_found_while_giving_up_that_cannot_be_published_is_given_up(w
         raise BAD
 
     world.runner.results = [overtaken_and_bad]
-    work(world.kit())
+    work(world.worker())
     assert LETTER in world.store.objects
     assert world.bus.ended == ["reject"]
 
@@ -80,9 +80,9 @@ def test_an_unexpected_exception_ends_the_record_and_not_the_worker(world: World
     elif where == "publish":
         world.bus.fail("publish", *wrong)
     else:
-        world.kit().attempts.begin(EVENT.id, 3)
+        world.worker().attempts.begin(EVENT.id, 3)
         world.store.fail("get", *wrong[:2])
-    work(world.kit())
+    work(world.worker())
     if where == "get":
         assert world.bus.ended == ["done"]
         return
@@ -97,7 +97,7 @@ def test_an_event_whose_attempt_cannot_be_counted_is_given_up(world: World):
     """No store could hold an object of its name."""
     put = world.store.put
     world.store.put = lambda key, data, **more: _refuse(key) if "attempts" in key else put(key, data, **more)
-    work(world.kit())
+    work(world.worker())
     assert read_dead_letter(world.store, EVENT.id).code == "object-key"
     assert world.bus.ended == ["reject"]
 
@@ -109,12 +109,12 @@ def _refuse(_: str) -> bool:
 def test_a_letter_that_is_removed_while_it_is_looked_for_is_none(world: World):
     """A person has it tried again in this moment."""
     world.runner.results = [BAD]
-    kit = world.kit()
-    work(kit)
+    worker = world.worker()
+    work(worker)
     head = world.store.head
     world.store.head = lambda key: (head(key), world.store.objects.pop(key, None))[0]
     del world.store.objects[LETTER]
-    work(kit)
+    work(worker)
     assert world.bus.ended == ["reject", "done"]
 
 

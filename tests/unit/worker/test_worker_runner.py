@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import Any
+from typing import Unpack
 
 import pytest
-from worker_fakes import EVENT, World
+from worker_fakes import EVENT, Limits, World
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
-from histgen_lib.worker.child import Answer, Check, Checked, Failed, Find, Handle, StageProgress, Started
+from histgen_lib.worker.child import (
+    Answer,
+    Check,
+    Checked,
+    Failed,
+    Find,
+    Handle,
+    Message,
+    Request,
+    StageProgress,
+    Started,
+)
 from histgen_lib.worker.failures import JobFailedError
 from histgen_lib.worker.handler import Outcome
 from histgen_lib.worker.runner import ProcessDiedError, Runner
@@ -21,16 +32,19 @@ DEATH = ProcessDiedError(-9)
 BAD = InvalidInputError("slide-damaged", "It is damaged.")
 
 
+Scripted = Message | ProcessDiedError | None
+
+
 class ScriptedProcess:
     """In place of a JobProcess: `script` is what `receive` gives; None is a wait without a message."""
 
-    def __init__(self, *script: Any) -> None:
+    def __init__(self, *script: Scripted) -> None:
         self.script = deque(script)
         self.pid: int | None = None
-        self.sent: list[Any] = []
+        self.sent: list[Request] = []
         self.starts = 0
         self.stands_still = False
-        self.next_scripts: list[list[Any]] = []
+        self.next_scripts: list[list[Scripted]] = []
 
     def start(self) -> None:
         self.starts += 1
@@ -38,10 +52,10 @@ class ScriptedProcess:
         if self.starts > 1 and self.next_scripts:
             self.script = deque(self.next_scripts.pop(0))
 
-    def send(self, request: Any) -> None:
+    def send(self, request: Request) -> None:
         self.sent.append(request)
 
-    def receive(self, timeout_s: float) -> Any:
+    def receive(self, timeout_s: float) -> Message | None:
         step = self.script.popleft() if self.script else None
         if isinstance(step, Exception):
             self.kill()
@@ -55,9 +69,9 @@ class ScriptedProcess:
         self.pid = None
 
 
-def _runner(world: World, process: ScriptedProcess, **values: Any) -> Runner:
-    kit = world.kit(**values)
-    return Runner(kit.spec, process, kit.board, kit.pulse)
+def _runner(world: World, process: ScriptedProcess, **limits: Unpack[Limits]) -> Runner:
+    worker = world.worker(**limits)
+    return Runner(worker.spec, process, worker.board, worker.pulse)
 
 
 def _reason(caught: pytest.ExceptionInfo[JobFailedError]) -> str:
@@ -65,13 +79,13 @@ def _reason(caught: pytest.ExceptionInfo[JobFailedError]) -> str:
 
 
 def test_a_job_is_requested_and_its_progress_shown(world: World):
-    kit = world.kit()
-    kit.board.take(EVENT)
+    worker = world.worker()
+    worker.board.take(EVENT)
     process = ScriptedProcess(Started(), None, StageProgress("encode", 3, 9), Answer(Outcome()))
-    assert Runner(kit.spec, process, kit.board, kit.pulse).handle(EVENT, 2) == Outcome()
+    assert Runner(worker.spec, process, worker.board, worker.pulse).handle(EVENT, 2) == Outcome()
     assert process.sent == [Handle(EVENT, 2)]
-    assert kit.board.flight
-    assert (kit.board.flight.stage, kit.board.flight.done) == ("encode", 3)
+    assert worker.board.flight
+    assert (worker.board.flight.stage, worker.board.flight.done) == ("encode", 3)
 
 
 def test_an_answer_at_the_last_moment_counts(world: World):
@@ -117,12 +131,12 @@ def test_the_error_of_a_job_is_raised_again(world: World, failed: Failed, kind: 
 def test_a_record_that_comes_during_a_readiness_check_waits_for_its_answer(world: World, monkeypatch):
     monkeypatch.setattr(runner_module, "CHECK_S", 0.0)
     process = ScriptedProcess(Started(), None, Checked(["triton"]), Answer(None))
-    kit = world.kit()
-    runner = Runner(kit.spec, process, kit.board, kit.pulse)
+    worker = world.worker()
+    runner = Runner(worker.spec, process, worker.board, worker.pulse)
     runner.tend()
     assert runner.find(EVENT) is None
     assert process.sent == [Check(), Find(EVENT)]
-    assert kit.board.missing["job"] == "triton"
+    assert worker.board.missing["job"] == "triton"
 
 
 @pytest.mark.parametrize("busy", [True, False])

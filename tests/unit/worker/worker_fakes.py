@@ -1,4 +1,4 @@
-"""A worker's surroundings in memory, which fail when told to."""
+"""A worker's surroundings in memory, which fail on demand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from histgen_lib.bus import Delivery, Reason
 from histgen_lib.catalogue.keys import letter_key
@@ -50,7 +50,7 @@ BAD = InvalidInputError("slide-damaged", "It is damaged.", hint="Copy it again."
 
 
 class Failing:
-    """Counts calls by name, and has the next ones fail as told."""
+    """Counts calls by name, and lets the next ones fail as `fail` says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,13 +147,26 @@ class FailingBus(Failing, MemoryBus):
         return self.waiting
 
 
+Step = Exception | Callable[[], object] | None
+"""What a call does before its answer: fail, call something, or nothing."""
+
+
+class Limits(TypedDict, total=False):
+    """What a test may change of a WorkerSpec."""
+
+    deadline_s: float
+    start_s: float
+    grace_s: float
+    max_attempts: int
+
+
 @dataclass
 class FakeRunner:
     """In place of the child: `results` are what `handle` does in turn; what it wrote, `find` finds."""
 
-    results: list[Any] = field(default_factory=list)
+    results: list[Step] = field(default_factory=list)
     written: set[str] = field(default_factory=set)
-    on_find: list[Any] = field(default_factory=list)
+    on_find: list[Step] = field(default_factory=list)
     handled: list[int] = field(default_factory=list)
     found: int = 0
     abandoned: int = 0
@@ -178,7 +191,7 @@ class FakeRunner:
         pass
 
 
-def _do(step: Exception | Callable[[], None] | None) -> None:
+def _do(step: Step) -> None:
     if isinstance(step, Exception):
         raise step
     if step:
@@ -187,21 +200,23 @@ def _do(step: Exception | Callable[[], None] | None) -> None:
 
 @dataclass
 class World:
-    """A kit of fakes; `kit(name)` makes another worker in the same world."""
+    """What workers share, in memory; each call of `worker` makes another one."""
 
     store: FailingStore = field(default_factory=FailingStore)
     bus: FailingBus = field(default_factory=FailingBus)
     runner: FakeRunner = field(default_factory=FakeRunner)
     stop: Stop = field(default_factory=Stop)
 
-    def kit(self, **values: Any) -> Worker:
+    def worker(self, **limits: Unpack[Limits]) -> Worker:
         spec = WorkerSpec(
             "w",
             "slide.scanned",
             "g",
             FakeRunner,
             Path("/token"),
-            **{"backoff": Backoff(0, 0), "max_attempts": 3, "drafts": True} | values,
+            backoff=Backoff(0, 0),
+            drafts=True,
+            **{"max_attempts": 3, **limits},
         )
         board = Board(spec.name, now=lambda: NOW)
         pulse = Pulse(board, self.stop, grace_s=spec.grace_s, backoff=spec.backoff)
@@ -211,7 +226,7 @@ class World:
         return Worker(spec, self.bus, self.bus, self.store, attempts, self.runner, pulse, board, retries)
 
 
-def work(kit: Worker, event: Event = EVENT) -> None:
+def work(worker: Worker, event: Event = EVENT) -> None:
     """Have a worker take a record to its end."""
-    Task(kit, delivery(event), event).run()
-    kit.attempts.sweep()
+    Task(worker, delivery(event), event).run()
+    worker.attempts.sweep()
