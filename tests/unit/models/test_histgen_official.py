@@ -191,7 +191,7 @@ def test_a_size_that_the_weights_do_not_tell_must_be_stated(
     for sizes in (SIZES | {name: None}, {k: v for k, v in SIZES.items() if k != name}):
         error = refusal(state, **sizes)
         assert error.code == "checkpoint-size-missing"
-        assert error.message == f"The weights do not tell {name}."
+        assert error.message == f"The weights do not determine {name}."
         assert "training command" in error.hint
 
 
