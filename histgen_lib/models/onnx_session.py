@@ -53,7 +53,7 @@ class OnnxSession:
         except InvalidArgument as error:
             raise FatalError(
                 "model-onnx",
-                f"{self._name} does not take the tensors that config.json states.",
+                f"{self._name} does not take what config.json states.",
                 hint="The files are of different models: run histgen model export, or fetch the model again.",
             ) from error
         except Exception as error:

@@ -204,7 +204,7 @@ class AsideSuite:
         assert subscription.next(0.3) is None
         assert subscription.lag() == 0
 
-    def test_a_newcomer_gets_its_share_and_in_the_end_all_that_was_aside(
+    def test_a_newcomer_gets_its_share_and_finally_all_records_set_aside(
         self, settings: BusSettings, publisher: Publisher, join, topic: str
     ) -> None:
         """Partitions with records aside change hands as others do: nobody works on them."""
@@ -220,7 +220,7 @@ class AsideSuite:
         assert sorted(new.finished) == sorted(sent)
         assert new.refused == []
 
-    def test_a_record_that_is_not_ours_any_more_cannot_be_set_aside(
+    def test_a_record_that_is_no_longer_ours_cannot_be_set_aside(
         self, hasty: BusSettings, publisher: Publisher, join, topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nor is it asked for room: nothing is in flight here."""

@@ -142,7 +142,7 @@ class BusSuite:
         assert take_all(subscription, 1) == [("S0", 1)]
         assert find(letters, letter) == letter
 
-    def test_a_record_that_is_no_event_is_delivered_with_the_reason(
+    def test_a_record_that_is_not_an_event_is_delivered_with_the_reason(
         self, publisher: Publisher, join, topic: str
     ) -> None:
         publisher.publish_raw(topic, "S0", b"\xff not json")
@@ -204,7 +204,7 @@ class BusSuite:
         assert held in old.finished
         assert all(old.kept)
 
-    def test_what_a_leaver_had_is_taken_over(
+    def test_the_records_of_a_leaving_member_are_taken_over(
         self, settings: BusSettings, publisher: Publisher, topic: str
     ) -> None:
         sent = publish(publisher, topic, slides=SLIDES)
@@ -247,7 +247,7 @@ class BusSuite:
         assert busy.took + idle.took == [("S0", 0), ("S0", 1)]
         assert all(busy.kept)
 
-    def test_a_member_that_was_away_too_long_hears_so_and_commits_nothing(
+    def test_a_member_that_was_away_too_long_learns_it_and_commits_nothing(
         self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
         """What it had was given to another, who finishes it."""
@@ -289,7 +289,7 @@ class BusSuite:
             until(lambda: away.finished, 60, "the next one finished")
         assert away.took == [("S0", 0), ("S0", 2)]
 
-    def test_what_another_finished_meanwhile_does_not_come_back_by_release(
+    def test_releasing_a_record_that_another_finished_does_not_bring_it_back(
         self, hasty: BusSettings, publisher: Publisher, join, topic: str
     ) -> None:
         away, delivery = lost_to_another(hasty, publisher, join, topic)

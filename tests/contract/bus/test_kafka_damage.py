@@ -117,7 +117,7 @@ def code(delivery: Delivery) -> str:
 
 
 @pytest.mark.parametrize("blow", BLOWS)
-def test_what_is_damaged_is_told_with_its_place_and_what_follows_comes(
+def test_damage_is_delivered_with_its_place_and_the_next_records_follow(
     kafka: LockedKafka, settings: BusSettings, join, topic: str, blow: str
 ) -> None:
     fill(settings, topic, 0)
@@ -149,7 +149,7 @@ def test_a_group_that_comes_back_to_damage_or_behind_it_goes_on(
 
 
 @pytest.mark.parametrize("blow", [*BLIND, "a byte of the body"])
-def test_damage_at_the_very_end_is_told_too(
+def test_damage_at_the_very_end_is_delivered(
     kafka: LockedKafka, settings: BusSettings, join, topic: str, blow: str
 ) -> None:
     fill(settings, topic, 0)

@@ -40,7 +40,7 @@ def test_records_may_be_compressed(servers: list[str], join, topic: str, how: st
     assert take_all(join("g"), 3) == [("S1", number) for number in range(3)]
 
 
-def test_what_a_transaction_took_back_was_never_said(servers: list[str], join, topic: str) -> None:
+def test_records_of_an_aborted_transaction_are_never_delivered(servers: list[str], join, topic: str) -> None:
     with kafka.KafkaProducer(bootstrap_servers=servers, transactional_id=new_name()) as producer:
         producer.init_transactions()
         for number in range(4):
@@ -79,7 +79,7 @@ BAD_HEADERS = {
 
 @pytest.mark.parametrize("how", [None, "gzip", "zstd"])
 @pytest.mark.parametrize("bad", BAD_HEADERS)
-def test_a_record_that_cannot_be_read_is_told_and_its_neighbours_in_the_batch_arrive(
+def test_an_unreadable_record_is_delivered_as_damaged_and_its_neighbours_arrive(
     servers: list[str], join, topic: str, bad: str, how: str | None
 ) -> None:
     """The letter names its place; kafka-python alone would look for the rest of it for ever."""
@@ -107,14 +107,12 @@ def test_a_record_that_cannot_be_read_is_told_and_its_neighbours_in_the_batch_ar
     ],
     ids=lambda more: "-".join(map(str, more)),
 )
-def test_what_is_beside_an_event_is_left_behind_however_odd(
-    servers: list[str], join, topic: str, more: dict
-) -> None:
+def test_extra_headers_are_ignored_however_odd(servers: list[str], join, topic: str, more: dict) -> None:
     send_batch(servers, topic, more)
     assert number_of(take(join("g"))) == ("S1", 0)
 
 
-def test_a_record_without_a_body_is_told(servers: list[str], join, topic: str) -> None:
+def test_a_record_without_a_body_is_delivered_as_unreadable(servers: list[str], join, topic: str) -> None:
     send_batch(servers, topic, {"value": None}, {})
     subscription = join("g")
     empty = take(subscription)
@@ -124,7 +122,7 @@ def test_a_record_without_a_body_is_told(servers: list[str], join, topic: str) -
 
 
 @pytest.mark.parametrize("how", ["gzip", "lz4", "zstd"])
-def test_what_unpacks_to_too_much_is_told_as_one_and_passed(
+def test_a_batch_that_unpacks_to_too_much_is_delivered_as_one_damaged_record(
     servers: list[str], join, topic: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A megabyte can unpack to gigabytes, which a producer never had."""
@@ -139,7 +137,7 @@ def test_what_unpacks_to_too_much_is_told_as_one_and_passed(
     assert number_of(take(subscription)) == ("S1", 0)
 
 
-def test_a_way_of_packing_that_is_not_installed_is_told_and_passed(
+def test_a_batch_whose_codec_is_not_installed_is_delivered_as_damaged(
     servers: list[str], join, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send_batch(servers, topic, {}, {}, how="zstd")

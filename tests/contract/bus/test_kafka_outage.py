@@ -88,9 +88,7 @@ def all_there(subscription: Subscription, count: int) -> None:
     ("state", "lost"),
     [("idle", "broker"), ("busy", "broker"), ("aside", "broker"), ("idle", "topic"), ("busy", "topic")],
 )
-def test_records_of_a_log_made_anew_are_not_passed_over(
-    own_kafka: KafkaProcess, state: str, lost: str
-) -> None:
+def test_records_of_a_recreated_log_are_not_skipped(own_kafka: KafkaProcess, state: str, lost: str) -> None:
     """An operator wiped the broker, or removed a topic and made it again, while workers were running."""
     soon = (("metadata_max_age_ms", 1_000),)  # a minute, as it comes
     topic, settings = new_name(), BusSettings(own_kafka.url, partitions=1, session_s=3.0, kafka=soon)
@@ -123,7 +121,7 @@ def test_records_of_a_log_made_anew_are_not_passed_over(
         subscription.close()
 
 
-def test_a_client_that_lays_records_aside_for_ever_is_replaced(
+def test_a_client_that_never_returns_to_records_it_put_aside_is_replaced(
     own_kafka: KafkaProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As kafka-python was seen to do after many rebalances: it fetches nothing more of a partition."""

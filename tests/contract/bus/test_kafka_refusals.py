@@ -44,7 +44,7 @@ def test_user_and_password_pass_through(with_password: BusSettings) -> None:
     assert_serves(with_password)
 
 
-def test_a_wrong_password_is_told_and_appears_nowhere(
+def test_a_wrong_password_is_reported_and_appears_nowhere(
     with_password: BusSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -54,7 +54,7 @@ def test_a_wrong_password_is_told_and_appears_nowhere(
     assert "guess-4711" not in repr(error) + repr(wrong) + caplog.text
 
 
-def test_a_broker_whose_certificate_is_not_ours_to_trust_is_refused(untrusted_port: int) -> None:
+def test_a_broker_with_an_untrusted_certificate_is_refused(untrusted_port: int) -> None:
     settings = BusSettings(f"kafka://127.0.0.1:{untrusted_port}")
     assert failure(with_settings(settings, security_protocol="SSL")).code == "bus-refused"
 
@@ -67,12 +67,12 @@ def test_a_broker_whose_certificate_is_not_ours_to_trust_is_refused(untrusted_po
     ],
     ids=lambda more: list(more)[-1],
 )
-def test_settings_that_cannot_be_are_told(kafka: LockedKafka, more: dict[str, str]) -> None:
+def test_impossible_settings_are_reported(kafka: LockedKafka, more: dict[str, str]) -> None:
     error = failure(with_settings(BusSettings(kafka.locked_url), **more))
     assert (type(error), error.code) == (FatalError, "bus-settings")
 
 
-def test_a_session_that_the_broker_does_not_allow_is_told(kafka: LockedKafka) -> None:
+def test_a_session_that_the_broker_does_not_allow_is_reported(kafka: LockedKafka) -> None:
     subscription = open_subscription(BusSettings(kafka.url, session_s=86_400), new_name(), new_name())
     with pytest.raises(FatalError) as caught:
         until(lambda: subscription.next(0.1), 60, "the refusal")
@@ -80,7 +80,7 @@ def test_a_session_that_the_broker_does_not_allow_is_told(kafka: LockedKafka) ->
     subscription.close()
 
 
-def test_a_broker_that_is_not_there_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_absent_broker_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """And the log stays quiet about it: whoever calls knows what to say."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -115,7 +115,7 @@ def _shake_hands(listening: socket.socket, context: ssl.SSLContext) -> None:
             connection.close()
 
 
-def test_an_event_that_is_more_than_its_topic_takes_is_refused_and_not_tried_for_ever(
+def test_an_event_larger_than_its_topic_takes_is_refused_not_retried_for_ever(
     kafka: LockedKafka, topic: str
 ) -> None:
     servers = kafka.url.removeprefix("kafka://")

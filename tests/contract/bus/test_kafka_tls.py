@@ -33,7 +33,7 @@ def assert_refuses(settings: BusSettings) -> None:
     assert "certificates" in error.hint
 
 
-def test_a_certificate_of_the_labs_authority_lets_in(
+def test_a_certificate_of_the_labs_authority_gives_access(
     tls_kafka: TlsKafka, authority: Authority, settled
 ) -> None:
     certificate, key = authority.sign("tiler")
@@ -42,7 +42,7 @@ def test_a_certificate_of_the_labs_authority_lets_in(
     assert_refuses(settled(tls_kafka.mutual_port, **door))
 
 
-def test_a_password_within_tls_lets_in(tls_kafka: TlsKafka, authority: Authority, settled) -> None:
+def test_a_password_within_tls_gives_access(tls_kafka: TlsKafka, authority: Authority, settled) -> None:
     login = {
         "security_protocol": "SASL_SSL",
         "ssl_cafile": authority.certificate,
@@ -63,7 +63,9 @@ def test_a_broker_of_another_name_is_refused(tls_kafka: TlsKafka, authority: Aut
     assert_refuses(settled(tls_kafka.mutual_port, "localhost", **trusted))
 
 
-def test_a_door_without_tls_is_an_outage_whose_cure_names_the_setting(tls_kafka: TlsKafka, settled) -> None:
+def test_a_listener_without_tls_is_an_outage_whose_hint_names_the_setting(
+    tls_kafka: TlsKafka, settled
+) -> None:
     """Nothing but a closed connection is heard of either mistake."""
     for settings in (settled(tls_kafka.port, security_protocol="SSL"), settled(tls_kafka.mutual_port)):
         error = failure(settings)

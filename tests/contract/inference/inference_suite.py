@@ -81,7 +81,7 @@ class InferenceServerSuite:
             name: value.tobytes() for name, value in same.items()
         }
 
-    def test_length_is_limited_as_asked(self, server: InferenceServer, width: int) -> None:
+    def test_the_length_limit_of_a_request_holds(self, server: InferenceServer, width: int) -> None:
         limited = bag(30, width) | {"max_tokens": np.array([3], dtype=np.int32)}
         assert len(server.infer("histgen", limited)["tokens"]) <= 3
 

@@ -27,7 +27,7 @@ class TestFakeInference(InferenceServerSuite):
     """The shared suite on `FakeInference`."""
 
 
-def test_it_writes_the_report_that_it_is_given(model_dir: Path, width: int) -> None:
+def test_it_writes_the_tokens_that_it_was_made_with(model_dir: Path, width: int) -> None:
     server = FakeInference(model_dir, tokens=[5, 3, 8])
     assert server.infer("histgen", bag(30, width))["tokens"].tolist() == [5, 3, 8]
     assert server.requests == {"histgen": 1}

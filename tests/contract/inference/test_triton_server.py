@@ -76,7 +76,7 @@ def test_the_answers_are_those_of_this_process_bit_for_bit(
     assert answers_of(server, asked) == answers_of(in_process, asked)
 
 
-def test_the_answers_do_not_depend_on_what_else_is_asked(server: TritonServer, width: int) -> None:
+def test_answers_do_not_depend_on_concurrent_requests(server: TritonServer, width: int) -> None:
     """Twelve threads fill the server's batches with every mixture; each answer is that of a quiet server."""
     asked = varied_requests(width)
     quiet = answers_of(server, asked)
@@ -87,19 +87,19 @@ def test_the_answers_do_not_depend_on_what_else_is_asked(server: TritonServer, w
 
 
 @pytest.mark.parametrize("threads", [1, 3, None])
-def test_the_answers_do_not_depend_on_threads(
+def test_answers_do_not_depend_on_threads(
     in_process: OnnxServer, model_dir: Path, width: int, threads: int | None
 ) -> None:
     asked = varied_requests(width)[3:9]
     assert answers_of(OnnxServer(model_dir, threads), asked) == answers_of(in_process, asked)
 
 
-def test_it_describes_its_models_as_this_process_does(server: TritonServer, in_process: OnnxServer) -> None:
+def test_its_metadata_equals_that_of_this_process(server: TritonServer, in_process: OnnxServer) -> None:
     for model in ("tile_encoder", "histgen"):
         assert server.metadata(model) == in_process.metadata(model)
 
 
-def test_an_address_opens_what_answers_there(triton: TritonProcess, model_dir: Path, width: int) -> None:
+def test_an_address_opens_the_server_behind_it(triton: TritonProcess, model_dir: Path, width: int) -> None:
     here, there = open_inference("onnx", model_dir, threads=1), open_inference(triton.url, model_dir)
     assert isinstance(here, OnnxServer)
     assert isinstance(there, TritonServer)

@@ -120,7 +120,7 @@ def test_the_server_listens_at_a_socket_in_a_private_folder_and_nowhere_else(own
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody; the modes are tested above")
-def test_another_account_loads_no_model_asks_none_and_opens_no_segment(
+def test_another_account_can_neither_load_nor_use_models_nor_open_shared_memory(
     own: TritonProcess, tmp_path: Path
 ) -> None:
     segments = segments_of(own)
@@ -204,7 +204,7 @@ def restricted(own: TritonProcess, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("secret", [None, "0123abce"])
-def test_without_its_secret_a_restricted_server_does_nothing_for_us(
+def test_a_restricted_server_refuses_everything_without_its_secret(
     restricted: TcpTriton, bag: dict[str, np.ndarray], secret: str | None
 ) -> None:
     with TritonServer(restricted.url, secret=secret) as client:
@@ -222,7 +222,7 @@ def test_without_its_secret_a_restricted_server_does_nothing_for_us(
     assert set(answers(Connection(restricted.url, secret)).values()) == {"inference-secret"}
 
 
-def test_with_its_secret_a_restricted_server_does_all_that_we_ask(
+def test_a_restricted_server_does_everything_with_its_secret(
     restricted: TcpTriton, bag: dict[str, np.ndarray], model_dir: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "secret"

@@ -77,7 +77,7 @@ def error_of(client: TritonServer, bag: Bag) -> str:
     return caught.value.code
 
 
-def test_a_killed_model_is_not_ready_and_its_callers_are_told_to_come_again(
+def test_a_killed_model_is_not_ready_and_its_callers_may_retry(
     own: TritonProcess, client: TritonServer, bag: Bag, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = client.infer("histgen", bag)
@@ -110,7 +110,9 @@ def test_a_healthy_server_is_left_alone(own: TritonProcess) -> None:
     assert [own.stub_pids(model) for model in own.models] == pids
 
 
-def test_a_hung_model_is_told_from_a_busy_one(own: TritonProcess, client: TritonServer, bag: Bag) -> None:
+def test_a_hung_model_is_distinguished_from_a_busy_one(
+    own: TritonProcess, client: TritonServer, bag: Bag
+) -> None:
     hung: list[str] = []
 
     def on_hung(model: str) -> None:
@@ -125,7 +127,7 @@ def test_a_hung_model_is_told_from_a_busy_one(own: TritonProcess, client: Triton
     assert client.infer("histgen", bag)["tokens"].size
 
 
-def test_a_request_that_kills_the_model_again_and_again_is_at_fault_itself(
+def test_a_request_that_kills_the_model_again_and_again_is_blamed(
     own: TritonProcess, model_dir: Path, bag: Bag
 ) -> None:
     repository = noop_repository(own._repository, model_dir)
@@ -180,7 +182,7 @@ def test_a_model_that_is_away_for_a_moment_is_not_unknown(
     assert client.infer("histgen", bag)["tokens"].size
 
 
-def test_another_model_in_the_servers_place_is_found_out(
+def test_another_model_on_the_server_is_noticed(
     own: TritonProcess, model_dir: Path, own_model_dir: Path, tmp_path: Path, bag: Bag
 ) -> None:
     """A client that has asked before does not take answers of a model that was put there since."""
@@ -205,7 +207,7 @@ def test_another_model_in_the_servers_place_is_found_out(
             Connection(own.url).load("histgen")
 
 
-def test_a_late_answer_is_a_passing_trouble_and_its_memory_is_not_used_meanwhile(
+def test_a_late_answer_is_transient_and_its_memory_is_not_reused_meanwhile(
     slow: TritonProcess, bag: Bag
 ) -> None:
     with TritonServer(slow.url, deadline_s=0.3) as hasty:
@@ -230,7 +232,7 @@ def _cleared(server: TritonProcess) -> bool:
     return True
 
 
-def test_a_full_queue_is_a_passing_trouble(slow: TritonProcess, bag: Bag, pool: ThreadPoolExecutor) -> None:
+def test_a_full_queue_is_transient(slow: TritonProcess, bag: Bag, pool: ThreadPoolExecutor) -> None:
     with TritonServer(slow.url) as client:
         calls = [pool.submit(client.infer, "histgen", bag) for _ in range(8)]
         outcomes = [call.exception() for call in calls]
@@ -248,7 +250,7 @@ def test_a_model_that_is_busy_is_ready(slow: TritonProcess, bag: Bag, pool: Thre
         call.result()
 
 
-def test_a_killed_server_takes_models_that_are_at_work_along(
+def test_models_at_work_die_with_a_killed_server(
     slow: TritonProcess, bag: Bag, pool: ThreadPoolExecutor
 ) -> None:
     """Left alone they would wait for their server for ever."""
@@ -303,7 +305,7 @@ def test_a_killed_client_leaves_nothing_behind(own: TritonProcess, model_dir: Pa
     assert not [name for name in connection.regions() if mine in name]
 
 
-def test_a_server_that_cannot_map_our_memory_is_asked_over_the_network(
+def test_a_server_that_cannot_map_our_memory_is_used_over_the_network(
     own: TritonProcess, bag: Bag, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = Connection.register
@@ -322,7 +324,7 @@ def test_a_server_that_cannot_map_our_memory_is_asked_over_the_network(
     assert not [path for path in SHM.iterdir() if path.name.startswith("histgen-tensors-")]
 
 
-def test_the_server_and_its_models_die_with_whoever_started_it(
+def test_the_server_and_its_models_die_with_the_process_that_started_it(
     own: TritonProcess, triton_home: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -344,7 +346,7 @@ def test_the_server_and_its_models_die_with_whoever_started_it(
     until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 60, "all of it to end")
 
 
-def test_numpy_2_is_found_out_though_the_server_says_nothing(
+def test_numpy_2_is_detected_although_the_server_says_nothing(
     triton_home: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     """The stubs import from the folder they are started in first: there lies the numpy of these tests."""
@@ -388,7 +390,9 @@ def test_requests_of_many_threads_and_clients_do_not_share_memory(own: TritonPro
         assert len(Connection(own.url).regions()) <= len(threads)
 
 
-def test_a_server_stops_though_a_model_of_it_was_killed(own: TritonProcess, pool: ThreadPoolExecutor) -> None:
+def test_a_server_stops_although_one_of_its_models_was_killed(
+    own: TritonProcess, pool: ThreadPoolExecutor
+) -> None:
     """Triton waits for such a model until its time to stop is over, which is minutes."""
     kill_stub(own, "histgen")
     pool.submit(own.stop).result(timeout=30)

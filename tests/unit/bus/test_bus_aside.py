@@ -54,7 +54,7 @@ def test_after_a_record_that_was_due_a_new_one_has_its_turn() -> None:
     assert second.offset == 1
 
 
-def test_large_records_fill_the_room_before_many_do() -> None:
+def test_the_limit_on_bytes_holds_as_well_as_that_on_records() -> None:
     aside = Aside()
     large = _aside.BYTES_MOST // 2
     for offset, key in enumerate("ab"):

@@ -35,20 +35,20 @@ def holding(*owned: int, busy: int | None = None) -> Holding:
     return Holding(frozenset(owned), frozenset() if busy is None else frozenset({busy}))
 
 
-def test_what_changes_hands_has_no_owner_for_one_round() -> None:
+def test_a_partition_that_changes_hands_has_no_owner_for_one_round() -> None:
     first = assigned(cluster(t=4), joining(["t"], old=(holding(0, 1, 2, 3, busy=3),), new=(holding(),)))
     assert first == {"old": {("t", 0), ("t", 3)}, "new": set()}
     second = assigned(cluster(t=4), joining(["t"], old=(holding(0, 3, busy=3),), new=(holding(),)))
     assert second == {"old": {("t", 0), ("t", 3)}, "new": {("t", 1), ("t", 2)}}
 
 
-def test_what_nobody_has_is_given_at_once() -> None:
+def test_a_partition_without_an_owner_is_assigned_at_once() -> None:
     members = joining(["t"], a=(holding(),), b=(holding(),))
     shares = assigned(cluster(t=5), members)
     assert sorted(place for share in shares.values() for place in share) == [("t", n) for n in range(5)]
 
 
-def test_two_topics_are_shared_each_by_itself() -> None:
+def test_topics_are_shared_out_independently() -> None:
     members = joining(["t", "u"], a=(holding(0, 1), holding()), b=(holding(), holding(0, 1)))
     assert assigned(cluster(t=2, u=2), members) == {"a": {("t", 0)}, "b": {("u", 0)}}
 

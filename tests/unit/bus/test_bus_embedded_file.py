@@ -110,7 +110,7 @@ def test_the_first_partition_count_of_a_topic_stays(path: Path) -> None:
         assert {part for (part,) in connection.execute("SELECT DISTINCT part FROM record")} == {0, 1, 2}
 
 
-def test_what_waits_longest_comes_first(path: Path, clock: Clock, publisher: EmbeddedPublisher) -> None:
+def test_the_oldest_record_comes_first(path: Path, clock: Clock, publisher: EmbeddedPublisher) -> None:
     for number in range(20):
         publisher.publish_raw("t", f"k{number}", str(number).encode())
     subscription, taken = member(path, clock), []
@@ -121,7 +121,7 @@ def test_what_waits_longest_comes_first(path: Path, clock: Clock, publisher: Emb
     assert taken == list(range(20))
 
 
-def test_what_is_finished_is_flushed_to_disk_and_what_is_taken_need_not_be(
+def test_a_commit_is_flushed_to_disk_and_taking_a_record_is_not(
     path: Path, clock: Clock, publisher: EmbeddedPublisher
 ) -> None:
     publisher.publish_raw("t", "k", b"x")
@@ -168,7 +168,7 @@ def test_a_full_disk_is_an_outage_that_passes(publisher: EmbeddedPublisher) -> N
     publisher.publish_raw("t", "k", bytes(100_000))  # by a new connection, which has room
 
 
-def test_a_file_that_was_taken_away_is_made_again(path: Path, clock: Clock) -> None:
+def test_a_file_that_was_removed_is_created_again(path: Path, clock: Clock) -> None:
     subscription = member(path, clock)
     assert subscription.next(0) is None
     subscription.close()
@@ -178,7 +178,7 @@ def test_a_file_that_was_taken_away_is_made_again(path: Path, clock: Clock) -> N
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all" * 500, None])
-def test_a_file_of_another_kind_or_version_is_told(path: Path, damage: bytes | None) -> None:
+def test_a_file_of_another_kind_or_version_is_reported(path: Path, damage: bytes | None) -> None:
     path.parent.mkdir(parents=True)
     if damage is None:
         with sqlite3.connect(path) as connection:
@@ -190,14 +190,14 @@ def test_a_file_of_another_kind_or_version_is_told(path: Path, damage: bytes | N
     assert caught.value.code == "bus-damaged"
 
 
-def test_a_place_where_no_file_can_be_is_told(tmp_path: Path) -> None:
+def test_an_impossible_place_for_the_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FatalError) as caught:
         EmbeddedPublisher(BusSettings("embedded:"), tmp_path / "file" / "bus.db").publish_raw("t", "k", b"x")
     assert caught.value.code == "bus-refused"
 
 
-def test_a_member_at_rest_looks_rarely_and_takes_what_comes_at_once_when_it_works(
+def test_a_member_at_rest_polls_rarely_and_one_at_work_often(
     path: Path, publisher: EmbeddedPublisher
 ) -> None:
     """A pause of half a second at most: what comes at rest is taken within about a second."""
@@ -232,7 +232,7 @@ def test_a_member_at_rest_looks_rarely_and_takes_what_comes_at_once_when_it_work
     ],
     ids=str,
 )
-def test_a_damaged_row_is_told_with_its_place_and_what_follows_comes(
+def test_a_damaged_row_is_delivered_with_its_place_and_the_next_one_follows(
     path: Path, clock: Clock, publisher: EmbeddedPublisher, headers: object, body: object
 ) -> None:
     for number in range(2):
@@ -249,7 +249,7 @@ def test_a_damaged_row_is_told_with_its_place_and_what_follows_comes(
 
 
 @pytest.mark.parametrize("body", ["text", 7, 1.5])
-def test_a_body_of_another_type_is_bytes_all_the_same(
+def test_a_body_of_another_type_is_delivered_as_bytes(
     path: Path, clock: Clock, publisher: EmbeddedPublisher, body: object
 ) -> None:
     publisher.publish_raw("t", "k", b"x")

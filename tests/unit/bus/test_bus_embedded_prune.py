@@ -48,7 +48,7 @@ def size(bus: BusSettings) -> int:
     return Path(bus.url.removeprefix("embedded:")).stat().st_size
 
 
-def test_what_every_group_has_finished_goes_and_the_file_shrinks(bus):
+def test_records_finished_by_every_group_are_removed_and_the_file_shrinks(bus):
     publish(bus, 400)
     assert pruned(bus) == 0  # nobody has read it yet
     assert len(finish(bus, 400)) == 400
@@ -61,7 +61,7 @@ def test_what_every_group_has_finished_goes_and_the_file_shrinks(bus):
     assert pruned(bus) == 0
 
 
-def test_what_is_unfinished_is_delivered_afterwards_once_and_in_order(bus):
+def test_unfinished_records_are_delivered_afterwards_once_and_in_order(bus):
     publish(bus, 100)
     first = finish(bus, 60)
     assert 50 < pruned(bus) <= 60
@@ -84,7 +84,7 @@ def test_a_record_in_flight_and_all_behind_it_stay(bus):
     assert pruned(bus) == 1
 
 
-def test_a_group_that_comes_later_begins_with_what_is_still_there(bus):
+def test_a_later_group_begins_with_the_first_record_that_is_left(bus):
     publish(bus, 40)
     finish(bus, 40)
     pruned(bus)
@@ -94,7 +94,7 @@ def test_a_group_that_comes_later_begins_with_what_is_still_there(bus):
     assert len(finish(bus, 100)) == 10
 
 
-def test_what_is_young_stays(bus):
+def test_recent_records_stay(bus):
     publish(bus, 20)
     publish(bus, 20, at=LATER)
     finish(bus, 40)
@@ -102,14 +102,14 @@ def test_what_is_young_stays(bus):
     assert pruned(bus, LATER - timedelta(days=1)) == 20
 
 
-def test_of_what_is_only_told_the_old_goes_though_nobody_reads_it(bus):
+def test_old_records_of_topics_without_consumers_are_removed(bus):
     publish(bus, 20, topic=DEAD_LETTER)
     publish(bus, 20, topic="somebody.elses")
 
     assert pruned(bus) == 18
 
 
-def test_a_prune_beside_writers_and_readers_loses_nothing_of_theirs(bus):
+def test_pruning_loses_nothing_of_concurrent_writers_and_readers(bus):
     publish(bus, 300)
     finish(bus, 300)
     over, read = threading.Event(), list[str]()
@@ -139,6 +139,6 @@ def test_a_damaged_row_is_as_old_as_those_around_it(bus, headers):
     assert pruned(bus) == 38
 
 
-def test_there_is_nothing_to_prune_of_a_broker_that_never_ran_or_prunes_itself(bus):
+def test_there_is_nothing_to_prune_if_the_broker_never_ran_or_prunes_itself(bus):
     assert pruned(bus) == 0
     assert pruned(BusSettings("kafka://nowhere:1")) == 0

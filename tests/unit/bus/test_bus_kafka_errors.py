@@ -50,13 +50,13 @@ def test_every_error_of_kafka_python_is_translated(kind: type[Exception]) -> Non
     assert isinstance(error, KINDS.get(wanted, FatalError))
 
 
-def test_what_the_library_trips_over_is_an_outage() -> None:
+def test_an_error_inside_the_library_counts_as_an_outage() -> None:
     """Also where it is none of its own errors."""
     with pytest.raises(TransientError), talking():
         kafka_errors.for_code([])  # unhashable: a TypeError from within the library
 
 
-def test_our_own_mistakes_are_not_taken_for_outages() -> None:
+def test_bugs_of_our_own_are_not_taken_for_outages() -> None:
     with pytest.raises(TypeError), talking():
         sha256_hex("text")  # type: ignore[arg-type]  # any function of ours that fails
 
@@ -75,7 +75,7 @@ def stumbling(*errors: Exception) -> type[object]:
     return Client
 
 
-def test_a_broker_that_is_killed_in_the_middle_of_a_greeting_is_an_outage_not_a_setting() -> None:
+def test_a_broker_killed_in_mid_handshake_is_an_outage_not_a_wrong_setting() -> None:
     settings = BusSettings("kafka://127.0.0.1:9")
     connect(stumbling(AssertionError()), settings, ["127.0.0.1:9"])
     with pytest.raises(TransientError) as away:

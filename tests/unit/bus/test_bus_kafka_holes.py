@@ -40,11 +40,11 @@ def test_a_fetch_that_begins_before_the_hole_gives_up_nothing(wanted, before):
     assert (gone[-1].floor, gone[-1].lost) == (wanted, None)
 
 
-def test_where_nothing_behind_it_is_found_nothing_is_given_up():
+def test_nothing_is_given_up_if_nothing_behind_it_is_found():
     assert [way for way in walk(7, 100, lambda _: False) if way.lost is not None] == []
 
 
-def test_what_is_found_again_in_the_end_is_not_given_up():
+def test_an_offset_that_is_found_again_in_the_end_is_not_given_up():
     """A broker that answered wrongly for a while."""
     looks: list[int] = []
 

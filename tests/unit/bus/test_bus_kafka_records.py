@@ -18,15 +18,15 @@ def record(*more: tuple[str, bytes | None]) -> ConsumerRecord:
     return ConsumerRecord("t", 3, 1, 7, 0, 0, None, EVENT.body(), [*headers, *more], None, 0, 0, 0)
 
 
-def test_a_header_without_a_value_is_none():
+def test_a_header_without_a_value_counts_as_absent():
     assert read(record(("lab", None), ("ce_id", None))).event == EVENT
 
 
-def test_a_header_of_ours_that_says_the_same_twice_says_it():
+def test_a_header_that_occurs_twice_with_the_same_value_is_accepted():
     assert read(record(("ce_id", EVENT.id.encode()))).event == EVENT
 
 
-def test_one_that_says_two_things_says_nothing():
+def test_a_header_that_occurs_twice_with_different_values_is_refused():
     delivery = read(record(("ce_id", b"another")))
     assert delivery.event is None
     assert delivery.position == "t/3/7"

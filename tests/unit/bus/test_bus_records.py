@@ -62,7 +62,7 @@ def test_no_header_takes_long(name: str) -> None:
         assert delivery("slide.scanned", 0, 0, EVENT.headers() | {name: value}, EVENT.body()).raw
 
 
-def test_more_than_could_be_sent_on_is_not_taken_apart() -> None:
+def test_a_record_too_large_to_forward_is_not_parsed() -> None:
     body = json.dumps({"slide_id": "S1", "more": "x" * MOST_BYTES}).encode()
     found = delivery("slide.scanned", 0, 7, EVENT.headers(), body)
     assert found.unreadable is not None

@@ -26,7 +26,7 @@ def groups(draw: st.DrawFn, *, disputed: bool = False) -> dict[str, Holding]:
 
 
 @given(groups(disputed=True))
-def test_every_partition_has_one_member_and_numbers_differ_by_one_at_most(
+def test_every_partition_has_one_member_and_counts_differ_by_one_at_most(
     members: dict[str, Holding],
 ) -> None:
     shares = share(PARTITIONS, members)
@@ -53,12 +53,12 @@ def test_a_fair_group_is_left_alone(members: dict[str, Holding]) -> None:
 
 
 @given(groups())
-def test_nobody_loses_more_than_the_surplus(members: dict[str, Holding]) -> None:
+def test_no_member_loses_more_than_its_surplus(members: dict[str, Holding]) -> None:
     shares = share(PARTITIONS, members)
     for name, holding in members.items():
         lost = len(holding.owned - shares[name])
         assert lost == max(0, len(holding.owned) - len(shares[name]))
 
 
-def test_nobody_is_there() -> None:
+def test_a_group_without_members_has_no_shares() -> None:
     assert share(PARTITIONS, {}) == {}

@@ -25,7 +25,7 @@ from histgen_lib.errors import FatalError
         "kafka://u:p@h:1",
     ],
 )
-def test_a_url_of_no_known_kind_is_refused(url: str) -> None:
+def test_a_url_of_an_unknown_kind_is_refused(url: str) -> None:
     for open_it in (open_publisher, lambda s: open_subscription(s, "t", "g")):
         with pytest.raises(FatalError) as caught:
             open_it(BusSettings(url))
@@ -33,14 +33,14 @@ def test_a_url_of_no_known_kind_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["kafka://127.0.0.1:1", "kafka://a,b:9093,[::1]:2", "embedded:{}/bus.db"])
-def test_opening_connects_nowhere(url: str, tmp_path: Path) -> None:
+def test_opening_does_not_connect(url: str, tmp_path: Path) -> None:
     settings = BusSettings(url.format(tmp_path / "new"))
     open_publisher(settings).close()
     open_subscription(settings, "t", "g").close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_password_does_not_show() -> None:
+def test_a_password_does_not_appear_in_the_repr() -> None:
     assert "secret" not in repr(BusSettings("kafka://h:1", kafka=(("sasl_plain_password", "secret"),)))
 
 

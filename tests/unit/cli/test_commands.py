@@ -389,5 +389,5 @@ def test_sizes_that_published_weights_do_not_reveal_must_be_given(histgen, offic
     code, _, err = histgen(*official, "--out", tmp_path / "model")
 
     assert code == 65
-    assert err.startswith("error[checkpoint-size-missing]: The weights do not tell num_heads, topk.")
+    assert err.startswith("error[checkpoint-size-missing]: The weights do not determine num_heads, topk.")
     assert not (tmp_path / "model").exists()

@@ -58,7 +58,7 @@ def test_exporting_again_replaces_what_was_there(model_dir: Path, tmp_path: Path
     assert '"threads" value { string_value: "3" }' in (tmp_path / "histgen" / "config.pbtxt").read_text()
 
 
-def test_what_a_killed_export_left_is_cleared_away(
+def test_what_a_killed_export_left_is_removed(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton would take it for a model that it cannot load."""

@@ -9,7 +9,7 @@ import pytest
 from histgen_lib.export.targets import export_to, target_summaries
 
 
-def test_the_local_target_is_found_with_what_it_is_for() -> None:
+def test_the_local_target_is_found_with_its_summary() -> None:
     assert target_summaries()["local"] == "Triton's Python backend with ONNX Runtime; no GPU."
 
 

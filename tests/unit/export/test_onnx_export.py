@@ -142,9 +142,7 @@ def test_a_batch_of_slides_is_decoded_as_each_alone(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("tiles", COUNTS)
-def test_evidence_is_attention_through_pooling_in_the_order_tiles_came(
-    exported: Exported, tiles: int
-) -> None:
+def test_evidence_is_attention_times_pooling_in_input_order(exported: Exported, tiles: int) -> None:
     features, xy = exported.bag(tiles)
     found = exported.runner.infer({"features": features, "xy": xy, "span_px": np.array([SPAN_PX])})
     evidence = found["evidence"]

@@ -19,7 +19,7 @@ def name_of_an_ended_process() -> str:
     ).stdout.strip()
 
 
-def test_names_are_never_the_same() -> None:
+def test_names_are_unique() -> None:
     assert len({new_name("unittest") for _ in range(10)}) == 10
 
 
@@ -28,12 +28,12 @@ def test_a_name_tells_whether_its_process_lives() -> None:
     assert is_orphan(name_of_an_ended_process())
 
 
-def test_a_process_that_got_the_number_of_an_ended_one_is_not_taken_for_it() -> None:
+def test_a_process_with_the_reused_pid_of_another_is_not_mistaken_for_it() -> None:
     *parts, start, number = new_name("unittest").split("-")
     assert is_orphan("-".join([*parts, str(int(start) - 1), number]))
 
 
-def test_names_of_other_makers_are_left_alone() -> None:
+def test_names_of_other_programs_are_left_alone() -> None:
     for name in ("sem.x", "histgen", "histgen-tensors-a-b-c-d", "histgen-tensors-1-999999999-1-0"):
         assert not is_orphan(name)
 

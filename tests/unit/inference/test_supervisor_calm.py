@@ -52,19 +52,19 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     made.supervisor.stop()
 
 
-def test_a_model_that_is_well_is_asked_again_after_the_calm_only(watched: Watched) -> None:
+def test_a_healthy_model_is_checked_again_only_after_the_calm_interval(watched: Watched) -> None:
     assert watched.turn() == 0
     watched.now = 10.5
     assert watched.turn() == 1
 
 
-def test_news_has_it_look_at_once(watched: Watched) -> None:
+def test_a_disturbance_causes_an_immediate_check(watched: Watched) -> None:
     watched.turn()
     watched.news = True
     assert watched.turn() == 1
 
 
-def test_a_model_that_is_not_well_is_asked_each_time(watched: Watched) -> None:
+def test_an_unhealthy_model_is_checked_every_time(watched: Watched) -> None:
     watched.well, watched.now = False, 10.5
     assert watched.turn() >= 4
     watched.well = True

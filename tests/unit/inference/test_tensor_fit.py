@@ -28,7 +28,7 @@ def bag(**changes: Any) -> dict[str, np.ndarray]:
     ("given", "dtype"),
     [("float16", "float16"), ("float32", "float32"), ("float64", "float32"), ("int16", "float32")],
 )
-def test_numbers_are_converted_where_nothing_of_note_is_lost(
+def test_numbers_are_converted_if_nothing_significant_is_lost(
     histgen: ModelMetadata, given: str, dtype: str
 ) -> None:
     found = fitted(bag(features=np.ones((3, 16), given)), histgen)["features"]
@@ -61,7 +61,7 @@ def test_single_values_may_come_in_any_shape(histgen: ModelMetadata) -> None:
         ({"colour": np.zeros(1)}, "tensor-unknown"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_its_name(
+def test_a_tensor_that_does_not_fit_is_refused_by_name(
     histgen: ModelMetadata, changes: dict[str, np.ndarray], code: str
 ) -> None:
     with pytest.raises(InvalidInputError) as caught:
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused_by_its_name(
     assert next(iter(changes)) in caught.value.message
 
 
-def test_everything_that_lacks_is_named(histgen: ModelMetadata) -> None:
+def test_all_missing_tensors_are_named(histgen: ModelMetadata) -> None:
     with pytest.raises(InvalidInputError, match="features, xy") as caught:
         fitted({}, histgen)
     assert caught.value.code == "tensor-missing"

@@ -15,7 +15,7 @@ from histgen_lib.inference.wire import decode_error, encode_error, joined, wire_
 
 
 @pytest.mark.parametrize("kind", [TransientError, InvalidInputError, FatalError])
-def test_an_error_of_ours_comes_back_as_it_was(kind: type[HistgenError]) -> None:
+def test_an_error_of_ours_survives_the_way_through_triton(kind: type[HistgenError]) -> None:
     error = kind("a-code", 'It says "no" in ünïcode.', hint="Try:\nthis")
     found = decode_error(f"in ensemble 'x', Stub: {encode_error(error)}\n\nAt:\n  model.py(3)")
     assert type(found) is kind
@@ -25,7 +25,7 @@ def test_an_error_of_ours_comes_back_as_it_was(kind: type[HistgenError]) -> None
 @pytest.mark.parametrize(
     "text", ["", "plain", "histgen-error:", "histgen-error:{}", 'histgen-error:{"kind": 1}']
 )
-def test_what_is_no_error_of_ours_is_not_taken_for_one(text: str) -> None:
+def test_other_errors_are_not_mistaken_for_ours(text: str) -> None:
     assert decode_error(text) is None
 
 
@@ -53,7 +53,7 @@ def test_every_failure_of_a_call_has_a_code(
     assert error.code == code
 
 
-def test_only_what_may_pass_in_a_moment_is_tried_again_at_once() -> None:
+def test_only_errors_that_may_pass_in_a_moment_are_retried_at_once() -> None:
     told = {
         ("UNAVAILABLE", "failed to connect"): True,
         ("INVALID_ARGUMENT", "Unable to find shared memory region: 'x'"): True,
@@ -71,13 +71,13 @@ def test_only_what_may_pass_in_a_moment_is_tried_again_at_once() -> None:
         "triton://", "triton:///", "unix:///run/triton",
     ],
 )  # fmt: skip
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(FatalError) as caught:
         TritonServer(url)
     assert caught.value.code == "inference-url"
 
 
-def test_a_socket_that_another_account_put_there_is_given_no_tile(
+def test_no_tile_is_sent_to_a_socket_of_another_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket(socket.AF_UNIX) as listening:

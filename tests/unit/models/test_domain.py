@@ -29,7 +29,7 @@ def threshold(domain) -> float:
     return domain_threshold([domain.score(s) for s in _world(40, 1)])
 
 
-def test_slides_of_the_same_world_pass(domain, threshold):
+def test_slides_of_the_training_domain_pass(domain, threshold):
     scores = [domain.score(s) for s in _world(80, 2)]
 
     assert max(scores) <= threshold
@@ -44,7 +44,7 @@ def test_other_tissue_is_foreign(domain, threshold):
     assert domain.score(foreign) > threshold
 
 
-def test_weak_features_are_foreign_too(domain, threshold):
+def test_weak_features_are_foreign(domain, threshold):
     """A network answers unknown tissue with weak features, near the mean of all: nothing lives there."""
     rng = np.random.default_rng(3)
     middle = np.concatenate(_world(20, 3)).mean(axis=0) + rng.normal(0, 0.3, (50, 24))
@@ -59,7 +59,7 @@ def test_a_few_odd_tiles_do_not_make_a_slide_foreign(domain, threshold):
     assert domain.score(slide) <= threshold
 
 
-def test_threshold_leaves_room_above_the_validation_slides():
+def test_the_threshold_leaves_a_margin_above_the_validation_slides():
     assert domain_threshold([0.1, 2.0, -1.0]) == 2.5
     assert domain_threshold([0.1, 2.0, -1.0], margin=1.1) == 2.2
     assert domain_threshold([0.1, 0.3]) == 2.0
@@ -79,7 +79,7 @@ def test_fitting_twice_gives_the_same_file(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_a_file_with_other_content_is_refused(tmp_path):
     path = tmp_path / "domain.safetensors"
     path.write_bytes(b"not tensors")
 
@@ -89,7 +89,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("slides", [1, 3])
-def test_a_tiny_or_constant_world_can_still_be_fitted(slides):
+def test_a_tiny_or_constant_domain_can_be_fitted(slides):
     domain = DomainModel.fit([np.ones((10, 4), np.float16)] * slides)
 
     assert np.isfinite(domain.score(np.ones((3, 4), np.float16)))

@@ -103,7 +103,7 @@ def test_a_beam_as_wide_as_the_language_finds_the_best_text_of_all(seed: int) ->
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), bias=st.floats(-3, 4), beams=st.integers(1, 4), length=st.integers(1, 9))
-def test_stopping_early_gives_the_answer_of_running_to_the_limit(
+def test_stopping_early_gives_the_same_answer_as_running_to_the_limit(
     seed: int, bias: float, beams: int, length: int
 ) -> None:
     stepper = ToyStepper([seed], bias)
@@ -113,14 +113,14 @@ def test_stopping_early_gives_the_answer_of_running_to_the_limit(
     assert found.score == pytest.approx(score, abs=1e-4)
 
 
-def test_search_stops_when_nothing_better_can_come() -> None:
+def test_search_stops_when_no_better_text_is_possible() -> None:
     stepper = ToyStepper([1], end_bias=6.0)
     decode(stepper, DecodingSettings(beam_size=3, max_tokens=100))
     assert stepper.steps < 10
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
-def test_a_batch_gives_what_one_by_one_gives(method: str) -> None:
+def test_a_batch_gives_the_same_texts_as_its_slides_one_by_one(method: str) -> None:
     chosen = DecodingSettings.replace(DecodingSettings(max_tokens=12, seed=4), method=method)
     seeds = [3, 14, 15, 92, 65]
     together = decode(ToyStepper(seeds, 0.8), chosen)
@@ -141,7 +141,7 @@ def test_reported_probabilities_are_those_of_the_chosen_words(method: str) -> No
     assert text.attention.shape == (len(text.tokens), 2)
 
 
-def test_greedy_takes_the_likeliest_word_each_time() -> None:
+def test_greedy_search_takes_the_likeliest_word_each_time() -> None:
     stepper = ToyStepper([5], -1.0)
     text = decode(stepper, DecodingSettings(method="greedy", max_tokens=8))[0]
     for place, word in enumerate(text.tokens):
@@ -158,7 +158,7 @@ class Parrot(ToyStepper):
         return logits
 
 
-def test_blocking_trigrams_halves_a_repeated_word_twice_for_each_earlier_time() -> None:
+def test_blocking_trigrams_quarters_a_repeated_word_for_each_earlier_time() -> None:
     """One hit leaves 0.0 above −2.0, a second does not; then the other word has a hit of its own."""
     free = decode(Parrot([0]), DecodingSettings(method="greedy", max_tokens=12))[0]
     blocked = decode(Parrot([0]), DecodingSettings(method="greedy", max_tokens=12, block_trigrams=True))[0]
@@ -221,13 +221,13 @@ def test_top_k_and_top_p_leave_out_unlikely_words() -> None:
         {"seed": True},
     ],
 )
-def test_settings_that_cannot_run_are_refused_by_name(changes: dict[str, object]) -> None:
+def test_impossible_settings_are_refused_by_name(changes: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(changes))) as caught:
         DecodingSettings().replace(**changes)
     assert caught.value.code == "decoding-settings"
 
 
-def test_generating_no_tokens_is_refused_and_none_stated_means_the_models_own_limit() -> None:
+def test_generating_no_tokens_is_refused_and_the_default_is_the_models_own_limit() -> None:
     network = small_model("published")
     features = np.zeros((3, SIZES["input_dim"]))
     for settings_ in ({"max_tokens": 0}, {"beam_size": 0}, {"max_tokens": -1}):
@@ -250,7 +250,7 @@ def test_generated_ids_come_without_end_and_padding() -> None:
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
-def test_a_model_that_gives_no_numbers_is_refused(method: str) -> None:
+def test_a_model_that_computes_nan_is_refused(method: str) -> None:
     stepper = ToyStepper([0], end_bias=float("nan"))
     with pytest.raises(FatalError) as caught:
         decode(stepper, DecodingSettings().replace(method=method))
@@ -290,7 +290,7 @@ def test_cached_steps_give_the_uncached_log_probabilities(mode: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
-def test_the_network_writes_for_a_batch_what_it_writes_one_by_one(method: str) -> None:
+def test_the_network_writes_the_same_for_a_batch_as_for_its_slides_one_by_one(method: str) -> None:
     network = small_model("corrected")
     features = torch.randn(3, 17, SIZES["input_dim"], generator=torch.Generator().manual_seed(9))
     mask = torch.arange(17) < torch.tensor([[17], [3], [9]])

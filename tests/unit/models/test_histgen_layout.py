@@ -57,7 +57,7 @@ def test_the_same_tiles_in_another_order_are_walked_the_same_way() -> None:
     assert np.array_equal(xy[tile_order(xy, SPAN_PX)], shuffled[tile_order(shuffled, SPAN_PX)])
 
 
-def test_no_tiles_have_an_empty_order() -> None:
+def test_the_order_of_no_tiles_is_empty() -> None:
     assert tile_order(np.zeros((0, 2)), SPAN_PX).shape == (0,)
 
 
@@ -88,7 +88,7 @@ def test_slides_of_a_case_share_no_region() -> None:
 
 
 @pytest.mark.parametrize(("shape", "code"), [((0, 3), "bag-empty"), ((5,), "bag-shape")])
-def test_features_that_are_no_bag_are_refused(shape: tuple[int, ...], code: str) -> None:
+def test_features_that_do_not_form_a_bag_are_refused(shape: tuple[int, ...], code: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         lay_out(np.zeros(shape), tiles_per_region=4, prototypes=2)
     assert caught.value.code == code

@@ -27,7 +27,7 @@ def batch(counts: tuple[int, ...] = COUNTS) -> tuple[torch.Tensor, torch.Tensor,
     return features, mask, ids
 
 
-def test_a_slide_in_a_batch_gives_what_it_gives_alone(model: HistGen) -> None:
+def test_a_slide_gives_the_same_output_in_a_batch_as_alone(model: HistGen) -> None:
     features, mask, ids = batch()
     together = model(features, mask, ids)
     assert together.shape == (4, 7, SIZES["vocab_size"] + 1)
@@ -36,7 +36,7 @@ def test_a_slide_in_a_batch_gives_what_it_gives_alone(model: HistGen) -> None:
         assert torch.allclose(together[row], alone, atol=1e-5)
 
 
-def test_what_stands_in_padding_changes_nothing(model: HistGen) -> None:
+def test_the_content_of_padding_changes_nothing(model: HistGen) -> None:
     features, mask, ids = batch()
     dirty = torch.where(mask[..., None], features, torch.full_like(features, 1e3))
     assert torch.equal(model(features, mask, ids), model(dirty, mask, ids))
@@ -98,7 +98,7 @@ def test_a_corrected_model_ignores_padding_that_a_published_one_pools() -> None:
     assert pooled_weight_of_padding("published") > 0.1
 
 
-def test_the_slide_step_speaks_through_the_region_token_only_when_corrected() -> None:
+def test_the_slide_step_uses_the_region_token_only_in_corrected_mode() -> None:
     """A change in the last region moves the first region's token, or (published) its first tile."""
     tiles = torch.randn(1, 3, 4, SIZES["d_model"], generator=torch.Generator().manual_seed(3))
     other = tiles.clone()
@@ -142,7 +142,7 @@ def test_a_slide_without_tiles_is_refused(model: HistGen) -> None:
 
 
 @pytest.mark.parametrize("features", ["text", None, [[1.0], [1.0, 2.0]], object()])
-def test_features_that_are_no_numbers_are_refused(features: object, model: HistGen) -> None:
+def test_features_that_are_not_numbers_are_refused(features: object, model: HistGen) -> None:
     with pytest.raises(InvalidInputError) as caught:
         model.encode(features)
     assert caught.value.code == "bag-shape"
@@ -160,7 +160,7 @@ def test_features_that_are_not_finite_are_refused_by_every_call(value: float, mo
 
 
 @pytest.mark.filterwarnings("error")
-def test_features_are_taken_in_any_form(model: HistGen) -> None:
+def test_features_are_accepted_in_any_form(model: HistGen) -> None:
     features = np.random.default_rng(0).normal(size=(7, SIZES["input_dim"])).astype(np.float16)
     expected = model.encode(features)
     frozen = features.astype(np.float32)
@@ -181,7 +181,7 @@ def test_features_are_taken_in_any_form(model: HistGen) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_ids_are_taken_in_any_form(model: HistGen) -> None:
+def test_ids_are_accepted_in_any_form(model: HistGen) -> None:
     features, ids = np.ones((3, SIZES["input_dim"]), dtype=np.float32), np.array([0, 5, 23, 0])
     frozen = ids.copy()
     frozen.setflags(write=False)
@@ -192,7 +192,7 @@ def test_ids_are_taken_in_any_form(model: HistGen) -> None:
 
 
 @pytest.mark.parametrize("ids", [[0, 24], [0, -1], [0, 1.5], [], [[0, 1], [0, 2]], 0, "text", [[1], [1, 2]]])
-def test_ids_that_are_no_words_of_the_model_are_refused(ids: object, model: HistGen) -> None:
+def test_ids_outside_the_models_vocabulary_are_refused(ids: object, model: HistGen) -> None:
     with pytest.raises(InvalidInputError) as caught:
         model.log_probs(np.zeros((2, SIZES["input_dim"])), ids)
     assert caught.value.code == "ids-invalid"

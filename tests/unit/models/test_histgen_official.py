@@ -76,7 +76,9 @@ def test_a_training_checkpoint_on_disk_loads_as_its_state_dict(
     assert torch.equal(load_official(str(path), **SIZES).encode(FEATURES), from_memory.encode(FEATURES))
 
 
-def test_scalars_saved_under_the_other_numpy_load_too(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_scalars_saved_by_the_other_major_version_of_numpy_load(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     path = tmp_path / "model_best.pth"
     checkpoint = {"state_dict": state, "monitor_best": np.float32(0.5)}
     torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
@@ -87,7 +89,7 @@ def test_scalars_saved_under_the_other_numpy_load_too(state: dict[str, torch.Ten
     assert load_official(path, **SIZES).config.d_model == 16
 
 
-def test_weights_come_as_arrays_parameters_streams_and_modules_too(
+def test_weights_may_be_arrays_parameters_streams_or_modules(
     state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     expected = load_official(state, **SIZES).encode(FEATURES)
@@ -110,7 +112,7 @@ def test_weights_come_as_arrays_parameters_streams_and_modules_too(
 @pytest.mark.parametrize(
     "source", [None, 3, ["a"], b"junk", {"epoch": 3}, {1: torch.zeros(1)}, {"a": "text"}, {"a": [1.0]}]
 )
-def test_what_is_no_state_dict_is_refused(source: object) -> None:
+def test_anything_but_a_state_dict_is_refused(source: object) -> None:
     assert refusal(source, **SIZES).code == "checkpoint-unreadable"
 
 
@@ -123,7 +125,7 @@ def test_what_is_no_state_dict_is_refused(source: object) -> None:
         "text",
     ],
 )
-def test_a_value_that_is_no_array_of_numbers_is_named(value: object, state: dict[str, Any]) -> None:
+def test_a_value_that_is_not_an_array_of_numbers_is_named(value: object, state: dict[str, Any]) -> None:
     state["encoder_decoder.model.decoder.norm.a_2"] = value
     error = refusal(state, **SIZES)
     assert error.code == "checkpoint-unreadable"
@@ -139,7 +141,7 @@ def test_weights_of_a_diverged_training_are_named(value: float, state: dict[str,
     assert "cmn.linears.0.weight" in error.message
 
 
-def test_sizes_in_the_weights_need_not_be_stated(state: dict[str, torch.Tensor]) -> None:
+def test_sizes_that_the_weights_determine_need_not_be_passed(state: dict[str, torch.Tensor]) -> None:
     needed = ("max_seq_length", "num_heads", "topk", "prototype_num", "region_size")
     model = load_official(state, **{name: SIZES[name] for name in needed})
     config = model.config
@@ -185,17 +187,17 @@ def test_missing_weights_are_named(state: dict[str, torch.Tensor], name: str) ->
 
 
 @pytest.mark.parametrize("name", ["num_heads", "topk", "prototype_num", "region_size"])
-def test_a_size_that_the_weights_do_not_tell_must_be_stated(
+def test_a_size_that_the_weights_do_not_determine_is_required(
     name: str, state: dict[str, torch.Tensor]
 ) -> None:
     for sizes in (SIZES | {name: None}, {k: v for k, v in SIZES.items() if k != name}):
         error = refusal(state, **sizes)
         assert error.code == "checkpoint-size-missing"
-        assert error.message == f"The weights do not tell {name}."
+        assert error.message == f"The weights do not determine {name}."
         assert "training command" in error.hint
 
 
-def test_all_unstated_sizes_are_named_at_once(state: dict[str, torch.Tensor]) -> None:
+def test_all_missing_sizes_are_named_at_once(state: dict[str, torch.Tensor]) -> None:
     assert "num_heads, topk, prototype_num, region_size" in refusal(state).message
 
 
@@ -203,14 +205,14 @@ def position_table(region_size: int) -> torch.Tensor:
     return torch.zeros(-(-100_000 // region_size) + 1, 16)
 
 
-def test_the_region_size_is_told_by_the_authors_position_table(state: dict[str, torch.Tensor]) -> None:
+def test_the_region_size_is_read_from_the_authors_position_table(state: dict[str, torch.Tensor]) -> None:
     unstated = {name: value for name, value in SIZES.items() if name != "region_size"}
     for region_size in (2, 96, 256):
         state[TABLE] = position_table(region_size)
         assert load_official(state, **unstated).config.region_size == region_size
 
 
-def test_a_region_size_that_the_position_table_contradicts_is_warned_of(
+def test_a_region_size_that_contradicts_the_position_table_causes_a_warning(
     state: dict[str, torch.Tensor],
 ) -> None:
     state[TABLE] = position_table(96)
@@ -228,14 +230,14 @@ def test_the_longest_report_defaults_to_the_published_one(state: dict[str, torch
     assert load_official(state, **sizes).config.max_tokens == 100
 
 
-def test_sizes_come_as_a_mapping_or_as_parsed_options_too(state: dict[str, torch.Tensor]) -> None:
+def test_sizes_may_be_a_mapping_or_parsed_options(state: dict[str, torch.Tensor]) -> None:
     expected = load_official(state, **SIZES).config
     assert load_official(state, SIZES).config == expected
     assert load_official(state, Namespace(**SIZES)).config == expected
     assert load_official(state, {**SIZES, "topk": 2}, topk=3).config == expected
 
 
-def test_whole_numbers_of_any_type_are_sizes(state: dict[str, torch.Tensor]) -> None:
+def test_integers_of_any_type_are_accepted_as_sizes(state: dict[str, torch.Tensor]) -> None:
     expected = load_official(state, **SIZES).config
     for kind in (float, np.int64, np.int32, np.float32):
         config = load_official(state, {name: kind(value) for name, value in SIZES.items()}).config
@@ -244,18 +246,18 @@ def test_whole_numbers_of_any_type_are_sizes(state: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.parametrize("value", ["16", 16.5, True, float("nan"), [16]])
-def test_a_size_that_is_no_whole_number_is_named(value: object, state: dict[str, torch.Tensor]) -> None:
+def test_a_size_that_is_not_an_integer_is_named(value: object, state: dict[str, torch.Tensor]) -> None:
     for name in ("d_model", "topk"):
         error = refusal(state, **{**SIZES, name: value})
         assert error.code == "checkpoint-size-invalid"
         assert name in error.message
 
 
-def test_a_dropout_that_is_no_number_is_named(state: dict[str, torch.Tensor]) -> None:
+def test_a_dropout_that_is_not_a_number_is_named(state: dict[str, torch.Tensor]) -> None:
     assert refusal(state, **SIZES, dropout="much").code == "checkpoint-size-invalid"
 
 
-def test_sizes_that_are_no_mapping_are_refused(state: dict[str, torch.Tensor]) -> None:
+def test_sizes_that_are_not_a_mapping_are_refused(state: dict[str, torch.Tensor]) -> None:
     with pytest.raises(InvalidInputError) as caught:
         load_official(state, [16, 4])  # type: ignore[arg-type]
     assert caught.value.code == "checkpoint-size-invalid"
@@ -290,7 +292,7 @@ def test_options_of_another_network_are_refused(
     assert next(iter(changes)) in error.message
 
 
-def test_a_stated_size_that_the_weights_contradict_is_named(state: dict[str, torch.Tensor]) -> None:
+def test_a_size_that_contradicts_the_weights_is_named(state: dict[str, torch.Tensor]) -> None:
     error = refusal(state, **{**SIZES, "d_ff": 99})
     assert error.code == "checkpoint-size-mismatch"
     assert "d_ff is 12, not 99" in error.message
@@ -347,7 +349,7 @@ class Executable:
 
 
 @pytest.mark.parametrize("content", ["missing", "garbage", "list", "code"])
-def test_files_that_are_no_checkpoint_are_refused_and_never_run(
+def test_other_files_are_refused_and_never_executed(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "weights.pth"

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_saved_is_what_is_loaded(folder: Path) -> None:
+def test_a_saved_model_loads_as_it_was(folder: Path) -> None:
     opened = open_model_folder(folder)
     assert (opened.name, opened.synthetic, opened.tiling) == ("demo", True, TILING)
     assert opened.histgen == small_model("corrected").config
@@ -54,7 +54,7 @@ def test_what_was_saved_is_what_is_loaded(folder: Path) -> None:
     assert torch.equal(load_model(folder).encode(FEATURES), small_model("corrected").encode(FEATURES))
 
 
-def test_half_precision_weights_take_half_the_space_and_load_alike(folder: Path) -> None:
+def test_half_precision_weights_take_half_the_space_and_load_as_float32(folder: Path) -> None:
     weights, expected = folder / "histgen.safetensors", load_model(folder).encode(FEATURES)
     full_size = weights.stat().st_size
     save_model(folder, load_model(folder), half=True)
