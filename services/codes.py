@@ -64,7 +64,7 @@ SLIDE = Codes(
     ),
     retries=("scratch-full", "slide-away", "slide-open-slow"),
 )
-MODEL = Codes(
+INFERENCE = Codes(
     letters=(
         "inference-crashes",
         "inference-failed",

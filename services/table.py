@@ -77,7 +77,7 @@ SERVICES = (
         gives=SlideScanned,
         settings="services.gateway.settings:GatewaySettings",
         factory="services.gateway.app:build",
-        codes="services.gateway.codes:GATEWAY",
+        codes="services.gateway.settings:GATEWAY",
     ),
     Service(
         "tiler",

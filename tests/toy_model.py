@@ -35,7 +35,7 @@ class Doubler:
 
 
 def _runner(folder, threads):
-    from histgen_lib.models.onnx_session import OnnxSession
+    from histgen_lib.models.serving import OnnxSession
 
     return Doubler(OnnxSession(folder.file("toy.onnx"), threads))
 

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.inference._connection import CallFailedError, Connection
-from histgen_lib.inference._regions import RegionPool
-from histgen_lib.inference.shared_memory import Region
+from histgen_lib.inference.shared_memory import Region, RegionPool
 from histgen_lib.inference.wire import (
     BATCHING,
     DTYPES,

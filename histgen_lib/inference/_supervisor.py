@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from histgen_lib.errors import HistgenError
 from histgen_lib.inference._connection import CallFailedError, Connection
-from histgen_lib.inference._regions import clear_server
 from histgen_lib.inference._triton import TritonServer
+from histgen_lib.inference.shared_memory import clear_server
 
 log = logging.getLogger(__name__)
 

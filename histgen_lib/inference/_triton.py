@@ -17,7 +17,7 @@ import numpy.typing as npt
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.inference._connection import CallFailedError, Connection
 from histgen_lib.inference._exchange import Exchange, TritonModel, read_model
-from histgen_lib.inference._regions import RegionPool
+from histgen_lib.inference.shared_memory import RegionPool
 from histgen_lib.models.serving import ModelMetadata, Tensors, fitted, smallest, unknown_model
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
     from histgen_lib.pipeline.draft.drafter import Drafter
+    from histgen_lib.pipeline.job import Progress, silent
     from histgen_lib.pipeline.model import ReportModel, load_model
     from histgen_lib.pipeline.one_slide import Result, report_bag, report_slide
     from histgen_lib.pipeline.reliability import Calibration
     from histgen_lib.pipeline.scan.scanner import Scan, Scanner
-    from histgen_lib.pipeline.stages import Progress, silent
 
 __all__ = [
     "Calibration",

@@ -1,18 +1,90 @@
-"""What a job is: it takes the data of one type of event, stores objects, and returns what follows."""
+"""What a job is: it takes the data of one type of event, stores objects, and returns what follows.
+
+While it runs it reports its stages to its caller, and adds up what each took, for the metrics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from histgen_lib.errors import HistgenError
 from histgen_lib.events import Data, Event
-from histgen_lib.pipeline.stages import Progress
 
 if TYPE_CHECKING:
     from histgen_lib.inference import InferenceServer
     from histgen_lib.storage import ObjectStore
+
+
+class Progress(Protocol):
+    """Called often, from the thread that runs the job; must return fast and not raise.
+
+    `stage` is one of "open", "grid", "encode", "generate", "render", "store". In "encode", `done` and `total`
+    count tiles; in every other stage they are 0 and 1, then 1 and 1.
+    """
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` steps of `stage` are finished."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Ignore the report."""
+
+
+class Stages:
+    """Reports each stage to `progress` and adds up its seconds. `clock` is monotonic.
+
+    The seconds of a stage that runs inside another count for the inner one only.
+    """
+
+    def __init__(
+        self, progress: Progress = silent, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.report = progress
+        self._clock = clock
+        self._counts: dict[str, float] = {}
+        self._running: list[str] = []
+        self._since = 0.0
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Run the block as a stage of one step; if it ends in an error, only its seconds count."""
+        self.report(stage, 0, 1)
+        with self.timed(stage):
+            yield
+        self.report(stage, 1, 1)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to `stage`, without reporting it, also if it ends in an error."""
+        self._charge()
+        self._running.append(stage)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._running.pop()
+
+    def count(self, metric: str, amount: float) -> None:
+        """Add to a counter; `metric` is its name in `histgen_lib.telemetry.metrics`."""
+        self._counts[metric] = self._counts.get(metric, 0.0) + amount
+
+    def measures(self) -> dict[str, float]:
+        """Return seconds, as "stage:<name>", and counts: what a worker adds to its metrics."""
+        return {f"stage:{name}": seconds for name, seconds in self.seconds.items()} | self._counts
+
+    def _charge(self) -> None:
+        """Add the time since the last change of stage to the innermost stage that runs."""
+        now = self._clock()
+        if self._running:
+            stage = self._running[-1]
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
+        self._since = now
+
 
 In = TypeVar("In", bound=Data)
 Out_co = TypeVar("Out_co", bound=Data, covariant=True)

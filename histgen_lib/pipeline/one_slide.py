@@ -12,10 +12,10 @@ from histgen_lib.bags import Bag, read_bag
 from histgen_lib.catalogue.scan_record import record_scan
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
+from histgen_lib.pipeline.job import Progress, Stages, silent
 from histgen_lib.pipeline.outputs import OutputPlaces, check_owner, finished_draft, write_outputs
 from histgen_lib.pipeline.provenance import Part, slide_origin
 from histgen_lib.pipeline.scan.scanner import Scanner
-from histgen_lib.pipeline.stages import Progress, Stages, silent
 from histgen_lib.reports.pictures import Pictures, evidence_places, make_thumbnail, read_evidence
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.renderers import render

@@ -27,8 +27,15 @@ from botocore.config import Config
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
-from histgen_lib.storage import ObjectInfo, StorageSettings
-from histgen_lib.storage._keys import check_foreign_key, check_key, check_prefix, is_key, missing
+from histgen_lib.storage import (
+    ObjectInfo,
+    StorageSettings,
+    check_foreign_key,
+    check_key,
+    check_prefix,
+    is_key,
+    missing,
+)
 from histgen_lib.storage._s3_errors import (
     FOREIGN,
     UNREACHABLE,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGenConfig
-from histgen_lib.models.histgen.runner import HistGenRunner
+from histgen_lib.models.histgen.serving import HistGenRunner
 from histgen_lib.models.serving import ModelMetadata, Runner, Tensors, fitted, served_model, unknown_model
 from histgen_lib.models.tile_encoder.serving import TileRunner
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from histgen_lib.lazy import lazily
 
 if TYPE_CHECKING:
-    from histgen_lib.worker.handler import Handler, Outcome
+    from histgen_lib.worker.handler import Handler, Outcome, WorkerSpec
     from histgen_lib.worker.run import run_worker
-    from histgen_lib.worker.spec import WorkerSpec
 
 __all__ = ["Handler", "Outcome", "WorkerSpec", "run_worker"]
 

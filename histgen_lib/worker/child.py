@@ -64,7 +64,7 @@ class Started:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """How far the job has come; see `histgen_lib.pipeline.stages`."""
+    """How far the job has come; see `histgen_lib.pipeline.job`."""
 
     stage: str
     done: int

@@ -19,9 +19,9 @@ from histgen_lib.secret import own_secret
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.attempts import Attempts
+from histgen_lib.worker.handler import WorkerSpec
 from histgen_lib.worker.retries import Retries
 from histgen_lib.worker.runner import JobProcess, Runner
-from histgen_lib.worker.spec import WorkerSpec
 from histgen_lib.worker.task import Task, Worker
 
 PROBE_S, PROBE_KEY = 10.0, "probe"

@@ -44,9 +44,8 @@ from histgen_lib.worker.failures import (
     setup_error,
     start_too_large,
 )
-from histgen_lib.worker.handler import Handler, Outcome
+from histgen_lib.worker.handler import OPENED, Handler, Outcome, WorkerSpec
 from histgen_lib.worker.memory import MemoryWatch, memory_of
-from histgen_lib.worker.spec import OPENED, WorkerSpec
 
 CLOSE_S = 2.0
 """How long an idle child may take to leave by itself."""

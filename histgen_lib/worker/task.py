@@ -23,10 +23,9 @@ from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
 from histgen_lib.worker.attempts import Attempt, Attempts
 from histgen_lib.worker.failures import DIED, JobFailedError, unexpected_as_failure
-from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.handler import Outcome, WorkerSpec
 from histgen_lib.worker.retries import OWN, Retries
 from histgen_lib.worker.runner import Runner
-from histgen_lib.worker.spec import WorkerSpec
 
 _log = get_logger()
 _MISPLACED = InvalidInputError(

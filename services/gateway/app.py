@@ -22,13 +22,12 @@ from histgen_lib.storage import ObjectStore, open_foreign_bucket, open_store
 from histgen_lib.telemetry import metrics
 from services.gateway import NAME
 from services.gateway.bucket_intake import GROUP, NotificationTopic
-from services.gateway.codes import GATEWAY, REFUSALS
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
 from services.gateway.housekeeping import Indexing, Pruning, SharedIndex
 from services.gateway.http import HttpApi
 from services.gateway.intake import Intake
-from services.gateway.settings import GatewaySettings
+from services.gateway.settings import GATEWAY, REFUSALS, GatewaySettings
 from services.gateway.submission import Via
 from services.gateway.watchdog import Watchdog
 from services.gateway.watching import Watching

@@ -1,4 +1,4 @@
-"""The gateway's own settings, beside those of all services."""
+"""The gateway's own settings and error codes, beside those of all services."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from services.codes import OBJECT, OUTAGE, Codes
 from services.settings import EmptyIsNone, ServiceSettings
 
 
@@ -34,3 +35,35 @@ class GatewaySettings(ServiceSettings):
         20.0, gt=0, le=3600, description="seconds that opening or reading a slide's file may stand still"
     )
     hash_threads: int = Field(4, ge=1, le=64, description="slides submitted by HTTP that are read at a time")
+
+
+REFUSALS = (
+    "case-invalid",
+    "slide-changed",
+    "slide-empty",
+    "slide-id-invalid",
+    "slide-id-taken",
+    "slide-in-parts",
+    "slide-incomplete",
+    "slide-is-folder",
+    "slide-missing",
+    "slide-mpp-implausible",
+    "slide-open-timeout",
+    "slide-too-large",
+    "slide-unreadable",
+    "uri-invalid",
+    "uri-outside-roots",
+    *OBJECT.letters,
+)
+"""Of slides that it does not take."""
+
+GATEWAY = OUTAGE + Codes(
+    letters=(
+        "notification-failed",
+        "notification-unconfirmed",
+        "notification-unreadable",
+        "record-damaged",
+        *REFUSALS,
+    ),
+    retries=("gateway-busy", "watch-unavailable"),
+)

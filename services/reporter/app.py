@@ -8,7 +8,7 @@ from pydantic import Field
 
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
-from services.codes import BAG, MODEL, OBJECT, SLIDE, WORKER, Codes
+from services.codes import BAG, INFERENCE, OBJECT, SLIDE, WORKER, Codes
 from services.settings import EmptyIsNone, ServiceSettings
 from services.wiring import inference_server, slide_files, storage_settings
 
@@ -16,7 +16,7 @@ CODES = (
     WORKER
     + OBJECT
     + SLIDE
-    + MODEL
+    + INFERENCE
     + BAG
     + Codes(
         letters=(

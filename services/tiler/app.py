@@ -10,7 +10,7 @@ from histgen_lib.cores import cores
 from histgen_lib.slides.limits import DEFAULT_TILES
 from histgen_lib.storage import open_store
 from histgen_lib.worker import Handler
-from services.codes import MODEL, OBJECT, SLIDE, WORKER, Codes
+from services.codes import INFERENCE, OBJECT, SLIDE, WORKER, Codes
 from services.settings import EmptyIsNone, ServiceSettings
 from services.wiring import inference_server, slide_files, storage_settings
 
@@ -23,7 +23,7 @@ CODES = (
     WORKER
     + OBJECT
     + SLIDE
-    + MODEL
+    + INFERENCE
     + Codes(
         letters=(
             "slide-id-taken",

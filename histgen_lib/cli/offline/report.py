@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, model_folder
+from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, expand, is_bag, model_folder
 from histgen_lib.cli.output import (
     Failure,
     JsonFlag,
@@ -21,7 +21,6 @@ from histgen_lib.cli.output import (
     say_error,
     say_heading,
 )
-from histgen_lib.cli.sources import expand, is_bag
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.names import printable
 

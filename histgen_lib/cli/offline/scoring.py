@@ -10,9 +10,8 @@ from typing import Any
 
 from histgen_lib.bags import Bag, read_bag
 from histgen_lib.cli.offline.cases import MatchedCases, read_truth
-from histgen_lib.cli.options import model_folder
+from histgen_lib.cli.options import BAG_SUFFIXES, model_folder
 from histgen_lib.cli.progress import progress_bar
-from histgen_lib.cli.sources import BAG_SUFFIXES
 from histgen_lib.evaluation import (
     EvaluationResult,
     EvidenceCase,

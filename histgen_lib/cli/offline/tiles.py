@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.options import Mpp, Out, Slides
+from histgen_lib.cli.options import Mpp, Out, Slides, expand
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
-from histgen_lib.cli.sources import expand
 from histgen_lib.errors import HistgenError
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases
-from histgen_lib.cli.options import Mpp, Out, Slides, model_folder, need_train_extra
+from histgen_lib.cli.options import Mpp, Out, Slides, expand, model_folder, need_train_extra
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
-from histgen_lib.cli.sources import expand
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:

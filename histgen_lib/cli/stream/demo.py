@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histgen_lib.cli.options import Model, model_folder
+from histgen_lib.cli.options import Model, expand, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err
-from histgen_lib.cli.sources import expand
 from histgen_lib.cli.stream.demo_results import DemoSlide, Result, Summary, Truth, print_results
 from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import FatalError, TransientError

@@ -160,7 +160,7 @@ def _print_remarks(shown: SlidePage, connection: Connection) -> None:
 
 
 def _print_one(slide_id: str, connection: Connection, *, as_json: bool) -> None:
-    from histgen_lib.catalogue.slide_objects import objects_of
+    from histgen_lib.catalogue.states import objects_of
     from histgen_lib.cli.stream.view import slide_json
     from histgen_lib.client.listing import originals_of, slide_states
 
@@ -246,7 +246,7 @@ def _unknown(slide_id: str) -> InvalidInputError:
 
 def _attempts(states: Sequence[SlideState], snapshot: Snapshot, store: ObjectStore) -> dict[str, int]:
     """Count unfinished attempts at the slide, by worker."""
-    from histgen_lib.catalogue.slide_objects import attempts_at
+    from histgen_lib.catalogue.states import attempts_at
 
     events = {state.event.name for state in states if state.event}
     events |= {state.letter.event_id for state in states if state.letter}

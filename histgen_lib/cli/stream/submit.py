@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histgen_lib.cli.options import Mpp
+from histgen_lib.cli.options import Mpp, expand
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error, say_heading
-from histgen_lib.cli.sources import expand
 from histgen_lib.cli.stream.options import Gateway, Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import FatalError, HistgenError
 

@@ -49,7 +49,7 @@ def _outputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
 
 
 def _runner(folder: ServedFolder, threads: int | None) -> Runner:
-    from histgen_lib.models.onnx_session import OnnxSession
+    from histgen_lib.models.serving import OnnxSession
 
     return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), threads or cores())
 

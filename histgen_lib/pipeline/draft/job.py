@@ -29,10 +29,9 @@ from histgen_lib.catalogue.stored import Source, StoredReport, source_of, source
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
-from histgen_lib.pipeline.job import Done, lacking
+from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.provenance import Part, case_origin, slide_origin
-from histgen_lib.pipeline.stages import Progress, Stages, silent
 from histgen_lib.reports.pictures import Pictures, Place, evidence_places, read_evidence
 from histgen_lib.reports.record import DraftReport, Tiling
 from histgen_lib.reports.renderers import render

@@ -19,10 +19,9 @@ from histgen_lib.catalogue.scan_record import ScanRecord, record_scan
 from histgen_lib.catalogue.stored import StoredBag
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.files import json_digest
-from histgen_lib.pipeline.job import Done, lacking
+from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.provenance import SOFTWARE
 from histgen_lib.pipeline.scan.scanner import Scanner
-from histgen_lib.pipeline.stages import Progress, Stages, silent
 from histgen_lib.reports.pictures import make_thumbnail
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag
 from histgen_lib.inference import InferenceServer
+from histgen_lib.pipeline.job import Stages
 from histgen_lib.pipeline.model import ReportModel
-from histgen_lib.pipeline.stages import Stages
 from histgen_lib.slides import QualityReport, Slide, TileBatch, TileGrid, assess_quality, plan_grid
 
 BATCH_TILES = 32

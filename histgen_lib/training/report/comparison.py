@@ -24,7 +24,7 @@ from histgen_lib.models.histgen import HistGen, tile_order
 from histgen_lib.models.histgen.checkpoint import load_model
 from histgen_lib.models.histgen.decoding import Decoded, decode
 from histgen_lib.models.histgen.network import TorchStepper
-from histgen_lib.models.histgen.runner import EncodedSlide, tile_evidence
+from histgen_lib.models.histgen.serving import EncodedSlide, tile_evidence
 from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, token_spans
 from histgen_lib.pipeline.model import report_model
 from histgen_lib.training.annotation import Case, read_annotation

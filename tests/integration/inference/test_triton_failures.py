@@ -21,7 +21,7 @@ from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.export import export_local
 from histgen_lib.inference import Supervisor, TritonServer
 from histgen_lib.inference._connection import CallFailedError, Connection
-from histgen_lib.inference._regions import clear_server
+from histgen_lib.inference.shared_memory import clear_server
 from histgen_lib.models.folder import open_model_folder
 from histgen_lib.stack.triton import TritonProcess
 

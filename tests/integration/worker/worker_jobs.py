@@ -23,7 +23,7 @@ from typing import TypedDict, Unpack
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted
-from histgen_lib.pipeline.stages import Progress
+from histgen_lib.pipeline.job import Progress
 from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store

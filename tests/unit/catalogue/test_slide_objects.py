@@ -7,7 +7,7 @@ import pytest
 
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.slide_objects import attempts_at, objects_of
+from histgen_lib.catalogue.states import attempts_at, objects_of
 from histgen_lib.storage import StorageSettings, open_store
 
 

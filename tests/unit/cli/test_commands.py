@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 import torch
 
-from histgen_lib.cli.sources import expand
+from histgen_lib.cli.options import expand
 from histgen_lib.errors import InvalidInputError
 
 COMMANDS = [

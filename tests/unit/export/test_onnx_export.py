@@ -15,9 +15,15 @@ from histgen_lib.models.histgen import HistGen, HistGenConfig, tile_order
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
 from histgen_lib.models.histgen.decoding import DecodingSettings, decode
 from histgen_lib.models.histgen.layout import lay_out
-from histgen_lib.models.histgen.runner import OnnxStepper, encode_slide, tile_evidence
-from histgen_lib.models.histgen.serving import DECODER_ONNX, ENCODER_ONNX, MODEL
-from histgen_lib.models.onnx_session import OnnxSession
+from histgen_lib.models.histgen.serving import (
+    DECODER_ONNX,
+    ENCODER_ONNX,
+    MODEL,
+    OnnxStepper,
+    encode_slide,
+    tile_evidence,
+)
+from histgen_lib.models.serving import OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
 from histgen_lib.text.tokenizers import WordTokenizer

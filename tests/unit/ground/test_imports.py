@@ -41,7 +41,7 @@ def test_importing_the_library_takes_under_100_ms() -> None:
         "histgen_lib.bags",
         "histgen_lib.text",
         "histgen_lib.inference",
-        "histgen_lib.models.histgen.runner",
+        "histgen_lib.models.histgen.serving",
         "histgen_lib.pipeline",
         "histgen_lib.reports",
         "histgen_lib.synth",

@@ -13,8 +13,8 @@ import tiny_model
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import OnnxServer
 from histgen_lib.pipeline import Scanner, load_model
+from histgen_lib.pipeline.job import Stages
 from histgen_lib.pipeline.scan.scanner import encode_batches
-from histgen_lib.pipeline.stages import Stages
 from histgen_lib.slides import TileBatch, open_slide
 
 

@@ -18,9 +18,9 @@ from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import bag_digests_key
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError, TransientError
-from histgen_lib.pipeline.stages import Stages
+from histgen_lib.pipeline.job import Stages
 from histgen_lib.slides import Slide
-from histgen_lib.worker.spec import OPENED
+from histgen_lib.worker.handler import OPENED
 
 PARTS = {".parquet", ".thumbnail.webp", ".scan.json", ".digests.json"}
 

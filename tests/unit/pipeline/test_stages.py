@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from histgen_lib.pipeline.stages import Stages
+from histgen_lib.pipeline.job import Stages
 
 
 class Clock:

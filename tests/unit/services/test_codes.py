@@ -12,7 +12,7 @@ from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.runtime.board import Board
 from histgen_lib.telemetry import metrics
 from services.gateway.app import GatewayBoard
-from services.gateway.codes import GATEWAY, REFUSALS
+from services.gateway.settings import GATEWAY, REFUSALS
 from services.gateway.submission import Via
 from services.table import SERVICES
 

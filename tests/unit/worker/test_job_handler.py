@@ -9,8 +9,7 @@ import pytest
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, ReportDrafted, SlideScanned
-from histgen_lib.pipeline.job import Done
-from histgen_lib.pipeline.stages import silent
+from histgen_lib.pipeline.job import Done, silent
 from histgen_lib.worker.handler import JobHandler, Outcome
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -19,9 +19,8 @@ from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectInfo
 from histgen_lib.testing import MemoryBus, MemoryStore
 from histgen_lib.worker.attempts import Attempts
-from histgen_lib.worker.handler import Outcome
+from histgen_lib.worker.handler import Outcome, WorkerSpec
 from histgen_lib.worker.retries import Retries
-from histgen_lib.worker.spec import WorkerSpec
 from histgen_lib.worker.task import Task, Worker
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
