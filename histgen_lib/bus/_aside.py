@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from histgen_lib.bus import Delivery
+from histgen_lib.bus._port import Delivery
 
 ASIDE_MOST, HELD_MOST, BYTES_MOST = 256, 64, 32 << 20
 """The most open records that a member remembers, the most of them held back in one partition, and the most

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from histgen_lib.bus import BusSettings
 from histgen_lib.bus._embedded_log import Log, append, ensure_topic
 from histgen_lib.bus._leases import LeasedSubscription, Place, Read, Row
-from histgen_lib.bus._records import sized
+from histgen_lib.bus._port import BusSettings, sized
 from histgen_lib.bus._sharing import holders_of
 from histgen_lib.events import DEAD_LETTER, Event
 

@@ -17,12 +17,12 @@ import kafka
 from kafka import errors as kafka_errors
 from kafka.structs import MemberState
 
-from histgen_lib.bus import BusSettings, Delivery, Reason
 from histgen_lib.bus._aside import Aside
 from histgen_lib.bus._kafka_client import ANSWER_S, KafkaPublisher, talking
 from histgen_lib.bus._kafka_damage import read
 from histgen_lib.bus._kafka_holes import Holes
 from histgen_lib.bus._kafka_joining import FETCH_S, join, leave, pace
+from histgen_lib.bus._port import BusSettings, Delivery, Reason
 from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER

@@ -18,8 +18,7 @@ from typing import Any
 import kafka
 from kafka import errors as kafka_errors
 
-from histgen_lib.bus import BusSettings
-from histgen_lib.bus._records import sized
+from histgen_lib.bus._port import BusSettings, sized
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import Event
 

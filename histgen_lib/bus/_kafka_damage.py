@@ -18,8 +18,7 @@ from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.record.util import decode_varint
 
-from histgen_lib.bus import Delivery
-from histgen_lib.bus._records import damaged, delivery
+from histgen_lib.bus._port import Delivery, damaged, delivery
 from histgen_lib.errors import InvalidInputError
 
 _MOST_UNPACKED = 64 << 20

@@ -11,8 +11,8 @@ import kafka
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
-from histgen_lib.bus import BusSettings
 from histgen_lib.bus._kafka_client import ANSWER_S, connect, ensure_topic, talking
+from histgen_lib.bus._port import BusSettings
 from histgen_lib.bus._sharing import Holding, share
 
 _HEARTBEAT_MS, _FETCH_MS = (1000, 3000), (100, 2000)

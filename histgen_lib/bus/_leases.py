@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from histgen_lib.bus import Delivery, Reason
 from histgen_lib.bus._aside import Aside
-from histgen_lib.bus._records import damaged, delivery
+from histgen_lib.bus._port import Delivery, Reason, damaged, delivery
 from histgen_lib.errors import HistgenError, TransientError
 from histgen_lib.events import Event
 

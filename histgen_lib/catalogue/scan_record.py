@@ -17,7 +17,7 @@ from histgen_lib.slides import QualityReport, Slide, TilingSettings
 class ScanRecord(BaseModel):
     """One slide as it was read. Stored beside its bag as canonical JSON: equal records, equal bytes.
 
-    `fingerprint` tells cheaply whether the slide's files are still these (`histgen_lib.access.file_checks`);
+    `fingerprint` tells cheaply whether the slide's files are still these (`histgen_lib.access.slide_files`);
     None where the slide stays open until its draft is made. `file_mpp`: as of `Slide`. No free text of the
     slide's file is in here.
     """

@@ -39,6 +39,6 @@ __getattr__ = lazily(
         "one_slide": "Result report_bag report_slide",
         "reliability": "Calibration",
         "scan.scanner": "Scan Scanner",
-        "stages": "Progress silent",
+        "job": "Progress silent",
     },
 )

@@ -14,8 +14,15 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import slide_id_of
 from histgen_lib.slides import source
 from histgen_lib.slides.headers import check_headers, check_levels
-from histgen_lib.slides.metadata import maker_of, scanner_of
-from histgen_lib.slides.mpp import MppSource, decide_mpp, doubted, scale_flags, written_mpp
+from histgen_lib.slides.metadata import (
+    MppSource,
+    decide_mpp,
+    doubted,
+    maker_of,
+    scale_flags,
+    scanner_of,
+    written_mpp,
+)
 from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.readers import Reader, open_reader
 from histgen_lib.slides.readers.refusals import of_planes
@@ -201,7 +208,7 @@ def open_slide(
     lie; None: anywhere. Raises `InvalidInputError`: `slide-is-folder`, `slide-empty`,
     `slide-header-too-large`, `slide-format-unknown`, `slide-not-supported`, `slide-incomplete`,
     `slide-damaged`, `slide-too-small`, and those of `histgen_lib.slides.source.admit` and
-    `histgen_lib.slides.mpp.decide_mpp`.
+    `histgen_lib.slides.metadata.decide_mpp`.
     """
     path = Path(path)
     source.admit(path, within)

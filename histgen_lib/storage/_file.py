@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.files import atomic_path
-from histgen_lib.storage import INCOMING, ObjectInfo, bad_key, check_key, check_prefix, is_key, missing
+from histgen_lib.storage._port import INCOMING, ObjectInfo, bad_key, check_key, check_prefix, is_key, missing
 
 _ABANDONED_S = 3600.0
 """An unfinished file that was not written to for so long has lost its writer."""

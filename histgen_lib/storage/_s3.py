@@ -27,7 +27,7 @@ from botocore.config import Config
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path
-from histgen_lib.storage import (
+from histgen_lib.storage._port import (
     ObjectInfo,
     StorageSettings,
     check_foreign_key,

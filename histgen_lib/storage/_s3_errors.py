@@ -20,7 +20,7 @@ from s3transfer.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
-from histgen_lib.storage import bad_key, missing
+from histgen_lib.storage._port import bad_key, missing
 
 FOREIGN = (
     boto.BotoCoreError,

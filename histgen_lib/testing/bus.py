@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from histgen_lib.bus import Subscription
 from histgen_lib.bus._leases import LeasedSubscription, Place, Read, Row
-from histgen_lib.bus._records import sized
+from histgen_lib.bus._port import sized
 from histgen_lib.bus._sharing import holders_of
 from histgen_lib.events import DEAD_LETTER, Event
 

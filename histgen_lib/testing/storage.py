@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from histgen_lib.files import atomic_path, sha256_hex
-from histgen_lib.storage import ObjectInfo, bad_key, check_foreign_key, check_key, check_prefix, missing
+from histgen_lib.storage._port import ObjectInfo, bad_key, check_foreign_key, check_key, check_prefix, missing
 
 
 class MemoryStore:

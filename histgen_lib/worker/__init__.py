@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Handler", "Outcome", "WorkerSpec", "run_worker"]
 
-__getattr__ = lazily(__name__, {"handler": "Handler Outcome", "run": "run_worker", "spec": "WorkerSpec"})
+__getattr__ = lazily(__name__, {"handler": "Handler Outcome WorkerSpec", "run": "run_worker"})

@@ -17,7 +17,7 @@ from histgen_lib.access.places import Place, parse_uri
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import each_name_once
-from histgen_lib.slides.mpp import LEAST_MPP, MOST_MPP, is_plausible
+from histgen_lib.slides.metadata import LEAST_MPP, MOST_MPP, is_plausible
 
 Via = Literal["watch", "http", "s3", "backfill"]
 """How a slide comes in: the watched folder, POST /slides, an S3 notification, a backfill."""

@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from histgen_lib.access.file_checks import recorded_files
-from histgen_lib.access.slide_files import SlideFiles
+from histgen_lib.access.slide_files import SlideFiles, recorded_files
 from histgen_lib.catalogue.case import (
     Member,
     has_joined,

@@ -11,8 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
-from histgen_lib.access.file_checks import changed, fingerprint_of, present_files, unchanged
-from histgen_lib.access.slide_files import SlideFiles
+from histgen_lib.access.slide_files import SlideFiles, changed, fingerprint_of, present_files, unchanged
 from histgen_lib.bags.bag import SCHEMA_VERSION as BAG_SCHEMA
 from histgen_lib.catalogue.registry import keep, take_in
 from histgen_lib.catalogue.scan_record import ScanRecord, record_scan

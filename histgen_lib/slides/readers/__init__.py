@@ -7,57 +7,16 @@ module here with a `Take` function, and an entry in `readers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from histgen_lib.slides.settings import Level
+from histgen_lib.slides.readers._reader import Reader
 
 if TYPE_CHECKING:
-    from histgen_lib.slides.readers._checked import CheckedImage
+    from histgen_lib.slides.readers._checked import Take
 
-
-class Reader(Protocol):
-    """An open slide. Reading is safe from several threads.
-
-    `vendor`: OpenSlide's name of the format. `properties`: the few that are needed, by OpenSlide's names;
-    never a text that may name a patient. `levels`: as the file has them, finest first; `Level.number` is the
-    index.
-    """
-
-    vendor: str
-    properties: dict[str, str]
-    levels: tuple[Level, ...]
-
-    def read(self, x: int, y: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read `width` × `height` px of `level` from corner (x, y) in level-0 px → uint8[height,width,3] RGB.
-
-        Damaged tiles, and what lies outside the slide, are white. Raises
-        `InvalidInputError("slide-read-failed")`.
-        """
-
-    def is_whole(self, x: int, y: int, level: int, width: int, height: int) -> bool:
-        """Return whether no damage is known in a part of a level, once that part was read."""
-
-    def checks(self, level: int) -> bool:
-        """Return whether damage in a level is noticed."""
-
-    def close(self) -> None:
-        """Release the file. Reading afterwards raises `InvalidInputError("slide-read-failed")`."""
-
-
-Reference = Callable[[], "CheckedImage"]
-"""Opens the slide by OpenSlide, once however often it is called. Raises as `open_reader`."""
-
-Take = Callable[[Path, Reference], Reader | None]
-"""Opens a slide's file, or returns None for one that this reader does not take.
-
-A reader that uses the reference closes it when it is closed itself.
-"""
+__all__ = ["Reader", "open_reader", "readers"]
 
 
 def readers() -> tuple[Take, ...]:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.slides.formats import parts_of
-from histgen_lib.slides.readers import Reader, Reference
 from histgen_lib.slides.readers._dicom_frames import dicom_frames
 from histgen_lib.slides.readers._openslide import OpenSlideImage
+from histgen_lib.slides.readers._reader import Reader
 from histgen_lib.slides.readers._stored_tiles import Box, StoredTiles
 from histgen_lib.slides.readers._tiff_tiles import tiff_tiles
 
@@ -181,6 +181,16 @@ class CheckedImage:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._files[path]
+
+
+Reference = Callable[[], CheckedImage]
+"""Opens the slide by OpenSlide, once however often it is called. Raises as `open_reader`."""
+
+Take = Callable[[Path, Reference], Reader | None]
+"""Opens a slide's file, or returns None for one that this reader does not take.
+
+A reader that uses the reference closes it when it is closed itself.
+"""
 
 
 def _cuts(start: int, stop: int, spans: Iterable[tuple[int, int]]) -> list[int]:

@@ -19,9 +19,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.readers import Reader, Reference
-from histgen_lib.slides.readers._checked import CheckedImage
+from histgen_lib.slides.readers._checked import CheckedImage, Reference
 from histgen_lib.slides.readers._openslide import read_failed
+from histgen_lib.slides.readers._reader import Reader
 from histgen_lib.slides.readers._stored_tiles import decode_jpeg
 from histgen_lib.slides.settings import Level
 

@@ -18,8 +18,7 @@ import openslide
 from numpy.typing import NDArray
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.metadata import MAGNIFICATION, SCANNER_PROPERTIES, SECOND_MPP, ome_scale
-from histgen_lib.slides.mpp import believable
+from histgen_lib.slides.metadata import MAGNIFICATION, SCANNER_PROPERTIES, SECOND_MPP, believable, ome_scale
 from histgen_lib.slides.readers.refusals import crashes_openslide, refusal, unsupported
 from histgen_lib.slides.settings import Level
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from histgen_lib.bus._records import delivery
+from histgen_lib.bus._port import delivery
 from histgen_lib.events import Event, SlideScanned
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

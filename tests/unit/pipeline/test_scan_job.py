@@ -149,7 +149,7 @@ def test_a_corrected_sidecar_gives_another_bag(lab, own_slide):
 
 def test_a_file_of_another_size_than_announced_is_not_read_through(lab, own_slide, monkeypatch):
     announced = scanned(own_slide, size_bytes=own_slide.stat().st_size - 1)
-    monkeypatch.setattr("histgen_lib.access.file_checks.content_id_of", None)
+    monkeypatch.setattr("histgen_lib.access.slide_files.content_id_of", None)
 
     assert code_of(lab, announced) == "slide-changed"
 

@@ -43,7 +43,7 @@ def put_first(monkeypatch, take) -> None:
 def test_a_format_that_openslide_does_not_know_is_one_more_entry(tmp_path, monkeypatch):
     (tmp_path / "a.stripes").write_bytes(b"STRIPES")
 
-    def take(file: Path, reference: readers.Reference) -> readers.Reader | None:
+    def take(file: Path, reference: _checked.Reference) -> readers.Reader | None:
         return Stripes() if file.read_bytes() == b"STRIPES" else None
 
     put_first(monkeypatch, take)
@@ -73,7 +73,7 @@ def test_the_reference_is_opened_once_and_closed_if_a_reader_fails(slide_file, m
     real = _checked.open_checked
     monkeypatch.setattr(_checked, "open_checked", lambda file: opened.append(real(file)) or opened[-1])
 
-    def take(file: Path, reference: readers.Reference) -> None:
+    def take(file: Path, reference: _checked.Reference) -> None:
         assert reference() is reference()
         raise ValueError("a fault of this reader")
 

@@ -9,7 +9,7 @@ import pytest
 
 from histgen_lib.access.places import Roots
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.mpp import read_sidecar
+from histgen_lib.slides.metadata import read_sidecar
 
 
 def refusal(slide: Path, within: Roots | None = None) -> str:
