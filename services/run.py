@@ -14,7 +14,7 @@ from histgen_lib.secret import OWNER_ONLY
 from histgen_lib.telemetry import configure_logging, configure_tracing, flush_tracing
 from histgen_lib.worker import WorkerSpec, run_worker
 from histgen_lib.worker.memory import default_limit_bytes
-from services.settings import ServiceSettings
+from services.settings import ServiceSettings, settings_class
 from services.table import Service, service_named
 from services.wiring import bus_settings, http_limits, storage_settings, token_file, warn_without_roots
 
@@ -39,7 +39,7 @@ def run(name: str) -> int:
 
 
 def _run(row: Service) -> int:
-    settings = row.settings_class().load()
+    settings = settings_class(row).load()
     _observe(settings, row.name)
     return _run_worker(row, settings) if row.kind == "worker" else _run_web(row, settings)
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -30,7 +31,7 @@ from pydantic_settings.sources import EnvSettingsSource, InitSettingsSource
 from histgen_lib.errors import FatalError
 from histgen_lib.models import SHIPPED_MODEL
 from histgen_lib.slides.limits import DEFAULT_BYTES
-from services.table import SERVICES
+from services.table import SERVICES, Service
 
 PREFIX = "HISTGEN_"
 CONFIG_VARIABLE = "HISTGEN_CONFIG"
@@ -233,6 +234,12 @@ class ServiceSettings(BaseSettings):
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Keep secrets out of tracebacks and logs."""
         return list(self.shown().items())
+
+
+def settings_class(service: Service) -> type[ServiceSettings]:
+    """Load the class of a service's settings."""
+    found: type[ServiceSettings] = resolve_name(service.settings)
+    return found
 
 
 def _file_values(cls: type[ServiceSettings]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from histgen_lib.events import BagReady, Data, ReportDrafted, SlideScanned
 
 if TYPE_CHECKING:
     from services.codes import Codes
-    from services.settings import ServiceSettings
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,6 @@ class Service:
     def drafts(self) -> bool:
         """Whether it publishes drafts, whose age since the scan is measured."""
         return self.gives is ReportDrafted
-
-    def settings_class(self) -> type[ServiceSettings]:
-        """Load the class of its settings."""
-        found: type[ServiceSettings] = resolve_name(self.settings)
-        return found
 
     def make(self, *arguments: object) -> Any:
         """Call its factory, which loads all that the service runs."""

@@ -31,7 +31,9 @@ def show(
 
       HISTGEN_CONFIG=lab.yaml histgen config show tiler
     """
-    kind = service_named(service).settings_class()
+    from services.settings import settings_class
+
+    kind = settings_class(service_named(service))
     settings = kind.load()
     values, origins = settings.shown(), settings.origins()
     if as_json:

@@ -214,9 +214,10 @@ def test_a_workers_parent_process_loads_no_model_and_no_pixels(service):
 import sys
 import services.{service}.__main__
 from services.run import worker_spec
+from services.settings import settings_class
 from services.table import service_named
 row = service_named("{service}")
-worker_spec(row, row.settings_class().load())
+worker_spec(row, settings_class(row).load())
 print([name for name in {heavy} if name in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -13,7 +13,7 @@ from histgen_lib.events import ReportDrafted
 from histgen_lib.stack.settings import StackSettings, service_module, service_names
 from services import settings as settings_module
 from services.codes import Codes
-from services.settings import ServiceSettings
+from services.settings import ServiceSettings, settings_class
 from services.table import SERVICES, Service, service_named
 
 FOLDER = Path(__file__).resolve().parents[3] / "services"
@@ -35,7 +35,7 @@ def test_every_row_has_a_folder_and_every_folder_a_row():
 
 @pytest.mark.parametrize("row", SERVICES, ids=NAMES)
 def test_a_rows_references_lead_somewhere(row):
-    assert issubclass(row.settings_class(), ServiceSettings)
+    assert issubclass(settings_class(row), ServiceSettings)
     assert isinstance(row.known_codes(), Codes)
     module, name = row.factory.split(":")
     assert module.startswith(f"{row.module}.")
@@ -90,4 +90,4 @@ def test_a_service_has_its_own_section_in_the_settings_file(monkeypatch, tmp_pat
     monkeypatch.setattr(settings_module, "SERVICES", (*SERVICES, TOY))
 
     assert ToySettings.load().greeting == "ahoy"
-    assert service_named("tiler").settings_class().load().shown()["in_flight"] == 2
+    assert settings_class(service_named("tiler")).load().shown()["in_flight"] == 2
