@@ -1,4 +1,4 @@
-"""What time and people do to objects."""
+"""Damage to stored objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DAMAGE = ["missing", "empty", "truncated", "other JSON", "binary", "bit"]
 
 
 def damage(data: bytes, how: str, store: ObjectStore | None = None, key: str = "") -> bytes | None:
-    """Return what damage leaves of an object, None for nothing; with `store`, do it to the object there."""
+    """Return the damaged bytes, or None if the object is gone; with `store`, damage the object there."""
     middle = len(data) // 2
     left = {
         "missing": None,

@@ -1,4 +1,4 @@
-"""A store in which names that differ only in case, form of accents or trailing dots are the same."""
+"""A store that treats names differing only in case, Unicode form or trailing dots as the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from histgen_lib.storage import ObjectInfo, ObjectStore
 
 
 class FoldingStore:
-    """Another store as a share of macOS or Windows holds it: found by any spelling, listed by the first."""
+    """Wraps a store to behave like a macOS or Windows share: found by any spelling, listed by the first."""
 
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
@@ -38,7 +38,7 @@ class FoldingStore:
         return self.inner.uri(key)
 
     def _known(self, key: str) -> str:
-        """Spell each part as the first object did that has it."""
+        """Spell each part as the first object that has it."""
         keys = sorted((info.key for info in self.inner.list()), key=len)
         parts: list[str] = []
         for part in key.split("/"):

@@ -1,4 +1,4 @@
-"""Puts a gateway under load and checks its state afterwards, for the short test and the long one."""
+"""Load for a gateway, and its resource use, for the short test and the soak test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from malformed_requests import malformed
 from slow_peers import connect, status_of
 
 ANSWERS = frozenset({0, 100, 200, 202, 400, 401, 403, 404, 405, 413, 422, 431})
-"""0: it hung up without one; 202: a notification without a slide, whose malformed records became letters."""
+"""0: hung up without an answer; 202: a notification without a slide, its malformed records dead letters."""
 _PATIENCE_S = 60.0
 AT_A_TIME = 8
 
@@ -38,9 +38,9 @@ def _answered(url: str, sent: bytes) -> int:
 
 def files_of(pid: int) -> int:
     """Count the file descriptors of a process."""
-    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - it is no folder of files
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - not a folder of files
 
 
 def megabytes_of(pid: int) -> float:
-    """Return the resident memory of a process."""
+    """Return the resident memory of a process in MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,4 +1,4 @@
-"""Files that cannot be opened at once, because of a lease or because the kernel blocks whoever tries."""
+"""Files whose opening blocks: by a lease, or because the kernel holds the call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def leased(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def hung(*paths: Path) -> Iterator[None]:
-    """Have the kernel block whoever opens one of these, like a share whose server is away (fanotify(7)).
+    """Have the kernel block every open of these files, like a share whose server is down (fanotify(7)).
 
     Requires root. Do not open the files in this process.
     """

@@ -1,4 +1,4 @@
-"""The jobs over an object store in a folder, with the tiny model: for tests of the tiler and reporter."""
+"""Jobs of tiler and reporter over a store in a folder, with the tiny model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for the death of the process."""
 
 
 class WatchedStore:
-    """Another store, of which every write is written down; `dies_after`: how many writes succeed."""
+    """Wraps a store and records every write; `dies_after`: how many writes succeed before `Killed`."""
 
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
@@ -145,7 +145,7 @@ class Lab:
         return replace(self, files=NoSlides())
 
     def remake(self, data: SlideScanned) -> None:
-        """Do what tiler and reporter do with a slide, the first time or again."""
+        """Do what tiler and reporter do with a slide, whether new or seen before."""
         ready = self.scan_job.find_bag(data) or self.scan_job.make_bag(data)
         if self.find_draft(ready) is None:
             self.draft(ready)

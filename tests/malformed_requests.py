@@ -1,4 +1,4 @@
-"""Random malformed requests; the same ones for the same seed."""
+"""Random malformed requests, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _CHUNKED = "transfer-encoding: chunked\r\n"
 
 
 def malformed(count: int, key: str, seed: int = 4711) -> Iterator[bytes]:
-    """Yield `count` requests: whole ones, ones cut off, and several in one.
+    """Yield `count` requests: complete ones, truncated ones, and several in one.
 
-    `key`: the authorization that most of them send.
+    `key`: the authorization header that most of them send.
     """
     chance = random.Random(seed)
     kinds = (_noise, _odd_heads, _odd_bodies, _odd_json, _odd_chunks, _several)

@@ -1,4 +1,4 @@
-"""A store that has seen many slides, written straight into its folder."""
+"""A folder store with many slides, written directly."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from histgen_lib.reports.renderers import DRAFT_JSON
 
 
 def plant_many(folder: Path, count: int) -> dict[str, int]:
-    """Write `count` slides: of ten, seven are drafted, two are dead letters, and one waits.
+    """Write `count` slides; of every ten, seven are drafted, two are dead letters and one is waiting.
 
-    Returns how many are in each state.
+    Returns the number of slides in each state.
     """
     (folder / ".incoming").mkdir(parents=True, exist_ok=True)
     totals = {"drafted": 0, "dead-letter": 0, "scanned": 0}

@@ -1,7 +1,7 @@
-"""Models for Triton that do nothing, or nothing for a while: what is left is the stream's own time.
+"""Triton models that do nothing, at once or after a delay, to measure the stream's own time.
 
-They take and give the tensors of a real model folder's models; features are zeros, every text is the same;
-or its tokens are the time at which the bag was there, see `arrival_s`.
+They take and return the tensors of a real model folder's models: features are zeros; the tokens are always
+the same, or, if `timed`, the time at which the bag arrived (see `arrival_s`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MODELS = {
     "histgen": """\
     def answer(self, request):
         xy = triton.get_input_tensor_by_name(request, "xy").as_numpy()
-        given = triton.get_input_tensor_by_name(request, "features")
-        given = given or triton.get_input_tensor_by_name(request, "features_float32")
-        given.as_numpy()
+        features = triton.get_input_tensor_by_name(request, "features")
+        features = features or triton.get_input_tensor_by_name(request, "features_float32")
+        features.as_numpy()
         arrived_ns = time.monotonic_ns()
         tiles = xy.shape[1]
         return {
@@ -66,7 +66,7 @@ class TritonPythonModel:
 def noop_repository(
     out: Path, model_folder: Path, *, seconds: float = 0, queue: int | None = None, timed: bool = False
 ) -> Path:
-    """Write tile_encoder/ and histgen/ into `out`; each call takes `seconds` of nothing, `queue` may wait."""
+    """Write tile_encoder/ and histgen/ into `out`; each call takes `seconds`, at most `queue` calls wait."""
     folder = open_model_folder(model_folder)
     for model, answer in _MODELS.items():
         place = out / model / "1"
@@ -84,6 +84,6 @@ def noop_repository(
 
 
 def arrival_s(answer: Tensors) -> float:
-    """Tell when, by `time.monotonic`, a `timed` histgen had the bag that it answered."""
+    """Return when, by `time.monotonic`, a `timed` histgen had received the bag it answered."""
     high, low = answer["tokens"].tolist()
     return ((high << 31) + low) / 1e9

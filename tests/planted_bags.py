@@ -1,4 +1,4 @@
-"""Bags in which a single tile shows the finding: a data set small enough to be learned in seconds."""
+"""Bags in which a single tile shows the finding: a data set that a model learns in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histgen_lib.training.report.settings import ModelSizes, TrainSettings
 DIM = 16
 SPAN_PX = 512
 EPOCHS = 30
-"""Enough for the finding of one tile to be learned as well as what all tiles show."""
+"""Enough to learn both the finding of one tile and what all tiles show."""
 ORGANS = ("Colon", "Lung")
 FINDINGS = ("not identified", "present")
 
@@ -26,13 +26,13 @@ SIZES = ModelSizes(
 
 @dataclass(frozen=True)
 class PlantedWorld:
-    """A folder of bags and the annotation beside it."""
+    """A folder of bags and its annotation file."""
 
     annotation: Path
     bags: Path
 
     def settings(self, out: Path, **changes: object) -> TrainSettings:
-        """Return the settings of a run of a few seconds on one core."""
+        """Return settings for a run that takes a few seconds on one core."""
         few: dict[str, object] = {
             "variant": "corrected", "sizes": SIZES, "tokenizer": "bpe", "bpe_vocab_size": 300,
             "optimizer": "adamw",
@@ -70,7 +70,7 @@ def planted_bag(slide_id: str, rng: np.random.Generator, organ: int, finding: in
 
 
 def make_planted_world(folder: Path, *, train: int = 64, val: int = 16, test: int = 16) -> PlantedWorld:
-    """Write bags/<id>.parquet and annotation.json in the published layout; the same every time."""
+    """Write bags/<id>.parquet and annotation.json in the published layout, the same on every call."""
     rng = np.random.default_rng(0)
     splits: dict[str, list[dict[str, object]]] = {}
     for split, count in {"train": train, "val": val, "test": test}.items():

@@ -1,8 +1,7 @@
-"""Slides of every format that is read, with planted text wherever the format has room for text.
+"""Slides of every supported format, with planted text wherever the format has room for text.
 
-Each format has one slide as its maker writes it, and others that are damaged where a parser would quote what
-it cannot read: lines of an index, XML, tags, DICOM elements, a sidecar. The names of the files reveal
-nothing.
+Each format has one slide as its vendor writes it, and others damaged where a parser would quote what it
+cannot read: lines of an index, XML, tags, DICOM elements, a sidecar. The file names reveal nothing.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from tiff_pyramid import halved, write_pyramid
 Maker = Callable[[Path, NDArray[np.uint8]], Path]
 """Writes a slide into a folder of its own and returns the file to open."""
 
-SAID = f"{PLANTED}^Erika"
-_SVS = f"Aperio Image Library v12.0.0\r\n1x1 (256x256) |AppMag = 20|MPP = 0.5|User = {SAID}|{SAID}"
+NAME = f"{PLANTED}^Erika"
+_SVS = f"Aperio Image Library v12.0.0\r\n1x1 (256x256) |AppMag = 20|MPP = 0.5|User = {NAME}|{NAME}"
 _OME = (
-    f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><!-- {SAID} -->'
-    f'<Experimenter LastName="{SAID}"/><Image Name="{SAID}"><Pixels SizeX="640" SizeY="640"'
-    f' PhysicalSizeX="{SAID}" PhysicalSizeY="0.5" PhysicalSizeXUnit="{SAID}"/></Image></OME>'
+    f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><!-- {NAME} -->'
+    f'<Experimenter LastName="{NAME}"/><Image Name="{NAME}"><Pixels SizeX="640" SizeY="640"'
+    f' PhysicalSizeX="{NAME}" PhysicalSizeY="0.5" PhysicalSizeXUnit="{NAME}"/></Image></OME>'
 )
 _SCN_IMAGE = (
-    f'<image name="{SAID}" uuid="{SAID}"><creationDate>{SAID}</creationDate><device model="{SAID}"/>'
+    f'<image name="{NAME}" uuid="{NAME}"><creationDate>{NAME}</creationDate><device model="{NAME}"/>'
     '<pixels sizeX="{px}" sizeY="{px}"><dimension sizeX="{px}" sizeY="{px}" ifd="{ifd}" r="0"/></pixels>'
     '<view sizeX="{nm}" sizeY="{nm}" offsetX="0" offsetY="0"/><scanSettings><objectiveSettings><objective>20'
     "</objective></objectiveSettings><illuminationSettings><numericalAperture>0.4</numericalAperture>"
@@ -44,21 +43,21 @@ _SCN_IMAGE = (
 )
 _SCN = (
     '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
-    f'<collection name="{SAID}" barcode="{SAID}" sizeX="640000" sizeY="640000">'
+    f'<collection name="{NAME}" barcode="{NAME}" sizeX="640000" sizeY="640000">'
     + _SCN_IMAGE.format(px=160, ifd=1, nm=640_000)
     + _SCN_IMAGE.format(px=640, ifd=0, nm=320_000)
     + "</collection></scn>"
 )
 _SLIDEDAT = (
-    f"[GENERAL]\nSLIDE_ID = {SAID}\nSLIDE_NAME = {SAID}\nIMAGENUMBER_X = 2\nIMAGENUMBER_Y = 2\n"
+    f"[GENERAL]\nSLIDE_ID = {NAME}\nSLIDE_NAME = {NAME}\nIMAGENUMBER_X = 2\nIMAGENUMBER_Y = 2\n"
     "OBJECTIVE_MAGNIFICATION = 20\n[HIERARCHICAL]\nINDEXFILE = Index.dat\nHIER_COUNT = 1\nNONHIER_COUNT = 0\n"
-    f"HIER_0_NAME = {SAID}\nHIER_0_COUNT = 1\n[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = Data0.dat\n"
+    f"HIER_0_NAME = {NAME}\nHIER_0_COUNT = 1\n[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = Data0.dat\n"
 )
 _VMS = (
     "[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=i.jpg\n"
-    f"MapFile=m.jpg\nMacroImage=m.jpg\nAuthCode={SAID}\nReference={SAID}\nPhysicalWidth={SAID}\n"
+    f"MapFile=m.jpg\nMacroImage=m.jpg\nAuthCode={NAME}\nReference={NAME}\nPhysicalWidth={NAME}\n"
 )
-_BROKEN = (f"\n{SAID}\n", f"\n[{SAID}\n", f"\n{SAID}\\q = \\q{SAID}\n", f"\n[{SAID}]\nImageFile={SAID}.jpg\n")
+_BROKEN = (f"\n{NAME}\n", f"\n[{NAME}\n", f"\n{NAME}\\q = \\q{NAME}\n", f"\n[{NAME}]\nImageFile={NAME}.jpg\n")
 """Lines that GLib's key files cannot contain, and the name of a file that does not exist."""
 
 
@@ -66,7 +65,7 @@ def _tiff(name: str, *, description: str = "", texts: dict[int, str] | None = No
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         levels = [picture, halved(picture, 2)]
         own = {270: description} if description else {}
-        texts_of_page = dict.fromkeys((269, 271, 272, 305, 306, 315, 316, 33432), SAID) | (texts or {})
+        texts_of_page = dict.fromkeys((269, 271, 272, 305, 306, 315, 316, 33432), NAME) | (texts or {})
         return write_pyramid(
             folder / name, levels, texts=[{**texts_of_page, **own}, {**texts_of_page, **own}]
         )
@@ -134,7 +133,7 @@ def _index(name: str, text: str, parts: dict[str, bytes]) -> Maker:
 
 
 def _mirax(text: str) -> Maker:
-    parts = {"a.mrxs": b"", "a/Index.dat": b"01.02" + SAID.encode() + bytes(99), "a/Data0.dat": SAID.encode()}
+    parts = {"a.mrxs": b"", "a/Index.dat": b"01.02" + NAME.encode() + bytes(99), "a/Data0.dat": NAME.encode()}
     return _index("a/Slidedat.ini", text, parts)
 
 
@@ -145,7 +144,7 @@ def _vms(text: str, name: str = "a.vms") -> Maker:
 def _dicom(change: Callable[[pydicom.Dataset], None] | None = None) -> Maker:
     def make(folder: Path, picture: NDArray[np.uint8]) -> Path:
         write_series(folder, [picture, halved(picture)])
-        with warnings.catch_warnings(action="ignore"):  # pydicom's, about what no scanner should write
+        with warnings.catch_warnings(action="ignore"):  # pydicom warns about values no scanner should write
             plant(folder)
         return folder / "1.2.3.4-0.dcm"
 
@@ -159,9 +158,9 @@ def _dicom(change: Callable[[pydicom.Dataset], None] | None = None) -> Maker:
                 "OperatorsName",
                 "Manufacturer",
             ):
-                setattr(data, name, SAID)
-            data.PatientID = data.ManufacturerModelName = data.DeviceSerialNumber = SAID
-            data.add_new(0x00400512, "LO", SAID)  # the container's identifier
+                setattr(data, name, NAME)
+            data.PatientID = data.ManufacturerModelName = data.DeviceSerialNumber = NAME
+            data.add_new(0x00400512, "LO", NAME)  # the container's identifier
             if change is not None:
                 change(data)
             data.save_as(path, enforce_file_format=False)
@@ -184,16 +183,16 @@ def _in_fields(data: pydicom.Dataset) -> None:
 def _sakura(folder: Path, picture: NDArray[np.uint8]) -> Path:
     path = folder / "a.svslide"
     with sqlite3.connect(path) as file:
-        file.execute(f'CREATE TABLE "{SAID}" (id TEXT, data BLOB)')
+        file.execute(f'CREATE TABLE "{NAME}" (id TEXT, data BLOB)')
         file.execute("CREATE TABLE DataManagerSQLiteConfigXPO (TableName TEXT)")
-        file.execute("INSERT INTO DataManagerSQLiteConfigXPO VALUES (?)", (SAID,))
-        file.execute(f'INSERT INTO "{SAID}" VALUES (?, ?)', ("++MagicBytes", b"SVGigaPixelFile"))
-        file.execute(f'INSERT INTO "{SAID}" VALUES (?, ?)', ("Header", SAID.encode()))
+        file.execute("INSERT INTO DataManagerSQLiteConfigXPO VALUES (?)", (NAME,))
+        file.execute(f'INSERT INTO "{NAME}" VALUES (?, ?)', ("++MagicBytes", b"SVGigaPixelFile"))
+        file.execute(f'INSERT INTO "{NAME}" VALUES (?, ?)', ("Header", NAME.encode()))
     return path
 
 
 def _czi(folder: Path, picture: NDArray[np.uint8]) -> Path:
-    xml = f"<ImageDocument><{SAID.replace('^', '')} a={SAID}></ImageDocument".encode()
+    xml = f"<ImageDocument><{NAME.replace('^', '')} a={NAME}></ImageDocument".encode()
     head = b"ZISRAWFILE".ljust(16, b"\0") + struct.pack("<QQII", 512, 512, 1, 0)
     head = head.ljust(84, b"\0") + struct.pack("<QQ", 1024, 2048)
     directory = b"ZISRAWDIRECTORY".ljust(16, b"\0") + struct.pack("<QQ", 128, 128) + bytes(128)
@@ -217,27 +216,27 @@ PLANTED_FORMATS: dict[str, Maker] = {
     "svs": _planted_svs,
     "svs-damaged": _cut(_planted_svs),
     "svs-words": _tiff("a.svs", description=_SVS),
-    "svs-scale": _tiff("a.svs", description=_SVS.replace("MPP = 0.5", f"MPP = {SAID}")),
+    "svs-scale": _tiff("a.svs", description=_SVS.replace("MPP = 0.5", f"MPP = {NAME}")),
     "tiff": _PLAIN,
-    "tiff-private": _tiff("a.tif", texts={33723: SAID, 34377: SAID, 34675: SAID, 50000: SAID, 42112: SAID}),
+    "tiff-private": _tiff("a.tif", texts={33723: NAME, 34377: NAME, 34675: NAME, 50000: NAME, 42112: NAME}),
     "ome": _tiff("a.ome.tif", description=_OME),
-    "ome-damaged": _tiff("a.ome.tif", description=_OME[:-9] + f"<{SAID}"),
-    "imagej": _tiff("a.tif", description=f"ImageJ=1.53\nimages=x{SAID}\n{SAID}\nInfo={SAID}"),
-    "shaped": _tiff("a.tif", description=f'{{"shape": [{SAID}'),
+    "ome-damaged": _tiff("a.ome.tif", description=_OME[:-9] + f"<{NAME}"),
+    "imagej": _tiff("a.tif", description=f"ImageJ=1.53\nimages=x{NAME}\n{NAME}\nInfo={NAME}"),
+    "shaped": _tiff("a.tif", description=f'{{"shape": [{NAME}'),
     "scn": _tiff("a.scn", description=_SCN),
-    "scn-damaged": _tiff("a.scn", description=_SCN.replace("</image>", f"<{SAID} a={SAID}>")),
-    "trestle": _tiff("a.tif", description=f"Background Color=x{SAID};{SAID};", texts={305: "MedScan"}),
-    "ndpi": _ndpi(f"Patient={SAID}\r\n{SAID}\r\nAccession={SAID}\0"),
-    "ndpi-cut": _cut(_ndpi(f"Patient={SAID}\0")),
-    "philips": _philips(f'<Attribute Name="PIIM_{SAID}">{SAID}</Attribute>'),
-    "philips-damaged": _philips(f"<{SAID} a={SAID}>"),
-    "ventana": _ventana(f'Patient="{SAID}"'),
-    "ventana-damaged": _ventana(f"{SAID}=<{SAID}"),
+    "scn-damaged": _tiff("a.scn", description=_SCN.replace("</image>", f"<{NAME} a={NAME}>")),
+    "trestle": _tiff("a.tif", description=f"Background Color=x{NAME};{NAME};", texts={305: "MedScan"}),
+    "ndpi": _ndpi(f"Patient={NAME}\r\n{NAME}\r\nAccession={NAME}\0"),
+    "ndpi-cut": _cut(_ndpi(f"Patient={NAME}\0")),
+    "philips": _philips(f'<Attribute Name="PIIM_{NAME}">{NAME}</Attribute>'),
+    "philips-damaged": _philips(f"<{NAME} a={NAME}>"),
+    "ventana": _ventana(f'Patient="{NAME}"'),
+    "ventana-damaged": _ventana(f"{NAME}=<{NAME}"),
     "mirax": _mirax(_SLIDEDAT),
     **{f"mirax-{number}": _mirax(line + _SLIDEDAT + line) for number, line in enumerate(_BROKEN)},
     "vms": _vms(_VMS),
     **{f"vms-{number}": _vms(_VMS + line) for number, line in enumerate(_BROKEN)},
-    "vms-name": _vms(_VMS.replace("i.jpg", f"{SAID}.jpg")),
+    "vms-name": _vms(_VMS.replace("i.jpg", f"{NAME}.jpg")),
     "vmu": _vms(_VMS.replace("Virtual", "Uncompressed Virtual"), "a.vmu"),
     "dicom": _dicom(),
     "dicom-class": _dicom(_of_class),
@@ -248,17 +247,17 @@ PLANTED_FORMATS: dict[str, Maker] = {
     "dicom-damaged": _cut(_dicom()),
     "sakura": _sakura,
     "czi": _czi,
-    "sidecar": _beside(_PLAIN, json.dumps({"mpp": 0.5, "patient": SAID})),
-    "sidecar-value": _beside(_PLAIN, json.dumps({"mpp": SAID})),
-    "sidecar-damaged": _beside(_PLAIN, f'{{"mpp": {SAID}'),
-    "sidecar-twice": _beside(_PLAIN, f'{{"{SAID}": 1, "{SAID}": 2, "mpp": 0.5}}'),
-    "text": _index("a.svs", SAID, {}),
-    "web-page": _index("a.svs", f"<!DOCTYPE html><title>{SAID}</title>", {}),
+    "sidecar": _beside(_PLAIN, json.dumps({"mpp": 0.5, "patient": NAME})),
+    "sidecar-value": _beside(_PLAIN, json.dumps({"mpp": NAME})),
+    "sidecar-damaged": _beside(_PLAIN, f'{{"mpp": {NAME}'),
+    "sidecar-twice": _beside(_PLAIN, f'{{"{NAME}": 1, "{NAME}": 2, "mpp": 0.5}}'),
+    "text": _index("a.svs", NAME, {}),
+    "web-page": _index("a.svs", f"<!DOCTYPE html><title>{NAME}</title>", {}),
 }
 
 
 def write_planted_formats(folder: Path) -> dict[str, Path]:
-    """Write all of them, each into a folder of its own; return the file of each to open."""
+    """Write all formats, each into its own folder; return the file to open for each."""
     plain = tiny_model.write_slide(folder.parent / "plain.tif", side_px=640, seed=4)
     picture = cv2.imread(str(plain))[..., ::-1]
     paths = {}

@@ -1,4 +1,4 @@
-"""Objects as gateway, workers and reporter leave them, without running any."""
+"""Objects as gateway, tiler and reporter leave them, written without running any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def content(text: str) -> str:
 def scan(
     store: ObjectStore, slide_id: str, *, data: str = "", uri: str = "", mpp: float | None = None, **case
 ) -> Event:
-    """Announce a slide; `data` names its bytes."""
+    """Write the record of an announced slide; `data` stands for its bytes."""
     slide = SlideScanned(
         slide_id, uri or f"file:///{slide_id}.svs", content(data or slide_id), 1, mpp, **case
     )
@@ -34,7 +34,7 @@ def scan(
 
 
 def bag(store: ObjectStore, slide_id: str, *, data: str = "", mpp: float = 0.5) -> None:
-    """Leave a scan record beside a bag."""
+    """Write the scan record of a bag."""
     record = {"slide_id": slide_id, "content_id": content(data or slide_id), "mpp": mpp}
     store.put(keys.scan_key(slide_id, sha256_hex(canonical_json(record))), canonical_json(record))
 
@@ -42,7 +42,7 @@ def bag(store: ObjectStore, slide_id: str, *, data: str = "", mpp: float = 0.5) 
 def draft(
     store: ObjectStore, owner: str, *slides: str, data: str = "", mpp: float = 0.5, foreign: bool = False
 ) -> str:
-    """Leave a report, of a case with these `slides` if any, and its pointer; return its draft's key."""
+    """Write a report and its pointer, for a case if `slides` are named; return the draft's key."""
 
     def origin(slide_id: str) -> dict[str, object]:
         return {"content_id": content(data or slide_id), "mpp": mpp}
@@ -71,7 +71,7 @@ def draft(
 def letter(
     store: ObjectStore, event: Event, error: InvalidInputError = BAD, worker: str = "tiler"
 ) -> DeadLetter:
-    """Give an event up."""
+    """Write the dead letter of an event."""
     given_up = DeadLetter.of_event(event, error, attempts=2, worker=worker)
     store.put(given_up.key, given_up.to_bytes())
     return given_up

@@ -1,4 +1,4 @@
-"""A slide with what must never get out: names of a patient and an operator, a label and a macro image.
+"""A slide with what must never leak: names of a patient and an operator, a label and a macro image.
 
 All planted text contains PLANTED; label and macro have a colour that tissue never has.
 """
@@ -16,7 +16,7 @@ import tiny_model
 from PIL import Image
 
 PLANTED = "Xq7Mustermann"
-"""In the slide's description, its tags, its label and wherever else text can be."""
+"""In the slide's description, its tags and any other place for text."""
 
 COLOUR = (255, 0, 255)
 """Of the label and the macro image."""

@@ -1,4 +1,4 @@
-"""Clients that are slow, many, or do not speak HTTP: bare sockets."""
+"""Bare sockets: clients that are slow, numerous, or do not speak HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def connect(url: str, *, source: str = "127.0.0.1", sent: bytes = b"") -> socket.socket:
-    """Connect from a loopback address and send something."""
+    """Connect from a loopback address and send `sent`."""
     parts = urlsplit(url)
     peer = socket.create_connection((parts.hostname or "", parts.port or 0), 60, (source, 0))
     if sent:
@@ -19,7 +19,7 @@ def connect(url: str, *, source: str = "127.0.0.1", sent: bytes = b"") -> socket
 
 
 def heard(peer: socket.socket) -> bytes:
-    """Read until the server hangs up, which it must."""
+    """Read until the server hangs up."""
     received = b""
     with suppress(ConnectionError):
         while piece := peer.recv(65536):
@@ -28,7 +28,7 @@ def heard(peer: socket.socket) -> bytes:
 
 
 def ask(url: str, sent: bytes, *, source: str = "127.0.0.1") -> bytes:
-    """Send something and read until the server hangs up."""
+    """Send `sent` and read until the server hangs up."""
     with connect(url, source=source) as peer:
         with suppress(ConnectionError):
             peer.sendall(sent)

@@ -1,4 +1,4 @@
-"""A disk of a few megabytes, which a test can really fill, and free again."""
+"""A disk of a few megabytes that a test can fill and free again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 
 
 class SmallDisk:
-    """A disk at `folder`; `fill` leaves not a byte on it, or not an inode, for whoever writes next."""
+    """A disk at `folder`; `fill` takes every byte and `fill_inodes` every inode."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Take all the room there is."""
+        """Use up all free bytes."""
         with self._ballast.open("ab", buffering=0) as ballast, suppress(OSError):
             while True:
                 ballast.write(b"\0" * (os.statvfs(self.folder).f_bavail * 4096 or 1))
 
     def fill_inodes(self) -> None:
-        """Take all the names there are."""
+        """Use up all free inodes."""
         (self.folder / "names").mkdir(exist_ok=True)
         with suppress(OSError):
             for number in range(1 << 20):
@@ -33,18 +33,18 @@ class SmallDisk:
 
     @property
     def is_filled(self) -> bool:
-        """Whether it was filled, and not freed since."""
+        """Whether `fill` was called and `free` was not called since."""
         return self._ballast.exists()
 
     def close(self) -> None:
-        """Have it read-only, as the kernel does where it does not trust a disk."""
+        """Remount it read-only, as the kernel does with a faulty disk."""
         self._remount("ro")
 
     def _remount(self, how: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
 
     def free(self) -> None:
-        """Give the room back, and let it be written."""
+        """Free the space and make the disk writable."""
         self._remount("rw")
         self._ballast.unlink(missing_ok=True)
         for name in (self.folder / "names").glob("*"):
@@ -53,14 +53,14 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(folder: Path, size_mb: int = 64, *, inodes: int = 0) -> Iterator[SmallDisk]:
-    """Mount one while the block runs; only root may, and a test that needs one says so when it cannot."""
+    """Mount a small disk for the block; skip the test if mounting fails (it needs root)."""
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={size_mb}m,mode=700" + (f",nr_inodes={inodes}" if inodes else "")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip(f"no small disk to fill can be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
     try:
         yield SmallDisk(folder)
     finally:

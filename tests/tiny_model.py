@@ -1,4 +1,4 @@
-"""A very small model folder with random weights, and a small slide: enough to run every path fast."""
+"""A tiny model folder with random weights and a small slide, to run every path fast."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REPORTS = (
 
 @cache
 def tiny_model() -> Path:
-    """One tiny model for all tests of a run."""
+    """Return the tiny model that all tests of a run share."""
     return make_tiny_model(Path(tempfile.mkdtemp(prefix="histgen-tiny-")) / "tiny")
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """Write a complete model folder; its tiles are 64 px at 2 µm/px, so that a test slide has few."""
+    """Write a complete model folder; its tiles are 64 px at 2 µm/px, so that a test slide has few tiles."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer = BpeTokenizer.train(list(REPORTS), vocab_size=300)

@@ -1,4 +1,4 @@
-"""A copy of the library that serves one more model: one new folder and one changed row, and nothing else."""
+"""A copy of the library that serves one more model: one new folder and one changed row, nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROW = 'SERVED = ("histgen", "tile_encoder")'
 """In histgen_lib/models/serving.py."""
 
 _SERVING = '''\
-"""Twice as much of everything."""
+"""Doubles its input."""
 
 from histgen_lib.models.serving import Misfit, ServedModel, TensorSpec
 
@@ -86,14 +86,14 @@ class _Double(nn.Module):
 
 @dataclass(frozen=True)
 class ToyHouse:
-    """`site`: the changed library; `model`: a folder that has the toy, too; `repository`: its export."""
+    """`site`: the changed library; `model`: a model folder with the toy; `repository`: its export."""
 
     site: Path
     model: Path
     repository: Path
 
     def serve(self) -> dict[str, Any]:
-        """Export the models with the changed library, and run the toy in process; return what it says."""
+        """Export the models with the changed library and run the toy in process; return its results."""
         command = [sys.executable, "-c", _PROGRAM, str(self.model), str(self.repository)]
         environment = os.environ | {"PYTHONPATH": str(self.site)}
         run = subprocess.run(
@@ -121,7 +121,7 @@ def build_toy_house(folder: Path, model_dir: Path) -> ToyHouse:
     registry.write_text(rows.replace(ROW, ROW.replace(")", ', "toy")')))
     model = Path(shutil.copytree(model_dir, folder / "model"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter announces its successor
+        warnings.simplefilter("ignore")  # the exporter's deprecation
         torch.onnx.export(
             _Double(),
             (torch.zeros(2, 3),),

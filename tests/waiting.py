@@ -1,4 +1,4 @@
-"""Waiting in tests: for a condition, with a deadline, never for a time."""
+"""Waiting in tests: for a condition with a deadline, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], timeout_s: float, what: str, *, every_s: float = 0.01) -> T:
-    """Return what `condition` gives once that is true; fail after `timeout_s`, saying `what` did not come.
+    """Return the first true result of `condition`; fail after `timeout_s`, naming `what` was awaited.
 
-    `every_s`: the pause between two looks, for a condition that is dear to look at.
+    `every_s`: the pause between two checks; longer for a costly condition.
     """
     end = time.monotonic() + timeout_s
     while True:

@@ -1,6 +1,6 @@
-"""What the gateway costs: a look over a large folder, and the answer to a POST. Measured, not judged.
+"""What the gateway costs: scanning a large folder, and answering a POST. It measures and asserts nothing.
 
-The slides are small: hashing a real one costs what its disk and SHA-256 cost (the last figure).
+The slides are small; for a real one add the time to read and hash it (the last figure).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from doors import bearer_of
+from service_access import bearer_of
 
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.runtime.stopping import Stop
@@ -34,7 +34,7 @@ def _fill(folder: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", FILES)
-def test_a_look_over_a_folder(tmp_path: Path, count: int):
+def test_scanning_a_folder(tmp_path: Path, count: int):
     _fill(tmp_path, count)
     folder, tracker = Folder(tmp_path), Tracker(settle_s=1e9, clock=time.monotonic)
     wall, cpu = [], []
@@ -44,11 +44,11 @@ def test_a_look_over_a_folder(tmp_path: Path, count: int):
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
     middle = statistics.median(wall[1:])
-    print(f"\n{count} slides: first look {wall[0] * 1e3:.0f} ms, then {middle * 1e3:.0f} ms", end="")
-    print(f" ({statistics.median(cpu[1:]) * 1e3:.0f} ms of processor time)")
+    print(f"\n{count} slides: first scan {wall[0] * 1e3:.0f} ms, later ones {middle * 1e3:.0f} ms", end="")
+    print(f" ({statistics.median(cpu[1:]) * 1e3:.0f} ms of CPU time)")
 
 
-def test_the_answer_to_a_post(tmp_path: Path):
+def test_answering_a_post(tmp_path: Path):
     (tmp_path / "scans").mkdir()
     bus = BusSettings(f"embedded:{tmp_path}/bus.db")
     settings = GatewaySettings.load(
@@ -73,14 +73,14 @@ def test_the_answer_to_a_post(tmp_path: Path):
             print(f"\nPOST of a {what} slide: p50 {_ms(taken, 0.5)}, p99 {_ms(taken, 0.99)}")
 
 
-def test_reading_a_slide(tmp_path: Path):
+def test_hashing_a_slide(tmp_path: Path):
     path = tmp_path / "large.svs"
     path.write_bytes(os.urandom(1 << 20) * 512)
     from histgen_lib.slides.source import content_id_of
 
     start = time.perf_counter()
     content_id_of([path])
-    print(f"\nSHA-256 of a cached slide: {0.5 / (time.perf_counter() - start):.2f} GiB/s")
+    print(f"\nSHA-256 of a slide in the page cache: {0.5 / (time.perf_counter() - start):.2f} GiB/s")
 
 
 def _post_s(client: httpx.Client, path: Path) -> float:

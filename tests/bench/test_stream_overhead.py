@@ -1,8 +1,8 @@
-"""What the stream costs beside the work itself: `make bench-stream`.
+"""What the stream costs on top of the work itself (`make bench-stream`).
 
 Latency: events one at a time through a real Kafka, the two workers and a real tritonserver whose models do
-nothing; beside it the same two jobs called as functions, in one run. Saturation: synthetic slides through the
-real models, all waiting at once; how much of the tiler's time is reading and the model's.
+nothing, compared with the same two jobs called as functions. Saturation: synthetic slides through the real
+models, all queued at once; the share of the tiler's time spent in the slide reader and the model.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ EVENTS, WARM_UP = 200, 20
 SLIDES, ROUNDS = 8, 4
 STAGES = ("open", "grid", "read", "encode", "render", "store")
 READERS_AND_MODELS = ("open", "grid", "read", "encode", "render")
-"""Stages of the tiler that are the slide reader's (its thumbnail included) and the model's own."""
+"""The tiler's stages in the slide reader (including the thumbnail) and in the model."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def place(kafka: KafkaProcess, folder: Path, inference: str) -> Place:
 
 
 def named(event: Event, number: int) -> Event:
-    """Make the same slide another one: only its id differs."""
+    """Return the event of another slide that differs only in its id."""
     assert isinstance(event.data, SlideScanned)
     data = replace(event.data, slide_id=f"{event.data.slide_id}-{number:04d}")
     return Event.first(data, source=event.source, now=event.time, identity=data.slide_id)
@@ -103,7 +103,7 @@ def quantile(values: list[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Working:
-    """What a tiler has done, and the seconds it was at work."""
+    """A tiler's output and its busy seconds, by stage."""
 
     tiles: float
     stages: dict[str, float]
@@ -161,7 +161,7 @@ def test_event_to_draft_with_models_that_do_nothing(
         WARM_UP:
     ]
     middle, alone = statistics.median(taken), statistics.median(bare)
-    print(f"\nevent to draft on Kafka, {EVENTS} events one at a time, models that do nothing")
+    print(f"\nevent to draft on Kafka: {EVENTS} events one at a time, no-op models")
     print(f"  stream        p50 {1000 * middle:6.1f} ms   p99 {1000 * quantile(taken, 0.99):6.1f} ms")
     print(f"  bare calls    p50 {1000 * alone:6.1f} ms   p99 {1000 * quantile(bare, 0.99):6.1f} ms")
     print(f"  stream / bare ×{middle / alone:.2f}; the stream adds {1000 * (middle - alone):.1f} ms")
@@ -175,7 +175,7 @@ def test_share_of_the_models_and_the_reader_at_saturation(
     )
     jobs = bare_jobs(SHIPPED_MODEL, replace(at, storage=StorageSettings(f"file:{tmp_path / 'bare'}")))
     first, *events = (named(scanned(path), number) for number in range(ROUNDS) for path in synthetic_slides)
-    run_bare(jobs, first.data)  # the models are warm now, for both sides
+    run_bare(jobs, first.data)  # warms the models for both sides
     began_at = time.perf_counter()
     bags = [jobs[0].make_bag(event.data) for event in events]  # type: ignore[arg-type]
     scanning_s = time.perf_counter() - began_at
@@ -185,7 +185,7 @@ def test_share_of_the_models_and_the_reader_at_saturation(
     stream = Stream(at, tmp_path / "stream", SHIPPED_MODEL)
     stream.start("tiler", "reporter")
     stream.publish([first])
-    stream.settle(1, 600)  # the groups are joined
+    stream.settle(1, 600)  # the workers have joined their groups
     tiler = stream.services["tiler"]
     before = Working.of(tiler)
     began_at = time.perf_counter()
@@ -198,11 +198,11 @@ def test_share_of_the_models_and_the_reader_at_saturation(
     stream.stop()
     share = 100 * spent.readers_and_models_s
     print(f"\nat saturation: {len(events)} synthetic slides, {spent.tiles:.0f} tiles, {cores()} cores")
-    print(f"  one tiler at work {spent.total_s:.1f} s, reporter and Triton beside it")
-    print(f"  the reader's and the model's own: {share / spent.total_s:.1f} % of that")
+    print(f"  one tiler busy for {spent.total_s:.1f} s, beside the reporter and Triton")
+    print(f"  slide reader and model: {share / spent.total_s:.1f} % of that")
     print(f"  and {share / tiling_s:.1f} % of the {tiling_s:.1f} s from the first event to the last bag")
-    told = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in spent.stages.items())
-    print(f"  seconds of its stages: {told}; of the worker beside them {spent.beside_s:.2f}")
+    stage_seconds = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in spent.stages.items())
+    print(f"  seconds by stage: {stage_seconds}; worker overhead {spent.beside_s:.2f}")
     print(f"  {spent.tiles / tiling_s:.0f} tiles/s; bare scan jobs {spent.tiles / scanning_s:.0f} tiles/s")
-    print(f"  all drafted in {stream_s:.1f} s; bare calls one after the other {bare_s:.1f} s")
+    print(f"  all drafted in {stream_s:.1f} s; bare calls in sequence {bare_s:.1f} s")
     print(f"  stream / bare throughput ×{bare_s / stream_s:.2f}")

@@ -1,8 +1,8 @@
-"""How long a bag takes to a Triton server on this machine and back, with shared memory and without.
+"""How long a bag takes to a local Triton server and back, with and without shared memory.
 
-Run with `make bench`. The models do nothing: what is measured is the way there, through the server, into the
-model's process, until its features are an array there; and the way there and back. With shared memory and
-without take turns, so that what else the machine does is the same for both.
+Run with `make bench`. The models do nothing. Measured are the way there, through the server into the model's
+process until the features are an array, and the round trip. Calls with and without shared memory alternate,
+so that other load on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TURN = 30
 
 
 def bag_of(size_bytes: int, width: int) -> dict[str, np.ndarray]:
-    """Make a bag whose features take so many bytes."""
+    """Return a bag whose features take `size_bytes`."""
     tiles = size_bytes // (2 * width)
     features = np.random.default_rng(0).normal(size=(tiles, width)).astype(np.float16)
     return {"features": features, "xy": np.zeros((tiles, 2), np.int32)}
 
 
 def milliseconds(client: TritonServer, bag: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Measure the way there, and the way there and back."""
+    """Return the milliseconds there, and there and back."""
     start = time.monotonic()
     arrived = arrival_s(client.infer("histgen", bag))
     return 1000 * (arrived - start), 1000 * (time.monotonic() - start)
@@ -44,7 +44,7 @@ def test_a_bag_travels_to_a_server_on_this_machine(
 ) -> None:
     triton = start_triton(noop_repository(tmp_path, SHIPPED_MODEL, timed=True))
     width = open_model_folder(SHIPPED_MODEL).histgen.input_dim
-    print(f"\na bag to models that do nothing and back, {CALLS} calls each")
+    print(f"\na bag to no-op models and back, {CALLS} calls each")
     with TritonServer(triton.url) as shared, TritonServer(triton.url, shared_memory="off") as network:
         for size_bytes in (MIB // 64, MIB, 4 * MIB, 16 * MIB):
             bag = bag_of(size_bytes, width)
@@ -56,12 +56,12 @@ def test_a_bag_travels_to_a_server_on_this_machine(
             there, both = np.transpose(taken["shared"])
             slower = np.median(np.transpose(taken["network"])[1]) / np.median(both)
             print(
-                f"  {size_bytes / MIB:6.2f} MiB   there {told(there)}   and back {told(both)}   "
+                f"  {size_bytes / MIB:6.2f} MiB   one way {quantiles(there)}   and back {quantiles(both)}   "
                 f"without shared memory ×{slower:.1f}"
             )
     assert Connection(triton.url).executions("histgen") >= CALLS
 
 
-def told(values: np.ndarray) -> str:
+def quantiles(values: np.ndarray) -> str:
     p50, p99 = np.percentile(values, [50, 99])
     return f"p50 {p50:5.2f} ms, p99 {p99:6.2f} ms"

@@ -1,4 +1,4 @@
-"""What a broker holds, and what groups have committed: asked of the broker itself and not of our adapters."""
+"""What a broker holds and what groups have committed, read from the broker itself without our adapters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Event
 
 Offsets = dict[int, int]
-"""By partition: the first record that is not committed."""
+"""By partition: the offset of the first uncommitted record."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record at its place; `event` None if it is none of ours."""
+    """A record and its position; `event` is None if it is not a valid event."""
 
     topic: str
     part: int
@@ -34,24 +34,24 @@ class Record:
 
 
 class BrokerLog(Protocol):
-    """A broker, looked at from outside."""
+    """A broker, seen from outside."""
 
     def records(self, topic: str) -> list[Record]:
-        """List what a topic holds, partition by partition, in order."""
+        """List the records of a topic by partition and offset."""
         ...
 
     def committed(self, topic: str, group: str) -> Offsets:
-        """Say how far a group has come in each partition of a topic."""
+        """Return the offsets that a group has committed in a topic."""
         ...
 
     def ends(self, topic: str) -> Offsets:
-        """Say where each partition of a topic ends."""
+        """Return the end offsets of a topic."""
         ...
 
 
 @contextmanager
 def broker_log(bus: BusSettings) -> Iterator[BrokerLog]:
-    """Look into a broker."""
+    """Open a broker's log."""
     if bus.url.startswith("embedded:"):
         with closing(sqlite3.connect(bus.url.removeprefix("embedded:"))) as connection:
             yield _Embedded(connection)
@@ -60,7 +60,7 @@ def broker_log(bus: BusSettings) -> Iterator[BrokerLog]:
 
 
 def lag(bus: BusSettings, topic: str, group: str) -> int:
-    """Count the records of all partitions of a topic that a group has not committed; -1 if nobody can say."""
+    """Count the records of a topic that a group has not committed; -1 if the broker does not answer."""
     try:
         with broker_log(bus) as log:
             done = log.committed(topic, group)
@@ -78,7 +78,7 @@ class _Embedded:
             "SELECT part, position, headers, body FROM record WHERE topic = ? ORDER BY part, position",
             (topic,),
         )
-        return [Record(topic, part, at, _event(json.loads(told), body)) for part, at, told, body in rows]
+        return [Record(topic, part, at, _event(json.loads(head), body)) for part, at, head, body in rows]
 
     def committed(self, topic: str, group: str) -> Offsets:
         sql = "SELECT part, next FROM claim WHERE topic = ? AND grp = ?"

@@ -1,4 +1,4 @@
-"""The slides that the chaos tests send: small sound ones, all different, and five kinds of bad ones."""
+"""The slides of the chaos tests: small valid ones, all different, and five kinds of bad ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Picture = NDArray[np.uint8]
 
 
 def write_good(folder: Path, count: int = GOOD, *, side_px: int = SIDE_PX, first: int = 0) -> list[Path]:
-    """Write sound slides of a few hundred tiles of the tiny model (at 2 µm/px), each of its own content."""
+    """Write valid slides of a few hundred tiles for the tiny model (2 µm/px), each with different content."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = stained(side_px)
     return [
@@ -39,7 +39,7 @@ def stained(side_px: int) -> Picture:
 
 
 def write_tiff(path: Path, picture: Picture, *, mpp: float = 2.0) -> Path:
-    """Write a tiled TIFF that states its resolution; equal pictures give equal files."""
+    """Write a tiled TIFF with its resolution; equal pictures give equal files."""
     tifffile.imwrite(
         path,
         picture,
@@ -56,7 +56,7 @@ def write_tiff(path: Path, picture: Picture, *, mpp: float = 2.0) -> Path:
 
 
 def write_bad(folder: Path, count: int) -> dict[Path, str]:
-    """Write slides that nothing can be made of, the kinds in turn; return each with the code it must get."""
+    """Write unusable slides, the kinds in turn; return each path with its expected error code."""
     folder.mkdir(parents=True, exist_ok=True)
     sound = write_tiff(folder / "sound.part", stained(512)).read_bytes()
     glass = write_tiff(folder / "glass.part", np.full((512, 512, 3), 243, np.uint8)).read_bytes()

@@ -1,4 +1,4 @@
-"""Slides, an undisturbed run of them to compare with, and streams that are ended however a test ends."""
+"""Slides, an undisturbed run to compare with, and streams that end with their test."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from calm import run_undisturbed
+from baseline import run_undisturbed
 from chaos_slides import write_good
 from harness import MAX_POLL_S, SESSION_S, Place, Stream, on_this_machine
-from servers_of_its_own import Servers
+from stream_servers import Servers
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.export import export_local
 
 
 class NewStream(Protocol):
-    """Makes a stream in a folder of its own; on the embedded bus and a folder if no place is given."""
+    """Makes a stream in its own folder, by default on the embedded bus and a folder store."""
 
     def __call__(self, place: Place | None = None, **settings: str) -> Stream: ...
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the mark of what an ordinary run has no time for."""
+    """Register the mark of long tests."""
     config.addinivalue_line("markers", "soak: takes many minutes (make chaos)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was not asked for."""
+    """Deselect soak tests unless --run-soak is given."""
     long = [] if config.getoption("--run-soak") else [i for i in items if i.get_closest_marker("soak")]
     if long:
         config.hook.pytest_deselected(items=long)
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Draw twenty small sound slides; read them, do not change them."""
+    """Write twenty small valid slides, shared by all tests: do not change them."""
     return write_good(tmp_path_factory.mktemp("chaos-slides"))
 
 
@@ -46,30 +46,30 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def undisturbed(
     slides: list[Path], model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, str]:
-    """Run the twenty slides through once, with nothing in the way; return SHA-256 by key of what came out."""
+    """Run the twenty slides undisturbed; return the SHA-256 of each resulting object by key."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return run_undisturbed(Stream(on_this_machine(folder), folder, model_dir), slides).results()
 
 
 @pytest.fixture
 def new_stream(tmp_path: Path, model_dir: Path) -> Iterator[NewStream]:
-    """Make streams that are ended with the test."""
-    made: list[Stream] = []
+    """Make streams that end with the test."""
+    streams: list[Stream] = []
 
     def make(place: Place | None = None, **settings: str) -> Stream:
-        folder = tmp_path / f"stream-{len(made)}"
+        folder = tmp_path / f"stream-{len(streams)}"
         folder.mkdir()
-        made.append(Stream(place or on_this_machine(folder), folder, model_dir, settings))
-        return made[-1]
+        streams.append(Stream(place or on_this_machine(folder), folder, model_dir, settings))
+        return streams[-1]
 
     yield make
-    for stream in made:
+    for stream in streams:
         stream.abort()
 
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Take the bus that a test is parametrised with, "embedded" or "kafka", and a folder as its store."""
+    """Return a place with a folder store and the bus of the test's parameter, "embedded" or "kafka"."""
     here = on_this_machine(tmp_path / "place", session_s=SESSION_S)
     if request.param == "embedded":
         return here
@@ -80,6 +80,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def servers(own_kafka, s3proxy_server, start_triton, model_dir, tmp_path: Path) -> Servers:
-    """Run a Kafka and a tritonserver for one test, which may kill them, and use S3Proxy."""
+    """Run Kafka, S3Proxy and tritonserver for one test, which may kill them."""
     triton = start_triton(export_local(model_dir, tmp_path / "repository"))
     return Servers(own_kafka, s3proxy_server, triton, s3proxy_server.make_bucket())

@@ -1,8 +1,8 @@
 """A stream of real processes that a test may kill, and what it left behind.
 
-Tests publish by the real Publisher, look at services by /status and /metrics, and at results in the object
-store; nothing in here reaches into a service. A killed service is started again by `restart`, as a
-supervisor would.
+Tests publish through the real Publisher, and observe services by /status and /metrics and results in the
+object store; nothing here reaches into a service. `restart` starts a killed service again, as a supervisor
+would.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from histgen_lib.storage import StorageSettings, open_store
 T = TypeVar("T")
 
 SESSION_S, MAX_POLL_S = 2.0, 3.0
-"""After so long without a sign of life, or a poll, a member loses its partitions; a lab has 10 s and more."""
+"""After so long without a heartbeat, or a poll, a member loses its partitions; labs use 10 s or more."""
 SOURCE = "/histgen/chaos"
 LOOK_S = 0.03
-"""The harness shares the machine's few cores with what it tests."""
+"""The pause between two checks: the harness shares the machine's few cores with what it tests."""
 DRAFT = re.compile(r"reports/(?P<slide>[^/]+)/(?P<digest>[^/]+)/draft\.json")
 
 
@@ -49,7 +49,7 @@ class Place:
     inference: str = "onnx"
 
     def environment(self) -> dict[str, str]:
-        """Say so to a service."""
+        """Return the settings of a service that uses these servers."""
         return {
             "HISTGEN_BUS": self.bus.url,
             "HISTGEN_BUS_PARTITIONS": str(self.bus.partitions),
@@ -64,7 +64,7 @@ class Place:
 
 
 def on_this_machine(folder: Path, *, partitions: int = 4, session_s: float = SESSION_S) -> Place:
-    """Take the embedded bus and a folder, as a lab with one workstation does."""
+    """Return the embedded bus and a folder store, as a lab with one workstation has."""
     folder.mkdir(parents=True, exist_ok=True)
     return Place(
         BusSettings(f"embedded:{folder / 'bus.db'}", partitions=partitions, session_s=session_s),
@@ -73,7 +73,7 @@ def on_this_machine(folder: Path, *, partitions: int = 4, session_s: float = SES
 
 
 def scanned(path: Path, **more: Any) -> Event:
-    """Make the event that announces a slide; equal files give equal events."""
+    """Return the event that announces a slide; equal files give equal events."""
     content = content_id(path)
     data = SlideScanned(path.stem, path.resolve().as_uri(), content, path.stat().st_size, **more)
     return Event.first(data, source=SOURCE, now=datetime.now(UTC), identity=f"{path.stem}|{content}")
@@ -81,30 +81,30 @@ def scanned(path: Path, **more: Any) -> Event:
 
 @dataclass(frozen=True)
 class Remains:
-    """All that a stream left: SHA-256 of each object's bytes, dead letters, events said on each topic."""
+    """Everything a stream left: the SHA-256 of each object, dead letters, and the history of its events."""
 
     objects: Mapping[str, str]
     letters: Mapping[str, Mapping[str, Any]]
     pointers: Mapping[str, str]
     """By slide: the digest of its latest report."""
     undone: Mapping[str, int]
-    """By group of workers: how many events it has not committed."""
+    """By consumer group: the number of events it has not committed."""
     history: History
     acknowledged: Sequence[Event]
     passed: Sequence[str]
-    """What offsets were seen to pass unfinished while the stream was watched."""
+    """Records that were passed unfinished while the stream was watched."""
 
     def results(self) -> dict[str, str]:
-        """Return the objects that must be the same whatever happened on the way."""
+        """Return the objects that must be the same in every run."""
         kept = ("bags/", "reports/", "cases/", "case-reports/")
         return {key: sha for key, sha in self.objects.items() if key.startswith(kept)}
 
 
 @dataclass
 class Stream:
-    """Services by label ("tiler", "tiler-2", …) at a place; `settings`: HISTGEN_ variables for all.
+    """Services by label ("tiler", "tiler-2", …) that share a place; `settings`: HISTGEN_ variables for all.
 
-    `logs`: where others than this stream's own services write theirs.
+    `logs`: a further folder of logs, of services that this stream did not start.
     """
 
     place: Place
@@ -130,7 +130,7 @@ class Stream:
             self.services[label].await_listening()
 
     def restart(self, label: str) -> None:
-        """Start a service anew, as a supervisor does; return at once."""
+        """Start a service again, as a supervisor does; return at once."""
         self.services[label] = self._spawn(label, {})
 
     def _spawn(self, label: str, settings: Mapping[str, str]) -> Service:
@@ -149,26 +149,26 @@ class Stream:
         return Service(kind(label), self.run_dir, log, environment)
 
     def check_alive(self) -> None:
-        """Fail if a service ended by itself."""
+        """Fail if a service exited on its own."""
         for service in self.services.values():
             service.check_alive()
 
     def publish(self, events: Iterable[Event]) -> None:
-        """Publish slide.scanned events, each until the broker has acknowledged it."""
+        """Publish slide.scanned events, retrying each until the broker acknowledges it."""
         with closing(open_publisher(self.place.bus)) as publisher:
             for event in events:
                 until(partial(_published, publisher, event), 60, "the broker takes an event")
                 self.acknowledged.append(event)
 
     def keys(self, prefix: str) -> list[str]:
-        """List the keys under a prefix; [] while the store is away."""
+        """List the keys under a prefix; [] while the store is down."""
         try:
             return [info.key for info in self.store.list(prefix)]
         except TransientError:
             return []
 
     def drafts(self) -> list[str]:
-        """List the slides and cases that have a complete report, once for each report."""
+        """List the slides and cases that have a complete report, once per report."""
         return [found["slide"] for found in map(DRAFT.fullmatch, self.keys("reports/")) if found]
 
     def finished(self, label: str) -> int:
@@ -180,12 +180,12 @@ class Stream:
         return len(self.drafts())
 
     def settle(self, ends: int, timeout_s: float) -> None:
-        """Wait until `ends` reports and dead letters are there and no worker has anything left to do."""
+        """Wait for `ends` reports and dead letters, and until no worker has anything left to do."""
         self.until(lambda: self.ended() >= ends, timeout_s, f"{ends} ends")
         self.until(self.idle, 60, "nothing is left to do")
 
     def until(self, condition: Callable[[], T], timeout_s: float, what: str) -> T:
-        """Wait for a condition; if it does not come, say how the stream stands."""
+        """Wait for a condition; on failure report the state of the stream."""
         try:
             return until(condition, timeout_s, what, every_s=LOOK_S)
         except AssertionError as error:
@@ -198,13 +198,13 @@ class Stream:
         return len(self.drafts()) + len(self.keys(LETTERS))
 
     def idle(self) -> bool:
-        """Whether the groups of all workers have committed everything, and no job goes on."""
+        """Return whether all groups have committed everything and no job is running."""
         return all(lag(self.place.bus, topic, group) == 0 for topic, group in TAKES.items()) and not any(
             service.in_flight() for service in self.services.values() if service.name != "gateway"
         )
 
     def stop(self) -> None:
-        """Have every service leave in order: they must end with 0."""
+        """Stop every service gracefully: all must exit with 0."""
         for service in self.services.values():
             service.ask_to_stop()
         ended = {label: service.left() for label, service in self.services.items()}
@@ -212,14 +212,14 @@ class Stream:
         assert set(ended.values()) <= {0}, f"exit codes after SIGTERM: {ended}"
 
     def abort(self) -> None:
-        """End whatever is left of a failed test."""
+        """Kill all services that a failed test left running."""
         for service in self.services.values():
             if service.exit_code is None:
                 service.kill()
         self.services.clear()
 
     def remains(self) -> Remains:
-        """Collect what is there, once all is settled."""
+        """Collect what the stream left, once it has settled."""
         objects = self.everything()
         letters = {
             Path(key).stem: json.loads(self.store.get(key)) for key in objects if key.startswith(LETTERS)
@@ -234,7 +234,7 @@ class Stream:
         return Remains(objects, letters, pointers, undone, history, self.acknowledged, passed)
 
     def history(self) -> History:
-        """Read what broker, store and logs say happened."""
+        """Read the history from broker, store and logs."""
         logs = [*self.folder.glob("*.log"), *(self.logs.glob("*.log") if self.logs else ())]
         return read_history(self.place.bus, self.store, logs)
 
@@ -249,7 +249,7 @@ class Stream:
 
 
 def kind(label: str) -> str:
-    """Say which service bears a label: "tiler" for "tiler-2"."""
+    """Return the service's name for a label: "tiler" for "tiler-2"."""
     return label.partition("-")[0]
 
 

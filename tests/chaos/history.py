@@ -1,7 +1,7 @@
-"""What broker, store and logs say happened, held against what must be.
+"""What happened according to broker, store and logs, checked against the promises.
 
-The promises: an acknowledged event has exactly one outcome, what is announced is there, offsets never pass
-unfinished work, events of a slide keep their order, and no log tells of what neither broker nor store knows.
+The promises: an acknowledged event has exactly one outcome, announced objects exist, offsets never pass
+unfinished work, events of a slide keep their order, and no log reports what broker and store do not confirm.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from histgen_lib.events import BAG_READY, DEAD_LETTER, REPORT_DRAFTED, SLIDE_SCA
 from histgen_lib.storage import ObjectStore
 
 TAKES = {SLIDE_SCANNED: "histgen-tiler", BAG_READY: "histgen-reporter"}
-"""The group that works on each topic."""
+"""The consumer group of each topic."""
 FOLLOWS = {SLIDE_SCANNED: BAG_READY, BAG_READY: REPORT_DRAFTED}
 LETTERS, REPLAYED = "dead-letter/", "dead-letter-replayed/"
 FINISHED, ANNOUNCED = "The record is finished.", "Announced."
@@ -36,9 +36,9 @@ WATCH_S = 3.0
 
 @dataclass(frozen=True)
 class History:
-    """All that is known. `commits`: groups' offsets by topic; `letters`, `replayed`: keys by event's name.
+    """Everything known. `commits`: groups' offsets by topic; `letters`, `replayed`: keys by event name.
 
-    `places`: of records that were given up as no events, whatever this checker makes of them.
+    `places`: positions of records that became dead letters because they are not valid events.
     """
 
     records: Mapping[str, Sequence[Record]]
@@ -47,32 +47,32 @@ class History:
     letters: Mapping[str, str]
     replayed: Mapping[str, str]
     places: frozenset[str] = frozenset()
-    told: Sequence[Mapping[str, Any]] = ()
+    log_lines: Sequence[Mapping[str, Any]] = ()
 
     def events(self, topic: str) -> list[Event]:
-        """List the events of a topic, in their order within a partition."""
+        """List the events of a topic, in order within each partition."""
         return [record.event for record in self.records[topic] if record.event]
 
     @cached_property
     def names(self) -> Mapping[str, frozenset[str]]:
-        """Name the events of each topic."""
+        """Return the names of the events of each topic."""
         return {topic: frozenset(event.name for event in self.events(topic)) for topic in self.records}
 
 
 def read_history(bus: BusSettings, store: ObjectStore, logs: Iterable[Path] = ()) -> History:
-    """Read broker, store and logs."""
+    """Read the history from broker, store and logs."""
     with broker_log(bus) as broker:
         commits = {topic: broker.committed(topic, group) for topic, group in TAKES.items()}
         records = {topic: broker.records(topic) for topic in (*TAKES, REPORT_DRAFTED, DEAD_LETTER)}
     keys = frozenset(info.key for info in store.list())
     letters, replayed = (dict(_given_up(store, keys, prefix)) for prefix in (LETTERS, REPLAYED))
-    told = [line for log in logs for line in _lines(log)]
+    log_lines = [line for log in logs for line in _lines(log)]
     places = frozenset(_places(store, keys))
-    return History(records, commits, keys, letters, replayed, places, told)
+    return History(records, commits, keys, letters, replayed, places, log_lines)
 
 
 def violations(history: History, acknowledged: Iterable[Event] = ()) -> list[str]:
-    """Say what is wrong. `acknowledged`: events that the broker took."""
+    """List the broken promises. `acknowledged`: events that the broker acknowledged."""
     return [
         *_lost(history, acknowledged),
         *_outcomes(history),
@@ -86,14 +86,14 @@ def violations(history: History, acknowledged: Iterable[Event] = ()) -> list[str
 def _lost(history: History, acknowledged: Iterable[Event]) -> Iterator[str]:
     for event in acknowledged:
         if event.name not in history.names[event.type]:
-            yield f"lost: {event.type} {event.name} of {event.key} was acknowledged, and is not in the broker"
+            yield f"lost: {event.type} {event.name} of {event.key} was acknowledged but is not in the broker"
 
 
 def _outcomes(history: History) -> Iterator[str]:
-    """Say which events have not one of: what follows from them, a dead letter, a letter that was replayed."""
+    """Report events without exactly one outcome: a following event, a dead letter or a replayed letter."""
     announced = {event.data.key for event in history.events(DEAD_LETTER)}
     for topic in TAKES:
-        for event in _unlike(history, topic):
+        for event in _distinct(history, topic):
             given_up = event.name in history.letters
             ends = [given_up, event.name in history.replayed, _made(history, event)]
             if sum(ends) != 1:
@@ -102,16 +102,16 @@ def _outcomes(history: History) -> Iterator[str]:
                 yield f"untold: the dead letter of {event.name} was not announced"
 
 
-def _unlike(history: History, topic: str) -> Collection[Event]:
-    """Return the events of a topic, each once, but for records that were given up as none."""
+def _distinct(history: History, topic: str) -> Collection[Event]:
+    """Return the distinct events of a topic, without records given up as invalid."""
     taken = [one for one in history.records[topic] if str(one) not in history.places]
     return {one.event.name: one.event for one in taken if one.event}.values()
 
 
 def _made(history: History, event: Event) -> bool:
-    """Whether an event led to what it should: the next event, or a place in its case."""
+    """Return whether an event led to the next event, or to a slide's place in its case."""
     following = FOLLOWS.get(event.type)
-    if following is None:  # it lies on a topic that is not its own
+    if following is None:  # it is on the wrong topic
         return False
     if following_id(event.name, following) in history.names[following]:
         return True
@@ -120,7 +120,7 @@ def _made(history: History, event: Event) -> bool:
 
 
 def _from_nothing(history: History) -> Iterator[str]:
-    """Say what is announced that follows from nothing, or is not in the store."""
+    """Report announcements without a cause, or of objects that are not in the store."""
     for topic, following in FOLLOWS.items():
         due = {following_id(id, following) for id in history.names[topic]}
         for event in history.events(following):
@@ -140,7 +140,7 @@ def _object(event: Event) -> str:
 
 
 def _passed(history: History) -> Iterator[str]:
-    """Say which records lie below a committed offset, and are not finished."""
+    """Report unfinished records below a committed offset."""
     for topic, group in TAKES.items():
         for record in history.records[topic]:
             if record.offset < history.commits[topic].get(record.part, 0) and not _ended(history, record):
@@ -155,7 +155,7 @@ def _ended(history: History, record: Record) -> bool:
 
 
 def _out_of_order(history: History) -> Iterator[str]:
-    """Say of which slides what follows from two events came first in another order than theirs."""
+    """Report slides whose following events first appeared in a different order than their causes."""
     for topic, following in FOLLOWS.items():
         order = defaultdict[str, dict[str, int]](dict)
         for at, event in enumerate(history.events(following)):
@@ -170,7 +170,7 @@ def _out_of_order(history: History) -> Iterator[str]:
 
 
 def _untrue_logs(history: History) -> Iterator[str]:
-    """Say what a service tells that is to be seen neither in broker nor in store."""
+    """Report log lines that neither broker nor store confirms."""
     taken = history.names[SLIDE_SCANNED] | history.names[BAG_READY]
     ended = {
         event.name
@@ -178,12 +178,12 @@ def _untrue_logs(history: History) -> Iterator[str]:
         for record in history.records[topic]
         if (event := record.event) and _ended(history, record)
     }
-    for line in history.told:
-        event_id, said = line.get("event_id"), line.get("event")
-        if said == ANNOUNCED and event_id not in history.names[SLIDE_SCANNED]:
-            yield f"untrue: the gateway announced {event_id}, and the broker does not know it"
-        if said == FINISHED and event_id in taken and event_id not in ended:
-            yield f"untrue: a worker finished {event_id}, and nothing came of it"
+    for line in history.log_lines:
+        event_id, message = line.get("event_id"), line.get("event")
+        if message == ANNOUNCED and event_id not in history.names[SLIDE_SCANNED]:
+            yield f"untrue: the gateway announced {event_id}, but the broker does not have it"
+        if message == FINISHED and event_id in taken and event_id not in ended:
+            yield f"untrue: a worker finished {event_id}, but nothing came of it"
 
 
 def _given_up(store: ObjectStore, keys: Iterable[str], prefix: str) -> Iterator[tuple[str, str]]:
@@ -201,15 +201,15 @@ def _places(store: ObjectStore, keys: Iterable[str]) -> Iterator[str]:
 
 def _lines(log: Path) -> Iterator[Mapping[str, Any]]:
     for line in log.read_text(errors="replace").splitlines():
-        with suppress(ValueError):  # what a library wrote, or a process that was killed in mid-line
-            told = json.loads(line)
-            if isinstance(told, dict):
-                yield told
+        with suppress(ValueError):  # written by a library, or by a process killed in mid-line
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry
 
 
 @dataclass
 class CommitWatch:
-    """Looks at offsets again and again while a stream runs, each time before it looks at what is done."""
+    """Checks offsets repeatedly while a stream runs, reading commits before results."""
 
     bus: BusSettings
     store: ObjectStore
@@ -218,13 +218,13 @@ class CommitWatch:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> None:
-        """Note each record that is passed and not finished now."""
+        """Note each record that is passed and still unfinished."""
         history = read_history(self.bus, self.store)
         self.looks += 1
         self.found += [wrong for wrong in _passed(history) if wrong not in self.found]
 
     def run(self) -> None:
-        """Look until told to stop; what is away now is looked at later."""
+        """Look until asked to stop; skip a round while a server is down."""
         while True:
             with suppress(HistgenError, KafkaError, sqlite3.Error, OSError, ValueError):
                 self.look()
@@ -233,7 +233,7 @@ class CommitWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look in a thread of its own; whoever asks what was found may rely on it that it looked."""
+        """Look in a separate thread for the duration of the block, at least once."""
         thread = threading.Thread(target=self.run, daemon=True)
         thread.start()
         try:
@@ -241,6 +241,6 @@ class CommitWatch:
         finally:
             self._over.set()
             thread.join(60)
-        assert not thread.is_alive(), "the look at the offsets does not end"
+        assert not thread.is_alive(), "the thread that checks offsets does not end"
         if not self.looks:
-            self.look()  # a short run; or every look has failed, and this one says why
+            self.look()  # the run was short, or every look failed and this one raises the reason

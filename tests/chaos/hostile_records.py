@@ -1,4 +1,4 @@
-"""Records that no sound scanner writes: whatever a broker takes that anybody can write to."""
+"""Records that no proper scanner writes, but that a broker open to everyone may hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from histgen_lib.events import SLIDE_SCANNED, Event, SlideScanned
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 BATCH = 500
-"""Records a transaction: it is not writing them that is tested."""
+"""Records per transaction, to write them quickly."""
 
 URIS = (
     *("", " ", "a", "file:", "file:///", "file:////", "FILE:///a.svs", "file://host/a.svs", "file:a.svs"),
@@ -84,7 +84,7 @@ ODD_HEADERS = {
 
 @dataclass(frozen=True)
 class Record:
-    """A record as a broker has it; `headers` in their order, names not always once."""
+    """A record as a broker holds it; `headers` are ordered and may repeat names."""
 
     key: str
     headers: Sequence[tuple[str, bytes]]
@@ -92,14 +92,14 @@ class Record:
 
 
 def sound(event: Event) -> Record:
-    """Return the record of an event as we publish it."""
+    """Return the record of an event as the product publishes it."""
     return Record(
         event.key, [(name, value.encode()) for name, value in event.headers().items()], event.body()
     )
 
 
 def hostile(number: int, chance: random.Random) -> Record:
-    """Make one of many thousands; those that are events after all name a slide that is not there."""
+    """Make a random hostile record; one that is a valid event names a slide that does not exist."""
     return chance.choice(_KINDS)(number, chance)
 
 
@@ -157,9 +157,9 @@ def _lacking_header(number: int, chance: random.Random) -> Record:
 
 def _bytes_for_headers(number: int, chance: random.Random) -> Record:
     headers, data = _event(number)
-    made = _record(number, headers, json.dumps(data).encode())
+    record = _record(number, headers, json.dumps(data).encode())
     more = [(chance.choice(list(headers)), chance.randbytes(40)) for _ in range(5)]
-    return Record(made.key, [*made.headers, *more], made.body)
+    return Record(record.key, [*record.headers, *more], record.body)
 
 
 _KINDS: tuple[Callable[[int, random.Random], Record], ...] = (
@@ -169,7 +169,7 @@ _KINDS: tuple[Callable[[int, random.Random], Record], ...] = (
 
 
 def write(bus: BusSettings, records: Sequence[Record]) -> None:
-    """Write records to slide.scanned past all our own checks."""
+    """Write records to slide.scanned, bypassing our own checks."""
     if bus.url.startswith("embedded:"):
         _write_embedded(bus, records)
     else:

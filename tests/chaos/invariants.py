@@ -1,4 +1,4 @@
-"""What must hold of whatever a stream left behind, however it was treated."""
+"""What must hold for everything a stream leaves behind, whatever was done to it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _KEYS = re.compile(
 def check(
     remains: Remains, events: Iterable[Event], undisturbed: Mapping[str, str], *, orphans: int = 0
 ) -> None:
-    """Every event ended once, completely, with the bytes of an undisturbed run, and nothing else is left.
+    """Check that each event ended once, with the bytes of an undisturbed run, and nothing else is left.
 
-    `orphans`: how many attempts may be left of finished events; each kill of a worker can leave one, which
-    counts for nothing.
+    `orphans`: how many attempt markers of finished events may be left; each kill of a worker can leave one,
+    which has no effect.
     """
     check_ends(remains, events)
     check_whole(remains)
@@ -42,31 +42,31 @@ def check(
 
 
 def check_ends(remains: Remains, events: Iterable[Event]) -> None:
-    """Every slide has exactly one report or one dead letter."""
+    """Check that every slide has exactly one report or one dead letter."""
     drafts = Counter(found["slide"] for found in map(DRAFT.fullmatch, remains.objects) if found)
     letters = Counter(letter["event"]["data"]["slide_id"] for letter in remains.letters.values())
     assert drafts + letters == Counter({event.key for event in events})
 
 
 def check_whole(remains: Remains) -> None:
-    """Every report has all its files, the slide's pointer names it, and it was announced under one id.
+    """Check that reports are complete, pointed to, and announced under one id each.
 
-    And the history of the run tells of no broken promise.
+    Check the history of the run, too.
     """
-    said: dict[str, set[str]] = {}
+    announced_ids: dict[str, set[str]] = {}
     for event in remains.history.events(REPORT_DRAFTED):
-        said.setdefault(event.data.draft_key, set()).add(event.id)
+        announced_ids.setdefault(event.data.draft_key, set()).add(event.id)
     for found in filter(None, map(DRAFT.fullmatch, remains.objects)):
         folder = f"reports/{found['slide']}/{found['digest']}/"
         names = {key.removeprefix(folder) for key in remains.objects if key.startswith(folder)}
         assert names == COMPANIONS, (folder, names)
         assert f"reports/{found['slide']}/{remains.pointers[found['slide']]}/draft.json" in remains.objects
-        assert len(said.get(found.string, ())) == 1, found.string
+        assert len(announced_ids.get(found.string, ())) == 1, found.string
     check_history(remains)
 
 
 def check_nothing_else(remains: Remains, orphans: int) -> None:
-    """No object is there that has no business to be; attempts are left only of events that were given up."""
+    """Check that there are no other objects, and attempts are left only of events that were given up."""
     assert [key for key in remains.objects if not _KEYS.fullmatch(key)] == []
     given_up = {PurePath(key).stem for key in remains.objects if key.startswith("dead-letter")}
     attempts = [key for key in remains.objects if key.startswith("attempts/")]
@@ -75,19 +75,19 @@ def check_nothing_else(remains: Remains, orphans: int) -> None:
 
 
 def check_committed(remains: Remains) -> None:
-    """Nothing is delivered again to those who come later."""
+    """Check that nothing would be delivered again."""
     assert set(remains.undone.values()) == {0}, remains.undone
 
 
 def check_history(remains: Remains) -> None:
-    """Broker, store and logs tell of no promise that was broken, nor did offsets while the stream ran."""
+    """Check that history and watched offsets show no broken promise."""
     broken = violations(remains.history, remains.acknowledged)
-    assert not broken, f"{len(broken)} promises, the first: {broken[:5]}"
+    assert not broken, f"{len(broken)} broken promises, the first: {broken[:5]}"
     assert not remains.passed, remains.passed[:5]
 
 
 def done_again(remains: Remains) -> int:
-    """Count how often a finished job was said to be finished once more: harmless, but wasted."""
+    """Count repeated announcements of finished jobs: harmless, but wasted work."""
     counts = [
         Counter(event.id for event in remains.history.events(topic)) for topic in (BAG_READY, REPORT_DRAFTED)
     ]

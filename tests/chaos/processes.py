@@ -1,4 +1,4 @@
-"""One service process under test: started as a supervisor would, looked at from outside, and killed."""
+"""A service process under test: started as a supervisor would, observed from outside, and killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from doors import bearer_of
+from service_access import bearer_of
 from waiting import until
 
 from histgen_lib.stack.children import dying_with_parent
@@ -23,7 +23,7 @@ _SAMPLE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 
 
 class Service:
-    """`python -m services.<name>` with settings from the environment; its log goes to `log_path`."""
+    """`python -m services.<name>` with settings from the environment; it logs to `log_path`."""
 
     def __init__(self, name: str, run_dir: Path, log_path: Path, environment: Mapping[str, str]) -> None:
         self.name, self.log_path, self._run_dir = name, log_path, run_dir
@@ -40,43 +40,43 @@ class Service:
         self._url = ""
 
     def await_listening(self) -> None:
-        """Return once it listens."""
+        """Wait until it listens."""
         until(lambda: self.url, START_S, f"{self.name} listens; its log: {self.log_path}")
 
     @property
     def url(self) -> str:
-        """Where it listens; empty until it does."""
+        """Its URL; empty until it listens."""
         if not self._url:
             self.check_alive()
             try:
-                told = json.loads((self._run_dir / f"{self.name}-{self.pid}.json").read_bytes())
+                record = json.loads((self._run_dir / f"{self.name}-{self.pid}.json").read_bytes())
             except (OSError, ValueError):
                 return ""
-            self._url = str(told["url"])
-            self._client.headers.update(bearer_of(told["token_file"]))
+            self._url = str(record["url"])
+            self._client.headers.update(bearer_of(record["token_file"]))
         return self._url
 
     @property
     def exit_code(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """Its exit code; None while it runs."""
         return self._process.poll()
 
     def check_alive(self) -> None:
-        """Fail if it ended by itself."""
+        """Fail if it exited on its own."""
         assert self.exit_code is None, (
-            f"{self.name} ended by itself with {self.exit_code}:\n{self.log_path.read_text()[-3000:]}"
+            f"{self.name} exited on its own with {self.exit_code}:\n{self.log_path.read_text()[-3000:]}"
         )
 
     def ready(self) -> bool:
-        """Whether its child process stands by, and all that it needs is there."""
+        """Return whether its child process is ready and its dependencies are available."""
         return self._get("/readyz").status_code == 200 if self.url else False
 
     def status(self) -> dict[str, Any]:
-        """Return what /status says; {} while it does not listen."""
+        """Return /status; {} until it listens."""
         return self._get("/status").json() if self.url else {}
 
     def words(self) -> str:
-        """Return what it says of itself, for a failed test."""
+        """Describe its state, for a failed test."""
         try:
             return str(self.status())
         except (httpx.HTTPError, AssertionError) as error:
@@ -87,24 +87,24 @@ class Service:
         return self.status().get("in_flight") or {}
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that bear these labels."""
-        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        """Return the sum of a metric's samples with these labels."""
+        pairs = {f'{label}="{value}"' for label, value in labels.items()}
         found = filter(None, map(_SAMPLE.fullmatch, self._get("/metrics").text.splitlines()))
         return sum(
             float(sample["value"])
             for sample in found
-            if sample["name"] == name and wanted <= set((sample["labels"] or "").split(","))
+            if sample["name"] == name and pairs <= set((sample["labels"] or "").split(","))
         )
 
     def child(self) -> int | None:
-        """Return the process id of the child that runs the jobs, if there is one now."""
+        """Return the process id of the child that runs the jobs, if there is one."""
         for pid in _children(self.pid):
             if b"spawn_main" in _command(pid):
                 return pid
         return None
 
     def kill(self) -> None:
-        """SIGKILL; its child must go with it."""
+        """Send SIGKILL, and wait until its child is gone too."""
         child = self.child()
         self._process.kill()
         self._process.wait()
@@ -113,25 +113,25 @@ class Service:
             until(lambda: not running(child), 60, f"the child process of a killed {self.name} is gone")
 
     def kill_child(self) -> bool:
-        """SIGKILL to the child alone; False if there is none now."""
+        """Send SIGKILL to the child only; return False if there is none."""
         child = self.child()
         if child:
             os.kill(child, signal.SIGKILL)
         return bool(child)
 
     def freeze_child(self) -> int:
-        """Stop the child where it stands, so that its job takes as long as a test wants; return its id."""
+        """Freeze the child, so that its job takes as long as the test wants; return its process id."""
         until(self.ready, START_S, f"{self.name} is ready")
         child = until(self.child, START_S, f"a child process of {self.name}")
         freeze(child)
         return child
 
     def ask_to_stop(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self._process.terminate()
 
     def left(self, timeout_s: float = 60.0) -> int:
-        """Wait until it has stopped; return what it ended with."""
+        """Wait until it has stopped; return its exit code."""
         try:
             return self._process.wait(timeout_s)
         finally:
@@ -145,17 +145,17 @@ class Service:
 
 
 def freeze(pid: int) -> None:
-    """Stop a process where it stands."""
+    """Send SIGSTOP to a process."""
     os.kill(pid, signal.SIGSTOP)
 
 
 def thaw(pid: int) -> None:
-    """Let a frozen process go on."""
+    """Send SIGCONT to a process."""
     os.kill(pid, signal.SIGCONT)
 
 
 def running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     return _state(pid)[0] not in {"", "Z", "X"}
 
 
@@ -165,7 +165,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _state(pid: int) -> tuple[str, int]:
-    """State letter and parent of a process; ("", 0) if there is none."""
+    """Return the state letter and parent of a process; ("", 0) if it does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

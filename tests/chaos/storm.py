@@ -1,4 +1,4 @@
-"""A whole `histgen up` in a storm: it and its processes are killed, stopped, held or frozen at any moment."""
+"""A storm over a whole `histgen up`: it and its processes are killed, stopped, held or frozen at random."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ WEIGHTS = {
     "reporter": 2,
     "job process": 4,
 }
-"""How often each kind is struck, in proportion."""
+"""The relative frequency of faults by kind of process."""
 SUPERVISOR = 0.08
-"""How often it is the supervisor: a new start of the whole takes many seconds, with little to strike."""
+"""The share of faults that hit the supervisor: restarting the stack takes many seconds."""
 GAP_S = {UP: 40.0, "kafka": 12.0, "tritonserver": 10.0}
-"""How far apart two blows of a kind are, at least, that takes long to come up; of others a second."""
-BLOWS = ("kill", "kill", "stop", "hold", "freeze")
-"""SIGKILL, SIGTERM, SIGSTOP for a while, and SIGSTOP for good: then it has to be replaced."""
+"""The least time between two faults of a kind that starts slowly; one second for other kinds."""
+FAULTS = ("kill", "kill", "stop", "hold", "freeze")
+"""SIGKILL, SIGTERM, SIGSTOP for a while, and SIGSTOP for good, after which it has to be replaced."""
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM}
 HELD_S = (0.3, 4.0)
 WATCHDOG_S = 15.0
-"""After so long a frozen supervisor is ended, as systemd's watchdog does."""
+"""A frozen supervisor is killed after this time, as systemd's watchdog does."""
 
 
 class Storm:
-    """Keeps `histgen up` running in `home`, as a person or systemd would, and strikes what it consists of."""
+    """Keeps `histgen up` running in `home`, as systemd would, and injects faults into its processes."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Storm:
         log: Path,
     ) -> None:
         self._log = log
-        self.home, self.struck, self.starts, self.given_up = home, Counter[str](), 0, 0
+        self.home, self.injected, self.starts, self.given_up = home, Counter[str](), 0, 0
         self.seen: set[tuple[int, int]] = set()
-        """Every process there was: its id, and when it began, as ids come again."""
-        self._told, self._frozen_at = False, None
+        """Every process seen: its id and its start time, as ids are reused."""
+        self._expected_end, self._frozen_at = False, None
         self._held: dict[int, float] = {}
         self._last: dict[str, float] = {}
         self._command = [
@@ -86,10 +86,10 @@ class Storm:
     def _start(self) -> None:
         with self._log.open("ab") as log:
             self._up = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
-        self.starts, self._told, self._frozen_at = self.starts + 1, False, None
+        self.starts, self._expected_end, self._frozen_at = self.starts + 1, False, None
 
     def tend(self) -> None:
-        """Let go what was held long enough; replace the supervisor if it ended or is frozen."""
+        """Resume processes held long enough; replace the supervisor if it ended or is frozen."""
         for pid in [pid for pid, due in self._held.items() if time.monotonic() >= due]:
             self._signal(pid, signal.SIGCONT)
             del self._held[pid]
@@ -97,11 +97,11 @@ class Storm:
             self._up.kill()
             self._up.wait()
         if self._up.poll() is not None:
-            self.given_up += not self._told
+            self.given_up += not self._expected_end
             self._start()
 
-    def strike(self, chance: random.Random) -> bool:
-        """Strike one process, of a kind that is there, drawn by weight; say whether there was one."""
+    def inject(self, chance: random.Random) -> bool:
+        """Inject a fault into one process, its kind drawn by weight; return whether it took effect."""
         pids = self.processes()
         kinds = sorted({kind for kind in pids.values() if kind in WEIGHTS})
         kind = UP
@@ -111,39 +111,39 @@ class Storm:
             return False
         self._last[kind] = time.monotonic()
         pid = chance.choice(sorted(pid for pid, its in pids.items() if its == kind))
-        blow = chance.choice(BLOWS)
-        if not self._signal(pid, _SIGNALS.get(blow, signal.SIGSTOP)):
+        fault = chance.choice(FAULTS)
+        if not self._signal(pid, _SIGNALS.get(fault, signal.SIGSTOP)):
             return False
-        self.struck[f"{kind} {blow}"] += 1
-        if blow == "hold":
+        self.injected[f"{kind} {fault}"] += 1
+        if fault == "hold":
             self._held[pid] = time.monotonic() + chance.uniform(*HELD_S)
         elif pid == self._up.pid:
-            self._told = True
-            self._frozen_at = time.monotonic() if blow == "freeze" else None
+            self._expected_end = True
+            self._frozen_at = time.monotonic() if fault == "freeze" else None
         return True
 
     def processes(self) -> dict[int, str]:
-        """Name each process of the stack by its kind."""
+        """Return the kind of each process of the stack."""
         found = {self._up.pid: UP} | {pid: _kind(pid) for pid in _below(self._up.pid)}
         self.seen |= {(pid, began(pid)) for pid in found}
         return found
 
     def is_whole(self) -> bool:
-        """Tell whether there is something of each kind of service to strike."""
+        """Return whether every service and a job process are running."""
         return {"gateway", "tiler", "reporter", "job process"} <= set(self.processes().values())
 
     def spared(self) -> set[str]:
-        """Name the kinds of which nothing was struck."""
-        return {kind for kind in (*WEIGHTS, UP) if not any(name.startswith(kind) for name in self.struck)}
+        """Return the kinds of process that no fault hit."""
+        return {kind for kind in (*WEIGHTS, UP) if not any(name.startswith(kind) for name in self.injected)}
 
     def calm(self) -> None:
-        """Let everything go that is held."""
+        """Resume all held processes."""
         for pid in self._held:
             self._signal(pid, signal.SIGCONT)
         self._held.clear()
 
     def stream(self) -> Stream:
-        """Look at what it makes, once it says where its broker is."""
+        """Return the stack as a stream, once its broker is known."""
         found = connect(Target(home=self.home), {})
         place = Place(found.need_bus(), found.storage)
         return Stream(place, self._log.parent, self.home, logs=self.home / "logs")
@@ -151,7 +151,7 @@ class Storm:
     def stop(self) -> int:
         """Stop it as systemd does; return its exit code."""
         self.processes()
-        self._told = True
+        self._expected_end = True
         self._up.terminate()
         try:
             return self._up.wait(180)
@@ -159,14 +159,14 @@ class Storm:
             self.end()
 
     def end(self) -> None:
-        """End it at once, and with it all it has started."""
+        """Kill it at once, and wait until all its processes are gone."""
         self.calm()
         self._up.kill()
         self._up.wait()
         until(lambda: not self.left(), 60, f"every process of the stack to end: {self.left()}")
 
     def left(self) -> list[int]:
-        """List those that still run."""
+        """List the processes that still run."""
         return [pid for pid, since in self.seen if running(pid) and began(pid) == since]
 
     def _signal(self, pid: int, number: signal.Signals) -> bool:
@@ -178,7 +178,7 @@ class Storm:
 
 
 def began(pid: int) -> int:
-    """Say when a process began, in clock ticks since the machine did; 0 if there is none."""
+    """Return the start time of a process in clock ticks since boot; 0 if it does not exist."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:

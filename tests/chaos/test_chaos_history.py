@@ -1,4 +1,4 @@
-"""The history checker finds nothing in what a sound run left, and each broken promise that is planted."""
+"""The history checker finds nothing wrong with a sound run, and finds each planted fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from histgen_lib.events import BAG_READY, SLIDE_SCANNED, Event
 
 
 @pytest.mark.parametrize("place", ["embedded", "kafka"], indirect=True)
-def test_what_is_planted_is_found(new_stream, place, slides, tmp_path):
+def test_each_broken_promise_is_found(new_stream, place, slides, tmp_path):
     stream = new_stream(place)
     (bad,) = write_bad(tmp_path / "bad", 1)
     events = [scanned(path) for path in (*slides[:3], bad)]
@@ -33,13 +33,13 @@ def test_what_is_planted_is_found(new_stream, place, slides, tmp_path):
     stream.watch.look()
     assert stream.watch.found == []
     sound = stream.history()
-    assert {line["event"] for line in sound.told} >= {FINISHED}
+    assert {line["event"] for line in sound.log_lines} >= {FINISHED}
     assert violations(sound, events) == []
 
     never = scanned(slides[4])
     assert found(sound, "lost", acknowledged=[never])
-    told = [{"event": ANNOUNCED, "event_id": never.name}]
-    assert found(replace(sound, told=told), "untrue: the gateway")
+    log_lines = [{"event": ANNOUNCED, "event_id": never.name}]
+    assert found(replace(sound, log_lines=log_lines), "untrue: the gateway")
     assert found(
         replace(sound, records=dict(sound.records) | {BAG_READY: []}), "0 outcomes", "untrue: a worker"
     )
@@ -75,7 +75,7 @@ def test_what_is_planted_is_found(new_stream, place, slides, tmp_path):
     assert found(stream.history(), "from nothing: bag.ready of-nothing")
 
 
-def test_events_of_a_slide_that_change_their_order_are_found(new_stream, slides):
+def test_reordered_events_of_a_slide_are_found(new_stream, slides):
     stream = new_stream()
     first = scanned(slides[0])
     second = scanned(slides[0], mpp=0.5)
@@ -91,17 +91,17 @@ def test_events_of_a_slide_that_change_their_order_are_found(new_stream, slides)
 
 
 def found(history, *starts: str, acknowledged=()) -> bool:
-    told = violations(history, acknowledged)
-    return all(any(wrong.startswith(start) for wrong in told) for start in starts)
+    broken = violations(history, acknowledged)
+    return all(any(promise.startswith(start) for promise in broken) for start in starts)
 
 
-def found_by_watch(told: list[str], event_id: str, sound) -> bool:
+def found_by_watch(broken: list[str], event_id: str, sound) -> bool:
     (at,) = [str(record) for record in sound.records[SLIDE_SCANNED] if record.event.id == event_id]
-    return told == [f"passed: histgen-tiler committed past {at}, which is not finished"]
+    return broken == [f"passed: histgen-tiler committed past {at}, which is not finished"]
 
 
 def commit_all(bus: BusSettings, topic: str, group: str) -> None:
-    """Commit a topic to its end behind the workers' back."""
+    """Commit a topic to its end behind the workers' backs."""
     if bus.url.startswith("embedded:"):
         with closing(sqlite3.connect(bus.url.removeprefix("embedded:"))) as connection, connection:
             connection.execute(

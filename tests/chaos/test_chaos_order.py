@@ -1,4 +1,4 @@
-"""The same event several times, events in any order, old ones after new ones: the results are the same."""
+"""Duplicate, shuffled and late events do not change the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from harness import scanned
 from invariants import check, check_committed, check_nothing_else, check_whole
 
 
-def test_duplicates_in_any_order(new_stream, slides, undisturbed):
-    """Each event three times, shuffled."""
+def test_shuffled_duplicates_change_no_result(new_stream, slides, undisturbed):
+    """Each event comes three times."""
     stream = new_stream()
     events = [scanned(path) for path in slides]
     thrice = events * 3
@@ -23,8 +23,8 @@ def test_duplicates_in_any_order(new_stream, slides, undisturbed):
     check(stream.remains(), events, undisturbed)
 
 
-def test_old_events_after_a_rescan(new_stream, slides, tmp_path):
-    """A slide is scanned again: events of the first scan that come late do not bring its draft back."""
+def test_late_events_of_an_earlier_scan_do_not_replace_the_new_draft(new_stream, slides, tmp_path):
+    """The slide was scanned again before they came."""
     stream = new_stream()
     path = tmp_path / "again.tif"
     stream.start("tiler", "reporter")

@@ -1,4 +1,4 @@
-"""Bad slides in great number: good ones are not held up, each bad one is told, and mended ones work."""
+"""Many bad slides: good ones still pass, each bad one is reported, and repaired ones work on replay."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ BAD = 200
 MENDED = "slide-damaged"
 
 
-def test_poison_storm_and_replay(new_stream, slides, undisturbed, tmp_path):
-    """200 bad slides among 20 good; those of one code are then mended and tried again."""
+def test_good_slides_pass_bad_ones_and_repaired_ones_pass_on_replay(
+    new_stream, slides, undisturbed, tmp_path
+):
+    """200 bad slides among 20 good ones; those with one error code are then repaired and replayed."""
     stream = new_stream()
     bad = write_bad(tmp_path / "bad", BAD)
     events = [scanned(path) for path in (*slides, *bad)]

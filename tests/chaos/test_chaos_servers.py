@@ -1,21 +1,21 @@
-"""The servers are killed in mid-run: a real Kafka, S3Proxy, tritonserver and its models' stubs."""
+"""Servers killed in mid-run: Kafka, S3Proxy, tritonserver and its models' stubs."""
 
 from __future__ import annotations
 
-from blows import fell
+from faults import inject_all
 from harness import scanned
 from invariants import check
-from servers_of_its_own import on_server, on_stub, supervised
+from stream_servers import on_server, on_stub, supervised
 
 
-def test_stub_tritonserver_broker_and_store_are_killed(new_stream, servers, slides, undisturbed):
-    """Each is away until workers have felt it: nothing is given up, and work goes on by itself."""
+def test_work_resumes_after_each_server_was_killed(new_stream, servers, slides, undisturbed):
+    """Each stays down until workers have noticed; nothing is given up."""
     stream = new_stream(servers.place())
     events = [scanned(path) for path in slides]
     with supervised(servers.triton):
         stream.start("tiler", "reporter")
         stream.publish(events)
-        struck = fell(
+        injected = inject_all(
             stream,
             len(slides),
             [
@@ -26,7 +26,7 @@ def test_stub_tritonserver_broker_and_store_are_killed(new_stream, servers, slid
                 on_stub(stream, servers, "reporter", after=14),
             ],
         )
-        assert len(struck) == 5
+        assert len(injected) == 5
         stream.settle(len(events), timeout_s=240)
         stream.stop()
         check(stream.remains(), events, undisturbed)

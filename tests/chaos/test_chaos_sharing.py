@@ -1,6 +1,6 @@
-"""Members of a group: a job longer than any limit of the broker, a worker that comes and one that goes.
+"""Members of a group: a job longer than the broker's limits, and workers that join and leave.
 
-A job is made as long as a test wants by stopping the child process (SIGSTOP) where it stands.
+A test prolongs a job by freezing the child process (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from processes import freeze, thaw
 
 
 def busy_with(stream, events):
-    """Start a tiler and a reporter; return the tiler's child, stopped, and the job that it has in hand."""
+    """Start a tiler and a reporter; return the tiler's frozen child and the job it has in hand."""
     stream.start("tiler", "reporter")
     tiler = stream.services["tiler"]
     child = tiler.freeze_child()
@@ -25,7 +25,7 @@ def busy_with(stream, events):
 
 @pytest.mark.parametrize("place", ["kafka", pytest.param("embedded", marks=pytest.mark.soak)], indirect=True)
 def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, place, slides):
-    """Another tiler stands by, which would get the record if the first one's membership were lost."""
+    """A second tiler is ready; it would get the record if the first one lost its membership."""
     stream = new_stream(place)
     event = scanned(slides[0])
     stream.start("tiler", "tiler-2", "reporter")
@@ -62,10 +62,10 @@ def test_a_job_longer_than_session_and_poll_limits_is_done_once(new_stream, plac
     ],
     indirect=["place"],
 )
-def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, undisturbed, grace_s):
-    """It works while the first is busy, and leaves with a job in hand; nothing is done twice.
+def test_a_tiler_joins_and_leaves_without_repeating_work(new_stream, place, slides, undisturbed, grace_s):
+    """It works while the first is busy, and leaves with a job in hand.
 
-    In its grace period it finishes that job; without one it hands it back.
+    It finishes that job within its grace period; without one it hands the job back.
     """
     stream = new_stream(place)
     events = [scanned(path) for path in slides]
@@ -93,8 +93,8 @@ def test_a_second_tiler_takes_its_share_and_leaves(new_stream, place, slides, un
 
 
 @pytest.mark.parametrize("place", ["embedded", pytest.param("kafka", marks=pytest.mark.soak)], indirect=True)
-def test_a_tiler_that_stood_still_comes_back_and_does_no_harm(new_stream, place, slides, undisturbed):
-    """As a laptop that sleeps: another has its work by then, and nothing of it is undone or done wrong."""
+def test_a_tiler_that_was_suspended_does_no_harm_when_it_resumes(new_stream, place, slides, undisturbed):
+    """Like a laptop that slept: another tiler has done its work by then."""
     stream = new_stream(place)
     events = [scanned(path) for path in slides]
     child, held = busy_with(stream, events)

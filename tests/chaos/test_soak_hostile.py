@@ -1,4 +1,4 @@
-"""Twenty thousand records that no sound scanner writes, and twenty good slides between them."""
+"""Twenty thousand records that no proper scanner writes, with twenty good slides among them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from histgen_lib.events import DEAD_LETTER
 
 RECORDS, DRAFTS_S, REST_S = 20_000, 300.0, 900.0
 GROWTH_MB = 128
-"""How much larger a process may be at the end than when it had seen a tenth of them."""
+"""How much a process may grow after the first tenth of the records."""
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
 
 @pytest.mark.parametrize("place", ["embedded", "kafka"], indirect=True)
-def test_twenty_thousand_hostile_records_end_in_a_letter_each_and_good_slides_in_drafts(
+def test_each_hostile_record_ends_in_one_letter_and_each_good_slide_in_a_draft(
     place: Place, new_stream, slides: list[Path], undisturbed
 ):
     stream, chance = new_stream(place), random.Random(1609)
@@ -59,16 +59,16 @@ def test_twenty_thousand_hostile_records_end_in_a_letter_each_and_good_slides_in
 
 
 def outcomes(letters) -> int:
-    """Count the records and events that have a letter; none has two."""
-    told = Counter(
+    """Count the records and events that have a letter; check that none has two."""
+    letters_by_record = Counter(
         letter.get("position") or json.dumps(letter["event"]["headers"], sort_keys=True) for letter in letters
     )
-    assert set(told.values()) == {1}
-    return len(told)
+    assert set(letters_by_record.values()) == {1}
+    return len(letters_by_record)
 
 
 def sizes(stream: Stream) -> dict[str, float]:
-    """Return the memory of each service and of its child, in megabytes."""
+    """Return the memory of each service and its child in MiB."""
     pids = {label: service.pid for label, service in stream.services.items()}
     pids |= {f"{label}'s jobs": service.child() for label, service in stream.services.items()}
     return {name: megabytes_of(pid) for name, pid in pids.items()}

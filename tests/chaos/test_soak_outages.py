@@ -1,22 +1,22 @@
-"""Servers that are away for two minutes, and workers killed meanwhile: nothing is given up, work resumes."""
+"""Servers are down for two minutes and workers killed meanwhile: nothing is given up, work resumes."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from blows import at
+from faults import at
 from harness import scanned
 from invariants import check
-from servers_of_its_own import supervised, tried
+from stream_servers import supervised, tried
 
 AWAY_S, KILLS = 120.0, 3
-"""Workers are killed so many times while records of theirs are set aside."""
+"""How often workers are killed while they have records set aside."""
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("name", ["kafka", "triton", "s3"])
-def test_a_server_is_away_for_two_minutes(new_stream, servers, slides, undisturbed, name):
+def test_work_resumes_after_a_server_was_down_for_two_minutes(new_stream, servers, slides, undisturbed, name):
     stream, server = new_stream(servers.place()), getattr(servers, name)
     events = [scanned(path) for path in slides]
     with supervised(servers.triton), stream.watch.watching():
@@ -36,17 +36,17 @@ def test_a_server_is_away_for_two_minutes(new_stream, servers, slides, undisturb
         seconds = time.monotonic() - back_at
         stream.stop()
         check(stream.remains(), events, undisturbed, orphans=2 * KILLS)
-    print(f"\n{name} away for {AWAY_S:.0f} s; all slides drafted {seconds:.0f} s after it was back")
+    print(f"\n{name} down for {AWAY_S:.0f} s; all slides drafted {seconds:.0f} s after its return")
 
 
 def away(stream, seconds):
-    """Let time pass, while every worker has to stay alive."""
+    """Let time pass; every worker must stay alive."""
     end = time.monotonic() + seconds
     stream.until(lambda: stream.check_alive() or time.monotonic() > end, 2 * seconds, "the outage")
 
 
 def kill_workers(stream):
-    """Kill the workers with all that they know of what waits; others take over."""
+    """Kill and restart the workers, which forget what they had set aside."""
     for label in ("tiler", "reporter"):
         stream.services[label].kill()
         stream.restart(label)

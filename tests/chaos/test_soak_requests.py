@@ -1,4 +1,4 @@
-"""A stream's servers are kept waiting, and told what is no request, while a folder fills: nothing is lost."""
+"""A stream's services get slow and malformed requests while a folder fills: nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import shutil
 from contextlib import ExitStack
 
 import pytest
-from doors import bearer_of
 from gateway_siege import ANSWERS, send_malformed
 from invariants import check_whole
+from service_access import bearer_of
 from slow_peers import GET, ask, connect, status_of
 
 from histgen_lib.events import SLIDE_SCANNED
@@ -19,8 +19,8 @@ MALFORMED, HALF_OPEN = 4000, 300
 SERVICES = ("gateway", "tiler", "reporter")
 
 
-def test_four_thousand_malformed_requests_while_a_folder_fills(new_stream, slides, undisturbed, tmp_path):
-    """Only the watched folder may be read, as in a lab: no file of the system that they name is announced."""
+def test_malformed_and_half_open_requests_lose_no_slide(new_stream, slides, undisturbed, tmp_path):
+    """Only the watched folder may be read, as in a lab: no system file that a request names is announced."""
     folder = tmp_path / "scans"
     folder.mkdir()
     stream = new_stream(

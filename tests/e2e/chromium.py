@@ -136,11 +136,11 @@ class Page:
 
     def pdf(self, width_in: float, height_in: float) -> bytes:
         """Print on paper of that size, as a person does who changes nothing in the dialogue."""
-        made = self.call(
+        answer = self.call(
             "Page.printToPDF", paperWidth=width_in, paperHeight=height_in, preferCSSPageSize=False,
             printBackground=False, displayHeaderFooter=False,
         )  # fmt: skip
-        return base64.b64decode(made["data"])
+        return base64.b64decode(answer["data"])
 
     def complaints(self) -> list[str]:
         """List what the page itself caused: console messages, errors, loads that failed or left the file."""

@@ -12,14 +12,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
     err: str
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Everything it printed."""
         return self.out + self.err
 
@@ -42,5 +42,5 @@ def histgen(
 
 
 def files_below(folder: Path) -> list[str]:
-    """Every file and folder below `folder`, hidden ones too; [] if it does not exist."""
+    """List every file and folder below `folder`, including hidden ones; [] if it does not exist."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -121,14 +121,14 @@ class Workplace:
             stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, start_new_session=True,
         )  # fmt: skip
         os.close(theirs)
-        said = bytearray()
-        reader = threading.Thread(target=_read, args=(ours, said), daemon=True)
+        output = bytearray()
+        reader = threading.Thread(target=_read, args=(ours, output), daemon=True)
         reader.start()
         try:
-            until(lambda: sign.encode() in said or process.poll() is not None, SECONDS, f"{command} to run")
-            assert process.poll() is None, bytes(said).decode()
+            until(lambda: sign.encode() in output or process.poll() is not None, SECONDS, f"{command} to run")
+            assert process.poll() is None, bytes(output).decode()
             process.send_signal(signal.SIGINT)
-            assert process.wait(SECONDS) in (0, 130), bytes(said).decode()
+            assert process.wait(SECONDS) in (0, 130), bytes(output).decode()
         finally:
             process.kill()
             reader.join()
@@ -185,7 +185,7 @@ def give_a_letter(stack: RunningStack, folder: Path) -> None:
     assert stack("submit", folder / "CMU-1.svs", path).code == 0
 
 
-def _read(terminal: int, said: bytearray) -> None:
+def _read(terminal: int, output: bytearray) -> None:
     while True:
         try:
             part = os.read(terminal, 1 << 16)
@@ -193,4 +193,4 @@ def _read(terminal: int, said: bytearray) -> None:
             return
         if not part:
             return
-        said += part
+        output += part

@@ -81,7 +81,7 @@ def below(pid: int) -> list[int]:
     return found
 
 
-def strike_while_it_starts(
+def interrupt_starts(
     home: Path, *options: object, chance: random.Random, times: int, within_s: float
 ) -> None:
     """Kill a stack, or any process of it, `times` times, each at a random moment of its first seconds."""

@@ -79,7 +79,7 @@ def _unreadable(folder: Path, sound: Path) -> Path:
 
 
 def _pipe(folder: Path, sound: Path) -> Path:
-    """Make what would be read for ever: nobody writes to its other end."""
+    """Make a pipe that nobody writes to: reading it would never end."""
     os.mkfifo(folder / "pipe.svs")
     return folder / "pipe.svs"
 
@@ -105,13 +105,13 @@ IDS = [case[0].__name__.strip("_") for case in CASES]
 
 def assert_plain_failure(run: Run, codes: set[str], out: Path) -> None:
     """Check the promises of Shows 6."""
-    assert run.code == InvalidInputError.exit_code, run.said
+    assert run.code == InvalidInputError.exit_code, run.output
     first, _, rest = run.err.partition("]: ")
     assert first.removeprefix("error[") in codes, run.err
     sentence, _, hint = rest.partition("\n")
     assert sentence.rstrip().endswith(".")
     assert hint.startswith("→ "), run.err
-    assert "Traceback" not in run.said
+    assert "Traceback" not in run.output
     assert files_below(out) == []
 
 
@@ -152,7 +152,7 @@ def test_giving_the_mpp_cures_a_slide_without_one(slide_path, model_dir, tmp_pat
     slide = _no_scale(tmp_path, slide_path)
     run = histgen("report", slide, "--out", tmp_path / "out", "--model", model_dir, "--mpp", 0.5)
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     draft = json.loads((tmp_path / "out" / "no-scale" / "draft.json").read_text())
     assert draft["provenance"]["slide"]["mpp_source"] == "stated"
 
@@ -203,7 +203,7 @@ def test_one_bad_slide_does_not_stop_the_others(slide_path, model_dir, tmp_path)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["alpha", "omega"]
     assert "error[slide-format-unknown]" in run.err
     assert "2 of 3 slides drafted, 1 failed." in run.out
-    assert "Traceback" not in run.said
+    assert "Traceback" not in run.output
 
 
 def test_a_bug_of_ours_becomes_one_sentence(slide_path, model_dir, tmp_path):
@@ -213,7 +213,7 @@ def test_a_bug_of_ours_becomes_one_sentence(slide_path, model_dir, tmp_path):
     assert run.code == 70
     assert run.err.startswith("error[internal-error]:")
     assert "HISTGEN_DEBUG=1" in run.err
-    assert "Traceback" not in run.said
+    assert "Traceback" not in run.output
     assert files_below(tmp_path / "out") == []
 
 
@@ -247,9 +247,9 @@ outputs.write_bag = write_then_signal
 """
     run = histgen("report", slide_path, "--out", tmp_path / "out", "--model", model_dir, before=before)
 
-    assert run.code == code, run.said
+    assert run.code == code, run.output
     assert ("Interrupted; nothing half-written" in run.err) == (signal == "SIGINT")
-    assert "Traceback" not in run.said
+    assert "Traceback" not in run.output
     assert files_below(tmp_path / "out") == []
 
 

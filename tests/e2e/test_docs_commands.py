@@ -84,8 +84,8 @@ def workplace(furnished) -> Iterator[Workplace]:
     """Sit down where the same slides lie as before; what a page's commands wrote is cleared away."""
     before = set(furnished.folder.iterdir())
     yield furnished
-    for made in set(furnished.folder.iterdir()) - before:
-        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    for path in set(furnished.folder.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.mark.parametrize("page", PAGES)

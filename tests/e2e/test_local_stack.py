@@ -52,8 +52,8 @@ def in_the_store(stack: RunningStack) -> dict[str, int]:
     return dict(Counter(slide.state for slide in slides))
 
 
-def ends_said(stack: RunningStack, slide_id: str = "") -> list[str]:
-    """Return the ends that `histgen up` has told of a slide; of all slides, its lines."""
+def reported_ends(stack: RunningStack, slide_id: str = "") -> list[str]:
+    """Return the ends that `histgen up` reported for a slide; without one, "END SLIDE" for every slide."""
     output = (stack.home.parent / f"{stack.home.name}.err").read_text()
     ends = re.findall(r"^[\d:]{8} (drafted|dead letter) (\S+) after", output, re.MULTILINE)
     return [end if slide_id else f"{end} {name}" for end, name in ends if slide_id in ("", name)]
@@ -68,7 +68,7 @@ def test_submitted_slides_are_drafted_and_the_output_says_where(stack, tmp_path)
     run = stack("submit", *paths, "--wait", "--json")
     document = json.loads(run.out)["slides"]
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     assert [one["status"] for one in document] == ["accepted", "accepted"]
     for one in document:
         assert one["end"]["state"] == "drafted"
@@ -120,7 +120,7 @@ def test_a_damaged_object_is_found_reported_and_restored_with_the_same_bytes(sta
     sound = path.read_bytes()
     path.write_bytes(sound[: len(sound) // 2])
     found = stack("verify", "--metrics", tmp_path / "histgen.prom")
-    assert (found.code, path.relative_to(store).as_posix() in found.out) == (1, True), found.said
+    assert (found.code, path.relative_to(store).as_posix() in found.out) == (1, True), found.output
     assert 'histgen_verify_damaged_objects{kind="' in (tmp_path / "histgen.prom").read_text()
     assert "histgen verify --repair" in stack("status", "rotten").out
     until(lambda: path.name in str(damaged(stack)), 60, "the list to tell of it")
@@ -140,13 +140,15 @@ def test_a_dead_letter_is_shown_with_its_cure_and_replayed_afterwards(stack, tmp
     assert (letter["code"], letter["worker"]) == ("slide-mpp-unknown", "tiler")
     assert letter["event_id"] in stack("replay", "--dry-run").out
 
-    until(lambda: ends_said(stack, "unscaled") == ["dead letter"], 60, "it to be told")
+    until(lambda: reported_ends(stack, "unscaled") == ["dead letter"], 60, "the report of it")
     path.with_name("unscaled.tif.json").write_text('{"mpp": 0.5}')
     (replayed,) = stack.json("replay", "--code", "slide-mpp-unknown")["letters"]
 
     assert replayed["slide_id"] == "unscaled"
     until(lambda: drafted(stack, "unscaled"), 60, "its draft")
-    until(lambda: ends_said(stack, "unscaled") == ["dead letter", "drafted"], 60, "both ends to be told")
+    until(
+        lambda: reported_ends(stack, "unscaled") == ["dead letter", "drafted"], 60, "the report of both ends"
+    )
     assert stack("replay", "--code", "slide-mpp-unknown").out == "There are no such dead letters.\n"
 
 
@@ -155,7 +157,7 @@ def test_a_slide_submitted_again_with_its_resolution_needs_no_replay(stack, tmp_
     assert stack("submit", path, "--wait").code == 65
     run = stack("submit", path, "--mpp", 0.5, "--wait")
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     assert "draft.html" in run.out
 
 
@@ -164,7 +166,7 @@ def test_a_wrong_resolution_can_be_withdrawn(stack, tmp_path):
 
     def latest(mpp: float) -> str:
         run = stack("submit", path, "--mpp", mpp, "--wait", "--json")
-        assert run.code == 0, run.said
+        assert run.code == 0, run.output
         pointer = json.loads((stack.home / "objects/reports/mistaken/latest.json").read_text())
         assert json.loads(run.out)["slides"][0]["end"]["draft"]["json"].endswith(pointer["draft"])
         return str(pointer["report_digest"])
@@ -179,7 +181,7 @@ def test_slides_of_a_case_get_one_report(stack, tmp_path):
     run = stack("submit", *paths, "--case", "C7", "--wait", "--json")
     pages = {one["end"]["draft"]["page"] for one in json.loads(run.out)["slides"]}
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     assert len(pages) == 1
     assert "/case-reports/C7/" in pages.pop()
 
@@ -231,17 +233,17 @@ def test_watch_shows_the_services_and_how_slides_ended(stack):
 
 def test_after_a_lost_index_no_end_is_reported_twice_and_none_is_missed(stack, tmp_path):
     assert stack("submit", slide(tmp_path, "last-before"), "--wait").code == 0
-    until(lambda: ends_said(stack, "last-before"), 60, "all the news of before")
-    before = ends_said(stack)
+    until(lambda: reported_ends(stack, "last-before"), 60, "all the news of before")
+    before = reported_ends(stack)
     assert len(before) >= 9
     (stack.home / "index.db").unlink()
     assert stack("submit", slide(tmp_path, "meanwhile"), "--wait").code == 0
     until((stack.home / "index.db").exists, 60, "another index")
     assert stack("submit", slide(tmp_path, "later"), "--wait").code == 0
-    until(lambda: ends_said(stack, "later") and ends_said(stack, "meanwhile"), 60, "the news")
+    until(lambda: reported_ends(stack, "later") and reported_ends(stack, "meanwhile"), 60, "the news")
 
     until(lambda: stack.json("watch")["counts"] == in_the_store(stack), 60, "the index to say the same")
-    assert sorted(ends_said(stack)) == sorted([*before, "drafted later", "drafted meanwhile"])
+    assert sorted(reported_ends(stack)) == sorted([*before, "drafted later", "drafted meanwhile"])
 
 
 def test_a_second_stack_in_the_same_folder_is_refused(stack):
@@ -260,7 +262,7 @@ def test_killed_services_are_restarted_and_work_continues(stack, tmp_path):
     until(lambda: ready(stack) == SERVICES, 60, "all to be ready")
     run = stack("submit", slide(tmp_path, "afterwards"), "--wait")
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     until(lambda: stack.json("status")["counts"] == in_the_store(stack), 60, "the index to say the same")
 
 
@@ -335,27 +337,27 @@ def test_services_killed_during_the_first_start_come_up(tmp_path, model_dir):
     """The stack says when it is ready, however often it had to begin."""
     home = tmp_path / "home"
     with ThreadPoolExecutor(1) as killer:
-        struck = killer.submit(kill_each_once, home)
+        killed = killer.submit(kill_each_once, home)
         with stack_up(home, "--inference", "onnx", "--model", model_dir) as stack:
-            assert struck.result() == SERVICES
+            assert killed.result() == SERVICES
             assert ready(stack) == SERVICES
 
 
 def kill_each_once(home: Path) -> set[str]:
     """Kill every service of a stack that starts as soon as it is there."""
-    struck: set[str] = set()
+    killed: set[str] = set()
     until((home / "run").exists, 60, "the stack's folders")
 
-    def strike() -> bool:
+    def kill_next() -> bool:
         for path in Path("/proc").glob("[0-9]*"):
-            for service in SERVICES - struck:
+            for service in SERVICES - killed:
                 if runs(path, service, home):
                     os.kill(int(path.name), signal.SIGKILL)
-                    struck.add(service)
-        return struck == SERVICES
+                    killed.add(service)
+        return killed == SERVICES
 
-    until(strike, 60, "every service to be killed")
-    return struck
+    until(kill_next, 60, "every service to be killed")
+    return killed
 
 
 def of_the_stack(home: Path) -> set[str]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import tiny_model
-from doors import bearer, listening
 from running_stack import RunningStack, stack_up
+from service_access import bearer, listening
 from waiting import until
 
 IS_ROOT = os.geteuid() == 0
@@ -26,8 +26,8 @@ import encodings.idna, json, os, socket, sqlite3, sys, urllib.error, urllib.requ
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-told = json.load(sys.stdin)
-if told["kafka"]:
+targets = json.load(sys.stdin)
+if targets["kafka"]:
     import kafka, kafka.net.sasl.plain, kafka.net.sasl.scram
     from kafka.errors import KafkaError
 
@@ -36,7 +36,7 @@ if os.geteuid() == 0:  # in here: Python itself may lie where only root finds it
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
 
-def asked(url, body, headers):
+def get(url, body, headers):
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
             return [answer.status, answer.read().decode()]
@@ -93,12 +93,12 @@ def erased(path):
 assert os.geteuid() != 0
 crowd = ThreadPoolExecutor(9)
 print(json.dumps({
-    "pages": {name: asked(url, body and body.encode(), headers) for name, url, body, headers in told["asks"]},
-    "files": {path: opened(Path(path)) for path in told["files"]},
-    "logs": [erased(path) for path in told["logs"]],
-    "folders": {path: laid(Path(path)) for path in told["folders"]},
-    "sockets": [connected(path) for path in told["sockets"]],
-    "kafka": dict(crowd.map(topics, told["kafka"])),
+    "pages": {name: get(url, body and body.encode(), headers) for name, url, body, headers in targets["web"]},
+    "files": {path: opened(Path(path)) for path in targets["files"]},
+    "logs": [erased(path) for path in targets["logs"]],
+    "folders": {path: laid(Path(path)) for path in targets["folders"]},
+    "sockets": [connected(path) for path in targets["sockets"]],
+    "kafka": dict(crowd.map(topics, targets["kafka"])),
 }))
 """
 
@@ -131,7 +131,7 @@ def stack(
             Path(folder).chmod(0o755)
             with stack_up(Path(folder) / "home", *options, env=places) as running:
                 run = running("submit", _slide(running, "ours", seed=5), "--wait")
-                assert run.code == 0, run.said
+                assert run.code == 0, run.output
                 yield running
     finally:
         os.umask(before)
@@ -141,8 +141,8 @@ def stack(
 def tried(stack: RunningStack) -> dict[str, Any]:
     """Try all doors as somebody else; return what came of it."""
     mine = [*_everything(stack), *_segments(stack)]
-    told = {
-        "asks": [*_asks(stack)],
+    targets = {
+        "web": [*_asks(stack)],
         "files": [str(path) for path in mine] if IS_ROOT else [],
         "folders": [str(path) for path in mine if path.is_dir()] if IS_ROOT else [],
         "logs": [str(stack.home / "bus.db")] if IS_ROOT else [],
@@ -151,7 +151,7 @@ def tried(stack: RunningStack) -> dict[str, Any]:
     }
     run = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER],
-        input=json.dumps(told),
+        input=json.dumps(targets),
         capture_output=True,
         text=True,
         check=True,
@@ -271,12 +271,12 @@ def test_no_topic_is_listed_read_written_or_deleted(stack: RunningStack, tried: 
     assert len(tried["kafka"]) == (3 * len(LOGINS) if _java(stack) else 0)
     assert {login: done for login, done in tried["kafka"].items() if done} == {}
     run = stack("submit", _slide(stack, "later", seed=7), "--wait")
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     archived = _slide(stack, "archived", seed=8)
     before = os.umask(0o077)  # a command writes as the person does who types it
     run = stack("backfill", archived.parent)  # which goes to the broker, not to the gateway
     os.umask(before)
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     objects = stack.home / "objects"
     until((objects / "reports" / "archived" / "latest.json").exists, 120, "its draft")
     until(lambda: not any((objects / "attempts" / name).exists() for name in SERVICES), 60, "all to be swept")

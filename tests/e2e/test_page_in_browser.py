@@ -95,7 +95,7 @@ def test_the_page_opens_without_an_error_and_shows_every_picture(browser, draft)
 
 
 def test_nobody_can_miss_that_a_slide_is_out_of_distribution(browser, foreign):
-    """A large part of the first screen is red, and the reason is the first thing said."""
+    """A large part of the first screen is red, and the reason comes first."""
     browser.open(foreign, width=1280, height=720)
     r, g, b = np.moveaxis(browser.pixels(), 2, 0)
     words = browser.js("document.body.innerText")
@@ -121,8 +121,8 @@ def test_a_line_whose_evidence_is_unreliable_shows_none_and_says_why(browser, dr
 
     assert browser.js(f"document.querySelectorAll('{row} .tile').length") == 0
     assert browser.visible(".layer") == []
-    said = browser.js(f"document.querySelector('{row}').innerText")
-    assert "the strongest tile showed the stated finding on only 1 of 9 measured slides" in said
+    text = browser.js(f"document.querySelector('{row}').innerText")
+    assert "the strongest tile showed the stated finding on only 1 of 9 measured slides" in text
 
 
 def test_an_enlarged_tile_does_not_cover_its_sentence(browser, draft):

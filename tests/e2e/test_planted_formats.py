@@ -9,12 +9,12 @@ import httpx
 import pytest
 import tiny_model
 from cli_runs import histgen
-from doors import bearer_of
 from harness import Stream, on_this_machine
 from left_behind import left_in, pages
 from planted_features import PLANTED_ANNOTATIONS, PLANTED_BAGS, PLANTED_TABLES
 from planted_formats import write_planted_formats
 from planted_slide import leaks
+from service_access import bearer_of
 from waiting import until
 
 from histgen_lib.catalogue.dead_letter import dead_letters
@@ -57,9 +57,9 @@ def left(slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     stream.publish([_announced(name, slides[name]) for name in refused])
     until(lambda: _ended(stream) >= set(slides), 300, "an end of each")
     stream.until(stream.idle, 120, "nothing is left to do")
-    told = pages(stream, key)
+    answered = pages(stream, key)
     stream.stop()
-    return left_in(folder) | told | {f"answer {name}": answer.content for name, answer in answers.items()}
+    return left_in(folder) | answered | {f"answer {name}": answer.content for name, answer in answers.items()}
 
 
 def _announced(name: str, path: Path) -> Event:
@@ -102,7 +102,7 @@ def test_no_command_on_slides_reveals_the_planted_text(slides: dict[str, Path], 
         run = histgen(command, *slides.values(), "--out", tmp_path / command, *more)
         assert run.code == 1, run.err
         assert run.err.count("error[") >= 10
-        assert leaks(run.said.encode()) == [], run.said
+        assert leaks(run.output.encode()) == [], run.output
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in written if leaks(path.read_bytes())] == []
 
@@ -112,9 +112,9 @@ def test_no_command_on_features_annotations_and_tables_reveals_the_planted_text(
     for name, write in PLANTED_BAGS.items():
         write(tmp_path / "in" / name)
     bags = [tmp_path / "in" / name for name in PLANTED_BAGS]
-    said = histgen(
+    output = histgen(
         "report", *bags, "--out", tmp_path / "out", "--model", tiny_model.tiny_model(), "--json"
-    ).said
+    ).output
     for kind, texts in (("json", PLANTED_ANNOTATIONS), ("csv", PLANTED_TABLES)):
         for name, text in texts.items():
             (tmp_path / f"{name}.{kind}").write_text(text)
@@ -126,8 +126,8 @@ def test_no_command_on_features_annotations_and_tables_reveals_the_planted_text(
         for name in PLANTED_ANNOTATIONS
     ]
     run = histgen(before=_EACH.format(commands=commands))
-    assert leaks((said + run.said).encode()) == [], said + run.said
-    assert run.said.count("error[") == len(commands)
+    assert leaks((output + run.output).encode()) == [], output + run.output
+    assert run.output.count("error[") == len(commands)
 
 
 _EACH = """

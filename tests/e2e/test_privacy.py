@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny_model
-from doors import bearer_of
 from harness import Stream, on_this_machine
 from left_behind import left_in, pages
 from planted_slide import PLANTED, leaks, write_planted_slide
+from service_access import bearer_of
 
 from histgen_lib.bus import open_publisher
 from histgen_lib.events import SLIDE_SCANNED
@@ -39,10 +39,10 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     publisher.publish_raw(SLIDE_SCANNED, "x", FOREIGN)
     publisher.close()
     stream.settle(4, 120)
-    told = pages(stream, key)
+    answered_pages = pages(stream, key)
     stream.stop()
     answered = {f"answer {number}": body for number, body in enumerate(answers)}
-    return left_in(folder, but=FOREIGN) | told | answered
+    return left_in(folder, but=FOREIGN) | answered_pages | answered
 
 
 FOREIGN = json.dumps({"patient": PLANTED}).encode()

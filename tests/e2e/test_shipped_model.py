@@ -72,7 +72,7 @@ def test_the_command_line_gives_the_same_bytes_as_the_stream(demo, shipped, tmp_
     slide_id, streamed = row["slide_id"], Path(row["page"]).parent
     run = histgen("report", out / "world" / "slides" / f"{slide_id}.tif", "--out", tmp_path)
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     for name in ("draft.json", "draft.txt", "draft.html"):
         assert (tmp_path / slide_id / name).read_bytes() == (streamed / name).read_bytes(), name
 
@@ -89,7 +89,7 @@ def test_every_real_slide_is_out_of_distribution_or_needs_its_mpp(shipped, share
             assert content["errors"][0]["code"] == "slide-mpp-unknown"
             run = histgen("report", slide, "--out", tmp_path / "stated", "--mpp", 0.25, "--json")
             content = json.loads(run.out)
-        assert run.code == 0, run.said
+        assert run.code == 0, run.output
         draft = content["drafts"][0]
         assert draft["out_of_distribution"], slide.name
         assert draft["abstained"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from cli_runs import histgen
-from running_stack import RunningStack, alive, below, command, stack_up, strike_while_it_starts
+from running_stack import RunningStack, alive, below, command, interrupt_starts, stack_up
 from small_disk import SmallDisk, small_disk
 from waiting import until
 
@@ -44,14 +44,14 @@ def stack(disk, folder, model_dir, triton_home) -> Iterator[RunningStack]:
     """Run a stack on a small disk that is full at first: it waits for room, then comes up."""
     disk.fill()
     with ThreadPoolExecutor(1) as other:
-        freed = other.submit(free_once_it_is_said, disk, folder)
+        freed = other.submit(free_once_it_is_reported, disk, folder)
         options = ("--inference", "triton", "--model", model_dir, "--frozen-after", 10)
         with stack_up(disk.folder / "home", *options, err=folder / "err") as stack:
             freed.result()
             yield stack
 
 
-def free_once_it_is_said(disk: SmallDisk, folder: Path) -> None:
+def free_once_it_is_reported(disk: SmallDisk, folder: Path) -> None:
     def output() -> bool:
         return (folder / "err").exists() and "is full" in (folder / "err").read_text()
 
@@ -61,7 +61,7 @@ def free_once_it_is_said(disk: SmallDisk, folder: Path) -> None:
 
 @pytest.fixture
 def output(folder, stack):
-    """Return what the stack has said since the test began."""
+    """Return what the stack has printed since the test began."""
     before = len((folder / "err").read_text())
     return lambda: (folder / "err").read_text()[before:]
 
@@ -101,7 +101,7 @@ def test_frozen_processes_are_replaced_reported_and_counted(stack, output):
     slide = tiny_model.write_slide(stack.home / "afterwards.tif")
     run = stack("submit", slide, "--wait")
 
-    assert run.code == 0, run.said
+    assert run.code == 0, run.output
     for name in ("gateway", "reporter", "triton"):
         assert f"The {name} showed no sign of life for " in output()
         assert restarts(stack, name, "frozen") == 1
@@ -149,8 +149,8 @@ def command_of(pid: int) -> str:
 
 def restarts(stack: RunningStack, part: str, why: str) -> float:
     """Read how often a part was restarted, from where Prometheus does."""
-    (told,) = (stack.home / "run" / "targets").glob("up-*.json")
-    (address,) = json.loads(told.read_text())[0]["targets"]
+    (target_file,) = (stack.home / "run" / "targets").glob("up-*.json")
+    (address,) = json.loads(target_file.read_text())[0]["targets"]
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     series = f'histgen_restarts_total{{part="{part}",why="{why}"}} '
@@ -160,7 +160,7 @@ def restarts(stack: RunningStack, part: str, why: str) -> float:
 def test_a_stack_killed_at_any_moment_of_its_first_start_comes_up_the_next_time(tmp_path, model_dir):
     """Also on Kafka with Triton: tests/chaos/test_soak_first_start.py."""
     home, options = tmp_path / "home", ("--inference", "onnx", "--model", model_dir)
-    strike_while_it_starts(home, *options, chance=random.Random(16), times=8, within_s=2.5)
+    interrupt_starts(home, *options, chance=random.Random(16), times=8, within_s=2.5)
     with stack_up(home, *options) as stack:
         assert ready(stack) == SERVICES
 
@@ -186,9 +186,9 @@ def test_a_start_on_a_disk_that_takes_no_file_waits_until_it_does(lack, words, t
             starting.wait()
 
 
-@pytest.mark.parametrize("stated", ["5", "-1", "nan", "inf"])
-def test_a_limit_that_a_busy_machine_would_exceed_is_refused(stated, tmp_path):
-    run = histgen("up", "--home", tmp_path / "home", f"--frozen-after={stated}")
+@pytest.mark.parametrize("seconds", ["5", "-1", "nan", "inf"])
+def test_a_limit_that_a_busy_machine_would_exceed_is_refused(seconds, tmp_path):
+    run = histgen("up", "--home", tmp_path / "home", f"--frozen-after={seconds}")
 
     assert run.code == 2
     assert "10 seconds to a day" in run.err

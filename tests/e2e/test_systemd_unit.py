@@ -39,11 +39,11 @@ def test_systemd_accepts_it(tmp_path):
         pytest.skip("no systemd-analyze here: the unit is checked by what it promises only")
     here = tmp_path / UNIT.name
     here.write_text(UNIT.read_text().replace(INSTALLED, str(ROOT)))
-    told = subprocess.run(
+    verified = subprocess.run(
         ["systemd-analyze", "verify", here], capture_output=True, text=True, check=False, timeout=60
     )
 
-    assert (told.returncode, told.stdout + told.stderr) == (0, "")
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_systemd_accepts_it(tmp_path):
         ("Type", "notify"),
         ("Restart", "always"),
         ("StartLimitIntervalSec", "0"),  # never "start request repeated too quickly"
-        ("KillMode", "mixed"),  # else the services are told to stop beside the one that stops them
+        ("KillMode", "mixed"),  # else systemd would stop the services besides `histgen up`, which stops them
         ("OOMPolicy", "continue"),  # else a job that lacks memory ends the whole stack
         ("NotifyAccess", "main"),
         ("UMask", "0077"),
@@ -94,8 +94,8 @@ def command_line(up: str) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    (stated,) = settings()["Environment"]
-    name, _, value = stated.partition("=")
+    (assignment,) = settings()["Environment"]
+    name, _, value = assignment.partition("=")
     assert value == f"/var/lib/{settings()['StateDirectory'][0]}"
     return {name: str(home)}
 
@@ -103,10 +103,10 @@ def environment(home: Path) -> dict[str, str]:
 def test_the_stack_it_starts_notifies_ready_alive_and_stopping(tmp_path, model_dir):
     command = command_line(f"--inference onnx --model {model_dir}")
     with listening() as ear:
-        told = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "3000000"}
+        notify = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "3000000"}
         started = subprocess.Popen(
             command,
-            env={**os.environ, **environment(tmp_path / "home"), **told},
+            env={**os.environ, **environment(tmp_path / "home"), **notify},
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -117,10 +117,10 @@ def test_the_stack_it_starts_notifies_ready_alive_and_stopping(tmp_path, model_d
         finally:
             started.kill()
             started.wait()
-    said = [line for lines in heard for line in lines.splitlines()]
+    messages = [line for lines in heard for line in lines.splitlines()]
 
-    assert said.index("READY=1") < 2  # before anything that may have to be waited for
-    assert said.count("WATCHDOG=1") >= 2
+    assert messages.index("READY=1") < 2  # before anything that may have to be waited for
+    assert messages.count("WATCHDOG=1") >= 2
     assert (tmp_path / "home" / "stack.json").exists()
 
 

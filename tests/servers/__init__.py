@@ -1,4 +1,4 @@
-"""Real servers for tests: one module a server, each with a session fixture, registered in tests/conftest.py.
+"""Real servers for tests: one module per server, each with fixtures, registered in tests/conftest.py.
 
-They bind 127.0.0.1 on free ports and end with the test session, also when it is killed.
+They listen on free ports of 127.0.0.1 and end with the test session, even if it is killed.
 """

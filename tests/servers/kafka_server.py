@@ -1,4 +1,4 @@
-"""A real Apache Kafka for the tests that need one."""
+"""A real Apache Kafka broker for tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ org.apache.kafka.common.security.plain.PlainLoginModule required user_lab="histo
 
 
 class LockedKafka(KafkaProcess):
-    """A broker with a second door, which lets user "lab" in with the password "histology"."""
+    """A broker with a second listener that admits user "lab" with the password "histology"."""
 
     def __init__(self, home: Path, data: Path) -> None:
         port, self.locked_port = free_port(), free_port()
@@ -38,13 +38,13 @@ class LockedKafka(KafkaProcess):
 
     @property
     def locked_url(self) -> str:
-        """The second door."""
+        """The URL of the second listener."""
         return f"kafka://127.0.0.1:{self.locked_port}"
 
 
 @pytest.fixture(scope="session")
 def kafka_home() -> Path:
-    """Find Kafka's jars, fetching them once (one test session at a time)."""
+    """Return the folder of Kafka's jars, fetched once (by one test session at a time)."""
     LIBS.parent.mkdir(parents=True, exist_ok=True)
     with (LIBS.parent / ".fetching").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -55,7 +55,7 @@ def kafka_home() -> Path:
 
 @pytest.fixture(scope="session")
 def kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockedKafka]:
-    """Run one broker for the whole session: use topics and groups of your own, and leave it running."""
+    """Run one broker for the whole session: use your own topics and groups, and leave it running."""
     broker = LockedKafka(kafka_home, tmp_path_factory.mktemp("kafka"))
     broker.start()
     yield broker
@@ -64,7 +64,7 @@ def kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def own_kafka(kafka_home: Path, tmp_path: Path) -> Iterator[KafkaProcess]:
-    """Run a broker for one test, which may stop, kill and start it."""
+    """Run a broker for one test, which may stop, kill and restart it."""
     soon = "broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\n"  # back after a kill
     broker = KafkaProcess(kafka_home, tmp_path / "kafka", settings=soon)
     broker.start()

@@ -1,4 +1,4 @@
-"""A Kafka whose doors are TLS, and the authority that its certificates are from, made by openssl."""
+"""A Kafka broker with TLS listeners, and the certificate authority behind them, made by openssl."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ org.apache.kafka.common.security.plain.PlainLoginModule required user_lab="histo
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1; all files are PEM."""
+    """A certificate authority for 127.0.0.1; all files are PEM."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -40,7 +40,7 @@ class Authority:
         )
 
     def sign(self, name: str) -> tuple[Path, Path]:
-        """Make a certificate; return it and its key."""
+        """Issue a certificate; return its file and its key's."""
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}-key.pem"
         signing = ["-CA", self.certificate, "-CAkey", self._key, "-addext", "subjectAltName=IP:127.0.0.1"]
         _openssl(
@@ -50,7 +50,7 @@ class Authority:
 
 
 class TlsKafka(KafkaProcess):
-    """One door wants a certificate of the authority's, the other user "lab" with the password "histology"."""
+    """One listener wants a certificate of the authority, one user "lab" with the password "histology"."""
 
     def __init__(self, home: Path, data: Path, authority: Authority) -> None:
         data.mkdir()
@@ -70,7 +70,7 @@ class TlsKafka(KafkaProcess):
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Found an authority."""
+    """Create a certificate authority."""
     return Authority(tmp_path_factory.mktemp("tls") / "authority")
 
 

@@ -1,6 +1,6 @@
-"""moto's S3 server, taking one request at a time: `python s3_moto.py PORT`.
+"""moto's S3 server, handling one request at a time: `python s3_moto.py PORT`.
 
-S3 checks a write's condition and writes in one step. moto takes two, and several threads.
+S3 checks a write's condition and writes in one step; moto takes two steps, in several threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from werkzeug.serving import run_simple
 
 
 def one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """Wrap a WSGI application."""
+    """Wrap a WSGI application so that it handles one request at a time."""
     turn = Lock()
 
     def waiting(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -1,7 +1,7 @@
-"""Two independent S3 servers, so that we are not tuned to one: moto's (in memory) and S3Proxy (files).
+"""Two independent S3 servers, so that we are not tuned to one: moto (in memory) and S3Proxy (files).
 
-`s3_server` runs a test on both; `moto_server` and `s3proxy_server` are the same servers by name. A test may
-stop, kill or pause them: the fixture brings them back for the next test.
+`s3_server` runs a test on each; `moto_server` and `s3proxy_server` are the same servers by name. A test may
+stop, kill or pause them; the fixture restores them for the next test.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ JARS = ROOT / ".local" / "s3proxy"
 POM = Path(__file__).with_name("s3proxy") / "pom.xml"
 
 ACCESS_KEY, SECRET_KEY = "histgen-tests", "not-a-secret"
-"""What S3Proxy checks; moto lets everyone in."""
+"""S3Proxy checks these; moto admits everyone."""
 
 _PROXY = """\
 s3proxy.endpoint=http://127.0.0.1:{port}
@@ -45,7 +45,7 @@ jclouds.credential=unused
 """
 
 _UNFINISHED = re.compile(r"-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
-"""How the names of S3Proxy's unfinished files end."""
+"""The suffix of S3Proxy's unfinished files."""
 
 
 class S3Server(ABC):
@@ -63,7 +63,7 @@ class S3Server(ABC):
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and return when it accepts connections; nothing if it runs."""
+        """Start, and return once it accepts connections; do nothing if it is running."""
         if self._process and self._process.poll() is None:
             return
         with (self.folder / "log").open("ab") as log:
@@ -71,7 +71,7 @@ class S3Server(ABC):
         until(self._accepts, 60, f"{self.name} listens on {self.port}, see {self.folder / 'log'}")
 
     def stop(self) -> None:
-        """Stop it in an orderly way."""
+        """Stop it gracefully."""
         if self._process:
             end(self._process, grace_s=10)
 
@@ -82,27 +82,27 @@ class S3Server(ABC):
             self._process.wait()
 
     def pause(self) -> None:
-        """Have it accept connections and answer nothing, until `resume`."""
+        """Let it accept connections but answer nothing until `resume`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Undo `pause`."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
 
     def settings(self, bucket: str, prefix: str = "", **more: object) -> StorageSettings:
-        """Make the settings of a store in a bucket."""
+        """Return the settings of a store in a bucket."""
         url = f"s3://{bucket}/{prefix}".rstrip("/")
         return StorageSettings(url, endpoint=self.endpoint, region="us-east-1", **more)
 
     def make_bucket(self) -> str:
-        """Make a bucket of a new name."""
+        """Create a bucket with a new name; return the name."""
         name = f"bucket-{secrets.token_hex(8)}"
         self.client(name).create_bucket(Bucket=name)
         return name
 
     def client(self, bucket: str):
-        """Return a boto3 client, for what the storage port has no word for."""
+        """Return a boto3 client, for what the storage port does not offer."""
         return open_bucket(self.settings(bucket), bucket)._client
 
     def _launch(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -140,13 +140,13 @@ class S3ProxyServer(S3Server):
 
     @property
     def data(self) -> Path:
-        """Where it keeps the objects, a folder for each bucket."""
+        """Where it keeps the objects, one folder per bucket."""
         return self.folder / "data"
 
     def kill(self) -> None:
-        """End it as a crash would, without what S3 never shows: the files of writes that were under way.
+        """End it as a crash would, and remove what S3 never shows: the files of unfinished writes.
 
-        S3Proxy writes beside the object, and when it is up again lists the unfinished file as another object.
+        S3Proxy writes beside the object, and after a restart lists the unfinished file as another object.
         """
         super().kill()
         for path in self.data.rglob("*"):
@@ -165,7 +165,7 @@ class S3ProxyServer(S3Server):
 
 @pytest.fixture(scope="session")
 def s3proxy_jar() -> Path:
-    """Find S3Proxy, fetching it once (one test session at a time)."""
+    """Return S3Proxy's jar, fetched once (by one test session at a time)."""
     JARS.mkdir(parents=True, exist_ok=True)
     with (JARS / ".fetching").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -176,7 +176,7 @@ def s3proxy_jar() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_credentials() -> Iterator[None]:
-    """Put the credentials where botocore looks, in this process and those it starts."""
+    """Put the credentials where botocore looks, for this process and those it starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
@@ -230,5 +230,5 @@ def s3_server(request: pytest.FixtureRequest) -> S3Server:
 
 @pytest.fixture
 def s3_bucket(s3_server: S3Server) -> str:
-    """Make an empty bucket on that server."""
+    """Return an empty bucket on that server."""
     return s3_server.make_bucket()

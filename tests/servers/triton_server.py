@@ -1,4 +1,4 @@
-"""A real tritonserver for the tests that need one."""
+"""A real tritonserver for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def triton_home() -> Path:
-    """Find tritonserver's environment, making it once (one test session at a time)."""
+    """Return tritonserver's environment, set up once (by one test session at a time)."""
     with (ROOT / "deploy" / "triton" / "requirements.txt").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run([str(ROOT / "deploy" / "setup.sh"), "triton"], check=True)
@@ -29,7 +29,7 @@ def triton_home() -> Path:
 def triton(
     triton_home: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonProcess]:
-    """Run one server with the tiny model (`model_dir`) for the whole session: leave it running."""
+    """Run one server with the tiny model (`model_dir`) for the whole session; leave it running."""
     place = tmp_path_factory.mktemp("triton")
     server = TritonProcess(
         export_local(model_dir, place / "repository"), triton_home, log=place / "triton.log"
@@ -43,7 +43,7 @@ def triton(
 def start_triton(
     triton_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Path], TritonProcess]]:
-    """Start a server of one's own on a repository; it ends with the module's tests, however it fared."""
+    """Start a separate server on a repository; it ends with the module's tests, even if they fail."""
     with ExitStack() as running:
 
         def start(repository: Path) -> TritonProcess:

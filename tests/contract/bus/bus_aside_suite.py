@@ -1,4 +1,4 @@
-"""What every broker promises of records that are set aside; used as `BusSuite` is."""
+"""What every broker promises about records that are set aside; used like `BusSuite`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from histgen_lib.bus import BusSettings, Publisher, Reason, _aside
 from histgen_lib.events import DEAD_LETTER, DeadLettered
 
 LONG_S, SOON_S = 3600.0, 0.3
-"""Longer than any test, and soon."""
+"""Longer than any test, and a moment."""
 
 
 class AsideSuite:
-    """Behaviour that workers count on while a dependency of some records is away."""
+    """Behaviour that workers rely on while a dependency of some records is unavailable."""
 
     @pytest.fixture
     def narrow(self, settings: BusSettings, topic: str):
@@ -25,15 +25,15 @@ class AsideSuite:
         with publishing(dataclasses.replace(settings, partitions=1)) as opened:
             yield opened
 
-    def test_others_pass_a_record_that_is_set_aside(self, narrow: Publisher, join, topic: str) -> None:
+    def test_later_records_pass_one_that_is_set_aside(self, narrow: Publisher, join, topic: str) -> None:
         publish(narrow, topic, slides=3)
         subscription = join("g")
         assert subscription.defer(take(subscription), LONG_S)
         assert take_all(subscription, 2) == [("S1", 0), ("S2", 0)]
         assert subscription.next(0.3) is None
 
-    def test_it_comes_again_when_it_is_due(self, narrow: Publisher, join, topic: str) -> None:
-        """To a member that has nothing else to do, and as often as it is set aside."""
+    def test_a_record_set_aside_comes_again_when_due(self, narrow: Publisher, join, topic: str) -> None:
+        """To an otherwise idle member, and as often as it is set aside."""
         publish(narrow, topic, slides=1)
         subscription = join("g")
         for _ in range(3):
@@ -49,7 +49,9 @@ class AsideSuite:
         assert subscription.defer(take(subscription), SOON_S)
         until(lambda: subscription.next(LONG_S), 60, "the record that was set aside")
 
-    def test_records_of_its_key_wait_and_come_in_order(self, narrow: Publisher, join, topic: str) -> None:
+    def test_records_of_the_same_key_wait_and_come_in_order(
+        self, narrow: Publisher, join, topic: str
+    ) -> None:
         publish(narrow, topic, slides=2, each=4)
         subscription, taken = join("g"), []
         for _ in range(4):
@@ -77,8 +79,8 @@ class AsideSuite:
                 assert subscription.done(delivery)
         assert taken == [("S1", 0), ("S2", 0), ("S3", 0)]
 
-    def test_nothing_is_committed_past_it(self, narrow: Publisher, join, topic: str) -> None:
-        """The next member gets it, and what follows once more at worst."""
+    def test_nothing_is_committed_past_a_record_set_aside(self, narrow: Publisher, join, topic: str) -> None:
+        """The next member gets it, and at worst also what follows it once more."""
         sent = publish(narrow, topic, slides=4)
         first = join("g")
         assert first.defer(take(first), LONG_S)
@@ -89,7 +91,7 @@ class AsideSuite:
         assert take_all(second, 4) == sent
         assert second.lag() == 0
 
-    def test_all_that_was_finished_behind_it_is_committed_with_it(
+    def test_records_finished_behind_it_are_committed_with_it(
         self, narrow: Publisher, join, topic: str
     ) -> None:
         publish(narrow, topic, slides=3)
@@ -101,10 +103,10 @@ class AsideSuite:
         narrow.publish(topic, "S9", scanned("S9"))
         assert take_all(join("g"), 1) == [("S9", 0)]
 
-    def test_what_is_finished_behind_it_does_not_come_again_here(
+    def test_a_record_finished_behind_it_does_not_come_again_here(
         self, narrow: Publisher, join, topic: str
     ) -> None:
-        """Neither when it is delivered again, nor when that is released or set aside once more."""
+        """Even if the record set aside is delivered, released or set aside again."""
         sent = publish(narrow, topic, slides=3)
         subscription = join("g")
         assert subscription.defer(take(subscription), SOON_S)
@@ -124,7 +126,7 @@ class AsideSuite:
         assert subscription.next(0.3) is None
         assert subscription.lag() == 0
 
-    def test_a_released_record_comes_before_what_is_aside_and_what_is_new(
+    def test_a_released_record_comes_before_those_aside_and_new_ones(
         self, narrow: Publisher, join, topic: str
     ) -> None:
         publish(narrow, topic, slides=3)
@@ -150,10 +152,10 @@ class AsideSuite:
         assert len(take_all(subscription, 2)) == 2
         assert subscription.lag() == 0
 
-    def test_no_more_are_set_aside_than_can_be_remembered(
+    def test_the_number_of_records_aside_is_limited(
         self, narrow: Publisher, join, topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One too many stays in flight; those that are aside come again, and may be set aside again."""
+        """One too many stays in flight; those aside come again and may be set aside again."""
         monkeypatch.setattr(_aside, "ASIDE_MOST", 2)
         publish(narrow, topic, slides=4)
         subscription = join("g")
@@ -207,7 +209,7 @@ class AsideSuite:
     def test_a_newcomer_gets_its_share_and_finally_all_records_set_aside(
         self, settings: BusSettings, publisher: Publisher, join, topic: str
     ) -> None:
-        """Partitions with records aside change hands as others do: nobody works on them."""
+        """Partitions with records aside change hands like others: nobody works on those records."""
         sent = publish(publisher, topic, slides=SLIDES)
         old, new = join("g"), Member(settings, topic, f"g-{topic}")
         for _ in sent:
@@ -223,7 +225,7 @@ class AsideSuite:
     def test_a_record_that_is_no_longer_ours_cannot_be_set_aside(
         self, hasty: BusSettings, publisher: Publisher, join, topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nor is it asked for room: nothing is in flight here."""
+        """Nor does it need room: nothing is in flight here."""
         away, delivery = lost_to_another(hasty, publisher, join, topic)
         assert not away.keep()
         monkeypatch.setattr(_aside, "ASIDE_MOST", 0)

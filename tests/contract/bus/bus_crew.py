@@ -1,7 +1,7 @@
-"""Processes that publish and consume, to be killed at any instant; each writes down what it did.
+"""Processes that publish and consume, to be killed at any moment; each keeps a journal of what it did.
 
-Run as `python bus_crew.py publish|consume BUS TOPIC JOURNAL NAME`. A line of a journal is appended in one
-write, so that a killed process leaves whole ones.
+Run as `python bus_crew.py publish|consume BUS TOPIC JOURNAL NAME`. Each line of a journal is appended in
+one write, so that a killed process leaves complete lines.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Journal:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def write(self, *words: object) -> None:
-        """Write one line: the time, then `words`."""
+        """Append one line: the time, then `words`."""
         os.write(self._file, (" ".join(map(str, (time.monotonic(), *words))) + "\n").encode())
 
 
 def lines(path: Path) -> list[list[str]]:
-    """Read a journal, in the order of time."""
+    """Read the lines of a journal in order of time."""
     found = [line.split(" ") for line in path.read_text().splitlines()] if path.exists() else []
     return sorted(found, key=lambda words: float(words[0]))
 
 
 def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None:
-    """Publish numbers under keys of our own, from where a predecessor was killed."""
+    """Publish numbers under keys of this name, continuing where a killed predecessor stopped."""
     publisher, mine = open_publisher(settings), Journal(str(journal))
     number = sum(words[1] == "published" and words[2][0] == name for words in lines(journal))
     while True:
@@ -52,15 +52,15 @@ def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None
 
 
 def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> None:
-    """Take records, hold each for a moment, and finish it, or now and then release it or set it aside."""
+    """Take records, hold each for a moment, and finish it or, now and then, release it or set it aside."""
     subscription, mine = open_subscription(settings, topic, "crew"), Journal(str(journal))
     while True:
         with contextlib.suppress(TransientError):
             delivery = subscription.next(0.2)
             if delivery is None:
                 continue
-            told = (delivery.position, *number_of(delivery))
-            mine.write("took", *told)
+            record = (delivery.position, *number_of(delivery))
+            mine.write("took", *record)
             time.sleep(random.uniform(0, 0.01))
             subscription.keep()
             chance = random.random()
@@ -69,9 +69,9 @@ def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> Non
             elif chance < 0.2 and subscription.defer(delivery, random.uniform(0, 0.1)):
                 continue
             else:
-                mine.write("ending", *told)
+                mine.write("ending", *record)
                 if subscription.done(delivery):
-                    mine.write("done", *told)
+                    mine.write("done", *record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Members of a consumer group for tests: in threads, to be held up, and in processes, to be killed."""
+"""Members of a consumer group: in threads, which can be held up, and in processes, which can be killed."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ def subscribe(settings: BusSettings, topic: str, group: str) -> Subscription:
 
 
 def scanned(slide: str, number: int = 0) -> Event:
-    """Make an event; `number` tells those of one slide apart."""
+    """Return an event; `number` distinguishes the events of a slide."""
     data = SlideScanned(slide, f"file:///scans/{slide}.svs", "ab" * 32, number)
     return Event.first(data, source="histgen/test", now=NOW, identity=f"{slide}|{number}")
 
 
 def number_of(delivery: Delivery) -> tuple[str, int]:
-    """Tell which event it is: slide and number."""
+    """Return the slide and number of a delivered event."""
     assert delivery.event is not None
     assert isinstance(delivery.event.data, SlideScanned)
     return delivery.event.data.slide_id, delivery.event.data.size_bytes
 
 
 def new_name() -> str:
-    """Name a topic or group that no other test has."""
+    """Return a name for a topic or group that no other test uses."""
     return f"test-{secrets.token_hex(6)}"
 
 
 def publish(publisher: Publisher, topic: str, slides: int, each: int = 1) -> list[tuple[str, int]]:
-    """Publish events of several slides; return what `number_of` will say of them."""
+    """Publish events of several slides; return what `number_of` returns for them."""
     names = [(f"S{slide}", number) for number in range(each) for slide in range(slides)]
     for slide, number in names:
         publisher.publish(topic, slide, scanned(slide, number))
@@ -79,7 +79,7 @@ def publish(publisher: Publisher, topic: str, slides: int, each: int = 1) -> lis
 
 
 class Member:
-    """A member in a thread of its own. While `holding` is set it keeps what it has in flight."""
+    """A member in its own thread. While `holding` is set, it keeps its record in flight."""
 
     def __init__(self, settings: BusSettings, topic: str, group: str, *, holding: bool = False) -> None:
         self.settings, self.topic, self.group = settings, topic, group
@@ -94,12 +94,12 @@ class Member:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> Member:
-        """Begin to take records."""
+        """Start to take records."""
         self._thread.start()
         return self
 
     def leave(self) -> None:
-        """Leave the group, with what is in flight unfinished."""
+        """Leave the group without finishing the record in flight."""
         self._ending.set()
         self._thread.join(30)
         assert not self._thread.is_alive()
@@ -136,7 +136,7 @@ class Member:
 
 @contextmanager
 def members(*all_of_them: Member) -> Iterator[None]:
-    """Start members, and have them leave at the end."""
+    """Start members; they leave at the end of the block."""
     for member in all_of_them:
         member.start()
     try:
@@ -150,18 +150,18 @@ def members(*all_of_them: Member) -> Iterator[None]:
 
 def _serve(settings: BusSettings, topic: str, group: str, holding: bool, news: Connection) -> None:
     member = Member(settings, topic, group, holding=holding).start()
-    told = 0
+    sent = 0
     while True:
-        until(lambda told=told: len(member.took) > told, 60, "a record")
-        news.send(member.took[told])
-        told += 1
+        until(lambda sent=sent: len(member.took) > sent, 60, "a record")
+        news.send(member.took[sent])
+        sent += 1
 
 
 @contextmanager
 def member_process(
     settings: BusSettings, topic: str, group: str, *, holding: bool
 ) -> Iterator[tuple[BaseProcess, Connection]]:
-    """Run a member in a process; what it takes comes through the connection."""
+    """Run a member in a process; it sends each record that it takes through the connection."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=_serve, args=(settings, topic, group, holding, theirs), daemon=True)
@@ -175,7 +175,7 @@ def member_process(
 
 @contextmanager
 def publishing(settings: BusSettings) -> Iterator[Publisher]:
-    """Open a publisher."""
+    """Open a publisher to any broker for the block."""
     publisher = publisher_of(settings)
     try:
         yield publisher

@@ -1,7 +1,7 @@
 """What every broker promises.
 
-A broker's test module subclasses `BusSuite` and gives the fixtures `settings`, and `hasty` with limits of a
-second or two. Where nobody is meant to overstep limits they are wide: a busy machine may stop for seconds.
+A broker's test module subclasses `BusSuite` and provides the fixtures `settings`, and `hasty` with limits of
+a second or two. Tests that must stay within the limits use wide ones: a busy machine may pause for seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import DEAD_LETTER, DeadLettered, Event
 
 SLIDES = 24
-"""Slides enough that every partition of 12 is likely to have one."""
+"""Enough slides that each of 12 partitions is likely to have one."""
 
 
 def take(subscription: Subscription, timeout_s: float = 15) -> Delivery:
@@ -47,7 +47,7 @@ def take_all(subscription: Subscription, count: int) -> list[tuple[str, int]]:
 def lost_to_another(
     hasty: BusSettings, publisher: Publisher, join, topic: str
 ) -> tuple[Subscription, Delivery]:
-    """Take a record, and give no sign of life until another member has finished it and the next one."""
+    """Take a record, then fall silent until another member has finished it and the next one."""
     publish(publisher, topic, slides=1, each=2)
     away = join("g", settings=hasty)
     delivery = take(away)
@@ -58,7 +58,7 @@ def lost_to_another(
 
 
 class BusSuite:
-    """Behaviour that workers count on."""
+    """Behaviour that workers rely on."""
 
     def test_an_event_arrives_as_it_was_published(self, publisher: Publisher, join, topic: str) -> None:
         event = scanned("S-1").then(scanned("S-1").data, source="histgen/test", now=scanned("S-1").time)
@@ -68,7 +68,7 @@ class BusSuite:
         assert delivery.raw == event.body()
         assert delivery.position == f"{topic}/{delivery.partition}/{delivery.offset}"
 
-    def test_what_was_published_before_the_group_existed_arrives(
+    def test_events_published_before_the_group_existed_arrive(
         self, publisher: Publisher, join, topic: str
     ) -> None:
         sent = publish(publisher, topic, slides=3)
@@ -80,7 +80,7 @@ class BusSuite:
         for slide in {name for name, _ in taken}:
             assert [number for name, number in taken if name == slide] == list(range(8))
 
-    def test_one_record_at_a_time(self, publisher: Publisher, join, topic: str) -> None:
+    def test_only_one_record_is_in_flight(self, publisher: Publisher, join, topic: str) -> None:
         publish(publisher, topic, slides=2)
         subscription = join("g")
         first = take(subscription)
@@ -120,7 +120,7 @@ class BusSuite:
         subscription.release(take(subscription))
         assert take_all(subscription, 2) == [("S0", 0), ("S0", 1)]
 
-    def test_done_commits_once(self, publisher: Publisher, join, topic: str) -> None:
+    def test_a_record_is_committed_only_once(self, publisher: Publisher, join, topic: str) -> None:
         publish(publisher, topic, slides=1)
         subscription = join("g")
         delivery = take(subscription)
@@ -161,7 +161,7 @@ class BusSuite:
             publisher.publish_raw(topic, "S0", bytes(1_000_000))
         assert caught.value.code == "event-too-large"
 
-    def test_lag_counts_what_is_unfinished(self, publisher: Publisher, join, topic: str) -> None:
+    def test_lag_counts_unfinished_records(self, publisher: Publisher, join, topic: str) -> None:
         publish(publisher, topic, slides=5, each=2)
         subscription = join("g")
         first = take(subscription)
@@ -187,7 +187,7 @@ class BusSuite:
     def test_a_newcomer_gets_its_share_while_the_other_works_on(
         self, settings: BusSettings, publisher: Publisher, topic: str
     ) -> None:
-        """Within seconds; and what the other has in flight stays with it, and is delivered once."""
+        """It comes within seconds; the other keeps what it has in flight, which is delivered once."""
         sent = publish(publisher, topic, slides=SLIDES)
         old, new = Member(settings, topic, topic, holding=True), Member(settings, topic, topic)
         with members(old):
@@ -218,7 +218,7 @@ class BusSuite:
         assert sorted(stayer.finished) == sorted(sent)
 
     def test_a_killed_member_is_replaced(self, hasty: BusSettings, publisher: Publisher, topic: str) -> None:
-        """By kill -9, in a process of its own, with a record in flight."""
+        """It runs in its own process and is killed with a record in flight."""
         sent = publish(publisher, topic, slides=SLIDES)
         survivor = Member(hasty, topic, topic)
         with member_process(hasty, topic, topic, holding=True) as (process, news):
@@ -233,7 +233,7 @@ class BusSuite:
     def test_a_job_longer_than_all_limits_is_delivered_once(
         self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
-        """With another member waiting for the chance to take it."""
+        """Another member is waiting to take it over."""
         publish(publisher, topic, slides=1, each=2)
         busy, idle = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
         with members(busy):
@@ -247,10 +247,10 @@ class BusSuite:
         assert busy.took + idle.took == [("S0", 0), ("S0", 1)]
         assert all(busy.kept)
 
-    def test_a_member_that_was_away_too_long_learns_it_and_commits_nothing(
+    def test_a_member_that_was_silent_too_long_notices_and_commits_nothing(
         self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
-        """What it had was given to another, who finishes it."""
+        """Its record went to another member, which finishes it."""
         publish(publisher, topic, slides=1, each=2)
         away, other = (
             Member(hasty, topic, topic, holding=True),
@@ -271,10 +271,10 @@ class BusSuite:
         assert other.took[0] == away.took[0] == ("S0", 0)
         assert ("S0", 0) in other.finished
 
-    def test_what_another_finished_meanwhile_is_not_finished_twice(
+    def test_a_record_that_another_member_finished_is_not_finished_twice(
         self, hasty: BusSettings, publisher: Publisher, topic: str
     ) -> None:
-        """Although the partition has come back to the member that was away."""
+        """Not even after the partition has come back to the member that was silent."""
         publish(publisher, topic, slides=1, each=2)
         away, other = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
         with members(away):
@@ -308,10 +308,10 @@ class BusSuite:
         assert sorted(one.finished + two.finished) == sorted(sent)
 
 
-def find(letters: Subscription, wanted: Event) -> Event:
-    """Find an event among those of other tests."""
+def find(letters: Subscription, event: Event) -> Event:
+    """Read until an event arrives, skipping those of other tests."""
     while True:
         delivery = take(letters)
         assert letters.done(delivery)
-        if delivery.event is not None and delivery.event.id == wanted.id:
+        if delivery.event is not None and delivery.event.id == event.id:
             return delivery.event

@@ -1,4 +1,4 @@
-"""Fixtures of the bus's contract; `settings` is the broker's own."""
+"""Fixtures of the bus contract; each broker's test module provides `settings`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def publisher(settings: BusSettings):
 
 @pytest.fixture
 def join(settings: BusSettings, topic: str):
-    """Open subscriptions, and close them at the end."""
+    """Return a function that opens subscriptions; they are closed at the end."""
     opened: list[Subscription] = []
 
     def join(group: str, topic: str = topic, settings: BusSettings = settings) -> Subscription:

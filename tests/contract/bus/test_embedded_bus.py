@@ -23,8 +23,8 @@ def hasty(settings: BusSettings) -> BusSettings:
 
 
 class TestEmbeddedBus(BusSuite):
-    """All of the suite."""
+    """The shared suite."""
 
 
 class TestEmbeddedAside(AsideSuite):
-    """All of the suite."""
+    """The shared suite."""

@@ -1,6 +1,6 @@
-"""Whatever is killed, and when: what was acknowledged arrives in order, and nothing finished is repeated.
+"""Processes killed at any moment: acknowledged records arrive in order, and finished ones do not repeat.
 
-But for what was finished behind a record that was set aside: whoever has the partition next may get it again.
+The exception: records finished behind one that was set aside may come again to the partition's next owner.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KILLS = 20
 
 
 class Crew:
-    """The processes; each killed one is followed by another of its name."""
+    """Publishing and consuming processes by name."""
 
     def __init__(self, url: str, journal: Path) -> None:
         self._url, self._journal = url, journal
@@ -35,7 +35,7 @@ class Crew:
         job = "publish" if name in PUBLISHERS else "consume"
         arguments = [job, self._url, "t", str(self._journal), name]
         command = [sys.executable, "-W", "ignore", bus_crew.__file__, *arguments]
-        paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # of the tests' own helpers
+        paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # for the tests' helpers
         self._running[name] = subprocess.Popen(dying_with_parent(command), env=paths)
 
     def kill(self, name: str) -> None:
@@ -48,16 +48,16 @@ class Crew:
 
 
 def drain(settings: BusSettings, journal: bus_crew.Journal) -> None:
-    """Finish what is left, as the last member of the group."""
+    """Finish all remaining records, as the last member of the group."""
     subscription = open_subscription(settings, "t", "crew")
     alone_at = time.monotonic() + 2 * settings.session_s
 
     def all_done() -> bool:
         delivery = subscription.next(0.1)
         if delivery is not None:
-            told = (delivery.position, *number_of(delivery))
-            journal.write("took", *told)
-            journal.write("ending", *told)
+            record = (delivery.position, *number_of(delivery))
+            journal.write("took", *record)
+            journal.write("ending", *record)
             assert subscription.done(delivery)
         return delivery is None and time.monotonic() > alone_at and subscription.lag() == 0
 
@@ -86,7 +86,7 @@ def test_nothing_is_lost_and_nothing_finished_comes_again(tmp_path: Path) -> Non
 
 
 def check(lines: list[list[str]]) -> None:
-    """Compare what was acknowledged, delivered and finished."""
+    """Check that acknowledged records were delivered in order, and finished ones not again."""
     published = {tuple(words[2:]) for words in lines if words[1] == "published"}
     taken: dict[str, set[int]] = defaultdict(set)
     ended: dict[str, set[int]] = defaultdict(set)
@@ -108,6 +108,6 @@ def check(lines: list[list[str]]) -> None:
 
 
 def open_before(position: str, done: set[str]) -> bool:
-    """Say whether a record before this one in its partition is unfinished: it was set aside."""
+    """Return whether an earlier record of the partition is unfinished, as it was set aside."""
     topic, part, offset = position.split("/")
     return not all(f"{topic}/{part}/{before}" in done for before in range(int(offset)))

@@ -1,4 +1,4 @@
-"""Apache Kafka, a real one, keeps the promises of a bus."""
+"""A real Apache Kafka keeps the promises of a bus."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def settings(kafka: KafkaProcess) -> BusSettings:
 
 @pytest.fixture
 def hasty(settings: BusSettings) -> BusSettings:
-    """Limit the session, and the time between polls, which ends it, too."""
+    """Limit the session, and the time between polls, which also ends a session."""
     return dataclasses.replace(settings, session_s=1.5, kafka=(("max_poll_interval_ms", 1_800),))
 
 
 class TestKafkaBus(BusSuite):
-    """All of the suite."""
+    """The shared suite."""
 
 
 class TestKafkaAside(AsideSuite):
-    """All of the suite."""
+    """The shared suite."""

@@ -1,4 +1,4 @@
-"""Bytes of a real broker's log that are damaged on its disk: damage is delivered, and what follows it."""
+"""Damaged bytes in a real broker's log: the damage is reported, and the records behind it arrive."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from histgen_lib.bus import BusSettings, Delivery, Subscription, _kafka_holes
 from histgen_lib.bus._kafka_client import ensure_topic
 
 RECORDS, HIT = 8, 3
-"""Of so many batches of one record each, this one is hit."""
+"""The number of batches, of one record each, and the one that is damaged."""
 LENGTH_AT, MAGIC_AT, ATTRIBUTES_AT, DELTA_AT = 8, 16, 22, 23
-"""Where the fields of a batch lie in it."""
+"""The offsets of fields within a batch."""
 
-Blow = Callable[[bytearray, int, int], None]
-"""Strikes a batch in a log: where it begins, and how long it is."""
+Damage = Callable[[bytearray, int, int], None]
+"""Damages a batch in a log, given its start and length."""
 
 
-def put(layout: str, offset: int, value: int) -> Blow:
+def put(layout: str, offset: int, value: int) -> Damage:
     return lambda log, at, _: struct.pack_into(layout, log, at + offset, value)
 
 
@@ -31,7 +31,7 @@ def flip(log: bytearray, at: int, size: int) -> None:
     log[at + size - 3] ^= 0xFF
 
 
-def grow(by: int) -> Blow:
+def grow(by: int) -> Damage:
     return lambda log, at, size: struct.pack_into(">i", log, at + LENGTH_AT, size - 12 + by)
 
 
@@ -39,12 +39,12 @@ def wipe(log: bytearray, at: int, size: int) -> None:
     log[at : at + size] = bytes(size)
 
 
-BLOWS: dict[str, Blow] = {
+DAMAGES: dict[str, Damage] = {
     "a byte of the body": flip,
-    "a codec that nobody knows": put(">b", ATTRIBUTES_AT, 7),
-    "a format of long ago": put(">b", MAGIC_AT, 0),
+    "an unknown codec": put(">b", ATTRIBUTES_AT, 7),
+    "an obsolete format": put(">b", MAGIC_AT, 0),
     "a huge length": put(">i", LENGTH_AT, 1 << 28),
-    "a length below nothing": put(">i", LENGTH_AT, -5),
+    "a negative length": put(">i", LENGTH_AT, -5),
     "a smaller length": grow(-5),
     "a larger length": grow(5),
     "a far offset": put(">q", 0, 1 << 40),
@@ -52,8 +52,8 @@ BLOWS: dict[str, Blow] = {
     "a huge number of records": put(">i", 57, 1 << 30),
     "all of it": wipe,
 }
-BLIND = ["a format of long ago", "a huge length", "a length below nothing", "all of it"]
-"""Where the broker itself does not find what lies behind it."""
+BLIND = ["an obsolete format", "a huge length", "a negative length", "all of it"]
+"""Damage after which the broker itself does not find the next records."""
 
 
 @pytest.fixture
@@ -62,19 +62,19 @@ def settings(kafka: LockedKafka) -> BusSettings:
 
 
 class Log:
-    """The file of a partition on the broker's disk."""
+    """The log file of a partition on the broker's disk."""
 
     def __init__(self, broker: LockedKafka, topic: str, partition: int) -> None:
         folder = broker.log_path.parent / "logs" / f"{topic}-{partition}"
         self.path = folder / f"{0:020}.log"
 
-    def strike(self, blow: Blow, which: int) -> bytes:
-        """Damage a batch; return what the file was."""
+    def apply(self, damage: Damage, which: int) -> bytes:
+        """Damage a batch; return the file's former content."""
         before = self.path.read_bytes()
         log, at = bytearray(before), 0
         for _ in range(which):
             at += 12 + struct.unpack_from(">i", log, at + LENGTH_AT)[0]
-        blow(log, at, 12 + struct.unpack_from(">i", log, at + LENGTH_AT)[0])
+        damage(log, at, 12 + struct.unpack_from(">i", log, at + LENGTH_AT)[0])
         self.write(bytes(log))
         return before
 
@@ -86,7 +86,7 @@ class Log:
 def fill(
     settings: BusSettings, topic: str, partition: int, *, records: int = RECORDS, size: int = 50
 ) -> None:
-    """Send batches of one record each, whose values are their numbers."""
+    """Send batches of one record each; values start with their number."""
     servers = [settings.url.removeprefix("kafka://")]
     ensure_topic(settings, servers, topic)
     with kafka_python.KafkaProducer(bootstrap_servers=servers) as producer:
@@ -96,7 +96,7 @@ def fill(
 
 
 def take_until(subscription: Subscription, partition: int, offset: int) -> list[Delivery]:
-    """Finish records until one; return those of its partition."""
+    """Finish records up to an offset of a partition; return those of that partition."""
     found = []
     while not found or found[-1].offset < offset:
         delivery = take(subscription, 90)
@@ -106,7 +106,7 @@ def take_until(subscription: Subscription, partition: int, offset: int) -> list[
 
 
 def commit(subscription: Subscription, offset: int) -> None:
-    """Have a group finish what lies before an offset, and leave."""
+    """Finish all records before an offset, and leave the group."""
     take_until(subscription, 0, offset - 1)
     subscription.close()
 
@@ -116,12 +116,12 @@ def code(delivery: Delivery) -> str:
     return delivery.unreadable.code
 
 
-@pytest.mark.parametrize("blow", BLOWS)
-def test_damage_is_delivered_with_its_place_and_the_next_records_follow(
-    kafka: LockedKafka, settings: BusSettings, join, topic: str, blow: str
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_delivered_with_its_position_and_the_next_records_follow(
+    kafka: LockedKafka, settings: BusSettings, join, topic: str, damage: str
 ) -> None:
     fill(settings, topic, 0)
-    Log(kafka, topic, 0).strike(BLOWS[blow], HIT)
+    Log(kafka, topic, 0).apply(DAMAGES[damage], HIT)
     found = take_until(join("g"), 0, RECORDS - 1)
 
     assert [one.offset for one in found] == list(range(RECORDS))
@@ -134,27 +134,27 @@ def test_damage_is_delivered_with_its_place_and_the_next_records_follow(
 
 
 @pytest.mark.parametrize("committed", [HIT, HIT + 2])
-@pytest.mark.parametrize("blow", [*BLIND, "a far offset"])
-def test_a_group_that_comes_back_to_damage_or_behind_it_goes_on(
-    kafka: LockedKafka, join, topic: str, blow: str, committed: int
+@pytest.mark.parametrize("damage", [*BLIND, "a far offset"])
+def test_a_group_that_resumes_at_or_behind_damage_goes_on(
+    kafka: LockedKafka, join, topic: str, damage: str, committed: int
 ) -> None:
-    """The broker's way to an offset leads through the lengths of the batches before it."""
+    """The broker finds an offset through the lengths of the batches before it."""
     fill(BusSettings(kafka.url, partitions=2), topic, 0)
     commit(join("g"), committed)
-    Log(kafka, topic, 0).strike(BLOWS[blow], HIT)
+    Log(kafka, topic, 0).apply(DAMAGES[damage], HIT)
     found = take_until(join("g"), 0, RECORDS - 1)
 
     assert [one.offset for one in found] == list(range(committed, RECORDS))
     assert [one.offset for one in found if code(one) == "record-damaged"] == [HIT] * (committed == HIT)
 
 
-@pytest.mark.parametrize("blow", [*BLIND, "a byte of the body"])
+@pytest.mark.parametrize("damage", [*BLIND, "a byte of the body"])
 def test_damage_at_the_very_end_is_delivered(
-    kafka: LockedKafka, settings: BusSettings, join, topic: str, blow: str
+    kafka: LockedKafka, settings: BusSettings, join, topic: str, damage: str
 ) -> None:
     fill(settings, topic, 0)
     commit(join("g"), RECORDS - 1)
-    Log(kafka, topic, 0).strike(BLOWS[blow], RECORDS - 1)
+    Log(kafka, topic, 0).apply(DAMAGES[damage], RECORDS - 1)
     subscription = join("g")
     found = take_until(subscription, 0, RECORDS - 1)
 
@@ -162,13 +162,13 @@ def test_damage_at_the_very_end_is_delivered(
     assert subscription.lag() == 0
 
 
-@pytest.mark.parametrize("blow", BLIND)
-def test_what_lies_before_the_next_entry_of_the_index_is_given_up_as_one(
-    kafka: LockedKafka, settings: BusSettings, join, topic: str, blow: str
+@pytest.mark.parametrize("damage", BLIND)
+def test_records_before_the_next_index_entry_are_given_up_as_one(
+    kafka: LockedKafka, settings: BusSettings, join, topic: str, damage: str
 ) -> None:
-    """The first batch of a log has none before it, from which it could be reached."""
+    """The first batch of a log cannot be reached from an earlier one."""
     fill(settings, topic, 0, records=30, size=400)
-    Log(kafka, topic, 0).strike(BLOWS[blow], 0)
+    Log(kafka, topic, 0).apply(DAMAGES[damage], 0)
     subscription = join("g")
     first = take(subscription, 90)
     assert (first.offset, code(first)) == (0, "record-damaged")
@@ -186,7 +186,7 @@ def test_damage_is_passed_only_once_it_is_finished(
 ) -> None:
     fill(settings, topic, 0)
     commit(join("g"), HIT)
-    Log(kafka, topic, 0).strike(flip, HIT)
+    Log(kafka, topic, 0).apply(flip, HIT)
     subscription = join("g")
     damaged = take(subscription)
     subscription.release(damaged)
@@ -201,7 +201,7 @@ def test_damage_is_passed_only_once_it_is_finished(
 def test_other_partitions_never_wait_for_one_that_the_broker_cannot_read(
     kafka: LockedKafka, settings: BusSettings, join, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told of, and goes on once its disk is mended."""
+    """The partition is reported, and goes on once its disk is repaired."""
     monkeypatch.setattr(_kafka_holes, "_REPORT_S", 0.5)
     monkeypatch.setattr(_kafka_holes, "_REST_S", 0.5)
     fill(settings, topic, 0)
@@ -212,7 +212,7 @@ def test_other_partitions_never_wait_for_one_that_the_broker_cannot_read(
     subscription = join("g")
 
     assert [code(one) for one in take_until(subscription, 1, RECORDS - 1)] == ["event-type"] * RECORDS
-    trouble = until(lambda: subscription.next(0.1) or subscription.trouble(), 60, "word of it")
+    trouble = until(lambda: subscription.next(0.1) or subscription.trouble(), 60, "the report")
     assert trouble.code == "bus-record"
     assert f"{topic}/0/0 " in trouble.message
     fill(settings, topic, 1, records=1)

@@ -1,4 +1,4 @@
-"""Records that other programs write as Kafka lets them: compressed, in transactions, with any header."""
+"""Records written by other programs: compressed, in transactions, with any header."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from histgen_lib.stack.kafka import KafkaProcess
 
 @pytest.fixture
 def settings(kafka: KafkaProcess) -> BusSettings:
-    """One partition: what cannot be read is in the way of what follows it."""
+    """Use one partition, so that an unreadable record is in the way of those behind it."""
     return BusSettings(kafka.url, partitions=1)
 
 
 @pytest.fixture
 def servers(settings: BusSettings, topic: str) -> list[str]:
-    """Make the topic, and say where it is."""
+    """Create the topic; return the broker's address."""
     servers = [settings.url.removeprefix("kafka://")]
     ensure_topic(settings, servers, topic)
     return servers
@@ -58,7 +58,7 @@ def test_records_of_an_aborted_transaction_are_never_delivered(servers: list[str
 
 
 class Latin(str):
-    """A header's name as no other program of ours could write it."""
+    """A header name that is not valid UTF-8."""
 
     def encode(self, *_: object) -> bytes:
         return super().encode("latin-1")
@@ -82,7 +82,7 @@ BAD_HEADERS = {
 def test_an_unreadable_record_is_delivered_as_damaged_and_its_neighbours_arrive(
     servers: list[str], join, topic: str, bad: str, how: str | None
 ) -> None:
-    """The letter names its place; kafka-python alone would look for the rest of it for ever."""
+    """The error names its position; kafka-python alone would try to read it endlessly."""
     headers, code = BAD_HEADERS[bad]
     send_batch(servers, topic, {}, {"headers": headers}, {"headers": headers}, {}, how=how)
     subscription = join("g")
@@ -125,7 +125,7 @@ def test_a_record_without_a_body_is_delivered_as_unreadable(servers: list[str], 
 def test_a_batch_that_unpacks_to_too_much_is_delivered_as_one_damaged_record(
     servers: list[str], join, topic: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A megabyte can unpack to gigabytes, which a producer never had."""
+    """A megabyte can unpack to gigabytes."""
     monkeypatch.setattr(_kafka_damage, "_MOST_UNPACKED", 10_000)
     send_batch(servers, topic, *[{"headers": [("x", b"0" * 4000)]}] * 3, how=how)
     send_batch(servers, topic, {}, how=how)

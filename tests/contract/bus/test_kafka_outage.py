@@ -1,4 +1,4 @@
-"""A broker that is killed and started again costs time and nothing else; also one that lost its log."""
+"""A broker that is killed and restarted, even one that lost its log, costs only time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from histgen_lib.stack.kafka import KafkaProcess
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait a shorter time for a broker that is away."""
+    """Wait a shorter time for a broker that is down."""
     for module in (_kafka, _kafka_client):
         monkeypatch.setattr(module, "ANSWER_S", 3.0)
     monkeypatch.setattr(_kafka, "_PATIENCE_S", 2.0)
 
 
 def outage(call) -> bool:
-    """Say whether it raises as it should when the broker is away."""
+    """Return whether a call reports that the broker is down."""
     try:
         call()
     except TransientError as error:
@@ -32,7 +32,7 @@ def outage(call) -> bool:
 
 
 def patiently(call):
-    """Call again until it works, as workers do."""
+    """Retry a call until it works, as workers do."""
     found = []
 
     def works() -> bool:
@@ -48,7 +48,7 @@ def patiently(call):
 
 @pytest.mark.usefixtures("impatient")
 def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> None:
-    """What is in flight stays so, can be finished afterwards, and is not delivered again."""
+    """The record in flight can be finished afterwards, and is not delivered again."""
     topic, settings = new_name(), BusSettings(own_kafka.url)
     with publishing(settings) as publisher:
         sent = publish(publisher, topic, slides=6, each=2)
@@ -56,7 +56,7 @@ def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> N
         held: Delivery = until(lambda: subscription.next(0.2), 60, "a record")
 
         own_kafka.kill()
-        until(lambda: outage(subscription.keep), 60, "word that the broker is away")
+        until(lambda: outage(subscription.keep), 60, "the outage to be noticed")
         assert outage(lambda: publisher.publish(topic, "S9", scanned("S9")))
         assert outage(lambda: subscription.done(held))
         own_kafka.start()
@@ -74,8 +74,8 @@ def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> N
     assert [taken.count(one) for one in sent] == [1] * len(sent)
 
 
-def all_there(subscription: Subscription, count: int) -> None:
-    """Take everything, as a worker does, and see that it is each of the records of the new log."""
+def take_all_in_order(subscription: Subscription, count: int) -> None:
+    """Finish `count` records, as a worker does; check that they are those of the new log, in order."""
     taken: list[int] = []
     while len(taken) < count:
         delivery = until(lambda: patiently(lambda: subscription.next(0.2)), 60, "what is left")
@@ -89,8 +89,8 @@ def all_there(subscription: Subscription, count: int) -> None:
     [("idle", "broker"), ("busy", "broker"), ("aside", "broker"), ("idle", "topic"), ("busy", "topic")],
 )
 def test_records_of_a_recreated_log_are_not_skipped(own_kafka: KafkaProcess, state: str, lost: str) -> None:
-    """An operator wiped the broker, or removed a topic and made it again, while workers were running."""
-    soon = (("metadata_max_age_ms", 1_000),)  # a minute, as it comes
+    """An operator wiped the broker, or recreated a topic, while workers were running."""
+    soon = (("metadata_max_age_ms", 1_000),)  # instead of a minute
     topic, settings = new_name(), BusSettings(own_kafka.url, partitions=1, session_s=3.0, kafka=soon)
     with publishing(settings) as publisher:
         publish(publisher, topic, slides=1, each=4)
@@ -115,16 +115,16 @@ def test_records_of_a_recreated_log_are_not_skipped(own_kafka: KafkaProcess, sta
         for number in range(6):
             patiently(lambda number=number: publisher.publish(topic, "S0", scanned("S0", number)))
         if state == "busy":
-            until(lambda: not patiently(subscription.keep), 60, "word that it is another's")
+            until(lambda: not patiently(subscription.keep), 60, "the loss of the record to be noticed")
             assert not patiently(lambda: subscription.done(held[0]))
-        all_there(subscription, 6)
+        take_all_in_order(subscription, 6)
         subscription.close()
 
 
 def test_a_client_that_never_returns_to_records_it_put_aside_is_replaced(
     own_kafka: KafkaProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As kafka-python was seen to do after many rebalances: it fetches nothing more of a partition."""
+    """As seen with kafka-python after many rebalances: it fetches nothing more of a partition."""
     monkeypatch.setattr(_kafka, "_STALL_S", 1.0)
     topic, settings = new_name(), BusSettings(own_kafka.url, partitions=1, session_s=3.0)
     with publishing(settings) as publisher:

@@ -1,4 +1,4 @@
-"""A broker that does not let us in, and settings that cannot be, are told at once and for what they are."""
+"""A broker's refusal and impossible settings are reported at once, with the right code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bus_doors import assert_serves, failure
+from bus_access import assert_serves, failure
 from bus_members import new_name, publishing, scanned
 from kafka import KafkaAdminClient
 from servers.kafka_server import LockedKafka
@@ -35,7 +35,7 @@ def with_password(kafka: LockedKafka) -> BusSettings:
 
 
 def with_settings(settings: BusSettings, **more: str | int) -> BusSettings:
-    """Add settings; and try to connect for a moment only."""
+    """Add settings, and limit the time to connect."""
     patience = {"bootstrap_timeout_ms": 2_000}
     return dataclasses.replace(settings, kafka=tuple((dict(settings.kafka) | patience | more).items()))
 
@@ -81,7 +81,7 @@ def test_a_session_that_the_broker_does_not_allow_is_reported(kafka: LockedKafka
 
 
 def test_an_absent_broker_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
-    """And the log stays quiet about it: whoever calls knows what to say."""
+    """Nothing is logged: the caller decides how to report it."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         error = failure(with_settings(BusSettings(f"kafka://127.0.0.1:{nobody.getsockname()[1]}")))
@@ -91,7 +91,7 @@ def test_an_absent_broker_is_an_outage(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.fixture
 def untrusted_port(tmp_path: Path) -> Iterator[int]:
-    """Serve TLS with a certificate that nobody has signed."""
+    """Serve TLS with a self-signed certificate."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     making = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     naming = ["-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
@@ -115,9 +115,7 @@ def _shake_hands(listening: socket.socket, context: ssl.SSLContext) -> None:
             connection.close()
 
 
-def test_an_event_larger_than_its_topic_takes_is_refused_not_retried_for_ever(
-    kafka: LockedKafka, topic: str
-) -> None:
+def test_an_event_larger_than_its_topic_takes_is_refused_at_once(kafka: LockedKafka, topic: str) -> None:
     servers = kafka.url.removeprefix("kafka://")
     with contextlib.closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
         admin.create_topics({topic: {"num_partitions": 1, "configs": {"max.message.bytes": "10000"}}})

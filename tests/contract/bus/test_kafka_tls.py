@@ -1,4 +1,4 @@
-"""Kafka behind TLS: what `HISTGEN_KAFKA` says passes through, and a door that stays shut is told as such."""
+"""Kafka behind TLS: settings of `HISTGEN_KAFKA` reach the client, and a refusal is reported as one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bus_doors import assert_serves, failure
+from bus_access import assert_serves, failure
 from servers.kafka_tls import Authority, TlsKafka
 
 from histgen_lib.bus import BusSettings
@@ -66,7 +66,7 @@ def test_a_broker_of_another_name_is_refused(tls_kafka: TlsKafka, authority: Aut
 def test_a_listener_without_tls_is_an_outage_whose_hint_names_the_setting(
     tls_kafka: TlsKafka, settled
 ) -> None:
-    """Nothing but a closed connection is heard of either mistake."""
+    """Either mistake shows only as a closed connection."""
     for settings in (settled(tls_kafka.port, security_protocol="SSL"), settled(tls_kafka.mutual_port)):
         error = failure(settings)
         assert (type(error), error.code) == (TransientError, "bus-unavailable")

@@ -1,4 +1,4 @@
-"""The broker in memory keeps the promises of a bus, too."""
+"""The broker in memory keeps the promises of a bus."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def hasty(settings: BusSettings) -> BusSettings:
 
 
 class TestMemoryBus(BusSuite):
-    """All of the suite."""
+    """The shared suite."""
 
     def test_a_killed_member_is_replaced(self, hasty: BusSettings, publisher: Publisher, topic: str) -> None:
-        """In one process none can be killed: it gives no sign of life any more."""
+        """A member in this process cannot be killed: it falls silent instead."""
         sent = publish(publisher, topic, slides=SLIDES)
         dead, survivor = Member(hasty, topic, topic, holding=True), Member(hasty, topic, topic)
         with members(dead):
@@ -42,16 +42,16 @@ class TestMemoryBus(BusSuite):
 
 
 class TestMemoryAside(AsideSuite):
-    """All of the suite."""
+    """The shared suite."""
 
 
-def test_it_remembers_what_was_published() -> None:
+def test_it_remembers_published_events() -> None:
     bus, event = MemoryBus(), scanned("S0")
     bus.publish(SLIDE_SCANNED, event.key, event)
     assert bus.published == [event]
 
 
-def test_it_can_be_away_and_come_back() -> None:
+def test_it_can_simulate_an_outage() -> None:
     bus, event = MemoryBus(), scanned("S0")
     subscription = bus.subscribe(SLIDE_SCANNED, "g")
     bus.error = TransientError("bus-unavailable", "The broker is away.")

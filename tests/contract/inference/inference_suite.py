@@ -1,7 +1,7 @@
-"""What every inference server promises, whatever runs behind it.
+"""What every inference server promises.
 
-A server's test module subclasses `InferenceServerSuite` and gives the fixtures `server` (one that serves
-"tile_encoder" and "histgen") and `width` (its features' width).
+A server's test module subclasses `InferenceServerSuite` and provides the fixtures `server` (which serves
+"tile_encoder" and "histgen") and `width` (of its features).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def bag(tiles: int, width: int) -> dict[str, np.ndarray]:
 
 
 class InferenceServerSuite:
-    """Behaviour that the pipeline counts on."""
+    """Behaviour that the pipeline relies on."""
 
     def test_it_is_ready_for_its_models_and_no_other(self, server: InferenceServer) -> None:
         assert server.ready("tile_encoder")
@@ -39,7 +39,7 @@ class InferenceServerSuite:
         assert (features.shape, features.dtype) == ((5, width), np.float16)
         assert np.isfinite(features).all()
 
-    def test_a_tiles_feature_does_not_depend_on_its_batch(self, server: InferenceServer) -> None:
+    def test_the_features_of_a_tile_do_not_depend_on_its_batch(self, server: InferenceServer) -> None:
         many = np.concatenate([TILES] * 15)
         together = server.infer("tile_encoder", {"tiles": many})["features"]
         alone = server.infer("tile_encoder", {"tiles": TILES[2:3]})["features"]
@@ -68,13 +68,13 @@ class InferenceServerSuite:
             name: value.tobytes() for name, value in second.items()
         }
 
-    def test_a_case_of_several_slides_is_one_report(self, server: InferenceServer, width: int) -> None:
+    def test_a_case_of_several_slides_gives_one_report(self, server: InferenceServer, width: int) -> None:
         case = bag(40, width) | {"slide": np.repeat([0, 1, 2], [7, 30, 3]).astype(np.int32)}
         found = server.infer("histgen", case)
         assert found["evidence"].shape[1] == 40
         assert np.allclose(found["evidence"].sum(axis=1), 1.0, atol=1e-5)
 
-    def test_a_case_of_one_slide_is_that_slide(self, server: InferenceServer, width: int) -> None:
+    def test_a_case_of_one_slide_equals_that_slide(self, server: InferenceServer, width: int) -> None:
         case = bag(40, width) | {"slide": np.zeros(40, dtype=np.int32)}
         one, same = server.infer("histgen", bag(40, width)), server.infer("histgen", case)
         assert {name: value.tobytes() for name, value in one.items()} == {
@@ -87,8 +87,12 @@ class InferenceServerSuite:
 
     def test_sampling_follows_its_seed(self, server: InferenceServer, width: int) -> None:
         def draw(seed: int) -> list[int]:
-            asked = {"method": np.array(["sample"]), "seed": np.array([seed]), "temperature": np.array([3.0])}
-            tokens: list[int] = server.infer("histgen", bag(30, width) | asked)["tokens"].tolist()
+            method = {
+                "method": np.array(["sample"]),
+                "seed": np.array([seed]),
+                "temperature": np.array([3.0]),
+            }
+            tokens: list[int] = server.infer("histgen", bag(30, width) | method)["tokens"].tolist()
             return tokens
 
         assert draw(1) == draw(1)
@@ -101,16 +105,18 @@ class InferenceServerSuite:
             found = list(pool.map(lambda one: server.infer("histgen", one)["score"][0], bags))
         assert found == pytest.approx(expected, abs=1e-5)
 
-    def test_metadata_names_what_infer_takes_and_gives(self, server: InferenceServer, width: int) -> None:
+    def test_metadata_describes_what_infer_takes_and_returns(
+        self, server: InferenceServer, width: int
+    ) -> None:
         for model, tensors in {"tile_encoder": {"tiles": TILES}, "histgen": bag(9, width)}.items():
             described = server.metadata(model)
             needed = {spec.name for spec in described.inputs if not spec.optional}
-            given = server.infer(model, tensors)
+            answer = server.infer(model, tensors)
             assert described.name == model
             assert described.version
             assert needed == set(tensors)
             assert {spec.name: spec.dtype for spec in described.outputs} == {
-                name: value.dtype.name for name, value in given.items()
+                name: value.dtype.name for name, value in answer.items()
             }
 
     def test_an_unknown_model_is_refused(self, server: InferenceServer) -> None:

@@ -1,4 +1,4 @@
-"""The fake model server keeps the contract, too."""
+"""The fake model server keeps the contract."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_tiles_of_different_colour_have_different_features(server: FakeInference
     assert not np.array_equal(first, second)
 
 
-def test_it_can_be_away(server: FakeInference, width: int) -> None:
+def test_it_can_simulate_an_outage(server: FakeInference, width: int) -> None:
     server.error = TransientError("inference-unavailable", "The server is away.")
     assert not server.ready("histgen")
     with pytest.raises(TransientError):

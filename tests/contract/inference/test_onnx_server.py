@@ -104,7 +104,7 @@ def test_reports_are_written_without_torch(folder: Path) -> None:
 
 
 def test_a_slide_too_large_for_the_memory_is_reported_as_such(folder: Path) -> None:
-    """What regions pay each other in attention grows with the square of their number: here 15 GB."""
+    """Attention between regions grows with the square of their number: here to 15 GB."""
     code = (
         "import resource, sys, numpy as np; from histgen_lib.inference import OnnxServer\n"
         "from histgen_lib.errors import InvalidInputError\n"

@@ -1,4 +1,4 @@
-"""A real tritonserver keeps the contract, and gives the bits that ONNX Runtime gives in this process."""
+"""A real tritonserver keeps the contract, and its answers equal those of ONNX Runtime bit for bit."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def bits(answer: Mapping[str, np.ndarray]) -> dict[str, tuple[Any, ...]]:
 
 
 def varied_requests(width: int) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """Ask in every way there is: few and many tiles, both dtypes, all methods, a case, a long slide."""
+    """Return requests of all kinds: few and many tiles, several dtypes, all methods, a case, a long slide."""
     large = np.random.default_rng(1).integers(0, 256, size=(150, 64, 64, 3), dtype=np.uint8)
-    asked: list[tuple[str, dict[str, np.ndarray]]] = [
+    requests: list[tuple[str, dict[str, np.ndarray]]] = [
         ("tile_encoder", {"tiles": large[:count]}) for count in (1, 5, 32, 64, 65, 150)
     ]
-    asked += [("histgen", bag(tiles, width)) for tiles in (1, 4, 9, 64, 2500)]
+    requests += [("histgen", bag(tiles, width)) for tiles in (1, 4, 9, 64, 2500)]
     one = bag(40, width)
     return [
-        *asked,
+        *requests,
         ("histgen", one | {"features": one["features"].astype(np.float32) * 1.1}),
         ("histgen", one | {"features": one["features"].astype(np.float64) * 1.1}),
         ("histgen", one | {"slide": np.repeat([0, 1, 2], [7, 30, 3])}),
@@ -69,20 +69,20 @@ def varied_requests(width: int) -> list[tuple[str, dict[str, np.ndarray]]]:
     ]
 
 
-def test_the_answers_are_those_of_this_process_bit_for_bit(
+def test_the_answers_equal_those_in_process_bit_for_bit(
     server: TritonServer, in_process: OnnxServer, width: int
 ) -> None:
-    asked = varied_requests(width)
-    assert answers_of(server, asked) == answers_of(in_process, asked)
+    requests = varied_requests(width)
+    assert answers_of(server, requests) == answers_of(in_process, requests)
 
 
 def test_answers_do_not_depend_on_concurrent_requests(server: TritonServer, width: int) -> None:
-    """Twelve threads fill the server's batches with every mixture; each answer is that of a quiet server."""
-    asked = varied_requests(width)
-    quiet = answers_of(server, asked)
-    order = np.random.default_rng(5).permutation(np.repeat(np.arange(len(asked)), 2))
+    """Twelve threads mix requests in the server's batches; each answer equals that of a quiet server."""
+    requests = varied_requests(width)
+    quiet = answers_of(server, requests)
+    order = np.random.default_rng(5).permutation(np.repeat(np.arange(len(requests)), 2))
     with ThreadPoolExecutor(12) as pool:
-        busy = list(pool.map(lambda place: bits(server.infer(*asked[place])), order))
+        busy = list(pool.map(lambda place: bits(server.infer(*requests[place])), order))
     assert all(answer == quiet[place] for answer, place in zip(busy, order, strict=True))
 
 
@@ -90,11 +90,11 @@ def test_answers_do_not_depend_on_concurrent_requests(server: TritonServer, widt
 def test_answers_do_not_depend_on_threads(
     in_process: OnnxServer, model_dir: Path, width: int, threads: int | None
 ) -> None:
-    asked = varied_requests(width)[3:9]
-    assert answers_of(OnnxServer(model_dir, threads), asked) == answers_of(in_process, asked)
+    requests = varied_requests(width)[3:9]
+    assert answers_of(OnnxServer(model_dir, threads), requests) == answers_of(in_process, requests)
 
 
-def test_its_metadata_equals_that_of_this_process(server: TritonServer, in_process: OnnxServer) -> None:
+def test_its_metadata_equals_that_in_process(server: TritonServer, in_process: OnnxServer) -> None:
     for model in ("tile_encoder", "histgen"):
         assert server.metadata(model) == in_process.metadata(model)
 

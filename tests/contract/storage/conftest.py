@@ -1,11 +1,11 @@
-"""One store, four ways: a folder, memory, and buckets of two S3 servers."""
+"""Each kind of store: a folder, memory, and buckets of two S3 servers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from stored_again import InMemory, open_again
+from store_openers import InMemory, open_again
 
 from histgen_lib.storage import ObjectStore, StorageSettings
 
@@ -17,7 +17,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def settings(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> StorageSettings:
-    """Describe an empty store; S3 ones send parts of 5 MiB, the least that S3 takes."""
+    """Return the settings of an empty store; S3 stores send parts of 5 MiB, the minimum."""
     if kind == "file":
         return StorageSettings(f"file:{tmp_path / 'store'}")
     if kind == "memory":

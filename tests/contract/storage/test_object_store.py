@@ -1,4 +1,4 @@
-"""What every object store promises, wherever it keeps its objects."""
+"""What every object store promises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from stored_again import find_by_uri, open_again
+from store_openers import find_by_uri, open_again
 
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.storage import ObjectStore, StorageSettings
@@ -53,7 +53,7 @@ BAD_KEYS = [
 
 
 def large_bytes(seed: int = 1, size: int = 12 << 20) -> bytes:
-    """Return bytes without repetition, enough for three parts."""
+    """Return random bytes, by default enough for three parts."""
     return random.Random(seed).randbytes(size)
 
 
@@ -90,7 +90,7 @@ def test_objects_are_overwritten_only_on_request(store: ObjectStore) -> None:
     assert before.etag != after.etag
 
 
-def test_an_object_has_the_time_when_it_was_written(store: ObjectStore) -> None:
+def test_an_object_has_its_time_of_writing(store: ObjectStore) -> None:
     before = time.time()
     store.put("k", b"new")
     found = store.head("k")
@@ -137,7 +137,7 @@ def test_a_large_object_is_overwritten_as_a_whole(store: ObjectStore) -> None:
 
 
 def test_a_large_object_is_never_in_memory_as_a_whole(store: ObjectStore, kind: str, tmp_path: Path) -> None:
-    """48 MiB go up and down in at most 24 MiB: one part, and what the client needs around it."""
+    """48 MiB go up and down within 24 MiB of memory: one part and the client's own needs."""
     if kind == "memory":
         pytest.skip("this store is memory")
     whole = 48 << 20
@@ -157,7 +157,7 @@ def test_a_large_object_is_never_in_memory_as_a_whole(store: ObjectStore, kind: 
     assert peak < 24 << 20
 
 
-def test_a_fetched_file_replaces_another_only_once_it_is_whole(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_fetched_file_replaces_another_only_once_it_is_complete(store: ObjectStore, tmp_path: Path) -> None:
     store.put("k", b"new")
     (tmp_path / "copy").write_bytes(b"old")
     with pytest.raises(InvalidInputError):
@@ -186,7 +186,7 @@ def test_a_missing_object_is_reported_as_missing(store: ObjectStore, tmp_path: P
         assert_pickles(caught.value)
 
 
-def test_find_returns_an_object_and_none_without_one(store: ObjectStore) -> None:
+def test_find_returns_an_object_or_none(store: ObjectStore) -> None:
     """An empty object is not a missing one."""
     store.put("empty", b"")
     store.put("k", bytes(range(256)))
@@ -267,6 +267,6 @@ def test_a_listing_agrees_with_head(store: ObjectStore) -> None:
 
 
 def assert_pickles(error: HistgenError) -> None:
-    """Check that an error survives the way from a job's child process to its parent."""
+    """Check that an error survives the way from a child process to its parent."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.code, str(copy)) == (type(error), error.code, str(error))

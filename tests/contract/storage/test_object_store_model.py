@@ -1,4 +1,4 @@
-"""After any sequence of calls a store holds what a dictionary would."""
+"""After any sequence of calls, a store holds what a dictionary would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from histgen_lib.testing import MemoryStore
 NAMES = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="/"), min_size=1, max_size=6
 )
-# Names of folders and of objects never meet, so that no key lies under another.
+# Names of folders and objects differ, so that no key lies under another.
 FOLDERS = st.lists(NAMES.map("d{}".format), max_size=3)
 NEW_KEYS = st.builds(lambda folders, name: "/".join([*folders, f"o{name}"]), FOLDERS, NAMES)
 KEYS = st.sampled_from(["o", "d/o", "d/o-2", "d/d/o", "d-1/o", "d.o/o", "dä/oµ"]) | NEW_KEYS
@@ -28,7 +28,7 @@ PREFIXES = st.sampled_from(["", "d", "d/", "d/o", "d/d/", "d-", "dä/o", "nothin
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`open_empty` gives an empty store for each sequence."""
+    """Random calls on a store that `open_empty` opens, compared with a dictionary."""
 
     def __init__(self, open_empty: Callable[[], ObjectStore]) -> None:
         super().__init__()
@@ -83,19 +83,19 @@ def run(open_empty: Callable[[], ObjectStore], *, examples: int, steps: int) -> 
     run_state_machine_as_test(lambda: StoreMachine(open_empty), settings=limits)
 
 
-def test_a_folder_behaves_as_a_dictionary(tmp_path: Path) -> None:
+def test_a_folder_behaves_like_a_dictionary(tmp_path: Path) -> None:
     def open_empty() -> ObjectStore:
         return open_store(StorageSettings(f"file:{tempfile.mkdtemp(dir=tmp_path)}"))
 
     run(open_empty, examples=80, steps=20)
 
 
-def test_memory_behaves_as_a_dictionary() -> None:
+def test_memory_behaves_like_a_dictionary() -> None:
     run(MemoryStore, examples=80, steps=20)
 
 
-def test_a_bucket_behaves_as_a_dictionary(s3_server, s3_bucket: str) -> None:
-    """Each sequence gets a prefix of its own."""
+def test_a_bucket_behaves_like_a_dictionary(s3_server, s3_bucket: str) -> None:
+    """Each sequence gets its own prefix."""
     run(
         lambda: open_store(s3_server.settings(s3_bucket, secrets.token_hex(8))),
         examples=6,

@@ -1,8 +1,8 @@
-"""Of several writers of one key exactly one is the first, and readers see whole objects only.
+"""Of several writers of a key exactly one is first, and readers see only complete objects.
 
-S3Proxy over a folder keeps the second promise, but only half of the first: it checks a write's condition and
-writes in two steps, and ignores the condition at the end of a multipart upload. There several racing writers
-may get the answer that they were the first; the object is one of theirs, and later writers learn of it.
+S3Proxy over a folder keeps the second promise but only half of the first: it checks a write's condition and
+writes in two steps, and ignores the condition at the end of a multipart upload. With it, several racing
+writers may learn that they were first; the object is one of theirs, and later writers find it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from stored_again import open_again
+from store_openers import open_again
 
 from histgen_lib.storage import ObjectStore, StorageSettings
 
@@ -19,7 +19,7 @@ WRITERS = 12
 
 
 def race(stores: list[ObjectStore], key: str, pieces: list[bytes]) -> list[bool]:
-    """Let each store put its piece under `key`, all at once; return the answers."""
+    """Let all stores put their pieces under `key` at once; return the answers."""
     start = threading.Barrier(len(stores))
 
     def put(store: ObjectStore, data: bytes) -> bool:
@@ -41,7 +41,7 @@ def assert_one_won(store: ObjectStore, key: str, pieces: list[bytes], answers: l
 def test_of_twelve_racing_writers_exactly_one_wins(
     store: ObjectStore, settings: StorageSettings, kind: str
 ) -> None:
-    """Half of them share a store, as threads do; the others have one each, as processes do."""
+    """Half of them share a store, as threads do; the others have their own, as processes do."""
     stores = [store] * (WRITERS // 2) + [open_again(settings) for _ in range(WRITERS // 2)]
     pieces = [bytes([65 + number]) * 20_000 for number in range(WRITERS)]
     for turn in range(10):
@@ -49,14 +49,14 @@ def test_of_twelve_racing_writers_exactly_one_wins(
         assert_one_won(store, f"bags/{turn}", pieces, answers, kind)
 
 
-def test_one_of_several_racing_large_objects_stays_whole(store: ObjectStore, kind: str) -> None:
+def test_of_several_racing_large_objects_one_stays_complete(store: ObjectStore, kind: str) -> None:
     pieces = [random.Random(number).randbytes(6 << 20) for number in range(4)]
     answers = race([store] * len(pieces), "bag", pieces)
     assert_one_won(store, "bag", pieces, answers, kind)
     assert [info.size_bytes for info in store.list()] == [6 << 20]
 
 
-def test_a_reader_sees_a_whole_object_or_none_while_it_is_overwritten(store: ObjectStore) -> None:
+def test_a_reader_sees_only_complete_objects_during_overwrites(store: ObjectStore) -> None:
     pieces = [bytes([letter]) * 300_000 for letter in b"abc"]
     store.put("latest.json", pieces[0])
     stop = threading.Event()

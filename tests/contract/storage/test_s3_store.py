@@ -1,4 +1,4 @@
-"""What is special about buckets: outages, credentials, pages, prefixes, interrupted uploads."""
+"""Promises of buckets only: outages, credentials, pages, prefixes, interrupted uploads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ store.put("bag", bytes(12 << 20))
 
 
 def every_act(store: ObjectStore, folder: Path) -> dict[str, Callable[[], object]]:
-    """Return every operation on the object `k`, by name."""
+    """Return every operation on the object `k` by name."""
     return {
         "put": lambda: store.put("k", b"v"),
         "put large": lambda: store.put("k", bytes(PART_BYTES)),
@@ -48,7 +48,7 @@ def every_act(store: ObjectStore, folder: Path) -> dict[str, Callable[[], object
 
 
 def errors_of(acts: dict[str, Callable[[], object]]) -> dict[str, HistgenError | None]:
-    """Do all at once, so that all time-outs run at the same time; return what each raised."""
+    """Run all operations at once, so that their timeouts overlap; return what each raised."""
 
     def error_of(act: Callable[[], object]) -> HistgenError | None:
         try:
@@ -71,9 +71,7 @@ def assert_all_fail(
         assert (type(error), error.code) == (kind, code), name
 
 
-def test_an_outage_of_the_server_is_raised_and_recovered_from(
-    s3_server: S3Server, s3_bucket: str, tmp_path: Path
-) -> None:
+def test_a_store_reports_an_outage_and_recovers(s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
     settings = s3_server.settings(s3_bucket)
     store = open_store(settings)
     store.put("k", b"kept")
@@ -98,7 +96,7 @@ def test_a_server_that_does_not_answer_times_out(s3_server: S3Server, s3_bucket:
     assert open_store(s3_server.settings(s3_bucket)).get("other") == b"v"
 
 
-def test_a_missing_bucket_is_told_from_a_missing_object(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_not_reported_as_a_missing_object(s3_server: S3Server, tmp_path: Path) -> None:
     """S3Proxy accepts deletions in a bucket that does not exist."""
     store = open_store(s3_server.settings("no-such-bucket"))
     assert_all_fail(store, tmp_path, FatalError, "storage-missing", besides="delete")
@@ -106,7 +104,7 @@ def test_a_missing_bucket_is_told_from_a_missing_object(s3_server: S3Server, tmp
 
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Change the credentials of stores that are opened from now on."""
+    """Return a function that sets the credentials of stores opened later."""
 
     def use(access_key: str, secret_key: str) -> None:
         for name, value in (("AWS_ACCESS_KEY_ID", access_key), ("AWS_SECRET_ACCESS_KEY", secret_key)):
@@ -133,7 +131,7 @@ def test_wrong_credentials_are_reported_without_showing_them(
     credentials(access_key, secret_key)
     try:
         errors = errors_of(every_act(open_store(settings), tmp_path))
-    except FatalError as error:  # half of them is noticed at once
+    except FatalError as error:  # incomplete credentials are noticed at once
         errors = {"open": error}
     for name, error in errors.items():
         assert isinstance(error, FatalError), name
@@ -194,7 +192,7 @@ def test_an_interrupted_upload_leaves_nothing(s3_server: S3Server, s3_bucket: st
     assert store.put("bag", bytes(12 << 20))
 
 
-def test_a_killed_writer_leaves_nothing_that_is_listed(s3_server: S3Server, s3_bucket: str) -> None:
+def test_a_killed_writer_leaves_no_listed_object(s3_server: S3Server, s3_bucket: str) -> None:
     settings = s3_server.settings(s3_bucket, multipart_bytes=PART_BYTES)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_WRITER, settings.url, s3_server.endpoint], check=False, timeout=60
@@ -208,7 +206,7 @@ def test_a_killed_writer_leaves_nothing_that_is_listed(s3_server: S3Server, s3_b
 
 
 def test_a_killed_server_shows_no_unfinished_object(s3proxy_server: S3ProxyServer) -> None:
-    """Checks the test server itself: S3 shows only whole objects, whatever happens to it."""
+    """Checks the test server itself: S3 never shows incomplete objects."""
     bucket = s3proxy_server.make_bucket()
     store = open_store(s3proxy_server.settings(bucket))
     store.put("bag", b"whole")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from doors import bearer_of
+from service_access import bearer_of
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_subscription

@@ -1,4 +1,4 @@
-"""Whoever reaches a Triton has it run any Python: only its own account does, or who knows its secret."""
+"""Anyone who reaches Triton can have it run any Python: only its own account or its secret gives access."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doors import listening
 from noop_repository import noop_repository
+from service_access import listening
 from waiting import until
 
 from histgen_lib.errors import FatalError
@@ -59,14 +59,14 @@ tries = {{
     "list": lambda: os.listdir(Path(socket).parent),
 }}
 tries |= {{path: lambda path=path: os.open(path, os.O_RDONLY) for path in segments}}
-told = {{}}
+results = {{}}
 for name, attempt in tries.items():
     try:
         attempt()
-        told[name] = "done"
+        results[name] = "done"
     except (OSError, InferenceServerException) as error:
-        told[name] = str(getattr(error, "errno", "") or error)
-print(json.dumps(told))
+        results[name] = str(getattr(error, "errno", "") or error)
+print(json.dumps(results))
 """
 
 
@@ -128,9 +128,9 @@ def test_another_account_can_neither_load_nor_use_models_nor_open_shared_memory(
     mark = tmp_path / "ran"
     command = [sys.executable, "-c", STRANGER, own.url.removeprefix("triton://"), str(mark)]
     done = subprocess.run([*command, *map(str, segments)], stdout=subprocess.PIPE, check=True)
-    told = json.loads(done.stdout)
-    assert all("Permission denied" in told[name] for name in ("load", "reload", "infer")), told
-    assert {told[name] for name in ("list", *map(str, segments))} == {"13"}
+    results = json.loads(done.stdout)
+    assert all("Permission denied" in results[name] for name in ("load", "reload", "infer")), results
+    assert {results[name] for name in ("list", *map(str, segments))} == {"13"}
     assert not mark.exists()
 
 

@@ -21,13 +21,13 @@ def test_triton_serves_the_toy_beside_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     house = build_toy_house(tmp_path, model_dir)
-    told = house.serve()
+    served = house.serve()
     monkeypatch.setattr(stack_triton, "_SITE", house.site)
     server = start_triton(house.repository)
     assert sorted(server.models) == ["histgen", "tile_encoder", "toy"]
     with TritonServer(server.url) as client:
         numbers = np.arange(30, dtype=np.float32).reshape(10, 3)  # more rows than one request takes
         assert np.array_equal(client.infer("toy", {"numbers": numbers})["doubles"], numbers * 2)
-        assert client.metadata("toy").version == told["version"]
+        assert client.metadata("toy").version == served["version"]
         assert client.ready("toy")
         assert client.ready("histgen")

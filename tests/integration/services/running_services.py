@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from doors import bearer_of
+from service_access import bearer_of
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher

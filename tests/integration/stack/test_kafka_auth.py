@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import listening
+from service_access import listening
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
@@ -120,13 +120,13 @@ def connected_as_documented(home: StackHome) -> Any:
 def test_other_programs_of_the_account_connect_with_the_files(
     home: StackHome, broker: KafkaProcess, kafka_home: Path
 ) -> None:
-    told = json.loads(home.kafka_client_path.read_text())
+    client = json.loads(home.kafka_client_path.read_text())
     scanner = connected_as_documented(home)
     with closing(scanner):
         scanner.send("lab", b"by kafka-python").get(timeout=60)
     properties = home.kafka_client_path.with_suffix(".properties")
     command = [shutil.which("java"), "-cp", f"{kafka_home}/*", "kafka.admin.ConfigCommand"]
-    command += ["--bootstrap-server", told["bootstrap_servers"], "--command-config", properties]
+    command += ["--bootstrap-server", client["bootstrap_servers"], "--command-config", properties]
     command += ["--describe", "--entity-type", "topics", "--entity-name", "lab"]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "topic lab" in run.stdout

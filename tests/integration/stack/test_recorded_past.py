@@ -90,7 +90,7 @@ def events_of(bus: BusSettings, topic: str) -> list[tuple[str, str]]:
     return found
 
 
-def index_made(home: Path) -> str | None:
+def index_time(home: Path) -> str | None:
     index = open_index(home / "index.db", store_name(StorageSettings(f"file:{home / 'objects'}")))
     assert index, "the index can be read"
     with closing(index):
@@ -107,7 +107,7 @@ def finish(stack: RunningStack) -> None:
 
 def test_a_recorded_home_is_taken_up_where_it_was_left(tmp_path):
     home = unpacked("home.tar.xz", tmp_path / "home")
-    before, made = contents(home, of="done"), index_made(home)
+    before, indexed_at = contents(home, of="done"), index_time(home)
     bus = BusSettings(f"embedded:{home / 'bus.db'}")
     with stack_up(home, *options()) as stack:
         finish(stack)
@@ -120,12 +120,12 @@ def test_a_recorded_home_is_taken_up_where_it_was_left(tmp_path):
     assert (known["state"], known["event_id"]) == ("drafted", again["event_id"])
     assert sorted(slide for slide, _ in events_of(bus, "report.drafted")) == sorted(SLIDES)
     assert (verified["objects_damaged"], audited["faults"]) == ([], [])
-    assert index_made(home) == made, "the index was read, and not rebuilt"
+    assert index_time(home) == indexed_at, "the index was read, and not rebuilt"
 
 
 def test_a_recorded_home_is_read_while_no_stack_runs(tmp_path):
     home = unpacked("home.tar.xz", tmp_path / "home")
-    before, made = contents(home), index_made(home)
+    before, indexed_at = contents(home), index_time(home)
     status = json.loads(histgen("status", "--home", home, "--json").out)
     verified = histgen("verify", "--home", home, "--json")
     letters = json.loads(histgen("replay", "--all", "--dry-run", "--home", home, "--json").out)
@@ -138,7 +138,7 @@ def test_a_recorded_home_is_read_while_no_stack_runs(tmp_path):
     assert (verified.code, json.loads(verified.out)["objects_damaged"]) == (0, [])
     assert [one["code"] for one in letters["letters"]] == ["slide-missing"]
     assert {key: data for key, data in contents(home).items() if key in before} == before
-    assert index_made(home) == made
+    assert index_time(home) == indexed_at
 
 
 def test_recorded_kafka_records_are_worked_through_on_a_recorded_store(tmp_path, kafka_home):

@@ -134,11 +134,11 @@ def test_a_kafka_whose_formatting_is_killed_or_frozen_comes_up(
 
 def formatting(data: Path) -> int | None:
     """Find the process that formats a broker's folder."""
-    wanted = [b"kafka.tools.StorageTool", str(data / "server.properties").encode()]
+    expected = [b"kafka.tools.StorageTool", str(data / "server.properties").encode()]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             program, *words = path.read_bytes().split(b"\0")
-            if program.endswith(b"java") and all(word in words for word in wanted):
+            if program.endswith(b"java") and all(word in words for word in expected):
                 return int(path.parent.name)
     return None
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Unpack
 from urllib.error import HTTPError
 
 import worker_jobs
-from doors import TOKEN, bearer
+from service_access import TOKEN, bearer
 from waiting import until
 from worker_jobs import Options
 

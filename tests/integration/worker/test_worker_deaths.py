@@ -1,4 +1,4 @@
-"""Processes that are killed or told to stop: nothing is lost, nothing is done twice, nothing stays behind."""
+"""Processes that are killed or stopped: nothing is lost, nothing is done twice, nothing stays behind."""
 
 from __future__ import annotations
 

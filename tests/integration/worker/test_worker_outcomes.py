@@ -223,7 +223,7 @@ def test_a_fatal_error_of_the_installation_ends_the_worker_with_its_code_and_the
 
 
 def test_an_outcome_too_large_for_an_event_ends_that_slide_and_not_the_worker(lab: Lab):
-    """Its objects are there: whoever finds them fails as the first did, also after a restart."""
+    """Its objects exist: a job that finds them fails as the first did, also after a restart."""
     lab.scan("big-1", "ok-1")
     worker = lab.thread()
     lab.finished("big-1", "ok-1")

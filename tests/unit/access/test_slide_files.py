@@ -106,7 +106,7 @@ def test_a_folder_without_a_slide_is_refused_before_it_is_read(tmp_path):
 
 
 def test_a_slide_that_does_not_exist_is_missing(tmp_path):
-    """An empty or missing folder proves nothing: waiting for it could mean waiting for ever."""
+    """An empty or missing folder proves nothing: waiting for it could mean waiting forever."""
     (tmp_path / "scans").mkdir()
     for place in ("scans/a.svs", "nowhere/deep/a.svs"):
         assert refused(files_at(tmp_path), (tmp_path / place).as_uri()).code == "slide-missing"
@@ -175,14 +175,14 @@ class Bucket:
 
 @pytest.fixture
 def bucket(monkeypatch):
-    made = Bucket()
+    bucket = Bucket()
 
     def open_bucket(settings, name):
-        made.opened.append(name)
-        return made
+        bucket.opened.append(name)
+        return bucket
 
     monkeypatch.setattr("histgen_lib.access.slide_files.open_foreign_bucket", open_bucket)
-    return made
+    return bucket
 
 
 def test_an_object_is_copied_once_under_its_own_name(bucket, tmp_path):

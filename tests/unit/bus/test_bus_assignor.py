@@ -17,17 +17,17 @@ def joining(topics: list[str], **held: tuple[Holding, ...]) -> list[Any]:
     """Have members join who say what they hold of each topic."""
     members = []
     for name, holdings in held.items():
-        said = dict(zip(topics, holdings, strict=True))
-        metadata = BusyStaysAssignor(said.__getitem__).metadata(said)
+        held_by_topic = dict(zip(topics, holdings, strict=True))
+        metadata = BusyStaysAssignor(held_by_topic.__getitem__).metadata(held_by_topic)
         members.append(SimpleNamespace(member_id=name, metadata=type(metadata).decode(metadata.encode())))
     return members
 
 
 def assigned(cluster: Any, members: list[Any]) -> dict[str, set[tuple[str, int]]]:
-    given = BusyStaysAssignor(lambda _: Holding()).assign(cluster, members)
+    assignments = BusyStaysAssignor(lambda _: Holding()).assign(cluster, members)
     return {
         name: {(place.topic, place.partition) for place in type(one).decode(one.encode()).partitions()}
-        for name, one in given.items()
+        for name, one in assignments.items()
     }
 
 

@@ -44,10 +44,10 @@ def translated(error: BaseException) -> HistgenError:
 def test_every_error_of_kafka_python_is_translated(kind: type[Exception]) -> None:
     error = translated(kind({}) if kind is kafka_errors.LogTruncationError else kind())
     name = kind.__name__
-    wanted = "bus-refused" if name in REFUSALS else "bus-settings" if name in SETTINGS else "bus-unavailable"
-    wanted = "event-too-large" if name in TOO_LARGE else wanted
-    assert error.code == wanted
-    assert isinstance(error, KINDS.get(wanted, FatalError))
+    code = "bus-refused" if name in REFUSALS else "bus-settings" if name in SETTINGS else "bus-unavailable"
+    code = "event-too-large" if name in TOO_LARGE else code
+    assert error.code == code
+    assert isinstance(error, KINDS.get(code, FatalError))
 
 
 def test_an_error_inside_the_library_counts_as_an_outage() -> None:

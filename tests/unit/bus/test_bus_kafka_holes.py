@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from histgen_lib.bus._kafka_holes import _Way, _ways
 
 
-def walk(wanted: int, end: int, found: Callable[[int], bool]) -> list[_Way]:
+def walk(offset: int, end: int, found: Callable[[int], bool]) -> list[_Way]:
     """Go the ways until one is taken; those that only look are marked as probes."""
-    ways, gone = _ways(wanted, end), list[_Way]()
+    ways, gone = _ways(offset, end), list[_Way]()
     try:
         way = next(ways)
         while True:
@@ -24,20 +24,20 @@ def walk(wanted: int, end: int, found: Callable[[int], bool]) -> list[_Way]:
         return gone
 
 
-@given(wanted=st.integers(0, 10_000), size=st.integers(1, 3000), behind=st.integers(1, 500))
-def test_the_first_offset_that_is_found_ends_the_search_and_nothing_more_is_given_up(wanted, size, behind):
-    first = wanted + size
-    gone = walk(wanted, first + behind + 2 * size, lambda start: start >= first)
+@given(offset=st.integers(0, 10_000), size=st.integers(1, 3000), behind=st.integers(1, 500))
+def test_the_first_offset_that_is_found_ends_the_search_and_nothing_more_is_given_up(offset, size, behind):
+    first = offset + size
+    gone = walk(offset, first + behind + 2 * size, lambda start: start >= first)
 
-    assert gone[-1] == _Way(first, first, lost=wanted)
+    assert gone[-1] == _Way(first, first, lost=offset)
     assert len(gone) < 45
 
 
-@given(wanted=st.integers(1, 10_000), before=st.integers(1, 4096))
-def test_a_fetch_that_begins_before_the_hole_gives_up_nothing(wanted, before):
-    gone = walk(wanted, wanted + 10, lambda start: start <= max(0, wanted - before))
+@given(offset=st.integers(1, 10_000), before=st.integers(1, 4096))
+def test_a_fetch_that_begins_before_the_hole_gives_up_nothing(offset, before):
+    gone = walk(offset, offset + 10, lambda start: start <= max(0, offset - before))
 
-    assert (gone[-1].floor, gone[-1].lost) == (wanted, None)
+    assert (gone[-1].floor, gone[-1].lost) == (offset, None)
 
 
 def test_nothing_is_given_up_if_nothing_behind_it_is_found():

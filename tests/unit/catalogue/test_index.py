@@ -279,14 +279,14 @@ def test_a_change_during_a_look_causes_another_look(kept, monkeypatch):
     kept.index.touch(["a"])
     write = type(kept.index).write
 
-    def told_meanwhile(index, looked):
+    def note_meanwhile(index, looked):
         if looked and not planted_since:
             planted_since.append(planted.draft(kept.store, "a"))
             index.touch(["a"])
         write(index, looked)
 
     planted_since: list[str] = []
-    monkeypatch.setattr(type(kept.index), "write", told_meanwhile)
+    monkeypatch.setattr(type(kept.index), "write", note_meanwhile)
     kept.turn()
     kept.turn()
 

@@ -174,7 +174,7 @@ def test_a_pointer_without_the_entries_of_another_owner_is_sound_and_mended_as_i
     mend_pointer(store, KEY, by="digest", ours=ours)
 
     assert read_pointer(store, KEY, by="digest") == whole
-    lost = [key] if key.endswith("2.json") else []  # nothing else tells of what is another's
+    lost = [key] if key.endswith("2.json") else []  # the only record of another owner's report
     assert list(pointer_faults(store, KEY, by="digest")) == lost
 
 

@@ -323,8 +323,8 @@ def test_a_glob_without_a_match_is_an_error(tmp_path):
 def test_an_empty_argument_is_not_the_current_folder(histgen, slide_path, tmp_path, monkeypatch, command):
     """As in `histgen submit "$SLIDE"` with an unset variable."""
     monkeypatch.chdir(slide_path.parent)
-    stated = ("--store", f"file:{tmp_path}", "--gateway", "http://127.0.0.1:9")
-    code, _, err = histgen(command, "", *(stated if command == "submit" else ("--out", tmp_path)))
+    options = ("--store", f"file:{tmp_path}", "--gateway", "http://127.0.0.1:9")
+    code, _, err = histgen(command, "", *(options if command == "submit" else ("--out", tmp_path)))
     assert (code, "error[slide-none-found]" in err) == (65, True)
 
 

@@ -1,4 +1,4 @@
-"""Folders and files that cannot be read or written: said before any work, and never as a bug of ours."""
+"""Folders and files that cannot be read or written: reported before any work, and never as a bug."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def here(tmp_path, monkeypatch):
         (["report", "it.h5", "--out", "o"], "bag-unreadable"),
         (["report", "it.parquet", "--out", "o"], "bag-unreadable"),
     ],
-    ids=lambda given: " ".join(given[:3]) if isinstance(given, list) else given,
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else value,
 )
 def test_what_has_no_end_or_no_content_yet_is_not_waited_for(histgen, here, arguments, expected, kind):
     """A pipe that nobody writes to hung, and /dev/zero was read until the memory was full."""
@@ -124,8 +124,8 @@ def test_what_has_no_end_or_no_content_yet_is_not_waited_for(histgen, here, argu
         with name.open("wb") as file:
             file.truncate(1 << 40)
     code, out, _ = histgen(*arguments, "--json")
-    told = json.loads(out)
-    error = told["error"] if "error" in told else told["errors"][0]
+    document = json.loads(out)
+    error = document["error"] if "error" in document else document["errors"][0]
     assert (code, error["code"]) == (65, expected)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import TOKEN
+from service_access import TOKEN
 
 from histgen_lib import sockets
 from histgen_lib.client.api import get_json, post_json, worker_states

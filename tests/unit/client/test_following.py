@@ -18,7 +18,7 @@ IDLE = WorkerState("reporter", 1, "http://x", answers=True)
 
 
 class Time:
-    """Seconds that pass when they are told to."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -134,12 +134,12 @@ def test_a_transformers_part_averages_the_last_hidden_states_of_a_local_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    asked: list[dict[str, object]] = []
+    loads: list[dict[str, object]] = []
 
     class Loader:
         @staticmethod
         def from_pretrained(path: str, **options: object) -> Loader:
-            asked.append({"path": path, **options})
+            loads.append({"path": path, **options})
             return Loader()
 
         def eval(self) -> Loader:
@@ -153,7 +153,7 @@ def test_a_transformers_part_averages_the_last_hidden_states_of_a_local_model(
     part = embedding_part(f"transformers:{tmp_path}")
     assert part.embed(["a", "b"]).tolist() == [[0.5, 0.5], [0.5, 0.5]]
     assert part.rescale_from == 0.5
-    assert asked == [{"path": str(tmp_path), "local_files_only": True}] * 2
+    assert loads == [{"path": str(tmp_path), "local_files_only": True}] * 2
 
 
 def test_only_the_challenges_own_parts_are_comparable() -> None:

@@ -13,12 +13,12 @@ from histgen_lib.models.serving import SERVED, served_model, served_models
 
 def test_a_model_of_ones_own_takes_one_folder_and_one_row(tmp_path: Path, model_dir: Path) -> None:
     house = build_toy_house(tmp_path, model_dir)
-    told = house.serve()
-    assert told["ready"] == {"histgen": True, "tile_encoder": True, "toy": True, "astrology": False}
-    assert told["doubles"] == [[2.0, 4.0, 6.0]]
-    assert told["misfit"] == "toy-numbers"
-    assert told["inputs"] == [["numbers", "float32", [-1, 3]]]
-    assert told["outputs"] == [["doubles", "float32", [-1, 3]]]
+    served = house.serve()
+    assert served["ready"] == {"histgen": True, "tile_encoder": True, "toy": True, "astrology": False}
+    assert served["doubles"] == [[2.0, 4.0, 6.0]]
+    assert served["misfit"] == "toy-numbers"
+    assert served["inputs"] == [["numbers", "float32", [-1, 3]]]
+    assert served["outputs"] == [["doubles", "float32", [-1, 3]]]
     exported = {path.parent.name for path in house.repository.glob("*/config.pbtxt")}
     assert exported == {"histgen", "tile_encoder", "toy"}
     assert (house.repository / "toy" / "1" / "toy.onnx").is_file()

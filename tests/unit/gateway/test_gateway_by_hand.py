@@ -172,14 +172,14 @@ def test_a_name_that_looks_like_another_is_refused(lab: Lab, name: str, field: s
 @pytest.mark.parametrize("other", ["A", "\N{LATIN SMALL LETTER A WITH GRAVE}"])
 def test_a_store_that_ignores_capitals_refuses_a_second_slide_at_every_entry(lab: Lab, other: str):
     """The ids differ only in case, or in a character that every store distinguishes."""
-    told_apart = other != "A"
+    distinct = other != "A"
     lab.store = FoldingStore(lab.store)
     lab.restarted()
     path = lab.file("a.svs", b"one")
     lab.submit(path)
-    receipt = lab.submit(path, slide_id="A") if not told_apart else lab.submit(lab.file("b.svs", b"two"))
+    receipt = lab.submit(path, slide_id="A") if not distinct else lab.submit(lab.file("b.svs", b"two"))
     by = by_hand(lab.file("two/x.svs", b"three"), slide_id=other)
-    if told_apart:
+    if distinct:
         assert take_in(lab.store, by).slide_id == other
         return
     assert receipt.letter.code == "slide-id-taken"

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from doors import TOKEN, bearer
 from gateway_fakes import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from notification_bodies import SECRETS, TEST_EVENT, amazon, record
+from service_access import TOKEN, bearer
 
 from histgen_lib.access.places import Roots
 from histgen_lib.catalogue.dead_letter import DeadLetter

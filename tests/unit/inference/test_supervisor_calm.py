@@ -15,7 +15,7 @@ class Watched:
     """A supervisor of a model that is well or not, on a clock that a test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.asked, self.rounds, self.well, self.news = 0.0, 0, 0, True, False
+        self.now, self.checks, self.rounds, self.well, self.news = 0.0, 0, 0, True, False
         self.supervisor = Supervisor(
             "triton://127.0.0.1:1",
             ["histgen"],
@@ -32,24 +32,24 @@ class Watched:
         return news
 
     def canary(self, model: str, deadline_s: float) -> None:
-        self.asked += 1
+        self.checks += 1
         if not self.well:
             raise TransientError("inference-deadline", "It is busy.")
 
     def turn(self) -> int:
         """Let some rounds pass; return how often the model was asked meanwhile."""
-        asked, rounds = self.asked, self.rounds
+        checks, rounds = self.checks, self.rounds
         until(lambda: self.rounds > rounds + 5, 60, "some rounds")
-        return self.asked - asked
+        return self.checks - checks
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    made = Watched(monkeypatch)
-    made.supervisor.start()
-    until(lambda: made.asked == 1, 60, "the first look")
-    yield made
-    made.supervisor.stop()
+    watched = Watched(monkeypatch)
+    watched.supervisor.start()
+    until(lambda: watched.checks == 1, 60, "the first look")
+    yield watched
+    watched.supervisor.stop()
 
 
 def test_a_healthy_model_is_checked_again_only_after_the_calm_interval(watched: Watched) -> None:

@@ -25,20 +25,20 @@ def bag(**changes: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("given", "dtype"),
+    ("source", "dtype"),
     [("float16", "float16"), ("float32", "float32"), ("float64", "float32"), ("int16", "float32")],
 )
 def test_numbers_are_converted_if_nothing_significant_is_lost(
-    histgen: ModelMetadata, given: str, dtype: str
+    histgen: ModelMetadata, source: str, dtype: str
 ) -> None:
-    found = fitted(bag(features=np.ones((3, 16), given)), histgen)["features"]
+    found = fitted(bag(features=np.ones((3, 16), source)), histgen)["features"]
     assert found.dtype.name == dtype
     assert (found == 1).all()
 
 
 def test_single_values_may_come_in_any_shape(histgen: ModelMetadata) -> None:
-    given = bag(beam_size=np.array(4), seed=np.array([[7]], np.int8), method="greedy")
-    found = fitted(given, histgen)
+    tensors = bag(beam_size=np.array(4), seed=np.array([[7]], np.int8), method="greedy")
+    found = fitted(tensors, histgen)
     assert {name: found[name].tolist() for name in ("beam_size", "seed", "method")} == {
         "beam_size": [4],
         "seed": [7],

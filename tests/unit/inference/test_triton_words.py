@@ -54,14 +54,14 @@ def test_every_failure_of_a_call_has_a_code(
 
 
 def test_only_errors_that_may_pass_in_a_moment_are_retried_at_once() -> None:
-    told = {
+    expected = {
         ("UNAVAILABLE", "failed to connect"): True,
         ("INVALID_ARGUMENT", "Unable to find shared memory region: 'x'"): True,
         ("INTERNAL", "Stub process 'm_0_0' is not healthy."): False,
         ("DEADLINE_EXCEEDED", ""): False,
         ("INVALID_ARGUMENT", "unexpected shape"): False,
     }
-    assert {key: failure(*key).again for key in told} == told
+    assert {key: failure(*key).again for key in expected} == expected
 
 
 @pytest.mark.parametrize(

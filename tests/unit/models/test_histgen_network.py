@@ -108,7 +108,7 @@ def test_the_slide_step_uses_the_region_token_only_in_corrected_mode() -> None:
     def moved(mode: str) -> tuple[bool, bool]:
         network = small_model(mode)
         states: list[torch.Tensor] = []
-        network.encoder.region_blocks[1].register_forward_hook(lambda _m, given, _o: states.append(given[0]))
+        network.encoder.region_blocks[1].register_forward_hook(lambda _m, args, _o: states.append(args[0]))
         for variant in (tiles, other):
             network.encoder(variant, mask)
         change = (states[0] - states[1])[0].abs().amax(dim=-1)
@@ -152,10 +152,10 @@ def test_features_that_are_not_numbers_are_refused(features: object, model: Hist
 def test_features_that_are_not_finite_are_refused_by_every_call(value: float, model: HistGen) -> None:
     features = np.zeros((5, SIZES["input_dim"]))
     features[3, 2] = value
-    for call in (model.encode, model.generate, lambda given: model.log_probs(given, [0, 1])):
-        for given in (features, torch.from_numpy(features)):
+    for call in (model.encode, model.generate, lambda x: model.log_probs(x, [0, 1])):
+        for variant in (features, torch.from_numpy(features)):
             with pytest.raises(InvalidInputError) as caught:
-                call(given)
+                call(variant)
             assert caught.value.code == "bag-not-finite"
 
 

@@ -302,7 +302,7 @@ REGION = "encoder_decoder.model.encoder.layer.0.region_encoder."
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "wanted"),
+    ("name", "shape", "expected"),
     [
         ("encoder_decoder.model.decoder.norm.a_2", (3,), (16,)),
         (f"{REGION}feed_forward.w_1.weight", (16, 12), (12, 16)),  # transposed: as many numbers
@@ -312,12 +312,12 @@ REGION = "encoder_decoder.model.encoder.layer.0.region_encoder."
     ],
 )
 def test_a_weight_of_another_shape_is_named_with_both_shapes(
-    name: str, shape: tuple[int, ...], wanted: tuple[int, ...], state: dict[str, torch.Tensor]
+    name: str, shape: tuple[int, ...], expected: tuple[int, ...], state: dict[str, torch.Tensor]
 ) -> None:
     state[name] = torch.zeros(shape)
     error = refusal(state, **SIZES)
     assert error.code == "checkpoint-size-mismatch"
-    assert f"{name} is {list(shape)}, not {list(wanted)}" in error.message
+    assert f"{name} is {list(shape)}, not {list(expected)}" in error.message
 
 
 def test_a_flat_region_token_loads_as_the_published_one(state: dict[str, torch.Tensor]) -> None:

@@ -58,11 +58,11 @@ def test_whatever_is_damaged_lies_there_again_with_the_same_bytes(finished, lab,
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_digests_are_written_again_and_nothing_is_made_anew(finished, lab, how):
-    told = scanned(finished / "a.tif")
-    ready = lab.scan_job.find_bag(told)
+    slide = scanned(finished / "a.tif")
+    ready = lab.scan_job.find_bag(slide)
     key = bag_digests_key("a", ready.bag_digest)
     before = lab.store.contents()
     damage(before[key], how, lab.store.inner, key)
 
-    assert lab.without_slides().scan_job.find_bag(told) == ready
+    assert lab.without_slides().scan_job.find_bag(slide) == ready
     assert lab.store.contents() == before

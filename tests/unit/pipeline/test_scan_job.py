@@ -119,7 +119,7 @@ def test_a_set_is_completed_after_a_crash_between_its_objects(lab, small_slide, 
 
 @pytest.mark.parametrize("change", [{"mpp": 0.6}, {"slide_id": "renamed"}])
 def test_what_decides_the_bytes_decides_the_key(lab, small_slide, change):
-    first, second = (lab.scan_job.make_bag(scanned(small_slide, **stated)) for stated in ({}, change))
+    first, second = (lab.scan_job.make_bag(scanned(small_slide, **fields)) for fields in ({}, change))
 
     assert first.bag_digest != second.bag_digest
     assert ScanRecord.from_bytes(lab.store.get(second.scan_key)).mpp_source == (

@@ -31,14 +31,14 @@ def slide(lab: Lab, name: str, seed: int = 0) -> Path:
     return tiny_model.write_slide(lab.folder / f"{name}.tif", side_px=512, seed=seed)
 
 
-def by_hand(path: Path, **stated) -> Event:
+def by_hand(path: Path, **fields) -> Event:
     """Tell of a slide as somebody's own producer does."""
-    return replace(event_of(scanned(path, **stated)), source="lab/scanner-1")
+    return replace(event_of(scanned(path, **fields)), source="lab/scanner-1")
 
 
-def ready(lab: Lab, path: Path, **stated) -> BagReady:
+def ready(lab: Lab, path: Path, **fields) -> BagReady:
     """Have the tiler make a bag of a slide; return what it says."""
-    return lab.tiler.handle(by_hand(path, **stated), lambda *_: None).events[0].data
+    return lab.tiler.handle(by_hand(path, **fields), lambda *_: None).events[0].data
 
 
 def states(lab: Lab) -> dict[str, SlideState]:
@@ -132,7 +132,7 @@ def test_a_slide_that_went_to_another_case_is_in_no_new_report_of_the_old_one(la
     rescanned = ready(lab, beta, case_id="C1", case_slides=both)
 
     assert code_of(lab, rescanned) == "case-slide-elsewhere"
-    assert lab.draft(old[1]).data is None  # told before: it does not end a second time, in a letter
+    assert lab.draft(old[1]).data is None  # it has ended before, and does not end again in a letter
     assert [part.slide_id for part in latest(lab, "case-reports/C2").slides] == ["alpha"]
 
 
@@ -145,22 +145,22 @@ def test_an_event_about_a_bag_puts_no_slide_into_a_case_that_its_scan_did_not_na
     assert not list(lab.store.list("cases/"))
 
 
-def test_a_slide_that_never_said_so_itself_is_in_nobodys_case(lab):
+def test_a_slide_joins_no_case_that_its_own_scan_did_not_name(lab):
     ready(lab, slide(lab, "alpha", 1))
-    made = lab.draft(ready(lab, slide(lab, "beta", 2), case_id="C", case_slides=("alpha", "beta")))
+    done = lab.draft(ready(lab, slide(lab, "beta", 2), case_id="C", case_slides=("alpha", "beta")))
 
-    assert made.data is None
+    assert done.data is None
     assert states(lab)["beta"].lacks == ("alpha",)
 
 
 def test_a_case_that_has_other_slides_now_leaves_the_others_their_report(lab):
     paths = {name: slide(lab, name, seed) for seed, name in enumerate(("a", "b", "c"))}
 
-    def told(*names: str) -> list[Event]:
+    def events(*names: str) -> list[Event]:
         return [by_hand(paths[name], case_id="C", case_slides=names) for name in names]
 
-    (first,) = drafts_of(lab, told("a", "b"))
-    (second,) = drafts_of(lab, told("a", "c"))
+    (first,) = drafts_of(lab, events("a", "b"))
+    (second,) = drafts_of(lab, events("a", "c"))
 
     assert [part.slide_id for part in latest(lab, "case-reports/C").slides] == ["a", "c"]
     assert {name: state.draft.key for name, state in states(lab).items()} == {
@@ -173,7 +173,7 @@ def test_a_case_that_has_other_slides_now_leaves_the_others_their_report(lab):
 def as_before(lab: Lab, case_id: str, into: str) -> None:
     """Put a case's reports where the version before kept them, at the end of what is there."""
     store, room, old = lab.store.inner, f"case-reports/{case_id}/", f"reports/{into}/"
-    said = len(list(store.list(f"{old}latest.history/")))
+    entries = len(list(store.list(f"{old}latest.history/")))
     for info in list(store.list(room)):
         key, data = info.key.replace(room, old), store.get(info.key)
         if "latest" in key:
@@ -182,8 +182,8 @@ def as_before(lab: Lab, case_id: str, into: str) -> None:
                 {name: entry[name] for name in entry if name not in ("case_id", "turns", "seal")}
             ).encode()
         if "history" in key:
-            said += 1
-            key = f"{old}latest.history/{said:06}.json"
+            entries += 1
+            key = f"{old}latest.history/{entries:06}.json"
         store.put(key, data, if_absent=False)
         store.delete(info.key)
 
@@ -196,13 +196,13 @@ def test_reports_of_a_case_that_the_version_before_has_left_are_found_and_go_on(
     as_before(lab, "alpha", "alpha")
     alone = states(lab)["alpha"].draft
 
-    told = lab.without_slides().draft(first).data
-    assert told.draft_key.startswith("reports/alpha/")
+    found = lab.without_slides().draft(first).data
+    assert found.draft_key.startswith("reports/alpha/")
     tiny_model.write_slide(path, side_px=512, seed=5)
     second = lab.draft(ready(lab, path, case_id="alpha", case_slides=("beta",))).data
     assert lab.without_slides().draft(first).data == second  # which has come to be of the case since
     pointer = json.loads(lab.store.get("case-reports/alpha/latest.json"))
-    assert [pointer["report_digest"], *pointer["previous"]] == [second.report_digest, told.report_digest]
+    assert [pointer["report_digest"], *pointer["previous"]] == [second.report_digest, found.report_digest]
     assert states(lab)["beta"].draft.key == second.draft_key
     assert states(lab)["alpha"].draft == alone
 
@@ -227,11 +227,11 @@ def faults(lab: Lab) -> dict[str, str]:
     return {one.key: one.owner for step in Verification(lab.store, anew=True).run() for one in step}
 
 
-def test_such_a_store_is_verified_without_false_alarms_and_damage_is_told_of_whose_it_is(lab):
+def test_such_a_store_is_verified_without_false_alarms_and_damage_names_its_owner(lab):
     alpha = by_hand(slide(lab, "alpha"))
     (alone,) = drafts_of(lab, [alpha])
-    told = by_hand(slide(lab, "beta", 1), case_id="alpha", case_slides=("beta",), turn=7)
-    (together,) = drafts_of(lab, [told])
+    event = by_hand(slide(lab, "beta", 1), case_id="alpha", case_slides=("beta",), turn=7)
+    (together,) = drafts_of(lab, [event])
     as_before(lab, "alpha", "alpha")
     pointer = json.loads(lab.store.get("reports/alpha/latest.json"))
     pointer["previous"] = [alone.data.report_digest]  # which was the latest before
@@ -246,7 +246,7 @@ def test_such_a_store_is_verified_without_false_alarms_and_damage_is_told_of_who
     assert faults(lab)[page] == "alpha"
     assert states(lab)["alpha"].draft.key == alone.data.draft_key
     lab.store.inner.put(key, before[:-9], if_absent=False)
-    drafts_of(lab, [alpha, told])
+    drafts_of(lab, [alpha, event])
     assert lab.store.get(key) == before  # it is made again where it lies
     assert faults(lab) == {}
     tiny_model.write_slide(lab.folder / "alpha.tif", side_px=512, seed=5)

@@ -191,7 +191,7 @@ def test_reliable_evidence_is_shown_with_its_figures(pictures):
     assert "Tiles not shown" not in to_text(draft)
 
 
-def test_unreliable_evidence_is_not_shown_and_the_reader_is_told_why(pictures):
+def test_unreliable_evidence_is_hidden_with_a_reason(pictures):
     draft = checked(UNRELIABLE)
     page = parse(to_html(draft, pictures))
     why = "Tiles not shown: for such lines, the strongest tile showed the stated finding on only 1 of 9"

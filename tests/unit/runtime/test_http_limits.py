@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from doors import TOKEN
+from service_access import TOKEN
 from slow_peers import GET, ask, connect, heard, status_of
 from starlette.applications import Starlette
 from starlette.responses import Response

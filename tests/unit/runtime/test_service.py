@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from doors import TOKEN
+from service_access import TOKEN
 from waiting import until
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError

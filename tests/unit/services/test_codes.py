@@ -41,7 +41,7 @@ ELSEWHERE = {
     "output-other-slide",
     "replay-ambiguous",
     "replay-impossible",
-    "request-host",  # a request that tells of no slide
+    "request-host",  # refuses a request, not a slide
     "request-invalid",
     "request-method",
     "request-origin",

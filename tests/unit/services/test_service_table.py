@@ -76,7 +76,7 @@ def test_no_service_imports_another(row):
             assert not any(module == other or module.startswith(f"{other}.") for other in others), path
 
 
-def test_the_local_stack_starts_as_many_scaled_services_as_it_is_told(tmp_path):
+def test_the_local_stack_starts_the_configured_number_of_scaled_services(tmp_path):
     settings = StackSettings(home=tmp_path, model=tmp_path, tilers=3)
 
     assert service_names(settings) == ["gateway", "reporter", "tiler", "tiler-2", "tiler-3"]

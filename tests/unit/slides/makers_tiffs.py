@@ -36,11 +36,11 @@ def write_philips(
     path: Path, levels: Sequence[NDArray[np.uint8]], *, mpp: float, tile_px: int, xml: str = ""
 ) -> Path:
     """Write a Philips TIFF, whose pages are padded to whole tiles. `xml`: inserted into its own XML."""
-    stated = "".join(
+    level_xml = "".join(
         _PHILIPS_LEVEL.format(mm=mpp / 1000 * 2**number, number=number) for number in range(len(levels))
     )
     texts = [
-        {305: "Philips DP v1.0", 270: _PHILIPS.format(levels=stated, xml=xml)},
+        {305: "Philips DP v1.0", 270: _PHILIPS.format(levels=level_xml, xml=xml)},
         *({} for _ in levels[1:]),
     ]
     return write_pyramid(

@@ -15,7 +15,7 @@ from histgen_lib.slides.pyramid import believed_levels
 from histgen_lib.slides.readers._openslide import OpenSlideImage
 from histgen_lib.synth import generate
 
-SAID = "levels-left-out"
+FLAG = "levels-left-out"
 
 
 def reduced(image, by, how=cv2.INTER_AREA):
@@ -83,9 +83,9 @@ def test_a_level_that_shows_something_else_is_left_out_and_flagged(make_slide, p
     right = make_slide("right.tif", [picture, halved(picture)], mpp=0.25)
     wrong = make_slide("wrong.tif", [picture, halved(picture), BAD[kind](picture)], mpp=0.25)
     expected, found = tiles_of(right), tiles_of(wrong)
-    assert found[2] == (SAID,)
-    assert SAID in found[3]
-    assert SAID not in expected[3]
+    assert found[2] == (FLAG,)
+    assert FLAG in found[3]
+    assert FLAG not in expected[3]
     assert np.array_equal(found[0].xy, expected[0].xy)
     assert np.array_equal(found[1], expected[1])
 
@@ -112,7 +112,7 @@ def test_a_bad_level_of_a_dicom_series_is_left_out_and_flagged(tmp_path, picture
     series = write_series(tmp_path / "case", [picture, halved(picture), other], mpp=0.25)
     with open_slide(series) as slide:
         assert [round(level.downsample) for level in slide.levels] == [1, 2]
-        assert slide.flags == (SAID,)
+        assert slide.flags == (FLAG,)
 
 
 HONEST = {
@@ -147,7 +147,7 @@ def test_correct_levels_of_real_tissue_are_kept_and_bad_ones_are_not(shared_dir,
             assert (len(slide.levels), slide.flags, kind) == (1 + len(levels), (), kind)
     for kind, make in BAD.items():
         with open_slide(make_slide("a.tif", [tissue, make(tissue)])) as slide:
-            assert (len(slide.levels), slide.flags, kind) == (1, (SAID,), kind)
+            assert (len(slide.levels), slide.flags, kind) == (1, (FLAG,), kind)
 
 
 @pytest.mark.parametrize("value", [243, 0])
@@ -196,7 +196,7 @@ def test_thousands_of_pages_are_not_read_one_by_one(make_slide, picture, monkeyp
     monkeypatch.setattr(OpenSlideImage, "read", noting)
     with open_slide(path) as slide:
         assert len(slide.levels) == 1
-        assert slide.flags == (SAID,)
+        assert slide.flags == (FLAG,)
         assert len(plan_grid(slide, TilingSettings())) > 0
     assert len(looked_at) <= 64
 
@@ -257,11 +257,11 @@ def test_all_cases_are_answered_right(shared_dir):
     found = tiles_of(cases / "padded-pyramid-silent" / "padded.tif")
     assert np.array_equal(found[0].xy, right[0].xy)
     assert np.array_equal(found[1], right[1])
-    assert (SAID in found[3], SAID in right[3]) == (True, False)
+    assert (FLAG in found[3], FLAG in right[3]) == (True, False)
     for name in ("padded-pyramid-refused/padded.tif", "label-as-level/label.tif"):
         grid, _, flags, _ = tiles_of(cases / name)
         assert len(grid) > 0
-        assert flags == (SAID,)
+        assert flags == (FLAG,)
 
 
 def test_the_overview_of_a_huge_slide_of_one_level_is_read_in_pieces(make_slide, picture):

@@ -37,7 +37,7 @@ def refusal(path, **how) -> InvalidInputError:
 
 class TestContradiction:
     @pytest.mark.parametrize(
-        ("in_file", "stated", "flags"),
+        ("in_file", "mpp", "flags"),
         [
             (0.25, 0.25, ()),
             (0.25, 0.29, ()),
@@ -48,12 +48,12 @@ class TestContradiction:
             (0.499, 0.25, (CONTRADICTED,)),
         ],
     )
-    def test_a_scale_more_than_a_fifth_off_the_files_own_is_flagged(self, slide_at, in_file, stated, flags):
-        with open_slide(slide_at(in_file), mpp=stated) as slide:
-            assert (slide.mpp, slide.mpp_source) == (stated, "stated")
+    def test_a_scale_more_than_a_fifth_off_the_files_own_is_flagged(self, slide_at, in_file, mpp, flags):
+        with open_slide(slide_at(in_file), mpp=mpp) as slide:
+            assert (slide.mpp, slide.mpp_source) == (mpp, "stated")
             assert slide.file_mpp == pytest.approx(in_file, rel=1e-3)
             assert slide.flags == flags
-            raised = assess_quality(slide, plan_grid(slide, TilingSettings(mpp=stated))).flags
+            raised = assess_quality(slide, plan_grid(slide, TilingSettings(mpp=mpp))).flags
             assert (CONTRADICTED in raised) == bool(flags)
 
     def test_a_sidecar_that_contradicts_the_file_is_flagged_too(self, slide_at):

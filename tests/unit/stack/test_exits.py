@@ -1,4 +1,4 @@
-"""Temporary failures are told from permanent ones by exit code and log."""
+"""Exit code and log distinguish temporary failures from permanent ones."""
 
 from __future__ import annotations
 

@@ -59,10 +59,10 @@ def test_a_killed_process_is_restarted(keep, tmp_path):
     until(lambda: process.pid not in (None, first), 60, "another process")
 
     assert supervisor.restarts == 1
-    until(lambda: seen == ["starting", "running", "restarting", "running"], 60, "every state told")
+    until(lambda: seen == ["starting", "running", "restarting", "running"], 60, "every state reported")
 
 
-def told_of(seen: list[str]):
+def state_recorder(seen: list[str]):
     """Note each change of a supervisor's trouble."""
 
     def note(supervisor: ProcessSupervisor) -> None:
@@ -75,7 +75,7 @@ def told_of(seen: list[str]):
 def test_a_process_that_is_killed_repeatedly_is_never_given_up(keep, tmp_path):
     seen: list[str] = []
     process = service(tmp_path, "import time; time.sleep(600)")
-    supervisor = keep(process, backoff=AT_ONCE, changed=told_of(seen))
+    supervisor = keep(process, backoff=AT_ONCE, changed=state_recorder(seen))
     for number in range(1, 31):
         os.kill(until(lambda: process.pid, 60, "a process"), signal.SIGKILL)
         until(lambda so_far=number: supervisor.restarts == so_far, 60, "it to be started again")
@@ -93,7 +93,7 @@ def test_a_failing_process_is_reported_once_and_so_is_its_recovery(keep, tmp_pat
     there, log = tmp_path / "broker", tmp_path / "tiler.log"
     script = f"test -e {there} || {{ echo '{words}'; exit 3; }}; exec sleep 600"
     process = ServiceProcess("tiler", ["sh", "-c", script], {}, log, grace_s=5)
-    supervisor = keep(process, backoff=AT_ONCE, steady_s=1.5, changed=told_of(seen))
+    supervisor = keep(process, backoff=AT_ONCE, steady_s=1.5, changed=state_recorder(seen))
     until(lambda: supervisor.trouble and supervisor.restarts > 5, 60, "many new starts")
     there.touch()
     until(lambda: not supervisor.trouble, 60, "it to be well again")
@@ -103,7 +103,7 @@ def test_a_failing_process_is_reported_once_and_so_is_its_recovery(keep, tmp_pat
 
 
 class Fickle(Process):
-    """A process whose starts raise what they are told to, one after the other; the last one goes on."""
+    """A process whose starts raise the given errors in turn; the last start keeps running."""
 
     pid, log_path = None, Path("absent.log")
 
@@ -339,7 +339,7 @@ def test_a_frozen_process_is_replaced_reported_and_counted(keep):
     assert supervisor.restarts == 1
 
 
-def test_without_a_limit_a_process_may_be_silent_for_ever(keep):
+def test_without_a_limit_a_process_may_be_silent_forever(keep):
     supervisor = keep(Frozen(1), backoff=AT_ONCE, frozen_s=0, steady_s=0.02)
     until(lambda: supervisor.state == "running", 60, "it to run")
     supervisor.join()
@@ -377,6 +377,6 @@ def test_lasting_trouble_is_reported_again_but_not_at_every_end(keep, tmp_path, 
         backoff=AT_ONCE,
         changed=lambda k: reports.add(k.reported_at) if k.trouble else None,
     )
-    until(lambda: len(reports) > 2, 60, "it to be said again")
+    until(lambda: len(reports) > 2, 60, "another report")
 
     assert len(reports) < supervisor.restarts

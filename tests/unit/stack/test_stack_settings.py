@@ -15,14 +15,14 @@ from services.settings import ServiceSettings
 from services.wiring import slide_roots
 
 
-@pytest.mark.parametrize("stated", [("/archive", "s3://lab/scans"), ()])
+@pytest.mark.parametrize("roots", [("/archive", "s3://lab/scans"), ()])
 def test_all_services_take_slides_from_the_same_places_the_watched_folder_among_them(
-    monkeypatch, tmp_path, stated
+    monkeypatch, tmp_path, roots
 ):
-    settings = StackSettings(home=tmp_path, model=tmp_path, watch=tmp_path / "scans", roots=stated)
+    settings = StackSettings(home=tmp_path, model=tmp_path, watch=tmp_path / "scans", roots=roots)
     found = set()
     for name in service_names(settings):
-        told = service_environment(
+        environment = service_environment(
             settings,
             name,
             home=StackHome(tmp_path),
@@ -30,16 +30,16 @@ def test_all_services_take_slides_from_the_same_places_the_watched_folder_among_
             inference="onnx",
             gateway="http://h:1",
         )
-        assert json.loads(told["HISTGEN_ROOTS"]) == [str(tmp_path / "scans"), str(tmp_path), *stated]
+        assert json.loads(environment["HISTGEN_ROOTS"]) == [str(tmp_path / "scans"), str(tmp_path), *roots]
         for variable in ("BUS", "STORE", "ROOTS", "WATCH"):
-            monkeypatch.setenv(f"HISTGEN_{variable}", told[f"HISTGEN_{variable}"])
+            monkeypatch.setenv(f"HISTGEN_{variable}", environment[f"HISTGEN_{variable}"])
         found.add(slide_roots(ServiceSettings.load()))
-    (roots,) = found
+    (allowed,) = found
 
-    roots.require(FilePlace(tmp_path / "scans/a.svs"))
-    roots.require(FilePlace(tmp_path / "world/a.svs"))
-    assert (Path("/archive") in roots.folders) == bool(stated)
+    allowed.require(FilePlace(tmp_path / "scans/a.svs"))
+    allowed.require(FilePlace(tmp_path / "world/a.svs"))
+    assert (Path("/archive") in allowed.folders) == bool(roots)
     for elsewhere in (tmp_path.parent / "a.svs", Path("/etc/passwd"), Path.home() / "a.svs"):
         with pytest.raises(InvalidInputError) as caught:
-            roots.require(FilePlace(elsewhere))
+            allowed.require(FilePlace(elsewhere))
         assert caught.value.code == "uri-outside-roots"

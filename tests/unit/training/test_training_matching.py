@@ -31,9 +31,9 @@ def _found(folder: Path, *cases: Case) -> dict[str, list[str]]:
 
 def _splits(folder: Path, *, allow_missing: bool = False, **splits: list[Case]) -> list[Matching]:
     annotation = Annotation(**{name: tuple(splits.get(name, ())) for name in ("train", "val", "test")})
-    wanted = [name for name in ("train", "val") if name in splits]
+    names = [name for name in ("train", "val") if name in splits]
     files = index_files(folder, BAG_SUFFIXES)
-    return match_splits(annotation, wanted, files, allow_missing=allow_missing)
+    return match_splits(annotation, names, files, allow_missing=allow_missing)
 
 
 def _refused(folder: Path, **splits: list[Case]) -> InvalidInputError:

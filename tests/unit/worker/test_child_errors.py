@@ -1,4 +1,4 @@
-"""What a job's process tells of an error: lack of room is never a slide's fault, nor the worker's end."""
+"""How a job's process reports an error: lack of resources is never a slide's fault, nor the worker's end."""
 
 from __future__ import annotations
 

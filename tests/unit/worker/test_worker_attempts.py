@@ -54,17 +54,17 @@ def test_a_put_whose_answer_was_lost_does_not_count(answer: str):
     others = Attempts(store, "w").begin("e", 3)
     attempts, put = Attempts(store, "w"), store.put
 
-    def told_nobody(key: str, data: bytes) -> bool:
+    def store_without_answer(key: str, data: bytes) -> bool:
         if put(key, data) and answer == "none":
             raise STORE_AWAY
         return False
 
-    store.put = told_nobody
+    store.put = store_without_answer
     for _ in range(5):
         if answer == "none":
             with pytest.raises(TransientError):
                 attempts.begin("e", 3)
-    store.put = put if answer == "none" else told_nobody
+    store.put = put if answer == "none" else store_without_answer
     trial = attempts.begin("e", 3)
     assert (trial.number, trial.earlier) == (2, others.keys)
     assert store.under("") == ["attempts/w/e/1", "attempts/w/e/2"]

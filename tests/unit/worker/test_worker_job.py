@@ -1,4 +1,4 @@
-"""What becomes of one record, decision by decision; the servers are in memory and fail when told to."""
+"""What becomes of a record, decision by decision, with servers in memory that fail on demand."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_transient_tries_between_crashes_do_not_count(world: World):
 
 
 def test_a_finished_object_outweighs_a_letter_that_another_member_wrote(world: World):
-    """We lost the partition in mid-job; whoever has it gave the event up meanwhile."""
+    """We lost the partition in mid-job, and its new owner gave the event up."""
     worker = world.worker()
 
     def other_gives_up() -> None:

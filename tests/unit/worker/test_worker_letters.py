@@ -49,7 +49,7 @@ def test_an_object_that_is_no_letter_is_reported_as_such(data: bytes):
 
 @pytest.mark.parametrize("event_id", ["../reports/a", "a/../../b", "x" * 2000, "a\nb"])
 def test_an_id_that_no_key_can_contain_has_no_letter(event_id):
-    """Its key is looked up by whoever tells of it."""
+    """Its key is looked up by those who report it."""
     value = json.loads(_letters()[0].to_bytes()) | {"event_id": event_id}
     with pytest.raises(InvalidInputError) as caught:
         DeadLetter.from_bytes(json.dumps(value).encode())

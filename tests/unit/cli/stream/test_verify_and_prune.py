@@ -141,9 +141,9 @@ def test_kinds_and_days_are_given_together(stack):
     assert stack.json("prune", "--yes", "--older-than", "seen=1")[1]["removed"]["seen"]["count"] == 1
 
 
-@pytest.mark.parametrize("stated", ["", "owners=1", "x"])
-def test_days_that_cannot_be_read_are_refused(stack, stated):
-    code, _, err = stack("prune", "--yes", "--older-than", stated)
+@pytest.mark.parametrize("days", ["", "owners=1", "x"])
+def test_days_that_cannot_be_read_are_refused(stack, days):
+    code, _, err = stack("prune", "--yes", "--older-than", days)
 
     assert (code, "error[retention-invalid]" in err) == (65, True)
 

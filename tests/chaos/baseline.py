@@ -1,4 +1,4 @@
-"""What a stream makes when nobody disturbs it: what all other runs are compared with."""
+"""The undisturbed run that all other runs are compared with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from invariants import check
 
 
 def run_undisturbed(stream: Stream, slides: list[Path]) -> Remains:
-    """Run slides through a stream that nobody disturbs."""
+    """Run slides through an undisturbed stream and check what it leaves."""
     events = [scanned(path) for path in slides]
     try:
         stream.start("tiler", "reporter")

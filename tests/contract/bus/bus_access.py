@@ -1,4 +1,4 @@
-"""Whether a broker lets a client in, and how it says no."""
+"""Whether a broker admits a client, and how it refuses one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from histgen_lib.errors import HistgenError
 
 
 def assert_serves(settings: BusSettings) -> None:
-    """Send a record in and get it out."""
+    """Check that a record can be published and read back."""
     topic = new_name()
     with publishing(settings) as publisher:
         publish(publisher, topic, slides=1)
@@ -22,7 +22,7 @@ def assert_serves(settings: BusSettings) -> None:
 
 
 def failure(settings: BusSettings) -> HistgenError:
-    """Fail to publish."""
+    """Return the error that publishing raises."""
     with publishing(settings) as publisher, pytest.raises(HistgenError) as caught:
         publisher.publish(new_name(), "S0", scanned("S0"))
     return caught.value

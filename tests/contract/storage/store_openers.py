@@ -1,4 +1,4 @@
-"""Opening any kind of store, also the one in memory, as often as wanted."""
+"""Open any kind of store, including one in memory, repeatedly."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class InMemory(StorageSettings):
 
 
 def open_again(settings: StorageSettings) -> ObjectStore:
-    """Open a store, as each process does."""
+    """Open a store as another process would."""
     return settings.store if isinstance(settings, InMemory) else open_store(settings)
 
 
 def find_by_uri(uri: str, settings: StorageSettings) -> tuple[ObjectStore, str]:
-    """Find an object by its URI: the store that has it, and its key there."""
+    """Return the store and key of an object's URI."""
     if isinstance(settings, InMemory):
         return settings.store, uri.removeprefix("memory:///")
     return store_for_uri(uri, settings)

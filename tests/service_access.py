@@ -1,25 +1,25 @@
-"""The doors of what is under test: where it listens, and the tokens that it wants."""
+"""Access to services under test: their tokens and the addresses they listen on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 TOKEN = "0123456789abcdef" * 4
-"""For doors that are opened in a test's own process."""
+"""For services that run in the test's own process."""
 
 
 def bearer(token: str = TOKEN) -> dict[str, str]:
-    """Return the header that opens a door."""
+    """Return the authorization header for a token."""
     return {"authorization": f"Bearer {token}"}
 
 
 def bearer_of(token_file: Path | str) -> dict[str, str]:
-    """Return the header that opens the door of a service with this token file."""
+    """Return the authorization header for the token in a file."""
     return bearer(Path(token_file).read_text())
 
 
 def listening(pid: int) -> list[tuple[str, int]]:
-    """List where a process listens, by the kernel's tables: address and port."""
+    """List the addresses (hexadecimal) and ports a process listens on, from the kernel's tables."""
     open_files = {path.readlink().name for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
     found = []
     for table in ("tcp", "tcp6"):

@@ -1,4 +1,4 @@
-"""A stream's own servers: real Kafka, S3Proxy and tritonserver, which a test may kill and start again."""
+"""A stream's own servers: real Kafka, S3Proxy and tritonserver, which a test may kill and restart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from blows import Blow, at
+from faults import Fault, at
 from harness import Place, Stream, kind
 from servers.s3_servers import S3Server
 from waiting import until
@@ -31,18 +31,18 @@ class Servers:
     bucket: str
 
     def place(self, *, partitions: int = 4, session_s: float = 3.0) -> Place:
-        """Say where they are."""
+        """Return the place for a stream that uses them."""
         bus = BusSettings(self.kafka.url, partitions=partitions, session_s=session_s)
         return Place(bus, self.s3.settings(self.bucket), self.triton.url)
 
     def stub(self, model: str) -> int:
-        """Return the process id of what runs a model inside Triton."""
+        """Return the process id of a model's Triton stub."""
         return until(lambda: self.triton.stub_pids(model), 60, f"the process of {model}")[0]
 
 
 @contextmanager
 def supervised(triton: TritonProcess) -> Iterator[None]:
-    """Have Triton's models looked after, as `histgen up` does."""
+    """Supervise Triton's models, as `histgen up` does."""
     supervisor = Supervisor(triton.url, triton.models)
     supervisor.start()
     try:
@@ -51,23 +51,23 @@ def supervised(triton: TritonProcess) -> Iterator[None]:
         supervisor.stop()
 
 
-def on_stub(stream: Stream, servers: Servers, label: str, *, after: int) -> Blow:
-    """Kill the process that runs a worker's model, while that worker has a job in hand."""
+def on_stub(stream: Stream, servers: Servers, label: str, *, after: int) -> Fault:
+    """Kill the Triton stub of a worker's model while that worker has a job in hand."""
     model = MODELS[kind(label)]
 
-    def strike() -> bool:
+    def inject() -> bool:
         os.kill(servers.stub(model), signal.SIGKILL)
         return True
 
-    return Blow(f"stub of {model}", lambda: at(stream, label, after, "any"), strike)
+    return Fault(f"stub of {model}", lambda: at(stream, label, after, "any"), inject)
 
 
 def on_server(
     stream: Stream, server: KafkaProcess | TritonProcess | S3Server, label: str, *, after: int, retries: int
-) -> Blow:
-    """Kill a server in mid-run; it comes back when workers have tried `retries` times in vain to reach it."""
+) -> Fault:
+    """Kill a server in mid-run; restart it after workers have failed `retries` times to reach it."""
 
-    def strike() -> bool:
+    def inject() -> bool:
         before = tried(stream)
         server.kill()
         stream.until(lambda: tried(stream) >= before + retries, 120, f"{retries} more retries")
@@ -75,9 +75,9 @@ def on_server(
         return True
 
     name = type(server).__name__
-    return Blow(name, lambda: at(stream, label, after, "any"), strike)
+    return Fault(name, lambda: at(stream, label, after, "any"), inject)
 
 
 def tried(stream: Stream) -> float:
-    """Count how often the workers that run now tried something again."""
+    """Count the retries of the workers that are running now."""
     return sum(service.metric("histgen_retries_total") for service in stream.services.values() if service.url)
