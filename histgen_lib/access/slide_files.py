@@ -144,7 +144,7 @@ class SlideFiles:
             if error.errno in _AWAY or lost:
                 raise TransientError(
                     "slide-away",
-                    f"The disk or network share that holds {path.name} is away.",
+                    f"The disk or network share that holds {path.name} is unavailable.",
                     hint="Mount it again; the slide is then processed automatically.",
                 ) from error
 

@@ -97,7 +97,7 @@ class Supervisor:
             try:
                 clear_server(self._connection)
             except CallFailedError:
-                log.debug("The model server is away.")
+                log.debug("The model server is unavailable.")
         if self._calm():
             self._connection.rest()
             self._server.rest()
@@ -155,7 +155,7 @@ class Supervisor:
             log.warning("The model %s is reloaded: %s.", model, why)
             health.reloads += 1
             self._connection.unload(model)
-            # Don't wait for that: a model whose process is gone is "unloading" for ever, but can be loaded.
+            # Don't wait for that: a model whose process is gone is "unloading" forever, but can be loaded.
             self._connection.load(model)
         except CallFailedError as failed:
             log.warning("The model %s cannot be reloaded now: %s", model, failed.error.code)

@@ -98,7 +98,7 @@ def accepts(port: int) -> bool:
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Return whether a session leader has ended; if so, end whatever it left in its process group.
 
-    A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay for ever.
+    A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay forever.
     """
     with contextlib.suppress(ChildProcessError):  # another thread has just reaped it
         if process.returncode is None:

@@ -11,8 +11,7 @@ from typing import Protocol
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import KEY_BYTES, UNFIT, is_s3_key
 
-JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
-WEBP, PARQUET = "image/webp", "application/vnd.apache.parquet"
+JSON, WEBP, PARQUET = "application/json", "image/webp", "application/vnd.apache.parquet"
 """Content types of objects."""
 INCOMING = ".incoming"
 """No key starts with this part: the folder adapter keeps unfinished files there."""

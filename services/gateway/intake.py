@@ -31,7 +31,7 @@ from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.files import sealed_json, unsealed_object
 from histgen_lib.storage import JSON, ObjectStore
-from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
+from histgen_lib.telemetry import bound, get_logger, metrics, record_span
 from services.gateway import NAME
 from services.gateway.contents import Content, Contents
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
@@ -228,7 +228,7 @@ class Intake:
             self.announced += 1
             self.on_news(event.key, "")
             _log.info("Announced.", outcome=status)
-            tell_span(
+            record_span(
                 "publish",
                 event.type,
                 traceparent=event.traceparent,

@@ -79,7 +79,7 @@ def _unreadable(folder: Path, sound: Path) -> Path:
 
 
 def _pipe(folder: Path, sound: Path) -> Path:
-    """Make what would be read for ever: nobody writes to its other end."""
+    """Make what would be read forever: nobody writes to its other end."""
     os.mkfifo(folder / "pipe.svs")
     return folder / "pipe.svs"
 

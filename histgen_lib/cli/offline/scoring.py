@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histgen_lib.bags import Bag, read_bag
+from histgen_lib.bags import BAG_SUFFIXES, Bag, read_bag
 from histgen_lib.cli.offline.cases import MatchedCases, read_truth
-from histgen_lib.cli.options import BAG_SUFFIXES, model_folder
+from histgen_lib.cli.options import is_bag, model_folder
 from histgen_lib.cli.progress import progress_bar
 from histgen_lib.evaluation import (
     EvaluationResult,
@@ -114,7 +114,7 @@ def write_tables(
 
 
 def _bag(path: Path, scanner: Scanner) -> Bag:
-    if path.suffix.lower() in BAG_SUFFIXES:
+    if is_bag(path):
         return read_bag(path)
     with open_slide(path) as slide:
         return scanner.scan(slide).bag

@@ -27,6 +27,7 @@ from histgen_lib.catalogue.case import (
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
+from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
 from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.model import ReportModel
@@ -36,9 +37,6 @@ from histgen_lib.reports.record import DraftReport, Tiling
 from histgen_lib.reports.renderers import render
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
-
-MODEL = "histgen"
-"""What the inference server calls the model."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class DraftJob:
 
     def lacking(self) -> Sequence[str]:
         """See Job."""
-        return lacking(self.drafter.server, MODEL, self.store)
+        return lacking(self.drafter.server, NAME, self.store)
 
     def _plan(self, ready: BagReady) -> _Plan | None:
         """Return what to report on; None while slides of the case are missing."""

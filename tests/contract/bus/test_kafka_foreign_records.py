@@ -82,7 +82,7 @@ BAD_HEADERS = {
 def test_an_unreadable_record_is_delivered_as_damaged_and_its_neighbours_arrive(
     servers: list[str], join, topic: str, bad: str, how: str | None
 ) -> None:
-    """The letter names its place; kafka-python alone would look for the rest of it for ever."""
+    """The letter names its place; kafka-python alone would look for the rest of it forever."""
     headers, code = BAD_HEADERS[bad]
     send_batch(servers, topic, {}, {"headers": headers}, {"headers": headers}, {}, how=how)
     subscription = join("g")

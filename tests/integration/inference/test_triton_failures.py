@@ -253,7 +253,7 @@ def test_a_model_that_is_busy_is_ready(slow: TritonProcess, bag: Bag, pool: Thre
 def test_models_at_work_die_with_a_killed_server(
     slow: TritonProcess, bag: Bag, pool: ThreadPoolExecutor
 ) -> None:
-    """Left alone they would wait for their server for ever."""
+    """Left alone they would wait for their server forever."""
     with TritonServer(slow.url) as client:
         call = pool.submit(client.infer, "histgen", bag)
         until(lambda: not _cleared(slow), 60, "the request to be under way")

@@ -106,7 +106,7 @@ def test_a_folder_without_a_slide_is_refused_before_it_is_read(tmp_path):
 
 
 def test_a_slide_that_does_not_exist_is_missing(tmp_path):
-    """An empty or missing folder proves nothing: waiting for it could mean waiting for ever."""
+    """An empty or missing folder proves nothing: waiting for it could mean waiting forever."""
     (tmp_path / "scans").mkdir()
     for place in ("scans/a.svs", "nowhere/deep/a.svs"):
         assert refused(files_at(tmp_path), (tmp_path / place).as_uri()).code == "slide-missing"

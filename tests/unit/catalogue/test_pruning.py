@@ -190,7 +190,7 @@ def test_a_replayed_letter_is_removed_only_once_its_slide_is_drafted(lab):
         f"{REPLAYED_LETTERS}{by_slide['a'].id}.json"
     ]
     assert states(lab) == before
-    assert lab.store.head(letter_key(by_slide["d"].id))  # the last letter of a slide stays for ever
+    assert lab.store.head(letter_key(by_slide["d"].id))  # the last letter of a slide stays forever
 
 
 def test_counts_of_attempts_stay_with_their_letter(lab):

@@ -183,7 +183,7 @@ def test_the_audit_log_says_who_replays_a_letter_before_it_is_published(store, b
 
 
 def test_a_letter_that_arrives_during_a_replay_waits_for_the_next_one(store, bus):
-    """Else an event that fails at once would be replayed for ever."""
+    """Else an event that fails at once would be replayed forever."""
     give_up(store, "a")
     replayed = []
     for one in replay(store, bus, now=lambda: NOW):

@@ -152,7 +152,7 @@ def test_the_longest_waiting_comes_first():
 
 
 def test_unreadable_slides_do_not_come_before_new_ones():
-    """Each may take seconds to fail: a hundred of them would hold up all others for ever."""
+    """Each may take seconds to fail: a hundred of them would hold up all others forever."""
     clock = Clock()
     tracker = _tracker(clock, settle_s=1.0)
     held = [_slide(path=Path(f"/scans/held-{number}.svs")) for number in range(3)]

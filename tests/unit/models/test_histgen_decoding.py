@@ -149,7 +149,7 @@ def test_greedy_search_takes_the_likeliest_word_each_time() -> None:
 
 
 class Parrot(ToyStepper):
-    """Would say 1 2 3 1 2 3 … for ever; its second choice is always 4, a little less likely."""
+    """Would say 1 2 3 1 2 3 … forever; its second choice is always 4, a little less likely."""
 
     def log_probs(self, slide: int, words: np.ndarray) -> np.ndarray:
         logits = np.full(WORDS, -9.0)

@@ -119,7 +119,7 @@ def test_files_that_readers_look_for_beside_a_slide_must_be_regular(scans, slide
 
 
 def test_no_more_is_read_than_a_file_had_at_the_start(scans, monkeypatch):
-    """A log that is written faster than it can be read would be read for ever."""
+    """A log that is written faster than it can be read would be read forever."""
     path = scans / "a.svs"
     path.write_bytes(b"x" * 100)
     real = os.fstat

@@ -127,7 +127,7 @@ def test_a_file_that_loses_its_end_while_it_is_read(tmp_path, slide_file):
     with open_slide(copy) as slide:
         grid = plan_grid(slide, TilingSettings(mpp=0.25))
         os.truncate(copy, 3000)
-        for _attempt in range(2):  # OpenSlide repeats its first error for ever: the second must be as clear
+        for _attempt in range(2):  # OpenSlide repeats its first error forever: the second must be as clear
             with pytest.raises(InvalidInputError) as caught:
                 list(slide.read_tiles(grid))
             assert caught.value.code == "slide-read-failed"

@@ -51,7 +51,7 @@ def test_the_plan_is_a_function_of_seed_and_epoch() -> None:
 
 @given(count=st.integers(1, 20), world=st.integers(1, 9))
 def test_every_process_gets_the_same_number_of_batches_and_none_is_left_out(count: int, world: int) -> None:
-    """With unequal shares, processes would wait for each other for ever."""
+    """With unequal shares, processes would wait for each other forever."""
     batches = [[row] for row in range(count)]
     shares = [share_of(batches, rank, world) for rank in range(world)]
     assert {len(share) for share in shares} == {math.ceil(count / world)}
