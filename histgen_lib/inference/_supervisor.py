@@ -45,8 +45,8 @@ class Supervisor:
     `calm_s`: the interval while every model answers. `disturbed` is called every `interval_s`, and returns
     whether something calls for an immediate look (on the server's machine: a process ended).
 
-    Memory shared with the server by processes that have ended is released, too. A server that is away is left
-    alone: starting it is the business of its owner. Several supervisors do no harm.
+    Memory shared with the server by processes that have ended is released, too. A server that is unavailable
+    is left alone: starting it is the business of its owner. Several supervisors do no harm.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Supervisor:
             return
         try:
             known = self._connection.models()
-        except CallFailedError:  # the server is away
+        except CallFailedError:  # the server is unavailable
             return
         if model not in known:
             return

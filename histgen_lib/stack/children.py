@@ -24,7 +24,7 @@ PERMANENT_CODES = frozenset(
     }
 )
 """Error codes that a person must resolve: wrong settings, or something to install. Any other end of a process
-may be temporary: room, memory, a port, a disk or share that is away, an installation or copy in progress."""
+may be temporary: room, memory, a port, an unavailable disk or share, an installation or copy in progress."""
 _WRONG_SETTINGS = re.compile(
     r"ConfigException|doesn't match previous|Invalid cluster\.id|no such option|unrecognized option"
     r"|unrecognized argument",

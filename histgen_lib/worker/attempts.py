@@ -53,7 +53,7 @@ class Attempts:
     def begin(self, event_id: str, most: int) -> Attempt:
         """Count an attempt, durably, unless `most` were begun before.
 
-        Raises TransientError if the store is away.
+        Raises TransientError if the store is unavailable.
         """
         self.sweep(event_id)
         prefix = f"{self._prefix}{event_id}/"

@@ -239,7 +239,7 @@ class Intake:
         return Receipt(event.key, event.id, status)
 
     def _audit_once(self, event: Event, status: Status, submission: Submission) -> None:
-        """Write the audit log, once: while the broker is away the same event is tried again and again."""
+        """Write the audit log once: while the broker is unavailable, the same event is tried repeatedly."""
         if event.id not in self._audited:
             what = {"slide_id": event.key, "event_id": event.id, "outcome": status, "via": submission.via}
             self._audit.append("submitted", submission.by or submission.via, what)

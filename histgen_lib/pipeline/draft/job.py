@@ -1,10 +1,10 @@
 """bag.ready → report.drafted: a report's files in the store, for one slide or for all slides of a case.
 
-The slide is opened once more, only for the pixels of the evidence tiles, which are not known before the
-draft is. If it cannot be read then, there is no report, rather than one whose page differs from another's: a
-slide that is gone means a dead letter, to be replayed when the slide is back; one that is away means waiting.
-draft.json is written last of the report's files, then the pointer to the latest report: either may be missing
-after a crash, and is completed when the event comes again.
+The slide is opened once more, only for the pixels of the evidence tiles, which are not known before the draft
+is. If it cannot be read then, there is no report, rather than one whose page differs from another's: a slide
+that is gone means a dead letter, to be replayed when the slide is back; one that is unavailable means
+waiting. draft.json is written last of the report's files, then the pointer to the latest report: either may
+be missing after a crash, and is completed when the event comes again.
 """
 
 from __future__ import annotations
