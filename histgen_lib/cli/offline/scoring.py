@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from histgen_lib.evaluation import (
     sentence_outcomes,
     write_pairs_csv,
 )
-from histgen_lib.files import write_atomic
+from histgen_lib.files import indented_json, write_atomic
 from histgen_lib.inference import OnnxServer
 from histgen_lib.pipeline import Drafter, Scanner, load_model
 from histgen_lib.pipeline.provenance import Part
@@ -107,7 +106,7 @@ def write_tables(
     folder: Path, content: dict[str, Any], result: EvaluationResult, pairs: Sequence[Pair]
 ) -> None:
     """Write metrics.json, metrics.csv, cases.csv and predictions.csv into `folder`."""
-    write_atomic(folder / "metrics.json", _json(content))
+    write_atomic(folder / "metrics.json", indented_json(content))
     write_pairs_csv(folder / "predictions.csv", pairs)
     result.to_csv(folder / "metrics.csv")
     result.cases_to_csv(folder / "cases.csv")
@@ -133,7 +132,3 @@ def _evidence(
     if known is None:
         return []
     return cases_from_draft(draft.model_dump(mode="json"), known, bags[0].xy, bags[0].span_px)
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
