@@ -58,6 +58,11 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def indented_json(value: Any) -> bytes:
+    """Return UTF-8 JSON for people: indented, ending in a line break. ValueError for NaN and infinity."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def sealed_json(value: Mapping[str, Any]) -> bytes:
     """Return canonical JSON with the SHA-256 of all the rest under "seal": damage shows when it is read."""
     return canonical_json({**value, _SEAL: json_digest(value)})

@@ -29,7 +29,7 @@ def main(name: str) -> NoReturn:
         sys.exit(code)
     flush_tracing(FLUSH_S)
     sys.stderr.flush()
-    os._exit(code)  # a slide that a request still has read after the grace period holds up nobody
+    os._exit(code)  # a request that still reads a slide after the grace period must not delay the exit
 
 
 def run(name: str) -> int:

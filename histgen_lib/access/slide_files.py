@@ -1,8 +1,8 @@
 """From a slide's URI to files that can be opened, and that are what was announced.
 
-A slide that is gone needs a person (it is dead-lettered); a share that is away comes back (the job waits for
-it). A share counts as away when the system says so, or when its table of mounts lists a mount point where
-nothing is mounted; an empty folder alone proves nothing.
+A slide that is gone needs a person (it is dead-lettered); a share that is unavailable comes back (the job
+waits for it). A share counts as unavailable when the system says so, or when its table of mounts lists a
+mount point where nothing is mounted; an empty folder alone proves nothing.
 
 A content id costs reading the whole slide. A fingerprint covers the files' sizes and samples of their bytes,
 for the price of a few small reads: another scan of the same glass differs everywhere, so it differs there
@@ -92,8 +92,8 @@ class SlideFiles:
     def open(self, uri: str) -> Iterator[SlideFile]:
         """Provide the slide's file for the duration of the block.
 
-        InvalidInputErrors raised in the block pass, unless the file is unavailable because its share is away:
-        then TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
+        InvalidInputErrors raised in the block pass, unless the file's share turns out to be unavailable: then
+        TransientError("slide-away"). Raises InvalidInputError: "slide-uri", "uri-outside-roots",
         "slide-missing", "slide-unreadable", "slide-is-folder", "slide-too-large"; TransientError:
         "slide-away" (for buckets as well), "scratch-full".
         """
@@ -108,7 +108,7 @@ class SlideFiles:
     def sidecar_mpp(self, uri: str) -> float | None:
         """Return the scale that a sidecar beside a file states, see `slides.metadata.read_sidecar`.
 
-        Raises as `open` does for URIs and for shares that are away.
+        Raises as `open` does for URIs and for shares that are unavailable.
         """
         place = self._place(uri)
         if isinstance(place, ObjectPlace):
@@ -144,7 +144,7 @@ class SlideFiles:
             if error.errno in _AWAY or lost:
                 raise TransientError(
                     "slide-away",
-                    f"The disk or network share that holds {path.name} is away.",
+                    f"The disk or network share that holds {path.name} is unavailable.",
                     hint="Mount it again; the slide is then processed automatically.",
                 ) from error
 

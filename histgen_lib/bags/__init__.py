@@ -13,7 +13,17 @@ from histgen_lib.bags.bag import Bag, Maker, maker_of, unreadable
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.names import safe_id
 
-__all__ = ["Bag", "Maker", "maker_of", "pack_bag", "read_bag", "read_maker", "unpack_bag", "write_bag"]
+__all__ = [
+    "BAG_SUFFIXES",
+    "Bag",
+    "Maker",
+    "maker_of",
+    "pack_bag",
+    "read_bag",
+    "read_maker",
+    "unpack_bag",
+    "write_bag",
+]
 
 BAG_SUFFIXES = (".parquet", ".h5", ".pt")
 

@@ -1,6 +1,6 @@
 """The bag: all tile features of one slide, with their places and the encoder that made them.
 
-The functions below the classes are for whoever reads bags: they refuse absurd sizes and values that no bag
+The functions below the classes are for readers of bags: they refuse absurd sizes and values that no bag
 can hold, in the same words for every file layout.
 """
 

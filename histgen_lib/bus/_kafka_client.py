@@ -23,7 +23,7 @@ from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, Tran
 from histgen_lib.events import Event
 
 ANSWER_S = 8.0
-"""How long a broker may take to answer before it counts as away."""
+"""How long a broker may take to answer before it counts as unavailable."""
 
 _OURS: dict[str, object] = {
     "request_timeout_ms": int(ANSWER_S * 1000),
@@ -54,7 +54,7 @@ else."""
 class _Ear(logging.Filter):
     """Remembers why a connection failed, which kafka-python only logs, and keeps its log quiet.
 
-    It would repeat itself several times a second while a broker is away, and on its lower levels it logs
+    While a broker is unavailable, it would repeat itself several times a second; on its lower levels it logs
     passwords.
     """
 
@@ -88,7 +88,7 @@ def _hear_out(transport: type[Any]) -> None:
     """Have data that arrives together with the end of a connection read before the end.
 
     kafka-python 3.0.12 discards it. A broker that refuses a password says so and closes at once: it would be
-    taken for one that is away.
+    taken for one that is unavailable.
     """
     receive = transport._sock_recv
 
@@ -172,7 +172,7 @@ def _translated(
         if isinstance(cause, _REFUSALS) or _TLS_REFUSAL.search(str(cause)):
             return FatalError(
                 "bus-refused",
-                f"The broker does not let this program in ({type(cause).__name__}).",
+                f"The broker denies access ({type(cause).__name__}).",
                 hint="Check user, password, certificates and rights: HISTGEN_KAFKA and the broker's log.",
             )
         if isinstance(cause, unusable):

@@ -1,6 +1,6 @@
 """Damage in a Kafka broker's answer, delivered as a record, so that reading goes on behind it.
 
-kafka-python 3.0.12 raises in the middle of an answer, and would retry the rest of it for ever. Here the bytes
+kafka-python 3.0.12 raises in the middle of an answer, and would retry the rest of it forever. Here the bytes
 that cannot be read become the value of one record, with the reason.
 """
 

@@ -158,7 +158,7 @@ class LeasedSubscription:
         return None
 
     def close(self) -> None:
-        """See `Subscription.close`. If the broker is away, the lease runs out by itself."""
+        """See `Subscription.close`. If the broker is unavailable, the lease runs out by itself."""
         if self._attended_at is not None:
             with contextlib.suppress(HistgenError):
                 self.claims.leave(self._clock())

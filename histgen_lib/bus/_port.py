@@ -77,8 +77,8 @@ class Subscription(Protocol):
     the member that then has the partition) until some member calls `done` or `reject`. Records are never
     skipped unless they were set aside (`defer`): the next record of a partition comes only after them. A
     damaged record is delivered, too, as `unreadable` with the code "record-damaged". All methods raise
-    TransientError("bus-unavailable") when the broker is away, and may be called again; membership, the record
-    in flight and those set aside survive this where the broker allows it.
+    TransientError("bus-unavailable") when the broker is unavailable, and may be called again; membership, the
+    record in flight and those set aside survive this where the broker allows it.
     """
 
     def next(self, timeout_s: float) -> Delivery | None:

@@ -176,7 +176,7 @@ def _check_listed(ready: BagReady) -> None:
 def _elsewhere(slide_id: str, ready: BagReady) -> InvalidInputError:
     return InvalidInputError(
         "case-slide-elsewhere",
-        f"The slide {slide_id} is not of the case {ready.case_id}: another one was announced, or none.",
+        f"The slide {slide_id} was announced with another case than {ready.case_id}, or with none.",
         hint="Announce every slide of the case again, with the ids of all slides that belong to it now.",
     )
 

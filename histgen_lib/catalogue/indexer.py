@@ -91,7 +91,7 @@ class Indexer:
         return worked
 
     def _listing(self, prefix: str) -> Iterator[bool]:
-        """Compare a part of the store with what is known of it, for ever; yield True after each slice."""
+        """Compare a part of the store with what is known of it, forever; yield True after each slice."""
         while True:
             spent = 0.0
             slices = self._compared(prefix)

@@ -145,7 +145,7 @@ def fault_of(store: ObjectStore, key: str, digest: Digest | None) -> Fault | Non
 def gaps(digests: Mapping[str, Digest], infos: Mapping[str, ObjectInfo]) -> list[str]:
     """List, without reading a set, its objects that are missing or not of their size, each with its fault.
 
-    `infos`: what is there, by key.
+    `infos`: the objects that exist, by key.
     """
     missing = [f"{key} {Fault.MISSING}" for key in digests if key not in infos]
     there = {key: one for key, one in digests.items() if key in infos}

@@ -18,11 +18,11 @@ from histgen_lib.catalogue.integrity import Damage, Fault, gaps, noted_damage, p
 from histgen_lib.catalogue.keys import ReportOwner, letter_key, report_digest
 from histgen_lib.catalogue.pointers import (
     BY_REPORT,
+    is_about,
     named_drafts,
     parse_pointer,
     pointers_of,
     recall_pointer,
-    tells_of,
 )
 from histgen_lib.catalogue.registry import SlideRecord, absent_record, read_record
 from histgen_lib.catalogue.states import DraftFacts, SlideState
@@ -211,7 +211,7 @@ class Overview:
         owner = ReportOwner.of(slide)
         named = named_drafts(owner, recall_pointer(self._store, owner.latest, by=BY_REPORT) or {})
         found = filter(None, (self._draft(key, self._folder(key), []) for key in named))
-        return list(takewhile(lambda draft: not tells_of(owner, vars(draft)), found))
+        return list(takewhile(lambda draft: not is_about(owner, vars(draft)), found))
 
     def _report(self, slide: SlideScanned) -> _Report:
         """Look for the draft of a scan, and whether all of its files are there."""
@@ -221,7 +221,7 @@ class Overview:
             for key in named_drafts(owner, pointer):
                 infos = self._folder(key)
                 draft = self._draft(key, infos, damaged)
-                part = draft.part(slide.slide_id) if draft and tells_of(owner, vars(draft)) else None
+                part = draft.part(slide.slide_id) if draft and is_about(owner, vars(draft)) else None
                 if draft and part:
                     if not _same_scan(part, slide):
                         return _Report(damaged=tuple(damaged))

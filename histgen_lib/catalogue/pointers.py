@@ -216,7 +216,7 @@ def _entry_key(key: str, number: int) -> str:
     return f"{_history_prefix(key)}{number:06d}.json"
 
 
-def tell_latest(
+def set_latest(
     store: ObjectStore, owner: ReportOwner, digest: str, draft_key: str, turns: Mapping[str, int]
 ) -> None:
     """Set the pointer to the owner's latest report, unless it had that before, or a later one is known.
@@ -287,8 +287,8 @@ def latest_of(store: ObjectStore, owner: ReportOwner, *, damaged: str = "") -> s
     return None
 
 
-def tells_of(owner: ReportOwner, draft: Mapping[str, Any]) -> bool:
-    """Whether a draft.json says that it is the report of this slide or case."""
+def is_about(owner: ReportOwner, draft: Mapping[str, Any]) -> bool:
+    """Return whether a draft.json says that it is the report of this slide or case."""
     return draft.get("slide_id") == owner.id and draft.get("case_id") == (owner.id if owner.is_case else None)
 
 
@@ -300,12 +300,12 @@ def stated_owner(draft_json: bytes | None) -> ReportOwner | None:
 
 
 def is_of(store: ObjectStore, owner: ReportOwner, entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of a pointer is about a report of the owner's; old entries do not say it themselves.
+    """Return whether an entry of a pointer is about a report of the owner's.
 
-    A report that is no longer there counts as the slide's.
+    For old entries, which do not say it, the report is read; one that no longer exists counts as the slide's.
     """
     if "case_id" in entry:
-        return tells_of(owner, entry)
+        return is_about(owner, entry)
     found = (store.find(key) for key in named_drafts(owner, {BY_REPORT: entry.get(BY_REPORT)}))
     drafts = [unsealed_object(data) for data in found if data]
-    return any(tells_of(owner, draft) for draft in drafts) if drafts else not owner.is_case
+    return any(is_about(owner, draft) for draft in drafts) if drafts else not owner.is_case

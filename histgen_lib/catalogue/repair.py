@@ -224,4 +224,4 @@ _ORDER = ("scan", "by-hand", "content", "owner", "copy", "pointer", "case", "bag
 _LOST = "Nothing else in the store says what it held. Restore it from a backup."
 _SUPERSEDED = "A later report has replaced it; histgen prune removes it in time."
 _NO_EVENT = "No event in the store says how it was made. Restore it from a backup, or send the slide again."
-_GIVEN_UP = "Its slide is a dead letter: mend what the letter names, then run histgen replay."
+_GIVEN_UP = "Its slide is a dead letter: fix what the letter names, then run histgen replay."

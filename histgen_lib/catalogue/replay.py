@@ -1,4 +1,4 @@
-"""Trying again: dead letters, once a person has mended what was wrong, and slides that the broker has lost.
+"""Trying again: dead letters, once a person has fixed what was wrong, and slides that the broker has lost.
 
 To replay a letter, its event is published again under a new id, always the same one; then the letter is moved
 to dead-letter-replayed/. A crash in between has the same event published twice, which consumers recognise. A
@@ -133,7 +133,7 @@ def _obstacle(letter: DeadLetter) -> InvalidInputError | None:
         return InvalidInputError(
             "replay-impossible",
             "The gateway gave this slide up before it announced it.",
-            hint="Mend what the letter names, then submit the slide again.",
+            hint="Fix what the letter names, then submit the slide again.",
         )
     return None
 

@@ -51,7 +51,7 @@ class ScanRecord(BaseModel):
             raise InvalidInputError(
                 "scan-record-unreadable",
                 "The scan record beside a bag is not one of schema version 1.",
-                hint="Delete it and the bag beside it from the store.",
+                hint="Run `histgen replay`: the tiler makes it again.",
             ) from None
 
 

@@ -21,7 +21,7 @@ from histgen_lib.catalogue.keys import (
     bag_thumbnail_key,
     scan_key,
 )
-from histgen_lib.catalogue.pointers import BY_REPORT, named_drafts, tell_latest, tells_of
+from histgen_lib.catalogue.pointers import BY_REPORT, is_about, named_drafts, set_latest
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
@@ -138,13 +138,13 @@ class StoredReport:
     def find(self, turns: Mapping[str, int]) -> tuple[DraftReport, str] | None:
         """Return the draft and its key if all files are there and sound, and have the pointer name it.
 
-        `turns`: of each slide that the report is made from, see `tell_latest`.
+        `turns`: of each slide that the report is made from, see `set_latest`.
         """
         for key in self._places():
             data = self.store.find(key)
             draft = None if data is None else readable_draft(data)
             if draft and self._is_whole(draft, key.removesuffix(DRAFT_JSON)):
-                tell_latest(self.store, self.owner, self.digest, key, turns)
+                set_latest(self.store, self.owner, self.digest, key, turns)
                 return draft, key
         return None
 
@@ -157,7 +157,7 @@ class StoredReport:
         folder = next((place for place in places if any(self.store.list(place))), places[0])
         stored = [StoredFile(folder + file.name, file.data, file.media_type) for file in files]
         store_set(self.store, stored, folder + DIGESTS)
-        tell_latest(self.store, self.owner, self.digest, folder + DRAFT_JSON, turns)
+        set_latest(self.store, self.owner, self.digest, folder + DRAFT_JSON, turns)
         return folder + DRAFT_JSON
 
     def _places(self) -> list[str]:
@@ -165,7 +165,7 @@ class StoredReport:
         return list(named_drafts(self.owner, {BY_REPORT: self.digest}))
 
     def _is_whole(self, draft: DraftReport, folder: str) -> bool:
-        ours = tells_of(self.owner, {"slide_id": draft.slide_id, "case_id": draft.case_id})
+        ours = is_about(self.owner, {"slide_id": draft.slide_id, "case_id": draft.case_id})
         return ours and is_whole(self.store, folder + DIGESTS, [folder + name for name in file_names(draft)])
 
 

@@ -114,9 +114,6 @@ def need_train_extra(command: str) -> None:
         )
 
 
-BAG_SUFFIXES = frozenset({".parquet", ".h5", ".pt"})
-
-
 def expand(arguments: Iterable[str]) -> list[Path]:
     """List the slides and bags of `arguments`, in order, each once; for a folder, all slides in and below it.
 
@@ -130,6 +127,8 @@ def expand(arguments: Iterable[str]) -> list[Path]:
 
 def is_bag(path: Path) -> bool:
     """Return whether the path names a bag rather than a slide."""
+    from histgen_lib.bags import BAG_SUFFIXES
+
     return path.suffix.lower() in BAG_SUFFIXES
 
 

@@ -149,7 +149,7 @@ def open_poller(
 
 
 def settled(store: ObjectStore, index: Index) -> str:
-    """Bring the index of a stopped stack up to date; return the error code of a store that is away."""
+    """Bring the index of a stopped stack up to date; return the error code of a store that is unavailable."""
     try:
         settle(store, index)
     except TransientError as error:

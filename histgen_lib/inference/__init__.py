@@ -41,7 +41,8 @@ class InferenceServer(Protocol):
     Equal tensors give equal answers, bit for bit, whatever else is asked at the same time, on however many
     threads, and on every server with the same version of ONNX Runtime and the same kind of processor. Raises
     FatalError("inference-model-unknown") for another name, InvalidInputError for tensors that do not fit and
-    ("inference-memory") when there is too little memory for them; TransientError while a server is away.
+    ("inference-memory") when there is too little memory for them; TransientError while a server is
+    unavailable.
     """
 
     def infer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:

@@ -45,8 +45,8 @@ class Supervisor:
     `calm_s`: the interval while every model answers. `disturbed` is called every `interval_s`, and returns
     whether something calls for an immediate look (on the server's machine: a process ended).
 
-    Memory shared with the server by processes that have ended is released, too. A server that is away is left
-    alone: starting it is the business of its owner. Several supervisors do no harm.
+    Memory shared with the server by processes that have ended is released, too. A server that is unavailable
+    is left alone: starting it is the business of its owner. Several supervisors do no harm.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Supervisor:
             try:
                 clear_server(self._connection)
             except CallFailedError:
-                log.debug("The model server is away.")
+                log.debug("The model server is unavailable.")
         if self._calm():
             self._connection.rest()
             self._server.rest()
@@ -147,7 +147,7 @@ class Supervisor:
             return
         try:
             known = self._connection.models()
-        except CallFailedError:  # the server is away
+        except CallFailedError:  # the server is unavailable
             return
         if model not in known:
             return
@@ -155,7 +155,7 @@ class Supervisor:
             log.warning("The model %s is reloaded: %s.", model, why)
             health.reloads += 1
             self._connection.unload(model)
-            # Don't wait for that: a model whose process is gone is "unloading" for ever, but can be loaded.
+            # Don't wait for that: a model whose process is gone is "unloading" forever, but can be loaded.
             self._connection.load(model)
         except CallFailedError as failed:
             log.warning("The model %s cannot be reloaded now: %s", model, failed.error.code)

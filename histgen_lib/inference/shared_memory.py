@@ -194,7 +194,7 @@ class RegionPool:
             try:
                 self._connection.unregister(region.name)
             except CallFailedError as failed:
-                self.retire(region)  # a request still uses it, or the server is away
+                self.retire(region)  # a request still uses it, or the server is unavailable
                 if failed.unanswered:
                     break
             else:

@@ -117,7 +117,7 @@ class TritonPythonModel:
 def _end_with(server: int) -> None:
     """End this process once its server is gone: after a kill -9 nothing else would.
 
-    A request in progress then waits for the server for ever, and lets no other Python code run: so each round
+    A request in progress then waits for the server forever, and lets no other Python code run: so each round
     also starts a timer in C, which ends the process unless the next round restarts it.
     """
     wait = _wait_for(server)

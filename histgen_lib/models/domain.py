@@ -116,7 +116,7 @@ class DomainModel:
             raise FatalError(
                 "model-domain-unreadable",
                 f"{path} does not contain the statistics of a training domain.",
-                hint="Copy the whole model folder again, or retrain the model.",
+                hint="Fetch the model again, or retrain it.",
             ) from error
 
     def _standardised(self, slides: Sequence[NDArray[np.float64]]) -> Self:

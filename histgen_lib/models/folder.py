@@ -96,7 +96,7 @@ class ModelFolder:
             raise FatalError(
                 "model-incomplete",
                 f"The model folder {self.path.name} has no {name}.",
-                hint="Write the ONNX files with histgen_lib.export.to_onnx, or fetch the whole model again.",
+                hint="Write the ONNX files with `histgen model export`, or fetch the model again.",
             )
         return path
 

@@ -251,7 +251,7 @@ class OnnxSession:
             raise FatalError(
                 "model-onnx",
                 f"{path.name} cannot be loaded by ONNX Runtime ({type(error).__name__}).",
-                hint="Export the model again (histgen_lib.export.to_onnx), or fetch it again.",
+                hint="Run `histgen model export`, or fetch the model again.",
             ) from error
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -263,7 +263,7 @@ class OnnxSession:
             raise FatalError(
                 "model-onnx",
                 f"{self._name} does not take what config.json states.",
-                hint="The files are of different models: run histgen model export, or fetch the model again.",
+                hint="Its files are of different models: run `histgen model export`, or fetch it again.",
             ) from error
         except Exception as error:
             if any(words in str(error) for words in _NO_ROOM):

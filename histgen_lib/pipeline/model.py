@@ -130,7 +130,7 @@ def _statistic(abstention: Mapping[str, Any]) -> ReportStatistic:
 def warm_up(model: ReportModel, server: InferenceServer, name: str) -> None:
     """Load libraries and networks, and have the server load the model `name`, before the first slide.
 
-    The first slide would otherwise take a second or more longer. A server that is away loads it later.
+    The first slide would otherwise take a second or more longer. A server that is unavailable loads it later.
     Raises the server's FatalErrors.
     """
     from histgen_lib.bags import pack_bag, unpack_bag

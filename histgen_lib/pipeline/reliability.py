@@ -138,7 +138,7 @@ class Calibration:
             raise FatalError(
                 "model-config-invalid",
                 'The "calibration" in the model\'s config.json cannot be used.',
-                hint="Copy the whole model folder again, or retrain the model.",
+                hint="Fetch the model again, or retrain it.",
             )
 
 
@@ -212,7 +212,7 @@ class EvidenceFigures:
             raise FatalError(
                 "model-config-invalid",
                 'The "evidence" in the model\'s config.json cannot be used.',
-                hint="Measure it again with `histgen model measure`, or copy the whole model folder again.",
+                hint="Measure it again with `histgen model measure`, or fetch the model again.",
             )
         return figures
 

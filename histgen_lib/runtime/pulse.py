@@ -197,7 +197,7 @@ class Pulse:
         try:
             if not subscription.keep() and self.holding and not self.lost:
                 self.lost = True
-                _log.warning("The record in hand may have gone to another member; its job goes on.")
+                _log.warning("Another member may have the record by now; its job continues.")
         except TransientError as error:
             self._show_broker(error)
         else:

@@ -81,7 +81,7 @@ def stopped_by_signals(stop: Stop, numbers: Sequence[signal.Signals] = STOP_SIGN
     """Let signals request the stop; the second one ends this process at once, and its children with it.
 
     The handler raises nothing: an exception from it may surface where Python can only drop it (in a callback
-    during an import), or where it leaves a lock held for ever.
+    during an import), or where it leaves a lock held forever.
     """
 
     def on_signal(number: int, _: FrameType | None) -> None:

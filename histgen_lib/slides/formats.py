@@ -63,7 +63,7 @@ _MOST_INDEX_BYTES = 1 << 20
 _BLANKS = " \t\n\v\f\r"
 _ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
-_DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
+DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
 _WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
 _DICOM_HEAD_BYTES = 256 << 10
 
@@ -93,7 +93,7 @@ def parts_of(path: Path, series_uid: str | None) -> list[Path]:
 def named_parts(index: Path, judge: Judge | None = None) -> list[Path]:
     """List the files that a MIRAX (.mrxs) or Hamamatsu (.vms, .vmu) index names, whether they exist or not.
 
-    They may lie anywhere: judging that is left to whoever opens them. A MIRAX slide keeps its list in the
+    They may lie anywhere: the code that opens them must check that. A MIRAX slide keeps its list in the
     Slidedat.ini of the folder beside it, which is itself part of the slide. Empty for every other format.
     `judge` judges the list. Raises what it raises, and OSError if the list exists and cannot be read.
     """
@@ -156,7 +156,7 @@ def is_dicom(path: Path) -> bool:
 
 def starts_as_dicom(handle: BinaryIO) -> bool:
     """Return whether a file that was just opened starts as a DICOM file does."""
-    return handle.read(132)[128:] == _DICOM_MAGIC
+    return handle.read(132)[128:] == DICOM_MAGIC
 
 
 def _below(folder: Path, names: list[str]) -> list[Path]:

@@ -1,7 +1,7 @@
 """The files behind a slide: which may be opened, which one to open, and what identifies their bytes.
 
 OpenSlide opens files on its own: those that an index names, every file in a DICOM slide's folder, and files
-with certain names beside a slide. A pipe among them would block it for ever, and a link could lead it
+with certain names beside a slide. A pipe among them would block it forever, and a link could lead it
 anywhere. So each of them is admitted before a reader sees the slide.
 """
 

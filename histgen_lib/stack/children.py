@@ -24,7 +24,7 @@ PERMANENT_CODES = frozenset(
     }
 )
 """Error codes that a person must resolve: wrong settings, or something to install. Any other end of a process
-may be temporary: room, memory, a port, a disk or share that is away, an installation or copy in progress."""
+may be temporary: room, memory, a port, an unavailable disk or share, an installation or copy in progress."""
 _WRONG_SETTINGS = re.compile(
     r"ConfigException|doesn't match previous|Invalid cluster\.id|no such option|unrecognized option"
     r"|unrecognized argument",
@@ -98,7 +98,7 @@ def accepts(port: int) -> bool:
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Return whether a session leader has ended; if so, end whatever it left in its process group.
 
-    A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay for ever.
+    A child that is stopped (SIGSTOP) before it can ask the kernel to die with its parent would stay forever.
     """
     with contextlib.suppress(ChildProcessError):  # another thread has just reaped it
         if process.returncode is None:

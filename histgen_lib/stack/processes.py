@@ -175,7 +175,7 @@ class ProcessSupervisor:
     """Keeps one process running, from a thread of its own; the process dies with that thread, so with us.
 
     Whatever ends it, it is restarted, with ever longer pauses, as long as the cause may be temporary. One
-    that shows no sign of life for `frozen_s` (0: for ever) is killed and replaced. `trouble`: why it keeps
+    that shows no sign of life for `frozen_s` (0: forever) is killed and replaced. `trouble`: why it keeps
     failing, since `troubled_at`; "" while it is well; to be reported once for each `reported_at`. `last`: why
     it ended last. `error`: what a person has to resolve, if it never was well; it is not restarted then.
 

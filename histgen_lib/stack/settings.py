@@ -30,7 +30,7 @@ class StackSettings:
     `store`: "file:/folder" or "s3://bucket/prefix"; a folder in `home` if None. `inference`: "auto" (Triton
     if it is installed, else ONNX Runtime in each worker), "onnx", "triton" or "triton://host:port". `watch`:
     the folder for new slides; `home`/inbox if None. `tilers`: how many of each scaled service to start.
-    `roots`: further folders and buckets that slides may be taken from. `grace_s`: how long a job in hand may
+    `roots`: further folders and buckets that slides may be taken from. `grace_s`: how long a running job may
     go on when the stack is stopped. `frozen_s`: a process without a sign of life for so long is replaced; 0:
     never. `retention`: what is pruned once a day, see `catalogue/pruning.py`; if empty, HISTGEN_RETENTION
     applies. `environment`: further variables for the services.

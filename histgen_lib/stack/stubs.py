@@ -89,7 +89,7 @@ class FrozenStubs:
 def end_left_over(regions: str | None = None) -> None:
     """Kill stubs whose server is gone: those of the shared memory `regions`, and of stacks that have ended.
 
-    A stub that was working when its server was killed would wait for it for ever.
+    A stub that was working when its server was killed would wait for it forever.
     """
     for pid, command in _stubs_among(_processes()).items():
         names = [part for part in command if part.startswith(f"histgen-{KIND}-")]

@@ -1,7 +1,7 @@
 """A real Triton Inference Server on this machine: a child process, reached by a private socket.
 
-Whoever reaches a Triton can make it run any Python. A loopback port is open to every account of the machine,
-and so is a secret in a command line; hence a socket in a folder that no other account can enter
+Anyone who can connect to a Triton can make it run any Python. A loopback port is open to every account of
+the machine, and so is a secret in a command line; hence a socket in a folder that no other account can enter
 (docs/decisions/0013).
 """
 
@@ -282,7 +282,7 @@ def _trouble(client: TritonServer, model: str) -> HistgenError | None:
 def _drain(process: subprocess.Popen[bytes]) -> None:
     """Wait for a stopping server to end.
 
-    It unloads its models, and would wait for ever for one whose process was killed. Without any stub there is
+    It unloads its models, and would wait forever for one whose process was killed. Without any stub there is
     nothing left for it to finish.
     """
     end_at = time.monotonic() + _DRAIN_S

@@ -9,11 +9,9 @@ from urllib.parse import unquote
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.storage._port import (
-    HTML,
     INCOMING,
     JSON,
     PARQUET,
-    TEXT,
     WEBP,
     ObjectInfo,
     ObjectStore,
@@ -24,11 +22,9 @@ from histgen_lib.storage._port import (
 )
 
 __all__ = [
-    "HTML",
     "INCOMING",
     "JSON",
     "PARQUET",
-    "TEXT",
     "WEBP",
     "ObjectInfo",
     "ObjectStore",

@@ -11,8 +11,7 @@ from typing import Protocol
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import KEY_BYTES, UNFIT, is_s3_key
 
-JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
-WEBP, PARQUET = "image/webp", "application/vnd.apache.parquet"
+JSON, WEBP, PARQUET = "application/json", "image/webp", "application/vnd.apache.parquet"
 """Content types of objects."""
 INCOMING = ".incoming"
 """No key starts with this part: the folder adapter keeps unfinished files there."""
@@ -41,9 +40,10 @@ class ObjectStore(Protocol):
     most 1024 bytes of UTF-8 and 255 in each part, without empty, "." or ".." parts or control characters, and
     not below ".incoming"; none lies below another ("a", "a/b"). Others raise InvalidInputError("object-key").
 
-    Every method raises TransientError("storage-unavailable") when the store is away, full or slow (after the
-    client's own retries), FatalError("storage-denied") when it denies access, FatalError("storage-missing")
-    when the bucket or folder does not exist, FatalError("storage-refused") when it cannot do what we need.
+    Every method raises TransientError("storage-unavailable") when the store is unavailable, full or slow
+    (after the client's own retries), FatalError("storage-denied") when it denies access,
+    FatalError("storage-missing") when the bucket or folder does not exist, FatalError("storage-refused") when
+    it cannot do what we need.
     """
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = True, content_type: str = "") -> bool:

@@ -287,7 +287,7 @@ def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
 
 
 def _ask_once(request_dict: Any, **_: Any) -> None:
-    """Keep botocore from asking for ever where the bucket is if a server redirects everything."""
+    """Keep botocore from asking forever where the bucket is if a server redirects everything."""
     request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 

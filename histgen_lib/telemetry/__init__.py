@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from histgen_lib.telemetry.log import Logger, LogSettings, bound, configure_logging, get_logger, log_settings
 from histgen_lib.telemetry.metrics import add_measures, exposition
-from histgen_lib.telemetry.tracing import configure_tracing, flush_tracing, tell_span
+from histgen_lib.telemetry.tracing import configure_tracing, flush_tracing, record_span
 
 __all__ = [
     "LogSettings",
@@ -17,5 +17,5 @@ __all__ = [
     "flush_tracing",
     "get_logger",
     "log_settings",
-    "tell_span",
+    "record_span",
 ]

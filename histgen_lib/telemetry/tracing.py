@@ -66,7 +66,7 @@ def configure_tracing(service: str, version: str, collector: str | None) -> None
     _in_force[:] = [provider]
 
 
-def tell_span(
+def record_span(
     act: Act,
     what: str,
     *,

@@ -48,7 +48,7 @@ class MemoryBus:
 
     Topics are made with `partitions` when first used. `clock`: seconds, for leases and deferred records.
     `published` lists the events in order, dead letters included. Set `error` to have every call raise it, as
-    a broker does that is away.
+    a broker does that is unavailable.
     """
 
     def __init__(self, *, partitions: int = 12, clock: Callable[[], float] = time.monotonic) -> None:

@@ -23,7 +23,7 @@ class FakeInference:
 
     A tile's feature follows from its mean colour. A report is made of `tokens`, or of tokens that follow from
     the bag; each token looks at all regions alike. `requests` counts calls of `infer` by model. Set `error`
-    to have calls raise it, as a server does that is away.
+    to have calls raise it, as a server does that is unavailable.
     """
 
     def __init__(self, model_folder: Path | str, *, tokens: Sequence[int] = ()) -> None:

@@ -15,7 +15,7 @@ class MemoryStore:
     """An `ObjectStore` that keeps its objects in this process; `clock` gives their time, seconds since 1970.
 
     `objects` holds the bytes by key, to look at and to change. Set `error` to have every call raise it, as a
-    store does that is away. With `ours` false it stands for a bucket that others write
+    store does that is unavailable. With `ours` false it stands for a bucket that others write
     (`histgen_lib.storage.open_foreign_bucket`): any key that S3 takes.
     """
 

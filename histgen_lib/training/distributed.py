@@ -68,7 +68,7 @@ def joined(device: str) -> Iterator[Group]:
     if world == 1:
         yield Group(0, 1, place)
         return
-    # The first optimizer step imports dynamo; imported while a group exists, it would hold it for ever.
+    # The first optimizer step imports dynamo; imported while a group exists, it would hold it forever.
     import_module("torch._dynamo")
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:

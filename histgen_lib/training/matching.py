@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from histgen_lib.bags import BAG_SUFFIXES
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_id
 from histgen_lib.slides.formats import SLIDE_SUFFIXES
 from histgen_lib.training.annotation import SPLITS, Annotation, Case
 
-BAG_SUFFIXES = (".parquet", ".h5", ".pt")
 _ENDINGS = {*SLIDE_SUFFIXES, *BAG_SUFFIXES, ".png", ".jpg", ".jpeg", ".npy", ".qptiff", ".isyntax", ".zarr"}
 """Suffixes of names in annotations: those of slides and bags, and of files that others extract from."""
 

@@ -2,7 +2,7 @@
 
 For a fresh event, the first put is the only request: if attempts/<worker>/<event_id>/1 was not there, the
 event was neither begun nor given up before. That holds because an event that was given up keeps its first
-attempt for ever, and only one that was finished loses them all. Lists and look-ups are made only if the put
+attempt forever, and only one that was finished loses them all. Lists and look-ups are made only if the put
 finds an earlier attempt. A put whose answer was lost is no attempt; its mark tells whose it was.
 """
 
@@ -53,7 +53,7 @@ class Attempts:
     def begin(self, event_id: str, most: int) -> Attempt:
         """Count an attempt, durably, unless `most` were begun before.
 
-        Raises TransientError if the store is away.
+        Raises TransientError if the store is unavailable.
         """
         self.sweep(event_id)
         prefix = f"{self._prefix}{event_id}/"

@@ -16,7 +16,7 @@ _REPLAY = "Once that is fixed, run `histgen replay`."
 
 DIED = InvalidInputError(
     "worker-died",
-    "The worker itself died with this event in hand, on every attempt allowed.",
+    "The worker itself died while it processed this event, on every attempt allowed.",
     hint=f"Check the end of its log, what killed it (memory?) and the slide. {_REPLAY}",
 )
 CRASHED = InvalidInputError(

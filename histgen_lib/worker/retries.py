@@ -1,9 +1,9 @@
 """Which records wait to be tried again, for how long, and whether other records may pass them meanwhile.
 
-A record with a trouble of its own – its bucket or share is away, its job crashes – is set aside, and others
-pass. An outage that concerns all records – of the model server, of the store – is waited for with a record in
-hand: when a second record fails for the same reason and no job got through in between, further tries would
-only burn the machine.
+A record with a trouble of its own – its bucket or share is unavailable, its job crashes – is set aside, and
+others pass. An outage that concerns all records – of the model server, of the store – is waited for with a
+record in hand: when a second record fails for the same reason and no job got through in between, further
+tries would only burn the machine.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Retries:
     def delay_s(self, delivery: Delivery, event: Event, reason: HistgenError, took_s: float) -> float:
         """Return how long a record that failed after `took_s` is to wait; more after each failure.
 
-        If its place is away, that place's own delays count too, and how long it takes to fail.
+        If its place is unavailable, that place's own delays count too, and how long it takes to fail.
         """
         now = self.board.clock()
         tries = self._tries_of(delivery, now)

@@ -1,4 +1,4 @@
-"""Puts a worker together, runs its poll loop until it is told to stop, and takes it apart."""
+"""Puts a worker together, runs its poll loop until it is stopped, and takes it apart."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class PollLoop:
         try:
             self._worker.subscription.release(delivery)
         except TransientError:
-            _log.warning("The broker is away; the record in hand comes back when this member's session ends.")
+            _log.warning("The broker is unavailable; the record comes back when this member's session ends.")
         self._worker.count("handed-back")
 
     def _idle(self) -> None:

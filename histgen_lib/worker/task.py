@@ -20,7 +20,7 @@ from histgen_lib.events import Event
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.pulse import Pulse, in_background
 from histgen_lib.storage import ObjectStore
-from histgen_lib.telemetry import add_measures, get_logger, metrics, tell_span
+from histgen_lib.telemetry import add_measures, get_logger, metrics, record_span
 from histgen_lib.worker.attempts import Attempt, Attempts
 from histgen_lib.worker.failures import DIED, JobFailedError, unexpected_as_failure
 from histgen_lib.worker.handler import Outcome, WorkerSpec
@@ -31,7 +31,7 @@ _log = get_logger()
 _MISPLACED = InvalidInputError(
     "event-misplaced",
     "An event is on a topic for events of another type.",
-    hint="Publish it on the topic named as its type.",
+    hint="Publish each event on the topic that has the name of its type.",
 )
 
 
@@ -298,7 +298,7 @@ class Task:
         seconds, now = self._clock() - self._arrived_at, self._worker.board.now().timestamp()
         outcome = outcome or Outcome()
         self._worker.count(how, seconds)
-        tell_span(
+        record_span(
             "process",
             self._event.type,
             traceparent=outcome.events[0].traceparent if outcome.events else "",

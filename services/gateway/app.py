@@ -9,6 +9,7 @@ from typing import get_args
 
 from histgen_lib.access.places import Roots
 from histgen_lib.bus import Publisher, open_publisher, open_subscription
+from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import store_name
 from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.errors import FatalError, InvalidInputError
@@ -40,7 +41,7 @@ from services.wiring import (
     warn_without_roots,
 )
 
-PROBE_S, PROBE_KEY = 5.0, "gateway/probe"
+PROBE_S = 5.0
 
 
 @dataclass
@@ -111,7 +112,7 @@ def build(
         address=Address(settings.host, settings.port, token, settings.run_dir, http_limits(settings)),
         board=board,
         stop=stop,
-        probe=StoreProbe(store, board, key=PROBE_KEY, every_s=PROBE_S),
+        probe=StoreProbe(store, board, key=keys.PROBE, every_s=PROBE_S),
         loops=loops,
         grace_s=settings.grace_s,
         close=close,

@@ -31,7 +31,7 @@ from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.events import DEAD_LETTER, Event, SlideScanned
 from histgen_lib.files import sealed_json, unsealed_object
 from histgen_lib.storage import JSON, ObjectStore
-from histgen_lib.telemetry import bound, get_logger, metrics, tell_span
+from histgen_lib.telemetry import bound, get_logger, metrics, record_span
 from services.gateway import NAME
 from services.gateway.contents import Content, Contents
 from services.gateway.submission import Case, Receipt, Status, Submission, check, check_member
@@ -228,7 +228,7 @@ class Intake:
             self.announced += 1
             self.on_news(event.key, "")
             _log.info("Announced.", outcome=status)
-            tell_span(
+            record_span(
                 "publish",
                 event.type,
                 traceparent=event.traceparent,
@@ -239,7 +239,7 @@ class Intake:
         return Receipt(event.key, event.id, status)
 
     def _audit_once(self, event: Event, status: Status, submission: Submission) -> None:
-        """Write the audit log, once: while the broker is away the same event is tried again and again."""
+        """Write the audit log once: while the broker is unavailable, the same event is tried repeatedly."""
         if event.id not in self._audited:
             what = {"slide_id": event.key, "event_id": event.id, "outcome": status, "via": submission.via}
             self._audit.append("submitted", submission.by or submission.via, what)

@@ -40,13 +40,14 @@ class ReporterSettings(ServiceSettings):
 
 def make_reporter(settings: ReporterSettings) -> Handler:
     """Make the reporter's handler, in the process that does its jobs."""
+    from histgen_lib.models.histgen.serving import NAME
     from histgen_lib.pipeline import Drafter, load_model
-    from histgen_lib.pipeline.draft.job import MODEL, DraftJob
+    from histgen_lib.pipeline.draft.job import DraftJob
     from histgen_lib.pipeline.model import warm_up
     from histgen_lib.worker.handler import JobHandler
 
     model, server = load_model(settings.model), inference_server(settings, threads=settings.threads)
-    warm_up(model, server, MODEL)
+    warm_up(model, server, NAME)
     drafter = Drafter(model, server, settings.beam_size)
     store = open_store(storage_settings(settings))
     return JobHandler(DraftJob(drafter, store, slide_files(settings)), "reporter")

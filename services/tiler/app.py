@@ -60,14 +60,15 @@ class TilerSettings(ServiceSettings):
 
 def make_tiler(settings: TilerSettings) -> Handler:
     """Make the tiler's handler, in the process that does its jobs."""
+    from histgen_lib.models.tile_encoder.serving import NAME
     from histgen_lib.pipeline import Scanner, load_model
     from histgen_lib.pipeline.model import warm_up
-    from histgen_lib.pipeline.scan.job import MODEL, ScanJob
+    from histgen_lib.pipeline.scan.job import ScanJob
     from histgen_lib.worker.handler import JobHandler
 
     # Tiles side by side on a core each: faster than one tile on all cores, and the same bytes.
     model, server = load_model(settings.model), inference_server(settings, threads=1)
-    warm_up(model, server, MODEL)
+    warm_up(model, server, NAME)
     by_model = min(settings.threads or cores(), MOST_IN_FLIGHT) if settings.inference == "onnx" else 3
     scanner = Scanner(model, server, settings.in_flight or by_model, settings.slide_tiles)
     store = open_store(storage_settings(settings))

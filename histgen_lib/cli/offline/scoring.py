@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histgen_lib.bags import Bag, read_bag
+from histgen_lib.bags import BAG_SUFFIXES, Bag, read_bag
 from histgen_lib.cli.offline.cases import MatchedCases, read_truth
-from histgen_lib.cli.options import BAG_SUFFIXES, model_folder
+from histgen_lib.cli.options import is_bag, model_folder
 from histgen_lib.cli.progress import progress_bar
 from histgen_lib.evaluation import (
     EvaluationResult,
@@ -23,7 +22,7 @@ from histgen_lib.evaluation import (
     sentence_outcomes,
     write_pairs_csv,
 )
-from histgen_lib.files import write_atomic
+from histgen_lib.files import indented_json, write_atomic
 from histgen_lib.inference import OnnxServer
 from histgen_lib.pipeline import Drafter, Scanner, load_model
 from histgen_lib.pipeline.provenance import Part
@@ -107,14 +106,14 @@ def write_tables(
     folder: Path, content: dict[str, Any], result: EvaluationResult, pairs: Sequence[Pair]
 ) -> None:
     """Write metrics.json, metrics.csv, cases.csv and predictions.csv into `folder`."""
-    write_atomic(folder / "metrics.json", _json(content))
+    write_atomic(folder / "metrics.json", indented_json(content))
     write_pairs_csv(folder / "predictions.csv", pairs)
     result.to_csv(folder / "metrics.csv")
     result.cases_to_csv(folder / "cases.csv")
 
 
 def _bag(path: Path, scanner: Scanner) -> Bag:
-    if path.suffix.lower() in BAG_SUFFIXES:
+    if is_bag(path):
         return read_bag(path)
     with open_slide(path) as slide:
         return scanner.scan(slide).bag
@@ -133,7 +132,3 @@ def _evidence(
     if known is None:
         return []
     return cases_from_draft(draft.model_dump(mode="json"), known, bags[0].xy, bags[0].span_px)
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from histgen_lib.bags import Bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import InferenceServer
+from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, report_confidence
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.provenance import Part, Recipe
@@ -97,7 +98,7 @@ class Drafter:
         request = _case_request(bags) if len(bags) > 1 else _request(bags[0])
         if self.beam_size is not None:
             request["beam_size"] = np.array([self.beam_size], dtype=np.int32)
-        return Generated.from_tensors(self.server.infer("histgen", request), self.model.folder.tokenizer)
+        return Generated.from_tensors(self.server.infer(NAME, request), self.model.folder.tokenizer)
 
     def _check_domain(self, bag: Bag) -> OutOfDistribution:
         """Compare the bag with the slides that the model was trained on."""

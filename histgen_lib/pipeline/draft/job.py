@@ -1,10 +1,10 @@
 """bag.ready → report.drafted: a report's files in the store, for one slide or for all slides of a case.
 
-The slide is opened once more, only for the pixels of the evidence tiles, which are not known before the
-draft is. If it cannot be read then, there is no report, rather than one whose page differs from another's: a
-slide that is gone means a dead letter, to be replayed when the slide is back; one that is away means waiting.
-draft.json is written last of the report's files, then the pointer to the latest report: either may be missing
-after a crash, and is completed when the event comes again.
+The slide is opened once more, only for the pixels of the evidence tiles, which are not known before the draft
+is. If it cannot be read then, there is no report, rather than one whose page differs from another's: a slide
+that is gone means a dead letter, to be replayed when the slide is back; one that is unavailable means
+waiting. draft.json is written last of the report's files, then the pointer to the latest report: either may
+be missing after a crash, and is completed when the event comes again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from histgen_lib.catalogue.case import (
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
+from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
 from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.model import ReportModel
@@ -36,9 +37,6 @@ from histgen_lib.reports.record import DraftReport, Tiling
 from histgen_lib.reports.renderers import render
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
-
-MODEL = "histgen"
-"""What the inference server calls the model."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class DraftJob:
 
     def lacking(self) -> Sequence[str]:
         """See Job."""
-        return lacking(self.drafter.server, MODEL, self.store)
+        return lacking(self.drafter.server, NAME, self.store)
 
     def _plan(self, ready: BagReady) -> _Plan | None:
         """Return what to report on; None while slides of the case are missing."""

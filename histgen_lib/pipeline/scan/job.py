@@ -18,6 +18,7 @@ from histgen_lib.catalogue.scan_record import ScanRecord, record_scan
 from histgen_lib.catalogue.stored import StoredBag
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.files import json_digest
+from histgen_lib.models.tile_encoder.serving import NAME
 from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.provenance import SOFTWARE
 from histgen_lib.pipeline.scan.scanner import Scanner
@@ -25,16 +26,13 @@ from histgen_lib.reports.pictures import make_thumbnail
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
 
-MODEL = "tile_encoder"
-"""What the inference server calls the model."""
-
 
 @dataclass(frozen=True)
 class ScanJob:
     """Makes bags; see `histgen_lib.pipeline.job.Job`.
 
-    It keeps the books: a slide that did not come through the gateway is written down, an id that belongs to
-    another slide is refused, and a slide that was read keeps its id.
+    It keeps the registry of slides: it records a slide that did not come through the gateway, refuses an id
+    that belongs to another slide, and lets a slide that was read keep its id.
     """
 
     scanner: Scanner
@@ -52,7 +50,7 @@ class ScanJob:
         return Done(ready)
 
     def run(self, event: Event, scanned: SlideScanned, progress: Progress = silent) -> Done[BagReady]:
-        """See Job. A slide whose event a person replays may have been mended: it is taken as found.
+        """See Job. A slide whose event a person replays may have been repaired: it is taken as found.
 
         Raises InvalidInputError: "slide-id-invalid", "slide-id-taken"; and as `make_bag`.
         """
@@ -64,7 +62,7 @@ class ScanJob:
 
     def lacking(self) -> Sequence[str]:
         """See Job."""
-        return lacking(self.scanner.server, MODEL, self.store)
+        return lacking(self.scanner.server, NAME, self.store)
 
     def find_bag(self, scanned: SlideScanned) -> BagReady | None:
         """Return what `make_bag` would, if the bag is there and sound; opens no slide, only its sidecar.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from histgen_lib.bags import Bag
 from histgen_lib.inference import InferenceServer
+from histgen_lib.models.tile_encoder.serving import NAME
 from histgen_lib.pipeline.job import Stages
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.slides import QualityReport, Slide, TileBatch, TileGrid, assess_quality, plan_grid
@@ -158,4 +159,4 @@ def _first(pending: deque[Future[Features]], stages: Stages) -> Features:
 
 
 def _encode(server: InferenceServer, batch: TileBatch) -> Features:
-    return server.infer("tile_encoder", {"tiles": batch.pixels})["features"].astype(np.float16)
+    return server.infer(NAME, {"tiles": batch.pixels})["features"].astype(np.float16)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.files import indented_json
 from histgen_lib.reports.record import DraftReport
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def render(draft: DraftReport, pictures: Sequence[Pictures]) -> bytes:
 
 def to_json(draft: DraftReport) -> bytes:
     """Return UTF-8 JSON in the schema's order, indented by two; equal records give equal bytes."""
-    return _pretty(draft.model_dump(mode="json", exclude=_empty_fields(draft)))
+    return indented_json(draft.model_dump(mode="json", exclude=_empty_fields(draft)))
 
 
 def _empty_fields(draft: DraftReport) -> dict[str, Any]:
@@ -73,11 +73,7 @@ def readable_draft(data: bytes) -> DraftReport | None:
 def json_schema() -> bytes:
     """Return the JSON Schema (2020-12) of draft.json."""
     schema = DraftReport.model_json_schema(mode="serialization")
-    return _pretty({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
-
-
-def _pretty(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return indented_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
 
 
 if __name__ == "__main__":

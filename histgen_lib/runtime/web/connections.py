@@ -1,6 +1,6 @@
 """Connections bounded in number, time and bytes, so that slow or endless clients hold up nobody else.
 
-uvicorn bounds idle connections and the size of a request's head. By itself it would wait for ever for the
+uvicorn bounds idle connections and the size of a request's head. By itself it would wait forever for the
 rest of a head or body and for a client to read, and accept connections until file descriptors run out.
 """
 

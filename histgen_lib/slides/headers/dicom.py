@@ -22,7 +22,10 @@ MOST_ELEMENTS = 2_000_000
 """That are read, which takes seconds: a slide of 100,000 tiles that states the place of each has as many."""
 
 _START, _UNDEFINED = 132, 0xFFFFFFFF
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+LONG_FORMS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+"""Kinds of values whose length takes four bytes (PS3.5, 7.1.2)."""
 _SQ = b"SQ"
 _ITEM, _PIXELS = b"\xfe\xff\x00\xe0", b"\xe0\x7f\x10\x00"
 _ENDS = (b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0")
@@ -100,7 +103,7 @@ def _head(data: mmap.mmap, place: int, tag: bytes) -> tuple[int, int, bool]:
     if tag == _ITEM:
         return place + 8, struct.unpack_from("<I", data, place + 4)[0], True
     kind = data[place + 4 : place + 6]
-    if kind not in _LONG:
+    if kind not in LONG_FORMS:
         return place + 8, struct.unpack_from("<H", data, place + 6)[0], False
     if len(data) - place < 12:
         return place + 8, 0, False

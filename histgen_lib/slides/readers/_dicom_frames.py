@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from histgen_lib.slides.headers.dicom import LONG_FORMS
 from histgen_lib.slides.readers._stored_tiles import (
     Check,
     StoredTiles,
@@ -28,7 +29,6 @@ _POSITION, _COLUMN_AT, _ROW_AT = 0x0048021A, 0x0048021E, 0x0048021F
 _PER_FRAME = 0x52009230
 _OFFSETS, _PIXELS = 0x7FE00001, 0x7FE00010
 _ITEM, _DELIMITERS = 0xFFFEE000, (0xFFFEE00D, 0xFFFEE0DD)
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _UNDEFINED = 0xFFFFFFFF
 _START = 132
 
@@ -152,7 +152,7 @@ def _elements(data: Bytes, place: int, stop: int) -> Iterator[_Element]:
             return
         start, length = (
             (place + 12, _u32(data, place + 8))
-            if kind in _LONG
+            if kind in LONG_FORMS
             else (place + 8, int.from_bytes(data[place + 6 : place + 8], "little"))
         )
         if not kind.isalpha():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.formats import HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides.formats import DICOM_MAGIC, HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
 from histgen_lib.slides.headers.jpeg import FRAMES, segments
 from histgen_lib.slides.headers.tiff import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
 
@@ -93,7 +93,6 @@ _READ_FRAMES = (0xC0, 0xC1, 0xC2)
 """Kinds of JPEG frame (T.81, table B.1) that are decoded; the others are lossless or arithmetic-coded."""
 _FLOAT = 3
 
-_DICM = b"DICM"
 _DICOM_HEAD_BYTES, _DICOM_BODY_BYTES = 256 << 10, 64 << 20
 _PER_FRAME = b"\x00\x52\x30\x92"
 """The tag under which each tile's place stands (5200,9230: PS3.3, C.7.6.16)."""
@@ -187,7 +186,7 @@ def crashes_openslide(path: Path) -> InvalidInputError | None:
         pictures = [part for part in named_parts(path) if part.is_file()]
         return None if all(map(_is_ngr, pictures)) else _damaged(path)
     with path.open("rb") as file:
-        if file.read(132)[128:] != _DICM:
+        if file.read(132)[128:] != DICOM_MAGIC:
             return None
         head = file.read(_DICOM_HEAD_BYTES)
         if b"TILED_SPARSE" not in head or _PER_FRAME in head + file.read(_DICOM_BODY_BYTES):
@@ -223,7 +222,7 @@ def _of_parts(path: Path, head: bytes, message: str) -> InvalidInputError | None
 
 
 def _of_dicom(path: Path, head: bytes, message: str) -> InvalidInputError | None:
-    if head[128:132] != _DICM:
+    if head[128:132] != DICOM_MAGIC:
         return None
     kind, syntax = _uid(head, b"\x02\x00\x02\x00UI"), _uid(head, b"\x02\x00\x10\x00UI")
     if kind and kind != _WSI_CLASS:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from histgen_lib.bags import Bag, maker_of, read_bag
+from histgen_lib.bags import BAG_SUFFIXES, Bag, maker_of, read_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGen, tile_order
@@ -29,7 +29,7 @@ from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, toke
 from histgen_lib.pipeline.model import report_model
 from histgen_lib.training.annotation import Case, read_annotation
 from histgen_lib.training.data import prepare
-from histgen_lib.training.matching import BAG_SUFFIXES, Found, Matching, index_files, match_splits
+from histgen_lib.training.matching import Found, Matching, index_files, match_splits
 from histgen_lib.training.report.settings import TrainSettings, Variant, arrangement_of
 from histgen_lib.training.report.train import train
 from histgen_lib.training.tracking import TrainProgress

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from histgen_lib.bags import BAG_SUFFIXES
 from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
@@ -23,7 +24,7 @@ from histgen_lib.training.checkpoint import RunState
 from histgen_lib.training.data import Example, make_examples, require_same_encoder
 from histgen_lib.training.distributed import Group, joined
 from histgen_lib.training.encoder.folder import EncoderFolder, load_heads, open_encoder
-from histgen_lib.training.matching import BAG_SUFFIXES, Matching, index_files, match_splits
+from histgen_lib.training.matching import Matching, index_files, match_splits
 from histgen_lib.training.report.calibration import calibrate_model
 from histgen_lib.training.report.loop import Loop
 from histgen_lib.training.report.settings import TrainSettings

@@ -1,4 +1,4 @@
-"""The training world's statistics tell foreign slides from familiar ones."""
+"""The training domain's statistics tell foreign slides from familiar ones."""
 
 from __future__ import annotations
 

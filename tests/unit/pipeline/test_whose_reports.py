@@ -13,7 +13,7 @@ from job_kit import Lab, drafts_of, event_of, scanned
 
 from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.overview import Overview
-from histgen_lib.catalogue.pointers import tell_latest
+from histgen_lib.catalogue.pointers import set_latest
 from histgen_lib.catalogue.states import SlideState
 from histgen_lib.catalogue.verification import Verification
 from histgen_lib.errors import InvalidInputError
@@ -262,9 +262,9 @@ def test_such_a_store_is_verified_without_false_alarms_and_damage_names_its_owne
 @pytest.mark.parametrize("name", ["Alpha", "alpha."])
 def test_a_store_that_takes_two_names_for_one_is_not_written_to_under_the_second(lab, name):
     store = FoldingStore(lab.store)
-    tell_latest(store, ReportOwner("alpha"), "1" * 64, "k", {"alpha": 0})
+    set_latest(store, ReportOwner("alpha"), "1" * 64, "k", {"alpha": 0})
     with pytest.raises(InvalidInputError) as caught:
-        tell_latest(store, ReportOwner(name), "2" * 64, "k", {name: 0})
+        set_latest(store, ReportOwner(name), "2" * 64, "k", {name: 0})
 
     assert caught.value.code == "names-not-told-apart"
     assert json.loads(store.get("reports/alpha/latest.json"))["slide_id"] == "alpha"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from histgen_lib.errors import FatalError
-from histgen_lib.telemetry import configure_tracing, tell_span
+from histgen_lib.telemetry import configure_tracing, record_span
 
 
 def test_a_configured_collector_is_refused_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,4 +21,4 @@ def test_a_configured_collector_is_refused_without_opentelemetry(monkeypatch: py
 def test_without_a_collector_opentelemetry_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     configure_tracing("tiler", "1", None)
-    tell_span("process", "slide.scanned", began_at=1.0, ended_at=2.0)
+    record_span("process", "slide.scanned", began_at=1.0, ended_at=2.0)

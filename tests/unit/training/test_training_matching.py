@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.bags import BAG_SUFFIXES
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import safe_name
 from histgen_lib.training.annotation import Annotation, Case
-from histgen_lib.training.matching import BAG_SUFFIXES, Matching, index_files, match_cases, match_splits
+from histgen_lib.training.matching import Matching, index_files, match_cases, match_splits
 
 
 def _files(folder: Path, *names: str) -> Path:
