@@ -369,7 +369,7 @@ def test_published_weights_become_a_model_that_drafts_from_their_bags(histgen, o
 
     assert code == 0, err
     assert (
-        out.replace("\n", " ").count("cannot tell whether the slide looks like the slides it was trained on")
+        out.replace("\n", " ").count("cannot tell whether the slide resembles the slides it was trained on")
         == 1
     )
 
