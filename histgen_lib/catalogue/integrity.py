@@ -18,13 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import DAMAGE_NOTES, SCAN_RECORD
-from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
 from histgen_lib.reports.renderers import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT
-from histgen_lib.reports.renderers.draft_json import from_json, to_json
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
 _WRITERS = 4
@@ -179,6 +176,8 @@ def is_readable(key: str, data: bytes) -> bool:
 
 def _is_draft(data: bytes) -> bool:
 
+    from histgen_lib.reports.renderers.draft_json import from_json, to_json
+
     return to_json(from_json(data)) == data
 
 
@@ -192,10 +191,14 @@ def _is_text(data: bytes) -> bool:
 
 def _is_scan(data: bytes) -> bool:
 
+    from histgen_lib.catalogue.scan_record import ScanRecord
+
     return ScanRecord.from_bytes(data).to_bytes() == data
 
 
 def _is_bag(data: bytes) -> bool:
+
+    from histgen_lib.bags import unpack_bag
 
     unpack_bag(data, "a bag")
     return True

@@ -49,3 +49,15 @@ def test_importing_the_library_takes_under_100_ms() -> None:
 )
 def test_the_room_imports_without_torch(module: str) -> None:
     _python(_WITHOUT_TORCH.format(module=module))
+
+
+@pytest.mark.parametrize(
+    "module", ["client.connection", "catalogue.index", "catalogue.overview", "catalogue.replay"]
+)
+def test_looking_up_where_slides_stand_loads_no_pixels(module: str) -> None:
+    """A command that only asks should answer at once; `up` and the gateway run for months."""
+    heavy = _python(
+        f"import sys, histgen_lib.{module}\n"
+        "print(*sorted({'cv2', 'numpy', 'onnxruntime', 'pydantic', 'PIL'} & set(sys.modules)))"
+    )
+    assert heavy.split() == []
