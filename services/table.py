@@ -25,8 +25,9 @@ class Service:
     `kind`: a "worker" takes events and runs a job for each in a child process; a "web" service answers HTTP
     requests. `takes`, `gives`: the classes of the events' data, None for none. `settings`: its subclass of
     `ServiceSettings`. `factory`: a worker's makes the handler from these settings, in the child process; a
-    web service's makes a `services.run.WebService` from the settings and a `Stop`. `codes`: the error codes
-    that its counters show at 0 from the start. `scaled`: the local stack starts `--tilers` of it.
+    web service's makes a `histgen_lib.runtime.service.WebService` from the settings and a `Stop`. `codes`:
+    the error codes that its counters show at 0 from the start. `scaled`: the local stack starts `--tilers`
+    of it.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class FakeInference:
         self.folder: ModelFolder = open_model_folder(model_folder)
         self.error: Exception | None = None
         self.requests: dict[str, int] = {}
+        self._counting = threading.Lock()
         config = self.folder.histgen
         report = HistGenRunner(config, self.folder.decoding, _Encoder(config), _Decoder(config, tokens))
         self._runners: dict[str, Runner] = {
@@ -40,7 +42,8 @@ class FakeInference:
     def infer(self, model: str, tensors: Tensors) -> Arrays:
         """See `InferenceServer.infer`."""
         metadata = self.metadata(model)
-        self.requests[model] = self.requests.get(model, 0) + 1
+        with self._counting:
+            self.requests[model] = self.requests.get(model, 0) + 1
         return self._runners[model].infer(fitted(tensors, metadata))
 
     def warm(self, model: str) -> None:

@@ -41,9 +41,10 @@ class MemoryStore:
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
         self._check(key)
-        if key not in self.objects:
+        data = self.objects.get(key)
+        if data is None:
             raise missing(key)
-        return self.objects[key]
+        return data
 
     def find(self, key: str) -> bytes | None:
         """See `ObjectStore.find`."""
