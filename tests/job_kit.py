@@ -90,7 +90,7 @@ class NoSlides(SlideFiles):
 
 
 @dataclass
-class Lab:
+class JobLab:
     """A tiler and a reporter over one store, without worker or broker."""
 
     folder: Path
@@ -101,7 +101,7 @@ class Lab:
     in_flight: int = 1
 
     @classmethod
-    def at(cls, folder: Path, model_dir: Path, server: InferenceServer | None = None) -> Lab:
+    def at(cls, folder: Path, model_dir: Path, server: InferenceServer | None = None) -> JobLab:
         settings = StorageSettings(f"file:{folder / 'store'}")
         files = SlideFiles(settings, lambda: Scratch(folder / "scratch", 1 << 30), roots=ANYWHERE, mounts=())
         return cls(
@@ -113,7 +113,7 @@ class Lab:
         )
 
     @classmethod
-    def copy_of(cls, original: Path, folder: Path, model_dir: Path) -> Lab:
+    def copy_of(cls, original: Path, folder: Path, model_dir: Path) -> JobLab:
         """Copy the store in `original` to `folder`; its slides stay where they are."""
         shutil.copytree(original / "store", folder / "store")
         return cls.at(folder, model_dir)
@@ -140,7 +140,7 @@ class Lab:
     def find_draft(self, ready: BagReady) -> Done[ReportDrafted] | None:
         return self.draft_job.find(event_of(ready), ready)
 
-    def without_slides(self) -> Lab:
+    def without_slides(self) -> JobLab:
         """Return a lab over the same store that cannot open slides."""
         return replace(self, files=NoSlides())
 
@@ -168,7 +168,7 @@ def event_of(data: SlideScanned | BagReady) -> Event:
     return Event.first(data, source="/histgen/test", now=NOW, identity=identity)
 
 
-def drafts_of(lab: Lab, events: Sequence[Event]) -> list[Event]:
+def drafts_of(lab: JobLab, events: Sequence[Event]) -> list[Event]:
     """Let the tiler and then the reporter process events; return what the reporter publishes."""
     bags = [bag for event in events for bag in lab.tiler.handle(event, silent).events]
     return [event for bag in bags for event in lab.reporter.handle(bag, silent).events]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from histgen_lib.access.finding import find_slides, looked_for, summary
 from histgen_lib.cli.output import err
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models import SHIPPED_MODEL as DEMO_MODEL
@@ -133,6 +131,8 @@ def is_bag(path: Path) -> bool:
 
 
 def _expand(argument: str) -> Iterator[Path]:
+    import glob
+
     if not argument:  # from an unset variable; as a path it would be the current folder
         raise InvalidInputError(
             "slide-none-found", "A slide argument is empty.", hint="Check the variables in the command."
@@ -156,6 +156,8 @@ def _expand(argument: str) -> Iterator[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """List the slides of a folder, and print what else it contains."""
+    from histgen_lib.access.finding import find_slides, looked_for, summary
+
     found = find_slides(folder)
     left_out = summary(found.left_out) if found.left_out else ""
     if not found.slides and _holds_dicom(folder):

@@ -14,8 +14,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from histgen_lib.errors import FatalError, InvalidInputError
 
@@ -234,6 +232,8 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, shrink: bool = False) -> None:
+        import onnxruntime  # heavy, and this module is read by whoever talks to a server elsewhere
+
         self._name = path.name
         self._options = onnxruntime.RunOptions()
         if shrink:
@@ -256,6 +256,8 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network; outputs by name."""
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
         names = [output.name for output in self._session.get_outputs()]
         try:
             found = self._session.run(names, dict(inputs), self._options)

@@ -20,7 +20,16 @@ from histgen_lib.models.histgen.decoding import (
     decode,
 )
 from histgen_lib.models.histgen.layout import RegionLayout, lay_out, tile_order
-from histgen_lib.models.serving import Misfit, Runner, ServedFolder, ServedModel, Session, Tensors, TensorSpec
+from histgen_lib.models.serving import (
+    Misfit,
+    OnnxSession,
+    Runner,
+    ServedFolder,
+    ServedModel,
+    Session,
+    Tensors,
+    TensorSpec,
+)
 
 NAME = "histgen"
 ENCODER_ONNX = "histgen_encoder.onnx"
@@ -52,8 +61,6 @@ def _outputs(_: ServedFolder) -> tuple[TensorSpec, ...]:
 
 
 def _runner(folder: ServedFolder, threads: int | None) -> Runner:
-    from histgen_lib.models.serving import OnnxSession
-
     encoder = OnnxSession(folder.file(ENCODER_ONNX), threads, shrink=True)
     decoder = OnnxSession(folder.file(DECODER_ONNX), threads)
     return HistGenRunner(_config(folder), DecodingSettings(**folder.config["decoding"]), encoder, decoder)

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.models.serving import Runner, ServedFolder, ServedModel, Session, Tensors, TensorSpec
+from histgen_lib.models.serving import (
+    OnnxSession,
+    Runner,
+    ServedFolder,
+    ServedModel,
+    Session,
+    Tensors,
+    TensorSpec,
+)
 
 NAME = "tile_encoder"
 TILE_ENCODER_ONNX = "tile_encoder.onnx"
@@ -49,8 +57,6 @@ def _outputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
 
 
 def _runner(folder: ServedFolder, threads: int | None) -> Runner:
-    from histgen_lib.models.serving import OnnxSession
-
     return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), threads or cores())
 
 

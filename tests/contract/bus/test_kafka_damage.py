@@ -18,13 +18,16 @@ RECORDS, HIT = 8, 3
 """The number of batches, of one record each, and the one that is damaged."""
 LENGTH_AT, MAGIC_AT, ATTRIBUTES_AT, DELTA_AT = 8, 16, 22, 23
 """The offsets of fields within a batch."""
+GZIP = 1
+"""A codec. The obsolete format states it behind the format's number, where today's format has its checksum.
+Left as it is, it would be chance which codec the broker sees, and so whether it finds the batch."""
 
 Damage = Callable[[bytearray, int, int], None]
 """Damages a batch in a log, given its start and length."""
 
 
-def put(layout: str, offset: int, value: int) -> Damage:
-    return lambda log, at, _: struct.pack_into(layout, log, at + offset, value)
+def put(layout: str, offset: int, *values: int) -> Damage:
+    return lambda log, at, _: struct.pack_into(layout, log, at + offset, *values)
 
 
 def flip(log: bytearray, at: int, size: int) -> None:
@@ -42,7 +45,8 @@ def wipe(log: bytearray, at: int, size: int) -> None:
 DAMAGES: dict[str, Damage] = {
     "a byte of the body": flip,
     "an unknown codec": put(">b", ATTRIBUTES_AT, 7),
-    "an obsolete format": put(">b", MAGIC_AT, 0),
+    "an obsolete format": put(">bB", MAGIC_AT, 0, GZIP),
+    "an obsolete format, not packed": put(">bB", MAGIC_AT, 0, 0),
     "a huge length": put(">i", LENGTH_AT, 1 << 28),
     "a negative length": put(">i", LENGTH_AT, -5),
     "a smaller length": grow(-5),

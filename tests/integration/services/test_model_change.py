@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import tiny_model
-from job_kit import NOW, Lab, drafts_of, event_of, scanned
+from job_kit import NOW, JobLab, drafts_of, event_of, scanned
 
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.keys import scanned_key
@@ -21,12 +21,12 @@ from histgen_lib.testing import MemoryBus
 
 
 @pytest.fixture
-def lab(tmp_path, model_dir) -> Lab:
-    return Lab.at(tmp_path, model_dir)
+def lab(tmp_path, model_dir) -> JobLab:
+    return JobLab.at(tmp_path, model_dir)
 
 
 @pytest.fixture
-def newer(lab, own_model_dir) -> Lab:
+def newer(lab, own_model_dir) -> JobLab:
     """Return the same lab with a model of another tile encoder."""
     config = json.loads((own_model_dir / "config.json").read_text())
     config["encoder"]["sha256"] = "00" * 32
@@ -34,14 +34,14 @@ def newer(lab, own_model_dir) -> Lab:
     return replace(lab, model=load_model(own_model_dir), server=OnnxServer(own_model_dir, threads=1))
 
 
-def announced(lab: Lab, name: str, seed: int, **case) -> Event:
+def announced(lab: JobLab, name: str, seed: int, **case) -> Event:
     slide = tiny_model.write_slide(lab.folder / f"{name}.tif", side_px=512, seed=seed)
     event = event_of(scanned(slide, **case))
     lab.store.put(scanned_key(name), canonical_json({"event": event.to_json()}))
     return event
 
 
-def given_up(lab: Lab, bag: Event) -> None:
+def given_up(lab: JobLab, bag: Event) -> None:
     """Have the reporter meet the other encoder's features."""
     with pytest.raises(InvalidInputError) as caught:
         lab.reporter.handle(bag, lambda *_: None)

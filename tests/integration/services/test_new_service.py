@@ -13,7 +13,7 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 import tiny_model
-from job_kit import Lab, drafts_of, event_of, scanned
+from job_kit import JobLab, drafts_of, event_of, scanned
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
@@ -153,7 +153,7 @@ def test_its_settings_are_shown_and_have_a_section_in_the_settings_file(house, s
 
 def test_it_works_on_a_draft_and_commits_it(house, started, model_dir):
     _, module, environment = started
-    lab = Lab.at(house.folder / "lab", model_dir)
+    lab = JobLab.at(house.folder / "lab", model_dir)
     slide = tiny_model.write_slide(house.folder / "sound.tif", side_px=512)
     (draft,) = drafts_of(lab, [event_of(scanned(slide))])
     bus, store = BusSettings(environment["HISTGEN_BUS"]), StorageSettings(environment["HISTGEN_STORE"])

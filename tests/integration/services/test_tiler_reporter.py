@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from job_kit import NOW, Lab, drafts_of, event_of, scanned
+from job_kit import NOW, JobLab, drafts_of, event_of, scanned
 from planted_slide import leaks, write_planted_slide
 
 from histgen_lib.access.places import Roots
@@ -24,8 +24,8 @@ from histgen_lib.storage import open_store
 
 
 @pytest.fixture
-def lab(tmp_path, model_dir) -> Lab:
-    return Lab.at(tmp_path, model_dir)
+def lab(tmp_path, model_dir) -> JobLab:
+    return JobLab.at(tmp_path, model_dir)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def slide(tmp_path_factory) -> Path:
     return tiny_model.write_slide(tmp_path_factory.mktemp("slides") / "A-1.tif", side_px=768)
 
 
-def by_command_line(lab: Lab, slide: Path, **options) -> Path:
+def by_command_line(lab: JobLab, slide: Path, **options) -> Path:
     return report_slide(slide, lab.folder / "by-hand", Drafter(lab.model, lab.server), **options).folder
 
 
-def files_of(lab: Lab, drafted: Event) -> dict[str, bytes]:
+def files_of(lab: JobLab, drafted: Event) -> dict[str, bytes]:
     folder = drafted.data.draft_key.removesuffix("draft.json")
     return {key.removeprefix(folder): data for key, data in lab.store.contents(folder).items()}
 
@@ -83,7 +83,7 @@ def test_a_model_server_gives_the_same_draft(lab, slide, triton, case):
     other = tiny_model.write_slide(lab.folder / "B-1.tif", side_px=512, seed=4)
     events = [event_of(scanned(path, **case)) for path in (slide, other)]
     with closing(open_inference(triton.url, lab.model.folder.path)) as server:
-        served = Lab.at(lab.folder / "served", lab.model.folder.path, server)
+        served = JobLab.at(lab.folder / "served", lab.model.folder.path, server)
         served.in_flight = 3
         drafts = [files_of(served, drafted) for drafted in drafts_of(served, events)]
 

@@ -30,7 +30,7 @@ MINUTE_S = 60.0
 W = TypeVar("W", "Thread", "Process")
 
 
-class Lab:
+class WorkerLab:
     """Publishes slides, runs workers, and reports what became of the slides."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,17 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from lab import Lab, Process, alive, page
+from lab import Process, WorkerLab, alive, page
 from waiting import until
 
 
-def _child(lab: Lab, slide_id: str) -> int:
+def _child(lab: WorkerLab, slide_id: str) -> int:
     """Wait for the job's begin; return the process id of the child that does it."""
     until(lambda: lab.calls(slide_id), 60, "the job's begin")
     return int((lab.folder / "calls" / slide_id).read_text().split()[-1])
 
 
-def test_a_child_killed_in_mid_job_is_replaced_and_the_job_done(lab: Lab):
+def test_a_child_killed_in_mid_job_is_replaced_and_the_job_done(lab: WorkerLab):
     lab.scan("held-1")
     worker = lab.thread()
     os.kill(_child(lab, "held-1"), signal.SIGKILL)
@@ -28,7 +28,7 @@ def test_a_child_killed_in_mid_job_is_replaced_and_the_job_done(lab: Lab):
     assert list(lab.store.list("attempts/")) == []
 
 
-def test_a_child_killed_between_jobs_costs_no_attempt(lab: Lab):
+def test_a_child_killed_between_jobs_costs_no_attempt(lab: WorkerLab):
     lab.scan("ok-1")
     worker = lab.thread(max_attempts=1)
     lab.finished("ok-1")
@@ -42,7 +42,7 @@ def test_a_child_killed_between_jobs_costs_no_attempt(lab: Lab):
     assert lab.letters() == {}
 
 
-def test_a_child_frozen_in_mid_job_is_replaced_and_costs_no_attempt(lab: Lab):
+def test_a_child_frozen_in_mid_job_is_replaced_and_costs_no_attempt(lab: WorkerLab):
     lab.scan("held-1")
     worker = lab.thread(max_attempts=1, frozen_s=0.5)
     child = _child(lab, "held-1")
@@ -56,7 +56,7 @@ def test_a_child_frozen_in_mid_job_is_replaced_and_costs_no_attempt(lab: Lab):
     assert list(lab.store.list("attempts/")) == []
 
 
-def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: Lab):
+def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: WorkerLab):
     lab.scan("held-1", "ok-1")
     first = lab.process()
     child = _child(lab, "held-1")
@@ -72,7 +72,7 @@ def test_a_killed_worker_takes_its_child_along_and_the_next_one_takes_over(lab: 
     assert list(lab.store.list("attempts/")) == []
 
 
-def test_a_slide_that_kills_its_workers_is_given_up_after_the_last_attempt(lab: Lab):
+def test_a_slide_that_kills_its_workers_is_given_up_after_the_last_attempt(lab: WorkerLab):
     """Poison for the parent itself: attempts count though no worker survives to tell."""
     lab.scan("held-1", "ok-1")
     for attempt in (1, 2):
@@ -88,7 +88,7 @@ def test_a_slide_that_kills_its_workers_is_given_up_after_the_last_attempt(lab: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_running_job_is_finished_within_the_grace_period(lab: Lab, number: signal.Signals):
+def test_a_running_job_is_finished_within_the_grace_period(lab: WorkerLab, number: signal.Signals):
     lab.scan("held-1")
     worker = lab.process()
     _child(lab, "held-1")
@@ -104,7 +104,7 @@ def test_a_running_job_is_finished_within_the_grace_period(lab: Lab, number: sig
     assert list((lab.folder / "run").rglob("*.json")) == []
 
 
-def test_a_signal_to_the_whole_process_group_is_handled_by_the_parent(lab: Lab):
+def test_a_signal_to_the_whole_process_group_is_handled_by_the_parent(lab: WorkerLab):
     """Ctrl-C reaches the child too: it must not end the job."""
     lab.scan("held-1")
     worker = lab.process()
@@ -119,7 +119,7 @@ def test_a_signal_to_the_whole_process_group_is_handled_by_the_parent(lab: Lab):
     assert lab.drafts() == {"held-1"}
 
 
-def test_beyond_the_grace_period_the_job_is_handed_back_uncounted(lab: Lab):
+def test_beyond_the_grace_period_the_job_is_handed_back_uncounted(lab: WorkerLab):
     lab.scan("hang-1")
     worker = lab.process(grace_s=0.3)
     child = _child(lab, "hang-1")
@@ -130,7 +130,7 @@ def test_beyond_the_grace_period_the_job_is_handed_back_uncounted(lab: Lab):
     assert lab.left() == 1
 
 
-def test_a_record_that_was_handed_back_goes_to_another_member_at_once(lab: Lab):
+def test_a_record_that_was_handed_back_goes_to_another_member_at_once(lab: WorkerLab):
     lab.scan("held-1")
     first = lab.process(grace_s=0.1, session_s=600.0)
     _child(lab, "held-1")
@@ -143,7 +143,7 @@ def test_a_record_that_was_handed_back_goes_to_another_member_at_once(lab: Lab):
     assert lab.calls("held-1") == 2
 
 
-def test_a_second_signal_ends_the_worker_at_once(lab: Lab):
+def test_a_second_signal_ends_the_worker_at_once(lab: WorkerLab):
     lab.scan("hang-1")
     worker = lab.process(grace_s=3600.0)
     child = _child(lab, "hang-1")
@@ -156,14 +156,14 @@ def test_a_second_signal_ends_the_worker_at_once(lab: Lab):
     until(lambda: lab.left() == 1, 60, "the record, after the session")
 
 
-def test_a_stop_while_idle_is_quick_and_clean(lab: Lab):
+def test_a_stop_while_idle_is_quick_and_clean(lab: WorkerLab):
     worker = lab.process()
     until(lambda: page(f"{worker.url}/readyz")[0] == 200, 60, "readiness")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
 
 
-def test_log_lines_are_json_and_carry_the_ids(lab: Lab):
+def test_log_lines_are_json_and_carry_the_ids(lab: WorkerLab):
     lab.scan("ok-1", "odd-1")
     worker: Process = lab.process(max_attempts=1)
     lab.finished("ok-1", "odd-1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import worker_jobs
-from lab import Lab, page
+from lab import WorkerLab, page
 from waiting import until
 
 from histgen_lib.bus import open_subscription
@@ -16,15 +16,15 @@ from histgen_lib.stack.kafka import KafkaProcess
 
 
 @pytest.fixture
-def lab(own_kafka: KafkaProcess, tmp_path: Path) -> Iterator[Lab]:
+def lab(own_kafka: KafkaProcess, tmp_path: Path) -> Iterator[WorkerLab]:
     """Make a lab on a broker of its own: the topics are the product's."""
     (tmp_path / "broker").write_text(own_kafka.url)
-    lab = Lab(tmp_path)
+    lab = WorkerLab(tmp_path)
     yield lab
     lab.close()
 
 
-def test_on_kafka_every_slide_ends_once_while_members_die_join_and_work_for_long(lab: Lab):
+def test_on_kafka_every_slide_ends_once_while_members_die_join_and_work_for_long(lab: WorkerLab):
     lab.scan("held-1")
     first = lab.process(session_s=1.0, max_attempts=2)
     until(lambda: lab.calls("held-1") == 1, 60, "the job's begin")
@@ -49,7 +49,7 @@ def test_on_kafka_every_slide_ends_once_while_members_die_join_and_work_for_long
     assert _left(lab) == 0
 
 
-def test_on_kafka_others_pass_a_slide_whose_share_is_away(lab: Lab):
+def test_on_kafka_others_pass_a_slide_whose_share_is_away(lab: WorkerLab):
     (lab.folder / "share").touch()
     good = [f"ok-{number}" for number in range(8)]
     lab.scan("share-1", *good, "big-1")
@@ -66,7 +66,7 @@ def test_on_kafka_others_pass_a_slide_whose_share_is_away(lab: Lab):
 
 
 def test_on_kafka_a_damaged_record_becomes_a_letter_and_its_partition_continues(
-    lab: Lab, own_kafka: KafkaProcess
+    lab: WorkerLab, own_kafka: KafkaProcess
 ):
     lab.scan("ok-1", "ok-1", "ok-1")
     logs = own_kafka.log_path.parent.glob("logs/slide.scanned-*/*.log")
@@ -90,7 +90,7 @@ def test_on_kafka_a_damaged_record_becomes_a_letter_and_its_partition_continues(
     assert _left(lab) == 0
 
 
-def _left(lab: Lab) -> int:
+def _left(lab: WorkerLab) -> int:
     """Join the group and ask what it has not finished."""
     group = f"tilers-{lab.folder.name}"
     subscription = open_subscription(worker_jobs.bus(lab.folder), "slide.scanned", group)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-from lab import Lab, page
+from lab import WorkerLab, page
 from waiting import until
 
 
-def test_good_slides_become_drafts_and_leave_nothing_behind(lab: Lab):
+def test_good_slides_become_drafts_and_leave_nothing_behind(lab: WorkerLab):
     slides = [f"ok-{number}" for number in range(10)]
     lab.scan(*slides)
     worker = lab.thread()
@@ -20,7 +20,7 @@ def test_good_slides_become_drafts_and_leave_nothing_behind(lab: Lab):
     assert list(lab.store.list("attempts/")) == []
 
 
-def test_bad_slides_among_good_ones_become_letters_with_their_codes(lab: Lab):
+def test_bad_slides_among_good_ones_become_letters_with_their_codes(lab: WorkerLab):
     slides = ["ok-1", "bad-1", "crash-1", "odd-1", "ok-2", "once-crash-1"]
     lab.scan(*slides)
     worker = lab.thread(max_attempts=2)
@@ -35,7 +35,7 @@ def test_bad_slides_among_good_ones_become_letters_with_their_codes(lab: Lab):
     assert lab.left() == 0
 
 
-def test_a_job_over_its_deadline_is_ended_and_its_objects_are_found(lab: Lab):
+def test_a_job_over_its_deadline_is_ended_and_its_objects_are_found(lab: WorkerLab):
     lab.scan("hang-1", "once-hang-1")
     worker = lab.thread(deadline_s=0.3, max_attempts=2)
     lab.finished("hang-1", "once-hang-1")
@@ -46,7 +46,7 @@ def test_a_job_over_its_deadline_is_ended_and_its_objects_are_found(lab: Lab):
     assert lab.drafts() == {"once-hang-1"}
 
 
-def test_a_job_over_its_memory_limit_becomes_a_letter_that_names_the_setting(lab: Lab):
+def test_a_job_over_its_memory_limit_becomes_a_letter_that_names_the_setting(lab: WorkerLab):
     """Twice, for the first try may have been in a process that others had left full; then no more."""
     lab.scan("greedy-1", "ok-1", "refused-1", "ok-2")
     worker = lab.thread(memory_bytes=float(500 << 20), max_attempts=5)
@@ -63,7 +63,7 @@ def test_a_job_over_its_memory_limit_becomes_a_letter_that_names_the_setting(lab
     assert lab.left() == 0
 
 
-def test_memory_that_an_earlier_job_left_behind_ends_no_other_slide(lab: Lab):
+def test_memory_that_an_earlier_job_left_behind_ends_no_other_slide(lab: WorkerLab):
     """Each leaves 300 MiB behind; two of them are too much for one process, not for two."""
     slides = [f"hoard-{number}" for number in range(4)]
     lab.scan(*slides)
@@ -74,14 +74,14 @@ def test_memory_that_an_earlier_job_left_behind_ends_no_other_slide(lab: Lab):
     assert lab.drafts() == set(slides)
 
 
-def test_a_process_over_its_memory_limit_before_its_first_job_is_a_fatal_error(lab: Lab):
+def test_a_process_over_its_memory_limit_before_its_first_job_is_a_fatal_error(lab: WorkerLab):
     lab.scan("ok-1")
     assert lab.thread(memory_bytes=float(1 << 20)).wait() == 78
     assert lab.letters() == {}
     assert lab.left() == 1
 
 
-def test_a_slide_that_does_not_open_in_time_becomes_a_letter_long_before_the_deadline(lab: Lab):
+def test_a_slide_that_does_not_open_in_time_becomes_a_letter_long_before_the_deadline(lab: WorkerLab):
     lab.scan("unopened-1", "ok-1")
     worker = lab.thread(opening_s=0.3, deadline_s=3600.0)
     lab.finished("unopened-1", "ok-1")
@@ -92,7 +92,7 @@ def test_a_slide_that_does_not_open_in_time_becomes_a_letter_long_before_the_dea
     assert lab.drafts() == {"ok-1"}
 
 
-def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
+def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: WorkerLab):
     lab.scan("ok-1", times=12)
     worker = lab.thread()
     until(lambda: lab.published("report.drafted")["ok-1"] == 12, 60, "twelve announcements")
@@ -101,7 +101,7 @@ def test_twelve_duplicates_give_one_object_and_are_all_committed(lab: Lab):
     assert lab.left() == 0
 
 
-def test_an_outage_is_waited_out_and_costs_no_attempt(lab: Lab):
+def test_an_outage_is_waited_out_and_costs_no_attempt(lab: WorkerLab):
     (lab.folder / "away").touch()
     lab.scan("away-1", "ok-1")
     worker = lab.thread(max_attempts=2)
@@ -115,7 +115,7 @@ def test_an_outage_is_waited_out_and_costs_no_attempt(lab: Lab):
     assert lab.attempts("away-1") == 0
 
 
-def test_others_pass_a_slide_whose_share_is_away_until_it_is_back(lab: Lab):
+def test_others_pass_a_slide_whose_share_is_away_until_it_is_back(lab: WorkerLab):
     (lab.folder / "share").touch()
     good = [f"ok-{number}" for number in range(10)]
     lab.scan("share-1", "share-2", *good)
@@ -135,7 +135,7 @@ def aside(url: str) -> dict[str, int]:
     return page(f"{url}/status")[1]["set_aside"]["codes"]
 
 
-def test_few_records_are_tried_while_a_server_that_all_need_is_away(lab: Lab):
+def test_few_records_are_tried_while_a_server_that_all_need_is_away(lab: WorkerLab):
     """Hundreds, one after the other and again, would be work for nothing."""
     (lab.folder / "away").touch()
     slides = [f"away-{number}" for number in range(30)]
@@ -150,7 +150,7 @@ def test_few_records_are_tried_while_a_server_that_all_need_is_away(lab: Lab):
     assert lab.letters() == {}
 
 
-def test_records_that_were_set_aside_go_to_another_worker_when_theirs_is_gone(lab: Lab):
+def test_records_that_were_set_aside_go_to_another_worker_when_theirs_is_gone(lab: WorkerLab):
     (lab.folder / "share").touch()
     lab.scan("share-1", "ok-1")
     first = lab.process()
@@ -165,7 +165,7 @@ def test_records_that_were_set_aside_go_to_another_worker_when_theirs_is_gone(la
     assert lab.left() == 0
 
 
-def test_a_job_longer_than_the_session_is_delivered_once(lab: Lab):
+def test_a_job_longer_than_the_session_is_delivered_once(lab: WorkerLab):
     """Two members; the one that works stays a member for several sessions."""
     lab.scan("held-1")
     workers = [lab.process(session_s=1.0), lab.process(session_s=1.0)]
@@ -187,7 +187,7 @@ def _seconds(url: str) -> float:
     return flight["seconds"] if flight else 0.0
 
 
-def test_a_record_that_is_no_event_is_refused_and_the_next_one_done(lab: Lab):
+def test_a_record_that_is_no_event_is_refused_and_the_next_one_done(lab: WorkerLab):
     lab.scan_raw(b'{"patient": "DOE^JANE"}')
     lab.scan("ok-1")
     worker = lab.thread()
@@ -199,7 +199,7 @@ def test_a_record_that_is_no_event_is_refused_and_the_next_one_done(lab: Lab):
     assert "DOE" not in str(letter)
 
 
-def test_a_fatal_error_of_one_slide_alone_ends_that_slide_and_not_the_worker(lab: Lab):
+def test_a_fatal_error_of_one_slide_alone_ends_that_slide_and_not_the_worker(lab: WorkerLab):
     lab.scan("fatal-1", "ok-1")
     worker = lab.thread(max_attempts=2)
     lab.finished("fatal-1", "ok-1")
@@ -209,7 +209,9 @@ def test_a_fatal_error_of_one_slide_alone_ends_that_slide_and_not_the_worker(lab
     assert lab.drafts() == {"ok-1"}
 
 
-def test_a_fatal_error_of_the_installation_ends_the_worker_with_its_code_and_the_event_uncommitted(lab: Lab):
+def test_a_fatal_error_of_the_installation_ends_the_worker_with_its_code_and_the_event_uncommitted(
+    lab: WorkerLab,
+):
     """It goes wrong while a job is in hand; the handler cannot be made anew."""
     lab.scan("held-1", "ok-1")
     worker = lab.thread(max_attempts=3)
@@ -222,7 +224,7 @@ def test_a_fatal_error_of_the_installation_ends_the_worker_with_its_code_and_the
     assert lab.drafts() == set()
 
 
-def test_an_outcome_too_large_for_an_event_ends_that_slide_and_not_the_worker(lab: Lab):
+def test_an_outcome_too_large_for_an_event_ends_that_slide_and_not_the_worker(lab: WorkerLab):
     """Its objects exist: a job that finds them fails as the first did, also after a restart."""
     lab.scan("big-1", "ok-1")
     worker = lab.thread()

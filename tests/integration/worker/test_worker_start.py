@@ -5,18 +5,18 @@ from __future__ import annotations
 import signal
 
 import pytest
-from lab import Lab, page
+from lab import WorkerLab, page
 from waiting import until
 
 from histgen_lib.telemetry import metrics
 
 
-def _setup(lab: Lab, how: str) -> None:
+def _setup(lab: WorkerLab, how: str) -> None:
     (lab.folder / "setup").write_text(how)
 
 
 @pytest.mark.parametrize("how", ["bad", "crash"])
-def test_a_job_that_cannot_be_set_up_ends_the_worker_before_it_takes_a_record(lab: Lab, how: str):
+def test_a_job_that_cannot_be_set_up_ends_the_worker_before_it_takes_a_record(lab: WorkerLab, how: str):
     """Also by an InvalidInputError: before the first slide no slide can be at fault."""
     _setup(lab, how)
     lab.scan("ok-1")
@@ -25,7 +25,7 @@ def test_a_job_that_cannot_be_set_up_ends_the_worker_before_it_takes_a_record(la
     assert lab.letters() == {}
 
 
-def test_a_server_outage_at_the_start_is_waited_out(lab: Lab):
+def test_a_server_outage_at_the_start_is_waited_out(lab: WorkerLab):
     _setup(lab, "away")
     lab.scan("ok-1")
     worker = lab.thread()
@@ -37,7 +37,7 @@ def test_a_server_outage_at_the_start_is_waited_out(lab: Lab):
     assert worker.end() == 0
 
 
-def test_a_child_whose_worker_ends_before_it_is_ready_ends_silently(lab: Lab):
+def test_a_child_whose_worker_ends_before_it_is_ready_ends_silently(lab: WorkerLab):
     """What multiprocessing would say of it is no line of JSON, and might repeat anything."""
     worker = lab.process()
     assert worker.url
@@ -46,14 +46,14 @@ def test_a_child_whose_worker_ends_before_it_is_ready_ends_silently(lab: Lab):
     assert {line["level"] for line in worker.lines()} == {"info"}
 
 
-def test_a_stop_during_the_start_is_obeyed(lab: Lab):
+def test_a_stop_during_the_start_is_obeyed(lab: WorkerLab):
     _setup(lab, "away")
     worker = lab.thread()
     until(lambda: page(f"{worker.url}/readyz")[1]["missing"].get("process") == "told-so", 60, "the outage")
     assert worker.end() == 0
 
 
-def test_an_idle_worker_shows_when_a_dependency_of_its_job_is_missing(lab: Lab, monkeypatch):
+def test_an_idle_worker_shows_when_a_dependency_of_its_job_is_missing(lab: WorkerLab, monkeypatch):
     monkeypatch.setattr("histgen_lib.worker.runner.CHECK_S", 0.05)
     worker = lab.thread()
     until(lambda: page(f"{worker.url}/readyz")[0] == 200, 60, "readiness")
@@ -68,7 +68,7 @@ def test_an_idle_worker_shows_when_a_dependency_of_its_job_is_missing(lab: Lab, 
     assert worker.end() == 0
 
 
-def test_the_pages_show_the_job_in_hand(lab: Lab):
+def test_the_pages_show_the_job_in_hand(lab: WorkerLab):
     lab.scan("held-1")
     worker = lab.thread()
     until(lambda: lab.calls("held-1"), 60, "the job's begin")
@@ -92,7 +92,7 @@ def _working(url: str):
     return status if status["in_flight"] and status["in_flight"]["stage"] == "encode" else None
 
 
-def test_a_taken_port_ends_the_worker_with_a_code_that_allows_a_restart(lab: Lab):
+def test_a_taken_port_ends_the_worker_with_a_code_that_allows_a_restart(lab: WorkerLab):
     worker = lab.thread()
     port = int(worker.url.rsplit(":", 1)[1])
     assert lab.thread(port=port).wait() == 75

@@ -12,7 +12,7 @@ import planted_objects as planted
 import pytest
 import tiny_model
 import whole_store
-from job_kit import NOW, Killed, Lab, scanned
+from job_kit import NOW, JobLab, Killed, scanned
 
 from histgen_lib.catalogue.audit import this_account
 from histgen_lib.catalogue.dead_letter import DeadLetter
@@ -41,13 +41,13 @@ def finished_store(tmp_path_factory, model_dir) -> Path:
 
 
 @pytest.fixture
-def lab(finished_store, tmp_path, model_dir) -> Lab:
-    lab = Lab.copy_of(finished_store, tmp_path, model_dir)
+def lab(finished_store, tmp_path, model_dir) -> JobLab:
+    lab = JobLab.copy_of(finished_store, tmp_path, model_dir)
     age(lab)
     return lab
 
 
-def age(lab: Lab, days: float = 31, prefix: str = "") -> None:
+def age(lab: JobLab, days: float = 31, prefix: str = "") -> None:
     """Make objects look as if they were written so long ago."""
     for key in lab.store.contents(prefix):
         path = Path(lab.store.uri(key).removeprefix("file://"))
@@ -55,15 +55,15 @@ def age(lab: Lab, days: float = 31, prefix: str = "") -> None:
         os.utime(path, (then, then))
 
 
-def pruned(lab: Lab, days: dict[str, float] = ALL, **options) -> list[Removed]:
+def pruned(lab: JobLab, days: dict[str, float] = ALL, **options) -> list[Removed]:
     return list(prune(lab.store, None, days, **options))
 
 
-def faults(lab: Lab) -> list[str]:
+def faults(lab: JobLab) -> list[str]:
     return [one.key for step in Verification(lab.store, anew=True).run() for one in step]
 
 
-def states(lab: Lab) -> list[tuple[str, str, str]]:
+def states(lab: JobLab) -> list[tuple[str, str, str]]:
     return [(one.slide_id, one.state, one.end) for one in Overview(lab.store).slides()]
 
 
@@ -133,7 +133,7 @@ def test_the_report_of_a_slide_that_has_left_its_case_stays_and_can_be_repaired(
 
 def test_recent_objects_stay_whatever_age_is_asked_for(lab, finished_store, tmp_path, model_dir):
     (tmp_path / "young").mkdir()
-    young = Lab.copy_of(finished_store, tmp_path / "young", model_dir)
+    young = JobLab.copy_of(finished_store, tmp_path / "young", model_dir)
 
     assert pruned(young) == []
     assert pruned(young, dict.fromkeys(KINDS, 0.0)) == []  # a worker may be at it

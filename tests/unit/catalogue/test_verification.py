@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 import whole_store
 from damage import DAMAGE, damage
-from job_kit import NOW, Lab, WatchedStore, scanned
+from job_kit import NOW, JobLab, WatchedStore, scanned
 
 from histgen_lib.catalogue.integrity import noted_damage
 from histgen_lib.catalogue.keys import CURSOR, scanned_key
@@ -57,21 +57,21 @@ def finished_store(tmp_path_factory, model_dir) -> Path:
 
 
 @pytest.fixture
-def lab(finished_store, tmp_path, model_dir) -> Lab:
-    return Lab.copy_of(finished_store, tmp_path, model_dir)
+def lab(finished_store, tmp_path, model_dir) -> JobLab:
+    return JobLab.copy_of(finished_store, tmp_path, model_dir)
 
 
-def found(lab: Lab) -> dict[str, str]:
+def found(lab: JobLab) -> dict[str, str]:
     """Verify to the end; return what is damaged, and why."""
     return {one.key: one.why for step in Verification(lab.store).run() for one in step}
 
 
-def contents(lab: Lab) -> dict[str, bytes]:
+def contents(lab: JobLab) -> dict[str, bytes]:
     kept = lab.store.contents().items()
     return {key: data for key, data in kept if not key.startswith(("verify/", "audit/"))}
 
 
-def one_of(lab: Lab, prefix: str, ending: str) -> str:
+def one_of(lab: JobLab, prefix: str, ending: str) -> str:
     return next(key for key in sorted(contents(lab)) if key.startswith(prefix) and key.endswith(ending))
 
 
@@ -194,7 +194,7 @@ def test_a_store_of_an_earlier_version_is_checked_as_far_as_possible(lab):
     assert not lab.store.contents("case-reports/C/0")  # it is rebuilt where it lies
 
 
-def as_before(lab: Lab) -> None:
+def as_before(lab: JobLab) -> None:
     """Leave the store as the version before would have: no digests, no seals, cases among slides."""
     store = lab.store.inner
     for key, data in contents(lab).items():
@@ -246,7 +246,7 @@ class Meanwhile:
         return answer
 
 
-def taken_away(lab: Lab, prefix: str) -> dict[str, bytes]:
+def taken_away(lab: JobLab, prefix: str) -> dict[str, bytes]:
     objects = lab.store.contents(prefix)
     for key in objects:
         lab.store.delete(key)

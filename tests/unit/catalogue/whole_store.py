@@ -7,7 +7,7 @@ from pathlib import Path
 
 import planted_objects as planted
 import tiny_model
-from job_kit import NOW, Lab, scanned
+from job_kit import NOW, JobLab, scanned
 
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.keys import copy_key
@@ -18,9 +18,9 @@ from services.gateway.intake import Ledger
 CASE = {"case_id": "C", "case_slides": ("b", "c")}
 
 
-def make(folder: Path, model_dir: Path) -> Lab:
+def make(folder: Path, model_dir: Path) -> JobLab:
     """Make the store in `folder`, beside the slides."""
-    lab = Lab.at(folder, model_dir)
+    lab = JobLab.at(folder, model_dir)
     for name in "abc":
         announce(lab, tiny_model.write_slide(folder / f"{name}.tif", side_px=640, seed=ord(name)), name)
     remake(lab, events(lab))
@@ -33,7 +33,7 @@ def make(folder: Path, model_dir: Path) -> Lab:
     return lab
 
 
-def announce(lab: Lab, slide: Path, name: str) -> Event:
+def announce(lab: JobLab, slide: Path, name: str) -> Event:
     data = scanned(slide, slide_id=name, **(CASE if name in "bc" else {}))
     event = Event.first(data, source="/histgen/gateway", now=NOW, identity=name)
     ledger = Ledger(lab.store)
@@ -42,7 +42,7 @@ def announce(lab: Lab, slide: Path, name: str) -> Event:
     return event
 
 
-def publish(lab: Lab, slide: Path, name: str) -> None:
+def publish(lab: JobLab, slide: Path, name: str) -> None:
     """Process a slide whose event somebody published directly."""
     data = scanned(slide, slide_id=name)
     event = Event.first(data, source="lab/scanner-1", now=NOW, identity="17")
@@ -51,12 +51,12 @@ def publish(lab: Lab, slide: Path, name: str) -> None:
     keep(lab.store, event, taken)
 
 
-def events(lab: Lab) -> list[Event]:
+def events(lab: JobLab) -> list[Event]:
     found = [Ledger(lab.store).latest(name) for name in "abcd"]
     return [one.event for one in found if one]
 
 
-def remake(lab: Lab, events: Sequence[Event]) -> None:
+def remake(lab: JobLab, events: Sequence[Event]) -> None:
     """Process these events as tiler and reporter do, whether they come for the first time or again."""
     for event in events:
         assert isinstance(event.data, SlideScanned)

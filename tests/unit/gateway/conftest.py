@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def lab(tmp_path: Path) -> GatewayLab:
     folder = tmp_path / "scans"
     folder.mkdir()
-    return Lab(folder)
+    return GatewayLab(folder)

@@ -92,7 +92,7 @@ class Objects(MemoryStore):
             yield data[start : start + size]
 
 
-class Lab:
+class GatewayLab:
     """A gateway's intake over a folder and buckets."""
 
     def __init__(self, folder: Path) -> None:
@@ -135,7 +135,7 @@ class Lab:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
 
 
-def keys_of(lab: Lab) -> list[str]:
+def keys_of(lab: GatewayLab) -> list[str]:
     """List the announced slides."""
     return sorted(event.key for event in lab.bus.scanned)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gateway_fakes import AT_ONCE, Lab
+from gateway_fakes import AT_ONCE, GatewayLab
 
 from histgen_lib.access.finding import LeftOut
 from histgen_lib.errors import InvalidInputError
@@ -31,14 +31,14 @@ class Pace:
 
 
 def _run(
-    lab: Lab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
+    lab: GatewayLab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
 ) -> tuple[Tally, list[Step]]:
     tally, steps = _run_all(lab, prefix, pace=pace, **more)
     return tally, [one for one in steps if isinstance(one, Step)]
 
 
 def _run_all(
-    lab: Lab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
+    lab: GatewayLab, prefix: str | Path | None = None, *, pace: Pace | None = None, **more
 ) -> tuple[Tally, list[Step | LeftOut]]:
     steps: list[Step | LeftOut] = []
     pace = pace or Pace()
@@ -55,13 +55,13 @@ def _run_all(
     return tally, steps
 
 
-def _fill(lab: Lab, count: int = 5) -> None:
+def _fill(lab: GatewayLab, count: int = 5) -> None:
     for name in (f"{index // 2}/s{index}.svs" for index in range(count)):
         if not (lab.folder / name).exists():
             lab.file(name, f"slide {name}")
 
 
-def test_every_slide_of_a_folder_is_announced(lab: Lab):
+def test_every_slide_of_a_folder_is_announced(lab: GatewayLab):
     _fill(lab)
     tally, steps = _run(lab)
     assert tally.outcomes == {"accepted": 5}
@@ -70,7 +70,7 @@ def test_every_slide_of_a_folder_is_announced(lab: Lab):
     assert [step.outcome for step in steps] == ["accepted"] * 5
 
 
-def test_a_second_run_reads_and_announces_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_run_reads_and_announces_nothing(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     _fill(lab)
     _run(lab)
     monkeypatch.setattr(lab.intake.contents, "measure", None)
@@ -81,7 +81,7 @@ def test_a_second_run_reads_and_announces_nothing(lab: Lab, monkeypatch: pytest.
     assert len(lab.bus.published) == 5
 
 
-def test_a_backfill_stopped_in_the_middle_resumes_where_it_was(lab: Lab):
+def test_a_backfill_stopped_in_the_middle_resumes_where_it_was(lab: GatewayLab):
     _fill(lab)
     tally, _ = _run(lab, pace=Pace(stop_after=2), every_s=2.0)
     assert (tally.stopped, tally.outcomes) == (True, {"accepted": 2})
@@ -90,7 +90,7 @@ def test_a_backfill_stopped_in_the_middle_resumes_where_it_was(lab: Lab):
     assert len(lab.bus.published) == 5
 
 
-def test_new_slides_come_at_the_stated_rate_and_known_ones_cost_no_time(lab: Lab):
+def test_new_slides_come_at_the_stated_rate_and_known_ones_cost_no_time(lab: GatewayLab):
     _fill(lab, 3)
     _run(lab)
     _fill(lab, 6)
@@ -99,7 +99,7 @@ def test_new_slides_come_at_the_stated_rate_and_known_ones_cost_no_time(lab: Lab
     assert pace.waits == [2.0, 2.0]
 
 
-def test_a_dry_run_writes_reads_and_publishes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_dry_run_writes_reads_and_publishes_nothing(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     _fill(lab, 2)
     _run(lab)
     _fill(lab, 4)
@@ -111,7 +111,7 @@ def test_a_dry_run_writes_reads_and_publishes_nothing(lab: Lab, monkeypatch: pyt
     assert len(lab.bus.published) == 2
 
 
-def test_a_bucket_is_filled_from_a_prefix(lab: Lab):
+def test_a_bucket_is_filled_from_a_prefix(lab: GatewayLab):
     for key in ("2026/a.svs", "2026/b.tiff", "2026/b.json", "2025/c.svs", "2026-old/d.svs"):
         lab.object("lab", key, key.encode())
     tally, _ = _run(lab, "s3://lab/2026")
@@ -120,7 +120,7 @@ def test_a_bucket_is_filled_from_a_prefix(lab: Lab):
     assert tally.outcomes == {"duplicate": 2, "accepted": 2}
 
 
-def test_what_a_notification_announced_is_known_to_a_backfill(lab: Lab):
+def test_what_a_notification_announced_is_known_to_a_backfill(lab: GatewayLab):
     from notification_bodies import amazon, record
 
     from services.gateway.bucket_intake import take_in
@@ -132,7 +132,7 @@ def test_what_a_notification_announced_is_known_to_a_backfill(lab: Lab):
     assert lab.buckets["lab"].reads == 1
 
 
-def test_slides_that_are_refused_are_reported_and_skipped(lab: Lab):
+def test_slides_that_are_refused_are_reported_and_skipped(lab: GatewayLab):
     lab.file("m.mrxs", "no companions")
     lab.file("a.svs")
     tally, steps = _run(lab)
@@ -140,7 +140,7 @@ def test_slides_that_are_refused_are_reported_and_skipped(lab: Lab):
     assert [step.error.code for step in steps if step.error] == ["slide-incomplete"]
 
 
-def test_files_left_out_of_a_folder_are_counted_and_named(lab: Lab):
+def test_files_left_out_of_a_folder_are_counted_and_named(lab: GatewayLab):
     _fill(lab, 2)
     for name in ("notes.txt", "0/readme", ".hidden/a.svs", "a.svs.part", "0/s0.svs.json"):
         lab.file(name)
@@ -152,7 +152,7 @@ def test_files_left_out_of_a_folder_are_counted_and_named(lab: Lab):
     assert named == {"notes.txt", "0/readme", ".hidden", "a.svs.part", "link"}
 
 
-def test_objects_left_out_of_a_bucket_are_counted_and_named(lab: Lab):
+def test_objects_left_out_of_a_bucket_are_counted_and_named(lab: GatewayLab):
     for key in ("a//b.svs", "/b.svs", "notes.txt", "in/", "in.svs/", "a\x1b[2J.txt"):
         lab.object("lab", key, key.encode())
     tally, steps = _run_all(lab, "s3://lab")
@@ -168,7 +168,7 @@ def test_objects_left_out_of_a_bucket_are_counted_and_named(lab: Lab):
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("key", ["a/../b.svs", "./b.svs", "a\nb.svs"])
-def test_a_dangerous_key_is_refused_by_name(lab: Lab, key: str, dry_run: bool):
+def test_a_dangerous_key_is_refused_by_name(lab: GatewayLab, key: str, dry_run: bool):
     lab.object("lab", key)
     tally, (step,) = _run(lab, "s3://lab", dry_run=dry_run)
     assert tally.outcomes == {"refused": 1}
@@ -177,14 +177,14 @@ def test_a_dangerous_key_is_refused_by_name(lab: Lab, key: str, dry_run: bool):
     assert lab.bus.published == []
 
 
-def test_a_prefix_may_begin_with_a_slash(lab: Lab):
+def test_a_prefix_may_begin_with_a_slash(lab: GatewayLab):
     for key in ("/in/a.svs", "in/b.svs"):
         lab.object("lab", key, key.encode())
     _run(lab, "s3://lab//in/")
     assert [event.data.uri for event in lab.bus.scanned] == ["s3://lab//in/a.svs"]
 
 
-def test_an_outage_is_waited_out(lab: Lab):
+def test_an_outage_is_waited_out(lab: GatewayLab):
     lab.file("a.svs")
     lab.bus.away = True
     outcomes: list[str] = []
@@ -206,7 +206,7 @@ def test_an_outage_is_waited_out(lab: Lab):
     assert outcomes == ["waiting", "waiting", "waiting", "accepted"]
 
 
-def test_a_stop_ends_it_during_an_outage(lab: Lab):
+def test_a_stop_ends_it_during_an_outage(lab: GatewayLab):
     lab.file("a.svs")
     lab.bus.away = True
     stop = Stop()

@@ -8,7 +8,7 @@ from pathlib import Path
 import planted_objects as planted
 import pytest
 from folding_store import FoldingStore
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 
 from histgen_lib.catalogue.overview import Overview
 from histgen_lib.catalogue.registry import keep, take_in
@@ -48,7 +48,7 @@ def states(store) -> dict[str, str]:
     return {slide.slide_id: slide.state for slide in Overview(store).slides()}
 
 
-def test_a_slide_is_in_the_overview_once_the_tiler_takes_it(lab: Lab):
+def test_a_slide_is_in_the_overview_once_the_tiler_takes_it(lab: GatewayLab):
     event = by_hand(lab.file("a.svs"))
     assert states(lab.store) == {}
     take_in(lab.store, event)
@@ -59,7 +59,7 @@ def test_a_slide_is_in_the_overview_once_the_tiler_takes_it(lab: Lab):
     assert states(lab.store) == {"a": "dead-letter"}
 
 
-def test_its_letter_is_found_through_any_number_of_replays(lab: Lab):
+def test_its_letter_is_found_through_any_number_of_replays(lab: GatewayLab):
     event = by_hand(lab.file("a.svs"))
     take_in(lab.store, event)
     for _ in range(3):
@@ -73,14 +73,14 @@ def test_its_letter_is_found_through_any_number_of_replays(lab: Lab):
     assert [slide.letter.event.replay for slide in Overview(lab.store).named(scans)] == [3]
 
 
-def test_the_gateway_then_knows_the_slide(lab: Lab):
+def test_the_gateway_then_knows_the_slide(lab: GatewayLab):
     path = lab.file("a.svs")
     drafted_by_hand(lab.store, by_hand(path))
     assert lab.submit(path).status == "duplicate"
     assert lab.submit(lab.file("b/a.svs", b"other")).letter.code == "slide-id-taken"
 
 
-def test_a_rescan_is_the_latest_and_the_first_scan_repeated_is_not(lab: Lab):
+def test_a_rescan_is_the_latest_and_the_first_scan_repeated_is_not(lab: GatewayLab):
     first = by_hand(lab.file("a.svs", b"one"))
     second = by_hand(lab.file("a.svs", b"two"), ce_id="18")
     turns = [take_in(lab.store, event).turn for event in (first, second, first, second)]
@@ -88,7 +88,7 @@ def test_a_rescan_is_the_latest_and_the_first_scan_repeated_is_not(lab: Lab):
     assert Overview(lab.store).slides()[0].event == second
 
 
-def test_later_turns_are_later_whichever_way_a_slide_comes(lab: Lab):
+def test_later_turns_are_later_whichever_way_a_slide_comes(lab: GatewayLab):
     path = lab.file("a.svs", b"one")
     lab.submit(path)
     take_in(lab.store, lab.bus.scanned[0])
@@ -97,7 +97,7 @@ def test_later_turns_are_later_whichever_way_a_slide_comes(lab: Lab):
     assert (data.turn, lab.bus.scanned[-1].data.turn) == (1, 2)
 
 
-def test_the_gateway_alone_records_what_it_announced(lab: Lab):
+def test_the_gateway_alone_records_what_it_announced(lab: GatewayLab):
     lab.submit(lab.file("a.svs", b"one"))
     lab.submit(lab.file("a.svs", b"two"))
     before = dict(lab.store.kept)
@@ -107,7 +107,7 @@ def test_the_gateway_alone_records_what_it_announced(lab: Lab):
 
 
 @pytest.mark.parametrize("first", ["gateway", "by hand"])
-def test_two_slides_of_one_id_from_two_scanners_are_never_mixed(lab: Lab, first: str):
+def test_two_slides_of_one_id_from_two_scanners_are_never_mixed(lab: GatewayLab, first: str):
     path, other = lab.file("one/a.svs", b"one"), lab.file("two/a.svs", b"two")
     if first == "gateway":
         lab.submit(path)
@@ -117,14 +117,14 @@ def test_two_slides_of_one_id_from_two_scanners_are_never_mixed(lab: Lab, first:
     assert Overview(lab.store).slides()[0].uri == path.as_uri()
 
 
-def test_an_unreadable_slide_takes_no_id_from_the_slide_that_owns_it(lab: Lab):
+def test_an_unreadable_slide_takes_no_id_from_the_slide_that_owns_it(lab: GatewayLab):
     take_in(lab.store, by_hand(lab.file("nowhere/a.svs", b"junk")))
     assert lab.submit(lab.file("a.svs")).letter is None
     assert lab.submit(lab.file("a.svs")).status == "duplicate"
     assert Overview(lab.store).slides()[0].event == lab.bus.scanned[-1]
 
 
-def test_an_event_that_names_the_bytes_of_another_slide_is_not_that_slide(lab: Lab):
+def test_an_event_that_names_the_bytes_of_another_slide_is_not_that_slide(lab: GatewayLab):
     """Otherwise the slide would be taken for a copy of one that does not exist."""
     other = lab.file("b.svs", b"real")
     claimed = by_hand(lab.file("junk.svs", b"junk"), slide_id="a", content_id=sha256_hex(b"real"))
@@ -134,7 +134,7 @@ def test_an_event_that_names_the_bytes_of_another_slide_is_not_that_slide(lab: L
     assert (receipt.slide_id, receipt.status) == ("b", "accepted")
 
 
-def test_a_given_up_event_that_comes_again_is_not_the_latest(lab: Lab):
+def test_a_given_up_event_that_comes_again_is_not_the_latest(lab: GatewayLab):
     first = by_hand(lab.file("a.svs", b"one"))
     second = by_hand(lab.file("a.svs", b"two"), ce_id="18")
     for event in (first, second, first):
@@ -142,7 +142,7 @@ def test_a_given_up_event_that_comes_again_is_not_the_latest(lab: Lab):
     assert Overview(lab.store).slides()[0].event == second
 
 
-def test_the_slide_that_was_read_first_keeps_the_id(lab: Lab):
+def test_the_slide_that_was_read_first_keeps_the_id(lab: GatewayLab):
     event = by_hand(lab.file("one/a.svs", b"one"))
     late = take_in(lab.store, event)
     lab.submit(lab.file("two/a.svs", b"two"))
@@ -151,7 +151,7 @@ def test_the_slide_that_was_read_first_keeps_the_id(lab: Lab):
     assert caught.value.code == "slide-id-taken"
 
 
-def test_earlier_bytes_of_a_slide_are_its_own_wherever_they_are(lab: Lab):
+def test_earlier_bytes_of_a_slide_are_its_own_wherever_they_are(lab: GatewayLab):
     for data in (b"one", b"two"):
         lab.submit(lab.file("a.svs", data))
     assert take_in(lab.store, by_hand(lab.file("archive/a.svs", b"two"))).slide_id == "a"
@@ -161,7 +161,7 @@ def test_earlier_bytes_of_a_slide_are_its_own_wherever_they_are(lab: Lab):
     "name", ["a ", " a", "a.", "a\N{RIGHT-TO-LEFT OVERRIDE}gvs", "e\N{COMBINING ACUTE ACCENT}"]
 )
 @pytest.mark.parametrize("field", ["slide_id", "case_id", "case_slides"])
-def test_a_name_that_looks_like_another_is_refused(lab: Lab, name: str, field: str):
+def test_a_name_that_looks_like_another_is_refused(lab: GatewayLab, name: str, field: str):
     fields = {"case_id": "C", "case_slides": ("a",)} | {
         field: (name, "a") if field == "case_slides" else name
     }
@@ -170,7 +170,7 @@ def test_a_name_that_looks_like_another_is_refused(lab: Lab, name: str, field: s
 
 
 @pytest.mark.parametrize("other", ["A", "\N{LATIN SMALL LETTER A WITH GRAVE}"])
-def test_a_store_that_ignores_capitals_refuses_a_second_slide_at_every_entry(lab: Lab, other: str):
+def test_a_store_that_ignores_capitals_refuses_a_second_slide_at_every_entry(lab: GatewayLab, other: str):
     """The ids differ only in case, or in a character that every store distinguishes."""
     distinct = other != "A"
     lab.store = FoldingStore(lab.store)
@@ -187,7 +187,7 @@ def test_a_store_that_ignores_capitals_refuses_a_second_slide_at_every_entry(lab
     assert [slide.slide_id for slide in Overview(lab.store).slides() if slide.event] == ["a"]
 
 
-def test_letters_of_slides_that_share_a_trace_stay_with_their_own(lab: Lab):
+def test_letters_of_slides_that_share_a_trace_stay_with_their_own(lab: GatewayLab):
     """Some senders give every event the same traceparent."""
     events = [
         replace(by_hand(lab.file(f"{name}.svs", name)), traceparent=f"00-{'1' * 32}-{'2' * 16}-01")
@@ -202,7 +202,7 @@ def test_letters_of_slides_that_share_a_trace_stay_with_their_own(lab: Lab):
     assert states(lab.store) == {"a": "scanned", "b": "scanned"}
 
 
-def test_a_letter_of_a_slide_announced_again_since_undoes_nothing(lab: Lab):
+def test_a_letter_of_a_slide_announced_again_since_undoes_nothing(lab: GatewayLab):
     path = lab.file("a.svs")
     lab.submit(path)
     planted.letter(lab.store, lab.bus.scanned[0])
@@ -214,7 +214,7 @@ def test_a_letter_of_a_slide_announced_again_since_undoes_nothing(lab: Lab):
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{}", b'{"uri": 3}'])
-def test_an_id_with_an_unreadable_owner_stays_with_the_slide_that_was_read(lab: Lab, left):
+def test_an_id_with_an_unreadable_owner_stays_with_the_slide_that_was_read(lab: GatewayLab, left):
     drafted_by_hand(lab.store, by_hand(lab.file("a.svs", b"first")))
     del lab.store.kept["gateway/owners/a"]
     if left is not None:

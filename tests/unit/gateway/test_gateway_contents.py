@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 
 from histgen_lib.access.places import FilePlace, ObjectPlace
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
@@ -20,41 +20,41 @@ LISTING = (
 )
 
 
-def _mirax(lab: Lab, name: str = "m") -> Path:
+def _mirax(lab: GatewayLab, name: str = "m") -> Path:
     for part, text in (("Slidedat.ini", LISTING), ("Index.dat", "i"), ("D0.dat", "0"), ("D1.dat", "1")):
         lab.file(f"{name}/{part}", text)
     return lab.file(f"{name}.mrxs", "index")
 
 
-def _refused(lab: Lab, place: Path | ObjectPlace) -> str:
+def _refused(lab: GatewayLab, place: Path | ObjectPlace) -> str:
     with pytest.raises(InvalidInputError) as caught:
         lab.submit(place)
     return caught.value.code
 
 
-def test_a_files_content_is_its_digest_and_size(lab: Lab):
+def test_a_files_content_is_its_digest_and_size(lab: GatewayLab):
     path = lab.file("a.svs", b"pixels")
     assert lab.intake.contents.measure(FilePlace(path)) == Content(sha256_hex(b"pixels"), 6)
 
 
-def test_mirax_content_includes_all_companion_files(lab: Lab):
+def test_mirax_content_includes_all_companion_files(lab: GatewayLab):
     path = _mirax(lab)
     measured = lab.intake.contents.measure(FilePlace(path))
     assert measured == Content(content_id(path), 5 + len(LISTING) + 3)
 
 
 @pytest.mark.parametrize("gone", ["m/Slidedat.ini", "m/Index.dat", "m/D1.dat"])
-def test_mirax_without_one_of_its_companions_is_incomplete(lab: Lab, gone: str):
+def test_mirax_without_one_of_its_companions_is_incomplete(lab: GatewayLab, gone: str):
     path = _mirax(lab)
     (lab.folder / gone).unlink()
     assert _refused(lab, path) == "slide-incomplete"
 
 
-def test_an_impossible_path_is_an_error_of_the_slide(lab: Lab):
+def test_an_impossible_path_is_an_error_of_the_slide(lab: GatewayLab):
     assert _refused(lab, lab.folder / f"{'n' * 300}.svs") == "slide-unreadable"
 
 
-def test_an_object_is_read_in_pieces_and_never_held_whole(lab: Lab):
+def test_an_object_is_read_in_pieces_and_never_held_whole(lab: GatewayLab):
     lab.object("lab", "a.svs", b"0123456789")
     pieces: list[int] = []
     lab.buckets["lab"].on_read = lambda: pieces.append(1)
@@ -63,14 +63,16 @@ def test_an_object_is_read_in_pieces_and_never_held_whole(lab: Lab):
     assert len(pieces) == 3
 
 
-def test_an_object_overwritten_while_it_is_read_is_not_announced(lab: Lab):
+def test_an_object_overwritten_while_it_is_read_is_not_announced(lab: GatewayLab):
     lab.object("lab", "a.svs", b"0123456789")
     lab.buckets["lab"].on_read = lambda: lab.object("lab", "a.svs", b"9876543210")
     assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-changed"
     assert lab.bus.published == []
 
 
-def test_a_file_that_grows_while_it_is_read_is_not_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_grows_while_it_is_read_is_not_announced(
+    lab: GatewayLab, monkeypatch: pytest.MonkeyPatch
+):
     path = lab.file("a.svs")
     real = contents.content_id_of
 
@@ -84,12 +86,12 @@ def test_a_file_that_grows_while_it_is_read_is_not_announced(lab: Lab, monkeypat
     assert lab.bus.published == []
 
 
-def test_an_absent_file_or_object_is_missing(lab: Lab):
+def test_an_absent_file_or_object_is_missing(lab: GatewayLab):
     assert _refused(lab, lab.folder / "a.svs") == "slide-missing"
     assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-missing"
 
 
-def test_a_file_without_read_permission_is_unreadable(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_without_read_permission_is_unreadable(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     path = lab.file("a.svs")
 
     def denied(_):
@@ -99,17 +101,17 @@ def test_a_file_without_read_permission_is_unreadable(lab: Lab, monkeypatch: pyt
     assert _refused(lab, path) == "slide-unreadable"
 
 
-def test_a_folder_that_is_not_a_slide_is_not_searched(lab: Lab):
+def test_a_folder_that_is_not_a_slide_is_not_searched(lab: GatewayLab):
     lab.file("archive/a.svs")
     assert _refused(lab, lab.folder / "archive") == "slide-is-folder"
 
 
-def test_a_pipe_is_refused(lab: Lab):
+def test_a_pipe_is_refused(lab: GatewayLab):
     os.mkfifo(lab.folder / "a.svs")
     assert _refused(lab, lab.folder / "a.svs") == "slide-unreadable"
 
 
-def test_a_pipe_among_dicom_files_is_refused_at_once(lab: Lab):
+def test_a_pipe_among_dicom_files_is_refused_at_once(lab: GatewayLab):
     lab.file("case/1.dcm", bytes(128) + b"DICM")
     os.mkfifo(lab.folder / "case/2.dcm")
     for place in ("case", "case/1.dcm"):
@@ -117,7 +119,7 @@ def test_a_pipe_among_dicom_files_is_refused_at_once(lab: Lab):
 
 
 @pytest.mark.parametrize("name", ["../outside.jpg", "link.jpg"])
-def test_an_index_that_names_a_file_outside_the_roots_is_refused(lab: Lab, name: str):
+def test_an_index_that_names_a_file_outside_the_roots_is_refused(lab: GatewayLab, name: str):
     (lab.folder.parent / "outside.jpg").write_text("secret")
     (lab.folder / "link.jpg").symlink_to("../outside.jpg")
     path = lab.file("v.vms", f"[Virtual Microscope Specimen]\nMapFile={name}\n".encode())
@@ -125,19 +127,21 @@ def test_an_index_that_names_a_file_outside_the_roots_is_refused(lab: Lab, name:
     assert lab.bus.published == []
 
 
-def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: Lab):
+def test_an_empty_file_is_announced_and_left_to_the_tiler_to_judge(lab: GatewayLab):
     assert lab.submit(lab.file("a.svs", b"")).status == "accepted"
     assert lab.bus.scanned[0].data.size_bytes == 0
 
 
 @pytest.mark.parametrize("key", ["m.mrxs", "v.vms", "v.vmu", "series/1.dcm"])
-def test_slides_in_several_files_are_not_taken_from_a_bucket(lab: Lab, key: str):
+def test_slides_in_several_files_are_not_taken_from_a_bucket(lab: GatewayLab, key: str):
     lab.object("lab", key)
     assert _refused(lab, ObjectPlace("lab", key)) == "slide-in-parts"
 
 
 @pytest.mark.parametrize("error", [FatalError("storage-denied", "No."), FatalError("storage-missing", "No.")])
-def test_a_bucket_that_denies_access_is_an_error_of_the_slide(lab: Lab, monkeypatch, error: FatalError):
+def test_a_bucket_that_denies_access_is_an_error_of_the_slide(
+    lab: GatewayLab, monkeypatch, error: FatalError
+):
     lab.object("lab", "a.svs")
 
     def refuse(key: str):
@@ -147,7 +151,7 @@ def test_a_bucket_that_denies_access_is_an_error_of_the_slide(lab: Lab, monkeypa
     assert _refused(lab, ObjectPlace("lab", "a.svs")) == "slide-unreadable"
 
 
-def test_an_unavailable_bucket_is_a_transient_error(lab: Lab):
+def test_an_unavailable_bucket_is_a_transient_error(lab: GatewayLab):
     lab.object("lab", "a.svs")
     lab.buckets["lab"].away = True
     with pytest.raises(TransientError):
@@ -168,14 +172,14 @@ def test_a_mark_changes_with_name_size_and_time_of_any_file():
     assert mark_of("file:///x", list(before)) in marks
 
 
-def test_a_name_that_is_not_utf8_is_accepted(lab: Lab):
+def test_a_name_that_is_not_utf8_is_accepted(lab: GatewayLab):
     path = Path(os.fsdecode(os.fsencode(lab.folder) + b"/pr\xe4parat.svs"))
     path.write_bytes(b"pixels")
     assert lab.submit(path, mark=mark_of("x", contents.states([path]))).status == "accepted"
     assert lab.bus.scanned[0].data.uri.endswith("/pr%E4parat.svs")
 
 
-def test_a_slide_over_the_size_limit_is_refused_unread(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_slide_over_the_size_limit_is_refused_unread(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     """The limit counts all files of the slide, and applies to objects too. The answer names the setting."""
     lab.intake.contents._most_bytes = 100
     monkeypatch.setattr(contents, "content_id_of", lambda parts: pytest.fail("it was read"))
@@ -188,12 +192,12 @@ def test_a_slide_over_the_size_limit_is_refused_unread(lab: Lab, monkeypatch: py
     assert lab.bus.published == []
 
 
-def test_a_slide_at_the_size_limit_is_accepted(lab: Lab):
+def test_a_slide_at_the_size_limit_is_accepted(lab: GatewayLab):
     lab.intake.contents._most_bytes = 100
     assert lab.intake.contents.measure(FilePlace(lab.file("a.svs", bytes(100)))).size_bytes == 100
 
 
-def test_an_object_that_becomes_larger_while_it_is_read_is_not_read_to_its_end(lab: Lab):
+def test_an_object_that_becomes_larger_while_it_is_read_is_not_read_to_its_end(lab: GatewayLab):
     lab.object("lab", "a.svs", b"0123456789")
     bucket = lab.buckets["lab"]
     pieces: list[int] = []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import planted_objects as planted
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 
 from histgen_lib.catalogue import keys
 from histgen_lib.files import unsealed
 
 
-def copies(lab: Lab) -> list[str]:
+def copies(lab: GatewayLab) -> list[str]:
     return sorted(key for key in lab.store.kept if key.startswith(keys.COPIES))
 
 
-def test_a_copy_is_recorded_under_its_name_and_is_news_once(lab: Lab):
+def test_a_copy_is_recorded_under_its_name_and_is_news_once(lab: GatewayLab):
     lab.submit(lab.file("a.svs"))
     news: list[tuple[str, str]] = []
     lab.intake.on_news = lambda slide_id, key: news.append((slide_id, key))
@@ -27,7 +27,7 @@ def test_a_copy_is_recorded_under_its_name_and_is_news_once(lab: Lab):
     assert news == [("a", key)]
 
 
-def test_a_copy_seen_by_an_older_version_is_recorded_when_it_is_submitted_again(lab: Lab):
+def test_a_copy_seen_by_an_older_version_is_recorded_when_it_is_submitted_again(lab: GatewayLab):
     lab.submit(lab.file("a.svs"))
     lab.submit(lab.file("b.svs"), mark="m")
     del lab.store.kept[keys.copy_key("b", "a")]
@@ -36,7 +36,7 @@ def test_a_copy_seen_by_an_older_version_is_recorded_when_it_is_submitted_again(
     assert copies(lab) == [keys.copy_key("b", "a")]
 
 
-def test_copies_of_two_slides_may_have_one_name(lab: Lab):
+def test_copies_of_two_slides_may_have_one_name(lab: GatewayLab):
     for name in "ab":
         lab.submit(lab.file(f"{name}.svs", name))
         lab.submit(lab.file(f"{name}/scan.svs", name))
@@ -44,7 +44,7 @@ def test_copies_of_two_slides_may_have_one_name(lab: Lab):
     assert copies(lab) == [keys.copy_key("scan", "a"), keys.copy_key("scan", "b")]
 
 
-def test_a_copy_of_a_given_up_slide_is_recorded(lab: Lab):
+def test_a_copy_of_a_given_up_slide_is_recorded(lab: GatewayLab):
     lab.submit(lab.file("a.svs"))
     planted.letter(lab.store, lab.bus.scanned[0])
     assert lab.submit(lab.file("b.svs")).status == "dead-letter"
@@ -52,7 +52,7 @@ def test_a_copy_of_a_given_up_slide_is_recorded(lab: Lab):
     assert copies(lab) == [keys.copy_key("b", "a")]
 
 
-def test_distinct_slides_and_stated_ids_are_not_copies(lab: Lab):
+def test_distinct_slides_and_stated_ids_are_not_copies(lab: GatewayLab):
     lab.submit(lab.file("a.svs"))
     lab.submit(lab.file("a.svs"))
     lab.submit(lab.file("b.svs"), slide_id="c")

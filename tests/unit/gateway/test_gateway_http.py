@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from notification_bodies import SECRETS, TEST_EVENT, amazon, record
@@ -30,7 +30,7 @@ JSON = {"content-type": "application/json"}
 class Client:
     """Talks to the API without a network."""
 
-    def __init__(self, lab: Lab, **options: Any) -> None:
+    def __init__(self, lab: GatewayLab, **options: Any) -> None:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
         self.api = HttpApi(lab.intake, self.board, self.stop, BearerAuth(TOKEN), **options)
         self._app = self.api.app()
@@ -50,7 +50,7 @@ class Client:
 
 
 @pytest.fixture
-def client(lab: Lab) -> Client:
+def client(lab: GatewayLab) -> Client:
     return Client(lab)
 
 
@@ -62,7 +62,7 @@ def _error(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, error["code"]
 
 
-def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab: Lab):
+def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab: GatewayLab):
     uri = lab.file("a.svs", b"one").as_uri()
     first = client.slide(uri, mpp=0.25, case={"id": "C1", "slides": ["a", "b"]})
     assert first.status_code == 202
@@ -72,7 +72,7 @@ def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab:
     assert client.slide(uri).json()["status"] == "rescan"
 
 
-def test_whole_numbers_and_nulls_are_accepted(client: Client, lab: Lab):
+def test_whole_numbers_and_nulls_are_accepted(client: Client, lab: GatewayLab):
     answer = client.slide(lab.file("a.svs").as_uri(), mpp=1, slide_id=None, case=None)
     assert answer.status_code == 202
     assert lab.bus.scanned[0].data.mpp == 1.0
@@ -108,14 +108,14 @@ def test_whole_numbers_and_nulls_are_accepted(client: Client, lab: Lab):
         ({"uri": "s3://lab/\ud800.svs"}, (422, "request-invalid")),
     ],
 )
-def test_refusals_have_a_code_and_a_hint_and_leave_nothing(client: Client, lab: Lab, body, expected):
+def test_refusals_have_a_code_and_a_hint_and_leave_nothing(client: Client, lab: GatewayLab, body, expected):
     lab.object("lab", "a.svs")
     assert _error(client.post("/slides", body)) == expected
     assert lab.bus.published == []
     assert lab.store.kept == {}
 
 
-def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(client: Client, lab: Lab):
+def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(client: Client, lab: GatewayLab):
     answer = client.slide(
         lab.file("a.svs").as_uri(), patient=SECRETS[0], mpp=SECRETS[3], **{SECRETS[0]: 1, "slide_id": 5}
     )
@@ -182,21 +182,21 @@ def test_unknown_pages_and_unsupported_methods_are_refused(client: Client):
     assert _error(asyncio.run(client.send("GET", "/slides"))) == (405, "request-method")
 
 
-def test_web_pages_may_not_submit_slides(client: Client, lab: Lab):
+def test_web_pages_may_not_submit_slides(client: Client, lab: GatewayLab):
     uri = lab.file("a.svs").as_uri()
     answer = client.post("/slides", {"uri": uri}, headers={"origin": "http://evil.example"})
     assert _error(answer) == (403, "request-origin")
     assert lab.bus.published == []
 
 
-def test_a_taken_id_is_a_conflict_that_names_the_dead_letter(client: Client, lab: Lab):
+def test_a_taken_id_is_a_conflict_that_names_the_dead_letter(client: Client, lab: GatewayLab):
     client.slide(lab.file("one/a.svs", b"one").as_uri())
     answer = client.slide(lab.file("two/a.svs", b"two").as_uri())
     assert _error(answer) == (409, "slide-id-taken")
     assert answer.json()["dead_letter"] in lab.store.kept
 
 
-def test_a_slide_given_up_before_is_a_conflict_with_its_code(client: Client, lab: Lab):
+def test_a_slide_given_up_before_is_a_conflict_with_its_code(client: Client, lab: GatewayLab):
     uri = lab.file("a.svs").as_uri()
     client.slide(uri)
     reason = InvalidInputError("slide-no-tissue", "There is no tissue.", hint="Look at the slide.")
@@ -208,7 +208,9 @@ def test_a_slide_given_up_before_is_a_conflict_with_its_code(client: Client, lab
 
 
 @pytest.mark.parametrize(("what", "code"), [("bus", "bus-unavailable"), ("store", "storage-unavailable")])
-def test_an_outage_is_answered_with_503_and_nothing_is_lost(client: Client, lab: Lab, what: str, code: str):
+def test_an_outage_is_answered_with_503_and_nothing_is_lost(
+    client: Client, lab: GatewayLab, what: str, code: str
+):
     uri = lab.file("a.svs").as_uri()
     getattr(lab, what).away = True
     answer = client.slide(uri)
@@ -219,7 +221,7 @@ def test_an_outage_is_answered_with_503_and_nothing_is_lost(client: Client, lab:
     assert client.slide(uri).json()["status"] == "accepted"
 
 
-def test_an_unexpected_error_reveals_nothing(client: Client, lab: Lab, monkeypatch):
+def test_an_unexpected_error_reveals_nothing(client: Client, lab: GatewayLab, monkeypatch):
     def fails(*_):
         raise RuntimeError(SECRETS[0])
 
@@ -229,7 +231,7 @@ def test_an_unexpected_error_reveals_nothing(client: Client, lab: Lab, monkeypat
     assert SECRETS[0] not in answer.text
 
 
-def test_a_fatal_error_stops_the_service(client: Client, lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_fatal_error_stops_the_service(client: Client, lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     def denied(*_):
         raise FatalError("storage-denied", "No.", hint="Mend it.")
 
@@ -239,7 +241,7 @@ def test_a_fatal_error_stops_the_service(client: Client, lab: Lab, monkeypatch: 
     assert [failure.code for failure in client.stop.failures] == ["storage-denied"]
 
 
-def test_large_slides_block_nobody_and_excess_requests_get_503(lab: Lab):
+def test_large_slides_block_nobody_and_excess_requests_get_503(lab: GatewayLab):
     """Two threads read two endless slides; requests that are small or need no thread are answered."""
     go_on = threading.Event()
     for name in ("big-1", "big-2"):
@@ -272,13 +274,13 @@ def test_large_slides_block_nobody_and_excess_requests_get_503(lab: Lab):
     assert [answer.status_code for answer in rest] == [202, 202, 202]
 
 
-def test_after_a_stop_no_new_work_starts(client: Client, lab: Lab):
+def test_after_a_stop_no_new_work_starts(client: Client, lab: GatewayLab):
     client.stop.request()
     answer = client.slide(lab.file("a.svs").as_uri())
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "gateway-busy")
 
 
-def test_bucket_notifications_are_taken_by_http(client: Client, lab: Lab):
+def test_bucket_notifications_are_taken_by_http(client: Client, lab: GatewayLab):
     lab.object("lab", "a.svs")
     answer = client.post("/s3-events", amazon(record("lab", "a.svs"), record("lab", "gone.svs")))
     assert answer.status_code == 202
@@ -289,7 +291,7 @@ def test_bucket_notifications_are_taken_by_http(client: Client, lab: Lab):
     assert client.post("/s3-events", TEST_EVENT).json() == {"slides": []}
 
 
-def test_an_invalid_notification_is_refused_and_leaves_nothing(client: Client, lab: Lab):
+def test_an_invalid_notification_is_refused_and_leaves_nothing(client: Client, lab: GatewayLab):
     assert _error(client.post("/s3-events", b"{}")) == (400, "notification-unreadable")
     assert lab.store.kept == {}
 
@@ -319,7 +321,7 @@ def test_the_gateway_serves_the_pages_of_every_service(client: Client):
     ],
 )
 @pytest.mark.parametrize("door", ["POST /slides", "POST /s3-events", "GET /status"])
-def test_without_the_token_nobody_sees_or_submits_slides(client: Client, lab: Lab, door, sent, code):
+def test_without_the_token_nobody_sees_or_submits_slides(client: Client, lab: GatewayLab, door, sent, code):
     method, path = door.split()
     body = json.dumps({"uri": lab.file("a.svs").as_uri()})
     answer = asyncio.run(client.send(method, path, headers=JSON | sent, content=body))
@@ -341,7 +343,7 @@ def test_without_the_token_the_body_is_not_read(client: Client):
     assert _error(answer) == (401, "token-missing")
 
 
-def test_monitoring_pages_need_no_token_and_name_no_slide(client: Client, lab: Lab):
+def test_monitoring_pages_need_no_token_and_name_no_slide(client: Client, lab: GatewayLab):
     assert client.slide(lab.file("patient-7.svs").as_uri()).status_code == 202
     for page in ("/metrics", "/healthz", "/readyz"):
         answer = asyncio.run(client.send("GET", page, headers={"authorization": ""}))
@@ -349,7 +351,7 @@ def test_monitoring_pages_need_no_token_and_name_no_slide(client: Client, lab: L
         assert "patient-7" not in answer.text
 
 
-def test_the_scheme_name_ignores_case(client: Client, lab: Lab):
+def test_the_scheme_name_ignores_case(client: Client, lab: GatewayLab):
     answer = client.post(
         "/slides", {"uri": lab.file("a.svs").as_uri()}, headers={"authorization": f"bEARER  {TOKEN} "}
     )

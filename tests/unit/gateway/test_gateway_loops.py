@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_fakes import Lab, Topic, context, keys_of, running
+from gateway_fakes import GatewayLab, Topic, context, keys_of, running
 from notification_bodies import amazon, record
 from waiting import until
 
@@ -26,14 +26,14 @@ from services.gateway.watching import Watching
 
 
 @contextmanager
-def _watching(lab: Lab, folder: Path | None = None) -> Iterator[Watching]:
+def _watching(lab: GatewayLab, folder: Path | None = None) -> Iterator[Watching]:
     stop = Stop()
     loop = Watching(context(stop), Folder(folder or lab.folder), lab.intake, settle_s=0.02, look_s=0.01)
     with running(loop, stop):
         yield loop
 
 
-def test_slides_that_appear_are_announced_once(lab: Lab):
+def test_slides_that_appear_are_announced_once(lab: GatewayLab):
     with _watching(lab) as loop:
         lab.file("a.svs", "a")
         until(lambda: keys_of(lab) == ["a"], 60, "a is announced")
@@ -43,7 +43,7 @@ def test_slides_that_appear_are_announced_once(lab: Lab):
     assert keys_of(lab) == ["a", "b"]
 
 
-def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_after_a_restart_nothing_is_read_that_was_announced(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     lab.file("a.svs", "a")
     with _watching(lab):
         until(lambda: any(key.startswith("gateway/seen/") for key in lab.store.kept), 60, "a is noted")
@@ -55,7 +55,7 @@ def test_after_a_restart_nothing_is_read_that_was_announced(lab: Lab, monkeypatc
     assert read == []
 
 
-def test_outages_of_broker_and_store_are_waited_out(lab: Lab):
+def test_outages_of_broker_and_store_are_waited_out(lab: GatewayLab):
     lab.bus.away = lab.store.away = True
     lab.file("a.svs", "a")
     lab.file("b.svs", "b")
@@ -68,7 +68,9 @@ def test_outages_of_broker_and_store_are_waited_out(lab: Lab):
         until(lambda: "watch" not in loop._board.missing, 60, "nothing is missed")
 
 
-def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(
+    lab: GatewayLab, monkeypatch: pytest.MonkeyPatch
+):
     from services.gateway import contents
 
     closed = {"a.svs"}
@@ -89,7 +91,9 @@ def test_a_file_that_cannot_be_read_does_not_hold_up_the_others(lab: Lab, monkey
         until(lambda: keys_of(lab) == ["a", "b"], 60, "a is announced once it can be read")
 
 
-def test_a_file_deleted_between_scan_and_reading_does_no_harm(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_deleted_between_scan_and_reading_does_no_harm(
+    lab: GatewayLab, monkeypatch: pytest.MonkeyPatch
+):
     path = lab.file("a.svs", "a")
     real = lab.intake.contents.measure
     monkeypatch.setattr(
@@ -103,7 +107,7 @@ def test_a_file_deleted_between_scan_and_reading_does_no_harm(lab: Lab, monkeypa
         until(lambda: loop.waiting == 0, 60, "nothing waits")
 
 
-def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: Lab):
+def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: GatewayLab):
     share = lab.folder / "share"
     with _watching(lab, share) as loop:
         until(lambda: loop._board.missing.get("watch") == "watch-unavailable", 60, "the share is missed")
@@ -111,7 +115,7 @@ def test_a_folder_that_is_not_mounted_yet_is_waited_for(lab: Lab):
         until(lambda: keys_of(lab) == ["a"], 60, "a is announced")
 
 
-def test_an_unexpected_error_does_not_end_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_an_unexpected_error_does_not_end_the_watch(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     real = lab.intake.submit
     faults = iter([RuntimeError("boom")] * 3)
 
@@ -126,7 +130,9 @@ def test_an_unexpected_error_does_not_end_the_watch(lab: Lab, monkeypatch: pytes
         until(lambda: keys_of(lab) == ["a"], 60, "a is announced all the same")
 
 
-def test_a_slide_that_is_refused_for_good_is_not_tried_again(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_slide_that_is_refused_for_good_is_not_tried_again(
+    lab: GatewayLab, monkeypatch: pytest.MonkeyPatch
+):
     outside = lab.folder.parent / "secret.svs"
     outside.write_text("secret")
     (lab.folder / "a.svs").symlink_to(outside)
@@ -135,7 +141,7 @@ def test_a_slide_that_is_refused_for_good_is_not_tried_again(lab: Lab, monkeypat
     assert lab.bus.published == []
 
 
-def test_a_fatal_error_ends_the_service(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_fatal_error_ends_the_service(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     def denied():
         raise FatalError("storage-denied", "No.")
 
@@ -147,7 +153,7 @@ def test_a_fatal_error_ends_the_service(lab: Lab, monkeypatch: pytest.MonkeyPatc
     assert [failure.code for failure in stop.failures] == ["storage-denied"]
 
 
-def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: Lab, monkeypatch):
+def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: GatewayLab, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
     real = lab.intake.contents.measure
 
@@ -167,7 +173,7 @@ def test_a_stop_lets_the_slide_in_hand_be_finished_within_the_grace_period(lab: 
     assert keys_of(lab) == ["a"]
 
 
-def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: GatewayLab, monkeypatch: pytest.MonkeyPatch):
     entered, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(lab.intake.contents, "measure", lambda *_: (entered.set(), go_on.wait(30)))
     stop = Stop()
@@ -180,7 +186,7 @@ def test_a_stop_does_not_wait_longer_than_the_grace_period(lab: Lab, monkeypatch
 
 
 @contextmanager
-def _reading(lab: Lab, topic: Topic, grace_s: float = 20.0) -> Iterator[NotificationTopic]:
+def _reading(lab: GatewayLab, topic: Topic, grace_s: float = 20.0) -> Iterator[NotificationTopic]:
     stop = Stop()
     loop = NotificationTopic(context(stop, grace_s=grace_s), lambda: topic, lab.intake)
     with running(loop, stop):
@@ -188,7 +194,9 @@ def _reading(lab: Lab, topic: Topic, grace_s: float = 20.0) -> Iterator[Notifica
     assert topic.closed.is_set()
 
 
-def test_notifications_are_committed_after_the_slide_is_announced(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_notifications_are_committed_after_the_slide_is_announced(
+    lab: GatewayLab, monkeypatch: pytest.MonkeyPatch
+):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     committed_then: list[int] = []
@@ -202,7 +210,7 @@ def test_notifications_are_committed_after_the_slide_is_announced(lab: Lab, monk
     assert keys_of(lab) == ["a"]
 
 
-def test_poison_is_given_up_and_the_rest_is_taken_in(lab: Lab):
+def test_poison_is_given_up_and_the_rest_is_taken_in(lab: GatewayLab):
     lab.object("lab", "a.svs")
     bodies = [b"\xff\x00", b"{}", b'{"Records": [null]}', amazon(record("lab", "gone.svs"))]
     topic = Topic([*bodies, amazon(record("lab", "a.svs"))])
@@ -212,7 +220,7 @@ def test_poison_is_given_up_and_the_rest_is_taken_in(lab: Lab):
     assert len(lab.bus.letters) == 4
 
 
-def test_a_notification_that_fails_unexpectedly_is_given_up_after_some_tries(lab: Lab, monkeypatch):
+def test_a_notification_that_fails_unexpectedly_is_given_up_after_some_tries(lab: GatewayLab, monkeypatch):
     tries: list[object] = []
 
     def fails(submission):
@@ -231,7 +239,7 @@ def test_a_notification_that_fails_unexpectedly_is_given_up_after_some_tries(lab
     ]
 
 
-def test_a_damaged_record_is_given_up_by_its_position_and_not_read(lab: Lab):
+def test_a_damaged_record_is_given_up_by_its_position_and_not_read(lab: GatewayLab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     topic.why = InvalidInputError("record-damaged", "A record on the broker is damaged.")
@@ -241,7 +249,7 @@ def test_a_damaged_record_is_given_up_by_its_position_and_not_read(lab: Lab):
     assert keys_of(lab) == []
 
 
-def test_partitions_that_wait_are_shown_while_others_are_read(lab: Lab):
+def test_partitions_that_wait_are_shown_while_others_are_read(lab: GatewayLab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     topic.waiting = TransientError("bus-record", "Partitions wait.")
@@ -253,7 +261,7 @@ def test_partitions_that_wait_are_shown_while_others_are_read(lab: Lab):
     assert keys_of(lab) == ["a"]
 
 
-def test_an_outage_fills_no_dead_letters(lab: Lab):
+def test_an_outage_fills_no_dead_letters(lab: GatewayLab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     lab.bus.away = lab.store.away = topic.away = True
@@ -268,7 +276,7 @@ def test_an_outage_fills_no_dead_letters(lab: Lab):
     assert keys_of(lab) == ["a"]
 
 
-def test_membership_is_kept_while_a_large_object_is_read(lab: Lab):
+def test_membership_is_kept_while_a_large_object_is_read(lab: GatewayLab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     lab.buckets["lab"].on_read = lambda: until(lambda: topic.kept >= 3, 60, "three signs of life")
@@ -277,7 +285,7 @@ def test_membership_is_kept_while_a_large_object_is_read(lab: Lab):
     assert topic.kept >= 3
 
 
-def test_a_notification_interrupted_by_a_stop_is_handed_back(lab: Lab):
+def test_a_notification_interrupted_by_a_stop_is_handed_back(lab: GatewayLab):
     lab.object("lab", "a.svs")
     topic = Topic([amazon(record("lab", "a.svs"))])
     entered, go_on = threading.Event(), threading.Event()
@@ -288,7 +296,7 @@ def test_a_notification_interrupted_by_a_stop_is_handed_back(lab: Lab):
     go_on.set()
 
 
-def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: Lab):
+def test_a_broker_that_cannot_be_joined_yet_is_joined_later(lab: GatewayLab):
     topic, tries = Topic([]), []
 
     def subscribe():

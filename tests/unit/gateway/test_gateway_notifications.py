@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 from hypothesis import given
 from hypothesis import strategies as st
 from notification_bodies import (
@@ -112,7 +112,7 @@ def test_a_malformed_record_does_not_hide_a_sound_one(bad):
         (record("lab", f"{'a' * 1021}.svs"), f"s3://lab/{'a' * 1021}.svs"),
     ],
 )
-def test_an_impossible_object_is_refused_by_name_beside_a_sound_one(lab: Lab, bad, name):
+def test_an_impossible_object_is_refused_by_name_beside_a_sound_one(lab: GatewayLab, bad, name):
     lab.object("lab", "a.svs")
     found = _take(lab, amazon(bad, record("lab", "a.svs")))
 
@@ -140,7 +140,7 @@ KEYS = [
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("write", [lambda key: amazon(record("lab", key)), minio_summary, bridge])
-def test_a_slide_is_taken_under_any_key_that_s3_accepts(lab: Lab, key: str, write):
+def test_a_slide_is_taken_under_any_key_that_s3_accepts(lab: GatewayLab, key: str, write):
     lab.object("lab", key)
     (found,) = _take(lab, write(key))
 
@@ -197,7 +197,7 @@ def test_too_deeply_nested_envelopes_are_unreadable():
 
 
 @pytest.mark.parametrize("wrap", [bytes, sqs])
-def test_a_subscription_is_confirmed_by_a_person_and_no_address_is_opened(lab: Lab, monkeypatch, wrap):
+def test_a_subscription_is_confirmed_by_a_person_and_no_address_is_opened(lab: GatewayLab, monkeypatch, wrap):
     def connected(*_: object) -> None:
         raise AssertionError("an address was opened")
 
@@ -208,7 +208,7 @@ def test_a_subscription_is_confirmed_by_a_person_and_no_address_is_opened(lab: L
     assert SUBSCRIBE_TOKEN.encode() not in b"".join(lab.store.kept.values())
 
 
-def test_a_key_with_one_reading_inside_the_roots_is_missing_not_outside(lab: Lab):
+def test_a_key_with_one_reading_inside_the_roots_is_missing_not_outside(lab: GatewayLab):
     lab.restarted(Roots((), ("lab/scan results/",)))
     (found,) = _take(lab, amazon(record("lab", "scan results/gone.svs")))
     assert found.error.code == "slide-missing"
@@ -247,11 +247,11 @@ def test_any_notification_is_read_or_unreadable(name, bucket, key, whole):
         assert code in ("", "notification-unreadable")
 
 
-def _take(lab: Lab, body: bytes, position: str = "s3.notifications/0/7") -> list[Outcome]:
+def _take(lab: GatewayLab, body: bytes, position: str = "s3.notifications/0/7") -> list[Outcome]:
     return take_in(lab.intake, body, position)
 
 
-def test_only_the_objects_place_survives_of_a_notification(lab: Lab):
+def test_only_the_objects_place_survives_of_a_notification(lab: GatewayLab):
     lab.object("lab", "a.svs")
     _take(lab, minio("lab", "a.svs"))
     _take(lab, amazon(record("lab", "gone.svs"), {"eventName": SECRETS[0]}))
@@ -263,7 +263,7 @@ def test_only_the_objects_place_survives_of_a_notification(lab: Lab):
         assert secret.encode() not in everything
 
 
-def test_a_slide_in_two_notifications_is_read_and_announced_once(lab: Lab):
+def test_a_slide_in_two_notifications_is_read_and_announced_once(lab: GatewayLab):
     lab.object("lab", "a.svs")
     _take(lab, amazon(record("lab", "a.svs")))
     (again,) = _take(lab, minio("lab", "a.svs"))
@@ -271,7 +271,7 @@ def test_a_slide_in_two_notifications_is_read_and_announced_once(lab: Lab):
     assert lab.buckets["lab"].reads == 1
 
 
-def test_an_overwritten_object_is_a_rescan(lab: Lab):
+def test_an_overwritten_object_is_a_rescan(lab: GatewayLab):
     lab.object("lab", "a.svs", b"one")
     _take(lab, amazon(record("lab", "a.svs")))
     lab.object("lab", "a.svs", b"two")
@@ -279,14 +279,14 @@ def test_an_overwritten_object_is_a_rescan(lab: Lab):
     assert again.receipt.status == "rescan"
 
 
-def test_a_key_that_its_store_did_not_encode_is_found_as_it_stands(lab: Lab):
+def test_a_key_that_its_store_did_not_encode_is_found_as_it_stands(lab: GatewayLab):
     lab.object("lab", "a+b%20c.svs")
     (found,) = _take(lab, amazon(record("lab", "", encoded="a+b%20c.svs")))
     assert found.receipt.status == "accepted"
     assert lab.bus.scanned[0].data.uri == "s3://lab/a+b%20c.svs"
 
 
-def test_an_unreadable_notification_becomes_a_dead_letter_without_its_bytes(lab: Lab):
+def test_an_unreadable_notification_becomes_a_dead_letter_without_its_bytes(lab: GatewayLab):
     body = f'{{"patient": "{SECRETS[0]}"}}'.encode()
     _take(lab, body)
     ((key, stored),) = lab.store.kept.items()
@@ -298,14 +298,14 @@ def test_an_unreadable_notification_becomes_a_dead_letter_without_its_bytes(lab:
     assert lab.bus.letters[0].data.key == key
 
 
-def test_taken_twice_a_notification_leaves_one_dead_letter(lab: Lab):
+def test_taken_twice_a_notification_leaves_one_dead_letter(lab: GatewayLab):
     for _ in range(2):
         _take(lab, b"broken")
     assert len(lab.store.kept) == 1
     assert len({event.id for event in lab.bus.letters}) == 1
 
 
-def test_each_refused_object_has_a_dead_letter_that_names_it(lab: Lab):
+def test_each_refused_object_has_a_dead_letter_that_names_it(lab: GatewayLab):
     lab.object("lab", "b.svs")
     found = _take(
         lab,
@@ -328,14 +328,14 @@ def test_each_refused_object_has_a_dead_letter_that_names_it(lab: Lab):
     assert [event.key for event in lab.bus.scanned] == ["b"]
 
 
-def test_a_taken_id_has_one_dead_letter_not_two(lab: Lab):
+def test_a_taken_id_has_one_dead_letter_not_two(lab: GatewayLab):
     lab.object("lab", "one/a.svs", b"one")
     lab.object("lab", "two/a.svs", b"two")
     _take(lab, amazon(record("lab", "one/a.svs"), record("lab", "two/a.svs")))
     assert [event.data.code for event in lab.bus.letters] == ["slide-id-taken"]
 
 
-def test_an_object_that_changes_while_it_is_read_is_read_again(lab: Lab):
+def test_an_object_that_changes_while_it_is_read_is_read_again(lab: GatewayLab):
     lab.object("lab", "a.svs", b"0123456789")
     bucket = lab.buckets["lab"]
 
@@ -349,7 +349,7 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(lab: Lab):
     assert lab.bus.scanned[0].data.content_id == sha256_hex(b"9876543210")
 
 
-def test_during_a_store_outage_the_notification_stays_to_be_taken_again(lab: Lab):
+def test_during_a_store_outage_the_notification_stays_to_be_taken_again(lab: GatewayLab):
     lab.object("lab", "a.svs")
     lab.store.away = True
     with pytest.raises(TransientError):

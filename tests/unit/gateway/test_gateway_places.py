@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from gateway_fakes import Lab
+from gateway_fakes import GatewayLab
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,7 +101,7 @@ def test_any_text_is_read_as_a_place_or_refused(text: str):
         assert message == REFUSAL
 
 
-def _refused(lab: Lab, uri: str) -> None:
+def _refused(lab: GatewayLab, uri: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         lab.intake.submit(Submission(parse_uri(uri), "http"))
     assert caught.value.code == "uri-outside-roots"
@@ -109,21 +109,21 @@ def _refused(lab: Lab, uri: str) -> None:
     assert lab.store.kept == {}
 
 
-def test_paths_that_climb_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path):
+def test_paths_that_climb_out_of_the_roots_are_refused(lab: GatewayLab, tmp_path: Path):
     (tmp_path / "secret.svs").write_text("secret")
     lab.file("in/a.svs")
     for way in ("..", "%2e%2e", "in/../..", "in/%2e%2e/.."):
         _refused(lab, f"file://{quote(str(lab.folder))}/{way}/secret.svs")
 
 
-def test_a_path_that_climbs_but_stays_inside_is_resolved(lab: Lab):
+def test_a_path_that_climbs_but_stays_inside_is_resolved(lab: GatewayLab):
     path = lab.file("a.svs")
     (lab.folder / "in").mkdir()
     lab.intake.submit(Submission(parse_uri(f"file://{lab.folder}/in/../a.svs"), "http"))
     assert lab.bus.scanned[0].data.uri == path.as_uri()
 
 
-def test_links_that_lead_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path):
+def test_links_that_lead_out_of_the_roots_are_refused(lab: GatewayLab, tmp_path: Path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.svs").write_text("secret")
@@ -134,25 +134,25 @@ def test_links_that_lead_out_of_the_roots_are_refused(lab: Lab, tmp_path: Path):
         _refused(lab, (lab.folder / name).as_uri())
 
 
-def test_a_link_within_the_roots_is_a_slide_under_its_own_name(lab: Lab):
+def test_a_link_within_the_roots_is_a_slide_under_its_own_name(lab: GatewayLab):
     target = lab.file("store/0815.svs")
     (lab.folder / "a.svs").symlink_to(target)
     assert lab.submit(lab.folder / "a.svs").slide_id == "a"
 
 
-def test_the_answer_does_not_tell_what_exists_outside(lab: Lab, tmp_path: Path):
+def test_the_answer_does_not_tell_what_exists_outside(lab: GatewayLab, tmp_path: Path):
     _refused(lab, (tmp_path / "not-there.svs").as_uri())
     _refused(lab, Path("/etc/passwd").as_uri())
 
 
-def test_a_folder_beside_a_root_with_a_longer_name_is_outside(lab: Lab):
+def test_a_folder_beside_a_root_with_a_longer_name_is_outside(lab: GatewayLab):
     beside = lab.folder.with_name(lab.folder.name + "-private")
     beside.mkdir()
     (beside / "a.svs").write_text("x")
     _refused(lab, (beside / "a.svs").as_uri())
 
 
-def test_buckets_are_roots_by_name_and_prefix(lab: Lab):
+def test_buckets_are_roots_by_name_and_prefix(lab: GatewayLab):
     lab.object("shared", "scans/a.svs")
     assert lab.submit(ObjectPlace("shared", "scans/a.svs")).status == "accepted"
     lab.bus.published.clear()
@@ -161,7 +161,7 @@ def test_buckets_are_roots_by_name_and_prefix(lab: Lab):
         _refused(lab, uri)
 
 
-def test_files_of_a_slide_may_not_be_outside_the_roots(lab: Lab, tmp_path: Path):
+def test_files_of_a_slide_may_not_be_outside_the_roots(lab: GatewayLab, tmp_path: Path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "Slidedat.ini").write_text("[DATAFILE]\nFILE_0=Data.dat\n")

@@ -6,14 +6,14 @@ import shutil
 
 import planted_objects as planted
 import pytest
-from gateway_fakes import Killed, Lab
+from gateway_fakes import GatewayLab, Killed
 
 from histgen_lib.access.places import ObjectPlace, Roots
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
 
 
-def test_a_statement_made_by_mistake_can_be_undone(lab: Lab):
+def test_a_statement_made_by_mistake_can_be_undone(lab: GatewayLab):
     path = lab.file("a.svs")
     for mpp in (0.5, 0.25, 0.5, 0.5, 0.25):
         lab.submit(path, mpp=mpp)
@@ -24,7 +24,7 @@ def test_a_statement_made_by_mistake_can_be_undone(lab: Lab):
     assert lab.submit(path).status == "duplicate"
 
 
-def test_earlier_bytes_at_the_slides_own_place_become_the_latest(lab: Lab):
+def test_earlier_bytes_at_the_slides_own_place_become_the_latest(lab: GatewayLab):
     statuses = [
         lab.submit(lab.file("a.svs", data)).status for data in (b"one", b"two", b"one", b"one", b"three")
     ]
@@ -33,7 +33,7 @@ def test_earlier_bytes_at_the_slides_own_place_become_the_latest(lab: Lab):
     assert [event.data.turn for event in lab.bus.scanned] == [0, 1, 2, 3]
 
 
-def test_a_copy_of_an_earlier_scan_elsewhere_undoes_nothing(lab: Lab):
+def test_a_copy_of_an_earlier_scan_elsewhere_undoes_nothing(lab: GatewayLab):
     first = lab.submit(lab.file("a.svs", b"one"))
     lab.submit(lab.file("a.svs", b"two"))
     copy = lab.submit(lab.file("archive/a.svs", b"one"))
@@ -43,7 +43,9 @@ def test_a_copy_of_an_earlier_scan_elsewhere_undoes_nothing(lab: Lab):
 
 
 @pytest.mark.parametrize("name", ["done/a.svs", "done/a (1).svs"])
-def test_a_slide_that_was_moved_before_it_was_drafted_is_announced_from_its_new_place(lab: Lab, name: str):
+def test_a_slide_that_was_moved_before_it_was_drafted_is_announced_from_its_new_place(
+    lab: GatewayLab, name: str
+):
     path = lab.file("a.svs")
     first = lab.submit(path, mpp=0.25)
     moved = lab.folder / name
@@ -63,7 +65,7 @@ def test_a_slide_that_was_moved_before_it_was_drafted_is_announced_from_its_new_
     assert lab.submit(path).status == "accepted"
 
 
-def test_an_object_that_was_moved_is_announced_from_its_new_place(lab: Lab):
+def test_an_object_that_was_moved_is_announced_from_its_new_place(lab: GatewayLab):
     lab.object("lab", "scanning/a.svs")
     lab.submit(ObjectPlace("lab", "scanning/a.svs"))
     lab.object("lab", "done/a.svs")
@@ -73,7 +75,7 @@ def test_an_object_that_was_moved_is_announced_from_its_new_place(lab: Lab):
     assert lab.bus.scanned[-1].data.uri == "s3://lab/done/a.svs"
 
 
-def test_a_slide_that_was_moved_after_its_draft_is_not_drafted_again(lab: Lab):
+def test_a_slide_that_was_moved_after_its_draft_is_not_drafted_again(lab: GatewayLab):
     path = lab.file("a.svs")
     lab.submit(path)
     planted.draft(lab.store, "a", data="pixels")
@@ -83,7 +85,7 @@ def test_a_slide_that_was_moved_after_its_draft_is_not_drafted_again(lab: Lab):
     assert lab.submit(moved).status == "duplicate"
 
 
-def test_a_slide_whose_old_place_cannot_be_checked_was_not_moved(lab: Lab):
+def test_a_slide_whose_old_place_cannot_be_checked_was_not_moved(lab: GatewayLab):
     path = lab.file("closed/a.svs")
     lab.submit(path)
     shutil.rmtree(path.parent)
@@ -94,7 +96,7 @@ def test_a_slide_whose_old_place_cannot_be_checked_was_not_moved(lab: Lab):
 
 
 @pytest.mark.parametrize("dies_at", ["slides/a/", "gateway/contents/", "gateway/seen/"])
-def test_a_kill_while_a_moved_slide_is_announced_leaves_one_event(lab: Lab, dies_at: str):
+def test_a_kill_while_a_moved_slide_is_announced_leaves_one_event(lab: GatewayLab, dies_at: str):
     path = lab.file("a.svs")
     lab.submit(path)
     moved = path.rename(lab.folder / "b.svs")
@@ -110,7 +112,7 @@ def test_a_kill_while_a_moved_slide_is_announced_leaves_one_event(lab: Lab, dies
 
 
 @pytest.mark.parametrize("dies_at", ["slides/a/", "gateway/contents/", "gateway/seen/"])
-def test_a_kill_while_a_slide_comes_back_leaves_one_event(lab: Lab, dies_at: str):
+def test_a_kill_while_a_slide_comes_back_leaves_one_event(lab: GatewayLab, dies_at: str):
     path = lab.file("a.svs")
     for mpp in (0.5, 0.25):
         lab.submit(path, mpp=mpp)

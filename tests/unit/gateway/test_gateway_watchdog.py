@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gateway_fakes import Lab, context, keys_of, running
+from gateway_fakes import GatewayLab, context, keys_of, running
 from waiting import until
 
 from histgen_lib.errors import InvalidInputError
@@ -34,7 +34,7 @@ def go_on() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _watching(lab: Lab, still_s: float) -> Iterator[Watching]:
+def _watching(lab: GatewayLab, still_s: float) -> Iterator[Watching]:
     stop = Stop()
     loop = Watching(
         context(stop), Folder(lab.folder), lab.intake, settle_s=0.05, look_s=0.01, still_s=still_s
@@ -105,7 +105,9 @@ def test_a_reader_that_stands_still_gives_up_its_slot(go_on):
 
 
 @pytest.mark.parametrize("where", ["admit", "stored_in", "content_id_of", "states"])
-def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, monkeypatch, go_on, where):
+def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(
+    lab: GatewayLab, monkeypatch, go_on, where
+):
     lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Watchdog(still_s=1.5))
     hung, other = lab.file("hung.svs", "h"), lab.file("b.svs", "b")
     real = getattr(contents, where)
@@ -123,7 +125,7 @@ def test_a_slide_that_hangs_wherever_it_is_touched_is_refused_in_time(lab: Lab, 
     assert lab.submit(hung).status == "accepted"
 
 
-def test_the_old_place_of_a_slide_may_hang(lab: Lab, monkeypatch, go_on):
+def test_the_old_place_of_a_slide_may_hang(lab: GatewayLab, monkeypatch, go_on):
     lab.intake.contents = Contents(contents.Roots((lab.folder,)), None, Watchdog(still_s=1.5))
     first, moved = lab.file("one/a.svs", "a"), lab.file("two/a.svs", "a")
     lab.submit(first)
@@ -135,7 +137,9 @@ def test_the_old_place_of_a_slide_may_hang(lab: Lab, monkeypatch, go_on):
 @pytest.mark.parametrize(
     ("called", "hung"), [("_is_file", "b.svs"), ("_state", "b.svs"), ("_entries", "sub")]
 )
-def test_a_scan_leaves_out_a_place_that_hangs_and_returns_to_it(lab: Lab, monkeypatch, go_on, called, hung):
+def test_a_scan_leaves_out_a_place_that_hangs_and_returns_to_it(
+    lab: GatewayLab, monkeypatch, go_on, called, hung
+):
     for name in ("a.svs", "b.svs", "sub/c.svs", "z.svs"):
         lab.file(name, name)
     real = getattr(folder, called)
@@ -154,7 +158,7 @@ def test_a_scan_leaves_out_a_place_that_hangs_and_returns_to_it(lab: Lab, monkey
         until(lambda: set(keys_of(lab)) == there, 60, "it is announced, too")
 
 
-def test_a_watched_folder_that_hangs_is_reported_and_waited_for(lab: Lab, monkeypatch, go_on):
+def test_a_watched_folder_that_hangs_is_reported_and_waited_for(lab: GatewayLab, monkeypatch, go_on):
     lab.file("a.svs", "a")
     real = folder._entries
     monkeypatch.setattr(folder, "_entries", lambda path: (go_on.wait(), real(path))[1])
@@ -165,7 +169,7 @@ def test_a_watched_folder_that_hangs_is_reported_and_waited_for(lab: Lab, monkey
         until(lambda: "watch" not in loop._board.missing, 60, "nothing is missed")
 
 
-def test_reading_a_slide_releases_its_slot(lab: Lab):
+def test_reading_a_slide_releases_its_slot(lab: GatewayLab):
     slots = threading.Semaphore(1)
     path = lab.file("a.svs", "a")
     assert lab.intake.submit(Submission(contents.FilePlace(path), "http"), slots).status == "accepted"

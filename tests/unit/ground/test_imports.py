@@ -61,3 +61,20 @@ def test_looking_up_where_slides_stand_loads_no_pixels(module: str) -> None:
         "print(*sorted({'cv2', 'numpy', 'onnxruntime', 'pydantic', 'PIL'} & set(sys.modules)))"
     )
     assert heavy.split() == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "histgen_lib.inference",
+        "histgen_lib.inference.shared_memory",
+        "histgen_lib.models.folder",
+        "histgen_lib.models.histgen.serving",
+        "histgen_lib.models.tile_encoder.serving",
+        "histgen_lib.stack.stubs",
+    ],
+)
+def test_onnx_runtime_and_grpc_are_loaded_only_where_models_run_or_are_asked(module: str) -> None:
+    heavy = ["onnxruntime", "grpc", "tritonclient"]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    assert _python(code).strip() == "[]"

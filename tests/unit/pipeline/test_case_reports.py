@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_model
-from job_kit import Killed, Lab, scanned
+from job_kit import JobLab, Killed, scanned
 
 from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.case import join_case, missing_slides
@@ -28,7 +28,7 @@ SLIDES = ("b", "a", "c")
 def scans(tmp_path_factory, model_dir) -> tuple[Path, dict[str, BagReady]]:
     """Scan three slides of a case, one of them at another scale."""
     folder = tmp_path_factory.mktemp("case")
-    lab = Lab.at(folder, model_dir)
+    lab = JobLab.at(folder, model_dir)
     ready = {}
     for number, name in enumerate(SLIDES):
         slide = tiny_model.write_slide(
@@ -47,18 +47,18 @@ def ready(scans) -> dict[str, BagReady]:
 def make_lab(scans, tmp_path, model_dir):
     """Make labs whose stores hold the three bags."""
 
-    def make(name: str = "lab") -> Lab:
-        return Lab.copy_of(scans[0], tmp_path / name, model_dir)
+    def make(name: str = "lab") -> JobLab:
+        return JobLab.copy_of(scans[0], tmp_path / name, model_dir)
 
     return make
 
 
-def draft_of(lab: Lab) -> DraftReport:
+def draft_of(lab: JobLab) -> DraftReport:
     pointer = json.loads(lab.store.get("case-reports/C-7/latest.json"))
     return from_json(lab.store.get(pointer["draft"]))
 
 
-def report_of(lab: Lab) -> dict[str, bytes]:
+def report_of(lab: JobLab) -> dict[str, bytes]:
     return lab.store.contents("case-reports/")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from damage import DAMAGE, damage
-from job_kit import Lab, scanned
+from job_kit import JobLab, scanned
 
 from histgen_lib.catalogue.integrity import is_readable
 from histgen_lib.catalogue.keys import bag_digests_key
@@ -17,14 +17,14 @@ from histgen_lib.catalogue.keys import bag_digests_key
 def finished(tmp_path_factory, model_dir) -> Path:
     """Draft one slide, for tests that copy the store."""
     folder = tmp_path_factory.mktemp("finished")
-    lab = Lab.at(folder, model_dir)
+    lab = JobLab.at(folder, model_dir)
     lab.draft(lab.scan_job.make_bag(scanned(tiny_model.write_slide(folder / "a.tif", side_px=640))))
     return folder
 
 
 @pytest.fixture
-def lab(finished, tmp_path, model_dir) -> Lab:
-    return Lab.copy_of(finished, tmp_path, model_dir)
+def lab(finished, tmp_path, model_dir) -> JobLab:
+    return JobLab.copy_of(finished, tmp_path, model_dir)
 
 
 OBJECTS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from job_kit import Killed, Lab, event_of, scanned
+from job_kit import JobLab, Killed, event_of, scanned
 
 from histgen_lib.catalogue.keys import DIGESTS
 from histgen_lib.catalogue.pointers import BY_REPORT, read_pointer
@@ -27,13 +27,13 @@ def scanned_lab(tmp_path_factory, model_dir) -> tuple[Path, BagReady]:
     """Scan one slide, for tests that copy the store."""
     folder = tmp_path_factory.mktemp("scanned")
     slide = tiny_model.write_slide(folder / "sound.tif", side_px=640)
-    ready = Lab.at(folder, model_dir).scan_job.make_bag(scanned(slide))
+    ready = JobLab.at(folder, model_dir).scan_job.make_bag(scanned(slide))
     return folder, ready
 
 
 @pytest.fixture
-def lab(scanned_lab, tmp_path, model_dir) -> Lab:
-    return Lab.copy_of(scanned_lab[0], tmp_path, model_dir)
+def lab(scanned_lab, tmp_path, model_dir) -> JobLab:
+    return JobLab.copy_of(scanned_lab[0], tmp_path, model_dir)
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def ready(scanned_lab, tmp_path) -> BagReady:
     return replace(scanned_lab[1], uri=Path(slide).as_uri())
 
 
-def code_of(lab: Lab, ready: BagReady) -> str:
+def code_of(lab: JobLab, ready: BagReady) -> str:
     with pytest.raises(InvalidInputError) as caught:
         lab.draft(ready)
     assert caught.value.hint
     return caught.value.code
 
 
-def reports(lab: Lab) -> dict[str, bytes]:
+def reports(lab: JobLab) -> dict[str, bytes]:
     return lab.store.contents("reports/")
 
 
@@ -120,7 +120,7 @@ def test_a_finished_report_is_found_without_opening_the_slide(lab, ready):
 
 @pytest.mark.parametrize("writes", range(7))
 def test_a_report_is_completed_after_a_crash_between_its_objects(lab, ready, tmp_path, model_dir, writes):
-    undisturbed = Lab.copy_of(tmp_path, tmp_path / "undisturbed", model_dir)
+    undisturbed = JobLab.copy_of(tmp_path, tmp_path / "undisturbed", model_dir)
     undisturbed.draft(ready)
     lab.store.dies_after = writes
     with pytest.raises(Killed):
@@ -220,7 +220,7 @@ def test_a_bag_of_another_tiling_counts_among_the_inputs(lab, ready):
 
 def test_an_abstention_is_published_and_counted(lab, ready, own_model_dir):
     tiny_model.set_thresholds(own_model_dir, report=0.999)
-    done = Lab.at(lab.folder, own_model_dir).draft(ready)
+    done = JobLab.at(lab.folder, own_model_dir).draft(ready)
 
     assert done.data.abstained
     assert done.measures["histgen_abstentions_total"] == 1

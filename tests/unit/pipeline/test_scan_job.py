@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_model
-from job_kit import Killed, Lab, scanned
+from job_kit import JobLab, Killed, scanned
 
 from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import bag_digests_key
@@ -31,8 +31,8 @@ def small_slide(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def lab(tmp_path, model_dir) -> Lab:
-    return Lab.at(tmp_path, model_dir)
+def lab(tmp_path, model_dir) -> JobLab:
+    return JobLab.at(tmp_path, model_dir)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def own_slide(tmp_path, small_slide) -> Path:
     return Path(shutil.copy(small_slide, tmp_path / "sound.tif"))
 
 
-def code_of(lab: Lab, announced) -> str:
+def code_of(lab: JobLab, announced) -> str:
     with pytest.raises(InvalidInputError) as caught:
         lab.scan_job.make_bag(announced)
     assert caught.value.hint
@@ -86,7 +86,7 @@ def test_doing_it_twice_gives_the_same_bytes_and_writes_nothing(lab, small_slide
 
 
 def test_two_stores_get_the_same_bytes(lab, small_slide, tmp_path, model_dir):
-    other = Lab.at(tmp_path / "other", model_dir)
+    other = JobLab.at(tmp_path / "other", model_dir)
     for one in (lab, other):
         one.scan_job.make_bag(scanned(small_slide))
 
@@ -110,7 +110,7 @@ def test_a_set_is_completed_after_a_crash_between_its_objects(lab, small_slide, 
     lab.store.dies_after = None
     assert lab.scan_job.find_bag(announced) is None
     lab.scan_job.make_bag(announced)
-    undisturbed = Lab.at(tmp_path / "undisturbed", model_dir)
+    undisturbed = JobLab.at(tmp_path / "undisturbed", model_dir)
     undisturbed.scan_job.make_bag(announced)
 
     assert lab.store.contents() == undisturbed.store.contents()

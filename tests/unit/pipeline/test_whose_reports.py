@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from folding_store import FoldingStore
-from job_kit import Lab, drafts_of, event_of, scanned
+from job_kit import JobLab, drafts_of, event_of, scanned
 
 from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.overview import Overview
@@ -23,11 +23,11 @@ from histgen_lib.reports.renderers.draft_json import from_json
 
 
 @pytest.fixture
-def lab(tmp_path, model_dir) -> Lab:
-    return Lab.at(tmp_path, model_dir)
+def lab(tmp_path, model_dir) -> JobLab:
+    return JobLab.at(tmp_path, model_dir)
 
 
-def slide(lab: Lab, name: str, seed: int = 0) -> Path:
+def slide(lab: JobLab, name: str, seed: int = 0) -> Path:
     return tiny_model.write_slide(lab.folder / f"{name}.tif", side_px=512, seed=seed)
 
 
@@ -36,20 +36,20 @@ def by_hand(path: Path, **fields) -> Event:
     return replace(event_of(scanned(path, **fields)), source="lab/scanner-1")
 
 
-def ready(lab: Lab, path: Path, **fields) -> BagReady:
+def ready(lab: JobLab, path: Path, **fields) -> BagReady:
     """Have the tiler make a bag of a slide; return what it says."""
     return lab.tiler.handle(by_hand(path, **fields), lambda *_: None).events[0].data
 
 
-def states(lab: Lab) -> dict[str, SlideState]:
+def states(lab: JobLab) -> dict[str, SlideState]:
     return {state.slide_id: state for state in Overview(lab.store).slides()}
 
 
-def latest(lab: Lab, prefix: str) -> DraftReport:
+def latest(lab: JobLab, prefix: str) -> DraftReport:
     return from_json(lab.store.get(json.loads(lab.store.get(f"{prefix}/latest.json"))["draft"]))
 
 
-def code_of(lab: Lab, data: BagReady) -> str:
+def code_of(lab: JobLab, data: BagReady) -> str:
     with pytest.raises(InvalidInputError) as caught:
         lab.draft(data)
     return caught.value.code
@@ -170,7 +170,7 @@ def test_a_case_that_has_other_slides_now_leaves_the_others_their_report(lab):
     }
 
 
-def as_before(lab: Lab, case_id: str, into: str) -> None:
+def as_before(lab: JobLab, case_id: str, into: str) -> None:
     """Put a case's reports where the version before kept them, at the end of what is there."""
     store, room, old = lab.store.inner, f"case-reports/{case_id}/", f"reports/{into}/"
     entries = len(list(store.list(f"{old}latest.history/")))
@@ -223,7 +223,7 @@ def test_a_slide_whose_pointer_a_case_had_taken_gets_it_back_with_its_next_repor
     assert json.loads(lab.store.get("reports/alpha/latest.json"))["draft"] == rescan.data.draft_key
 
 
-def faults(lab: Lab) -> dict[str, str]:
+def faults(lab: JobLab) -> dict[str, str]:
     return {one.key: one.owner for step in Verification(lab.store, anew=True).run() for one in step}
 
 
