@@ -51,8 +51,8 @@ class ScanRecord(BaseModel):
             raise InvalidInputError(
                 "scan-record-unreadable",
                 "The scan record beside a bag is not one of schema version 1.",
-                hint="Run `histgen replay`: the tiler makes a damaged one again. If it is of another version, "
-                "delete it and the bag beside it first.",
+                hint="Run `histgen replay`: the tiler makes a damaged one again. If it is of another "
+                "version, delete it and the bag beside it first.",
             ) from None
 
 
