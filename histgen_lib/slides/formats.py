@@ -64,7 +64,7 @@ _BLANKS = " \t\n\v\f\r"
 _ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 DICOM_MAGIC = b"DICM"  # after a 128-byte preamble: DICOM PS3.10, 7.1
-_WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
+WSI_STORAGE_UID = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage, PS3.4, B.5
 _DICOM_HEAD_BYTES = 256 << 10
 
 
@@ -139,7 +139,7 @@ def whole_slide_files(folder: Path) -> Iterator[tuple[Path, set[bytes]]]:
     """Yield each file of a DICOM whole-slide image, with its series UIDs. Holds one head at a time."""
     for part in dicom_files(folder):
         head = _head(part)
-        if _WSI_STORAGE_UID in head:
+        if WSI_STORAGE_UID in head:
             yield part, _series_uids(head)
 
 

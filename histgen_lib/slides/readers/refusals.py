@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.slides.formats import DICOM_MAGIC, HAMAMATSU_SUFFIXES, MIRAX_SUFFIX, named_parts
+from histgen_lib.slides import formats
 from histgen_lib.slides.headers.jpeg import FRAMES, segments
 from histgen_lib.slides.headers.tiff import TIFF_STARTS, Tags, directories, is_big_endian, is_truncated_tiff
 
@@ -43,7 +43,7 @@ _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322
 _SHOWN_WIDTH = "openslide.level[0].width"
 _CZI_PLANES = "zeiss.Information.Image.SizeZ"
 _UNCOMPRESSED = ".vmu"
-_INDEXED = (MIRAX_SUFFIX, *HAMAMATSU_SUFFIXES)
+_INDEXED = (formats.MIRAX_SUFFIX, *formats.HAMAMATSU_SUFFIXES)
 _NOT_OF_TEXT = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
 
 _NO_SLIDES: tuple[tuple[bytes, str, str], ...] = (
@@ -96,7 +96,6 @@ _FLOAT = 3
 _DICOM_HEAD_BYTES, _DICOM_BODY_BYTES = 256 << 10, 64 << 20
 _PER_FRAME = b"\x00\x52\x30\x92"
 """The tag under which each tile's place stands (5200,9230: PS3.3, C.7.6.16)."""
-_WSI_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _DICOM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "a CT image",
     "1.2.840.10008.5.1.4.1.1.4": "an MR image",
@@ -183,10 +182,10 @@ def crashes_openslide(path: Path) -> InvalidInputError | None:
     of another kind. Raises OSError.
     """
     if path.suffix.lower() == _UNCOMPRESSED:
-        pictures = [part for part in named_parts(path) if part.is_file()]
+        pictures = [part for part in formats.named_parts(path) if part.is_file()]
         return None if all(map(_is_ngr, pictures)) else _damaged(path)
     with path.open("rb") as file:
-        if file.read(132)[128:] != DICOM_MAGIC:
+        if not formats.starts_as_dicom(file):
             return None
         head = file.read(_DICOM_HEAD_BYTES)
         if b"TILED_SPARSE" not in head or _PER_FRAME in head + file.read(_DICOM_BODY_BYTES):
@@ -201,31 +200,31 @@ def _is_ngr(path: Path) -> bool:
 
 def _of_parts(path: Path, head: bytes, message: str) -> InvalidInputError | None:
     suffix = path.suffix.lower()
-    if suffix == MIRAX_SUFFIX and not path.with_suffix("").is_dir():
+    if suffix == formats.MIRAX_SUFFIX and not path.with_suffix("").is_dir():
         return _incomplete(
             path,
             f"the folder {path.stem} is not beside it",
             f"Copy the folder {path.stem}, which holds the pixels, to where {path.name} is.",
         )
-    parts = named_parts(path)
+    parts = formats.named_parts(path)
     missing = [part for part in parts if not part.is_file()]
     if missing:
-        where = f"in the folder {path.stem}" if suffix == MIRAX_SUFFIX else "beside it"
+        where = f"in the folder {path.stem}" if suffix == formats.MIRAX_SUFFIX else "beside it"
         return _incomplete(
             path,
             f"{len(missing)} of its {len(parts)} other files are not {where}",
             "Copy all files of the slide, the folder included, to the same place.",
         )
-    if suffix in HAMAMATSU_SUFFIXES and not parts:
+    if suffix in formats.HAMAMATSU_SUFFIXES and not parts:
         return _unknown(path, "not the list of files that its suffix promises", _AS_SCANNED)
     return None
 
 
 def _of_dicom(path: Path, head: bytes, message: str) -> InvalidInputError | None:
-    if head[128:132] != DICOM_MAGIC:
+    if head[128:132] != formats.DICOM_MAGIC:
         return None
     kind, syntax = _uid(head, b"\x02\x00\x02\x00UI"), _uid(head, b"\x02\x00\x10\x00UI")
-    if kind and kind != _WSI_CLASS:
+    if kind and kind != formats.WSI_STORAGE_UID.decode():
         what = _DICOM_CLASSES.get(kind, f"an object of the class {kind}")
         return _unknown(
             path,
