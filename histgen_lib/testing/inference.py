@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGenConfig
-from histgen_lib.models.histgen.serving import HistGenRunner
+from histgen_lib.models.histgen import serving as histgen
 from histgen_lib.models.serving import ModelMetadata, Runner, Tensors, fitted, served_model, unknown_model
-from histgen_lib.models.tile_encoder.serving import TileRunner
+from histgen_lib.models.tile_encoder import serving as tile_encoder
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -33,10 +33,12 @@ class FakeInference:
         self.requests: dict[str, int] = {}
         self._counting = threading.Lock()
         config = self.folder.histgen
-        report = HistGenRunner(config, self.folder.decoding, _Encoder(config), _Decoder(config, tokens))
+        report = histgen.HistGenRunner(
+            config, self.folder.decoding, _Encoder(config), _Decoder(config, tokens)
+        )
         self._runners: dict[str, Runner] = {
-            "histgen": report,
-            "tile_encoder": TileRunner(_TileEncoder(config.input_dim), threads=1),
+            histgen.NAME: report,
+            tile_encoder.NAME: tile_encoder.TileRunner(_TileEncoder(config.input_dim), threads=1),
         }
 
     def infer(self, model: str, tensors: Tensors) -> Arrays:

@@ -168,19 +168,20 @@ def _model_run(folder: Path) -> Check:
     import numpy as np
 
     from histgen_lib.inference import OnnxServer
+    from histgen_lib.models.histgen import serving as histgen
+    from histgen_lib.models.tile_encoder import serving as tile_encoder
     from histgen_lib.pipeline import load_model
 
     model, server = load_model(folder), OnnxServer(folder, threads=1)
     width = model.folder.histgen.input_dim
     features = np.zeros((1, width), dtype=np.float16)
-    if server.ready("tile_encoder"):
+    if server.ready(tile_encoder.NAME):
         side = model.tiling.tile_px
-        features = server.infer("tile_encoder", {"tiles": np.full((1, side, side, 3), 200, np.uint8)})[
-            "features"
-        ]
-    answer = server.infer("histgen", {"features": features, "xy": np.zeros((1, 2), np.int32)})
+        grey = np.full((1, side, side, 3), 200, np.uint8)
+        features = server.infer(tile_encoder.NAME, {"tiles": grey})["features"]
+    answer = server.infer(histgen.NAME, {"features": features, "xy": np.zeros((1, 2), np.int32)})
     detail = f"encoder and decoder answer ({len(answer['tokens'])} tokens)"
-    if not server.ready("tile_encoder"):
+    if not server.ready(tile_encoder.NAME):
         return Check(
             "model run", "warn", "no tile encoder: drafts from bags only", "Encode slides elsewhere."
         )
