@@ -175,7 +175,6 @@ def is_readable(key: str, data: bytes) -> bool:
 
 
 def _is_draft(data: bytes) -> bool:
-
     from histgen_lib.reports.renderers.draft_json import from_json, to_json
 
     return to_json(from_json(data)) == data
@@ -190,14 +189,12 @@ def _is_text(data: bytes) -> bool:
 
 
 def _is_scan(data: bytes) -> bool:
-
     from histgen_lib.catalogue.scan_record import ScanRecord
 
     return ScanRecord.from_bytes(data).to_bytes() == data
 
 
 def _is_bag(data: bytes) -> bool:
-
     from histgen_lib.bags import unpack_bag
 
     unpack_bag(data, "a bag")

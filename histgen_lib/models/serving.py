@@ -256,18 +256,18 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network; outputs by name."""
-        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
-
         names = [output.name for output in self._session.get_outputs()]
         try:
             found = self._session.run(names, dict(inputs), self._options)
-        except InvalidArgument as error:
-            raise FatalError(
-                "model-onnx",
-                f"{self._name} does not take what config.json states.",
-                hint="Its files are of different models: run `histgen model export`, or fetch it again.",
-            ) from error
         except Exception as error:
+            from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+            if isinstance(error, InvalidArgument):
+                raise FatalError(
+                    "model-onnx",
+                    f"{self._name} does not take what config.json states.",
+                    hint="Its files are of different models: run `histgen model export`, or fetch it again.",
+                ) from error
             if any(words in str(error) for words in _NO_ROOM):
                 raise MemoryError from error
             raise
