@@ -1,7 +1,8 @@
-"""Access to services under test: their tokens and the addresses they listen on."""
+"""Access to services under test: their tokens, the addresses they listen on, and the files they write."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 TOKEN = "0123456789abcdef" * 4
@@ -16,6 +17,16 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
 def bearer_of(token_file: Path | str) -> dict[str, str]:
     """Return the authorization header for the token in a file."""
     return bearer(Path(token_file).read_text())
+
+
+def bytes_at(path: Path) -> bytes:
+    """Read a file of a running service; nothing of a folder, a socket, or what is gone by now."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENXIO, errno.ENOENT, errno.ESRCH):
+            raise
+        return b""
 
 
 def listening(pid: int) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny_model
 from running_stack import RunningStack, stack_up
-from service_access import bearer, listening
+from service_access import bearer, bytes_at, listening
 from waiting import until
 
 IS_ROOT = os.geteuid() == 0
@@ -192,21 +192,23 @@ def _services(stack: RunningStack) -> list[dict[str, Any]]:
 
 def _segments(stack: RunningStack) -> list[Path]:
     """List the shared memory that the stack's processes have."""
-    maps = [line for pid in stack.pids() for line in _bytes(Path(f"/proc/{pid}/maps")).decode().splitlines()]
+    maps = [
+        line for pid in stack.pids() for line in bytes_at(Path(f"/proc/{pid}/maps")).decode().splitlines()
+    ]
     found = {Path("/dev/shm") / line.rpartition("/dev/shm/")[2] for line in maps if "/dev/shm/" in line}
     return sorted(path for path in found if path.exists())
 
 
 def _java(stack: RunningStack) -> list[int]:
-    return [pid for pid in stack.pids() if b"kafka.Kafka" in _bytes(Path(f"/proc/{pid}/cmdline"))]
+    return [pid for pid in stack.pids() if b"kafka.Kafka" in bytes_at(Path(f"/proc/{pid}/cmdline"))]
 
 
-def _bytes(path: Path) -> bytes:
-    """Read a file; nothing of one that is gone by now, or a folder."""
+def _mode(path: Path) -> int:
+    """Return kind and permissions of a file (of a link itself); 0 of one that is gone by now."""
     try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _everything(stack: RunningStack) -> list[Path]:
@@ -286,14 +288,15 @@ def test_even_in_an_open_folder_the_stacks_files_are_closed(stack: RunningStack)
     """A home may be opened by mistake; its files stay closed."""
     wrote = [path for path in _everything(stack) if "arriving" not in path.parts and path.name != "inbox"]
     assert len(wrote) > 20
-    assert [path for path in wrote if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+    modes = {path: _mode(path) for path in wrote}
+    assert [path for path, mode in modes.items() if not stat.S_ISLNK(mode) and mode & 0o077] == []
 
 
 def test_the_token_is_written_only_to_its_file(stack: RunningStack):
     token = (stack.home / "secrets" / "token").read_text().encode()
-    files = [path for path in _everything(stack) if token in _bytes(path)]
+    files = [path for path in _everything(stack) if token in bytes_at(path)]
     processes = [Path(f"/proc/{pid}") for pid in [stack.process.pid, *stack.pids()]]
 
     assert files == [stack.home / "secrets" / "token"]
-    assert [one for one in processes if token in _bytes(one / "cmdline") + _bytes(one / "environ")] == []
+    assert [one for one in processes if token in bytes_at(one / "cmdline") + bytes_at(one / "environ")] == []
     assert token.decode() not in json.dumps(stack.record) + stack("watch", "--once").out

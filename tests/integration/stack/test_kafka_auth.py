@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_access import listening
+from service_access import bytes_at, listening
 from waiting import until
 
 from histgen_lib.bus import BusSettings, open_publisher, open_subscription
@@ -94,7 +94,7 @@ def test_no_port_answers_before_login(broker: KafkaProcess) -> None:
 
 def test_the_secret_is_only_in_files_of_its_owner(home: StackHome, broker: KafkaProcess) -> None:
     secret = home.secret("kafka").read_bytes()
-    files = [path for path in home.folder.rglob("*") if path.is_file() and secret in path.read_bytes()]
+    files = [path for path in home.folder.rglob("*") if secret in bytes_at(path)]
     process = Path(f"/proc/{broker.pid}")
 
     assert sorted(path.name for path in files) == [
