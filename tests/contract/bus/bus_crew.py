@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,16 @@ def publish(settings: BusSettings, topic: str, journal: Path, name: str) -> None
         time.sleep(random.uniform(0, 0.01))
 
 
-def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> None:
+def committed(settings: BusSettings, position: str) -> int:
+    """Return the offset up to which the group has committed a record's partition, from the broker's file."""
+    topic, part, _ = position.split("/")
+    file = f"file:{settings.url.removeprefix('embedded:')}?mode=ro"
+    with contextlib.closing(sqlite3.connect(file, uri=True, timeout=60)) as broker:
+        sql = "SELECT next FROM claim WHERE grp = 'crew' AND topic = ? AND part = ?"
+        return int(broker.execute(sql, (topic, part)).fetchone()[0])
+
+
+def consume(settings: BusSettings, topic: str, journal: Path, name: str) -> None:
     """Take records, hold each for a moment, and finish it or, now and then, release it or set it aside."""
     subscription, mine = open_subscription(settings, topic, "crew"), Journal(str(journal))
     while True:
@@ -60,7 +70,7 @@ def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> Non
             if delivery is None:
                 continue
             record = (delivery.position, *number_of(delivery))
-            mine.write("took", *record)
+            mine.write("took", *record, name)
             time.sleep(random.uniform(0, 0.01))
             subscription.keep()
             chance = random.random()
@@ -71,7 +81,7 @@ def consume(settings: BusSettings, topic: str, journal: Path, _name: str) -> Non
             else:
                 mine.write("ending", *record)
                 if subscription.done(delivery):
-                    mine.write("done", *record)
+                    mine.write("done", *record, name, committed(settings, delivery.position))
 
 
 if __name__ == "__main__":

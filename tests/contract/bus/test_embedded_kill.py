@@ -1,6 +1,7 @@
 """Processes killed at any moment: acknowledged records arrive in order, and finished ones do not repeat.
 
-The exception: records finished behind one that was set aside may come again to the partition's next owner.
+What was finished behind a record that was set aside is not committed, and may come again to the partition's
+next owner, also after that has finished the record.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def drain(settings: BusSettings, journal: bus_crew.Journal) -> None:
         delivery = subscription.next(0.1)
         if delivery is not None:
             record = (delivery.position, *number_of(delivery))
-            journal.write("took", *record)
+            journal.write("took", *record, "drain")
             journal.write("ending", *record)
             assert subscription.done(delivery)
         return delivery is None and time.monotonic() > alone_at and subscription.lag() == 0
@@ -86,19 +87,33 @@ def test_nothing_is_lost_and_nothing_finished_comes_again(tmp_path: Path) -> Non
 
 
 def check(lines: list[list[str]]) -> None:
-    """Check that acknowledged records were delivered in order, and finished ones not again."""
+    """Check that acknowledged records were delivered in order, and committed ones not again.
+
+    Finished records are committed as soon as nothing before them is open.
+    """
     published = {tuple(words[2:]) for words in lines if words[1] == "published"}
     taken: dict[str, set[int]] = defaultdict(set)
     ended: dict[str, set[int]] = defaultdict(set)
+    taker: dict[str, str] = {}
     done: set[str] = set()
+    committed: dict[str, int] = defaultdict(int)
     for _, what, *words in lines:
         if what == "done":
-            done.add(words[0])
+            position, _, _, name, next_ = words
+            part, offset = place(position)
+            committed[part] = max(committed[part], int(next_))
+            if taker[position] == name:  # else it was taken again before this line was written
+                done.add(position)
+                behind = any(f"{part}/{before}" not in done for before in range(offset))
+                assert behind or committed[part] > offset, f"{position} was not committed"
         elif what == "ending":
             ended[words[1]].add(int(words[2]))
         elif what == "took":
             position, slide, number = words[0], words[1], int(words[2])
-            assert position not in done or open_before(position, done), f"{position} was finished before"
+            part, offset = place(position)
+            assert offset >= committed[part], f"{position} was committed before"
+            taker[position] = words[3]
+            done.discard(position)
             assert number in taken[slide] or number > max(taken[slide], default=-1), "out of order"
             taken[slide].add(number)
             early = {one for one in taken[slide] - ended[slide] if one < number}
@@ -107,7 +122,7 @@ def check(lines: list[list[str]]) -> None:
     assert len(published) > 100
 
 
-def open_before(position: str, done: set[str]) -> bool:
-    """Return whether an earlier record of the partition is unfinished, as it was set aside."""
-    topic, part, offset = position.split("/")
-    return not all(f"{topic}/{part}/{before}" in done for before in range(int(offset)))
+def place(position: str) -> tuple[str, int]:
+    """Return a record's partition and its offset there."""
+    part, _, offset = position.rpartition("/")
+    return part, int(offset)
