@@ -44,7 +44,7 @@ install_debian() {
   apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$@" >&2
 }
 
-fingerprint() { cat pyproject.toml constraints.txt "$0" | sha256sum | cut -d' ' -f1; }
+fingerprint() { cat pyproject.toml constraints.txt deploy/tensorrt/requirements.txt "$0" | sha256sum | cut -d' ' -f1; }
 
 make_venv() {
   [ -x $venv/bin/python ] && return
@@ -114,7 +114,7 @@ case $part in
   base) target=. ;;
   kafka) fetch_kafka; exit 0 ;;
   triton) make_triton; exit 0 ;;
-  all) target='.[train,evaluate,tracing,dev]' ;;
+  all) target='.[train,evaluate,tracing,tensorrt,dev]' ;;
   *) say "unknown part '$part': base, triton, kafka or all"; exit 2 ;;
 esac
 
@@ -132,5 +132,6 @@ if done_before all || { [ "$part" = base ] && done_before base; }; then
 fi
 make_venv
 install_python "$target"
+[ "$part" != all ] || $venv/bin/python -m pip install --quiet --no-deps --only-binary :all: --requirement deploy/tensorrt/requirements.txt >&2
 echo "$wanted" >"$venv/.histgen-$part"
 say "done"

@@ -34,10 +34,10 @@ class Doubler:
         return self.session.run(tensors)
 
 
-def _runner(folder, threads):
+def _runner(folder, compute):
     from histgen_lib.models.serving import OnnxSession
 
-    return Doubler(OnnxSession(folder.file("toy.onnx"), threads))
+    return Doubler(OnnxSession(folder.file("toy.onnx"), compute.threads))
 
 
 MODEL = ServedModel(

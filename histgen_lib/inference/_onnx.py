@@ -12,7 +12,10 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.serving import (
     SERVED,
+    Compute,
+    Device,
     ModelMetadata,
+    Precision,
     Runner,
     Tensors,
     fitted,
@@ -28,9 +31,16 @@ class OnnxServer:
     depend on it, nor on what else is asked (docs/decisions/0012).
     """
 
-    def __init__(self, model_folder: Path | str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model_folder: Path | str,
+        threads: int | None = None,
+        *,
+        device: Device = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
         self.folder: ModelFolder = open_model_folder(model_folder)
-        self._threads = threads
+        self._compute = Compute(threads, device, precision)
         self._described: dict[str, ModelMetadata] = {}
         self._runners: dict[str, Runner] = {}
         self._lock = Lock()
@@ -62,7 +72,7 @@ class OnnxServer:
         served = served_model(model)
         with self._lock:
             if model not in self._runners:
-                self._runners[model] = served.runner(self.folder, self._threads)
+                self._runners[model] = served.runner(self.folder, self._compute)
             return self._runners[model]
 
 

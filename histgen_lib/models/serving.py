@@ -26,6 +26,21 @@ gets a batch axis of size 1 in front, so that bags of different lengths stay apa
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a model runs on: `device`, the number format of its networks, and on a CPU how many cores.
+
+    `threads` None leaves the number to the engine (all cores).
+    """
+
+    threads: int | None = None
+    device: Device = "cpu"
+    precision: Precision = "float32"
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -100,7 +115,7 @@ class ServedModel:
 
     files    names of the files in the model folder that it runs on
     inputs, outputs   its tensors, which may depend on the folder's config.json
-    runner   loads it in this process, with so many threads (None: as many as its engine likes)
+    runner   loads it in this process
     largest  how many rows or bags a server hands over at once
     misfits  errors for tensors that do not fit, by name; `Misfit()` for the rest
     cheap    values of optional inputs that make the smallest request quick to answer
@@ -110,7 +125,7 @@ class ServedModel:
     files: tuple[str, ...]
     inputs: Callable[[ServedFolder], tuple[TensorSpec, ...]]
     outputs: Callable[[ServedFolder], tuple[TensorSpec, ...]]
-    runner: Callable[[ServedFolder, int | None], Runner]
+    runner: Callable[[ServedFolder, Compute], Runner]
     batching: Batching
     largest: int
     misfits: Mapping[str, Misfit] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from histgen_lib.models.histgen.decoding import (
 )
 from histgen_lib.models.histgen.layout import RegionLayout, lay_out, tile_order
 from histgen_lib.models.serving import (
+    Compute,
     Misfit,
     OnnxSession,
     Runner,
@@ -60,9 +61,9 @@ def _outputs(_: ServedFolder) -> tuple[TensorSpec, ...]:
     )
 
 
-def _runner(folder: ServedFolder, threads: int | None) -> Runner:
-    encoder = OnnxSession(folder.file(ENCODER_ONNX), threads, shrink=True)
-    decoder = OnnxSession(folder.file(DECODER_ONNX), threads)
+def _runner(folder: ServedFolder, compute: Compute) -> Runner:
+    encoder = OnnxSession(folder.file(ENCODER_ONNX), compute.threads, shrink=True)
+    decoder = OnnxSession(folder.file(DECODER_ONNX), compute.threads)
     return HistGenRunner(_config(folder), DecodingSettings(**folder.config["decoding"]), encoder, decoder)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.serving import (
+    Compute,
     OnnxSession,
     Runner,
     ServedFolder,
@@ -56,8 +57,8 @@ def _outputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
     return (TensorSpec("features", "float16", (-1, int(folder.config["histgen"]["input_dim"]))),)
 
 
-def _runner(folder: ServedFolder, threads: int | None) -> Runner:
-    return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), threads or cores())
+def _runner(folder: ServedFolder, compute: Compute) -> Runner:
+    return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), compute.threads or cores())
 
 
 MODEL = ServedModel(

@@ -23,7 +23,7 @@ from histgen_lib.models.histgen.serving import (
     encode_slide,
     tile_evidence,
 )
-from histgen_lib.models.serving import OnnxSession
+from histgen_lib.models.serving import Compute, OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
 from histgen_lib.text.tokenizers import WordTokenizer
@@ -71,7 +71,7 @@ class Exported:
         to_onnx(folder)
         self.encoder = OnnxSession(folder / ENCODER_ONNX, threads=1)
         self.decoder = OnnxSession(folder / DECODER_ONNX, threads=1)
-        self.runner = MODEL.runner(open_model_folder(folder), 1)
+        self.runner = MODEL.runner(open_model_folder(folder), Compute(threads=1))
 
     def bag(self, tiles: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(tiles)
