@@ -147,6 +147,8 @@ def test_files_without_tensors_are_refused(content: object, tmp_path: Path) -> N
         ("timm:test_vitt", "encoder-unknown", "test_vit"),
         ("nowhere:build", "encoder-unknown", "PYTHONPATH"),
         ("uni?wings=2", "encoder-arguments", "timm.create_model"),
+        ("timm:test_vit?checkpoint_path=x", "encoder-arguments", "--weights"),
+        ("timm:hf-hub:owner/model", "encoder-unknown", "timm.list_models"),
         ("uni?depth", "encoder-arguments", "name=value"),
         ("uni?side=big", "encoder-arguments", "side"),
         ("uni?side=224&resize=100", "encoder-arguments", "resize"),
@@ -235,6 +237,14 @@ def test_a_model_folder_keeps_a_published_encoder(spec: str, tmp_path: Path) -> 
     assert torch.equal(load_tile_encoder(folder)(TILES), network(TILES))
     built = find_encoder(spec, folder / "tile_encoder.safetensors")  # its file is a weights file as well
     assert torch.equal(built.network(TILES), network(TILES))
+
+
+@pytest.mark.parametrize("stated", [{"side": 32, "colour": "red"}, {}, "bicubic"])
+def test_a_description_with_preprocessing_of_another_kind_is_refused(stated: object) -> None:
+    described = {"name": "x", "architecture": VIT, "dim": 64, "preprocessing": stated}
+    with pytest.raises(FatalError) as caught:
+        new_network(described)
+    assert caught.value.code == "model-config"
 
 
 def test_a_timm_encoder_of_before_is_read_from_its_model_folder() -> None:
