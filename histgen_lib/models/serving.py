@@ -114,6 +114,7 @@ class ServedModel:
     """One model, as a server hosts it.
 
     files    names of the files in the model folder that it runs on
+    beside   names of further ones, which not every folder has
     inputs, outputs   its tensors, which may depend on the folder's config.json
     runner   loads it in this process
     largest  how many rows or bags a server hands over at once
@@ -130,6 +131,7 @@ class ServedModel:
     largest: int
     misfits: Mapping[str, Misfit] = field(default_factory=dict)
     cheap: Mapping[str, int] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def metadata(self, folder: ServedFolder) -> ModelMetadata:
         """Describe the model that a folder holds."""
