@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from histgen_lib.export.external_data import INLINE_BYTES, graph_written
+from histgen_lib.models.folder import ModelFolder
+from histgen_lib.models.histgen.checkpoint import load_tile_encoder
 from histgen_lib.models.serving import Precision
 
 OPSET = 17
@@ -59,3 +61,14 @@ def export_tile_encoder(
             dynamo=False,
         )
     return path
+
+
+def typed_graph(
+    folder: ModelFolder, path: Path, precision: Precision, features: Precision = "float16"
+) -> Path:
+    """Write a model folder's tile encoder as a graph in a number format; return `path`.
+
+    Raises as `load_tile_encoder`.
+    """
+    tile_px = int(folder.tiling["tile_px"])
+    return export_tile_encoder(load_tile_encoder(folder.path), path, tile_px, precision, features)

@@ -19,8 +19,11 @@ BATCHING = "batching"
 VERSION = "version"
 FOLDER = "model_folder"
 THREADS = "threads"
+DEVICE = "device"
+PRECISION = "precision"
 """Parameters in a model's config.pbtxt: its batching, the digest of its model folder, the path of the model
-folder (from the model's own folder), the number of threads to run on."""
+folder (from the model's own folder), the number of threads to run on, the device ("cpu" unless stated), and
+the number format of its networks there."""
 
 TRITON_TYPES = {
     "uint8": "UINT8",

@@ -87,6 +87,7 @@ MODEL = ServedModel(
         **dict.fromkeys(REQUEST_SETTINGS, _SETTING),
     },
     cheap={"max_tokens": 1},
+    weights=("histgen.safetensors",),
 )
 
 
