@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.folder import ModelFolder
 from histgen_lib.models.serving import Device, Precision, ServedModel
 
-INT8 = "int8"
+INT8: Final = "int8"
 Number = Precision | Literal["int8"]
 """Number formats of an exported model; "int8" is that of a model folder whose tile encoder is quantised."""
 NUMBERS: tuple[Number, ...] = (*get_args(Precision), INT8)
@@ -73,7 +73,7 @@ class Order:
     @property
     def network_precision(self) -> Precision:
         """The number format of a network that is not quantised."""
-        return "float32" if self.precision == INT8 else self.precision
+        return "float32" if self.precision == "int8" else self.precision
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,12 @@ class Target:
                 "export-precision",
                 f"The target {self.name} does not run models in {precision}.",
                 hint=f"It takes --precision {', '.join(self.precisions)}.",
+            )
+        if device == "cpu" and precision in ("float16", "bfloat16"):
+            raise InvalidInputError(
+                "export-precision",
+                f"Networks on a processor do not run in {precision}.",
+                hint="Leave out --precision, or choose --device cuda.",
             )
         if device not in self.devices:
             raise InvalidInputError(
