@@ -82,7 +82,7 @@ class HierarchicalEncoder(nn.Module):
         for block in list(self.region_blocks)[1:]:
             x = self._within_regions(block, x, valid)
         pooled, weights = self.pooling(self.norm(x), valid)
-        return RegionMemory(pooled, region_valid, _tile_shares(weights, mask))
+        return RegionMemory(pooled, region_valid, tile_shares(weights, mask))
 
     def _within_regions(self, block: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
         places = torch.arange(self.config.region_size, device=x.device)
@@ -99,7 +99,7 @@ class HierarchicalEncoder(nn.Module):
         return torch.cat([heard, x[:, :, 1:]] if first else [x[:, :, :-1], heard], dim=2)
 
 
-def _tile_shares(weights: Tensor, mask: Tensor) -> Tensor:
+def tile_shares(weights: Tensor, mask: Tensor) -> Tensor:
     """Pooling weights of the real tiles alone, rescaled to sum to 1 in each region that has any."""
     shares = weights[..., :-1] * mask
     return shares / shares.sum(dim=-1, keepdim=True).clamp_min(1e-12)

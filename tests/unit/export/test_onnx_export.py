@@ -14,13 +14,12 @@ from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen import HistGen, HistGenConfig, tile_order
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
 from histgen_lib.models.histgen.decoding import DecodingSettings, decode
-from histgen_lib.models.histgen.layout import lay_out
+from histgen_lib.models.histgen.layout import Arrangement, arrange
+from histgen_lib.models.histgen.on_cpu import OnnxStepper, encode_slide
 from histgen_lib.models.histgen.serving import (
     DECODER_ONNX,
     ENCODER_ONNX,
     MODEL,
-    OnnxStepper,
-    encode_slide,
     tile_evidence,
 )
 from histgen_lib.models.serving import Compute, OnnxSession
@@ -84,6 +83,11 @@ class Exported:
         order = np.arange(len(xy)) if published else tile_order(xy, SPAN_PX)
         return features[order], order
 
+    def places(self, tiles: int) -> Arrangement:
+        """Return where tiles lie that are in order already."""
+        config = self.model.config
+        return arrange(np.arange(tiles), config.tiles_per_region, config.prototype_num)
+
 
 @pytest.fixture(
     scope="module",
@@ -97,13 +101,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("tiles", COUNTS)
 def test_the_encoder_graph_agrees_with_torch(exported: Exported, tiles: int) -> None:
     features, _ = exported.ordered(*exported.bag(tiles))
-    layout = lay_out(features, exported.model.config.tiles_per_region, exported.model.config.prototype_num)
-    found = exported.encoder.run(
-        {"tiles": layout.tiles, "mask": layout.mask, "prototypes": layout.prototypes}
-    )
-    expected = exported.model.encode(features).numpy()
-    assert found["regions"].shape == expected.shape
-    assert np.abs(found["regions"] - expected).max() < TOLERANCE
+    found = encode_slide(exported.encoder, features, exported.places(tiles))
+    mask = torch.ones(1, tiles, dtype=torch.bool)
+    with torch.inference_mode():
+        memory = exported.model.region_memory(torch.from_numpy(features)[None], mask)
+        cross = exported.model.decoder.cross(memory.regions).numpy()
+    assert found.cross.shape == cross.shape
+    assert np.abs(found.cross - cross).max() < TOLERANCE
+    assert np.abs(found.tile_weights - memory.tile_weights[0].numpy()).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
@@ -136,9 +141,7 @@ def test_a_batch_of_slides_is_decoded_as_each_alone(exported: Exported) -> None:
     slides = []
     for tiles in (5, 90, 33):
         ordered, _ = exported.ordered(*exported.bag(tiles))
-        slides.append(
-            encode_slide(exported.encoder, lay_out(ordered, config.tiles_per_region, config.prototype_num))
-        )
+        slides.append(encode_slide(exported.encoder, ordered, exported.places(tiles)))
     chosen = DecodingSettings(max_tokens=15)
     together = decode(OnnxStepper(exported.decoder, config, slides), chosen)
     for text, slide in zip(together, slides, strict=True):
@@ -204,10 +207,6 @@ def test_a_folder_without_weights_cannot_be_exported(tmp_path: Path) -> None:
 
 
 def test_evidence_of_no_tokens_has_no_rows(exported: Exported) -> None:
-    features, xy = exported.bag(8)
-    ordered, order = exported.ordered(features, xy)
-    config = exported.model.config
-    slide = encode_slide(exported.encoder, lay_out(ordered, config.tiles_per_region, config.prototype_num))
-    text = decode(OnnxStepper(exported.decoder, config, [slide]), DecodingSettings(max_tokens=1))[0]
-    cut = type(text)(text.tokens[:0], text.log_probs[:0], text.attention[:0], text.score, True)
-    assert tile_evidence(cut, slide, order).shape == (0, 8)
+    places = exported.places(8)
+    shares = np.ones(places.mask.shape, dtype=np.float32)
+    assert tile_evidence(np.zeros((0, len(shares)), dtype=np.float32), shares, places).shape == (0, 8)
