@@ -100,7 +100,8 @@ class DeviceEncoder(nn.Module):
 
     def _cross_memory(self, regions: Tensor) -> Tensor:
         c = self.config
-        pairs = self.cross(regions).reshape(-1, c.num_layers, 2, c.num_heads, c.d_model // c.num_heads)
+        pairs: Tensor = self.cross(regions)
+        pairs = pairs.reshape(-1, c.num_layers, 2, c.num_heads, c.d_model // c.num_heads)
         return pairs.permute(1, 2, 3, 0, 4).unsqueeze(2).contiguous()
 
 
@@ -123,7 +124,7 @@ class BeamStep(nn.Module):
         self.norm = plain_norm(model.decoder.norm)
         self.logit = copied(model.logit)
 
-    def forward(
+    def forward(  # noqa: PLR0917 -- the inputs of a graph
         self,
         tokens: Tensor,
         parents: Tensor,
@@ -167,11 +168,12 @@ class BeamStep(nn.Module):
         hidden = barred(valid)[:, None, None, :]
         kept, attention = [], hidden
         for layer, block in enumerate(self.layers):
+            assert isinstance(block, _Layer)
             x, longer = block.look_back(x, past[layer], here, unseen)
             x, attention = block.look_at_regions(x, cross[layer], hidden, self.beams)
             x = block.think(x)
             kept.append(longer)
-        log_probs = self.logit(self.norm(x)).float().log_softmax(dim=-1)
+        log_probs: Tensor = self.logit(self.norm(x)).float().log_softmax(dim=-1)
         layers, _, _, heads, limit, width = past.shape
         present = torch.stack(kept).reshape(layers, 2, -1, self.beams, heads, limit, width)
         return log_probs.reshape(-1, self.beams, log_probs.shape[-1]), attention, present
