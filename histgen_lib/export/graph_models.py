@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from histgen_lib.errors import FatalError
 from histgen_lib.export.external_data import data_path
 from histgen_lib.export.hosting import INT8, Hosting, Order
+from histgen_lib.inference.wire import PRECISION
 from histgen_lib.models.serving import TensorSpec
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def graph_hosting(order: Order, backend: str) -> Hosting:
         partial(_write, order),
         LARGEST if order.device == "cuda" else order.model.largest,
         order.device,
-        parameters={"precision": order.precision},
+        parameters={PRECISION: order.precision},
         model_file=order.model.graph,
     )
 

@@ -46,6 +46,7 @@ class Hosting:
     preferred   sizes of batches that the server forms if it can
     parameters  in addition to those that every model has
     model_file  the file that the backend loads, where it has to be named
+    dtypes      of outputs that are not what the model itself states
     """
 
     backend: str
@@ -56,16 +57,21 @@ class Hosting:
     preferred: tuple[int, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     model_file: str = ""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Order:
-    """One model of an export: `precision` and `device` are decided, `place` is its folder in the repository."""
+    """One model of an export: `precision` and `device` are decided, `place` is its folder in the repository.
+
+    `stated`: the caller asked for this precision.
+    """
 
     folder: ModelFolder
     model: ServedModel
     place: Path
     precision: Number
+    stated: bool
     device: Device
     reference: bool
     threads: int | None
@@ -117,7 +123,8 @@ class Target:
             )
         if INT8 in (precision, own) and precision != own:
             raise _other_encoder(folder, own)
-        return Order(folder, model, place, precision, device, choices.reference, choices.threads)
+        stated = choices.precision is not None
+        return Order(folder, model, place, precision, stated, device, choices.reference, choices.threads)
 
 
 def _other_encoder(folder: ModelFolder, own: Number) -> InvalidInputError:

@@ -1,4 +1,4 @@
-"""Models that Triton's Python backend runs: a few lines of Python, and the part of the model folder they need.
+"""Models that Triton's Python backend runs: a few lines of Python, and what they need of the model folder.
 
 <out>/<model>/1/model.py     the work is done by histgen_lib.inference.triton_backend
 <out>/<model>/1/…            config.json and the networks, unless the repository refers to the model folder
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,13 +34,17 @@ __all__ = ["TritonPythonModel"]
 '''
 
 
+def processor_hosting(order: Order) -> Hosting:
+    """Host a model without a GPU, on ONNX Runtime. Raises FatalError("model-incomplete")."""
+    on_cpu = replace(order, device="cpu", precision="float32")
+    return python_hosting(on_cpu, order.model.files, order.model.beside)
+
+
 def python_hosting(
     order: Order,
     needed: Iterable[str],
     beside: Iterable[str] = (),
     *,
-    largest: int | None = None,
-    instances: int = 1,
     parameters: Mapping[str, str] | None = None,
 ) -> Hosting:
     """Host a model by the Python backend, with these files of its folder; those `beside` only if present.
@@ -52,9 +57,8 @@ def python_hosting(
     return Hosting(
         "python",
         partial(_write, order, files),
-        largest or order.model.largest,
+        order.model.largest,
         order.device,
-        instances,
         parameters=_parameters(order) | dict(parameters or {}),
     )
 

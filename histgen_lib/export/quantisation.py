@@ -1,7 +1,7 @@
 """Tile encoders in int8: ranges from tiles of a lab's own slides, and what it costs, measured on others.
 
-Weights are quantised per channel, inputs of layers per tensor, both symmetrically: what TensorRT computes with
-int8. The layers whose inputs have the strongest outliers stay in float, as many as it takes.
+Weights are quantised per channel, inputs of layers per tensor, both symmetrically, as TensorRT takes them.
+The layers whose inputs have the strongest outliers stay in float, as many as it takes.
 """
 
 from __future__ import annotations
@@ -43,16 +43,22 @@ _LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """What int8 costs. `cosine` is the mean over held-out tiles, `lowest` that of the worst of them.
+class Likeness:
+    """Cosines between two encoders' features of the same tiles: their mean, and the worst tile's.
 
-    `centred`: the mean cosine once the mean feature is subtracted, which all tiles share. `kept`: layers that
-    stay in float, of `layers`.
+    `centred`: the mean once the mean feature, which all tiles share, is subtracted.
     """
 
     cosine: float
     lowest: float
     centred: float
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What int8 costs, measured on held-out tiles. `kept`: layers that stay in float, of `layers`."""
+
+    likeness: Likeness
     calibration_tiles: int
     held_out_tiles: int
     layers: int
@@ -60,7 +66,9 @@ class Quantised:
 
     def to_config(self) -> dict[str, Any]:
         """Return it as a model folder's config.json states it."""
-        return {"precision": "int8", **asdict(self)}
+        return {"precision": "int8", **asdict(self.likeness)} | {
+            name: value for name, value in asdict(self).items() if name != "likeness"
+        }
 
 
 def quantise(source: Path, target: Path, tiles: Pixels) -> Quantised:
@@ -80,12 +88,11 @@ def quantise(source: Path, target: Path, tiles: Pixels) -> Quantised:
         work = _Work(source, Path(place), used)
         found, kept = work.quantised()
         measured = compare(features(source, held_out), features(found, held_out))
-        if measured["cosine"] < LEAST_COSINE:
-            raise _too_lossy(measured["cosine"])
+        if measured.cosine < LEAST_COSINE:
+            raise _too_lossy(measured.cosine)
         with graph_written(target) as written:
             shutil.copyfile(found, written)
-    counts = {"calibration_tiles": len(used), "held_out_tiles": len(held_out)}
-    return Quantised(**measured, **counts, layers=len(work.layers), kept=kept)
+    return Quantised(measured, len(used), len(held_out), len(work.layers), kept)
 
 
 def features(graph: Path, tiles: Pixels) -> Floats:
@@ -95,15 +102,12 @@ def features(graph: Path, tiles: Pixels) -> Floats:
     return np.concatenate(found).astype(np.float32)
 
 
-def compare(expected: Floats, found: Floats) -> dict[str, float]:
-    """Return the mean and the lowest cosine between features, and the mean of the centred ones."""
+def compare(expected: Floats, found: Floats) -> Likeness:
+    """Compare features float32[N, D] row by row."""
     cosines = _cosines(expected, found)
     middle = expected.mean(axis=0)
-    return {
-        "cosine": float(cosines.mean()),
-        "lowest": float(cosines.min()),
-        "centred": float(_cosines(expected - middle, found - middle).mean()),
-    }
+    centred = _cosines(expected - middle, found - middle)
+    return Likeness(float(cosines.mean()), float(cosines.min()), float(centred.mean()))
 
 
 def _cosines(first: Floats, second: Floats) -> Floats:
@@ -123,13 +127,13 @@ class _Work:
         self.layers = _by_outliers(model, _peaks(model, source, place, tiles[:_LOOKED_AT]))
 
     def quantised(self) -> tuple[Path, int]:
-        """Keep ever more layers in float until the calibration tiles agree; return the graph, and how many."""
+        """Keep ever more layers in float until calibration tiles agree; return the graph, and how many."""
         looked_at = self._tiles[: 4 * _LOOKED_AT]
         expected = features(self._source, looked_at)
         for share in _KEPT_SHARES:
             kept = math.ceil(share * len(self.layers))
             found = self._quantise(self.layers[:kept])
-            if compare(expected, features(found, looked_at))["cosine"] >= LEAST_COSINE:
+            if compare(expected, features(found, looked_at)).cosine >= LEAST_COSINE:
                 break
         return found, kept
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
@@ -28,9 +29,7 @@ def write_repository(folder: ModelFolder, repository: Path, target: Target, choi
     Raises, before anything is written, as `Target.order` and the target's `host` do, and
     InvalidInputError("export-output") when a folder with a model's name exists that no export wrote.
     """
-    orders = [
-        target.order(folder, model, repository / model.name, choices) for model in served_models()
-    ]
+    orders = [target.order(folder, model, repository / model.name, choices) for model in served_models()]
     hosted = [(order, target.host(order)) for order in orders]
     for order in orders:
         _refuse_foreign(repository, order.model.name)
@@ -41,7 +40,9 @@ def write_repository(folder: ModelFolder, repository: Path, target: Target, choi
 
 def _write_model(target: str, order: Order, hosting: Hosting, repository: Path) -> None:
     model = order.model
-    text = config_text(target, model.metadata(order.folder), model.batching, hosting)
+    metadata = model.metadata(order.folder)
+    outputs = tuple(replace(one, dtype=hosting.dtypes.get(one.name, one.dtype)) for one in metadata.outputs)
+    text = config_text(target, replace(metadata, outputs=outputs), model.batching, hosting)
     with _written(repository, model.name) as place:
         (place / "1").mkdir()
         (place / CONFIG_PBTXT).write_text(text, encoding="utf-8")

@@ -130,6 +130,7 @@ class ServedModel:
     beside   names of further ones, which not every folder has
     graph    the file, if it is one graph whose inputs and outputs are the model's own
     weights  names of the files from which torch rebuilds it; none: it runs on ONNX Runtime only
+    engines  names of the engines that it is compiled to; none: it is not compiled
     inputs, outputs   its tensors, which may depend on the folder's config.json
     runner   loads it in this process
     largest  how many rows or bags a server hands over at once
@@ -149,6 +150,7 @@ class ServedModel:
     beside: tuple[str, ...] = ()
     graph: str = ""
     weights: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
     def metadata(self, folder: ServedFolder) -> ModelMetadata:
         """Describe the model that a folder holds."""

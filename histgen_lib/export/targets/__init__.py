@@ -27,9 +27,7 @@ def find_target(name: str) -> Target:
     return found
 
 
-def export_to(
-    target: str, model_folder: Path | str, out: Path | str, choices: Choices | None = None
-) -> Path:
+def export_to(target: str, model_folder: Path | str, out: Path | str, choices: Choices | None = None) -> Path:
     """Write the models of a folder as a repository for a target; return `out`.
 
     Raises FatalError: "model-missing", "model-config", and as `write_repository`.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histgen_lib.export.hosting import Choices, Hosting, Order, Target
-from histgen_lib.export.python_models import python_hosting
+from histgen_lib.export.hosting import Choices, Target
+from histgen_lib.export.python_models import processor_hosting
 from histgen_lib.export.repository import write_repository
 from histgen_lib.models.folder import open_model_folder
 
@@ -23,8 +23,4 @@ def export_local(
     return write_repository(open_model_folder(model_folder), Path(out), TARGET, choices)
 
 
-def _host(order: Order) -> Hosting:
-    return python_hosting(order, order.model.files, order.model.beside)
-
-
-TARGET = Target("local", precisions=("float32", "int8"), devices=("cpu",), host=_host)
+TARGET = Target("local", precisions=("float32", "int8"), devices=("cpu",), host=processor_hosting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from histgen_lib.export.graph_models import graph_hosting
 from histgen_lib.export.hosting import NUMBERS, Hosting, Order, Target
-from histgen_lib.export.python_models import python_hosting
+from histgen_lib.export.python_models import processor_hosting, python_hosting
 
 
 def _host(order: Order) -> Hosting:
@@ -13,7 +13,7 @@ def _host(order: Order) -> Hosting:
         return graph_hosting(order, "onnxruntime")
     if order.device == "cuda" and model.weights:
         return python_hosting(order, model.weights)
-    return python_hosting(order, model.files, model.beside)
+    return processor_hosting(order)
 
 
 TARGET = Target("onnxruntime", precisions=NUMBERS, devices=("cuda", "cpu"), host=_host)

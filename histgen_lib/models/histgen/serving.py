@@ -97,6 +97,7 @@ MODEL = ServedModel(
     },
     cheap={"max_tokens": 1},
     weights=("histgen.safetensors",),
+    engines=("histgen_encoder", "histgen_step"),
 )
 
 

@@ -69,6 +69,7 @@ MODEL = ServedModel(
     beside=(TILE_ENCODER_DATA,),
     graph=TILE_ENCODER_ONNX,
     weights=("tile_encoder.safetensors",),
+    engines=("tile_encoder",),
     inputs=_inputs,
     outputs=_outputs,
     runner=_runner,
