@@ -195,6 +195,13 @@ class EngineSession:
         finally:
             self._idle.put(lane)
 
+    def close(self) -> None:
+        """Give its memory back, once no run is under way."""
+        while not self._idle.empty():
+            lane = self._idle.get()
+            if lane is not None:
+                lane.close()
+
 
 def nbytes(dtype: str, shape: Sequence[int]) -> int:
     """Return the size of a tensor in bytes."""
