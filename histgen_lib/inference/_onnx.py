@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,6 +14,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.serving import (
     SERVED,
+    BatchRunner,
     Compute,
     Device,
     ModelMetadata,
@@ -52,6 +55,23 @@ class OnnxServer:
             return runner.infer(fitted(tensors, self.metadata(model)))
         except MemoryError as error:
             raise _no_memory(model) from error
+
+    def infer_many(
+        self, model: str, requests: Sequence[Tensors]
+    ) -> list[dict[str, npt.NDArray[Any]] | Exception]:
+        """Answer several requests, together if the model's runner can; an exception where `infer` raises."""
+        runner = self.load(model)
+        if isinstance(runner, BatchRunner) and len(requests) > 1:
+            with suppress(Exception):  # one of them is wrong, or they are too large together
+                metadata = self.metadata(model)
+                return list(runner.infer_many([fitted(tensors, metadata) for tensors in requests]))
+        return [self._answer(model, tensors) for tensors in requests]
+
+    def _answer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]] | Exception:
+        try:
+            return self.infer(model, tensors)
+        except Exception as error:  # whoever asked for this one decides what it means
+            return error
 
     def warm(self, model: str) -> None:
         """Load a model's networks now, and have them answer once."""

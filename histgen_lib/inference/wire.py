@@ -19,8 +19,12 @@ BATCHING = "batching"
 VERSION = "version"
 FOLDER = "model_folder"
 THREADS = "threads"
+DEVICE = "device"
+PRECISION = "precision"
+ENGINES = "engines"
 """Parameters in a model's config.pbtxt: its batching, the digest of its model folder, the path of the model
-folder (from the model's own folder), the number of threads to run on."""
+folder (from the model's own folder), the number of threads to run on, the device ("cpu" unless stated), the
+number format of its networks there, and the flavour of the compiled engines it runs on, if any."""
 
 TRITON_TYPES = {
     "uint8": "UINT8",

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from histgen_lib.export.onnx import OPSET, export_tile_encoder
+from histgen_lib.export.tile_graph import OPSET, export_tile_encoder
 from histgen_lib.files import atomic_path
 from histgen_lib.models.engines.record import ENCODER, STEP, TILE_ENCODER, Range
 from histgen_lib.models.histgen.config import HistGenConfig
