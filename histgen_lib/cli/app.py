@@ -55,6 +55,7 @@ _COMMANDS = {
     "prune": ("The stream", "stream.prune:prune"),
     "audit": ("The stream", "stream.audit:app"),
     "export": ("The stream", "offline.export:export_repository"),
+    "compile": ("The stream", "offline.compile:compile_engines"),
     "config": ("The stream", "config:app"),
     "synth": ("Training and evaluation", "offline.synth:synth"),
     "train-encoder": ("Training and evaluation", "offline.train:train_encoder"),

@@ -28,6 +28,14 @@ class Graph(Protocol):
         ...
 
 
+class Mark(Protocol):
+    """A place in a stream's work."""
+
+    def wait(self) -> None:
+        """Wait until the stream's work is done up to here."""
+        ...
+
+
 class Pinned(Protocol):
     """Host memory that the device copies to and from by itself."""
 
@@ -61,8 +69,16 @@ class Device(Protocol):
         """Return a new stream."""
         ...
 
+    def end(self, stream: int) -> None:
+        """Give a stream back; its work is still done."""
+        ...
+
     def wait(self, stream: int) -> None:
         """Wait for a stream's work."""
+        ...
+
+    def mark(self, stream: int) -> Mark:
+        """Return a mark after what was started on the stream so far."""
         ...
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
@@ -121,9 +137,17 @@ class CudaDevice:
         (stream,) = self._do("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
         return int(stream)
 
+    def end(self, stream: int) -> None:
+        """See `Device`."""
+        self._do("cudaStreamDestroy", stream)
+
     def wait(self, stream: int) -> None:
         """See `Device`."""
         self._do("cudaStreamSynchronize", stream)
+
+    def mark(self, stream: int) -> Mark:
+        """See `Device`."""
+        return _CudaEvent(self._do, self._cuda.cudaEventDisableTiming, stream)
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """See `Device`."""
@@ -187,6 +211,20 @@ class _PinnedMemory:
         self.address = int(address)
         self.array: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.address))
         finalize(self, do, "cudaFreeHost", self.address).atexit = False
+
+
+class _CudaEvent:
+    """An event recorded on a stream."""
+
+    def __init__(self, do: Callable[..., tuple[Any, ...]], flags: int, stream: int) -> None:
+        self._do = do
+        (self._event,) = do("cudaEventCreateWithFlags", flags)
+        finalize(self, do, "cudaEventDestroy", self._event).atexit = False
+        do("cudaEventRecord", self._event, stream)
+
+    def wait(self) -> None:
+        """See `Mark`."""
+        self._do("cudaEventSynchronize", self._event)
 
 
 class _CudaGraph:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from histgen_lib.errors import FatalError
-from histgen_lib.models.engines.record import Layers
+from histgen_lib.files import write_atomic
+from histgen_lib.models.engines.record import ENCODER, EngineRecord, Layers
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -96,3 +99,51 @@ def _kinds(layers: Sequence[Any]) -> dict[str, int]:
         one.get("LayerType", "unknown") if isinstance(one, dict) else "unknown" for one in layers
     )
     return dict(sorted(kinds.items()))
+
+
+class RuntimeCache:
+    """What TensorRT-RTX compiled for the GPU at hand when it first ran an engine, kept in a file.
+
+    Without it every start compiles anew. TensorRT-RTX itself refuses one of another version, GPU or driver.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cache: Any = None
+        self._known = b""
+
+    def attach(self, config: Any) -> None:
+        """Have contexts made with `config` use it."""
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            self._known = self._path.read_bytes() if self._path.is_file() else b""
+            if self._known and not self._cache.deserialize(self._known):
+                self._known = b""
+        config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Write it if it has grown, all or nothing. A folder that takes no files costs time, nothing else."""
+        if self._cache is None:
+            return
+        now = bytes(self._cache.serialize())
+        if now != self._known:
+            with suppress(OSError):
+                write_atomic(self._path, now)
+                self._known = now
+
+
+def new_context(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache | None) -> Any:
+    """Make a context of an opened engine; None if there is no memory for it."""
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    strategies = trt.DynamicShapesKernelSpecializationStrategy
+    # Slides differ in size: kernels for each size would be compiled again and again. Batches and steps have
+    # few sizes, and a CUDA graph has to record kernels that stay.
+    config.dynamic_shapes_kernel_specialization_strategy = (
+        strategies.NONE if record.name == ENCODER else strategies.EAGER
+    )
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # `search` records a whole step by itself
+    if cache is not None:
+        cache.attach(config)
+    return engine.create_execution_context(config)
