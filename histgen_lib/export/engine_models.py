@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export.hosting import Hosting, Order
 from histgen_lib.export.python_models import python_hosting
 from histgen_lib.files import sha256_file
-from histgen_lib.inference.wire import ENGINES, PRECISION
+from histgen_lib.inference.wire import ENGINES, NETWORKS, PRECISION
 from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.engines.record import (
     EngineFiles,
@@ -60,8 +61,12 @@ def engine_hosting(order: Order, flavour_name: str) -> Hosting:
     paths = (path for files, _ in engines for path in (files.engine, files.record, files.recorded))
     hosting = python_hosting(
         order,
-        (*order.model.weights, *(str(path.relative_to(order.folder.path)) for path in paths)),
-        parameters={ENGINES: flavour_name, PRECISION: records[0].precision},
+        [str(path.relative_to(order.folder.path)) for path in paths],
+        parameters={
+            ENGINES: flavour_name,
+            NETWORKS: json.dumps({record.name: record.model for record in records}),
+            PRECISION: records[0].precision,
+        },
     )
     return replace(
         hosting,
