@@ -153,7 +153,7 @@ def test_a_model_of_engines_is_loaded_by_their_own_runner(
 
     asked: list[Any] = []
 
-    def runner(_folder: Any, name: str, compute: Compute, *, machine: str, digests: dict[str, str]) -> Doubles:
+    def runner(_: Any, name: str, compute: Compute, *, machine: str, digests: dict[str, str]) -> Doubles:
         asked.append((name, compute.device, compute.precision, machine, digests))
         return Doubles()
 
