@@ -53,7 +53,7 @@ class EngineReports:
         return self.write_all([Slide(features, places)], settings)[0]
 
     def write_all(self, slides: Sequence[Slide], settings: DecodingSettings) -> list[Written]:
-        """Write the reports of several slides, whose words are searched together; at most what a step takes."""
+        """Write the reports of several slides, searching their words together; at most what a step takes."""
         self._check(settings)
         regions = [len(slide.places.mask) for slide in slides]
         with self._loops.lent(len(slides), max(regions)) as loop:
