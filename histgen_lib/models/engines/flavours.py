@@ -86,8 +86,8 @@ FLAVOURS = {
         ),
     )
 }
-"""Both, by name. Of TensorRT-RTX's `ComputeCapability` Turing is left out, which has to be compiled apart (NVIDIA,
-"CPU-Only AOT and TensorRT-RTX Engines")."""
+"""Both, by name. Of TensorRT-RTX's `ComputeCapability` Turing is left out, which has to be compiled apart
+(NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines")."""
 
 
 def flavour(name: str) -> Flavour:

@@ -38,10 +38,11 @@ class Engine:
                 return place
         largest = {name: most for name, (_, _, most) in self.record.profiles[-1].items()}
         beyond = [name for name, most in largest.items() if not _within(shapes[name], (0,) * len(most), most)]
+        limits = ", ".join(f"{name} {list(largest[name])}" for name in beyond)
         raise InvalidInputError(
             "engine-size",
-            f"{self.record.name} takes at most {', '.join(f'{name} {list(largest[name])}' for name in beyond)}; "
-            f"this is {', '.join(str(list(shapes[name])) for name in beyond)}.",
+            f"{self.record.name} takes at most {limits}; this is"
+            f" {', '.join(str(list(shapes[name])) for name in beyond)}.",
             hint="Compile the model for larger slides: `histgen compile --tiles`.",
         )
 
