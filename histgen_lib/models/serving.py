@@ -265,30 +265,43 @@ class OnnxSession:
     `run` raises the same for inputs that the network does not take (its shapes follow from config.json), and
     MemoryError when there is too little memory.
     `shrink`: return memory after each run rather than keep it for the next (a large slide takes a GB).
+    `device` "cuda" raises FatalError("device-unavailable") where ONNX Runtime cannot use a GPU; with
+    `engines`, a folder to keep what is built, it uses its TensorRT provider if there is one.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, *, shrink: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        *,
+        shrink: bool = False,
+        device: Device = "cpu",
+        engines: Path | None = None,
+    ) -> None:
         import onnxruntime  # heavy, and this module is read by whoever talks to a server elsewhere
+
+        from histgen_lib.models.devices import no_cuda_provider, onnx_providers
 
         self._name = path.name
         self._options = onnxruntime.RunOptions()
-        if shrink:
+        if shrink and device == "cpu":
             self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
+        providers = onnx_providers(device, engines)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a class of its own for each status
             raise FatalError(
                 "model-onnx",
                 f"{path.name} cannot be loaded by ONNX Runtime ({type(error).__name__}).",
                 hint="Run `histgen model export`, or fetch the model again.",
             ) from error
+        if device == "cuda" and self._session.get_providers() == ["CPUExecutionProvider"]:
+            raise no_cuda_provider()  # its libraries did not load: ONNX Runtime only prints that
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network; outputs by name."""

@@ -193,7 +193,7 @@ def decode(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]
 def follow(engine: BeamEngine, settings: DecodingSettings) -> list[Decoded]:
     """Generate the same texts as `decode` by an engine's beam search; raises the same."""
     texts = _search(_Following(engine, settings), settings.max_tokens)
-    looked = engine.looked([text.attention[:, 0] for text in texts])
+    looked = engine.looked([text.attention[:, 0].astype(np.int64) for text in texts])
     return [replace(text, attention=rows) for text, rows in zip(texts, looked, strict=True)]
 
 
@@ -306,7 +306,9 @@ class _Following:
         self._scores[:, 0] = 0.0
 
     def next(self) -> _Round:
-        tokens, parents, chosen = (values[self._live] for values in next(self._rounds))
+        found = next(self._rounds)
+        tokens, parents = found.tokens[self._live], found.parents[self._live]
+        chosen = found.chosen[self._live]
         _check_numbers(chosen)
         scores = np.take_along_axis(self._scores, parents, axis=1) + chosen
         numbers = np.broadcast_to(np.arange(self._scores.shape[1])[:, None], (*parents.shape, 1))

@@ -33,6 +33,9 @@ from histgen_lib.models.histgen.layers import (
 )
 from histgen_lib.models.histgen.network import HistGen
 
+_TABLE_ROWS = 2048
+"""Words embedded at once for a table: their scores over the slots take 16 kB a head and word."""
+
 
 class DeviceEncoder(nn.Module):
     """One slide: from its tiles, in any order, to their shares in regions and the decoder's cross memory."""
@@ -115,10 +118,7 @@ class BeamStep(nn.Module):
     def __init__(self, model: HistGen, beams: int, max_tokens: int) -> None:
         super().__init__()
         self.config, self.beams, self.max_tokens = model.config, beams, max_tokens
-        d = model.config.d_model
-        self.words = fixed(model.word_embed.weight * math.sqrt(d))
-        self.places = fixed(position_code(torch.arange(max_tokens), d).to(model.memory))
-        self.recall = Recall(model.memory_attention, model.memory)
+        self.embed: Words | WordTable = Words(model, max_tokens)
         blocks = [block for block in model.decoder.blocks if isinstance(block, DecoderBlock)]
         self.layers = nn.ModuleList(map(_Layer, blocks))
         self.norm = plain_norm(model.decoder.norm)
@@ -152,6 +152,11 @@ class BeamStep(nn.Module):
         chosen = self._choose(scores, log_probs, place)
         return (*chosen, attention, present, log_probs)
 
+    def look_up_words(self) -> None:
+        """Compute all words at all places now, and only look them up from here on."""
+        if isinstance(self.embed, Words):
+            self.embed = WordTable(self.embed)
+
     def _follow(self, past: Tensor, parents: Tensor) -> Tensor:
         """Reorder the cache: [L, 2, S, B, h, T, k] -> [L, 2, S·B, h, T, k]."""
         layers, _, _, _, heads, limit, width = past.shape
@@ -161,7 +166,7 @@ class BeamStep(nn.Module):
     def _look(
         self, tokens: Tensor, place: Tensor, past: Tensor, cross: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.embed_words(tokens.flatten(), place)
+        x = self.embed(tokens.flatten(), place)
         at = torch.arange(past.shape[-2], device=place.device)
         unseen = barred(at <= place)
         here = (at == place).unsqueeze(-1)
@@ -178,12 +183,6 @@ class BeamStep(nn.Module):
         present = torch.stack(kept).reshape(layers, 2, -1, self.beams, heads, limit, width)
         return log_probs.reshape(-1, self.beams, log_probs.shape[-1]), attention, present
 
-    def embed_words(self, tokens: Tensor, place: Tensor) -> Tensor:
-        """Words int64[M] at a place int64[1] -> [M, d], with what they recall from the shared memory."""
-        x = self.words.index_select(0, tokens) + self.places.index_select(0, place)
-        recalled: Tensor = x + self.recall(x)
-        return recalled
-
     def _choose(
         self, scores: Tensor, log_probs: Tensor, place: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -196,6 +195,38 @@ class BeamStep(nn.Module):
         ended = (tokens == END) | (place == self.max_tokens - 1)
         lowered = best - ended.to(best.dtype) * float(FINISHED_PENALTY)
         return tokens, parents, lowered, chosen
+
+
+class Words(nn.Module):
+    """Words at a place, with what they recall from the shared memory."""
+
+    def __init__(self, model: HistGen, max_tokens: int) -> None:
+        super().__init__()
+        d = model.config.d_model
+        self.words = fixed(model.word_embed.weight * math.sqrt(d))
+        self.places = fixed(position_code(torch.arange(max_tokens), d).to(model.memory))
+        self.recall = Recall(model.memory_attention, model.memory)
+
+    def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
+        """Words int64[M] at place int64[1] (or places int64[M]) -> [M, d]."""
+        x = self.words.index_select(0, tokens) + self.places.index_select(0, place)
+        recalled: Tensor = x + self.recall(x)
+        return recalled
+
+
+class WordTable(nn.Module):
+    """What `Words` computes, looked up: nothing in it depends on the slide or on the text before."""
+
+    def __init__(self, words: Words) -> None:
+        super().__init__()
+        self.limit = len(words.places)
+        numbers = torch.arange(len(words.words) * self.limit, device=words.words.device)
+        rows = [words(part // self.limit, part % self.limit) for part in torch.split(numbers, _TABLE_ROWS)]
+        self.rows = fixed(torch.cat(rows))
+
+    def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
+        """Words int64[M] at place int64[1] -> [M, d]."""
+        return self.rows.index_select(0, tokens * self.limit + place)
 
 
 class Recall(nn.Module):

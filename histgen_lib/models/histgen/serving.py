@@ -101,6 +101,14 @@ MODEL = ServedModel(
 )
 
 
+class Request(NamedTuple):
+    """A request whose tensors fit: features [N, D] in input order, their regions, how to choose words."""
+
+    features: Features
+    places: Arrangement
+    settings: DecodingSettings
+
+
 class Written(NamedTuple):
     """A report as an engine writes it.
 
@@ -147,17 +155,16 @@ class HistGenRunner:
         Raises InvalidInputError: "tensor-missing", "bag-shape", "bag-empty", "bag-not-finite",
         "decoding-settings".
         """
+        request = self.read(tensors)
+        return answer(request, self._engine.write(*request))
+
+    def read(self, tensors: Tensors) -> Request:
+        """Check one request's tensors, and lay its tiles out; raises as `infer`."""
         features, xy = self._bag(tensors)
         runs = self._runs(tensors, len(xy))
         order = self._order(xy, runs, tensors)
         places = arrange(order, self.config.tiles_per_region, self.config.prototype_num, runs)
-        text, tile_weights = self._engine.write(features, places, self._settings(tensors))
-        return {
-            "tokens": text.tokens.astype(np.int32),
-            "logprobs": text.log_probs,
-            "evidence": tile_evidence(text.attention, tile_weights, places),
-            "score": np.array([text.score], dtype=np.float32),
-        }
+        return Request(features, places, self._settings(tensors))
 
     def _bag(self, tensors: Tensors) -> tuple[Features, Ints]:
         missing = [name for name in ("features", "xy") if name not in tensors]
@@ -205,6 +212,17 @@ class HistGenRunner:
     def _settings(self, tensors: Tensors) -> DecodingSettings:
         requested = {name: _single(tensors[name]) for name in REQUEST_SETTINGS if name in tensors}
         return self.decoding.replace(**cast(DecodingChanges, requested))
+
+
+def answer(request: Request, written: Written) -> dict[str, npt.NDArray[Any]]:
+    """Turn a written report into the tensors that `HistGenRunner.infer` returns."""
+    text = written.text
+    return {
+        "tokens": text.tokens.astype(np.int32),
+        "logprobs": text.log_probs,
+        "evidence": tile_evidence(text.attention, written.tile_weights, request.places),
+        "score": np.array([text.score], dtype=np.float32),
+    }
 
 
 def tile_evidence(attention: Floats, tile_weights: Floats, places: Arrangement) -> Floats:

@@ -60,6 +60,10 @@ def _outputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
 
 
 def _runner(folder: ServedFolder, compute: Compute) -> Runner:
+    if (compute.device, compute.precision) != ("cpu", "float32"):
+        from histgen_lib.models.tile_encoder.torch_runner import torch_runner  # torch is heavy, and an extra
+
+        return torch_runner(folder, compute)
     return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), compute.threads or cores())
 
 

@@ -35,9 +35,10 @@ class PatchStem(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] -> [B, outputs, H/4, W/4], of the weights' type."""
+        """uint8[B, 3, H, W] -> [B, outputs, H/4, W/4] in the weights' type."""
         weight = self.conv.weight * (2.0 / 255.0)
-        return functional.relu(self.norm(functional.conv2d(tiles.to(weight.dtype), weight, stride=PATCH_PX)))
+        pixels = tiles.to(weight.dtype)
+        return functional.relu(self.norm(functional.conv2d(pixels, weight, stride=PATCH_PX)))
 
 
 class ConvBlock(nn.Module):
