@@ -1,20 +1,24 @@
 """A GPU and a TensorRT in host memory: addresses are real, streams run at once, networks run on ONNX Runtime.
 
-An "engine" here is the path of an ONNX file. With them everything that loads, feeds, loops and checks engines
-is tested, but for the calls of CUDA and TensorRT themselves.
+An "engine" here is the ONNX file itself. With them everything that compiles, loads, feeds, loops and checks
+engines is tested, but for what CUDA and TensorRT do themselves.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from histgen_lib.models.engines.device import Rows
 
+Wrong = Callable[[str, Any], Any]
 
 
 class HostMemory:
@@ -85,12 +89,11 @@ class HostDevice:
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         self.do(lambda: ctypes.memmove(target, source, size) and None)
 
-    def copy_rows(
-        self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int, stream: int
-    ) -> None:
-        assert width <= min(pitch, target_pitch)
-        for row in range(rows):
-            self.copy(target + row * target_pitch, source + row * pitch, width, stream)
+    def copy_rows(self, target: Rows, source: Rows, *, width: int, count: int, stream: int) -> None:
+        assert width <= min(target.pitch, source.pitch)
+        for row in range(count):
+            places = (rows.address + row * rows.pitch for rows in (target, source))
+            self.copy(*places, width, stream)
 
     def clear(self, target: int, size: int, stream: int) -> None:
         self.do(lambda: ctypes.memset(target, 0, size) and None)
@@ -119,9 +122,9 @@ class FakeContext:
     def infer_shapes(self) -> list[str]:
         missing = [name for name in self._engine.inputs if name not in self._shapes]
         if not missing:
-            zeros = {name: np.zeros(shape, self._engine.dtypes[name]) for name, shape in self._shapes.items()}
-            found = self._engine.compute(zeros)
-            self._shapes |= {name: value.shape for name, value in found.items()}
+            self._shapes |= self._engine.output_shapes(
+                {name: self._shapes[name] for name in self._engine.inputs}
+            )
         return missing
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -151,19 +154,34 @@ class FakeContext:
 class FakeEngine:
     """A network of ONNX Runtime under TensorRT's interface; `wrong` spoils its outputs."""
 
-    def __init__(self, path: str, device: HostDevice, wrong: Callable[[str, Any], Any] | None) -> None:
-        self._session = onnxruntime.InferenceSession(path)
-        self.device, self._wrong = device, wrong
+    def __init__(self, plan: bytes, device: HostDevice, wrong: Wrong | None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(plan, options)
+        self.device, self._wrong, self._known = device, wrong, {}
         self.inputs = [one.name for one in self._session.get_inputs()]
-        self.dtypes = {one.name: _DTYPES[one.type] for one in self._session.get_inputs()}
+        self.dtypes = {one.name: _DTYPES[one.type][1] for one in self._session.get_inputs()}
 
     def create_execution_context(self, *_: Any) -> FakeContext:
         return FakeContext(self)
+
+    def create_engine_inspector(self) -> Any:
+        layers = json.dumps(
+            {"Layers": [{"Name": "one", "LayerType": "gemm"}, {"Name": "two", "LayerType": "gemm"}]}
+        )
+        return SimpleNamespace(get_engine_information=lambda form: layers)
 
     def compute(self, inputs: dict[str, Any]) -> dict[str, Any]:
         names = [one.name for one in self._session.get_outputs()]
         found = dict(zip(names, self._session.run(names, inputs), strict=True))
         return {name: self._wrong(name, value) for name, value in found.items()} if self._wrong else found
+
+    def output_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        key = tuple(shapes.items())
+        if key not in self._known:
+            found = self.compute({name: np.zeros(shape, self.dtypes[name]) for name, shape in key})
+            self._known[key] = {name: value.shape for name, value in found.items()}
+        return self._known[key]
 
     def read(self, address: int, name: str, shape: tuple[int, ...]) -> Any:
         count = int(np.prod(shape)) * self.dtypes[name].itemsize
@@ -171,32 +189,146 @@ class FakeEngine:
         return raw.reshape(shape)
 
 
-def fake_tensorrt(
-    device: HostDevice, version: str = "10.6.0", wrong: Callable[[str, Any], Any] | None = None
-) -> Any:
-    """Make a module like `tensorrt`; it loads "engines" that are paths of ONNX files."""
+class _Logger:
+    ERROR, INTERNAL_ERROR = "error", "internal error"
 
-    class Logger:
-        ERROR, INTERNAL_ERROR = "error", "internal error"
+
+class _Network:
+    """What `OnnxParser` fills."""
+
+    def __init__(self, flags: int) -> None:
+        self.flags, self.plan, self.num_layers = flags, b"", 0
+        self.num_inputs = self.num_outputs = 0
+
+    def fill(self, plan: bytes) -> None:
+        session = onnxruntime.InferenceSession(plan)
+        self._inputs, self._outputs = map(_tensors, (session.get_inputs(), session.get_outputs()))
+        self.num_inputs, self.num_outputs, self.plan = len(self._inputs), len(self._outputs), plan
+
+    def get_input(self, place: int) -> Any:
+        return self._inputs[place]
+
+    def get_output(self, place: int) -> Any:
+        return self._outputs[place]
+
+
+class _Parser:
+    num_errors = 0
+
+    def __init__(self, network: _Network, logger: Any) -> None:
+        self._network = network
+
+    def parse_from_file(self, path: str) -> bool:
+        self._network.fill(Path(path).read_bytes())
+        return True
+
+
+class _Profile:
+    def __init__(self) -> None:
+        self._shapes: dict[str, Any] = {}
+
+    def set_shape(self, name: str, least: Any, usual: Any, most: Any) -> None:
+        self._shapes[name] = [least, usual, most]
+
+    def get_shape(self, name: str) -> Any:
+        return self._shapes[name]
+
+
+class _Cache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content + b"timed."
+
+
+class _Config:
+    """Refuses a timing cache that begins with "foreign", as TensorRT does that of another GPU."""
+
+    profiling_verbosity = None
+
+    def __init__(self) -> None:
+        self._profiles, self._cache = 0, None
+
+    def add_optimization_profile(self, profile: _Profile) -> int:
+        self._profiles += 1
+        return self._profiles - 1
+
+    def create_timing_cache(self, content: bytes) -> _Cache:
+        return _Cache(content)
+
+    def set_timing_cache(self, cache: _Cache, ignore_mismatch: bool) -> bool:
+        if cache.content.startswith(b"foreign"):
+            return False
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self) -> _Cache | None:
+        return self._cache
+
+
+def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | None = None) -> Any:
+    """Make a module like `tensorrt`: 10, or, without what it dropped, 11."""
+    networks: list[_Network] = []
+
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            pass
+
+        def create_network(self, flags: int) -> _Network:
+            networks.append(_Network(flags))
+            return networks[-1]
+
+        def create_builder_config(self) -> _Config:
+            return _Config()
+
+        def create_optimization_profile(self) -> _Profile:
+            return _Profile()
+
+        def build_serialized_network(self, network: _Network, config: _Config) -> bytes:
+            return network.plan
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
             self._logger = logger
 
         def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
-            if not plan.endswith(b".onnx"):
-                self._logger.log(Logger.ERROR, "magic tag does not match")
+            try:
+                return FakeEngine(plan, device, wrong)
+            except Exception:
+                self._logger.log(_Logger.ERROR, "magic tag does not match")
                 return None
-            return FakeEngine(plan.decode(), device, wrong)
 
-    return SimpleNamespace(__version__=version, ILogger=Logger, Runtime=Runtime)
+    flags = SimpleNamespace(STRONGLY_TYPED=1) if version.startswith("10") else SimpleNamespace()
+    return SimpleNamespace(
+        __version__=version,
+        networks=networks,
+        Builder=Builder,
+        BuilderFlag=SimpleNamespace(),
+        ILogger=_Logger,
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
+        NetworkDefinitionCreationFlag=flags,
+        OnnxParser=_Parser,
+        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
+        Runtime=Runtime,
+    )
+
+
+def _tensors(found: Any) -> list[Any]:
+    return [
+        SimpleNamespace(
+            name=one.name,
+            dtype=SimpleNamespace(name=_DTYPES[one.type][0]),
+            shape=tuple(size if isinstance(size, int) else -1 for size in one.shape),
+        )
+        for one in found
+    ]
 
 
 _DTYPES = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(int64)": np.dtype(np.int64),
-    "tensor(bool)": np.dtype(np.bool_),
-    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(float)": ("FLOAT", np.dtype(np.float32)),
+    "tensor(float16)": ("HALF", np.dtype(np.float16)),
+    "tensor(int64)": ("INT64", np.dtype(np.int64)),
+    "tensor(bool)": ("BOOL", np.dtype(np.bool_)),
+    "tensor(uint8)": ("UINT8", np.dtype(np.uint8)),
 }
-

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from histgen_lib.cli.options import model_folder, need_train_extra, writable_folder
+from histgen_lib.cli.options import need_train_extra, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
 
 if TYPE_CHECKING:
     from histgen_lib.models.engines.record import EngineRecord
+    from histgen_lib.models.histgen.serving import Features
 
 
 def compile_engines(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="[MODEL]", help="Model folder. Default: the synthetic demo model."),
-    ] = None,
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder with its weights.")],
     *,
     target: Annotated[
         Literal["tensorrt", "tensorrt-rtx"],
@@ -51,7 +49,8 @@ def compile_engines(
         ),
     ] = None,
     beams: Annotated[
-        int | None, typer.Option("--beams", min=1, max=32, help="Most beams of a search. Default: the model's.")
+        int | None,
+        typer.Option("--beams", min=1, max=32, help="Most beams of a search. Default: the model's."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="Longest report in words. Default: the model's.")
@@ -82,7 +81,7 @@ def compile_engines(
 
       histgen compile runs/mine --target tensorrt --precision bfloat16
 
-      histgen compile --target tensorrt-rtx --compute-capability 8.9 --out engines
+      histgen compile runs/mine --target tensorrt-rtx --compute-capability 8.9 --out engines
     """
     need_train_extra("histgen compile")
     from histgen_lib.export.engines.compile import CompileSettings, compile_model
@@ -98,7 +97,7 @@ def compile_engines(
         timing_cache=timing_cache or _cache_folder() / f"{target}.timing",
         features=_features(bag),
     )
-    records = compile_model(model_folder(folder), settings, _say)
+    records = compile_model(folder, settings, _say)
     if as_json:
         emit_json({"engines": [record.model_dump(mode="json") for record in records]})
     else:
@@ -110,7 +109,7 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "histgen"
 
 
-def _features(bag: Path | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _features(bag: Path | None) -> Features | None:
     if bag is None:
         return None
     from histgen_lib.bags import read_bag
@@ -123,12 +122,9 @@ def _say(line: str) -> None:
 
 
 def _print(records: Sequence[EngineRecord]) -> None:
-    from rich.table import Table
-
-    table = Table("Engine", "For", "Precision", "Layers", "Agrees with ONNX Runtime", box=None, pad_edge=False)
     for record in records:
-        where = f"on {record.checked.device}" if record.checked else "not yet checked"
-        table.add_row(
-            record.name, ", ".join(record.capabilities), record.precision, str(record.layers.count), where
+        checked = (
+            f"agrees with ONNX Runtime on {record.checked.device}" if record.checked else "not yet checked"
         )
-    out().print(table)
+        line = f"{record.name}: {record.precision}, {record.layers.count} layers, {checked}"
+        out().print(f"{line}; for {', '.join(record.capabilities)}", soft_wrap=True)

@@ -1,7 +1,7 @@
 """From an ONNX file to the bytes of an engine, with either TensorRT.
 
-Networks are strongly typed: the graph alone says in which number format each operator computes. TensorRT 10 is
-asked for that, TensorRT 11 and TensorRT-RTX know nothing else.
+Networks are strongly typed: the graph alone says in which number format each operator computes. TensorRT 10
+is asked for that, TensorRT 11 and TensorRT-RTX know nothing else.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def build_engine(
 ) -> Built:
     """Compile an ONNX file. `profiles`: the sizes of its inputs that the engine has to take.
 
-    `capabilities`: of the GPUs to compile for (`Flavour.targets`), where the flavour compiles ahead; the other
-    compiles for `device`, and keeps what it timed there in `timing_cache`.
+    `capabilities`: of the GPUs to compile for (`Flavour.targets`), where the flavour compiles ahead; the
+    other compiles for `device`, and keeps what it timed there in `timing_cache`.
 
     Raises FatalError: "engine-package", "engine-capability", "engine-operator" (TensorRT does not take the
     graph; names the node), "engine-build".
@@ -144,7 +144,7 @@ class _Builder:
 
 
 class _TimingCache:
-    """How quick each kernel was on this very GPU, kept from build to build: the same build then takes seconds.
+    """How quick each kernel was on this very GPU, kept from build to build: the next one times less.
 
     TensorRT-RTX gets none: it has nothing to time, and would ask for a GPU (its "Timing Cache Migration").
     """

@@ -22,9 +22,9 @@ from histgen_lib.models.serving import Precision
 TILES_A_BATCH = (1, 64, 256)
 """Fewest, usual and most tiles in a batch of the tile encoder."""
 TILES_A_SLIDE = (1, 4000, 100_000)
-"""Fewest, usual and most tiles of a slide; the issue's range, and the size that HistGen was published with."""
+"""Fewest, usual and most tiles of a slide."""
 MANY_TILES = 8_192
-"""Slides of up to so many tiles have a profile of their own: kernels and memory of the largest are not for them."""
+"""Slides of up to so many tiles have a profile of their own, without kernels and memory for the largest."""
 SLIDES_A_STEP = 8
 SLIDES_A_CASE = 32
 """Each slide of a case starts a region of its own: so many regions more than the tiles alone would fill."""
@@ -49,6 +49,10 @@ class EngineGraph:
     sizes: Mapping[str, int]
 
 
+_PLACE = 3
+"""Where `BeamStep` takes the place of its words."""
+
+
 class StepGraph(nn.Module):
     """`BeamStep`, which also gives the next place: the loop on the device then feeds itself."""
 
@@ -56,19 +60,16 @@ class StepGraph(nn.Module):
         super().__init__()
         self.step = step
 
-    def forward(
-        self, tokens: Tensor, parents: Tensor, scores: Tensor, place: Tensor, past: Tensor, cross: Tensor,
-        valid: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        """See `BeamStep.forward`; "next_place" comes last."""
-        return (*self.step(tokens, parents, scores, place, past, cross, valid), place + 1)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See `BeamStep.forward`; the next place comes last."""
+        return (*self.step(*inputs), inputs[_PLACE] + 1)
 
 
 def tile_encoder_graph(make: Callable[[], nn.Module], tile_px: int) -> EngineGraph:
     """Describe the tile encoder; `make` returns the network anew, for a number format each."""
 
     def write(path: Path, precision: Precision) -> Path:
-        return export_tile_encoder(_Typed(make(), precision), path, tile_px)
+        return export_tile_encoder(make(), path, tile_px, precision)
 
     shapes = tuple((batch, tile_px, tile_px, 3) for batch in TILES_A_BATCH)
     return EngineGraph(TILE_ENCODER, write, ({"tiles": shapes},), {"tile_px": tile_px})  # type: ignore[dict-item]
@@ -87,7 +88,9 @@ def encoder_graph(model: HistGen, most_tiles: int = TILES_A_SLIDE[2]) -> EngineG
     return EngineGraph(ENCODER, write, profiles, {})
 
 
-def step_graph(model: HistGen, beams: int, max_tokens: int, most_tiles: int = TILES_A_SLIDE[2]) -> EngineGraph:
+def step_graph(
+    model: HistGen, beams: int, max_tokens: int, most_tiles: int = TILES_A_SLIDE[2]
+) -> EngineGraph:
     """Describe one step of beam search: one slide has a profile of its own, the other takes up to 8."""
 
     def write(path: Path, precision: Precision) -> Path:
@@ -100,18 +103,6 @@ def step_graph(model: HistGen, beams: int, max_tokens: int, most_tiles: int = TI
         for slides in ((1, 1, 1), (1, SLIDES_A_STEP, SLIDES_A_STEP))
     )
     return EngineGraph(STEP, write, profiles, {"beams": beams, "max_tokens": max_tokens})
-
-
-class _Typed(nn.Module):
-    """A tile encoder in a number format, whose features leave it as float32."""
-
-    def __init__(self, network: nn.Module, precision: Precision) -> None:
-        super().__init__()
-        self.network = network.to(_DTYPES[precision])
-
-    def forward(self, tiles: Tensor) -> Tensor:
-        features: Tensor = self.network(tiles).float()
-        return features
 
 
 _ENCODER_AXES = {

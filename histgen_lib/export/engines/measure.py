@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
@@ -43,12 +44,11 @@ def measure_encoder(engine: Engine, clock: Clock = time.perf_counter, runs: int 
     (_, _, (most, _)), (_, _, (_, per_region)) = (
         engine.record.profiles[-1][name] for name in ("features", "rows")
     )
-    lane = Lane(engine)
-    times = {
-        f"N={count}": _milliseconds(lane, dict(_sized(engine, count, per_region)), clock, runs)
-        for count in TILES
-        if count <= most
-    }
+    lane, times = Lane(engine), {}
+    with suppress(MemoryError):  # the larger slides are not for this GPU
+        for count in (count for count in TILES if count <= most):
+            shapes = dict(_sized(engine, count, per_region))
+            times[f"N={count}"] = _milliseconds(lane, shapes, clock, runs)
     lane.close()
     return Measured(milliseconds=times)
 

@@ -1,4 +1,4 @@
-"""The GPU: memory, copies, streams and graphs, by NVIDIA's own bindings of the CUDA runtime (`cuda-bindings`).
+"""The GPU: memory, copies, streams and graphs, by NVIDIA's bindings of the CUDA runtime (`cuda-bindings`).
 
 `Device` is all that running engines needs of it; everything else about engines is tested against a device in
 host memory.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import finalize
 
 import numpy as np
@@ -41,6 +41,13 @@ class Pinned(Protocol):
 
     address: int
     array: Bytes
+
+
+class Rows(NamedTuple):
+    """Rows in memory: the address of the first, and how far apart they begin."""
+
+    address: int
+    pitch: int
 
 
 class Device(Protocol):
@@ -85,10 +92,8 @@ class Device(Protocol):
         """Copy between addresses of device or pinned memory."""
         ...
 
-    def copy_rows(
-        self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int, stream: int
-    ) -> None:
-        """Copy rows of `width` bytes that begin `pitch` bytes apart, to `target_pitch` bytes apart."""
+    def copy_rows(self, target: Rows, source: Rows, *, width: int, count: int, stream: int) -> None:
+        """Copy `count` rows of `width` bytes."""
         ...
 
     def clear(self, target: int, size: int, stream: int) -> None:
@@ -110,8 +115,9 @@ class CudaDevice:
             raise FatalError(
                 "engine-gpu-missing",
                 f"There is no GPU that CUDA can use here ({error.name}).",
-                hint="Run this where the GPU is; `nvidia-smi` lists it, and its driver has to be recent enough.",
+                hint="Run this where the GPU is; `nvidia-smi` lists it, and shows its driver.",
             )
+        self._do("cudaFree", 0)  # makes the context, without which TensorRT-RTX takes no cache
         (facts,) = self._do("cudaGetDeviceProperties", 0)
         name = facts.name
         self.name = name.decode() if isinstance(name, bytes) else str(name)
@@ -121,6 +127,7 @@ class CudaDevice:
         """See `Device`."""
         (address,) = self._do("cudaMalloc", max(size, 1))
         self._do("cudaMemset", address, 0, max(size, 1))
+        self._do("cudaStreamSynchronize", 0)  # our streams do not wait for the default one
         return int(address)
 
     def release(self, address: int) -> None:
@@ -154,15 +161,11 @@ class CudaDevice:
         if size:
             self._do("cudaMemcpyAsync", target, source, size, self._either_way(), stream)
 
-    def copy_rows(
-        self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int, stream: int
-    ) -> None:
+    def copy_rows(self, target: Rows, source: Rows, *, width: int, count: int, stream: int) -> None:
         """See `Device`."""
-        if width and rows:
+        if width and count:
             way = self._either_way()
-            self._do(
-                "cudaMemcpy2DAsync", target, target_pitch, source, pitch, width, rows, way, stream
-            )
+            self._do("cudaMemcpy2DAsync", *target, *source, width, count, way, stream)
 
     def clear(self, target: int, size: int, stream: int) -> None:
         """See `Device`."""

@@ -10,7 +10,7 @@ from types import ModuleType
 from histgen_lib.errors import FatalError
 
 HOPPER = "9.0"
-"""Compute capability of H100 and H200, which TensorRT-RTX refuses (measured; its ComputeCapability has none)."""
+"""Compute capability of H100 and H200, which TensorRT-RTX refuses (measured)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Flavour:
             raise FatalError(
                 "engine-capability",
                 f"{self.title} takes no GPU of compute capability {', '.join(foreign)}"
-                f"{' (H100 and H200)' if HOPPER in foreign else ''}; it takes {', '.join(self.capabilities)}.",
+                f"{' (H100, H200)' if HOPPER in foreign else ''}, but {', '.join(self.capabilities)}.",
                 hint="Use --target tensorrt on that machine.",
             )
         return tuple(dict.fromkeys(asked)) or self.capabilities
@@ -86,8 +86,8 @@ FLAVOURS = {
         ),
     )
 }
-"""Both, by name. Capabilities of TensorRT-RTX: its `ComputeCapability`, but for Turing, which has to be compiled
-apart (NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines")."""
+"""Both, by name. Of TensorRT-RTX's `ComputeCapability` Turing is left out, which has to be compiled apart
+(NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines")."""
 
 
 def flavour(name: str) -> Flavour:

@@ -13,7 +13,7 @@ BFLOAT16 = "bfloat16"
 
 
 def storage(dtype: str) -> np.dtype[Any]:
-    """Return the NumPy type that holds an engine's dtype: uint16 for "bfloat16", else the type of that name."""
+    """Return the NumPy type that holds an engine's dtype: uint16 for "bfloat16", else that of its name."""
     return np.dtype(np.uint16 if dtype == BFLOAT16 else dtype)
 
 

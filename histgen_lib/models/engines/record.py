@@ -20,7 +20,11 @@ ENGINES = "engines"
 TILE_ENCODER, ENCODER, STEP = "tile_encoder", "histgen_encoder", "histgen_step"
 """The engines of a model, by name."""
 
-_WEIGHTS = {TILE_ENCODER: "tile_encoder.safetensors", ENCODER: "histgen.safetensors", STEP: "histgen.safetensors"}
+_WEIGHTS = {
+    TILE_ENCODER: "tile_encoder.safetensors",
+    ENCODER: "histgen.safetensors",
+    STEP: "histgen.safetensors",
+}
 _SECTION = {TILE_ENCODER: "encoder", ENCODER: "histgen", STEP: "histgen"}
 _AGAIN = "Compile the model again: `histgen compile MODEL --target {}`."
 
@@ -64,7 +68,7 @@ class Tolerance(_Frozen):
 
 
 class Checked(_Frozen):
-    """The GPU on which an engine passed the gate, and its largest error there as a share of what is allowed."""
+    """The GPU on which an engine passed the gate; its largest error there as a share of what is allowed."""
 
     device: str
     capability: str
@@ -173,7 +177,9 @@ def network_digest(folder: ServedFolder, name: str) -> str:
     return json_digest({"weights": weights, "network": dict(section), "tile_px": tile_px})
 
 
-def check_record(record: EngineRecord, files: EngineFiles, *, version: str, capability: str, model: str) -> None:
+def check_record(
+    record: EngineRecord, files: EngineFiles, *, version: str, capability: str, model: str
+) -> None:
     """Refuse an engine that TensorRT must not see, before it does.
 
     `version`: that of the TensorRT at hand; `capability` of the GPU at hand; `model`: the network's digest.
@@ -191,7 +197,9 @@ def check_record(record: EngineRecord, files: EngineFiles, *, version: str, capa
             "engine-hardware",
             f"{files.engine.name} is for GPUs of compute capability {', '.join(record.capabilities)}; "
             f"this one has {capability}.",
-            hint=hint if capability in (flavour(record.flavour).capabilities or (capability,)) else _HOPPER_HINT,
+            hint=hint
+            if capability in (flavour(record.flavour).capabilities or (capability,))
+            else _HOPPER_HINT,
         )
     if record.model != model:
         raise FatalError(

@@ -15,6 +15,7 @@ from histgen_lib.models.engines.device import Mark
 from histgen_lib.models.engines.numbers import Array, stored
 from histgen_lib.models.engines.session import Engine, EngineSession
 from histgen_lib.models.engines.steps import StepLoop
+from histgen_lib.models.histgen.batches import Bag
 from histgen_lib.models.histgen.decoding import (
     Continuations,
     Decoded,
@@ -34,15 +35,8 @@ _LEAST_REGIONS = 16
 _LOOPS_KEPT = 8
 
 
-class Slide(NamedTuple):
-    """One slide (or case) to report on; see `ReportEngine.write`."""
-
-    features: Features
-    places: Arrangement
-
-
 class EngineReports:
-    """A `ReportEngine` over the engines of the encoder and of the step. Safe to use from several threads."""
+    """A `BatchEngine` over the engines of the encoder and of the step. Safe to use from several threads."""
 
     def __init__(self, encoder: EngineSession, step: Engine) -> None:
         self._encoder, self._loops = encoder, _Loops(step)
@@ -50,14 +44,19 @@ class EngineReports:
 
     def write(self, features: Features, places: Arrangement, settings: DecodingSettings) -> Written:
         """See `ReportEngine.write`; raises also InvalidInputError("engine-size"), and MemoryError."""
-        return self.write_all([Slide(features, places)], settings)[0]
+        return self.write_many([(features, places)], settings)[0]
 
-    def write_all(self, slides: Sequence[Slide], settings: DecodingSettings) -> list[Written]:
-        """Write the reports of several slides, whose words are searched together; at most what a step takes."""
+    def write_many(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
+        """See `BatchEngine.write_many`; raises as `write`."""
         self._check(settings)
-        regions = [len(slide.places.mask) for slide in slides]
-        with self._loops.lent(len(slides), max(regions)) as loop:
-            weights = [self._encode(slide, loop, place) for place, slide in enumerate(slides)]
+        most = self._loops.most_slides
+        groups = [bags[start : start + most] for start in range(0, len(bags), most)]
+        return [written for group in groups for written in self._together(group, settings)]
+
+    def _together(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
+        regions = [len(places.mask) for _, places in bags]
+        with self._loops.lent(len(bags), max(regions)) as loop:
+            weights = [self._encode(*bag, loop, row) for row, bag in enumerate(bags)]
             texts = self._search(loop, regions, settings)
         return [Written(text, rows) for text, rows in zip(texts, weights, strict=True)]
 
@@ -71,14 +70,14 @@ class EngineReports:
                 hint="Ask for less, or compile it again with --beams and --max-tokens.",
             )
 
-    def _encode(self, slide: Slide, loop: StepLoop, place: int) -> Floats:
-        """Encode a slide into a place of the loop; return its tile weights float32[R, P]."""
+    def _encode(self, features: Features, places: Arrangement, loop: StepLoop, row: int) -> Floats:
+        """Encode a slide into a row of the loop; return its tile weights float32[R, P]."""
         engine = self._encoder.engine
-        given = {"features": slide.features, **slide.places._asdict()}
+        given = {"features": features, **places._asdict()}
         arrays: dict[str, Array] = {
             name: stored(given[name], facts.dtype) for name, facts in engine.inputs.items()
         }
-        narrower = arrays["features"].dtype != slide.features.dtype
+        narrower = arrays["features"].dtype != features.dtype
         if narrower and not np.isfinite(arrays["features"]).all():
             raise InvalidInputError(
                 "bag-not-finite",
@@ -90,9 +89,9 @@ class EngineReports:
             for name, array in arrays.items():
                 lane.send(name, array, context.get_tensor_address(name))
             lane.start(context)
-            facts, shape = engine.outputs["tile_weights"], slide.places.mask.shape
+            facts, shape = engine.outputs["tile_weights"], places.mask.shape
             found = lane.fetch({"tile_weights": (context.get_tensor_address("tile_weights"), facts, shape)})
-            loop.load(place, context.get_tensor_address("cross"), len(slide.places.mask))
+            loop.load(row, context.get_tensor_address("cross"), len(places.mask))
         return found["tile_weights"]
 
     def _search(self, loop: StepLoop, regions: list[int], settings: DecodingSettings) -> list[Decoded]:
@@ -189,6 +188,7 @@ class _Loops:
 
     def __init__(self, step: Engine) -> None:
         self._step, self._idle, self._lock = step, list[StepLoop](), Lock()
+        _, _, (self.most_slides, self._most_regions) = step.record.profiles[-1]["valid"]
 
     @contextmanager
     def lent(self, slides: int, regions: int) -> Iterator[StepLoop]:
@@ -216,5 +216,5 @@ class _Loops:
 
     def _rounded(self, regions: int) -> int:
         """Round up to a power of two, within what the step takes: few sizes, so that loops are used again."""
-        _, _, most = self._step.record.profiles[-1]["valid"]
-        return min(max(1 << (regions - 1).bit_length(), _LEAST_REGIONS), max(most[1], regions))
+        rounded = max(1 << (regions - 1).bit_length(), _LEAST_REGIONS)
+        return min(rounded, max(self._most_regions, regions))

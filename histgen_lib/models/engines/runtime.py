@@ -68,7 +68,7 @@ def open_engine(trt: Any, plan: bytes, name: str) -> Any:
         raise FatalError(
             "engine-refused",
             f"TensorRT refuses the engine {name}: {messages.last[:300] or 'it does not say why'}",
-            hint="Compile the model again on this machine; its GPU's driver may be too old for this TensorRT.",
+            hint="Compile the model again on this machine. Its GPU's driver may be too old for TensorRT.",
         )
     return _Kept(engine, runtime, messages)
 
@@ -89,15 +89,15 @@ def engine_layers(trt: Any, plan: bytes) -> Layers | None:
         engine = open_engine(trt, plan, "just compiled")
     except FatalError:
         return None
-    found = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    found = json.loads(
+        engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    )
     return Layers(source="engine", kinds=_kinds(found["Layers"]))
 
 
 def _kinds(layers: Sequence[Any]) -> dict[str, int]:
     """Count layers by type; those built without details are names only."""
-    kinds = Counter(
-        one.get("LayerType", "unknown") if isinstance(one, dict) else "unknown" for one in layers
-    )
+    kinds = Counter(one.get("LayerType", "unknown") if isinstance(one, dict) else "unknown" for one in layers)
     return dict(sorted(kinds.items()))
 
 

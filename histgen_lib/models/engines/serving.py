@@ -27,7 +27,7 @@ from histgen_lib.models.engines.record import (
 from histgen_lib.models.engines.reports import EngineReports
 from histgen_lib.models.engines.runtime import RuntimeCache, open_engine
 from histgen_lib.models.engines.session import Engine, EngineSession
-from histgen_lib.models.histgen.serving import report_runner
+from histgen_lib.models.histgen.batches import batched_runner
 from histgen_lib.models.serving import Compute, Runner, ServedFolder, Tensors
 
 _SMALLEST_BATCH = 8
@@ -100,7 +100,7 @@ def engine_runner(
 
     if name == TILE_ENCODER:
         return EngineTiles(load(TILE_ENCODER))
-    return report_runner(folder, EngineReports(EngineSession(load(ENCODER)), load(STEP)))
+    return batched_runner(folder, EngineReports(EngineSession(load(ENCODER)), load(STEP)))
 
 
 def compiled_flavour(folder: Path) -> str:

@@ -32,16 +32,17 @@ class Engine:
         self._trt, self._opened, self._cache = trt, opened, cache
 
     def profile(self, shapes: Mapping[str, Shape]) -> int:
-        """Return the first profile that takes inputs of these shapes. Raises InvalidInputError("engine-size")."""
+        """Return the first profile that takes these shapes. Raises InvalidInputError("engine-size")."""
         for place, profile in enumerate(self.record.profiles):
             if all(_within(shapes[name], least, most) for name, (least, _, most) in profile.items()):
                 return place
         largest = {name: most for name, (_, _, most) in self.record.profiles[-1].items()}
         beyond = [name for name, most in largest.items() if not _within(shapes[name], (0,) * len(most), most)]
+        limits = ", ".join(f"{name} {list(largest[name])}" for name in beyond)
         raise InvalidInputError(
             "engine-size",
-            f"{self.record.name} takes {', '.join(f'{name} up to {list(largest[name])}' for name in beyond)}; "
-            f"this is {', '.join(str(list(shapes[name])) for name in beyond)}.",
+            f"{self.record.name} takes at most {limits}; this is"
+            f" {', '.join(str(list(shapes[name])) for name in beyond)}.",
             hint="Compile the model for larger slides: `histgen compile --tiles`.",
         )
 
@@ -79,11 +80,18 @@ class Lane:
         self._memory: dict[str, tuple[int, int]] = {}
         self._staging: dict[str, Pinned] = {}
 
-    def prepare(self, shapes: Mapping[str, Shape], addresses: Mapping[str, int] | None = None) -> Any:
-        """Make the context ready for inputs of these shapes; return it.
+    def prepare(self, shapes: Mapping[str, Shape]) -> Any:
+        """Make the context ready for inputs of these shapes, with memory of the lane; return it."""
+        context = self.sized(shapes)
+        for name, facts in (self.engine.inputs | self.engine.outputs).items():
+            size = nbytes(facts.dtype, tuple(context.get_tensor_shape(name)))
+            self.place(context, name, self.memory(name, size))
+        return context
 
-        `addresses`: tensors that lie elsewhere on the device; the others get memory of the lane. Raises as
-        `Engine.profile`, and MemoryError.
+    def sized(self, shapes: Mapping[str, Shape]) -> Any:
+        """Return the context for inputs of these shapes; it knows those of the outputs.
+
+        Raises as `Engine.profile`, and MemoryError.
         """
         profile = self.engine.profile(shapes)
         if profile not in self._contexts:
@@ -95,12 +103,12 @@ class Lane:
         missing = context.infer_shapes()
         if missing:
             raise self.engine.failed(f"sizes of {', '.join(missing)} are unknown")
-        for name, facts in (self.engine.inputs | self.engine.outputs).items():
-            size = nbytes(facts.dtype, tuple(context.get_tensor_shape(name)))
-            place = (addresses or {}).get(name) or self.memory(name, size)
-            if not context.set_tensor_address(name, place):
-                raise self.engine.failed(f"{name} has no place")
         return context
+
+    def place(self, context: Any, name: str, address: int) -> None:
+        """Say where a tensor lies on the device."""
+        if not context.set_tensor_address(name, address):
+            raise self.engine.failed(f"{name} has no place")
 
     def start(self, context: Any) -> None:
         """Start the network on the lane's stream."""

@@ -9,10 +9,11 @@ log-probabilities) are copied to the host, and what the beams looked at goes int
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from histgen_lib.models.engines.device import Mark
+from histgen_lib.models.engines.device import Mark, Rows
 from histgen_lib.models.engines.numbers import Array, storage
 from histgen_lib.models.engines.record import Shape, TensorFacts
 from histgen_lib.models.engines.session import Engine, Lane, nbytes
@@ -45,7 +46,10 @@ class StepLoop:
         self.slides, self.regions = slides, regions
         self.beams, self.max_tokens = engine.record.sizes["beams"], engine.record.sizes["max_tokens"]
         self._engine, self._lane, self._device = engine, Lane(engine), engine.device
-        self._sizes = _Sizes(engine, slides, regions)
+        self._context = self._lane.sized(
+            {name: _filled(facts.shape, slides, regions) for name, facts in engine.inputs.items()}
+        )
+        self._sizes = _Sizes(engine, self._context)
         self._sets = tuple(self._lane.memory(name, self._sizes.total) for name in ("set 0", "set 1"))
         self._history = self._device.pin(self._sizes.followed * self.max_tokens)
         self._looked = self._lane.memory("looked", self._sizes.bytes("attention") * self.max_tokens)
@@ -65,7 +69,10 @@ class StepLoop:
             target = self._fixed("cross") + (part * slides + place) * heads * most * row
             source = cross + part * heads * regions * row
             self._device.clear(target, heads * most * row, stream)  # beyond its regions: anything finite
-            self._device.copy_rows(target, most * row, source, regions * row, regions * row, heads, stream)
+            self._device.copy_rows(
+                Rows(target, most * row), Rows(source, regions * row), width=regions * row, count=heads,
+                stream=stream,
+            )  # fmt: skip
         self._valid[place] = np.arange(most) < regions
         self._device.wait(stream)
 
@@ -122,7 +129,6 @@ class StepLoop:
 
     def _ready(self) -> tuple[Callable[[], None], Callable[[], None]]:
         """Return what starts a step from the first set, and from the second."""
-        self._context = self._lane.prepare(self._sizes.inputs(), self._addresses(0))
         self._valid[:, 0] = True  # or the first runs compute what is no number
         steps = self._direct(0), self._direct(1)
         self.begin()
@@ -139,7 +145,7 @@ class StepLoop:
     def _direct(self, source: int) -> Callable[[], None]:
         def step() -> None:
             for name, address in self._addresses(source).items():
-                self._context.set_tensor_address(name, address)
+                self._lane.place(self._context, name, address)
             self._lane.start(self._context)
 
         return step
@@ -170,10 +176,9 @@ class StepLoop:
 class _Sizes:
     """Shapes and sizes of a step's tensors, and the order of those that change in each of the two sets."""
 
-    def __init__(self, engine: Engine, slides: int, regions: int) -> None:
-        self._inputs = tuple(engine.inputs)
-        self._slides, self._regions = slides, regions
+    def __init__(self, engine: Engine, context: Any) -> None:
         self.facts: dict[str, TensorFacts] = engine.outputs | engine.inputs
+        self._shapes = {name: tuple(context.get_tensor_shape(name)) for name in self.facts}
         self.offsets: dict[str, int] = {}
         self.total = self.followed = 0
         for name in _KEPT:
@@ -182,13 +187,8 @@ class _Sizes:
             self.followed = self.total if name in _FOLLOWED else self.followed
 
     def shape(self, name: str) -> Shape:
-        """Return a tensor's shape: of the two sizes that vary, slides come before regions."""
-        open_sizes = iter((self._slides, self._regions))
-        return tuple(next(open_sizes) if size < 0 else size for size in self.facts[name].shape)
-
-    def inputs(self) -> dict[str, Shape]:
-        """Return the shapes of all inputs."""
-        return {name: self.shape(name) for name in self._inputs}
+        """Return a tensor's shape."""
+        return self._shapes[name]
 
     def bytes(self, name: str) -> int:
         """Return a tensor's size."""
@@ -199,3 +199,9 @@ class _Sizes:
         start = self.offsets[name]
         raw = block[start : start + self.bytes(name)].copy()
         return raw.view(storage(self.facts[name].dtype)).reshape(self.shape(name))
+
+
+def _filled(shape: Shape, slides: int, regions: int) -> Shape:
+    """Fill in the sizes of an input that vary: slides come before regions."""
+    sizes = iter((slides, regions))
+    return tuple(next(sizes) if size < 0 else size for size in shape)
