@@ -12,12 +12,15 @@ import torch
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.export import quantisation
+from histgen_lib.export.engines.build import build_engine
+from histgen_lib.export.engines.stored import folder_tile_graph
 from histgen_lib.export.hosting import Choices
 from histgen_lib.export.int8_folder import calibration_tiles, int8_folder
 from histgen_lib.export.quantisation import Likeness, compare, features, quantise
 from histgen_lib.export.targets import export_to
 from histgen_lib.export.tile_graph import export_tile_encoder
 from histgen_lib.inference import OnnxServer
+from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder
 from histgen_lib.models.tile_encoder import TileEncoder
@@ -151,3 +154,17 @@ def test_a_model_in_int8_is_another_model_with_the_same_weights(
     with pytest.raises(InvalidInputError) as caught:
         int8_folder(model_dir, tmp_path / "int8", slides, 24)
     assert caught.value.code == "export-output"
+
+
+def test_an_encoder_in_int8_compiles_as_it_is_stored(
+    slides: list[Path], model_dir: Path, tmp_path: Path
+) -> None:
+    """TensorRT takes its graph, and sees the int8 in it."""
+    int8_folder(model_dir, tmp_path / "int8", slides, 24)
+    graph = folder_tile_graph(open_model_folder(tmp_path / "int8"))
+    onnx_file = graph.write(tmp_path / "graph.onnx", "float16")
+    assert kinds(onnx_file) == kinds(tmp_path / "int8" / "tile_encoder.onnx")
+    built = build_engine(flavour("tensorrt-rtx"), onnx_file, graph.profiles, capabilities=("8.9",))
+    assert built.layers.kinds["QUANTIZE"] > 0
+    plain = folder_tile_graph(open_model_folder(model_dir)).write(tmp_path / "plain.onnx", "float16")
+    assert "QuantizeLinear" not in kinds(plain)
