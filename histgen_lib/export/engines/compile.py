@@ -78,6 +78,7 @@ def compile_model(model: Path, settings: CompileSettings, say: Say) -> list[Engi
     """
     chosen = flavour(settings.flavour)
     chosen.targets(settings.capabilities)
+    chosen.load()
     folder = open_model_folder(model)
     workshop = _Workshop(folder, settings, chosen, _device(chosen), say)
     return [workshop.compile(graph) for graph in workshop.graphs()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import NamedTuple
 
@@ -97,7 +98,8 @@ class EngineReports:
     def _search(self, loop: StepLoop, regions: list[int], settings: DecodingSettings) -> list[Decoded]:
         if settings.method == "beam" and settings.beam_size == self._beams:
             return follow(LoopSearch(loop, regions), settings)
-        return decode(LoopStepper(loop, regions), settings)
+        texts = decode(LoopStepper(loop), settings)
+        return [replace(text, attention=text.attention[:, :own]) for text, own in zip(texts, regions, strict=True)]
 
 
 class LoopSearch:
@@ -152,8 +154,8 @@ class LoopStepper:
     The loop always runs all its slides and beams; those that nobody asks for repeat word 0.
     """
 
-    def __init__(self, loop: StepLoop, regions: Sequence[int]) -> None:
-        self._loop, self._most = loop, max(regions)
+    def __init__(self, loop: StepLoop) -> None:
+        self._loop = loop
 
     @property
     def slides(self) -> int:
@@ -176,7 +178,7 @@ class LoopStepper:
         found = self._loop.last("log_probs", "attention")
         log_probs, attention = (values[cache.slides, :beams] for values in found.values())
         every = np.tile(np.arange(beams), (len(cache.slides), 1))
-        return Step(log_probs, attention[:, :, : self._most], cache._replace(beams=every))
+        return Step(log_probs, attention, cache._replace(beams=every))
 
     def select(self, cache: LoopCache, slides: Ints, beams: Ints) -> LoopCache:
         """See `Stepper.select`."""
