@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from histgen_lib.export.tile_graph import OPSET, export_tile_encoder
 from histgen_lib.files import atomic_path
 from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS, open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_model, load_tile_encoder
 from histgen_lib.models.histgen.network import HistGen
 from histgen_lib.models.histgen.serving import DECODER_ONNX, ENCODER_ONNX
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
-
-OPSET = 17
 
 Axes = dict[str, dict[int, str]]
 
@@ -62,13 +61,6 @@ def to_onnx(model_folder: Path | str) -> list[Path]:
         tile_px = int(opened.tiling["tile_px"])
         written.append(export_tile_encoder(load_tile_encoder(folder), folder / TILE_ENCODER_ONNX, tile_px))
     return written
-
-
-def export_tile_encoder(network: nn.Module, path: Path, tile_px: int) -> Path:
-    """Export a network from uint8[B, tile_px, tile_px, 3] to float32[B, D]."""
-    tiles = torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)
-    axes: Axes = {"tiles": {0: "B"}, "features": {0: "B"}}
-    return _write(path, network, {"tiles": tiles}, ["features"], axes)
 
 
 def _export_encoder(model: HistGen, path: Path) -> Path:

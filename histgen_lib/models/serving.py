@@ -6,11 +6,11 @@ A model that a server can host has a folder beside this file, with a `serving.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,19 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchRunner(Protocol):
+    """A loaded model that computes several requests together, as suits a GPU. Safe to use from threads."""
+
+    def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Answer one request; see `Runner`."""
+        ...
+
+    def infer_many(self, requests: Sequence[Tensors]) -> list[dict[str, npt.NDArray[Any]]]:
+        """Answer requests, in order. One that is wrong may fail them all: then each is asked alone."""
+        ...
+
+
 class ServedFolder(Protocol):
     """The part of a model folder that serving reads; see `histgen_lib.models.folder.ModelFolder`."""
 
@@ -114,6 +127,10 @@ class ServedModel:
     """One model, as a server hosts it.
 
     files    names of the files in the model folder that it runs on
+    beside   names of further ones, which not every folder has
+    graph    the file, if it is one graph whose inputs and outputs are the model's own
+    weights  names of the files from which torch rebuilds it; none: it runs on ONNX Runtime only
+    engines  names of the engines that it is compiled to; none: it is not compiled
     inputs, outputs   its tensors, which may depend on the folder's config.json
     runner   loads it in this process
     largest  how many rows or bags a server hands over at once
@@ -130,6 +147,10 @@ class ServedModel:
     largest: int
     misfits: Mapping[str, Misfit] = field(default_factory=dict)
     cheap: Mapping[str, int] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    graph: str = ""
+    weights: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
     def metadata(self, folder: ServedFolder) -> ModelMetadata:
         """Describe the model that a folder holds."""

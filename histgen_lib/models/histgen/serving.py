@@ -96,6 +96,8 @@ MODEL = ServedModel(
         **dict.fromkeys(REQUEST_SETTINGS, _SETTING),
     },
     cheap={"max_tokens": 1},
+    weights=("histgen.safetensors",),
+    engines=("histgen_encoder", "histgen_step"),
 )
 
 

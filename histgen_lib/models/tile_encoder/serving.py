@@ -23,6 +23,8 @@ from histgen_lib.models.serving import (
 
 NAME = "tile_encoder"
 TILE_ENCODER_ONNX = "tile_encoder.onnx"
+TILE_ENCODER_DATA = f"{TILE_ENCODER_ONNX}.data"
+"""The weights of a graph that cannot hold them (2 GB and more)."""
 
 
 class TileRunner:
@@ -68,6 +70,10 @@ def _runner(folder: ServedFolder, compute: Compute) -> Runner:
 MODEL = ServedModel(
     name=NAME,
     files=(TILE_ENCODER_ONNX,),
+    beside=(TILE_ENCODER_DATA,),
+    graph=TILE_ENCODER_ONNX,
+    weights=("tile_encoder.safetensors",),
+    engines=("tile_encoder",),
     inputs=_inputs,
     outputs=_outputs,
     runner=_runner,

@@ -92,6 +92,7 @@ class TileEncoder(TileNetwork):
 
     def feature_map(self, tiles: Tensor) -> Tensor:
         """Return the last convolution's output [B, widths[-1], H/16, W/16], for dense training targets."""
+        tiles = tiles.to(self.head.weight.dtype)  # before they are turned: TensorRT turns no uint8
         if tiles.shape[-1] == 3:
             tiles = tiles.permute(0, 3, 1, 2)
         out: Tensor = self.body(tiles)
