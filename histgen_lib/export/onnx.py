@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from histgen_lib.export.cpu_files import export_cpu_graphs
-from histgen_lib.export.hosting import QUANTISATION
 from histgen_lib.export.tile_graph import export_tile_encoder
 from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS, open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_model, load_tile_encoder
-from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
 
 
 def to_onnx(model_folder: Path | str) -> list[Path]:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from histgen_lib.export.engines.graphs import EngineGraph, tile_encoder_graph
 from histgen_lib.export.graph_models import copy_with_outputs
-from histgen_lib.export.hosting import QUANTISATION
 from histgen_lib.models.folder import ModelFolder
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder
 from histgen_lib.models.serving import Precision
-from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
 
 
 def folder_tile_graph(folder: ModelFolder) -> EngineGraph:
