@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export.engines.build import Built, build_engine
 from histgen_lib.export.engines.graphs import (
     EngineGraph,
@@ -74,14 +74,25 @@ def compile_model(model: Path, settings: CompileSettings, say: Say) -> list[Engi
 
     Where there is a GPU for them, each engine has to pass the gate before it is kept, and is measured.
     Elsewhere they are kept unchecked, and pass the gate when they are first loaded. `say` takes lines on what
-    is under way. Raises FatalError: as `build_engine`, `load_engine`, `load_model`; "engine-gpu-missing".
+    is under way. Raises FatalError: as `build_engine`, `load_engine`, `load_model`; "engine-gpu-missing";
+    InvalidInputError("bag-shape").
     """
     chosen = flavour(settings.flavour)
     chosen.targets(settings.capabilities)
     chosen.load()
     folder = open_model_folder(model)
+    _check_features(settings.features, folder.histgen.input_dim)
     workshop = _Workshop(folder, settings, chosen, _device(chosen), say)
     return [workshop.compile(graph) for graph in workshop.graphs()]
+
+
+def _check_features(features: npt.NDArray[Any] | None, width: int) -> None:
+    if features is not None and features.shape[1] != width:
+        raise InvalidInputError(
+            "bag-shape",
+            f"This model takes features [tiles, {width}]; the bag's are {list(features.shape)}.",
+            hint="Give a bag of the tile encoder that the model was trained with.",
+        )
 
 
 def _device(chosen: Flavour) -> Device | None:

@@ -37,7 +37,10 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
 """float32 leaves room for TF32, whose factors have 10 bits. docs/engines.md has errors that were measured."""
 
 _CHOICES_AGREE = 0.5
-_RULES: Mapping[str, Rule] = {"features": "rows", "tokens": "choice", "parents": "choice", "chosen": "choice"}
+_RULES: Mapping[str, Rule] = {
+    "features": "rows",
+    **dict.fromkeys(("next_tokens", "next_parents", "chosen"), "choice"),
+}
 
 
 class Case(NamedTuple):

@@ -50,6 +50,7 @@ class EngineReports:
     def write_many(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
         """See `BatchEngine.write_many`; raises as `write`."""
         self._check(settings)
+        self._check_sizes(bags)
         most = self._loops.most_slides
         groups = [bags[start : start + most] for start in range(0, len(bags), most)]
         return [written for group in groups for written in self._together(group, settings)]
@@ -70,6 +71,18 @@ class EngineReports:
                 f"this asks for {beams} and {settings.max_tokens}.",
                 hint="Ask for less, or compile it again with --beams and --max-tokens.",
             )
+
+    def _check_sizes(self, bags: Sequence[Bag]) -> None:
+        largest = self._encoder.engine.record.profiles[-1]
+        (_, _, (most_tiles, _)), (_, _, (most_regions, _)) = largest["features"], largest["mask"]
+        for features, places in bags:
+            if len(features) > most_tiles or len(places.mask) > most_regions:
+                raise InvalidInputError(
+                    "engine-size",
+                    f"The model was compiled for slides of at most {most_tiles} tiles in {most_regions} "
+                    f"regions; this one has {len(features)} in {len(places.mask)}.",
+                    hint="Compile it for larger slides: `histgen compile --tiles`.",
+                )
 
     def _encode(self, features: Features, places: Arrangement, loop: StepLoop, row: int) -> Floats:
         """Encode a slide into a row of the loop; return its tile weights float32[R, P]."""
@@ -99,7 +112,8 @@ class EngineReports:
         if settings.method == "beam" and settings.beam_size == self._beams:
             return follow(LoopSearch(loop, regions), settings)
         texts = decode(LoopStepper(loop), settings)
-        return [replace(text, attention=text.attention[:, :own]) for text, own in zip(texts, regions, strict=True)]
+        of_slides = zip(texts, regions, strict=True)
+        return [replace(text, attention=text.attention[:, :own]) for text, own in of_slides]
 
 
 class LoopSearch:

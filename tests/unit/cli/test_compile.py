@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import replace
 
-from histgen_lib.models.engines.record import EngineFiles
+import h5py
+import numpy as np
+import pytest
+
+from histgen_lib.export.engines import compile as compiling
 
 
-def test_it_compiles_a_model_where_there_is_no_gpu(histgen, own_model_dir):
-    arguments = ("--target", "tensorrt-rtx", "--compute-capability", "8.9", "--tiles", "2000", "--beams", "2")
-    code, out, err = histgen("compile", own_model_dir, *arguments, "--json")
+@pytest.fixture
+def asked(monkeypatch):
+    """Note what the command asks for; nothing is compiled, as test_engine_building.py does."""
+    noted = []
+    monkeypatch.setattr(compiling, "compile_model", lambda *arguments: noted.append(arguments) or [])
+    return noted
+
+
+def test_its_options_reach_the_compiler(histgen, model_dir, tmp_path, asked):
+    bag, features = tmp_path / "bag.h5", np.ones((3, 16), np.float16)
+    with h5py.File(bag, "w") as file:
+        file["features"], file["coords"] = features, np.arange(6).reshape(3, 2)
+    arguments = (
+        "--compute-capability",
+        "8.9",
+        "--compute-capability",
+        "8.6",
+        "--tiles",
+        "2000",
+        "--beams",
+        "2",
+    )
+    more = (
+        "--max-tokens",
+        "7",
+        "--precision",
+        "bfloat16",
+        "--bag",
+        bag,
+        "--timing-cache",
+        tmp_path / "timing",
+    )
+    code, _, _ = histgen("compile", model_dir, "--target", "tensorrt-rtx", *arguments, *more)
 
     assert code == 0
-    engines = {record["name"]: record for record in json.loads(out)["engines"]}
-    assert list(engines) == ["tile_encoder", "histgen_encoder", "histgen_step"]
-    assert all(record["capabilities"] == ["8.9"] and record["checked"] is None for record in engines.values())
-    assert engines["histgen_step"]["sizes"]["beams"] == 2
-    assert engines["histgen_encoder"]["profiles"][-1]["features"][2][0] == 2000
-    assert "histgen_encoder: not yet checked" in err
-    files = EngineFiles(own_model_dir / "engines" / "tensorrt-rtx", "histgen_step")
-    assert files.read().model_dump(mode="json") == engines["histgen_step"]
+    [(folder, settings, _)] = asked
+    assert folder == model_dir
+    assert np.array_equal(settings.features, features)
+    assert replace(settings, features=None) == compiling.CompileSettings(
+        flavour="tensorrt-rtx",
+        precision="bfloat16",
+        capabilities=("8.9", "8.6"),
+        beams=2,
+        max_tokens=7,
+        most_tiles=2000,
+        timing_cache=tmp_path / "timing",
+    )
+
+
+def test_what_was_timed_is_kept_in_the_users_cache_folder(histgen, model_dir, tmp_path, asked, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    histgen("compile", model_dir, "--target", "tensorrt")
+
+    assert asked[0][1].timing_cache == tmp_path / "histgen" / "tensorrt.timing"
 
 
 def test_an_h100_is_refused_at_once(histgen, model_dir, tmp_path):
