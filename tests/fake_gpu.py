@@ -92,8 +92,8 @@ class HostDevice:
     def copy_rows(self, target: Rows, source: Rows, *, width: int, count: int, stream: int) -> None:
         assert width <= min(target.pitch, source.pitch)
         for row in range(count):
-            places = (rows.address + row * rows.pitch for rows in (target, source))
-            self.copy(*places, width, stream)
+            into, out_of = (rows.address + row * rows.pitch for rows in (target, source))
+            self.copy(into, out_of, width, stream)
 
     def clear(self, target: int, size: int, stream: int) -> None:
         self.do(lambda: ctypes.memset(target, 0, size) and None)
@@ -325,7 +325,7 @@ def _tensors(found: Any) -> list[Any]:
     ]
 
 
-_DTYPES = {
+_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "tensor(float)": ("FLOAT", np.dtype(np.float32)),
     "tensor(float16)": ("HALF", np.dtype(np.float16)),
     "tensor(int64)": ("INT64", np.dtype(np.int64)),
