@@ -54,7 +54,7 @@ _COMMANDS = {
     "verify": ("The stream", "stream.verify:verify"),
     "prune": ("The stream", "stream.prune:prune"),
     "audit": ("The stream", "stream.audit:app"),
-    "export": ("The stream", "offline.model:export_repository"),
+    "export": ("The stream", "offline.export:export_repository"),
     "compile": ("The stream", "offline.compile:compile_engines"),
     "config": ("The stream", "config:app"),
     "synth": ("Training and evaluation", "offline.synth:synth"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.export.hosting import Hosting, Order
+from histgen_lib.export.hosting import INT8, Hosting, Order
 from histgen_lib.export.python_models import python_hosting
 from histgen_lib.files import sha256_file
-from histgen_lib.inference.wire import ENGINES, PRECISION
+from histgen_lib.inference.wire import ENGINES, NETWORKS, PRECISION
 from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.engines.record import (
     EngineFiles,
@@ -60,8 +61,12 @@ def engine_hosting(order: Order, flavour_name: str) -> Hosting:
     paths = (path for files, _ in engines for path in (files.engine, files.record, files.recorded))
     hosting = python_hosting(
         order,
-        (*order.model.weights, *(str(path.relative_to(order.folder.path)) for path in paths)),
-        parameters={ENGINES: flavour_name, PRECISION: records[0].precision},
+        [str(path.relative_to(order.folder.path)) for path in paths],
+        parameters={
+            ENGINES: flavour_name,
+            NETWORKS: json.dumps({record.name: record.model for record in records}),
+            PRECISION: records[0].precision,
+        },
     )
     return replace(
         hosting,
@@ -74,7 +79,8 @@ def _engines(order: Order, flavour_name: str) -> list[tuple[EngineFiles, EngineR
     """Read and check the engines of a model.
 
     Raises FatalError: "engine-missing", "engine-record", "engine-model", "engine-corrupt";
-    InvalidInputError("export-precision") if they are of another number format than was asked for.
+    InvalidInputError("export-precision") if they are of another number format than was asked for, unless that
+    is int8: it concerns the tile encoder, whose model folder says so.
     """
     folder = engines_folder(order.folder.path, flavour_name)
     found = [EngineFiles(folder, name) for name in order.model.engines]
@@ -83,7 +89,7 @@ def _engines(order: Order, flavour_name: str) -> list[tuple[EngineFiles, EngineR
 
 def _checked(order: Order, files: EngineFiles, flavour_name: str) -> EngineRecord:
     record = files.read()
-    if order.stated and record.precision != order.precision:
+    if order.stated and order.precision not in (record.precision, INT8):
         raise InvalidInputError(
             "export-precision",
             f"{files.engine.name} is in {record.precision}, not in {order.precision}.",

@@ -29,8 +29,25 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-LEAST_COSINE = 0.99
-"""The least mean cosine between features in int8 and in float32 with which an encoder is accepted."""
+
+@dataclass(frozen=True)
+class Likeness:
+    """Cosines between two encoders' features of the same tiles: their mean, and the worst tile's.
+
+    `centred`: the mean once the mean feature is subtracted, which all tiles share and which says nothing.
+    """
+
+    cosine: float
+    centred: float
+    lowest: float = -1.0
+
+    def reaches(self, least: Likeness) -> bool:
+        """Return whether no cosine is less."""
+        return self.cosine >= least.cosine and self.centred >= least.centred and self.lowest >= least.lowest
+
+
+LEAST = Likeness(cosine=0.99, centred=0.95)
+"""What the features of an encoder in int8 need to be like those in float32, on average, to be accepted."""
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
@@ -40,18 +57,6 @@ _HELD_OUT = 4
 _LEAST_TILES = 16
 _LOOKED_AT = 8
 """Tiles on which outliers are looked for."""
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """Cosines between two encoders' features of the same tiles: their mean, and the worst tile's.
-
-    `centred`: the mean once the mean feature, which all tiles share, is subtracted.
-    """
-
-    cosine: float
-    lowest: float
-    centred: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def quantise(source: Path, target: Path, tiles: Pixels) -> Quantised:
     """Write the encoder `source` (ONNX, float32) in int8 to `target`; calibrate with most of the tiles.
 
     `tiles` uint8[N, S, S, 3], shuffled. Raises InvalidInputError: "export-int8-tiles" for fewer than 16,
-    "export-int8-loss" if the cosine stays below `LEAST_COSINE`; `target` is then not written.
+    "export-int8-loss" if the features stay below `LEAST`; `target` is then not written.
     """
     if len(tiles) < _LEAST_TILES:
         raise InvalidInputError(
@@ -88,8 +93,8 @@ def quantise(source: Path, target: Path, tiles: Pixels) -> Quantised:
         work = _Work(source, Path(place), used)
         found, kept = work.quantised()
         measured = compare(features(source, held_out), features(found, held_out))
-        if measured.cosine < LEAST_COSINE:
-            raise _too_lossy(measured.cosine)
+        if not measured.reaches(LEAST):
+            raise _too_lossy(measured)
         with graph_written(target) as written:
             shutil.copyfile(found, written)
     return Quantised(measured, len(used), len(held_out), len(work.layers), kept)
@@ -107,7 +112,7 @@ def compare(expected: Floats, found: Floats) -> Likeness:
     cosines = _cosines(expected, found)
     middle = expected.mean(axis=0)
     centred = _cosines(expected - middle, found - middle)
-    return Likeness(float(cosines.mean()), float(cosines.min()), float(centred.mean()))
+    return Likeness(float(cosines.mean()), float(centred.mean()), float(cosines.min()))
 
 
 def _cosines(first: Floats, second: Floats) -> Floats:
@@ -133,7 +138,7 @@ class _Work:
         for share in _KEPT_SHARES:
             kept = math.ceil(share * len(self.layers))
             found = self._quantise(self.layers[:kept])
-            if compare(expected, features(found, looked_at)).cosine >= LEAST_COSINE:
+            if compare(expected, features(found, looked_at)).reaches(LEAST):
                 break
         return found, kept
 
@@ -209,10 +214,10 @@ def _by_outliers(model: ModelProto, peaks: dict[str, float]) -> list[str]:
     return [node.name for node in nodes]
 
 
-def _too_lossy(cosine: float) -> InvalidInputError:
+def _too_lossy(found: Likeness) -> InvalidInputError:
     return InvalidInputError(
         "export-int8-loss",
-        f"In int8 this encoder's features have a cosine of {cosine:.4f} with those in float32, "
-        f"less than {LEAST_COSINE}.",
+        f"In int8 this encoder's features have a cosine of {found.cosine:.4f} with those in float32 "
+        f"({found.centred:.4f} about the mean feature), less than {LEAST.cosine} ({LEAST.centred}).",
         hint="Calibrate with more slides of the kind that it will see, or use --precision float16.",
     )

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.export.external_data import INLINE_BYTES, graph_written
 from histgen_lib.models.folder import ModelFolder
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder
 from histgen_lib.models.serving import Precision
+from histgen_lib.models.tile_encoder.network import TileNetwork
 
 OPSET = 17
 
@@ -43,8 +45,12 @@ def export_tile_encoder(
     """Write a network as a graph from uint8[B, tile_px, tile_px, 3] to `features`[B, D]; return `path`.
 
     The network is converted to `precision`, in place; what it computes in float32 whatever its weights have
-    (resizing, normalising) stays float32. Weights beyond `inline_bytes` go to the file `<path>.data`.
+    (resizing, normalising) stays float32. Weights beyond `inline_bytes` go to the file `<path>.data`. Raises
+    InvalidInputError("export-precision") for a network that is an ONNX file, which has formats of its own.
     """
+    own = network.own_graph(tile_px) if isinstance(network, TileNetwork) else None
+    if own is not None:
+        return _own_graph(own, path, precision, features, inline_bytes)
     typed = TypedTiles(network.to(_DTYPES[precision]), features).eval()
     tiles = torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)
     with graph_written(path, inline_bytes) as written, warnings.catch_warnings(), torch.inference_mode():
@@ -60,6 +66,20 @@ def export_tile_encoder(
             opset_version=OPSET,
             dynamo=False,
         )
+    return path
+
+
+def _own_graph(
+    graph: bytes, path: Path, precision: Precision, features: Precision, inline_bytes: int
+) -> Path:
+    if (precision, features) != ("float32", "float32"):
+        raise InvalidInputError(
+            "export-precision",
+            "An encoder that is an ONNX file stays in the number formats of that file.",
+            hint="Export it without --precision.",
+        )
+    with graph_written(path, inline_bytes) as written:
+        written.write_bytes(graph)
     return path
 
 

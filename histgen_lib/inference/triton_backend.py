@@ -25,12 +25,14 @@ import numpy as np
 
 from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
-from histgen_lib.inference._onnx import OnnxServer
+from histgen_lib.inference._onnx import Loader, OnnxServer
 from histgen_lib.inference.wire import (
     BATCHING,
     DEVICE,
     DTYPES,
+    ENGINES,
     FOLDER,
+    NETWORKS,
     PRECISION,
     THREADS,
     VERSION,
@@ -80,6 +82,7 @@ class TritonPythonModel:
             threads=1 if self._bags and not self._together else threads,
             device=cast(Device, device),
             precision=cast(Precision, precision),
+            load=_engines(parameters) if ENGINES in parameters else None,
         )
         self._server.load(name)
 
@@ -177,6 +180,16 @@ def _wait_for(server: int) -> Callable[[], object]:
     except (OSError, AttributeError):  # a system without such descriptors
         return partial(time.sleep, 1)
     return partial(ending.poll, _ROUND_S * 1000)
+
+
+def _engines(parameters: Mapping[str, str]) -> Loader:
+    """Return what loads a model's compiled engines in place of its networks."""
+    from histgen_lib.models.engines.serving import engine_runner, this_machine  # of GPUs
+
+    machine, networks = this_machine(parameters[ENGINES]), json.loads(parameters[NETWORKS])
+    return lambda folder, served, compute: engine_runner(
+        folder, served.name, compute, machine=machine, digests=networks
+    )
 
 
 def _specs(inputs: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -26,14 +26,14 @@ def unavailable(engine: str, needed: str) -> FatalError:
 
 
 def torch_device(device: Device) -> torch.device:
-    """Return torch's name of a device. Raises FatalError: "device-unavailable", "device-needs-torch"."""
+    """Return torch's name of a device. Raises FatalError: "device-unavailable", "extra-train-missing"."""
     try:
         import torch
     except ImportError as error:
         raise FatalError(
-            "device-needs-torch",
-            "Computing on a GPU, or in another type than float32, needs torch.",
-            hint="Install histgen with the extra 'train', or run the model on the CPU in float32.",
+            "extra-train-missing",
+            "Computing on a GPU, or in another type than float32, needs torch, which is not installed.",
+            hint="Install the extra 'train', or run the model on the CPU in float32.",
         ) from error
     if device == "cuda" and not torch.cuda.is_available():
         raise unavailable("torch", "a torch built for CUDA")

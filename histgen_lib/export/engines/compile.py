@@ -16,10 +16,10 @@ from histgen_lib.export.engines.graphs import (
     EngineGraph,
     encoder_graph,
     step_graph,
-    tile_encoder_graph,
 )
 from histgen_lib.export.engines.measure import measure_encoder, measure_step, measure_tiles
 from histgen_lib.export.engines.recorded import Reference, encoder_cases, step_cases, tile_cases
+from histgen_lib.export.engines.stored import folder_tile_graph
 from histgen_lib.files import sha256_file, sha256_hex, write_atomic
 from histgen_lib.models.engines.device import CudaDevice, Device
 from histgen_lib.models.engines.flavours import Flavour, flavour
@@ -36,7 +36,7 @@ from histgen_lib.models.engines.record import (
 )
 from histgen_lib.models.engines.serving import Machine, load_engine
 from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS, ModelFolder, open_model_folder
-from histgen_lib.models.histgen.checkpoint import load_model, load_tile_encoder
+from histgen_lib.models.histgen.checkpoint import load_model
 from histgen_lib.models.serving import Precision
 
 _MEASURES = {TILE_ENCODER: measure_tiles, ENCODER: measure_encoder, STEP: measure_step}
@@ -119,8 +119,7 @@ class _Workshop:
         """Describe what there is to compile."""
         config, decoding = self._folder.histgen, self._folder.decoding
         if (self._folder.path / TILE_ENCODER_WEIGHTS).is_file():
-            tile_px = int(self._folder.tiling["tile_px"])
-            yield tile_encoder_graph(lambda: load_tile_encoder(self._folder.path), tile_px)
+            yield folder_tile_graph(self._folder)
         network, most = load_model(self._folder.path), self._settings.most_tiles
         yield encoder_graph(network, most)
         beams = self._settings.beams or decoding.beam_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from histgen_lib.export.graph_models import graph_hosting
-from histgen_lib.export.hosting import NUMBERS, Hosting, Order, Target
+from histgen_lib.export.hosting import Hosting, Order, Target
 from histgen_lib.export.python_models import processor_hosting, python_hosting
 
 
@@ -16,4 +16,5 @@ def _host(order: Order) -> Hosting:
     return processor_hosting(order)
 
 
-TARGET = Target("onnxruntime", precisions=NUMBERS, devices=("cuda", "cpu"), host=_host)
+# ONNX has no convolution in bfloat16 before opset 22, and the tracing exporter ends at 20.
+TARGET = Target("onnxruntime", precisions=("float32", "float16", "int8"), devices=("cuda", "cpu"), host=_host)

@@ -26,6 +26,9 @@ TILE_ENCODER_ONNX = "tile_encoder.onnx"
 TILE_ENCODER_DATA = f"{TILE_ENCODER_ONNX}.data"
 """The weights of a graph that cannot hold them (2 GB and more)."""
 
+QUANTISATION = "quantisation"
+"""What a model folder's section "encoder" says about a tile encoder in int8; absent for all others."""
+
 
 class TileRunner:
     """Encodes each tile by itself, on one thread: a feature depends on neither the batch nor the threads.
@@ -63,6 +66,12 @@ def _runner(folder: ServedFolder, compute: Compute) -> Runner:
     if (compute.device, compute.precision) != ("cpu", "float32"):
         from histgen_lib.models.tile_encoder.torch_runner import torch_runner  # torch is heavy, and an extra
 
+        if folder.config["encoder"].get(QUANTISATION):
+            raise InvalidInputError(
+                "encoder-int8",
+                f"The tile encoder of {folder.path.name} is in int8; torch would compute in another format.",
+                hint="Use --device cpu and --precision float32, engines, or the model that it was made from.",
+            )
         return torch_runner(folder, compute)
     return TileRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1), compute.threads or cores())
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from histgen_lib.export.external_data import copy_graph
 from histgen_lib.export.tile_graph import export_tile_encoder
 from histgen_lib.models.folder import open_model_folder
-from histgen_lib.models.serving import Compute, OnnxSession, served_model
+from histgen_lib.models.serving import Compute, OnnxSession, Precision, served_model
 from histgen_lib.models.tile_encoder import TileEncoder
+from histgen_lib.models.tile_encoder.registry import TileNetwork, find_encoder
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_DATA, TILE_ENCODER_ONNX
 
 PX = 32
@@ -21,10 +24,51 @@ FEW = 4096
 """Bytes of weights that a graph may hold here: fewer than the network has."""
 
 
-@pytest.fixture(scope="module")
-def network() -> TileEncoder:
+TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2}
+"""Of the largest feature: 16 bits have 11 and 8 digits in binary."""
+VIT = "timm:vit_tiny_patch16_224?img_size=32&side=32&depth=2"
+
+
+def small() -> TileNetwork:
     torch.manual_seed(4)
     return TileEncoder(12, widths=(8, 16, 24)).eval()
+
+
+def vit() -> TileNetwork:
+    return find_encoder(VIT, seed_fresh=True).network
+
+
+def typed_answers(graph: Path, tiles: np.ndarray, precision: Precision) -> np.ndarray:
+    """ONNX Runtime has no convolution in bfloat16 on a CPU; ONNX's own reference has."""
+    if precision == "bfloat16":
+        return np.asarray(ReferenceEvaluator(str(graph)).run(None, {"tiles": tiles})[0])
+    return answers(graph, tiles)
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("build", [small, vit])
+def test_a_typed_graph_agrees_with_torch_in_float32(
+    build: Callable[[], TileNetwork], precision: Precision, tiles: np.ndarray, tmp_path: Path
+) -> None:
+    with torch.inference_mode():
+        expected = build()(torch.from_numpy(tiles)).numpy()
+    graph = export_tile_encoder(build(), tmp_path / TILE_ENCODER_ONNX, PX, precision)
+    found = typed_answers(graph, tiles, precision)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < TOLERANCES[precision] * max(np.abs(expected).max(), 1)
+    kinds = {one.data_type for one in onnx.load(graph).graph.initializer if len(one.dims) > 1}
+    named = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}[precision]
+    assert {onnx.TensorProto.DataType.Name(kind) for kind in kinds} == {named}
+
+
+def test_features_leave_a_graph_as_a_server_states_them(tiles: np.ndarray, tmp_path: Path) -> None:
+    graph = export_tile_encoder(small(), tmp_path / TILE_ENCODER_ONNX, PX, "bfloat16", "float16")
+    assert typed_answers(graph, tiles, "bfloat16").dtype == np.float16
+
+
+@pytest.fixture(scope="module")
+def network() -> TileNetwork:
+    return small()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +81,7 @@ def answers(graph: Path, tiles: np.ndarray) -> np.ndarray:
 
 
 def test_weights_beside_the_graph_give_the_same_answers(
-    network: TileEncoder, tiles: np.ndarray, tmp_path: Path
+    network: TileNetwork, tiles: np.ndarray, tmp_path: Path
 ) -> None:
     whole = export_tile_encoder(network, tmp_path / "whole" / TILE_ENCODER_ONNX, PX)
     apart = export_tile_encoder(network, tmp_path / "apart" / TILE_ENCODER_ONNX, PX, inline_bytes=FEW)
@@ -51,7 +95,7 @@ def test_weights_beside_the_graph_give_the_same_answers(
 
 
 def test_weights_that_came_in_many_files_are_joined_in_one(
-    network: TileEncoder, tiles: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: TileNetwork, tiles: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond 2 GB torch writes a file for each tensor beside the graph."""
     whole = export_tile_encoder(network, tmp_path / "whole" / TILE_ENCODER_ONNX, PX)
@@ -72,7 +116,7 @@ def test_weights_that_came_in_many_files_are_joined_in_one(
 
 
 def test_a_graph_and_its_weights_are_copied_together(
-    network: TileEncoder, tiles: np.ndarray, tmp_path: Path
+    network: TileNetwork, tiles: np.ndarray, tmp_path: Path
 ) -> None:
     apart = export_tile_encoder(network, tmp_path / TILE_ENCODER_ONNX, PX, inline_bytes=FEW)
     copy = tmp_path / "elsewhere" / TILE_ENCODER_ONNX
