@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,8 +93,8 @@ class HostDevice:
     def copy_rows(self, target: Rows, source: Rows, *, width: int, count: int, stream: int) -> None:
         assert width <= min(target.pitch, source.pitch)
         for row in range(count):
-            places = (rows.address + row * rows.pitch for rows in (target, source))
-            self.copy(*places, width, stream)
+            into, out_of = (rows.address + row * rows.pitch for rows in (target, source))
+            self.copy(into, out_of, width, stream)
 
     def clear(self, target: int, size: int, stream: int) -> None:
         self.do(lambda: ctypes.memset(target, 0, size) and None)
@@ -109,7 +110,7 @@ class FakeContext:
     """An execution context: sizes and addresses by name, then a run of ONNX Runtime on what lies there."""
 
     def __init__(self, engine: FakeEngine) -> None:
-        self._engine, self._shapes, self._addresses = engine, {}, {}
+        self._engine, self._shapes, self._addresses, self._scratch = engine, {}, {}, (0, 0)
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         return True
@@ -127,6 +128,13 @@ class FakeContext:
             )
         return missing
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        return 64 * sum(map(math.prod, self._shapes.values()))
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size <= len(self._engine.device.live[address].array), "less memory than TensorRT was told"
+        self._scratch = (address, size)
+
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
@@ -139,7 +147,9 @@ class FakeContext:
         return self._addresses[name]
 
     def execute_async_v3(self, stream: int) -> bool:
-        addresses = dict(self._addresses)
+        addresses, (scratch, size) = dict(self._addresses), self._scratch
+        assert size >= self.update_device_memory_size_for_shapes()
+        assert scratch in self._engine.device.live
         self._engine.device.do(lambda: self._run(addresses))
         return True
 
@@ -162,7 +172,8 @@ class FakeEngine:
         self.inputs = [one.name for one in self._session.get_inputs()]
         self.dtypes = {one.name: _DTYPES[one.type][1] for one in self._session.get_inputs()}
 
-    def create_execution_context(self, *_: Any) -> FakeContext:
+    def create_execution_context(self, strategy: str) -> FakeContext:
+        assert strategy == "user managed"
         return FakeContext(self)
 
     def create_engine_inspector(self) -> Any:
@@ -305,6 +316,7 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         networks=networks,
         Builder=Builder,
         BuilderFlag=SimpleNamespace(),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
         ILogger=_Logger,
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         NetworkDefinitionCreationFlag=flags,
@@ -325,7 +337,7 @@ def _tensors(found: Any) -> list[Any]:
     ]
 
 
-_DTYPES = {
+_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "tensor(float)": ("FLOAT", np.dtype(np.float32)),
     "tensor(float16)": ("HALF", np.dtype(np.float16)),
     "tensor(int64)": ("INT64", np.dtype(np.int64)),

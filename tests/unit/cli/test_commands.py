@@ -28,6 +28,7 @@ COMMANDS = [
     "backfill",
     "config",
     "export",
+    "compile",
     "synth",
     "train-encoder",
     "train",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from compiled_model import BATCHES, MOST_TILES, compile_on, compiled_tiny, fake_machine
+from compiled_model import BATCHES, compile_on, compiled_tiny, fake_machine, standing_in
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.export.engines.build import Built, build_engine
 from histgen_lib.export.engines.compile import CompileSettings, compile_model
+from histgen_lib.export.engines.graphs import tile_encoder_graph
 from histgen_lib.export.engines.measure import measure_tiles
 from histgen_lib.models.engines.gate import load_cases
 from histgen_lib.models.engines.record import ENCODER, STEP, TILE_ENCODER, EngineFiles, engines_folder
-from histgen_lib.models.engines.serving import load_engine
+from histgen_lib.models.engines.serving import Machine, load_engine
+from histgen_lib.models.tile_encoder.registry import new_network
 
 NAMES = (TILE_ENCODER, ENCODER, STEP)
 
@@ -64,7 +68,7 @@ def test_the_smallest_batch_that_is_nearly_as_quick_is_chosen() -> None:
 class _Proportional:
     """A clock that advances with the tiles that the engine has encoded."""
 
-    def __init__(self, engine: object) -> None:
+    def __init__(self, engine: Any) -> None:
         self.tiles, opened = 0, engine._opened._engine
         compute = opened.compute
 
@@ -78,30 +82,55 @@ class _Proportional:
         return float(self.tiles)
 
 
-def test_float16_agrees_within_its_tolerance(own_model_dir: Path) -> None:
-    """ONNX Runtime computes float16 graphs as well: the gate is passed by numbers that were really rounded."""
-    records = compile_on(fake_machine(), own_model_dir, "float16")
+def test_float16_agrees_within_its_tolerance_on_real_features_too(own_model_dir: Path) -> None:
+    """ONNX Runtime runs float16 graphs, too: what passes the gate was really rounded."""
+    bag = np.random.default_rng(5).normal(size=(9, 16)).astype(np.float16)
+    records = compile_on(fake_machine(), own_model_dir, "float16", features=bag)
     assert [record.precision for record in records] == ["float16"] * 3
     assert all(record.checked and 0 < record.checked.worst < 1 for record in records)
+    cases = load_cases(files(own_model_dir, ENCODER).recorded)
+    assert [len(case.inputs["features"]) for case in cases] == [1, 7, 9]
+    assert np.array_equal(cases[-1].inputs["features"], bag)
 
 
-def test_tensorrt_10_is_asked_for_strong_typing_and_11_needs_not_be(own_model_dir: Path) -> None:
-    for version, flags in (("10.6.0", 2), ("11.4.0", 0)):
-        machine = fake_machine(version)
-        records = compile_on(machine, own_model_dir)
-        assert [network.flags for network in machine.trt.networks] == [flags] * 3
-        assert {record.version for record in records} == {version}
+def test_compiling_again_replaces_engines_and_records_the_same(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(compiled_tiny(), tmp_path / "model"))
+    before = {name: files(model, name).read() for name in NAMES}
+    compile_on(fake_machine("11.4.0"), model)
+    for name, old in before.items():
+        new = files(model, name).read()
+        assert (old.version, new.version) == ("10.6.0", "11.4.0")
+        assert (old.recorded, old.onnx, old.profiles) == (new.recorded, new.onnx, new.profiles)
+
+
+@pytest.fixture(scope="module")
+def small_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    graph = tile_encoder_graph(lambda: new_network({"dim": 8, "widths": [8], "blocks": [1]}), 32)
+    return graph.write(tmp_path_factory.mktemp("graph") / "graph.onnx", "float32")
+
+
+def build(machine: Machine, graph: Path, timing_cache: Path | None = None) -> Built:
+    with standing_in(machine):
+        return build_engine(machine.flavour, graph, [], device=machine.device, timing_cache=timing_cache)
+
+
+@pytest.mark.parametrize(("version", "flags"), [("10.6.0", 1 << 1), ("11.4.0", 0)])
+def test_tensorrt_10_is_asked_for_strong_typing(small_graph: Path, version: str, flags: int) -> None:
+    """TensorRT 11 has nothing else; a module without the flag takes the same way."""
+    machine = fake_machine(version)
+    assert build(machine, small_graph).version == version
+    assert [network.flags for network in machine.trt.networks] == [flags]
 
 
 @pytest.mark.parametrize("content", [b"", b"known.", b"foreign."])
 def test_timings_are_kept_and_those_of_another_gpu_are_not_used(
-    own_model_dir: Path, tmp_path: Path, content: bytes
+    small_graph: Path, tmp_path: Path, content: bytes
 ) -> None:
     cache = tmp_path / "timing"
     cache.write_bytes(content)
-    compile_on(fake_machine(), own_model_dir, timing_cache=cache)
+    build(fake_machine(), small_graph, cache)
     known = b"" if content.startswith(b"foreign") else content
-    assert cache.read_bytes() == known + b"timed." * 3
+    assert cache.read_bytes() == known + b"timed."
 
 
 def test_a_wrong_engine_is_not_kept(own_model_dir: Path) -> None:
@@ -112,37 +141,15 @@ def test_a_wrong_engine_is_not_kept(own_model_dir: Path) -> None:
     assert list(engines_folder(own_model_dir, "tensorrt").iterdir()) == []
 
 
-def test_real_features_are_recorded_beside_drawn_ones(own_model_dir: Path) -> None:
-    bag = np.random.default_rng(5).normal(size=(9, 16)).astype(np.float16)
-    compile_on(fake_machine(), own_model_dir, features=bag)
-    cases = load_cases(files(own_model_dir, ENCODER).recorded)
-    assert [len(case.inputs["features"]) for case in cases] == [1, 7, 9]
-    assert np.array_equal(cases[-1].inputs["features"], bag)
-
-
 def test_features_of_another_encoder_are_refused(own_model_dir: Path) -> None:
     with pytest.raises(InvalidInputError) as caught:
         compile_on(fake_machine(), own_model_dir, features=np.zeros((3, 5), np.float16))
     assert caught.value.code == "bag-shape"
 
 
-def test_compiling_twice_records_the_same(own_model_dir: Path) -> None:
-    one, other = (compile_on(fake_machine(), own_model_dir) for _ in range(2))
-    assert [record.recorded for record in one] == [record.recorded for record in other]
-    assert [record.onnx for record in one] == [record.onnx for record in other]
-
-
 def test_a_model_without_an_encoder_of_its_own(own_model_dir: Path) -> None:
     (own_model_dir / "tile_encoder.safetensors").unlink()
     assert [record.name for record in compile_on(fake_machine(), own_model_dir)] == [ENCODER, STEP]
-
-
-def test_an_engine_that_was_there_is_replaced(tmp_path: Path) -> None:
-    model = Path(shutil.copytree(compiled_tiny(), tmp_path / "model"))
-    compile_on(fake_machine("10.7.0"), model)
-    assert {files(model, name).read().version for name in NAMES} == {"10.7.0"}
-    assert files(model, STEP).read().profiles[-1]["tokens"][2] == (8, 3)
-    assert files(model, ENCODER).read().profiles[-1]["features"][2] == (MOST_TILES, 16)
 
 
 def test_tensorrt_needs_a_gpu(own_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

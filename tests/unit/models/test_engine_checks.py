@@ -1,4 +1,4 @@
-"""An engine that is damaged, of something else, for something else or wrong is refused, each with its code."""
+"""Engines that are damaged, wrong, of or for something else are refused, each with its code."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ def files_of(model: Path, name: str = ENCODER) -> EngineFiles:
     return EngineFiles(engines_folder(model, "tensorrt"), name)
 
 
+def load(model: Path, machine: Machine | None = None, name: str = "histgen") -> None:
+    machine = machine or fake_machine()
+    engine_runner(open_model_folder(model), name, Compute(device="cuda"), machine=machine)
+
+
 def refusal(model: Path, machine: Machine | None = None, name: str = "histgen") -> FatalError:
     with pytest.raises(FatalError) as caught:
-        engine_runner(
-            open_model_folder(model), name, Compute(device="cuda"), machine=machine or fake_machine()
-        )
+        load(model, machine, name)
     assert "\n" not in caught.value.message
     assert caught.value.hint
     return caught.value
@@ -117,7 +120,7 @@ def test_new_thresholds_need_no_new_engine(model: Path) -> None:
     config = json.loads((model / "config.json").read_bytes())
     config["abstention"]["threshold"] = 0.9
     (model / "config.json").write_text(json.dumps(config))
-    engine_runner(open_model_folder(model), "histgen", Compute(device="cuda"), machine=fake_machine())
+    load(model)
 
 
 @pytest.mark.parametrize("part", ["engine", "recorded"])

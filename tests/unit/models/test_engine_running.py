@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled_model import MOST_TILES, compiled_tiny, fake_machine
-from fake_gpu import FakeContext
+from fake_gpu import FakeContext, HostDevice, HostMemory
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.engines import serving as engine_serving
@@ -46,6 +46,11 @@ def request(tiles: int, **settings: object) -> dict[str, np.ndarray]:
     features = np.random.default_rng(tiles).normal(size=(tiles, 16)).astype(np.float32)
     xy = np.stack([np.arange(tiles) % 10, np.arange(tiles) // 10], axis=1).astype(np.int32) * SPAN_PX
     return {"features": features, "xy": xy} | {name: np.array([value]) for name, value in settings.items()}
+
+
+def memory_of(machine: Machine) -> dict[int, HostMemory]:
+    assert isinstance(machine.device, HostDevice)
+    return machine.device.live
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -92,10 +97,10 @@ def test_slides_that_are_searched_together_do_not_change_each_other(
 
 def test_one_slide_after_the_other_takes_no_more_memory(on_engines: Runner, machine: Machine) -> None:
     on_engines.infer(request(60))
-    held = dict(machine.device.live)
+    held = dict(memory_of(machine))
     for tiles in (50, 1, 60):
         on_engines.infer(request(tiles))
-    assert machine.device.live == held
+    assert memory_of(machine) == held
 
 
 def test_steps_are_recorded_once_and_started_again(
