@@ -20,9 +20,9 @@ from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
 from histgen_lib.models.histgen.layout import arrange
-from histgen_lib.models.histgen.torch_runner import TorchEngine
+from histgen_lib.models.histgen.torch_engine import TorchEngine
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
-from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, BatchRunner
 
 COUNTS = (3, 40, 17, 9, 1)
 CPU = torch.device("cpu")
@@ -213,3 +213,22 @@ def test_without_cuda_captured_work_is_just_called() -> None:
     work()
     work()
     assert done == [1, 1]
+
+
+class Counting:
+    """A session that remembers the batches it gets, and whose features are each tile's first pixel."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.sizes.append(len(inputs["tiles"]))
+        return {"features": inputs["tiles"][:, 0, 0].astype(np.float32)}
+
+
+def test_batches_for_a_gpu_are_filled_up_to_few_sizes() -> None:
+    session = Counting()
+    tiles = (np.arange(300) % 251).astype(np.uint8)[:, None, None, None].repeat(3, axis=3)
+    found = BatchRunner(session).infer({"tiles": tiles})["features"]
+    assert session.sizes == [256, 64]
+    assert np.array_equal(found, tiles[:, 0, 0].astype(np.float16))
