@@ -19,7 +19,7 @@ from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
-from histgen_lib.models.histgen.layout import arrange
+from histgen_lib.models.histgen.layout import Arrangement, arrange
 from histgen_lib.models.histgen.torch_engine import TorchEngine
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, BatchRunner
@@ -49,7 +49,7 @@ def bags() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rng.normal(size=(tiles, SIZES["input_dim"])).astype(np.float32), rng.permutation(tiles)
 
 
-def placed(features: np.ndarray, order: np.ndarray) -> tuple:
+def placed(features: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, Arrangement]:
     return features, arrange(order, SIZES["region_size"] - 1, SIZES["prototype_num"])
 
 
@@ -81,7 +81,7 @@ def test_a_search_is_used_again_for_slides_of_its_size() -> None:
     network, how = model(), CHOICES[0]
     engine = TorchEngine(network, CPU, torch.float32)
     slides = list(bags())
-    for bag in [*slides, *reversed(slides)]:
+    for bag in slides + slides[::-1]:
         expected = by_network(network, *bag, how)
         assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
 
