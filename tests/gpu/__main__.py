@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 import time
+import traceback
 
 import torch
 
@@ -41,7 +42,7 @@ def main() -> int:
         if before > options.seconds:
             bench.table.leave_out(name, f"{options.seconds:.0f} s are over")
             continue
-        PARTS[name](bench)
+        _run(name, bench)
         print(f"{name}: {time.monotonic() - started - before:.0f} s", file=sys.stderr)
     print("\n".join(["", *bench.table.lines(), "", *bench.table.left_out]))
     print(
@@ -50,6 +51,19 @@ def main() -> int:
         else "All agree."
     )
     return 1 if bench.table.failures else 0
+
+
+def _run(name: str, bench: Bench) -> None:
+    """Run a part; whatever happens to it, the others still run and the table is printed."""
+    try:
+        PARTS[name](bench)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("gpu", "histgen_lib")):
+            raise
+        bench.table.leave_out(name, f"{error.name} is not installed")
+    except Exception as error:
+        traceback.print_exc()
+        bench.table.fail(name, "the part ends", f"{type(error).__name__}: {error}"[:300])
 
 
 def _options() -> argparse.Namespace:

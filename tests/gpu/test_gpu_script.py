@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gpu import reports
-from gpu.__main__ import main
+from gpu.__main__ import PARTS, main
 from gpu.bench import SMALL, Bench, random_model
 from gpu.table import Table
 from histgen_lib.models.histgen.decoding import DecodingSettings
@@ -49,6 +49,24 @@ def test_without_a_gpu_it_says_how_to_try_it(
     monkeypatch.setattr(sys, "argv", ["run.sh"])
     assert main() == 1
     assert "--small --device cpu" in capsys.readouterr().out
+
+
+def test_a_part_that_breaks_fails_and_one_without_its_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Bench) -> None:
+        raise RuntimeError("the device was lost")
+
+    def without(_: Bench) -> None:
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
+
+    monkeypatch.setattr(sys, "argv", ["run.sh", "--small", "--device", "cpu", "--only", "tiles", "graphs"])
+    monkeypatch.setitem(PARTS, "tiles", without)
+    monkeypatch.setitem(PARTS, "graphs", broken)
+    assert main() == 1
+    printed = capsys.readouterr().out
+    assert "left out: tiles (timm is not installed)" in printed
+    assert "RuntimeError: the device was lost" in printed
 
 
 @pytest.fixture

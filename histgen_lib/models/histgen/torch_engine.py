@@ -43,7 +43,7 @@ class TorchEngine:
                 slides = [self._encode(*bag) for bag in bags]
                 texts = self._decode([slide.cross for slide in slides], settings)
                 weights = [slide.tile_weights.cpu().numpy() for slide in slides]
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise MemoryError from error
         return [Written(text, shares) for text, shares in zip(texts, weights, strict=True)]
 

@@ -38,7 +38,7 @@ class TorchTileRunner:
             with self._lock, torch.inference_mode():
                 features = [self._encode(part) for part in parts]
                 return {"features": torch.cat(features).cpu().numpy()}
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise MemoryError from error
 
     def _encode(self, tiles: npt.NDArray[np.uint8]) -> Tensor:
