@@ -1,6 +1,6 @@
 """The tile encoders that are published elsewhere, one row each. Torch-free.
 
-Values are those of its authors' code and papers, or of code that loads the published file; docs/encoders.md
+Values are those of the authors' code and papers, or of code that loads the published files; docs/encoders.md
 names the places.
 """
 
