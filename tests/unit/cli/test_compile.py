@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -57,6 +58,7 @@ def test_its_options_reach_the_compiler(histgen, model_dir, tmp_path, asked):
         beams=2,
         max_tokens=7,
         most_tiles=2000,
+        slides=(Path("a.svs"),),
         timing_cache=tmp_path / "timing",
     )
 
