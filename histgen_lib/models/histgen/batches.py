@@ -38,7 +38,7 @@ class BatchedRunner(HistGenRunner):
 
     def __init__(self, config: HistGenConfig, decoding: DecodingSettings, engine: BatchEngine) -> None:
         super().__init__(config, decoding, engine)
-        self._batches = engine
+        self.engine = engine
 
     def infer_many(self, requests: Sequence[Tensors]) -> list[dict[str, npt.NDArray[Any]]]:
         """Answer requests as `infer` would; those with equal settings are decoded together.
@@ -49,7 +49,7 @@ class BatchedRunner(HistGenRunner):
         written: list[Written | None] = [None] * len(read)
         for rows in _alike(read):
             bags = [(read[row].features, read[row].places) for row in rows]
-            for row, one in zip(rows, self._batches.write_many(bags, read[rows[0]].settings), strict=True):
+            for row, one in zip(rows, self.engine.write_many(bags, read[rows[0]].settings), strict=True):
                 written[row] = one
         return [answer(request, one) for request, one in zip(read, written, strict=True) if one is not None]
 

@@ -10,16 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.devices import torch_device, torch_dtype
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder
 from histgen_lib.models.sending import Sender
 from histgen_lib.models.serving import Compute, ServedFolder, Tensors
-from histgen_lib.models.tile_encoder.registry import TileNetwork
-
-BATCH_SIZES = (1, 8, 32, 64, 128, 256)
-"""Tiles that go through the network at once: a batch is filled up to the next of these, so that libraries
-meet few shapes, and a tile's feature depends on how many came with it as little as possible."""
+from histgen_lib.models.tile_encoder.network import TileNetwork
+from histgen_lib.models.tile_encoder.serving import batch_size, batches
 
 
 class TorchTileRunner:
@@ -36,24 +32,17 @@ class TorchTileRunner:
         self._lock = Lock()
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
-        """Encode "tiles" uint8[B, S, S, 3] RGB to "features" float16[B, D]; B ≥ 1 or "tensor-shape".
-
-        Raises MemoryError.
-        """
-        tiles = tensors["tiles"]
-        if len(tiles) == 0:
-            raise InvalidInputError("tensor-shape", "There are no tiles to encode.")
-        most = BATCH_SIZES[-1]
+        """Encode tiles; see `TileRunner.infer`. Raises also MemoryError."""
+        parts = batches(tensors["tiles"])
         try:
             with self._lock, torch.inference_mode():
-                parts = [self._encode(tiles[first : first + most]) for first in range(0, len(tiles), most)]
-                return {"features": torch.cat(parts).cpu().numpy()}
-        except torch.OutOfMemoryError as error:
+                features = [self._encode(part) for part in parts]
+                return {"features": torch.cat(features).cpu().numpy()}
+        except torch.cuda.OutOfMemoryError as error:
             raise MemoryError from error
 
     def _encode(self, tiles: npt.NDArray[np.uint8]) -> Tensor:
-        size = next(size for size in BATCH_SIZES if size >= len(tiles))
-        batch = torch.zeros(size, *tiles.shape[1:], dtype=torch.uint8, device=self._device)
+        batch = torch.zeros(batch_size(len(tiles)), *tiles.shape[1:], dtype=torch.uint8, device=self._device)
         self._sender.send_into(batch, tiles)
         features: Tensor = self._network(batch)
         return features[: len(tiles)].half()

@@ -19,10 +19,10 @@ from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
-from histgen_lib.models.histgen.layout import arrange
-from histgen_lib.models.histgen.torch_runner import TorchEngine
+from histgen_lib.models.histgen.layout import Arrangement, arrange
+from histgen_lib.models.histgen.torch_engine import TorchEngine
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
-from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, BatchRunner
 
 COUNTS = (3, 40, 17, 9, 1)
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def bags() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rng.normal(size=(tiles, SIZES["input_dim"])).astype(np.float32), rng.permutation(tiles)
 
 
-def placed(features: np.ndarray, order: np.ndarray) -> tuple:
+def placed(features: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, Arrangement]:
     return features, arrange(order, SIZES["region_size"] - 1, SIZES["prototype_num"])
 
 
@@ -81,7 +81,7 @@ def test_a_search_is_used_again_for_slides_of_its_size() -> None:
     network, how = model(), CHOICES[0]
     engine = TorchEngine(network, CPU, torch.float32)
     slides = list(bags())
-    for bag in [*slides, *reversed(slides)]:
+    for bag in slides + slides[::-1]:
         expected = by_network(network, *bag, how)
         assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
 
@@ -213,3 +213,22 @@ def test_without_cuda_captured_work_is_just_called() -> None:
     work()
     work()
     assert done == [1, 1]
+
+
+class Counting:
+    """A session that remembers the batches it gets, and whose features are each tile's first pixel."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.sizes.append(len(inputs["tiles"]))
+        return {"features": inputs["tiles"][:, 0, 0].astype(np.float32)}
+
+
+def test_batches_for_a_gpu_are_filled_up_to_few_sizes() -> None:
+    session = Counting()
+    tiles = (np.arange(300) % 251).astype(np.uint8)[:, None, None, None].repeat(3, axis=3)
+    found = BatchRunner(session).infer({"tiles": tiles})["features"]
+    assert session.sizes == [256, 64]
+    assert np.array_equal(found, tiles[:, 0, 0].astype(np.float16))
