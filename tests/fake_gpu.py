@@ -55,7 +55,7 @@ class HostDevice:
         self.name, self.capability = "Host GPU", capability
         self.live: dict[int, HostMemory] = {}
         self.recording: list[Callable[[], None]] | None = None
-        self.launched = 0
+        self.configs: list[FakeRuntimeConfig] = []
 
     def do(self, call: Callable[[], None]) -> None:
         if self.recording is None:
@@ -172,8 +172,14 @@ class FakeEngine:
         self.inputs = [one.name for one in self._session.get_inputs()]
         self.dtypes = {one.name: _DTYPES[one.type][1] for one in self._session.get_inputs()}
 
-    def create_execution_context(self, strategy: str) -> FakeContext:
-        assert strategy == "user managed"
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
+
+    def create_execution_context(self, strategy: str | FakeRuntimeConfig) -> FakeContext:
+        config = strategy if isinstance(strategy, FakeRuntimeConfig) else None
+        assert (config.strategy if config else strategy) == "user managed"
+        if config is not None:
+            self.device.configs.append(config)
         return FakeContext(self)
 
     def create_engine_inspector(self) -> Any:
@@ -198,6 +204,38 @@ class FakeEngine:
         count = int(np.prod(shape)) * self.dtypes[name].itemsize
         raw = np.frombuffer(ctypes.string_at(address, count), dtype=self.dtypes[name])
         return raw.reshape(shape)
+
+
+class FakeRuntimeCache:
+    """TensorRT-RTX's cache of what it compiled; it refuses one that begins with "foreign"."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, content: bytes) -> bool:
+        if content.startswith(b"foreign"):
+            return False
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content or b"compiled"
+
+
+class FakeRuntimeConfig:
+    """TensorRT-RTX's settings of a context; the device keeps those that were used."""
+
+    strategy = dynamic_shapes_kernel_specialization_strategy = cuda_graph_strategy = cache = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache()
+
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
 
 class _Logger:
@@ -324,6 +362,14 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
         Runtime=Runtime,
     )
+
+
+def fake_rtx(device: HostDevice, version: str = "1.7.1.116") -> Any:
+    """Make a module like `tensorrt_rtx`, as far as it differs in running engines."""
+    found = fake_tensorrt(device, version)
+    found.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(NONE="none", EAGER="eager")
+    found.CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
+    return found
 
 
 def _tensors(found: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -24,27 +25,10 @@ def test_its_options_reach_the_compiler(histgen, model_dir, tmp_path, asked):
     bag, features = tmp_path / "bag.h5", np.ones((3, 16), np.float16)
     with h5py.File(bag, "w") as file:
         file["features"], file["coords"] = features, np.arange(6).reshape(3, 2)
-    arguments = (
-        "--compute-capability",
-        "8.9",
-        "--compute-capability",
-        "8.6",
-        "--tiles",
-        "2000",
-        "--beams",
-        "2",
-    )
-    more = (
-        "--max-tokens",
-        "7",
-        "--precision",
-        "bfloat16",
-        "--bag",
-        bag,
-        "--timing-cache",
-        tmp_path / "timing",
-    )
-    code, _, _ = histgen("compile", model_dir, "--target", "tensorrt-rtx", *arguments, *more)
+    gpus = ("--compute-capability", "8.9", "--compute-capability", "8.6", "--precision", "bfloat16")
+    sizes = ("--tiles", "2000", "--beams", "2", "--max-tokens", "7")
+    real = ("--bag", bag, "--slide", "a.svs", "--timing-cache", tmp_path / "timing")
+    code, _, _ = histgen("compile", model_dir, "--target", "tensorrt-rtx", *gpus, *sizes, *real)
 
     assert code == 0
     [(folder, settings, _)] = asked
@@ -57,6 +41,7 @@ def test_its_options_reach_the_compiler(histgen, model_dir, tmp_path, asked):
         beams=2,
         max_tokens=7,
         most_tiles=2000,
+        slides=(Path("a.svs"),),
         timing_cache=tmp_path / "timing",
     )
 

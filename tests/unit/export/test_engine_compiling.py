@@ -17,8 +17,16 @@ from histgen_lib.export.engines.compile import CompileSettings, compile_model
 from histgen_lib.export.engines.graphs import tile_encoder_graph
 from histgen_lib.export.engines.measure import measure_tiles
 from histgen_lib.models.engines.gate import load_cases
-from histgen_lib.models.engines.record import ENCODER, STEP, TILE_ENCODER, EngineFiles, engines_folder
+from histgen_lib.models.engines.record import (
+    ENCODER,
+    STEP,
+    TILE_ENCODER,
+    EngineFiles,
+    engines_folder,
+    network_digest,
+)
 from histgen_lib.models.engines.serving import Machine, load_engine
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.tile_encoder.registry import new_network
 
 NAMES = (TILE_ENCODER, ENCODER, STEP)
@@ -82,15 +90,19 @@ class _Proportional:
         return float(self.tiles)
 
 
-def test_float16_agrees_within_its_tolerance_on_real_features_too(own_model_dir: Path) -> None:
+def test_float16_agrees_within_its_tolerance_on_a_real_slide_too(
+    own_model_dir: Path, slide_path: Path
+) -> None:
     """ONNX Runtime runs float16 graphs, too: what passes the gate was really rounded."""
     bag = np.random.default_rng(5).normal(size=(9, 16)).astype(np.float16)
-    records = compile_on(fake_machine(), own_model_dir, "float16", features=bag)
+    records = compile_on(fake_machine(), own_model_dir, "float16", features=bag, slides=(slide_path,))
     assert [record.precision for record in records] == ["float16"] * 3
     assert all(record.checked and 0 < record.checked.worst < 1 for record in records)
     cases = load_cases(files(own_model_dir, ENCODER).recorded)
     assert [len(case.inputs["features"]) for case in cases] == [1, 7, 9]
     assert np.array_equal(cases[-1].inputs["features"], bag)
+    _, real = load_cases(files(own_model_dir, TILE_ENCODER).recorded)
+    assert real.inputs["tiles"].shape == (8, 64, 64, 3)
 
 
 def test_compiling_again_replaces_engines_and_records_the_same(tmp_path: Path) -> None:
@@ -147,8 +159,21 @@ def test_features_of_another_encoder_are_refused(own_model_dir: Path) -> None:
     assert caught.value.code == "bag-shape"
 
 
+def test_a_tile_encoder_that_is_a_graph_is_compiled_as_it_is(own_model_dir: Path) -> None:
+    """It computes in the formats that it states; another graph in its place is another network."""
+    (own_model_dir / "tile_encoder.safetensors").unlink()
+    record = compile_on(fake_machine(), own_model_dir, "float16")[0]
+    assert (record.name, record.precision) == (TILE_ENCODER, "float32")
+    before = network_digest(open_model_folder(own_model_dir), TILE_ENCODER)
+    assert record.model == before
+    graph = own_model_dir / "tile_encoder.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    assert network_digest(open_model_folder(own_model_dir), TILE_ENCODER) != before
+
+
 def test_a_model_without_an_encoder_of_its_own(own_model_dir: Path) -> None:
     (own_model_dir / "tile_encoder.safetensors").unlink()
+    (own_model_dir / "tile_encoder.onnx").unlink()
     assert [record.name for record in compile_on(fake_machine(), own_model_dir)] == [ENCODER, STEP]
 
 

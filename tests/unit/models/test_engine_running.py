@@ -95,6 +95,12 @@ def test_slides_that_are_searched_together_do_not_change_each_other(
         assert_same(found, on_cpu.infer(asked))
 
 
+@pytest.mark.parametrize("served", ["histgen", "tile_encoder"])
+def test_the_gate_leaves_no_memory_behind(folder: ModelFolder, machine: Machine, served: str) -> None:
+    engine_runner(folder, served, ON_GPU, machine=machine)
+    assert memory_of(machine) == {}
+
+
 def test_one_slide_after_the_other_takes_no_more_memory(on_engines: Runner, machine: Machine) -> None:
     on_engines.infer(request(60))
     held = dict(memory_of(machine))
