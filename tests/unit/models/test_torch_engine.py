@@ -166,6 +166,17 @@ def test_a_served_model_answers_alike_in_a_half_type_alone_and_together() -> Non
         assert together["evidence"].shape[1] == expected["evidence"].shape[1]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_refused_whatever_their_type(value: float, dtype: type) -> None:
+    request = report_request(5)
+    request["features"] = request["features"].astype(dtype)
+    request["features"][4, 3] = value
+    with pytest.raises(InvalidInputError) as caught:
+        runner("histgen", Compute(threads=1)).infer(request)
+    assert caught.value.code == "bag-not-finite"
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.02), ("bfloat16", 0.1)])
 def test_tiles_get_the_features_of_float32_in_a_half_type(precision: str, tolerance: float) -> None:
     tiles = np.random.default_rng(0).integers(0, 256, size=(11, 64, 64, 3), dtype=np.uint8)
