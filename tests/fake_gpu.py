@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,7 +55,7 @@ class HostDevice:
         self.name, self.capability = "Host GPU", capability
         self.live: dict[int, HostMemory] = {}
         self.recording: list[Callable[[], None]] | None = None
-        self.launched = 0
+        self.configs: list[FakeRuntimeConfig] = []
 
     def do(self, call: Callable[[], None]) -> None:
         if self.recording is None:
@@ -92,8 +93,8 @@ class HostDevice:
     def copy_rows(self, target: Rows, source: Rows, *, width: int, count: int, stream: int) -> None:
         assert width <= min(target.pitch, source.pitch)
         for row in range(count):
-            places = (rows.address + row * rows.pitch for rows in (target, source))
-            self.copy(*places, width, stream)
+            into, out_of = (rows.address + row * rows.pitch for rows in (target, source))
+            self.copy(into, out_of, width, stream)
 
     def clear(self, target: int, size: int, stream: int) -> None:
         self.do(lambda: ctypes.memset(target, 0, size) and None)
@@ -109,7 +110,7 @@ class FakeContext:
     """An execution context: sizes and addresses by name, then a run of ONNX Runtime on what lies there."""
 
     def __init__(self, engine: FakeEngine) -> None:
-        self._engine, self._shapes, self._addresses = engine, {}, {}
+        self._engine, self._shapes, self._addresses, self._scratch = engine, {}, {}, (0, 0)
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         return True
@@ -127,6 +128,13 @@ class FakeContext:
             )
         return missing
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        return 64 * sum(map(math.prod, self._shapes.values()))
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size <= len(self._engine.device.live[address].array), "less memory than TensorRT was told"
+        self._scratch = (address, size)
+
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
@@ -139,7 +147,9 @@ class FakeContext:
         return self._addresses[name]
 
     def execute_async_v3(self, stream: int) -> bool:
-        addresses = dict(self._addresses)
+        addresses, (scratch, size) = dict(self._addresses), self._scratch
+        assert size >= self.update_device_memory_size_for_shapes()
+        assert scratch in self._engine.device.live
         self._engine.device.do(lambda: self._run(addresses))
         return True
 
@@ -162,7 +172,14 @@ class FakeEngine:
         self.inputs = [one.name for one in self._session.get_inputs()]
         self.dtypes = {one.name: _DTYPES[one.type][1] for one in self._session.get_inputs()}
 
-    def create_execution_context(self, *_: Any) -> FakeContext:
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
+
+    def create_execution_context(self, strategy: str | FakeRuntimeConfig) -> FakeContext:
+        config = strategy if isinstance(strategy, FakeRuntimeConfig) else None
+        assert (config.strategy if config else strategy) == "user managed"
+        if config is not None:
+            self.device.configs.append(config)
         return FakeContext(self)
 
     def create_engine_inspector(self) -> Any:
@@ -187,6 +204,38 @@ class FakeEngine:
         count = int(np.prod(shape)) * self.dtypes[name].itemsize
         raw = np.frombuffer(ctypes.string_at(address, count), dtype=self.dtypes[name])
         return raw.reshape(shape)
+
+
+class FakeRuntimeCache:
+    """TensorRT-RTX's cache of what it compiled; it refuses one that begins with "foreign"."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, content: bytes) -> bool:
+        if content.startswith(b"foreign"):
+            return False
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content or b"compiled"
+
+
+class FakeRuntimeConfig:
+    """TensorRT-RTX's settings of a context; the device keeps those that were used."""
+
+    strategy = dynamic_shapes_kernel_specialization_strategy = cuda_graph_strategy = cache = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache()
+
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
 
 class _Logger:
@@ -305,6 +354,7 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         networks=networks,
         Builder=Builder,
         BuilderFlag=SimpleNamespace(),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
         ILogger=_Logger,
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         NetworkDefinitionCreationFlag=flags,
@@ -312,6 +362,14 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
         Runtime=Runtime,
     )
+
+
+def fake_rtx(device: HostDevice, version: str = "1.7.1.116") -> Any:
+    """Make a module like `tensorrt_rtx`, as far as it differs in running engines."""
+    found = fake_tensorrt(device, version)
+    found.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(NONE="none", EAGER="eager")
+    found.CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
+    return found
 
 
 def _tensors(found: Any) -> list[Any]:
@@ -325,7 +383,7 @@ def _tensors(found: Any) -> list[Any]:
     ]
 
 
-_DTYPES = {
+_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "tensor(float)": ("FLOAT", np.dtype(np.float32)),
     "tensor(float16)": ("HALF", np.dtype(np.float16)),
     "tensor(int64)": ("INT64", np.dtype(np.int64)),

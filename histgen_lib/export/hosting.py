@@ -10,13 +10,12 @@ from typing import Final, Literal, get_args
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.folder import ModelFolder
 from histgen_lib.models.serving import Device, Precision, ServedModel
+from histgen_lib.models.tile_encoder.serving import QUANTISATION
 
 INT8: Final = "int8"
 Number = Precision | Literal["int8"]
 """Number formats of an exported model; "int8" is that of a model folder whose tile encoder is quantised."""
 NUMBERS: tuple[Number, ...] = (*get_args(Precision), INT8)
-QUANTISATION = "quantisation"
-"""What a model folder's section "encoder" says about a tile encoder in int8; absent for all others."""
 
 
 @dataclass(frozen=True)

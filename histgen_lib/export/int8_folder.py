@@ -11,11 +11,10 @@ import numpy as np
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.export.external_data import data_path
-from histgen_lib.export.hosting import QUANTISATION
 from histgen_lib.export.quantisation import Pixels, Quantised, quantise
 from histgen_lib.files import canonical_json, json_digest, sha256_file, whole_folder, write_atomic
 from histgen_lib.models.folder import CONFIG, ModelFolder, open_model_folder
-from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
 from histgen_lib.slides import Slide, TileGrid, TilingSettings, open_slide, plan_grid
 
 TILES = 256

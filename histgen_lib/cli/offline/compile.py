@@ -62,6 +62,10 @@ def compile_engines(
         Path | None,
         typer.Option("--bag", metavar="FILE", help="Bag whose features also have to come out right."),
     ] = None,
+    slides: Annotated[
+        list[Path] | None,
+        typer.Option("--slide", metavar="FILE", help="Slide whose tiles also have to come out right."),
+    ] = None,
     timing_cache: Annotated[
         Path | None,
         typer.Option(
@@ -96,6 +100,7 @@ def compile_engines(
         out=out_dir,
         timing_cache=timing_cache or _cache_folder() / f"{target}.timing",
         features=_features(bag),
+        slides=tuple(slides or ()),
     )
     records = compile_model(folder, settings, _say)
     if as_json:

@@ -10,20 +10,16 @@ import typer
 from histgen_lib.cli.options import expand, model_folder, need_train_extra, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.export.hosting import NUMBERS, Choices
 from histgen_lib.export.targets import export_to, target_summaries
 
 _TARGETS = target_summaries()
 
 if TYPE_CHECKING:
-    from histgen_lib.export.hosting import Number
-    from histgen_lib.models.serving import Device
-
     Target = str
 else:
     Target = Literal[tuple(_TARGETS)]
-    Number = Literal[NUMBERS]
-    Device = Literal["cpu", "cuda"]
+
+Number = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 def export_graphs(
@@ -116,7 +112,7 @@ def export_repository(
         typer.Option("--precision", help="Number format. Default: that of the model folder or its engines."),
     ] = None,
     device: Annotated[
-        Device | None,
+        Literal["cpu", "cuda"] | None,
         typer.Option("--device", help="For onnxruntime: cuda (default) or cpu."),
     ] = None,
     as_json: JsonFlag = False,
@@ -132,6 +128,8 @@ def export_repository(
 
       histgen export runs/mine --target onnxruntime --precision float16 --out model_repository
     """
+    from histgen_lib.export.hosting import Choices
+
     model = model_folder(folder)
     repository = export_to(target, model, out_dir, Choices(precision, device))
     models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))

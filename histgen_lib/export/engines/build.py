@@ -99,7 +99,8 @@ class _Builder:
         config = self._builder.create_builder_config()
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED  # or the inspector has no layers
         if hasattr(self._trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-            config.set_flag(self._trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # what a CUDA graph can record
+            # A CUDA graph can record it then, and memory is what `update_device_memory_size_for_shapes` says.
+            config.set_flag(self._trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if capabilities:
             config.num_compute_capabilities = len(capabilities)
         for place, capability in enumerate(capabilities):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export.engines.build import Built, build_engine
 from histgen_lib.export.engines.graphs import (
     EngineGraph,
@@ -20,10 +21,11 @@ from histgen_lib.export.engines.graphs import (
 from histgen_lib.export.engines.measure import measure_encoder, measure_step, measure_tiles
 from histgen_lib.export.engines.recorded import Reference, encoder_cases, step_cases, tile_cases
 from histgen_lib.export.engines.stored import folder_tile_graph
+from histgen_lib.export.int8_folder import calibration_tiles
 from histgen_lib.files import sha256_file, sha256_hex, write_atomic
 from histgen_lib.models.engines.device import CudaDevice, Device
 from histgen_lib.models.engines.flavours import Flavour, flavour
-from histgen_lib.models.engines.gate import TOLERANCES, Case, save_cases
+from histgen_lib.models.engines.gate import INT8_TOLERANCE, TOLERANCES, Case, save_cases
 from histgen_lib.models.engines.record import (
     ENCODER,
     STEP,
@@ -31,15 +33,21 @@ from histgen_lib.models.engines.record import (
     Checked,
     EngineFiles,
     EngineRecord,
+    Tolerance,
     engines_folder,
+    is_a_graph,
     network_digest,
 )
 from histgen_lib.models.engines.serving import Machine, load_engine
-from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS, ModelFolder, open_model_folder
+from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_model
 from histgen_lib.models.serving import Precision
+from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
+from histgen_lib.slides import TilingSettings
 
 _MEASURES = {TILE_ENCODER: measure_tiles, ENCODER: measure_encoder, STEP: measure_step}
+
+_REAL_TILES = 8
 
 Say = Callable[[str], None]
 
@@ -55,7 +63,7 @@ class CompileSettings:
     most_tiles     largest slide
     out            folder for the engines; None for the model's own
     timing_cache   file in which TensorRT keeps how quick its kernels were
-    features       real features [N, D] to record beside the drawn ones
+    features, slides   real features [N, D], and slides whose tiles are read, to record beside drawn ones
     """
 
     flavour: str
@@ -67,6 +75,7 @@ class CompileSettings:
     out: Path | None = None
     timing_cache: Path | None = None
     features: npt.NDArray[Any] | None = None
+    slides: tuple[Path, ...] = ()
 
 
 def compile_model(model: Path, settings: CompileSettings, say: Say) -> list[EngineRecord]:
@@ -74,13 +83,25 @@ def compile_model(model: Path, settings: CompileSettings, say: Say) -> list[Engi
 
     Where there is a GPU for them, each engine has to pass the gate before it is kept, and is measured.
     Elsewhere they are kept unchecked, and pass the gate when they are first loaded. `say` takes lines on what
-    is under way. Raises FatalError: as `build_engine`, `load_engine`, `load_model`; "engine-gpu-missing".
+    is under way. Raises FatalError: as `build_engine`, `load_engine`, `load_model`; "engine-gpu-missing";
+    InvalidInputError: "bag-shape", as `open_slide`.
     """
     chosen = flavour(settings.flavour)
     chosen.targets(settings.capabilities)
+    chosen.load()
     folder = open_model_folder(model)
+    _check_features(settings.features, folder.histgen.input_dim)
     workshop = _Workshop(folder, settings, chosen, _device(chosen), say)
     return [workshop.compile(graph) for graph in workshop.graphs()]
+
+
+def _check_features(features: npt.NDArray[Any] | None, width: int) -> None:
+    if features is not None and features.shape[1] != width:
+        raise InvalidInputError(
+            "bag-shape",
+            f"This model takes features [tiles, {width}]; the bag's are {list(features.shape)}.",
+            hint="Give a bag of the tile encoder that the model was trained with.",
+        )
 
 
 def _device(chosen: Flavour) -> Device | None:
@@ -106,7 +127,7 @@ class _Workshop:
     def graphs(self) -> Iterator[EngineGraph]:
         """Describe what there is to compile."""
         config, decoding = self._folder.histgen, self._folder.decoding
-        if (self._folder.path / TILE_ENCODER_WEIGHTS).is_file():
+        if not is_a_graph(self._folder) or (self._folder.path / TILE_ENCODER_ONNX).is_file():
             yield folder_tile_graph(self._folder)
         network, most = load_model(self._folder.path), self._settings.most_tiles
         yield encoder_graph(network, most)
@@ -124,7 +145,7 @@ class _Workshop:
         return record
 
     def _made(self, graph: EngineGraph, files: EngineFiles) -> EngineRecord:
-        precision = self._settings.precision
+        precision = self._precision(graph)
         self._say(f"{graph.name}: exporting the graph in {precision}")
         onnx = graph.write(files.folder / "graph.onnx", precision)
         exact = onnx if precision == "float32" else graph.write(files.folder / "exact.onnx", "float32")
@@ -143,11 +164,17 @@ class _Workshop:
 
     def _cases(self, graph: EngineGraph, reference: Reference) -> list[Case]:
         if graph.name == TILE_ENCODER:
-            return tile_cases(reference, graph.sizes["tile_px"])
+            return tile_cases(reference, graph.sizes["tile_px"], self._real_tiles())
         if graph.name == ENCODER:
             self._encoded = encoder_cases(reference, self._folder.histgen, self._settings.features)
             return list(self._encoded)
         return step_cases(reference, self._encoded, **graph.sizes)
+
+    def _real_tiles(self) -> npt.NDArray[np.uint8] | None:
+        if not self._settings.slides:
+            return None
+        tiling = TilingSettings(**self._folder.tiling)
+        return calibration_tiles(self._settings.slides, tiling, _REAL_TILES)
 
     def _record(self, graph: EngineGraph, files: EngineFiles, built: Built, onnx: str) -> EngineRecord:
         return EngineRecord(
@@ -155,7 +182,7 @@ class _Workshop:
             flavour=self._flavour.name,
             version=built.version,
             capabilities=built.capabilities,
-            precision=self._settings.precision,
+            precision=self._precision(graph),
             model=network_digest(self._folder, graph.name),
             onnx=onnx,
             engine=sha256_hex(built.plan),
@@ -164,9 +191,17 @@ class _Workshop:
             outputs=built.outputs,
             profiles=built.profiles,
             layers=built.layers,
-            tolerance=TOLERANCES[self._settings.precision],
+            tolerance=self._tolerance(graph),
             sizes=dict(graph.sizes),
         )
+
+    def _precision(self, graph: EngineGraph) -> Precision:
+        stored = graph.name == TILE_ENCODER and is_a_graph(self._folder)
+        return "float32" if stored else self._settings.precision
+
+    def _tolerance(self, graph: EngineGraph) -> Tolerance:
+        in_int8 = graph.name == TILE_ENCODER and self._folder.encoder.get(QUANTISATION)
+        return INT8_TOLERANCE if in_int8 else TOLERANCES[self._precision(graph)]
 
     def _tried(self, files: EngineFiles, record: EngineRecord) -> EngineRecord:
         """Have an engine pass the gate, and measure it, where a GPU is at hand that it is for."""

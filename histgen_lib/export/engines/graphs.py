@@ -71,8 +71,8 @@ def tile_encoder_graph(make: Callable[[], nn.Module], tile_px: int) -> EngineGra
     def write(path: Path, precision: Precision) -> Path:
         return export_tile_encoder(make(), path, tile_px, precision)
 
-    shapes = tuple((batch, tile_px, tile_px, 3) for batch in TILES_A_BATCH)
-    return EngineGraph(TILE_ENCODER, write, ({"tiles": shapes},), {"tile_px": tile_px})  # type: ignore[dict-item]
+    shapes = _range(*((batch, tile_px, tile_px, 3) for batch in TILES_A_BATCH))
+    return EngineGraph(TILE_ENCODER, write, ({"tiles": shapes},), {"tile_px": tile_px})
 
 
 def encoder_graph(model: HistGen, most_tiles: int = TILES_A_SLIDE[2]) -> EngineGraph:

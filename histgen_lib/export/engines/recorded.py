@@ -41,12 +41,13 @@ class Reference:
         return Case(taken, self._session.run({name: _as_float32(value) for name, value in taken.items()}))
 
 
-def tile_cases(reference: Reference, tile_px: int) -> list[Case]:
-    """Record a few tiles: stained textures of different grain, and one of plain noise."""
+def tile_cases(reference: Reference, tile_px: int, real: npt.NDArray[np.uint8] | None = None) -> list[Case]:
+    """Record a few tiles: stained textures of different grain, and real ones if they are given."""
     random = np.random.default_rng(0)
     grains = [2**power for power in range(_TILES)]
     tiles = np.stack([_texture(random, tile_px, grain) for grain in grains])
-    return [reference.record({"tiles": tiles})]
+    every = [tiles] if real is None else [tiles, real]
+    return [reference.record({"tiles": one}) for one in every]
 
 
 def encoder_cases(

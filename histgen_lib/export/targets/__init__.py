@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from histgen_lib.export.hosting import Choices, Target
-from histgen_lib.export.repository import write_repository
-from histgen_lib.models.folder import open_model_folder
+if TYPE_CHECKING:
+    from histgen_lib.export.hosting import Choices, Target
 
 
 def target_summaries() -> dict[str, str]:
@@ -32,6 +32,10 @@ def export_to(target: str, model_folder: Path | str, out: Path | str, choices: C
 
     Raises FatalError: "model-missing", "model-config", and as `write_repository`.
     """
+    from histgen_lib.export.hosting import Choices
+    from histgen_lib.export.repository import write_repository
+    from histgen_lib.models.folder import open_model_folder
+
     folder = open_model_folder(model_folder)
     return write_repository(folder, Path(out), find_target(target), choices or Choices())
 

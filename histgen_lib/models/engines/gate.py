@@ -34,10 +34,17 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
     "float16": Tolerance(relative=2e-2, cosine=0.999),
     "bfloat16": Tolerance(relative=5e-2, cosine=0.999),
 }
-"""float32 leaves room for TF32, whose factors have 10 bits. docs/engines.md has errors that were measured."""
+"""Several times the errors that the encoder of the published size had on an H100 with TensorRT 10.6: 5e-4 in
+float32, where products may be TF32, and 8e-3 in bfloat16."""
+
+INT8_TOLERANCE = Tolerance(relative=5e-2, cosine=0.999)
+"""Of a graph in int8, which ONNX Runtime computes as well: where one rounds up, the other may round down."""
 
 _CHOICES_AGREE = 0.5
-_RULES: Mapping[str, Rule] = {"features": "rows", "tokens": "choice", "parents": "choice", "chosen": "choice"}
+_RULES: Mapping[str, Rule] = {
+    "features": "rows",
+    **dict.fromkeys(("next_tokens", "next_parents", "chosen"), "choice"),
+}
 
 
 class Case(NamedTuple):

@@ -13,6 +13,7 @@ from histgen_lib.errors import FatalError
 from histgen_lib.files import indented_json, json_digest, sha256_file, write_atomic
 from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.serving import Precision, ServedFolder
+from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
 
 SCHEMA = 1
 ENGINES = "engines"
@@ -165,6 +166,13 @@ def engines_folder(model: Path, flavour_name: str) -> Path:
     return model / ENGINES / flavour_name
 
 
+def is_a_graph(folder: ServedFolder) -> bool:
+    """Return whether a folder's tile encoder is its ONNX file: another's, or one in int8."""
+    described: Mapping[str, object] = folder.config.get("encoder") or {}
+    foreign = described.get("architecture") == "onnx" or bool(described.get(QUANTISATION))
+    return foreign or not (folder.path / _WEIGHTS[TILE_ENCODER]).is_file()
+
+
 def network_digest(folder: ServedFolder, name: str) -> str:
     """Return the digest of what an engine is made of: a network's weights and what config.json says of it.
 
@@ -173,7 +181,8 @@ def network_digest(folder: ServedFolder, name: str) -> str:
     """
     section: Mapping[str, object] = folder.config.get(_SECTION[name]) or {}
     tile_px = folder.config["tiling"]["tile_px"]
-    weights = sha256_file(folder.file(_WEIGHTS[name]))
+    of_graph = name == TILE_ENCODER and is_a_graph(folder)
+    weights = sha256_file(folder.file(TILE_ENCODER_ONNX if of_graph else _WEIGHTS[name]))
     return json_digest({"weights": weights, "network": dict(section), "tile_px": tile_px})
 
 

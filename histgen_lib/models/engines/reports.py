@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ class EngineReports:
     def write_many(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
         """See `BatchEngine.write_many`; raises as `write`."""
         self._check(settings)
+        self._check_sizes(bags)
         most = self._loops.most_slides
         groups = [bags[start : start + most] for start in range(0, len(bags), most)]
         return [written for group in groups for written in self._together(group, settings)]
@@ -69,6 +71,18 @@ class EngineReports:
                 f"this asks for {beams} and {settings.max_tokens}.",
                 hint="Ask for less, or compile it again with --beams and --max-tokens.",
             )
+
+    def _check_sizes(self, bags: Sequence[Bag]) -> None:
+        largest = self._encoder.engine.record.profiles[-1]
+        (_, _, (most_tiles, _)), (_, _, (most_regions, _)) = largest["features"], largest["mask"]
+        for features, places in bags:
+            if len(features) > most_tiles or len(places.mask) > most_regions:
+                raise InvalidInputError(
+                    "engine-size",
+                    f"The model was compiled for slides of at most {most_tiles} tiles in {most_regions} "
+                    f"regions; this one has {len(features)} in {len(places.mask)}.",
+                    hint="Compile it for larger slides: `histgen compile --tiles`.",
+                )
 
     def _encode(self, features: Features, places: Arrangement, loop: StepLoop, row: int) -> Floats:
         """Encode a slide into a row of the loop; return its tile weights float32[R, P]."""
@@ -97,7 +111,9 @@ class EngineReports:
     def _search(self, loop: StepLoop, regions: list[int], settings: DecodingSettings) -> list[Decoded]:
         if settings.method == "beam" and settings.beam_size == self._beams:
             return follow(LoopSearch(loop, regions), settings)
-        return decode(LoopStepper(loop, regions), settings)
+        texts = decode(LoopStepper(loop), settings)
+        of_slides = zip(texts, regions, strict=True)
+        return [replace(text, attention=text.attention[:, :own]) for text, own in of_slides]
 
 
 class LoopSearch:
@@ -152,8 +168,8 @@ class LoopStepper:
     The loop always runs all its slides and beams; those that nobody asks for repeat word 0.
     """
 
-    def __init__(self, loop: StepLoop, regions: Sequence[int]) -> None:
-        self._loop, self._most = loop, max(regions)
+    def __init__(self, loop: StepLoop) -> None:
+        self._loop = loop
 
     @property
     def slides(self) -> int:
@@ -176,7 +192,7 @@ class LoopStepper:
         found = self._loop.last("log_probs", "attention")
         log_probs, attention = (values[cache.slides, :beams] for values in found.values())
         every = np.tile(np.arange(beams), (len(cache.slides), 1))
-        return Step(log_probs, attention[:, :, : self._most], cache._replace(beams=every))
+        return Step(log_probs, attention, cache._replace(beams=every))
 
     def select(self, cache: LoopCache, slides: Ints, beams: Ints) -> LoopCache:
         """See `Stepper.select`."""

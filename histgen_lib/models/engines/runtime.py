@@ -37,11 +37,27 @@ def tensor_dtype(dtype: Any) -> str:
 
 
 class Messages:
-    """TensorRT's messages: warnings and errors are kept, nothing is printed."""
+    """TensorRT's errors from here on; nothing is printed.
+
+    All of a TensorRT's builders and runtimes share the first logger that it was given, so there is one.
+    """
 
     def __init__(self, trt: Any) -> None:
-        self.kept: list[str] = []
-        kept = self.kept
+        self._kept = _kept_errors(trt)
+        self.logger = self._kept.logger
+        self._before = self._kept.count
+
+    @property
+    def last(self) -> str:
+        """The last error, on one line; "" if there was none."""
+        return " ".join(self._kept.last.split()) if self._kept.count > self._before else ""
+
+
+class _KeptErrors:
+    """A logger for one TensorRT, how many errors it was told, and the last of them."""
+
+    def __init__(self, trt: Any) -> None:
+        kept, self.count, self.last = self, 0, ""
 
         class Logger(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
@@ -49,14 +65,18 @@ class Messages:
 
             def log(self, severity: Any, message: str) -> None:
                 if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    kept.append(message)
+                    kept.count, kept.last = kept.count + 1, message
 
-        self.logger = Logger()
+        self.trt, self.logger = trt, Logger()
 
-    @property
-    def last(self) -> str:
-        """The last error, on one line; "" if there was none."""
-        return " ".join(self.kept[-1].split()) if self.kept else ""
+
+_LOGGERS: dict[int, _KeptErrors] = {}
+
+
+def _kept_errors(trt: Any) -> _KeptErrors:
+    if id(trt) not in _LOGGERS:
+        _LOGGERS[id(trt)] = _KeptErrors(trt)
+    return _LOGGERS[id(trt)]
 
 
 def open_engine(trt: Any, plan: bytes, name: str) -> Any:
@@ -133,10 +153,15 @@ class RuntimeCache:
 
 
 def new_context(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache | None) -> Any:
-    """Make a context of an opened engine; None if there is no memory for it."""
+    """Make a context of an opened engine, without memory; None if that fails.
+
+    By itself TensorRT would allocate what the largest slide takes, in every context.
+    """
+    by_us = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-        return engine.create_execution_context()
+        return engine.create_execution_context(by_us)
     config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(by_us)
     strategies = trt.DynamicShapesKernelSpecializationStrategy
     # Slides differ in size: kernels for each size would be compiled again and again. Batches and steps have
     # few sizes, and a CUDA graph has to record kernels that stay.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def load_engine(machine: Machine, files: EngineFiles, model: str) -> tuple[Engin
     opened = open_engine(machine.trt, files.engine.read_bytes(), record.name)
     cache = RuntimeCache(_cache_path(files, machine)) if machine.flavour.ahead else None
     engine = Engine(machine.trt, opened, record, device, cache)
-    finding = pass_gate(EngineSession(engine), cases, record.tolerance, record.name)
+    with closing(EngineSession(engine)) as session:
+        finding = pass_gate(session, cases, record.tolerance, record.name)
     engine.keep_cache()
     return engine, finding
 

@@ -18,6 +18,10 @@ from histgen_lib.models.serving import Tensors
 
 _PIECE = 8 << 20
 """Bytes."""
+_SCRATCH = " scratch"
+"""What a lane's networks compute in; no tensor has such a name."""
+_LEAST_SCRATCH = 256
+"""Bytes: a network that needs none for these sizes has to be given some all the same."""
 
 
 class Engine:
@@ -47,7 +51,7 @@ class Engine:
         )
 
     def context(self, profile: int, stream: int) -> Any:
-        """Return a new context for one profile; it has memory of its own. Raises MemoryError."""
+        """Return a new context for one profile, without memory. Raises MemoryError."""
         context = new_context(self._trt, self._opened, self.record, self._cache)
         if context is None:
             raise MemoryError
@@ -89,7 +93,7 @@ class Lane:
         return context
 
     def sized(self, shapes: Mapping[str, Shape]) -> Any:
-        """Return the context for inputs of these shapes; it knows those of the outputs.
+        """Return the context for inputs of these shapes, with memory to compute in; it knows the outputs'.
 
         Raises as `Engine.profile`, and MemoryError.
         """
@@ -103,6 +107,8 @@ class Lane:
         missing = context.infer_shapes()
         if missing:
             raise self.engine.failed(f"sizes of {', '.join(missing)} are unknown")
+        scratch = max(context.update_device_memory_size_for_shapes(), _LEAST_SCRATCH)
+        context.set_device_memory(self.memory(_SCRATCH, scratch), scratch)
         return context
 
     def place(self, context: Any, name: str, address: int) -> None:

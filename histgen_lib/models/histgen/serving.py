@@ -29,8 +29,31 @@ from histgen_lib.models.serving import (
 )
 
 NAME = "histgen"
-ENCODER_ONNX = "histgen_encoder.onnx"
-DECODER_ONNX = "histgen_decoder.onnx"
+PROTOTYPES_ONNX = "histgen_prototypes.onnx"
+CONTEXT_ONNX = "histgen_context.onnx"
+REGIONS_ONNX = "histgen_regions.onnx"
+SLIDE_ONNX = "histgen_slide.onnx"
+POOLING_ONNX = "histgen_pooling.onnx"
+WORDS_ONNX = "histgen_words.onnx"
+RECALL_ONNX = "histgen_recall.onnx"
+STEP_ONNX = "histgen_step.onnx"
+PARTS = (
+    PROTOTYPES_ONNX,
+    CONTEXT_ONNX,
+    REGIONS_ONNX,
+    SLIDE_ONNX,
+    POOLING_ONNX,
+    WORDS_ONNX,
+    RECALL_ONNX,
+    STEP_ONNX,
+)
+"""The graphs that a CPU runs one after the other (`histgen_lib.export.cpu_graphs`)."""
+
+
+def layer_inputs(layer: int) -> tuple[str, str, str, str]:
+    """Return the names of the step's inputs for a layer: keys and values of the words, and of the regions."""
+    return (f"keys_{layer}", f"values_{layer}", f"cross_keys_{layer}", f"cross_values_{layer}")
+
 
 Features = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
@@ -82,7 +105,7 @@ def report_config(folder: ServedFolder) -> HistGenConfig:
 
 MODEL = ServedModel(
     name=NAME,
-    files=(ENCODER_ONNX, DECODER_ONNX),
+    files=PARTS,
     inputs=_inputs,
     outputs=_outputs,
     runner=_runner,

@@ -28,6 +28,9 @@ TILE_ENCODER_DATA = f"{TILE_ENCODER_ONNX}.data"
 
 TILE_ENCODER_WEIGHTS = "tile_encoder.safetensors"
 
+QUANTISATION = "quantisation"
+"""What a model folder's section "encoder" says about a tile encoder in int8; absent for all others."""
+
 
 class TileRunner:
     """Encodes each tile by itself, on one thread: a feature depends on neither the batch nor the threads.
@@ -100,17 +103,19 @@ def _runner(folder: ServedFolder, compute: Compute) -> Runner:
     if (compute.device, compute.precision) == ("cpu", "float32"):
         session = OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1)
         return TileRunner(session, compute.threads or cores())
-    if compute.device == "cuda" and not _is_torchs(folder):
+    encoder = folder.config.get("encoder") or {}
+    if encoder.get(QUANTISATION):
+        raise InvalidInputError(
+            "encoder-int8",
+            f"The tile encoder of {folder.path.name} is in int8; torch would compute in another format.",
+            hint="Use --device cpu and --precision float32, engines, or the model that it was made from.",
+        )
+    has_weights = (folder.path / TILE_ENCODER_WEIGHTS).is_file() and encoder.get("architecture") != "onnx"
+    if compute.device == "cuda" and not has_weights:
         return BatchRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), device="cuda"))
     from histgen_lib.models.tile_encoder.torch_runner import torch_runner  # torch is heavy, and an extra
 
     return torch_runner(folder, compute)
-
-
-def _is_torchs(folder: ServedFolder) -> bool:
-    """Return whether torch can compute a folder's tile encoder: there are weights, of no ONNX file."""
-    architecture = (folder.config.get("encoder") or {}).get("architecture")
-    return (folder.path / TILE_ENCODER_WEIGHTS).is_file() and architecture != "onnx"
 
 
 MODEL = ServedModel(

@@ -63,7 +63,7 @@ def create(name: str, arguments: Mapping[str, Value], text: str, **modules: type
     except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, KeyError) as error:
         raise InvalidInputError(
             "encoder-arguments",
-            f"timm's {name} cannot be built as {text!r} ({error}).",
+            f"timm's {name} cannot be built as {text!r} ({str(error) or type(error).__name__}).",
             hint="The arguments are those of timm.create_model.",
         ) from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from engine_files import write_engines
-from google.protobuf import text_format
+from fake_triton import read_config
 from tritonclient.grpc import model_config_pb2
 
 from histgen_lib.errors import HistgenError
@@ -28,8 +28,7 @@ GPU, CPU = model_config_pb2.ModelInstanceGroup.KIND_GPU, model_config_pb2.ModelI
 
 def configs(repository: Path) -> dict[str, Any]:
     """Read the configurations as Triton does."""
-    texts = {model: (repository / model / "config.pbtxt").read_text() for model in MODELS}
-    return {model: text_format.Parse(text, model_config_pb2.ModelConfig()) for model, text in texts.items()}
+    return {model: read_config(repository / model / "config.pbtxt") for model in MODELS}
 
 
 def versions(repository: Path, model: str) -> set[str]:

@@ -141,6 +141,10 @@ def test_a_model_in_int8_is_another_model_with_the_same_weights(
     tiles = {"tiles": np.zeros((2, 64, 64, 3), np.uint8)}
     assert OnnxServer(after.path).infer("tile_encoder", tiles)["features"].shape == (2, 16)
 
+    with pytest.raises(InvalidInputError) as caught:
+        OnnxServer(after.path, precision="float16").infer("tile_encoder", tiles)
+    assert caught.value.code == "encoder-int8"
+
     repository = export_to("local", after.path, tmp_path / "repository")
     exported = (repository / "tile_encoder" / "1" / "tile_encoder.onnx").read_bytes()
     assert exported == (after.path / "tile_encoder.onnx").read_bytes()

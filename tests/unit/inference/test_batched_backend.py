@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_triton import Request, TritonError, initialised
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import OnnxServer, triton_backend, wire
@@ -66,57 +65,14 @@ def test_a_wrong_request_fails_alone(doubles: Doubles, model_dir: Path) -> None:
     assert answers[3]["features"][:, 0].tolist() == [2, 3]  # type: ignore[index]
 
 
-@dataclass
-class Request:
-    """What Triton hands over."""
-
-    tensors: dict[str, np.ndarray]
-    version: str = "v"
-    cancelled: bool = False
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-    def parameters(self) -> str:
-        return json.dumps({wire.VERSION: self.version})
-
-
-class TritonError(str):
-    INVALID_ARG, UNAVAILABLE, INTERNAL = "invalid", "unavailable", "internal"
-
-    def __new__(cls, text: str, _: str) -> TritonError:
-        return super().__new__(cls, text)
-
-
 def hosted(folder: Path, monkeypatch: pytest.MonkeyPatch, **parameters: str) -> Any:
     """Initialise the tile encoder in a Python backend that is not Triton's."""
-    triton = SimpleNamespace(
-        get_input_tensor_by_name=lambda request, name: (
-            SimpleNamespace(as_numpy=lambda: request.tensors[name]) if name in request.tensors else None
-        ),
-        Tensor=lambda name, value: (name, value),
-        InferenceResponse=lambda tensors=(), error=None: error or dict(tensors),
-        TritonError=TritonError,
-        TritonModelException=RuntimeError,
-    )
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)  # type: ignore[arg-type]
-    monkeypatch.setattr(triton_backend, "_end_with", lambda _server: None)
-    monkeypatch.setattr(triton_backend, "check_numpy", lambda _version: None)
     stated = {wire.BATCHING: "rows", wire.VERSION: "v", wire.FOLDER: str(folder.resolve()), **parameters}
     config = {
         "parameters": {key: {"string_value": value} for key, value in stated.items()},
         "input": [{"name": "tiles", "data_type": "TYPE_UINT8"}],
     }
-    model = triton_backend.TritonPythonModel()
-    model.initialize(
-        {
-            "model_name": NAME,
-            "model_repository": "/",
-            "model_config": json.dumps(config),
-            "model_instance_kind": "CPU",
-        }
-    )
-    return model
+    return initialised(NAME, Path("/"), config, monkeypatch)
 
 
 @pytest.mark.parametrize(("device", "seen"), [("cuda", [3]), ("cpu", [2, 1])])
@@ -124,8 +80,8 @@ def test_only_a_gpus_requests_are_put_together(
     device: str, seen: Sequence[int], doubles: Doubles, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = hosted(model_dir, monkeypatch, device=device)
-    late, other = Request(tiles(9), cancelled=True), Request(tiles(9), version="w")
-    answers = model.execute([Request(tiles(1, 2)), late, other, Request(tiles(3))])
+    late, other = Request(tiles(9), "v", cancelled=True), Request(tiles(9), "w")
+    answers = model.execute([Request(tiles(1, 2), "v"), late, other, Request(tiles(3), "v")])
     model.finalize()
     assert sorted(doubles.seen, reverse=True) == list(seen)
     assert [type(answer) for answer in answers] == [dict, TritonError, TritonError, dict]
