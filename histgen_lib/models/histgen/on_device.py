@@ -168,20 +168,25 @@ class BeamStep(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = self.embed(tokens.flatten(), place)
         at = torch.arange(past.shape[-2], device=place.device)
-        unseen = barred(at <= place)
+        unseen = barred(at <= place, x.dtype)[None, None, None]
         here = (at == place).unsqueeze(-1)
-        hidden = barred(valid)[:, None, None, :]
-        kept, attention = [], hidden
+        hidden = barred(valid, x.dtype)[:, None, None, :]
+        kept = []
         for layer, block in enumerate(self.layers):
             assert isinstance(block, _Layer)
             x, longer = block.look_back(x, past[layer], here, unseen)
-            x, attention = block.look_at_regions(x, cross[layer], hidden, self.beams)
-            x = block.think(x)
             kept.append(longer)
+            queries = block.ask_regions(x, self.beams)
+            if layer < len(self.layers) - 1:
+                mixed = attend(queries, cross[layer][0], cross[layer][1], hidden)
+            else:  # its attention is evidence
+                weights = (queries @ cross[layer][0].transpose(-1, -2) + hidden).float().softmax(dim=-1)
+                mixed = weights.to(x.dtype) @ cross[layer][1]
+            x = block.think(block.hear_regions(x, mixed))
         log_probs: Tensor = self.logit(self.norm(x)).float().log_softmax(dim=-1)
         layers, _, _, heads, limit, width = past.shape
         present = torch.stack(kept).reshape(layers, 2, -1, self.beams, heads, limit, width)
-        return log_probs.reshape(-1, self.beams, log_probs.shape[-1]), attention, present
+        return log_probs.reshape(-1, self.beams, log_probs.shape[-1]), weights.mean(dim=1), present
 
     def _choose(
         self, scores: Tensor, log_probs: Tensor, place: Tensor
@@ -299,7 +304,7 @@ class _Block(nn.Module):
         _, length, width = x.shape
         triples = self.triples(self.norm(x)).reshape(-1, length, 3, self.heads, width // self.heads)
         queries, keys, values = triples.permute(2, 0, 3, 1, 4)
-        mixed = attend(queries, keys, values, valid[:, None, None, :])
+        mixed = attend(queries, keys, values, barred(valid, x.dtype)[:, None, None, :])
         thought: Tensor = self.think(x + self.output(mixed.transpose(1, 2).flatten(2)))
         return thought
 
@@ -321,20 +326,18 @@ class _Layer(nn.Module):
         triples = self.triples(self.norms[0](x)).reshape(-1, 3, self.heads, 1, past.shape[-1])
         queries, pair = triples[:, 0], triples[:, 1:].transpose(0, 1)
         past = torch.where(here, pair, past)
-        weights = (queries @ past[0].transpose(-1, -2) + unseen).softmax(dim=-1)
-        mixed = weights.to(x.dtype) @ past[1]
+        mixed = attend(queries, past[0], past[1], unseen)
         return x + self.back(mixed.flatten(1)), past
 
-    def look_at_regions(self, x: Tensor, cross: Tensor, hidden: Tensor, beams: int) -> tuple[Tensor, Tensor]:
-        """X [M, d], cross [2, S, h, R, k] -> x and the attention float32[S, B, R], mean over heads.
+    def ask_regions(self, x: Tensor, beams: int) -> Tensor:
+        """Make queries [S, h, B, k] of x [M, d]: a slide's beams share its keys and values without copies."""
+        queries: Tensor = self.query(self.norms[1](x))
+        return queries.reshape(-1, beams, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
-        A slide's beams are its queries: they share its keys and values without copies.
-        """
-        width = cross.shape[-1]
-        queries = self.query(self.norms[1](x)).reshape(-1, beams, self.heads, width).transpose(1, 2)
-        weights = (queries @ cross[0].transpose(-1, -2) + hidden).softmax(dim=-1)
-        mixed = (weights.to(x.dtype) @ cross[1]).transpose(1, 2).reshape(-1, self.heads * width)
-        return x + self.across(mixed), weights.mean(dim=1)
+    def hear_regions(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add to x [M, d] what its queries found: [S, h, B, k]."""
+        heard: Tensor = x + self.across(mixed.transpose(1, 2).reshape(x.shape))
+        return heard
 
 
 class _Pooling(nn.Module):
@@ -359,22 +362,26 @@ class _Pooling(nn.Module):
         return torch.tanh(self.dense(pooled)), weights
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Attention of scaled queries [B, h, T, k] to keys and values [B, h, S, k] where `keep` is true.
+def attend(queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None = None) -> Tensor:
+    """Attention of scaled queries [B, h, T, k] to keys and values [B, h, S, k]; `added` to the scores.
 
     Torch has one fused kernel for it. In a graph it is spelt out, with the softmax in float32.
     """
     if not torch.onnx.is_in_onnx_export():
-        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=keep, scale=1.0)
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=added, scale=1.0)
     scores = (queries @ keys.transpose(-1, -2)).float()
-    if keep is not None:
-        scores = scores + barred(keep)
+    if added is not None:
+        scores = scores + added
     return scores.softmax(dim=-1).to(values.dtype) @ values
 
 
-def barred(keep: Tensor) -> Tensor:
-    """Turn a mask into what is added to scores: float32, 0 where it is true and −inf elsewhere."""
-    return torch.zeros_like(keep, dtype=torch.float32).masked_fill(~keep, -math.inf)
+def barred(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into what is added to scores: 0 where it is true, and −inf elsewhere.
+
+    Torch's kernel wants it in the scores' type; in a graph, scores are float32 by then.
+    """
+    dtype = torch.float32 if torch.onnx.is_in_onnx_export() else dtype
+    return torch.zeros_like(keep, dtype=dtype).masked_fill(~keep, -math.inf)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

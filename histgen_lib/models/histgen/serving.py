@@ -281,7 +281,14 @@ def _features(values: npt.NDArray[Any]) -> Features:
 def _finite(features: Features) -> bool:
     """Return whether all features are finite. In parts: a truth value for each takes as much as the bag."""
     parts = range(0, len(features), _ROWS_A_LOOK)
-    return all(bool(np.isfinite(features[part : part + _ROWS_A_LOOK]).all()) for part in parts)
+    return all(_all_numbers(features[part : part + _ROWS_A_LOOK]) for part in parts)
+
+
+def _all_numbers(features: Features) -> bool:
+    if features.dtype != np.float16:
+        return bool(np.isfinite(features).all())
+    # By the exponent's bits: NumPy converts each float16 first, which takes 20 times as long.
+    return bool(((features.view(np.uint16) & 0x7FFF) < 0x7C00).all())
 
 
 def _single(values: npt.NDArray[Any]) -> Any:

@@ -87,6 +87,7 @@ class _CapturedEncoder:
         regions = len(places.rows)
         for first in range(0, len(features), _CHUNK_ROWS):
             self._sender.send_into(self._features[first:], features[first : first + _CHUNK_ROWS])
+        self._rows.zero_()  # spare places show a tile of this slide, never one that an earlier slide left
         self._mask.zero_()
         for target, values in zip((self._rows, self._mask, self._prototypes), places, strict=True):
             self._sender.send_into(target, values)

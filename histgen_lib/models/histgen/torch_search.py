@@ -23,6 +23,9 @@ as many are for nothing, which is the price of never waiting."""
 _PLACES = 16
 """The cache's length is a multiple of this, which suits the kernels of matrix products."""
 
+_LEAST_REGIONS = 32
+"""Classes of region counts from here on are multiples of 16, too."""
+
 _KEPT_BYTES = 2 << 30
 """Buffers of searches that are kept for the next of their size."""
 
@@ -79,6 +82,7 @@ class Search:
     def load(self, crosses: Sequence[Tensor]) -> None:
         """Take encoded slides: cross [L, 2, 1, h, R, k] each; and start anew."""
         self._regions = [cross.shape[-2] for cross in crosses]
+        self._cross.zero_()  # masked numbers count for nothing only if they are numbers
         self._valid.zero_()
         self._valid[:, 0] = True  # a softmax over nothing would be NaN
         for row, (cross, regions) in enumerate(zip(crosses, self._regions, strict=True)):
@@ -88,6 +92,7 @@ class Search:
 
     def rewind(self) -> None:
         """Go back to the first word."""
+        self._past.zero_()
         self._tokens.zero_()
         self._parents.copy_(torch.arange(self.size.beams, device=self._device).expand_as(self._parents))
         self._scores.fill_(-torch.inf)
@@ -208,7 +213,7 @@ class Searches:
     def load(self, crosses: Sequence[Tensor], beams: int, max_tokens: int) -> Search:
         """Return a search for encoded slides, cross [L, 2, 1, h, R, k] each."""
         places = -(-max(max_tokens, self._model.config.max_tokens) // _PLACES) * _PLACES
-        regions = size_class(max(cross.shape[-2] for cross in crosses))
+        regions = size_class(max(cross.shape[-2] for cross in crosses), _LEAST_REGIONS)
         size = Size(1 << (len(crosses) - 1).bit_length(), regions, beams, places)
         search = self._kept.pop(size, None) or Search(self._step(beams, places), size, self._pool)
         self._kept[size] = search

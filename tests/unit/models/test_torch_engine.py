@@ -20,6 +20,7 @@ from histgen_lib.models.histgen import HistGen
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
 from histgen_lib.models.histgen.layout import Arrangement, arrange
+from histgen_lib.models.histgen.torch_encode import SlideEncoder
 from histgen_lib.models.histgen.torch_engine import TorchEngine
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, BatchRunner
@@ -86,6 +87,33 @@ def test_a_search_is_used_again_for_slides_of_its_size() -> None:
         assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
 
 
+def test_a_slide_that_is_no_numbers_leaves_nothing_behind() -> None:
+    network, how = model(), CHOICES[0]
+    engine = TorchEngine(network, CPU, torch.float32)
+    bag = list(bags())[1]
+    with pytest.raises(FatalError, match="not numbers"):
+        engine.write(*placed(np.full_like(bag[0], np.nan), bag[1]), how)
+    for search in engine._searches._kept.values():
+        search._past.fill_(torch.nan)  # as a device does that was some words ahead
+    expected = by_network(network, *bag, how)
+    smaller = bag[0][:9], np.arange(9)
+    assert engine.write(*placed(*smaller), how).text.tokens.tolist() == (
+        by_network(network, *smaller, how).tokens.tolist()
+    )
+    assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_an_encoder_with_buffers_of_its_own_gives_what_one_without_gives() -> None:
+    """That is how slides are encoded on a GPU, in one launch; what an earlier slide left must not show."""
+    encode = SlideEncoder(model(), CPU, torch.float32)
+    static = encode._static(16, torch.float32)
+    slides = [placed(*bag) for bag in bags()]
+    for features, places in [slides[1], (np.full_like(slides[1][0], np.nan), slides[1][1]), *slides]:
+        found, expected = static(features, places), encode(features, places)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.allclose(one, other, atol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_stay_near_float32(dtype: torch.dtype) -> None:
     network, bag = model(), placed(*next(bags()))
@@ -136,6 +164,17 @@ def test_a_served_model_answers_alike_in_a_half_type_alone_and_together() -> Non
         assert np.allclose(alone["evidence"], together["evidence"], atol=0.01)
         assert np.allclose(together["evidence"].sum(axis=1), 1.0, atol=1e-5)
         assert together["evidence"].shape[1] == expected["evidence"].shape[1]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_refused_whatever_their_type(value: float, dtype: type) -> None:
+    request = report_request(5)
+    request["features"] = request["features"].astype(dtype)
+    request["features"][4, 3] = value
+    with pytest.raises(InvalidInputError) as caught:
+        runner("histgen", Compute(threads=1)).infer(request)
+    assert caught.value.code == "bag-not-finite"
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.02), ("bfloat16", 0.1)])
