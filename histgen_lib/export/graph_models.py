@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histgen_lib.errors import FatalError
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export.external_data import data_path
 from histgen_lib.export.hosting import INT8, Hosting, Order
 from histgen_lib.inference.wire import PRECISION
+from histgen_lib.models.engines.record import is_a_graph
 from histgen_lib.models.serving import TensorSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ LARGEST = 128
 def graph_hosting(order: Order, backend: str) -> Hosting:
     """Host a model that is one graph by a backend that reads ONNX.
 
-    Raises FatalError: "model-incomplete"; "extra-train-missing" where the graph has to be traced or changed.
+    Raises FatalError: "model-incomplete", "extra-train-missing"; InvalidInputError("export-precision") for an
+    encoder that is a graph itself and cannot be traced in another format.
     """
     _check(order)
     return Hosting(
@@ -40,6 +42,12 @@ def _check(order: Order) -> None:
     from importlib.util import find_spec
 
     model, traced = order.model, order.precision not in ("float32", INT8)
+    if traced and is_a_graph(order.folder):
+        raise InvalidInputError(
+            "export-precision",
+            f"The tile encoder of {order.folder.name} is an ONNX file, and computes as that states.",
+            hint="Export it without --precision.",
+        )
     for name in model.weights if traced else (model.graph,):
         order.folder.file(name)
     if find_spec("torch" if traced else "onnx") is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import tiny_model
 
+from histgen_lib.bags import Bag, pack_bag
 from histgen_lib.models.folder import open_model_folder
 
 
@@ -43,14 +45,28 @@ def test_an_export_names_the_command_that_measures_its_loss(histgen, model_dir, 
     assert (code, "error[export-precision]" in err) == (65, True)
 
 
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Return an annotation file and a folder with the bag of its one case."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    cells = np.arange(40)
+    bag = Bag(
+        slide_id="sound",
+        features=np.random.default_rng(0).normal(size=(40, 16)).astype(np.float16),
+        xy=np.stack([cells % 8, cells // 8], axis=1).astype(np.int32) * 256,
+        span_px=256.0, tile_px=64, mpp=2.0, slide_mpp=0.5, slide_size=(2048, 1280),
+        encoder_name="", encoder_sha256="",
+    )  # fmt: skip
+    (folder / "sound.parquet").write_bytes(pack_bag(bag))
+    case = {"id": "sound", "image_path": ["sound.tif"], "report": tiny_model.REPORTS[0]}
+    (folder / "annotation.json").write_text(json.dumps({"train": [], "val": [], "test": [case]}))
+    return folder / "annotation.json", folder
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_model_is_evaluated_in_the_precision_asked_for(histgen, model_dir, slide_path, tmp_path, precision):
+def test_a_model_is_evaluated_in_the_precision_asked_for(histgen, model_dir, evaluation, precision):
     """On a CPU 16 bits are slow, but they are those of a GPU."""
-    bags = tmp_path / "bags"
-    assert histgen("encode", slide_path, "--encoder", model_dir, "--out", bags)[0] == 0
-    annotation = tmp_path / "annotation.json"
-    case = {"id": "sound", "image_path": ["sound.tif"], "report": tiny_model.REPORTS[0], "split": "test"}
-    annotation.write_text(json.dumps({"train": [], "val": [], "test": [case]}))
+    annotation, bags = evaluation
     code, out, err = histgen(
         "evaluate", "--model", model_dir, "--annotation", annotation, "--bags", bags,
         "--precision", precision, "--no-meteor", "--json",

@@ -90,6 +90,13 @@ def test_the_graph_is_traced_anew_for_another_format(model_dir: Path, tmp_path: 
     assert {found[model].parameters["precision"].string_value for model in MODELS} == {"float16"}
 
 
+def test_an_encoder_that_is_an_onnx_file_keeps_its_format(own_model_dir: Path, tmp_path: Path) -> None:
+    encoder = dict(open_model_folder(own_model_dir).encoder)
+    update_config(own_model_dir, encoder=encoder | {"architecture": "onnx"})
+    assert refusal("onnxruntime", own_model_dir, tmp_path / "no", Choices("float16")) == "export-precision"
+    assert export_to("onnxruntime", own_model_dir, tmp_path / "gpu") == tmp_path / "gpu"
+
+
 def test_tensorrt_hosts_the_tile_encoder_as_a_plan_as_it_was_measured_best(
     own_model_dir: Path, tmp_path: Path
 ) -> None:
