@@ -11,13 +11,13 @@ from pathlib import Path
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export.hosting import INT8, Hosting, Order
 from histgen_lib.export.python_models import python_hosting
-from histgen_lib.files import sha256_file
 from histgen_lib.inference.wire import ENGINES, NETWORKS, PRECISION
 from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.engines.record import (
     EngineFiles,
     EngineRecord,
     Measured,
+    check_content,
     engines_folder,
     network_digest,
 )
@@ -95,19 +95,7 @@ def _checked(order: Order, files: EngineFiles, flavour_name: str) -> EngineRecor
             f"{files.engine.name} is in {record.precision}, not in {order.precision}.",
             hint=f"{_hint(order, flavour_name)[:-2]} --precision {order.precision}`.",
         )
-    if record.model != network_digest(order.folder, files.name):
-        raise FatalError(
-            "engine-model",
-            f"{files.engine.name} was compiled from another model than this.",
-            hint=_hint(order, flavour_name),
-        )
-    for path, digest in ((files.engine, record.engine), (files.recorded, record.recorded)):
-        if sha256_file(path) != digest:
-            raise FatalError(
-                "engine-corrupt",
-                f"{path.name} is damaged, or of another engine: its SHA-256 is not the recorded one.",
-                hint=_hint(order, flavour_name),
-            )
+    check_content(record, files, network_digest(order.folder, files.name))
     return record
 
 
