@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -94,6 +94,15 @@ Mpp = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores to use. Default: all."),
+]
+
+OnDevice = Annotated[
+    Literal["cpu", "cuda"],
+    typer.Option("--device", help="What the networks run on. cuda: a GPU of NVIDIA; needs the train extra."),
+]
+InPrecision = Annotated[
+    Literal["float32", "float16", "bfloat16"],
+    typer.Option("--precision", help="Number format of the networks; 16 bits are for GPUs."),
 ]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.export import to_onnx
+from histgen_lib.files import whole_folder
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import load_official
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
@@ -55,7 +54,7 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
             hint="Use the annotation file and --threshold of the training; "
             "the words of its train split are counted.",
         )
-    with _whole_folder(folder) as target:
+    with whole_folder(folder) as target:
         new_model_folder(
             target,
             name=name,
@@ -68,15 +67,3 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> ModelFold
         save_model(target, model)
         to_onnx(target)
     return open_model_folder(folder)
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`: at the end it replaces `folder`, on an error it is deleted."""
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        inner = Path(scratch) / "model"  # a temporary folder itself is private to this user
-        inner.mkdir()
-        yield inner
-        inner.replace(folder)

@@ -1,0 +1,76 @@
+"""`histgen export` and `histgen model export`, and what they say a number format costs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_model
+
+from histgen_lib.bags import Bag, pack_bag
+from histgen_lib.models.folder import open_model_folder
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    return [tiny_model.write_slide(folder / f"{seed}.tif", seed=seed) for seed in (1, 2)]
+
+
+def test_an_int8_export_prints_and_stores_what_it_costs(histgen, slides, model_dir, tmp_path):
+    calibrate = [part for slide in slides for part in ("--calibrate", slide)]
+    options = ("--precision", "int8", "--tiles", 24)
+    code, out, _ = histgen(
+        "model", "export", model_dir, *options, *calibrate, "--out", tmp_path / "int8", "--json"
+    )
+    assert code == 0
+    stated = json.loads(out)["encoder"]
+    assert stated == open_model_folder(tmp_path / "int8").encoder["quantisation"]
+    code, out, _ = histgen("model", "export", model_dir, *options, *calibrate, "--out", tmp_path / "text")
+    assert code == 0
+    assert f"cosine to float32 {stated['cosine']:.4f}" in out
+    code, _, err = histgen("model", "export", model_dir, *options)
+    assert (code, "error[export-int8]" in err) == (65, True)
+
+
+def test_an_export_names_the_command_that_measures_its_loss(histgen, model_dir, tmp_path):
+    where = ("export", model_dir, "--target", "onnxruntime", "--out")
+    code, out, _ = histgen(*where, tmp_path / "half", "--precision", "float16")
+    assert code == 0
+    assert f"histgen evaluate --model {model_dir} --precision float16" in out
+    code, out, _ = histgen(*where, tmp_path / "single", "--json")
+    assert (code, json.loads(out)["loss"]) == (0, "")
+    code, _, err = histgen(*where, tmp_path / "other", "--precision", "bfloat16")
+    assert (code, "error[export-precision]" in err) == (65, True)
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Return an annotation file and a folder with the bag of its one case."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    cells = np.arange(40)
+    bag = Bag(
+        slide_id="sound",
+        features=np.random.default_rng(0).normal(size=(40, 16)).astype(np.float16),
+        xy=np.stack([cells % 8, cells // 8], axis=1).astype(np.int32) * 256,
+        span_px=256.0, tile_px=64, mpp=2.0, slide_mpp=0.5, slide_size=(2048, 1280),
+        encoder_name="", encoder_sha256="",
+    )  # fmt: skip
+    (folder / "sound.parquet").write_bytes(pack_bag(bag))
+    case = {"id": "sound", "image_path": ["sound.tif"], "report": tiny_model.REPORTS[0]}
+    (folder / "annotation.json").write_text(json.dumps({"train": [], "val": [], "test": [case]}))
+    return folder / "annotation.json", folder
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_is_evaluated_in_the_precision_asked_for(histgen, model_dir, evaluation, precision):
+    """On a CPU 16 bits are slow, but they are those of a GPU."""
+    annotation, bags = evaluation
+    code, out, err = histgen(
+        "evaluate", "--model", model_dir, "--annotation", annotation, "--bags", bags,
+        "--precision", precision, "--no-meteor", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["compute"] == {"device": "cpu", "precision": precision}
+    assert json.loads(out)["pairs"] == 1
