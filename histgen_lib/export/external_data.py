@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +29,12 @@ def data_path(graph: Path) -> Path:
     return graph.with_name(f"{graph.name}.data")
 
 
-def copy_graph(source: Path, target: Path) -> None:
-    """Copy a graph, and its weights file if it has one. Its name must stay: the graph refers to it."""
-    shutil.copyfile(source, target)
-    if data_path(source).is_file():
-        shutil.copyfile(data_path(source), data_path(target))
-
-
 @contextmanager
 def graph_written(path: Path, inline_bytes: int = INLINE_BYTES) -> Iterator[Path]:
     """Lend a path to write a graph to; then move it to `path`, with large weights in `data_path(path)`.
 
-    What writes the graph may leave weights in further files beside it, as torch does beyond 2 GB. One tensor
+    What writes the graph may leave weights in further files beside it, as torch does beyond 2 GB: but not in
+    the one of that name. One tensor
     is in memory at a time. When both files are replaced, the graph is missing for a moment rather than read
     with the weights of another.
     """
@@ -65,9 +59,7 @@ def graph_written(path: Path, inline_bytes: int = INLINE_BYTES) -> Iterator[Path
 
 
 def _external(model: ModelProto) -> bool:
-    from onnx.external_data_helper import uses_external_data
-
-    return any(uses_external_data(tensor) for tensor in model.graph.initializer)
+    return any(_location(tensor) for tensor in model.graph.initializer)
 
 
 def _weights_bytes(model: ModelProto) -> int:
@@ -77,25 +69,30 @@ def _weights_bytes(model: ModelProto) -> int:
 def _moved_out(model: ModelProto, graph: Path) -> Path:
     """Move the weights of a graph to the file beside it; return that file."""
     data = data_path(graph)
+    left = Counter(map(_location, model.graph.initializer))
     with data.open("wb") as stream:
         for tensor in model.graph.initializer:
+            source = _location(tensor)
             _move(tensor, graph.parent, stream, data.name)
+            left[source] -= 1
+            if source and not left[source]:
+                (graph.parent / source).unlink()  # or the weights would lie on the disk twice
     graph.write_bytes(model.SerializeToString())
     return data
 
 
-def _move(tensor: TensorProto, folder: Path, stream: BinaryIO, name: str) -> None:
-    from onnx.external_data_helper import (
-        ExternalDataInfo,
-        load_external_data_for_tensor,
-        set_external_data,
-        uses_external_data,
-    )
+def _location(tensor: TensorProto) -> str:
+    """Return the name of the file that holds a tensor; "" if the graph does."""
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    if uses_external_data(tensor):
-        own = folder / ExternalDataInfo(tensor).location
+    return str(ExternalDataInfo(tensor).location) if uses_external_data(tensor) else ""
+
+
+def _move(tensor: TensorProto, folder: Path, stream: BinaryIO, name: str) -> None:
+    from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
+
+    if _location(tensor):
         load_external_data_for_tensor(tensor, str(folder))
-        own.unlink()
     if len(tensor.raw_data) < _SMALL_BYTES:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,7 @@ def quantise(source: Path, target: Path, tiles: Pixels) -> Quantised:
             hint=f"Give --calibrate slides with at least {_LEAST_TILES} tiles of tissue.",
         )
     held_out, used = tiles[::_HELD_OUT], np.delete(tiles, np.s_[::_HELD_OUT], axis=0)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent) as place:
         work = _Work(source, Path(place), used)
         found, kept = work.quantised()
@@ -96,7 +97,9 @@ def quantise(source: Path, target: Path, tiles: Pixels) -> Quantised:
         if not measured.reaches(LEAST):
             raise _too_lossy(measured)
         with graph_written(target) as written:
-            shutil.copyfile(found, written)
+            found.replace(written)
+            if data_path(found).is_file():
+                data_path(found).replace(data_path(written.with_name(found.name)))
     return Quantised(measured, len(used), len(held_out), len(work.layers), kept)
 
 
@@ -145,9 +148,8 @@ class _Work:
     def _quantise(self, kept: Sequence[str]) -> Path:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-        found = self._place / "int8.onnx"
-        logging.getLogger().disabled = True  # the quantiser warns at the root
-        try:
+        found = self._place / f"int8-{len(kept)}.onnx"
+        with _quiet_root():
             quantize_static(
                 self._source,
                 found,
@@ -162,9 +164,20 @@ class _Work:
                 use_external_data_format=data_path(self._source).is_file(),
                 extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
             )
-        finally:
-            logging.getLogger().disabled = False
         return found
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Silence the root logger, to which the quantiser speaks; it would otherwise get a handler for good."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    root.disabled = True
+    try:
+        yield
+    finally:
+        root.disabled = False
+        root.removeHandler(handler)
 
 
 class _Reader:
@@ -197,7 +210,7 @@ def _peaks(model: ModelProto, source: Path, place: Path, tiles: Pixels) -> dict[
     graph = place / source.name
     graph.write_bytes(looking.SerializeToString())
     if data_path(source).is_file():
-        os.link(data_path(source), data_path(graph))
+        shutil.copyfile(data_path(source), data_path(graph))
     session = OnnxSession(graph)
     runs = [session.run({"tiles": tile[None]}) for tile in tiles]
     return {name: max(_peak(run[name]) for run in runs if name in run) for name in names}

@@ -15,12 +15,12 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.serving import (
     SERVED,
-    BatchRunner,
     Compute,
     Device,
     ModelMetadata,
     Precision,
     Runner,
+    RunnerOfMany,
     ServedModel,
     Tensors,
     fitted,
@@ -74,7 +74,7 @@ class OnnxServer:
     def _together(self, model: str, requests: Sequence[Tensors]) -> list[dict[str, npt.NDArray[Any]]]:
         runner, metadata = self.load(model), self.metadata(model)
         checked = [fitted(tensors, metadata) for tensors in requests]
-        if isinstance(runner, BatchRunner):
+        if isinstance(runner, RunnerOfMany):
             return runner.infer_many(checked)
         if served_model(model).batching == "bags":
             return [runner.infer(one) for one in checked]

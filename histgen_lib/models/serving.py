@@ -79,7 +79,7 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class BatchRunner(Protocol):
+class RunnerOfMany(Protocol):
     """A loaded model that computes several requests together, as suits a GPU. Safe to use from threads."""
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:

@@ -21,8 +21,9 @@ from histgen_lib.export.engines.graphs import (
 from histgen_lib.export.engines.measure import measure_encoder, measure_step, measure_tiles
 from histgen_lib.export.engines.recorded import Reference, encoder_cases, step_cases, tile_cases
 from histgen_lib.export.engines.stored import folder_tile_graph
+from histgen_lib.export.external_data import data_path
 from histgen_lib.export.int8_folder import calibration_tiles
-from histgen_lib.files import sha256_file, sha256_hex, write_atomic
+from histgen_lib.files import json_digest, sha256_file, sha256_hex, write_atomic
 from histgen_lib.models.engines.device import CudaDevice, Device
 from histgen_lib.models.engines.flavours import Flavour, flavour
 from histgen_lib.models.engines.gate import INT8_TOLERANCE, TOLERANCES, Case, save_cases
@@ -113,6 +114,14 @@ def _device(chosen: Flavour) -> Device | None:
         return None
 
 
+def _graph_digest(onnx: Path) -> str:
+    """Return the digest of a graph; that of a large one counts the file beside it, which has its weights."""
+    weights = data_path(onnx)
+    if not weights.is_file():
+        return sha256_file(onnx)
+    return json_digest([sha256_file(path) for path in (onnx, weights)])
+
+
 class _Workshop:
     """Where one model's engines are made."""
 
@@ -158,7 +167,7 @@ class _Workshop:
         self._say(f"{graph.name}: recording what ONNX Runtime computes")
         save_cases(self._cases(graph, Reference(exact, built.inputs)), files.recorded)
         write_atomic(files.engine, built.plan)
-        record = self._record(graph, files, built, sha256_file(onnx))
+        record = self._record(graph, files, built, _graph_digest(onnx))
         files.write(record)
         return record
 

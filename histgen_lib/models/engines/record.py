@@ -13,9 +13,8 @@ from histgen_lib.errors import FatalError
 from histgen_lib.files import indented_json, json_digest, sha256_file, write_atomic
 from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.serving import Precision, ServedFolder
-from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
+from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_DATA, TILE_ENCODER_ONNX
 
-SCHEMA = 1
 ENGINES = "engines"
 
 TILE_ENCODER, ENCODER, STEP = "tile_encoder", "histgen_encoder", "histgen_step"
@@ -28,6 +27,7 @@ _WEIGHTS = {
 }
 _SECTION = {TILE_ENCODER: "encoder", ENCODER: "histgen", STEP: "histgen"}
 _AGAIN = "Compile the model again: `histgen compile MODEL --target {}`."
+_ELSEWHERE = "Compile the model on this machine: `histgen compile MODEL --target tensorrt`."
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -181,9 +181,15 @@ def network_digest(folder: ServedFolder, name: str) -> str:
     """
     section: Mapping[str, object] = folder.config.get(_SECTION[name]) or {}
     tile_px = folder.config["tiling"]["tile_px"]
-    of_graph = name == TILE_ENCODER and is_a_graph(folder)
-    weights = sha256_file(folder.file(TILE_ENCODER_ONNX if of_graph else _WEIGHTS[name]))
+    weights = sorted(sha256_file(path) for path in _weights(folder, name))
     return json_digest({"weights": weights, "network": dict(section), "tile_px": tile_px})
+
+
+def _weights(folder: ServedFolder, name: str) -> list[Path]:
+    if name == TILE_ENCODER and is_a_graph(folder):
+        beside = folder.path / TILE_ENCODER_DATA
+        return [folder.file(TILE_ENCODER_ONNX), *([beside] if beside.is_file() else [])]
+    return [folder.file(_WEIGHTS[name])]
 
 
 def check_record(
@@ -192,13 +198,14 @@ def check_record(
     """Refuse an engine that TensorRT must not see, before it does.
 
     `version`: that of the TensorRT at hand; `capability` of the GPU at hand; `model`: the network's digest.
-    Raises FatalError: "engine-version", "engine-hardware", "engine-model", "engine-corrupt".
+    Raises FatalError: "engine-version", "engine-hardware", and as `check_content`.
     """
-    title, hint = flavour(record.flavour).title, _AGAIN.format(record.flavour)
+    made_by, hint = flavour(record.flavour), _AGAIN.format(record.flavour)
+    takes = made_by.capabilities or (capability,)
     if record.version != version:
         raise FatalError(
             "engine-version",
-            f"{files.engine.name} was compiled by {title} {record.version}; this is {version}.",
+            f"{files.engine.name} was compiled by {made_by.title} {record.version}; this is {version}.",
             hint=hint,
         )
     if capability not in record.capabilities:
@@ -206,10 +213,17 @@ def check_record(
             "engine-hardware",
             f"{files.engine.name} is for GPUs of compute capability {', '.join(record.capabilities)}; "
             f"this one has {capability}.",
-            hint=hint
-            if capability in (flavour(record.flavour).capabilities or (capability,))
-            else _HOPPER_HINT,
+            hint=hint if capability in takes else _ELSEWHERE,
         )
+    check_content(record, files, model)
+
+
+def check_content(record: EngineRecord, files: EngineFiles, model: str) -> None:
+    """Refuse an engine of another network, and damaged files; `model` as for `check_record`.
+
+    Raises FatalError: "engine-model", "engine-corrupt".
+    """
+    hint = _AGAIN.format(record.flavour)
     if record.model != model:
         raise FatalError(
             "engine-model", f"{files.engine.name} was compiled from another model than this.", hint=hint
@@ -221,6 +235,3 @@ def check_record(
                 f"{path.name} is damaged, or of another engine: its SHA-256 is not the recorded one.",
                 hint=hint,
             )
-
-
-_HOPPER_HINT = "Compile the model on this machine: `histgen compile MODEL --target tensorrt`."

@@ -221,14 +221,24 @@ class _Loops:
                 if (loop.slides, loop.regions) == (slides, regions):
                     self._idle.remove(loop)
                     return loop
-        return StepLoop(self._step, slides, regions)
+        try:
+            return StepLoop(self._step, slides, regions)
+        except MemoryError:  # perhaps those of other sizes have it
+            self._keep(0)
+            return StepLoop(self._step, slides, regions)
 
     def _put(self, loop: StepLoop) -> None:
         with self._lock:
             self._idle.append(loop)
-            for old in self._idle[:-_LOOPS_KEPT]:
-                old.close()
-            del self._idle[:-_LOOPS_KEPT]
+        self._keep(_LOOPS_KEPT)
+
+    def _keep(self, count: int) -> None:
+        """Close the idle loops that were used longest ago."""
+        with self._lock:
+            spare = self._idle[: max(len(self._idle) - count, 0)]
+            del self._idle[: len(spare)]
+        for loop in spare:
+            loop.close()
 
     def _rounded(self, regions: int) -> int:
         """Round up to a power of two, within what the step takes: few sizes, so that loops are used again."""

@@ -9,6 +9,7 @@ log-probabilities) are copied to the host, and what the beams looked at goes int
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -39,23 +40,33 @@ _BEFORE = {
 class StepLoop:
     """The loop for so many slides, each of up to `regions` regions: fixed sizes, so that graphs stay valid.
 
-    A loop serves one batch at a time: `load` each slide, `begin`, then `advance` step by step.
+    A loop serves one batch at a time: `load` each slide, `begin`, then `advance` step by step. Raises
+    MemoryError.
     """
 
     def __init__(self, engine: Engine, slides: int, regions: int) -> None:
         self.slides, self.regions = slides, regions
         self.beams, self.max_tokens = engine.record.sizes["beams"], engine.record.sizes["max_tokens"]
         self._engine, self._lane, self._device = engine, Lane(engine), engine.device
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self._allocate()
+            self._steps = self._ready()
+            undo.pop_all()
+
+    def _allocate(self) -> None:
         self._context = self._lane.sized(
-            {name: _filled(facts.shape, slides, regions) for name, facts in engine.inputs.items()}
+            {
+                name: _filled(facts.shape, self.slides, self.regions)
+                for name, facts in self._engine.inputs.items()
+            }
         )
-        self._sizes = _Sizes(engine, self._context)
+        self._sizes = _Sizes(self._engine, self._context)
         self._sets = tuple(self._lane.memory(name, self._sizes.total) for name in ("set 0", "set 1"))
         self._history = self._device.pin(self._sizes.followed * self.max_tokens)
         self._looked = self._lane.memory("looked", self._sizes.bytes("attention") * self.max_tokens)
         self._valid = np.zeros(self._sizes.shape("valid"), dtype=np.bool_)
         self._round = 0
-        self._steps = self._ready()
 
     def load(self, place: int, cross: int, regions: int) -> None:
         """Take over what one slide's words will attend to: at address `cross` [L, 2, 1, h, regions, k].

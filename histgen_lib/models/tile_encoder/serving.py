@@ -27,7 +27,6 @@ TILE_ENCODER_DATA = f"{TILE_ENCODER_ONNX}.data"
 """The weights of a graph that cannot hold them (2 GB and more)."""
 
 TILE_ENCODER_WEIGHTS = "tile_encoder.safetensors"
-
 QUANTISATION = "quantisation"
 """What a model folder's section "encoder" says about a tile encoder in int8; absent for all others."""
 
@@ -103,19 +102,24 @@ def _runner(folder: ServedFolder, compute: Compute) -> Runner:
     if (compute.device, compute.precision) == ("cpu", "float32"):
         session = OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1)
         return TileRunner(session, compute.threads or cores())
-    encoder = folder.config.get("encoder") or {}
-    if encoder.get(QUANTISATION):
-        raise InvalidInputError(
-            "encoder-int8",
-            f"The tile encoder of {folder.path.name} is in int8; torch would compute in another format.",
-            hint="Use --device cpu and --precision float32, engines, or the model that it was made from.",
-        )
-    has_weights = (folder.path / TILE_ENCODER_WEIGHTS).is_file() and encoder.get("architecture") != "onnx"
-    if compute.device == "cuda" and not has_weights:
+    if compute.device == "cuda" and not _is_torchs(folder):
         return BatchRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), device="cuda"))
     from histgen_lib.models.tile_encoder.torch_runner import torch_runner  # torch is heavy, and an extra
 
+    if folder.config["encoder"].get(QUANTISATION):
+        raise InvalidInputError(
+            "encoder-int8",
+            f"The tile encoder of {folder.path.name} is in int8; torch would compute in another format.",
+            hint="Leave out --precision, or use the model folder that it was made from.",
+        )
     return torch_runner(folder, compute)
+
+
+def _is_torchs(folder: ServedFolder) -> bool:
+    """Return whether torch can compute a folder's tile encoder: there are weights, of no other graph."""
+    encoder = folder.config.get("encoder") or {}
+    other = encoder.get("architecture") == "onnx" or QUANTISATION in encoder
+    return (folder.path / TILE_ENCODER_WEIGHTS).is_file() and not other
 
 
 MODEL = ServedModel(

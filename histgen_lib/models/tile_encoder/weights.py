@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -33,7 +34,7 @@ def cached(source: Source, name: str, licence: str) -> Path:
             "encoder-weights-missing",
             f"The weights of {name} are not here: {source.file} from {source.page} ({ask}; "
             f"licence: {licence}).",
-            hint="Download that file and name it with --weights"
+            hint=f"Download that file and write {name}=<file>"
             + (", or have it in the Hugging Face cache." if source.repo else "."),
         )
     return path
@@ -71,15 +72,21 @@ def load_weights(network: nn.Module, name: str, weights: Path, names: str = "tim
 def _read(weights: Path) -> Mapping[str, Any]:
     if weights.suffix == ".safetensors":
         return load_file(weights)
-    content: Mapping[str, Any] = torch.load(weights, map_location="cpu", weights_only=True)
+    mapped = is_zipfile(weights)  # as torch writes since 1.6; read where it lies, not into memory first
+    content: Mapping[str, Any] = torch.load(weights, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(content, Mapping):
         raise ValueError("it holds no tensors by name")
     return content
 
 
 def _as_wanted(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Copy tensors to memory of a network's own: of its types, order and alignment, on which bits depend."""
     wanted = network.state_dict()
-    return {n: value.to(wanted[n].dtype) for n, value in tensors.items() if n in wanted}
+    return {
+        n: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensors[n])
+        for n, like in wanted.items()
+        if n in tensors
+    }
 
 
 def misfits(tensors: Mapping[str, Tensor], network: nn.Module) -> str:

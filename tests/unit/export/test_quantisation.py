@@ -14,6 +14,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.export import quantisation
 from histgen_lib.export.engines.build import build_engine
 from histgen_lib.export.engines.stored import folder_tile_graph
+from histgen_lib.export.external_data import data_path
 from histgen_lib.export.hosting import Choices
 from histgen_lib.export.int8_folder import calibration_tiles, int8_folder
 from histgen_lib.export.quantisation import Likeness, compare, features, quantise
@@ -59,6 +60,20 @@ def test_the_figures_are_those_of_the_graph_on_held_out_tiles(encoder: Path, tmp
     assert found.likeness.reaches(quantisation.LEAST)
     assert found.likeness.lowest <= found.likeness.cosine < 1
     assert kinds(tmp_path / "int8.onnx").count("QuantizeLinear") > 0
+
+
+def test_weights_beside_the_graph_are_quantised_alike(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    network = TileEncoder(12, widths=(8, 16, 24))
+    apart = export_tile_encoder(network, tmp_path / "tile_encoder.onnx", PX, inline_bytes=4096)
+    assert data_path(apart).is_file()
+    expected = quantise(encoder, tmp_path / "inside.onnx", some_tiles(24))
+    assert quantise(apart, tmp_path / "int8" / "int8.onnx", some_tiles(24)) == expected
+    inside, outside = (features(tmp_path / one, some_tiles(3)) for one in ("inside.onnx", "int8/int8.onnx"))
+    assert np.array_equal(inside, outside)
+    assert {path.name for path in (tmp_path / "int8").iterdir()} <= {"int8.onnx", "int8.onnx.data"}
 
 
 def test_weights_have_a_scale_for_each_channel_and_no_offset(encoder: Path, tmp_path: Path) -> None:

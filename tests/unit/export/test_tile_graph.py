@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from histgen_lib.export.external_data import copy_graph
+from histgen_lib.export.graph_models import copy_with_outputs
 from histgen_lib.export.tile_graph import export_tile_encoder
 from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.serving import Compute, OnnxSession, Precision, served_model
@@ -94,10 +94,11 @@ def test_weights_beside_the_graph_give_the_same_answers(
     assert np.abs(answers(apart, tiles) - expected).max() < 1e-4
 
 
-def test_weights_that_came_in_many_files_are_joined_in_one(
-    network: TileNetwork, tiles: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("many", [True, False])
+def test_weights_that_came_in_other_files_are_joined_in_one(
+    many: bool, network: TileNetwork, tiles: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond 2 GB torch writes a file for each tensor beside the graph."""
+    """Beyond 2 GB torch writes a file for each tensor beside the graph, and the quantiser one for all."""
     whole = export_tile_encoder(network, tmp_path / "whole" / TILE_ENCODER_ONNX, PX)
 
     def as_torch_does(*args: object, **_: object) -> None:
@@ -105,7 +106,8 @@ def test_weights_that_came_in_many_files_are_joined_in_one(
             onnx.load(whole),
             str(args[2]),
             save_as_external_data=True,
-            all_tensors_to_one_file=False,
+            all_tensors_to_one_file=not many,
+            location=None if many else "all",
             size_threshold=0,
         )
 
@@ -121,7 +123,7 @@ def test_a_graph_and_its_weights_are_copied_together(
     apart = export_tile_encoder(network, tmp_path / TILE_ENCODER_ONNX, PX, inline_bytes=FEW)
     copy = tmp_path / "elsewhere" / TILE_ENCODER_ONNX
     copy.parent.mkdir()
-    copy_graph(apart, copy)
+    copy_with_outputs(apart, copy, ())
     expected = answers(apart, tiles)
     apart.with_name(TILE_ENCODER_DATA).unlink()
     assert np.array_equal(answers(copy, tiles), expected)

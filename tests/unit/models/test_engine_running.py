@@ -109,12 +109,44 @@ def test_one_slide_after_the_other_takes_no_more_memory(on_engines: Runner, mach
     assert memory_of(machine) == held
 
 
-def test_steps_are_recorded_once_and_started_again(
+def test_what_could_not_be_prepared_leaves_no_memory_behind(
     on_engines: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_engines.infer(request(9))
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(machine.device, "capture", refuse)
+    with pytest.raises(MemoryError):
+        on_engines.infer(request(9))
+    assert memory_of(machine) == {}
+
+
+def test_loops_of_other_sizes_give_way_when_memory_is_short(
+    on_engines: Runner, on_cpu: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_engines.infer(request(1))
+    before = set(memory_of(machine))
+    allocate, refusals = machine.device.allocate, iter([True])
+
+    def refuse_once(size: int) -> int:
+        if next(refusals, False):
+            raise MemoryError
+        return allocate(size)
+
+    monkeypatch.setattr(machine.device, "allocate", refuse_once)
+    assert_same(on_engines.infer(request(90)), on_cpu.infer(request(90)))
+    assert not before <= set(memory_of(machine))
+
+
+def test_steps_are_recorded_once_for_each_of_the_sizes_in_use(
+    on_engines: BatchedRunner, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [[request(9, max_tokens=1)] * count for count in range(1, 8)]
+    for batch in batches:
+        on_engines.infer_many(batch)
     monkeypatch.setattr(machine.device, "capture", lambda *_: pytest.fail("recorded again"))
-    on_engines.infer(request(12))
+    for batch in batches:
+        on_engines.infer_many(batch)
 
 
 def test_what_cannot_be_recorded_runs_all_the_same(
