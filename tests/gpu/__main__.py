@@ -7,21 +7,22 @@ import platform
 import sys
 import time
 import traceback
+from importlib import import_module
 
 import torch
 
-from gpu import engines, graphs, reports, tiles, training
 from gpu.bench import SMALL, Bench, Sizes, random_model
 from gpu.table import Table
 
 PARTS = {
-    "compare": reports.compare,
-    "measure": reports.measure,
-    "training": training.run,
-    "tiles": tiles.run,
-    "graphs": graphs.run,
-    "engines": engines.run,
+    "compare": "reports.compare",
+    "measure": "reports.measure",
+    "training": "training.run",
+    "tiles": "tiles.run",
+    "graphs": "graphs.run",
+    "engines": "engines.run",
 }
+"""Functions in modules beside this one, imported when their turn comes: each needs packages of its own."""
 
 
 def main() -> int:
@@ -56,7 +57,8 @@ def main() -> int:
 def _run(name: str, bench: Bench) -> None:
     """Run a part; whatever happens to it, the others still run and the table is printed."""
     try:
-        PARTS[name](bench)
+        module, function = PARTS[name].split(".")
+        getattr(import_module(f"gpu.{module}"), function)(bench)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("gpu", "histgen_lib")):
             raise

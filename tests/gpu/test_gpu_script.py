@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from gpu import reports
-from gpu.__main__ import PARTS, main
+from gpu import graphs, reports, tiles
+from gpu.__main__ import main
 from gpu.bench import SMALL, Bench, random_model
 from gpu.table import Table
 from histgen_lib.models.histgen.decoding import DecodingSettings
@@ -61,8 +61,8 @@ def test_a_part_that_breaks_fails_and_one_without_its_package_is_named(
         raise ModuleNotFoundError("No module named 'timm'", name="timm")
 
     monkeypatch.setattr(sys, "argv", ["run.sh", "--small", "--device", "cpu", "--only", "tiles", "graphs"])
-    monkeypatch.setitem(PARTS, "tiles", without)
-    monkeypatch.setitem(PARTS, "graphs", broken)
+    monkeypatch.setattr(tiles, "run", without)
+    monkeypatch.setattr(graphs, "run", broken)
     assert main() == 1
     printed = capsys.readouterr().out
     assert "left out: tiles (timm is not installed)" in printed

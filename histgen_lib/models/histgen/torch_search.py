@@ -43,10 +43,13 @@ class Size(NamedTuple):
 
 
 class Search:
-    """A `BeamEngine` over buffers of one size. Slides are loaded into it; spare rows compute for nothing."""
+    """A `BeamEngine` over buffers of one size. Slides are loaded into it; spare rows compute for nothing.
 
-    def __init__(self, step: BeamStep, size: Size, pool: Any) -> None:
-        self.size, self._step, self._pool = size, step, pool
+    `ahead`: steps launched at once, of which the next are under way while the host follows; 0: one by one.
+    """
+
+    def __init__(self, step: BeamStep, size: Size, pool: Any = None, ahead: int = 0) -> None:
+        self.size, self._step, self._ahead = size, step, ahead
         self._device = step.logit.weight.device
         c, (slides, regions, beams, places) = step.config, size
         new = partial(torch.zeros, device=self._device)
@@ -103,12 +106,10 @@ class Search:
         """See `BeamEngine.search`; `beams` is that of the size, `max_tokens` within its places."""
         assert beams == self.size.beams
         self.rewind()
-        on_gpu = self._device.type == "cuda"
-        stride, waiting = (_AHEAD, 1) if on_gpu else (1, 0)
         launched: deque[_Launch] = deque()
-        for first in range(0, max_tokens, stride):
-            launched.append(self._launch(first, min(first + stride, max_tokens)))
-            if len(launched) > waiting:
+        for first in range(0, max_tokens, self._ahead or 1):
+            launched.append(self._launch(first, min(first + (self._ahead or 1), max_tokens)))
+            if len(launched) > bool(self._ahead):
                 yield from self._rounds(launched.popleft())
         for launch in launched:
             yield from self._rounds(launch)
@@ -208,19 +209,22 @@ class Searches:
         self._kept: OrderedDict[Size, Search] = OrderedDict()
         on_gpu = device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
-        self._tables = on_gpu
+        self._tables, self._ahead = on_gpu, _AHEAD if on_gpu else 0
 
     def load(self, crosses: Sequence[Tensor], beams: int, max_tokens: int) -> Search:
         """Return a search for encoded slides, cross [L, 2, 1, h, R, k] each."""
         places = -(-max(max_tokens, self._model.config.max_tokens) // _PLACES) * _PLACES
         regions = size_class(max(cross.shape[-2] for cross in crosses), _LEAST_REGIONS)
         size = Size(1 << (len(crosses) - 1).bit_length(), regions, beams, places)
-        search = self._kept.pop(size, None) or Search(self._step(beams, places), size, self._pool)
+        search = self._kept.pop(size, None) or self._new(size)
         self._kept[size] = search
         while len(self._kept) > 1 and sum(one.nbytes() for one in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
         search.load(crosses)
         return search
+
+    def _new(self, size: Size) -> Search:
+        return Search(self._step(size.beams, size.places), size, self._pool, self._ahead)
 
     def _step(self, beams: int, places: int) -> BeamStep:
         if (beams, places) not in self._steps:

@@ -87,6 +87,20 @@ def test_a_search_is_used_again_for_slides_of_its_size() -> None:
         assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
 
 
+def test_running_ahead_of_the_host_with_words_looked_up_changes_no_text() -> None:
+    """As on a GPU: steps beyond a text's end are under way when the host finds that it has ended."""
+    network, slides = model(), list(bags())
+    engine = TorchEngine(network, CPU, torch.float32)
+    engine._searches._ahead, engine._searches._tables = 4, True
+    for how in CHOICES[:3]:
+        for bag, written in zip(
+            slides, engine.write_many([placed(*bag) for bag in slides], how), strict=True
+        ):
+            expected = by_network(network, *bag, how)
+            assert written.text.tokens.tolist() == expected.tokens.tolist()
+            assert np.allclose(written.text.attention, expected.attention, atol=1e-5)
+
+
 def test_a_slide_that_is_no_numbers_leaves_nothing_behind() -> None:
     network, how = model(), CHOICES[0]
     engine = TorchEngine(network, CPU, torch.float32)
