@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PRECISION = "bfloat16"
 NEEDED = ("onnx", "onnxruntime", "cuda.bindings", "pydantic", "safetensors", "tokenizers", "cv2")
-NOT_HERE = ("engine-capability", "engine-cuda", "engine-gpu-missing", "engine-package")
+NOT_HERE = ("engine-capability", "engine-cuda", "engine-gpu-missing", "engine-hardware", "engine-package")
 """Errors that say what this machine lacks."""
 FLAVOURS = {
     "tensorrt": ("tensorrt", "tensorrt_bindings"),

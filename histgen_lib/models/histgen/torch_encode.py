@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.captured import captured, size_class
 from histgen_lib.models.histgen.layout import Arrangement
 from histgen_lib.models.histgen.network import HistGen
@@ -39,7 +40,10 @@ class SlideEncoder:
         self._captured: dict[tuple[int, torch.dtype], _CapturedEncoder] = {}
 
     def __call__(self, features: Features, places: Arrangement) -> Encoded:
-        """Encode features [N, D], in input order, whose regions `places` gives."""
+        """Encode features [N, D], in input order, whose regions `places` gives.
+
+        Raises InvalidInputError("bag-not-finite") for float32 features beyond what float16 can hold.
+        """
         wire = self._wire(features)
         regions = len(places.rows)
         if self._device.type == "cuda" and regions <= _CAPTURED_REGIONS:
@@ -54,12 +58,24 @@ class SlideEncoder:
 
     def _wire(self, features: Features) -> torch.dtype:
         """Return the type in which features travel: float16 as they are, float32 as the network's own."""
+        if features.dtype != np.float16 and self._dtype == torch.float16:
+            _check_range(features)
         return torch.float16 if features.dtype == np.float16 else self._dtype
 
     def _static(self, regions: int, wire: torch.dtype) -> _CapturedEncoder:
         if (regions, wire) not in self._captured:
             self._captured[regions, wire] = _CapturedEncoder(self._network, self._sender, regions, wire)
         return self._captured[regions, wire]
+
+
+def _check_range(features: Features) -> None:
+    limit = np.finfo(np.float16).max
+    if features.max() > limit or features.min() < -limit:
+        raise InvalidInputError(
+            "bag-not-finite",
+            "Some tile features do not fit into float16.",
+            hint="Encode the slide again, or run the model in bfloat16 or float32.",
+        )
 
 
 class _CapturedEncoder:

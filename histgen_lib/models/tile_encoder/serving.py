@@ -59,7 +59,7 @@ BATCH_SIZES = (1, 8, 32, 64, 128, 256)
 meet few shapes, and a tile's feature depends on how many came with it as little as possible."""
 
 
-class BatchRunner:
+class PaddedRunner:
     """Encodes tiles in batches of fixed sizes: on a GPU, by ONNX Runtime."""
 
     def __init__(self, session: Session) -> None:
@@ -103,7 +103,7 @@ def _runner(folder: ServedFolder, compute: Compute) -> Runner:
         session = OnnxSession(folder.file(TILE_ENCODER_ONNX), threads=1)
         return TileRunner(session, compute.threads or cores())
     if compute.device == "cuda" and not _is_torchs(folder):
-        return BatchRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), device="cuda"))
+        return PaddedRunner(OnnxSession(folder.file(TILE_ENCODER_ONNX), device="cuda"))
     from histgen_lib.models.tile_encoder.torch_runner import torch_runner  # torch is heavy, and an extra
 
     if folder.config["encoder"].get(QUANTISATION):

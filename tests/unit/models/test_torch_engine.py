@@ -23,7 +23,7 @@ from histgen_lib.models.histgen.layout import Arrangement, arrange
 from histgen_lib.models.histgen.torch_encode import SlideEncoder
 from histgen_lib.models.histgen.torch_engine import TorchEngine
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
-from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, BatchRunner
+from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, PaddedRunner
 
 COUNTS = (3, 40, 17, 9, 1)
 CPU = torch.device("cpu")
@@ -136,6 +136,15 @@ def test_half_types_stay_near_float32(dtype: torch.dtype) -> None:
     found = TorchEngine(network, CPU, dtype).write(*bag, how)
     assert np.abs(found.tile_weights - expected.tile_weights).max() < 0.02
     assert found.text.score == pytest.approx(expected.text.score, abs=0.2)
+
+
+def test_features_beyond_float16_are_refused_where_the_network_is_in_it() -> None:
+    features, order = next(bags())
+    features[0, 0] = 1e5
+    with pytest.raises(InvalidInputError, match="float16") as caught:
+        TorchEngine(model(), CPU, torch.float16).write(*placed(features, order), CHOICES[0])
+    assert caught.value.code == "bag-not-finite"
+    TorchEngine(model(), CPU, torch.bfloat16).write(*placed(features, order), CHOICES[0])
 
 
 def test_weights_that_are_not_numbers_are_refused() -> None:
@@ -282,6 +291,6 @@ class Counting:
 def test_batches_for_a_gpu_are_filled_up_to_few_sizes() -> None:
     session = Counting()
     tiles = (np.arange(300) % 251).astype(np.uint8)[:, None, None, None].repeat(3, axis=3)
-    found = BatchRunner(session).infer({"tiles": tiles})["features"]
+    found = PaddedRunner(session).infer({"tiles": tiles})["features"]
     assert session.sizes == [256, 64]
     assert np.array_equal(found, tiles[:, 0, 0].astype(np.float16))
