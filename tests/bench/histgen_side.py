@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,17 +62,25 @@ class Request:
     memory: str = ""
 
 
+class Taken(NamedTuple):
+    """Seconds by the clock, and of processor time, which other work on the machine disturbs less."""
+
+    wall_s: float
+    cpu_s: float
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each encoding and each whole report, the tokens, and memory in bytes.
+    """What each encoding and each whole report took, the tokens, and memory in bytes.
 
-    encode_s   ours: a request for one token, so one step of the decoder is in it; theirs: the encoder alone
+    encodings  ours: a request for one token, so one step of the decoder is in it; theirs: the encoder alone
+    reports    the first may be slower than those after it: it fills the caches
     loaded     resident memory before the first slide
     peak       the most that the process ever had
     """
 
-    encode_s: list[float]
-    report_s: list[float]
+    encodings: list[Taken]
+    reports: list[Taken]
     tokens: list[int]
     loaded: int
     peak: int
@@ -88,7 +97,9 @@ def measure(request: Request) -> Measured:
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:] or f"killed by signal {-run.returncode}"
-    return Measured(**json.loads(run.stdout.splitlines()[-1]))
+    found = json.loads(run.stdout.splitlines()[-1])
+    found |= {what: [Taken(*taken) for taken in found[what]] for what in ("encodings", "reports")}
+    return Measured(**found)
 
 
 def ours(request: Request) -> Measured:
@@ -137,18 +148,18 @@ def _arrays(settings: dict[str, int]) -> dict[str, Any]:
     return {name: np.array([value], dtype=np.int32) for name, value in settings.items()}
 
 
-def _timed(request: Request, encode: Any, report: Any) -> Measured:
+def _timed(request: Request, encode: Callable[[], Any], report: Callable[[], list[int]]) -> Measured:
     loaded = _status("VmRSS")
-    encode_s = [_seconds(encode)[0] for _ in range(request.encodings)]
-    reports = [_seconds(report) for _ in range(request.reports)]
-    tokens = reports[-1][1] if reports else []
-    return Measured(encode_s, [taken for taken, _ in reports], tokens, loaded, _status("VmHWM"))
+    encodings = [_taken(encode)[0] for _ in range(request.encodings)]
+    reports = [_taken(report) for _ in range(request.reports)]
+    tokens = reports[-1][1]
+    return Measured(encodings, [taken for taken, _ in reports], tokens, loaded, _status("VmHWM"))
 
 
-def _seconds(work: Any) -> tuple[float, Any]:
-    start = time.perf_counter()
+def _taken(work: Callable[[], Any]) -> tuple[Taken, Any]:
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
     found = work()
-    return time.perf_counter() - start, found
+    return Taken(time.perf_counter() - wall_s, time.process_time() - cpu_s), found
 
 
 def _status(name: str) -> int:
