@@ -67,7 +67,8 @@ class EncodedSlide(NamedTuple):
 
 def cpu_engine(folder: ServedFolder, threads: int | None) -> CpuEngine:
     """Load a model folder's graphs. Raises FatalError: "model-incomplete", "model-onnx"."""
-    graphs = {name: OnnxSession(folder.file(name), threads=1) for name in PARTS}
+    # Of a slide with very many regions, that graph would keep hundreds of MB for the next.
+    graphs = {name: OnnxSession(folder.file(name), threads=1, shrink=name == SLIDE_ONNX) for name in PARTS}
     return CpuEngine(report_config(folder), graphs, threads or cores())
 
 

@@ -129,6 +129,23 @@ def test_a_slide_too_large_for_the_memory_is_reported_as_such(folder: Path) -> N
     assert run.stdout.split() == ["inference-memory"]
 
 
+def test_memory_grows_with_the_number_of_tiles_and_not_with_its_square(folder: Path) -> None:
+    """8,000 regions' attention to each other would take 500 MB at once; all that is kept takes 20."""
+    code = (
+        "import re, sys, numpy as np; from histgen_lib.inference import OnnxServer\n"
+        "server = OnnxServer(sys.argv[1], threads=1)\n"
+        "bag = {'features': np.zeros((56_000, 10), np.float16), 'xy': np.zeros((56_000, 2), np.int32)}\n"
+        "for tiles in (9, 14_000, 56_000):\n"
+        "    server.infer('histgen', {name: value[:tiles] for name, value in bag.items()})\n"
+        "    print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True
+    )
+    before, some, many = (int(peak) / 1024 for peak in run.stdout.split())
+    assert many - before < 4 * (some - before) + 32
+
+
 def test_a_network_without_room_says_so(tmp_path: Path) -> None:
     size = helper.make_tensor_value_info("size", TensorProto.INT64, [1])
     zeros = helper.make_tensor_value_info("zeros", TensorProto.FLOAT, None)
