@@ -42,9 +42,16 @@ _POSITIONS_A_PART = 384
 """Positions of regions that are computed at once: their values fit a core's cache."""
 
 _PROTOTYPES_A_PART = 64
+"""Prototypes whose scores of all slots are computed, and selected from, at once."""
+
 _HEARING_A_PART = 1024
-_CACHE_STEP = 64
+"""Regions that attend to all regions at once: each part computes those keys and values again."""
+
+_SPARE = 64
+"""Words for which a cache has room beyond those in it."""
+
 _WORDS_KEPT = 1 << 14
+"""Words at their places that are remembered: 32 MB at the published size."""
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -248,7 +255,7 @@ class _Said:
 
     def __init__(self, config: HistGenConfig) -> None:
         self._split = _split(config)
-        self.room, self._used = _CACHE_STEP, 0
+        self.room, self._used = _SPARE, 0
         self._layers = _room(config, self.room)
 
     def inputs(self) -> dict[str, Floats]:
@@ -274,7 +281,7 @@ class _Said:
     def _make_room(self, bias: Floats, beams: int) -> Floats:
         """Forget the words that are in no beam any more, and have room for some more than are left."""
         alive = np.flatnonzero((bias == 0).any(axis=0))
-        self._used, self.room = len(alive), len(alive) + beams + _CACHE_STEP
+        self._used, self.room = len(alive), len(alive) + beams + _SPARE
         spare = self.room - self._used
         self._layers = [
             (
