@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -47,6 +47,9 @@ bench-stream: setup ## overhead of the stream: latency on Kafka, share of the wo
 
 bench-idle: setup ## CPU and memory of an idle stack, by process, on both brokers
 	$(BIN)/python -m pytest -q tests/bench/test_idle_stack.py --run-bench -s
+
+bench-histgen: setup ## HistGen beside the authors' code (REFERENCE=<its folder>; ours alone without), 1 to 200,000 tiles
+	$(BIN)/python -m pytest -q tests/bench/test_histgen_speed.py --run-bench -s -rs $(if $(REFERENCE),--reference "$(REFERENCE)")
 
 demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world

@@ -23,6 +23,7 @@ pytest_plugins = [
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add options for benchmarks, which need a quiet machine, and soak tests, which take long."""
     parser.addoption("--run-bench", action="store_true", help="run the benchmarks of tests/bench")
+    parser.addoption("--reference", default="", help="a copy of the HistGen repository")
     parser.addoption("--run-soak", action="store_true", help="run the long tests of tests/chaos as well")
 
 
