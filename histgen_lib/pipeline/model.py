@@ -64,6 +64,11 @@ class ReportModel:
         """The SHA-256 of that encoder's weights; "" if the model does not say."""
         return str(self.folder.encoder.get("sha256", ""))
 
+    @property
+    def encoder_settings(self) -> str:
+        """The SHA-256 of what else decides that encoder's features; "" if the model does not say."""
+        return self.folder.encoder_settings
+
 
 def load_model(path: Path | str) -> ReportModel:
     """Open a model folder, quickly and without torch: the inference server loads the networks.

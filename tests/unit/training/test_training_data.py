@@ -123,6 +123,16 @@ def test_one_digest_is_one_encoder_whatever_its_name(bag: Bag) -> None:
     require_same_encoder([_example(bag), _example(dataclasses.replace(bag, encoder_name="renamed"))])
 
 
+def test_bags_of_one_encoder_with_two_settings_are_not_mixed(bag: Bag) -> None:
+    """The same weights pool or resize otherwise, say; bags of before settings were recorded pass."""
+    one, other = (dataclasses.replace(bag, encoder_settings=sign * 64) for sign in "12")
+    require_same_encoder([_example(bag), _example(one), _example(bag)], bag.encoder_sha256, "1" * 64)
+    for examples, settings in [([one, other], ""), ([one], "2" * 64)]:
+        with pytest.raises(InvalidInputError, match="other settings") as raised:
+            require_same_encoder([_example(b) for b in examples], "", settings)
+        assert raised.value.code == "training-bags-differ"
+
+
 def test_all_bags_on_disk_are_checked(bag: Bag, tmp_path: Path) -> None:
     bags = [bag] * 40 + [dataclasses.replace(bag, encoder_sha256="1" * 64)]
     for row, one in enumerate(bags):
