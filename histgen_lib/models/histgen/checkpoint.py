@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from histgen_lib.errors import FatalError
-from histgen_lib.files import canonical_json, sha256_file, write_atomic
+from histgen_lib.files import atomic_path, canonical_json, sha256_file, write_atomic
 from histgen_lib.models.folder import (
     CONFIG,
     SCHEMA,
@@ -45,14 +45,18 @@ def new_model_folder(
 ) -> ModelFolder:
     """Create a model folder: config.json, tokenizer.json and, if it is given, the tile encoder's weights.
 
-    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder`: further facts about the tile encoder, or the
-    description of a foreign one ({"name", "sha256", "dim"}) if `tile_encoder` is None. `save_model` adds the
-    weights, `update_config` other sections of config.json ("domain", "abstention", "calibration").
+    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder`: further facts about the tile encoder, which
+    take precedence (its name, the SHA-256 of its weights as published), or the description of a foreign one
+    ({"name", "sha256", "dim"}) if `tile_encoder` is None. `save_model` adds the weights, `update_config`
+    other sections of config.json ("domain", "abstention", "calibration").
     """
     described = dict(encoder or {})
     if tile_encoder is not None:
         _save_weights(folder / TILE_ENCODER_WEIGHTS, tile_encoder)
-        described |= tile_encoder.describe() | {"sha256": sha256_file(folder / TILE_ENCODER_WEIGHTS)}
+        digest = sha256_file(folder / TILE_ENCODER_WEIGHTS)
+        described = {"sha256": digest} | tile_encoder.describe() | described
+        if described["sha256"] != digest:
+            described["file_sha256"] = digest
     tokenizer.save(folder / TOKENIZER)
     content = {
         "schema": SCHEMA,
@@ -91,25 +95,17 @@ def load_model(folder: Path) -> HistGen:
     Raises FatalError: "model-missing", "model-config", "model-incomplete", "model-weights".
     """
     opened = open_model_folder(folder)
-    return _load_weights(HistGen(opened.histgen), opened.file(WEIGHTS))
+    return load_network(HistGen(opened.histgen), opened.file(WEIGHTS))
 
 
 def load_tile_encoder(folder: Path) -> TileNetwork:
     """Load the tile encoder of a model folder, in evaluation mode on the CPU; raises as `load_model`."""
     opened = open_model_folder(folder)
-    return _load_weights(new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
+    return load_network(new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
 
 
-def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
-    # Contiguous copies: safetensors refuses channels-last views.
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    if half:
-        tensors = {name: value.half() for name, value in tensors.items()}
-    write_atomic(path, save(tensors))
-    return path
-
-
-def _load_weights(network: Network, path: Path) -> Network:
+def load_network(network: Network, path: Path) -> Network:
+    """Load a model folder's file into a network, for evaluation. Raises FatalError("model-weights")."""
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -119,3 +115,13 @@ def _load_weights(network: Network, path: Path) -> Network:
             hint="Fetch or train the model again: its files belong to different models.",
         ) from error
     return network.eval()
+
+
+def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
+    # Contiguous copies: safetensors refuses channels-last views.
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        tensors = {name: value.half() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+    return path
