@@ -1,65 +1,75 @@
-"""Tile encoders by architecture: training, export and serving get every encoder here.
+"""Tile encoders by name: training, export and serving get every encoder here.
 
-"histgen-small"   the encoder shipped with histgen; weights in a model folder
-"timm:<name>"     any timm image model, from a local weights file; nothing is downloaded
+"histgen-small"                 the encoder shipped with histgen; weights in a model folder
+a row's name                    a published encoder (`rows.py`), from its publisher's weights file
+"timm:<model>"                  any image model of timm
+"onnx:<file>"                   any ONNX file that encodes tiles
+"python:<module>:<function>"    one's own network
 
-An encoder carries its own preprocessing, so that none is used with another's. To add an architecture, write
-a module beside this one with a function `build(name, description) -> TileNetwork`, and list it in
+Names take arguments: "uni?img_size=448". Nothing is downloaded. An encoder carries its own preprocessing, so
+that none is used with another's. To publish one more encoder, add a row; to add an architecture, write a
+module beside this one with a function `build(name, description) -> TileNetwork`, and list it in
 `ARCHITECTURES`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.files import sha256_file
+from histgen_lib.errors import FatalError
+from histgen_lib.files import json_digest, sha256_file
+from histgen_lib.models.tile_encoder import spec as specs
+from histgen_lib.models.tile_encoder import weights as files
+from histgen_lib.models.tile_encoder.network import BackboneEncoder, TileNetwork
+from histgen_lib.models.tile_encoder.row import Source
+from histgen_lib.models.tile_encoder.rows import ROWS
+from histgen_lib.models.tile_encoder.spec import Spec
 
-ARCHITECTURES = {"histgen-small": "small", "timm": "timm_models"}
-"""Modules beside this one, by the part of an architecture's name before ":"."""
+__all__ = [
+    "ARCHITECTURES",
+    "DEFAULT",
+    "BuiltEncoder",
+    "TileNetwork",
+    "build_encoder",
+    "find_encoder",
+    "load_weights",
+    "new_network",
+]
+
+ARCHITECTURES = {"histgen-small": "small"}
+"""Modules beside this one, by architecture."""
 DEFAULT = "histgen-small"
 """The architecture of a description that names none."""
 
 
-class TileNetwork(nn.Module, ABC):
-    """Tiles uint8[B, H, W, 3] RGB -> features float32[B, dim]; preprocessing is part of the graph.
-
-    `dim`: the features' width. `input_px`: the side to which it resizes tiles; None if it takes them as they
-    are. `licence`: that of its weights.
-    """
-
-    dim: int
-    input_px: int | None = None
-    licence: str = ""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return what rebuilds this network: the section "encoder" of a model folder's config.json.
-
-        It has "name", "dim" and, unless that is `DEFAULT`, "architecture".
-        """
-
-    def state_to_load(self) -> nn.Module:
-        """Return the module whose names a weights file uses."""
-        return self
-
-
 @dataclass(frozen=True, eq=False)
 class BuiltEncoder:
-    """A tile encoder ready to run, in evaluation mode, with the SHA-256 of its weights file."""
+    """A tile encoder ready to run, in evaluation mode.
+
+    name             what the user called it
+    sha256           of its weights file, of its tensors if they are of no file. A model folder keeps this
+                     digest beside its own copy of the weights, so that bags made with either agree
+    settings         what else decides a feature: architecture, arguments, preprocessing, pooling, …
+    tile_px, mpp     the tiles that its authors use; None where nothing is known
+    """
 
     network: TileNetwork
     name: str
     sha256: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tile_px: int | None = None
+    mpp: float | None = None
+
+    @property
+    def settings_sha256(self) -> str:
+        """Digest of the settings, as bags have it."""
+        return json_digest(self.settings)
 
     @property
     def dim(self) -> int:
@@ -75,20 +85,39 @@ class BuiltEncoder:
 def new_network(description: Mapping[str, Any]) -> TileNetwork:
     """Build the network that a description names, with fresh weights.
 
-    Raises InvalidInputError("encoder-unknown"), FatalError("encoder-needs-timm").
+    Raises InvalidInputError ("encoder-unknown", "encoder-arguments"), FatalError ("encoder-needs-timm").
     """
     architecture = str(description.get("architecture", DEFAULT))
-    family, _, name = architecture.partition(":")
-    if family not in ARCHITECTURES or bool(name) != (family == "timm"):
-        raise InvalidInputError(
-            "encoder-unknown",
-            f"There is no tile encoder {architecture!r}.",
-            hint="Use histgen-small or timm:<model name>.",
-        )
-    build: Callable[[str, Mapping[str, Any]], TileNetwork] = import_module(
-        f"{__package__}.{ARCHITECTURES[family]}"
-    ).build
-    return build(name, description)
+    return _network(_parsed(architecture), description)
+
+
+def _network(spec: Spec, description: Mapping[str, Any]) -> TileNetwork:
+    if spec.kind == "own":
+        build: Callable[[str, Mapping[str, Any]], TileNetwork] = import_module(
+            f"{__package__}.{ARCHITECTURES[spec.name]}"
+        ).build
+        return build(spec.name, description)
+    if spec.kind == "row":
+        from histgen_lib.models.tile_encoder import published
+
+        return published.build(spec, description)
+    from histgen_lib.models.tile_encoder import timm_models
+
+    return timm_models.build(spec, description)
+
+
+def find_encoder(spec: str, weights: Path | None = None, *, seed_fresh: bool = False) -> BuiltEncoder:
+    """Build the encoder that a user names, with the weights of a local file.
+
+    weights      a .safetensors file, or a torch file of tensors; without it, the file that is published if
+                 the Hugging Face cache of this machine has it
+    seed_fresh   fresh weights, drawn with seed 0, rather than published ones: for trials and tests
+
+    Raises as `new_network`, and FatalError: "encoder-weights-missing", "encoder-weights".
+    """
+    parsed = _parsed(spec)
+    network, digest = _fresh(parsed) if seed_fresh else _loaded(parsed, weights)
+    return _built(network, parsed, digest)
 
 
 def build_encoder(
@@ -100,22 +129,61 @@ def build_encoder(
     """
     network = new_network({**(description or {}), "architecture": architecture})
     load_weights(network, architecture, weights)
-    return BuiltEncoder(network.eval(), architecture, sha256_file(weights))
+    return BuiltEncoder(network.eval(), architecture, sha256_file(weights), network.settings())
 
 
 def load_weights(network: TileNetwork, name: str, weights: Path) -> None:
     """Load a weights file into a network. Raises FatalError("encoder-weights")."""
-    try:
-        tensors = load_file(weights) if weights.suffix == ".safetensors" else _load_pickle(weights)
-        network.state_to_load().load_state_dict(tensors)
-    except Exception as error:  # safetensors, pickle and torch each raise their own kinds
+    row = ROWS.get(name.partition("?")[0])
+    files.load_weights(network.state_to_load(), name, weights, row.names if row else "timm")
+
+
+def _parsed(spec: str) -> Spec:
+    return Spec(spec, "own", spec, {}) if spec in ARCHITECTURES else specs.parse(spec)
+
+
+def _built(network: TileNetwork, spec: Spec, digest: str) -> BuiltEncoder:
+    row = ROWS.get(spec.name) if spec.kind == "row" else None
+    tile_px, mpp = (row.tile_px, row.mpp) if row else (None, None)
+    settings = network.settings() | {"tile_px": tile_px, "mpp": mpp}
+    return BuiltEncoder(network.eval(), spec.text, digest, settings, tile_px, mpp)
+
+
+def _fresh(spec: Spec) -> tuple[TileNetwork, str]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _network(spec, {})
+    return network, files.state_digest(network)
+
+
+def _loaded(spec: Spec, weights: Path | None) -> tuple[TileNetwork, str]:
+    with torch.device("meta"):
+        network = _network(spec, {})
+    path = weights or files.cached(_source(network, spec), spec.text, network.licence)
+    load_weights(network, spec.text, path)
+    if any(value.is_meta for value in (*network.parameters(), *network.buffers())):
+        network = _network(spec, {})  # it computes buffers that no file holds
+        load_weights(network, spec.text, path)
+    return network, sha256_file(path)
+
+
+def _source(network: TileNetwork, spec: Spec) -> Source:
+    if spec.kind == "row":
+        return ROWS[spec.name].source
+    if spec.kind == "own":
         raise FatalError(
-            "encoder-weights",
-            f"{weights.name} does not hold weights of {name} ({str(error).splitlines()[0]}).",
-            hint="Give the local weights file of exactly this encoder.",
-        ) from error
+            "encoder-weights-missing",
+            f"The weights of {spec.name} are in model folders.",
+            hint="Name a model folder, or its tile_encoder.safetensors with --weights.",
+        )
+    from histgen_lib.models.tile_encoder import timm_models
 
-
-def _load_pickle(weights: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    return tensors
+    backbone = network.backbone if isinstance(network, BackboneEncoder) else None
+    source = timm_models.source_of(backbone)
+    if source is None:
+        raise FatalError(
+            "encoder-weights-missing",
+            f"timm publishes no weights of {spec.name}.",
+            hint="Name a weights file with --weights.",
+        )
+    return source

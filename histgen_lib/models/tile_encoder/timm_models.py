@@ -1,82 +1,88 @@
-"""Image models of timm as tile encoders, each with the resizing and normalisation it was trained with."""
+"""Networks of timm as tile encoders: published ones by their rows, and any other by timm's name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.models.tile_encoder.registry import TileNetwork
+from histgen_lib.models.tile_encoder.network import BackboneEncoder
+from histgen_lib.models.tile_encoder.row import Interpolation, Preprocessing, Source, Value
+from histgen_lib.models.tile_encoder.spec import Spec
+
+LAYERS = ("Mlp", "GluMlp", "GatedMlp", "SwiGLU", "SwiGLUPacked")
+"""Layers of timm that an argument "…_layer" may name; activations and norms have names in timm itself."""
 
 
-class TimmEncoder(TileNetwork):
-    """A timm backbone with its preprocessing in front of it. Weights files hold the backbone alone."""
+def build(spec: Spec, described: Mapping[str, Any]) -> BackboneEncoder:
+    """Build timm's model `spec.name` with fresh weights.
 
-    def __init__(
-        self,
-        name: str,
-        backbone: nn.Module,
-        *,
-        dim: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        px: int,
-        licence: str,
-    ) -> None:
-        super().__init__()
-        self.name, self.backbone, self.input_px = f"timm:{name}", backbone, px
-        self.dim = dim
-        self.licence = licence
-        self.size = (px, px)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0)
-
-    def describe(self) -> dict[str, Any]:
-        """See `TileNetwork.describe`."""
-        return {"name": self.name, "architecture": self.name, "dim": self.dim}
-
-    def state_to_load(self) -> nn.Module:
-        """See `TileNetwork.state_to_load`."""
-        return self.backbone
-
-    def forward(self, tiles: Tensor) -> Tensor:
-        """Features float32[B, dim] of tiles uint8[B, H, W, 3]."""
-        x = tiles.permute(0, 3, 1, 2).float()
-        if x.shape[-2:] != self.size:
-            x = functional.interpolate(x, self.size, mode="bicubic", antialias=True)
-        features: Tensor = self.backbone((x - self.mean) / self.std)
-        return features
-
-
-def build(name: str, _: Mapping[str, Any]) -> TimmEncoder:
-    """Build timm's model `name` with fresh weights.
-
-    Raises FatalError("encoder-needs-timm"), InvalidInputError("encoder-unknown").
+    `described`: a description whose "preprocessing" stands, if it has one. Raises FatalError
+    ("encoder-needs-timm"), InvalidInputError ("encoder-unknown", "encoder-arguments").
     """
+    arguments = {"num_classes": 0} | spec.of_network()
+    backbone = create(spec.name, arguments, spec.text)
+    default = Preprocessing.from_json(described["preprocessing"]) if "preprocessing" in described else None
+    return BackboneEncoder(
+        spec.text,
+        backbone,
+        dim=width(backbone),
+        preprocessing=spec.preprocessing(default or _trained_with(backbone, described)),
+        pooling="own",
+        licence=str(backbone.pretrained_cfg.get("license") or "see the weights' source"),
+        arguments=arguments,
+    )
+
+
+def source_of(backbone: Any) -> Source | None:
+    """Return where timm's own weights of a model are published; None if nowhere."""
+    repo = str(backbone.pretrained_cfg.get("hf_hub_id") or "")
+    return Source(f"https://huggingface.co/{repo}", repo, "model.safetensors") if repo else None
+
+
+def create(name: str, arguments: Mapping[str, Value], text: str) -> Any:
+    """Create timm's model `name`; nothing is downloaded. `text` is what the user wrote. Raises as `build`."""
+    timm = _timm(name)
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise InvalidInputError(
+            "encoder-unknown",
+            f"timm has no model {name}.",
+            hint=f"Did you mean {', '.join(near)}?" if near else "See timm.list_models().",
+        )
+    layers = {key: getattr(timm.layers, str(v)) for key, v in arguments.items() if v in LAYERS}
     try:
-        timm = import_module("timm")
+        return timm.create_model(name, pretrained=False, **(dict(arguments) | layers))
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, KeyError) as error:
+        raise InvalidInputError(
+            "encoder-arguments",
+            f"timm's {name} cannot be built as {text!r} ({error}).",
+            hint="The arguments are those of timm.create_model.",
+        ) from error
+
+
+def width(backbone: Any) -> int:
+    """Return the width of what a backbone without classes yields."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+
+
+def _timm(name: str) -> Any:
+    try:
+        return import_module("timm")
     except ImportError as error:
         raise FatalError(
-            "encoder-needs-timm", f"timm:{name} needs timm.", hint="Install histgen with the extra 'train'."
+            "encoder-needs-timm", f"{name} needs timm.", hint="Install histgen with the extra 'train'."
         ) from error
-    try:
-        backbone = timm.create_model(name, pretrained=False, num_classes=0)
-    except RuntimeError as error:
-        raise InvalidInputError("encoder-unknown", f"timm has no model {name}.") from error
-    data = timm.data.resolve_model_data_config(backbone)
-    return TimmEncoder(
-        name,
-        backbone,
-        dim=int(backbone.num_features),
-        mean=data["mean"],
-        std=data["std"],
-        px=data["input_size"][-1],
-        licence=str(backbone.pretrained_cfg.get("license") or "see the weights' source"),
+
+
+def _trained_with(backbone: Any, described: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that timm states; the whole tile is resized, so that no border is lost."""
+    data = import_module("timm").data.resolve_model_data_config(backbone)
+    of_before = "dim" in described  # a model folder of before: bicubic, whatever timm stated
+    bilinear = data["interpolation"] == "bilinear" and not of_before
+    filtered: Interpolation = "bilinear" if bilinear else "bicubic"
+    return Preprocessing(
+        int(data["input_size"][-1]), mean=tuple(data["mean"]), std=tuple(data["std"]), interpolation=filtered
     )

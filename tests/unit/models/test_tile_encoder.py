@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from types import ModuleType
 
+import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tiny_model import make_tiny_model
 from torch import nn
-from torch.nn import functional
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder, update_config
@@ -62,55 +63,22 @@ def test_the_registry_builds_our_encoder_from_a_file(encoder: TileEncoder, tmp_p
     assert torch.equal(built.network(TILES), encoder(TILES))
 
 
-class Backbone(nn.Module):
-    """What a timm model gives: its features, their number, and what is known about its weights."""
-
-    num_features = 4
-    pretrained_cfg: ClassVar = {"license": "mit"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, self.num_features, 8, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x).mean(dim=(2, 3))
-
-
-def data_config(_backbone: nn.Module) -> dict[str, object]:
-    return {"mean": (0.5, 0.4, 0.6), "std": (0.2, 0.3, 0.1), "input_size": (3, 32, 32)}
-
-
-@pytest.fixture
-def timm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Stand in for timm with the names that we use: importing it takes ten seconds."""
-
-    def create_model(name: str, *, pretrained: bool, num_classes: int) -> nn.Module:
-        if name != "tiny":
-            raise RuntimeError(f"Unknown model ({name})")
-        assert (pretrained, num_classes) == (False, 0)  # nothing is downloaded; features, not classes
-        return Backbone()
-
-    module = ModuleType("timm")
-    vars(module).update(
-        create_model=create_model, data=SimpleNamespace(resolve_model_data_config=data_config)
-    )
-    monkeypatch.setitem(sys.modules, "timm", module)
-    return module
-
-
-@pytest.mark.usefixtures("timm")
 def test_the_registry_builds_a_timm_model_with_its_own_preprocessing(tmp_path: Path) -> None:
-    backbone = Backbone()
+    backbone = timm.create_model("test_vit", num_classes=0).eval()
     torch.save(backbone.state_dict(), tmp_path / "w.pth")
-    built = build_encoder("timm:tiny", tmp_path / "w.pth")
-    assert (built.dim, built.licence, built.network.training) == (4, "mit", False)
-    resized = functional.interpolate(
-        TILES.permute(0, 3, 1, 2).float(), (32, 32), mode="bicubic", antialias=True
-    )
-    normalised = (resized / 255 - torch.tensor([0.5, 0.4, 0.6]).view(3, 1, 1)) / torch.tensor(
-        [0.2, 0.3, 0.1]
-    ).view(3, 1, 1)
-    assert torch.allclose(built.network(TILES), backbone(normalised), atol=1e-5)
+    built = build_encoder("timm:test_vit", tmp_path / "w.pth")
+    assert (built.dim, built.licence, built.network.training) == (64, "apache-2.0", False)
+    stated = timm.data.resolve_model_data_config(backbone)
+    side = stated["input_size"][-1]
+    resized = torch.stack([as_pillow_resizes(tile, side) for tile in TILES])
+    mean, std = (torch.tensor(stated[name]).view(3, 1, 1) for name in ("mean", "std"))
+    expected = backbone((resized / 255 - mean) / std)
+    assert torch.allclose(built.network(TILES), expected, atol=1e-3)
+
+
+def as_pillow_resizes(tile: torch.Tensor, side: int) -> torch.Tensor:
+    resized = Image.fromarray(tile.numpy()).resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float()
 
 
 class GreyEncoder(TileNetwork):
@@ -155,7 +123,6 @@ def test_a_timm_encoder_without_timm_names_the_extra(monkeypatch: pytest.MonkeyP
     assert "train" in caught.value.hint
 
 
-@pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("name", ["gigantic", "timm:no_such_model"])
 def test_unknown_encoders_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as caught:
