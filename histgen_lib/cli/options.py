@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from histgen_lib.cli.output import err
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models import SHIPPED_MODEL as DEMO_MODEL
+
+if TYPE_CHECKING:
+    from histgen_lib.training.encoder.source import EncoderChoice
 
 
 def writable_folder(folder: Path | None) -> Path | None:
@@ -95,6 +98,22 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores to use. Default: all."),
 ]
+Device = Annotated[
+    Literal["cpu", "cuda"], typer.Option("--device", help="What the networks run on; cuda: an NVIDIA GPU.")
+]
+Precision = Annotated[
+    Literal["float32", "float16", "bfloat16"],
+    typer.Option("--precision", help="Number format of the networks on a GPU."),
+]
+ENCODER_META = "NAME[=WEIGHTS]"
+"""How an encoder is shown in help; `encoder_choice` reads it."""
+
+
+def encoder_choice(text: str, *, tile_px: int | None = None, tile_mpp: float | None = None) -> EncoderChoice:
+    """Return the encoder that an option names. Needs the train extra."""
+    from histgen_lib.training.encoder.source import choose_encoder
+
+    return choose_encoder(text, tile_px=tile_px, mpp=tile_mpp)
 
 
 def model_folder(chosen: Path | None) -> Path:

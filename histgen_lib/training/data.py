@@ -7,7 +7,7 @@ one sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -159,15 +159,13 @@ def augment_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, row, _AUGMENT_STREAM])
 
 
-def require_same_encoder(
-    examples: Sequence[Example], encoder_sha256: str = "", encoder_settings: str = ""
-) -> None:
-    """Require that one encoder with the same settings made all bags: the one of these digests, if given.
+def require_same_encoder(examples: Sequence[Example], encoder: Maker | None = None) -> None:
+    """Require that one encoder with the same settings made all bags: `encoder`, if there is one.
 
     Compares the encoder's digests and name, where bags state them, and the length of the features. Of bags on
     disk only the metadata is read. InvalidInputError("training-bags-differ").
     """
-    common = Maker("", encoder_sha256, 0, encoder_settings)
+    common = replace(encoder, name="") if encoder else Maker("", "", 0)  # the bags' name for it may differ
     for example in examples:
         for maker in map(maker_of, example.held) if example.held else map(read_maker, example.paths):
             common = Maker(

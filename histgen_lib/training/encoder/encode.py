@@ -126,6 +126,9 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
                 "A process that encodes slides was killed, most likely because memory ran out.",
                 hint="Run the command again with fewer --workers; finished bags are kept.",
             ) from error
+        except FatalError:
+            pool.shutdown(cancel_futures=True)
+            raise
     return result
 
 

@@ -54,7 +54,7 @@ class EncoderChoice:
         return OpenedEncoder(maker, tiling, folder.description, folder=folder)
 
     def _of_built(self, built: BuiltEncoder, tiling: TilingSettings) -> OpenedEncoder:
-        decides = {**built.settings, "tile_px": tiling.tile_px, "mpp": tiling.mpp}
+        decides = {**built.settings, "tile_px": tiling.tile_px, "mpp": float(tiling.mpp)}
         maker = Maker(built.name, built.sha256, built.dim, json_digest(decides))
         description = built.network.describe() | {"licence": built.licence}
         return OpenedEncoder(maker, tiling, description, built=built.network)
