@@ -38,8 +38,9 @@ class Bag:
     `slide_mpp`: µm per level-0 px. `slide_size`: (width, height) in level-0 px. `encoder_name`,
     `encoder_sha256` (of its weights), `encoder_settings` (SHA-256 of what else decides a tile's feature:
     architecture, preprocessing, pooling, the tiles' side and scale): what made the features. Bags read from
-    other tools' files may lack some of these: then numbers are NaN or 0, and texts empty. Raises `InvalidInputError("bag-invalid")` for arrays of other
-    shapes, empty bags, features that are not finite, and sizes that are not positive.
+    other tools' files may lack some of these: then numbers are NaN or 0, and texts empty. Raises
+    `InvalidInputError("bag-invalid")` for arrays of other shapes, empty bags, features that are not finite,
+    and sizes that are not positive.
     """
 
     slide_id: str

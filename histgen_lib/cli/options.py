@@ -109,11 +109,13 @@ ENCODER_META = "NAME[=WEIGHTS]"
 """How an encoder is shown in help; `encoder_choice` reads it."""
 
 
-def encoder_choice(text: str, *, tile_px: int | None = None, tile_mpp: float | None = None) -> EncoderChoice:
-    """Return the encoder that an option names. Needs the train extra."""
+def encoder_choice(
+    text: str | None, *, tile_px: int | None = None, tile_mpp: float | None = None
+) -> EncoderChoice:
+    """Return the encoder that an option names, by default the demo model's. Needs the train extra."""
     from histgen_lib.training.encoder.source import choose_encoder
 
-    return choose_encoder(text, tile_px=tile_px, mpp=tile_mpp)
+    return choose_encoder(text or str(DEMO_MODEL), tile_px=tile_px, mpp=tile_mpp)
 
 
 def model_folder(chosen: Path | None) -> Path:

@@ -75,7 +75,7 @@ class ReportModel:
         return InvalidInputError(
             "model-other-encoder",
             f"The model {self.folder.name} does not read the features of {encoder.name}, but {reads}.",
-            hint="Name the encoder and the weights that the model was trained with: see `histgen model info`.",
+            hint="Name the encoder and weights that the model was trained with; see `histgen model info`.",
         )
 
     @cached_property

@@ -176,8 +176,8 @@ def require_same_encoder(examples: Sequence[Example], encoder: Maker | None = No
             )
             if not _agrees(maker, common):
                 raise _bags_differ(
-                    f"The bag of {example.id} is from a different tile encoder than the others, or from the "
-                    f"same with other settings ({maker.name or 'not named'}, features of length {maker.width})"
+                    f"The bag of {example.id} is from a different tile encoder than the others, or from it "
+                    f"with other settings ({maker.name or 'not named'}, features of length {maker.width})"
                 )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.options import (
-    DEMO_MODEL,
     ENCODER_META,
     Device,
     Mpp,
@@ -72,8 +71,7 @@ def encode(
     from histgen_lib.training import EncodeSettings, encode_slides
 
     paths = expand(slides)
-    names = encoder or [str(DEMO_MODEL)]
-    chosen = [encoder_choice(name, tile_px=tile_px, tile_mpp=tile_mpp) for name in names]
+    chosen = [encoder_choice(name, tile_px=tile_px, tile_mpp=tile_mpp) for name in encoder or [None]]
     compute = Compute(device=device, precision=precision)
     result = encode_slides(EncodeSettings(paths, chosen, out_dir, mpp, workers, compute))
     if as_json:

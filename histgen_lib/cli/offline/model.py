@@ -121,6 +121,7 @@ def measure(
 
 
 def facts_of(model: ModelFolder) -> dict[str, Any]:
+    """Return what `histgen model info --json` prints."""
     from histgen_lib.files import sha256_file
 
     files = model.files()
@@ -146,6 +147,7 @@ def facts_of(model: ModelFolder) -> dict[str, Any]:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
+    """Print what `facts_of` returned."""
     from rich.table import Table
 
     console = out()

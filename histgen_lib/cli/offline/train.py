@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases
-from histgen_lib.cli.options import DEMO_MODEL, ENCODER_META, Out, encoder_choice, need_train_extra
+from histgen_lib.cli.options import ENCODER_META, Out, encoder_choice, need_train_extra
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.errors import InvalidInputError
 
@@ -144,7 +144,7 @@ def train(
 
       histgen train --bags bags --annotation annotation.json --out model
 
-      histgen train --slides scans/ --encoder uni=uni/pytorch_model.bin --annotation annotation.json --out model
+      histgen train --slides scans/ --encoder uni=pytorch_model.bin --annotation annotation.json --out model
 
       histgen train --slides world/slides --annotation world/annotation.json --preset small --synthetic
       --out model
@@ -197,7 +197,7 @@ def _bags(
     from histgen_lib.training import EncodeSettings, encode_slides
 
     assert slides is not None
-    used = encoder_choice(encoder or str(DEMO_MODEL))
+    used = encoder_choice(encoder)
     compute = Compute(device=device)
     result = encode_slides(EncodeSettings([slides], [used], out_dir / "bags", compute=compute))
     for path, error in result.failed:

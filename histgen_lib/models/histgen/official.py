@@ -108,7 +108,7 @@ def load_official(state_dict_or_path: Source, sizes: Options | None = None, **mo
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read names and values of a file that `load_official` takes, which takes this, too; raises as it does."""
+    """Read names and values of a file once; `load_official` takes both, and raises the same errors."""
     return _read_state(path)
 
 

@@ -55,7 +55,8 @@ class TorchEncoder:
 class LentEncoderServer:
     """An `InferenceServer` with a tile encoder that the model folder lacks; `inner` answers everything else.
 
-    On a CPU every tile is encoded by itself on one thread, as all servers do: features depend on no neighbour.
+    On a CPU every tile is encoded by itself on one thread, as every server does it: features depend on no
+    neighbour.
     """
 
     def __init__(

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from histgen_lib.access import finding
-from histgen_lib.bags import Maker
 from histgen_lib.cores import cores
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.models.devices import torch_device

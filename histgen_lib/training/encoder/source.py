@@ -98,8 +98,8 @@ class OpenedEncoder:
 def choose_encoder(text: str, *, tile_px: int | None = None, mpp: float | None = None) -> EncoderChoice:
     """Read what a person wrote: a folder, or NAME[=WEIGHTS].
 
-    A folder is one if it has a config.json; what has a slash, and is no name with a colon or weights, is meant
-    as one. "onnx:FILE" is a whole, whatever the file is called.
+    A folder has a config.json; what has a slash, but neither a colon nor weights, is meant as one. In
+    "onnx:FILE" an equals sign belongs to the file's name.
     """
     path = Path(text)
     found = _NAMED.fullmatch(text)

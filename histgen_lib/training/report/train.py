@@ -93,7 +93,7 @@ def train(
         run = loop.fit()
         if group.leads:
             model.load_state_dict(run.best_weights)
-            _write(settings, model, tokenizer, examples, validator, encoder)
+            _write(settings, model, tokenizer, examples, validator, encoder=encoder)
             _note_origin(settings, len(examples))
         _wait(group)
     return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows), tuple(cases))
@@ -165,6 +165,7 @@ def _write(
     tokenizer: Tokenizer,
     examples: list[Example],
     validator: Validator,
+    *,
     encoder: OpenedEncoder | None,
 ) -> None:
     """Write the model folder, calibrated on the validation split."""

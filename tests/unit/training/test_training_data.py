@@ -105,8 +105,7 @@ def test_padding_is_masked_and_targets_end_with_the_end_token() -> None:
 def test_bags_of_two_encoders_are_not_mixed(bag: Bag) -> None:
     other = dataclasses.replace(bag, slide_id="b", encoder_sha256="1" * 64)
     require_same_encoder([_example(bag), _example(bag)])
-    named = Maker("", "1" * 64, bag.features.shape[1])
-    for examples, named in [([bag, other], None), ([bag], named)]:
+    for examples, named in [([bag, other], None), ([bag], Maker("", "1" * 64, bag.features.shape[1]))]:
         with pytest.raises(InvalidInputError) as raised:
             require_same_encoder([_example(b) for b in examples], named)
         assert raised.value.code == "training-bags-differ"
