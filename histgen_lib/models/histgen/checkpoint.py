@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import atomic_path, canonical_json, sha256_file, write_atomic
@@ -95,19 +96,29 @@ def load_model(folder: Path) -> HistGen:
     Raises FatalError: "model-missing", "model-config", "model-incomplete", "model-weights".
     """
     opened = open_model_folder(folder)
-    return load_network(HistGen(opened.histgen), opened.file(WEIGHTS))
+    return load_network(lambda: HistGen(opened.histgen), opened.file(WEIGHTS))
 
 
 def load_tile_encoder(folder: Path) -> TileNetwork:
     """Load the tile encoder of a model folder, in evaluation mode on the CPU; raises as `load_model`."""
     opened = open_model_folder(folder)
-    return load_network(new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
+    return load_network(lambda: new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
 
 
-def load_network(network: Network, path: Path) -> Network:
-    """Load a model folder's file into a network, for evaluation. Raises FatalError("model-weights")."""
+def load_network(build: Callable[[], Network], path: Path) -> Network:
+    """Load a model folder's file into the network that `build` makes, for evaluation.
+
+    No fresh weights are drawn where the file holds everything: of a large encoder they would take seconds.
+    Raises FatalError("model-weights").
+    """
     try:
-        network.load_state_dict(load_file(path))
+        stored = load_file(path)
+        with torch.device("meta"):
+            network = build()
+        network.load_state_dict(_laid_out(stored, network), assign=True)
+        if any(value.is_meta for value in (*network.parameters(), *network.buffers())):
+            network = build()  # it computes what no file holds
+            network.load_state_dict(stored)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise FatalError(
             "model-weights",
@@ -115,6 +126,16 @@ def load_network(network: Network, path: Path) -> Network:
             hint="Fetch or train the model again: its files belong to different models.",
         ) from error
     return network.eval()
+
+
+def _laid_out(stored: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Copy weights to memory of a network's own: of its types, order and alignment, on which bits depend."""
+    expected, found = network.state_dict(), dict(stored)
+    for name, value in stored.items():
+        like = expected.get(name, value)
+        if like.shape == value.shape:
+            found[name] = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(value)
+    return found
 
 
 def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:

@@ -41,7 +41,7 @@ class EncoderFolder:
     def load(self) -> TileNetwork:
         """Load the network in evaluation mode. FatalError("training-encoder-unreadable") if it is damaged."""
         try:
-            return load_network(new_network(self.description), self.path / WEIGHTS)
+            return load_network(lambda: new_network(self.description), self.path / WEIGHTS)
         except HistgenError as error:
             raise _unreadable(self.path) from error
 
