@@ -38,6 +38,13 @@ class TileNetwork(nn.Module, ABC):
         """Return the module whose names a weights file uses."""
         return self
 
+    def own_graph(self, tile_px: int) -> bytes | None:
+        """Return its ONNX graph, "tiles" uint8[B, tile_px, tile_px, 3] -> "features" float32[B, dim].
+
+        None for networks that torch can trace.
+        """
+        return None
+
 
 def pooled(out: Tensor, pooling: Pooling, prefix_tokens: int) -> Tensor:
     """Return features float32[B, dim] of what a backbone yields; see `Pooling`."""

@@ -28,13 +28,12 @@ def build(spec: Spec, described: Mapping[str, Any]) -> BackboneEncoder:
     arguments = _arguments(row) | spec.of_network()
     backbone = _backbone(row, arguments, spec.text)
     stated = described.get("preprocessing")
-    default = Preprocessing.from_json(stated) if stated else row.preprocessing
-    dim = timm_models.width(backbone) if not stated else int(described["dim"])
+    width = timm_models.width(backbone)
     return BackboneEncoder(
         spec.text,
         backbone,
-        dim=2 * dim if row.pooling == "class+mean" and not stated else dim,
-        preprocessing=spec.preprocessing(default),
+        dim=2 * width if row.pooling == "class+mean" else width,
+        preprocessing=spec.preprocessing(Preprocessing.from_json(stated) if stated else row.preprocessing),
         pooling=row.pooling,
         prefix_tokens=getattr(backbone, "num_prefix_tokens", 1),
         licence=row.licence,
@@ -44,7 +43,9 @@ def build(spec: Spec, described: Mapping[str, Any]) -> BackboneEncoder:
 
 def _arguments(row: EncoderRow) -> dict[str, Value]:
     """Return the row's arguments, so that a vision transformer yields its tokens, after the final norm."""
-    tokens: dict[str, Value] = {"global_pool": ""} if row.pooling in {"class", "class+mean", "mean"} else {}
+    if row.architecture in OWN:
+        return dict(row.arguments)
+    tokens: dict[str, Value] = {"global_pool": ""} if row.pooling in {"class", "class+mean"} else {}
     return {"num_classes": 0} | tokens | dict(row.arguments)
 
 

@@ -24,6 +24,7 @@ import torch
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import json_digest, sha256_file
+from histgen_lib.models.tile_encoder import onnx_file, own_code, published, timm_models
 from histgen_lib.models.tile_encoder import spec as specs
 from histgen_lib.models.tile_encoder import weights as files
 from histgen_lib.models.tile_encoder.network import BackboneEncoder, TileNetwork
@@ -42,8 +43,13 @@ __all__ = [
     "new_network",
 ]
 
-ARCHITECTURES = {"histgen-small": "small"}
+ARCHITECTURES = {"histgen-small": "small", "onnx": "onnx_file"}
 """Modules beside this one, by architecture."""
+_BUILDERS: Mapping[str, Callable[[Spec, Mapping[str, Any]], TileNetwork]] = {
+    "row": published.build,
+    "timm": timm_models.build,
+    "python": own_code.build,
+}
 DEFAULT = "histgen-small"
 """The architecture of a description that names none."""
 
@@ -85,25 +91,10 @@ class BuiltEncoder:
 def new_network(description: Mapping[str, Any]) -> TileNetwork:
     """Build the network that a description names, with fresh weights.
 
-    Raises InvalidInputError ("encoder-unknown", "encoder-arguments"), FatalError ("encoder-needs-timm").
+    Raises InvalidInputError ("encoder-unknown", "encoder-arguments"), FatalError ("encoder-needs-timm",
+    "encoder-own-code").
     """
-    architecture = str(description.get("architecture", DEFAULT))
-    return _network(_parsed(architecture), description)
-
-
-def _network(spec: Spec, description: Mapping[str, Any]) -> TileNetwork:
-    if spec.kind == "own":
-        build: Callable[[str, Mapping[str, Any]], TileNetwork] = import_module(
-            f"{__package__}.{ARCHITECTURES[spec.name]}"
-        ).build
-        return build(spec.name, description)
-    if spec.kind == "row":
-        from histgen_lib.models.tile_encoder import published
-
-        return published.build(spec, description)
-    from histgen_lib.models.tile_encoder import timm_models
-
-    return timm_models.build(spec, description)
+    return _network(_parsed(str(description.get("architecture", DEFAULT))), description)
 
 
 def find_encoder(spec: str, weights: Path | None = None, *, seed_fresh: bool = False) -> BuiltEncoder:
@@ -113,10 +104,18 @@ def find_encoder(spec: str, weights: Path | None = None, *, seed_fresh: bool = F
                  the Hugging Face cache of this machine has it
     seed_fresh   fresh weights, drawn with seed 0, rather than published ones: for trials and tests
 
-    Raises as `new_network`, and FatalError: "encoder-weights-missing", "encoder-weights".
+    Raises as `new_network`, and FatalError: "encoder-weights-missing", "encoder-weights", "encoder-onnx".
     """
     parsed = _parsed(spec)
-    network, digest = _fresh(parsed) if seed_fresh else _loaded(parsed, weights)
+    if parsed.kind == "python":
+        own_code.allow(parsed)
+    if parsed.kind == "onnx":
+        network: TileNetwork = onnx_file.open_file(parsed)
+        digest = sha256_file(Path(parsed.name))
+    elif seed_fresh or (parsed.kind == "python" and weights is None):
+        network, digest = _fresh(parsed)
+    else:
+        network, digest = _loaded(parsed, weights)
     return _built(network, parsed, digest)
 
 
@@ -142,6 +141,17 @@ def _parsed(spec: str) -> Spec:
     return Spec(spec, "own", spec, {}) if spec in ARCHITECTURES else specs.parse(spec)
 
 
+def _network(spec: Spec, description: Mapping[str, Any]) -> TileNetwork:
+    if spec.kind == "own":
+        build: Callable[[str, Mapping[str, Any]], TileNetwork] = import_module(
+            f"{__package__}.{ARCHITECTURES[spec.name]}"
+        ).build
+        return build(spec.name, description)
+    if spec.kind not in _BUILDERS:
+        raise specs.unknown(spec.text)
+    return _BUILDERS[spec.kind](spec, description)
+
+
 def _built(network: TileNetwork, spec: Spec, digest: str) -> BuiltEncoder:
     row = ROWS.get(spec.name) if spec.kind == "row" else None
     tile_px, mpp = (row.tile_px, row.mpp) if row else (None, None)
@@ -157,7 +167,7 @@ def _fresh(spec: Spec) -> tuple[TileNetwork, str]:
 
 
 def _loaded(spec: Spec, weights: Path | None) -> tuple[TileNetwork, str]:
-    with torch.device("meta"):
+    with torch.device("cpu" if spec.kind == "python" else "meta"):
         network = _network(spec, {})
     path = weights or files.cached(_source(network, spec), spec.text, network.licence)
     load_weights(network, spec.text, path)
@@ -176,8 +186,6 @@ def _source(network: TileNetwork, spec: Spec) -> Source:
             f"The weights of {spec.name} are in model folders.",
             hint="Name a model folder, or its tile_encoder.safetensors with --weights.",
         )
-    from histgen_lib.models.tile_encoder import timm_models
-
     backbone = network.backbone if isinstance(network, BackboneEncoder) else None
     source = timm_models.source_of(backbone)
     if source is None:

@@ -84,7 +84,8 @@ class EncoderRow:
     source          where its weights are
     licence         of its weights
     params          number of parameters of the network that we build
-    published       the number its authors state, in millions
+    published       that number in millions as its authors state it, or as others counted it on the published
+                    weights; None where neither was found
     dim             width of a feature
     tile_px, mpp    side of a tile, and µm per px, that its authors use
     preprocessing   from tile to input
@@ -98,7 +99,7 @@ class EncoderRow:
     source: Source
     licence: str
     params: int
-    published: float
+    published: float | None
     dim: int
     tile_px: int
     mpp: float

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from torch import nn
+
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.tile_encoder.network import BackboneEncoder
 from histgen_lib.models.tile_encoder.row import Interpolation, Preprocessing, Source, Value
@@ -42,8 +44,11 @@ def source_of(backbone: Any) -> Source | None:
     return Source(f"https://huggingface.co/{repo}", repo, "model.safetensors") if repo else None
 
 
-def create(name: str, arguments: Mapping[str, Value], text: str) -> Any:
-    """Create timm's model `name`; nothing is downloaded. `text` is what the user wrote. Raises as `build`."""
+def create(name: str, arguments: Mapping[str, Value], text: str, **modules: type[nn.Module]) -> Any:
+    """Create timm's model `name`; nothing is downloaded. Raises as `build`.
+
+    `text`: what the user wrote. `modules`: arguments that are classes of ours.
+    """
     timm = _timm(name)
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -54,7 +59,7 @@ def create(name: str, arguments: Mapping[str, Value], text: str) -> Any:
         )
     layers = {key: getattr(timm.layers, str(v)) for key, v in arguments.items() if v in LAYERS}
     try:
-        return timm.create_model(name, pretrained=False, **(dict(arguments) | layers))
+        return timm.create_model(name, pretrained=False, **(dict(arguments) | layers | modules))
     except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, KeyError) as error:
         raise InvalidInputError(
             "encoder-arguments",
@@ -64,7 +69,9 @@ def create(name: str, arguments: Mapping[str, Value], text: str) -> Any:
 
 
 def width(backbone: Any) -> int:
-    """Return the width of what a backbone without classes yields."""
+    """Return the width of what a backbone without classes yields: features, tokens or a feature map."""
+    if hasattr(backbone, "feature_info") and not hasattr(backbone, "num_features"):
+        return int(backbone.feature_info.channels()[-1])
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
 
 

@@ -15,6 +15,8 @@ from histgen_lib.errors import FatalError
 from histgen_lib.models.tile_encoder import key_maps
 from histgen_lib.models.tile_encoder.row import Source
 
+_ALSO = ("model.safetensors", "pytorch_model.bin")
+"""Names under which hub repositories keep the same weights in other formats."""
 _NAMED = 3
 """Tensors that an error names."""
 
@@ -42,8 +44,11 @@ def _from_cache(source: Source) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    found = try_to_load_from_cache(str(source.repo), source.file, repo_type=source.kind)
-    return Path(found) if isinstance(found, str) else None
+    for file in dict.fromkeys((source.file, *_ALSO)):
+        found = try_to_load_from_cache(str(source.repo), file, repo_type=source.kind)
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 def load_weights(network: nn.Module, name: str, weights: Path, names: str = "timm") -> None:
@@ -57,10 +62,9 @@ def load_weights(network: nn.Module, name: str, weights: Path, names: str = "tim
         mapped = getattr(key_maps, names)(tensors, network)
     except Exception as error:  # safetensors, pickle and torch each raise their own kinds
         raise _unfit(weights, name, str(error).partition("\n")[0]) from error
-    wanted = {n: v for n, v in network.state_dict().items() if not n.endswith("num_batches_tracked")}
-    misfits = _misfits(mapped, wanted)
-    if misfits:
-        raise _unfit(weights, name, misfits)
+    wrong = misfits(mapped, network)
+    if wrong:
+        raise _unfit(weights, name, wrong)
     network.load_state_dict(_as_wanted(mapped, network), strict=False, assign=True)
 
 
@@ -78,9 +82,11 @@ def _as_wanted(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, T
     return {n: value.to(wanted[n].dtype) for n, value in tensors.items() if n in wanted}
 
 
-def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Name what is missing, unknown or of another shape; "" if all fits."""
-    unknown = [n for n in tensors if n not in wanted and not n.endswith("num_batches_tracked")]
+def misfits(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
+    """Name what a network misses, does not know, or has in another shape; "" if all fits."""
+    counters = "num_batches_tracked"  # of batch norm, in training; older files have none
+    wanted = {n: value for n, value in network.state_dict().items() if not n.endswith(counters)}
+    unknown = [n for n in tensors if n not in wanted and not n.endswith(counters)]
     shapes = [
         f"{n} {list(tensors[n].shape)} instead of {list(value.shape)}"
         for n, value in wanted.items()
