@@ -71,7 +71,8 @@ def encode(
     from histgen_lib.training import EncodeSettings, encode_slides
 
     paths = expand(slides)
-    chosen = [encoder_choice(name, tile_px=tile_px, tile_mpp=tile_mpp) for name in encoder or [None]]
+    names: list[str | None] = list(encoder) if encoder else [None]
+    chosen = [encoder_choice(name, tile_px=tile_px, tile_mpp=tile_mpp) for name in names]
     compute = Compute(device=device, precision=precision)
     result = encode_slides(EncodeSettings(paths, chosen, out_dir, mpp, workers, compute))
     if as_json:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypedDict
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.export import to_onnx
@@ -15,10 +16,11 @@ from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGen, load_official
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
 from histgen_lib.models.histgen.official import published_sizes, read_checkpoint
+from histgen_lib.models.tile_encoder.registry import TileNetwork
 from histgen_lib.slides import TilingSettings
 from histgen_lib.text.tokenizers import WordTokenizer
 from histgen_lib.training import read_annotation
-from histgen_lib.training.encoder.source import EncoderChoice, OpenedEncoder
+from histgen_lib.training.encoder.source import EncoderChoice
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,6 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> Imported:
             hint="Use the annotation file and --threshold of the training; "
             "the words of its train split are counted.",
         )
-    encoder = source.tile_encoder.open() if source.tile_encoder else None
-    _check_width(model, encoder)
     with _whole_folder(folder) as target:
         new_model_folder(
             target,
@@ -80,15 +80,41 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> Imported:
             synthetic=False,
             config=model.config,
             tokenizer=tokenizer,
-            tiling=asdict(encoder.tiling if encoder else _tiling(source)),
-            tile_encoder=encoder.load() if encoder else None,
-            encoder=encoder.section
-            if encoder
-            else {"name": source.encoder, "sha256": "", "dim": model.config.input_dim},
+            **_encoder_parts(source, model.config.input_dim),
         )
         save_model(target, model)
         to_onnx(target)
     return Imported(open_model_folder(folder), assumed)
+
+
+class _EncoderParts(TypedDict):
+    """What `new_model_folder` is told about the tile encoder."""
+
+    tile_encoder: TileNetwork | None
+    tiling: Mapping[str, Any]
+    encoder: Mapping[str, Any]
+
+
+def _encoder_parts(source: OfficialSource, width: int) -> _EncoderParts:
+    """Open the tile encoder, if there is one. Raises InvalidInputError("model-other-encoder")."""
+    if source.tile_encoder is None:
+        own = TilingSettings()
+        tiling = replace(own, tile_px=source.tile_px or own.tile_px, mpp=source.tile_mpp or own.mpp)
+        named = {"name": source.encoder, "sha256": "", "dim": width}
+        return {"tile_encoder": None, "tiling": asdict(tiling), "encoder": named}
+    encoder = source.tile_encoder.open()
+    if encoder.maker.width != width:
+        raise InvalidInputError(
+            "model-other-encoder",
+            f"The weights read features of length {width}, and {encoder.maker.name} makes "
+            f"them of length {encoder.maker.width}.",
+            hint="Name the tile encoder that the weights were trained with.",
+        )
+    return {
+        "tile_encoder": encoder.load(),
+        "tiling": asdict(encoder.tiling),
+        "encoder": encoder.section,
+    }
 
 
 def load_weights(source: OfficialSource) -> tuple[HistGen, dict[str, int]]:
@@ -112,21 +138,6 @@ def load_weights(source: OfficialSource) -> tuple[HistGen, dict[str, int]]:
 
 def _stated(sizes: Mapping[str, int | None]) -> dict[str, int]:
     return {name: value for name, value in sizes.items() if value is not None}
-
-
-def _check_width(model: HistGen, encoder: OpenedEncoder | None) -> None:
-    if encoder and encoder.maker.width != model.config.input_dim:
-        raise InvalidInputError(
-            "model-other-encoder",
-            f"The weights read features of length {model.config.input_dim}, and {encoder.maker.name} makes "
-            f"them of length {encoder.maker.width}.",
-            hint="Name the tile encoder that the weights were trained with.",
-        )
-
-
-def _tiling(source: OfficialSource) -> TilingSettings:
-    own = TilingSettings()
-    return replace(own, tile_px=source.tile_px or own.tile_px, mpp=source.tile_mpp or own.mpp)
 
 
 @contextmanager

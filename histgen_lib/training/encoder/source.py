@@ -55,7 +55,7 @@ class EncoderChoice:
 
     def _of_built(self, built: BuiltEncoder, tiling: TilingSettings) -> OpenedEncoder:
         decides = {**built.settings, "tile_px": tiling.tile_px, "mpp": float(tiling.mpp)}
-        maker = Maker(built.name, built.sha256, built.dim, json_digest(decides))
+        maker = Maker(_public(built.name), built.sha256, built.dim, json_digest(decides))
         description = built.network.describe() | {"licence": built.licence}
         return OpenedEncoder(maker, tiling, description, built=built.network)
 
@@ -93,6 +93,12 @@ class OpenedEncoder:
             "dim": self.maker.width,
             "settings_sha256": self.maker.settings,
         }
+
+
+def _public(name: str) -> str:
+    """Return an encoder's name for bags and reports: of an ONNX file no folders, which are this machine's."""
+    kind, colon, file = name.partition(":")
+    return f"{kind}:{Path(file).name}" if colon and kind == "onnx" else name
 
 
 def choose_encoder(text: str, *, tile_px: int | None = None, mpp: float | None = None) -> EncoderChoice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def write_checkpoint(path: Path, vocab_words: int) -> Path:
 
 
 def write_tile_encoder(path: Path) -> Path:
-    """Write a DINOv2 ViT-L/14 with SwiGLU as Meta's training saves a teacher: blocks in chunks, and a head."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        f"backbone.{name}": torch.randn(shape, generator=generator) * spread + offset
-        for name, shape, spread, offset in _tensors()
-    }
+    """Write a DINOv2 ViT-L/14 with SwiGLU as Meta's training saves it: a teacher of chunks, and its heads."""
+    numbers = torch.randn(7_000_000, generator=torch.Generator().manual_seed(0))
+    tensors = {}
+    for place, (name, shape, spread, offset) in enumerate(_tensors()):
+        drawn = numbers[place * 3001 :][: math.prod(shape)]  # drawing all of them would take seconds
+        tensors[f"backbone.{name}"] = drawn.reshape(shape) * spread + offset
     tensors |= {"dino_head.mlp.0.weight": torch.zeros(4, 4), "ibot_head.mlp.0.weight": torch.zeros(4, 4)}
     torch.save({"teacher": tensors}, path)
     return path
