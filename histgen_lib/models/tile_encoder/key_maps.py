@@ -19,7 +19,8 @@ Tensors = dict[str, Tensor]
 
 _WRAPPERS = ("teacher", "state_dict", "model_state_dict", "model")
 _POSITIONS = "trunk.pos_embed"
-_PREFIXES = ("module.", "backbone.", "_orig_mod.")
+_BACKBONE = "backbone."
+_PREFIXES = ("module.", "_orig_mod.", "network.", _BACKBONE)
 
 
 def unwrapped(content: Mapping[str, Any]) -> Tensors:
@@ -36,8 +37,8 @@ def unwrapped(content: Mapping[str, Any]) -> Tensors:
         raise ValueError("it holds no tensors")
     for prefix in _PREFIXES:
         own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-        if own and (prefix == "backbone." or len(own) == len(tensors)):
-            return own  # beside a backbone are the heads of its training
+        if own and (prefix == _BACKBONE or len(own) == len(tensors)):
+            tensors = own  # beside a backbone are the heads of its training
     return tensors
 
 

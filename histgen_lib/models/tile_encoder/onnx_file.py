@@ -145,7 +145,7 @@ def build(_: str, description: Mapping[str, Any]) -> OnnxEncoder:
     """Rebuild from `OnnxEncoder.describe`'s values, without the file's content."""
     stated = description.get("preprocessing")
     preprocessing = Preprocessing.from_json(stated) if stated else None
-    return OnnxEncoder(int(description["bytes"]), int(description["dim"]), preprocessing)
+    return OnnxEncoder(int(description.get("bytes", 0)), int(description.get("dim", 0)), preprocessing)
 
 
 def _width(session: _Session, preprocessing: Preprocessing | None) -> int:

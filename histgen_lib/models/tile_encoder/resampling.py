@@ -4,7 +4,7 @@ Published pipelines resize tiles with Pillow: rows first, rounded to whole level
 again. Each pass is linear with weights that depend on the sizes alone, so it is a constant matrix. Pillow's
 weights are whole multiples of 2^-22 (`src/libImaging/Resample.c`: PRECISION_BITS). As two numbers of 11 bits
 each, high and low, they and all sums are exact in float32, and the factors even in TF32 and float16: no
-device, thread count or order of summation changes a level, and so none changes a feature.
+device, thread count or order of summation changes a level.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from histgen_lib.errors import FatalError
+
 Interpolation = Literal["bicubic", "bilinear"]
 Pooling = Literal["own", "class", "class+mean", "mean", "map"]
 """How a feature is made of what the network yields.
@@ -45,9 +47,16 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, stated: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild it from `to_json`'s values. Raises TypeError for an unknown one."""
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stated.items()}
-        return cls(**values)
+        """Rebuild it from `to_json`'s values. Raises FatalError("model-config") for others."""
+        try:
+            values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stated.items()}
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise FatalError(
+                "model-config",
+                f"The preprocessing that a model's tile encoder states cannot be used ({error}).",
+                hint="Was it written by another version, or edited? Fetch the model again.",
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from histgen_lib.models.tile_encoder.network import BackboneEncoder
 from histgen_lib.models.tile_encoder.row import Interpolation, Preprocessing, Source, Value
 from histgen_lib.models.tile_encoder.spec import Spec
 
+_NEVER = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+"""Arguments of timm that fetch or read files: a name, from a model folder perhaps, decides no path."""
 LAYERS = ("Mlp", "GluMlp", "GatedMlp", "SwiGLU", "SwiGLUPacked")
 """Layers of timm that an argument "…_layer" may name; activations and norms have names in timm itself."""
 
@@ -57,13 +59,20 @@ def create(name: str, arguments: Mapping[str, Value], text: str, **modules: type
             f"timm has no model {name}.",
             hint=f"Did you mean {', '.join(near)}?" if near else "See timm.list_models().",
         )
+    refused = [key for key in _NEVER if key in arguments]
+    if refused:
+        raise InvalidInputError(
+            "encoder-arguments",
+            f"{text} must not say {', '.join(refused)}.",
+            hint="Give the weights as a file: --weights.",
+        )
     layers = {key: getattr(timm.layers, str(v)) for key, v in arguments.items() if v in LAYERS}
     try:
         return timm.create_model(name, pretrained=False, **(dict(arguments) | layers | modules))
     except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, KeyError) as error:
         raise InvalidInputError(
             "encoder-arguments",
-            f"timm's {name} cannot be built as {text!r} ({error}).",
+            f"timm's {name} cannot be built as {text!r} ({str(error) or type(error).__name__}).",
             hint="The arguments are those of timm.create_model.",
         ) from error
 

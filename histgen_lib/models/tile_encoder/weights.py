@@ -78,8 +78,13 @@ def _read(weights: Path) -> Mapping[str, Any]:
 
 
 def _as_wanted(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Copy tensors to memory of a network's own: of its types, order and alignment, on which bits depend."""
     wanted = network.state_dict()
-    return {n: value.to(wanted[n].dtype) for n, value in tensors.items() if n in wanted}
+    return {
+        n: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensors[n])
+        for n, like in wanted.items()
+        if n in tensors
+    }
 
 
 def misfits(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
