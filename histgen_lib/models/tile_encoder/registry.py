@@ -184,7 +184,7 @@ def _source(network: TileNetwork, spec: Spec) -> Source:
         raise FatalError(
             "encoder-weights-missing",
             f"The weights of {spec.name} are in model folders.",
-            hint="Name a model folder, or its tile_encoder.safetensors with --weights.",
+            hint=f"Name a model folder, or write {spec.name}=<tile_encoder.safetensors>.",
         )
     backbone = network.backbone if isinstance(network, BackboneEncoder) else None
     source = timm_models.source_of(backbone)
@@ -192,6 +192,6 @@ def _source(network: TileNetwork, spec: Spec) -> Source:
         raise FatalError(
             "encoder-weights-missing",
             f"timm publishes no weights of {spec.name}.",
-            hint="Name a weights file with --weights.",
+            hint=f"Write {spec.text}=<file>.",
         )
     return source

@@ -32,8 +32,14 @@ class Spec:
         return {name: value for name, value in self.arguments.items() if name not in _PREPROCESSING}
 
     def preprocessing(self, default: Preprocessing) -> Preprocessing:
-        """Return the default with the arguments that concern it. Raises InvalidInputError as `parse`."""
+        """Return the default with the arguments that concern it. Raises InvalidInputError as `parse`.
+
+        Where "side" is not stated it follows the architecture's "img_size", and "resize" follows the side.
+        """
         stated = {name: value for name, value in self.arguments.items() if name in _PREPROCESSING}
+        side = stated.setdefault("side", self.arguments.get("img_size", default.side))
+        if default.resize is not None and isinstance(side, int):
+            stated.setdefault("resize", round(default.resize * side / default.side))
         changed = Preprocessing(**{**vars(default), **stated})
         sizes = [changed.side, changed.side if changed.resize is None else changed.resize]
         triples = all(isinstance(v, tuple) and len(v) == 3 for v in (changed.mean, changed.std))

@@ -64,7 +64,7 @@ def create(name: str, arguments: Mapping[str, Value], text: str, **modules: type
         raise InvalidInputError(
             "encoder-arguments",
             f"{text} must not say {', '.join(refused)}.",
-            hint="Give the weights as a file: --weights.",
+            hint="Write weights behind the name: <name>=<file>.",
         )
     layers = {key: getattr(timm.layers, str(v)) for key, v in arguments.items() if v in LAYERS}
     try:

@@ -33,7 +33,7 @@ def cached(source: Source, name: str, licence: str) -> Path:
             "encoder-weights-missing",
             f"The weights of {name} are not here: {source.file} from {source.page} ({ask}; "
             f"licence: {licence}).",
-            hint="Download that file and name it with --weights"
+            hint=f"Download that file and write {name}=<file>"
             + (", or have it in the Hugging Face cache." if source.repo else "."),
         )
     return path

@@ -18,10 +18,12 @@ from histgen_lib.files import json_digest, sha256_file
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder, update_config
 from histgen_lib.models.tile_encoder import own_code
 from histgen_lib.models.tile_encoder.registry import TileNetwork, find_encoder, new_network
+from histgen_lib.models.tile_encoder.row import Preprocessing
+from histgen_lib.models.tile_encoder.spec import parse
 
 TILES = torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-UNI = "uni?depth=1&embed_dim=32&num_heads=2&img_size=32&side=32"
-VIT = "timm:test_vit?side=32&img_size=32"
+UNI = "uni?depth=1&embed_dim=32&num_heads=2&img_size=32"
+VIT = "timm:test_vit?img_size=32"
 
 
 @pytest.fixture
@@ -45,10 +47,20 @@ def test_a_published_encoder_comes_with_its_weights_settings_and_tiles(weights: 
     assert torch.allclose(built.network(TILES), fresh(TILES), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("change", ["&side=48&img_size=48", "&interpolation=bicubic", "&qkv_bias=false"])
+@pytest.mark.parametrize("change", ["&img_size=48", "&interpolation=bicubic", "&qkv_bias=false"])
 def test_whatever_changes_a_feature_changes_the_settings_digest(change: str) -> None:
     digests = {find_encoder(spec, seed_fresh=True).settings_sha256 for spec in (UNI, UNI, UNI + change)}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side", "resize"),
+    [("", 224, 256), ("img_size=112", 112, 128), ("side=448", 448, 512), ("side=112&resize=112", 112, 112)],
+)
+def test_the_size_of_the_input_follows_the_networks(arguments: str, side: int, resize: int) -> None:
+    stated = Preprocessing(224, resize=256)
+    changed = parse(f"prov-gigapath?{arguments}" if arguments else "prov-gigapath").preprocessing(stated)
+    assert (changed.side, changed.resize) == (side, resize)
 
 
 def test_fresh_weights_are_the_same_every_time_and_leave_the_generator_alone() -> None:
@@ -147,7 +159,7 @@ def test_files_without_tensors_are_refused(content: object, tmp_path: Path) -> N
         ("timm:test_vitt", "encoder-unknown", "test_vit"),
         ("nowhere:build", "encoder-unknown", "PYTHONPATH"),
         ("uni?wings=2", "encoder-arguments", "timm.create_model"),
-        ("timm:test_vit?checkpoint_path=x", "encoder-arguments", "--weights"),
+        ("timm:test_vit?checkpoint_path=x", "encoder-arguments", "<name>=<file>"),
         ("timm:hf-hub:owner/model", "encoder-unknown", "timm.list_models"),
         ("uni?depth", "encoder-arguments", "name=value"),
         ("uni?side=big", "encoder-arguments", "side"),

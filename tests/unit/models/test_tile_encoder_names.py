@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
+import naive_dinov2
 import published_names as published
 import pytest
 import timm
@@ -52,7 +54,7 @@ def test_every_tensor_of_a_published_file_has_its_place(name: str) -> None:
 
 def fill(shapes: published.Shapes) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    return {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}
+    return {name: torch.randn(shape) * 0.3 for name, shape in shapes.items()}
 
 
 def loaded(spec: str, tensors: object, tmp_path: Path) -> nn.Module:
@@ -63,47 +65,28 @@ def loaded(spec: str, tensors: object, tmp_path: Path) -> nn.Module:
 SMALL = "depth=1&embed_dim=64&num_heads=4"
 
 
-def test_histgens_gated_layers_compute_what_dinov2s_do(tmp_path: Path) -> None:
-    shapes = published.dinov2(depth=1, width=64, patch=14, places=256, hidden=171, gated=True, chunk=1)
-    tensors = fill(published.training_checkpoint(shapes))
-    network = loaded(f"histgen-dinov2-vitl14?{SMALL}", {"teacher": tensors}, tmp_path)
-    x = torch.randn(2, 64)
-    gate, value = functional.linear(
-        x, tensors["backbone.blocks.0.0.mlp.w12.weight"], tensors["backbone.blocks.0.0.mlp.w12.bias"]
-    ).chunk(2, dim=1)
-    expected = functional.linear(
-        functional.silu(gate) * value,
-        tensors["backbone.blocks.0.0.mlp.w3.weight"],
-        tensors["backbone.blocks.0.0.mlp.w3.bias"],
-    )
-    assert torch.allclose(network.backbone.blocks[0].mlp(x), expected, atol=1e-6)
+SIZES = {"depth": 2, "width": 64, "hidden": 172}
 
 
-def test_queries_keys_and_values_are_stacked_in_timms_order(tmp_path: Path) -> None:
-    shapes = published.transformers(depth=1, width=64, patch=16, places=196, hidden=256, gated=False)
+@pytest.mark.parametrize(
+    ("spec", "shapes"),
+    [
+        ("histgen-dinov2-vitl14", published.dinov2(**SIZES, patch=14, places=16, gated=True, chunk=1)),
+        ("gpfm", published.dinov2(**SIZES | {"hidden": 256}, patch=14, places=16, gated=False, chunk=1)),
+        ("hibou-b", published.transformers(**SIZES, patch=14, places=16, gated=True, registers=4)),
+        ("phikon-v2", published.transformers(**SIZES | {"hidden": 256}, patch=14, places=16, gated=False)),
+    ],
+)
+def test_a_feature_is_what_dinov2_computes(spec: str, shapes: published.Shapes, tmp_path: Path) -> None:
+    """The reference takes the published names, and Meta's description of the network."""
     tensors = fill(shapes)
-    network = loaded(f"phikon-v2?{SMALL}", tensors, tmp_path)
-    parts = [
-        tensors[f"encoder.layer.0.attention.attention.{part}.weight"] for part in ("query", "key", "value")
-    ]
-    assert torch.equal(network.backbone.blocks[0].attn.qkv.weight, torch.cat(parts))
-
-
-def test_registers_have_no_position_and_the_class_token_keeps_its_own(tmp_path: Path) -> None:
-    """DINOv2 adds positions first and then puts the registers behind the class token."""
-    shapes = published.transformers(
-        depth=1, width=64, patch=14, places=256, hidden=172, gated=True, registers=4
-    )
-    tensors = fill(shapes)
-    network = loaded(f"hibou-b?{SMALL}&mlp_ratio=5.375", tensors, tmp_path)
-    patches = torch.randn(2, 16, 16, 64)
-    class_token, positions = tensors["embeddings.cls_token"], tensors["embeddings.position_embeddings"]
-    whole = torch.cat([class_token.expand(2, -1, -1), patches.flatten(1, 2)], dim=1) + positions
-    registers = tensors["embeddings.register_tokens"].expand(2, -1, -1)
-    expected = torch.cat([whole[:, :1], registers, whole[:, 1:]], dim=1)
-    backbone = network.backbone
-    given = patches if backbone.dynamic_img_size else patches.flatten(1, 2)
-    assert torch.allclose(backbone._pos_embed(given), expected, atol=1e-6)
+    gated = "&mlp_ratio=5.375" if SIZES["hidden"] * 64 in map(prod, shapes.values()) else ""
+    small = f"{spec}?depth=2&embed_dim=64&num_heads=4&patch_size=14&img_size=56{gated}"
+    network = loaded(small, {"teacher": tensors}, tmp_path)
+    tiles = torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8)
+    expected = naive_dinov2.class_token(tensors, network.pixels(tiles), heads=4)
+    with torch.inference_mode():
+        assert torch.allclose(network(tiles), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("timms_names", [True, False])
@@ -145,7 +128,7 @@ def test_conchs_tower_computes_what_its_modules_do(tmp_path: Path) -> None:
     nn.init.normal_(pool.attn.in_proj_bias)
     parts = {"trunk": trunk, "attn_pool_contrast": pool, "ln_contrast": last}
     tensors = {f"visual.{k}.{n}": v for k, part in parts.items() for n, v in part.state_dict().items()}
-    tower = loaded(f"conch?{SMALL}&img_size=64&side=64", tensors, tmp_path).backbone
+    tower = loaded(f"conch?{SMALL}&img_size=64", tensors, tmp_path).backbone
     pixels = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.allclose(tower(pixels), last(pool(trunk(pixels))), atol=1e-5)

@@ -23,11 +23,11 @@ TILES = torch.randint(
 )
 SMALL = "depth=2&embed_dim=96&num_heads=4"
 FAMILIES = {
-    "vision transformer": f"uni?{SMALL}&img_size=64&side=64",
-    "registers, gated layers, class and patch tokens": f"virchow2?{SMALL}&img_size=56&side=56",
-    "centre crop": f"prov-gigapath?{SMALL}&img_size=64&side=64&resize=72",
-    "attention pooling": f"conch?{SMALL}&img_size=64&side=64",
-    "shifted windows": "ctranspath?embed_dim=24&depths=2,1&num_heads=1,2&img_size=56&side=56",
+    "vision transformer": f"uni?{SMALL}&img_size=64",
+    "registers, gated layers, class and patch tokens": f"virchow2?{SMALL}&img_size=56",
+    "centre crop": f"prov-gigapath?{SMALL}&img_size=64",
+    "attention pooling": f"conch?{SMALL}&img_size=64",
+    "shifted windows": "ctranspath?embed_dim=24&depths=2,1&num_heads=1,2&img_size=56",
     "convolutions": "resnet50-stage3?layers=1,1,1,1&side=64",
 }
 
