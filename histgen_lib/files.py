@@ -53,6 +53,18 @@ def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
         temporary.write_bytes(data)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `folder`: at the end it replaces `folder`, on an error it is deleted."""
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        inner = Path(scratch) / "model"  # a temporary folder itself is private to this user
+        inner.mkdir()
+        yield inner
+        inner.replace(folder)
+
+
 def canonical_json(value: Any) -> bytes:
     """Return UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -98,13 +98,16 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores to use. Default: all."),
 ]
-Device = Annotated[
-    Literal["cpu", "cuda"], typer.Option("--device", help="What the networks run on; cuda: an NVIDIA GPU.")
+
+OnDevice = Annotated[
+    Literal["cpu", "cuda"],
+    typer.Option("--device", help="What the networks run on. cuda: a GPU of NVIDIA; needs the train extra."),
 ]
-Precision = Annotated[
+InPrecision = Annotated[
     Literal["float32", "float16", "bfloat16"],
-    typer.Option("--precision", help="Number format of the networks on a GPU."),
+    typer.Option("--precision", help="Number format of the networks; 16 bits are for GPUs."),
 ]
+
 ENCODER_META = "NAME[=WEIGHTS]"
 """How an encoder is shown in help; `encoder_choice` reads it."""
 

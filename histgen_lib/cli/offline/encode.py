@@ -9,10 +9,10 @@ import typer
 
 from histgen_lib.cli.options import (
     ENCODER_META,
-    Device,
+    InPrecision,
     Mpp,
+    OnDevice,
     Out,
-    Precision,
     Slides,
     encoder_choice,
     expand,
@@ -44,8 +44,8 @@ def encode(
     tile_mpp: Annotated[
         float | None, typer.Option("--tile-mpp", help="µm per pixel of a tile. Default: the encoder's.")
     ] = None,
-    device: Device = "cpu",
-    precision: Precision = "float32",
+    device: OnDevice = "cpu",
+    precision: InPrecision = "float32",
     workers: Annotated[
         int,
         typer.Option("--workers", min=0, help="Processes (on a GPU: slides read at a time); 0: by cores."),

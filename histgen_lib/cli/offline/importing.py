@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypedDict
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.export import to_onnx
+from histgen_lib.files import whole_folder
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGen, load_official
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
@@ -73,7 +72,7 @@ def import_weights(source: OfficialSource, folder: Path, name: str) -> Imported:
             hint="Use the annotation file and --threshold of the training; "
             "the words of its train split are counted.",
         )
-    with _whole_folder(folder) as target:
+    with whole_folder(folder) as target:
         new_model_folder(
             target,
             name=name,
@@ -138,15 +137,3 @@ def load_weights(source: OfficialSource) -> tuple[HistGen, dict[str, int]]:
 
 def _stated(sizes: Mapping[str, int | None]) -> dict[str, int]:
     return {name: value for name, value in sizes.items() if value is not None}
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`: at the end it replaces `folder`, on an error it is deleted."""
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        inner = Path(scratch) / "model"  # a temporary folder itself is private to this user
-        inner.mkdir()
-        yield inner
-        inner.replace(folder)

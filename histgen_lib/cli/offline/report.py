@@ -13,9 +13,9 @@ import typer
 
 from histgen_lib.cli.options import (
     ENCODER_META,
-    Device,
     Model,
     Mpp,
+    OnDevice,
     Out,
     Slides,
     Threads,
@@ -85,7 +85,7 @@ def report(
             help="Tile encoder, or its folder, for a model that has none. Needs the train extra.",
         ),
     ] = None,
-    device: Device = "cpu",
+    device: OnDevice = "cpu",
     threads: Threads = None,
     bag: Annotated[
         Path | None,

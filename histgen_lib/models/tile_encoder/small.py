@@ -37,7 +37,7 @@ class PatchStem(nn.Module):
     def forward(self, tiles: Tensor) -> Tensor:
         """uint8[B, 3, H, W] -> float32[B, outputs, H/4, W/4]."""
         weight = self.conv.weight * (2.0 / 255.0)
-        return functional.relu(self.norm(functional.conv2d(tiles.float(), weight, stride=PATCH_PX)))
+        return functional.relu(self.norm(functional.conv2d(tiles.to(weight.dtype), weight, stride=PATCH_PX)))
 
 
 class ConvBlock(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -11,14 +13,14 @@ import torch
 from torch import Tensor
 
 from histgen_lib.cores import cores
+from histgen_lib.errors import FatalError
 from histgen_lib.inference import InferenceServer, ModelMetadata, Tensors, TensorSpec
-from histgen_lib.models.devices import device_memory, torch_device
+from histgen_lib.models.devices import torch_device, torch_dtype
 from histgen_lib.models.serving import Compute, Runner, fitted, smallest
 from histgen_lib.models.tile_encoder.registry import TileNetwork
 from histgen_lib.models.tile_encoder.serving import NAME, TileRunner
 
 _CPU_TILES, _GPU_TILES = 32, 128
-_FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TorchEncoder:
@@ -30,10 +32,8 @@ class TorchEncoder:
     def __init__(self, network: TileNetwork, compute: Compute) -> None:
         self.device = torch_device(compute.device)
         self.batch_tiles = _GPU_TILES if self.device.type == "cuda" else _CPU_TILES
-        with device_memory("the tile encoder"):
-            self._network = network.eval().to(self.device)
-            if compute.precision != "float32":
-                self._network = self._network.to(_FORMATS[compute.precision])
+        with _enough_memory("the tile encoder"):
+            self._network = network.eval().to(self.device, torch_dtype(compute.precision))
         self._lock = Lock()
 
     def start(self, tiles: npt.NDArray[np.uint8]) -> Tensor:
@@ -41,7 +41,7 @@ class TorchEncoder:
 
         A GPU may still be at it when this returns. Raises FatalError("device-memory").
         """
-        with torch.inference_mode(), self._lock, device_memory(f"{len(tiles)} tiles at once"):
+        with torch.inference_mode(), self._lock, _enough_memory(f"{len(tiles)} tiles at once"):
             features: Tensor = self._network(self._moved(torch.from_numpy(tiles))).half()
             return features
 
@@ -121,3 +121,16 @@ class _Batches:
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         return {"features": self._encoder.start(tensors["tiles"]).cpu().numpy()}
+
+
+@contextmanager
+def _enough_memory(what: str) -> Iterator[None]:
+    """Turn torch's error for a full GPU into FatalError("device-memory"); `what` needed the memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise FatalError(
+            "device-memory",
+            f"The GPU has too little free memory for {what}.",
+            hint="Stop what else uses the GPU (nvidia-smi lists it), or use --precision float16.",
+        ) from error

@@ -39,7 +39,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(world: Path) -> Path:
     """Train with the encoder's weights file, encoding the slides first; in this process, which has torch."""
-    options = ["--slides", world / "slides", "--annotation", world / "annotation.json", "--out", world / "model"]
+    options = [
+        "--slides",
+        world / "slides",
+        "--annotation",
+        world / "annotation.json",
+        "--out",
+        world / "model",
+    ]
     named = ["--encoder", f"{VIT}={world / 'vit.safetensors'}", "--preset", "small", "--epochs", "1"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(encode, "ProcessPoolExecutor", lambda _count, mp_context: ThreadPoolExecutor(1))

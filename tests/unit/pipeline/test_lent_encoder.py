@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_model
 import torch
 
 from histgen_lib.bags import Maker, read_bag

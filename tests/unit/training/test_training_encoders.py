@@ -165,8 +165,12 @@ def test_encoding_on_several_threads_gives_what_one_thread_gives(
         )
 
 
-def test_a_network_in_bfloat16_gives_nearly_the_features_of_float32(tmp_path: Path) -> None:
-    network = choose_encoder(f"{VIT}={write_vit(tmp_path / 'w.safetensors')}").open().load()
+@pytest.mark.parametrize("name", ["a", VIT])
+def test_a_network_in_bfloat16_gives_nearly_the_features_of_float32(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = write_vit(tmp_path / "w.safetensors")
+    network = choose_encoder(str(folders["a"]) if name == "a" else f"{VIT}={weights}").open().load()
     tiles = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     exact = TorchEncoder(network, Compute()).start(tiles).float()
     rough = TorchEncoder(network, Compute(precision="bfloat16")).start(tiles).float()
