@@ -74,7 +74,8 @@ class Pixels(nn.Module):
             x = _levels(*(x @ self._constant("columns", width, x.device)).chunk(2, dim=3))
         if self._resizes(height):
             x = _levels(*(self._constant("rows", height, x.device) @ x).chunk(2, dim=2))
-        return x * self._constant("scale", 0, x.device) - self._constant("shift", 0, x.device)
+        pixels: Tensor = x * self._constant("scale", 0, x.device) - self._constant("shift", 0, x.device)
+        return pixels
 
     def _resizes(self, size: int) -> bool:
         return size != self._resized or self._resized != self.preprocessing.side
@@ -83,6 +84,7 @@ class Pixels(nn.Module):
     def _resized(self) -> int:
         return self.preprocessing.resize or self.preprocessing.side
 
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _constant(self, name: str, size: int, device: torch.device) -> Tensor:
         key = (name, size, device)
         if key not in self._constants:

@@ -1,6 +1,7 @@
 """The tile encoders that are published elsewhere, one row each. Torch-free.
 
-Every value is its authors', from their model card, code or paper; docs/encoders.md names the places.
+Values are those of the authors' code and papers, or of code that loads the published files; docs/encoders.md
+names the places.
 """
 
 from __future__ import annotations

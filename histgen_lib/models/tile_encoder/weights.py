@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -71,7 +72,8 @@ def load_weights(network: nn.Module, name: str, weights: Path, names: str = "tim
 def _read(weights: Path) -> Mapping[str, Any]:
     if weights.suffix == ".safetensors":
         return load_file(weights)
-    content: Mapping[str, Any] = torch.load(weights, map_location="cpu", weights_only=True)
+    mapped = is_zipfile(weights)  # as torch writes since 1.6; read where it lies, not into memory first
+    content: Mapping[str, Any] = torch.load(weights, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(content, Mapping):
         raise ValueError("it holds no tensors by name")
     return content

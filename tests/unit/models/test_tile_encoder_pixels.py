@@ -70,6 +70,14 @@ def test_preprocessing_stays_in_float32_whatever_the_weights_are(dtype: torch.dt
     assert torch.nn.functional.cosine_similarity(features, exact).min() > 0.999
 
 
+@torch.inference_mode()
+def test_a_network_is_compiled_as_one_graph_with_its_preprocessing() -> None:
+    tiles = torch.from_numpy(noise(96))
+    network = find_encoder("virchow2?depth=1&embed_dim=32&num_heads=2&img_size=28", seed_fresh=True).network
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(tiles), network(tiles))
+
+
 def test_features_are_pooled_of_class_and_patch_tokens_and_never_of_registers() -> None:
     tokens = torch.arange(2 * 7 * 3).reshape(2, 7, 3).float()  # class, two registers, four patches
     patches = tokens[:, 3:].mean(dim=1)

@@ -37,10 +37,12 @@ def test_a_row_has_as_many_parameters_as_its_authors_publish(row: EncoderRow, ne
 def test_a_row_makes_features_of_the_published_width_from_the_published_tiles(
     row: EncoderRow, network: TileNetwork
 ) -> None:
-    tiles = torch.zeros(2, row.tile_px, row.tile_px, 3, dtype=torch.uint8, device="meta")
-    features = network(tiles)
-    assert (tuple(features.shape), features.dtype) == ((2, row.dim), torch.float32)
     assert (network.dim, network.input_px) == (row.dim, row.preprocessing.side)
+    layered = row.architecture == "conch" or row.architecture.startswith("vit_")
+    with torch.device("meta"):  # where layers are alike, one shows the width
+        shallow = new_network({"architecture": f"{row.name}?depth=1" if layered else row.name})
+        features = shallow(torch.zeros(2, row.tile_px, row.tile_px, 3, dtype=torch.uint8))
+    assert (tuple(features.shape), features.dtype) == ((2, row.dim), torch.float32)
 
 
 def test_a_row_says_where_its_weights_are_and_how_they_are_named(row: EncoderRow) -> None:
