@@ -148,6 +148,17 @@ def test_a_published_architecture_with_a_weights_file_encodes_and_states_its_dig
     assert bag.encoder_settings in settings
 
 
+def test_an_onnx_file_encodes_under_its_name_without_this_machines_folders(
+    slide: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    file = model_dir / "tile_encoder.onnx"
+    encode_slide(slide, loaded([choose_encoder(f"onnx:{file}", tile_px=64, mpp=2.0)], tmp_path), None)
+    encode_slide(slide, loaded([choose_encoder(str(model_dir))], tmp_path / "torch"), None)
+    bag, other = (read_bag(path / "s.parquet") for path in (tmp_path, tmp_path / "torch"))
+    assert (bag.encoder_name, bag.encoder_sha256) == ("onnx:tile_encoder.onnx", sha256_file(file))
+    assert np.allclose(bag.features, other.features, atol=2e-3, rtol=2e-3)
+
+
 def test_encoding_on_several_threads_gives_what_one_thread_gives(
     slide: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
