@@ -49,7 +49,6 @@ def make_tiny_model(folder: Path) -> Path:
         tokenizer=tokenizer,
         tiling={"tile_px": 64, "mpp": 2.0, "overlap_px": 0, "min_tissue": 0.15},
         tile_encoder=TileEncoder(16),
-        encoder={"name": "tiny-encoder"},
     )
     save_model(folder, HistGen(config))
     to_onnx(folder)

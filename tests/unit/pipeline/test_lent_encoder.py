@@ -69,8 +69,8 @@ def test_without_an_encoder_such_a_model_drafts_no_slide(
     ("changed", "words"),
     [
         ({"width": 12}, "features of length 16, not 12"),
-        ({"sha256": "1" * 64}, "those of tiny-encoder"),
-        ({"sha256": "", "name": "other"}, "those of tiny-encoder"),
+        ({"sha256": "1" * 64}, "those of histgen-small"),
+        ({"sha256": "", "name": "other"}, "those of histgen-small"),
         ({"settings": "1" * 64}, "other settings"),
     ],
 )
@@ -78,7 +78,7 @@ def test_an_encoder_other_than_the_models_is_refused(
     model_dir: Path, changed: dict[str, object], words: str
 ) -> None:
     folder = open_encoder(model_dir)
-    own = {"name": "tiny-encoder", "sha256": folder.sha256, "width": 16, "settings": folder.settings}
+    own = {"name": "histgen-small", "sha256": folder.sha256, "width": 16, "settings": folder.settings}
     model = load_model(model_dir)
     model.with_encoder(Maker(**own))
     with pytest.raises(InvalidInputError, match=words) as caught:
