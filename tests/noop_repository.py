@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histgen_lib.export.targets.local import config_text
+from histgen_lib.export.config_pbtxt import config_text
+from histgen_lib.export.hosting import Hosting
 from histgen_lib.inference import Tensors
 from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.serving import served_model
@@ -75,7 +76,9 @@ def noop_repository(
             seconds=seconds, width=folder.histgen.input_dim, tokens=() if timed else TOKENS
         )
         (place / "model.py").write_text(text + answer, encoding="utf-8")
-        config = config_text(folder, served_model(model), {})
+        served = served_model(model)
+        hosting = Hosting("python", lambda _: None, served.largest)
+        config = config_text("local", served.metadata(folder), served.batching, hosting)
         if queue is not None:
             policy = f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {queue} }} }}"
             config = config.replace("dynamic_batching { }", policy)

@@ -16,6 +16,7 @@ from histgen_lib.models.domain import DomainModel
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model, update_config
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.network import HistGen
+from histgen_lib.models.tile_encoder.registry import TileNetwork
 from histgen_lib.models.tile_encoder.small import TileEncoder
 from histgen_lib.text.tokenizers import BpeTokenizer
 
@@ -32,14 +33,18 @@ def tiny_model() -> Path:
     return make_tiny_model(Path(tempfile.mkdtemp(prefix="histgen-tiny-")) / "tiny")
 
 
-def make_tiny_model(folder: Path) -> Path:
-    """Write a complete model folder; its tiles are 64 px at 2 µm/px, so that a test slide has few tiles."""
+def make_tiny_model(folder: Path, tile_encoder: TileNetwork | None = None) -> Path:
+    """Write a complete model folder; its tiles are 64 px at 2 µm/px, so that a test slide has few tiles.
+
+    With another tile encoder it has no ONNX files yet.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer = BpeTokenizer.train(list(REPORTS), vocab_size=300)
+    encoder = tile_encoder or TileEncoder(16)
     config = HistGenConfig(
-        input_dim=16, d_model=16, d_ff=16, d_vf=16, num_heads=2, num_layers=1, region_size=5, cmm_size=8,
-        cmm_dim=16, topk=4, prototype_num=4, vocab_size=tokenizer.vocab_size, max_tokens=24,
+        input_dim=encoder.dim, d_model=16, d_ff=16, d_vf=16, num_heads=2, num_layers=1, region_size=5,
+        cmm_size=8, cmm_dim=16, topk=4, prototype_num=4, vocab_size=tokenizer.vocab_size, max_tokens=24,
     )  # fmt: skip
     new_model_folder(
         folder,
@@ -48,11 +53,12 @@ def make_tiny_model(folder: Path) -> Path:
         config=config,
         tokenizer=tokenizer,
         tiling={"tile_px": 64, "mpp": 2.0, "overlap_px": 0, "min_tissue": 0.15},
-        tile_encoder=TileEncoder(16),
+        tile_encoder=encoder,
     )
     save_model(folder, HistGen(config))
-    to_onnx(folder)
-    world = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+    if tile_encoder is None:
+        to_onnx(folder)
+    world = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
     DomainModel.fit([world]).save(folder / "domain.safetensors")
     set_thresholds(folder)
     return folder

@@ -1,4 +1,4 @@
-"""A Triton model repository: one folder a model, each written all at once, and the text of its config.pbtxt.
+"""A Triton model repository: one folder a model, each written all at once.
 
 <out>/<model>/config.pbtxt   the model's tensors, and how requests are batched
 <out>/<model>/1/…            what the target's backend loads
@@ -6,23 +6,51 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.export.config_pbtxt import config_text
+from histgen_lib.export.hosting import Choices, Hosting, Order, Target
 from histgen_lib.files import umask
-from histgen_lib.inference.wire import TRITON_TYPES, wire_names
-from histgen_lib.models.serving import Batching, ModelMetadata, TensorSpec
+from histgen_lib.models.folder import ModelFolder
+from histgen_lib.models.serving import served_models
 
 CONFIG_PBTXT = "config.pbtxt"
 
 
+def write_repository(folder: ModelFolder, repository: Path, target: Target, choices: Choices) -> Path:
+    """Write all models that a server can host into a repository, each all at once; return the repository.
+
+    Raises, before anything is written, as `Target.order` and the target's `host` do, and
+    InvalidInputError("export-output") when a folder with a model's name exists that no export wrote.
+    """
+    orders = [target.order(folder, model, repository / model.name, choices) for model in served_models()]
+    hosted = [(order, target.host(order)) for order in orders]
+    for order in orders:
+        _refuse_foreign(repository, order.model.name)
+    for order, hosting in hosted:
+        _write_model(target.name, order, hosting, repository)
+    return repository
+
+
+def _write_model(target: str, order: Order, hosting: Hosting, repository: Path) -> None:
+    model = order.model
+    metadata = model.metadata(order.folder)
+    outputs = tuple(replace(one, dtype=hosting.dtypes.get(one.name, one.dtype)) for one in metadata.outputs)
+    text = config_text(target, replace(metadata, outputs=outputs), model.batching, hosting)
+    with _written(repository, model.name) as place:
+        (place / "1").mkdir()
+        (place / CONFIG_PBTXT).write_text(text, encoding="utf-8")
+        hosting.write(place / "1")
+
+
 @contextmanager
-def written(repository: Path, model: str) -> Iterator[Path]:
+def _written(repository: Path, model: str) -> Iterator[Path]:
     """Lend a folder to write a model into; it replaces the one in the repository when it is complete.
 
     A server that loads meanwhile finds the old model, the new one, or none.
@@ -39,7 +67,7 @@ def written(repository: Path, model: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_foreign(repository: Path, model: str) -> None:
+def _refuse_foreign(repository: Path, model: str) -> None:
     """Raise InvalidInputError("export-output") if a folder with the model's name was not exported."""
     place = repository / model
     if place.exists() and not (place / CONFIG_PBTXT).is_file():
@@ -50,29 +78,6 @@ def refuse_foreign(repository: Path, model: str) -> None:
         )
 
 
-def inputs_text(metadata: ModelMetadata, batching: Batching) -> str:
-    """Write the `input` lines of a config.pbtxt."""
-    return "\n".join(_inputs(metadata, batching))
-
-
-def outputs_text(metadata: ModelMetadata, batching: Batching) -> str:
-    """Write the `output` lines of a config.pbtxt."""
-    return "\n".join(_outputs(metadata, batching))
-
-
-def warmup_text(metadata: ModelMetadata, batching: Batching) -> str:
-    """Write the `inputs` of the smallest request, for `model_warmup`."""
-    return "\n".join(_warmup(metadata, batching))
-
-
-def parameters_text(parameters: Mapping[str, str]) -> str:
-    """Write the `parameters` lines of a config.pbtxt."""
-    return "\n".join(
-        f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
-        for key, value in parameters.items()
-    )
-
-
 def _swap(written: Path, place: Path) -> None:
     if place.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
@@ -81,45 +86,3 @@ def _swap(written: Path, place: Path) -> None:
         shutil.rmtree(old)
     else:
         written.rename(place)
-
-
-def _inputs(metadata: ModelMetadata, batching: Batching) -> Iterator[str]:
-    for spec in metadata.inputs:
-        names = list(wire_names(spec))
-        for name, dtype in names:
-            optional = " optional: true" if spec.optional or len(names) > 1 else ""
-            ragged = " allow_ragged_batch: true" if batching == "bags" else ""
-            yield f"input [ {{ {_tensor(name, dtype, spec, batching)}{optional}{ragged} }} ]"
-
-
-def _outputs(metadata: ModelMetadata, batching: Batching) -> Iterator[str]:
-    for spec in metadata.outputs:
-        yield f"output [ {{ {_tensor(spec.name, spec.dtype, spec, batching)} }} ]"
-
-
-def _warmup(metadata: ModelMetadata, batching: Batching) -> Iterator[str]:
-    for spec in metadata.inputs:
-        if not spec.optional:
-            name, dtype = next(wire_names(spec))
-            sizes = _sizes([max(size, 1) for size in _dims(spec, batching)])
-            value = f"data_type: TYPE_{TRITON_TYPES[dtype]} dims: {sizes} zero_data: true"
-            yield f"  inputs {{ key: {_quoted(name)} value {{ {value} }} }}"
-
-
-def _tensor(name: str, dtype: str, spec: TensorSpec, batching: Batching) -> str:
-    return (
-        f"name: {_quoted(name)} data_type: TYPE_{TRITON_TYPES[dtype]} dims: {_sizes(_dims(spec, batching))}"
-    )
-
-
-def _dims(spec: TensorSpec, batching: Batching) -> list[int]:
-    """Sizes of a tensor without Triton's batch axis."""
-    return list(spec.shape if batching == "bags" else spec.shape[1:])
-
-
-def _sizes(sizes: list[int]) -> str:
-    return f"[ {', '.join(map(str, sizes))} ]"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)

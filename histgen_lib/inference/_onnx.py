@@ -1,11 +1,14 @@
-"""Models run in this process by ONNX Runtime, from a model folder. No torch."""
+"""Models run in this process, from a model folder: on a CPU by ONNX Runtime, without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.errors import InvalidInputError
@@ -17,18 +20,23 @@ from histgen_lib.models.serving import (
     ModelMetadata,
     Precision,
     Runner,
+    RunnerOfMany,
+    ServedModel,
     Tensors,
     fitted,
     served_model,
     smallest,
 )
 
+Loader = Callable[[ModelFolder, ServedModel, Compute], Runner]
+
 
 class OnnxServer:
     """An `InferenceServer` over one model folder; networks are loaded when first used.
 
     `threads` bounds the cores one call uses; None leaves it to ONNX Runtime (all of them). Answers do not
-    depend on it, nor on what else is asked (docs/decisions/0012).
+    depend on it, nor on what else is asked (docs/decisions/0012). `load`: how a model is loaded, if not as it
+    says itself.
     """
 
     def __init__(
@@ -38,8 +46,10 @@ class OnnxServer:
         *,
         device: Device = "cpu",
         precision: Precision = "float32",
+        load: Loader | None = None,
     ) -> None:
         self.folder: ModelFolder = open_model_folder(model_folder)
+        self._load = load or _own_runner
         self._compute = Compute(threads, device, precision)
         self._described: dict[str, ModelMetadata] = {}
         self._runners: dict[str, Runner] = {}
@@ -52,6 +62,32 @@ class OnnxServer:
             return runner.infer(fitted(tensors, self.metadata(model)))
         except MemoryError as error:
             raise _no_memory(model) from error
+
+    def infer_many(
+        self, model: str, requests: Sequence[Tensors]
+    ) -> list[dict[str, npt.NDArray[Any]] | Exception]:
+        """Answer several requests, together if the model's runner can; an exception where `infer` raises."""
+        with suppress(Exception):  # one of them is wrong, or they are too large together
+            return list(self._together(model, requests))
+        return [self._answer(model, tensors) for tensors in requests]
+
+    def _together(self, model: str, requests: Sequence[Tensors]) -> list[dict[str, npt.NDArray[Any]]]:
+        runner, metadata = self.load(model), self.metadata(model)
+        checked = [fitted(tensors, metadata) for tensors in requests]
+        if isinstance(runner, RunnerOfMany):
+            return runner.infer_many(checked)
+        if served_model(model).batching == "bags":
+            return [runner.infer(one) for one in checked]
+        joined = {name: np.concatenate([one[name] for one in checked]) for name in checked[0]}
+        ends = np.cumsum([len(next(iter(one.values()))) for one in checked])[:-1]
+        parts = {name: np.split(value, ends) for name, value in runner.infer(joined).items()}
+        return [{name: pieces[number] for name, pieces in parts.items()} for number in range(len(checked))]
+
+    def _answer(self, model: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]] | Exception:
+        try:
+            return self.infer(model, tensors)
+        except Exception as error:  # whoever asked for this one decides what it means
+            return error
 
     def warm(self, model: str) -> None:
         """Load a model's networks now, and have them answer once."""
@@ -72,8 +108,12 @@ class OnnxServer:
         served = served_model(model)
         with self._lock:
             if model not in self._runners:
-                self._runners[model] = served.runner(self.folder, self._compute)
+                self._runners[model] = self._load(self.folder, served, self._compute)
             return self._runners[model]
+
+
+def _own_runner(folder: ModelFolder, served: ServedModel, compute: Compute) -> Runner:
+    return served.runner(folder, compute)
 
 
 def _no_memory(model: str) -> InvalidInputError:

@@ -15,12 +15,21 @@ from typing import Any
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.models.serving import TensorSpec
 
+# Parameters in a model's config.pbtxt:
 BATCHING = "batching"
 VERSION = "version"
+"""The digest of its model folder."""
 FOLDER = "model_folder"
+"""The path of its model folder, from the model's own folder."""
 THREADS = "threads"
-"""Parameters in a model's config.pbtxt: its batching, the digest of its model folder, the path of the model
-folder (from the model's own folder), the number of threads to run on."""
+DEVICE = "device"
+"""What its networks run on: "cpu" unless stated."""
+PRECISION = "precision"
+"""Their number format."""
+ENGINES = "engines"
+"""The flavour of the compiled engines it runs on, if any."""
+NETWORKS = "networks"
+"""JSON: the digest of the network that each of these engines was compiled from."""
 
 TRITON_TYPES = {
     "uint8": "UINT8",

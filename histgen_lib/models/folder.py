@@ -99,7 +99,7 @@ class ModelFolder:
 
     def files(self) -> list[Path]:
         """Return the known files that are present: those that decide what the models answer."""
-        served = (name for model in served_models() for name in model.files)
+        served = (name for model in served_models() for name in (*model.files, *model.beside))
         known = (CONFIG, TOKENIZER, WEIGHTS, TILE_ENCODER_WEIGHTS, DOMAIN, *served)
         return [self.path / name for name in known if (self.path / name).is_file()]
 

@@ -6,11 +6,11 @@ A model that a server can host has a folder beside this file, with a `serving.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,19 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class RunnerOfMany(Protocol):
+    """A loaded model that computes several requests together, as suits a GPU. Safe to use from threads."""
+
+    def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Answer one request; see `Runner`."""
+        ...
+
+    def infer_many(self, requests: Sequence[Tensors]) -> list[dict[str, npt.NDArray[Any]]]:
+        """Answer requests, in order. One that is wrong may fail them all: then each is asked alone."""
+        ...
+
+
 class ServedFolder(Protocol):
     """The part of a model folder that serving reads; see `histgen_lib.models.folder.ModelFolder`."""
 
@@ -114,6 +127,10 @@ class ServedModel:
     """One model, as a server hosts it.
 
     files    names of the files in the model folder that it runs on
+    beside   names of further ones, which not every folder has
+    graph    the file, if it is one graph whose inputs and outputs are the model's own
+    weights  names of the files from which torch rebuilds it; none: it runs on ONNX Runtime only
+    engines  names of the engines that it is compiled to; none: it is not compiled
     inputs, outputs   its tensors, which may depend on the folder's config.json
     runner   loads it in this process
     largest  how many rows or bags a server hands over at once
@@ -130,6 +147,10 @@ class ServedModel:
     largest: int
     misfits: Mapping[str, Misfit] = field(default_factory=dict)
     cheap: Mapping[str, int] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    graph: str = ""
+    weights: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
     def metadata(self, folder: ServedFolder) -> ModelMetadata:
         """Describe the model that a folder holds."""
@@ -244,30 +265,43 @@ class OnnxSession:
     `run` raises the same for inputs that the network does not take (its shapes follow from config.json), and
     MemoryError when there is too little memory.
     `shrink`: return memory after each run rather than keep it for the next (a large slide takes a GB).
+    `device` "cuda" raises FatalError("device-unavailable") where ONNX Runtime cannot use a GPU; with
+    `engines`, a folder to keep what is built, it uses its TensorRT provider if there is one.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, *, shrink: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        *,
+        shrink: bool = False,
+        device: Device = "cpu",
+        engines: Path | None = None,
+    ) -> None:
         import onnxruntime  # heavy, and this module is read by whoever talks to a server elsewhere
+
+        from histgen_lib.models.devices import no_cuda_provider, onnx_providers
 
         self._name = path.name
         self._options = onnxruntime.RunOptions()
-        if shrink:
+        if shrink and device == "cpu":
             self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
+        providers = onnx_providers(device, engines)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a class of its own for each status
             raise FatalError(
                 "model-onnx",
                 f"{path.name} cannot be loaded by ONNX Runtime ({type(error).__name__}).",
                 hint="Run `histgen model export`, or fetch the model again.",
             ) from error
+        if device == "cuda" and self._session.get_providers() == ["CPUExecutionProvider"]:
+            raise no_cuda_provider()  # its libraries did not load: ONNX Runtime only prints that
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network; outputs by name."""

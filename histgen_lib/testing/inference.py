@@ -13,6 +13,8 @@ import numpy.typing as npt
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGenConfig
 from histgen_lib.models.histgen import serving as histgen
+from histgen_lib.models.histgen.decoding import DecodingSettings, Floats, Ints, Step, decode
+from histgen_lib.models.histgen.layout import Arrangement
 from histgen_lib.models.serving import ModelMetadata, Runner, Tensors, fitted, served_model, unknown_model
 from histgen_lib.models.tile_encoder import serving as tile_encoder
 
@@ -33,9 +35,7 @@ class FakeInference:
         self.requests: dict[str, int] = {}
         self._counting = threading.Lock()
         config = self.folder.histgen
-        report = histgen.HistGenRunner(
-            config, self.folder.decoding, _Encoder(config), _Decoder(config, tokens)
-        )
+        report = histgen.report_runner(self.folder, _ReportEngine(config, tokens))
         self._runners: dict[str, Runner] = {
             histgen.NAME: report,
             tile_encoder.NAME: tile_encoder.TileRunner(_TileEncoder(config.input_dim), threads=1),
@@ -76,45 +76,47 @@ class _TileEncoder:
         return {"features": np.sin(colours[:, None] * self._frequencies)}
 
 
-class _Encoder:
-    """In place of histgen_encoder.onnx: tiles of a region count alike, and `cross` is each region's mean."""
-
-    def __init__(self, config: HistGenConfig) -> None:
-        self._shape = (config.num_layers, 2, 1, config.num_heads)
-        self._width = config.d_model // config.num_heads
-
-    def run(self, inputs: Tensors) -> Arrays:
-        mask = inputs["mask"]
-        counts = np.maximum(mask.sum(axis=1), 1)
-        means = inputs["tiles"].sum(axis=(1, 2)) / counts
-        cross = np.broadcast_to(means[:, None], (*self._shape, len(mask), self._width))
-        return {
-            "tile_weights": (mask / counts[:, None]).astype(np.float32),
-            "cross": cross.astype(np.float32),
-        }
-
-
-class _Decoder:
-    """In place of histgen_decoder.onnx: the likeliest word follows from the bag and the place in the text."""
+class _ReportEngine:
+    """In place of the report network: tiles of a region count alike, and so do the regions."""
 
     def __init__(self, config: HistGenConfig, tokens: Sequence[int]) -> None:
-        self._words, self._tokens = config.vocab_size, tuple(tokens)
+        self._config, self._tokens = config, tuple(tokens)
+
+    def write(
+        self, features: histgen.Features, places: Arrangement, settings: DecodingSettings
+    ) -> histgen.Written:
+        counts = np.maximum(places.mask.sum(axis=1), 1)
+        of_tiles = np.where(places.mask, features.sum(axis=1, dtype=np.float32)[places.rows], 0)
+        text = decode(_Stepper(self._config, self._tokens, of_tiles.sum(axis=1) / counts), settings)[0]
+        return histgen.Written(text, (places.mask / counts[:, None]).astype(np.float32))
+
+
+class _Stepper:
+    """The likeliest word follows from the bag and the place in the text. The cache is that place."""
+
+    slides = 1
+
+    def __init__(self, config: HistGenConfig, tokens: tuple[int, ...], means: Floats) -> None:
+        self._words, self._tokens = config.vocab_size, tokens
         self._length = config.max_tokens // 2
+        self._regions = len(means)
+        self._bag = int(np.abs(means).sum() * 1000)
 
-    def run(self, inputs: Tensors) -> Arrays:
-        tokens, past, valid = inputs["tokens"], inputs["past"], inputs["valid"]
-        place = past.shape[-2]
-        slides, beams = tokens.shape
-        log_probs = np.full((slides, beams, self._words + 1), 0.2 / self._words, dtype=np.float32)
-        for slide in range(slides):
-            log_probs[slide, :, self._next(inputs["cross"][0, 0, slide], place)] = 0.8
-        attention = np.repeat((valid / valid.sum(axis=1, keepdims=True))[:, None], beams, axis=1)
-        present = np.concatenate([past, np.zeros((*past.shape[:-2], 1, past.shape[-1]), np.float32)], axis=-2)
-        return {"log_probs": np.log(log_probs), "attention": attention.astype(np.float32), "present": present}
+    def start(self) -> int:
+        return 0
 
-    def _next(self, cross: npt.NDArray[np.float32], place: int) -> int:
+    def step(self, tokens: Ints, cache: int) -> Step[int]:
+        log_probs = np.full((*tokens.shape, self._words + 1), np.log(0.2 / self._words), dtype=np.float32)
+        log_probs[:, :, self._next(cache)] = np.log(0.8)
+        attention = np.full((*tokens.shape, self._regions), 1 / self._regions, dtype=np.float32)
+        return Step(log_probs, attention, cache + 1)
+
+    def select(self, cache: int, slides: Ints, beams: Ints) -> int:
+        return cache
+
+    def _next(self, place: int) -> int:
         if self._tokens:
             return self._tokens[place] if place < len(self._tokens) else 0
         if place >= self._length:
             return 0
-        return 1 + (int(np.abs(cross).sum() * 1000) + 7 * place) % self._words
+        return 1 + (self._bag + 7 * place) % self._words

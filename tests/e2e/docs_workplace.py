@@ -10,7 +10,7 @@ What the docs name but a test cannot have stands for something small, and nothin
 | `127.0.0.1:8080`, `gw:80`, `localhost:9092` | gateway and broker of the running stack |
 | the id of a dead letter | the id of one that is there |
 | `~/.local/share/histgen` | the home of the running stack |
-| `ENCODER` | the shipped model |
+| `ENCODER`, `MODEL` | the shipped model |
 | `--count 100`, `histgen train` | nine slides (of one split: two), one epoch |
 """
 
@@ -95,7 +95,7 @@ class Workplace:
             (r"kafka://localhost:9092\b|(?<=-b )localhost:9092\b", record["bus"]),
             (_LETTER, lambda _: self.letter),
             (r"(~|\$HOME)/\.local/share/histgen\b", str(self.stack.home)),
-            (r"\bENCODER\b", str(SHIPPED_MODEL)),
+            (r"\b(ENCODER|MODEL)\b", str(SHIPPED_MODEL)),
             (r"--count \d\d+\b(?=.* --split)", "--count 2"),
             (r"--count \d\d+\b", f"--count {SLIDES}"),
             (r"\bhistgen train ", "histgen train --epochs 1 "),

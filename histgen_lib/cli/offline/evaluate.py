@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from histgen_lib.cli.offline.cases import AllowMissing
-from histgen_lib.cli.options import Threads, writable_folder
+from histgen_lib.cli.options import InPrecision, OnDevice, Threads, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
 
@@ -77,11 +77,15 @@ def evaluate(
             callback=writable_folder,
         ),
     ] = None,
+    device: OnDevice = "cpu",
+    precision: InPrecision = "float32",
     threads: Threads = None,
     allow_missing: AllowMissing = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Score drafts: BLEU, METEOR, ROUGE-L, REG2025, fields; with a model also calibration and evidence.
+
+    Run it twice, with and without --precision float16, to see what a number format costs.
 
     For example:
 
@@ -116,6 +120,8 @@ def evaluate(
             bootstrap,
             seed,
             allow_missing=allow_missing,
+            device=device,
+            precision=precision,
         )
         run = run_model(model_run)
         pairs = run.pairs

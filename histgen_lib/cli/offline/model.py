@@ -1,4 +1,4 @@
-"""`histgen model` shows, imports, exports and measures model folders; `histgen export` makes repositories."""
+"""`histgen model` shows, imports, exports and measures model folders."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from histgen_lib.cli.offline.export import export_graphs
 from histgen_lib.cli.offline.import_official import import_official
-from histgen_lib.cli.options import Threads, model_folder, need_train_extra, writable_folder
+from histgen_lib.cli.options import Threads, model_folder, need_train_extra
 from histgen_lib.cli.output import JsonFlag, emit_json, out
-from histgen_lib.export.targets import export_to, target_summaries
 
 if TYPE_CHECKING:
     from histgen_lib.models.folder import ModelFolder
     from histgen_lib.reports.record import EvidenceCheck
 
-
-_TARGETS = target_summaries()
-
-if TYPE_CHECKING:
-    Target = str
-else:
-    Target = Literal[tuple(_TARGETS)]
 
 app = typer.Typer(help="Show, import, export and measure models.", no_args_is_help=True)
 
@@ -54,27 +47,7 @@ def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
 app.command("import-official")(import_official)
 
 
-@app.command()
-def export(
-    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder with its weights.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Write a model's networks to its folder as ONNX files, so that it runs without torch.
-
-    Needs the train extra.
-
-    For example:
-
-      histgen model export runs/mine
-    """
-    need_train_extra("histgen model export")
-    from histgen_lib.export import to_onnx
-
-    written = [str(path) for path in to_onnx(folder)]
-    if as_json:
-        emit_json({"model": str(folder), "written": written})
-    else:
-        out().print("\n".join(written), soft_wrap=True)
+app.command("export")(export_graphs)
 
 
 @app.command()
@@ -191,38 +164,3 @@ def _print_checks(checks: Sequence[EvidenceCheck]) -> None:
 def _short(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 24 else text[:16] + "…"
-
-
-def export_repository(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="[MODEL]", help="Model folder. Default: the synthetic demo model."),
-    ] = None,
-    *,
-    target: Annotated[
-        Target,
-        typer.Option("--target", help=" ".join(f"{name}: {text}" for name, text in _TARGETS.items())),
-    ],
-    out_dir: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="DIR", help="Folder for the model repository.", callback=writable_folder
-        ),
-    ],
-    as_json: JsonFlag = False,
-) -> None:
-    """Write a Triton model repository with the models tile_encoder and histgen.
-
-    Use it for your own tritonserver; histgen up exports by itself. The model folder needs ONNX files
-    (histgen model export).
-
-    For example:
-
-      histgen export runs/mine --target local --out model_repository
-    """
-    repository = export_to(target, model_folder(folder), out_dir)
-    models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
-    if as_json:
-        emit_json({"repository": str(repository), "target": target, "models": models})
-    else:
-        out().print(f"{', '.join(models)} in {repository}", soft_wrap=True)

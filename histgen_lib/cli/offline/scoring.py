@@ -24,6 +24,7 @@ from histgen_lib.evaluation import (
 )
 from histgen_lib.files import indented_json, write_atomic
 from histgen_lib.inference import OnnxServer
+from histgen_lib.models.serving import Device, Precision
 from histgen_lib.pipeline import Drafter, Scanner, load_model
 from histgen_lib.pipeline.provenance import Part
 from histgen_lib.reports.record import DraftReport
@@ -47,6 +48,8 @@ class ModelRun:
     bootstrap: int
     seed: int
     allow_missing: bool = False
+    device: Device = "cpu"
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ModelDrafts:
         bootstrap, seed = self.run.bootstrap, self.run.seed
         found: dict[str, Any] = {
             "cases": self.cases.to_dict(),
+            "compute": {"device": self.run.device, "precision": self.run.precision},
             "abstained": sum(draft.abstained for draft in self.drafts),
             "out_of_distribution": sum(draft.out_of_distribution.flag for draft in self.drafts),
         }
@@ -83,7 +87,7 @@ class ModelDrafts:
 def run_model(run: ModelRun) -> ModelDrafts:
     """Draft every case of the split that has bags (or slides). Raises what `match_splits` raises."""
     model = load_model(model_folder(run.model))
-    server = OnnxServer(model.folder.path, threads=run.threads)
+    server = OnnxServer(model.folder.path, threads=run.threads, device=run.device, precision=run.precision)
     scanner, drafter = Scanner(model, server), Drafter(model, server)
     folder, suffixes = (run.bags, BAG_SUFFIXES) if run.bags else (run.slides, SLIDE_SUFFIXES)
     assert folder is not None

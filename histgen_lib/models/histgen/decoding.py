@@ -1,31 +1,29 @@
 """Choosing the words: greedy, beam and sampling search over a step interface that any engine can offer.
 
 Torch-free. A `Stepper` holds a batch of encoded slides; each step takes one token for each of S slides with B
-beams and returns log-probabilities of the next. All methods treat every slide on its own: a slide's text is
-the same alone or in a batch.
+beams and returns log-probabilities of the next. A `BeamEngine` also chooses the beams by itself, on a device
+that it need not wait for; the host follows, and decides when the search is over. All methods treat every
+slide on its own: a slide's text is the same alone or in a batch.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
-from typing import Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.models.histgen.choosing import Chooser
 
 END = 0
 """Begin, end and padding share id 0."""
 
 FINISHED_PENALTY = np.float32(1000.0)
 """Subtracted from a beam's score once it has ended, as published: it keeps its place, but never grows."""
-
-TRIGRAM_PENALTY = 2 * 0.693
-"""Subtracted from a word's log-probability for each time it would repeat a trigram (published greedy
-search)."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -72,6 +70,38 @@ class Stepper(Protocol[Cache]):
     @property
     def slides(self) -> int:
         """Slides in the batch."""
+        ...
+
+
+class Continuations(NamedTuple):
+    """One round of beam search for S slides: the beams chosen, each a beam of the round before and a word.
+
+    `tokens` int64[S, B], the words; `parents` int64[S, B], the beams that they continue; `chosen`
+    float32[S, B], the words' log-probabilities.
+    """
+
+    tokens: Ints
+    parents: Ints
+    chosen: Floats
+
+
+class BeamEngine(Protocol):
+    """A batch of encoded slides on a device that searches by itself."""
+
+    @property
+    def slides(self) -> int:
+        """Slides in the batch."""
+        ...
+
+    def search(self, beams: int, max_tokens: int) -> Iterator[Continuations]:
+        """Yield one round after the other, of all slides, as `_search` would choose; `max_tokens` in all.
+
+        Whoever follows may stop before the end. `beams` is at most the number of words.
+        """
+        ...
+
+    def looked(self, beams: Sequence[Ints]) -> list[Floats]:
+        """Return what a beam of each slide looked at: float32[T, R] for its numbers int64[T], one a round."""
         ...
 
 
@@ -156,19 +186,30 @@ class Decoded:
 def decode(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
     """Generate the text of every slide in the batch. Raises FatalError("model-not-finite")."""
     if settings.method == "beam":
-        return _beam_search(stepper, settings)
+        return _search(_Stepping(stepper, settings.beam_size), settings.max_tokens)
     return _walk(stepper, settings)
+
+
+def follow(engine: BeamEngine, settings: DecodingSettings) -> list[Decoded]:
+    """Generate the same texts as `decode` by an engine's beam search; raises the same."""
+    texts = _search(_Following(engine, settings), settings.max_tokens)
+    looked = engine.looked([text.attention[:, 0].astype(np.int64) for text in texts])
+    return [replace(text, attention=rows) for text, rows in zip(texts, looked, strict=True)]
 
 
 def _step(stepper: Stepper[Cache], tokens: Ints, cache: Cache) -> Step[Cache]:
     step = stepper.step(tokens, cache)
-    if np.isnan(step.log_probs).any():
+    _check_numbers(step.log_probs)
+    return step
+
+
+def _check_numbers(log_probs: Floats) -> None:
+    if np.isnan(log_probs).any():
         raise FatalError(
             "model-not-finite",
             "The model computes probabilities that are not numbers.",
             hint="Its weights are damaged, or its training diverged: fetch it again, or retrain it.",
         )
-    return step
 
 
 class _Trace:
@@ -177,9 +218,9 @@ class _Trace:
     def __init__(self, slides: int) -> None:
         self.tokens: Ints = np.zeros((slides, 1, 0), dtype=np.int64)
         self.log_probs: Floats = np.zeros((slides, 1, 0), dtype=np.float32)
-        self.attention: Floats = np.zeros((slides, 1, 0, 0), dtype=np.float32)
+        self.attention: npt.NDArray[Any] = np.zeros((slides, 1, 0, 0), dtype=np.float32)
 
-    def extend(self, parents: Ints, tokens: Ints, log_probs: Floats, attention: Floats) -> None:
+    def extend(self, parents: Ints, tokens: Ints, log_probs: Floats, attention: npt.NDArray[Any]) -> None:
         """Continue beam `parents[s, b]` with a word; the attention is that of the parent's step."""
         rows = np.arange(len(parents))[:, None]
         looked = attention[rows, parents][:, :, None]
@@ -207,30 +248,97 @@ class _Trace:
         )
 
 
-def _beam_search(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
+class _Round(NamedTuple):
+    """Continuations [S, B] of live slides with their summed scores, and what the beams before looked at."""
+
+    scores: Floats
+    parents: Ints
+    tokens: Ints
+    chosen: Floats
+    attention: npt.NDArray[Any]
+
+
+class _Rounds(Protocol):
+    """Beams of a batch of slides, continued word by word."""
+
+    slides: int
+
+    def next(self) -> _Round:
+        """Find the best continuations of the live slides' beams."""
+        ...
+
+    def keep(self, going: Ints, found: _Round, scores: Floats) -> None:
+        """Go on with some of the live slides, whose beams have these scores from here on."""
+        ...
+
+
+class _Stepping:
+    """Rounds of a stepper: the host chooses."""
+
+    def __init__(self, stepper: Stepper[Cache], beams: int) -> None:
+        self.slides = stepper.slides
+        self._stepper: Stepper[Any] = stepper
+        self._beams, self._cache = beams, stepper.start()
+        self._tokens: Ints = np.zeros((self.slides, 1), dtype=np.int64)
+        self._scores: Floats = np.zeros((self.slides, 1), dtype=np.float32)
+
+    def next(self) -> _Round:
+        step = _step(self._stepper, self._tokens, self._cache)
+        self._cache = step.cache
+        return _Round(*_best_continuations(self._scores, step.log_probs, self._beams), step.attention)
+
+    def keep(self, going: Ints, found: _Round, scores: Floats) -> None:
+        self._cache = self._stepper.select(self._cache, going, found.parents[going])
+        self._tokens, self._scores = found.tokens[going], scores[going]
+
+
+class _Following:
+    """Rounds of an engine: it goes on with all slides and what they looked at stays there.
+
+    In place of their attention come the beams' own numbers, by which the engine finds it later.
+    """
+
+    def __init__(self, engine: BeamEngine, settings: DecodingSettings) -> None:
+        self.slides = engine.slides
+        self._rounds = engine.search(settings.beam_size, settings.max_tokens)
+        self._live = np.arange(self.slides)
+        self._scores: Floats = np.full((self.slides, settings.beam_size), -np.inf, dtype=np.float32)
+        self._scores[:, 0] = 0.0
+
+    def next(self) -> _Round:
+        found = next(self._rounds)
+        tokens, parents = found.tokens[self._live], found.parents[self._live]
+        chosen = found.chosen[self._live]
+        _check_numbers(chosen)
+        scores = np.take_along_axis(self._scores, parents, axis=1) + chosen
+        numbers = np.broadcast_to(np.arange(self._scores.shape[1])[:, None], (*parents.shape, 1))
+        return _Round(scores, parents, tokens, chosen, numbers)
+
+    def keep(self, going: Ints, found: _Round, scores: Floats) -> None:
+        self._live, self._scores = self._live[going], scores[going]
+
+
+def _search(rounds: _Rounds, max_tokens: int) -> list[Decoded]:
     """Search as published: summed log-probability, no length normalisation.
 
     The published code always runs to the limit. Here a slide stops as soon as its best finished text is at
     least as good as its best live beam: log-probabilities only lower a score, so the answer is final.
     """
-    best: list[Decoded | None] = [None] * stepper.slides
-    live = np.arange(stepper.slides)
-    trace, cache = _Trace(len(live)), stepper.start()
-    tokens = np.zeros((len(live), 1), dtype=np.int64)
-    scores = np.zeros((len(live), 1), dtype=np.float32)
-    for place in range(settings.max_tokens):
-        step = _step(stepper, tokens, cache)
-        scores, parents, tokens, chosen = _best_continuations(scores, step.log_probs, settings.beam_size)
-        trace.extend(parents, tokens, chosen, step.attention)
-        ended = (tokens == END) | (place == settings.max_tokens - 1)
-        _keep_best(best, live, trace, scores, ended)
-        scores = np.where(ended, scores - FINISHED_PENALTY, scores)
+    best: list[Decoded | None] = [None] * rounds.slides
+    live = np.arange(rounds.slides)
+    trace = _Trace(len(live))
+    for place in range(max_tokens):
+        found = rounds.next()
+        trace.extend(found.parents, found.tokens, found.chosen, found.attention)
+        ended = (found.tokens == END) | (place == max_tokens - 1)
+        _keep_best(best, live, trace, found.scores, ended)
+        scores = np.where(ended, found.scores - FINISHED_PENALTY, found.scores)
         going = np.flatnonzero([_may_improve(best[s], row) for s, row in zip(live, scores, strict=True)])
         if len(going) == 0:
             break
-        cache = stepper.select(step.cache, going, parents[going])
+        rounds.keep(going, found, scores)
         trace.keep(going)
-        live, tokens, scores = live[going], tokens[going], scores[going]
+        live = live[going]
     return [text for text in best if text is not None]
 
 
@@ -271,7 +379,7 @@ def _walk(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
     """Follow one beam a slide: the likeliest word each time, or a drawn one."""
     texts: list[Decoded | None] = [None] * stepper.slides
     live = np.arange(stepper.slides)
-    choosers = [_Chooser(settings) for _ in live]
+    choosers = [Chooser(settings) for _ in live]
     trace, cache = _Trace(len(live)), stepper.start()
     tokens = np.zeros((len(live), 1), dtype=np.int64)
     for place in range(settings.max_tokens):
@@ -290,41 +398,3 @@ def _walk(stepper: Stepper[Cache], settings: DecodingSettings) -> list[Decoded]:
         trace.keep(going)
         live, tokens = live[going], tokens[going]
     return [text for text in texts if text is not None]
-
-
-class _Chooser:
-    """Chooses one slide's next word. Each slide has its own generator, so that batches change nothing."""
-
-    def __init__(self, settings: DecodingSettings) -> None:
-        self.settings = settings
-        self.random = np.random.default_rng(settings.seed)
-        self.words: list[int] = []
-        self.trigrams: Counter[tuple[int, int, int]] = Counter()
-
-    def __call__(self, log_probs: Floats) -> int:
-        word = self._draw(log_probs) if self.settings.method == "sample" else self._likeliest(log_probs)
-        self.words.append(word)
-        if len(self.words) >= 3:
-            self.trigrams[(self.words[-3], self.words[-2], word)] += 1
-        return word
-
-    def _likeliest(self, log_probs: Floats) -> int:
-        if self.settings.block_trigrams:
-            log_probs = log_probs.copy()
-            for (first, second, third), count in self.trigrams.items():
-                if [first, second] == self.words[-2:]:
-                    log_probs[third] -= TRIGRAM_PENALTY * count
-        return int(log_probs.argmax())
-
-    def _draw(self, log_probs: Floats) -> int:
-        order = np.argsort(-log_probs, kind="stable")
-        if self.settings.top_k:
-            order = order[: self.settings.top_k]
-        scaled = log_probs[order].astype(np.float64) / self.settings.temperature
-        shares = np.exp(scaled - scaled.max())
-        shares /= shares.sum()
-        # The smallest set of words that has top_p of the probability; the first is always in it.
-        kept = np.cumsum(shares) - shares < self.settings.top_p
-        cumulative = np.cumsum(shares[kept])
-        place = np.searchsorted(cumulative, self.random.random() * cumulative[-1], side="right")
-        return int(order[min(int(place), len(cumulative) - 1)])

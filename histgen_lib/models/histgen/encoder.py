@@ -11,6 +11,9 @@ from torch.nn import functional
 from histgen_lib.models.histgen.config import REGION_LAYERS, HistGenConfig
 from histgen_lib.models.histgen.layers import EncoderBlock, LayerNorm, position_code
 
+_REGIONS_AT_ONCE = 64
+"""Regions whose activations are in memory together: at published size 12 MB a tensor."""
+
 
 class RegionMemory(NamedTuple):
     """What the decoder attends to, and how it came from the tiles.
@@ -79,10 +82,32 @@ class HierarchicalEncoder(nn.Module):
         region_valid = mask.any(dim=-1)
         x = self._within_regions(self.region_blocks[0], x, valid)
         x = self._across_regions(x, region_valid)
+        pooled, weights = self._pooled(x, valid)
+        return RegionMemory(pooled, region_valid, tile_shares(weights, mask))
+
+    def in_parts(self, x: Tensor, mask: Tensor) -> RegionMemory:
+        """Compute what `forward` does, a few regions at a time, in evaluation and without gradients.
+
+        x [B, R, P+1, d]: tiles with zeros at padding, and room for the region token; overwritten.
+        """
+        x[:, :, -1] = self.region_token
+        valid = functional.pad(mask, (0, 1), value=True)
+        region_valid = mask.any(dim=-1)
+        stride = max(1, _REGIONS_AT_ONCE // len(x))
+        parts = [slice(first, first + stride) for first in range(0, x.shape[1], stride)]
+        for part in parts:
+            x[:, part] = self._within_regions(self.region_blocks[0], x[:, part], valid[:, part])
+        place = 0 if self.config.mode == "published" else -1
+        x[:, :, place] = self._heard(x[:, :, place], region_valid)
+        found = [self._pooled(x[:, part], valid[:, part]) for part in parts]
+        pooled, weights = (torch.cat(kind, dim=1) for kind in zip(*found, strict=True))
+        return RegionMemory(pooled, region_valid, tile_shares(weights, mask))
+
+    def _pooled(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         for block in list(self.region_blocks)[1:]:
             x = self._within_regions(block, x, valid)
         pooled, weights = self.pooling(self.norm(x), valid)
-        return RegionMemory(pooled, region_valid, _tile_shares(weights, mask))
+        return pooled, weights
 
     def _within_regions(self, block: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
         places = torch.arange(self.config.region_size, device=x.device)
@@ -93,13 +118,18 @@ class HierarchicalEncoder(nn.Module):
     def _across_regions(self, x: Tensor, region_valid: Tensor) -> Tensor:
         first = self.config.mode == "published"
         spoken = x[:, :, 0] if first else x[:, :, -1]
-        places = torch.arange(x.shape[1], device=x.device)
-        placed = self.dropout(spoken + position_code(places, self.config.d_model))
-        heard = self.slide_block(placed, region_valid).unsqueeze(2)
+        heard = self._heard(spoken, region_valid).unsqueeze(2)
         return torch.cat([heard, x[:, :, 1:]] if first else [x[:, :, :-1], heard], dim=2)
 
+    def _heard(self, spoken: Tensor, region_valid: Tensor) -> Tensor:
+        """Let the regions' spokesmen [B, R, d] attend to each other."""
+        places = torch.arange(spoken.shape[1], device=spoken.device)
+        placed = self.dropout(spoken + position_code(places, self.config.d_model))
+        heard: Tensor = self.slide_block(placed, region_valid)
+        return heard
 
-def _tile_shares(weights: Tensor, mask: Tensor) -> Tensor:
+
+def tile_shares(weights: Tensor, mask: Tensor) -> Tensor:
     """Pooling weights of the real tiles alone, rescaled to sum to 1 in each region that has any."""
     shares = weights[..., :-1] * mask
     return shares / shares.sum(dim=-1, keepdim=True).clamp_min(1e-12)

@@ -14,14 +14,14 @@ from histgen_lib.errors import InvalidInputError
 IntArray = npt.NDArray[np.int64]
 
 
-class RegionLayout(NamedTuple):
-    """One slide's tiles as the encoder takes them.
+class Arrangement(NamedTuple):
+    """Where one slide's tiles lie among its regions.
 
-    `tiles` float32[R, P, D] (P tiles a region, zero-padded), `mask` bool[R, P] (True for a real tile),
-    `prototypes` int64[K] (rows of the flattened tiles that stand for the slide).
+    `rows` int64[R, P], the input row of each place's tile (0 at padding), P places a region; `mask`
+    bool[R, P], True for a real tile; `prototypes` int64[K], the input rows that stand for the slide.
     """
 
-    tiles: npt.NDArray[np.float32]
+    rows: IntArray
     mask: npt.NDArray[np.bool_]
     prototypes: IntArray
 
@@ -84,32 +84,20 @@ def region_count(tiles: int, tiles_per_region: int) -> int:
     return -(-tiles // tiles_per_region)
 
 
-def lay_out(
-    features: npt.ArrayLike, tiles_per_region: int, prototypes: int, runs: Sequence[int] = ()
-) -> RegionLayout:
-    """Cut one slide's features (float[N, D], already in order) into zero-padded regions.
+def arrange(order: IntArray, tiles_per_region: int, prototypes: int, runs: Sequence[int] = ()) -> Arrangement:
+    """Cut one slide's tiles into regions. `order` int64[N]: the input row of each place (`tile_order`).
 
     `runs`: the number of tiles of each slide of a case, in order; each slide then starts a region of its own.
-    Raises InvalidInputError: "bag-empty" without tiles, "bag-shape" unless the features are two-dimensional.
+    Raises InvalidInputError("bag-empty") without tiles.
     """
-    rows = np.asarray(features, dtype=np.float32)
-    if rows.ndim != 2:
-        raise InvalidInputError(
-            "bag-shape", f"Tile features must be [tiles, width]; these are {list(rows.shape)}."
-        )
-    if len(rows) == 0:
+    if len(order) == 0:
         raise empty_bag()
-    places = _places(runs or [len(rows)], tiles_per_region)
-    regions = region_count(int(places[-1]) + 1, tiles_per_region)
-    tiles = np.zeros((regions * tiles_per_region, rows.shape[1]), dtype=np.float32)
-    tiles[places] = rows
-    mask = np.zeros(len(tiles), dtype=np.bool_)
-    mask[places] = True
-    return RegionLayout(
-        tiles.reshape(regions, tiles_per_region, -1),
-        mask.reshape(regions, tiles_per_region),
-        places[prototype_rows(len(rows), prototypes)],
-    )
+    places = _places(runs or [len(order)], tiles_per_region)
+    shape = region_count(int(places[-1]) + 1, tiles_per_region), tiles_per_region
+    rows, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
+    rows.reshape(-1)[places] = order
+    mask.reshape(-1)[places] = True
+    return Arrangement(rows, mask, order[prototype_rows(len(order), prototypes)])
 
 
 def empty_bag() -> InvalidInputError:

@@ -7,7 +7,7 @@ Encoding and Cross-modal Context Interaction", MICCAI 2024.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -21,10 +21,14 @@ from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoder import StepOutput, TextDecoder
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, Ints, Step, decode
 from histgen_lib.models.histgen.encoder import HierarchicalEncoder, RegionMemory
+from histgen_lib.models.histgen.folded import chained
 from histgen_lib.models.histgen.layers import Attention, MemoryAttention, Slots, position_code
 from histgen_lib.models.histgen.layout import empty_bag, prototype_rows, region_count
 
 _CONTEXT_DROPOUT = 0.1  # the authors leave the two context attentions at their class's default
+
+_TILES_AT_ONCE = 8192
+"""Tiles embedded at a time in evaluation: 64 MB at the published 2,048 features."""
 
 
 class HistGen(nn.Module):
@@ -67,17 +71,50 @@ class HistGen(nn.Module):
 
     def region_memory(self, features: Tensor, tile_mask: Tensor, slots: Slots | None = None) -> RegionMemory:
         """Features [B, N, D] and tile_mask bool[B, N] (a prefix of each row) -> the decoder's memory."""
+        if not (self.training or torch.is_grad_enabled()):
+            return self._memory_in_parts(features, tile_mask, slots or self.memory_slots())
         per_region = self.config.tiles_per_region
         spare = region_count(features.shape[1], per_region) * per_region - features.shape[1]
         tiles = functional.pad(features, (0, 0, 0, spare))
         tiles = tiles.reshape(len(features), -1, per_region, features.shape[2])
         mask = functional.pad(tile_mask, (0, spare)).reshape(len(features), -1, per_region)
+        return self.encode_regions(tiles, mask, self._prototypes(tile_mask), slots or self.memory_slots())
+
+    def _prototypes(self, tile_mask: Tensor) -> Tensor:
+        """Return the rows of each slide's prototypes: int64[B, K]."""
         counts = tile_mask.sum(dim=1).tolist()
         if min(counts) < 1:
             raise empty_bag()
         rows = np.stack([prototype_rows(count, self.config.prototype_num) for count in counts])
-        prototypes = torch.from_numpy(rows).to(features.device)
-        return self.encode_regions(tiles, mask, prototypes, slots or self.memory_slots())
+        return torch.from_numpy(rows).to(tile_mask.device)
+
+    def _memory_in_parts(self, features: Tensor, tile_mask: Tensor, slots: Slots) -> RegionMemory:
+        """Compute the memory with few tiles' activations at a time: what is kept of each is [d]."""
+        batch, count, _ = features.shape
+        d, per_region = self.config.d_model, self.config.tiles_per_region
+        embed = self._embedding(batch * count)
+        prototypes = self._prototypes(tile_mask)
+        rows = torch.arange(batch, device=features.device)[:, None]
+        recalled = self.memory_attention.recall(embed(features[rows, prototypes]), slots)
+        regions = region_count(count, per_region)
+        x = self.encoder.region_token.new_zeros(batch, regions, per_region + 1, d)
+        mask = functional.pad(tile_mask, (0, regions * per_region - count))
+        mask = mask.reshape(batch, regions, per_region)
+        stride = max(1, _TILES_AT_ONCE // (batch * per_region))
+        for first in range(0, regions, stride):
+            part = slice(first * per_region, min((first + stride) * per_region, count))
+            tiles = embed(features[:, part])
+            tiles = tiles + self.prototype_attention(tiles, recalled)
+            tiles = functional.pad(tiles * tile_mask[:, part, None], (0, 0, 0, -tiles.shape[1] % per_region))
+            x[:, first : first + stride, :-1] = tiles.reshape(batch, -1, per_region, d)
+        return self.encoder.in_parts(x, mask)
+
+    def _embedding(self, tiles: int) -> Callable[[Tensor], Tensor]:
+        """Return the embedding of tiles; for many, with its two maps as one."""
+        if tiles <= self.config.d_vf:
+            return lambda x: functional.relu(self.feature_embed(self.feature_map(x)))
+        folded = chained(self.feature_map, self.feature_embed)
+        return lambda x: functional.relu(folded(x))
 
     def encode_regions(self, tiles: Tensor, mask: Tensor, prototypes: Tensor, slots: Slots) -> RegionMemory:
         """Laid-out tiles [B, R, P, D], mask bool[B, R, P], prototypes int64[B, K] -> the memory."""

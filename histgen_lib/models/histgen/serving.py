@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +16,48 @@ from histgen_lib.models.histgen.decoding import (
     DecodingSettings,
     Floats,
     Ints,
-    Step,
-    decode,
 )
-from histgen_lib.models.histgen.layout import RegionLayout, lay_out, tile_order
+from histgen_lib.models.histgen.layout import Arrangement, arrange, tile_order
 from histgen_lib.models.serving import (
     Compute,
     Misfit,
-    OnnxSession,
     Runner,
     ServedFolder,
     ServedModel,
-    Session,
     Tensors,
     TensorSpec,
 )
 
 NAME = "histgen"
-ENCODER_ONNX = "histgen_encoder.onnx"
-DECODER_ONNX = "histgen_decoder.onnx"
+PROTOTYPES_ONNX = "histgen_prototypes.onnx"
+CONTEXT_ONNX = "histgen_context.onnx"
+REGIONS_ONNX = "histgen_regions.onnx"
+SLIDE_ONNX = "histgen_slide.onnx"
+POOLING_ONNX = "histgen_pooling.onnx"
+WORDS_ONNX = "histgen_words.onnx"
+RECALL_ONNX = "histgen_recall.onnx"
+STEP_ONNX = "histgen_step.onnx"
+PARTS = (
+    PROTOTYPES_ONNX,
+    CONTEXT_ONNX,
+    REGIONS_ONNX,
+    SLIDE_ONNX,
+    POOLING_ONNX,
+    WORDS_ONNX,
+    RECALL_ONNX,
+    STEP_ONNX,
+)
+"""The graphs that a CPU runs one after the other (`histgen_lib.export.cpu_graphs`)."""
 
+
+def layer_inputs(layer: int) -> tuple[str, str, str, str]:
+    """Return the names of the step's inputs for a layer: keys and values of the words, and of the regions."""
+    return (f"keys_{layer}", f"values_{layer}", f"cross_keys_{layer}", f"cross_values_{layer}")
+
+
+Features = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+
+_ROWS_A_LOOK = 4096
 _BAG = Misfit("bag-shape")
 _FEATURES = Misfit("bag-shape", "Encode the slide with the tile encoder that the model was trained with.")
 _SETTING = Misfit("decoding-settings")
@@ -44,7 +66,7 @@ _SETTING = Misfit("decoding-settings")
 def _inputs(folder: ServedFolder) -> tuple[TensorSpec, ...]:
     """`HistGenRunner.infer` says what each tensor holds."""
     return (
-        TensorSpec("features", "float16|float32", (-1, _config(folder).input_dim)),
+        TensorSpec("features", "float16|float32", (-1, report_config(folder).input_dim)),
         TensorSpec("xy", "int32", (-1, 2)),
         TensorSpec("slide", "int32", (-1,), optional=True),
         TensorSpec("span_px", "float32", (1,), optional=True),
@@ -62,18 +84,28 @@ def _outputs(_: ServedFolder) -> tuple[TensorSpec, ...]:
 
 
 def _runner(folder: ServedFolder, compute: Compute) -> Runner:
-    encoder = OnnxSession(folder.file(ENCODER_ONNX), compute.threads, shrink=True)
-    decoder = OnnxSession(folder.file(DECODER_ONNX), compute.threads)
-    return HistGenRunner(_config(folder), DecodingSettings(**folder.config["decoding"]), encoder, decoder)
+    if (compute.device, compute.precision) != ("cpu", "float32"):
+        from histgen_lib.models.histgen.torch_runner import torch_runner  # torch is heavy, and an extra
+
+        return torch_runner(folder, compute)
+    from histgen_lib.models.histgen.on_cpu import cpu_engine
+
+    return report_runner(folder, cpu_engine(folder, compute.threads))
 
 
-def _config(folder: ServedFolder) -> HistGenConfig:
+def report_runner(folder: ServedFolder, engine: ReportEngine) -> HistGenRunner:
+    """Make the runner of a model folder's report model over an engine that runs its network."""
+    return HistGenRunner(report_config(folder), DecodingSettings(**folder.config["decoding"]), engine)
+
+
+def report_config(folder: ServedFolder) -> HistGenConfig:
+    """Return sizes and mode of a model folder's report network."""
     return HistGenConfig.from_json(folder.config["histgen"])
 
 
 MODEL = ServedModel(
     name=NAME,
-    files=(ENCODER_ONNX, DECODER_ONNX),
+    files=PARTS,
     inputs=_inputs,
     outputs=_outputs,
     runner=_runner,
@@ -87,17 +119,50 @@ MODEL = ServedModel(
         **dict.fromkeys(REQUEST_SETTINGS, _SETTING),
     },
     cheap={"max_tokens": 1},
+    weights=("histgen.safetensors",),
+    engines=("histgen_encoder", "histgen_step"),
 )
 
 
-class HistGenRunner:
-    """The exported report model, ready to run; one slide (or case) a call."""
+class Request(NamedTuple):
+    """A request whose tensors fit: features [N, D] in input order, their regions, how to choose words."""
 
-    def __init__(
-        self, config: HistGenConfig, decoding: DecodingSettings, encoder: Session, decoder: Session
-    ) -> None:
+    features: Features
+    places: Arrangement
+    settings: DecodingSettings
+
+
+class Written(NamedTuple):
+    """A report as an engine writes it.
+
+    `text`: tokens, their probabilities, and their attention to the regions; `tile_weights` float32[R, P]:
+    each tile's share in its region.
+    """
+
+    text: Decoded
+    tile_weights: Floats
+
+
+class ReportEngine(Protocol):
+    """The report network on one kind of hardware. Safe to use from several threads."""
+
+    def write(self, features: Features, places: Arrangement, settings: DecodingSettings) -> Written:
+        """Encode one slide (or case) and decode its report.
+
+        `features` float16|float32[N, D], finite, in input order; `places` says which region each row is in.
+        """
+        ...
+
+
+class HistGenRunner:
+    """The report model behind a server: checks requests, has its engine write, and says what was looked at.
+
+    One slide (or case) a call.
+    """
+
+    def __init__(self, config: HistGenConfig, decoding: DecodingSettings, engine: ReportEngine) -> None:
         self.config, self.decoding = config, decoding
-        self._encoder, self._decoder = encoder, decoder
+        self._engine = engine
 
     def infer(self, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Write the report of one slide, or of a case of several, as tokens.
@@ -113,25 +178,22 @@ class HistGenRunner:
         Raises InvalidInputError: "tensor-missing", "bag-shape", "bag-empty", "bag-not-finite",
         "decoding-settings".
         """
+        request = self.read(tensors)
+        return answer(request, self._engine.write(*request))
+
+    def read(self, tensors: Tensors) -> Request:
+        """Check one request's tensors, and lay its tiles out; raises as `infer`."""
         features, xy = self._bag(tensors)
         runs = self._runs(tensors, len(xy))
         order = self._order(xy, runs, tensors)
-        layout = lay_out(features[order], self.config.tiles_per_region, self.config.prototype_num, runs)
-        slide = encode_slide(self._encoder, layout)
-        stepper = OnnxStepper(self._decoder, self.config, [slide])
-        text = decode(stepper, self._settings(tensors))[0]
-        return {
-            "tokens": text.tokens.astype(np.int32),
-            "logprobs": text.log_probs,
-            "evidence": tile_evidence(text, slide, order, layout.mask),
-            "score": np.array([text.score], dtype=np.float32),
-        }
+        places = arrange(order, self.config.tiles_per_region, self.config.prototype_num, runs)
+        return Request(features, places, self._settings(tensors))
 
-    def _bag(self, tensors: Tensors) -> tuple[Floats, Ints]:
+    def _bag(self, tensors: Tensors) -> tuple[Features, Ints]:
         missing = [name for name in ("features", "xy") if name not in tensors]
         if missing:
             raise InvalidInputError("tensor-missing", f"The request lacks {', '.join(missing)}.")
-        features, xy = np.asarray(tensors["features"], dtype=np.float32), np.asarray(tensors["xy"])
+        features, xy = _features(tensors["features"]), np.asarray(tensors["xy"])
         if features.ndim != 2 or features.shape[1] != self.config.input_dim or xy.shape != (len(features), 2):
             raise InvalidInputError(
                 "bag-shape",
@@ -139,7 +201,7 @@ class HistGenRunner:
                 f"these are {list(features.shape)} and {list(xy.shape)}.",
                 hint="Encode the slide with the tile encoder that the model was trained with.",
             )
-        if not np.isfinite(features).all():
+        if not _finite(features):
             raise InvalidInputError(
                 "bag-not-finite", "Some tile features are not numbers.", hint="Encode the slide again."
             )
@@ -175,75 +237,32 @@ class HistGenRunner:
         return self.decoding.replace(**cast(DecodingChanges, requested))
 
 
-class EncodedSlide(NamedTuple):
-    """`tile_weights` float32[R, P], each tile's share in its region; `cross`, what the decoder attends to."""
-
-    tile_weights: Floats
-    cross: Floats
-
-
-class OnnxCache(NamedTuple):
-    """Keys and values of the words so far and of the regions, and which regions are real."""
-
-    past: Floats
-    cross: Floats
-    valid: npt.NDArray[np.bool_]
+def answer(request: Request, written: Written) -> dict[str, npt.NDArray[Any]]:
+    """Turn a written report into the tensors that `HistGenRunner.infer` returns."""
+    text = written.text
+    return {
+        "tokens": text.tokens.astype(np.int32),
+        "logprobs": text.log_probs,
+        "evidence": tile_evidence(text.attention, written.tile_weights, request.places),
+        "score": np.array([text.score], dtype=np.float32),
+    }
 
 
-def encode_slide(encoder: Session, layout: RegionLayout) -> EncodedSlide:
-    """Run histgen_encoder.onnx on one slide's laid-out tiles."""
-    found = encoder.run({"tiles": layout.tiles, "mask": layout.mask, "prototypes": layout.prototypes})
-    return EncodedSlide(found["tile_weights"], found["cross"])
-
-
-class OnnxStepper:
-    """A `Stepper` over histgen_decoder.onnx, for slides encoded one by one."""
-
-    def __init__(self, decoder: Session, config: HistGenConfig, slides: list[EncodedSlide]) -> None:
-        self._decoder = decoder
-        self._config = config
-        regions = np.array([len(slide.tile_weights) for slide in slides])
-        self._valid = np.arange(regions.max())[None, :] < regions[:, None]
-        self._cross = np.concatenate([_padded(slide.cross, int(regions.max())) for slide in slides], axis=2)
-
-    @property
-    def slides(self) -> int:
-        """Slides in the batch."""
-        return len(self._valid)
-
-    def start(self) -> OnnxCache:
-        """Make the cache before the first token."""
-        c = self._config
-        shape = (c.num_layers, 2, self.slides, 1, c.num_heads, 0, c.d_model // c.num_heads)
-        return OnnxCache(np.zeros(shape, dtype=np.float32), self._cross, self._valid)
-
-    def step(self, tokens: Ints, cache: OnnxCache) -> Step[OnnxCache]:
-        """Feed tokens int64[S, B] and get log-probabilities, attention and the longer cache."""
-        inputs: dict[str, npt.NDArray[Any]] = {"tokens": tokens, **cache._asdict()}
-        found = self._decoder.run(inputs)
-        return Step(found["log_probs"], found["attention"], cache._replace(past=found["present"]))
-
-    def select(self, cache: OnnxCache, slides: Ints, beams: Ints) -> OnnxCache:
-        """Keep these slides and of each these beams."""
-        past = cache.past[:, :, slides[:, None], beams]
-        if len(slides) == len(cache.valid):
-            return cache._replace(past=past)
-        return OnnxCache(past, cache.cross[:, :, slides], cache.valid[slides])
-
-
-def tile_evidence(
-    text: Decoded, slide: EncodedSlide, order: Ints, mask: npt.NDArray[np.bool_] | None = None
-) -> Floats:
+def tile_evidence(attention: Floats, tile_weights: Floats, places: Arrangement) -> Floats:
     """Weights of tiles behind each token: float32[T, N] in input order, rows sum to 1.
 
-    A token's attention to a region is divided among the region's tiles by their pooling weights. `mask`
-    bool[R, P] marks the real tiles of the layout; None for one slide, whose padding is all at the end.
+    A token's attention to a region (`attention` float32[T, R]) is divided among the region's tiles by their
+    pooling weights (`tile_weights` float32[R, P]).
     """
-    laid_out = text.attention[:, :, None] * slide.tile_weights[None]
-    flat = laid_out.reshape(len(text.tokens), slide.tile_weights.size)
-    placed = flat[:, : len(order)] if mask is None else flat[:, mask.ravel()]
-    evidence = np.zeros((len(text.tokens), len(order)), dtype=np.float32)
-    evidence[:, order] = placed / placed.sum(axis=1, keepdims=True)
+    tiles = places.rows[places.mask]
+    shares = tile_weights[places.mask]
+    regions = np.nonzero(places.mask)[0]
+    evidence = np.empty((len(attention), len(tiles)), dtype=np.float32)
+    for row, looked in zip(
+        evidence, attention, strict=True
+    ):  # one token at a time: no second array of the size
+        placed = looked[regions] * shares
+        row[tiles] = placed / placed.sum()
     return evidence
 
 
@@ -253,9 +272,23 @@ def grid_spacing_px(xy: Ints) -> float:
     return float(steps.min()) if steps.size else 1.0
 
 
-def _padded(cross: Floats, regions: int) -> Floats:
-    spare = regions - cross.shape[-2]
-    return np.pad(cross, [(0, 0)] * 4 + [(0, spare), (0, 0)])
+def _features(values: npt.NDArray[Any]) -> Features:
+    """Return the features as they are if they are float16, else as float32."""
+    rows = np.asarray(values)
+    return rows if rows.dtype == np.float16 else rows.astype(np.float32, copy=False)
+
+
+def _finite(features: Features) -> bool:
+    """Return whether all features are finite. In parts: a truth value for each takes as much as the bag."""
+    parts = range(0, len(features), _ROWS_A_LOOK)
+    return all(_all_numbers(features[part : part + _ROWS_A_LOOK]) for part in parts)
+
+
+def _all_numbers(features: Features) -> bool:
+    if features.dtype != np.float16:
+        return bool(np.isfinite(features).all())
+    # By the exponent's bits: NumPy converts each float16 first, which takes 20 times as long.
+    return bool(((features.view(np.uint16) & 0x7FFF) < 0x7C00).all())
 
 
 def _single(values: npt.NDArray[Any]) -> Any:

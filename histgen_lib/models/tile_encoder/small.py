@@ -35,9 +35,10 @@ class PatchStem(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """uint8[B, 3, H, W] -> float32[B, outputs, H/4, W/4]."""
+        """uint8[B, 3, H, W] -> [B, outputs, H/4, W/4] in the weights' type."""
         weight = self.conv.weight * (2.0 / 255.0)
-        return functional.relu(self.norm(functional.conv2d(tiles.to(weight.dtype), weight, stride=PATCH_PX)))
+        pixels = tiles.to(weight.dtype)
+        return functional.relu(self.norm(functional.conv2d(pixels, weight, stride=PATCH_PX)))
 
 
 class ConvBlock(nn.Module):
@@ -86,11 +87,12 @@ class TileEncoder(TileNetwork):
         """Return features float32[B, dim] of tiles uint8[B, H, W, 3] or uint8[B, 3, H, W]."""
         x = self.feature_map(tiles)
         pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        features: Tensor = self.head(pooled)
+        features: Tensor = self.head(pooled).float()
         return features
 
     def feature_map(self, tiles: Tensor) -> Tensor:
         """Return the last convolution's output [B, widths[-1], H/16, W/16], for dense training targets."""
+        tiles = tiles.to(self.head.weight.dtype)  # before they are turned: TensorRT turns no uint8
         if tiles.shape[-1] == 3:
             tiles = tiles.permute(0, 3, 1, 2)
         out: Tensor = self.body(tiles)

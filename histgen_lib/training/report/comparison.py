@@ -23,8 +23,9 @@ from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGen, tile_order
 from histgen_lib.models.histgen.checkpoint import load_model
 from histgen_lib.models.histgen.decoding import Decoded, decode
+from histgen_lib.models.histgen.layout import arrange
 from histgen_lib.models.histgen.network import TorchStepper
-from histgen_lib.models.histgen.serving import EncodedSlide, tile_evidence
+from histgen_lib.models.histgen.serving import tile_evidence
 from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, token_spans
 from histgen_lib.pipeline.model import report_model
 from histgen_lib.training.annotation import Case, read_annotation
@@ -258,10 +259,10 @@ def _decode(
         decoded = decode(TorchStepper(model, memory), opened.decoding)[0]
     if variant == "mean-pooled":
         return decoded, np.zeros((len(decoded.tokens), sum(map(len, bags))), dtype=np.float32)
-    encoded = EncodedSlide(memory.tile_weights[0].numpy(), np.zeros(0, dtype=np.float32))
     starts = np.cumsum([0, *map(len, bags)])
     order = [start + _order(variant, bag) for start, bag in zip(starts, bags, strict=False)]
-    return decoded, tile_evidence(decoded, encoded, np.concatenate(order))
+    places = arrange(np.concatenate(order), model.config.tiles_per_region, model.config.prototype_num)
+    return decoded, tile_evidence(decoded.attention, memory.tile_weights[0].numpy(), places)
 
 
 def _order(variant: Variant, bag: Bag) -> NDArray[np.int64]:

@@ -28,6 +28,7 @@ COMMANDS = [
     "backfill",
     "config",
     "export",
+    "compile",
     "synth",
     "train-encoder",
     "train",
@@ -168,7 +169,7 @@ def test_model_info_describes_the_model(histgen, model_dir):
     assert facts["synthetic"] is True
     assert {file["name"] for file in facts["files"]} >= {
         "config.json",
-        "histgen_decoder.onnx",
+        "histgen_step.onnx",
         "domain.safetensors",
     }
     assert "synthetic slides only" in histgen("model", "info", model_dir)[1]
@@ -185,7 +186,7 @@ def test_doctor_passes_a_working_installation(histgen, model_dir, tmp_path):
 
 
 def test_doctor_names_the_fix_for_a_damaged_model(histgen, own_model_dir):
-    (own_model_dir / "histgen_decoder.onnx").write_bytes(b"damaged")
+    (own_model_dir / "histgen_step.onnx").write_bytes(b"damaged")
     code, out, _ = histgen("doctor", "--model", own_model_dir, "--json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
 

@@ -11,6 +11,7 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export import export_local
 from histgen_lib.models import SHIPPED_MODEL
 from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.histgen.serving import PARTS
 
 MODELS = ("histgen", "tile_encoder")
 CHECKED_IN = Path(__file__).resolve().parents[3] / "model_repository"
@@ -26,8 +27,7 @@ def test_it_holds_what_its_models_need_and_no_weights_twice(model_dir: Path, tmp
         "histgen/config.pbtxt",
         "histgen/1/model.py",
         "histgen/1/config.json",
-        "histgen/1/histgen_encoder.onnx",
-        "histgen/1/histgen_decoder.onnx",
+        *(f"histgen/1/{name}" for name in PARTS),
         "tile_encoder/config.pbtxt",
         "tile_encoder/1/model.py",
         "tile_encoder/1/config.json",

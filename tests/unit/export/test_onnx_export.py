@@ -1,7 +1,8 @@
-"""The exported graphs give what torch gives, at sizes not seen when they were traced."""
+"""The exported graphs, run as a CPU runs them, give what torch gives, at sizes not seen at tracing."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,15 @@ import torch
 
 from histgen_lib.errors import FatalError
 from histgen_lib.export import to_onnx
+from histgen_lib.export.cpu_files import export_cpu_graphs
 from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen import HistGen, HistGenConfig, tile_order
 from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
-from histgen_lib.models.histgen.decoding import DecodingSettings, decode
-from histgen_lib.models.histgen.layout import lay_out
-from histgen_lib.models.histgen.serving import (
-    DECODER_ONNX,
-    ENCODER_ONNX,
-    MODEL,
-    OnnxStepper,
-    encode_slide,
-    tile_evidence,
-)
+from histgen_lib.models.histgen.decoding import DecodingSettings
+from histgen_lib.models.histgen.encoder import RegionMemory
+from histgen_lib.models.histgen.layout import Arrangement, arrange
+from histgen_lib.models.histgen.on_cpu import CpuEngine, EncodedSlide, cpu_engine
+from histgen_lib.models.histgen.serving import MODEL, PARTS, tile_evidence
 from histgen_lib.models.serving import Compute, OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
@@ -69,20 +66,24 @@ class Exported:
         )
         save_model(folder, self.model)
         to_onnx(folder)
-        self.encoder = OnnxSession(folder / ENCODER_ONNX, threads=1)
-        self.decoder = OnnxSession(folder / DECODER_ONNX, threads=1)
+        self.engine = cpu_engine(open_model_folder(folder), threads=1)
         self.runner = MODEL.runner(open_model_folder(folder), Compute(threads=1))
 
     def bag(self, tiles: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(tiles)
-        cells = rng.permutation(40 * 40)[:tiles]
-        xy = np.stack([cells % 40, cells // 40], axis=1) * SPAN_PX
+        cells = rng.permutation(100 * 100)[:tiles]
+        xy = np.stack([cells % 100, cells // 100], axis=1) * SPAN_PX
         return rng.normal(size=(tiles, 10)).astype(np.float32), xy.astype(np.int32)
 
     def ordered(self, features: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         published = self.model.config.mode == "published"
         order = np.arange(len(xy)) if published else tile_order(xy, SPAN_PX)
         return features[order], order
+
+    def places(self, tiles: int) -> Arrangement:
+        """Return where tiles lie that are in order already."""
+        config = self.model.config
+        return arrange(np.arange(tiles), config.tiles_per_region, config.prototype_num)
 
 
 @pytest.fixture(
@@ -94,16 +95,84 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Exported(tmp_path_factory.mktemp("model"), *request.param)
 
 
-@pytest.mark.parametrize("tiles", COUNTS)
-def test_the_encoder_graph_agrees_with_torch(exported: Exported, tiles: int) -> None:
+def agrees(found: EncodedSlide, model: HistGen, memory: RegionMemory) -> None:
+    """Compare an encoded slide with torch's."""
+    cross = model.decoder.cross(memory.regions)[:, :, 0].numpy()
+    assert np.abs(found.tile_weights - memory.tile_weights[0].numpy()).max() < TOLERANCE
+    for (keys, values), expected in zip(found.cross, cross, strict=True):
+        assert np.abs(keys.swapaxes(1, 2) - expected[0]).max() < TOLERANCE
+        assert np.abs(values - expected[1]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("tiles", [*COUNTS, 10_000])
+def test_the_encoder_agrees_with_torch(exported: Exported, tiles: int) -> None:
+    """At 10,000 tiles the regions hear each other in two parts."""
     features, _ = exported.ordered(*exported.bag(tiles))
-    layout = lay_out(features, exported.model.config.tiles_per_region, exported.model.config.prototype_num)
-    found = exported.encoder.run(
-        {"tiles": layout.tiles, "mask": layout.mask, "prototypes": layout.prototypes}
+    found = exported.engine.encode(features, exported.places(tiles))
+    with torch.inference_mode():
+        memory = exported.model.region_memory(
+            torch.from_numpy(features)[None], torch.ones(1, tiles, dtype=torch.bool)
+        )
+        agrees(found, exported.model, memory)
+
+
+def test_a_case_agrees_with_torch_on_its_slides_regions(exported: Exported) -> None:
+    """Each slide's last region is padded; features come in another order than the regions."""
+    features, _ = exported.bag(50)
+    config, model = exported.model.config, exported.model
+    order = np.random.default_rng(2).permutation(50)
+    places = arrange(order, config.tiles_per_region, config.prototype_num, runs=[8, 1, 41])
+    tiles = torch.from_numpy(features[places.rows] * places.mask[:, :, None])
+    prototypes = [int(np.flatnonzero((places.rows == row) & places.mask)[0]) for row in places.prototypes]
+    with torch.inference_mode():
+        mask, slots = torch.from_numpy(places.mask), model.memory_slots()
+        memory = model.encode_regions(tiles[None], mask[None], torch.tensor([prototypes]), slots)
+        agrees(exported.engine.encode(features, places), model, memory)
+
+
+def test_float16_features_are_taken_as_they_are(exported: Exported) -> None:
+    features = exported.bag(50)[0].astype(np.float16)
+    half, single = (
+        exported.engine.encode(rows, exported.places(50)) for rows in (features, features.astype(np.float32))
     )
-    expected = exported.model.encode(features).numpy()
-    assert found["regions"].shape == expected.shape
-    assert np.abs(found["regions"] - expected).max() < TOLERANCE
+    assert np.array_equal(half.tile_weights, single.tile_weights)
+
+
+def test_bits_depend_neither_on_threads_nor_on_the_reports_before(exported: Exported) -> None:
+    """Words are remembered: those of the second report were computed in another one's company."""
+    folder = open_model_folder(exported.folder)
+    features, _ = exported.bag(1000)
+    settings = DecodingSettings(max_tokens=15, beam_size=4)
+    used = cpu_engine(folder, threads=3)
+    for seed in range(3):
+        used.write(
+            features[seed:], exported.places(1000 - seed), settings.replace(method="sample", seed=seed)
+        )
+    fresh, again = (
+        engine.write(features, exported.places(1000), settings)
+        for engine in (cpu_engine(folder, threads=1), used)
+    )
+    assert fresh.tile_weights.tobytes() == again.tile_weights.tobytes()
+    assert fresh.text.tokens.tolist() == again.text.tokens.tolist()
+    assert fresh.text.log_probs.tobytes() == again.text.log_probs.tobytes()
+    assert fresh.text.attention.tobytes() == again.text.attention.tobytes()
+
+
+def test_long_texts_of_many_beams_agree_with_torch(exported: Exported, tmp_path: Path) -> None:
+    """The beams' common cache is made anew several times, without the words that no beam has said."""
+    features, _ = exported.ordered(*exported.bag(50))
+    settings = DecodingSettings(max_tokens=70, beam_size=6)
+    model = copy.deepcopy(exported.model)
+    with torch.no_grad():
+        model.logit.bias[0] = -1000  # no text ends
+    mask = torch.ones(1, 50, dtype=torch.bool)
+    expected = model.generate_batch(torch.from_numpy(features)[None], mask, settings)[0]
+    graphs = {path.name: OnnxSession(path, threads=1) for path in export_cpu_graphs(model, tmp_path)}
+    found = CpuEngine(model.config, graphs, threads=1).write(features, exported.places(50), settings).text
+    assert len(expected.tokens) == 70
+    assert found.tokens.tolist() == expected.tokens.tolist()
+    assert np.abs(found.log_probs - expected.log_probs).max() < TOLERANCE
+    assert np.abs(found.attention - expected.attention).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
@@ -129,22 +198,6 @@ def test_the_runner_writes_what_torch_writes(exported: Exported, tiles: int, met
     forced = exported.model.log_probs(ordered, [0, *expected.tokens[:-1]]).numpy()
     places = np.arange(len(expected.tokens))
     assert np.abs(found["logprobs"] - forced[places, expected.tokens]).max(initial=0) < TOLERANCE
-
-
-def test_a_batch_of_slides_is_decoded_as_each_alone(exported: Exported) -> None:
-    config = exported.model.config
-    slides = []
-    for tiles in (5, 90, 33):
-        ordered, _ = exported.ordered(*exported.bag(tiles))
-        slides.append(
-            encode_slide(exported.encoder, lay_out(ordered, config.tiles_per_region, config.prototype_num))
-        )
-    chosen = DecodingSettings(max_tokens=15)
-    together = decode(OnnxStepper(exported.decoder, config, slides), chosen)
-    for text, slide in zip(together, slides, strict=True):
-        alone = decode(OnnxStepper(exported.decoder, config, [slide]), chosen)[0]
-        assert text.tokens.tolist() == alone.tokens.tolist()
-        assert text.score == pytest.approx(alone.score, abs=1e-4)
 
 
 @pytest.mark.parametrize("tiles", COUNTS)
@@ -190,11 +243,22 @@ def test_the_tile_encoder_graph_agrees_with_torch(exported: Exported, count: int
 
 
 def test_exporting_twice_gives_the_same_bytes(exported: Exported) -> None:
-    before = [
-        (exported.folder / name).read_bytes() for name in (ENCODER_ONNX, DECODER_ONNX, TILE_ENCODER_ONNX)
-    ]
+    before = [(exported.folder / name).read_bytes() for name in (*PARTS, TILE_ENCODER_ONNX)]
     written = to_onnx(exported.folder)
     assert [path.read_bytes() for path in written] == before
+
+
+def test_a_model_exported_before_there_were_parts_is_told_to_be_exported_again(
+    exported: Exported, tmp_path: Path
+) -> None:
+    for name in ("config.json", "tokenizer.json", "histgen.safetensors"):
+        (tmp_path / name).write_bytes((exported.folder / name).read_bytes())
+    (tmp_path / "histgen_encoder.onnx").touch()
+    (tmp_path / "histgen_decoder.onnx").touch()
+    with pytest.raises(FatalError) as caught:
+        MODEL.runner(open_model_folder(tmp_path), Compute(threads=1))
+    assert caught.value.code == "model-incomplete"
+    assert "histgen model export" in caught.value.hint
 
 
 def test_a_folder_without_weights_cannot_be_exported(tmp_path: Path) -> None:
@@ -204,10 +268,6 @@ def test_a_folder_without_weights_cannot_be_exported(tmp_path: Path) -> None:
 
 
 def test_evidence_of_no_tokens_has_no_rows(exported: Exported) -> None:
-    features, xy = exported.bag(8)
-    ordered, order = exported.ordered(features, xy)
-    config = exported.model.config
-    slide = encode_slide(exported.encoder, lay_out(ordered, config.tiles_per_region, config.prototype_num))
-    text = decode(OnnxStepper(exported.decoder, config, [slide]), DecodingSettings(max_tokens=1))[0]
-    cut = type(text)(text.tokens[:0], text.log_probs[:0], text.attention[:0], text.score, True)
-    assert tile_evidence(cut, slide, order).shape == (0, 8)
+    places = exported.places(8)
+    shares = np.ones(places.mask.shape, dtype=np.float32)
+    assert tile_evidence(np.zeros((0, len(shares)), dtype=np.float32), shares, places).shape == (0, 8)

@@ -26,6 +26,7 @@ SIZES = {
 def small_model(mode: str, **changes: object) -> HistGen:
     """Random weights, spread enough that outputs differ from slide to slide."""
     torch.manual_seed(7)
+    torch.set_num_threads(1)  # at this size threads only wait for each other
     network = HistGen(HistGenConfig.from_json({"mode": mode, **SIZES, **changes}))
     with torch.no_grad():
         for weight in network.parameters():

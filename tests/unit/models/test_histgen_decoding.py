@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from small_histgen import SIZES, small_model
 
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.models.histgen.decoding import END, Decoded, DecodingSettings, Step, decode
+from histgen_lib.models.histgen.decoding import (
+    END,
+    FINISHED_PENALTY,
+    Continuations,
+    Decoded,
+    DecodingSettings,
+    Step,
+    decode,
+    follow,
+)
 from histgen_lib.models.histgen.network import TorchStepper
 
 WORDS = 5
@@ -51,6 +61,36 @@ class ToyStepper:
         logits = np.random.default_rng([self.seeds[slide], *words.tolist()]).normal(size=WORDS) * 1.5
         logits[END] += self.end_bias
         return logits - np.log(np.exp(logits).sum())
+
+
+class ToyEngine:
+    """Searches the toy languages by itself, all slides to the limit, as a device does."""
+
+    def __init__(self, stepper: ToyStepper) -> None:
+        self.stepper, self.slides, self.seen = stepper, stepper.slides, []
+
+    def search(self, beams: int, max_tokens: int) -> Iterator[Continuations]:
+        every, cache = np.arange(self.slides), self.stepper.start()
+        scores = np.full((self.slides, beams), -np.inf, dtype=np.float32)
+        scores[:, 0] = 0.0
+        parents = np.zeros((self.slides, beams), dtype=np.int64)
+        tokens = np.zeros_like(parents)
+        for _ in range(max_tokens):
+            step = self.stepper.step(tokens, self.stepper.select(cache, every, parents))
+            self.seen.append(step.attention)
+            summed = (scores[:, :, None] + step.log_probs).reshape(self.slides, -1)
+            order = np.argsort(-summed, axis=1, kind="stable")[:, :beams]
+            scores = np.take_along_axis(summed, order, axis=1)
+            chosen = np.take_along_axis(step.log_probs.reshape(self.slides, -1), order, axis=1)
+            parents, tokens, cache = order // WORDS, order % WORDS, step.cache
+            scores = np.where(tokens == END, scores - FINISHED_PENALTY, scores)
+            yield Continuations(tokens, parents, chosen)
+
+    def looked(self, beams: list[np.ndarray]) -> list[np.ndarray]:
+        return [
+            np.array([self.seen[place][slide, beam] for place, beam in enumerate(fed)]).reshape(-1, 2)
+            for slide, fed in enumerate(beams)
+        ]
 
 
 def all_texts(stepper: ToyStepper, length: int) -> dict[tuple[int, ...], float]:
@@ -111,6 +151,26 @@ def test_stopping_early_gives_the_same_answer_as_running_to_the_limit(
     found = decode(stepper, DecodingSettings(beam_size=beams, max_tokens=length))[0]
     assert found.tokens.tolist() == expected
     assert found.score == pytest.approx(score, abs=1e-4)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), bias=st.floats(-3, 4), beams=st.integers(1, 4), length=st.integers(1, 9))
+def test_following_an_engine_gives_what_stepping_gives(
+    seed: int, bias: float, beams: int, length: int
+) -> None:
+    how = DecodingSettings(beam_size=beams, max_tokens=length)
+    seeds = [seed, seed + 1, seed + 2]
+    followed = follow(ToyEngine(ToyStepper(seeds, bias)), how)
+    for found, expected in zip(followed, decode(ToyStepper(seeds, bias), how), strict=True):
+        assert found.attention.shape == expected.attention.shape
+        assert same(found, expected)
+        assert found.score == expected.score
+
+
+def test_an_engine_is_not_asked_for_more_than_the_host_needs() -> None:
+    engine = ToyEngine(ToyStepper([1], end_bias=6.0))
+    follow(engine, DecodingSettings(beam_size=3, max_tokens=100))
+    assert len(engine.seen) < 10
 
 
 def test_search_stops_when_no_better_text_is_possible() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.models.histgen.layout import lay_out, prototype_rows, tile_order
+from histgen_lib.models.histgen.layout import arrange, prototype_rows, tile_order
 
 SPAN_PX = 512.4
 
@@ -70,25 +70,23 @@ def test_prototypes_are_the_rows_that_torch_picks(prototypes: int) -> None:
 
 
 @pytest.mark.parametrize(("tiles", "regions"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
-def test_regions_hold_the_tiles_in_order_and_zeros_after_them(tiles: int, regions: int) -> None:
-    features = np.arange(1, tiles * 3 + 1, dtype=np.float16).reshape(tiles, 3)
-    layout = lay_out(features, tiles_per_region=4, prototypes=2)
-    assert layout.tiles.shape == (regions, 4, 3)
-    assert layout.tiles.dtype == np.float32
-    assert np.array_equal(layout.tiles[layout.mask], features)
-    assert not layout.tiles[~layout.mask].any()
+def test_regions_hold_the_tiles_in_order_and_padding_after_them(tiles: int, regions: int) -> None:
+    order = np.random.default_rng(tiles).permutation(tiles)
+    places = arrange(order, tiles_per_region=4, prototypes=2)
+    assert places.rows.shape == (regions, 4)
+    assert places.rows[places.mask].tolist() == order.tolist()
+    assert not places.rows[~places.mask].any()
 
 
 def test_slides_of_a_case_share_no_region() -> None:
-    features = np.arange(1, 12 * 3 + 1, dtype=np.float32).reshape(12, 3)
-    layout = lay_out(features, tiles_per_region=4, prototypes=5, runs=[5, 1, 6])
-    assert layout.mask.sum(axis=1).tolist() == [4, 1, 1, 4, 2]
-    assert np.array_equal(layout.tiles[layout.mask], features)
-    assert np.array_equal(layout.tiles.reshape(-1, 3)[layout.prototypes], features[prototype_rows(12, 5)])
+    order = np.random.default_rng(0).permutation(12)
+    places = arrange(order, tiles_per_region=4, prototypes=5, runs=[5, 1, 6])
+    assert places.mask.sum(axis=1).tolist() == [4, 1, 1, 4, 2]
+    assert places.rows[places.mask].tolist() == order.tolist()
+    assert places.prototypes.tolist() == order[prototype_rows(12, 5)].tolist()
 
 
-@pytest.mark.parametrize(("shape", "code"), [((0, 3), "bag-empty"), ((5,), "bag-shape")])
-def test_features_that_do_not_form_a_bag_are_refused(shape: tuple[int, ...], code: str) -> None:
+def test_no_tiles_form_no_bag() -> None:
     with pytest.raises(InvalidInputError) as caught:
-        lay_out(np.zeros(shape), tiles_per_region=4, prototypes=2)
-    assert caught.value.code == code
+        arrange(np.zeros(0, dtype=np.int64), tiles_per_region=4, prototypes=2)
+    assert caught.value.code == "bag-empty"

@@ -9,6 +9,8 @@ from small_histgen import SIZES, small_model
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
+from histgen_lib.models.histgen import encoder as encoder_module
+from histgen_lib.models.histgen import network as network_module
 
 COUNTS = (1, 4, 5, 17)
 
@@ -233,3 +235,19 @@ def test_sizes_that_cannot_be_built_are_refused(changes: dict[str, object]) -> N
     with pytest.raises(InvalidInputError) as caught:
         HistGenConfig.from_json({**SIZES, **changes})
     assert caught.value.code == "model-config"
+
+
+@pytest.mark.parametrize("mode", ["published", "corrected"])
+def test_evaluation_in_parts_gives_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients everything is computed at once and unfolded, as in training."""
+    monkeypatch.setattr(network_module, "_TILES_AT_ONCE", 8)
+    monkeypatch.setattr(encoder_module, "_REGIONS_AT_ONCE", 8)
+    network = small_model(mode)
+    features, mask, _ = batch()
+    whole = network.region_memory(features, mask)
+    with torch.no_grad():
+        in_parts = network.region_memory(features, mask)
+    assert torch.equal(in_parts.valid, whole.valid)
+    for one, other in ((in_parts.regions, whole.regions), (in_parts.tile_weights, whole.tile_weights)):
+        shown = whole.valid[:, : one.shape[1], None]
+        assert torch.allclose(one * shown, other * shown, atol=1e-5)

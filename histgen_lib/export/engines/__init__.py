@@ -1,0 +1,1 @@
+"""Compiling a model folder's networks to engines of TensorRT or TensorRT-RTX (docs/engines.md)."""

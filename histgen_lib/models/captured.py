@@ -1,0 +1,43 @@
+"""Work on a device that is launched as one piece: a CUDA graph on a GPU, a plain call elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Work = Callable[[], None]
+"""Reads and writes buffers that stay where they are; nothing in it waits for the device."""
+
+_WARM_UP = 2
+"""Runs before a capture, in which libraries choose kernels and take their workspace."""
+
+
+def captured(work: Work, device: torch.device, pool: Any = None) -> Work:
+    """Return what does `work` in one launch. On CUDA the work is run twice first, then recorded.
+
+    Graphs of one `pool` (`torch.cuda.graph_pool_handle`) share the memory between their inputs and outputs:
+    they must never run at the same time.
+    """
+    if device.type != "cuda":
+        return work
+    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            work()
+    current.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may use the device in the meantime.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph.replay
+
+
+def size_class(count: int, least: int = 16) -> int:
+    """Round a size up to 2·2ⁿ or 3·2ⁿ, at least `least`: few graphs serve all sizes."""
+    size = least
+    while size < count:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
