@@ -54,7 +54,6 @@ def make_tiny_model(folder: Path, tile_encoder: TileNetwork | None = None) -> Pa
         tokenizer=tokenizer,
         tiling={"tile_px": 64, "mpp": 2.0, "overlap_px": 0, "min_tissue": 0.15},
         tile_encoder=encoder,
-        encoder={"name": "tiny-encoder"},
     )
     save_model(folder, HistGen(config))
     if tile_encoder is None:

@@ -51,7 +51,9 @@ def read_maker(path: Path) -> Maker:
     """Return what made a bag that `write` wrote, from its metadata alone."""
     try:
         facts = json.loads(pq.read_schema(path).metadata[_KEY])
-        return Maker(str(facts["encoder_name"]), str(facts["encoder_sha256"]), int(facts["dim"]))
+        return Maker(
+            str(facts["encoder_name"]), str(facts["encoder_sha256"]), int(facts["dim"]), _settings(facts)
+        )
     except _DAMAGE as error:
         raise unreadable(path.name, "it is not a bag written by histgen") from error
 
@@ -122,7 +124,13 @@ def _bag(table: pa.Table, facts: dict[str, Any]) -> Bag:
         slide_size=(int(facts["slide_size"][0]), int(facts["slide_size"][1])),
         encoder_name=str(facts["encoder_name"]),
         encoder_sha256=str(facts["encoder_sha256"]),
+        encoder_settings=_settings(facts),
     )
+
+
+def _settings(facts: dict[str, Any]) -> str:
+    """Return the digest of the encoder's settings, which older bags lack."""
+    return str(facts.get("encoder_settings", ""))
 
 
 def _number(value: float | None) -> float:

@@ -36,9 +36,11 @@ class Bag:
     `features`: float16[N,D]. `xy`: int32[N,2], top-left corners in level-0 px. `span_px`: side of a tile in
     level-0 px. `tile_px`, `mpp`: side (px) and scale (µm/px) of the tiles as the encoder saw them.
     `slide_mpp`: µm per level-0 px. `slide_size`: (width, height) in level-0 px. `encoder_name`,
-    `encoder_sha256`: what made the features. Bags read from other tools' files may lack some of these: then
-    numbers are NaN or 0, and texts empty. Raises `InvalidInputError("bag-invalid")` for arrays of other
-    shapes, empty bags, features that are not finite, and sizes that are not positive.
+    `encoder_sha256` (of its weights), `encoder_settings` (SHA-256 of what else decides a tile's feature:
+    architecture, preprocessing, pooling, the tiles' side and scale): what made the features. Bags read from
+    other tools' files may lack some of these: then numbers are NaN or 0, and texts empty. Raises
+    `InvalidInputError("bag-invalid")` for arrays of other shapes, empty bags, features that are not finite,
+    and sizes that are not positive.
     """
 
     slide_id: str
@@ -51,6 +53,7 @@ class Bag:
     slide_size: tuple[int, int]
     encoder_name: str
     encoder_sha256: str
+    encoder_settings: str = ""
 
     def __post_init__(self) -> None:
         wrong = _array_fault(self.features, self.xy) or _number_fault(self)
@@ -89,7 +92,12 @@ class Bag:
         return sha.hexdigest()
 
     def metadata(self) -> dict[str, Any]:
-        """Return everything but the arrays, as JSON values (an unknown number is None)."""
+        """Return everything but the arrays, as JSON values.
+
+        An unknown number is None. Unknown settings are left out, so that bags of before they were recorded
+        keep their digests.
+        """
+        settings = {"encoder_settings": self.encoder_settings} if self.encoder_settings else {}
         return {
             "schema_version": SCHEMA_VERSION,
             "slide_id": self.slide_id,
@@ -102,21 +110,26 @@ class Bag:
             "slide_size": [int(side) for side in self.slide_size],
             "encoder_name": self.encoder_name,
             "encoder_sha256": self.encoder_sha256,
+            **settings,
         }
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What made a bag: the tile encoder's name, the SHA-256 of its weights ("" if unknown), its width D."""
+    """What made a bag: the tile encoder's name, the SHA-256 of its weights, its width D, its settings.
+
+    What is unknown is ""; `settings` as `Bag.encoder_settings`.
+    """
 
     name: str
     sha256: str
     width: int
+    settings: str = ""
 
 
 def maker_of(bag: Bag) -> Maker:
     """Return what made the bag."""
-    return Maker(bag.encoder_name, bag.encoder_sha256, int(bag.features.shape[1]))
+    return Maker(bag.encoder_name, bag.encoder_sha256, int(bag.features.shape[1]), bag.encoder_settings)
 
 
 def unreadable(name: str, why: str) -> InvalidInputError:

@@ -42,7 +42,7 @@ class _Commands(TyperGroup):
 _COMMANDS = {
     "report": ("Slides", "offline.report:report"),
     "tiles": ("Slides", "offline.tiles:tiles"),
-    "encode": ("Slides", "offline.train:encode"),
+    "encode": ("Slides", "offline.encode:encode"),
     "demo": ("Start here", "stream.demo:demo"),
     "doctor": ("Start here", "offline.doctor:doctor"),
     "up": ("The stream", "stream.up:up"),

@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from histgen_lib.cli.output import err
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models import SHIPPED_MODEL as DEMO_MODEL
+
+if TYPE_CHECKING:
+    from histgen_lib.training.encoder.source import EncoderChoice
 
 
 def writable_folder(folder: Path | None) -> Path | None:
@@ -104,6 +107,18 @@ InPrecision = Annotated[
     Literal["float32", "float16", "bfloat16"],
     typer.Option("--precision", help="Number format of the networks; 16 bits are for GPUs."),
 ]
+
+ENCODER_META = "NAME[=WEIGHTS]"
+"""How an encoder is shown in help; `encoder_choice` reads it."""
+
+
+def encoder_choice(
+    text: str | None, *, tile_px: int | None = None, tile_mpp: float | None = None
+) -> EncoderChoice:
+    """Return the encoder that an option names, by default the demo model's. Needs the train extra."""
+    from histgen_lib.training.encoder.source import choose_encoder
+
+    return choose_encoder(text or str(DEMO_MODEL), tile_px=tile_px, mpp=tile_mpp)
 
 
 def model_folder(chosen: Path | None) -> Path:

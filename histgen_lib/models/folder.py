@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.files import canonical_json, sha256_file, sha256_hex
+from histgen_lib.files import canonical_json, json_digest, sha256_file, sha256_hex
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.serving import served_models
+from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX
 from histgen_lib.text.tokenizers import Tokenizer, load_tokenizer
 
 SCHEMA = 1
@@ -28,6 +29,9 @@ TOKENIZER = "tokenizer.json"
 WEIGHTS = "histgen.safetensors"
 TILE_ENCODER_WEIGHTS = "tile_encoder.safetensors"
 DOMAIN = "domain.safetensors"
+
+_NOT_SETTINGS = frozenset({"name", "sha256", "file_sha256", "settings_sha256", "licence"})
+"""What the section "encoder" says about an encoder that does not decide the features of given weights."""
 
 SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "evidence", "training")
 
@@ -66,8 +70,18 @@ class ModelFolder:
 
     @property
     def encoder(self) -> Mapping[str, Any]:
-        """The tile encoder: name, sha256 of its weights, dim."""
+        """The tile encoder: name, sha256 of its weights, dim, and what rebuilds it if the folder has it."""
         return self.section("encoder")
+
+    @cached_property
+    def encoder_settings(self) -> str:
+        """SHA-256 of what, besides its weights, decides the encoder's features; "" if that is unknown.
+
+        It is what config.json states; otherwise it follows from the encoder in the folder and its tiles.
+        """
+        stated = str(self.encoder.get("settings_sha256", ""))
+        has_encoder = any((self.path / name).is_file() for name in (TILE_ENCODER_WEIGHTS, TILE_ENCODER_ONNX))
+        return stated or (settings_digest(self.encoder, self.tiling) if has_encoder else "")
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return a section of config.json ("domain", "abstention", "calibration", …); {} if it is absent."""
@@ -99,6 +113,12 @@ class ModelFolder:
                 hint="Write the ONNX files with `histgen model export`, or fetch the model again.",
             )
         return path
+
+
+def settings_digest(encoder: Mapping[str, Any], tiling: Mapping[str, Any]) -> str:
+    """Digest what decides an encoder's features besides its weights, from sections of a config.json."""
+    rebuilds = {name: value for name, value in encoder.items() if name not in _NOT_SETTINGS}
+    return json_digest({**rebuilds, "tile_px": int(tiling["tile_px"]), "mpp": float(tiling["mpp"])})
 
 
 def open_model_folder(path: Path | str) -> ModelFolder:

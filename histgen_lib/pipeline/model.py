@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
+from histgen_lib.bags import Maker
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.models.domain import DomainModel
 from histgen_lib.models.folder import DOMAIN, ModelFolder, open_model_folder
@@ -35,7 +37,8 @@ class ReportModel:
     `abstention_threshold`: the lowest report confidence, 0..1, that the model stands by. `report_statistic`:
     how a report's confidence follows from those of its sentences: that of the diagnosis line ("diagnosis";
     the lowest if there is none), their "mean", or their "min". `domain` is None for a model without
-    statistics of its training data, such as imported weights.
+    statistics of its training data, such as imported weights. `lent`: a tile encoder that the folder lacks,
+    see `with_encoder`.
     """
 
     folder: ModelFolder
@@ -47,6 +50,33 @@ class ReportModel:
     sentence_threshold: float
     report_statistic: ReportStatistic
     evidence: EvidenceFigures
+    lent: Maker | None = None
+
+    def with_encoder(self, encoder: Maker) -> ReportModel:
+        """Return the model with a tile encoder that is not in its folder.
+
+        Raises InvalidInputError("model-other-encoder") unless it fits everything that the model states about
+        its encoder. Names are compared without case and signs, and only if a digest is unknown.
+        """
+        own = Maker(
+            self.encoder_name, self.encoder_sha256, self.folder.histgen.input_dim, self.encoder_settings
+        )
+        digests = own.sha256, encoder.sha256
+        names = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in (own.name, encoder.name)]
+        if own.width != encoder.width:
+            raise self._other_encoder(encoder, f"features of length {own.width}, not {encoder.width}")
+        if _differ(*digests) or (not all(digests) and _differ(*names)):
+            raise self._other_encoder(encoder, f"those of {own.name or digests[0][:16]}")
+        if _differ(own.settings, encoder.settings):
+            raise self._other_encoder(encoder, "those of the same weights with other settings or tiles")
+        return replace(self, lent=encoder)
+
+    def _other_encoder(self, encoder: Maker, reads: str) -> InvalidInputError:
+        return InvalidInputError(
+            "model-other-encoder",
+            f"The model {self.folder.name} does not read the features of {encoder.name}, but {reads}.",
+            hint="Name the encoder and weights that the model was trained with; see `histgen model info`.",
+        )
 
     @cached_property
     def provenance(self) -> ModelProvenance:
@@ -57,12 +87,22 @@ class ReportModel:
     @cached_property
     def encoder_name(self) -> str:
         """The name of the tile encoder whose features the model reads."""
-        return str(self.folder.encoder.get("name", ""))
+        return self.lent.name if self.lent else str(self.folder.encoder.get("name", ""))
 
     @cached_property
     def encoder_sha256(self) -> str:
         """The SHA-256 of that encoder's weights; "" if the model does not say."""
-        return str(self.folder.encoder.get("sha256", ""))
+        return self.lent.sha256 if self.lent else str(self.folder.encoder.get("sha256", ""))
+
+    @cached_property
+    def encoder_settings(self) -> str:
+        """The SHA-256 of what else decides that encoder's features; "" if the model does not say."""
+        return self.lent.settings if self.lent else self.folder.encoder_settings
+
+
+def _differ(one: str, other: str) -> bool:
+    """Return whether two facts are both known, and not the same."""
+    return bool(one and other) and one != other
 
 
 def load_model(path: Path | str) -> ReportModel:

@@ -140,8 +140,15 @@ class Recipe:
                 "model": self.model.provenance.sha256,
                 "decoding": self._decoding,
                 "origin": dict(origin),
+                **self._lent,
             }
         )
+
+    @property
+    def _lent(self) -> dict[str, str]:
+        """What decides a draft besides the model folder: an encoder that is not in it."""
+        lent = self.model.lent
+        return {} if lent is None else {"encoder": lent.sha256, "encoder_settings": lent.settings}
 
     def of_slide(self, part: Part) -> Provenance:
         """Return the provenance of the draft of one slide or bag."""

@@ -7,7 +7,7 @@ one sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from histgen_lib.bags import Bag, maker_of, read_bag, read_maker
+from histgen_lib.bags import Bag, Maker, maker_of, read_bag, read_maker
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
 from histgen_lib.text.tokenizers import Tokenizer
@@ -159,22 +159,37 @@ def augment_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, row, _AUGMENT_STREAM])
 
 
-def require_same_encoder(examples: Sequence[Example], encoder_sha256: str = "") -> None:
-    """Require that one encoder made all bags: that of `encoder_sha256`, if given.
+def require_same_encoder(examples: Sequence[Example], encoder: Maker | None = None) -> None:
+    """Require that one encoder with the same settings made all bags: `encoder`, if there is one.
 
-    Compares the encoder's digest and name, where bags state them, and the length of the features. Of bags on
+    Compares the encoder's digests and name, where bags state them, and the length of the features. Of bags on
     disk only the metadata is read. InvalidInputError("training-bags-differ").
     """
-    sha256, name, width = encoder_sha256, "", 0
+    common = replace(encoder, name="") if encoder else Maker("", "", 0)  # the bags' name for it may differ
     for example in examples:
         for maker in map(maker_of, example.held) if example.held else map(read_maker, example.paths):
-            sha256, name, width = sha256 or maker.sha256, name or maker.name, width or maker.width
-            same_name = maker.name in ("", name) or (maker.sha256 == sha256 != "")
-            if maker.sha256 not in ("", sha256) or maker.width != width or not same_name:
+            common = Maker(
+                common.name or maker.name,
+                common.sha256 or maker.sha256,
+                common.width or maker.width,
+                common.settings or maker.settings,
+            )
+            if not _agrees(maker, common):
                 raise _bags_differ(
-                    f"The bag of {example.id} is from a different tile encoder than the others "
-                    f"({maker.name or 'not named'}, features of length {maker.width})"
+                    f"The bag of {example.id} is from a different tile encoder than the others, or from it "
+                    f"with other settings ({maker.name or 'not named'}, features of length {maker.width})"
                 )
+
+
+def _agrees(maker: Maker, common: Maker) -> bool:
+    """Return whether what a bag states about its encoder is what the others state."""
+    same_name = maker.name in ("", common.name) or (maker.sha256 == common.sha256 != "")
+    return (
+        same_name
+        and maker.width == common.width
+        and maker.sha256 in ("", common.sha256)
+        and maker.settings in ("", common.settings)
+    )
 
 
 def collate(features: Sequence[FloatArray], ids: Sequence[Sequence[int]]) -> Batch:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases, read_truth
-from histgen_lib.cli.options import need_train_extra, writable_file, writable_folder
+from histgen_lib.cli.options import (
+    ENCODER_META,
+    encoder_choice,
+    need_train_extra,
+    writable_file,
+    writable_folder,
+)
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import write_atomic
@@ -66,7 +72,10 @@ def compare(
         typer.Option("--train-bags", metavar="DIR", help="Bags of the slides to train on, if different."),
     ] = None,
     encoder: Annotated[
-        Path | None, typer.Option("--encoder", metavar="DIR", help="Tile encoder that made the bags.")
+        str | None,
+        typer.Option(
+            "--encoder", metavar=ENCODER_META, help="Tile encoder that made the bags, or its folder."
+        ),
     ] = None,
     truth: Annotated[
         Path | None,
@@ -104,7 +113,7 @@ def compare(
         make_settings(
             preset, annotation=train_annotation or annotation, bags=train_bags or bags, out=out_dir
         ),
-        encoder=encoder,
+        encoder=encoder_choice(encoder) if encoder else None,
         synthetic=synthetic,
         threads=threads,
         allow_missing=allow_missing,

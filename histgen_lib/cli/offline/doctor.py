@@ -145,7 +145,8 @@ def _model(folder: Path) -> Check:
 
     model = load_model(folder)
     weights = model.folder.path / TILE_ENCODER_WEIGHTS
-    if weights.is_file() and model.encoder_sha256 and sha256_file(weights) != model.encoder_sha256:
+    stated = model.folder.encoder.get("file_sha256") or model.encoder_sha256
+    if weights.is_file() and stated and sha256_file(weights) != stated:
         return Check(
             "model",
             "fail",

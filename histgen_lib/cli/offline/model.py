@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from histgen_lib.cli.offline.export import export_graphs
-from histgen_lib.cli.options import Threads, model_folder, need_train_extra, writable_folder
+from histgen_lib.cli.offline.import_official import import_official
+from histgen_lib.cli.options import Threads, model_folder, need_train_extra
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 
 if TYPE_CHECKING:
@@ -36,88 +37,14 @@ def info(folder: Folder = None, as_json: JsonFlag = False) -> None:
     """
     from histgen_lib.models.folder import open_model_folder
 
-    facts = _facts(open_model_folder(model_folder(folder)))
+    facts = facts_of(open_model_folder(model_folder(folder)))
     if as_json:
         emit_json(facts)
     else:
-        _print(facts)
+        print_facts(facts)
 
 
-@app.command("import-official")
-def import_official(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Weights trained with the authors' HistGen code (.pth).")
-    ],
-    *,
-    annotation: Annotated[
-        Path, typer.Option("--annotation", help="annotation.json of its training; gives the vocabulary.")
-    ],
-    out_dir: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="DIR", help="New model folder.", callback=writable_folder),
-    ],
-    name: Annotated[
-        str, typer.Option("--name", help="Name of the model in provenance.")
-    ] = "histgen-official",
-    threshold: Annotated[
-        int, typer.Option("--threshold", help="Minimum count of a word, as in training.")
-    ] = 10,
-    num_heads: Annotated[
-        int | None, typer.Option("--num-heads", help="Attention heads, as in training; usually 8.")
-    ] = None,
-    region_size: Annotated[
-        int | None,
-        typer.Option("--region-size", help="Tiles per region, as in training. Default: from the weights."),
-    ] = None,
-    topk: Annotated[int | None, typer.Option("--topk", help="Memory rows retrieved, as in training.")] = None,
-    prototype_num: Annotated[
-        int | None, typer.Option("--prototype-num", help="Number of prototypes, as in training.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", help="Longest report in words. Default: 100.")
-    ] = None,
-    tile_px: Annotated[
-        int, typer.Option("--tile-px", help="Side of the tiles behind the features, in pixels.")
-    ] = 256,
-    tile_mpp: Annotated[float, typer.Option("--tile-mpp", help="µm per pixel of those tiles.")] = 0.5,
-    encoder: Annotated[
-        str, typer.Option("--encoder", help="Name of the tile encoder that made the features.")
-    ] = "",
-    as_json: JsonFlag = False,
-) -> None:
-    """Make a model folder from weights trained with the published HistGen code. Needs the train extra.
-
-    The model drafts from bags (.h5, .pt, .parquet) of the same tile encoder. It has no statistics of its
-    training domain, and every draft says that it was not checked against them. Options must give the sizes
-    that the weights do not reveal: with a wrong size the model loads but writes wrong reports.
-
-    For example:
-
-      histgen model import-official model_best.pth --annotation annotation.json --num-heads 8 --topk 512
-      --prototype-num 512 --out models/official
-    """
-    need_train_extra("histgen model import-official")
-    from histgen_lib.cli.offline.importing import OfficialSource, import_weights
-
-    source = OfficialSource(
-        checkpoint=checkpoint,
-        annotation=annotation,
-        threshold=threshold,
-        sizes={
-            "num_heads": num_heads,
-            "region_size": region_size,
-            "topk": topk,
-            "prototype_num": prototype_num,
-            "max_seq_length": max_tokens,
-        },
-        tiling={"tile_px": tile_px, "mpp": tile_mpp, "overlap_px": 0, "min_tissue": 0.15},
-        encoder=encoder,
-    )
-    facts = _facts(import_weights(source, out_dir, name))
-    if as_json:
-        emit_json(facts)
-    else:
-        _print(facts)
+app.command("import-official")(import_official)
 
 
 app.command("export")(export_graphs)
@@ -166,7 +93,8 @@ def measure(
         _print_checks(checks)
 
 
-def _facts(model: ModelFolder) -> dict[str, Any]:
+def facts_of(model: ModelFolder) -> dict[str, Any]:
+    """Return what `histgen model info --json` prints."""
     from histgen_lib.files import sha256_file
 
     files = model.files()
@@ -191,7 +119,8 @@ def _facts(model: ModelFolder) -> dict[str, Any]:
     }
 
 
-def _print(facts: dict[str, Any]) -> None:
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print what `facts_of` returned."""
     from rich.table import Table
 
     console = out()

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histgen_lib.cli.options import Model, Mpp, Out, Slides, Threads, expand, is_bag, model_folder
+from histgen_lib.cli.options import (
+    ENCODER_META,
+    Model,
+    Mpp,
+    OnDevice,
+    Out,
+    Slides,
+    Threads,
+    encoder_choice,
+    expand,
+    is_bag,
+    model_folder,
+    need_train_extra,
+)
 from histgen_lib.cli.output import (
     Failure,
     JsonFlag,
@@ -25,7 +38,9 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.names import printable
 
 if TYPE_CHECKING:
-    from histgen_lib.pipeline import Drafter, Result
+    from histgen_lib.inference import InferenceServer
+    from histgen_lib.models.serving import Compute
+    from histgen_lib.pipeline import Drafter, ReportModel, Result
     from histgen_lib.pipeline.outputs import OutputPlaces
 
 SOME_FAILED = 1
@@ -62,6 +77,15 @@ def report(
         int | None,
         typer.Option("--beam-size", min=1, max=32, help="Beams of the beam search. Default: the model's."),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar=ENCODER_META,
+            help="Tile encoder, or its folder, for a model that has none. Needs the train extra.",
+        ),
+    ] = None,
+    device: OnDevice = "cpu",
     threads: Threads = None,
     bag: Annotated[
         Path | None,
@@ -90,13 +114,18 @@ def report(
       histgen report scans/ more/*.tiff --out drafts --mpp 0.25
 
       histgen report drafts/slide/bag.parquet --out again --json
+
+      histgen report slide.svs --model trained --encoder uni=uni/pytorch_model.bin --out drafts
     """
+    from histgen_lib.models.serving import Compute
+
     paths = expand(slides)
     _check(paths, bag)
     job = make_job(
         out_dir,
         model=model,
-        threads=threads,
+        compute=Compute(threads, device),
+        encoder=encoder,
         mpp=mpp,
         bag=bag,
         beam_size=beam_size,
@@ -114,20 +143,44 @@ def make_job(
     out_dir: Path,
     *,
     model: Path | None = None,
-    threads: int | None = None,
+    compute: Compute | None = None,
+    encoder: str | None = None,
     mpp: float | None = None,
     bag: Path | None = None,
     beam_size: int | None = None,
     overwrite: bool = False,
 ) -> Job:
-    """Load the model once for all slides."""
+    """Load the model once for all slides; `encoder` as a person names it."""
     from histgen_lib.inference import OnnxServer
+    from histgen_lib.models.serving import Compute
     from histgen_lib.pipeline import Drafter, load_model
     from histgen_lib.pipeline.outputs import OutputPlaces
 
-    loaded = load_model(model_folder(model))
-    server = OnnxServer(loaded.folder.path, threads=threads)
+    loaded, compute = load_model(model_folder(model)), compute or Compute()
+    server: InferenceServer = OnnxServer(
+        loaded.folder.path, compute.threads, device=compute.device, precision=compute.precision
+    )
+    if encoder is not None:
+        loaded, server = lend_encoder(encoder, loaded, server, compute)
     return Job(OutputPlaces(out_dir), Drafter(loaded, server, beam_size), mpp, bag, overwrite)
+
+
+def lend_encoder(
+    encoder: str, model: ReportModel, server: InferenceServer, compute: Compute
+) -> tuple[ReportModel, InferenceServer]:
+    """Return a model and a server that encode with an encoder that is not in the model's folder.
+
+    It gets tiles as the model was trained on. Raises InvalidInputError("model-other-encoder").
+    """
+    need_train_extra("histgen report --encoder")
+    from histgen_lib.pipeline.scan.torch_encoder import LentEncoderServer
+
+    tiling = model.tiling
+    opened = encoder_choice(encoder, tile_px=tiling.tile_px, tile_mpp=tiling.mpp).open()
+    model = model.with_encoder(opened.maker)
+    network = opened.load()
+    version = opened.maker.sha256
+    return model, LentEncoderServer(server, network, tile_px=tiling.tile_px, version=version, compute=compute)
 
 
 def draft_all(paths: Sequence[Path], job: Job, *, show: bool) -> list[Outcome]:

@@ -1,76 +1,22 @@
-"""`histgen encode`, `train-encoder` and `train`: from slides and their reports to a model folder."""
+"""`histgen train-encoder` and `train`: from slides and their reports to a model folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from histgen_lib.cli.offline.cases import AllowMissing, MatchedCases
-from histgen_lib.cli.options import Mpp, Out, Slides, expand, model_folder, need_train_extra
+from histgen_lib.cli.options import ENCODER_META, Out, encoder_choice, need_train_extra
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from histgen_lib.training import TrainResult
-    from histgen_lib.training.encoder.encode import EncodeResult
-
-
-Encoder = Annotated[
-    Path | None,
-    typer.Option(
-        "--encoder", metavar="DIR", help="Encoder or model folder. Default: the synthetic demo model."
-    ),
-]
-
-
-def encode(
-    slides: Slides,
-    *,
-    out_dir: Out,
-    encoder: Encoder = None,
-    mpp: Mpp = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one per core.")] = 0,
-    as_json: JsonFlag = False,
-) -> None:
-    """Encode the tiles of many slides, for training. Needs the train extra.
-
-    Writes DIR/<slide>.parquet. Existing bags are kept; a slide that fails does not stop the others.
-
-    For example:
-
-      histgen encode world/slides --out bags
-
-      histgen encode scans/ --encoder runs/encoder --out bags --mpp 0.25
-    """
-    need_train_extra("histgen encode")
-    from histgen_lib.training import EncodeSettings, encode_slides
-
-    result = encode_slides(EncodeSettings(expand(slides), model_folder(encoder), out_dir, mpp, workers))
-    if as_json:
-        emit_json(_to_dict(result, out_dir))
-    else:
-        out().print(
-            f"{result.written} bags written to {out_dir}, {result.kept} already there, "
-            f"{len(result.failed)} slides failed.",
-            soft_wrap=True,
-        )
-    for path, error in result.failed:
-        say_heading(path)
-        say_error(Failure.of(error))
-    raise typer.Exit(1 if result.failed else 0)
-
-
-def _to_dict(result: EncodeResult, out_dir: Path) -> dict[str, Any]:
-    return {
-        "out": str(out_dir),
-        "written": result.written,
-        "kept": result.kept,
-        "errors": [{"path": str(path), **Failure.of(error).to_dict()} for path, error in result.failed],
-    }
+    from histgen_lib.training.encoder.source import EncoderChoice
 
 
 def train_encoder(
@@ -138,8 +84,12 @@ def train(
         ),
     ] = None,
     encoder: Annotated[
-        Path | None,
-        typer.Option("--encoder", metavar="DIR", help="Tile encoder of the bags; copied into the model."),
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar=ENCODER_META,
+            help="Tile encoder of the bags, or its folder; copied into the model.",
+        ),
     ] = None,
     preset: Annotated[
         Literal["published", "small"],
@@ -194,6 +144,8 @@ def train(
 
       histgen train --bags bags --annotation annotation.json --out model
 
+      histgen train --slides scans/ --encoder uni=pytorch_model.bin --annotation annotation.json --out model
+
       histgen train --slides world/slides --annotation world/annotation.json --preset small --synthetic
       --out model
     """
@@ -202,7 +154,7 @@ def train(
     from histgen_lib.training import preset as make_settings
     from histgen_lib.training import train as run
 
-    bags, encoder = _bags(bags, slides, encoder, out_dir)
+    bags, used = _bags(bags, slides, encoder, out_dir, "cuda" if device == "cuda" else "cpu")
     overrides = TrainOverrides(
         variant=variant,
         tokenizer=tokenizer,
@@ -218,7 +170,7 @@ def train(
     settings = dataclasses.replace(
         make_settings(preset, annotation=annotation, bags=bags, out=out_dir),
         name=name,
-        encoder=encoder,
+        encoder=used,
         synthetic=synthetic,
         threads=threads,
         allow_missing=allow_missing,
@@ -230,8 +182,8 @@ def train(
 
 
 def _bags(
-    bags: Path | None, slides: Path | None, encoder: Path | None, out_dir: Path
-) -> tuple[Path, Path | None]:
+    bags: Path | None, slides: Path | None, encoder: str | None, out_dir: Path, device: Literal["cpu", "cuda"]
+) -> tuple[Path, EncoderChoice | None]:
     """Return the folder of bags and their encoder, encoding --slides first."""
     if (bags is None) == (slides is None):
         raise InvalidInputError(
@@ -240,12 +192,14 @@ def _bags(
             hint="Use exactly one of them.",
         )
     if bags is not None:
-        return bags, encoder
+        return bags, encoder_choice(encoder) if encoder else None
+    from histgen_lib.models.serving import Compute
     from histgen_lib.training import EncodeSettings, encode_slides
 
     assert slides is not None
-    used = model_folder(encoder)
-    result = encode_slides(EncodeSettings([slides], used, out_dir / "bags"))
+    used = encoder_choice(encoder)
+    compute = Compute(device=device)
+    result = encode_slides(EncodeSettings([slides], [used], out_dir / "bags", compute=compute))
     for path, error in result.failed:
         say_heading(path)
         say_error(Failure.of(error))

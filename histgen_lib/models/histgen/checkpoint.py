@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from histgen_lib.errors import FatalError
-from histgen_lib.files import canonical_json, sha256_file, write_atomic
+from histgen_lib.files import atomic_path, canonical_json, sha256_file, write_atomic
 from histgen_lib.models.folder import (
     CONFIG,
     SCHEMA,
@@ -45,14 +46,18 @@ def new_model_folder(
 ) -> ModelFolder:
     """Create a model folder: config.json, tokenizer.json and, if it is given, the tile encoder's weights.
 
-    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder`: further facts about the tile encoder, or the
-    description of a foreign one ({"name", "sha256", "dim"}) if `tile_encoder` is None. `save_model` adds the
-    weights, `update_config` other sections of config.json ("domain", "abstention", "calibration").
+    `tiling`: tile_px, mpp, overlap_px, min_tissue. `encoder`: further facts about the tile encoder, which
+    take precedence (its name, the SHA-256 of its weights as published), or the description of a foreign one
+    ({"name", "sha256", "dim"}) if `tile_encoder` is None. `save_model` adds the weights, `update_config`
+    other sections of config.json ("domain", "abstention", "calibration").
     """
     described = dict(encoder or {})
     if tile_encoder is not None:
         _save_weights(folder / TILE_ENCODER_WEIGHTS, tile_encoder)
-        described |= tile_encoder.describe() | {"sha256": sha256_file(folder / TILE_ENCODER_WEIGHTS)}
+        digest = sha256_file(folder / TILE_ENCODER_WEIGHTS)
+        described = {"sha256": digest} | tile_encoder.describe() | described
+        if described["sha256"] != digest:
+            described["file_sha256"] = digest
     tokenizer.save(folder / TOKENIZER)
     content = {
         "schema": SCHEMA,
@@ -91,27 +96,29 @@ def load_model(folder: Path) -> HistGen:
     Raises FatalError: "model-missing", "model-config", "model-incomplete", "model-weights".
     """
     opened = open_model_folder(folder)
-    return _load_weights(HistGen(opened.histgen), opened.file(WEIGHTS))
+    return load_network(lambda: HistGen(opened.histgen), opened.file(WEIGHTS))
 
 
 def load_tile_encoder(folder: Path) -> TileNetwork:
     """Load the tile encoder of a model folder, in evaluation mode on the CPU; raises as `load_model`."""
     opened = open_model_folder(folder)
-    return _load_weights(new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
+    return load_network(lambda: new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
 
 
-def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
-    # Contiguous copies: safetensors refuses channels-last views.
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    if half:
-        tensors = {name: value.half() for name, value in tensors.items()}
-    write_atomic(path, save(tensors))
-    return path
+def load_network(build: Callable[[], Network], path: Path) -> Network:
+    """Load a model folder's file into the network that `build` makes, for evaluation.
 
-
-def _load_weights(network: Network, path: Path) -> Network:
+    No fresh weights are drawn where the file holds everything: of a large encoder they would take seconds.
+    Raises FatalError("model-weights").
+    """
     try:
-        network.load_state_dict(load_file(path))
+        stored = load_file(path)
+        with torch.device("meta"):
+            network = build()
+        network.load_state_dict(_laid_out(stored, network), assign=True)
+        if any(value.is_meta for value in (*network.parameters(), *network.buffers())):
+            network = build()  # it computes what no file holds
+            network.load_state_dict(stored)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise FatalError(
             "model-weights",
@@ -119,3 +126,23 @@ def _load_weights(network: Network, path: Path) -> Network:
             hint="Fetch or train the model again: its files belong to different models.",
         ) from error
     return network.eval()
+
+
+def _laid_out(stored: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Copy weights to memory of a network's own: of its types, order and alignment, on which bits depend."""
+    expected, found = network.state_dict(), dict(stored)
+    for name, value in stored.items():
+        like = expected.get(name, value)
+        if like.shape == value.shape:
+            found[name] = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(value)
+    return found
+
+
+def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
+    # Contiguous copies: safetensors refuses channels-last views.
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        tensors = {name: value.half() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+    return path

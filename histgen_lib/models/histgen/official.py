@@ -21,7 +21,13 @@ from torch import Tensor, nn
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen.network import HistGen
-from histgen_lib.models.histgen.official_sizes import CORE, POSITION_TABLE, Options, read_config
+from histgen_lib.models.histgen.official_sizes import (
+    CORE,
+    POSITION_TABLE,
+    Options,
+    assumed_sizes,
+    read_config,
+)
 from histgen_lib.opening import check_ordinary
 
 Source = Mapping[str, Tensor | npt.NDArray[Any]] | nn.Module | BinaryIO | str | os.PathLike[str]
@@ -99,6 +105,21 @@ def load_official(state_dict_or_path: Source, sizes: Options | None = None, **mo
     model = HistGen(read_config(weights, _rows(state.get(POSITION_TABLE)), _options(sizes, more)))
     _fill(model, weights)
     return model.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read names and values of a file once; `load_official` takes both, and raises the same errors."""
+    return _read_state(path)
+
+
+def published_sizes(state: Mapping[str, Any], sizes: Options | None = None) -> dict[str, int]:
+    """Return the published training's values of required sizes that neither `sizes` nor the weights state.
+
+    Returns {} if any size that the weights do state is not the published one. Raises
+    InvalidInputError("checkpoint-keys-missing", "checkpoint-size-mismatch").
+    """
+    weights = {name: value for name, value in state.items() if hasattr(value, "shape")}
+    return assumed_sizes(weights, _rows(state.get(POSITION_TABLE)), _options(sizes, {}))
 
 
 def _options(sizes: object, more: Mapping[str, object]) -> dict[str, object]:

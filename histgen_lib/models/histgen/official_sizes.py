@@ -40,6 +40,9 @@ _NAMES = _WHOLE | _SHARES
 _NEEDED = ("num_heads", "topk", "prototype_num", "region_size")
 """Not in the weights (for region_size see `_region_size_of`); wrong values compute wrong outputs."""
 
+_SIGNS = ("d_model", "d_ff", "d_vf", "num_layers", "cmm_size", "cmm_dim")
+"""Sizes that the weights reveal; where all of them are the published ones, the others most likely are."""
+
 _ONLY = {
     "bos_idx": 0,
     "eos_idx": 0,
@@ -92,6 +95,19 @@ def read_config(weights: Mapping[str, Tensor], table_rows: int, options: Mapping
         )
     values = {_NAMES[name]: value for name, value in {**found, **passed}.items()}
     return HistGenConfig.from_json({"mode": "published", **values})
+
+
+def assumed_sizes(
+    weights: Mapping[str, Tensor], table_rows: int, options: Mapping[str, Any]
+) -> dict[str, int]:
+    """Return published values of the sizes that `read_config` would miss; {} for weights of other sizes."""
+    published = HistGenConfig()
+    found = _sizes_of(weights)
+    if any(found[name] != getattr(published, name) for name in _SIGNS):
+        return {}
+    told = {name for name, value in options.items() if value is not None}
+    told |= {"region_size"} if _region_size_of(table_rows) is not None else set()
+    return {name: int(getattr(published, name)) for name in _NEEDED if name not in told}
 
 
 def _sizes_in(options: Mapping[str, Any]) -> dict[str, int | float]:

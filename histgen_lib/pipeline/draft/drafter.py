@@ -114,7 +114,7 @@ class Drafter:
     def _check_encoder(self, bag: Bag) -> None:
         """Compare encoders by the digest of their weights if both are known, else by name.
 
-        The width of the features has to fit in any case.
+        The width of the features has to fit in any case, and so do settings that both sides know.
         """
         model = self.model
         width, input_dim = bag.features.shape[1], model.folder.histgen.input_dim
@@ -128,6 +128,13 @@ class Drafter:
         if theirs and ours and theirs != ours:
             raise self._other_encoder(
                 bag, "was made by another tile encoder", f"reads features of {model.encoder_name}"
+            )
+        settings = bag.encoder_settings, model.encoder_settings
+        if by_digest and all(settings) and settings[0] != settings[1]:
+            raise self._other_encoder(
+                bag,
+                f"was made by {model.encoder_name} with other settings (pooling, preprocessing or tiles)",
+                "reads features as its own config.json states",
             )
 
     def _other_encoder(self, bag: Bag, has: str, reads: str) -> InvalidInputError:

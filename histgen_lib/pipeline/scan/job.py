@@ -120,8 +120,12 @@ class ScanJob:
         return _ready(scanned, stored, record, size_bytes)
 
     def _stored(self, scanned: SlideScanned) -> StoredBag:
-        """Name the bag by a digest of what decides its bytes."""
+        """Name the bag by a digest of what decides its bytes.
+
+        Settings that follow from the rest are left out, so that bags of before they were recorded are found.
+        """
         model = self.scanner.model
+        stated = model.folder.encoder.get("settings_sha256")
         decides = {
             "software": SOFTWARE,
             "schema": BAG_SCHEMA,
@@ -131,6 +135,7 @@ class ScanJob:
             "sidecar_mpp": self.files.sidecar_mpp(scanned.uri) if scanned.mpp is None else None,
             "tiling": asdict(model.tiling),
             "encoder": model.encoder_sha256 or model.provenance.sha256,
+            **({"encoder_settings": stated} if stated else {}),
         }
         return StoredBag(self.store, scanned.slide_id, json_digest(decides))
 

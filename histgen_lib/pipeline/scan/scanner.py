@@ -75,6 +75,7 @@ class Scanner:
             features,
             encoder_name=self.model.encoder_name,
             encoder_sha256=self.model.encoder_sha256,
+            encoder_settings=self.model.encoder_settings,
         )
         return Scan(bag=bag, grid=grid, quality=quality)
 
@@ -111,6 +112,7 @@ def make_bag(
     *,
     encoder_name: str,
     encoder_sha256: str,
+    encoder_settings: str,
 ) -> Bag:
     """Combine the features float16[N, D] of a slide's tiles, in `grid`'s order, with where they come from."""
     return Bag(
@@ -124,6 +126,7 @@ def make_bag(
         slide_size=slide.size,
         encoder_name=encoder_name,
         encoder_sha256=encoder_sha256,
+        encoder_settings=encoder_settings,
     )
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.files import atomic_path, canonical_json, sha256_file, write_atomic
-from histgen_lib.models.tile_encoder.registry import TileNetwork, load_weights, new_network
+from histgen_lib.models.folder import settings_digest
+from histgen_lib.models.histgen.checkpoint import load_network
+from histgen_lib.models.tile_encoder.registry import TileNetwork, new_network
 from histgen_lib.slides import TilingSettings
 from histgen_lib.training.encoder.heads import TileTeacher
 from histgen_lib.training.encoder.settings import TileTrainSettings
@@ -24,22 +26,24 @@ CONFIG, WEIGHTS, HEADS = "config.json", "tile_encoder.safetensors", "tile_heads.
 
 @dataclass(frozen=True)
 class EncoderFolder:
-    """An encoder's folder, read. `description` rebuilds the network; `sha256` is that of its weights."""
+    """An encoder's folder, read. `description` rebuilds the network.
+
+    `sha256` is that of its weights as they were published, `settings` that of what else decides a feature.
+    """
 
     path: Path
     name: str
     sha256: str
+    settings: str
     description: Mapping[str, Any]
     tiling: TilingSettings
 
     def load(self) -> TileNetwork:
         """Load the network in evaluation mode. FatalError("training-encoder-unreadable") if it is damaged."""
         try:
-            network = new_network(self.description)
-            load_weights(network, self.name, self.path / WEIGHTS)
+            return load_network(lambda: new_network(self.description), self.path / WEIGHTS)
         except HistgenError as error:
             raise _unreadable(self.path) from error
-        return network.eval()
 
 
 def save_encoder(teacher: TileTeacher, settings: TileTrainSettings) -> EncoderFolder:
@@ -72,16 +76,24 @@ def open_encoder(folder: Path) -> EncoderFolder:
     try:
         content = json.loads((folder / CONFIG).read_bytes())
         described, tiling = dict(content["encoder"]), TilingSettings(**content["tiling"])
-        return EncoderFolder(folder, str(described["name"]), sha256_file(folder / WEIGHTS), described, tiling)
+        settings = described.get("settings_sha256") or settings_digest(described, content["tiling"])
+        digest = _published(described, sha256_file(folder / WEIGHTS))
+        return EncoderFolder(folder, str(described["name"]), digest, str(settings), described, tiling)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder) from error
+
+
+def _published(described: Mapping[str, Any], digest: str) -> str:
+    """Return the digest of the weights as published, if the folder's file is what was made of them."""
+    return str(described["sha256"]) if described.get("file_sha256") == digest else digest
 
 
 def _unreadable(folder: Path) -> FatalError:
     return FatalError(
         "training-encoder-unreadable",
         f"{folder} is not the folder of a tile encoder.",
-        hint="With --encoder, name a folder that `histgen train-encoder` or `histgen train` wrote.",
+        hint="With --encoder, name a folder that `histgen train-encoder` or `histgen train` wrote, "
+        "or an encoder of docs/encoders.md.",
     )
 
 

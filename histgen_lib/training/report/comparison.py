@@ -196,7 +196,8 @@ def _drafted(
     case, bags = found.case, tuple(read_bag(path) for path in found.paths)
     for maker in map(maker_of, bags):
         sha256 = opened.encoder.get("sha256", maker.sha256)
-        if maker.sha256 != sha256 or maker.width != model.config.input_dim:
+        settings = {maker.settings, opened.encoder_settings} - {""}
+        if maker.sha256 != sha256 or maker.width != model.config.input_dim or len(settings) > 1:
             raise InvalidInputError(
                 "training-bags-differ",
                 f"The bag of {case.id} is from a different tile encoder than the {variant} model's.",

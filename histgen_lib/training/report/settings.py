@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.training.checkpoint import RunOverrides, RunSettings
 from histgen_lib.training.data import Arrangement, BagAugment
+from histgen_lib.training.encoder.source import EncoderChoice
 from histgen_lib.training.optim import OptimSettings
 
 Variant = Literal["published", "corrected", "mean-pooled"]
@@ -42,7 +43,7 @@ class TrainSettings(RunSettings, OptimSettings):
     annotation      annotation.json in the published layout
     bags            folder of bags (.parquet, .h5 or .pt), found by case id or by the names in image_path
     allow_missing   continue although more than half of a split's cases have no bag
-    encoder         folder of the tile encoder that made the bags (copied into the model folder), or None
+    encoder         the tile encoder that made the bags (copied into the model folder), or None
     variant         "published", "corrected", or "mean-pooled": corrected, on one tile, the mean of all
     select_by       what early stopping and the choice of the best weights look at on the validation split:
                     "loss", or "fields": mean accuracy of the synoptic fields in greedy drafts, then the loss
@@ -63,7 +64,7 @@ class TrainSettings(RunSettings, OptimSettings):
 
     annotation: Path
     bags: Path
-    encoder: Path | None = None
+    encoder: EncoderChoice | None = None
     name: str = "histgen"
     synthetic: bool = False
     variant: Variant = "published"

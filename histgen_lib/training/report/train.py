@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from histgen_lib.bags import BAG_SUFFIXES
+from histgen_lib.bags import BAG_SUFFIXES, Bag, Maker, maker_of
 from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import HistGen, HistGenConfig
@@ -23,7 +23,8 @@ from histgen_lib.training.annotation import read_annotation
 from histgen_lib.training.checkpoint import RunState
 from histgen_lib.training.data import Example, make_examples, require_same_encoder
 from histgen_lib.training.distributed import Group, joined
-from histgen_lib.training.encoder.folder import EncoderFolder, load_heads, open_encoder
+from histgen_lib.training.encoder.folder import load_heads
+from histgen_lib.training.encoder.source import OpenedEncoder
 from histgen_lib.training.matching import Matching, index_files, match_splits
 from histgen_lib.training.report.calibration import calibrate_model
 from histgen_lib.training.report.loop import Loop
@@ -74,9 +75,9 @@ def train(
         tokenizer = make_tokenizer(settings, [found.case.report for found in cases[0].found])
         limits = (settings.sizes.max_tokens, settings.memory_bytes)
         examples, held_out = (make_examples(split.found, tokenizer, *limits) for split in cases)
-        encoder = open_encoder(settings.encoder) if settings.encoder else None
-        require_same_encoder([*examples, *held_out], encoder.sha256 if encoder else "")
-        model = _start(settings, tokenizer, examples).to(group.device)
+        encoder = settings.encoder.open() if settings.encoder else None
+        require_same_encoder([*examples, *held_out], encoder.maker if encoder else None)
+        model = _start(settings, tokenizer, examples, encoder).to(group.device)
         validator = Validator(settings, held_out, tokenizer, group.device)
         loop = Loop(
             settings,
@@ -92,7 +93,7 @@ def train(
         run = loop.fit()
         if group.leads:
             model.load_state_dict(run.best_weights)
-            _write(settings, model, tokenizer, examples, validator)
+            _write(settings, model, tokenizer, examples, validator, encoder=encoder)
             _note_origin(settings, len(examples))
         _wait(group)
     return TrainResult(settings.out, run.best, run.seconds, tuple(run.rows), tuple(cases))
@@ -146,11 +147,13 @@ def _cases(settings: TrainSettings) -> list[Matching]:
     return match_splits(annotation, ("train", "val"), files, allow_missing=settings.allow_missing)
 
 
-def _start(settings: TrainSettings, tokenizer: Tokenizer, examples: list[Example]) -> HistGen:
+def _start(
+    settings: TrainSettings, tokenizer: Tokenizer, examples: list[Example], encoder: OpenedEncoder | None
+) -> HistGen:
     width = examples[0].load()[0].features.shape[1]
     model = HistGen(model_config(settings, width, tokenizer.vocab_size))
     if settings.scaled_start:
-        heads = load_heads(settings.encoder) if settings.encoder else None
+        heads = load_heads(encoder.folder.path) if encoder and encoder.folder else None
         sample = network_inputs(examples, settings.arrangement, settings.seed)
         scale_start(model, sample, heads[0] if heads else None)
     return model
@@ -162,34 +165,35 @@ def _write(
     tokenizer: Tokenizer,
     examples: list[Example],
     validator: Validator,
+    *,
+    encoder: OpenedEncoder | None,
 ) -> None:
     """Write the model folder, calibrated on the validation split."""
     bag = examples[0].load()[0]
-    encoder = open_encoder(settings.encoder) if settings.encoder else None
-    width = int(bag.features.shape[1])
-    described = {"name": bag.encoder_name, "sha256": bag.encoder_sha256, "dim": width}
-    opened = new_model_folder(
+    new_model_folder(
         settings.out,
         name=settings.name,
         synthetic=settings.synthetic,
         config=model.config,
         tokenizer=tokenizer,
-        tiling=_tiling(encoder, bag.tile_px, bag.mpp),
+        tiling=asdict(encoder.tiling) if encoder else _tiling_of(bag),
         tile_encoder=encoder.load() if encoder else None,
-        encoder=described,
+        encoder=encoder.section if encoder else _section_of(maker_of(bag)),
         decoding=DecodingSettings(beam_size=settings.beam_size, max_tokens=model.config.max_tokens),
     )
-    if encoder:
-        update_config(settings.out, encoder=dict(opened.encoder) | {"name": encoder.name})
     save_model(settings.out, model)
     calibrate_model(settings.out, model, examples, validator)
 
 
-def _tiling(encoder: EncoderFolder | None, tile_px: int, mpp: float) -> dict[str, Any]:
-    """Return how to tile slides for this model; without an encoder folder, what the bags state."""
-    if encoder:
-        return asdict(encoder.tiling)
-    known = {"tile_px": tile_px, "mpp": mpp} if tile_px and not math.isnan(mpp) else {}
+def _section_of(maker: Maker) -> dict[str, Any]:
+    """Return what bags alone state about their encoder."""
+    stated = {"settings_sha256": maker.settings} if maker.settings else {}
+    return {"name": maker.name, "sha256": maker.sha256, "dim": maker.width, **stated}
+
+
+def _tiling_of(bag: Bag) -> dict[str, Any]:
+    """Return how to tile slides for this model, as far as its bags state it."""
+    known = {"tile_px": bag.tile_px, "mpp": bag.mpp} if bag.tile_px and not math.isnan(bag.mpp) else {}
     return asdict(TilingSettings()) | known
 
 

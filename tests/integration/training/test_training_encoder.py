@@ -13,6 +13,7 @@ import pytest
 from histgen_lib.bags import read_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sha256_file
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen.checkpoint import load_tile_encoder
 from histgen_lib.synth import generate
 from histgen_lib.training import (
@@ -24,6 +25,7 @@ from histgen_lib.training import (
     train_tile_encoder,
 )
 from histgen_lib.training.encoder.folder import load_heads, open_encoder
+from histgen_lib.training.encoder.source import EncoderChoice
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,10 @@ def bags(synthetic: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("bags")
     (out / "text.svs").write_text("no slide")
     result = encode_slides(
-        EncodeSettings([synthetic / "slides", out / "text.svs"], encoder, out, workers=1), quiet=True
+        EncodeSettings(
+            [synthetic / "slides", out / "text.svs"], [EncoderChoice(folder=encoder)], out, workers=1
+        ),
+        quiet=True,
     )
     assert result.written == 3
     assert [path.name for path, _ in result.failed] == ["text.svs"]
@@ -108,7 +113,9 @@ def test_existing_bags_are_kept_and_damaged_ones_replaced(synthetic: Path, encod
     paths = sorted(bags.glob("*.parquet"))
     before = [sha256_file(path) for path in paths]
     paths[0].write_bytes(b"half a bag")
-    result = encode_slides(EncodeSettings([synthetic / "slides"], encoder, bags, workers=1), quiet=True)
+    result = encode_slides(
+        EncodeSettings([synthetic / "slides"], [EncoderChoice(folder=encoder)], bags, workers=1), quiet=True
+    )
     assert (result.written, result.kept) == (1, 2)
     assert [sha256_file(path) for path in paths] == before
 
@@ -120,7 +127,7 @@ def test_a_model_contains_its_encoder_and_reads_that_encoders_bags(
         annotation=synthetic / "annotation.json",
         bags=bags,
         out=tmp_path / "model",
-        encoder=encoder,
+        encoder=EncoderChoice(folder=encoder),
         synthetic=True,
         sizes=dataclasses.replace(planted_bags.SIZES, max_tokens=64),
         tokenizer="bpe",
@@ -135,6 +142,11 @@ def test_a_model_contains_its_encoder_and_reads_that_encoders_bags(
     bag = read_bag(next(bags.glob("*.parquet")))
     assert config["encoder"]["sha256"] == bag.encoder_sha256 == open_encoder(encoder).sha256
     assert config["encoder"]["name"] == bag.encoder_name
+    assert (
+        config["encoder"]["settings_sha256"]
+        == bag.encoder_settings
+        == open_model_folder(folder).encoder_settings
+    )
     assert config["tiling"] == dataclasses.asdict(open_encoder(encoder).tiling)
     assert config["synthetic"] is True
     assert load_tile_encoder(folder).dim == 16

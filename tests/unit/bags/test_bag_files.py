@@ -14,7 +14,7 @@ from bag_inputs import refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histgen_lib.bags import Bag, pack_bag, read_bag, unpack_bag, write_bag
+from histgen_lib.bags import Bag, pack_bag, read_bag, read_maker, unpack_bag, write_bag
 from histgen_lib.errors import InvalidInputError, TransientError
 
 
@@ -82,6 +82,7 @@ def test_layout_in_memory_does_not_matter(tmp_path):
         {"slide_size": (1, 1)},
         {"encoder_name": "x"},
         {"encoder_sha256": "cd" * 32},
+        {"encoder_settings": "ef" * 32},
         {"features": a_bag(seed=1).features},
         {"xy": a_bag(seed=1).xy},
     ],
@@ -89,6 +90,19 @@ def test_layout_in_memory_does_not_matter(tmp_path):
 )
 def test_the_digest_covers_everything(changed):
     assert a_bag(**changed).digest != a_bag().digest
+
+
+def test_the_settings_of_the_encoder_are_kept_and_their_absence_changes_no_digest(tmp_path):
+    """Bags of before settings were recorded are read, and equal what they always equalled."""
+    old, new = a_bag(), a_bag(encoder_settings="ef" * 32)
+    for name, bag in (("old", old), ("new", new)):
+        write_bag(bag, tmp_path / f"{name}.parquet")
+    facts = json.loads(pq.read_schema(tmp_path / "old.parquet").metadata[b"histgen"])
+    assert "encoder_settings" not in facts
+    assert facts["digest"] == "15a37c9e67eba4b3e41ef7ed7cac1e59cb444de90b462954620500f2eb770dac"
+    assert read_bag(tmp_path / "old.parquet").encoder_settings == ""
+    assert read_bag(tmp_path / "new.parquet").encoder_settings == "ef" * 32
+    assert [read_maker(tmp_path / f"{name}.parquet").settings for name in ("old", "new")] == ["", "ef" * 32]
 
 
 def test_any_parquet_reader_sees_columns_and_facts(tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_model
 
-from histgen_lib.bags import read_bag
+from histgen_lib.bags import read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from histgen_lib.inference import OnnxServer
 from histgen_lib.models.histgen.checkpoint import update_config
@@ -255,6 +256,23 @@ def test_a_bag_of_another_encoder_is_refused(run, own_model_dir, slide_path, tmp
             bag, tmp_path / "x", Drafter(load_model(own_model_dir), OnnxServer(own_model_dir, threads=1))
         )
     assert caught.value.code == "bag-other-encoder"
+
+
+def test_a_bag_of_the_same_encoder_with_other_settings_is_refused(run, own_model_dir, slide_path, tmp_path):
+    """Other settings are another pooling or resizing of the same weights; bags that state none pass."""
+    path = run(slide_path).folder / "bag.parquet"
+    bag = read_bag(path)
+    assert bag.encoder_settings == load_model(own_model_dir).encoder_settings != ""
+    encoder = load_model(own_model_dir).folder.encoder
+    update_config(own_model_dir, encoder=dict(encoder) | {"settings_sha256": "1" * 64})
+    drafter = Drafter(load_model(own_model_dir), OnnxServer(own_model_dir, threads=1))
+
+    with pytest.raises(InvalidInputError, match="other settings") as caught:
+        report_bag(path, tmp_path / "x", drafter)
+    assert caught.value.code == "bag-other-encoder"
+    for number, settings in enumerate(("", "1" * 64)):
+        write_bag(replace(bag, encoder_settings=settings), tmp_path / f"{number}.parquet")
+        assert report_bag(tmp_path / f"{number}.parquet", tmp_path / str(number), drafter).draft.text
 
 
 def test_progress_counts_every_tile_and_ends_each_stage(run, slide_path):

@@ -18,6 +18,7 @@ from histgen_lib.bags import unpack_bag
 from histgen_lib.catalogue.keys import bag_digests_key
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.pipeline.job import Stages
 from histgen_lib.slides import Slide
 from histgen_lib.worker.handler import OPENED
@@ -125,6 +126,22 @@ def test_what_decides_the_bytes_decides_the_key(lab, small_slide, change):
     assert ScanRecord.from_bytes(lab.store.get(second.scan_key)).mpp_source == (
         "stated" if "mpp" in change else "file"
     )
+
+
+def test_stated_settings_of_the_encoder_decide_the_key_and_derived_ones_do_not(
+    lab, small_slide, own_model_dir, tmp_path
+):
+    """Bags of before settings were recorded are found under the keys that they have."""
+    encoder = lab.scan_job.scanner.model.folder.encoder
+    digests = [lab.scan_job.make_bag(scanned(small_slide)).bag_digest]
+    for name in ("1", "2"):
+        update_config(own_model_dir, encoder=dict(encoder) | {"settings_sha256": name * 64})
+        stated = JobLab.at(tmp_path / name, own_model_dir)
+        ready = stated.scan_job.make_bag(scanned(small_slide))
+        assert unpack_bag(stated.store.get(ready.bag_key), "it").encoder_settings == name * 64
+        digests.append(ready.bag_digest)
+    assert len(set(digests)) == 3
+    assert unpack_bag(lab.store.contents("bags/")[f"bags/sound/{digests[0]}.parquet"], "it").encoder_settings
 
 
 def test_a_stated_scale_that_contradicts_the_file_is_recorded_beside_the_files_own(lab, small_slide):

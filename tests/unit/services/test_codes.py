@@ -37,6 +37,7 @@ ELSEWHERE = {
     "bag-write-failed",
     "dead-letter-unreadable",
     "event-too-large",
+    "model-other-encoder",
     "output-disk-full",
     "output-other-slide",
     "replay-ambiguous",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histgen_lib.bags import Bag, write_bag
+from histgen_lib.bags import Bag, Maker, maker_of, write_bag
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen import tile_order
 from histgen_lib.training.data import (
@@ -105,7 +105,7 @@ def test_padding_is_masked_and_targets_end_with_the_end_token() -> None:
 def test_bags_of_two_encoders_are_not_mixed(bag: Bag) -> None:
     other = dataclasses.replace(bag, slide_id="b", encoder_sha256="1" * 64)
     require_same_encoder([_example(bag), _example(bag)])
-    for examples, named in [([bag, other], ""), ([bag], "1" * 64)]:
+    for examples, named in [([bag, other], None), ([bag], Maker("", "1" * 64, bag.features.shape[1]))]:
         with pytest.raises(InvalidInputError) as raised:
             require_same_encoder([_example(b) for b in examples], named)
         assert raised.value.code == "training-bags-differ"
@@ -123,6 +123,16 @@ def test_one_digest_is_one_encoder_whatever_its_name(bag: Bag) -> None:
     require_same_encoder([_example(bag), _example(dataclasses.replace(bag, encoder_name="renamed"))])
 
 
+def test_bags_of_one_encoder_with_two_settings_are_not_mixed(bag: Bag) -> None:
+    """The same weights pool or resize otherwise, say; bags of before settings were recorded pass."""
+    one, other = (dataclasses.replace(bag, encoder_settings=sign * 64) for sign in "12")
+    require_same_encoder([_example(bag), _example(one), _example(bag)], maker_of(one))
+    for examples, encoder in [([one, other], None), ([one], maker_of(other))]:
+        with pytest.raises(InvalidInputError, match="other settings") as raised:
+            require_same_encoder([_example(b) for b in examples], encoder)
+        assert raised.value.code == "training-bags-differ"
+
+
 def test_all_bags_on_disk_are_checked(bag: Bag, tmp_path: Path) -> None:
     bags = [bag] * 40 + [dataclasses.replace(bag, encoder_sha256="1" * 64)]
     for row, one in enumerate(bags):
@@ -132,6 +142,14 @@ def test_all_bags_on_disk_are_checked(bag: Bag, tmp_path: Path) -> None:
     require_same_encoder(examples[:-1])
     with pytest.raises(InvalidInputError) as raised:
         require_same_encoder(examples)
+    assert raised.value.code == "training-bags-differ"
+
+
+def test_bags_must_be_as_wide_as_the_features_of_the_encoder_that_is_named(bag: Bag) -> None:
+    """Files of other tools state no digest: their width alone may tell that --encoder is another one."""
+    nameless = dataclasses.replace(bag, encoder_sha256="", encoder_name="")
+    with pytest.raises(InvalidInputError) as raised:
+        require_same_encoder([_example(nameless)], Maker("uni", "1" * 64, bag.features.shape[1] + 1))
     assert raised.value.code == "training-bags-differ"
 
 

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-import torch
+from tiny_encoders import loaded
 
 from histgen_lib.bags import read_bag
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.training import EncodeSettings, encode_slides
 from histgen_lib.training.encoder import encode
-from histgen_lib.training.encoder.folder import save_encoder
-from histgen_lib.training.encoder.heads import TileTeacher
-from histgen_lib.training.encoder.settings import TileTrainSettings
+from histgen_lib.training.encoder.slide_bags import Outcome, encode_slide
+from histgen_lib.training.encoder.source import EncoderChoice
 
 
 def _touch(folder: Path, *names: str) -> Path:
@@ -38,14 +36,14 @@ def test_an_explicitly_named_file_is_used_whatever_its_suffix(tmp_path: Path) ->
 
 def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
-        encode_slides(EncodeSettings([tmp_path], tmp_path, tmp_path / "bags"))
+        encode_slides(EncodeSettings([tmp_path], [EncoderChoice(folder=tmp_path)], tmp_path / "bags"))
     assert raised.value.code == "training-slides-missing"
 
 
 def test_two_slides_with_the_same_name_never_share_a_bag(tmp_path: Path) -> None:
     folder = _touch(tmp_path, "monday/s.svs", "tuesday/s.svs")
     with pytest.raises(InvalidInputError, match=r"monday.*tuesday") as raised:
-        encode_slides(EncodeSettings([folder], folder, folder / "bags"))
+        encode_slides(EncodeSettings([folder], [EncoderChoice(folder=folder)], folder / "bags"))
     assert raised.value.code == "training-slides-same-name"
 
 
@@ -53,28 +51,42 @@ def test_the_bag_of_another_slide_with_the_same_name_is_not_reused_or_overwritte
     tmp_path: Path, model_dir: Path
 ) -> None:
     """It was encoded on another day, into the same folder."""
+    works = loaded([EncoderChoice(folder=model_dir)], tmp_path / "bags")
     outcomes = []
     for day, side_px in (("monday", 768), ("monday", 768), ("tuesday", 1024)):
         (tmp_path / day).mkdir(exist_ok=True)
         slide = tiny_model.write_slide(tmp_path / day / "s.tif", side_px=side_px)
-        outcomes.append(encode._encode(encode._Job(slide, model_dir, tmp_path / "bags", None)))
-    assert outcomes[:2] == ["written", "kept"]
-    assert isinstance(outcomes[2], InvalidInputError)
-    assert outcomes[2].code == "training-slides-same-name"
+        outcomes.append(encode_slide(slide, works, None))
+    assert [(one.written, one.kept) for one in outcomes] == [([0], []), ([], [0]), ([], [])]
+    assert isinstance(outcomes[2].error, InvalidInputError)
+    assert outcomes[2].error.code == "training-slides-same-name"
     assert read_bag(tmp_path / "bags" / "s.parquet").slide_size == (768, 768)
 
 
-def test_a_killed_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_is_reported(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel kills the process that takes too much memory; the bags of the others are kept."""
-    torch.manual_seed(0)
-    settings = TileTrainSettings(world=tmp_path, out=tmp_path / "encoder")
-    save_encoder(TileTeacher(TileEncoder(8), ("a",)), settings)
 
     def killed(*_: object) -> None:
         raise BrokenProcessPool
 
     monkeypatch.setattr(encode.ProcessPoolExecutor, "map", killed)
-    settings = EncodeSettings([_touch(tmp_path, "s.svs") / "s.svs"], tmp_path / "encoder", tmp_path)
+    slide = _touch(tmp_path, "s.svs") / "s.svs"
     with pytest.raises(FatalError) as raised:
-        encode_slides(settings, quiet=True)
+        encode_slides(EncodeSettings([slide], [EncoderChoice(folder=model_dir)], tmp_path), quiet=True)
     assert raised.value.code == "training-worker-died"
+
+
+def test_an_installation_that_encodes_nothing_stops_at_the_first_slide(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the GPU is full: every other slide would end the same way."""
+    full = Outcome(error=FatalError("device-memory", "Full."))
+    monkeypatch.setattr(
+        encode.ProcessPoolExecutor, "map", lambda _self, _work, slides: [full for _ in slides]
+    )
+    slides = [_touch(tmp_path, name) / name for name in ("a.svs", "b.svs")]
+    with pytest.raises(FatalError) as raised:
+        encode_slides(EncodeSettings(slides, [EncoderChoice(folder=model_dir)], tmp_path), quiet=True)
+    assert raised.value.code == "device-memory"
