@@ -22,6 +22,7 @@ from histgen_lib.files import sha256_file
 from histgen_lib.models.serving import Compute
 from histgen_lib.pipeline.scan.torch_encoder import TorchEncoder
 from histgen_lib.slides import Slide
+from histgen_lib.training.encoder import encode
 from histgen_lib.training.encoder.slide_bags import encode_slide
 from histgen_lib.training.encoder.source import EncoderChoice, choose_encoder
 
@@ -211,8 +212,14 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_lists_each_encoder_in_json(
-    slide: Path, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slide: Path,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In this process, which has torch loaded; others are started in tests/integration/training."""
+    monkeypatch.setattr(encode, "ProcessPoolExecutor", lambda _count, mp_context: ThreadPoolExecutor(1))
     options = ["--encoder", str(folders["a"]), "--encoder", str(folders["large"]), "--workers", "1", "--json"]
     assert run(["encode", str(slide), "--out", str(tmp_path), *options]) == 0
     printed = json.loads(capsys.readouterr().out)
