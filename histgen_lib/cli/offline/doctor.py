@@ -276,8 +276,8 @@ def _gpu() -> Check:
         return Check(
             "gpu",
             "warn",
-            "there is a GPU, but it is not used",
-            "Drafting runs on the CPU; for training use --device cuda.",
+            "there is a GPU, but nothing uses it unless asked",
+            "Add --device cuda to encode, train or report (it needs the extra train); for a server see docs/gpu.md.",
         )
     return Check("gpu", "pass", "none; not needed")
 
