@@ -277,7 +277,7 @@ def _gpu() -> Check:
             "gpu",
             "warn",
             "there is a GPU, but nothing uses it unless asked",
-            "Add --device cuda to encode, train or report (it needs the extra train); for a server see docs/gpu.md.",
+            "Add --device cuda to encode, train or report (needs the extra train); for servers: docs/gpu.md.",
         )
     return Check("gpu", "pass", "none; not needed")
 
