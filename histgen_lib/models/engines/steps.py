@@ -97,6 +97,8 @@ class StepLoop:
         self.feed(words, np.tile(np.arange(self.beams), (self.slides, 1)))
         self._send("scores", scores)
         self._send("place", np.zeros(1, dtype=np.int64))
+        # No mask hides what is no number: a report that went wrong must not spoil those after it.
+        self._device.clear(self._at("past"), self._sizes.bytes("past"), self._lane.stream)
         self._device.wait(self._lane.stream)
 
     def feed(self, tokens: Ints, parents: Ints) -> None:

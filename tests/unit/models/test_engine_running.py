@@ -223,3 +223,12 @@ def test_the_flavour_that_can_be_loaded_is_used(tmp_path: Path, monkeypatch: pyt
     for name in ("tensorrt", "tensorrt_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     assert engine_serving.compiled_flavour(tmp_path) == "tensorrt-rtx"
+
+
+def test_what_an_earlier_report_left_does_not_matter(
+    on_engines: Runner, on_cpu: Runner, machine: Machine
+) -> None:
+    on_engines.infer(request(9))
+    for memory in memory_of(machine).values():
+        memory.array[:] = 0xFF  # as numbers with a point: none
+    assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
