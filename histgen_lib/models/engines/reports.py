@@ -91,13 +91,9 @@ class EngineReports:
         arrays: dict[str, Array] = {
             name: stored(given[name], facts.dtype) for name, facts in engine.inputs.items()
         }
-        narrower = arrays["features"].dtype != features.dtype
+        narrower = arrays["features"].itemsize < features.itemsize
         if narrower and not np.isfinite(arrays["features"]).all():
-            raise InvalidInputError(
-                "bag-not-finite",
-                "Some tile features do not fit into the model's number format.",
-                hint="Encode the slide again, or compile the model in float32.",
-            )
+            raise _too_large("Some tile features do")
         with self._encoder.lane() as lane:
             context = lane.prepare({name: array.shape for name, array in arrays.items()})
             for name, array in arrays.items():
@@ -105,6 +101,8 @@ class EngineReports:
             lane.start(context)
             facts, shape = engine.outputs["tile_weights"], places.mask.shape
             found = lane.fetch({"tile_weights": (context.get_tensor_address("tile_weights"), facts, shape)})
+            if np.isnan(found["tile_weights"]).any():  # a search over such a slide would go anywhere
+                raise _too_large("What the encoder computes of this slide does")
             loop.load(row, context.get_tensor_address("cross"), len(places.mask))
         return found["tile_weights"]
 
@@ -244,3 +242,11 @@ class _Loops:
         """Round up to a power of two, within what the step takes: few sizes, so that loops are used again."""
         rounded = max(1 << (regions - 1).bit_length(), _LEAST_REGIONS)
         return min(rounded, max(self._most_regions, regions))
+
+
+def _too_large(what: str) -> InvalidInputError:
+    return InvalidInputError(
+        "bag-not-finite",
+        f"{what} not fit into the model's number format.",
+        hint="Encode the slide again, or compile the model in bfloat16 or float32.",
+    )
