@@ -109,10 +109,13 @@ class HostDevice:
 class FakeContext:
     """An execution context: sizes and addresses by name, then a run of ONNX Runtime on what lies there."""
 
+    nvtx_verbosity, profile = "detailed", 0
+
     def __init__(self, engine: FakeEngine) -> None:
         self._engine, self._shapes, self._addresses, self._scratch = engine, {}, {}, (0, 0)
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -147,6 +150,7 @@ class FakeContext:
         return self._addresses[name]
 
     def execute_async_v3(self, stream: int) -> bool:
+        assert self.nvtx_verbosity == "none", "the layers' names are for the inspector"
         addresses, (scratch, size) = dict(self._addresses), self._scratch
         assert size >= self.update_device_memory_size_for_shapes()
         assert scratch in self._engine.device.live
@@ -359,7 +363,7 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         NetworkDefinitionCreationFlag=flags,
         OnnxParser=_Parser,
-        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
+        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed", NONE="none"),
         Runtime=Runtime,
     )
 

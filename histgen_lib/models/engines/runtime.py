@@ -157,9 +157,18 @@ def new_context(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache
 
     By itself TensorRT would allocate what the largest slide takes, in every context.
     """
+    context = engine.create_execution_context(_how(trt, engine, record, cache))
+    if context is not None:
+        # The engine was built to be inspected: or each start would describe all its layers to a profiler.
+        context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
+    return context
+
+
+def _how(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache | None) -> Any:
+    """Return TensorRT-RTX's settings of a context, or the strategy for memory, all that TensorRT takes."""
     by_us = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-        return engine.create_execution_context(by_us)
+        return by_us
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(by_us)
     strategies = trt.DynamicShapesKernelSpecializationStrategy
@@ -171,4 +180,4 @@ def new_context(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache
     config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # `search` records a whole step by itself
     if cache is not None:
         cache.attach(config)
-    return engine.create_execution_context(config)
+    return config

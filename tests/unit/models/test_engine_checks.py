@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled_model import compiled_tiny, fake_machine
-from fake_gpu import Wrong
+from fake_gpu import FakeContext, Wrong
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import sha256_file
@@ -79,6 +80,18 @@ def test_a_record_that_is_none(model: Path, content: bytes) -> None:
 def test_a_record_of_a_later_histgen(model: Path) -> None:
     restate(files_of(model), schema_version=2)
     assert refusal(model).code == "engine-record"
+
+
+def test_a_record_of_the_models_other_network(model: Path) -> None:
+    """Both are made of the same weights, so their digests are equal."""
+    for suffix in ("json", "engine", "safetensors"):
+        one, other = (files_of(model, name).folder / f"{name}.{suffix}" for name in (ENCODER, STEP))
+        kept = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(kept)
+    error = refusal(model)
+    assert error.code == "engine-record"
+    assert STEP in error.message
 
 
 def test_another_version_of_tensorrt(model: Path) -> None:
@@ -185,3 +198,20 @@ def test_an_engine_that_is_silently_wrong(
     error = refusal(model, fake_machine(wrong=wrong), served)
     assert error.code == "engine-numbers"
     assert f"The engine {engine} computes wrong numbers: its output {output!r}" in error.message
+
+
+def test_each_profile_has_to_pass(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small runs that are recorded would only ever meet the profile of small slides."""
+    files = files_of(model)
+    [small] = json.loads(files.record.read_bytes())["profiles"]
+    restate(files, profiles=[small, small])
+    run = FakeContext._run
+
+    def spoilt(self: FakeContext, addresses: dict[str, int]) -> None:
+        run(self, addresses)
+        if self.profile == 1 and "cross" in addresses:
+            ctypes.memset(addresses["cross"], 0, 4)
+
+    load(model)
+    monkeypatch.setattr(FakeContext, "_run", spoilt)
+    assert refusal(model).code == "engine-numbers"

@@ -13,6 +13,7 @@ from fake_gpu import FakeContext, HostDevice, HostMemory
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.engines import serving as engine_serving
 from histgen_lib.models.engines.record import TILE_ENCODER, BatchRate, EngineFiles, Measured, engines_folder
+from histgen_lib.models.engines.runtime import Messages
 from histgen_lib.models.engines.serving import EngineTiles, Machine, engine_runner, load_engine
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen.batches import BatchedRunner
@@ -232,3 +233,35 @@ def test_what_an_earlier_report_left_does_not_matter(
     for memory in memory_of(machine).values():
         memory.array[:] = 0xFF  # as numbers with a point: none
     assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
+
+
+def test_a_slide_of_which_the_encoder_computes_no_numbers_is_refused(
+    folder: ModelFolder, on_cpu: Runner
+) -> None:
+    """In float16 sums may grow too large; slides that are searched with it are answered."""
+    spoilt = [False]
+
+    def wrong(name: str, value: np.ndarray) -> np.ndarray:
+        return np.full_like(value, np.nan) if spoilt[0] and name == "tile_weights" else value
+
+    runner = engine_runner(folder, "histgen", ON_GPU, machine=fake_machine(wrong=wrong))
+    spoilt[0] = True
+    with pytest.raises(InvalidInputError) as caught:
+        runner.infer(request(9))
+    assert caught.value.code == "bag-not-finite"
+    spoilt[0] = False
+    assert_same(runner.infer(request(9)), on_cpu.infer(request(9)))
+
+
+def test_what_tensorrt_says_of_a_failed_run_is_passed_on(
+    on_engines: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        Messages(machine.trt).logger.log(machine.trt.ILogger.ERROR, "Cask launch failed")
+        return False
+
+    monkeypatch.setattr(FakeContext, "execute_async_v3", refuse)
+    with pytest.raises(FatalError) as caught:
+        on_engines.infer(request(9))
+    assert caught.value.code == "engine-run"
+    assert "Cask launch failed" in caught.value.message
