@@ -8,17 +8,21 @@ log-probabilities) are copied to the host, and what the beams looked at goes int
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
+from histgen_lib.errors import FatalError
 from histgen_lib.models.engines.device import Mark, Rows
 from histgen_lib.models.engines.numbers import Array, storage
 from histgen_lib.models.engines.record import Shape, TensorFacts
 from histgen_lib.models.engines.session import Engine, Lane, nbytes
 from histgen_lib.models.histgen.decoding import Continuations, Floats, Ints
+
+log = logging.getLogger(__name__)
 
 ALIGNMENT = 256
 """TensorRT wants tensors to begin at multiples of this."""
@@ -152,7 +156,11 @@ class StepLoop:
         can_record = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX
         if can_record is not None and not can_record(self._lane.stream):
             return steps
-        one, other = (self._device.capture(self._lane.stream, step) for step in steps)
+        try:
+            one, other = (self._device.capture(self._lane.stream, step) for step in steps)
+        except FatalError as error:  # what cannot be recorded can still be run
+            log.warning("the steps of %s run one kernel after the other: %s", self._engine.record.name, error)
+            return steps
         return (lambda: one.launch(self._lane.stream)), (lambda: other.launch(self._lane.stream))
 
     def _direct(self, source: int) -> Callable[[], None]:

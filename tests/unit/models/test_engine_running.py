@@ -159,6 +159,21 @@ def test_what_cannot_be_recorded_runs_all_the_same(
     assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
 
 
+def test_a_recording_that_fails_leaves_steps_that_run(
+    on_engines: Runner,
+    on_cpu: Runner,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise FatalError("engine-cuda", "cudaStreamEndCapture returned cudaErrorStreamCaptureInvalidated.")
+
+    monkeypatch.setattr(machine.device, "capture", fail)
+    assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
+    assert "cudaErrorStreamCaptureInvalidated" in caplog.text
+
+
 def test_a_slide_beyond_what_was_compiled_is_refused(on_engines: Runner) -> None:
     with pytest.raises(InvalidInputError) as caught:
         on_engines.infer(request(MOST_TILES + 200))
