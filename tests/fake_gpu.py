@@ -307,8 +307,8 @@ class _Config:
         self._profiles += 1
         return self._profiles - 1
 
-    def create_timing_cache(self, content: bytes) -> _Cache:
-        return _Cache(content)
+    def create_timing_cache(self, content: bytes) -> _Cache | None:
+        return None if content.startswith(b"damaged") else _Cache(content)
 
     def set_timing_cache(self, cache: _Cache, ignore_mismatch: bool) -> bool:
         if cache.content.startswith(b"foreign"):
