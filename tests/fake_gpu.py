@@ -176,6 +176,22 @@ class FakeEngine:
         self.inputs = [one.name for one in self._session.get_inputs()]
         self.dtypes = {one.name: _DTYPES[one.type][1] for one in self._session.get_inputs()}
 
+        tensors = _tensors([*self._session.get_inputs(), *self._session.get_outputs()])
+        self._tensors = {one.name: one for one in tensors}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    def get_tensor_name(self, place: int) -> str:
+        return list(self._tensors)[place]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._tensors[name].dtype
+
+    def get_tensor_location(self, name: str) -> str:
+        return "device"
+
     def create_runtime_config(self) -> FakeRuntimeConfig:
         return FakeRuntimeConfig()
 
@@ -363,6 +379,7 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         NetworkDefinitionCreationFlag=flags,
         OnnxParser=_Parser,
+        TensorLocation=SimpleNamespace(DEVICE="device"),
         ProfilingVerbosity=SimpleNamespace(DETAILED="detailed", NONE="none"),
         Runtime=Runtime,
     )

@@ -93,6 +93,27 @@ def open_engine(trt: Any, plan: bytes, name: str) -> Any:
     return _Kept(engine, runtime, messages)
 
 
+def check_tensors(trt: Any, engine: Any, record: EngineRecord) -> None:
+    """Refuse a record by which memory would be of another size than the engine takes, or not on the GPU.
+
+    Raises FatalError("engine-record").
+    """
+    names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+    has = {
+        (name, tensor_dtype(engine.get_tensor_dtype(name)))
+        for name in names
+        if engine.get_tensor_location(name) == trt.TensorLocation.DEVICE
+    }
+    differ = has ^ {(one.name, one.dtype) for one in (*record.inputs, *record.outputs)}
+    if differ:
+        wrong = ", ".join(sorted({name for name, _ in differ}))
+        raise FatalError(
+            "engine-record",
+            f"{record.name}.json does not describe its engine, which has another {wrong}.",
+            hint=f"Compile the model again: `histgen compile MODEL --target {record.flavour}`.",
+        )
+
+
 class _Kept:
     """An engine with what has to live as long as it does."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled_model import compiled_tiny, fake_machine
-from fake_gpu import FakeContext, Wrong
+from fake_gpu import FakeContext, FakeEngine, Wrong
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import sha256_file
@@ -155,6 +155,23 @@ def test_an_engine_that_tensorrt_refuses(model: Path) -> None:
     error = refusal(model)
     assert error.code == "engine-refused"
     assert "magic tag" in error.message
+
+
+def test_a_record_by_which_memory_would_be_too_small(model: Path) -> None:
+    files = files_of(model)
+    outputs = json.loads(files.record.read_bytes())["outputs"]
+    restate(files, outputs=[one | {"dtype": "float16"} if one["name"] == "cross" else one for one in outputs])
+    error = refusal(model)
+    assert error.code == "engine-record"
+    assert "cross" in error.message
+
+
+def test_tensors_that_are_not_on_the_gpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT may want numbers that decide sizes in host memory."""
+    monkeypatch.setattr(FakeEngine, "get_tensor_location", lambda _, name: name == "place" or "device")
+    error = refusal(model)
+    assert error.code == "engine-record"
+    assert "place" in error.message
 
 
 def test_recorded_inputs_that_are_none(model: Path) -> None:
