@@ -53,7 +53,14 @@ class EngineReports:
         self._check_sizes(bags)
         most = self._loops.most_slides
         groups = [bags[start : start + most] for start in range(0, len(bags), most)]
-        return [written for group in groups for written in self._together(group, settings)]
+        return [written for group in groups for written in self._with_room(group, settings)]
+
+    def _with_room(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
+        try:
+            return self._together(bags, settings)
+        except MemoryError:  # perhaps loops of other sizes have it
+            self._loops.keep(0)
+            return self._together(bags, settings)
 
     def _together(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
         regions = [len(places.mask) for _, places in bags]
@@ -219,18 +226,14 @@ class _Loops:
                 if (loop.slides, loop.regions) == (slides, regions):
                     self._idle.remove(loop)
                     return loop
-        try:
-            return StepLoop(self._step, slides, regions)
-        except MemoryError:  # perhaps those of other sizes have it
-            self._keep(0)
-            return StepLoop(self._step, slides, regions)
+        return StepLoop(self._step, slides, regions)
 
     def _put(self, loop: StepLoop) -> None:
         with self._lock:
             self._idle.append(loop)
-        self._keep(_LOOPS_KEPT)
+        self.keep(_LOOPS_KEPT)
 
-    def _keep(self, count: int) -> None:
+    def keep(self, count: int) -> None:
         """Close the idle loops that were used longest ago."""
         with self._lock:
             spare = self._idle[: max(len(self._idle) - count, 0)]

@@ -15,6 +15,7 @@ from histgen_lib.models.engines import serving as engine_serving
 from histgen_lib.models.engines.record import TILE_ENCODER, BatchRate, EngineFiles, Measured, engines_folder
 from histgen_lib.models.engines.runtime import Messages
 from histgen_lib.models.engines.serving import EngineTiles, Machine, engine_runner, load_engine
+from histgen_lib.models.engines.session import Lane
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.serving import Compute, Runner, served_model
@@ -135,6 +136,23 @@ def test_loops_of_other_sizes_give_way_when_memory_is_short(
         return allocate(size)
 
     monkeypatch.setattr(machine.device, "allocate", refuse_once)
+    assert_same(on_engines.infer(request(90)), on_cpu.infer(request(90)))
+    assert not before <= set(memory_of(machine))
+
+
+def test_they_give_way_to_the_encoder_too(
+    on_engines: Runner, on_cpu: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_engines.infer(request(90))
+    refusals = iter([True])
+
+    def refuse_once(self: Lane, shapes: dict[str, tuple[int, ...]]) -> object:
+        if next(refusals, False):
+            raise MemoryError
+        return prepare(self, shapes)
+
+    prepare, before = Lane.prepare, set(memory_of(machine))
+    monkeypatch.setattr(Lane, "prepare", refuse_once)
     assert_same(on_engines.infer(request(90)), on_cpu.infer(request(90)))
     assert not before <= set(memory_of(machine))
 
