@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,10 +159,12 @@ class StepLoop:
             return steps
         try:
             one, other = (self._device.capture(self._lane.stream, step) for step in steps)
+            # They do not refer to this loop, so what CUDA holds for it goes when the loop goes. Python might
+            # collect a cycle in the middle of another recording, and break that.
+            return partial(one.launch, self._lane.stream), partial(other.launch, self._lane.stream)
         except FatalError as error:  # what cannot be recorded can still be run
             log.warning("the steps of %s run one kernel after the other: %s", self._engine.record.name, error)
             return steps
-        return (lambda: one.launch(self._lane.stream)), (lambda: other.launch(self._lane.stream))
 
     def _direct(self, source: int) -> Callable[[], None]:
         def step() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,18 @@ from fake_gpu import FakeContext, HostDevice, HostMemory
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.engines import serving as engine_serving
-from histgen_lib.models.engines.record import TILE_ENCODER, BatchRate, EngineFiles, Measured, engines_folder
+from histgen_lib.models.engines.record import (
+    STEP,
+    TILE_ENCODER,
+    BatchRate,
+    EngineFiles,
+    Measured,
+    engines_folder,
+)
 from histgen_lib.models.engines.runtime import Messages
 from histgen_lib.models.engines.serving import EngineTiles, Machine, engine_runner, load_engine
 from histgen_lib.models.engines.session import Lane
+from histgen_lib.models.engines.steps import StepLoop
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.serving import Compute, Runner, served_model
@@ -166,6 +176,20 @@ def test_steps_are_recorded_once_for_each_of_the_sizes_in_use(
     monkeypatch.setattr(machine.device, "capture", lambda *_: pytest.fail("recorded again"))
     for batch in batches:
         on_engines.infer_many(batch)
+
+
+def test_a_loop_goes_as_soon_as_nobody_needs_it(folder: ModelFolder, machine: Machine) -> None:
+    """Python's collector would free what CUDA holds at any time: even while another loop is recorded."""
+    files = EngineFiles(engines_folder(folder.path, "tensorrt"), STEP)
+    loop = StepLoop(load_engine(machine, files, files.read().model)[0], 1, 16)
+    watched = weakref.ref(loop)
+    gc.disable()
+    try:
+        loop.close()
+        del loop
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_recorded_runs_all_the_same(
