@@ -37,7 +37,7 @@ class Engine:
         self.outputs = {one.name: one for one in record.outputs}
         self._trt, self._opened, self._cache = trt, opened, cache
         self._profiles: Sequence[int] = range(len(record.profiles))
-        self._messages, self._lock = Messages(trt), Lock()
+        self._said, self._lock = self.listen(), Lock()
 
     def only(self, profile: int) -> Engine:
         """Return the same engine, as if it had this profile alone."""
@@ -85,9 +85,13 @@ class Engine:
             with self._lock:
                 self._cache.save()
 
+    def listen(self) -> Messages:
+        """Return what TensorRT says from here on."""
+        return Messages(self._trt)
+
     def failed(self, reason: str) -> FatalError:
         """Make the error for an engine that does not do what its record says, with TensorRT's last words."""
-        words = self._messages.last[:300]
+        words = self._said.last[:300]
         return FatalError(
             "engine-run",
             f"The engine {self.record.name} did not run: {reason}{f' ({words})' if words else ''}.",
@@ -128,7 +132,11 @@ class Lane:
         missing = context.infer_shapes()
         if missing:
             raise self.engine.failed(f"sizes of {', '.join(missing)} are unknown")
-        scratch = max(context.update_device_memory_size_for_shapes(), _LEAST_SCRATCH)
+        said = self.engine.listen()
+        scratch = context.update_device_memory_size_for_shapes()
+        if not scratch and said.last:  # 0 stands for an error as well as for none
+            raise self.engine.failed("its need of memory is unknown")
+        scratch = max(scratch, _LEAST_SCRATCH)
         context.set_device_memory(self.memory(_SCRATCH, scratch), scratch)
         return context
 

@@ -310,14 +310,15 @@ def test_a_slide_of_which_the_encoder_computes_no_numbers_is_refused(
     assert_same(runner.infer(request(9)), on_cpu.infer(request(9)))
 
 
+@pytest.mark.parametrize("call", ["execute_async_v3", "update_device_memory_size_for_shapes"])
 def test_what_tensorrt_says_of_a_failed_run_is_passed_on(
-    on_engines: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    on_engines: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    def refuse(*_: object) -> bool:
+    def refuse(*_: object) -> int:
         Messages(machine.trt).logger.log(machine.trt.ILogger.ERROR, "Cask launch failed")
-        return False
+        return 0
 
-    monkeypatch.setattr(FakeContext, "execute_async_v3", refuse)
+    monkeypatch.setattr(FakeContext, call, refuse)
     with pytest.raises(FatalError) as caught:
         on_engines.infer(request(9))
     assert caught.value.code == "engine-run"
