@@ -10,12 +10,12 @@ import ctypes
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from fake_builder import DTYPES, Config, Network, Parser, Profile, tensors_of
 
 from histgen_lib.models.engines.device import Rows
 
@@ -109,10 +109,13 @@ class HostDevice:
 class FakeContext:
     """An execution context: sizes and addresses by name, then a run of ONNX Runtime on what lies there."""
 
+    nvtx_verbosity, profile = "detailed", 0
+
     def __init__(self, engine: FakeEngine) -> None:
         self._engine, self._shapes, self._addresses, self._scratch = engine, {}, {}, (0, 0)
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -147,6 +150,7 @@ class FakeContext:
         return self._addresses[name]
 
     def execute_async_v3(self, stream: int) -> bool:
+        assert self.nvtx_verbosity == "none", "the layers' names are for the inspector"
         addresses, (scratch, size) = dict(self._addresses), self._scratch
         assert size >= self.update_device_memory_size_for_shapes()
         assert scratch in self._engine.device.live
@@ -170,7 +174,22 @@ class FakeEngine:
         self._session = onnxruntime.InferenceSession(plan, options)
         self.device, self._wrong, self._known = device, wrong, {}
         self.inputs = [one.name for one in self._session.get_inputs()]
-        self.dtypes = {one.name: _DTYPES[one.type][1] for one in self._session.get_inputs()}
+        self.dtypes = {one.name: DTYPES[one.type][1] for one in self._session.get_inputs()}
+        tensors = tensors_of([*self._session.get_inputs(), *self._session.get_outputs()])
+        self._tensors = {one.name: one for one in tensors}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    def get_tensor_name(self, place: int) -> str:
+        return list(self._tensors)[place]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._tensors[name].dtype
+
+    def get_tensor_location(self, name: str) -> str:
+        return "device"
 
     def create_runtime_config(self) -> FakeRuntimeConfig:
         return FakeRuntimeConfig()
@@ -242,99 +261,25 @@ class _Logger:
     ERROR, INTERNAL_ERROR = "error", "internal error"
 
 
-class _Network:
-    """What `OnnxParser` fills."""
-
-    def __init__(self, flags: int) -> None:
-        self.flags, self.plan, self.num_layers = flags, b"", 0
-        self.num_inputs = self.num_outputs = 0
-
-    def fill(self, plan: bytes) -> None:
-        session = onnxruntime.InferenceSession(plan)
-        self._inputs, self._outputs = map(_tensors, (session.get_inputs(), session.get_outputs()))
-        self.num_inputs, self.num_outputs, self.plan = len(self._inputs), len(self._outputs), plan
-
-    def get_input(self, place: int) -> Any:
-        return self._inputs[place]
-
-    def get_output(self, place: int) -> Any:
-        return self._outputs[place]
-
-
-class _Parser:
-    num_errors = 0
-
-    def __init__(self, network: _Network, logger: Any) -> None:
-        self._network = network
-
-    def parse_from_file(self, path: str) -> bool:
-        self._network.fill(Path(path).read_bytes())
-        return True
-
-
-class _Profile:
-    def __init__(self) -> None:
-        self._shapes: dict[str, Any] = {}
-
-    def set_shape(self, name: str, least: Any, usual: Any, most: Any) -> None:
-        self._shapes[name] = [least, usual, most]
-
-    def get_shape(self, name: str) -> Any:
-        return self._shapes[name]
-
-
-class _Cache:
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def serialize(self) -> bytes:
-        return self.content + b"timed."
-
-
-class _Config:
-    """Refuses a timing cache that begins with "foreign", as TensorRT does that of another GPU."""
-
-    profiling_verbosity = None
-
-    def __init__(self) -> None:
-        self._profiles, self._cache = 0, None
-
-    def add_optimization_profile(self, profile: _Profile) -> int:
-        self._profiles += 1
-        return self._profiles - 1
-
-    def create_timing_cache(self, content: bytes) -> _Cache:
-        return _Cache(content)
-
-    def set_timing_cache(self, cache: _Cache, ignore_mismatch: bool) -> bool:
-        if cache.content.startswith(b"foreign"):
-            return False
-        self._cache = cache
-        return True
-
-    def get_timing_cache(self) -> _Cache | None:
-        return self._cache
-
-
 def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | None = None) -> Any:
     """Make a module like `tensorrt`: 10, or, without what it dropped, 11."""
-    networks: list[_Network] = []
+    networks: list[Network] = []
 
     class Builder:
         def __init__(self, logger: Any) -> None:
             pass
 
-        def create_network(self, flags: int) -> _Network:
-            networks.append(_Network(flags))
+        def create_network(self, flags: int) -> Network:
+            networks.append(Network(flags))
             return networks[-1]
 
-        def create_builder_config(self) -> _Config:
-            return _Config()
+        def create_builder_config(self) -> Config:
+            return Config()
 
-        def create_optimization_profile(self) -> _Profile:
-            return _Profile()
+        def create_optimization_profile(self) -> Profile:
+            return Profile()
 
-        def build_serialized_network(self, network: _Network, config: _Config) -> bytes:
+        def build_serialized_network(self, network: Network, config: Config) -> bytes:
             return network.plan
 
     class Runtime:
@@ -358,8 +303,9 @@ def fake_tensorrt(device: HostDevice, version: str = "10.6.0", wrong: Wrong | No
         ILogger=_Logger,
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         NetworkDefinitionCreationFlag=flags,
-        OnnxParser=_Parser,
-        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
+        OnnxParser=Parser,
+        TensorLocation=SimpleNamespace(DEVICE="device"),
+        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed", NONE="none"),
         Runtime=Runtime,
     )
 
@@ -370,23 +316,3 @@ def fake_rtx(device: HostDevice, version: str = "1.7.1.116") -> Any:
     found.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(NONE="none", EAGER="eager")
     found.CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
     return found
-
-
-def _tensors(found: Any) -> list[Any]:
-    return [
-        SimpleNamespace(
-            name=one.name,
-            dtype=SimpleNamespace(name=_DTYPES[one.type][0]),
-            shape=tuple(size if isinstance(size, int) else -1 for size in one.shape),
-        )
-        for one in found
-    ]
-
-
-_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
-    "tensor(float)": ("FLOAT", np.dtype(np.float32)),
-    "tensor(float16)": ("HALF", np.dtype(np.float16)),
-    "tensor(int64)": ("INT64", np.dtype(np.int64)),
-    "tensor(bool)": ("BOOL", np.dtype(np.bool_)),
-    "tensor(uint8)": ("UINT8", np.dtype(np.uint8)),
-}

@@ -153,9 +153,9 @@ class _TimingCache:
     def __init__(self, config: Any, path: Path | None) -> None:
         self._config, self._path = config, path
         if path is not None:
-            known = path.read_bytes() if path.is_file() else b""
+            known = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
             # One of another GPU or version is refused; an empty one never.
-            if not config.set_timing_cache(config.create_timing_cache(known), False):
+            if known is None or not config.set_timing_cache(known, False):
                 config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def save(self) -> None:

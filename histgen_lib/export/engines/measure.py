@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import numpy as np
 
@@ -27,14 +27,17 @@ Clock = Callable[[], float]
 def measure_tiles(engine: Engine, clock: Clock = time.perf_counter, runs: int = 8) -> Measured:
     """Measure tiles a second by batch, from host memory and back, then by engines side by side."""
     _, _, (most, *shape) = engine.record.profiles[-1]["tiles"]
-    tried = [
-        _rate(engine, np.zeros((batch, *shape), dtype=np.uint8), 1, clock, runs)
-        for batch in BATCHES
-        if batch <= most
-    ]
+    tried: list[BatchRate] = []
+    with suppress(MemoryError):  # the larger batches are not for this GPU
+        for batch in (batch for batch in BATCHES if batch <= most):
+            tried.append(_rate(engine, np.zeros((batch, *shape), dtype=np.uint8), 1, clock, runs))
+    if not tried:
+        return Measured()
     batch = _chosen(tried).batch
     tiles = np.zeros((batch, *shape), dtype=np.uint8)
-    tried += [_rate(engine, tiles, instances, clock, runs) for instances in INSTANCES[1:]]
+    with suppress(MemoryError):
+        for instances in INSTANCES[1:]:
+            tried.append(_rate(engine, tiles, instances, clock, runs))
     best = _chosen([rate for rate in tried if rate.batch == batch])
     return Measured(batch=best.batch, instances=best.instances, rates=tuple(tried))
 
@@ -57,11 +60,11 @@ def measure_step(engine: Engine, clock: Clock = time.perf_counter, runs: int = 3
     """Measure milliseconds of one step by slides that are searched together, in a search of full length."""
     _, (_, regions), _ = engine.record.profiles[0]["valid"]
     _, _, (most, _) = engine.record.profiles[-1]["valid"]
-    times = {
-        f"S={slides},R={regions}": _step_milliseconds(StepLoop(engine, slides, regions), clock, runs)
-        for slides in SLIDES
-        if slides <= most
-    }
+    times = {}
+    with suppress(MemoryError):
+        for slides in (slides for slides in SLIDES if slides <= most):
+            loop = StepLoop(engine, slides, regions)
+            times[f"S={slides},R={regions}"] = _step_milliseconds(loop, clock, runs)
     return Measured(milliseconds=times)
 
 
@@ -69,8 +72,7 @@ def _rate(
     engine: Engine, tiles: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], instances: int, clock: Clock,
     runs: int,
 ) -> BatchRate:  # fmt: skip
-    session = EngineSession(engine, instances)
-    with ThreadPoolExecutor(instances) as pool:
+    with closing(EngineSession(engine, instances)) as session, ThreadPoolExecutor(instances) as pool:
 
         def once() -> float:
             start = clock()
@@ -80,7 +82,6 @@ def _rate(
 
         once()  # contexts, memory and kernels of this size
         seconds = min(once() for _ in range(2))
-    session.close()
     rate = len(tiles) * runs * instances / max(seconds, 1e-9)
     return BatchRate(batch=len(tiles), instances=instances, tiles_per_s=round(rate, 1))
 

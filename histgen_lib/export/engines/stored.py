@@ -21,8 +21,9 @@ def folder_tile_graph(folder: ModelFolder) -> EngineGraph:
     """
 
     def stored(path: Path, _: Precision) -> Path:
-        copy_with_outputs(folder.file(TILE_ENCODER_ONNX), path, ())
-        return path
+        copied = path.with_name(TILE_ENCODER_ONNX)  # by which it finds the weights beside it
+        copy_with_outputs(folder.file(TILE_ENCODER_ONNX), copied, ())
+        return copied
 
     traced = tile_encoder_graph(lambda: load_tile_encoder(folder.path), int(folder.tiling["tile_px"]))
     return replace(traced, write=stored) if is_a_graph(folder) else traced

@@ -115,7 +115,8 @@ class CudaDevice:
             raise FatalError(
                 "engine-gpu-missing",
                 f"There is no GPU that CUDA can use here ({error.name}).",
-                hint="Run this where the GPU is; `nvidia-smi` lists it, and shows its driver.",
+                hint="Run this where the GPU is; `nvidia-smi` lists it, and shows its driver. "
+                "For cudaErrorInsufficientDriver: pip install 'cuda-bindings<13', or a newer driver.",
             )
         self._do("cudaFree", 0)  # makes the context, without which TensorRT-RTX takes no cache
         (facts,) = self._do("cudaGetDeviceProperties", 0)

@@ -148,7 +148,10 @@ class EngineFiles:
                 hint=_AGAIN.format(self.folder.name),
             )
         try:
-            return EngineRecord.model_validate(json.loads(self.record.read_bytes()))
+            record = EngineRecord.model_validate(json.loads(self.record.read_bytes()))
+            if record.name != self.name:
+                raise ValueError(f"it is that of {record.name!r}")
+            return record
         except (ValueError, ValidationError, OSError) as error:
             raise FatalError(
                 "engine-record",

@@ -53,7 +53,14 @@ class EngineReports:
         self._check_sizes(bags)
         most = self._loops.most_slides
         groups = [bags[start : start + most] for start in range(0, len(bags), most)]
-        return [written for group in groups for written in self._together(group, settings)]
+        return [written for group in groups for written in self._with_room(group, settings)]
+
+    def _with_room(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
+        try:
+            return self._together(bags, settings)
+        except MemoryError:  # perhaps loops of other sizes have it
+            self._loops.keep(0)
+            return self._together(bags, settings)
 
     def _together(self, bags: Sequence[Bag], settings: DecodingSettings) -> list[Written]:
         regions = [len(places.mask) for _, places in bags]
@@ -91,13 +98,9 @@ class EngineReports:
         arrays: dict[str, Array] = {
             name: stored(given[name], facts.dtype) for name, facts in engine.inputs.items()
         }
-        narrower = arrays["features"].dtype != features.dtype
+        narrower = arrays["features"].itemsize < features.itemsize
         if narrower and not np.isfinite(arrays["features"]).all():
-            raise InvalidInputError(
-                "bag-not-finite",
-                "Some tile features do not fit into the model's number format.",
-                hint="Encode the slide again, or compile the model in float32.",
-            )
+            raise _too_large("Some tile features do")
         with self._encoder.lane() as lane:
             context = lane.prepare({name: array.shape for name, array in arrays.items()})
             for name, array in arrays.items():
@@ -105,6 +108,8 @@ class EngineReports:
             lane.start(context)
             facts, shape = engine.outputs["tile_weights"], places.mask.shape
             found = lane.fetch({"tile_weights": (context.get_tensor_address("tile_weights"), facts, shape)})
+            if np.isnan(found["tile_weights"]).any():  # a search over such a slide would go anywhere
+                raise _too_large("What the encoder computes of this slide does")
             loop.load(row, context.get_tensor_address("cross"), len(places.mask))
         return found["tile_weights"]
 
@@ -221,18 +226,14 @@ class _Loops:
                 if (loop.slides, loop.regions) == (slides, regions):
                     self._idle.remove(loop)
                     return loop
-        try:
-            return StepLoop(self._step, slides, regions)
-        except MemoryError:  # perhaps those of other sizes have it
-            self._keep(0)
-            return StepLoop(self._step, slides, regions)
+        return StepLoop(self._step, slides, regions)
 
     def _put(self, loop: StepLoop) -> None:
         with self._lock:
             self._idle.append(loop)
-        self._keep(_LOOPS_KEPT)
+        self.keep(_LOOPS_KEPT)
 
-    def _keep(self, count: int) -> None:
+    def keep(self, count: int) -> None:
         """Close the idle loops that were used longest ago."""
         with self._lock:
             spare = self._idle[: max(len(self._idle) - count, 0)]
@@ -244,3 +245,11 @@ class _Loops:
         """Round up to a power of two, within what the step takes: few sizes, so that loops are used again."""
         rounded = max(1 << (regions - 1).bit_length(), _LEAST_REGIONS)
         return min(rounded, max(self._most_regions, regions))
+
+
+def _too_large(what: str) -> InvalidInputError:
+    return InvalidInputError(
+        "bag-not-finite",
+        f"{what} not fit into the model's number format.",
+        hint="Encode the slide again, or compile the model in bfloat16 or float32.",
+    )

@@ -93,6 +93,27 @@ def open_engine(trt: Any, plan: bytes, name: str) -> Any:
     return _Kept(engine, runtime, messages)
 
 
+def check_tensors(trt: Any, engine: Any, record: EngineRecord) -> None:
+    """Refuse a record by which memory would be of another size than the engine takes, or not on the GPU.
+
+    Raises FatalError("engine-record").
+    """
+    names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+    has = {
+        (name, tensor_dtype(engine.get_tensor_dtype(name)))
+        for name in names
+        if engine.get_tensor_location(name) == trt.TensorLocation.DEVICE
+    }
+    differ = has ^ {(one.name, one.dtype) for one in (*record.inputs, *record.outputs)}
+    if differ:
+        wrong = ", ".join(sorted({name for name, _ in differ}))
+        raise FatalError(
+            "engine-record",
+            f"{record.name}.json does not describe its engine, which has another {wrong}.",
+            hint=f"Compile the model again: `histgen compile MODEL --target {record.flavour}`.",
+        )
+
+
 class _Kept:
     """An engine with what has to live as long as it does."""
 
@@ -157,9 +178,18 @@ def new_context(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache
 
     By itself TensorRT would allocate what the largest slide takes, in every context.
     """
+    context = engine.create_execution_context(_how(trt, engine, record, cache))
+    if context is not None:
+        # The engine was built to be inspected: or each start would describe all its layers to a profiler.
+        context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
+    return context
+
+
+def _how(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache | None) -> Any:
+    """Return TensorRT-RTX's settings of a context, or the strategy for memory, all that TensorRT takes."""
     by_us = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-        return engine.create_execution_context(by_us)
+        return by_us
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(by_us)
     strategies = trt.DynamicShapesKernelSpecializationStrategy
@@ -171,4 +201,4 @@ def new_context(trt: Any, engine: Any, record: EngineRecord, cache: RuntimeCache
     config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # `search` records a whole step by itself
     if cache is not None:
         cache.attach(config)
-    return engine.create_execution_context(config)
+    return config

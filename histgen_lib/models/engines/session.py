@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from queue import LifoQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.engines.device import Device, Pinned
 from histgen_lib.models.engines.numbers import Array, numbers, storage, stored
 from histgen_lib.models.engines.record import EngineRecord, Shape, TensorFacts
-from histgen_lib.models.engines.runtime import RuntimeCache, new_context
+from histgen_lib.models.engines.runtime import Messages, RuntimeCache, new_context
 from histgen_lib.models.serving import Tensors
 
 _PIECE = 8 << 20
@@ -34,12 +36,28 @@ class Engine:
         self.inputs = {one.name: one for one in record.inputs}
         self.outputs = {one.name: one for one in record.outputs}
         self._trt, self._opened, self._cache = trt, opened, cache
+        self._profiles: Sequence[int] = range(len(record.profiles))
+        self._said, self._lock = self.listen(), Lock()
+
+    def only(self, profile: int) -> Engine:
+        """Return the same engine, as if it had this profile alone."""
+        narrowed = copy(self)
+        narrowed._profiles = (profile,)
+        return narrowed
+
+    def fitting(self, shapes: Mapping[str, Shape]) -> int | None:
+        """Return the first profile that takes these shapes, if one does."""
+        for place in self._profiles:
+            ranges = self.record.profiles[place].items()
+            if all(_within(shapes[name], least, most) for name, (least, _, most) in ranges):
+                return place
+        return None
 
     def profile(self, shapes: Mapping[str, Shape]) -> int:
         """Return the first profile that takes these shapes. Raises InvalidInputError("engine-size")."""
-        for place, profile in enumerate(self.record.profiles):
-            if all(_within(shapes[name], least, most) for name, (least, _, most) in profile.items()):
-                return place
+        found = self.fitting(shapes)
+        if found is not None:
+            return found
         largest = {name: most for name, (_, _, most) in self.record.profiles[-1].items()}
         beyond = [name for name, most in largest.items() if not _within(shapes[name], (0,) * len(most), most)]
         limits = ", ".join(f"{name} {list(largest[name])}" for name in beyond)
@@ -52,7 +70,8 @@ class Engine:
 
     def context(self, profile: int, stream: int) -> Any:
         """Return a new context for one profile, without memory. Raises MemoryError."""
-        context = new_context(self._trt, self._opened, self.record, self._cache)
+        with self._lock:
+            context = new_context(self._trt, self._opened, self.record, self._cache)
         if context is None:
             raise MemoryError
         if profile and not context.set_optimization_profile_async(profile, stream):
@@ -63,13 +82,19 @@ class Engine:
     def keep_cache(self) -> None:
         """Keep what was compiled for this GPU, so that the next start is quick (TensorRT-RTX)."""
         if self._cache is not None:
-            self._cache.save()
+            with self._lock:
+                self._cache.save()
+
+    def listen(self) -> Messages:
+        """Return what TensorRT says from here on."""
+        return Messages(self._trt)
 
     def failed(self, reason: str) -> FatalError:
-        """Make the error for an engine that does not do what its record says."""
+        """Make the error for an engine that does not do what its record says, with TensorRT's last words."""
+        words = self._said.last[:300]
         return FatalError(
             "engine-run",
-            f"The engine {self.record.name} did not run: {reason}.",
+            f"The engine {self.record.name} did not run: {reason}{f' ({words})' if words else ''}.",
             hint="Compile the model again on this machine; if that lasts, see the GPU's state in nvidia-smi.",
         )
 
@@ -107,7 +132,11 @@ class Lane:
         missing = context.infer_shapes()
         if missing:
             raise self.engine.failed(f"sizes of {', '.join(missing)} are unknown")
-        scratch = max(context.update_device_memory_size_for_shapes(), _LEAST_SCRATCH)
+        said = self.engine.listen()
+        scratch = context.update_device_memory_size_for_shapes()
+        if not scratch and said.last:  # 0 stands for an error as well as for none
+            raise self.engine.failed("its need of memory is unknown")
+        scratch = max(scratch, _LEAST_SCRATCH)
         context.set_device_memory(self.memory(_SCRATCH, scratch), scratch)
         return context
 
@@ -119,7 +148,7 @@ class Lane:
     def start(self, context: Any) -> None:
         """Start the network on the lane's stream."""
         if not context.execute_async_v3(self.stream):
-            raise self.engine.failed("TensorRT gives no reason")
+            raise self.engine.failed("TensorRT refuses to start it")
 
     def memory(self, name: str, size: int) -> int:
         """Return the address of at least `size` bytes on the device for `name`: never null, even for none."""

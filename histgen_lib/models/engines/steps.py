@@ -8,17 +8,22 @@ log-probabilities) are copied to the host, and what the beams looked at goes int
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from histgen_lib.errors import FatalError
 from histgen_lib.models.engines.device import Mark, Rows
 from histgen_lib.models.engines.numbers import Array, storage
 from histgen_lib.models.engines.record import Shape, TensorFacts
 from histgen_lib.models.engines.session import Engine, Lane, nbytes
 from histgen_lib.models.histgen.decoding import Continuations, Floats, Ints
+
+log = logging.getLogger(__name__)
 
 ALIGNMENT = 256
 """TensorRT wants tensors to begin at multiples of this."""
@@ -97,6 +102,8 @@ class StepLoop:
         self.feed(words, np.tile(np.arange(self.beams), (self.slides, 1)))
         self._send("scores", scores)
         self._send("place", np.zeros(1, dtype=np.int64))
+        # No mask hides what is no number: a report that went wrong must not spoil those after it.
+        self._device.clear(self._at("past"), self._sizes.bytes("past"), self._lane.stream)
         self._device.wait(self._lane.stream)
 
     def feed(self, tokens: Ints, parents: Ints) -> None:
@@ -150,8 +157,14 @@ class StepLoop:
         can_record = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX
         if can_record is not None and not can_record(self._lane.stream):
             return steps
-        one, other = (self._device.capture(self._lane.stream, step) for step in steps)
-        return (lambda: one.launch(self._lane.stream)), (lambda: other.launch(self._lane.stream))
+        try:
+            one, other = (self._device.capture(self._lane.stream, step) for step in steps)
+            # They do not refer to this loop, so what CUDA holds for it goes when the loop goes. Python might
+            # collect a cycle in the middle of another recording, and break that.
+            return partial(one.launch, self._lane.stream), partial(other.launch, self._lane.stream)
+        except FatalError as error:  # what cannot be recorded can still be run
+            log.warning("the steps of %s run one kernel after the other: %s", self._engine.record.name, error)
+            return steps
 
     def _direct(self, source: int) -> Callable[[], None]:
         def step() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compiled_model import BATCHES, compile_on, compiled_tiny, fake_machine, standing_in
+from fake_gpu import FakeContext, HostDevice
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.export.engines.build import Built, build_engine
@@ -73,6 +74,23 @@ def test_the_smallest_batch_that_is_nearly_as_quick_is_chosen() -> None:
     assert (measured.batch, measured.instances) == (8, 1)
 
 
+def test_what_is_too_large_for_the_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, found = fake_machine(), files(compiled_tiny(), TILE_ENCODER)
+    engine, _ = load_engine(machine, found, found.read().model)
+    assert isinstance(machine.device, HostDevice)
+    allocate, most = machine.device.allocate, 20 * 64 * 64 * 3
+
+    def allocate_little(size: int) -> int:
+        if size > most:
+            raise MemoryError
+        return allocate(size)
+
+    monkeypatch.setattr(machine.device, "allocate", allocate_little)
+    monkeypatch.setattr(FakeContext, "update_device_memory_size_for_shapes", lambda _: 0)
+    assert {rate.batch for rate in measure_tiles(engine, runs=1).rates} == {8, 16}
+    assert machine.device.live == {}
+
+
 class _Proportional:
     """A clock that advances with the tiles that the engine has encoded."""
 
@@ -134,14 +152,14 @@ def test_tensorrt_10_is_asked_for_strong_typing(small_graph: Path, version: str,
     assert [network.flags for network in machine.trt.networks] == [flags]
 
 
-@pytest.mark.parametrize("content", [b"", b"known.", b"foreign."])
+@pytest.mark.parametrize("content", [b"", b"known.", b"foreign.", b"damaged."])
 def test_timings_are_kept_and_those_of_another_gpu_are_not_used(
     small_graph: Path, tmp_path: Path, content: bytes
 ) -> None:
     cache = tmp_path / "timing"
     cache.write_bytes(content)
     build(fake_machine(), small_graph, cache)
-    known = b"" if content.startswith(b"foreign") else content
+    known = b"" if content in (b"foreign.", b"damaged.") else content
     assert cache.read_bytes() == known + b"timed."
 
 

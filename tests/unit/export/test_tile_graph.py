@@ -11,8 +11,11 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from histgen_lib.export.engines.build import build_engine
+from histgen_lib.export.engines.stored import folder_tile_graph
 from histgen_lib.export.graph_models import copy_with_outputs
 from histgen_lib.export.tile_graph import export_tile_encoder
+from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.serving import Compute, OnnxSession, Precision, served_model
 from histgen_lib.models.tile_encoder import TileEncoder
@@ -127,6 +130,19 @@ def test_a_graph_and_its_weights_are_copied_together(
     expected = answers(apart, tiles)
     apart.with_name(TILE_ENCODER_DATA).unlink()
     assert np.array_equal(answers(copy, tiles), expected)
+
+
+def test_a_graph_is_compiled_with_the_weights_beside_it(
+    own_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT's parser finds them by the name in the graph."""
+    (own_model_dir / "tile_encoder.safetensors").unlink()
+    export_tile_encoder(TileEncoder(16), own_model_dir / TILE_ENCODER_ONNX, 64, inline_bytes=FEW)
+    graph = folder_tile_graph(open_model_folder(own_model_dir))
+    written = graph.write(tmp_path / "graph.onnx", "float32")
+    monkeypatch.chdir(tmp_path)
+    built = build_engine(flavour("tensorrt-rtx"), written, graph.profiles, capabilities=("8.9",))
+    assert [one.name for one in built.outputs] == ["features"]
 
 
 def test_the_models_digest_covers_weights_beside_the_graph(own_model_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled_model import compiled_tiny, fake_machine
-from fake_gpu import Wrong
+from fake_gpu import FakeContext, FakeEngine, Wrong
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import sha256_file
@@ -81,6 +82,18 @@ def test_a_record_of_a_later_histgen(model: Path) -> None:
     assert refusal(model).code == "engine-record"
 
 
+def test_a_record_of_the_models_other_network(model: Path) -> None:
+    """Both are made of the same weights, so their digests are equal."""
+    for suffix in ("json", "engine", "safetensors"):
+        one, other = (files_of(model, name).folder / f"{name}.{suffix}" for name in (ENCODER, STEP))
+        kept = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(kept)
+    error = refusal(model)
+    assert error.code == "engine-record"
+    assert STEP in error.message
+
+
 def test_another_version_of_tensorrt(model: Path) -> None:
     error = refusal(model, fake_machine(version="11.2.0"))
     assert error.code == "engine-version"
@@ -144,6 +157,23 @@ def test_an_engine_that_tensorrt_refuses(model: Path) -> None:
     assert "magic tag" in error.message
 
 
+def test_a_record_by_which_memory_would_be_too_small(model: Path) -> None:
+    files = files_of(model)
+    outputs = json.loads(files.record.read_bytes())["outputs"]
+    restate(files, outputs=[one | {"dtype": "float16"} if one["name"] == "cross" else one for one in outputs])
+    error = refusal(model)
+    assert error.code == "engine-record"
+    assert "cross" in error.message
+
+
+def test_tensors_that_are_not_on_the_gpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT may want numbers that decide sizes in host memory."""
+    monkeypatch.setattr(FakeEngine, "get_tensor_location", lambda _, name: name == "place" or "device")
+    error = refusal(model)
+    assert error.code == "engine-record"
+    assert "place" in error.message
+
+
 def test_recorded_inputs_that_are_none(model: Path) -> None:
     files = files_of(model)
     files.recorded.write_bytes(b"\x08\0\0\0\0\0\0\0{       ")
@@ -185,3 +215,20 @@ def test_an_engine_that_is_silently_wrong(
     error = refusal(model, fake_machine(wrong=wrong), served)
     assert error.code == "engine-numbers"
     assert f"The engine {engine} computes wrong numbers: its output {output!r}" in error.message
+
+
+def test_each_profile_has_to_pass(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small runs that are recorded would only ever meet the profile of small slides."""
+    files = files_of(model)
+    [small] = json.loads(files.record.read_bytes())["profiles"]
+    restate(files, profiles=[small, small])
+    run = FakeContext._run
+
+    def spoilt(self: FakeContext, addresses: dict[str, int]) -> None:
+        run(self, addresses)
+        if self.profile == 1 and "cross" in addresses:
+            ctypes.memset(addresses["cross"], 0, 4)
+
+    load(model)
+    monkeypatch.setattr(FakeContext, "_run", spoilt)
+    assert refusal(model).code == "engine-numbers"

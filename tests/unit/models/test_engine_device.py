@@ -18,6 +18,7 @@ from histgen_lib.models.engines.device import CudaDevice, Rows
 class Status(Enum):
     cudaSuccess = 0  # noqa: N815 - as CUDA names it
     cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorInsufficientDriver = 35  # noqa: N815
     cudaErrorNoDevice = 100  # noqa: N815
     cudaErrorIllegalAddress = 700  # noqa: N815
 
@@ -83,6 +84,14 @@ def test_a_machine_without_a_gpu(runtime: Runtime, status: Status, count: int) -
     with pytest.raises(FatalError) as caught:
         CudaDevice()
     assert caught.value.code == "engine-gpu-missing"
+
+
+def test_a_driver_that_is_too_old_for_the_bindings(runtime: Runtime) -> None:
+    runtime.fails["cudaGetDeviceCount"] = Status.cudaErrorInsufficientDriver
+    with pytest.raises(FatalError) as caught:
+        CudaDevice()
+    assert "cudaErrorInsufficientDriver" in caught.value.message
+    assert "cuda-bindings<13" in caught.value.hint
 
 
 def test_bindings_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,18 @@ from fake_gpu import FakeContext, HostDevice, HostMemory
 
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.engines import serving as engine_serving
-from histgen_lib.models.engines.record import TILE_ENCODER, BatchRate, EngineFiles, Measured, engines_folder
+from histgen_lib.models.engines.record import (
+    STEP,
+    TILE_ENCODER,
+    BatchRate,
+    EngineFiles,
+    Measured,
+    engines_folder,
+)
+from histgen_lib.models.engines.runtime import Messages
 from histgen_lib.models.engines.serving import EngineTiles, Machine, engine_runner, load_engine
+from histgen_lib.models.engines.session import Lane
+from histgen_lib.models.engines.steps import StepLoop
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.serving import Compute, Runner, served_model
@@ -138,6 +150,23 @@ def test_loops_of_other_sizes_give_way_when_memory_is_short(
     assert not before <= set(memory_of(machine))
 
 
+def test_they_give_way_to_the_encoder_too(
+    on_engines: Runner, on_cpu: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_engines.infer(request(90))
+    refusals = iter([True])
+
+    def refuse_once(self: Lane, shapes: dict[str, tuple[int, ...]]) -> object:
+        if next(refusals, False):
+            raise MemoryError
+        return prepare(self, shapes)
+
+    prepare, before = Lane.prepare, set(memory_of(machine))
+    monkeypatch.setattr(Lane, "prepare", refuse_once)
+    assert_same(on_engines.infer(request(90)), on_cpu.infer(request(90)))
+    assert not before <= set(memory_of(machine))
+
+
 def test_steps_are_recorded_once_for_each_of_the_sizes_in_use(
     on_engines: BatchedRunner, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +178,20 @@ def test_steps_are_recorded_once_for_each_of_the_sizes_in_use(
         on_engines.infer_many(batch)
 
 
+def test_a_loop_goes_as_soon_as_nobody_needs_it(folder: ModelFolder, machine: Machine) -> None:
+    """Python's collector would free what CUDA holds at any time: even while another loop is recorded."""
+    files = EngineFiles(engines_folder(folder.path, "tensorrt"), STEP)
+    loop = StepLoop(load_engine(machine, files, files.read().model)[0], 1, 16)
+    watched = weakref.ref(loop)
+    gc.disable()
+    try:
+        loop.close()
+        del loop
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
 def test_what_cannot_be_recorded_runs_all_the_same(
     on_engines: Runner, on_cpu: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +199,21 @@ def test_what_cannot_be_recorded_runs_all_the_same(
     monkeypatch.setattr(FakeContext, "is_stream_capturable", lambda *_: False, raising=False)
     monkeypatch.setattr(machine.device, "capture", lambda *_: pytest.fail("recorded"))
     assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
+
+
+def test_a_recording_that_fails_leaves_steps_that_run(
+    on_engines: Runner,
+    on_cpu: Runner,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise FatalError("engine-cuda", "cudaStreamEndCapture returned cudaErrorStreamCaptureInvalidated.")
+
+    monkeypatch.setattr(machine.device, "capture", fail)
+    assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
+    assert "cudaErrorStreamCaptureInvalidated" in caplog.text
 
 
 def test_a_slide_beyond_what_was_compiled_is_refused(on_engines: Runner) -> None:
@@ -223,3 +281,45 @@ def test_the_flavour_that_can_be_loaded_is_used(tmp_path: Path, monkeypatch: pyt
     for name in ("tensorrt", "tensorrt_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     assert engine_serving.compiled_flavour(tmp_path) == "tensorrt-rtx"
+
+
+def test_what_an_earlier_report_left_does_not_matter(
+    on_engines: Runner, on_cpu: Runner, machine: Machine
+) -> None:
+    on_engines.infer(request(9))
+    for memory in memory_of(machine).values():
+        memory.array[:] = 0xFF  # as numbers with a point: none
+    assert_same(on_engines.infer(request(9)), on_cpu.infer(request(9)))
+
+
+def test_a_slide_of_which_the_encoder_computes_no_numbers_is_refused(
+    folder: ModelFolder, on_cpu: Runner
+) -> None:
+    """In float16 sums may grow too large; slides that are searched with it are answered."""
+    spoilt = [False]
+
+    def wrong(name: str, value: np.ndarray) -> np.ndarray:
+        return np.full_like(value, np.nan) if spoilt[0] and name == "tile_weights" else value
+
+    runner = engine_runner(folder, "histgen", ON_GPU, machine=fake_machine(wrong=wrong))
+    spoilt[0] = True
+    with pytest.raises(InvalidInputError) as caught:
+        runner.infer(request(9))
+    assert caught.value.code == "bag-not-finite"
+    spoilt[0] = False
+    assert_same(runner.infer(request(9)), on_cpu.infer(request(9)))
+
+
+@pytest.mark.parametrize("call", ["execute_async_v3", "update_device_memory_size_for_shapes"])
+def test_what_tensorrt_says_of_a_failed_run_is_passed_on(
+    on_engines: Runner, machine: Machine, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_: object) -> int:
+        Messages(machine.trt).logger.log(machine.trt.ILogger.ERROR, "Cask launch failed")
+        return 0
+
+    monkeypatch.setattr(FakeContext, call, refuse)
+    with pytest.raises(FatalError) as caught:
+        on_engines.infer(request(9))
+    assert caught.value.code == "engine-run"
+    assert "Cask launch failed" in caught.value.message
