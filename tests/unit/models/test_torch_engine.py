@@ -22,6 +22,7 @@ from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
 from histgen_lib.models.histgen.layout import Arrangement, arrange
 from histgen_lib.models.histgen.torch_encode import SlideEncoder
 from histgen_lib.models.histgen.torch_engine import TorchEngine
+from histgen_lib.models.histgen.torch_search import Searches
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, PaddedRunner
 
@@ -85,6 +86,14 @@ def test_a_search_is_used_again_for_slides_of_its_size() -> None:
     for bag in slides + slides[::-1]:
         expected = by_network(network, *bag, how)
         assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_searches_for_many_numbers_of_beams_share_words_and_keep_few_networks() -> None:
+    searches = Searches(small_model("corrected"), CPU, torch.float32)
+    steps = [searches._step(beams, 16) for beams in range(1, 9)]
+    assert {id(step.embed) for step in steps} == {id(steps[0].embed)}
+    assert len(searches._steps) < len(steps)
+    assert searches._step(8, 16) is steps[-1]
 
 
 def test_running_ahead_of_the_host_with_words_looked_up_changes_no_text() -> None:
