@@ -105,7 +105,8 @@ def _machine(bench: Bench) -> str:
             f"driver {_driver()}; {name}"
         )
     built = f"torch {torch.__version__} (CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()})"
-    return f"{name}, {cores()} cores; {built}, Python {platform.python_version()}"
+    accuracy = f"float32 products: {torch.get_float32_matmul_precision()}"
+    return f"{name}, {cores()} cores; {built}, {accuracy}, Python {platform.python_version()}"
 
 
 def _driver() -> str:

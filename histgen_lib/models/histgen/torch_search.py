@@ -26,8 +26,8 @@ _PLACES = 16
 _LEAST_REGIONS = 32
 """Classes of region counts from here on are multiples of 16, too."""
 
-_KEPT_BYTES = 2 << 30
-"""Buffers of searches that are kept for the next of their size."""
+_KEPT_BYTES, _KEPT_SEARCHES = 2 << 30, 32
+"""Buffers of searches, and searches (each a graph), that are kept for the next of their size."""
 
 _TABLE_BYTES = 512 << 20
 """Largest table of embedded words; beyond it they are computed at each step."""
@@ -225,10 +225,14 @@ class Searches:
         size = Size(1 << (len(crosses) - 1).bit_length(), regions, beams, places)
         search = self._kept.pop(size, None) or self._new(size)
         self._kept[size] = search
-        while len(self._kept) > 1 and sum(one.nbytes() for one in self._kept.values()) > _KEPT_BYTES:
+        while len(self._kept) > 1 and self._too_many():
             self._kept.popitem(last=False)
         search.load(crosses)
         return search
+
+    def _too_many(self) -> bool:
+        held = sum(one.nbytes() for one in self._kept.values())
+        return held > _KEPT_BYTES or len(self._kept) > _KEPT_SEARCHES
 
     def _new(self, size: Size) -> Search:
         return Search(self._step(size.beams, size.places), size, self._pool, self._ahead)
