@@ -29,7 +29,7 @@ def captured(work: Work, device: torch.device, pool: Any = None) -> Work:
         return work
     current, side = torch.cuda.current_stream(device), _side_stream(device)
     graph = torch.cuda.CUDAGraph()
-    with _CAPTURING:
+    with _CAPTURING, torch.cuda.stream(current):  # to which a capture that fails does not return by itself
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):

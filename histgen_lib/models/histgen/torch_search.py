@@ -104,7 +104,7 @@ class Search:
         self._tokens.zero_()
         self._parents.copy_(torch.arange(self.size.beams, device=self._device).expand_as(self._parents))
         self._scores.fill_(-torch.inf)
-        self._scores[:, 0] = 0.0
+        self._scores[:, 0].zero_()
         self._place.zero_()
 
     def search(self, beams: int, max_tokens: int) -> Iterator[Continuations]:
