@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -51,5 +53,12 @@ class _Staging:
 
 
 def _tensor(values: npt.NDArray[Any]) -> Tensor:
-    """Return an array as a tensor; a read-only one is copied, since torch knows no such tensors."""
-    return torch.from_numpy(values if values.flags.writeable else values.copy())
+    """Return an array as a tensor that is only read here, over the same memory.
+
+    Torch knows no read-only tensors and warns of such arrays, which bags and requests are. A copy of 100,000
+    tiles' features would take longer than their way to the device.
+    """
+    if not values.flags.writeable:
+        described = values.__array_interface__ | {"data": (values.ctypes.data, False)}
+        values = np.asarray(SimpleNamespace(__array_interface__=described, kept=values))
+    return torch.from_numpy(values)

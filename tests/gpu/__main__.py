@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import platform
+import subprocess
 import sys
 import time
-import traceback
+from functools import partial
 from importlib import import_module
 
 import torch
 
-from gpu.bench import SMALL, Bench, Sizes, random_model
+from gpu.bench import SMALL, Bench, DeviceLostError, Sizes, random_model
 from gpu.table import Table
+from histgen_lib.cores import cores
 
 PARTS = {
     "compare": "reports.compare",
@@ -33,39 +35,51 @@ def main() -> int:
     if options.small:
         torch.set_num_threads(1)  # at these sizes threads only wait for each other
     sizes = SMALL if options.small else Sizes()
-    bench = Bench(
-        torch.device(options.device), sizes, random_model(sizes.config), Table(), options.tile_engine
-    )
-    print(_machine(bench))
+    table = Table(partial(print, file=sys.stderr, flush=True))  # seen even if something ends this process
+    bench = Bench(torch.device(options.device), sizes, random_model(sizes.config), table, options.tile_engine)
+    print(_machine(bench), flush=True)
+    rest = _run_all(bench, options.only or list(PARTS), options.seconds)
+    print("\n".join(["", *table.lines(), "", *table.left_out]))
+    print(f"{table.failures} of what was compared does not agree." if table.failures else "All agree.")
+    if rest:
+        print("The GPU answers with errors only: the other parts run in a process of their own.", flush=True)
+        again = [sys.executable, "-m", "gpu", *_without_parts(sys.argv[1:]), "--only", *rest]
+        subprocess.run(again, check=False)
+    return 1 if table.failures else 0
+
+
+def _run_all(bench: Bench, parts: list[str], seconds: float) -> list[str]:
+    """Run the parts; return those that are left when an error has spoilt the GPU for this process."""
     started = time.monotonic()
-    for name in options.only or PARTS:
+    for number, name in enumerate(parts):
         before = time.monotonic() - started
-        if before > options.seconds:
-            bench.table.leave_out(name, f"{options.seconds:.0f} s are over")
+        if before > seconds:
+            bench.table.leave_out(name, f"{seconds:.0f} s are over")
             continue
-        _run(name, bench)
+        try:
+            _run(name, bench)
+        except DeviceLostError:
+            return parts[number + 1 :]
         print(f"{name}: {time.monotonic() - started - before:.0f} s", file=sys.stderr)
-    print("\n".join(["", *bench.table.lines(), "", *bench.table.left_out]))
-    print(
-        f"{bench.table.failures} of what was compared does not agree."
-        if bench.table.failures
-        else "All agree."
-    )
-    return 1 if bench.table.failures else 0
+    return []
 
 
 def _run(name: str, bench: Bench) -> None:
     """Run a part; whatever happens to it, the others still run and the table is printed."""
+    module, function = PARTS[name].split(".")
     try:
-        module, function = PARTS[name].split(".")
-        getattr(import_module(f"gpu.{module}"), function)(bench)
+        with bench.attempt(name, "the part ends"):
+            getattr(import_module(f"gpu.{module}"), function)(bench)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("gpu", "histgen_lib")):
-            raise
-        bench.table.leave_out(name, f"{error.name} is not installed")
-    except Exception as error:
-        traceback.print_exc()
-        bench.table.fail(name, "the part ends", f"{type(error).__name__}: {error}"[:300])
+            bench.table.fail(name, "the part starts", str(error))
+        else:
+            bench.table.leave_out(name, f"{error.name} is not installed")
+
+
+def _without_parts(arguments: list[str]) -> list[str]:
+    """Leave out "--only" and the names after it."""
+    return [one for one in arguments if one != "--only" and one not in PARTS]
 
 
 def _options() -> argparse.Namespace:
@@ -86,8 +100,23 @@ def _machine(bench: Bench) -> str:
     name = platform.processor() or platform.machine()
     if bench.on_gpu:
         facts = torch.cuda.get_device_properties(bench.device)
-        name = f"{facts.name}, compute capability {facts.major}.{facts.minor}, {facts.total_memory >> 30} GiB"
-    return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
+        name = (
+            f"{facts.name}, compute capability {facts.major}.{facts.minor}, {facts.total_memory >> 30} GiB, "
+            f"driver {_driver()}; {name}"
+        )
+    built = f"torch {torch.__version__} (CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()})"
+    accuracy = f"float32 products: {torch.get_float32_matmul_precision()}"
+    return f"{name}, {cores()} cores; {built}, {accuracy}, Python {platform.python_version()}"
+
+
+def _driver() -> str:
+    """Return the version of NVIDIA's driver."""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return (found.split() or ["unknown"])[0]
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -67,11 +70,27 @@ class Bench:
         return self.device.type == "cuda"
 
     def slide(self, tiles: int) -> tuple[np.ndarray, Arrangement]:
-        """Make features float16[N, D] in mixed order, and their regions."""
-        rng = np.random.default_rng(tiles)
-        config = self.sizes.config
-        features = rng.standard_normal((tiles, config.input_dim), dtype=np.float32).astype(np.float16)
-        return features, arrange(rng.permutation(tiles), config.tiles_per_region, config.prototype_num)
+        """Make features float16[N, D] in mixed order, read-only as bags have them, and their regions."""
+        return _slide(self.sizes.config, tiles)
+
+    @contextmanager
+    def attempt(self, part: str, what: str) -> Iterator[None]:
+        """Turn an error into a row and go on. Raises DeviceLostError if the GPU does nothing any more."""
+        try:
+            yield
+        except (DeviceLostError, ModuleNotFoundError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            self.table.fail(part, what, f"{type(error).__name__}: {error}")
+            self._require_device(error)
+
+    def _require_device(self, error: Exception) -> None:
+        """Raise DeviceLostError if an error spoils whatever this process does on the GPU from now on."""
+        try:
+            self.wait()
+        except RuntimeError:
+            raise DeviceLostError from error
 
     def seconds(self, work: Callable[[], object], repeats: int = 0) -> float:
         """Return how long `work` takes at best, until the device is done; one run goes before."""
@@ -89,7 +108,10 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def peak(self, work: Callable[[], object]) -> str:
-        """Return the most memory that torch holds on the GPU during `work`; of the process on a CPU."""
+        """Return the most memory that torch holds on the GPU during `work`; of the process on a CPU.
+
+        With what it keeps in reserve: memory of captured graphs counts as nothing else.
+        """
         if not self.on_gpu:
             work()
             return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB (process)"
@@ -97,7 +119,19 @@ class Bench:
         torch.cuda.reset_peak_memory_stats(self.device)
         work()
         self.wait()
-        return f"{torch.cuda.max_memory_allocated(self.device) / 2**30:.2f} GiB"
+        return f"{torch.cuda.max_memory_reserved(self.device) / 2**30:.2f} GiB"
+
+
+class DeviceLostError(Exception):
+    """The GPU answers this process with errors only."""
+
+
+@lru_cache
+def _slide(config: HistGenConfig, tiles: int) -> tuple[np.ndarray, Arrangement]:
+    rng = np.random.default_rng(tiles)
+    features = rng.standard_normal((tiles, config.input_dim), dtype=np.float32).astype(np.float16)
+    features.flags.writeable = False
+    return features, arrange(rng.permutation(tiles), config.tiles_per_region, config.prototype_num)
 
 
 def random_model(config: HistGenConfig) -> HistGen:

@@ -12,6 +12,7 @@ import torch
 from gpu.bench import Bench, number
 from gpu.table import milliseconds
 from histgen_lib.errors import FatalError
+from histgen_lib.models.devices import onnx_providers
 from histgen_lib.models.histgen.on_device import BeamStep, DeviceEncoder
 from histgen_lib.models.serving import OnnxSession
 
@@ -25,6 +26,7 @@ def run(bench: Bench) -> None:
         bench.table.leave_out("ONNX Runtime", f"{' and '.join(missing)} not installed")
         return
     try:
+        onnx_providers("cuda" if bench.on_gpu else "cpu")  # before the graphs are made, which takes a while
         with tempfile.TemporaryDirectory() as place:
             _compare(bench, Path(place))
     except FatalError as error:

@@ -49,15 +49,17 @@ def compare(bench: Bench) -> None:
     truths = [truth(bench, tiles, how) for tiles in bench.sizes.compared]
     bags = [bench.slide(tiles) for tiles in bench.sizes.compared]
     for name, dtype in DTYPES.items():
-        engine = TorchEngine(bench.model, bench.device, dtype)
-        found = [engine.write(*bag, how) for bag in bags]
-        judge(bench, f"torch {name}", name, found, truths)
-        together = engine.write_many(bags, how)
-        judge(bench, f"torch {name}, together", name, together, truths)
-        if name == "float32":
-            greedy = DecodingSettings(method="greedy", max_tokens=bench.sizes.words)
-            expected = [truth(bench, tiles, greedy) for tiles in bench.sizes.compared]
-            judge(bench, "torch float32, greedy", name, engine.write_many(bags, greedy), expected)
+        with bench.attempt("report", f"torch {name}"):
+            engine = TorchEngine(bench.model, bench.device, dtype)
+            found = [engine.write(*bag, how) for bag in bags]
+            judge(bench, f"torch {name}", name, found, truths)
+            together = engine.write_many(bags, how)
+            judge(bench, f"torch {name}, together", name, together, truths)
+    with bench.attempt("report", "torch float32, greedy"):
+        engine = TorchEngine(bench.model, bench.device, torch.float32)
+        greedy = DecodingSettings(method="greedy", max_tokens=bench.sizes.words)
+        expected = [truth(bench, tiles, greedy) for tiles in bench.sizes.compared]
+        judge(bench, "torch float32, greedy", "float32", engine.write_many(bags, greedy), expected)
 
 
 def truth(bench: Bench, tiles: int, how: DecodingSettings) -> Truth:
@@ -110,14 +112,22 @@ def _log_probs(bench: Bench, text: Decoded, true: Truth) -> np.ndarray:
 
 def measure(bench: Bench) -> None:
     """Measure encoding, one step, whole reports, several together, and memory."""
-    for name in ("float32", "bfloat16"):
-        for tiles in bench.sizes.tiles:
-            _encode(bench, name, tiles)
-        _decode(bench, name)
-        largest = bench.slide(bench.sizes.tiles[-1])
-        encode = SlideEncoder(bench.model, bench.device, DTYPES[name])
-        held = bench.peak(partial(encode, *largest))
-        bench.table.figure("report", f"{name}: memory to encode", f"N={number(bench.sizes.tiles[-1])}", held)
+    for name in ("bfloat16", "float32"):
+        for work in (_encode_all, _decode, _decode_together, _hold):
+            with bench.attempt("report", f"{name}: {work.__name__}"):
+                work(bench, name)
+
+
+def _encode_all(bench: Bench, name: str) -> None:
+    for tiles in bench.sizes.tiles:
+        _encode(bench, name, tiles)
+
+
+def _hold(bench: Bench, name: str) -> None:
+    """Measure the memory that one large slide takes, and many in turn would."""
+    encode = SlideEncoder(bench.model, bench.device, DTYPES[name])
+    held = bench.peak(partial(encode, *bench.slide(bench.sizes.tiles[-1])))
+    bench.table.figure("report", f"{name}: memory to encode", f"N={number(bench.sizes.tiles[-1])}", held)
 
 
 def _encode(bench: Bench, name: str, tiles: int) -> None:
@@ -129,7 +139,9 @@ def _encode(bench: Bench, name: str, tiles: int) -> None:
     network = DeviceEncoder(bench.model).to(bench.device, DTYPES[name]).eval()
     inputs = [torch.from_numpy(np.array(one)).to(bench.device) for one in (features, *places)]
     run = captured(partial(network, *inputs), bench.device)
-    bench.table.figure("report", f"{name}: encode, on the device", size, milliseconds(bench.seconds(run)))
+    bench.table.figure(
+        "report", f"{name}: encode, on the device, one launch", size, milliseconds(bench.seconds(run))
+    )
 
 
 def _decode(bench: Bench, name: str) -> None:
@@ -147,12 +159,20 @@ def _decode(bench: Bench, name: str) -> None:
         bench.table.figure("report", f"{name}: one step", size, milliseconds(step))
         whole = bench.seconds(partial(engine.write, *bag, how))
         bench.table.figure("report", f"{name}: whole report", size, milliseconds(whole))
+
+
+def _decode_together(bench: Bench, name: str) -> None:
+    sizes = bench.sizes
+    how = DecodingSettings(beam_size=sizes.beams, max_tokens=sizes.words)
+    engine = TorchEngine(bench.model, bench.device, DTYPES[name])
     bags = [bench.slide(sizes.usual + row) for row in range(sizes.together)]
     alone = bench.seconds(partial(engine.write, *bags[0], how))
     together = bench.seconds(partial(engine.write_many, bags, how))
-    size = f"{sizes.together} × N={number(sizes.usual)}, {beams}"
+    size = f"{sizes.together} × N={number(sizes.usual)}, {sizes.beams} × {sizes.words}"
     found = f"{milliseconds(together)}, {together / alone:.2f} × one"
     bench.table.figure("report", f"{name}: whole reports together", size, found)
+    held = bench.peak(partial(engine.write_many, bags, how))
+    bench.table.figure("report", f"{name}: memory of whole reports together", size, held)
 
 
 def _search(search: Search, beams: int, words: int) -> None:

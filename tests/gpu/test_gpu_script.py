@@ -69,6 +69,30 @@ def test_a_part_that_breaks_fails_and_one_without_its_package_is_named(
     assert "RuntimeError: the device was lost" in printed
 
 
+def test_what_is_left_when_a_gpu_answers_with_errors_only_runs_in_another_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(bench: Bench) -> None:
+        bench.table.figure("tiles", "one", "", "1 ms")
+        raise RuntimeError("an illegal memory access")
+
+    def wait(_: Bench) -> None:
+        raise RuntimeError("an illegal memory access")
+
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        sys, "argv", ["run.sh", "--small", "--only", "tiles", "graphs", "engines", "--device", "cpu"]
+    )
+    monkeypatch.setattr(tiles, "run", broken)
+    monkeypatch.setattr(Bench, "wait", wait)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: started.append(command))
+    assert main() == 1
+    printed = capsys.readouterr()
+    assert "an illegal memory access" in printed.out
+    assert "tiles | one | 1 ms" in printed.err
+    assert started[0][1:] == ["-m", "gpu", "--small", "--device", "cpu", "--only", "graphs", "engines"]
+
+
 @pytest.fixture
 def bench() -> Bench:
     torch.set_num_threads(1)

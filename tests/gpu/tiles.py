@@ -30,17 +30,23 @@ def run(bench: Bench) -> None:
     tiles = _tiles(bench, _COMPARED)
     network = random_encoder(bench)
     truth = network(torch.from_numpy(tiles)).numpy()
-    for name, dtype in DTYPES.items():
-        runner = TorchTileRunner(copy.deepcopy(network), bench.device, dtype)
-        found = runner.infer({"tiles": tiles})["features"].astype(np.float32)
-        apart = 1.0 - float(_cosines(found, truth).min())
-        bench.table.agree("tiles", f"torch {name}: 1 − cosine", f"B={_COMPARED}", apart, 1.0 - COSINES[name])
-        for batch in bench.sizes.batches if name != "float32" else bench.sizes.batches[-1:]:
-            pixels = _tiles(bench, max(batch, _TIMED if bench.on_gpu else batch))
-            parts = [pixels[first : first + batch] for first in range(0, len(pixels), batch)]
-            taken = bench.seconds(partial(_encode_all, runner, parts), 2)
-            _rate(bench, f"torch {name}, from host memory and back", batch, len(pixels) / taken)
+    for name in DTYPES:
+        with bench.attempt("tiles", f"torch {name}"):
+            _one_type(bench, network, name, tiles, truth)
     _compiled(bench, network)
+
+
+def _one_type(bench: Bench, network: TileNetwork, name: str, tiles: np.ndarray, truth: np.ndarray) -> None:
+    """Compare and measure one number type."""
+    runner = TorchTileRunner(copy.deepcopy(network), bench.device, DTYPES[name])
+    found = runner.infer({"tiles": tiles})["features"].astype(np.float32)
+    apart = 1.0 - float(_cosines(found, truth).min())
+    bench.table.agree("tiles", f"torch {name}: 1 − cosine", f"B={_COMPARED}", apart, 1.0 - COSINES[name])
+    for batch in bench.sizes.batches if name != "float32" else bench.sizes.batches[-1:]:
+        pixels = _tiles(bench, max(batch, _TIMED if bench.on_gpu else batch))
+        parts = [pixels[first : first + batch] for first in range(0, len(pixels), batch)]
+        taken = bench.seconds(partial(_encode_all, runner, parts), 2)
+        _rate(bench, f"torch {name}, from host memory and back", batch, len(pixels) / taken)
 
 
 @torch.inference_mode()

@@ -47,7 +47,9 @@ def _example(bench: Bench, device: torch.device | str) -> tuple[torch.Tensor, to
     features, _ = bench.slide(bench.sizes.usual)
     words = np.random.default_rng(0).integers(1, bench.sizes.config.vocab_size, size=bench.sizes.words)
     words[0] = 0
-    return torch.from_numpy(features).float()[None].to(device), torch.from_numpy(words)[None].to(device)
+    return torch.from_numpy(features.astype(np.float32))[None].to(device), torch.from_numpy(words)[None].to(
+        device
+    )
 
 
 def _loss(network: HistGen, features: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -115,10 +115,13 @@ class BeamStep(nn.Module):
     device likes. `beams` must not exceed the V+1 words.
     """
 
-    def __init__(self, model: HistGen, beams: int, max_tokens: int) -> None:
+    def __init__(
+        self, model: HistGen, beams: int, max_tokens: int, words: Words | WordTable | None = None
+    ) -> None:
+        """Take the network's parameters; `words`: those of another step, to share their memory."""
         super().__init__()
         self.config, self.beams, self.max_tokens = model.config, beams, max_tokens
-        self.embed: Words | WordTable = Words(model, max_tokens)
+        self.embed: Words | WordTable = words or Words(model, max_tokens)
         blocks = [block for block in model.decoder.blocks if isinstance(block, DecoderBlock)]
         self.layers = nn.ModuleList(map(_Layer, blocks))
         self.norm = plain_norm(model.decoder.norm)
@@ -151,11 +154,6 @@ class BeamStep(nn.Module):
         log_probs, attention, present = self._look(tokens, place, past, cross, valid)
         chosen = self._choose(scores, log_probs, place)
         return (*chosen, attention, present, log_probs)
-
-    def look_up_words(self) -> None:
-        """Compute all words at all places now, and only look them up from here on."""
-        if isinstance(self.embed, Words):
-            self.embed = WordTable(self.embed)
 
     def _follow(self, past: Tensor, parents: Tensor) -> Tensor:
         """Reorder the cache: [L, 2, S, B, h, T, k] -> [L, 2, S·B, h, T, k]."""
@@ -380,8 +378,9 @@ def barred(keep: Tensor, dtype: torch.dtype) -> Tensor:
 
     Torch's kernel wants it in the scores' type; in a graph, scores are float32 by then.
     """
-    dtype = torch.float32 if torch.onnx.is_in_onnx_export() else dtype
-    return torch.zeros_like(keep, dtype=dtype).masked_fill(~keep, -math.inf)
+    if not torch.onnx.is_in_onnx_export():
+        return keep.to(dtype).log()  # two launches, where filling takes four
+    return torch.zeros_like(keep, dtype=torch.float32).masked_fill(~keep, -math.inf)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

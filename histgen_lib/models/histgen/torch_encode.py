@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class SlideEncoder:
         self._device, self._dtype = device, dtype
         self._sender = Sender(device)
         self._captured: dict[tuple[int, torch.dtype], _CapturedEncoder] = {}
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def __call__(self, features: Features, places: Arrangement) -> Encoded:
         """Encode features [N, D], in input order, whose regions `places` gives.
@@ -64,7 +65,9 @@ class SlideEncoder:
 
     def _static(self, regions: int, wire: torch.dtype) -> _CapturedEncoder:
         if (regions, wire) not in self._captured:
-            self._captured[regions, wire] = _CapturedEncoder(self._network, self._sender, regions, wire)
+            self._captured[regions, wire] = _CapturedEncoder(
+                self._network, self._sender, regions, wire, self._pool
+            )
         return self._captured[regions, wire]
 
 
@@ -81,7 +84,9 @@ def _check_range(features: Features) -> None:
 class _CapturedEncoder:
     """The encoder for up to R regions, in one launch."""
 
-    def __init__(self, network: DeviceEncoder, sender: Sender, regions: int, wire: torch.dtype) -> None:
+    def __init__(
+        self, network: DeviceEncoder, sender: Sender, regions: int, wire: torch.dtype, pool: Any
+    ) -> None:
         self._network, self._sender = network, sender
         config, device = network.config, network.embed.weight.device
         shape = regions, config.tiles_per_region
@@ -97,7 +102,7 @@ class _CapturedEncoder:
         self._cross = torch.zeros(
             config.num_layers, 2, 1, heads, regions, width, dtype=network.embed.weight.dtype, device=device
         )
-        self._run = captured(self._work, device)
+        self._run = captured(self._work, device, pool)
 
     def __call__(self, features: Features, places: Arrangement) -> Encoded:
         regions = len(places.rows)

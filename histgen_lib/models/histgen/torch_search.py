@@ -14,7 +14,7 @@ from torch import Tensor
 from histgen_lib.models.captured import captured, size_class
 from histgen_lib.models.histgen.decoding import Continuations, Floats, Ints, Step
 from histgen_lib.models.histgen.network import HistGen
-from histgen_lib.models.histgen.on_device import BeamStep
+from histgen_lib.models.histgen.on_device import BeamStep, Words, WordTable
 
 _AHEAD = 4
 """Steps launched at once on a GPU. While the host follows them the next are under way: at the end up to twice
@@ -26,11 +26,14 @@ _PLACES = 16
 _LEAST_REGIONS = 32
 """Classes of region counts from here on are multiples of 16, too."""
 
-_KEPT_BYTES = 2 << 30
-"""Buffers of searches that are kept for the next of their size."""
+_KEPT_BYTES, _KEPT_SEARCHES = 2 << 30, 32
+"""Buffers of searches, and searches (each a graph), that are kept for the next of their size."""
 
 _TABLE_BYTES = 512 << 20
 """Largest table of embedded words; beyond it they are computed at each step."""
+
+_KEPT_STEPS = 4
+"""Networks for a step that are kept, a copy of the decoder's weights each: requests ask for any beams."""
 
 
 class Size(NamedTuple):
@@ -62,13 +65,15 @@ class Search:
         self._past = half(c.num_layers, 2, slides, beams, heads, places, width)
         self._cross = half(c.num_layers, 2, slides, heads, regions, width)
         self._valid = new(slides, regions, dtype=torch.bool)
-        self._log_probs = new(slides, beams, c.vocab_size + 1)
+        self._log_probs = new(slides, 1, c.vocab_size + 1)
         self._looked = new(places, slides, beams, regions)
         self._record = tuple(
             new(places, slides, beams, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32)
         )
         pinned = self._device.type == "cuda"
-        self._read = tuple(torch.zeros_like(kept, device="cpu", pin_memory=pinned) for kept in self._record)
+        self._read = tuple(
+            torch.zeros(kept.shape, dtype=kept.dtype, pin_memory=pinned) for kept in self._record
+        )
         self._regions: list[int] = []
         self.load([self._cross[:, :, :1]])
         self._advance = captured(self._work, self._device, pool)
@@ -99,7 +104,7 @@ class Search:
         self._tokens.zero_()
         self._parents.copy_(torch.arange(self.size.beams, device=self._device).expand_as(self._parents))
         self._scores.fill_(-torch.inf)
-        self._scores[:, 0] = 0.0
+        self._scores[:, 0].zero_()
         self._place.zero_()
 
     def search(self, beams: int, max_tokens: int) -> Iterator[Continuations]:
@@ -143,7 +148,8 @@ class Search:
         self._parents.copy_(parents)
         self._scores.copy_(scores)
         self._past.copy_(present)
-        self._log_probs.copy_(log_probs)
+        if self.size.beams == 1:  # for methods that choose on the host
+            self._log_probs.copy_(log_probs)
         self._place.add_(1)
 
     def _launch(self, first: int, last: int) -> _Launch:
@@ -205,7 +211,8 @@ class Searches:
 
     def __init__(self, model: HistGen, device: torch.device, dtype: torch.dtype) -> None:
         self._model, self._device, self._dtype = model, device, dtype
-        self._steps: dict[tuple[int, int], BeamStep] = {}
+        self._steps: OrderedDict[tuple[int, int], BeamStep] = OrderedDict()
+        self._words: dict[int, Words | WordTable] = {}
         self._kept: OrderedDict[Size, Search] = OrderedDict()
         on_gpu = device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
@@ -218,19 +225,33 @@ class Searches:
         size = Size(1 << (len(crosses) - 1).bit_length(), regions, beams, places)
         search = self._kept.pop(size, None) or self._new(size)
         self._kept[size] = search
-        while len(self._kept) > 1 and sum(one.nbytes() for one in self._kept.values()) > _KEPT_BYTES:
+        while len(self._kept) > 1 and self._too_many():
             self._kept.popitem(last=False)
         search.load(crosses)
         return search
+
+    def _too_many(self) -> bool:
+        held = sum(one.nbytes() for one in self._kept.values())
+        return held > _KEPT_BYTES or len(self._kept) > _KEPT_SEARCHES
 
     def _new(self, size: Size) -> Search:
         return Search(self._step(size.beams, size.places), size, self._pool, self._ahead)
 
     def _step(self, beams: int, places: int) -> BeamStep:
-        if (beams, places) not in self._steps:
-            step = BeamStep(self._model, beams, places).to(self._device, self._dtype).eval()
-            words = (self._model.config.vocab_size + 1) * places
-            if self._tables and words * self._model.config.d_model * self._dtype.itemsize <= _TABLE_BYTES:
-                step.look_up_words()
-            self._steps[beams, places] = step
-        return self._steps[beams, places]
+        step = self._steps.pop((beams, places), None)
+        if step is None:
+            words = self._words_at(places)
+            step = BeamStep(self._model, beams, places, words).to(self._device, self._dtype).eval()
+        self._steps[beams, places] = step
+        while len(self._steps) > _KEPT_STEPS:
+            self._steps.popitem(last=False)
+        return step
+
+    def _words_at(self, places: int) -> Words | WordTable:
+        """Return the embedded words, which steps of any number of beams share; the last are kept."""
+        if places not in self._words:
+            words = Words(self._model, places).to(self._device, self._dtype)
+            rows = (self._model.config.vocab_size + 1) * places
+            fits = rows * self._model.config.d_model * self._dtype.itemsize <= _TABLE_BYTES
+            self._words = {places: WordTable(words) if self._tables and fits else words}
+        return self._words[places]

@@ -16,12 +16,13 @@ from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.captured import captured, size_class
 from histgen_lib.models.devices import onnx_providers, torch_device
 from histgen_lib.models.folder import open_model_folder
-from histgen_lib.models.histgen import HistGen
+from histgen_lib.models.histgen import HistGen, torch_search
 from histgen_lib.models.histgen.batches import BatchedRunner
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings
 from histgen_lib.models.histgen.layout import Arrangement, arrange
 from histgen_lib.models.histgen.torch_encode import SlideEncoder
 from histgen_lib.models.histgen.torch_engine import TorchEngine
+from histgen_lib.models.histgen.torch_search import Searches
 from histgen_lib.models.serving import Compute, OnnxSession, Runner, served_model
 from histgen_lib.models.tile_encoder.serving import TILE_ENCODER_ONNX, PaddedRunner
 
@@ -85,6 +86,24 @@ def test_a_search_is_used_again_for_slides_of_its_size() -> None:
     for bag in slides + slides[::-1]:
         expected = by_network(network, *bag, how)
         assert engine.write(*placed(*bag), how).text.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_searches_for_many_numbers_of_beams_share_words_and_keep_few_networks() -> None:
+    searches = Searches(small_model("corrected"), CPU, torch.float32)
+    steps = [searches._step(beams, 16) for beams in range(1, 9)]
+    assert {id(step.embed) for step in steps} == {id(steps[0].embed)}
+    assert len(searches._steps) < len(steps)
+    assert searches._step(8, 16) is steps[-1]
+
+
+def test_of_many_sizes_of_searches_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_search, "_KEPT_SEARCHES", 2)
+    searches = Searches(small_model("corrected"), CPU, torch.float32)
+    cross = SlideEncoder(small_model("corrected"), CPU, torch.float32)(*placed(*next(bags()))).cross
+    first, second, third = (searches.load([cross], beams, 4) for beams in (1, 2, 3))
+    assert searches.load([cross], 2, 4) is second
+    assert searches.load([cross], 3, 4) is third
+    assert searches.load([cross], 1, 4) is not first
 
 
 def test_running_ahead_of_the_host_with_words_looked_up_changes_no_text() -> None:
