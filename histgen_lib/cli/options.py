@@ -101,7 +101,7 @@ Threads = Annotated[
 
 OnDevice = Annotated[
     Literal["cpu", "cuda"],
-    typer.Option("--device", help="What the networks run on. cuda: a GPU of NVIDIA; needs the train extra."),
+    typer.Option("--device", help="What the networks run on. cuda: an NVIDIA GPU; needs the train extra."),
 ]
 InPrecision = Annotated[
     Literal["float32", "float16", "bfloat16"],

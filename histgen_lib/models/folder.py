@@ -106,6 +106,12 @@ class ModelFolder:
     def file(self, name: str) -> Path:
         """Return the path of one of its files. Raises FatalError("model-incomplete") if it is missing."""
         path = self.path / name
+        if name == TILE_ENCODER_ONNX and not (path.is_file() or (self.path / TILE_ENCODER_WEIGHTS).is_file()):
+            raise FatalError(
+                "model-incomplete",
+                f"The model {self.path.name} has no tile encoder: it cannot read slides, only bags.",
+                hint="Give bags, name its encoder with `histgen report --encoder`, or fetch the model again.",
+            )
         if not path.is_file():
             raise FatalError(
                 "model-incomplete",

@@ -311,7 +311,7 @@ class OnnxSession:
         except Exception as error:
             from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-            if isinstance(error, InvalidArgument):
+            if isinstance(error, InvalidArgument | ValueError):  # ValueError: inputs by other names
                 raise FatalError(
                     "model-onnx",
                     f"{self._name} does not take what config.json states.",

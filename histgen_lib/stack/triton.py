@@ -254,7 +254,7 @@ class TritonProcess(Process):
             self._start_s = min(2 * self._start_s, _MOST_START_S)
         log = written_since(self.log_path, self._log_start)
         hint = f"The last lines of {self.log_path} say why."
-        refused = lost or bool(exit_code and exit_code > 0)
+        refused = lost or bool(exit_code)  # by a signal, too: it may crash while it unloads the others
         if refused and not self._was_up and (error := decode_error(log.replace('\\"', '"'))):
             return error
         if lost or is_retryable(exit_code, log, was_up=self._was_up):

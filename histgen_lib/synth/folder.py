@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, write_atomic
+from histgen_lib.processes import process_pool
 from histgen_lib.synth.painting import render
 from histgen_lib.synth.spec import sample
 from histgen_lib.synth.tiff import write_slide
@@ -81,7 +80,7 @@ def _work(out: Path, seed: int, indices: range, workers: int) -> Iterator[str]:
     if workers == 1 or len(indices) == 1:
         yield from map(task, indices)
         return
-    with ProcessPoolExecutor(min(workers, len(indices)), mp_context=get_context("spawn")) as pool:
+    with process_pool(min(workers, len(indices))) as pool:
         yield from pool.map(task, indices)
 
 

@@ -98,7 +98,11 @@ def _encoder_parts(source: OfficialSource, width: int) -> _EncoderParts:
     """Open the tile encoder, if there is one. Raises InvalidInputError("model-other-encoder")."""
     if source.tile_encoder is None:
         own = TilingSettings()
-        tiling = replace(own, tile_px=source.tile_px or own.tile_px, mpp=source.tile_mpp or own.mpp)
+        tiling = replace(
+            own,
+            tile_px=own.tile_px if source.tile_px is None else source.tile_px,
+            mpp=own.mpp if source.tile_mpp is None else source.tile_mpp,
+        )
         named = {"name": source.encoder, "sha256": "", "dim": width}
         return {"tile_encoder": None, "tiling": asdict(tiling), "encoder": named}
     encoder = source.tile_encoder.open()

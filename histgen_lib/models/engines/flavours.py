@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,6 +10,7 @@ from types import ModuleType
 
 from histgen_lib.errors import FatalError
 
+_CAPABILITY = re.compile(r"\d+\.\d")
 HOPPER = "9.0"
 """Compute capability of H100 and H200, which TensorRT-RTX refuses (measured)."""
 
@@ -59,7 +61,9 @@ class Flavour:
                 "engine-capability",
                 f"{self.title} takes no GPU of compute capability {', '.join(foreign)}"
                 f"{' (H100, H200)' if HOPPER in foreign else ''}, but {', '.join(self.capabilities)}.",
-                hint="Use --target tensorrt on that machine.",
+                hint="Use --target tensorrt on the machine with such a GPU."
+                if all(_CAPABILITY.fullmatch(one) for one in foreign)
+                else "A compute capability is written like 8.9.",
             )
         return tuple(dict.fromkeys(asked)) or self.capabilities
 

@@ -27,6 +27,7 @@ _WEIGHTS = {
 }
 _SECTION = {TILE_ENCODER: "encoder", ENCODER: "histgen", STEP: "histgen"}
 _AGAIN = "Compile the model again: `histgen compile MODEL --target {}`."
+_FIRST = "Compile the model: `histgen compile MODEL --target {}`."
 _ELSEWHERE = "Compile the model on this machine: `histgen compile MODEL --target tensorrt`."
 
 Shape = tuple[int, ...]
@@ -142,10 +143,13 @@ class EngineFiles:
         """Read the record. Raises FatalError: "engine-missing", "engine-record"."""
         missing = [path.name for path in (self.record, self.engine, self.recorded) if not path.is_file()]
         if missing:
+            none_yet = not self.folder.is_dir()
             raise FatalError(
                 "engine-missing",
-                f"There is no {', no '.join(missing)} in {self.folder}.",
-                hint=_AGAIN.format(self.folder.name),
+                "The model has not been compiled for this target."
+                if none_yet
+                else f"There is no {', no '.join(missing)} in {self.folder}.",
+                hint=(_FIRST if none_yet else _AGAIN).format(self.folder.name),
             )
         try:
             record = EngineRecord.model_validate(json.loads(self.record.read_bytes()))

@@ -100,9 +100,20 @@ def load_model(folder: Path) -> HistGen:
 
 
 def load_tile_encoder(folder: Path) -> TileNetwork:
-    """Load the tile encoder of a model folder, in evaluation mode on the CPU; raises as `load_model`."""
+    """Load the tile encoder of a model folder, in evaluation mode on the CPU.
+
+    Raises as `load_model`; weights that are not those that config.json states are "model-weights" too.
+    """
     opened = open_model_folder(folder)
-    return load_network(lambda: new_network(opened.encoder), opened.file(TILE_ENCODER_WEIGHTS))
+    weights = opened.file(TILE_ENCODER_WEIGHTS)
+    stated = opened.encoder.get("file_sha256") or opened.encoder.get("sha256")
+    if stated and stated != sha256_file(weights):
+        raise FatalError(
+            "model-weights",
+            f"{weights.name} is damaged, or of another model: its SHA-256 is not what {CONFIG} states.",
+            hint="Fetch or train the model again: its files belong to different models.",
+        )
+    return load_network(lambda: new_network(opened.encoder), weights)
 
 
 def load_network(build: Callable[[], Network], path: Path) -> Network:

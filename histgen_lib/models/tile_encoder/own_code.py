@@ -89,7 +89,7 @@ def _call(spec: Spec) -> nn.Module:
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidInputError(
             "encoder-unknown",
-            f"There is no function {function} in a module {module} ({error}).",
+            f"The function {function} of the module {module} cannot be imported ({error}).",
             hint="Install the module, or name its folder in PYTHONPATH.",
         ) from error
     try:

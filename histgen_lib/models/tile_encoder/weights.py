@@ -58,6 +58,12 @@ def load_weights(network: nn.Module, name: str, weights: Path, names: str = "tim
     `names`: the function of `key_maps` for the file's names. Raises FatalError("encoder-weights") when the
     file cannot be read, or does not hold exactly this network's tensors; the first of them are named.
     """
+    if not weights.is_file():
+        raise FatalError(
+            "encoder-weights",
+            f"There is no file {weights}, from which the weights of {name} were to come.",
+            hint=f"Check the path after the = sign: {name}=<file>.",
+        )
     try:
         tensors = key_maps.unwrapped(_read(weights))
         mapped = getattr(key_maps, names)(tensors, network)
@@ -73,7 +79,12 @@ def _read(weights: Path) -> Mapping[str, Any]:
     if weights.suffix == ".safetensors":
         return load_file(weights)
     mapped = is_zipfile(weights)  # as torch writes since 1.6; read where it lies, not into memory first
-    content: Mapping[str, Any] = torch.load(weights, map_location="cpu", weights_only=True, mmap=mapped)
+    try:
+        content: Mapping[str, Any] = torch.load(weights, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    except Exception as error:  # pickle's own words are about opcodes and classes
+        raise ValueError("it is damaged, no torch file, or holds more than tensors") from error
     if not isinstance(content, Mapping):
         raise ValueError("it holds no tensors by name")
     return content

@@ -7,13 +7,13 @@ GPU is fed by this process, in which several slides are read at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from histgen_lib.models.devices import torch_device
 from histgen_lib.models.serving import Compute
 from histgen_lib.names import place_in, safe_id, slide_id_of
 from histgen_lib.pipeline.scan.torch_encoder import TorchEncoder
+from histgen_lib.processes import process_pool
 from histgen_lib.training.encoder.slide_bags import Outcome, Place, Work, encode_slide
 from histgen_lib.training.encoder.source import EncoderChoice, OpenedEncoder
 from histgen_lib.training.tracking import TrainProgress
@@ -112,9 +113,9 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
     opened = [choice.open() for choice in settings.encoders]
     plan = _Plan(tuple(settings.encoders), _places(opened, settings.out), settings.mpp, settings.compute)
     result = EncodeResult(tuple(map(Encoded, plan.places)))
-    pool, encode = _workers(settings, plan, opened, len(slides))
+    workers, encode = _workers(settings, plan, opened, len(slides))
     del opened  # processes load networks for themselves
-    with pool, TrainProgress("encode", len(slides), quiet=quiet) as progress:
+    with workers as pool, TrainProgress("encode", len(slides), quiet=quiet) as progress:
         try:
             for path, outcome in zip(slides, pool.map(encode, slides), strict=True):
                 _count(result, path, outcome)
@@ -125,22 +126,28 @@ def encode_slides(settings: EncodeSettings, *, quiet: bool = False) -> EncodeRes
                 "A process that encodes slides was killed, most likely because memory ran out.",
                 hint="Run the command again with fewer --workers; finished bags are kept.",
             ) from error
-        except FatalError:
-            pool.shutdown(cancel_futures=True)
-            raise
     return result
 
 
 def _workers(
     settings: EncodeSettings, plan: _Plan, opened: Sequence[OpenedEncoder], slides: int
-) -> tuple[Executor, Encode]:
+) -> tuple[AbstractContextManager[Executor], Encode]:
     """Return what runs the work, and the work on one slide."""
     if settings.compute.device == "cpu":
         processes = min(settings.workers or cores(), slides)
-        return ProcessPoolExecutor(processes, mp_context=get_context("spawn")), partial(_in_process, plan)
+        return process_pool(processes), partial(_in_process, plan)
     works = _works(plan, opened)
     readers = min(settings.workers or max(2, cores() // _READING_THREADS), slides)
-    return ThreadPoolExecutor(readers), partial(encode_slide, works=works, mpp=plan.mpp)
+    return _threads(readers), partial(encode_slide, works=works, mpp=plan.mpp)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Executor]:
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _in_process(plan: _Plan, path: Path) -> Outcome:

@@ -60,7 +60,11 @@ class EncoderChoice:
         return OpenedEncoder(maker, tiling, description, built=built.network)
 
     def _tiling(self, own: TilingSettings) -> TilingSettings:
-        return replace(own, tile_px=self.tile_px or own.tile_px, mpp=self.mpp or own.mpp)
+        return replace(
+            own,
+            tile_px=own.tile_px if self.tile_px is None else self.tile_px,
+            mpp=own.mpp if self.mpp is None else self.mpp,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -21,6 +19,7 @@ from histgen_lib.cores import cores
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import atomic_path, canonical_json, write_atomic
 from histgen_lib.names import place_in
+from histgen_lib.processes import process_pool
 from histgen_lib.slides import TilingSettings, open_slide, plan_grid
 from histgen_lib.training.annotation import SPLITS, read_annotation
 from histgen_lib.training.encoder.settings import TileTrainSettings
@@ -227,7 +226,7 @@ def _cut_all(jobs: Sequence[_Job], workers: int, split: str, quiet: bool) -> Non
         return
     count = workers or cores()
     with (
-        ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool,
+        process_pool(count) as pool,
         TrainProgress(f"cut {split} tiles", len(jobs), quiet=quiet) as progress,
     ):
         for _ in pool.map(_cut, jobs, chunksize=4):

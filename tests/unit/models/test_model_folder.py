@@ -130,3 +130,14 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, damage: str) -> None:
     else:
         save_model(folder, small_model("corrected", d_ff=30))
     assert refused(folder) == "model-weights"
+
+
+def test_a_tile_encoder_with_other_weights_of_the_same_sizes_is_refused(folder: Path) -> None:
+    """They would load, and make features that the report network has never seen."""
+    weights = folder / "tile_encoder.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    with pytest.raises(FatalError) as caught:
+        load_tile_encoder(folder)
+    assert caught.value.code == "model-weights"

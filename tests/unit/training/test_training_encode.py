@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_a_killed_worker_is_reported(
     def killed(*_: object) -> None:
         raise BrokenProcessPool
 
-    monkeypatch.setattr(encode.ProcessPoolExecutor, "map", killed)
+    monkeypatch.setattr(ProcessPoolExecutor, "map", killed)
     slide = _touch(tmp_path, "s.svs") / "s.svs"
     with pytest.raises(FatalError) as raised:
         encode_slides(EncodeSettings([slide], [EncoderChoice(folder=model_dir)], tmp_path), quiet=True)
@@ -83,10 +83,18 @@ def test_an_installation_that_encodes_nothing_stops_at_the_first_slide(
 ) -> None:
     """As when the GPU is full: every other slide would end the same way."""
     full = Outcome(error=FatalError("device-memory", "Full."))
-    monkeypatch.setattr(
-        encode.ProcessPoolExecutor, "map", lambda _self, _work, slides: [full for _ in slides]
-    )
+    monkeypatch.setattr(ProcessPoolExecutor, "map", lambda _self, _work, slides: [full for _ in slides])
     slides = [_touch(tmp_path, name) / name for name in ("a.svs", "b.svs")]
     with pytest.raises(FatalError) as raised:
         encode_slides(EncodeSettings(slides, [EncoderChoice(folder=model_dir)], tmp_path), quiet=True)
     assert raised.value.code == "device-memory"
+
+
+def test_a_side_of_0_px_is_refused_rather_than_taken_for_the_encoders_own(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    slide = _touch(tmp_path, "s.svs") / "s.svs"
+    choice = EncoderChoice(folder=model_dir, tile_px=0)
+    with pytest.raises(InvalidInputError) as raised:
+        encode_slides(EncodeSettings([slide], [choice], tmp_path / "bags"), quiet=True)
+    assert raised.value.code == "tiling-settings-invalid"
