@@ -66,19 +66,21 @@ def _graphs(model: HistGen) -> Iterator[Graph]:
 
 def _of_context(model: HistGen) -> Iterator[Graph]:
     c = model.config
+    scores = {f"scores_{head}": torch.zeros(4, c.cmm_size) for head in range(c.num_heads)}
+    of_heads: Axes = {name: {0: "K"} for name in scores}
     yield Graph(
         PROTOTYPES_ONNX,
         PrototypesGraph(model),
         {"features": torch.zeros(4, c.input_dim)},
-        ["scores"],
-        {"features": {0: "K"}, "scores": {1: "K"}},
+        list(scores),
+        {"features": {0: "K"}, **of_heads},
     )
     yield Graph(
         CONTEXT_ONNX,
         ContextGraph(model),
-        {"kept": torch.zeros(c.num_heads, 4, c.cmm_size)},
+        {"least": torch.zeros(c.num_heads, 4, 1), **scores},
         ["keys", "values"],
-        {"kept": {1: "K"}, "keys": {1: "K"}, "values": {1: "K"}},
+        {"least": {1: "K"}, "keys": {1: "K"}, "values": {1: "K"}, **of_heads},
     )
 
 
@@ -126,9 +128,13 @@ def _of_words(model: HistGen) -> Iterator[Graph]:
     yield Graph(
         RECALL_ONNX,
         RecallGraph(model),
-        {"embedded": torch.zeros(4, c.d_model), "kept": torch.zeros(c.num_heads, 4, 1, c.cmm_size)},
+        {
+            "embedded": torch.zeros(4, c.d_model),
+            "least": torch.zeros(c.num_heads, 4, 1),
+            "scores": torch.zeros(c.num_heads, 4, c.cmm_size),
+        },
         ["words"],
-        {"embedded": {0: "M"}, "kept": {1: "M"}, "words": {0: "M"}},
+        {"embedded": {0: "M"}, "least": {1: "M"}, "scores": {1: "M"}, "words": {0: "M"}},
     )
 
 

@@ -130,8 +130,9 @@ class _SlideEncoder:
 
     def _recall(self, part: slice) -> dict[str, Floats]:
         rows = self._places.prototypes[part]
-        scores = self._graphs[PROTOTYPES_ONNX].run({"features": _float32(self._features[rows])})["scores"]
-        return self._graphs[CONTEXT_ONNX].run({"kept": keep_best(scores, self.config.topk)})
+        scores = self._graphs[PROTOTYPES_ONNX].run({"features": _float32(self._features[rows])})
+        least = np.stack([least_kept(one, self.config.topk) for one in scores.values()])
+        return self._graphs[CONTEXT_ONNX].run({"least": least, **scores})
 
     def _regions(self, part: slice, context: dict[str, Floats]) -> Floats:
         """Run the first block within some regions: float32[G, P+1, d]."""
@@ -180,12 +181,12 @@ class _SlideEncoder:
 class CpuWords:
     """Words as the decoder takes them: what each recalls depends on itself and its place alone.
 
-    They are remembered for the reports to come. The graphs compute every word by itself, so that its bits are
-    the same whoever asked for it first, and together with what. Safe to use from several threads.
+    They are remembered for the reports to come. The graphs give a word the same bits whoever asked for it
+    first, and together with what. Safe to use from several threads.
     """
 
     def __init__(self, config: HistGenConfig, graphs: Graphs) -> None:
-        self._topk, self._at_once = config.topk, config.num_heads > 1
+        self._topk = config.topk
         self._embed, self._recall = graphs[WORDS_ONNX], graphs[RECALL_ONNX]
         self._known: dict[tuple[int, int], Floats] = {}
         self._adding = Lock()
@@ -194,17 +195,14 @@ class CpuWords:
         """Return some words at a place: [B, d]."""
         known = {token: word for token in tokens if (word := self._known.get((token, place))) is not None}
         missing = list(set(tokens) - set(known))
-        for part in [missing] if self._at_once else [[token] for token in missing]:
-            known |= zip(part, self._computed(part, place), strict=True)
-        self._remember({(token, place): known[token] for token in missing})
+        if missing:
+            known |= zip(missing, self._computed(missing, place), strict=True)
+            self._remember({(token, place): known[token] for token in missing})
         return np.stack([known[token] for token in tokens])
 
     def _computed(self, tokens: list[int], place: int) -> Floats:
-        if not tokens:
-            return np.empty(0, dtype=np.float32)
         found = self._embed.run({"tokens": np.array(tokens), "place": np.array([place])})
-        kept = keep_best(found["scores"], self._topk)
-        return self._recall.run({"embedded": found["embedded"], "kept": kept})["words"]
+        return self._recall.run({"least": least_kept(found["scores"], self._topk), **found})["words"]
 
     def _remember(self, words: dict[tuple[int, int], Floats]) -> None:
         with self._adding:
@@ -313,23 +311,24 @@ def _named(layers: Layers, which: slice) -> dict[str, Floats]:
     }
 
 
-def keep_best(scores: Floats, count: int) -> Floats:
-    """Set all but the `count` best of each row (last axis) to −inf, in place; returns `scores`.
+def least_kept(scores: Floats, count: int) -> Floats:
+    """Return the least of the `count` best scores in each row [..., S]: [..., 1].
 
-    Exactly that many are kept: of those that tie for the last place, the first ones. Only comparisons decide.
+    Exactly so many reach it: of those that tie for the last place, all but the first become −inf in `scores`.
+    Only comparisons decide.
     """
     size = scores.shape[-1]
     if count >= size:
-        return scores
+        return np.full((*scores.shape[:-1], 1), -np.inf, dtype=np.float32)
     rows = scores.reshape(-1, size)
     least = np.partition(rows, size - count, axis=1)[:, size - count, None]
-    below = rows < least
-    surplus = size - np.count_nonzero(below, axis=1) - count
-    for row in np.flatnonzero(surplus):
-        tied = np.flatnonzero(rows[row] == least[row])
-        below[row, tied[len(tied) - surplus[row] :]] = True
-    np.putmask(rows, below, -np.inf)
-    return scores
+    kept = rows >= least
+    if np.count_nonzero(kept) != len(rows) * count:
+        surplus = np.count_nonzero(kept, axis=1) - count
+        for row in np.flatnonzero(surplus > 0):
+            tied = np.flatnonzero(rows[row] == least[row])
+            rows[row, tied[len(tied) - surplus[row] :]] = -np.inf
+    return least.reshape(*scores.shape[:-1], 1)
 
 
 def _slices(size: int, step: int) -> list[slice]:
