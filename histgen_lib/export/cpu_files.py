@@ -31,6 +31,7 @@ from histgen_lib.models.histgen.serving import (
     SLIDE_ONNX,
     STEP_ONNX,
     WORDS_ONNX,
+    head_inputs,
     layer_inputs,
 )
 
@@ -66,21 +67,23 @@ def _graphs(model: HistGen) -> Iterator[Graph]:
 
 def _of_context(model: HistGen) -> Iterator[Graph]:
     c = model.config
-    scores = {f"scores_{head}": torch.zeros(4, c.cmm_size) for head in range(c.num_heads)}
-    of_heads: Axes = {name: {0: "K"} for name in scores}
+    names = [head_inputs(head) for head in range(c.num_heads)]
+    scores = {name: torch.zeros(4, c.cmm_size) for name, _ in names}
+    dropped = {name: torch.zeros(4, c.cmm_size, dtype=torch.bool) for _, name in names}
+    selected = scores | dropped
     yield Graph(
         PROTOTYPES_ONNX,
         PrototypesGraph(model),
         {"features": torch.zeros(4, c.input_dim)},
         list(scores),
-        {"features": {0: "K"}, **of_heads},
+        {name: {0: "K"} for name in ("features", *scores)},
     )
     yield Graph(
         CONTEXT_ONNX,
         ContextGraph(model),
-        {"least": torch.zeros(c.num_heads, 4, 1), **scores},
+        selected,
         ["keys", "values"],
-        {"least": {1: "K"}, "keys": {1: "K"}, "values": {1: "K"}, **of_heads},
+        {"keys": {1: "K"}, "values": {1: "K"}, **{name: {0: "K"} for name in selected}},
     )
 
 
@@ -130,11 +133,11 @@ def _of_words(model: HistGen) -> Iterator[Graph]:
         RecallGraph(model),
         {
             "embedded": torch.zeros(4, c.d_model),
-            "least": torch.zeros(c.num_heads, 4, 1),
             "scores": torch.zeros(c.num_heads, 4, c.cmm_size),
+            "dropped": torch.zeros(c.num_heads, 4, c.cmm_size, dtype=torch.bool),
         },
         ["words"],
-        {"embedded": {0: "M"}, "least": {1: "M"}, "scores": {1: "M"}, "words": {0: "M"}},
+        {"embedded": {0: "M"}, "scores": {1: "M"}, "dropped": {1: "M"}, "words": {0: "M"}},
     )
 
 

@@ -68,7 +68,7 @@ class PrototypesGraph(nn.Module):
 
 
 class ContextGraph(nn.Module):
-    """The prototypes' scores, each head's float32[K, S] -> keys, values float32[1, K, d] for all tiles."""
+    """Scores of the prototypes, each head's float32[K, S] -> keys, values float32[1, K, d] for all tiles."""
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
@@ -76,10 +76,10 @@ class ContextGraph(nn.Module):
         self.key = copied(model.prototype_attention.key)
         self.value = copied(model.prototype_attention.value)
 
-    def forward(self, least: Tensor, *scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Recall what the prototypes look for in slots with at least the score `least` float32[h, K, 1]."""
-        weights = [_shares(part, least[head]) for head, part in enumerate(scores)]
-        recalled = self.slots(weights)
+    def forward(self, *selected: Tensor) -> tuple[Tensor, Tensor]:
+        """Recall what the prototypes look for: each head's scores, then bool[K, S], what to drop of them."""
+        heads = len(selected) // 2
+        recalled = self.slots(list(map(_shares, selected[:heads], selected[heads:])))
         return self.key(recalled)[None], self.value(recalled)[None]
 
 
@@ -188,9 +188,9 @@ class RecallGraph(nn.Module):
         super().__init__()
         self.slots = _Recall(model.memory_attention, model.memory)
 
-    def forward(self, embedded: Tensor, least: Tensor, scores: Tensor) -> Tensor:
-        """Add what the words recall from slots with at least the score `least` float32[h, M, 1]."""
-        words: Tensor = embedded + self.slots(_shares(scores, least).split(1))[0]
+    def forward(self, embedded: Tensor, scores: Tensor, dropped: Tensor) -> Tensor:
+        """Add what the words recall; slots in `dropped` bool[h, M, S] do not count."""
+        words: Tensor = embedded + self.slots(torch.split(_shares(scores, dropped), 1))[0]
         return words
 
 
@@ -252,9 +252,9 @@ class _Recall(nn.Module):
         return recalled
 
 
-def _shares(scores: Tensor, least: Tensor) -> Tensor:
-    """Softmax [..., S] over the slots whose score reaches `least` [..., 1]."""
-    return torch.where(scores < least, -math.inf, scores).softmax(dim=-1)
+def _shares(scores: Tensor, dropped: Tensor) -> Tensor:
+    """Softmax [..., S] over the slots that are not dropped."""
+    return torch.where(dropped, -math.inf, scores).softmax(dim=-1)
 
 
 class _Thinking(nn.Module):

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from histgen_lib.cores import cores
 from histgen_lib.models.histgen.config import HistGenConfig
@@ -29,6 +30,7 @@ from histgen_lib.models.histgen.serving import (
     WORDS_ONNX,
     Features,
     Written,
+    head_inputs,
     layer_inputs,
     report_config,
 )
@@ -125,14 +127,20 @@ class _SlideEncoder:
 
     def _context(self) -> dict[str, Floats]:
         """Recall what the prototypes look for: keys and values for all tiles."""
-        found = self._each(self._recall, _slices(len(self._places.prototypes), _PROTOTYPES_A_PART))
-        return {name: np.concatenate([part[name] for part in found], axis=1) for name in ("keys", "values")}
+        # Of few tiles, many are prototypes several times.
+        rows, places = np.unique(self._places.prototypes, return_inverse=True)
+        parts = [rows[part] for part in _slices(len(rows), _PROTOTYPES_A_PART)]
+        found = self._each(self._recall, parts)
+        return {
+            name: np.concatenate([part[name] for part in found], axis=1)[:, places]
+            for name in ("keys", "values")
+        }
 
-    def _recall(self, part: slice) -> dict[str, Floats]:
-        rows = self._places.prototypes[part]
-        scores = self._graphs[PROTOTYPES_ONNX].run({"features": _float32(self._features[rows])})
-        least = np.stack([least_kept(one, self.config.topk) for one in scores.values()])
-        return self._graphs[CONTEXT_ONNX].run({"least": least, **scores})
+    def _recall(self, rows: Ints) -> dict[str, Floats]:
+        found = self._graphs[PROTOTYPES_ONNX].run({"features": _float32(self._features[rows])})
+        for scores, dropped in map(head_inputs, range(self.config.num_heads)):
+            found[dropped] = all_but_best(found[scores], self.config.topk)
+        return self._graphs[CONTEXT_ONNX].run(found)
 
     def _regions(self, part: slice, context: dict[str, Floats]) -> Floats:
         """Run the first block within some regions: float32[G, P+1, d]."""
@@ -202,7 +210,8 @@ class CpuWords:
 
     def _computed(self, tokens: list[int], place: int) -> Floats:
         found = self._embed.run({"tokens": np.array(tokens), "place": np.array([place])})
-        return self._recall.run({"least": least_kept(found["scores"], self._topk), **found})["words"]
+        found["dropped"] = all_but_best(found["scores"], self._topk)
+        return self._recall.run(found)["words"]
 
     def _remember(self, words: dict[tuple[int, int], Floats]) -> None:
         with self._adding:
@@ -311,24 +320,24 @@ def _named(layers: Layers, which: slice) -> dict[str, Floats]:
     }
 
 
-def least_kept(scores: Floats, count: int) -> Floats:
-    """Return the least of the `count` best scores in each row [..., S]: [..., 1].
+def all_but_best(scores: Floats, count: int) -> npt.NDArray[np.bool_]:
+    """Return which scores are not among the `count` best of their row (last axis), as bool of their shape.
 
-    Exactly so many reach it: of those that tie for the last place, all but the first become −inf in `scores`.
-    Only comparisons decide.
+    Exactly that many are: of those that tie for the last place, the first ones. Only comparisons decide, and
+    what is no number counts as best, so that it shows in what is computed.
     """
     size = scores.shape[-1]
     if count >= size:
-        return np.full((*scores.shape[:-1], 1), -np.inf, dtype=np.float32)
+        return np.zeros(scores.shape, dtype=np.bool_)
     rows = scores.reshape(-1, size)
     least = np.partition(rows, size - count, axis=1)[:, size - count, None]
-    kept = rows >= least
-    if np.count_nonzero(kept) != len(rows) * count:
-        surplus = np.count_nonzero(kept, axis=1) - count
-        for row in np.flatnonzero(surplus > 0):
+    dropped = rows < least
+    if np.count_nonzero(dropped) != len(rows) * (size - count):
+        surplus = size - np.count_nonzero(dropped, axis=1) - count
+        for row in np.flatnonzero(surplus):
             tied = np.flatnonzero(rows[row] == least[row])
-            rows[row, tied[len(tied) - surplus[row] :]] = -np.inf
-    return least.reshape(*scores.shape[:-1], 1)
+            dropped[row, tied[len(tied) - surplus[row] :]] = True
+    return dropped.reshape(scores.shape)
 
 
 def _slices(size: int, step: int) -> list[slice]:

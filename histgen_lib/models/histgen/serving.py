@@ -50,6 +50,11 @@ PARTS = (
 """The graphs that a CPU runs one after the other (`histgen_lib.export.cpu_graphs`)."""
 
 
+def head_inputs(head: int) -> tuple[str, str]:
+    """Return a head's names in the prototypes' graphs: scores of slots, and which to drop."""
+    return (f"scores_{head}", f"dropped_{head}")
+
+
 def layer_inputs(layer: int) -> tuple[str, str, str, str]:
     """Return the names of the step's inputs for a layer: keys and values of the words, and of the regions."""
     return (f"keys_{layer}", f"values_{layer}", f"cross_keys_{layer}", f"cross_values_{layer}")

@@ -10,50 +10,43 @@ import numpy as np
 import pytest
 
 from histgen_lib.models.histgen import HistGenConfig, on_cpu
-from histgen_lib.models.histgen.on_cpu import CpuWords, least_kept
+from histgen_lib.models.histgen.on_cpu import CpuWords, all_but_best
 from histgen_lib.models.histgen.serving import RECALL_ONNX, WORDS_ONNX
 from histgen_lib.models.serving import Tensors
 
-LOWEST = -np.inf
+
+def best(scores: list[float], count: int) -> list[int]:
+    """Return the places of the best scores."""
+    return np.flatnonzero(~all_but_best(np.array([scores], dtype=np.float32), count)[0]).tolist()
 
 
-def kept(scores: list[float], count: int) -> list[float]:
-    """Return the scores as a graph sees them that takes none below the least."""
-    rows = np.array([scores], dtype=np.float32)
-    least = least_kept(rows, count)
-    found: list[float] = np.where(rows < least, LOWEST, rows)[0].tolist()
-    return found
-
-
-def test_the_best_are_kept_and_the_others_can_get_no_weight() -> None:
-    assert kept([3, 1, 4, 1.5, 9], 2) == [LOWEST, LOWEST, 4, LOWEST, 9]
+def test_the_best_are_kept() -> None:
+    assert best([3, 1, 4, 1.5, 9], 2) == [2, 4]
 
 
 @pytest.mark.parametrize("count", [5, 6])
 def test_all_are_kept_where_so_many_are_wanted(count: int) -> None:
-    assert kept([3, 1, 4, 1, 5], count) == [3, 1, 4, 1, 5]
+    assert best([3, 1, 4, 1, 5], count) == [0, 1, 2, 3, 4]
 
 
 def test_of_those_that_tie_for_the_last_place_the_first_are_kept() -> None:
-    assert kept([2, 7, 2, 1, 2, 2], 3) == [2, 7, 2, LOWEST, LOWEST, LOWEST]
-    assert kept([2, 2, 2, 2], 3) == [2, 2, 2, LOWEST]
+    assert best([2, 7, 2, 1, 2, 2], 3) == [0, 1, 2]
+    assert best([2, 2, 2, 2], 3) == [0, 1, 2]
 
 
 def test_every_row_keeps_exactly_so_many() -> None:
     """With few distinct scores, so that nearly every row has ties."""
     scores = np.random.default_rng(0).integers(0, 6, size=(3, 50, 40)).astype(np.float32)
-    found = scores.copy()
-    least = least_kept(found, 13)
-    assert least.shape == (3, 50, 1)
-    reach = (found >= least) & np.isfinite(found)
-    assert (reach.sum(axis=-1) == 13).all()
+    found = ~all_but_best(scores, 13)
+    assert (found.sum(axis=-1) == 13).all()
     order = np.argsort(-scores, axis=-1, kind="stable")[..., :13]
-    assert np.take_along_axis(reach, order, axis=-1).all()
+    assert np.take_along_axis(found, order, axis=-1).all()
 
 
-def test_a_row_with_a_score_that_is_no_number_stays_one() -> None:
-    """What comes of it is no number either, which decoding refuses."""
-    assert np.isnan(kept([3, float("nan"), 4, 1.5, 9], 2)).any()
+def test_what_is_no_number_is_kept() -> None:
+    """Then no number comes of it, and decoding refuses that."""
+    assert best([3, float("nan"), 4, 1.5, 9], 2) == [1, 4]
+    assert 1 in best([3, float("nan"), 4, float("nan"), 9], 2)
 
 
 class Recording:
