@@ -31,6 +31,7 @@ from histgen_lib.models.histgen.serving import (
     SLIDE_ONNX,
     STEP_ONNX,
     WORDS_ONNX,
+    head_inputs,
     layer_inputs,
 )
 
@@ -66,19 +67,23 @@ def _graphs(model: HistGen) -> Iterator[Graph]:
 
 def _of_context(model: HistGen) -> Iterator[Graph]:
     c = model.config
+    names = [head_inputs(head) for head in range(c.num_heads)]
+    scores = {name: torch.zeros(4, c.cmm_size) for name, _ in names}
+    dropped = {name: torch.zeros(4, c.cmm_size, dtype=torch.bool) for _, name in names}
+    selected = scores | dropped
     yield Graph(
         PROTOTYPES_ONNX,
         PrototypesGraph(model),
         {"features": torch.zeros(4, c.input_dim)},
-        ["scores"],
-        {"features": {0: "K"}, "scores": {1: "K"}},
+        list(scores),
+        {name: {0: "K"} for name in ("features", *scores)},
     )
     yield Graph(
         CONTEXT_ONNX,
         ContextGraph(model),
-        {"kept": torch.zeros(c.num_heads, 4, c.cmm_size)},
+        selected,
         ["keys", "values"],
-        {"kept": {1: "K"}, "keys": {1: "K"}, "values": {1: "K"}},
+        {"keys": {1: "K"}, "values": {1: "K"}, **{name: {0: "K"} for name in selected}},
     )
 
 
@@ -126,9 +131,13 @@ def _of_words(model: HistGen) -> Iterator[Graph]:
     yield Graph(
         RECALL_ONNX,
         RecallGraph(model),
-        {"embedded": torch.zeros(4, c.d_model), "kept": torch.zeros(c.num_heads, 4, 1, c.cmm_size)},
+        {
+            "embedded": torch.zeros(4, c.d_model),
+            "scores": torch.zeros(c.num_heads, 4, c.cmm_size),
+            "dropped": torch.zeros(c.num_heads, 4, c.cmm_size, dtype=torch.bool),
+        },
         ["words"],
-        {"embedded": {0: "M"}, "kept": {1: "M"}, "words": {0: "M"}},
+        {"embedded": {0: "M"}, "scores": {1: "M"}, "dropped": {1: "M"}, "words": {0: "M"}},
     )
 
 

@@ -7,6 +7,7 @@ grows with the number of tiles only. `histgen_lib.models.histgen.on_cpu` runs th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,41 +54,32 @@ class FusedAttention(torch.autograd.Function):
 
 
 class PrototypesGraph(nn.Module):
-    """Prototype tiles float32[K, D] -> scores float32[h, K, S] of the shared memory's slots.
-
-    One constant matrix a head: those are laid out for the processor when the graph is loaded.
-    """
+    """Prototype tiles float32[K, D] -> each head's scores float32[K, S] of the shared memory's slots."""
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
-        attention = model.memory_attention
         self.embed = chained(model.feature_map, model.feature_embed)
-        self.query = scaled_query(attention)
-        keys = attention.split(attention.key(model.memory)).transpose(-1, -2)
-        self.keys = nn.ParameterList(map(fixed, keys))
+        self.slots = _Scores(model.memory_attention, model.memory)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Score the slots."""
-        queries = self.query(functional.relu(self.embed(features))).chunk(len(self.keys), dim=1)
-        return torch.stack([part @ keys for part, keys in zip(queries, self.keys, strict=True)])
+        scores: tuple[Tensor, ...] = self.slots(functional.relu(self.embed(features)))
+        return scores
 
 
 class ContextGraph(nn.Module):
-    """Kept scores float32[h, K, S] of the prototypes -> keys, values float32[1, K, d] for all tiles."""
+    """Scores of the prototypes, each head's float32[K, S] -> keys, values float32[1, K, d] for all tiles."""
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
-        attention = model.memory_attention
-        self.values = nn.ParameterList(map(fixed, attention.split(attention.value(model.memory))))
-        self.output = copied(attention.output)
+        self.slots = _Recall(model.memory_attention, model.memory)
         self.key = copied(model.prototype_attention.key)
         self.value = copied(model.prototype_attention.value)
 
-    def forward(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Recall what the prototypes look for."""
-        weights = kept.softmax(dim=-1).unbind(0)
-        mixed = [part @ values for part, values in zip(weights, self.values, strict=True)]
-        recalled = self.output(torch.cat(mixed, dim=1))
+    def forward(self, *selected: Tensor) -> tuple[Tensor, Tensor]:
+        """Recall what the prototypes look for: each head's scores, then bool[K, S], what to drop of them."""
+        heads = len(selected) // 2
+        recalled = self.slots(list(map(_shares, selected[:heads], selected[heads:])))
         return self.key(recalled)[None], self.value(recalled)[None]
 
 
@@ -169,43 +161,37 @@ class PoolingGraph(nn.Module):
 
 
 class WordsGraph(nn.Module):
-    """Words int64[M] at a place int64[1] -> embedded [M, d], and scores float32[h, M, 1, S] of the slots.
+    """Words int64[M] at a place int64[1] -> embedded [M, d], and scores float32[h, M, S] of the slots.
 
-    Here and in `RecallGraph` every product is a vector's, one a head and word: a word's bits do not depend on
-    the words beside it (with one head ONNX Runtime joins them into a matrix, however).
+    Here and in `RecallGraph` a word's bits do not depend on the words beside it, nor on how many they are:
+    every product is one of rows with a constant matrix, which ONNX Runtime lays out for the processor when
+    it loads the graph, and its kernels for such a matrix sum each row over the same entries in the same
+    order, one row or many. A test compares the bits.
     """
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
-        attention = model.memory_attention
         self.width = model.config.d_model
         self.words = fixed(model.word_embed.weight * math.sqrt(self.width))
-        query = scaled_query(attention)
-        self.query = fixed(query.weight.reshape(attention.heads, 1, -1, self.width).transpose(-1, -2))
-        self.bias = fixed(query.bias.reshape(attention.heads, 1, 1, -1))
-        self.keys = fixed(attention.split(attention.key(model.memory)).transpose(-1, -2).unsqueeze(1))
+        self.slots = _Scores(model.memory_attention, model.memory)
 
     def forward(self, tokens: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Embed words and score the slots."""
         x = self.words.index_select(0, tokens) + position_code(place, self.width)
-        return x, (x[None, :, None] @ self.query + self.bias) @ self.keys
+        return x, torch.cat(self.slots(x[None]))
 
 
 class RecallGraph(nn.Module):
-    """Embedded words [M, d] and their kept scores [h, M, 1, S] -> the words as the decoder takes them."""
+    """Embedded words [M, d] and their scores float32[h, M, S] -> the words as the decoder takes them."""
 
     def __init__(self, model: HistGen) -> None:
         super().__init__()
-        attention = model.memory_attention
-        self.values = fixed(attention.split(attention.value(model.memory)).unsqueeze(1))
-        output = attention.output
-        self.output = fixed(output.weight.t().reshape(attention.heads, 1, -1, model.config.d_model))
-        self.bias = fixed(output.bias)
+        self.slots = _Recall(model.memory_attention, model.memory)
 
-    def forward(self, embedded: Tensor, kept: Tensor) -> Tensor:
-        """Add what the words recall."""
-        mixed = kept.softmax(dim=-1) @ self.values @ self.output
-        return embedded + mixed.sum(dim=(0, 2)) + self.bias
+    def forward(self, embedded: Tensor, scores: Tensor, dropped: Tensor) -> Tensor:
+        """Add what the words recall; slots in `dropped` bool[h, M, S] do not count."""
+        words: Tensor = embedded + self.slots(torch.split(_shares(scores, dropped), 1))[0]
+        return words
 
 
 class StepGraph(nn.Module):
@@ -236,6 +222,39 @@ class StepGraph(nn.Module):
             present += own
         log_probs = functional.log_softmax(self.logit(self.norm(x)), dim=-1)
         return log_probs, attention, torch.cat(present, dim=1)
+
+
+class _Scores(nn.Module):
+    """Scores of the shared memory's slots, each head's [..., M, S], by one constant matrix a head."""
+
+    def __init__(self, attention: Attention, memory: Tensor) -> None:
+        super().__init__()
+        self.query = scaled_query(attention)
+        keys = attention.split(attention.key(memory)).transpose(-1, -2)
+        self.keys = nn.ParameterList(map(fixed, keys))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        queries = self.query(x).split(len(self.keys[0]), dim=-1)
+        return tuple(part @ keys for part, keys in zip(queries, self.keys, strict=True))
+
+
+class _Recall(nn.Module):
+    """What the shared memory answers [..., M, d] to each head's shares [..., M, S] of its slots."""
+
+    def __init__(self, attention: Attention, memory: Tensor) -> None:
+        super().__init__()
+        self.values = nn.ParameterList(map(fixed, attention.split(attention.value(memory))))
+        self.output = copied(attention.output)
+
+    def forward(self, shares: Sequence[Tensor]) -> Tensor:
+        mixed = [part @ values for part, values in zip(shares, self.values, strict=True)]
+        recalled: Tensor = self.output(torch.cat(mixed, dim=-1))
+        return recalled
+
+
+def _shares(scores: Tensor, dropped: Tensor) -> Tensor:
+    """Softmax [..., S] over the slots that are not dropped."""
+    return torch.where(dropped, -math.inf, scores).softmax(dim=-1)
 
 
 class _Thinking(nn.Module):

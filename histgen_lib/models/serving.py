@@ -302,12 +302,12 @@ class OnnxSession:
             ) from error
         if device == "cuda" and self._session.get_providers() == ["CPUExecutionProvider"]:
             raise no_cuda_provider()  # its libraries did not load: ONNX Runtime only prints that
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the network; outputs by name."""
-        names = [output.name for output in self._session.get_outputs()]
         try:
-            found = self._session.run(names, dict(inputs), self._options)
+            found = self._session.run(self._outputs, dict(inputs), self._options)
         except Exception as error:
             from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
@@ -320,4 +320,4 @@ class OnnxSession:
             if any(words in str(error) for words in _NO_ROOM):
                 raise MemoryError from error
             raise
-        return dict(zip(names, found, strict=True))
+        return dict(zip(self._outputs, found, strict=True))

@@ -40,25 +40,50 @@ def tile_order(xy: npt.ArrayLike, span_px: float) -> IntArray:
     # To the nearest cell: corners are whole pixels of a grid whose step need not be whole.
     cells = np.floor((corners - corners.min(axis=0)) / float(span_px) + 0.5).astype(np.int64)
     along = _hilbert_index(cells[:, 0], cells[:, 1])
-    return np.lexsort((corners[:, 0], corners[:, 1], along))
+    order = np.argsort(along)
+    if np.any(np.diff(along[order]) == 0):
+        return np.lexsort((corners[:, 0], corners[:, 1], along))
+    return order
+
+
+_BITS = 4
+"""Bits of a cell's x and y by which `_hilbert_index` goes on at once."""
 
 
 def _hilbert_index(x: IntArray, y: IntArray) -> IntArray:
     """Return each cell's distance along the curve through the smallest 2^k square that holds all cells."""
-    x, y = x.copy(), y.copy()
     bits = max(int(max(x.max(), y.max())).bit_length(), 1)
+    rounds = -(-bits // _BITS)
     along = np.zeros(len(x), dtype=np.int64)
-    for bit in reversed(range(bits)):
-        side = 1 << bit
-        right, upper = (x & side) > 0, (y & side) > 0
-        along += side * side * ((3 * right) ^ upper)
-        x &= side - 1
-        y &= side - 1
-        mirrored = right & ~upper
-        x[mirrored], y[mirrored] = side - 1 - x[mirrored], side - 1 - y[mirrored]
-        turned = ~upper
-        x[turned], y[turned] = y[turned], x[turned]
+    # Each bit before the first one swaps the axes: begin so that it starts with the axes as they are.
+    turn = np.full(len(x), (rounds * _BITS - bits) % 2)
+    table, low = _curve(), (1 << _BITS) - 1
+    for shift in reversed(range(0, rounds * _BITS, _BITS)):
+        entry = table[turn << 2 * _BITS | (x >> shift & low) << _BITS | y >> shift & low]
+        along = along << 2 * _BITS | entry >> 2
+        turn = entry & 3
     return along
+
+
+@lru_cache(maxsize=1)
+def _curve() -> IntArray:
+    """Follow the curve through a square of 2^`_BITS` cells a side, for each turn: int64[4 turns · x · y].
+
+    Bit 0 of a turn swaps the axes and bit 1 mirrors both; the order does not matter. An entry is the
+    distance along the curve, times 4, plus the turn with which the curve goes on inside the cell.
+    """
+    side = 1 << _BITS
+    turn, x, y = (axis.reshape(-1) for axis in np.indices((4, side, side)))
+    along = np.zeros_like(turn)
+    for bit in reversed(range(_BITS)):
+        swapped, mirrored = turn & 1, turn >> 1
+        first, second = x >> bit & 1 ^ mirrored, y >> bit & 1 ^ mirrored
+        right = np.where(swapped, second, first)
+        upper = np.where(swapped, first, second)
+        along = along << 2 | 3 * right ^ upper
+        turn = turn ^ (1 - upper) ^ (right & (1 - upper)) << 1
+    entries: IntArray = along << 2 | turn
+    return entries
 
 
 @lru_cache(maxsize=4096)

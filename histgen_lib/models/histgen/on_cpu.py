@@ -12,6 +12,7 @@ from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from histgen_lib.cores import cores
 from histgen_lib.models.histgen.config import HistGenConfig
@@ -29,6 +30,7 @@ from histgen_lib.models.histgen.serving import (
     WORDS_ONNX,
     Features,
     Written,
+    head_inputs,
     layer_inputs,
     report_config,
 )
@@ -125,13 +127,20 @@ class _SlideEncoder:
 
     def _context(self) -> dict[str, Floats]:
         """Recall what the prototypes look for: keys and values for all tiles."""
-        found = self._each(self._recall, _slices(len(self._places.prototypes), _PROTOTYPES_A_PART))
-        return {name: np.concatenate([part[name] for part in found], axis=1) for name in ("keys", "values")}
+        # Of few tiles, many are prototypes several times.
+        rows, places = np.unique(self._places.prototypes, return_inverse=True)
+        parts = [rows[part] for part in _slices(len(rows), _PROTOTYPES_A_PART)]
+        found = self._each(self._recall, parts)
+        return {
+            name: np.concatenate([part[name] for part in found], axis=1)[:, places]
+            for name in ("keys", "values")
+        }
 
-    def _recall(self, part: slice) -> dict[str, Floats]:
-        rows = self._places.prototypes[part]
-        scores = self._graphs[PROTOTYPES_ONNX].run({"features": _float32(self._features[rows])})["scores"]
-        return self._graphs[CONTEXT_ONNX].run({"kept": keep_best(scores, self.config.topk)})
+    def _recall(self, rows: Ints) -> dict[str, Floats]:
+        found = self._graphs[PROTOTYPES_ONNX].run({"features": _float32(self._features[rows])})
+        for scores, dropped in map(head_inputs, range(self.config.num_heads)):
+            found[dropped] = all_but_best(found[scores], self.config.topk)
+        return self._graphs[CONTEXT_ONNX].run(found)
 
     def _regions(self, part: slice, context: dict[str, Floats]) -> Floats:
         """Run the first block within some regions: float32[G, P+1, d]."""
@@ -180,12 +189,12 @@ class _SlideEncoder:
 class CpuWords:
     """Words as the decoder takes them: what each recalls depends on itself and its place alone.
 
-    They are remembered for the reports to come. The graphs compute every word by itself, so that its bits are
-    the same whoever asked for it first, and together with what. Safe to use from several threads.
+    They are remembered for the reports to come. The graphs give a word the same bits whoever asked for it
+    first, and together with what. Safe to use from several threads.
     """
 
     def __init__(self, config: HistGenConfig, graphs: Graphs) -> None:
-        self._topk, self._at_once = config.topk, config.num_heads > 1
+        self._topk = config.topk
         self._embed, self._recall = graphs[WORDS_ONNX], graphs[RECALL_ONNX]
         self._known: dict[tuple[int, int], Floats] = {}
         self._adding = Lock()
@@ -194,17 +203,15 @@ class CpuWords:
         """Return some words at a place: [B, d]."""
         known = {token: word for token in tokens if (word := self._known.get((token, place))) is not None}
         missing = list(set(tokens) - set(known))
-        for part in [missing] if self._at_once else [[token] for token in missing]:
-            known |= zip(part, self._computed(part, place), strict=True)
-        self._remember({(token, place): known[token] for token in missing})
+        if missing:
+            known |= zip(missing, self._computed(missing, place), strict=True)
+            self._remember({(token, place): known[token] for token in missing})
         return np.stack([known[token] for token in tokens])
 
     def _computed(self, tokens: list[int], place: int) -> Floats:
-        if not tokens:
-            return np.empty(0, dtype=np.float32)
         found = self._embed.run({"tokens": np.array(tokens), "place": np.array([place])})
-        kept = keep_best(found["scores"], self._topk)
-        return self._recall.run({"embedded": found["embedded"], "kept": kept})["words"]
+        found["dropped"] = all_but_best(found["scores"], self._topk)
+        return self._recall.run(found)["words"]
 
     def _remember(self, words: dict[tuple[int, int], Floats]) -> None:
         with self._adding:
@@ -313,23 +320,24 @@ def _named(layers: Layers, which: slice) -> dict[str, Floats]:
     }
 
 
-def keep_best(scores: Floats, count: int) -> Floats:
-    """Set all but the `count` best of each row (last axis) to −inf, in place; returns `scores`.
+def all_but_best(scores: Floats, count: int) -> npt.NDArray[np.bool_]:
+    """Return which scores are not among the `count` best of their row (last axis), as bool of their shape.
 
-    Exactly that many are kept: of those that tie for the last place, the first ones. Only comparisons decide.
+    Exactly that many are: of those that tie for the last place, the first ones. Only comparisons decide, and
+    what is no number counts as best, so that it shows in what is computed.
     """
     size = scores.shape[-1]
     if count >= size:
-        return scores
+        return np.zeros(scores.shape, dtype=np.bool_)
     rows = scores.reshape(-1, size)
     least = np.partition(rows, size - count, axis=1)[:, size - count, None]
-    below = rows < least
-    surplus = size - np.count_nonzero(below, axis=1) - count
-    for row in np.flatnonzero(surplus):
-        tied = np.flatnonzero(rows[row] == least[row])
-        below[row, tied[len(tied) - surplus[row] :]] = True
-    np.putmask(rows, below, -np.inf)
-    return scores
+    dropped = rows < least
+    if np.count_nonzero(dropped) != len(rows) * (size - count):
+        surplus = size - np.count_nonzero(dropped, axis=1) - count
+        for row in np.flatnonzero(surplus):
+            tied = np.flatnonzero(rows[row] == least[row])
+            dropped[row, tied[len(tied) - surplus[row] :]] = True
+    return dropped.reshape(scores.shape)
 
 
 def _slices(size: int, step: int) -> list[slice]:

@@ -50,6 +50,11 @@ PARTS = (
 """The graphs that a CPU runs one after the other (`histgen_lib.export.cpu_graphs`)."""
 
 
+def head_inputs(head: int) -> tuple[str, str]:
+    """Return a head's names in the prototypes' graphs: scores of slots, and which to drop."""
+    return (f"scores_{head}", f"dropped_{head}")
+
+
 def layer_inputs(layer: int) -> tuple[str, str, str, str]:
     """Return the names of the step's inputs for a layer: keys and values of the words, and of the regions."""
     return (f"keys_{layer}", f"values_{layer}", f"cross_keys_{layer}", f"cross_values_{layer}")
@@ -256,13 +261,17 @@ def tile_evidence(attention: Floats, tile_weights: Floats, places: Arrangement) 
     """
     tiles = places.rows[places.mask]
     shares = tile_weights[places.mask]
-    regions = np.nonzero(places.mask)[0]
+    inside = np.count_nonzero(places.mask, axis=1)
+    found = np.empty_like(tiles)
+    found[tiles] = np.arange(len(tiles))
     evidence = np.empty((len(attention), len(tiles)), dtype=np.float32)
     for row, looked in zip(
         evidence, attention, strict=True
     ):  # one token at a time: no second array of the size
-        placed = looked[regions] * shares
-        row[tiles] = placed / placed.sum()
+        placed = np.repeat(looked, inside)
+        placed *= shares
+        placed /= placed.sum()
+        np.take(placed, found, out=row, mode="clip")  # that mode writes without a buffer
     return evidence
 
 

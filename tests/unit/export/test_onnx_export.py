@@ -18,7 +18,7 @@ from histgen_lib.models.histgen.checkpoint import new_model_folder, save_model
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.histgen.encoder import RegionMemory
 from histgen_lib.models.histgen.layout import Arrangement, arrange
-from histgen_lib.models.histgen.on_cpu import CpuEngine, EncodedSlide, cpu_engine
+from histgen_lib.models.histgen.on_cpu import CpuEngine, CpuWords, EncodedSlide, cpu_engine
 from histgen_lib.models.histgen.serving import MODEL, PARTS, tile_evidence
 from histgen_lib.models.serving import Compute, OnnxSession
 from histgen_lib.models.tile_encoder import TileEncoder
@@ -156,6 +156,31 @@ def test_bits_depend_neither_on_threads_nor_on_the_reports_before(exported: Expo
     assert fresh.text.tokens.tolist() == again.text.tokens.tolist()
     assert fresh.text.log_probs.tobytes() == again.text.log_probs.tobytes()
     assert fresh.text.attention.tobytes() == again.text.attention.tobytes()
+
+
+@pytest.mark.parametrize("heads", [1, 8])
+def test_a_words_bits_depend_neither_on_its_company_nor_on_its_position(heads: int, tmp_path: Path) -> None:
+    """At the published width, where a product's kernel takes several rows at once."""
+    config = HistGenConfig(
+        input_dim=10, d_model=512, cmm_dim=512, num_heads=heads, cmm_size=300, topk=70, num_layers=1,
+        prototype_num=2, region_size=2, vocab_size=40,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    graphs = {
+        path.name: OnnxSession(path, threads=1) for path in export_cpu_graphs(HistGen(config), tmp_path)
+    }
+
+    def words(tokens: list[int]) -> dict[int, bytes]:
+        found = CpuWords(config, graphs).of(tokens, place=7)
+        return {token: word.tobytes() for token, word in zip(tokens, found, strict=True)}
+
+    alone = {token: words([token])[token] for token in range(14)}
+    assert len(set(alone.values())) == 14
+    rng = np.random.default_rng(0)
+    for size in range(2, 14):
+        for _ in range(3):
+            company = words(rng.permutation(14)[:size].tolist())
+            assert company == {token: alone[token] for token in company}
 
 
 def test_long_texts_of_many_beams_agree_with_torch(exported: Exported, tmp_path: Path) -> None:

@@ -19,13 +19,29 @@ def grid(side: int) -> np.ndarray:
     return np.stack([np.floor(columns * SPAN_PX), np.floor(rows * SPAN_PX)], axis=1).astype(np.int32)
 
 
-@pytest.mark.parametrize("side", [1, 2, 8, 32])
+@pytest.mark.parametrize("side", [1, 2, 8, 16, 32, 64, 512])
 def test_a_full_square_is_walked_from_neighbour_to_neighbour(side: int) -> None:
     xy = grid(side)
     order = tile_order(xy, SPAN_PX)
     assert sorted(order) == list(range(side * side))
     steps = np.abs(np.diff(np.round(xy[order] / SPAN_PX), axis=0)).sum(axis=1)
     assert (steps == 1).all()
+
+
+@pytest.mark.parametrize("side", [2, 4, 8, 16, 32, 64])
+def test_a_larger_square_is_four_smaller_ones_and_the_axes_take_turns(side: int) -> None:
+    """Quadrants in the order top left, bottom left, bottom right, top right of x and y as they are."""
+    cells = np.round(grid(side)[tile_order(grid(side), SPAN_PX)] / SPAN_PX).astype(int)
+    quadrants = (cells // (side // 2)).reshape(4, -1, 2)
+    assert (quadrants == quadrants[:, :1]).all()
+    assert quadrants[:, 0].tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
+    half = np.round(grid(side // 2)[tile_order(grid(side // 2), SPAN_PX)] / SPAN_PX).astype(int)
+    assert (cells.reshape(4, -1, 2)[0] == half[:, ::-1]).all()
+
+
+def test_tiles_that_share_a_cell_are_ordered_by_y_then_x_then_row() -> None:
+    xy = np.array([[0, 0], [90, 5], [10, 7], [80, 5], [90, 5], [1000, 0], [500, 0]])
+    assert tile_order(xy, 500).tolist() == [0, 3, 1, 4, 2, 6, 5]
 
 
 def test_a_run_of_tiles_is_a_far_more_compact_patch_than_in_slide_order() -> None:

@@ -10,39 +10,43 @@ import numpy as np
 import pytest
 
 from histgen_lib.models.histgen import HistGenConfig, on_cpu
-from histgen_lib.models.histgen.on_cpu import CpuWords, keep_best
+from histgen_lib.models.histgen.on_cpu import CpuWords, all_but_best
 from histgen_lib.models.histgen.serving import RECALL_ONNX, WORDS_ONNX
 from histgen_lib.models.serving import Tensors
 
-LOWEST = -np.inf
+
+def best(scores: list[float], count: int) -> list[int]:
+    """Return the places of the best scores."""
+    return np.flatnonzero(~all_but_best(np.array([scores], dtype=np.float32), count)[0]).tolist()
 
 
-def kept(scores: list[float], count: int) -> list[float]:
-    found: list[float] = keep_best(np.array([scores], dtype=np.float32), count)[0].tolist()
-    return found
-
-
-def test_the_best_are_kept_and_the_others_can_get_no_weight() -> None:
-    assert kept([3, 1, 4, 1.5, 9], 2) == [LOWEST, LOWEST, 4, LOWEST, 9]
+def test_the_best_are_kept() -> None:
+    assert best([3, 1, 4, 1.5, 9], 2) == [2, 4]
 
 
 @pytest.mark.parametrize("count", [5, 6])
 def test_all_are_kept_where_so_many_are_wanted(count: int) -> None:
-    assert kept([3, 1, 4, 1, 5], count) == [3, 1, 4, 1, 5]
+    assert best([3, 1, 4, 1, 5], count) == [0, 1, 2, 3, 4]
 
 
 def test_of_those_that_tie_for_the_last_place_the_first_are_kept() -> None:
-    assert kept([2, 7, 2, 1, 2, 2], 3) == [2, 7, 2, LOWEST, LOWEST, LOWEST]
-    assert kept([2, 2, 2, 2], 3) == [2, 2, 2, LOWEST]
+    assert best([2, 7, 2, 1, 2, 2], 3) == [0, 1, 2]
+    assert best([2, 2, 2, 2], 3) == [0, 1, 2]
 
 
 def test_every_row_keeps_exactly_so_many() -> None:
     """With few distinct scores, so that nearly every row has ties."""
-    scores = np.random.default_rng(0).integers(0, 6, size=(3, 50, 1, 40)).astype(np.float32)
-    found = keep_best(scores.copy(), 13)
-    assert (np.isfinite(found).sum(axis=-1) == 13).all()
+    scores = np.random.default_rng(0).integers(0, 6, size=(3, 50, 40)).astype(np.float32)
+    found = ~all_but_best(scores, 13)
+    assert (found.sum(axis=-1) == 13).all()
     order = np.argsort(-scores, axis=-1, kind="stable")[..., :13]
-    assert np.isfinite(np.take_along_axis(found, order, axis=-1)).all()
+    assert np.take_along_axis(found, order, axis=-1).all()
+
+
+def test_what_is_no_number_is_kept() -> None:
+    """Then no number comes of it, and decoding refuses that."""
+    assert best([3, float("nan"), 4, 1.5, 9], 2) == [1, 4]
+    assert 1 in best([3, float("nan"), 4, float("nan"), 9], 2)
 
 
 class Recording:
@@ -57,17 +61,17 @@ class Recording:
         return self.answer(inputs)
 
 
-def some_words(**sizes: int) -> tuple[CpuWords, Recording]:
+def some_words() -> tuple[CpuWords, Recording]:
     """Words whose vectors hold their token and their place."""
 
     def embed(inputs: Tensors) -> dict[str, Any]:
         tokens, place = inputs["tokens"], inputs["place"]
         embedded = np.stack([tokens, np.full_like(tokens, place[0])], axis=1).astype(np.float32)
-        return {"embedded": embedded, "scores": np.zeros((2, len(tokens), 1, 4), dtype=np.float32)}
+        return {"embedded": embedded, "scores": np.zeros((2, len(tokens), 4), dtype=np.float32)}
 
     graph = Recording(embed)
     recall = Recording(lambda inputs: {"words": inputs["embedded"]})
-    config = HistGenConfig(d_model=16, cmm_dim=16, cmm_size=4, topk=2, **{"num_heads": 2, **sizes})
+    config = HistGenConfig(d_model=16, cmm_dim=16, cmm_size=4, topk=2, num_heads=2)
     return CpuWords(config, {WORDS_ONNX: graph, RECALL_ONNX: recall}), graph
 
 
@@ -78,12 +82,6 @@ def test_a_word_is_computed_once_for_each_place() -> None:
     assert words.of([7], 4).tolist() == [[7, 4]]
     assert words.of([5, 6, 7], 3).tolist() == [[5, 3], [6, 3], [7, 3]]
     assert [sorted(run["tokens"].tolist()) for run in graph.runs] == [[5, 7], [6], [7]]
-
-
-def test_with_one_head_words_are_computed_one_at_a_time() -> None:
-    words, graph = some_words(num_heads=1)
-    assert words.of([5, 7, 6], 0).tolist() == [[5, 0], [7, 0], [6, 0]]
-    assert [len(run["tokens"]) for run in graph.runs] == [1, 1, 1]
 
 
 def test_only_so_many_words_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
