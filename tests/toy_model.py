@@ -58,8 +58,11 @@ import numpy as np
 from histgen_lib.errors import HistgenError
 from histgen_lib.export import export_local
 from histgen_lib.inference import OnnxServer
+from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.graph_record import record_graphs
 
 folder, repository = sys.argv[1:]
+record_graphs(open_model_folder(folder))
 export_local(folder, repository)
 server = OnnxServer(folder, threads=1)
 server.warm("toy")

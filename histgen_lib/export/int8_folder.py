@@ -14,6 +14,7 @@ from histgen_lib.export.external_data import data_path
 from histgen_lib.export.quantisation import Pixels, Quantised, quantise
 from histgen_lib.files import canonical_json, json_digest, sha256_file, whole_folder, write_atomic
 from histgen_lib.models.folder import CONFIG, ModelFolder, open_model_folder
+from histgen_lib.models.graph_record import record_graphs
 from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
 from histgen_lib.slides import Slide, TileGrid, TilingSettings, open_slide, plan_grid
 
@@ -48,6 +49,7 @@ def int8_folder(model: Path, out: Path, slides: Sequence[Path], tiles: int = TIL
                 shutil.copyfile(file, place / file.name)
         quantised = quantise(source, place / TILE_ENCODER_ONNX, pixels)
         _describe(folder, place, quantised)
+        record_graphs(open_model_folder(place))
     return quantised
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from histgen_lib.export.cpu_files import export_cpu_graphs
 from histgen_lib.export.tile_graph import export_tile_encoder
 from histgen_lib.models.folder import TILE_ENCODER_WEIGHTS, open_model_folder
+from histgen_lib.models.graph_record import record_graphs
 from histgen_lib.models.histgen.checkpoint import load_model, load_tile_encoder
 from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_ONNX
 
@@ -14,8 +15,8 @@ from histgen_lib.models.tile_encoder.serving import QUANTISATION, TILE_ENCODER_O
 def to_onnx(model_folder: Path | str) -> list[Path]:
     """Write the report network's graphs and, if the folder has an encoder, tile_encoder.onnx.
 
-    An encoder in int8 stays as it is: its graph cannot be traced. Returns the files written. Raises as
-    `load_model`.
+    An encoder in int8 stays as it is: its graph cannot be traced. graphs.json then says what all were made
+    of. Returns the ONNX files written. Raises as `load_model`.
     """
     folder = Path(model_folder)
     written = export_cpu_graphs(load_model(folder), folder)
@@ -23,4 +24,5 @@ def to_onnx(model_folder: Path | str) -> list[Path]:
     if (folder / TILE_ENCODER_WEIGHTS).is_file() and not opened.encoder.get(QUANTISATION):
         tile_px = int(opened.tiling["tile_px"])
         written.append(export_tile_encoder(load_tile_encoder(folder), folder / TILE_ENCODER_ONNX, tile_px))
+    record_graphs(opened)
     return written

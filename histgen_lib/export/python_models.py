@@ -16,6 +16,7 @@ from pathlib import Path
 from histgen_lib.export.hosting import Hosting, Order
 from histgen_lib.inference.wire import DEVICE, FOLDER, PRECISION, THREADS
 from histgen_lib.models.folder import CONFIG
+from histgen_lib.models.graph_record import GRAPHS
 
 MODEL_PY = "model.py"
 
@@ -52,7 +53,10 @@ def python_hosting(
     Raises FatalError("model-incomplete").
     """
     folder = order.folder
-    files = [folder.file(name).relative_to(folder.path) for name in (CONFIG, *needed)]
+    named = [CONFIG, *needed]
+    if any(name.endswith(".onnx") for name in named):
+        named.append(GRAPHS)
+    files = [folder.file(name).relative_to(folder.path) for name in named]
     files += [Path(name) for name in beside if (folder.path / name).is_file()]
     return Hosting(
         "python",

@@ -4,6 +4,7 @@ config.json        name, network sizes, tiling, tile encoder, decoding, threshol
 tokenizer.json     text <-> ids
 *.safetensors      weights of the report network and of the tile encoder; statistics of the training domain
 *.onnx             the networks for ONNX Runtime (written by `histgen_lib.export`)
+graphs.json        what those were made of (`graph_record`)
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from histgen_lib.errors import FatalError, HistgenError
-from histgen_lib.files import canonical_json, json_digest, sha256_file, sha256_hex
+from histgen_lib.files import canonical_json, json_digest, sha256_hex
+from histgen_lib.models.graph_record import check_graphs, digest_of
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.serving import served_models
@@ -95,16 +97,36 @@ class ModelFolder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the SHA-256 of every known file present: equal digests, equal drafts."""
-        return sha256_hex(canonical_json({path.name: sha256_file(path) for path in self.files()}))
+        return sha256_hex(canonical_json({path.name: digest_of(path) for path in self.files()}))
 
     def files(self) -> list[Path]:
         """Return the known files that are present: those that decide what the models answer."""
-        served = (name for model in served_models() for name in (*model.files, *model.beside))
-        known = (CONFIG, TOKENIZER, WEIGHTS, TILE_ENCODER_WEIGHTS, DOMAIN, *served)
-        return [self.path / name for name in known if (self.path / name).is_file()]
+        named = (self.path / name for name in (CONFIG, TOKENIZER, DOMAIN))
+        return [*filter(Path.is_file, named), *self.weights(), *self.graphs()]
+
+    def graphs(self) -> list[Path]:
+        """Return the ONNX files that are present, with the files of their weights."""
+        names = (name for model in served_models() for name in (*model.files, *model.beside))
+        return [self.path / name for name in names if (self.path / name).is_file()]
+
+    def weights(self) -> list[Path]:
+        """Return the networks' weights that are present."""
+        return [self.path / name for name in (WEIGHTS, TILE_ENCODER_WEIGHTS) if (self.path / name).is_file()]
+
+    def built_from(self) -> dict[str, Any]:
+        """Return what config.json says about the networks that the ONNX files compute."""
+        return {"histgen": self.config["histgen"], "encoder": settings_digest(self.encoder, self.tiling)}
+
+    @cached_property
+    def _checked(self) -> bool:
+        check_graphs(self)
+        return True
 
     def file(self, name: str) -> Path:
-        """Return the path of one of its files. Raises FatalError("model-incomplete") if it is missing."""
+        """Return the path of one of its files; an ONNX file only if all of them are those of this model.
+
+        Raises FatalError: "model-incomplete" if it is missing, and as `check_graphs`.
+        """
         path = self.path / name
         if name == TILE_ENCODER_ONNX and not (path.is_file() or (self.path / TILE_ENCODER_WEIGHTS).is_file()):
             raise FatalError(
@@ -118,6 +140,8 @@ class ModelFolder:
                 f"The model folder {self.path.name} has no {name}.",
                 hint="Write the ONNX files with `histgen model export`, or fetch the model again.",
             )
+        if path.suffix == ".onnx":
+            _ = self._checked
         return path
 
 

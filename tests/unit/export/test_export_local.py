@@ -27,10 +27,12 @@ def test_it_holds_what_its_models_need_and_no_weights_twice(model_dir: Path, tmp
         "histgen/config.pbtxt",
         "histgen/1/model.py",
         "histgen/1/config.json",
+        "histgen/1/graphs.json",
         *(f"histgen/1/{name}" for name in PARTS),
         "tile_encoder/config.pbtxt",
         "tile_encoder/1/model.py",
         "tile_encoder/1/config.json",
+        "tile_encoder/1/graphs.json",
         "tile_encoder/1/tile_encoder.onnx",
     }
 

@@ -19,6 +19,7 @@ from histgen_lib.export.targets import export_to, target_summaries
 from histgen_lib.inference._exchange import read_model
 from histgen_lib.models.engines.record import EngineFiles, engines_folder, network_digest
 from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.graph_record import record_graphs
 from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.models.serving import OnnxSession
 
@@ -92,7 +93,7 @@ def test_the_graph_is_traced_anew_for_another_format(model_dir: Path, tmp_path: 
 
 def test_an_encoder_that_is_an_onnx_file_keeps_its_format(own_model_dir: Path, tmp_path: Path) -> None:
     encoder = dict(open_model_folder(own_model_dir).encoder)
-    update_config(own_model_dir, encoder=encoder | {"architecture": "onnx"})
+    record_graphs(update_config(own_model_dir, encoder=encoder | {"architecture": "onnx"}))
     assert refusal("onnxruntime", own_model_dir, tmp_path / "no", Choices("float16")) == "export-precision"
     assert export_to("onnxruntime", own_model_dir, tmp_path / "gpu") == tmp_path / "gpu"
 

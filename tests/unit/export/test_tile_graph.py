@@ -17,6 +17,7 @@ from histgen_lib.export.graph_models import copy_with_outputs
 from histgen_lib.export.tile_graph import export_tile_encoder
 from histgen_lib.models.engines.flavours import flavour
 from histgen_lib.models.folder import open_model_folder
+from histgen_lib.models.graph_record import record_graphs
 from histgen_lib.models.serving import Compute, OnnxSession, Precision, served_model
 from histgen_lib.models.tile_encoder import TileEncoder
 from histgen_lib.models.tile_encoder.registry import TileNetwork, find_encoder
@@ -138,6 +139,7 @@ def test_a_graph_is_compiled_with_the_weights_beside_it(
     """TensorRT's parser finds them by the name in the graph."""
     (own_model_dir / "tile_encoder.safetensors").unlink()
     export_tile_encoder(TileEncoder(16), own_model_dir / TILE_ENCODER_ONNX, 64, inline_bytes=FEW)
+    record_graphs(open_model_folder(own_model_dir))
     graph = folder_tile_graph(open_model_folder(own_model_dir))
     written = graph.write(tmp_path / "graph.onnx", "float32")
     monkeypatch.chdir(tmp_path)
@@ -154,6 +156,7 @@ def test_the_models_digest_covers_weights_beside_the_graph(own_model_dir: Path) 
     held[len(held) // 2] ^= 1
     data.write_bytes(held)
     assert open_model_folder(own_model_dir).digest != digest
+    record_graphs(open_model_folder(own_model_dir))
     folder = open_model_folder(own_model_dir)
     tiles = np.zeros((1, 64, 64, 3), np.uint8)
     served = served_model("tile_encoder").runner(folder, Compute(threads=1))

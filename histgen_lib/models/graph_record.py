@@ -1,0 +1,102 @@
+"""What a model folder's ONNX files were made of: graphs.json, written with them and checked before they run.
+
+A graph computes something for any bytes of the right shape: one of another export, or of other weights, would
+draft reports that nobody trained. Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from histgen_lib.errors import FatalError
+from histgen_lib.files import canonical_json, json_digest, sha256_file, write_atomic
+
+GRAPHS = "graphs.json"
+
+_HINT = "Run `histgen model export`, or fetch the model again."
+
+
+class Recorded(Protocol):
+    """The part of a model folder that is recorded; see `histgen_lib.models.folder.ModelFolder`."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    def graphs(self) -> list[Path]:
+        """Return the graphs that are present, with the files of their weights."""
+        ...
+
+    def weights(self) -> list[Path]:
+        """Return the files of weights that are present."""
+        ...
+
+    def built_from(self) -> dict[str, Any]:
+        """Return what config.json says about the networks that the graphs compute."""
+        ...
+
+
+def record_graphs(folder: Recorded) -> Path:
+    """Write graphs.json for the graphs that a folder has now; returns it."""
+    content = {
+        "graphs": {path.name: digest_of(path) for path in folder.graphs()},
+        "weights": {path.name: digest_of(path) for path in folder.weights()},
+        "config": json_digest(folder.built_from()),
+    }
+    write_atomic(folder.path / GRAPHS, canonical_json(content))
+    return folder.path / GRAPHS
+
+
+def check_graphs(folder: Recorded) -> None:
+    """Refuse graphs that are not those of the folder's weights and config.json.
+
+    Weights that are not there, as in an exported repository, are not missed. Raises FatalError:
+    "model-incomplete" without graphs.json, "model-onnx" if anything differs.
+    """
+    for what in _differences(folder, _read(folder.path)):
+        raise FatalError("model-onnx", f"In the model {folder.path.name}, {what}.", hint=_HINT)
+
+
+def digest_of(path: Path) -> str:
+    """Return a file's SHA-256; of a file that has not changed since, without reading it again."""
+    state = path.stat()
+    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, *_: int) -> str:
+    return sha256_file(path)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / GRAPHS).read_bytes())
+        return {
+            "graphs": dict(content["graphs"]),
+            "weights": dict(content["weights"]),
+            "config": content["config"],
+        }
+    except FileNotFoundError as error:
+        raise FatalError(
+            "model-incomplete", f"The model folder {folder.name} has no {GRAPHS}.", hint=_HINT
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FatalError(
+            "model-onnx", f"{GRAPHS} of the model {folder.name} cannot be read.", hint=_HINT
+        ) from error
+
+
+def _differences(folder: Recorded, record: dict[str, Any]) -> Iterator[str]:
+    for path in folder.graphs():
+        if digest_of(path) != record["graphs"].get(path.name):
+            yield f"{path.name} is damaged, or was exported with another"
+    for path in folder.weights():
+        if digest_of(path) != record["weights"].get(path.name):
+            yield f"the ONNX files were not made of {path.name}"
+    if json_digest(folder.built_from()) != record["config"]:
+        yield "the ONNX files were not made of the networks that config.json describes"
