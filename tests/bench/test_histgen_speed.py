@@ -83,6 +83,10 @@ def write_features(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., st
     return write
 
 
+MOST_BYTES = 3 << 30
+"""What a process may ever have had, bag and interpreter included, however many tiles."""
+
+
 @pytest.fixture(scope="module")
 def reference(request: pytest.FixtureRequest) -> str:
     given = request.config.getoption("--reference")
@@ -157,3 +161,4 @@ def show_alone(what: str, found: Measured) -> None:
     cpu = f"again {again.wall_s:7.3f} s; CPU time {first.cpu_s:.3f} s"
     memory = f"peak {found.peak / 1e6:6.0f} MB, of which loaded {found.loaded / 1e6:4.0f} MB"
     print(f"\n  {what}: {times} ({cpu}), {len(found.tokens)} tokens; {memory}", end="")
+    assert found.peak < MOST_BYTES
