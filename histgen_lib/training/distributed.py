@@ -14,6 +14,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.devices import torch_device
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Group:
 def joined(device: str) -> Iterator[Group]:
     """Join the group that torchrun's environment describes (gloo on CPUs, nccl on GPUs), and leave it.
 
-    InvalidInputError("training-device-missing") if torch cannot compute on the device.
+    FatalError("device-unavailable") without a usable GPU, InvalidInputError("training-device-missing") if
+    torch cannot compute on another device.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -79,6 +81,8 @@ def joined(device: str) -> Iterator[Group]:
 
 
 def _device(name: str, local_rank: int) -> torch.device:
+    if name == "cuda":
+        torch_device("cuda")
     try:
         place = torch.device(f"{name}:{local_rank}" if name == "cuda" else name)
         torch.zeros(1, device=place)

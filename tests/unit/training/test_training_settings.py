@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.training import preset
 from histgen_lib.training.distributed import joined
 from histgen_lib.training.optim import make_optimizer, make_scaler, make_schedule
@@ -84,11 +84,18 @@ def test_float16_on_a_cpu_is_refused() -> None:
     assert _code(raised) == "training-float16-cpu"
 
 
-@pytest.mark.parametrize("device", ["abacus", "meta:x", "" if torch.cuda.is_available() else "cuda"])
+@pytest.mark.parametrize("device", ["abacus", "meta:x", ""])
 def test_a_missing_device_is_refused(device: str) -> None:
     with pytest.raises(InvalidInputError) as raised, joined(device):
         pass
     assert _code(raised) == "training-device-missing"
+
+
+def test_a_missing_gpu_is_refused_as_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(FatalError) as raised, joined("cuda"):
+        pass
+    assert raised.value.code == "device-unavailable"
 
 
 def test_moving_a_run_does_not_change_its_fingerprint_but_its_seed_does() -> None:
