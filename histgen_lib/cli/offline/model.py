@@ -141,7 +141,8 @@ def print_facts(facts: dict[str, Any]) -> None:
         "calibration",
         "evidence",
     ):
-        pairs = ", ".join(f"{key} {_short(value)}" for key, value in facts[section].items())
+        stated = {key: value for key, value in facts[section].items() if value != ""}
+        pairs = ", ".join(f"{key} {_short(value)}" for key, value in stated.items())
         console.print(f"{section:12} {pairs or 'none'}", soft_wrap=True)
     table = Table("File", "Size", "SHA-256", box=None, pad_edge=False)
     for file in facts["files"]:
