@@ -39,29 +39,31 @@ def import_official(
         str, typer.Option("--name", help="Name of the model in provenance.")
     ] = "histgen-official",
     threshold: Annotated[
-        int, typer.Option("--threshold", help="Minimum count of a word, as in training.")
+        int, typer.Option("--threshold", min=1, help="Minimum count of a word, as in training.")
     ] = 10,
     num_heads: Annotated[
-        int | None, typer.Option("--num-heads", help="Attention heads, as in training. Default: 8.")
+        int | None, typer.Option("--num-heads", min=1, help="Attention heads, as in training. Default: 8.")
     ] = None,
     region_size: Annotated[
         int | None,
-        typer.Option("--region-size", help="Tiles per region, as in training. Default: the weights', or 96."),
+        typer.Option(
+            "--region-size", min=2, help="Tiles per region, as in training. Default: the weights', or 96."
+        ),
     ] = None,
     topk: Annotated[
-        int | None, typer.Option("--topk", help="Memory rows retrieved, as in training. Default: 512.")
+        int | None, typer.Option("--topk", min=1, help="Memory rows retrieved, as in training. Default: 512.")
     ] = None,
     prototype_num: Annotated[
         int | None,
-        typer.Option("--prototype-num", help="Number of prototypes, as in training. Default: 512."),
+        typer.Option("--prototype-num", min=1, help="Number of prototypes, as in training. Default: 512."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", help="Longest report in words. Default: 100.")
+        int | None, typer.Option("--max-tokens", min=1, help="Longest report in words. Default: 100.")
     ] = None,
     tile_px: Annotated[
         int | None,
         typer.Option(
-            "--tile-px", help="Side of the training's tiles in pixels. Default: the encoder's, or 256."
+            "--tile-px", min=1, help="Side of the training's tiles in pixels. Default: the encoder's, or 256."
         ),
     ] = None,
     tile_mpp: Annotated[

@@ -124,12 +124,8 @@ def print_facts(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = out()
-    kind = (
-        "trained on synthetic slides only"
-        if facts["synthetic"]
-        else "see its card for what it was trained on"
-    )
-    console.print(f"{facts['name']}: {kind}", style="bold", soft_wrap=True)
+    kind = ": trained on synthetic slides only" if facts["synthetic"] else ""
+    console.print(f"{facts['name']}{kind}", style="bold", soft_wrap=True)
     console.print(f"{facts['path']}\nsha256 {facts['sha256']}", style="dim", soft_wrap=True)
     for section in (
         "histgen",
