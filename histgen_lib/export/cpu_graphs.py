@@ -18,6 +18,7 @@ from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoder import DecoderBlock
 from histgen_lib.models.histgen.encoder import RegionPooling
 from histgen_lib.models.histgen.folded import (
+    Thinking,
     chained,
     copied,
     fixed,
@@ -25,7 +26,7 @@ from histgen_lib.models.histgen.folded import (
     scaled_query,
     side_by_side,
 )
-from histgen_lib.models.histgen.layers import Attention, EncoderBlock, FeedForward, position_code
+from histgen_lib.models.histgen.layers import Attention, EncoderBlock, position_code
 from histgen_lib.models.histgen.network import HistGen
 
 
@@ -123,7 +124,7 @@ class SlideGraph(nn.Module):
         self.norm = plain_norm(block.norms[0])
         self.maps = nn.ModuleList(map(copied, _maps(block.attention)))
         self.output = copied(block.attention.output)
-        self.think = _Thinking(block.norms[1], block.feed_forward)
+        self.think = Thinking(block.norms[1], block.feed_forward)
 
     def forward(self, spoken: Tensor, rows: Tensor) -> Tensor:
         """Let some regions attend to all."""
@@ -257,19 +258,6 @@ def _shares(scores: Tensor, dropped: Tensor) -> Tensor:
     return torch.where(dropped, -math.inf, scores).softmax(dim=-1)
 
 
-class _Thinking(nn.Module):
-    """A norm and a feed-forward network, added to their input [M, d]."""
-
-    def __init__(self, norm: nn.Module, feed_forward: FeedForward) -> None:
-        super().__init__()
-        self.norm = plain_norm(norm)
-        self.expand, self.contract = copied(feed_forward.expand), copied(feed_forward.contract)
-
-    def forward(self, x: Tensor) -> Tensor:
-        thought: Tensor = x + self.contract(functional.relu(self.expand(self.norm(x))))
-        return thought
-
-
 class _Block(nn.Module):
     """An encoder block over regions [G, T, d]; `attended` int32[G, T] is 0 at padding."""
 
@@ -283,7 +271,7 @@ class _Block(nn.Module):
         self.maps = nn.ModuleList(_without_bias(one) for one in _maps(attention))
         self.biases = fixed(torch.cat([one.bias for one in _maps(attention)]))
         self.output = copied(attention.output)
-        self.think = _Thinking(block.norms[1], block.feed_forward)
+        self.think = Thinking(block.norms[1], block.feed_forward)
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
         flat = x.reshape(-1, self.width)
@@ -331,7 +319,7 @@ class _Layer(nn.Module):
         self.query, self.back = scaled_query(back), copied(back.output)
         self.key, self.value = copied(back.key), copied(back.value)
         self.across_query, self.across = scaled_query(across), copied(across.output)
-        self.think = _Thinking(block.norms[2], block.feed_forward)
+        self.think = Thinking(block.norms[2], block.feed_forward)
 
     def forward(self, x: Tensor, bias: Tensor, *memory: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """`bias` and the layer's part of `memory` are as `StepGraph` takes them."""

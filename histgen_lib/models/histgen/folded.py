@@ -10,8 +10,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from histgen_lib.models.histgen.layers import Attention, LayerNorm
+from histgen_lib.models.histgen.layers import Attention, FeedForward, LayerNorm
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
@@ -72,3 +73,17 @@ def plain_norm(norm: nn.Module) -> nn.LayerNorm:
     made.weight = fixed(norm.weight * math.sqrt((size - 1) / size))
     made.bias = fixed(norm.bias)
     return made
+
+
+class Thinking(nn.Module):
+    """A norm and a feed-forward network, added to their input [..., d]."""
+
+    def __init__(self, norm: nn.Module, feed_forward: FeedForward) -> None:
+        super().__init__()
+        self.norm = plain_norm(norm)
+        self.expand, self.contract = copied(feed_forward.expand), copied(feed_forward.contract)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add to each row what the network makes of it."""
+        thought: Tensor = x + self.contract(functional.relu(self.expand(self.norm(x))))
+        return thought

@@ -16,6 +16,7 @@ from histgen_lib.models.histgen.decoder import DecoderBlock
 from histgen_lib.models.histgen.decoding import END, FINISHED_PENALTY
 from histgen_lib.models.histgen.encoder import RegionPooling, tile_shares
 from histgen_lib.models.histgen.folded import (
+    Thinking,
     chained,
     copied,
     fixed,
@@ -27,7 +28,6 @@ from histgen_lib.models.histgen.folded import (
 from histgen_lib.models.histgen.layers import (
     Attention,
     EncoderBlock,
-    FeedForward,
     MemoryAttention,
     position_code,
 )
@@ -274,19 +274,6 @@ class _CrossAttention(nn.Module):
         return response
 
 
-class _Thinking(nn.Module):
-    """A norm and a feed-forward network, added to their input."""
-
-    def __init__(self, norm: nn.Module, feed_forward: FeedForward) -> None:
-        super().__init__()
-        self.norm = plain_norm(norm)
-        self.expand, self.contract = copied(feed_forward.expand), copied(feed_forward.contract)
-
-    def forward(self, x: Tensor) -> Tensor:
-        thought: Tensor = x + self.contract(functional.relu(self.expand(self.norm(x))))
-        return thought
-
-
 class _Block(nn.Module):
     """An encoder block: x [G, T, d], valid bool[G, T]."""
 
@@ -296,7 +283,7 @@ class _Block(nn.Module):
         self.norm = plain_norm(block.norms[0])
         self.triples = queries_keys_values(block.attention)
         self.output = copied(block.attention.output)
-        self.think = _Thinking(block.norms[1], block.feed_forward)
+        self.think = Thinking(block.norms[1], block.feed_forward)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         _, length, width = x.shape
@@ -317,7 +304,7 @@ class _Layer(nn.Module):
         self.norms = nn.ModuleList(map(plain_norm, list(block.norms)[:2]))
         self.triples, self.back = queries_keys_values(back), copied(back.output)
         self.query, self.across = scaled_query(across), copied(across.output)
-        self.think = _Thinking(block.norms[2], block.feed_forward)
+        self.think = Thinking(block.norms[2], block.feed_forward)
 
     def look_back(self, x: Tensor, past: Tensor, here: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
         """X [M, d], past [2, M, h, T, k]; `here` bool[T, 1] marks the word's place -> x, longer past."""
