@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 from histgen_lib.errors import FatalError
 from histgen_lib.files import write_atomic
 from histgen_lib.models.engines.numbers import Array
-from histgen_lib.models.engines.record import Tolerance
+from histgen_lib.models.engines.record import EngineRecord, Tolerance
 from histgen_lib.models.serving import Precision, Session, Tensors
 
 Rule = Literal["close", "rows", "choice"]
@@ -81,12 +81,26 @@ def load_cases(path: Path) -> list[Case]:
             case = cases.setdefault(int(place), Case({}, {}))
             {"inputs": case.inputs, "outputs": case.outputs}[part][name] = value
     except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise FatalError(
-            "engine-recorded",
-            f"{path.name} holds no recorded inputs ({str(error).splitlines()[0]}).",
-            hint="Compile the model again with `histgen compile`.",
-        ) from error
+        raise useless(path.name, str(error).splitlines()[0]) from error
     return list(cases.values())
+
+
+def cases_of(record: EngineRecord, path: Path) -> list[Case]:
+    """Read an engine's recorded runs, which have all of its inputs and outputs; raises as `load_cases`."""
+    tensors = [{one.name for one in ones} for ones in (record.inputs, record.outputs)]
+    cases = load_cases(path)
+    if any([set(case.inputs), set(case.outputs)] != tensors for case in cases):
+        raise useless(path.name, "it has other inputs or outputs than the engine")
+    return cases
+
+
+def useless(name: str, why: str) -> FatalError:
+    """Make the error for recorded runs by which an engine cannot be checked."""
+    return FatalError(
+        "engine-recorded",
+        f"{name} holds no recorded inputs ({why}).",
+        hint="Compile the model again with `histgen compile`.",
+    )
 
 
 def pass_gate(session: Session, cases: Sequence[Case], tolerance: Tolerance, name: str) -> Finding:

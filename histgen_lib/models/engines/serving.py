@@ -14,7 +14,7 @@ import numpy as np
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.models.engines.device import CudaDevice, Device
 from histgen_lib.models.engines.flavours import FLAVOURS, Flavour, flavour
-from histgen_lib.models.engines.gate import Case, Finding, load_cases, pass_gate
+from histgen_lib.models.engines.gate import Case, Finding, cases_of, pass_gate, useless
 from histgen_lib.models.engines.numbers import Array
 from histgen_lib.models.engines.record import (
     ENCODER,
@@ -64,7 +64,7 @@ def load_engine(machine: Machine, files: EngineFiles, model: str) -> tuple[Engin
     """
     record, device = files.read(), machine.device
     check_record(record, files, version=machine.version, capability=device.capability, model=model)
-    cases = load_cases(files.recorded)
+    cases = cases_of(record, files.recorded)
     opened = open_engine(machine.trt, files.engine.read_bytes(), record.name)
     check_tensors(machine.trt, opened, record)
     cache = RuntimeCache(_cache_path(files, machine)) if machine.flavour.ahead else None
@@ -75,12 +75,14 @@ def load_engine(machine: Machine, files: EngineFiles, model: str) -> tuple[Engin
 
 
 def _checked(engine: Engine, cases: Sequence[Case]) -> Finding:
-    """Have an engine pass the gate, with the recorded runs that its profile takes."""
+    """Have an engine pass the gate, with the recorded runs that its profile takes: at least one."""
     taken = [
         case
         for case in cases
         if engine.fitting({name: value.shape for name, value in case.inputs.items()}) is not None
     ]
+    if not taken:
+        raise useless(f"{engine.record.name}.safetensors", "one of the engine's profiles takes none of them")
     with closing(EngineSession(engine)) as session:
         return pass_gate(session, taken, engine.record.tolerance, engine.record.name)
 

@@ -15,6 +15,7 @@ from fake_gpu import FakeContext, FakeEngine, Wrong
 
 from histgen_lib.errors import FatalError
 from histgen_lib.files import sha256_file
+from histgen_lib.models.engines.gate import Case, load_cases, save_cases
 from histgen_lib.models.engines.record import ENCODER, STEP, TILE_ENCODER, EngineFiles, engines_folder
 from histgen_lib.models.engines.serving import Machine, compiled_flavour, engine_runner
 from histgen_lib.models.folder import open_model_folder
@@ -179,6 +180,37 @@ def test_recorded_inputs_that_are_none(model: Path) -> None:
     files.recorded.write_bytes(b"\x08\0\0\0\0\0\0\0{       ")
     restate(files, recorded=sha256_file(files.recorded))
     assert refusal(model).code == "engine-recorded"
+
+
+def record_again(model: Path, change: Callable[[list[Case]], list[Case]]) -> None:
+    files = files_of(model)
+    save_cases(change(load_cases(files.recorded)), files.recorded)
+    restate(files, recorded=sha256_file(files.recorded))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cases: [],
+        lambda cases: [case._replace(outputs={}) for case in cases],
+        lambda cases: [case._replace(outputs={"cross": case.outputs["cross"]}) for case in cases],
+        lambda cases: [case._replace(inputs={"features": case.inputs["features"]}) for case in cases],
+        lambda cases: [
+            case._replace(inputs=case.inputs | {"features": case.inputs["features"][:, 1:]}) for case in cases
+        ],
+    ],
+    ids=["no runs", "no outputs", "an output less", "inputs less", "inputs that the engine does not take"],
+)
+def test_recorded_runs_that_leave_something_unchecked(
+    model: Path, change: Callable[[list[Case]], list[Case]]
+) -> None:
+    record_again(model, change)
+    assert refusal(model).code == "engine-recorded"
+
+
+def test_runs_that_are_recorded_again_as_they_were(model: Path) -> None:
+    record_again(model, list)
+    load(model)
 
 
 def scaled(output: str, factor: float) -> Wrong:
