@@ -77,7 +77,7 @@ def test_weights_beside_the_graph_are_quantised_alike(
 
 
 def test_weights_have_a_scale_for_each_channel_and_no_offset(encoder: Path, tmp_path: Path) -> None:
-    """TensorRT takes no others."""
+    """TensorRT takes no others. Processors without VNNI compute with no larger ones."""
     quantise(encoder, tmp_path / "int8.onnx", some_tiles(24))
     graph = onnx.load(tmp_path / "int8.onnx").graph
     held = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
@@ -85,6 +85,7 @@ def test_weights_have_a_scale_for_each_channel_and_no_offset(encoder: Path, tmp_
     assert weights
     assert all(held[node.input[0]].dtype == np.int8 for node in weights)
     assert all(held[node.input[1]].size > 1 for node in weights)
+    assert {int(np.abs(held[node.input[0]]).max()) for node in weights} == {64}, "overflows without VNNI"
     offsets = [held[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
     assert not any(offset.any() for offset in offsets)
 
@@ -93,7 +94,7 @@ def test_layers_stay_in_float_until_the_features_agree(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     easy = quantise(encoder, tmp_path / "easy.onnx", some_tiles(40))
-    monkeypatch.setattr(quantisation, "LEAST", Likeness(cosine=0.99, centred=0.982))
+    monkeypatch.setattr(quantisation, "LEAST", Likeness(cosine=0.99, centred=0.9846))
     hard = quantise(encoder, tmp_path / "hard.onnx", some_tiles(40))
     assert easy.kept == 0 < hard.kept < hard.layers
     assert hard.likeness.centred > easy.likeness.centred
