@@ -114,8 +114,11 @@ class ModelFolder:
         return [self.path / name for name in (WEIGHTS, TILE_ENCODER_WEIGHTS) if (self.path / name).is_file()]
 
     def built_from(self) -> dict[str, Any]:
-        """Return what config.json says about the networks that the ONNX files compute."""
-        return {"histgen": self.config["histgen"], "encoder": settings_digest(self.encoder, self.tiling)}
+        """Return what config.json says about each network that the ONNX files compute, by its section."""
+        described = {"histgen": self.config["histgen"]}
+        if (self.path / TILE_ENCODER_ONNX).is_file():
+            described["encoder"] = settings_digest(self.encoder, self.tiling)
+        return described
 
     @cached_property
     def _checked(self) -> bool:

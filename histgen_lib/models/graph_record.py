@@ -37,7 +37,7 @@ class Recorded(Protocol):
         ...
 
     def built_from(self) -> dict[str, Any]:
-        """Return what config.json says about the networks that the graphs compute."""
+        """Return what config.json says about each network that the graphs compute."""
         ...
 
 
@@ -46,7 +46,7 @@ def record_graphs(folder: Recorded) -> Path:
     content = {
         "graphs": {path.name: digest_of(path) for path in folder.graphs()},
         "weights": {path.name: digest_of(path) for path in folder.weights()},
-        "config": json_digest(folder.built_from()),
+        "config": _digests(folder),
     }
     write_atomic(folder.path / GRAPHS, canonical_json(content))
     return folder.path / GRAPHS
@@ -79,7 +79,7 @@ def _read(folder: Path) -> dict[str, Any]:
         return {
             "graphs": dict(content["graphs"]),
             "weights": dict(content["weights"]),
-            "config": content["config"],
+            "config": dict(content["config"]),
         }
     except FileNotFoundError as error:
         raise FatalError(
@@ -98,5 +98,10 @@ def _differences(folder: Recorded, record: dict[str, Any]) -> Iterator[str]:
     for path in folder.weights():
         if digest_of(path) != record["weights"].get(path.name):
             yield f"the ONNX files were not made of {path.name}"
-    if json_digest(folder.built_from()) != record["config"]:
-        yield "the ONNX files were not made of the networks that config.json describes"
+    for network, digest in _digests(folder).items():
+        if digest != record["config"].get(network):
+            yield f"the ONNX files were not made of the network that config.json describes ({network})"
+
+
+def _digests(folder: Recorded) -> dict[str, str]:
+    return {network: json_digest(described) for network, described in folder.built_from().items()}

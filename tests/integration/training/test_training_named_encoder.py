@@ -49,7 +49,7 @@ def model(world: Path) -> Path:
     ]
     named = ["--encoder", f"{VIT}={world / 'vit.safetensors'}", "--preset", "small", "--epochs", "1"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(encode, "ProcessPoolExecutor", lambda _count, mp_context: ThreadPoolExecutor(1))
+        patched.setattr(encode, "process_pool", lambda _count: ThreadPoolExecutor(1))
         assert run([str(part) for part in ("train", *options, *named, "--threads", "1")]) == 0
     return world / "model"
 

@@ -106,6 +106,8 @@ def test_an_encoder_with_another_name_is_another_encoder(report, own_model_dir, 
     """Files of other tools state no digest, so the name decides."""
     bag = write_h5(tmp_path / "named.h5", encoder="uni_v1", **SIZE)
     assert report(bag, model=own_model_dir)[1]["errors"][0]["code"] == "bag-other-encoder"
+    for file in own_model_dir.glob("tile_encoder.*"):
+        file.unlink()
     update_config(own_model_dir, encoder={"name": "uni_v1", "sha256": "", "dim": 16})
     assert report(bag, model=own_model_dir)[0] == 0
 

@@ -60,7 +60,7 @@ def test_an_h100_is_refused_at_once(histgen, model_dir, tmp_path):
     assert code == 78
     assert "error[engine-capability]" in err
     assert "H100" in err
-    assert "--target tensorrt on that machine" in err
+    assert "--target tensorrt on the machine with such a GPU" in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -66,6 +66,13 @@ def test_what_the_networks_do_not_depend_on_may_change(own_model_dir: Path) -> N
     OnnxServer(own_model_dir, threads=1).warm("tile_encoder")
 
 
+def test_a_report_model_runs_without_the_encoder_that_it_had(own_model_dir: Path) -> None:
+    for file in own_model_dir.glob("tile_encoder.*"):
+        file.unlink()
+    update_config(own_model_dir, encoder={"name": "another", "sha256": "", "dim": 16})
+    OnnxServer(own_model_dir, threads=1).warm("histgen")
+
+
 def test_an_exported_model_needs_no_weights(own_model_dir: Path, tmp_path: Path) -> None:
     repository = export_local(own_model_dir, tmp_path / "repository")
     for model in ("tile_encoder", "histgen"):

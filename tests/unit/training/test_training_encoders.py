@@ -219,7 +219,7 @@ def test_the_command_lists_each_encoder_in_json(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In this process, which has torch loaded; others are started in tests/integration/training."""
-    monkeypatch.setattr(encode, "ProcessPoolExecutor", lambda _count, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(encode, "process_pool", lambda _count: ThreadPoolExecutor(1))
     options = ["--encoder", str(folders["a"]), "--encoder", str(folders["large"]), "--workers", "1", "--json"]
     assert run(["encode", str(slide), "--out", str(tmp_path), *options]) == 0
     printed = json.loads(capsys.readouterr().out)

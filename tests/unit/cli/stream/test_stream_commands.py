@@ -243,8 +243,8 @@ def test_config_names_the_wrong_variable(histgen):
     assert "HISTGEN_BUS is missing" in err
 
 
-def test_export_knows_one_target_and_writes_a_repository(histgen, model_dir, tmp_path):
-    assert histgen("export", model_dir, "--target", "tensorrt", "--out", tmp_path)[0] == 2
+def test_export_knows_its_targets_and_writes_a_repository(histgen, model_dir, tmp_path):
+    assert histgen("export", model_dir, "--target", "openvino", "--out", tmp_path)[0] == 2
     code, out, _ = histgen("export", model_dir, "--target", "local", "--out", tmp_path / "r", "--json")
 
     assert code == 0
