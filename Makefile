@@ -30,8 +30,13 @@ lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 
-test: setup lint ## set up, lint, run every test
-	$(BIN)/pytest --durations=15
+UNITS := tests/unit tests/contract
+
+test: setup lint ## set up, lint, run every test, units beside stacks (their output, out/units.log, comes last)
+	@mkdir -p out; trap 'kill $$(jobs -p) 2>/dev/null' EXIT; trap 'exit 130' INT; \
+	$(BIN)/pytest --durations=15 $(UNITS) >out/units.log 2>&1 & units=$$!; failed=0; \
+	$(BIN)/pytest --durations=15 $(UNITS:%=--ignore=%) || failed=$$?; \
+	wait $$units || failed=$$?; cat out/units.log; exit $$failed
 
 bench: setup ## speed beside the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s

@@ -349,6 +349,6 @@ def test_onnx_files_of_another_model_are_named(own_model_dir, slide_path, tmp_pa
     tiling = {"tile_px": 128, "mpp": 2.0, "overlap_px": 0, "min_tissue": 0.15}
     update_config(own_model_dir, tiling=tiling)
     model, server = load_model(own_model_dir), OnnxServer(own_model_dir, threads=1)
-    with pytest.raises(FatalError, match="not made of the networks that config") as caught:
+    with pytest.raises(FatalError, match="not made of the network that config") as caught:
         report_slide(slide_path, tmp_path / "x", Drafter(model, server))
     assert caught.value.code == "model-onnx"
