@@ -110,11 +110,21 @@ fetch_prometheus() {
   (cd .local/prometheus && apt-get -qq -o APT::Sandbox::User=root download prometheus >&2 && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
 }
 
+# The real helm, where Go can build it; charts are rendered with helm-python-sdk, Helm 4's engine, as well.
+build_helm() {
+  local wanted=v3.22.0
+  [ "$(cat .local/helm/.histgen 2>/dev/null)" = "$wanted" ] && return
+  command -v go >/dev/null 2>&1 || { say "there is no Go to build helm with; the chart is checked with helm-python-sdk alone"; return 0; }
+  say "building helm $wanted"
+  mkdir -p .local/helm
+  GOBIN=$PWD/.local/helm CGO_ENABLED=0 go install "helm.sh/helm/v3/cmd/helm@$wanted" >&2 && echo "$wanted" >.local/helm/.histgen
+}
+
 case $part in
   base) target=. ;;
   kafka) fetch_kafka; exit 0 ;;
   triton) make_triton; exit 0 ;;
-  all) target='.[train,evaluate,tracing,tensorrt,dev]' ;;
+  all) target='.[train,evaluate,tracing,oidc,tensorrt,dev]' ;;
   *) say "unknown part '$part': base, triton, kafka or all"; exit 2 ;;
 esac
 
@@ -126,6 +136,7 @@ if [ "$part" = all ]; then
   make_triton
   fetch_kafka
   fetch_prometheus
+  build_helm
 fi
 if done_before all || { [ "$part" = base ] && done_before base; }; then
   exit 0
