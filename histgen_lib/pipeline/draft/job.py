@@ -126,7 +126,7 @@ class DraftJob:
             files = render(drafted.draft, pictures)
         with stages("store"):
             draft_key = plan.report.write(files, plan.turns)
-        stages.count("histgen_abstentions_total", drafted.draft.abstained)
+        _measure(drafted.draft, stages)
         return _done(plan, drafted.draft, draft_key, stages.measures())
 
     def _draft(self, plan: _Plan, parts: Sequence[Part]) -> Drafted:
@@ -155,6 +155,15 @@ class DraftJob:
             open_slide(file.path, mpp=scan.mpp, slide_id=scan.slide_id, within=file.within) as slide,
         ):
             return read_evidence(slide, places, span_px)
+
+
+def _measure(draft: DraftReport, stages: Stages) -> None:
+    """Count what says whether the model still suits the slides. A case is as strange as its strangest slide."""
+    domain = draft.out_of_distribution
+    stages.count("histgen_abstentions_total", draft.abstained)
+    stages.count("histgen_out_of_distribution_total", domain.flag)
+    if domain.score is not None and domain.threshold:
+        stages.count("histgen_domain_distance", max(0.0, domain.score / domain.threshold))
 
 
 def _supplied(source: Source, model: ReportModel) -> str | None:

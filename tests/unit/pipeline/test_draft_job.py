@@ -16,6 +16,7 @@ from histgen_lib.catalogue.pointers import BY_REPORT, read_pointer
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
+from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.reports.renderers import DRAFT_JSON
 from histgen_lib.reports.renderers.draft_json import from_json
 
@@ -224,6 +225,26 @@ def test_an_abstention_is_published_and_counted(lab, ready, own_model_dir):
 
     assert done.data.abstained
     assert done.measures["histgen_abstentions_total"] == 1
+
+
+@pytest.mark.parametrize("threshold", [0.01, 1e6])
+def test_how_foreign_a_slide_is_is_measured_in_thresholds(lab, ready, own_model_dir, threshold):
+    tiny_model.set_thresholds(own_model_dir, domain=threshold)
+    job = JobLab.at(lab.folder, own_model_dir)
+    done = job.draft(ready)
+    domain = from_json(job.store.get(done.data.draft_key)).out_of_distribution
+
+    assert done.measures["histgen_domain_distance"] == max(0.0, domain.score / threshold)
+    assert done.measures["histgen_out_of_distribution_total"] == domain.flag
+    assert domain.flag == (done.measures["histgen_domain_distance"] > 1)
+
+
+def test_a_model_that_cannot_check_its_domain_measures_none(lab, ready, own_model_dir):
+    update_config(own_model_dir, domain={})
+    done = JobLab.at(lab.folder, own_model_dir).draft(ready)
+
+    assert "histgen_domain_distance" not in done.measures
+    assert done.measures["histgen_out_of_distribution_total"] == 0
 
 
 def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):
