@@ -72,7 +72,7 @@ def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
     return WorkerSpec(
         name=row.name,
         topic=row.takes.type,
-        group=f"histgen-{row.name}",
+        group=row.group,
         make_handler=partial(row.make, settings),
         token_file=token_file(settings),
         deadline_s=settings.deadline_s,

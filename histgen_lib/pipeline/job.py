@@ -70,7 +70,7 @@ class Stages:
             self._running.pop()
 
     def count(self, metric: str, amount: float) -> None:
-        """Add to a counter, or to the one value that a histogram gets; `metric`: its name in telemetry/metrics.py."""
+        """Add to a metric, by its name in `histgen_lib.telemetry.metrics`; a histogram gets the sum."""
         self._counts[metric] = self._counts.get(metric, 0.0) + amount
 
     def measures(self) -> dict[str, float]:

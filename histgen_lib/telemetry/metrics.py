@@ -307,6 +307,9 @@ def show_backlog(worker: str, records: Mapping[int, int], oldest_s: float) -> No
     """Show how many records wait for a worker, by partition, and how long the oldest of them has waited."""
     BACKLOG_RECORDS.labels(worker).set(sum(records.values()))
     BACKLOG_OLDEST.labels(worker).set(oldest_s)
+    gone = {key for key in BACKLOG_PARTITION._metrics if key[0] == worker and int(key[1]) not in records}
+    for key in gone:
+        BACKLOG_PARTITION.remove(*key)
     for partition, count in records.items():
         BACKLOG_PARTITION.labels(worker, str(partition)).set(count)
 

@@ -158,7 +158,7 @@ class DraftJob:
 
 
 def _measure(draft: DraftReport, stages: Stages) -> None:
-    """Count what says whether the model still suits the slides. A case is as strange as its strangest slide."""
+    """Count what shows whether the model suits the slides. A case is as strange as its strangest one."""
     domain = draft.out_of_distribution
     stages.count("histgen_abstentions_total", draft.abstained)
     stages.count("histgen_out_of_distribution_total", domain.flag)
