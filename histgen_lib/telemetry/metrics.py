@@ -222,7 +222,7 @@ SLIDES_OLDEST = Gauge(
 )
 CERTIFICATE_EXPIRY = Gauge(
     "histgen_certificate_expiry_timestamp_seconds",
-    "When a certificate expires, in seconds since 1970; NaN while its file cannot be read.",
+    "When a certificate in use expires, in seconds since 1970.",
     ["certificate"],
     registry=REGISTRY,
 )
