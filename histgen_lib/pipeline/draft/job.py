@@ -29,7 +29,7 @@ from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
 from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
-from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
+from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.provenance import Part, case_origin, slide_origin
 from histgen_lib.reports.pictures import Pictures, Place, evidence_places, read_evidence
@@ -96,6 +96,11 @@ class DraftJob:
     def lacking(self) -> Sequence[str]:
         """See Job."""
         return lacking(self.drafter.server, NAME, self.store)
+
+    def models(self) -> Sequence[ModelInUse]:
+        """See Job."""
+        made = self.drafter.model.provenance
+        return [ModelInUse(NAME, made.name, made.sha256[:12], self.drafter.server.engine(NAME))]
 
     def _plan(self, ready: BagReady) -> _Plan | None:
         """Return what to report on; None while slides of the case are missing."""

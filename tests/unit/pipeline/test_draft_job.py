@@ -247,6 +247,20 @@ def test_a_model_that_cannot_check_its_domain_measures_none(lab, ready, own_mode
     assert done.measures["histgen_out_of_distribution_total"] == 0
 
 
+def test_both_jobs_name_their_model_as_bags_and_reports_do(lab, ready):
+    from histgen_lib.bags import unpack_bag
+
+    done = lab.draft(ready)
+    (wrote,), (encoded,) = lab.draft_job.models(), lab.scan_job.models()
+    made = from_json(lab.store.get(done.data.draft_key)).provenance.model
+    bag = unpack_bag(lab.store.get(ready.bag_key), "the bag")
+
+    assert (wrote.network, wrote.name, wrote.digest) == ("histgen", made.name, made.sha256[:12])
+    assert (encoded.network, encoded.name) == ("tile_encoder", bag.encoder_name)
+    assert encoded.digest == (bag.encoder_sha256 or made.sha256)[:12]
+    assert wrote.engine == encoded.engine == "onnx"
+
+
 def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):
     monkeypatch.setattr("histgen_lib.pipeline.draft.sentences.TOP_TILES", 0)
 
