@@ -165,7 +165,7 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_LIMITED = Counter(
     "histgen_http_limited_total",
-    "HTTP requests refused because too many came: requests of one caller, failures (wrong tokens) of an address.",
+    "HTTP requests refused as too many: requests of a caller, failures (wrong tokens) of an address.",
     ["worker", "why"],
     registry=REGISTRY,
 )

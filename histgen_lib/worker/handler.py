@@ -110,15 +110,14 @@ class WorkerSpec:
 
     `name`: in metrics and log lines. `group`: the consumer group that its processes share. `make_handler`: is
     pickled and called once in each child process, so it is a function of a module, or a functools.partial of
-    something that can be pickled. `address`: where it serves metrics, health, state and `config`, its
-    settings.
-    `deadline_s`: how long a job may take. `opening_s`: how long until it reports a stage called `OPENED`, if
-    it has one. `memory_bytes`: how much its process may hold (see `histgen_lib.worker.memory`).
+    something that can be pickled. `address`: where it serves metrics, health, its state, and `config`, its
+    settings. `deadline_s`: how long a job may take. `opening_s`: how long until it reports a stage called
+    `OPENED`, if it has one. `memory_bytes`: how much its process may hold (see `histgen_lib.worker.memory`).
     `max_attempts`: after so many crashes, hangs or unexpected errors an event is given up. `grace_s`: how
     long a running job may go on after SIGTERM; whatever sends the signal should wait ten seconds more.
     `frozen_s`: a job's process that has been stopped (SIGSTOP) for so long is replaced; 0: never. `start_s`:
-    how long `make_handler` may take. `letters`, `retries`: codes of dead letters and of retries that its counters show at 0 from the start. `drafts`: it publishes
-    drafts, whose age since the scan is measured.
+    how long `make_handler` may take. `letters`, `retries`: codes of dead letters and of retries that its
+    counters show at 0 from the start. `drafts`: it publishes drafts, whose age since the scan is measured.
     """
 
     name: str

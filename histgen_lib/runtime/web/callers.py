@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.files import each_name_once
 from histgen_lib.runtime.web.reread import Reread
 from histgen_lib.secret import given_secret
 
@@ -116,7 +117,7 @@ class Callers:
         TransientError as `Keys.owner`.
         """
         if len(authorizations) > 1:
-            raise InvalidInputError("token-wrong", "The request has several Authorization headers.", hint=_WHERE)
+            raise InvalidInputError("token-wrong", "The request has several tokens.", hint=_WHERE)
         header = authorizations[0].decode("latin-1") if authorizations else ""
         scheme, _, sent = header.strip().partition(" ")
         token = sent.strip()
@@ -135,10 +136,10 @@ def _digest_of(token: str) -> bytes:
 def _read_tokens(path: Path) -> list[tuple[bytes, Caller]]:
     text = given_secret(path, most_bytes=MOST_BYTES)
     try:
-        found = json.loads(text, object_pairs_hook=_once)
+        found = json.loads(text, object_pairs_hook=each_name_once)
         tokens = [_read_token(name, **values) for name, values in found.items()]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        why = str(error) if isinstance(error, _Unfit) else "it is not JSON of the form below"
+        why = str(error) if isinstance(error, _UnfitError) else "it is not JSON of the form below"
         raise FatalError(
             "tokens-invalid",
             f"The tokens in {path} cannot be used: {why}.",
@@ -153,7 +154,7 @@ def _read_tokens(path: Path) -> list[tuple[bytes, Caller]]:
     return tokens
 
 
-class _Unfit(ValueError):
+class _UnfitError(ValueError):
     """Says what is wrong with a token, without repeating it."""
 
 
@@ -161,20 +162,14 @@ def _read_token(
     name: str, *, scopes: list[str], sha256: str | None = None, token: str | None = None
 ) -> tuple[bytes, Caller]:
     if not _NAME.fullmatch(name):
-        raise _Unfit("a name has up to 64 letters, digits, dots, hyphens, underscores and @")
+        raise _UnfitError("a name has up to 64 letters, digits, dots, hyphens, underscores and @")
     if not isinstance(scopes, list) or not scopes or not all(scope in RIGHTS for scope in scopes):
-        raise _Unfit(f"the scopes of {name} are not a list of submit, read and operate")
+        raise _UnfitError(f"the scopes of {name} are not a list of submit, read and operate")
     if (sha256 is None) == (token is None):
-        raise _Unfit(f"{name} has not exactly one of sha256 and token")
+        raise _UnfitError(f"{name} has not exactly one of sha256 and token")
     if token is not None and len(token) < _SHORTEST:
-        raise _Unfit(f"the token of {name} has less than {_SHORTEST} characters")
+        raise _UnfitError(f"the token of {name} has less than {_SHORTEST} characters")
     if sha256 is not None and not _DIGEST.fullmatch(sha256):
-        raise _Unfit(f"the sha256 of {name} has not 64 hexadecimal digits in lower case")
+        raise _UnfitError(f"the sha256 of {name} has not 64 hexadecimal digits in lower case")
     digest = bytes.fromhex(sha256) if sha256 is not None else _digest_of(token or "")
     return digest, caller("token", name, frozenset(scopes))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise _Unfit("a name appears twice")
-    return dict(pairs)

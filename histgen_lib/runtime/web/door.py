@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.errors import HistgenError, InvalidInputError, TransientError
 from histgen_lib.runtime.web.address import OPENABLE, PROBES, DoorSettings
 from histgen_lib.runtime.web.callers import Caller, Callers, Right
 from histgen_lib.runtime.web.rates import Buckets, peer_of
@@ -65,7 +65,7 @@ class Door:
             return
         try:
             await self._check(scope)
-        except _Refused as refused:
+        except _RefusedError as refused:
             await refused.answer(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -109,11 +109,11 @@ class Door:
         try:
             return await self._callers.find(sent)
         except TransientError as error:
-            raise _Refused(error, 503, {"retry-after": str(_BUSY_S)}) from None
+            raise _RefusedError(error, 503, {"retry-after": str(_BUSY_S)}) from None
         except InvalidInputError as error:
             if error.code != "token-missing":
                 self._take(self._failures, peer, "failures")
-            raise _Refused(error, 401, {"www-authenticate": "Bearer"}) from None
+            raise _RefusedError(error, 401, {"www-authenticate": "Bearer"}) from None
 
     def _take(self, buckets: Buckets, caller: str, why: str) -> None:
         wait_s = buckets.take(caller)
@@ -128,17 +128,6 @@ def caller_of(scope: Mapping[str, object]) -> Caller | None:
     return found if isinstance(found, Caller) else None
 
 
-def read_open(names: Iterable[str]) -> frozenset[str]:
-    """Check the names of groups of open pages. Raises FatalError("settings-invalid")."""
-    if unknown := set(names) - set(OPENABLE):
-        raise FatalError(
-            "settings-invalid",
-            f"HISTGEN_HTTP_OPEN must be a list of {' and '.join(OPENABLE)}, or empty.",
-            hint=f"Remove {', '.join(sorted(unknown))}: every other page requires a token.",
-        )
-    return frozenset(names)
-
-
 def _paths(app: Starlette) -> list[str]:
     """Return the pages of an application. Raises LookupError for a part that holds further ones."""
     from starlette.routing import Route
@@ -148,7 +137,7 @@ def _paths(app: Starlette) -> list[str]:
     return [route.path for route in app.routes if isinstance(route, Route)]
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """What a request that may not pass is answered."""
 
     def __init__(self, error: HistgenError, status: int, headers: Mapping[str, str] | None = None) -> None:
@@ -164,27 +153,27 @@ class _Refused(Exception):
         await Response(body, self._status, headers, media_type="application/json")(scope, receive, send)
 
 
-def _scope_missing(right: Right) -> _Refused:
+def _scope_missing(right: Right) -> _RefusedError:
     error = InvalidInputError(
         "token-scope",
         f"The token does not have the scope {right}.",
         hint="Have the administrator add it to this token, or use another one.",
     )
-    return _Refused(
+    return _RefusedError(
         error, 403, {"www-authenticate": f'Bearer error="insufficient_scope", scope="{right}"'}
     )  # RFC 6750, section 3.1
 
 
-def _too_many(wait_s: float) -> _Refused:
+def _too_many(wait_s: float) -> _RefusedError:
     error = TransientError(
         "request-rate",
         "Too many requests, or wrong tokens, came from this caller.",
         hint="Send them more slowly; HISTGEN_HTTP_RATE and HISTGEN_HTTP_BURST say how many may come.",
     )
-    return _Refused(error, 429, {"retry-after": str(math.ceil(wait_s))})
+    return _RefusedError(error, 429, {"retry-after": str(math.ceil(wait_s))})
 
 
-def _no_such_page(pages: Iterable[str]) -> _Refused:
-    return _Refused(
+def _no_such_page(pages: Iterable[str]) -> _RefusedError:
+    return _RefusedError(
         InvalidInputError("request-path", "This page does not exist.", hint=f"Use {', '.join(pages)}."), 404
     )

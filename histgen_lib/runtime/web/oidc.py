@@ -1,8 +1,8 @@
 """Tokens of an OpenID Connect issuer: JWTs (RFC 7519, RFC 9068), checked with the keys that it publishes.
 
-Only the issuer's keys decide. They are fetched in the background: at the first token, every five minutes while
-tokens come, and when a token names a key that is not known, but never sooner than ten seconds after the last
-try, whatever anybody sends.
+Only the issuer's keys decide. They are fetched in the background: at the first token, every five minutes
+while tokens come, and when a token names a key that is not known, but never sooner than ten seconds after the
+last try, whatever anybody sends.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Issuer:
         return caller("oidc", str(claims["sub"]), self._rights(claims))
 
     def _key_id(self, token: str) -> str:
-        """Return which key a token names. What cannot be valid with any key is refused without looking for one."""
+        """Return which key a token names; refuse what no key could make valid."""
         try:
             header = self._jwt.get_unverified_header(token)
             claims = self._jwt.decode(token, options={"verify_signature": False})
@@ -115,7 +115,7 @@ class Issuer:
         raise _away() if self._away else _wrong()
 
     def _fetch(self) -> asyncio.Task[None] | None:
-        """Begin to fetch the keys, unless that was tried a moment ago; return what to wait for, if anything."""
+        """Fetch the keys, unless that was tried a moment ago; return what to wait for, if anything."""
         running = self._fetching and not self._fetching.done()
         if not running and self._clock() - self._tried_at >= PAUSE_S:
             self._tried_at = self._clock()

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MOST = 4096
-"""Callers remembered; beyond that, the one not heard of for longest is forgotten, with its whole burst back."""
+"""Callers remembered; beyond that, the one not heard of for longest is forgotten."""
 
 
 class Buckets:

@@ -20,8 +20,8 @@ _log = get_logger()
 class Reread(Generic[T]):
     """What `read` makes of files, read again once they have changed; looks at most once a second.
 
-    If they cannot be read then, as in the middle of a rotation, the earlier value stays in force, a warning is
-    logged once a minute, and it tries again. Raises what `read` raises the first time. `clock`: monotonic
+    If they cannot be read then, as in the middle of a rotation, the earlier value stays in force, it tries
+    again, and a warning is logged once a minute. Raises what `read` raises the first time. `clock`: monotonic
     seconds. For one thread.
     """
 
@@ -49,7 +49,7 @@ class Reread(Generic[T]):
         except (HistgenError, OSError) as error:
             if now - self._warned_at >= WARN_EVERY_S:
                 self._warned_at = now
-                _log.warning("A changed file cannot be used; what it held before stays in force.", exc_info=error)
+                _log.warning("A changed file cannot be used; its earlier content counts.", exc_info=error)
             return
         self._state, self._warned_at = state, float("-inf")
         _log.info("A changed file was read again.", key=self._paths[0].name)

@@ -1,4 +1,4 @@
-"""A small HTTP server beside the work: health, metrics and settings pages, and files that say where it listens."""
+"""A small HTTP server beside the work: the pages of every service, and files that say where it listens."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def opened(app: Starlette, worker: str, address: Address) -> Iterator[str]:
         _log.warning(
             "Others can read what is sent here, tokens included: there is no TLS.",
             host=address.host,
-            hint="Set HISTGEN_TLS_CERT and HISTGEN_TLS_KEY; or, behind a mesh or proxy, HISTGEN_TLS_ELSEWHERE=1.",
+            hint="Set HISTGEN_TLS_CERT and HISTGEN_TLS_KEY, or behind a mesh HISTGEN_TLS_ELSEWHERE=1.",
         )
     door = Door(app, _callers(address), worker, address.door)
     with (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from datetime import UTC, datetime
-from pathlib import Path
 
 from histgen_lib.errors import FatalError
 from histgen_lib.runtime.web.address import TlsFiles
@@ -37,8 +36,8 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
         raise FatalError(
             "tls-certificate",
             f"The certificate {files.certificate} with the key {files.key} cannot be used: {_reason(error)}.",
-            hint="HISTGEN_TLS_CERT and HISTGEN_TLS_KEY name PEM files that belong together and that this account "
-            "can read; the key has no password.",
+            hint="HISTGEN_TLS_CERT and HISTGEN_TLS_KEY name PEM files that belong together and that this "
+            "account can read; the key has no password.",
         ) from error
     metrics.CERTIFICATE_EXPIRY.labels("http").set(expires)
     return context
