@@ -27,14 +27,14 @@ def send_malformed(url: str, count: int, key: dict[str, str]) -> Counter[int]:
 
 def _answered(url: str, sent: bytes) -> int:
     """Send one request and return its status; 0 if the server hangs up without an answer."""
-    with connect_as_told(url) as peer:
+    answer = b""
+    with suppress(ConnectionError, ssl.SSLError), connect_as_told(url) as peer:
         peer.settimeout(_PATIENCE_S)
-        answer = b""
         with suppress(ConnectionError, ssl.SSLError):  # over TLS, hanging up is an error of its own
             peer.sendall(sent)
             answer = peer.recv(1 << 16)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset by the server
-        return status_of(answer)
+    return status_of(answer)
 
 
 def files_of(pid: int) -> int:

@@ -101,9 +101,7 @@ def test_replay_through_the_gateway_needs_no_store_and_says_what_it_did(gateway:
     assert [(entry["by"], entry["what"]["slide_id"]) for entry in replayed] == [("token:sre", "lost")]
 
 
-def test_a_command_trusts_no_certificate_whose_authority_it_does_not_know(
-    gateway: GatewayProcess, tmp_path: Path
-):
+def test_a_command_trusts_no_certificate_of_an_unknown_authority(gateway: GatewayProcess, tmp_path: Path):
     _, _, stranger = certified(tmp_path)
     for trusted in ("", str(stranger)):
         code, answer = histgen(gateway, "replay", "--all", "--gateway", gateway.url, HISTGEN_CA_FILE=trusted)
@@ -151,11 +149,8 @@ def test_tokens_of_the_issuer_open_what_their_scopes_say_and_name_who_came(
     assert post(issuer.token(scope=None)) == (403, "token-scope")
     assert post(issuer.token(sub="scanner-7")) == (202, "")
     assert _audit(gateway)[-1]["by"] == "oidc:scanner-7"
-    issuer.keys["rsa-2"] = RSA_NEXT
-    until(lambda: post(issuer.token("rsa-2"))[0] == 202, 60, "the new key is fetched", every_s=1.0)
-    assert not any(
-        part in gateway.log.read_text() for part in (SRE, issuer.token().split(".")[1], "Bearer ey")
-    )
+    log = gateway.log.read_text()
+    assert not any(part in log for part in (SRE, issuer.token().split(".")[1], "Bearer ey"))
 
 
 def test_nothing_but_the_open_pages_answers_without_a_token(gateway: GatewayProcess):

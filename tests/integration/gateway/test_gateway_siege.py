@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from gateway_process import GatewayProcess
 from gateway_siege import ANSWERS, files_of, megabytes_of, send_malformed
@@ -77,7 +78,23 @@ def siege(request, gateways, tmp_path) -> GatewayProcess:
     tls = {}
     if request.param == "https":
         tls["tls_cert"], tls["tls_key"], _ = certified(tmp_path)
-    return gateways(http_head_s=0.4, http_body_s=0.4, http_rate=0, **tls).start()
+    return gateways(http_head_s=0.5, http_body_s=0.5, http_rate=0, **tls).start()
+
+
+def _begins(gateway: GatewayProcess, peers: ExitStack) -> bool:
+    """Begin a request, over TLS after its handshake, and leave it; a busy machine may fail at that."""
+    try:
+        peers.enter_context(connect_as_told(gateway.url)).sendall(GET[:5])
+    except OSError:
+        return False
+    return True
+
+
+def _serves(gateway: GatewayProcess) -> bool:
+    try:
+        return gateway.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_malformed_requests_and_slow_connections_leave_the_gateway_as_it_was(siege, listener, many_files):
@@ -89,8 +106,8 @@ def test_malformed_requests_and_slow_connections_leave_the_gateway_as_it_was(sie
         for number in range(SLOW):
             peers.enter_context(connect(siege.url, sent=begun[number % len(begun)]))
             if number % 100 == 0:
-                peers.enter_context(connect_as_told(siege.url)).sendall(GET[:5])
-                assert siege.get("/healthz").status_code == 200
+                until(lambda: _begins(siege, peers), 60, "a request begins")
+                until(lambda: _serves(siege), 60, "others are served")
         answers = send_malformed(siege.url, MALFORMED, siege.key)
 
     assert set(answers) <= ANSWERS, answers
