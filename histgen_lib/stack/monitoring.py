@@ -52,6 +52,17 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
 
     Raises FatalError("http-port"), OSError.
     """
+    with metrics_page("127.0.0.1", 0) as url:
+        path = list_target(run_dir, NAME, os.getpid(), url.removeprefix("http://"))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def metrics_page(host: str, port: int) -> Iterator[str]:
+    """Serve this process's /metrics while the block runs; yield the URL. Raises FatalError("http-port")."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -63,12 +74,8 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
         text, media_type = exposition()
         return Response(text, headers={"content-type": media_type})
 
-    with serving(Starlette(routes=[Route("/metrics", page)]), "127.0.0.1", 0) as url:
-        path = list_target(run_dir, NAME, os.getpid(), url.removeprefix("http://"))
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    with serving(Starlette(routes=[Route("/metrics", page)]), host, port) as url:
+        yield url
 
 
 class _LogFile(logging.FileHandler):
