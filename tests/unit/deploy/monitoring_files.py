@@ -35,6 +35,7 @@ PROCESS = {"process_start_time_seconds", "process_resident_memory_bytes", "proce
 
 _LABELS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"|\b(?:by|on|without|ignoring) \([^)]*\)")
 _NAME = re.compile(r"[a-zA-Z_:][\w:]*(?!\w|:)(?!\s*\()")
+_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 _WORDS = {"and", "or", "unless", "on", "by", "offset", "bool", "group", "sum", "max", "min", "avg", "count"}
 
 
@@ -49,7 +50,9 @@ def declared() -> set[str]:
     found = set(PROCESS)
     for metric in metrics.ALL:
         for family in metric.describe():
-            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(
+                family.type, [""]
+            )
             found |= {family.name + suffix for suffix in suffixes}
     return found
 
