@@ -35,10 +35,10 @@ class Watched:
         until(lambda: len(self.server.query("up == 1")) >= len(labels), 60, "they are scraped")
 
     def raised(self, alert: str, **labels: str) -> None:
-        until(lambda: self.server.raised(alert, **labels), 60, f"{alert} {labels}")
+        self.stream.until(lambda: self.server.raised(alert, **labels), 60, f"{alert} {labels}")
 
     def recovered(self, alert: str, **labels: str) -> None:
-        until(lambda: not self.server.raised(alert, **labels), 60, f"{alert} {labels} to end")
+        self.stream.until(lambda: not self.server.raised(alert, **labels), 60, f"{alert} {labels} to end")
 
     def end(self) -> None:
         self.server.stop()
