@@ -101,5 +101,6 @@ def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
         run_dir=settings.run_dir,
         letters=codes.letters,
         retries=codes.retries,
+        stages=codes.stages,
         drafts=row.drafts,
     )

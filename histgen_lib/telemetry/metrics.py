@@ -264,10 +264,13 @@ def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
             _OBSERVED[name].labels(worker).observe(amount)
 
 
-def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[str] = ()) -> None:
+def show_worker(
+    worker: str, *, letters: Iterable[str] = (), retries: Iterable[str] = (), stages: Iterable[str] = ()
+) -> None:
     """Start a worker's series at 0, so that a first event shows as an increase.
 
-    `letters`, `retries`: the codes that it is known to use; others start with their first event.
+    `letters`, `retries`, `stages`: the codes and stages that it is known to use; others start when they are
+    first seen.
     """
     for metric in ALL:
         if metric._labelnames == ("worker",) and metric not in _SEEN_BY_GATEWAY:
@@ -278,6 +281,8 @@ def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[s
         DEAD_LETTERS.labels(worker, code)
     for code in retries:
         RETRIES.labels(worker, code)
+    for stage in stages:
+        STAGE_SECONDS.labels(worker, stage)
 
 
 def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:

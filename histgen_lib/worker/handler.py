@@ -127,8 +127,8 @@ class WorkerSpec:
     `frozen_s`: a job's process that has been stopped (SIGSTOP) for so long is replaced; 0: never. `start_s`:
     how long `make_handler` may take. `host`, `port`: where metrics and health are served; port 0 takes a free
     one, which `run_dir`/<name>-<pid>.json names. `http`: the limits on its clients. `letters`, `retries`:
-    codes of dead letters and of retries that its counters show at 0 from the start. `drafts`: it publishes
-    drafts, whose age since the scan is measured.
+    codes of dead letters and of retries, and `stages`: names of its jobs' stages, which its metrics show at 0
+    from the start. `drafts`: it publishes drafts, whose age since the scan is measured.
     """
 
     name: str
@@ -150,6 +150,7 @@ class WorkerSpec:
     backoff: Backoff = field(default_factory=Backoff)
     letters: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     drafts: bool = False
 
     @property

@@ -47,7 +47,7 @@ def run_worker(
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
-    board = Board(spec.name, letters=spec.letters, retries=spec.retries)
+    board = Board(spec.name, letters=spec.letters, retries=spec.retries, stages=spec.stages)
     auth = BearerAuth(own_secret(spec.token_file))
     with ExitStack() as open_things:
         pages = serving(health_app(board, auth), spec.host, spec.port, spec.http)

@@ -19,6 +19,7 @@ from histgen_lib.events import BagReady
 from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.reports.renderers import DRAFT_JSON
 from histgen_lib.reports.renderers.draft_json import from_json
+from histgen_lib.telemetry.metrics import STAGE
 
 FILES = ["digests.json", "draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]
 
@@ -245,6 +246,17 @@ def test_a_model_that_cannot_check_its_domain_measures_none(lab, ready, own_mode
 
     assert "histgen_domain_distance" not in done.measures
     assert done.measures["histgen_out_of_distribution_total"] == 0
+
+
+def test_the_services_list_the_stages_of_their_jobs(lab, ready):
+    from services.reporter.app import CODES as REPORTER
+    from services.tiler.app import CODES as TILER
+
+    event = event_of(scanned(lab.folder / "sound.tif"))
+    measured = [lab.scan_job.run(event, event.data).measures, lab.draft(ready).measures]
+    stages = [{name.removeprefix(STAGE) for name in one if name.startswith(STAGE)} for one in measured]
+
+    assert stages == [set(TILER.stages), set(REPORTER.stages)]
 
 
 def test_both_jobs_name_their_model_as_bags_and_reports_do(lab, ready):
