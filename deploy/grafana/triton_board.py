@@ -5,12 +5,12 @@ from __future__ import annotations
 from parts import HERE, MODEL, Limits, Query, Row, board, chart
 
 
-def _rate(metric: str) -> str:
-    return f"sum by (model) (rate({metric}{{{MODEL}}}[$__rate_interval]))"
+def _rate(metric: str, span: str = "$__rate_interval") -> str:
+    return f"sum by (model) (rate({metric}{{{MODEL}}}[{span}]))"
 
 
 def _each(part: str, whole: str, scale: str = "") -> str:
-    return f"{_rate(part)} / ({_rate(whole)} > 0){scale}"
+    return f"{_rate(part, '$interval')} / ({_rate(whole, '$interval')} > 0){scale}"
 
 
 _REQUESTS = Row(

@@ -127,7 +127,7 @@ def test_a_triton_that_is_away_is_seen_by_the_retries(tmp_path):
         watched.end()
 
 
-def test_a_full_disk_and_a_lost_one_are_seen_until_there_is_room(tmp_path):
+def test_a_full_store_is_seen_on_its_disk_and_by_the_jobs_until_there_is_room(tmp_path):
     with small_disk(tmp_path / "disk", 32) as disk:
         store = StorageSettings(f"file:{disk.folder / 'objects'}")
         watched = Watched(replace(on_this_machine(tmp_path / "stream"), storage=store), tmp_path)
@@ -136,7 +136,6 @@ def test_a_full_disk_and_a_lost_one_are_seen_until_there_is_room(tmp_path):
             assert not watched.server.raised("HistgenDiskLow", volume="store")
             disk.fill()
             watched.raised("HistgenDiskLow", volume="store", severity="page")
-            disk.close()
             watched.stream.publish([scanned(slide(tmp_path, 1))])
             watched.raised("HistgenStoreErrors")
 

@@ -34,7 +34,7 @@ PROMETHEUS = {"up", "ALERTS"}
 PROCESS = {"process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 
 _LABELS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"|\b(?:by|on|without|ignoring) \([^)]*\)")
-_NAME = re.compile(r"[a-zA-Z_:][\w:]*(?!\w|:)(?!\s*\()")
+_NAME = re.compile(r"(?<![\w.])[a-zA-Z_:][\w:]*(?![\w:])(?!\s*\()")
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 _WORDS = {"and", "or", "unless", "on", "by", "offset", "bool", "group", "sum", "max", "min", "avg", "count"}
 
