@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -55,6 +55,9 @@ bench-idle: setup ## CPU and memory of an idle stack, by process, on both broker
 
 bench-histgen: setup ## HistGen beside the authors' code (REFERENCE=<its folder>; ours alone without), 1 to 200,000 tiles
 	$(BIN)/python -m pytest -q tests/bench/test_histgen_speed.py --run-bench -s -rs $(if $(REFERENCE),--reference "$(REFERENCE)")
+
+dashboards: setup ## write Grafana's dashboards anew (helm/histgen/files/dashboards)
+	$(BIN)/python deploy/grafana/write.py helm/histgen/files/dashboards
 
 demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world

@@ -2,81 +2,38 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import tiny_model
 import yaml
 from harness import Stream, on_this_machine, scanned
+from prometheus_server import RULES, Prometheus
 from waiting import until
 
 from histgen_lib.events import Event
-from histgen_lib.stack.children import dying_with_parent
 
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "deploy" / "prometheus"
-BINARIES = ROOT / ".local" / "prometheus" / "usr" / "bin"
-RULES = [
-    rule
-    for group in yaml.safe_load((SHIPPED / "histgen.rules.yml").read_text())["groups"]
+RECORDED = sorted(
+    rule["record"]
+    for path in RULES.glob("*.yml")
+    for group in yaml.safe_load(path.read_text())["groups"]
     for rule in group["rules"]
-]
-ANSWERED = sorted(rule["record"] for rule in RULES if "record" in rule)
-
-
-class Prometheus:
-    """A server, configured as shipped, in the folder of a stream; it scrapes every second."""
-
-    def __init__(self, folder: Path) -> None:
-        shutil.copy(SHIPPED / "histgen.rules.yml", folder)
-        config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._client = httpx.Client(base_url=f"http://{address}", timeout=10)
-        options = [f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'data'}"]
-        with (folder / "log.txt").open("wb") as log:
-            self._process = subprocess.Popen(
-                dying_with_parent(
-                    [str(BINARIES / "prometheus"), f"--config.file={folder / 'prometheus.yml'}", *options]
-                ),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Evaluate an expression now; [] while the server is not ready."""
-        try:
-            answer = self._client.get("/api/v1/query", params={"query": expression})
-        except httpx.TransportError:
-            return []
-        return (
-            []
-            if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
-            else list(answer.json().get("data", {}).get("result", []))
-        )
-
-    def numbers(self, expression: str) -> list[float]:
-        """Evaluate an expression to numbers; those that are none are left out."""
-        values = [float(found["value"][1]) for found in self.query(expression)]
-        return [value for value in values if not math.isnan(value)]
-
-    def firing(self) -> list[str]:
-        """Name the alerts that fire now."""
-        return [found["metric"]["alertname"] for found in self.query('ALERTS{alertstate="firing"}')]
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+    if "record" in rule
+)
+OF_OTHERS = {
+    "histgen:backlog_records": "of the gateway",
+    "histgen:backlog_oldest_seconds": "of the gateway",
+    "histgen:backlog_partition_records": "of the gateway",
+    "histgen:certificate_left:seconds": "no certificate is in use",
+    "histgen:retries:rate5m": "nothing was away",
+    "histgen:drafts:increase7d": "of the week before",
+    "histgen:abstentions:ratio7d": "of the week before",
+    "histgen:domain_distance:mean7d": "of the week before",
+    "histgen:domain_distance_slides:increase7d": "of the week before",
+}
+"""What a stream of workers does not show on its first day; test_watched_stack.py sees the first three."""
+ANSWERED = [record for record in RECORDED if record not in OF_OTHERS]
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +56,6 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 @pytest.mark.parametrize("record", ANSWERED)
 def test_every_recorded_series_has_data(prometheus: Prometheus, record: str) -> None:
-    if record == "histgen:retries:per_minute":  # nothing was away
-        assert prometheus.query("absent(histgen:retries:per_minute) or histgen:retries:per_minute == 0")
-        return
     until(lambda: prometheus.numbers(record), 60, record)
 
 
@@ -129,17 +83,17 @@ def tiler_alone(tmp_path: Path) -> Iterator[tuple[Stream, Prometheus, Event]]:
 
 
 def letters(server: Prometheus) -> list[float]:
-    return server.numbers('histgen:dead_letters:per_hour{code="slide-format-unknown"}')
+    return server.numbers('histgen:dead_letters:increase1h{code="slide-format-unknown"}')
 
 
 def test_the_first_letter_of_a_code_fires_the_alert(tiler_alone: tuple[Stream, Prometheus, Event]) -> None:
     stream, server, event = tiler_alone
     stream.start("tiler")
     until(lambda: letters(server) == [0.0], 60, "the code is there before any letter has it")
-    assert server.firing() == []
+    assert not server.raised("HistgenDeadLetters")
     stream.publish([event])
 
-    until(lambda: server.firing() == ["HistgenDeadLetters"], 60, "the alert")
+    until(lambda: "HistgenDeadLetters" in server.firing(), 60, "the alert")
 
 
 def test_a_letter_written_before_the_first_scrape_fires_it_and_a_restart_does_not_end_it(
@@ -154,16 +108,5 @@ def test_a_letter_written_before_the_first_scrape_fires_it_and_a_restart_does_no
     until(lambda: server.query('count(count_over_time(up{service="tiler"}[1h])) == 2'), 60, "another tiler")
     until(lambda: not server.query("histgen_dead_letters_total > 0"), 60, "the first one is gone")
 
-    until(lambda: server.firing() == ["HistgenDeadLetters"], 60, "the alert")
+    until(lambda: "HistgenDeadLetters" in server.firing(), 60, "the alert")
     assert letters(server) == [1.0]
-
-
-def test_promtool_accepts_the_shipped_rules() -> None:
-    for kind, name in (("rules", "histgen.rules.yml"), ("config", "prometheus.yml")):
-        done = subprocess.run(
-            [str(BINARIES / "promtool"), "check", kind, str(SHIPPED / name)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
