@@ -1,7 +1,7 @@
 """How KEDA and Kubernetes scale a Deployment together: activation, cooldown, fallback, and the HPA between.
 
-KEDA starts the first replica and stops the last; between them, an HPA that KEDA made follows the metric. After
-KEDA's source of 2026: pkg/scaling/executor/scale_scaledobjects.go, pkg/fallback/fallback.go.
+KEDA starts the first replica and stops the last; between them, an HPA that KEDA made follows the metric.
+After KEDA's source of 2026: pkg/scaling/executor/scale_scaledobjects.go, pkg/fallback/fallback.go.
 """
 
 from __future__ import annotations

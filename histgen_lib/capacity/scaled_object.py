@@ -1,7 +1,7 @@
 """The numbers of a KEDA ScaledObject, read from its manifest.
 
-Settings that are not modelled here are refused, so that no test passes without them. After KEDA's documentation
-of 2026 (keda.sh/docs, "ScaledObject specification") and Kubernetes' defaults for an HPA's behavior.
+Settings that are not modelled here are refused, so that no test passes without them. After KEDA's
+documentation of 2026 (keda.sh/docs, "ScaledObject specification") and Kubernetes' defaults for an HPA.
 """
 
 from __future__ import annotations
