@@ -129,6 +129,21 @@ def join(
     return consumer
 
 
+def mark_starts(consumer: Any, places: Collection[Any], *, timeout_ms: int) -> None:
+    """Commit the start of each partition in which the group has committed nothing yet.
+
+    Whoever scales workers by lag, which is counted from the committed offset, would otherwise see no lag
+    or a false one in a partition whose first record is still to come or still in work. `places` must be ours:
+    what another member committed before is seen here, and afterwards no other can. Raises as kafka-python.
+    """
+    committed = consumer._coordinator.fetch_committed_offsets(list(places), timeout_ms=timeout_ms)
+    bare = [place for place in places if place not in committed]
+    if bare:
+        starts = consumer.beginning_offsets(bare, timeout_ms=timeout_ms)
+        offsets = {place: kafka.OffsetAndMetadata(start) for place, start in starts.items()}
+        consumer.commit(offsets, timeout_ms=timeout_ms)
+
+
 def pace(consumer: Any, settings: BusSettings, *, at_rest: bool) -> None:
     """Set the pace: brisk at work, sparing at rest."""
     heartbeat_ms = min(_HEARTBEAT_MS[at_rest], int(settings.session_s * 1000) // 3)
