@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -14,20 +14,30 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.capacity.triggers import NONE_COMMITTED, Offsets
 
 
-def offsets_of(bus: BusSettings, topic: str, group: str) -> list[Offsets] | None:
-    """Return the offsets of each partition of a topic; None if the broker does not answer."""
-    try:
-        with _admin(bus) as admin:
+@contextmanager
+def watched(bus: BusSettings, topic: str, group: str) -> Iterator[Callable[[], list[Offsets] | None]]:
+    """Yield a function that returns the offsets of each partition; None if the broker does not answer."""
+
+    def look() -> list[Offsets] | None:
+        try:
             (found,) = admin.describe_topics([topic])
-            places = [kafka.TopicPartition(topic, part["partition_index"]) for part in found["partitions"]]
-            committed = admin.list_group_offsets({group: sorted(places)})[group]
+            parts = sorted(part["partition_index"] for part in found["partitions"])
+            places = [kafka.TopicPartition(topic, part) for part in parts]
+            committed = admin.list_group_offsets({group: places})[group]
             ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
-    except KafkaError:
-        return None
-    return [
-        Offsets(committed[place].offset if place in committed else NONE_COMMITTED, ends[place].offset)
-        for place in sorted(places)
-    ]
+        except KafkaError:
+            return None
+        offsets = {place: found.offset for place, found in committed.items()}
+        return [Offsets(offsets.get(place, NONE_COMMITTED), ends[place].offset) for place in places]
+
+    with _admin(bus) as admin:
+        yield look
+
+
+def offsets_of(bus: BusSettings, topic: str, group: str) -> list[Offsets] | None:
+    """Return the offsets of each partition once."""
+    with watched(bus, topic, group) as look:
+        return look()
 
 
 def remove_records(bus: BusSettings, topic: str, before: dict[int, int]) -> None:
