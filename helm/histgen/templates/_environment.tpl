@@ -106,6 +106,7 @@
 - name: model
   emptyDir:
     sizeLimit: {{ $values.model.gib }}Gi
+{{- include "histgen.modelVolumes" . }}
 {{- end }}
 {{- end }}
 {{- range include "histgen.secrets" . | fromJsonArray }}

@@ -166,7 +166,7 @@ secret:
   command: [histgen, model, sync, {{ .root.Values.model.source | quote }}, /model/current]
   env:
     {{- include "histgen.storeSettings" . | nindent 4 }}
-    {{- include "histgen.storeEnvironment" . | nindent 4 }}
+    {{- include "histgen.storeEnvironment" . | trim | nindent 4 }}
     - name: HOME
       value: /tmp
   resources:
@@ -178,7 +178,26 @@ secret:
       mountPath: /model
     - name: tmp
       mountPath: /tmp
-    {{- include "histgen.storeMounts" . | nindent 4 }}
+    {{- include "histgen.storeMounts" . | trim | nindent 4 }}
+    {{- include "histgen.modelMounts" . | trim | nindent 4 }}
+{{- end }}
+
+{{/* (root): where a model in a folder lies. */}}
+{{- define "histgen.modelVolumes" -}}
+{{- with .root.Values.model.claim }}
+- name: model-source
+  persistentVolumeClaim:
+    claimName: {{ . }}
+    readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "histgen.modelMounts" -}}
+{{- if .root.Values.model.claim }}
+- name: model-source
+  mountPath: {{ .root.Values.model.source | trimPrefix "file:" }}
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{/* (root): the store's settings, for the commands that run beside the services. */}}

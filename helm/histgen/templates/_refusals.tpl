@@ -7,6 +7,9 @@
 {{- if not $values.store.url }}{{ fail "\n\nstore.url is missing: state s3://bucket/prefix, or file:/store together with store.claim." }}{{ end }}
 {{- if and (hasPrefix "file:" $values.store.url) (not $values.store.claim) }}{{ fail "\n\nstore.claim is missing: a store in a folder needs a claim that all pods can mount (ReadWriteMany)." }}{{ end }}
 {{- if and (hasPrefix "s3:" $values.store.url) $values.store.claim }}{{ fail "\n\nstore.claim is for a store in a folder; store.url names a bucket." }}{{ end }}
+{{- if ne (hasPrefix "file:" $values.model.source) (not (empty $values.model.claim)) }}{{ fail "\n\nmodel.source and model.claim: a model in a folder (file:) needs a claim, and only that does." }}{{ end }}
+{{- if and $values.strimzi.enabled (not $values.strimzi.cluster) }}{{ fail "\n\nstrimzi.cluster is missing: the name of the Kafka resource." }}{{ end }}
+{{- if and $values.strimzi.enabled $values.kafka.login.secretName (eq $values.kafka.login.secretName ($values.strimzi.user | default (include "histgen.fullname" .))) }}{{ fail "\n\nstrimzi.user and kafka.login.secretName are the same: Strimzi writes a Secret of its own under the user's name." }}{{ end }}
 {{- if not (or $values.slides.roots $values.slides.watch) }}{{ fail "\n\nslides.roots is missing: without it no slide can be taken. State folders of slides.claims, or s3:// buckets." }}{{ end }}
 {{- if not (or $values.auth.token.secretName $values.auth.tokens.secretName $values.auth.oidc.issuer) }}{{ fail "\n\nauth.token.secretName is missing: name a Secret with the gateway's token (or auth.tokens, or auth.oidc)." }}{{ end }}
 {{- if and $values.auth.oidc.issuer (not $values.auth.oidc.audience) }}{{ fail "\n\nauth.oidc.audience is missing: without it, tokens for any other program would be accepted." }}{{ end }}
