@@ -69,7 +69,7 @@ priorityClassName: {{ include "histgen.priorityClass" (dict "root" .root "kind" 
 
 {{/* (root, kind). Priority classes belong to no namespace, so their names state one. */}}
 {{- define "histgen.priorityClass" -}}
-{{- $whole := printf "%s-%s-%s" .root.Release.Namespace (include "histgen.fullname" .root) .kind }}
+{{- $whole := printf "%s-%s-%s" (include "histgen.fullname" .root) .kind .root.Release.Namespace | trimSuffix "-" }}
 {{- if gt (len $whole) 63 }}{{ printf "%s-%s" ($whole | trunc 54 | trimSuffix "-") ($whole | sha256sum | trunc 8) }}{{ else }}{{ $whole }}{{ end }}
 {{- end }}
 
