@@ -3,6 +3,10 @@
 {{- define "histgen.refusals" -}}
 {{- $values := .Values }}
 {{- $table := include "histgen.table" . | fromJson }}
+{{- if or (eq $values.image.tag "latest") (eq $values.triton.image.tag "latest") }}{{ fail "\n\nimage.tag is latest: nobody could say which version runs, nor go back to it. State a version or a digest." }}{{ end }}
+{{- range $name, $_ := $values.kafka.client }}
+{{- if regexMatch "password|token|secret" $name }}{{ fail (printf "\n\nkafka.client.%s would be readable in manifests: put it into the Secret kafka.login." $name) }}{{ end }}
+{{- end }}
 {{- if not $values.kafka.bootstrapServers }}{{ fail "\n\nkafka.bootstrapServers is missing: state the brokers, for example kafka-bootstrap.kafka:9093." }}{{ end }}
 {{- if not $values.store.url }}{{ fail "\n\nstore.url is missing: state s3://bucket/prefix, or file:/store together with store.claim." }}{{ end }}
 {{- if and (hasPrefix "file:" $values.store.url) (not $values.store.claim) }}{{ fail "\n\nstore.claim is missing: a store in a folder needs a claim that all pods can mount (ReadWriteMany)." }}{{ end }}
