@@ -19,6 +19,25 @@ HELM = ROOT / ".local" / "helm" / "helm"
 OLDEST, NEWEST = "1.29.0", "1.37.0"
 """The versions of Kubernetes that manifests are valid for, and all between."""
 
+LOCKED = {
+    "auth": {
+        "tokens": {"secretName": "histgen-tokens"},
+        "oidc": {
+            "issuer": "https://idp.hospital.example/realms/lab",
+            "audience": "histgen",
+            "scopesClaim": "realm_access.roles",
+            "scopes": {"pathologist": "submit", "admin": "operate"},
+            "ca": {"secretName": "hospital-ca"},
+        },
+        "open": ["probes"],
+    },
+    "tls": {"secretName": "histgen-web"},
+    "host": "::",
+    "model": {"sha256": "a" * 64},
+    "settings": {"http_rate": 20.5, "traces": "https://collector.hospital.example"},
+}
+"""What may be laid over the hospital's values: all that shuts."""
+
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
 
@@ -28,7 +47,9 @@ class RefusedError(Exception):
 
 
 def values_of(example: str) -> dict[str, Any]:
-    """Return the values of an example file."""
+    """Return the values of an example file, or those of "locked"."""
+    if example == "locked":
+        return merged(values_of("hospital"), LOCKED)
     return yaml.safe_load((CHART / "examples" / f"{example}.yaml").read_text())
 
 

@@ -14,10 +14,13 @@
 {{- $_ := set $own "grace_s" (include "histgen.grace" .) }}
 {{- $_ := set $own "token_file" (ternary "/etc/histgen/token/token" "/var/lib/histgen/token" (not (empty $values.auth.token.secretName))) }}
 {{- if $values.auth.tokens.secretName }}{{ $_ := set $own "tokens_file" "/etc/histgen/tokens/tokens.json" }}{{ end }}
-{{- with $values.auth.open }}{{ $_ := set $own "http_open" . }}{{ end }}
+{{- if ne ($values.auth.open | sortAlpha | join ",") "metrics,probes" }}{{ $_ := set $own "http_open" (join "," $values.auth.open) }}{{ end }}
 {{- with $values.auth.oidc.issuer }}{{ $_ := set $own "oidc_issuer" . }}{{ end }}
 {{- with $values.auth.oidc.audience }}{{ $_ := set $own "oidc_audience" . }}{{ end }}
 {{- with $values.auth.oidc.scopesClaim }}{{ $_ := set $own "oidc_scopes_claim" . }}{{ end }}
+{{- with $values.auth.oidc.scopes }}{{ $_ := set $own "oidc_scopes" (toJson .) }}{{ end }}
+{{- if $values.auth.oidc.ca.secretName }}{{ $_ := set $own "ca_file" "/etc/histgen/issuer-ca/ca.crt" }}{{ end }}
+{{- if $values.tls.elsewhere }}{{ $_ := set $own "tls_elsewhere" "true" }}{{ end }}
 {{- if $values.tls.secretName }}{{ $_ := set $own "tls_cert" "/etc/histgen/tls/tls.crt" }}{{ $_ := set $own "tls_key" "/etc/histgen/tls/tls.key" }}{{ end }}
 {{- if eq $row.kind "web" }}
 {{- $_ := set $own "http_names" (include "histgen.httpNames" . | fromJsonArray | join ",") }}
@@ -156,6 +159,7 @@
 {{- $found := list }}
 {{- with $values.auth.token }}{{ if .secretName }}{{ $found = append $found (dict "name" "token" "secret" .secretName "items" (dict "token" .key)) }}{{ end }}{{ end }}
 {{- with $values.auth.tokens }}{{ if .secretName }}{{ $found = append $found (dict "name" "tokens" "secret" .secretName "items" (dict "tokens.json" .key)) }}{{ end }}{{ end }}
+{{- with $values.auth.oidc.ca }}{{ if .secretName }}{{ $found = append $found (dict "name" "issuer-ca" "secret" .secretName "items" (dict "ca.crt" .key)) }}{{ end }}{{ end }}
 {{- with $values.tls }}{{ if .secretName }}{{ $found = append $found (dict "name" "tls" "secret" .secretName "items" (dict "tls.crt" "tls.crt" "tls.key" "tls.key")) }}{{ end }}{{ end }}
 {{- with $values.kafka.login }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-login" "secret" .secretName "items" (dict "client.json" .clientKey)) }}{{ end }}{{ end }}
 {{- with $values.kafka.ca }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-ca" "secret" .secretName "items" (dict "ca.crt" .key)) }}{{ end }}{{ end }}

@@ -163,7 +163,7 @@ secret:
 - name: model
   image: {{ include "histgen.image" (dict "root" .root "image" .root.Values.image) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  command: [histgen, model, sync, {{ .root.Values.model.source | quote }}, /model/current]
+  command: [histgen, model, sync, {{ .root.Values.model.source | quote }}, /model/current{{ with .root.Values.model.sha256 }}, --digest, {{ . | quote }}{{ end }}]
   env:
     {{- include "histgen.storeSettings" . | nindent 4 }}
     {{- include "histgen.storeEnvironment" . | trim | nindent 4 }}

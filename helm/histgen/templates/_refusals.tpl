@@ -17,6 +17,9 @@
 {{- if not (or $values.slides.roots $values.slides.watch) }}{{ fail "\n\nslides.roots is missing: without it no slide can be taken. State folders of slides.claims, or s3:// buckets." }}{{ end }}
 {{- if not (or $values.auth.token.secretName $values.auth.tokens.secretName $values.auth.oidc.issuer) }}{{ fail "\n\nauth.token.secretName is missing: name a Secret with the gateway's token (or auth.tokens, or auth.oidc)." }}{{ end }}
 {{- if and $values.auth.oidc.issuer (not $values.auth.oidc.audience) }}{{ fail "\n\nauth.oidc.audience is missing: without it, tokens for any other program would be accepted." }}{{ end }}
+{{- if not (has "probes" $values.auth.open) }}{{ fail "\n\nauth.open must have probes: the kubelet bears no token, and would restart every pod." }}{{ end }}
+{{- if and $values.monitoring.podMonitors (not (has "metrics" $values.auth.open)) (not $values.auth.token.secretName) }}{{ fail "\n\nauth.token.secretName is missing: metrics are not in auth.open, so Prometheus needs the token." }}{{ end }}
+{{- if and $values.tls.secretName $values.tls.elsewhere }}{{ fail "\n\ntls: either the services encrypt (secretName) or somebody else does (elsewhere)." }}{{ end }}
 {{- $sasl := hasPrefix "SASL" $values.kafka.securityProtocol }}
 {{- if and $sasl (not $values.kafka.login.secretName) }}{{ fail "\n\nkafka.login.secretName is missing: kafka.securityProtocol asks for a login." }}{{ end }}
 {{- if and $sasl (not $values.kafka.saslMechanism) }}{{ fail "\n\nkafka.saslMechanism is missing: kafka.securityProtocol asks for a login." }}{{ end }}

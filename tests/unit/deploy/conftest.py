@@ -13,9 +13,9 @@ def rendered(engine: str, example: str) -> list[Manifest]:
     return ENGINES[engine](values_of(example))
 
 
-@pytest.fixture(params=[path.stem for path in EXAMPLES])
+@pytest.fixture(params=[*(path.stem for path in EXAMPLES), "locked"])
 def example(request: pytest.FixtureRequest) -> str:
-    """Return the name of each example of values."""
+    """Return the name of each example of values, and of one that shuts all that can be shut."""
     return request.param
 
 

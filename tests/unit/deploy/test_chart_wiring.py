@@ -211,12 +211,12 @@ def test_every_file_that_a_setting_names_is_mounted(manifests):
         assert items <= named
 
 
-def test_a_service_listens_where_it_is_asked(manifests):
+def test_a_service_listens_where_it_is_asked(manifests, example):
     for row in SERVICES:
         container = container_of(manifests, row)
         (port,) = container["ports"]
         assert environment(container)["HISTGEN_PORT"] == str(port["containerPort"])
-        assert environment(container)["HISTGEN_HOST"] == "0.0.0.0"
+        assert environment(container)["HISTGEN_HOST"] == ("::" if example == "locked" else "0.0.0.0")
 
 
 def test_the_gateway_answers_to_the_names_by_which_it_is_reached(manifests, monkeypatch):
@@ -301,6 +301,30 @@ def test_triton_may_finish_what_it_began(manifests, example):
     pod = one(manifests, "Deployment", "lab-histgen-triton")["spec"]["template"]["spec"]
     (drain,) = [each for each in pod["containers"][0]["args"] if each.startswith("--exit-timeout-secs=")]
     assert pod["terminationGracePeriodSeconds"] > int(drain.partition("=")[2])
+
+
+# ----------------------------------------------------------------- everything shut
+
+
+def test_where_all_is_shut_the_services_are_asked_by_https_and_prometheus_bears_the_token(monkeypatch):
+    found = render(values_of("locked"))
+    for row in SERVICES:
+        container = container_of(found, row)
+        settings = loaded(container, row, monkeypatch)
+        assert settings.http_open == ("probes",)
+        assert settings.oidc_scopes == {"pathologist": "submit", "admin": "operate"}
+        assert str(settings.tls_cert) == "/etc/histgen/tls/tls.crt"
+        assert settings.http_rate == 20.5
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[kind]["httpGet"]["scheme"] == "HTTPS"
+        for name in environment(container):
+            monkeypatch.delenv(name)
+    (end,) = one(found, "PodMonitor", "lab-histgen-services")["spec"]["podMetricsEndpoints"]
+    assert end["authorization"]["credentials"] == {"name": "histgen-token", "key": "token"}
+    assert end["scheme"] == "https"
+    asked = one(found, "Pod", "lab-histgen-test")["spec"]["containers"][0]
+    assert asked["command"][-1].startswith("https://")
+    assert environment(asked)["CA_FILE"] == "/etc/histgen/tls/ca.crt"
 
 
 # -------------------------------------------------------------------- scaling
