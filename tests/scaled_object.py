@@ -1,57 +1,26 @@
-"""The ScaledObjects that tests scale by."""
+"""The ScaledObjects that tests scale by: those of the chart, as Helm renders it."""
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
+from chart_rendering import merged, of_kind, render, set_at, values_of
+
 PARTITIONS = 12
+"""The most tilers, and so the partitions, unless the values say otherwise."""
 
 
 def tiler_object(**metadata: str) -> dict[str, Any]:
-    """Return the manifest for the tiler, with other metadata where given."""
-    return {
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
-        "metadata": {"name": "tiler"},
-        "spec": {
-            "scaleTargetRef": {"name": "tiler"},
-            "minReplicaCount": 0,
-            "maxReplicaCount": PARTITIONS,
-            "pollingInterval": 15,
-            "cooldownPeriod": 300,
-            "fallback": {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicasIfHigher"},
-            "triggers": [
-                {
-                    "type": "kafka",
-                    "metadata": {
-                        "bootstrapServers": "kafka:9092",
-                        "topic": "slide.scanned",
-                        "consumerGroup": "histgen-tiler",
-                        "lagThreshold": "1",
-                        "offsetResetPolicy": "earliest",
-                        "limitToPartitionsWithLag": "true",
-                        "excludePersistentLag": "false",
-                        "scaleToZeroOnInvalidOffset": "false",
-                        **metadata,
-                    },
-                }
-            ],
-            "advanced": {
-                "horizontalPodAutoscalerConfig": {
-                    "behavior": {
-                        "scaleUp": {
-                            "stabilizationWindowSeconds": 0,
-                            "policies": [
-                                {"type": "Percent", "value": 100, "periodSeconds": 15},
-                                {"type": "Pods", "value": 4, "periodSeconds": 15},
-                            ],
-                        },
-                        "scaleDown": {
-                            "stabilizationWindowSeconds": 300,
-                            "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
-                        },
-                    }
-                }
-            },
-        },
-    }
+    """Return the manifest for the tiler of a small lab, with other metadata of its trigger where given."""
+    found = deepcopy(scaled_objects("small-lab")["lab-histgen-tiler"])
+    found["spec"]["triggers"][0]["metadata"] |= metadata
+    return found
+
+
+@cache
+def scaled_objects(example: str) -> dict[str, Any]:
+    """Return the manifests of an example of values by name; do not change them."""
+    values = merged(values_of(example), set_at("autoscaling.enabled", True))
+    return {found["metadata"]["name"]: found for found in of_kind(render(values), "ScaledObject")}

@@ -215,7 +215,7 @@ def test_a_manifest_is_read_with_its_numbers():
     scaling = scaling_of(tiler_object())
     assert (scaling.least, scaling.most, scaling.polling_s) == (0, PARTITIONS, 15)
     assert scaling.rule == KAFKA
-    assert scaling.fallback == Fallback(3, 1, "currentReplicasIfHigher")
+    assert scaling.fallback == Fallback(3, 2, "currentReplicasIfHigher")
     assert (scaling.up.window_s, scaling.down.window_s, len(scaling.down.policies)) == (0, 300, 1)
     assert autoscaler_of(tiler_object()).step(0.0, LOAD, 0) > 0
 

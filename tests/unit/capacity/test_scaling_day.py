@@ -104,7 +104,7 @@ def test_while_the_metrics_are_away_the_workers_stay_and_work_off_what_there_is(
 
 
 def test_a_static_fallback_would_leave_one_worker_with_the_burst(days):
-    static = simulated(outages=[OUTAGE], fallback={"behavior": "static"})
+    static = simulated(outages=[OUTAGE], fallback={"behavior": "static", "replicas": 1})
     assert at(static, OUTAGE[1] - STEP_S).replicas == 1
     assert worked(static) > 2 * worked(days["simulated"])
 
