@@ -21,7 +21,7 @@ from histgen_lib.bus._aside import Aside
 from histgen_lib.bus._kafka_client import ANSWER_S, KafkaPublisher, talking
 from histgen_lib.bus._kafka_damage import read
 from histgen_lib.bus._kafka_holes import Holes
-from histgen_lib.bus._kafka_joining import FETCH_S, join, leave, mark_starts, pace
+from histgen_lib.bus._kafka_joining import FETCH_S, START, join, leave, mark_starts, pace
 from histgen_lib.bus._port import BusSettings, Delivery, Reason
 from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
@@ -321,8 +321,8 @@ class KafkaSubscription:
         It is not if another member finished it, nor if the broker lost its log meanwhile and now has other
         records there, which nobody has seen.
         """
-        committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
-        return bool(committed == delivery.offset)
+        found = self._consumer.committed(_place(delivery), metadata=True, timeout_ms=ANSWER_S * 1000)
+        return bool(found and found.offset == delivery.offset and found.metadata != START)
 
     def _count(self, places: Collection[Any], start: Callable[[Any], int]) -> int:
         """Count the records of partitions, each from the offset that `start` returns."""

@@ -22,6 +22,8 @@ short: one that waits keeps later ones waiting."""
 FETCH_S = _FETCH_MS[0] / 1000
 """How long a request for records may take at work."""
 
+START = "start"
+"""What goes with a committed offset that stands for no finished record."""
 _VERSION = 1  # of Kafka's own format; from 1 on it has a place for what a member owns
 
 _Heard = Callable[[Collection[Any]], None]
@@ -140,7 +142,7 @@ def mark_starts(consumer: Any, places: Collection[Any], *, timeout_ms: int) -> N
     bare = [place for place in places if place not in committed]
     if bare:
         starts = consumer.beginning_offsets(bare, timeout_ms=timeout_ms)
-        offsets = {place: kafka.OffsetAndMetadata(start) for place, start in starts.items()}
+        offsets = {place: kafka.OffsetAndMetadata(start, START) for place, start in starts.items()}
         consumer.commit(offsets, timeout_ms=timeout_ms)
 
 
