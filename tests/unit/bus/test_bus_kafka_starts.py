@@ -1,4 +1,4 @@
-"""Committed starts of partitions: only where the group has committed nothing, and they count for no record."""
+"""Committed starts of partitions: only where the group has committed nothing; they stand for no record."""
 
 from __future__ import annotations
 
