@@ -1,7 +1,8 @@
-"""Which member of a group gets which partitions: fair, sticky, and the same whichever member computes it."""
+"""Which partition a key has, and which member of a group gets which: fair, sticky, the same for all members."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ class Holding:
 
     owned: frozenset[int] = frozenset()
     busy: frozenset[int] = frozenset()
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return the partition of a key on the embedded broker; Kafka has a hash of its own."""
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % partitions
 
 
 def share(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:

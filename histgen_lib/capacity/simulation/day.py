@@ -1,4 +1,4 @@
-"""A whole stream for a day: slides arrive, tilers and reporters work, things go wrong, and all is measured."""
+"""A whole stream for a day: slides arrive, services work, things go wrong, and all is measured."""
 
 from __future__ import annotations
 
@@ -145,7 +145,14 @@ class _Run:
                 self._end(slide, done)
 
         return Station(
-            self.loop, name, work.where.tolist(), work.partitions, steps, ended, work.patience, chance
+            self.loop,
+            name,
+            work.where.tolist(),
+            work.partitions,
+            steps=steps,
+            ended=ended,
+            patience=work.patience,
+            chance=chance,
         )
 
     def _arrive(self, slide: int) -> None:
@@ -175,7 +182,9 @@ class _Run:
         assert gpus is not None
         assert server is not None
         server.resize(max(0.0, server.capacity - count * gpus.rate))
-        self.loop.after(gpus.lost_s + gpus.start_s, lambda: server.resize(server.capacity + count * gpus.rate))
+        self.loop.after(
+            gpus.lost_s + gpus.start_s, lambda: server.resize(server.capacity + count * gpus.rate)
+        )
 
     def _sample(self) -> None:
         fleets = self._fleets.values()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from histgen_lib.capacity.autoscaler import Autoscaler
+from histgen_lib.capacity.scaled_object import Scaling
 from histgen_lib.capacity.simulation.loop import Loop
 from histgen_lib.capacity.simulation.station import Station
+from histgen_lib.capacity.triggers import KafkaRule, KafkaTrigger, Offsets
 
-
-class Policy(Protocol):
-    """Decides how many replicas there should be; it may remember what it was told before."""
-
-    def desired(self, now: float, lag: Sequence[int], replicas: int, ready: int) -> int:
-        """Return the number of replicas for the lag of each partition at `now` (s), 0 or more."""
-        ...
+ASK_S = 5.0
+"""How often the autoscaler is stepped; it looks at the lag at its own pace."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +21,16 @@ class Pods:
     """How the pods of a service live.
 
     `start_s`: from the decision to start one until it takes records: scheduling, image, engine, model.
-    `lost_s`: how long until a pod of a lost node is replaced. `surge`: the share of pods that an update starts
-    in addition before it stops as many old ones. `every_s`: how often the policy is asked.
+    `lost_s`: how long until a lost node is noticed and its pods are replaced. `surge`: the share of pods that
+    an update starts in addition before it stops as many old ones. `scaling`: the numbers of their
+    ScaledObject; None for a fixed number of pods.
     """
 
     replicas: int
-    least: int = 0
-    most: int = 1_000_000
     start_s: float = 60.0
     lost_s: float = 340.0
     surge: float = 0.25
-    policy: Policy | None = None
-    every_s: float = 15.0
+    scaling: Scaling | None = None
 
 
 class _Pod:
@@ -58,8 +53,9 @@ class Fleet:
         self.size = pods.replicas
         for _ in range(pods.replicas):
             self._start(0.0)
-        if pods.policy is not None:
-            loop.after(pods.every_s, self._ask)
+        self._autoscaler = _autoscaler(pods.scaling)
+        if self._autoscaler is not None:
+            loop.after(ASK_S, self._ask)
 
     @property
     def ready(self) -> int:
@@ -74,11 +70,11 @@ class Fleet:
 
     def scale(self, size: int) -> None:
         """Start pods, or stop the youngest; those that are not ready yet go first."""
-        self.size = max(self._rules.least, min(self._rules.most, size))
+        self.size = size
         self._settle()
 
     def lose(self, count: int) -> None:
-        """Lose pods with their node, without a word: `count` of those that are ready, spread over the fleet."""
+        """Lose `count` ready pods with their node, without a word; they are spread over the fleet."""
         ready = [pod for pod in self._pods.values() if pod.ready and not pod.stopping]
         step = max(1, len(ready) // max(1, count))
         for pod in ready[::step][:count]:
@@ -153,7 +149,16 @@ class Fleet:
         self._counted_at = self._loop.now
 
     def _ask(self) -> None:
-        policy = self._rules.policy
-        assert policy is not None
-        self.scale(policy.desired(self._loop.now, self.station.lag, self.size, self.ready))
-        self._loop.after(self._rules.every_s, self._ask)
+        assert self._autoscaler is not None
+        seen = [Offsets(0, lag) for lag in self.station.lag]
+        wanted = self._autoscaler.step(self._loop.now, seen, self.size)
+        if wanted != self.size:
+            self.scale(wanted)
+        self._loop.after(ASK_S, self._ask)
+
+
+def _autoscaler(scaling: Scaling | None) -> Autoscaler[Offsets] | None:
+    if scaling is None:
+        return None
+    assert isinstance(scaling.rule, KafkaRule)
+    return Autoscaler(scaling, KafkaTrigger(scaling.rule))

@@ -54,11 +54,13 @@ class Member:
 
 
 class Station:
-    """`where`: the partition of each slide's record. `steps`: of every job. `ended`: called with the slide and
+    """A topic with its workers.
+
+    `where`: the partition of each slide's record. `steps`: of every job. `ended`: called with the slide and
     whether it was done; otherwise it has become a dead letter.
 
-    `arrived`, `began`, `done`: by slide, in seconds; `began` is the last attempt's. `lag`: uncommitted records
-    by partition, as the broker tells an autoscaler.
+    `arrived`, `began`, `done`: by slide, in seconds; `began` is the last attempt's. `lag`: uncommitted
+    records by partition, as the broker tells an autoscaler.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Station:
         name: str,
         where: Sequence[int],
         partitions: int,
+        *,
         steps: Sequence[Step],
         ended: Callable[[int, bool], None],
         patience: Patience | None = None,

@@ -34,7 +34,7 @@ class Step(Protocol):
         ...
 
     def drop(self, job: Job) -> None:
-        """The job is over before this step is: nobody waits for it any more."""
+        """Forget a job that is over before this step is."""
         ...
 
 
