@@ -1,4 +1,4 @@
-"""Which partition a key has, and which member of a group gets which: fair, sticky, the same for all members."""
+"""Which partition a key has, and which member of a group gets which: fair, sticky, the same for everyone."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def holders_of(claims: Collection[tuple[int, str | None, bool]], members: Iterab
 
 def _undisputed(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
     """Leave each partition that two members name (one of them is out of date) to the busy one."""
-    taken: set[int] = set()
+    undecided = set(partitions)
     kept: dict[str, set[int]] = {name: set() for name in members}
     for part in ("busy", "owned"):
         for name in sorted(members):
-            mine = getattr(members[name], part) & set(partitions) - taken
+            mine = getattr(members[name], part) & undecided
             kept[name] |= mine
-            taken |= mine
+            undecided -= mine
     return kept
 
 

@@ -59,7 +59,7 @@ class ReporterRates:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes. `bag_tile`, `slide_tile`: for each tile. `tile_px`: the side of a tile on its way to the model."""
+    """Bytes. `bag_tile`, `slide_tile`: for each tile. `tile_px`: the side of a tile on its way to a model."""
 
     bag: float
     bag_tile: float
@@ -106,8 +106,8 @@ class Rates:
             raise InvalidInputError(
                 "gpu-unmeasured",
                 f"There are no figures of the GPU type {name!r}; there are some of: {known}.",
-                hint="Measure it (tests/gpu/run.sh, docs/gpu.md) and put it into a file for --rates, or state what "
-                "you assume with --tiles-per-second: the plan will say that it is an assumption.",
+                hint="Measure it (tests/gpu/run.sh, docs/gpu.md) and put it into a file for --rates, or state "
+                "what you assume with --tiles-per-second: the plan will say so.",
             )
         return self.gpus[name]
 

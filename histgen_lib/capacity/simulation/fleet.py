@@ -12,8 +12,8 @@ from histgen_lib.capacity.simulation.loop import Loop
 from histgen_lib.capacity.simulation.station import Station
 from histgen_lib.capacity.triggers import KafkaRule, KafkaTrigger, Offsets
 
-ASK_S = 5.0
-"""How often the autoscaler is stepped; it looks at the lag at its own pace."""
+ASK_S = 15.0
+"""How often the autoscaler is stepped: KEDA's pace in the chart, and the HPA's own."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Fleet:
         for _ in range(pods.replicas):
             self._start(0.0)
         self._autoscaler = _autoscaler(pods.scaling)
+        rule = pods.scaling.rule if pods.scaling else None
+        self._only_lagging = isinstance(rule, KafkaRule) and (
+            rule.limit_to_partitions_with_lag and not rule.exclude_persistent_lag
+        )  # then partitions without lag count for nothing, and a day has no time for them
         if self._autoscaler is not None:
             loop.after(ASK_S, self._ask)
 
@@ -150,7 +154,7 @@ class Fleet:
 
     def _ask(self) -> None:
         assert self._autoscaler is not None
-        seen = [Offsets(0, lag) for lag in self.station.lag]
+        seen = [Offsets(0, lag) for lag in self.station.lag if lag or not self._only_lagging]
         wanted = self._autoscaler.step(self._loop.now, seen, self.size)
         if wanted != self.size:
             self.scale(wanted)

@@ -44,11 +44,12 @@ class Patience:
 class Member:
     """A worker, as its group sees it."""
 
-    __slots__ = ("dead", "job", "left", "name", "partitions", "stopping")
+    __slots__ = ("dead", "job", "left", "name", "partitions", "pending", "stopping")
 
     def __init__(self, name: str, left: Callable[[], None]) -> None:
         self.name, self.left = name, left
         self.partitions: list[int] = []
+        self.pending: set[int] = set()  # those of them in which a record waits
         self.job: Job | None = None
         self.stopping = self.dead = False
 
@@ -94,7 +95,7 @@ class Station:
         self.lag[partition] += 1
         self.waiting += 1
         self._queues[partition].append(slide)
-        self._wake(self._owner[partition])
+        self._note(partition)
 
     def join(self, name: str, left: Callable[[], None] = lambda: None) -> None:
         """Add a member; `left` is called once it has left."""
@@ -158,7 +159,14 @@ class Station:
         self.waiting += 1
         partition = self._where[slide]
         self._queues[partition].appendleft(slide)
-        self._wake(self._owner[partition])
+        self._note(partition)
+
+    def _note(self, partition: int) -> None:
+        """Tell the partition's member, if it has one, that a record waits there."""
+        member = self._owner[partition]
+        if member is not None:
+            member.pending.add(partition)
+            self._wake(member)
 
     def _share_soon(self) -> None:
         """Share the partitions out once for all that come and go at this moment."""
@@ -172,6 +180,7 @@ class Station:
         for name, partitions in share(range(len(self._queues)), holdings).items():
             member = self._members[name]
             member.partitions = sorted(partitions)
+            member.pending = {partition for partition in partitions if self._queues[partition]}
             for partition in member.partitions:
                 self._owner[partition] = member
         for member in list(self._members.values()):
@@ -181,17 +190,20 @@ class Station:
         busy = frozenset([self._where[member.job.slide]] if member.job else [])
         return Holding(frozenset(member.partitions), busy)
 
-    def _wake(self, member: Member | None) -> None:
-        if member is not None and member.job is None and not member.dead and not member.stopping:
+    def _wake(self, member: Member) -> None:
+        if member.job is None and not member.dead and not member.stopping:
             self._take(member, self._patience.look_s)
 
     def _take(self, member: Member, look_s: float) -> None:
         """Begin with the oldest record of the member's partitions, if there is one."""
-        heads = [queue for part in member.partitions if (queue := self._queues[part])]
-        if not heads:
+        if not member.pending:
             return
-        oldest = heads[0] if len(heads) == 1 else min(heads, key=lambda queue: self.arrived[queue[0]])
-        self._begin(member, oldest.popleft(), look_s)
+        oldest = min(member.pending, key=lambda part: self.arrived[self._queues[part][0]])
+        queue = self._queues[oldest]
+        slide = queue.popleft()
+        if not queue:
+            member.pending.remove(oldest)
+        self._begin(member, slide, look_s)
 
     def _begin(self, member: Member, slide: int, look_s: float) -> None:
         self.waiting -= 1
