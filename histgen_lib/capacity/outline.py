@@ -70,11 +70,11 @@ def assumptions_of(plan: Plan) -> list[str]:
         f"Nothing is planned to be busier than {percent(BUSY_MOST)} in the busiest hour "
         f"({plan.demand.peak:.1f} times the average).",
         f"Assumed: slides' tiles vary by {percent(plan.demand.spread)}; a pod's process starts after "
-        f"{duration(assumed.pod_s)}; the pods of a lost node come back after {duration(assumed.lost_s)}; a node "
-        f"fails every {assumed.node_days:g} days; updates start {percent(SURGE)} more pods.",
+        f"{duration(assumed.pod_s)}; the pods of a lost node come back after {duration(assumed.lost_s)}; "
+        f"a node fails every {assumed.node_days:g} days; updates start {percent(SURGE)} more pods.",
     ]
     if (gpus := plan.gpus) is not None:
-        source = f"measured by {gpus.rates.source}" if gpus.rates.source else "ASSUMED, NOT MEASURED"
+        source = gpus.rates.source or "ASSUMED, NOT MEASURED"
         report = gpus.rates.report_s
         lines.append(
             f"{gpus.name}: {gpus.rates.tiles_per_second:,.0f} tiles/s"

@@ -61,8 +61,8 @@ class Assumptions:
 class ServicePlan:
     """A service's pods of one core. `needed` for the goal, `spare` on top; `busy` cores in the busiest hour.
 
-    `job_s`, `spread`: a job's mean seconds and coefficient of variation. `load`: of its busiest pod with all
-    of `needed`, `load_less` with one of them gone.
+    `job_s`, `spread`: a job's mean seconds and coefficient of variation. `load`: of its busiest pod in the
+    busiest hour, `load_less` while one pod is gone.
     """
 
     name: str
@@ -82,7 +82,7 @@ class ServicePlan:
 
 @dataclass(frozen=True)
 class GpuPlan:
-    """GPUs behind Triton, one to a pod. `load`: in the busiest hour with all of `needed`."""
+    """GPUs behind Triton, one to a pod. `load`, `load_less`: as of a service."""
 
     name: str
     rates: GpuRates
@@ -99,7 +99,7 @@ class GpuPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a demand takes. `draft_s`: predicted seconds from scan to draft in the busiest hour, by percent."""
+    """What a demand takes. `draft_s`: predicted from scan to draft in the busiest hour, by percentile."""
 
     demand: Demand
     goal: Goal
@@ -226,7 +226,8 @@ def _gpus(
     busy = demand.peak_per_s * demand.tiles / tile_rate(rates, demand.tiles)
     needed = _least(busy)
     spare = _spare(needed, goal, assumed)
-    return GpuPlan(name, rates, needed, spare, busy / needed, busy / max(1, needed + spare - 1))
+    most = needed + spare
+    return GpuPlan(name, rates, needed, spare, busy / most, busy / max(1, most - 1))
 
 
 def _least(busy: float) -> int:
@@ -288,7 +289,8 @@ def _group(workers: int, partitions: int, seconds: NDArray[np.float64]) -> Group
 
 def _service(name: str, per_s: float, group: Group, goal: Goal, assumed: Assumptions) -> ServicePlan:
     spare = _spare(group.workers, goal, assumed)
-    less = replace(group, workers=max(1, group.workers + spare - 1))
+    most = group.workers + spare
+    all_there, less = replace(group, workers=most), replace(group, workers=max(1, most - 1))
     return ServicePlan(
         name=name,
         job_s=group.mean_s,
@@ -296,6 +298,6 @@ def _service(name: str, per_s: float, group: Group, goal: Goal, assumed: Assumpt
         busy=per_s * group.mean_s,
         needed=group.workers,
         spare=spare,
-        load=group.load(per_s),
+        load=all_there.load(per_s),
         load_less=less.load(per_s),
     )

@@ -106,7 +106,7 @@ class Rates:
             raise InvalidInputError(
                 "gpu-unmeasured",
                 f"There are no figures of the GPU type {name!r}; there are some of: {known}.",
-                hint="Measure it (tests/gpu/run.sh, docs/gpu.md) and put it into a file for --rates, or state "
+                hint="Measure it (tests/gpu/run.sh, docs/gpu.md), put it into a file for --rates, or state "
                 "what you assume with --tiles-per-second: the plan will say so.",
             )
         return self.gpus[name]

@@ -58,7 +58,7 @@ def day_of(
     troubles: Sequence[Trouble] = (),
     fails: float = 0.0,
 ) -> Day:
-    """Return the plan's day. `fails`: the share of attempts that crash. Not `autoscaled`: all pods all day."""
+    """Return the plan's day. `fails`: share of attempts that crash. Not `autoscaled`: all pods, always."""
     demand, gpus = plan.demand, plan.gpus
     tiles = demand.tiles_of(seed)
     seconds, _ = own_seconds(tiles, plan.rates, gpus, seed)

@@ -35,6 +35,7 @@ COMMANDS = [
     "evaluate",
     "compare",
     "model",
+    "plan",
 ]
 
 
