@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen bench-capacity capacity chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -55,6 +55,12 @@ bench-idle: setup ## CPU and memory of an idle stack, by process, on both broker
 
 bench-histgen: setup ## HistGen beside the authors' code (REFERENCE=<its folder>; ours alone without), 1 to 200,000 tiles
 	$(BIN)/python -m pytest -q tests/bench/test_histgen_speed.py --run-bench -s -rs $(if $(REFERENCE),--reference "$(REFERENCE)")
+
+bench-capacity: setup ## the simulation beside a real stack: the same slides, the same times (a quarter of an hour)
+	$(BIN)/python -m pytest -q tests/bench/test_capacity_run.py --run-bench -s
+
+capacity: setup ## the tables and pictures of docs/capacity.md: days from 100 to a million slides, simulated
+	$(BIN)/python -m histgen_lib.capacity.manual docs/capacity.md
 
 demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world

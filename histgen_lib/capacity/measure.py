@@ -1,13 +1,16 @@
 """Measures what a tiler and a reporter take on one core of this machine: real jobs on real slides.
 
-Each slide is done several times, and the fastest time of each counts: what else the machine does is no
-property of the worker. The spread is that of the jobs beside the line through them.
+All seconds are processor time of this process, which keeps to one core, and of several rounds the fastest
+counts: what else the machine does is no property of the worker. So time in which a worker waits for a disk,
+a share or a bucket is not in it. The spread is that of the jobs beside the line through them.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,17 +28,27 @@ from histgen_lib.access.places import Roots
 from histgen_lib.access.scratch import Scratch
 from histgen_lib.access.slide_files import SlideFiles
 from histgen_lib.capacity.rates import Provenance, Rates, ReporterRates, Sizes, TilerRates
-from histgen_lib.events import BagReady, Data, Event, SlideScanned
+from histgen_lib.events import Data, Event, SlideScanned
 from histgen_lib.inference import InferenceServer, open_inference
 from histgen_lib.models.histgen.serving import NAME as HISTGEN
 from histgen_lib.pipeline import Drafter, ReportModel, Scanner, load_model
 from histgen_lib.pipeline.draft.job import DraftJob
+from histgen_lib.pipeline.job import Stages
 from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.slides import open_slide, plan_grid
 from histgen_lib.slides.source import content_id
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
 ROUNDS = 3
+_START = """
+import sys
+from histgen_lib.inference import open_inference
+from histgen_lib.pipeline import Drafter, Scanner, load_model
+load_model(sys.argv[1])
+server = open_inference("onnx", sys.argv[1], threads=1)
+server.warm("tile_encoder")
+server.warm("histgen")
+"""
 BAGS = (100, 1_000, 4_000)
 """Sizes of bags from which the seconds for each tile of a report follow."""
 
@@ -61,11 +74,9 @@ def measure(slides: Sequence[Path], model_folder: Path, *, command: str, rounds:
     Raises what the jobs raise.
     """
     with one_core(), tempfile.TemporaryDirectory(prefix="histgen-measure-") as folder:
-        began = time.perf_counter()
         model = load_model(model_folder)
         server = open_inference("onnx", model_folder, threads=1)
         _generate(server, model, np.zeros((1, model.folder.histgen.input_dim), np.float16))
-        start_s = time.perf_counter() - began
         places = [_Place(model, server, Path(folder) / str(number)) for number in range(rounds)]
         done = [_best(path, places) for path in slides]
         bag_s = [(tiles, _report_s(server, model, tiles)) for tiles in BAGS]
@@ -75,7 +86,7 @@ def measure(slides: Sequence[Path], model_folder: Path, *, command: str, rounds:
         tiler=_tiler(done),
         reporter=_reporter(done, bag_s),
         sizes=sizes,
-        start_s=round(start_s, 2),
+        start_s=round(_start_s(model_folder), 2),
     )
 
 
@@ -120,11 +131,10 @@ def _best(path: Path, places: Sequence[_Place]) -> _Slide:
 def _once(path: Path, place: _Place) -> _Slide:
     read_s, tiles = _read(path, place.model)
     scanned = SlideScanned(path.stem, path.resolve().as_uri(), content_id(path), path.stat().st_size)
-    scan_s, done = _timed(lambda: place.scan.run(_event(scanned), scanned))
-    ready = done.data
-    assert isinstance(ready, BagReady)
+    stages = Stages(clock=time.process_time)
+    scan_s, ready = _timed(lambda: place.scan.make_bag(scanned, stages))
     draft_s, drafted = _timed(lambda: place.draft.run(_event(ready), ready))
-    encode_s = sum(done.measures.get(f"stage:{stage}", 0.0) for stage in ("read", "encode", "wait"))
+    encode_s = sum(stages.seconds.get(stage, 0.0) for stage in ("read", "encode", "wait"))
     events = [_event(data) for data in (scanned, ready, drafted.data) if data is not None]
     return _Slide(
         tiles, read_s, scan_s, encode_s, draft_s, path.stat().st_size, sum(map(_event_bytes, events))
@@ -147,9 +157,17 @@ def _event_bytes(event: Event) -> int:
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    began = time.perf_counter()
+    began = time.process_time()
     result = work()
-    return time.perf_counter() - began, result
+    return time.process_time() - began, result
+
+
+def _start_s(model_folder: Path) -> float:
+    """Return what a new process takes until its models are loaded."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", _START, str(model_folder)], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def _report_s(server: InferenceServer, model: ReportModel, tiles: int) -> float:

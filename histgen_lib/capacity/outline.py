@@ -16,11 +16,11 @@ Rows = list[tuple[str, ...]]
 
 def workers_of(plan: Plan) -> Rows:
     """Return a row for each service and for the GPUs, below a heading."""
-    rows: Rows = [("what", "for the goal", "spare", "job", "busiest one", "with one gone", "update takes")]
+    rows: Rows = [("what", "needed", "spare", "a job", "busiest", "one gone", "update takes")]
     for name, service in plan.services.items():
         rows.append(
             (
-                f"{name}, one core",
+                f"{name} (one core)",
                 str(service.needed),
                 str(service.spare),
                 duration(service.job_s),

@@ -146,10 +146,11 @@ def _read(kind: type[T], found: Mapping[str, Any]) -> T:
     """Make a record of numbers and texts; a number must be one, and not be negative."""
     values = dict(found)
     texts = {item.name for item in fields(kind) if item.type == "str"}  # type: ignore[arg-type]
+    optional = {item.name for item in fields(kind) if item.default is None}  # type: ignore[arg-type]
     for name, value in values.items():
         if name in texts:
             values[name] = str(value)
-        elif value is not None:
+        elif value is not None or name not in optional:
             values[name] = _number(name, value)
     return kind(**values)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from histgen_lib.capacity.demand import partitions_of
+from histgen_lib.capacity.demand import Demand, partitions_of
 from histgen_lib.capacity.hpa import Policy, Rules
 from histgen_lib.capacity.planner import (
     SURGE,
@@ -31,16 +31,16 @@ MANY, DOWN_PERCENT = 20, 10
 """With more pods than that, a pod a minute would take hours to scale down: then so many percent a minute."""
 
 
-def scaling_of(most: int, least: int = 1) -> Scaling:
-    """Return the numbers of a worker's ScaledObject."""
+def scaling_of(most: int, *, rule_for: int | None = None) -> Scaling:
+    """Return the numbers of a worker's ScaledObject; `rule_for`: scale down as with another `most`."""
     return Scaling(
         RULE,
-        least=least,
+        least=1,
         most=most,
         polling_s=POLLING_S,
         cooldown_s=COOLDOWN_S,
         fallback=Fallback(3, 1, "currentReplicasIfHigher"),
-        down=Rules(DOWN_WINDOW_S, scale_down(most)),
+        down=Rules(DOWN_WINDOW_S, scale_down(rule_for or most)),
     )
 
 
@@ -57,25 +57,33 @@ def day_of(
     autoscaled: bool = True,
     troubles: Sequence[Trouble] = (),
     fails: float = 0.0,
+    grace_s: float = 1800.0,
+    demand: Demand | None = None,
+    partitions: int | None = None,
+    scaling: Mapping[str, Scaling] | None = None,
 ) -> Day:
-    """Return the plan's day. `fails`: share of attempts that crash. Not `autoscaled`: all pods, always."""
-    demand, gpus = plan.demand, plan.gpus
+    """Return the plan's day. `fails`: share of attempts that crash. Not `autoscaled`: all pods, always.
+
+    `demand`, `partitions`, `scaling`: others than the plan is made for.
+    """
+    demand, gpus, partitions = demand or plan.demand, plan.gpus, partitions or plan.partitions
+    rules = scaling or {name: scaling_of(service.most) for name, service in plan.services.items()}
     tiles = demand.tiles_of(seed)
     seconds, _ = own_seconds(tiles, plan.rates, gpus, seed)
-    where = partitions_of(demand.slides_per_day, plan.partitions)
+    where = partitions_of(demand.slides_per_day, partitions)
     works = {
         name: Work(
             seconds=seconds[name],
             where=where,
-            partitions=plan.partitions,
+            partitions=partitions,
             pods=Pods(
                 replicas=1 if autoscaled else service.most,
                 start_s=plan.start_s,
                 lost_s=plan.assumed.lost_s,
                 surge=SURGE,
-                scaling=scaling_of(service.most) if autoscaled else None,
+                scaling=rules[name] if autoscaled else None,
             ),
-            patience=Patience(fails=fails),
+            patience=Patience(fails=fails, grace_s=grace_s),
             on_gpu=tiles if gpus and name == TILER else np.empty(0),
         )
         for name, service in plan.services.items()

@@ -1,4 +1,4 @@
-"""Does the simulation say what a real stack does? (`make bench-capacity`)
+"""The simulation beside a real stack: arrivals, waits, drafts (`make bench-capacity`).
 
 A calibration run measures how long jobs take beside each other on this machine. Then slides arrive at random
 times, at about 70 % of what the tiler can do, and the simulation gets the same slides at the same times, and
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_model
 from harness import Place, Stream, on_this_machine, scanned
 from numpy.typing import NDArray
 
@@ -28,13 +29,12 @@ from histgen_lib.capacity.simulation.day import Day, Work, simulate
 from histgen_lib.capacity.simulation.fleet import Pods
 from histgen_lib.capacity.simulation.station import Patience
 from histgen_lib.events import Event, SlideScanned
-from histgen_lib.models import SHIPPED_MODEL
-from histgen_lib.synth import generate
 
-KINDS, SEED, PARTITIONS = 6, 4711, 12
-WARM_UP, CALIBRATION, ARRIVALS = 6, 60, 150
-LOAD, FIRST_S = 0.7, 2.0
-"""How busy the tiler is to be; and the seconds between arrivals of the calibration, before anything is known."""
+SIDES_PX = (640, 1024, 1536, 2048)
+SEED, PARTITIONS = 4711, 12
+WARM_UP, CALIBRATION, ARRIVALS = 4, 45, 110
+LOAD, FIRST_S = 0.7, 1.0
+"""How busy the tiler is to be; the seconds between arrivals before anything is known."""
 WITHIN = 0.15
 SERVICES = ("tiler", "reporter")
 
@@ -69,7 +69,8 @@ class Seen:
     def look_s(self, service: str) -> float:
         """How long an idle worker takes to notice a record."""
         order = np.argsort(self.began[service])
-        came, began, ended = (part[order] for part in (self.came(service), self.began[service], self.ended[service]))
+        came, began = self.came(service)[order], self.began[service][order]
+        ended = self.ended[service][order]
         idle = came[1:] > ended[:-1]
         return float(np.median((began - came)[1:][idle])) if idle.any() else 0.0
 
@@ -77,8 +78,8 @@ class Seen:
 class Line:
     """A tiler and a reporter that run until `close`; `run` sends slides through."""
 
-    def __init__(self, at: Place, folder: Path, slides: Sequence[Path]) -> None:
-        self._stream, self._folder = Stream(at, folder, SHIPPED_MODEL), folder
+    def __init__(self, at: Place, folder: Path, model: Path, slides: Sequence[Path]) -> None:
+        self._stream, self._folder = Stream(at, folder, model), folder
         self._events = [scanned(path) for path in slides]
         self._runs = 0
         self._stream.start(*SERVICES)
@@ -117,7 +118,7 @@ class Line:
             entry = json.loads(line) if line.startswith("{") else {}
             if entry.get("event") == "The record is finished." and entry.get("slide_id") in wanted:
                 assert entry["outcome"] == "done", entry
-                ended = datetime.fromisoformat(entry["timestamp"]).timestamp()
+                ended = datetime.fromisoformat(entry["time"]).timestamp()
                 found[entry["slide_id"]] = (ended - entry["seconds"], ended)
         return found
 
@@ -146,7 +147,7 @@ def simulated(seen: Seen, seconds: Mapping[str, NDArray[np.float64]], looks: Map
 
 def drawn(seen: Seen, calibration: Seen, service: str, chance: np.random.Generator) -> NDArray[np.float64]:
     """Draw service times of the same slides from the calibration."""
-    known: dict[int, list[float]] = {kind: [] for kind in range(KINDS)}
+    known: dict[int, list[float]] = {kind: [] for kind in range(len(SIDES_PX))}
     for kind, seconds in zip(calibration.kinds, calibration.seconds(service), strict=True):
         known[kind].append(float(seconds))
     return np.array([chance.choice(known[kind]) for kind in seen.kinds])
@@ -170,17 +171,19 @@ def averaged(runs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("broker", ["embedded", "kafka"])
-def test_the_simulation_says_what_a_real_stack_does(broker, tmp_path, request):
-    generate(tmp_path / "world", KINDS, SEED, workers=1)
-    slides = sorted((tmp_path / "world" / "slides").glob("*.tif"))
+def test_the_simulation_says_what_a_real_stack_does(broker, model_dir, tmp_path, request):
+    slides = [
+        tiny_model.write_slide(tmp_path / f"{side_px}.tif", side_px=side_px, seed=side_px)
+        for side_px in SIDES_PX
+    ]
     at = on_this_machine(tmp_path / "stream", partitions=PARTITIONS, session_s=10.0)
     if broker == "kafka":
         at = replace(at, bus=BusSettings(request.getfixturevalue("kafka").url, PARTITIONS))
     chance = np.random.default_rng(SEED)
-    line = Line(at, tmp_path / "stream", slides)
+    line = Line(at, tmp_path / "stream", model_dir, slides)
     try:
         line.run(np.full(WARM_UP, FIRST_S), chance)
-        rough = line.run(chance.exponential(FIRST_S, CALIBRATION // 3), chance)
+        rough = line.run(chance.exponential(FIRST_S, CALIBRATION // 4), chance)
         gap_s = float(rough.seconds("tiler").mean()) / LOAD
         calibration = line.run(chance.exponential(gap_s, CALIBRATION), chance)
         gap_s = float(calibration.seconds("tiler").mean()) / LOAD

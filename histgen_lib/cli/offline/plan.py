@@ -165,7 +165,9 @@ def _print(made: Plan, prices: dict[str, float], pod_hours: float | None) -> Non
 def _rows(rows: Rows, heading: tuple[str, ...] = ()) -> None:
     from rich.table import Table
 
-    table = Table(*heading, box=None, pad_edge=False, show_header=bool(heading))
+    table = Table(box=None, pad_edge=False, show_header=bool(heading))
+    for number in range(len(rows[0])):
+        table.add_column(heading[number] if heading else "", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
     out().print(table)
