@@ -1,10 +1,10 @@
 """The simulation beside a real stack: arrivals, waits, drafts (`make bench-capacity`).
 
-A calibration run measures how long jobs take beside each other on this machine. Then slides arrive at random
-times, at about 70 % of what the tiler can do, and the simulation gets the same slides at the same times, and
-service times drawn from the calibration. What it says of throughput and waiting is compared with what
-happened, and once more with the service times of the run itself, which leaves out the machine's changes of
-pace.
+Slides arrive at random times, at about 70 % of what the tiler can do. Runs before and after, of other slides
+at the same pace, say how long jobs take beside each other on this machine. The simulation gets the slides of
+the run in the middle at the same times, and service times drawn at random from those two; what it says of
+throughput and waiting is compared with what happened. Once more it gets the service times of the run itself:
+that leaves out the machine's changes of pace, and checks the queues alone.
 """
 
 from __future__ import annotations
@@ -145,11 +145,14 @@ def simulated(seen: Seen, seconds: Mapping[str, NDArray[np.float64]], looks: Map
     )
 
 
-def drawn(seen: Seen, calibration: Seen, service: str, chance: np.random.Generator) -> NDArray[np.float64]:
-    """Draw service times of the same slides from the calibration."""
+def drawn(
+    seen: Seen, calibrations: Sequence[Seen], service: str, chance: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw service times of slides of the same size from the other runs."""
     known: dict[int, list[float]] = {kind: [] for kind in range(len(SIDES_PX))}
-    for kind, seconds in zip(calibration.kinds, calibration.seconds(service), strict=True):
-        known[kind].append(float(seconds))
+    for run in calibrations:
+        for kind, seconds in zip(run.kinds, run.seconds(service), strict=True):
+            known[kind].append(float(seconds))
     return np.array([chance.choice(known[kind]) for kind in seen.kinds])
 
 
@@ -185,15 +188,17 @@ def test_the_simulation_says_what_a_real_stack_does(broker, model_dir, tmp_path,
         line.run(np.full(WARM_UP, FIRST_S), chance)
         rough = line.run(chance.exponential(FIRST_S, CALIBRATION // 4), chance)
         gap_s = float(rough.seconds("tiler").mean()) / LOAD
-        calibration = line.run(chance.exponential(gap_s, CALIBRATION), chance)
-        gap_s = float(calibration.seconds("tiler").mean()) / LOAD
+        before = line.run(chance.exponential(gap_s, CALIBRATION), chance)
+        gap_s = float(before.seconds("tiler").mean()) / LOAD
         seen = line.run(chance.exponential(gap_s, ARRIVALS), chance)
+        after = line.run(chance.exponential(gap_s, CALIBRATION), chance)
     finally:
         line.close()
-    looks = {name: calibration.look_s(name) for name in SERVICES}
-    from_calibration = averaged(
+    around = (before, after)
+    looks = {name: float(np.mean([run.look_s(name) for run in around])) for name in SERVICES}
+    from_others = averaged(
         [
-            figures(simulated(seen, {s: drawn(seen, calibration, s, chance) for s in SERVICES}, looks))
+            figures(simulated(seen, {s: drawn(seen, around, s, chance) for s in SERVICES}, looks))
             for _ in range(20)
         ]
     )
@@ -203,11 +208,11 @@ def test_the_simulation_says_what_a_real_stack_does(broker, model_dir, tmp_path,
     load = seen.seconds("tiler").sum() / seen.ended["tiler"].max()
     print(f"\n{broker}: {ARRIVALS} slides, tiler busy {100 * load:.0f} %")
     for service in SERVICES:
-        before, during = calibration.seconds(service).mean(), seen.seconds(service).mean()
-        print(f"  a {service}'s job: {before:.3f} s in the calibration, {during:.3f} s in the run")
+        means = [run.seconds(service).mean() for run in (before, seen, after)]
+        print(f"  a {service}'s job: {means[0]:.3f} s before, {means[1]:.3f} s in it, {means[2]:.3f} s after")
     print(f"  {'':26}{'real':>10}{'simulated':>12}{'':>8}{'own times':>12}")
     for name, value in real.items():
-        one, other = from_calibration[name], from_itself[name]
+        one, other = from_others[name], from_itself[name]
         print(
             f"  {name:26}{value:10.2f}{one:12.2f}{100 * (one / value - 1):+7.1f} %"
             f"{other:10.2f}{100 * (other / value - 1):+7.1f} %"

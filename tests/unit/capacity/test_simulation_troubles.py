@@ -26,9 +26,7 @@ def day(*, workers=4, partitions=16, troubles=(), patience=None, job_s=10.0, per
     chance = np.random.default_rng(7)
     where = chance.integers(0, partitions, SLIDES)
     arrivals = np.cumsum(chance.exponential(1 / per_s, SLIDES))
-    tiler = Work(
-        np.full(SLIDES, job_s), where, partitions, Pods(workers, **pods), patience or Patience()
-    )
+    tiler = Work(np.full(SLIDES, job_s), where, partitions, Pods(workers, **pods), patience or Patience())
     reporter = Work(np.full(SLIDES, 1.0), where, partitions, Pods(1))
     return Day(arrivals, {"tiler": tiler, "reporter": reporter}, troubles=troubles)
 
