@@ -1,4 +1,7 @@
-"""The part of the chart's values that a plan decides (helm/histgen/values.yaml)."""
+"""The part of the chart's values that a plan decides (helm/histgen/values.yaml).
+
+The chart asks for one core for each worker by itself: that is what rates are measured on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,6 @@ def values_of(plan: Plan) -> dict[str, Any]:
                 "minReplicas": 1,
                 "maxReplicas": service.most,
                 "maxSurge": max(1, math.ceil(SURGE * service.most)),
-                "resources": {"requests": {"cpu": "1"}},
             }
             for name, service in plan.services.items()
         },
