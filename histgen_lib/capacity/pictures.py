@@ -23,7 +23,7 @@ def draw_all(folder: Path) -> list[Path]:
     mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        draw_day(folder / "day.png", 100_000, ASSUMED),
+        draw_day(folder / "day.png", 1_000_000, ASSUMED),
         draw_troubles(folder / "troubles.png"),
         draw_night(folder / "night.png"),
     ]

@@ -44,6 +44,12 @@ def scaling_of(most: int, *, rule_for: int | None = None) -> Scaling:
     )
 
 
+def scalings_of(plan: Plan, most: int | None = None) -> dict[str, Scaling]:
+    """Return those of all services; all scale down alike, as for the one with the most pods, or for `most`."""
+    most = most or max(service.most for service in plan.services.values())
+    return {name: scaling_of(service.most, rule_for=most) for name, service in plan.services.items()}
+
+
 def scale_down(most: int) -> tuple[Policy, ...]:
     """Return how fast pods may be taken away."""
     one = Policy("Pods", DOWN_PODS, DOWN_EVERY_S)
@@ -67,7 +73,7 @@ def day_of(
     `demand`, `partitions`, `scaling`: others than the plan is made for.
     """
     demand, gpus, partitions = demand or plan.demand, plan.gpus, partitions or plan.partitions
-    rules = scaling or {name: scaling_of(service.most) for name, service in plan.services.items()}
+    rules = scaling or scalings_of(plan)
     tiles = demand.tiles_of(seed)
     seconds, _ = own_seconds(tiles, plan.rates, gpus, seed)
     where = partitions_of(demand.slides_per_day, partitions)
