@@ -45,7 +45,7 @@ def scaling_of(most: int, *, rule_for: int | None = None) -> Scaling:
 
 
 def scalings_of(plan: Plan, most: int | None = None) -> dict[str, Scaling]:
-    """Return those of all services; all scale down alike, as for the one with the most pods, or for `most`."""
+    """Return those of all services: all scale down as suits the one with the most pods, or `most`."""
     most = most or max(service.most for service in plan.services.values())
     return {name: scaling_of(service.most, rule_for=most) for name, service in plan.services.items()}
 

@@ -33,7 +33,7 @@ def test_the_chart_takes_a_plans_values_and_scales_as_the_simulation_does(exampl
     found = scalers(example, plan)
 
     assert set(found) == set(plan.services)
-    for name, service in plan.services.items():
+    for name in plan.services:
         chart, ours = scaling_of(found[name]), scalings_of(plan)[name]
         assert (chart.least, chart.most) == (ours.least, ours.most)
         assert chart.rule.lag_threshold == ours.rule.lag_threshold
