@@ -101,13 +101,13 @@ def test_a_lost_node_costs_its_jobs_and_the_session_but_no_slide():
 
 def test_the_autoscaler_does_not_replace_pods_that_nobody_knows_to_be_lost():
     """They count until Kubernetes gives their node up, however long the lag is."""
-    troubles = [Trouble(3_000.0, "lose", "tiler", 3)]
-    busy = day(workers=6, per_s=0.7, scaling=scaling_of(6), troubles=troubles, lost_s=300.0, start_s=30.0)
+    troubles = [Trouble(10.0, "lose", "tiler", 3)]
+    busy = day(workers=4, per_s=1.0, scaling=scaling_of(8), troubles=troubles, lost_s=300.0, start_s=30.0)
     result = simulate(busy)
     ready = {round(sample.at_s): sample.ready[0] for sample in result.samples}
 
     assert_all_ended_once(result)
-    assert (ready[2_940], ready[3_060], ready[3_240], ready[3_360]) == (6, 3, 3, 6)
+    assert (ready[60], ready[300], ready[360]) == (1 + 4, 1 + 4, 8)
 
 
 def test_partitions_of_a_dead_member_wait_until_its_session_has_run_out():
