@@ -219,3 +219,4 @@ def test_the_simulation_says_what_a_real_stack_does(broker, model_dir, tmp_path,
         )
     for name in ("slides/h", "both waits, s", "scan to draft, mean, s"):
         assert from_itself[name] == pytest.approx(real[name], rel=WITHIN), name
+        assert from_others[name] == pytest.approx(real[name], rel=WITHIN), f"{name}: was the machine quiet?"
