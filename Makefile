@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen bench-capacity capacity chaos demo-model test-world evaluate-demo comparison
+.PHONY: help setup demo test lint chart bench bench-status bench-stream bench-idle bench-histgen bench-capacity capacity chaos demo-model test-world evaluate-demo comparison
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -37,6 +37,9 @@ test: setup lint ## set up, lint, run every test, units beside stacks (their out
 	$(BIN)/pytest --durations=15 $(UNITS) >out/units.log 2>&1 & units=$$!; failed=0; \
 	$(BIN)/pytest --durations=15 $(UNITS:%=--ignore=%) || failed=$$?; \
 	wait $$units || failed=$$?; cat out/units.log; exit $$failed
+
+chart: ## write what the chart knows of the table of services (helm/histgen/files/services.json)
+	$(BIN)/python deploy/chart_services.py
 
 bench: setup ## speed beside the peers, as ratios
 	$(BIN)/python -m pytest tests/bench --run-bench -s

@@ -15,6 +15,8 @@ OWNER_ONLY = 0o077
 
 _MOST_BYTES = 4096
 """Longer than any secret; what is longer is cut off, and opens nothing."""
+_MOUNTED = "..data/"
+"""Where the links of a mounted Kubernetes Secret lead: to one folder, which is replaced as a whole."""
 _NEW = "Delete the file; a new secret is created at the next start."
 _PROVIDED = (
     "Put the secret into a file that only its owner (or root) and the service's group can read (chmod 640)."
@@ -24,8 +26,9 @@ _PROVIDED = (
 def own_secret(path: Path) -> str:
     """Return the secret in `path`, 64 hexadecimal digits; create one that only its owner can read if missing.
 
-    Several processes that create it at once all return the same one. Raises FatalError("secret-exposed") for
-    a file of another account or one that others can read, FatalError("secret-unusable") if it cannot be read.
+    Several processes that create it at once all return the same one; one that Kubernetes mounted is taken as
+    `given_secret` does. Raises FatalError("secret-exposed") for a file of another account or one that others
+    can read, FatalError("secret-unusable") if it cannot be read.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,6 +40,8 @@ def own_secret(path: Path) -> str:
 
 def read_secret(path: Path) -> str:
     """Return the secret in `path`. Raises OSError if there is none, FatalError as `own_secret`."""
+    if path.is_symlink() and str(path.readlink()).startswith(_MOUNTED):
+        return given_secret(path)
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as held:
         state = _state(held, path, _NEW)
@@ -45,7 +50,7 @@ def read_secret(path: Path) -> str:
         return _held(held, path, _NEW)
 
 
-def given_secret(path: Path) -> str:
+def given_secret(path: Path, *, most_bytes: int = _MOST_BYTES) -> str:
     """Return a secret that somebody else put there: an administrator, or Kubernetes as a mounted Secret.
 
     Such a file may be reached through links, belong to root, and be readable by a group, but never by
@@ -56,7 +61,7 @@ def given_secret(path: Path) -> str:
             state = _state(held, path, _PROVIDED)
             if state.st_uid not in {0, os.geteuid()} or state.st_mode & 0o027:
                 raise _exposed_secret(path, _PROVIDED)
-            return _held(held, path, _PROVIDED)
+            return _held(held, path, _PROVIDED, most_bytes)
     except OSError as error:
         raise _unusable_secret(path, error.strerror or type(error).__name__, _PROVIDED) from error
 
@@ -68,8 +73,8 @@ def _state(held: BinaryIO, path: Path, hint: str) -> os.stat_result:
     return state
 
 
-def _held(held: BinaryIO, path: Path, hint: str) -> str:
-    secret = held.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
+def _held(held: BinaryIO, path: Path, hint: str, most_bytes: int = _MOST_BYTES) -> str:
+    secret = held.read(most_bytes).decode("ascii", errors="replace").strip()
     if not secret:
         raise _unusable_secret(path, "it is empty", hint)
     return secret

@@ -21,7 +21,7 @@ from histgen_lib.bus._aside import Aside
 from histgen_lib.bus._kafka_client import ANSWER_S, KafkaPublisher, talking
 from histgen_lib.bus._kafka_damage import read
 from histgen_lib.bus._kafka_holes import Holes
-from histgen_lib.bus._kafka_joining import FETCH_S, join, leave, pace
+from histgen_lib.bus._kafka_joining import FETCH_S, START, join, leave, mark_starts, pace
 from histgen_lib.bus._port import BusSettings, Delivery, Reason
 from histgen_lib.bus._sharing import Holding
 from histgen_lib.errors import HistgenError, TransientError
@@ -46,6 +46,8 @@ _STALL_S, _STALLS = 10.0, 5
 nothing for so long checks whether there are records; after so many such checks its client is replaced."""
 _GIVE_UP_S = 60.0
 """After so long a failing client is replaced."""
+_MARK_MS = 300
+"""How long the broker may take for what is only done so that others see our lag."""
 
 
 class KafkaSubscription:
@@ -58,6 +60,7 @@ class KafkaSubscription:
         self._holes: Holes | None = None
         self._in_flight: Delivery | None = None
         self._aside = Aside()
+        self._unmarked: set[Any] = set()
         self._lost = self._evicted = False
         self._topic_id: Any = None
         self._stalls = 0
@@ -73,6 +76,7 @@ class KafkaSubscription:
             pace(consumer, self._settings, at_rest=self._at_rest)
             if not self._lend_due():
                 self._read_on(end)
+            self._mark_starts()
         return self._in_flight
 
     def keep(self) -> bool:
@@ -82,6 +86,7 @@ class KafkaSubscription:
         with self._consuming():
             self._turn(_CATCH_MS)
             self._settle(_REBALANCE_S)
+            self._mark_starts()
             self._listen_for_broker(patience_s=0.3, tolerated_s=_PATIENCE_S)
         return not self._lost
 
@@ -169,10 +174,12 @@ class KafkaSubscription:
         return time.monotonic() - self._taken_at > _REST_S
 
     def _came(self, places: Collection[Any]) -> None:
+        self._unmarked.update(places)
         if self._in_flight is not None:
             self._consumer.pause(*places)
 
     def _went(self, places: Collection[Any]) -> None:
+        self._unmarked.difference_update(places)
         if self._holes:
             self._holes.forget(places)
         self._aside.forget([place.partition for place in places])
@@ -264,6 +271,14 @@ class KafkaSubscription:
         known, found = self._topic_id, self._consumer._cluster.topic_id(self._topic)
         return bool(known and found and found.int and known != found)
 
+    def _mark_starts(self) -> None:
+        """Do so for partitions that came; if it fails, the next turn tries again."""
+        places = self._unmarked.copy()
+        if places and self._consumer.group_metadata().state is MemberState.STABLE:
+            with contextlib.suppress(kafka_errors.KafkaError):
+                mark_starts(self._consumer, places, timeout_ms=_MARK_MS)
+                self._unmarked -= places
+
     def _commit(self, delivery: Delivery) -> bool:
         place, end = _place(delivery), time.monotonic() + ANSWER_S
         while True:
@@ -306,8 +321,8 @@ class KafkaSubscription:
         It is not if another member finished it, nor if the broker lost its log meanwhile and now has other
         records there, which nobody has seen.
         """
-        committed = self._consumer.committed(_place(delivery), timeout_ms=ANSWER_S * 1000)
-        return bool(committed == delivery.offset)
+        found = self._consumer.committed(_place(delivery), metadata=True, timeout_ms=ANSWER_S * 1000)
+        return bool(found and found.offset == delivery.offset and found.metadata != START)
 
     def _count(self, places: Collection[Any], start: Callable[[Any], int]) -> int:
         """Count the records of partitions, each from the offset that `start` returns."""
@@ -356,6 +371,7 @@ class KafkaSubscription:
         self._stalls, self._got_at = 0, time.monotonic()
         self._lost = self._in_flight is not None
         self._aside.forget()
+        self._unmarked.clear()
         if consumer is not None:
             leave(consumer)
 

@@ -22,6 +22,8 @@ short: one that waits keeps later ones waiting."""
 FETCH_S = _FETCH_MS[0] / 1000
 """How long a request for records may take at work."""
 
+START = "start"
+"""What goes with a committed offset that stands for no finished record."""
 _VERSION = 1  # of Kafka's own format; from 1 on it has a place for what a member owns
 
 _Heard = Callable[[Collection[Any]], None]
@@ -127,6 +129,21 @@ def join(
         leave(consumer)
         raise
     return consumer
+
+
+def mark_starts(consumer: Any, places: Collection[Any], *, timeout_ms: int) -> None:
+    """Commit the start of each partition in which the group has committed nothing yet.
+
+    Whoever scales workers by lag, which is counted from the committed offset, would otherwise see no lag
+    or a false one in a partition whose first record is still to come or still in work. `places` must be ours:
+    what another member committed before is seen here, and afterwards no other can. Raises as kafka-python.
+    """
+    committed = consumer._coordinator.fetch_committed_offsets(list(places), timeout_ms=timeout_ms)
+    bare = [place for place in places if place not in committed]
+    if bare:
+        starts = consumer.beginning_offsets(bare, timeout_ms=timeout_ms)
+        offsets = {place: kafka.OffsetAndMetadata(start, START) for place, start in starts.items()}
+        consumer.commit(offsets, timeout_ms=timeout_ms)
 
 
 def pace(consumer: Any, settings: BusSettings, *, at_rest: bool) -> None:

@@ -83,7 +83,8 @@ def scaling_of(manifest: Mapping[str, Any]) -> Scaling:
     }
     spec = manifest["spec"]
     _know(spec, {*numbers, "scaleTargetRef", "triggers", "fallback", "advanced"})
-    (trigger,) = spec["triggers"]
+    if len(spec["triggers"]) != 1:
+        raise ValueError("only one trigger is modelled")
     advanced = spec.get("advanced", {})
     _know(advanced, {"horizontalPodAutoscalerConfig", "restoreToOriginalReplicaCount"})
     config = advanced.get("horizontalPodAutoscalerConfig", {})
@@ -91,7 +92,7 @@ def scaling_of(manifest: Mapping[str, Any]) -> Scaling:
     behavior = config.get("behavior", {})
     _know(behavior, {"scaleUp", "scaleDown"})
     return Scaling(
-        _rule(trigger),
+        _rule(spec["triggers"][0]),
         fallback=_fallback(spec["fallback"]) if "fallback" in spec else None,
         up=_rules(behavior.get("scaleUp", {}), UP),
         down=_rules(behavior.get("scaleDown", {}), DOWN),

@@ -13,15 +13,15 @@ from gateway_fakes import GatewayLab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from notification_bodies import SECRETS, TEST_EVENT, amazon, record
-from service_access import TOKEN, bearer
+from service_access import TOKEN, bearer, locked
 
 from histgen_lib.access.places import Roots
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.runtime.stopping import Stop
-from histgen_lib.runtime.web.guard import BearerAuth
 from services.gateway.app import GatewayBoard
 from services.gateway.http import HttpApi
+from services.gateway.replaying import Replaying
 from services.gateway.submission import read_submission
 
 JSON = {"content-type": "application/json"}
@@ -32,8 +32,10 @@ class Client:
 
     def __init__(self, lab: GatewayLab, **options: Any) -> None:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
-        self.api = HttpApi(lab.intake, self.board, self.stop, BearerAuth(TOKEN), **options)
-        self._app = self.api.app()
+        self.touched: list[str] = []
+        replaying = Replaying(lab.store, lab.bus, self.touched.append)
+        self.api = HttpApi(lab.intake, self.board, self.stop, replaying, **options)
+        self._app = locked(self.api.app())
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self._app)

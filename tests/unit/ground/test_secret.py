@@ -69,6 +69,11 @@ def test_a_secret_is_read_as_kubernetes_mounts_it(tmp_path: Path) -> None:
     (tmp_path / "..data" / "key").chmod(0o440)
     (tmp_path / "key").symlink_to("..data/key")
     assert given_secret(tmp_path / "key") == "s3cret"
+    assert own_secret(tmp_path / "key") == "s3cret"  # a service's own token may be mounted, too
+    (tmp_path / "..data" / "key").chmod(0o444)
+    with pytest.raises(FatalError) as caught:
+        own_secret(tmp_path / "key")
+    assert caught.value.code == "secret-exposed"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o602, 0o620])
