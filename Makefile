@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -61,6 +61,12 @@ bench-histgen: setup ## HistGen beside the authors' code (REFERENCE=<its folder>
 
 dashboards: setup ## write Grafana's dashboards anew (helm/histgen/files/dashboards)
 	$(BIN)/python deploy/grafana/write.py helm/histgen/files/dashboards
+
+bench-capacity: setup ## the simulation beside a real stack: the same slides, the same times (a quarter of an hour)
+	$(BIN)/python -m pytest -q tests/bench/test_capacity_run.py --run-bench -s
+
+capacity: setup ## the tables and pictures of docs/capacity.md: days from 100 to a million slides, simulated
+	$(BIN)/python -m histgen_lib.capacity.manual docs/capacity.md
 
 demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores)
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world

@@ -6,7 +6,6 @@ is killed in mid-transaction leaves nothing of it behind. One host only: WAL's i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import time
@@ -16,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from histgen_lib.bus._port import time_of
+from histgen_lib.bus._sharing import partition_of
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER, REPORT_DRAFTED, REPORT_SIGNED
 from histgen_lib.files import canonical_json
@@ -133,8 +133,7 @@ def append(
     partitions: int,
 ) -> None:
     """Append a record after all others of its key, inside the caller's transaction."""
-    digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
-    part = int.from_bytes(digest[:8], "big") % ensure_topic(connection, topic, partitions)
+    part = partition_of(key, ensure_topic(connection, topic, partitions))
     connection.execute(
         "INSERT INTO record (topic, part, position, headers, body) SELECT ?1, ?2,"
         " 1 + COALESCE((SELECT MAX(position) FROM record WHERE topic = ?1 AND part = ?2), -1), ?3, ?4",

@@ -1,7 +1,8 @@
-"""Which member of a group gets which partitions: fair, sticky, and the same whichever member computes it."""
+"""Which partition a key has, and which member of a group gets which: fair, sticky, the same for everyone."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ class Holding:
 
     owned: frozenset[int] = frozenset()
     busy: frozenset[int] = frozenset()
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return the partition of a key on the embedded broker; Kafka has a hash of its own."""
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % partitions
 
 
 def share(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
@@ -46,13 +53,13 @@ def holders_of(claims: Collection[tuple[int, str | None, bool]], members: Iterab
 
 def _undisputed(partitions: Collection[int], members: Mapping[str, Holding]) -> dict[str, set[int]]:
     """Leave each partition that two members name (one of them is out of date) to the busy one."""
-    taken: set[int] = set()
+    undecided = set(partitions)
     kept: dict[str, set[int]] = {name: set() for name in members}
     for part in ("busy", "owned"):
         for name in sorted(members):
-            mine = getattr(members[name], part) & set(partitions) - taken
+            mine = getattr(members[name], part) & undecided
             kept[name] |= mine
-            taken |= mine
+            undecided -= mine
     return kept
 
 

@@ -1,1 +1,1 @@
-"""How many workers a load needs: the rules by which Kubernetes scales them."""
+"""How many machines a lab needs: measured rates, a plan, and a simulation that checks the plan."""

@@ -58,6 +58,7 @@ _COMMANDS = {
     "export": ("The stream", "offline.export:export_repository"),
     "compile": ("The stream", "offline.compile:compile_engines"),
     "config": ("The stream", "config:app"),
+    "plan": ("The stream", "offline.plan:plan"),
     "synth": ("Training and evaluation", "offline.synth:synth"),
     "train-encoder": ("Training and evaluation", "offline.train:train_encoder"),
     "train": ("Training and evaluation", "offline.train:train"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import threading
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from histgen_lib.bus import Backlog, Subscription, Waiting
 from histgen_lib.bus._leases import LeasedSubscription, Place, Read, Row
 from histgen_lib.bus._port import sized, time_of
-from histgen_lib.bus._sharing import holders_of
+from histgen_lib.bus._sharing import holders_of, partition_of
 from histgen_lib.events import DEAD_LETTER, Event
 
 
@@ -130,9 +129,8 @@ class MemoryBus:
 
     def _append(self, topic: str, key: str, headers: Mapping[str, str], body: bytes) -> None:
         parts = self.records(topic)
-        digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
         record = _Record(next(self._numbers), json.dumps(dict(headers)).encode(), sized(body))
-        parts[int.from_bytes(digest[:8], "big") % len(parts)].append(record)
+        parts[partition_of(key, len(parts))].append(record)
 
 
 class _MemoryBacklog:

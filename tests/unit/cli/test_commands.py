@@ -36,6 +36,7 @@ COMMANDS = [
     "evaluate",
     "compare",
     "model",
+    "plan",
 ]
 
 

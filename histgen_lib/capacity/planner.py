@@ -1,0 +1,303 @@
+"""From a demand and measured rates to pods, GPUs and partitions, also for a lost node and an update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histgen_lib.capacity.demand import DAY_S, Demand, noise
+from histgen_lib.capacity.queueing import Group, crowding, draft_seconds
+from histgen_lib.capacity.rates import CPU, GpuRates, Rates
+from histgen_lib.errors import InvalidInputError
+
+BUSY_MOST = 0.7
+"""The busiest worker, and the GPUs, are planned to be no busier than this in the busiest hour."""
+PER_WORKER, LEAST_PARTITIONS, MOST_PARTITIONS = 4, 12, 10_000
+"""Partitions for each worker: with fewer, some workers would have twice the work of others. The most is the
+limit of HISTGEN_BUS_PARTITIONS."""
+DRAWS = 20_000
+SURGE = 0.25
+TILER, REPORTER = "tiler", "reporter"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`percentile` of slides are to be drafted within `minutes` of their scan, also in the busiest hour.
+
+    `availability`: the probability with which all pods that this takes are there.
+    """
+
+    minutes: float = 15.0
+    percentile: float = 99.0
+    availability: float = 0.999
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What nobody measured here. Every plan prints them.
+
+    `pod_s`: from the decision to start a pod until its process starts (scheduling, image); `gpu_pod_s`: until
+    Triton serves (image, engine from the cache, loading). `lost_s`: until Kubernetes replaces the pods of a
+    node that is gone (40 s to notice, 300 s of toleration: its defaults). `node_days`: days between failures
+    of a node.
+    """
+
+    pod_s: float = 30.0
+    gpu_pod_s: float = 180.0
+    lost_s: float = 340.0
+    node_days: float = 30.0
+
+    @property
+    def down(self) -> float:
+        """The share of time in which a pod is missing."""
+        return (self.lost_s + self.pod_s) / (self.node_days * DAY_S)
+
+
+@dataclass(frozen=True)
+class ServicePlan:
+    """A service's pods of one core. `needed` for the goal, `spare` on top; `busy` cores in the busiest hour.
+
+    `job_s`, `spread`: a job's mean seconds and coefficient of variation. `load`: of its busiest pod in the
+    busiest hour, `load_less` while one pod is gone.
+    """
+
+    name: str
+    job_s: float
+    spread: float
+    busy: float
+    needed: int
+    spare: int
+    load: float
+    load_less: float
+
+    @property
+    def most(self) -> int:
+        """The most pods: maxReplicas."""
+        return self.needed + self.spare
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """GPUs behind Triton, one to a pod. `load`, `load_less`: as of a service."""
+
+    name: str
+    rates: GpuRates
+    needed: int
+    spare: int
+    load: float
+    load_less: float
+
+    @property
+    def most(self) -> int:
+        """All of them."""
+        return self.needed + self.spare
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demand takes. `draft_s`: predicted from scan to draft in the busiest hour, by percentile."""
+
+    demand: Demand
+    goal: Goal
+    rates: Rates
+    assumed: Assumptions
+    services: Mapping[str, ServicePlan]
+    gpus: GpuPlan | None
+    partitions: int
+    draft_s: Mapping[float, float]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def start_s(self) -> float:
+        """From the decision to start a worker's pod until it takes records."""
+        return self.assumed.pod_s + self.rates.start_s
+
+    def update_s(self, name: str) -> float:
+        """Return how long a rolling update takes: pods come in turns, each waits for its start and a job."""
+        service = self.services[name]
+        turns = math.ceil(service.most / max(1, math.ceil(SURGE * service.most)))
+        return turns * (self.start_s + service.job_s)
+
+
+def make_plan(
+    demand: Demand,
+    rates: Rates,
+    *,
+    gpu: str = CPU,
+    goal: Goal | None = None,
+    assumed: Assumptions | None = None,
+) -> Plan:
+    """Size everything for the busiest hour.
+
+    Raises InvalidInputError: "gpu-unmeasured"; "plan-impossible" if a slide alone takes too long, or it
+    takes more workers than there can be partitions.
+    """
+    goal, assumed = goal or Goal(), assumed or Assumptions()
+    gpus = _gpus(demand, gpu, rates.gpu(gpu), goal, assumed)
+    jobs = job_seconds(demand, rates, gpus, DRAWS)
+    workers = {name: _least(demand.peak_per_s * float(seconds.mean())) for name, seconds in jobs.items()}
+    _check_possible(jobs, goal)
+    while True:
+        partitions = _partitions(workers, goal, assumed)
+        groups = {name: _group(workers[name], partitions, seconds) for name, seconds in jobs.items()}
+        drafts = draft_seconds(list(groups.values()), demand.peak_per_s, list(jobs.values()))
+        late = float(np.percentile(drafts, goal.percentile)) > goal.minutes * 60
+        waits = {name: group.wait_s(demand.peak_per_s) for name, group in groups.items()}
+        crowded = max(waits, key=lambda name: waits[name])
+        if not late and max(group.load(demand.peak_per_s) for group in groups.values()) <= BUSY_MOST + 0.05:
+            break
+        busiest = max(groups, key=lambda name: groups[name].load(demand.peak_per_s))
+        grown = crowded if late else busiest
+        workers[grown] += max(1, workers[grown] // 50)
+    services = {
+        name: _service(name, demand.peak_per_s, group, goal, assumed) for name, group in groups.items()
+    }
+    return Plan(
+        demand=demand,
+        goal=goal,
+        rates=rates,
+        assumed=assumed,
+        services=services,
+        gpus=gpus,
+        partitions=partitions,
+        draft_s={part: float(np.percentile(drafts, part)) for part in (50.0, 95.0, 99.0)},
+    )
+
+
+def job_seconds(
+    demand: Demand, rates: Rates, gpus: GpuPlan | None, count: int, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Draw the seconds of jobs in the busiest hour, when tilers share the GPUs with others."""
+    tiles = replace(demand, slides_per_day=count).tiles_of(seed)
+    own, on_gpu = own_seconds(tiles, rates, gpus, seed)
+    return {TILER: own[TILER] + on_gpu * _crowding(demand, rates, gpus), REPORTER: own[REPORTER]}
+
+
+def own_seconds(
+    tiles: NDArray[np.float64], rates: Rates, gpus: GpuPlan | None, seed: int = 0
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Return the seconds of each service's jobs on their cores, and those of a tiler that feeds a free GPU.
+
+    While a GPU encodes, the tiler reads on: both together take as long as the slower one.
+    """
+    chance = np.random.default_rng([seed, 4])
+    tiler, reporter = rates.tiler, rates.reporter
+    report_s = np.full(len(tiles), reporter.report_s)
+    if gpus is None:
+        tiling_s, on_gpu = tiler.slide_s + tiles * (tiler.read_s + tiler.encode_s), np.zeros(len(tiles))
+    else:
+        tiling_s, on_gpu = np.full(len(tiles), tiler.slide_s), tiles / tiles_per_tiler(rates, gpus)
+    if gpus is None or gpus.rates.report_s is None:
+        report_s = report_s + tiles * reporter.tile_s
+    else:
+        report_s = report_s - reporter.model_s + gpus.rates.report_s
+    tiling_s = tiling_s * noise(chance, tiler.spread, len(tiles))
+    return {TILER: tiling_s, REPORTER: report_s * noise(chance, reporter.spread, len(tiles))}, on_gpu
+
+
+def tiles_per_tiler(rates: Rates, gpus: GpuPlan) -> float:
+    """Return how many tiles a second one tiler can bring to the GPUs."""
+    return min(1 / max(rates.tiler.read_s, 1e-9), gpus.rates.tiles_per_second * gpus.needed)
+
+
+def tile_rate(rates: GpuRates, tiles: float) -> float:
+    """Return the tiles a second of a GPU that also computes the slides' reports."""
+    tiles_s = tiles / rates.tiles_per_second
+    return rates.tiles_per_second * tiles_s / (tiles_s + (rates.report_s or 0.0))
+
+
+def _crowding(demand: Demand, rates: Rates, gpus: GpuPlan | None) -> float:
+    if gpus is None:
+        return 1.0
+    one = tiles_per_tiler(rates, gpus)
+    capacity = max(1.0, gpus.needed * tile_rate(gpus.rates, demand.tiles) / one)
+    return crowding(capacity, demand.peak_per_s * demand.tiles / one)
+
+
+def _gpus(
+    demand: Demand, name: str, rates: GpuRates | None, goal: Goal, assumed: Assumptions
+) -> GpuPlan | None:
+    if rates is None:
+        return None
+    busy = demand.peak_per_s * demand.tiles / tile_rate(rates, demand.tiles)
+    needed = _least(busy)
+    spare = _spare(needed, goal, assumed)
+    most = needed + spare
+    return GpuPlan(name, rates, needed, spare, busy / most, busy / max(1, most - 1))
+
+
+def _least(busy: float) -> int:
+    return max(1, math.ceil(busy / BUSY_MOST))
+
+
+def _spare(needed: int, goal: Goal, assumed: Assumptions) -> int:
+    """Return how many more it takes to have `needed` at least with the wanted probability: one or more."""
+    down, spare = assumed.down, 1
+    while _at_least(needed, needed + spare, 1 - down) < goal.availability:
+        spare += 1
+    return spare
+
+
+def _at_least(needed: int, count: int, up: float) -> float:
+    """Return the probability that `needed` of `count` are there."""
+    chances = (
+        math.exp(
+            math.lgamma(count + 1)
+            - math.lgamma(gone + 1)
+            - math.lgamma(count - gone + 1)
+            + (count - gone) * math.log(up)
+            + gone * math.log1p(-up)
+        )
+        for gone in range(count - needed + 1)
+    )
+    return math.fsum(chances)
+
+
+def _check_possible(jobs: Mapping[str, NDArray[np.float64]], goal: Goal) -> None:
+    alone = float(np.percentile(sum(jobs.values()), goal.percentile))
+    if alone > goal.minutes * 60:
+        raise InvalidInputError(
+            "plan-impossible",
+            f"{goal.percentile:g} % of slides cannot be drafted within {goal.minutes:g} minutes: without any "
+            f"waiting, the slowest of them take {alone / 60:.0f} minutes of work.",
+            hint="No number of pods helps. Use a GPU, measure with a faster model (--rates), or allow more "
+            "with --target-minutes.",
+        )
+
+
+def _partitions(workers: Mapping[str, int], goal: Goal, assumed: Assumptions) -> int:
+    """Return a number of partitions for all topics, from the most workers of any service."""
+    most = max(count + _spare(count, goal, assumed) for count in workers.values())
+    wanted = max(LEAST_PARTITIONS, math.ceil(PER_WORKER * most / 12) * 12)
+    if most > MOST_PARTITIONS:
+        raise InvalidInputError(
+            "plan-impossible",
+            f"It takes {most} workers, and a topic has at most {MOST_PARTITIONS} partitions.",
+            hint="A partition has one worker at a time. Use GPUs, or divide the slides among several stacks.",
+        )
+    return min(wanted, MOST_PARTITIONS)
+
+
+def _group(workers: int, partitions: int, seconds: NDArray[np.float64]) -> Group:
+    mean_s = float(seconds.mean())
+    return Group(workers, partitions, mean_s, float(seconds.std()) / mean_s)
+
+
+def _service(name: str, per_s: float, group: Group, goal: Goal, assumed: Assumptions) -> ServicePlan:
+    spare = _spare(group.workers, goal, assumed)
+    most = group.workers + spare
+    all_there, less = replace(group, workers=most), replace(group, workers=max(1, most - 1))
+    return ServicePlan(
+        name=name,
+        job_s=group.mean_s,
+        spread=group.spread,
+        busy=per_s * group.mean_s,
+        needed=group.workers,
+        spare=spare,
+        load=all_there.load(per_s),
+        load_less=less.load(per_s),
+    )

@@ -1,0 +1,222 @@
+"""The simulation beside a real stack: arrivals, waits, drafts (`make bench-capacity`).
+
+Slides arrive at random times, at about 70 % of what the tiler can do. Runs before and after, of other slides
+at the same pace, say how long jobs take beside each other on this machine. The simulation gets the slides of
+the run in the middle at the same times, and service times drawn at random from those two; what it says of
+throughput and waiting is compared with what happened. Once more it gets the service times of the run itself:
+that leaves out the machine's changes of pace, and checks the queues alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_model
+from harness import Place, Stream, on_this_machine, scanned
+from numpy.typing import NDArray
+
+from histgen_lib.bus import BusSettings, open_publisher
+from histgen_lib.bus._sharing import partition_of
+from histgen_lib.capacity.simulation.day import Day, Work, simulate
+from histgen_lib.capacity.simulation.fleet import Pods
+from histgen_lib.capacity.simulation.station import Patience
+from histgen_lib.events import Event, SlideScanned
+
+SIDES_PX = (640, 1024, 1536, 2048)
+SEED, PARTITIONS = 4711, 12
+WARM_UP, CALIBRATION, ARRIVALS = 4, 45, 110
+LOAD, FIRST_S = 0.7, 1.0
+"""How busy the tiler is to be; the seconds between arrivals before anything is known."""
+WITHIN = 0.15
+SERVICES = ("tiler", "reporter")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run: when slides were announced, and what each service took, in seconds since the first arrival."""
+
+    kinds: Sequence[int]
+    arrivals: NDArray[np.float64]
+    began: Mapping[str, NDArray[np.float64]]
+    ended: Mapping[str, NDArray[np.float64]]
+
+    def came(self, service: str) -> NDArray[np.float64]:
+        return self.arrivals if service == "tiler" else self.ended["tiler"]
+
+    def waits(self, service: str) -> NDArray[np.float64]:
+        return self.began[service] - self.came(service)
+
+    def seconds(self, service: str) -> NDArray[np.float64]:
+        """How long each record occupied its worker: until the next one, where that waited already."""
+        order = np.argsort(self.began[service])
+        began, ended = self.began[service][order], self.ended[service][order]
+        came = self.came(service)[order]
+        free = ended.copy()
+        waited = came[1:] < ended[:-1]
+        free[:-1][waited] = began[1:][waited]
+        taken = np.empty(len(order))
+        taken[order] = free - began
+        return taken
+
+    def look_s(self, service: str) -> float:
+        """How long an idle worker takes to notice a record."""
+        order = np.argsort(self.began[service])
+        came, began = self.came(service)[order], self.began[service][order]
+        ended = self.ended[service][order]
+        idle = came[1:] > ended[:-1]
+        return float(np.median((began - came)[1:][idle])) if idle.any() else 0.0
+
+
+class Line:
+    """A tiler and a reporter that run until `close`; `run` sends slides through."""
+
+    def __init__(self, at: Place, folder: Path, model: Path, slides: Sequence[Path]) -> None:
+        self._stream, self._folder = Stream(at, folder, model), folder
+        self._events = [scanned(path) for path in slides]
+        self._runs = 0
+        self._stream.start(*SERVICES)
+
+    def run(self, gaps_s: NDArray[np.float64], chance: np.random.Generator) -> Seen:
+        """Announce a slide after each gap; return once all are drafted."""
+        self._runs += 1
+        kinds = [int(kind) for kind in chance.integers(0, len(self._events), len(gaps_s))]
+        names = [f"run{self._runs}-{number:04d}" for number in range(len(kinds))]
+        came = []
+        with closing(open_publisher(self._stream.place.bus)) as publisher:
+            due = time.time()
+            for kind, name, gap_s in zip(kinds, names, gaps_s, strict=True):
+                due += float(gap_s)
+                time.sleep(max(0.0, due - time.time()))
+                event = named(self._events[kind], name)
+                publisher.publish(event.type, event.key, event)
+                came.append(time.time())
+        self._stream.until(lambda: len(self._log("reporter", names)) == len(names), 1200, "all drafts")
+        logs = {service: self._log(service, names) for service in SERVICES}
+        zero = came[0]
+        return Seen(
+            kinds=kinds,
+            arrivals=np.array(came) - zero,
+            began={s: np.array([logs[s][name][0] for name in names]) - zero for s in SERVICES},
+            ended={s: np.array([logs[s][name][1] for name in names]) - zero for s in SERVICES},
+        )
+
+    def close(self) -> None:
+        self._stream.stop()
+
+    def _log(self, service: str, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """When a service began and finished with each record, by its log."""
+        wanted, found = set(names), {}
+        for line in (self._folder / f"{service}.log").read_text().splitlines():
+            entry = json.loads(line) if line.startswith("{") else {}
+            if entry.get("event") == "The record is finished." and entry.get("slide_id") in wanted:
+                assert entry["outcome"] == "done", entry
+                ended = datetime.fromisoformat(entry["time"]).timestamp()
+                found[entry["slide_id"]] = (ended - entry["seconds"], ended)
+        return found
+
+
+def named(event: Event, name: str) -> Event:
+    assert isinstance(event.data, SlideScanned)
+    data = replace(event.data, slide_id=name)
+    return Event.first(data, source=event.source, now=event.time, identity=name)
+
+
+def simulated(seen: Seen, seconds: Mapping[str, NDArray[np.float64]], looks: Mapping[str, float]) -> Seen:
+    """Return the run as the simulation has it."""
+    where = np.array([partition_of(f"slide-{n}", PARTITIONS) for n in range(len(seen.kinds))])
+    works = {
+        name: Work(seconds[name], where, PARTITIONS, Pods(1), Patience(look_s=looks[name]))
+        for name in SERVICES
+    }
+    result = simulate(Day(seen.arrivals + 1.0, works))  # a second later: the workers are there by then
+    stations = result.stations
+    return replace(
+        seen,
+        began={name: stations[name].began_s - 1.0 for name in SERVICES},
+        ended={name: stations[name].done_s - 1.0 for name in SERVICES},
+    )
+
+
+def drawn(
+    seen: Seen, calibrations: Sequence[Seen], service: str, chance: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw service times of slides of the same size from the other runs."""
+    known: dict[int, list[float]] = {kind: [] for kind in range(len(SIDES_PX))}
+    for run in calibrations:
+        for kind, seconds in zip(run.kinds, run.seconds(service), strict=True):
+            known[kind].append(float(seconds))
+    return np.array([chance.choice(known[kind]) for kind in seen.kinds])
+
+
+def figures(seen: Seen) -> dict[str, float]:
+    drafts = seen.ended["reporter"] - seen.arrivals
+    return {
+        "slides/h": 3600 * len(drafts) / float(seen.ended["reporter"].max()),
+        "wait for the tiler, s": float(seen.waits("tiler").mean()),
+        "wait for the reporter, s": float(seen.waits("reporter").mean()),
+        "both waits, s": float(seen.waits("tiler").mean() + seen.waits("reporter").mean()),
+        "scan to draft, mean, s": float(drafts.mean()),
+        "scan to draft, p95, s": float(np.percentile(drafts, 95)),
+    }
+
+
+def averaged(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("broker", ["embedded", "kafka"])
+def test_the_simulation_says_what_a_real_stack_does(broker, model_dir, tmp_path, request):
+    slides = [
+        tiny_model.write_slide(tmp_path / f"{side_px}.tif", side_px=side_px, seed=side_px)
+        for side_px in SIDES_PX
+    ]
+    at = on_this_machine(tmp_path / "stream", partitions=PARTITIONS, session_s=10.0)
+    if broker == "kafka":
+        at = replace(at, bus=BusSettings(request.getfixturevalue("kafka").url, PARTITIONS))
+    chance = np.random.default_rng(SEED)
+    line = Line(at, tmp_path / "stream", model_dir, slides)
+    try:
+        line.run(np.full(WARM_UP, FIRST_S), chance)
+        rough = line.run(chance.exponential(FIRST_S, CALIBRATION // 4), chance)
+        gap_s = float(rough.seconds("tiler").mean()) / LOAD
+        before = line.run(chance.exponential(gap_s, CALIBRATION), chance)
+        gap_s = float(before.seconds("tiler").mean()) / LOAD
+        seen = line.run(chance.exponential(gap_s, ARRIVALS), chance)
+        after = line.run(chance.exponential(gap_s, CALIBRATION), chance)
+    finally:
+        line.close()
+    around = (before, after)
+    looks = {name: float(np.mean([run.look_s(name) for run in around])) for name in SERVICES}
+    from_others = averaged(
+        [
+            figures(simulated(seen, {s: drawn(seen, around, s, chance) for s in SERVICES}, looks))
+            for _ in range(20)
+        ]
+    )
+    own = {name: seen.look_s(name) for name in SERVICES}
+    from_itself = figures(simulated(seen, {s: seen.seconds(s) for s in SERVICES}, own))
+    real = figures(seen)
+    load = seen.seconds("tiler").sum() / seen.ended["tiler"].max()
+    print(f"\n{broker}: {ARRIVALS} slides, tiler busy {100 * load:.0f} %")
+    for service in SERVICES:
+        means = [run.seconds(service).mean() for run in (before, seen, after)]
+        print(f"  a {service}'s job: {means[0]:.3f} s before, {means[1]:.3f} s in it, {means[2]:.3f} s after")
+    print(f"  {'':26}{'real':>10}{'simulated':>12}{'':>8}{'own times':>12}")
+    for name, value in real.items():
+        one, other = from_others[name], from_itself[name]
+        print(
+            f"  {name:26}{value:10.2f}{one:12.2f}{100 * (one / value - 1):+7.1f} %"
+            f"{other:10.2f}{100 * (other / value - 1):+7.1f} %"
+        )
+    for name in ("slides/h", "both waits, s", "scan to draft, mean, s"):
+        assert from_itself[name] == pytest.approx(real[name], rel=WITHIN), name
+        assert from_others[name] == pytest.approx(real[name], rel=WITHIN), f"{name}: was the machine quiet?"

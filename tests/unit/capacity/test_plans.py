@@ -1,0 +1,193 @@
+"""A plan is enough for its demand, says what it assumes, and fits the chart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from histgen_lib.capacity.costs import costs_of, network_of, storage_of
+from histgen_lib.capacity.demand import PROFILES, Demand, hours_of
+from histgen_lib.capacity.outline import assumptions_of
+from histgen_lib.capacity.planner import BUSY_MOST, Goal, make_plan
+from histgen_lib.capacity.queueing import Group, mg1_wait_s
+from histgen_lib.capacity.rates import Rates, load_rates
+from histgen_lib.capacity.rehearsal import day_of
+from histgen_lib.capacity.simulation.day import simulate
+from histgen_lib.capacity.values import values_of, values_text
+from histgen_lib.errors import InvalidInputError
+
+RATES = load_rates()
+GPU = RATES.assuming("made-up", 2_000.0, 0.3)
+
+
+@pytest.mark.parametrize("slides", [1, 100, 3_000, 50_000])
+@pytest.mark.parametrize("gpu", ["cpu", "made-up"])
+def test_a_plan_keeps_its_goal_and_nobody_too_busy(slides, gpu):
+    plan = make_plan(Demand(slides, 4_000), GPU, gpu=gpu, goal=Goal(minutes=10))
+
+    assert plan.draft_s[99.0] <= 600
+    for service in plan.services.values():
+        assert service.load <= BUSY_MOST + 0.05
+        assert service.spare >= 1
+        assert service.load_less < 1
+        assert plan.partitions >= 4 * service.most or plan.partitions == 12
+    assert (plan.gpus is None) == (gpu == "cpu")
+
+
+def test_twice_the_slides_take_about_twice_the_pods():
+    one, two = (make_plan(Demand(slides, 4_000), RATES).services["tiler"] for slides in (20_000, 40_000))
+
+    assert two.needed == pytest.approx(2 * one.needed, rel=0.1)
+
+
+def test_a_tighter_goal_takes_more_pods():
+    demand = Demand(5_000, 4_000)
+    loose = make_plan(demand, RATES, goal=Goal(minutes=15))
+    tight = make_plan(demand, RATES, goal=Goal(minutes=3))
+
+    assert tight.services["tiler"].needed > loose.services["tiler"].needed
+    assert tight.draft_s[99.0] <= 180 < loose.draft_s[99.0]
+
+
+def test_a_higher_availability_takes_more_spares():
+    plans = [
+        make_plan(Demand(50_000, 4_000), RATES, goal=Goal(availability=share)) for share in (0.999, 0.9999999)
+    ]
+
+    assert plans[0].services["tiler"].spare < plans[1].services["tiler"].spare
+
+
+def test_a_goal_below_the_work_itself_is_refused():
+    with pytest.raises(InvalidInputError, match="No number of pods helps") as refused:
+        make_plan(Demand(10, 100_000), RATES, goal=Goal(minutes=1))
+
+    assert refused.value.code == "plan-impossible"
+
+
+def test_more_workers_than_partitions_are_refused():
+    with pytest.raises(InvalidInputError) as refused:
+        make_plan(Demand(5_000_000, 20_000), RATES, goal=Goal(minutes=60))
+
+    assert refused.value.code == "plan-impossible"
+
+
+def test_an_unmeasured_gpu_is_refused_and_a_stated_rate_is_called_an_assumption():
+    with pytest.raises(InvalidInputError) as refused:
+        make_plan(Demand(100, 4_000), RATES, gpu="h100")
+    said = "\n".join(assumptions_of(make_plan(Demand(100, 4_000), GPU, gpu="made-up")))
+
+    assert refused.value.code == "gpu-unmeasured"
+    assert "--tiles-per-second" in refused.value.hint
+    assert "ASSUMED, NOT MEASURED" in said
+    assert RATES.gpus == {}, "figures of a GPU need a source: docs/capacity.md says that there are none"
+
+
+def test_a_plans_prediction_is_what_its_busiest_hour_is_in_the_simulation():
+    """A day that is all busiest hour, with the pods that the goal needs and without spares."""
+    plan = make_plan(Demand(30_000, 1_000, hours=PROFILES["flat"]), RATES)
+    pods = {name: replace(service, spare=0) for name, service in plan.services.items()}
+    result = simulate(day_of(replace(plan, services=pods), autoscaled=False))
+
+    for percent in (50, 95, 99):
+        assert result.draft_s(percent) == pytest.approx(plan.draft_s[percent], rel=0.1), percent
+
+
+def test_the_worker_with_one_partition_more_decides():
+    uneven, even = Group(3, 4, 1.0, 0.0), Group(3, 12, 1.0, 0.0)
+
+    assert uneven.load(1.5) == pytest.approx(0.75)
+    assert even.load(1.5) == pytest.approx(0.5)
+    assert even.wait_s(1.5) == pytest.approx(mg1_wait_s(0.5, 1.0, 0.0))
+
+
+def test_values_name_what_the_plan_counts():
+    plan = make_plan(Demand(50_000, 4_000), GPU, gpu="made-up")
+    values = values_of(plan)
+
+    assert values["kafka"]["partitions"] == plan.partitions
+    assert values["services"]["tiler"]["maxReplicas"] == plan.services["tiler"].most
+    assert values["triton"]["replicas"] == plan.gpus.most
+    assert values["inference"]["mode"] == "triton"
+    assert yaml.safe_load(values_text(plan, "histgen plan")) == values
+
+
+def test_storage_and_network_follow_the_slides():
+    small, large = (make_plan(Demand(slides, 4_000), GPU, gpu="made-up") for slides in (1_000, 10_000))
+
+    assert storage_of(large).day == pytest.approx(10 * storage_of(small).day)
+    tiles_per_s = small.demand.peak_per_s * 4_000
+    assert network_of(small)["tiles to Triton"] == pytest.approx(tiles_per_s * 256 * 256 * 3)
+
+
+def test_the_dearest_comes_first():
+    plan = make_plan(Demand(1_000, 4_000), GPU, gpu="made-up")
+    costs = costs_of(plan, {"core-hour": 0.01, "gpu-hour": 3.0})
+
+    assert list(costs) == ["gpu-hour", "core-hour"]
+    assert costs["gpu-hour"] == pytest.approx(plan.gpus.most * 24 * 3.0)
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_a_days_slides_come_when_the_profile_says(profile):
+    demand = Demand(20_000, 4_000, hours=PROFILES[profile])
+    arrivals = demand.arrivals(0)
+    came = np.histogram(arrivals / 3600, bins=np.arange(25))[0]
+
+    assert len(arrivals) == 20_000
+    assert (np.diff(arrivals) >= 0).all()
+    assert came.max() / came.mean() == pytest.approx(demand.peak, rel=0.1)
+    assert (came[np.array(PROFILES[profile]) == 0] == 0).all()
+
+
+def test_slides_have_the_mean_and_the_spread_that_was_stated():
+    tiles = Demand(50_000, 4_000, spread=0.6).tiles_of(0)
+
+    assert tiles.mean() == pytest.approx(4_000, rel=0.02)
+    assert tiles.std() / tiles.mean() == pytest.approx(0.6, rel=0.05)
+
+
+def test_a_stated_peak_is_the_peak_and_an_impossible_one_is_refused():
+    assert Demand(100, 1, hours=hours_of("flat", 4.0)).peak == pytest.approx(4.0)
+    for profile, peak in (("flat", 13.0), ("flat", 0.5), ("lunar", None)):
+        with pytest.raises(InvalidInputError) as refused:
+            hours_of(profile, peak)
+        assert refused.value.code == "plan-profile"
+
+
+def test_rates_are_read_as_they_are_written(tmp_path):
+    import json
+
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(GPU.to_json()))
+
+    assert load_rates(path) == GPU
+    assert isinstance(load_rates(path), Rates)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 2}', '{"format": 1, "measured": {}}'],
+)
+def test_what_holds_no_rates_is_refused(tmp_path, text):
+    path = tmp_path / "rates.json"
+    path.write_text(text)
+
+    with pytest.raises(InvalidInputError) as refused:
+        load_rates(path)
+    assert refused.value.code == "rates-unreadable"
+
+
+@pytest.mark.parametrize("bad", [-1, "fast", True, float("inf"), None])
+def test_a_rate_is_a_number_of_0_or_more(tmp_path, bad):
+    import json
+
+    path, found = tmp_path / "rates.json", RATES.to_json()
+    found["tiler"]["slide_s"] = bad
+    path.write_text(json.dumps(found))
+
+    with pytest.raises(InvalidInputError) as refused:
+        load_rates(path)
+    assert refused.value.code == "rates-unreadable"
