@@ -12,6 +12,8 @@ from typing import Any
 import helm_python
 import yaml
 
+from services.table import Service
+
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "histgen"
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
@@ -139,6 +141,17 @@ def pods(manifests: Iterable[Manifest]) -> dict[str, Manifest]:
 def containers(pod: Manifest) -> list[Manifest]:
     """Return all containers of a pod, those that run first included."""
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def deployment(manifests: list[Manifest], row: Service, release: str = "lab-histgen") -> Manifest:
+    """Return the Deployment of a service."""
+    return one(manifests, "Deployment", f"{release}-{row.name}")
+
+
+def container_of(manifests: list[Manifest], row: Service) -> Manifest:
+    """Return the container of a service."""
+    (found,) = deployment(manifests, row)["spec"]["template"]["spec"]["containers"]
+    return found
 
 
 def environment(container: Manifest) -> dict[str, str]:
