@@ -6,11 +6,14 @@ import json
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import helm_python
 import yaml
+
+from services.table import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "histgen"
@@ -73,20 +76,22 @@ def set_at(path: str, value: object) -> dict[str, Any]:
 def render(
     values: Mapping[str, Any], name: str = "lab", namespace: str = "histgen", chart: Path = CHART
 ) -> list[Manifest]:
-    """Render with Helm 4's engine. Raises RefusedError."""
-    return list(documents(texts(values, name, namespace, chart).values()))
+    """Render with Helm 4's engine, the same values once: do not change it. Raises RefusedError."""
+    return _rendered(json.dumps(values), name, namespace, chart)
 
 
-def texts(
-    values: Mapping[str, Any], name: str = "lab", namespace: str = "histgen", chart: Path = CHART
-) -> dict[str, str]:
-    """Render with Helm 4's engine; return the text by template. Raises RefusedError."""
+@cache
+def _rendered(values: str, name: str, namespace: str, chart: Path) -> list[Manifest]:
     try:
-        with helm_python.Chart.load(chart) as loaded:
-            found = loaded.render(dict(values), name=name, namespace=namespace)
+        found = _loaded(chart).render(json.loads(values), name=name, namespace=namespace)
     except helm_python.HelmError as error:
         raise RefusedError(str(error)) from None
-    return {path: text for path, text in found.items() if not path.endswith(".txt")}
+    return list(documents(text for path, text in found.items() if not path.endswith(".txt")))
+
+
+@cache
+def _loaded(chart: Path) -> helm_python.Chart:
+    return helm_python.Chart.load(chart)
 
 
 def render_by_binary(
@@ -139,6 +144,17 @@ def pods(manifests: Iterable[Manifest]) -> dict[str, Manifest]:
 def containers(pod: Manifest) -> list[Manifest]:
     """Return all containers of a pod, those that run first included."""
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def deployment(manifests: list[Manifest], row: Service, release: str = "lab-histgen") -> Manifest:
+    """Return the Deployment of a service."""
+    return one(manifests, "Deployment", f"{release}-{row.name}")
+
+
+def container_of(manifests: list[Manifest], row: Service) -> Manifest:
+    """Return the container of a service."""
+    (found,) = deployment(manifests, row)["spec"]["template"]["spec"]["containers"]
+    return found
 
 
 def environment(container: Manifest) -> dict[str, str]:

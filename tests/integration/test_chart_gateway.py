@@ -94,6 +94,22 @@ def test_the_mounted_token_opens_it(gateway: str) -> None:
     assert status(f"{gateway}/status", TOKEN[:-1] + "6") == 401
 
 
+def test_pruning_runs_with_what_its_pod_has(gateway: str, tmp_path: Path) -> None:
+    job = one(render(values_of("small-lab")), "CronJob", "lab-histgen-retention")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    places = {"HISTGEN_STORE": f"file:{tmp_path}", "HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-m", "histgen_lib.cli", *container["command"][1:]],
+        env=environment(container) | places,
+        cwd=CHART.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "home").exists()
+
+
 def asked(*urls: str) -> subprocess.CompletedProcess[str]:
     """Run what the pod of `helm test` runs."""
     pod = one(render(values_of("small-lab")), "Pod", "lab-histgen-test")

@@ -1,6 +1,12 @@
 {{/* The table of services (files/services.json, written by `make chart`), with what the values say of each. */}}
 
 {{- define "histgen.table" -}}
+{{- if not (hasKey .Values "computed") }}{{ $_ := set .Values "computed" (include "histgen.computed" .) }}{{ end }}
+{{- .Values.computed }}
+{{- end }}
+
+{{/* The same, worked out: once a release, since it takes most of the time of rendering. */}}
+{{- define "histgen.computed" -}}
 {{- $root := . }}
 {{- $table := .Files.Get "files/services.json" | fromJson }}
 {{- $rows := list }}
