@@ -61,6 +61,10 @@ class InferenceServer(Protocol):
         """Describe `model`."""
         ...
 
+    def engine(self, model: str) -> str:
+        """Name what computes `model`: "onnx", or "triton" and its backend if that is known. Asks nobody."""
+        ...
+
 
 def open_inference(
     url: str,

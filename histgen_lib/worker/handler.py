@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Data, Event
-from histgen_lib.pipeline.job import Done, Job, Progress
+from histgen_lib.pipeline.job import Done, Job, ModelInUse, Progress
 from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.silence import LIMIT_S
 from histgen_lib.runtime.web.guard import Limits
@@ -60,6 +60,10 @@ class Handler(Protocol):
         """Name what the job depends on and cannot reach now; empty when all is well."""
         ...
 
+    def models(self) -> Sequence[ModelInUse]:
+        """Return the networks it uses, as far as they are known; asks nobody."""
+        ...
+
 
 class JobHandler(Generic[In, Out]):
     """Runs a Job for a service called `name`. `now`: the time of its events, UTC."""
@@ -81,6 +85,10 @@ class JobHandler(Generic[In, Out]):
     def ready(self) -> Sequence[str]:
         """See Handler."""
         return self._job.lacking()
+
+    def models(self) -> Sequence[ModelInUse]:
+        """See Handler."""
+        return self._job.models()
 
     def _data(self, event: Event) -> In:
         """Return the event's data. Raises InvalidInputError("event-type") for data of another type."""

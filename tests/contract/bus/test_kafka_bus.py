@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from bus_aside_suite import AsideSuite
+from bus_backlog_suite import BacklogSuite
 from bus_suite import BusSuite
 
 from histgen_lib.bus import BusSettings
@@ -28,4 +29,8 @@ class TestKafkaBus(BusSuite):
 
 
 class TestKafkaAside(AsideSuite):
+    """The shared suite."""
+
+
+class TestKafkaBacklog(BacklogSuite):
     """The shared suite."""
