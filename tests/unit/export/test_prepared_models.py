@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 import tiny_model
-from compiled_model import MOST_TILES, fake_machine, standing_in
+from compiled_model import MOST_TILES, compiled_tiny, fake_machine, standing_in
 
 from histgen_lib.cli.prepare import preparation, run
 from histgen_lib.errors import FatalError
 from histgen_lib.export.engines import compile as compiling
 from histgen_lib.export.engines.compile import CompileSettings
 from histgen_lib.export.prepared import Preparation, Prepared, prepare
+from histgen_lib.models.engines.record import engines_folder
 from histgen_lib.models.engines.serving import Machine
 from histgen_lib.models.folder import open_model_folder
 
@@ -55,43 +56,41 @@ def in_hand(folder: Path) -> list[str]:
     return [path.name for path in folder.glob(".*") if not kept.search(path.name)]
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Prepare a machine's first start."""
-    return prepared(tmp_path_factory.mktemp("models"), fake_machine())
-
-
-@pytest.fixture
-def quick(first: Prepared, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Have engines copied from the first start instead of compiled; returns where they were written."""
-    written: list[Path] = []
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[CompileSettings]:
+    """Have engines copied that were compiled before; returns what was asked for."""
+    asked: list[CompileSettings] = []
 
     def copy(_model: Path, settings: CompileSettings, _say: Any) -> None:
-        assert first.engines is not None
         assert settings.out is not None
-        shutil.copytree(first.engines, settings.out)
-        written.append(settings.out)
+        shutil.copytree(engines_folder(compiled_tiny(), "tensorrt"), settings.out)
+        asked.append(settings)
 
     monkeypatch.setattr(compiling, "compile_model", copy)
-    return written
+    return asked
 
 
-def test_a_first_start_compiles_and_writes_what_triton_loads(first: Prepared) -> None:
-    model = open_model_folder(tiny_model.tiny_model())
+def test_a_first_start_compiles_and_writes_what_triton_loads(
+    tmp_path: Path, quick: list[CompileSettings]
+) -> None:
+    first, model = prepared(tmp_path, fake_machine()), open_model_folder(tiny_model.tiny_model())
     assert (first.compiled, first.digest) == (True, model.digest)
     assert first.engines is not None
     assert first.engines.name.startswith(f"Host_GPU-10.6.0-{model.digest[:16]}-float32")
     assert (first.repository / "tile_encoder" / "1" / "model.plan").is_file()
     assert len(list((first.repository / "histgen" / "1" / "engines" / "tensorrt").iterdir())) == 6
     assert in_hand(first.repository.parent) == in_hand(first.engines.parent) == []
+    [asked] = quick
+    assert (asked.flavour, asked.precision, asked.most_tiles) == ("tensorrt", "float32", MOST_TILES)
+    assert asked.timing_cache == tmp_path / "engines" / "Host_GPU-10.6.0.timing"
 
 
-def test_the_next_start_compiles_nothing(first: Prepared, quick: list[Path]) -> None:
-    again = prepared(first.repository.parent, fake_machine())
-    assert (again.compiled, again.engines, quick) == (False, first.engines, [])
+def test_the_next_start_compiles_nothing(tmp_path: Path, quick: list[CompileSettings]) -> None:
+    first, again = (prepared(tmp_path, fake_machine()) for _ in range(2))
+    assert (again.compiled, again.engines, len(quick)) == (False, first.engines, 1)
 
 
-def test_another_tensorrt_or_gpu_has_engines_of_its_own(tmp_path: Path, quick: list[Path]) -> None:
+def test_another_tensorrt_or_gpu_has_engines_of_its_own(tmp_path: Path, quick: list[CompileSettings]) -> None:
     machines = [fake_machine(), fake_machine("10.9.0"), fake_machine()]
     machines[2].device.name = "Host GPU MIG 1g.10gb"
     found = {prepared(tmp_path, machine).engines for machine in machines}
@@ -99,7 +98,7 @@ def test_another_tensorrt_or_gpu_has_engines_of_its_own(tmp_path: Path, quick: l
     assert all(folder and folder.is_dir() for folder in found)
 
 
-def test_engines_that_were_damaged_are_compiled_again(tmp_path: Path, quick: list[Path]) -> None:
+def test_engines_that_were_damaged_are_compiled_again(tmp_path: Path, quick: list[CompileSettings]) -> None:
     made = prepared(tmp_path, fake_machine())
     assert made.engines is not None
     (made.engines / "histgen_step.engine").write_bytes(b"half")
@@ -112,7 +111,7 @@ def test_engines_that_were_damaged_are_compiled_again(tmp_path: Path, quick: lis
 
 
 def test_what_fails_to_compile_leaves_nothing_and_says_why(
-    tmp_path: Path, first: Prepared, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One engine is made, the next fails."""
 
@@ -129,15 +128,17 @@ def test_what_fails_to_compile_leaves_nothing_and_says_why(
     assert [path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()] == []
 
 
-def test_what_a_killed_server_left_is_removed(tmp_path: Path, first: Prepared, quick: list[Path]) -> None:
+def test_what_a_killed_server_left_is_removed(tmp_path: Path) -> None:
+    first = prepared(tmp_path, fake_machine())
     assert first.engines is not None
     left = tmp_path / "engines" / f".{first.engines.name}.abcdefgh" / "engines"
     left.mkdir(parents=True)
+    (first.engines / "histgen_step.engine").unlink()
     prepared(tmp_path, fake_machine())
     assert in_hand(tmp_path / "engines") == []
 
 
-def test_of_servers_that_start_together_one_compiles(tmp_path: Path, quick: list[Path]) -> None:
+def test_of_servers_that_start_together_one_compiles(tmp_path: Path, quick: list[CompileSettings]) -> None:
     """As pods on one cache: each has a folder of its own, but for the engines."""
     shared, machine = tmp_path / "engines", fake_machine()
     shared.mkdir()
