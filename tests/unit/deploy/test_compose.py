@@ -28,7 +28,7 @@ BESIDE = ROOT / "deploy" / "compose"
 COMPOSE = ROOT / ".local" / "compose" / "docker-compose"
 ROWS = {row.name: row for row in SERVICES}
 ENDING = {"prepare", "models-cpu", "models-gpu"}
-CLOSED = {"kafka", "s3", "triton-cpu", "triton-gpu", "kafka-exporter"}
+CLOSED = {"kafka", "s3", "triton-cpu", "triton-gpu", "supervisor", "kafka-exporter"}
 
 
 def compose(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -198,7 +198,7 @@ def test_each_container_sees_its_own_secrets_and_no_others(services: dict[str, A
         "secrets/services": set(ROWS),
         "secrets/kafka": {"kafka"},
         "secrets/s3": {"s3"},
-        "secrets/triton": {"triton-cpu", "triton-gpu"},
+        "secrets/triton": {"triton-cpu", "triton-gpu", "supervisor"},
         "secrets/exporter": {"kafka-exporter"},
         "secrets/grafana": {"grafana"},
     }
@@ -221,11 +221,11 @@ def test_prometheus_scrapes_every_service_triton_and_the_exporter(services: dict
         job["job_name"]: job
         for job in yaml.safe_load((BESIDE / "prometheus.yml").read_text())["scrape_configs"]
     }
-    (ours,), (models,) = (jobs[name]["dns_sd_configs"] for name in ("histgen", "triton"))
-    assert (set(ours["names"]), ours["port"]) == (set(ROWS), 8080)
-    assert (models["names"], models["port"]) == (["triton"], 8002)
+    asked = [one for name in ("histgen", "triton") for one in jobs[name]["dns_sd_configs"]]
+    ports = {name: one["port"] for one in asked for name in one["names"]}
+    assert ports == dict.fromkeys(ROWS, 8080) | {"supervisor": 9102, "triton": 8002}
     assert jobs["kafka"]["static_configs"] == [{"targets": ["kafka-exporter:9308"]}]
-    for name in (*ROWS, "triton-cpu", "triton-gpu", "kafka-exporter"):
+    for name in (*ROWS, "supervisor", "triton-cpu", "triton-gpu", "kafka-exporter"):
         assert "watching" in services[name]["networks"], name
     promtool = ROOT / ".local" / "prometheus" / "usr" / "bin" / "promtool"
     checked = [promtool, "check", "config", "--syntax-only", BESIDE / "prometheus.yml"]
