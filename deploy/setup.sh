@@ -120,6 +120,17 @@ build_helm() {
   GOBIN=$PWD/.local/helm CGO_ENABLED=0 go install "helm.sh/helm/v3/cmd/helm@$wanted" >&2 && echo "$wanted" >.local/helm/.histgen
 }
 
+# Docker's own compose, which checks deploy/compose.yaml without a docker; of later versions Go builds none by name.
+build_compose() {
+  local wanted=v5.0.2
+  [ "$(cat .local/compose/.histgen 2>/dev/null)" = "$wanted" ] && return
+  command -v go >/dev/null 2>&1 || { say "there is no Go to build docker compose with; deploy/compose.yaml is checked by its structure alone"; return 0; }
+  say "building docker compose $wanted"
+  mkdir -p .local/compose
+  GOBIN=$PWD/.local/compose CGO_ENABLED=0 go install "github.com/docker/compose/v5/cmd@$wanted" >&2 &&
+    mv .local/compose/cmd .local/compose/docker-compose && echo "$wanted" >.local/compose/.histgen
+}
+
 case $part in
   base) target=. ;;
   kafka) fetch_kafka; exit 0 ;;
@@ -137,6 +148,7 @@ if [ "$part" = all ]; then
   fetch_kafka
   fetch_prometheus
   build_helm
+  build_compose
 fi
 if done_before all || { [ "$part" = base ] && done_before base; }; then
   exit 0

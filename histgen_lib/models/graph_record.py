@@ -62,6 +62,15 @@ def check_graphs(folder: Recorded) -> None:
         raise FatalError("model-onnx", f"In the model {folder.path.name}, {what}.", hint=_HINT)
 
 
+def recorded_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that graphs.json names: graphs, and the weights they were made of.
+
+    Raises FatalError: "model-incomplete" without graphs.json, "model-onnx" if it cannot be read.
+    """
+    record = _read(folder)
+    return {**record["graphs"], **record["weights"]}
+
+
 def digest_of(path: Path) -> str:
     """Return a file's SHA-256; of a file that has not changed since, without reading it again."""
     state = path.stat()

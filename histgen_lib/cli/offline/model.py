@@ -1,4 +1,4 @@
-"""`histgen model` shows, imports, exports and measures model folders."""
+"""`histgen model` shows, imports, exports, copies and measures model folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from histgen_lib.cli.offline.export import export_graphs
 from histgen_lib.cli.offline.import_official import import_official
+from histgen_lib.cli.offline.model_sync import sync
 from histgen_lib.cli.options import Threads, model_folder, need_train_extra
 from histgen_lib.cli.output import JsonFlag, emit_json, out
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from histgen_lib.reports.record import EvidenceCheck
 
 
-app = typer.Typer(help="Show, import, export and measure models.", no_args_is_help=True)
+app = typer.Typer(help="Show, import, export, copy and measure models.", no_args_is_help=True)
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="[MODEL]", help="Model folder. Default: the synthetic demo model.")
@@ -48,6 +49,9 @@ app.command("import-official")(import_official)
 
 
 app.command("export")(export_graphs)
+
+
+app.command("sync")(sync)
 
 
 @app.command()

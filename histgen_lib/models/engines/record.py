@@ -151,6 +151,10 @@ class EngineFiles:
                 else f"There is no {', no '.join(missing)} in {self.folder}.",
                 hint=(_FIRST if none_yet else _AGAIN).format(self.folder.name),
             )
+        return self.read_record()
+
+    def read_record(self) -> EngineRecord:
+        """Read the record alone. Raises FatalError("engine-record")."""
         try:
             record = EngineRecord.model_validate(json.loads(self.record.read_bytes()))
             if record.name != self.name:
