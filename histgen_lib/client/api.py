@@ -62,21 +62,60 @@ class WorkerState:
         return self.answers and not self.missing and self.phase not in ("starting", "stopping")
 
 
+@dataclass(frozen=True)
+class RunningService:
+    """A service process that announced itself: where it listens, and the file with its token."""
+
+    name: str
+    pid: int
+    url: str
+    token_file: Path
+
+
+def running_services(run_dir: Path) -> list[RunningService]:
+    """Return the services that announced themselves in `run_dir`, except processes that were killed."""
+    announced = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
+    return [one for one in announced if _runs(one.pid)]
+
+
 def worker_states(run_dir: Path) -> list[WorkerState]:
     """Ask every running service that announced itself in `run_dir` for its state.
 
-    Each is sent the token that its announcement names. Announcements of processes that were killed are
-    skipped; a service that does not answer is listed with `answers` false.
+    Each is sent the token that its announcement names. A service that does not answer is listed with
+    `answers` false.
     """
-    if not run_dir.is_dir():
-        return []
-    announced = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
-    running = [(worker, token_file) for worker, token_file in announced if _runs(worker.pid)]
+    running = running_services(run_dir)
     try:
         with ThreadPoolExecutor(max(1, len(running))) as pool:
-            return list(pool.map(lambda one: _state_of(*one), running))
+            return list(pool.map(_state_of, running))
     except RuntimeError:  # the system cannot start another thread now
-        return [worker for worker, _ in running]
+        return [WorkerState(one.name, one.pid, one.url) for one in running]
+
+
+def settings_in_force(url: str, token: str | None) -> dict[str, Any]:
+    """Ask a service which settings are in force, each as {"value", "from"}, with secrets masked.
+
+    Raises as `post_json`; FatalError("config-untold") if what listens there does not tell.
+    """
+    page = f"{url.rstrip('/')}/config"
+    try:
+        status, answer = _request("GET", page, None, token, _QUICK_S)
+    except OSError as error:
+        raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
+    try:
+        values = json.loads(answer)
+        if status < 300:
+            return {str(name): dict(setting) for name, setting in values.items()}
+        code, message, hint = (str(values["error"][key]) for key in ("code", "message", "hint"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        code, message, hint = "", "", ""
+    if code and status != 404:
+        raise _error_class(status)(code, message, hint=hint)
+    raise FatalError(
+        "config-untold",
+        f"The server at {url} does not tell its settings (HTTP {status}).",
+        hint="Check the URL. Services of earlier versions have no such page: look at their environment.",
+    )
 
 
 def get_json(url: str, token: str) -> Any:
@@ -185,18 +224,18 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _announced(path: Path) -> tuple[WorkerState, Path] | None:
+def _announced(path: Path) -> RunningService | None:
     try:
         values = json.loads(path.read_bytes())
-        worker = WorkerState(str(values["name"]), int(values["pid"]), str(values["url"]))
-        return worker, Path(values["token_file"])
+        name, url = str(values["name"]), str(values["url"])
+        return RunningService(name, int(values["pid"]), url, Path(values["token_file"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the service has just left
 
 
-def _state_of(worker: WorkerState, token_file: Path) -> WorkerState:
+def _state_of(worker: RunningService) -> WorkerState:
     try:
-        values = get_json(f"{worker.url}/status", read_secret(token_file))
+        values = get_json(f"{worker.url}/status", read_secret(worker.token_file))
         return WorkerState(
             worker.name,
             worker.pid,
@@ -209,7 +248,7 @@ def _state_of(worker: WorkerState, token_file: Path) -> WorkerState:
             set_aside=_set_aside(values),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FatalError):
-        return worker
+        return WorkerState(worker.name, worker.pid, worker.url)
 
 
 def _set_aside(values: Mapping[str, Any]) -> dict[str, int]:

@@ -59,17 +59,7 @@ class Connection:
 
         Raises FatalError: "token-unreadable" and as `read_secret`.
         """
-        if self.token_file is None:
-            return None
-        try:
-            return read_secret(self.token_file)
-        except OSError as error:
-            raise FatalError(
-                "token-unreadable",
-                f"The gateway's token cannot be read from {self.token_file}: {error.strerror or error}.",
-                hint="Run this from the account that started the stack; or copy the token to a file of this "
-                "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
-            ) from error
+        return _read_token(self.token_file)
 
     def index(self) -> Index | None:
         """Open the index of its slides; None if there is none that can be read."""
@@ -144,6 +134,28 @@ def _remote(target: Target, environment: Mapping[str, str]) -> Connection:
     gateway = target.gateway or environment.get("HISTGEN_GATEWAY") or None
     token_file = _token_file(gateway, None, environment)
     return Connection(storage, _bus(bus, environment) if bus else None, gateway, token_file=token_file)
+
+
+def token_for(url: str, home: Path | None, environment: Mapping[str, str]) -> str | None:
+    """Return the token for a service by its URL, as for a gateway; None if we have none.
+
+    Raises FatalError: "token-unreadable" and as `read_secret`.
+    """
+    return _read_token(_token_file(url, StackHome(home) if home else None, environment))
+
+
+def _read_token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return read_secret(path)
+    except OSError as error:
+        raise FatalError(
+            "token-unreadable",
+            f"The gateway's token cannot be read from {path}: {error.strerror or error}.",
+            hint="Run this from the account that started the stack; or copy the token to a file of this "
+            "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
+        ) from error
 
 
 def _token_file(gateway: str | None, home: StackHome | None, environment: Mapping[str, str]) -> Path | None:
