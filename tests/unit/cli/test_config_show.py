@@ -1,4 +1,4 @@
-"""`histgen config show` prints every setting, whether all are right or none is set; services answer themselves."""
+"""`histgen config show` prints every setting, whether all are right or none is set, and asks services."""
 
 from __future__ import annotations
 

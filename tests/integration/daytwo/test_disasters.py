@@ -1,0 +1,192 @@
+"""The disaster drill: a backup made in mid-work and restored, a broker that is lost, a store that is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fleet import Fleet, aborting, command_line
+from harness import SESSION_S, on_this_machine
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+from histgen_lib.bus import BusSettings
+from histgen_lib.events import SLIDE_SCANNED
+from histgen_lib.stack.kafka import KafkaProcess
+from histgen_lib.storage import StorageSettings
+
+BACKUP = Path(__file__).resolve().parents[3] / "deploy" / "backup.sh"
+STAGES = ("pointers", "results", "register", "audit")
+ALL = ("gateway", "tiler", "reporter")
+
+
+@pytest.fixture
+def fleet(tmp_path, model_dir) -> Iterator[Fleet]:
+    place = on_this_machine(tmp_path / "place")
+    yield from aborting(Fleet(place, tmp_path / "fleet", model_dir, slides=12))
+
+
+def folder_of(fleet: Fleet) -> Path:
+    return Path(fleet.place.storage.url.removeprefix("file:"))
+
+
+def back_up(fleet: Fleet, to: Path, *stages: str) -> None:
+    subprocess.run([str(BACKUP), str(folder_of(fleet)), str(to), *stages], check=True)
+
+
+def damaged(store: Path) -> list[str]:
+    """Verify a copy of a store; leave no trace in it."""
+    looked_at = shutil.copytree(store, store.with_name(f"{store.name}-verified"))
+    done = command_line("verify", "--store", f"file:{looked_at}", "--json")
+    shutil.rmtree(looked_at)
+    return json.loads(done.stdout)["objects_damaged"]
+
+
+def states(store: Path) -> dict[str, str]:
+    done = command_line("status", "--store", f"file:{store}", "--all", "--json")
+    return {slide["slide_id"]: slide["state"] for slide in json.loads(done.stdout)["slides"]}
+
+
+def elsewhere(fleet: Fleet, folder: Path, store: Path | None = None, **changes: BusSettings) -> Fleet:
+    """Return a fleet at a new place: with an empty broker, and with a store that was copied there or none."""
+    place = on_this_machine(folder / "place")
+    if store:
+        shutil.copytree(store, folder / "place" / "objects")
+    fresh = Fleet(replace(place, **changes), folder / "fleet", fleet.model)
+    fresh.inbox.rmdir()
+    fresh.inbox.symlink_to(fleet.inbox)
+    fresh.dropped = fleet.dropped
+    return fresh
+
+
+def test_a_backup_made_in_mid_work_is_whole_and_finished_after_its_restore(fleet, tmp_path):
+    """Slides are announced, drafted and given up between any two stages of the backup."""
+    copy = tmp_path / "copy"
+    fleet.bring(*ALL)
+    fleet.drafted(*fleet.drop(2))
+    for stage in STAGES:
+        back_up(fleet, copy, stage)
+        fleet.drafted(*fleet.drop())
+    child = fleet.services["tiler"].freeze_child()
+    (in_hand,) = fleet.drop()
+    fleet.until(lambda: in_hand in fleet.services["tiler"].status()["in_flight"]["slide_id"], 60, "in hand")
+    again = tmp_path / "again"
+    shutil.copytree(copy, again)
+    back_up(fleet, again)
+    os.kill(child, 9)
+    fleet.abort()
+    first, second = states(copy), states(again)
+
+    assert damaged(copy) == damaged(again) == []
+    assert [first.get(slide) for slide in fleet.dropped[:3]] == ["drafted", "drafted", "scanned"]
+    assert set(first) < set(fleet.dropped), "what came later is not known yet"
+    assert second == {slide: "scanned" if slide == in_hand else "drafted" for slide in fleet.dropped}
+    for number, store in enumerate((copy, again)):
+        restored = elsewhere(fleet, tmp_path / f"restored-{number}", store)
+        try:
+            restored.bring(*ALL)
+            assert restored.resend()
+            restored.finish()
+            restored.check_each_once()
+            restored.stop()
+        finally:
+            restored.abort()
+        assert damaged(folder_of(restored)) == []
+        kept = {key: sha for key, sha in fleet.remains().results().items() if "latest" not in key}
+        assert kept.items() <= restored.remains().results().items(), "the same drafts, byte for byte"
+
+
+def test_a_backup_in_the_opposite_order_would_not_be_whole(fleet, tmp_path):
+    fleet.bring(*ALL)
+    fleet.drafted(*fleet.drop())
+    for stage in reversed(STAGES):
+        back_up(fleet, tmp_path / "copy", stage)
+        fleet.drafted(*fleet.drop())
+    fleet.stop()
+
+    assert damaged(tmp_path / "copy") != []
+
+
+def interrupted(fleet: Fleet) -> None:
+    """Draft two slides; leave one between tiler and reporter, one with the tiler, and stop everything."""
+    fleet.bring(*ALL)
+    fleet.drafted(*fleet.drop(2))
+    fleet.retire("reporter")
+    fleet.drop()
+    fleet.until(lambda: fleet.finished("tiler") == 3, 60, "three bags")
+    fleet.retire("tiler")
+    fleet.drop()
+    fleet.until(lambda: len(fleet.keys("gateway/contents/")) == 4, 60, "the last slide is announced")
+    fleet.retire("gateway")
+
+
+@pytest.mark.parametrize("broker", ["embedded", "kafka"])
+def test_with_an_empty_broker_the_store_says_what_is_unfinished(fleet, request, tmp_path, broker):
+    interrupted(fleet)
+    bus = BusSettings(request.getfixturevalue("own_kafka").url, 4, SESSION_S) if broker == "kafka" else None
+    fresh = elsewhere(fleet, tmp_path / "fresh", folder_of(fleet), **({"bus": bus} if bus else {}))
+    before = fresh.remains_of_reports() if hasattr(fresh, "remains_of_reports") else set(fresh.drafts())
+    try:
+        fresh.bring(*ALL)
+        assert sorted(fresh.resend()) == sorted(fresh.dropped[2:])
+        fresh.finish()
+        fresh.check_each_once()
+        assert before <= set(fresh.drafts())
+        fresh.stop()
+    finally:
+        fresh.abort()
+
+
+def test_with_an_empty_store_the_watched_folder_brings_every_slide_back(fleet, tmp_path):
+    """Those whose records the broker has still, too: each ends once."""
+    interrupted(fleet)
+    fleet_without_store = Fleet(
+        replace(fleet.place, storage=StorageSettings(f"file:{tmp_path / 'empty'}")), fleet.folder, fleet.model
+    )
+    fleet_without_store.dropped = fleet.dropped
+    try:
+        fleet_without_store.bring(*ALL)
+        fleet_without_store.finish()
+        assert fleet_without_store.letters() == {}
+        fleet_without_store.check_each_once()
+        fleet_without_store.stop()
+    finally:
+        fleet_without_store.abort()
+
+
+def test_with_an_empty_store_kafkas_records_bring_back_what_no_folder_holds(fleet, own_kafka, tmp_path):
+    """The tiler's group is put back to the first record. What people stated is in there, too."""
+    bus = BusSettings(own_kafka.url, 4, SESSION_S)
+    fleet.place = replace(fleet.place, bus=bus)
+    fleet.bring(*ALL)
+    fleet.drafted(*fleet.drop(2))
+    fleet.finish()
+    fleet.stop()
+    rewind(own_kafka, SLIDE_SCANNED, "histgen-tiler")
+    place = replace(fleet.place, storage=StorageSettings(f"file:{tmp_path / 'empty'}"))
+    fresh = Fleet(place, tmp_path / "fresh", fleet.model)
+    fresh.dropped = fleet.dropped
+    try:
+        fresh.bring("tiler", "reporter")
+        fresh.finish()
+        fresh.check_each_once()
+        fresh.stop()
+    finally:
+        fresh.abort()
+
+
+def rewind(kafka: KafkaProcess, topic: str, group: str) -> None:
+    """Put a group back to the first record, as kafka-consumer-groups.sh does by --to-earliest."""
+    servers = kafka.url.removeprefix("kafka://")
+    with closing(
+        KafkaConsumer(bootstrap_servers=servers, group_id=group, enable_auto_commit=False)
+    ) as consumer:
+        parts = [TopicPartition(topic, part) for part in consumer.partitions_for_topic(topic)]
+        consumer.assign(parts)
+        consumer.commit({part: OffsetAndMetadata(0, "", -1) for part in parts})
