@@ -9,6 +9,8 @@ from=$(cd "$1" && pwd) && mkdir -p -m 700 "$2" && to=$(cd "$2" && pwd)
 shift 2
 [ $# -gt 0 ] || set -- pointers results register audit
 cd "$from"
+mkdir -p .incoming && moment=.incoming/backup # what is written later is newer, by the clock of the store's disk
+trap 'rm -f "$moment"' EXIT
 
 pointer='[^/]*reports/[^/]*/latest\.\(json\|history/.*\)'
 
@@ -33,13 +35,15 @@ for stage; do
         copy bags
         ;;
     register)
-        mkdir -p .incoming && moment=.incoming/backup && touch "$moment" # by the clock of the store's disk
+        touch "$moment"
         for part in gateway/seen gateway/copies gateway/contents gateway/by-hand slides gateway/owners; do
             copy "$part" ! -newer "$moment"
         done
-        rm -f "$moment"
         ;;
-    audit) copy audit ;;
+    audit)
+        touch "$moment"
+        copy audit ! -newer "$moment"
+        ;;
     *)
         echo "backup.sh: no such stage: $stage" >&2
         exit 2

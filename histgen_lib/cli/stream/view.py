@@ -73,8 +73,8 @@ def print_ended(console: Console, ended: EndedSlide) -> None:
         Text.assemble(
             (f"{clock} ", "dim"),
             (f"{STATES[slide.state]} ", STYLES[slide.state]),
-            (names_of(slide), "bold"),
-            f" after {ended.seconds:.1f} s: ",
+            (slide.slide_id, "bold"),
+            f" after {ended.seconds:.1f} s{_copies(slide)}: ",
             ending(slide),
         ),
         soft_wrap=True,
@@ -127,15 +127,16 @@ def slides_table(snapshot: Snapshot, slides: Iterable[SlideState]) -> Table:
         worker = snapshot.busy.get(slide.slide_id)
         state = "in progress" if worker else waiting_for(slide)
         detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
-        table.add_row(Text(names_of(slide)), Text(state, style=STYLES.get(slide.state, "")), detail)
+        table.add_row(
+            Text(f"{slide.slide_id}{_copies(slide)}"), Text(state, style=STYLES.get(slide.state, "")), detail
+        )
         for damage in slide.damaged:
             table.add_row("", Text("damaged", style="red"), Text(printable(damage), style="red"))
     return table
 
 
-def names_of(slide: SlideState) -> str:
-    """Return a slide's id, with the names of its copies."""
-    return f"{slide.slide_id} (copies: {', '.join(slide.copies)})" if slide.copies else slide.slide_id
+def _copies(slide: SlideState) -> str:
+    return f" (copies: {', '.join(slide.copies)})" if slide.copies else ""
 
 
 def snapshot_json(snapshot: Snapshot, store: ObjectStore) -> dict[str, Any]:
@@ -199,7 +200,9 @@ def _worker_json(worker: WorkerState) -> dict[str, Any]:
 def _line(ended: EndedSlide) -> Text:
     slide = ended.slide
     mark = ("✓ ", "green") if slide.draft else ("✗ ", "red")
-    line = Text.assemble(mark, (names_of(slide), "bold"), f" {ended.seconds:.1f} s  ", ending(slide))
+    line = Text.assemble(
+        mark, (slide.slide_id, "bold"), f" {ended.seconds:.1f} s{_copies(slide)}  ", ending(slide)
+    )
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 

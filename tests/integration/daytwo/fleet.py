@@ -16,6 +16,7 @@ from chaos_slides import write_good
 from harness import Place, Stream, kind
 from history import LETTERS
 from processes import Service, thaw
+from waiting import until
 
 from histgen_lib.bus import open_publisher
 from histgen_lib.catalogue import replay
@@ -63,16 +64,17 @@ class Fleet(Stream):
             service.ask_to_stop()
         assert {label: service.left() for label, service in leaving.items()} == dict.fromkeys(labels, 0)
 
-    def retire_in_mid_job(self, label: str, *arriving: str, **how: Any) -> None:
-        """Retire a service that has a slide in hand, once others have arrived to take its place."""
-        child = self.services[label].freeze_child()
-        self.drop()
-        self.until(self.services[label].in_flight, WAIT_S, f"{label} has a slide in hand")
-        self.bring(*arriving, **how)
-        leaving = self.services.pop(label)
+    def retire_in_mid_job(self, label: str, arriving: str, **how: Any) -> None:
+        """Retire a service that has a slide in hand, once another has arrived to share its work."""
+        self.bring(arriving, **how)
+        leaving, other = self.services[label], self.services[arriving]
+        child, its_child = leaving.freeze_child(), other.freeze_child()
+        until(lambda: leaving.in_flight() or not self.drop(), WAIT_S, f"{label} has a slide", every_s=1.0)
+        thaw(its_child)
         leaving.ask_to_stop()
         self.until(lambda: leaving.status().get("phase") == "stopping", WAIT_S, f"{label} is stopping")
         thaw(child)
+        del self.services[label]
         assert leaving.left() == 0
 
     def drop(self, count: int = 1) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, aborting, command_line
+from fleet import WAIT_S, Fleet, aborting, command_line
 from harness import SESSION_S, on_this_machine
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
@@ -73,13 +72,14 @@ def test_a_backup_made_in_mid_work_is_whole_and_finished_after_its_restore(fleet
     for stage in STAGES:
         back_up(fleet, copy, stage)
         fleet.drafted(*fleet.drop())
-    child = fleet.services["tiler"].freeze_child()
+    fleet.services["tiler"].freeze_child()
     (in_hand,) = fleet.drop()
-    fleet.until(lambda: in_hand in fleet.services["tiler"].status()["in_flight"]["slide_id"], 60, "in hand")
+    fleet.until(
+        lambda: fleet.services["tiler"].in_flight().get("slide_id") == in_hand, WAIT_S, "it is in hand"
+    )
     again = tmp_path / "again"
     shutil.copytree(copy, again)
     back_up(fleet, again)
-    os.kill(child, 9)
     fleet.abort()
     first, second = states(copy), states(again)
 
@@ -119,10 +119,10 @@ def interrupted(fleet: Fleet) -> None:
     fleet.drafted(*fleet.drop(2))
     fleet.retire("reporter")
     fleet.drop()
-    fleet.until(lambda: fleet.finished("tiler") == 3, 60, "three bags")
+    fleet.until(lambda: fleet.finished("tiler") == 3, WAIT_S, "three bags")
     fleet.retire("tiler")
     fleet.drop()
-    fleet.until(lambda: len(fleet.keys("gateway/contents/")) == 4, 60, "the last slide is announced")
+    fleet.until(lambda: len(fleet.keys("gateway/contents/")) == 4, WAIT_S, "the last slide is announced")
     fleet.retire("gateway")
 
 
@@ -131,7 +131,7 @@ def test_with_an_empty_broker_the_store_says_what_is_unfinished(fleet, request, 
     interrupted(fleet)
     bus = BusSettings(request.getfixturevalue("own_kafka").url, 4, SESSION_S) if broker == "kafka" else None
     fresh = elsewhere(fleet, tmp_path / "fresh", folder_of(fleet), **({"bus": bus} if bus else {}))
-    before = fresh.remains_of_reports() if hasattr(fresh, "remains_of_reports") else set(fresh.drafts())
+    before = set(fresh.drafts())
     try:
         fresh.bring(*ALL)
         assert sorted(fresh.resend()) == sorted(fresh.dropped[2:])

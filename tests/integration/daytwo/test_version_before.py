@@ -32,7 +32,7 @@ def place(request, tmp_path) -> Place:
 
 @pytest.fixture
 def fleet(place, tmp_path, model_dir) -> Iterator[Fleet]:
-    yield from aborting(Fleet(place, tmp_path / "fleet", model_dir, slides=15))
+    yield from aborting(Fleet(place, tmp_path / "fleet", model_dir, slides=60))
 
 
 def move(fleet: Fleet, service: str, version: str, code: Path | None) -> None:
