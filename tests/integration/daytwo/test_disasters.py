@@ -144,20 +144,24 @@ def test_with_an_empty_broker_the_store_says_what_is_unfinished(fleet, request, 
 
 
 def test_with_an_empty_store_the_watched_folder_brings_every_slide_back(fleet, tmp_path):
-    """Those whose records the broker has still, too: each ends once."""
+    """A bag that was on its way went with the store: a letter says so, and its replay makes the bag again."""
     interrupted(fleet)
-    fleet_without_store = Fleet(
-        replace(fleet.place, storage=StorageSettings(f"file:{tmp_path / 'empty'}")), fleet.folder, fleet.model
-    )
-    fleet_without_store.dropped = fleet.dropped
+    bagged = fleet.dropped[2]
+    place = replace(fleet.place, storage=StorageSettings(f"file:{tmp_path / 'empty'}"))
+    fresh = Fleet(place, fleet.folder, fleet.model)
+    fresh.dropped = fleet.dropped
     try:
-        fleet_without_store.bring(*ALL)
-        fleet_without_store.finish()
-        assert fleet_without_store.letters() == {}
-        fleet_without_store.check_each_once()
-        fleet_without_store.stop()
+        fresh.bring("reporter")
+        fresh.until(lambda: fresh.letters() == {bagged: "object-missing"}, WAIT_S, "the bag is missed")
+        fresh.bring("gateway", "tiler")
+        fresh.finish()
+        fresh.replay(code="object-missing")
+        fresh.drafted(*fresh.dropped)
+        fresh.finish()
+        fresh.check_each_once()
+        fresh.stop()
     finally:
-        fleet_without_store.abort()
+        fresh.abort()
 
 
 def test_with_an_empty_store_kafkas_records_bring_back_what_no_folder_holds(fleet, own_kafka, tmp_path):
