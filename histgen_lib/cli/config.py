@@ -148,9 +148,10 @@ def _print(heading: str, rows: Iterable[tuple[str, ...]], last: str = "Meaning")
 
 def _show_one_running(url: str, home: Path | None, service: str | None, *, as_json: bool) -> None:
     from histgen_lib.client.api import settings_in_force
-    from histgen_lib.client.connection import token_for
+    from histgen_lib.client.connection import remote_gateway
 
-    found = settings_in_force(url, token_for(url, home, os.environ))
+    there = remote_gateway(url, {**os.environ, **({"HISTGEN_HOME": str(home)} if home else {})})
+    found = settings_in_force(there.url, there.token(), ca_file=there.ca_file)
     if as_json:
         emit_json(found)
     else:
@@ -159,16 +160,15 @@ def _show_one_running(url: str, home: Path | None, service: str | None, *, as_js
 
 def _show_running(home: Path | None, service: str | None, *, as_json: bool) -> None:
     """Print what is in force in each service of the stack in `home`."""
-    from histgen_lib.client.api import running_services, settings_in_force
+    from histgen_lib.client.api import running_services, settings_of
     from histgen_lib.client.connection import not_running
     from histgen_lib.client.home import StackHome, default_home
-    from histgen_lib.secret import read_secret
 
     stack = StackHome(home or default_home(os.environ))
     asked = [one for one in running_services(stack.run_dir) if service in (None, one.name)]
     if not asked:
         raise not_running(stack)
-    found = [(one, settings_in_force(one.url, read_secret(one.token_file))) for one in asked]
+    found = [(one, settings_of(one)) for one in asked]
     if as_json:
         emit_json({"services": [_running_json(one, settings) for one, settings in found]})
         return

@@ -36,6 +36,8 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
     from starlette.responses import Response
     from starlette.routing import Route
 
+    from histgen_lib.runtime.web.callers import Callers
+    from histgen_lib.runtime.web.door import Door
     from histgen_lib.runtime.web.server import serving
 
     async def page(_: Request) -> Response:
@@ -43,7 +45,8 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
         return Response(text, headers={"content-type": media_type})
 
     path = run_dir / "targets" / f"{NAME}-{os.getpid()}.json"
-    with serving(Starlette(routes=[Route("/metrics", page)]), "127.0.0.1", 0) as url:
+    app = Starlette(routes=[Route("/metrics", page)])
+    with serving(Door(app, Callers([]), NAME), "127.0.0.1", 0) as url:
         targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": NAME}}]
         write_atomic(path, json.dumps(targets).encode())
         try:
