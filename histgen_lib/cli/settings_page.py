@@ -76,10 +76,10 @@ def _kind(annotation: Any) -> str:
 
 def _limit(bound: object) -> str:
     if isinstance(bound, Ge):
-        return f"at least {bound.ge}"
+        return f"at least {_text(bound.ge)}"
     if isinstance(bound, Gt):
-        return f"more than {bound.gt}"
-    return f"at most {bound.le}" if isinstance(bound, Le) else ""
+        return f"more than {_text(bound.gt)}"
+    return f"at most {_text(bound.le)}" if isinstance(bound, Le) else ""
 
 
 def _default(name: str, field: FieldInfo) -> str:
@@ -90,14 +90,12 @@ def _default(name: str, field: FieldInfo) -> str:
         return "the shipped model"
     if value in (None, "", (), {}):
         return "not set"
-    if isinstance(value, tuple):
-        value = ",".join(value)
     size, unit = next((one for one in _UNITS if name.endswith("_bytes") and value % one[0] == 0), (0, ""))
-    text = (
-        ",".join(value)
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-    return f"`{text}`" + (f" ({value // size} {unit})" if size else "")
+    return f"`{_text(value)}`" + (f" ({value // size} {unit})" if size else "")
+
+
+def _text(value: Any) -> str:
+    """Write a value as one types it."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
