@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,15 @@ class Fleet(Stream):
         assert len(self.history().names[REPORT_DRAFTED]) <= len(self.dropped)
 
 
-def command_line(*arguments: object, code: Path | None = None) -> subprocess.CompletedProcess[str]:
+def command_line(
+    *arguments: object, code: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `histgen`, of another version if `code` names one."""
     command = [sys.executable, "-m", "histgen_lib.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=code, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, "COLUMNS": "300", **(env or {})}
+    return subprocess.run(
+        command, cwd=code, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def aborting(fleet: Fleet) -> Iterator[Fleet]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, aborting, command_line, version_before
+from fleet import WAIT_S, Fleet, aborting, command_line, version_before
 from harness import SESSION_S, Place, on_this_machine
 
 from histgen_lib.bus import BusSettings
@@ -65,6 +65,55 @@ def test_a_rolling_upgrade_and_a_rollback_end_each_slide_once(fleet, before):
     assert states(fleet, None) == states(fleet, before) == dict.fromkeys(fleet.dropped, "drafted")
     for service in SERVICES:
         assert list((before / "services" / service / "__pycache__").glob("app.*.pyc")), "it ran its own code"
+
+
+def version_after(folder: Path) -> Path:
+    """Return sources whose services write events of the next schema version, and read both."""
+    events = version_before(folder) / "histgen_lib" / "events.py"
+    text = events.read_text()
+    for old, new in (
+        ("SCHEMA_VERSION = 1", "SCHEMA_VERSION = 2"),
+        ("str(SCHEMA_VERSION)) != str(SCHEMA_VERSION)", '"1") not in ("1", "2")'),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    events.write_text(text)
+    return folder
+
+
+def test_a_slide_whose_event_is_of_a_later_schema_version_is_not_lost(tmp_path, model_dir):
+    """A tiler that was updated before its readers, and rolled back: its events are refused, never misread."""
+    fleet = Fleet(on_this_machine(tmp_path / "place"), tmp_path / "fleet", model_dir, slides=2)
+    try:
+        fleet.bring("gateway", "reporter")
+        fleet.bring("tiler-after", code=version_after(tmp_path / "after"))
+        fleet.drop()
+        (key,) = fleet.until(lambda: fleet.keys("dead-letter/"), WAIT_S, "the event is refused")
+        assert json.loads(fleet.store.get(key))["code"] == "event-version"
+        assert states(fleet, None)[fleet.dropped[0]] == "bagged", "the slide waits"
+
+        fleet.retire("tiler-after")
+        fleet.bring("tiler-back")
+        assert fleet.resend() == fleet.dropped
+        fleet.drafted(*fleet.dropped, *fleet.drop())
+        fleet.stop()
+        assert sorted(fleet.drafts()) == sorted(fleet.dropped)
+    finally:
+        fleet.abort()
+
+
+def test_a_later_versions_setting_is_ignored_in_the_environment_and_refused_in_a_file(tmp_path, before):
+    """What docs/operations.md says about rolling back."""
+    (tmp_path / "lab.yaml").write_text("not_yet_known: 1\n")
+    later = {"HISTGEN_BUS": "embedded:/x/bus.db", "HISTGEN_STORE": "file:/x", "HISTGEN_NOT_YET_KNOWN": "1"}
+    shown, refused = (
+        command_line("config", "show", "tiler", code=before, env=later | file)
+        for file in ({}, {"HISTGEN_CONFIG": str(tmp_path / "lab.yaml")})
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert refused.returncode == 78
+    assert "'not_yet_known' in the settings file is not a setting of this service" in refused.stderr
 
 
 def verdict(fleet: Fleet, code: Path | None) -> list[str]:
