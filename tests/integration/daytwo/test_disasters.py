@@ -10,10 +10,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from fleet import WAIT_S, Fleet, aborting, command_line
 from harness import SESSION_S, on_this_machine
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from service_access import bearer_of
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.events import SLIDE_SCANNED
@@ -72,21 +74,18 @@ def test_a_backup_made_in_mid_work_is_whole_and_finished_after_its_restore(fleet
     for stage in STAGES:
         back_up(fleet, copy, stage)
         fleet.drafted(*fleet.drop())
-    fleet.services["tiler"].freeze_child()
-    (in_hand,) = fleet.drop()
-    fleet.until(
-        lambda: fleet.services["tiler"].in_flight().get("slide_id") == in_hand, WAIT_S, "it is in hand"
-    )
-    again = tmp_path / "again"
-    shutil.copytree(copy, again)
+    fleet.retire("tiler")
+    (waiting,) = fleet.drop()
+    fleet.until(lambda: len(fleet.keys("gateway/contents/")) == 7, WAIT_S, "the last slide is announced")
+    again = shutil.copytree(copy, tmp_path / "again")
     back_up(fleet, again)
     fleet.abort()
     first, second = states(copy), states(again)
 
     assert damaged(copy) == damaged(again) == []
-    assert [first.get(slide) for slide in fleet.dropped[:3]] == ["drafted", "drafted", "scanned"]
-    assert set(first) < set(fleet.dropped), "what came later is not known yet"
-    assert second == {slide: "scanned" if slide == in_hand else "drafted" for slide in fleet.dropped}
+    meanwhile = ["bagged", "scanned", None, None, None]
+    assert [first.get(slide) for slide in fleet.dropped] == ["drafted", "drafted", *meanwhile]
+    assert second == {slide: "scanned" if slide == waiting else "drafted" for slide in fleet.dropped}
     for number, store in enumerate((copy, again)):
         restored = elsewhere(fleet, tmp_path / f"restored-{number}", store)
         try:
@@ -166,23 +165,41 @@ def test_with_an_empty_store_the_watched_folder_brings_every_slide_back(fleet, t
 
 def test_with_an_empty_store_kafkas_records_bring_back_what_no_folder_holds(fleet, own_kafka, tmp_path):
     """The tiler's group is put back to the first record. What people stated is in there, too."""
-    bus = BusSettings(own_kafka.url, 4, SESSION_S)
-    fleet.place = replace(fleet.place, bus=bus)
+    fleet.place = replace(fleet.place, bus=BusSettings(own_kafka.url, 4, SESSION_S))
     fleet.bring(*ALL)
-    fleet.drafted(*fleet.drop(2))
-    fleet.finish()
+    plain, stated = fleet.drop(2)
+    fleet.drafted(plain, stated)
+    state_mpp(fleet, stated, 1.5)
+    fleet.until(lambda: mpp_of(fleet, stated) == 1.5, WAIT_S, "a draft at the stated scale")
+    fleet.until(fleet.idle, WAIT_S, "nothing is left to do")
     fleet.stop()
     rewind(own_kafka, SLIDE_SCANNED, "histgen-tiler")
     place = replace(fleet.place, storage=StorageSettings(f"file:{tmp_path / 'empty'}"))
     fresh = Fleet(place, tmp_path / "fresh", fleet.model)
-    fresh.dropped = fleet.dropped
     try:
         fresh.bring("tiler", "reporter")
-        fresh.finish()
-        fresh.check_each_once()
+        fresh.drafted(plain, stated)
+        fresh.until(lambda: mpp_of(fresh, stated) == 1.5, WAIT_S, "a draft at the stated scale")
+        fresh.until(fresh.idle, WAIT_S, "nothing is left to do")
         fresh.stop()
     finally:
         fresh.abort()
+
+    assert fresh.keys("dead-letter/") == []
+    assert sorted(fresh.drafts()) == sorted(fleet.drafts())
+
+
+def state_mpp(fleet: Fleet, slide: str, mpp: float) -> None:
+    """State a slide's scale, as `histgen submit --mpp` does."""
+    body = {"uri": (fleet.inbox / f"{slide}.tif").as_uri(), "mpp": mpp}
+    headers = bearer_of(fleet.folder / "token")
+    httpx.post(f"{fleet.services['gateway'].url}/slides", json=body, headers=headers).raise_for_status()
+
+
+def mpp_of(fleet: Fleet, slide: str) -> float:
+    """Return the scale of a slide's latest draft."""
+    latest = json.loads(fleet.store.get(f"reports/{slide}/latest.json"))
+    return json.loads(fleet.store.get(latest["draft"]))["provenance"]["slide"]["mpp"]
 
 
 def rewind(kafka: KafkaProcess, topic: str, group: str) -> None:

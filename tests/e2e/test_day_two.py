@@ -1,15 +1,21 @@
-"""A copy of a known slide says that it is one, and of which, wherever one looks for it in a running stack."""
+"""What a running stack answers on day two: which slide a copy is, what way a slide took, what is set."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 import tiny_model
 from cli_runs import histgen
+from docs_blocks import blocks, commands
 from running_stack import RunningStack, stack_up
 from servers.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
 from waiting import until
@@ -128,3 +134,49 @@ def test_a_copy_of_a_slide_that_was_given_up_says_so(stack, tmp_path):
     assert "slide-mpp-unknown" in text
     assert (document["copy_of"], document["slide"][0]["state"]) == (["unscaled"], "dead-letter")
     assert "unscaled-copy" in remote(stack, "status", "--state", "dead-letter")
+
+
+def test_the_docs_command_prints_one_slides_way_through_all_services(stack, original):
+    """Line by line, from its announcement to its draft, and nothing of other slides."""
+    (command,) = [
+        line
+        for block in blocks()
+        if block.page == "docs/operations.md" and block.kind == "sh"
+        for line in commands(block.text)
+        if line.startswith("grep")
+    ]
+    command = command.replace("~/.local/share/histgen", str(stack.home)).replace("CMU-1", original)
+    environment = {**os.environ, "HISTGEN_HOME": str(stack.home)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    told = [(line["service"], line["event"]) for line in lines]
+
+    assert {line["slide_id"] for line in lines} == {original}
+    assert {line["trace_id"] for line in lines} == {shown(stack, original)["slide"][0]["trace_id"]}
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    way = [
+        ("gateway", "Announced."),
+        ("tiler", "The record is finished."),
+        ("reporter", "The record is finished."),
+    ]
+    assert [step for step in told if step in way] == way
+
+
+def test_every_running_service_tells_the_settings_in_force(stack, monkeypatch):
+    monkeypatch.setenv("HISTGEN_SETTLE_S", "9")  # here, and not in the service
+    told = stack.json("config", "show", "--running")["services"]
+    here = stack("config", "show", "gateway", "--running").out
+    gateway = stack.json("config", "show", "--url", stack.record["gateway"])
+
+    assert sorted(one["name"] for one in told) == ["gateway", "reporter", "tiler"]
+    assert all(one["settings"]["store"]["value"] == stack.record["store"] for one in told)
+    assert gateway["settle_s"] == {"value": 0.3, "from": "HISTGEN_SETTLE_S"}
+    assert gateway == next(one["settings"] for one in told if one["name"] == "gateway")
+    assert re.search(r"^settle_s +0\.3 +HISTGEN_SETTLE_S +9\.0", here, re.MULTILINE)
