@@ -67,7 +67,7 @@ def elsewhere(fleet: Fleet, folder: Path, store: Path | None = None, **changes: 
 
 
 def test_a_backup_made_in_mid_work_is_whole_and_finished_after_its_restore(fleet, tmp_path):
-    """Slides are announced, drafted and given up between any two stages of the backup."""
+    """Slides are announced and drafted between any two stages of the backup."""
     copy = tmp_path / "copy"
     fleet.bring(*ALL)
     fleet.drafted(*fleet.drop(2))
