@@ -33,6 +33,9 @@ for stage; do
         copy reports ! -regex "$pointer"
         copy case-reports ! -regex "$pointer"
         copy bags
+        for pointer in reports/*/latest.json case-reports/*/latest.json; do # drafted since: not done in the copy
+            [ -e "$to/$pointer" ] || rm -rf "$to/${pointer%/latest.json}"
+        done
         ;;
     register)
         touch "$moment"

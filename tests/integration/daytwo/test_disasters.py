@@ -27,6 +27,9 @@ STAGES = ("pointers", "results", "register", "audit")
 ALL = ("gateway", "tiler", "reporter")
 
 
+pytestmark = pytest.mark.timeout(1800)  # many services are started, on a machine that may be busy
+
+
 @pytest.fixture
 def fleet(tmp_path, model_dir) -> Iterator[Fleet]:
     place = on_this_machine(tmp_path / "place")

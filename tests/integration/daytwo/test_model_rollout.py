@@ -17,6 +17,9 @@ from histgen_lib.models.tile_encoder.small import TileEncoder
 from histgen_lib.pipeline import load_model
 
 
+pytestmark = pytest.mark.timeout(1800)  # many services are started, on a machine that may be busy
+
+
 @pytest.fixture
 def other_model(tmp_path) -> Path:
     torch.manual_seed(1)

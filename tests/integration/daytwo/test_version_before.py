@@ -17,6 +17,9 @@ SERVICES = ("gateway", "reporter", "tiler")
 """In this order, there and back, the tiler is alone in its version once, and the gateway is, too."""
 
 
+pytestmark = pytest.mark.timeout(1800)  # many services are started, on a machine that may be busy
+
+
 @pytest.fixture
 def before(tmp_path) -> Path:
     return version_before(tmp_path / "before")

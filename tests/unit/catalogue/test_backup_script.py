@@ -69,6 +69,19 @@ def test_another_run_copies_what_is_new_and_forgets_letters_that_were_replayed(f
     assert len(kept) >= len(before) - 2, "the rest was not copied again"
 
 
+def test_a_report_whose_pointer_came_later_is_left_out_and_one_that_has_none_is_kept(folder):
+    """The one is not done in the copy; the other is damaged in the store, and a backup mends nothing."""
+    store = open_store(StorageSettings(f"file:{folder}"))
+    (folder / "reports" / "a" / "latest.json").unlink()
+    back_up(folder, "pointers")
+    planted.draft(store, "later")
+    back_up(folder, "results")
+    copied = files(folder.parent / "copy")
+
+    assert [name for name in copied if "later" in name] == []
+    assert [name for name in copied if name.startswith("reports/a/")] != []
+
+
 def test_what_it_cannot_do_it_says(folder):
     assert (back_up(folder, "all").returncode, "no such stage" in back_up(folder, "all").stderr) == (2, True)
     assert back_up(folder / "nowhere").returncode != 0
