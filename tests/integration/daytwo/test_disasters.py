@@ -146,7 +146,7 @@ def test_with_an_empty_broker_the_store_says_what_is_unfinished(fleet, request, 
 
 
 def test_with_an_empty_store_the_watched_folder_brings_every_slide_back(fleet, tmp_path):
-    """A bag that was on its way went with the store: a letter says so, and its replay makes the bag again."""
+    """A bag that was on its way went with the store: its letter is put away, its slide announced again."""
     interrupted(fleet)
     bagged = fleet.dropped[2]
     place = replace(fleet.place, storage=StorageSettings(f"file:{tmp_path / 'empty'}"))
@@ -158,6 +158,7 @@ def test_with_an_empty_store_the_watched_folder_brings_every_slide_back(fleet, t
         fresh.bring("gateway", "tiler")
         fresh.finish()
         fresh.replay(code="object-missing")
+        assert fresh.resend() == [bagged]
         fresh.drafted(*fresh.dropped)
         fresh.finish()
         fresh.check_each_once()

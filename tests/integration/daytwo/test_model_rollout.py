@@ -16,7 +16,6 @@ from histgen_lib.export import to_onnx
 from histgen_lib.models.tile_encoder.small import TileEncoder
 from histgen_lib.pipeline import load_model
 
-
 pytestmark = pytest.mark.timeout(1800)  # many services are started, on a machine that may be busy
 
 
