@@ -167,9 +167,9 @@ class ServiceSettings(BaseSettings):
         ("probes", "metrics"), description="what is open without a token: probes, metrics, both or nothing"
     )
     http_rate: float = Field(
-        50.0, ge=0, le=1e6, description="requests a second of one caller; 0 for any number"
+        100.0, ge=0, le=1e6, description="requests a second of one caller; 0 for any number"
     )
-    http_burst: int = Field(500, ge=1, le=1_000_000, description="requests that a caller may send at once")
+    http_burst: int = Field(2000, ge=1, le=1_000_000, description="requests that a caller may send at once")
     tls_cert: Annotated[Path | None, EmptyIsNone] = Field(
         None,
         description="PEM file with the service's certificate and those that signed it; plain HTTP if not set",

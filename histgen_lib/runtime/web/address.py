@@ -21,8 +21,8 @@ class DoorSettings:
     """
 
     open: frozenset[str] = field(default_factory=lambda: frozenset(OPENABLE))
-    rate: float = 50.0
-    burst: int = 500
+    rate: float = 100.0
+    burst: int = 2000
 
 
 @dataclass(frozen=True)

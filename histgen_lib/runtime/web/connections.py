@@ -195,12 +195,20 @@ class _NoWarnings(logging.Filter):
         return record.levelno > logging.WARNING
 
 
-_NO_WARNINGS = _NoWarnings()
+class _NoWritesToNobody(logging.Filter):
+    """Drops asyncio's warnings about answers to clients that have left."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg not in ("socket.send() raised exception.", "SSL connection is closed")
+
+
+_NO_WARNINGS, _NO_WRITES_TO_NOBODY = _NoWarnings(), _NoWritesToNobody()
 
 
 def connection_class(table: ConnectionTable) -> type[Connection]:
     """Make the protocol class for a server's connections."""
     logging.getLogger("uvicorn.error").addFilter(_NO_WARNINGS)
+    logging.getLogger("asyncio").addFilter(_NO_WRITES_TO_NOBODY)
     return type("TableConnection", (Connection,), {"table": table})
 
 

@@ -18,5 +18,5 @@ def lab(tmp_path: Path) -> GatewayLab:
 
 @pytest.fixture
 def client(lab: GatewayLab) -> Client:
-    """A client with the gateway's own token."""
+    """Make a client with the gateway's own token."""
     return Client(lab)
