@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity
+.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity settings
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -29,6 +29,9 @@ lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
+
+settings: setup ## docs/settings.md, from the settings classes
+	$(BIN)/histgen config docs >docs/settings.md
 
 UNITS := tests/unit tests/contract
 

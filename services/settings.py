@@ -249,7 +249,7 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             raise _invalid(_complaints(error)) from None
         except SettingsError as error:
-            raise _invalid([f"{_variable(_field_named_in(str(error)))} must be JSON"]) from None
+            raise _invalid([f"{variable(_field_named_in(str(error)))} must be JSON"]) from None
         settings._origins.update(_origins(cls, overrides))
         return settings
 
@@ -263,7 +263,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources by precedence: arguments, the environment, the file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values(cls))
+        return init_settings, env_settings, InitSettingsSource(settings_cls, file_values(cls))
 
     def origins(self) -> dict[str, str]:
         """Return where each setting's value came from: a variable, a file, "default", or "argument"."""
@@ -271,9 +271,7 @@ class ServiceSettings(BaseSettings):
 
     def shown(self) -> dict[str, Any]:
         """Return the settings as JSON values, with secrets masked."""
-        values = self.model_dump(mode="json")
-        values["kafka"] = {name: _shown_kafka(name, value) for name, value in self.kafka.items()}
-        return {name: _without_login(value) for name, value in values.items()}
+        return {name: shown_value(name, value) for name, value in self.model_dump(mode="json").items()}
 
     def in_force(self) -> dict[str, dict[str, Any]]:
         """Return each setting's value, with secrets masked, and its origin, as JSON values."""
@@ -291,8 +289,11 @@ def settings_class(service: Service) -> type[ServiceSettings]:
     return found
 
 
-def _file_values(cls: type[ServiceSettings]) -> dict[str, Any]:
-    """Read the settings file: its top level, overridden by this service's section."""
+def file_values(cls: type[ServiceSettings]) -> dict[str, Any]:
+    """Read the settings file: its top level, overridden by this service's section.
+
+    Raises FatalError("settings-invalid").
+    """
     path = os.environ.get(CONFIG_VARIABLE, "")
     if not path:
         return {}
@@ -310,29 +311,31 @@ def _file_values(cls: type[ServiceSettings]) -> dict[str, Any]:
 
 
 def _origins(cls: type[ServiceSettings], overrides: Mapping[str, Any]) -> dict[str, str]:
-    environment, file = EnvSettingsSource(cls)(), _file_values(cls)
+    environment, file = EnvSettingsSource(cls)(), file_values(cls)
     origins = dict.fromkeys(cls.model_fields, "default")
     origins |= dict.fromkeys(file, os.environ.get(CONFIG_VARIABLE, ""))
-    origins |= {name: _variable(name) for name in environment}
+    origins |= {name: variable(name) for name in environment}
     return origins | dict.fromkeys(overrides, "argument")
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
 
 
 def _complaints(error: ValidationError) -> list[str]:
     """Name each variable at fault and what it must be, never its value."""
-    return [_complaint(str(entry["loc"][0]), entry["type"], entry["msg"]) for entry in error.errors()]
+    return [complaint(str(entry["loc"][0]), entry["type"], entry["msg"]) for entry in error.errors()]
 
 
-def _complaint(name: str, kind: str, message: str) -> str:
+def complaint(name: str, kind: str, message: str) -> str:
+    """Say what a setting must be. `kind`, `message`: pydantic's."""
     if kind == "extra_forbidden":
         return f"{name!r} in the settings file is not a setting of this service"
     if kind == "missing":
-        return f"{_variable(name)} is missing"
+        return f"{variable(name)} is missing"
     requirement = re.sub(r"\A\w+ should ", "must ", message.removeprefix("Value error, "))
-    return f"{_variable(name)} {requirement}"
+    return f"{variable(name)} {requirement}"
 
 
 def _field_named_in(message: str) -> str:
@@ -346,6 +349,13 @@ def _invalid(complaints: Sequence[str]) -> FatalError:
         f"The settings cannot be used: {'; '.join(complaints)}.",
         hint="Correct the environment or the settings file; `histgen config show` prints what is in force.",
     )
+
+
+def shown_value(name: str, value: Any) -> Any:
+    """Mask the secrets in a setting's JSON value."""
+    if name == "kafka":
+        return {one: _shown_kafka(one, setting) for one, setting in value.items()}
+    return _without_login(value)
 
 
 def _shown_kafka(name: str, value: str | int | bool) -> str | int | bool:

@@ -67,7 +67,7 @@ class Overview:
         with ThreadPoolExecutor(self._readers) as readers:
             scans = [scan for scan in self._each(readers, self._scan, scanned) if scan]
             states = self._standing(scans, self._with_events(letters, scans), readers)
-        copies = self._copies() if only is None else {}
+        copies = self._copies()
         return [
             replace(one, copies=tuple(copies.get(one.slide_id, ()))) if one.event else one for one in states
         ]

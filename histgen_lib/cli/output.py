@@ -114,6 +114,11 @@ def say_error(failure: Failure) -> None:
         console.print(f"→ {failure.hint}", soft_wrap=True)
 
 
+def number_of(count: int, thing: str) -> str:
+    """Write how many there are of a thing: "1 bag", "2,000 bags"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def confidence_word(confidence: float | None) -> str:
     """Format a draft's confidence for a line or table; None: the model is not calibrated."""
     return "not calibrated" if confidence is None else f"{confidence:.2f}"

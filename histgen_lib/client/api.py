@@ -67,21 +67,63 @@ class WorkerState:
         return self.answers and not self.missing and self.phase not in ("starting", "stopping")
 
 
+@dataclass(frozen=True)
+class RunningService:
+    """A service process that announced itself: where it listens, and the file with its token."""
+
+    name: str
+    pid: int
+    url: str
+    token_file: Path
+
+
+def running_services(run_dir: Path) -> list[RunningService]:
+    """Return the services that announced themselves in `run_dir`, except processes that were killed."""
+    announced = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
+    return [one for one in announced if _runs(one.pid)]
+
+
 def worker_states(run_dir: Path) -> list[WorkerState]:
     """Ask every running service that announced itself in `run_dir` for its state.
 
-    Each is sent the token that its announcement names. Announcements of processes that were killed are
-    skipped; a service that does not answer is listed with `answers` false.
+    Each is sent the token that its announcement names. A service that does not answer is listed with
+    `answers` false.
     """
-    if not run_dir.is_dir():
-        return []
-    announced = [one for path in sorted(run_dir.glob("*.json")) if (one := _announced(path))]
-    running = [(worker, token_file) for worker, token_file in announced if _runs(worker.pid)]
+    running = running_services(run_dir)
     try:
         with ThreadPoolExecutor(max(1, len(running))) as pool:
-            return list(pool.map(lambda one: _state_of(*one), running))
+            return list(pool.map(_state_of, running))
     except RuntimeError:  # the system cannot start another thread now
-        return [worker for worker, _ in running]
+        return [WorkerState(one.name, one.pid, one.url) for one in running]
+
+
+def settings_of(service: RunningService) -> dict[str, Any]:
+    """Ask a service of this machine for its settings, with its own token. Raises as `settings_in_force`."""
+    token = read_secret(service.token_file)
+    return settings_in_force(service.url, token, ca_file=_own_authorities())
+
+
+def settings_in_force(url: str, token: str | None, *, ca_file: Path | None = None) -> dict[str, Any]:
+    """Ask a service which settings are in force, each as {"value", "from"}, with secrets masked.
+
+    Raises as `post_json`; FatalError("config-untold") if what listens there does not tell.
+    """
+    page = f"{url.rstrip('/')}/config"
+    status, answer = _asked("GET", page, None, token, timeout_s=_QUICK_S, ca_file=ca_file)
+    try:
+        values = json.loads(answer)
+        if status < 300:
+            return {str(name): dict(setting) for name, setting in values.items()}
+        code, message, hint = (str(values["error"][key]) for key in ("code", "message", "hint"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        code, message, hint = "", "", ""
+    if code and status != 404:
+        raise _error_class(status)(code, message, hint=hint)
+    raise FatalError(
+        "config-untold",
+        f"The server at {url} does not tell its settings (HTTP {status}).",
+        hint="Check the URL. Services of earlier versions have no such page: look at their environment.",
+    )
 
 
 def get_json(url: str, token: str, *, ca_file: Path | None = None) -> Any:
@@ -120,18 +162,8 @@ def post_json(
     FatalError if the token is wrong; TransientError("gateway-unreachable"); FatalError: "gateway-untrusted"
     for its certificate, "gateway-answer" if the server is not a gateway.
     """
-    try:
-        status, answer = _request(
-            "POST", url, json.dumps(body).encode(), token, timeout_s=_SUBMIT_S, ca_file=ca_file
-        )
-    except ssl.SSLCertVerificationError as error:
-        raise FatalError(
-            "gateway-untrusted",
-            f"The certificate of {url} cannot be trusted: {error.verify_message}.",
-            hint="Name its authority's certificates in HISTGEN_CA_FILE, and the gateway as its own does.",
-        ) from error
-    except OSError as error:
-        raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
+    content = json.dumps(body).encode()
+    status, answer = _asked("POST", url, content, token, timeout_s=_SUBMIT_S, ca_file=ca_file)
     try:
         values = json.loads(answer)
         if status < 300:
@@ -167,6 +199,22 @@ def _unreachable(url: str, why: str) -> TransientError:
         f"The gateway at {url} does not answer: {why}.",
         hint="Check that it is running; histgen status shows the stack on this machine.",
     )
+
+
+def _asked(
+    method: str, url: str, body: bytes | None, token: str | None, *, timeout_s: float, ca_file: Path | None
+) -> tuple[int, bytes]:
+    """Send one request as `_request` does; say what is wrong if there is no answer, as `post_json` does."""
+    try:
+        return _request(method, url, body, token, timeout_s=timeout_s, ca_file=ca_file)
+    except ssl.SSLCertVerificationError as error:
+        raise FatalError(
+            "gateway-untrusted",
+            f"The certificate of {url} cannot be trusted: {error.verify_message}.",
+            hint="Name its authority's certificates in HISTGEN_CA_FILE, and the gateway as its own does.",
+        ) from error
+    except OSError as error:
+        raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
 
 
 def _request(
@@ -216,18 +264,19 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _announced(path: Path) -> tuple[WorkerState, Path] | None:
+def _announced(path: Path) -> RunningService | None:
     try:
         values = json.loads(path.read_bytes())
-        worker = WorkerState(str(values["name"]), int(values["pid"]), str(values["url"]))
-        return worker, Path(values["token_file"])
+        name, url = str(values["name"]), str(values["url"])
+        return RunningService(name, int(values["pid"]), url, Path(values["token_file"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the service has just left
 
 
-def _state_of(worker: WorkerState, token_file: Path) -> WorkerState:
+def _state_of(worker: RunningService) -> WorkerState:
     try:
-        values = get_json(f"{worker.url}/status", read_secret(token_file), ca_file=_own_authorities())
+        token = read_secret(worker.token_file)
+        values = get_json(f"{worker.url}/status", token, ca_file=_own_authorities())
         return WorkerState(
             worker.name,
             worker.pid,
@@ -240,7 +289,7 @@ def _state_of(worker: WorkerState, token_file: Path) -> WorkerState:
             set_aside=_set_aside(values),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FatalError):
-        return worker
+        return WorkerState(worker.name, worker.pid, worker.url)
 
 
 def _set_aside(values: Mapping[str, Any]) -> dict[str, int]:

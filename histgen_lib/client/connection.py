@@ -100,16 +100,17 @@ class RemoteGateway:
     token_file: Path | None
     ca_file: Path | None
 
+    def token(self) -> str | None:
+        """See `Connection.token`."""
+        return _read_token(self.token_file)
+
     def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
-        """POST to it. Raises as `post_json` and `Connection.token`."""
-        return post_json(
-            f"{self.url.rstrip('/')}{path}", body, _read_token(self.token_file), ca_file=self.ca_file
-        )
+        """POST to it. Raises as `post_json` and `token`."""
+        return post_json(f"{self.url.rstrip('/')}{path}", body, self.token(), ca_file=self.ca_file)
 
     def get(self, path: str) -> Any:
-        """GET a quick answer. Raises OSError, ValueError, and as `Connection.token`."""
-        token = _read_token(self.token_file) or ""
-        return get_json(f"{self.url.rstrip('/')}{path}", token, ca_file=self.ca_file)
+        """GET a quick answer. Raises OSError, ValueError, and as `token`."""
+        return get_json(f"{self.url.rstrip('/')}{path}", self.token() or "", ca_file=self.ca_file)
 
 
 def remote_gateway(url: str, environment: Mapping[str, str]) -> RemoteGateway:

@@ -135,7 +135,12 @@ class Stream:
 
     def _spawn(self, label: str, settings: Mapping[str, str]) -> Service:
         self.starts[label] += 1
-        environment = {
+        log = self.folder / f"{label}.log"
+        return Service(kind(label), self.run_dir, log, self.environment(**settings))
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """Return the settings of a service of this stream, with some of its own."""
+        return {
             "OMP_NUM_THREADS": "1",
             "HISTGEN_THREADS": "1",
             "HISTGEN_MODEL": str(self.model),
@@ -145,8 +150,6 @@ class Stream:
             **self.settings,
             **settings,
         }
-        log = self.folder / f"{label}.log"
-        return Service(kind(label), self.run_dir, log, environment)
 
     def check_alive(self) -> None:
         """Fail if a service exited on its own."""

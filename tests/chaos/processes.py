@@ -23,9 +23,19 @@ _SAMPLE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 
 
 class Service:
-    """`python -m services.<name>` with settings from the environment; it logs to `log_path`."""
+    """`python -m services.<name>` with settings from the environment; it logs to `log_path`.
 
-    def __init__(self, name: str, run_dir: Path, log_path: Path, environment: Mapping[str, str]) -> None:
+    `code`: the folder whose code it runs, of another version; None for this version's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_dir: Path,
+        log_path: Path,
+        environment: Mapping[str, str],
+        code: Path | None = None,
+    ) -> None:
         self.name, self.log_path, self._run_dir = name, log_path, run_dir
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -33,6 +43,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                cwd=code,
                 env={**os.environ, "HISTGEN_TOKEN_FILE": str(run_dir.parent / "token"), **environment},
             )
         self.pid = self._process.pid

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import typer
 
 from histgen_lib.cli.options import Model, model_folder
-from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.cli.output import JsonFlag, emit_json, number_of, out
 from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import HistgenError
 
@@ -67,7 +67,8 @@ def _print(checks: list[Check]) -> None:
         if check.fix and check.status != "pass":
             console.print(f"     → {check.fix}", soft_wrap=True)
     counts = {status: sum(c.status == status for c in checks) for status in _STYLES}
-    console.print(f"{counts['pass']} passed, {counts['warn']} warnings, {counts['fail']} failed.")
+    warnings = number_of(counts["warn"], "warning")
+    console.print(f"{counts['pass']} passed, {warnings}, {counts['fail']} failed.")
 
 
 @dataclass(frozen=True)

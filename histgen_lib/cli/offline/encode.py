@@ -18,7 +18,7 @@ from histgen_lib.cli.options import (
     expand,
     need_train_extra,
 )
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, number_of, out, say_error, say_heading
 
 if TYPE_CHECKING:
     from histgen_lib.training.encoder.encode import Encoded, EncodeResult
@@ -89,12 +89,12 @@ def _say(result: EncodeResult) -> None:
     for one in result.encoders:
         name = f"{one.place.maker.name}: " if len(result.encoders) > 1 else ""
         out().print(
-            f"{name}{one.written} bags written to {one.place.folder}, {one.kept} already there.",
+            f"{name}{number_of(one.written, 'bag')} written to {one.place.folder}, {one.kept} already there.",
             soft_wrap=True,
             markup=False,
         )
     if result.failed:
-        out().print(f"{len(result.failed)} slides failed.")
+        out().print(f"{number_of(len(result.failed), 'slide')} failed.")
 
 
 def _to_dict(result: EncodeResult, out_dir: Path) -> dict[str, Any]:

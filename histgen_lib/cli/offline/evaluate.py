@@ -9,7 +9,7 @@ import typer
 
 from histgen_lib.cli.offline.cases import AllowMissing
 from histgen_lib.cli.options import InPrecision, OnDevice, Threads, writable_folder
-from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.cli.output import JsonFlag, emit_json, number_of, out
 from histgen_lib.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def _check(csv: Path | None, annotation: Path | None, bags: Path | None, slides:
 def _print(result: EvaluationResult, content: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("Metric", "Value", "95 % interval", title=f"{result.pairs} reports", title_justify="left")
+    title = number_of(result.pairs, "report")
+    table = Table("Metric", "Value", "95 % interval", title=title, title_justify="left")
     rows = [(name, estimate) for name, estimate in content["metrics"].items()]
     rows += [(f"field {name}", score) for name, score in content["fields"].items()]
     rows += [

@@ -30,6 +30,7 @@ from histgen_lib.cli.output import (
     JsonFlag,
     confidence_word,
     emit_json,
+    number_of,
     out,
     say_error,
     say_heading,
@@ -239,7 +240,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
         table.add_row(*_summary_row(outcome))
     out().print(table)
     failed = sum(o.failure is not None for o in outcomes)
-    out().print(f"{len(outcomes) - failed} of {len(outcomes)} slides drafted, {failed} failed.")
+    out().print(f"{len(outcomes) - failed} of {number_of(len(outcomes), 'slide')} drafted, {failed} failed.")
 
 
 def _check(paths: Sequence[Path], bag: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from histgen_lib.cli.options import Out
-from histgen_lib.cli.output import JsonFlag, emit_json, out
+from histgen_lib.cli.output import JsonFlag, emit_json, number_of, out
 
 
 def synth(
@@ -58,4 +58,8 @@ def synth(
     if as_json:
         emit_json({"out": str(out_dir), "count": count, "seed": seed, "annotation": str(annotation)})
     else:
-        out().print(f"{count} slides of seed {seed} in {out_dir}; reports in {annotation}", soft_wrap=True)
+        drawn = number_of(count, "slide")
+        out().print(
+            f"{drawn} of seed {seed} in {out_dir}; reports in {annotation}",
+            soft_wrap=True,
+        )

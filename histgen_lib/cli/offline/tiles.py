@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histgen_lib.cli.options import Mpp, Out, Slides, expand
-from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, number_of, out, say_error, say_heading
 from histgen_lib.errors import HistgenError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _say(facts: dict[str, Any]) -> None:
         f"({facts['mpp_source']}{other}), {facts['scanner'] or facts['vendor']}",
         soft_wrap=True,
     )
-    console.print(f"  {facts['tiles']} tiles of {facts['span_px']:g} level-0 px", soft_wrap=True)
+    console.print(f"  {number_of(facts['tiles'], 'tile')} of {facts['span_px']:g} level-0 px", soft_wrap=True)
     for flag in facts["quality"]["flags"]:
         console.print(f"  {quality_sentence(flag)}", style="yellow", soft_wrap=True)
     console.print(f"  {facts['preview']}", style="dim", soft_wrap=True)

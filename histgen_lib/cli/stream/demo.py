@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histgen_lib.cli.options import Model, expand, model_folder
-from histgen_lib.cli.output import JsonFlag, emit_json, err
+from histgen_lib.cli.output import JsonFlag, emit_json, err, number_of
 from histgen_lib.cli.stream.demo_results import DemoSlide, Result, Summary, Truth, print_results
 from histgen_lib.cli.stream.options import server_places
 from histgen_lib.errors import FatalError, TransientError
@@ -102,7 +102,7 @@ def _draw(world: Path, count: int, seed: int) -> list[DemoSlide]:
     from histgen_lib.cli.progress import progress_bar
     from histgen_lib.synth import generate
 
-    err().print(f"Drawing {count} slides that the model has never seen …", style="dim")
+    err().print(f"Drawing {number_of(count, 'slide')} that the model has never seen …", style="dim")
     with progress_bar("Drawing", "slides") as bar:
         annotation = generate(
             world, count, seed, split="test", progress=lambda done, total: bar("slides", done, total)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histgen_lib.cli.output import Failure, out
+from histgen_lib.cli.output import Failure, number_of, out
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -160,7 +160,8 @@ def _print_summary(results: Sequence[Result], summary: Summary) -> None:
     drawn = [result for result in results if result.fields]
     right, total = sum(result.right for result in drawn), sum(result.fields for result in drawn)
     lines = [
-        f"{summary.drafts} drafts and {summary.dead_letters} dead letters from {len(results)} slides "
+        f"{number_of(summary.drafts, 'draft')} and {number_of(summary.dead_letters, 'dead letter')} from "
+        f"{number_of(len(results), 'slide')} "
         f"in {summary.seconds:.0f} s: {summary.slides_per_minute:.1f} slides a minute."
     ]
     if summary.scan_to_draft_p50_s is not None:
@@ -169,7 +170,8 @@ def _print_summary(results: Sequence[Result], summary: Summary) -> None:
             f"{summary.scan_to_draft_max_s:.1f} s (longest); the stack was ready after "
             f"{summary.ready_seconds:.1f} s."
         )
-    lines.append(f"{right} of {total} fields right on {len(drawn)} drawn slides new to the model.")
+    new = f"{number_of(len(drawn), 'drawn slide')} new to the model"
+    lines.append(f"{right} of {total} fields right on {new}.")
     for line in lines:
         out().print(line, soft_wrap=True)
 

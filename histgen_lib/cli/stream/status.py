@@ -18,6 +18,7 @@ from histgen_lib.cli.output import (
     emit_json,
     err,
     json_text,
+    number_of,
     out,
     say_error,
 )
@@ -280,7 +281,7 @@ def _print_state(state: SlideState, snapshot: Snapshot, store: ObjectStore) -> N
         facts |= {"error": f"{letter.code}: {letter.message}", "cure": letter.hint}
         facts |= {
             "letter": letter.event_id,
-            "given up": f"by the {letter.worker} after {letter.attempts} attempts",
+            "given up": f"by the {letter.worker} after {number_of(letter.attempts, 'attempt')}",
         }
     for name, value in facts.items():
         _print_facts(name, [value] if value else [])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histgen_lib.cli.output import JsonFlag, emit_json, err, out
+from histgen_lib.cli.output import JsonFlag, emit_json, err, number_of, out
 from histgen_lib.cli.stream.options import Bus, Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.names import printable
@@ -159,8 +159,9 @@ def _print_summary(verification: Verification, repaired: list[Repaired] | None) 
     tally = verification.tally
     summary = f"{_counts(verification)} in {verification.progress.seconds:.0f} s"
     if tally.undigested:
+        verb = "was" if tally.undigested == 1 else "were"
         summary += (
-            f"; {tally.undigested:,} were written by an earlier version without a digest, and only checked "
+            f"; {tally.undigested:,} {verb} written by an earlier version without a digest, and only checked "
             "to be readable"
         )
     out().print(summary, style="bold", soft_wrap=True)
@@ -171,7 +172,7 @@ def _print_summary(verification: Verification, repaired: list[Repaired] | None) 
 def _counts(verification: Verification) -> str:
     tally = verification.tally
     damaged = sum(tally.damaged.values())
-    return f"{tally.objects:,} objects, {tally.size_bytes / 2**20:,.1f} MiB, {damaged:,} damaged"
+    return f"{number_of(tally.objects, 'object')}, {tally.size_bytes / 2**20:,.1f} MiB, {damaged:,} damaged"
 
 
 def _write_metrics(path: Path, verification: Verification) -> None:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from histgen_lib.cli.output import Failure
+from histgen_lib.cli.output import Failure, number_of
 from histgen_lib.cli.progress import STAGES
 from histgen_lib.names import printable
 
@@ -74,7 +74,7 @@ def print_ended(console: Console, ended: EndedSlide) -> None:
             (f"{clock} ", "dim"),
             (f"{STATES[slide.state]} ", STYLES[slide.state]),
             (slide.slide_id, "bold"),
-            f" after {ended.seconds:.1f} s: ",
+            f" after {ended.seconds:.1f} s{_copies(slide)}: ",
             ending(slide),
         ),
         soft_wrap=True,
@@ -111,7 +111,7 @@ def tally(snapshot: Snapshot) -> str:
         f"{snapshot.waiting} waiting",
         f"{len(snapshot.busy)} in progress",
         f"{counts['drafted']} drafted",
-        f"{counts['dead-letter']} dead letter{'' if counts['dead-letter'] == 1 else 's'}",
+        number_of(counts["dead-letter"], "dead letter"),
     ]
     if snapshot.per_minute:
         parts.append(f"{snapshot.per_minute:.1f} a minute")
@@ -127,14 +127,16 @@ def slides_table(snapshot: Snapshot, slides: Iterable[SlideState]) -> Table:
         worker = snapshot.busy.get(slide.slide_id)
         state = "in progress" if worker else waiting_for(slide)
         detail = _doing(worker) if worker else ending(slide) if slide.ended else ""
-        table.add_row(Text(_names(slide)), Text(state, style=STYLES.get(slide.state, "")), detail)
+        table.add_row(
+            Text(f"{slide.slide_id}{_copies(slide)}"), Text(state, style=STYLES.get(slide.state, "")), detail
+        )
         for damage in slide.damaged:
             table.add_row("", Text("damaged", style="red"), Text(printable(damage), style="red"))
     return table
 
 
-def _names(slide: SlideState) -> str:
-    return f"{slide.slide_id} (copies: {', '.join(slide.copies)})" if slide.copies else slide.slide_id
+def _copies(slide: SlideState) -> str:
+    return f" (copies: {', '.join(slide.copies)})" if slide.copies else ""
 
 
 def snapshot_json(snapshot: Snapshot, store: ObjectStore) -> dict[str, Any]:
@@ -198,7 +200,9 @@ def _worker_json(worker: WorkerState) -> dict[str, Any]:
 def _line(ended: EndedSlide) -> Text:
     slide = ended.slide
     mark = ("✓ ", "green") if slide.draft else ("✗ ", "red")
-    line = Text.assemble(mark, (slide.slide_id, "bold"), f" {ended.seconds:.1f} s  ", ending(slide))
+    line = Text.assemble(
+        mark, (slide.slide_id, "bold"), f" {ended.seconds:.1f} s{_copies(slide)}  ", ending(slide)
+    )
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 

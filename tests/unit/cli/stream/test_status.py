@@ -205,6 +205,7 @@ def test_a_copy_is_shown_as_a_copy_of_its_slide(stack, indexed):
     assert scanned.id in out
     assert "a (copies: b)" in stack()[0]
     assert stack.json()["slides"][0]["copies"] == ["b"]
+    assert [slide["copies"] for slide in (*document["slide"], *stack.json("a")["slide"])] == [["b"], ["b"]]
 
 
 def test_a_name_of_copies_of_two_slides_shows_both(stack):

@@ -235,14 +235,6 @@ def test_config_shows_what_is_in_force_and_where_it_comes_from(histgen, monkeypa
     assert "hush" not in out + histgen("config", "show", service)[1]
 
 
-def test_config_names_the_wrong_variable(histgen):
-    code, _, err = histgen("config", "show", "tiler")
-
-    assert code == 78
-    assert "error[settings-invalid]" in err
-    assert "HISTGEN_BUS is missing" in err
-
-
 def test_export_knows_its_targets_and_writes_a_repository(histgen, model_dir, tmp_path):
     assert histgen("export", model_dir, "--target", "openvino", "--out", tmp_path)[0] == 2
     code, out, _ = histgen("export", model_dir, "--target", "local", "--out", tmp_path / "r", "--json")

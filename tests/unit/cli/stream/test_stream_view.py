@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,15 @@ from rich.console import Console
 
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.catalogue.states import DraftFacts, SlideState
-from histgen_lib.cli.stream.view import LiveView, ending, place_of, slide_json, slides_table
+from histgen_lib.cli.output import number_of
+from histgen_lib.cli.stream.view import (
+    LiveView,
+    ending,
+    place_of,
+    print_ended,
+    slide_json,
+    slides_table,
+)
 from histgen_lib.client.api import InFlight, WorkerState
 from histgen_lib.client.following import EndedSlide, Snapshot
 from histgen_lib.events import Event, SlideScanned
@@ -74,6 +83,20 @@ def test_the_live_view_shows_jobs_in_progress():
 )
 def test_the_live_view_shows_what_a_service_lacks(state, words):
     assert words in shown(LiveView().render(Snapshot((), (state,))))
+
+
+def test_an_end_names_the_copies_of_its_slide():
+    end = EndedSlide(replace(drafted(), copies=("b", "c")), 1.5)
+    file = io.StringIO()
+    print_ended(Console(file=file, width=100), end)
+
+    assert "drafted a after 1.5 s (copies: b, c): Adenoma" in file.getvalue()
+    assert "a 1.5 s (copies: b, c)  Adenoma" in shown(LiveView().render(Snapshot((), (), (end,))))
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 bags"), (1, "1 bag"), (2000, "2,000 bags")])
+def test_one_thing_is_written_as_one(count, words):
+    assert number_of(count, "bag") == words
 
 
 def test_the_last_ends_stay_visible():
