@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Codes:
-    """`letters`: codes of dead letters. `retries`: codes of errors that are waited out and tried again."""
+    """`letters`: codes of dead letters. `retries`: codes of errors that are waited out and tried again.
+
+    `stages`: the names of the stages of its jobs, which are measured and show 0 from the start as well.
+    """
 
     letters: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
 
     def __add__(self, other: Codes) -> Codes:
-        return Codes(self.letters + other.letters, self.retries + other.retries)
+        return Codes(self.letters + other.letters, self.retries + other.retries, self.stages + other.stages)
 
 
 OUTAGE = Codes(retries=("bus-record", "bus-unavailable", "storage-unavailable"))

@@ -8,15 +8,17 @@ from functools import partial
 from typing import NoReturn
 
 from histgen_lib import __version__
+from histgen_lib.runtime.certificates import show_kafka_certificates
 from histgen_lib.runtime.service import WebService, exit_code
 from histgen_lib.runtime.stopping import Stop, stopped_by_signals
+from histgen_lib.runtime.volumes import show_volumes
 from histgen_lib.secret import OWNER_ONLY
 from histgen_lib.telemetry import configure_logging, configure_tracing, flush_tracing
 from histgen_lib.worker import WorkerSpec, run_worker
 from histgen_lib.worker.memory import default_limit_bytes
 from services.settings import ServiceSettings, settings_class
 from services.table import Service, service_named
-from services.wiring import bus_settings, http_address, storage_settings, warn_without_roots
+from services.wiring import bus_settings, http_address, storage_settings, volumes, warn_without_roots
 
 FLUSH_S = 2.0
 """How long spans may take to go out when a web service has stopped."""
@@ -45,10 +47,15 @@ def _run(row: Service) -> int:
 
 
 def _observe(settings: ServiceSettings, name: str) -> None:
-    """Log and trace as the settings say; keep files for this account only. FatalError("tracing-missing")."""
+    """Log, trace and measure as the settings say; keep files for this account only.
+
+    Raises FatalError("tracing-missing"), and as `bus_settings`.
+    """
     os.umask(OWNER_ONLY)
     configure_logging(name, settings.log_level)
     configure_tracing(name, __version__, settings.traces)
+    show_volumes(volumes(settings))
+    show_kafka_certificates(dict(bus_settings(settings).kafka))
 
 
 def _run_web(row: Service, settings: ServiceSettings) -> int:
@@ -72,7 +79,7 @@ def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
     return WorkerSpec(
         name=row.name,
         topic=row.takes.type,
-        group=f"histgen-{row.name}",
+        group=row.group,
         make_handler=partial(row.make, settings),
         address=http_address(settings),
         deadline_s=settings.deadline_s,
@@ -83,6 +90,7 @@ def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
         frozen_s=settings.frozen_s,
         letters=codes.letters,
         retries=codes.retries,
+        stages=codes.stages,
         drafts=row.drafts,
         config=settings.in_force(),
     )

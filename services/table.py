@@ -45,6 +45,11 @@ class Service:
         return f"services.{self.name}"
 
     @property
+    def group(self) -> str:
+        """The consumer group that all processes of a worker share."""
+        return f"histgen-{self.name}"
+
+    @property
     def is_entrance(self) -> bool:
         """Whether slides come in here: the gateway, whose URL is the stack's."""
         return self.kind == "web" and self.takes is None and self.gives is not None

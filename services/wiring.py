@@ -158,6 +158,22 @@ def slide_files(settings: ServiceSettings) -> SlideFiles:
     )
 
 
+def volumes(settings: ServiceSettings) -> dict[str, Path]:
+    """Return the folders that a service writes to, by the names that metrics have for them."""
+    temporary = Path(tempfile.gettempdir())
+    named = {
+        "scratch": settings.scratch or temporary,
+        "store": _folder(settings.store, "file:"),
+        "broker": _folder(settings.bus, "embedded:"),
+        "tmp": temporary,
+    }
+    return {name: path for name, path in named.items() if path}
+
+
+def _folder(url: str, scheme: str) -> Path | None:
+    return Path(url.removeprefix(scheme)) if url.startswith(scheme) else None
+
+
 def _own_temporary_folder() -> Path:
     """Return this account's own folder for copies in the system's temporary one.
 

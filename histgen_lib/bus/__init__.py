@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from histgen_lib.bus._port import BusSettings, Delivery, Publisher, Reason, Subscription
+from histgen_lib.bus._port import Backlog, BusSettings, Delivery, Publisher, Reason, Subscription, Waiting
 from histgen_lib.errors import FatalError
 
 __all__ = [
+    "Backlog",
     "BusSettings",
     "Delivery",
     "Publisher",
     "Reason",
     "Subscription",
+    "Waiting",
     "finished_records",
+    "open_backlog",
     "open_publisher",
     "open_subscription",
 ]
@@ -45,6 +48,17 @@ def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscrip
     from histgen_lib.bus._kafka import KafkaSubscription
 
     return KafkaSubscription(settings, _servers(settings), topic, group)
+
+
+def open_backlog(settings: BusSettings) -> Backlog:
+    """Return what tells how much waits for groups; connects when first used. Raises as `open_publisher`."""
+    if _scheme(settings) == "embedded":
+        from histgen_lib.bus._embedded import EmbeddedBacklog
+
+        return EmbeddedBacklog(_path(settings))
+    from histgen_lib.bus._kafka_backlog import KafkaBacklog
+
+    return KafkaBacklog(settings, _servers(settings))
 
 
 def finished_records(settings: BusSettings, before: datetime, *, remove: bool) -> Iterator[tuple[str, int]]:

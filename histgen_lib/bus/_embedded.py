@@ -17,7 +17,7 @@ from pathlib import Path
 
 from histgen_lib.bus._embedded_log import Log, append, ensure_topic
 from histgen_lib.bus._leases import LeasedSubscription, Place, Read, Row
-from histgen_lib.bus._port import BusSettings, sized
+from histgen_lib.bus._port import BusSettings, Waiting, sized, time_of
 from histgen_lib.bus._sharing import holders_of
 from histgen_lib.events import DEAD_LETTER, Event
 
@@ -49,6 +49,38 @@ class EmbeddedPublisher:
     def _append(self, topic: str, key: str, headers: Mapping[str, str], body: bytes) -> None:
         with self._lock, self._log.write() as connection:
             append(connection, topic, key, headers, sized(body), partitions=self._partitions)
+
+
+class EmbeddedBacklog:
+    """A `Backlog` of the file, which keeps no time of its own: a record was published when its event says."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = Log(path)
+
+    def waiting(self, topic: str, group: str) -> dict[int, Waiting]:
+        """See `Backlog.waiting`."""
+        with self._log.read() as connection:
+            found = connection.execute("SELECT partitions FROM topic WHERE name = ?", (topic,)).fetchone()
+            partitions = range(found[0] if found else 0)
+            return {part: _waiting(connection, topic, group, part) for part in partitions}
+
+    def close(self) -> None:
+        """See `Backlog.close`."""
+        self._log.close()
+
+
+def _waiting(connection: sqlite3.Connection, topic: str, group: str, part: int) -> Waiting:
+    """Look at both ends of what is not finished: no cheaper look counts all that lies between."""
+    sql = (
+        "SELECT position, CAST(headers AS BLOB) FROM record WHERE topic = ?2 AND part = ?3 AND position >="
+        " COALESCE((SELECT next FROM claim WHERE grp = ?1 AND topic = ?2 AND part = ?3), 0)"
+    )
+    place = (group, topic, part)
+    first = connection.execute(f"{sql} ORDER BY position LIMIT 1", place).fetchone()
+    if first is None:
+        return Waiting(0)
+    last = connection.execute(f"{sql} ORDER BY position DESC LIMIT 1", place).fetchone()
+    return Waiting(last[0] - first[0] + 1, time_of(first[1]))
 
 
 def embedded_subscription(

@@ -7,7 +7,6 @@ is killed in mid-transaction leaves nothing of it behind. One host only: WAL's i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sqlite3
 import time
@@ -16,6 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from histgen_lib.bus._port import time_of
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.events import DEAD_LETTER, REPORT_DRAFTED, REPORT_SIGNED
 from histgen_lib.files import canonical_json
@@ -186,10 +186,8 @@ def _first_young(log: Log, before: datetime) -> int:
 
 def _is_before(headers: bytes, before: datetime) -> bool:
     """Judge by the event's time; a record without one, or a damaged one, is as old as those around it."""
-    try:
-        return datetime.fromisoformat(json.loads(headers)["ce_time"]) < before
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return True
+    at = time_of(headers)
+    return at is None or at < before.timestamp()
 
 
 def _give_back(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from histgen_lib.errors import InvalidInputError, TransientError
@@ -141,6 +143,33 @@ class Subscription(Protocol):
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """What a group has not finished of a partition: how many records, and since when the oldest is there.
+
+    `oldest_at`: when that was published, in seconds since 1970; None if none waits, or if it does not say.
+    """
+
+    records: int
+    oldest_at: float | None = None
+
+
+class Backlog(Protocol):
+    """Tells what waits for a consumer group, without joining it. Used from one thread at a time."""
+
+    def waiting(self, topic: str, group: str) -> dict[int, Waiting]:
+        """Return what waits, by partition; {} while there is no such topic, which is not made.
+
+        Of a partition of which the group has never finished a record, all records wait. Raises as
+        `Subscription`; what the broker refuses, as FatalError("bus-refused").
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection; it is opened again when needed."""
+        ...
+
+
+@dataclass(frozen=True)
 class BusSettings:
     """`url`: "embedded:/path/to/bus.db" or "kafka://host:port[,host:port]".
 
@@ -175,6 +204,14 @@ def delivery(topic: str, partition: int, offset: int, headers: Mapping[str, str]
     except InvalidInputError as reason:
         return Delivery(topic, partition, offset, body, unreadable=reason)
     return Delivery(topic, partition, offset, body, event=event)
+
+
+def time_of(headers: bytes) -> float | None:
+    """Return the time that an event states in its headers, as JSON; seconds since 1970, None without one."""
+    try:
+        return datetime.fromisoformat(json.loads(headers)["ce_time"]).timestamp()
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
 
 
 def damaged(why: str, offsets: int = 1) -> InvalidInputError:

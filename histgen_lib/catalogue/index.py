@@ -200,6 +200,10 @@ class Index:
         """Count the slides that have not ended."""
         return int(self._rows("SELECT COUNT(*) FROM entry WHERE ended = 0")[0][0])
 
+    def oldest_scan(self) -> str:
+        """Return when the first of them was scanned, in UTC; "" if there is none, or none says so."""
+        return str(self._rows("SELECT COALESCE(MIN(at), '') FROM entry WHERE ended = 0 AND at <> ''")[0][0])
+
     def has_new(self) -> bool:
         """Return whether there is a subject that was never looked at."""
         return bool(self._rows("SELECT 1 FROM subject WHERE misses < 0 LIMIT 1"))

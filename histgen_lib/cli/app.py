@@ -52,6 +52,7 @@ _COMMANDS = {
     "replay": ("The stream", "stream.replay:replay"),
     "backfill": ("The stream", "stream.backfill:backfill"),
     "verify": ("The stream", "stream.verify:verify"),
+    "supervise-models": ("The stream", "stream.supervise:supervise_models"),
     "prune": ("The stream", "stream.prune:prune"),
     "audit": ("The stream", "stream.audit:app"),
     "export": ("The stream", "offline.export:export_repository"),

@@ -26,6 +26,7 @@ __all__ = [
     "Tensors",
     "TritonServer",
     "is_live",
+    "models_of",
     "open_inference",
 ]
 
@@ -59,6 +60,10 @@ class InferenceServer(Protocol):
 
     def metadata(self, model: str) -> ModelMetadata:
         """Describe `model`."""
+        ...
+
+    def engine(self, model: str) -> str:
+        """Name what computes `model`: "onnx", or "triton" and its backend if that is known. Asks nobody."""
         ...
 
 
@@ -101,6 +106,22 @@ def is_live(url: str) -> bool:
         return connection.live()
     except CallFailedError:
         return False
+    finally:
+        connection.close()
+
+
+def models_of(url: str, secret: str | None = None) -> list[str]:
+    """Ask a Triton server, once, which models it has, loaded or not.
+
+    Raises TransientError("inference-unavailable"); FatalError: "inference-url", "inference-secret".
+    """
+    from histgen_lib.inference._connection import CallFailedError, Connection
+
+    connection = Connection(url, secret)
+    try:
+        return sorted(connection.models())
+    except CallFailedError as failed:
+        raise failed.error from failed
     finally:
         connection.close()
 

@@ -19,6 +19,7 @@ from histgen_lib.inference.shared_memory import Region, RegionPool
 from histgen_lib.inference.wire import (
     BATCHING,
     DTYPES,
+    ENGINES,
     REQUEST_TYPES,
     TRITON_TYPES,
     VERSION,
@@ -37,11 +38,16 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A model as its server's configuration describes it; `largest`: how many rows a request may have."""
+    """A model as its server's configuration describes it.
+
+    `largest`: how many rows a request may have. `runs_on`: the server's backend, and the engines that this
+    drives, if any.
+    """
 
     metadata: ModelMetadata
     batching: Batching
     largest: int
+    runs_on: tuple[str, ...] = ()
 
     def split(self, tensors: Tensors) -> list[dict[str, npt.NDArray[Any]]]:
         """Cut tensors into requests that the server takes. Raises InvalidInputError("tensor-shape")."""
@@ -75,7 +81,8 @@ def read_model(config: Any) -> TritonModel:
         inputs=joined([_spec(one, lead) for one in config.input]),
         outputs=tuple(_spec(one, lead) for one in config.output),
     )
-    return TritonModel(metadata, batching, largest=max(config.max_batch_size, 1))
+    runs_on = tuple(filter(None, (config.backend or config.platform, parameters.get(ENGINES))))
+    return TritonModel(metadata, batching, largest=max(config.max_batch_size, 1), runs_on=runs_on)
 
 
 def _spec(tensor: Any, lead: tuple[int, ...]) -> TensorSpec:

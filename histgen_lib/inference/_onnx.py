@@ -103,6 +103,10 @@ class OnnxServer:
             self._described[model] = served_model(model).metadata(self.folder)
         return self._described[model]
 
+    def engine(self, model: str) -> str:
+        """See `InferenceServer`."""
+        return "onnx"
+
     def load(self, model: str) -> Runner:
         """Return a model's networks, loading them when first used."""
         served = served_model(model)

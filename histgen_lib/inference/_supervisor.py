@@ -12,9 +12,12 @@ from histgen_lib.errors import HistgenError
 from histgen_lib.inference._connection import CallFailedError, Connection
 from histgen_lib.inference._triton import TritonServer
 from histgen_lib.inference.shared_memory import clear_server
+from histgen_lib.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
+_BUSY_S = 300.0
+"""A model that answers late and finishes nothing for so long is shown as down, though it may yet recover."""
 _RESTS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Shortest times between reloads of a model that does not recover."""
 
@@ -45,6 +48,8 @@ class Supervisor:
     `calm_s`: the interval while every model answers. `disturbed` is called every `interval_s`, and returns
     whether something calls for an immediate look (on the server's machine: a process ended).
 
+    The metrics show whether each model is up: it answered, or is busy and finished something lately.
+
     Memory shared with the server by processes that have ended is released, too. A server that is unavailable
     is left alone: starting it is the business of its owner. Several supervisors do no harm.
     """
@@ -69,6 +74,8 @@ class Supervisor:
         self._interval_s, self._answer_s, self._hung_s = interval_s, answer_s, hung_s
         self._calm_s, self._disturbed, self._looked_at = calm_s, disturbed, float("-inf")
         self._on_hung, self._clock = on_hung, clock
+        for model in self._health:
+            metrics.CANARY_UP.labels(model).set(0)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="histgen-supervisor", daemon=True)
 
@@ -121,18 +128,24 @@ class Supervisor:
             self._server.canary(model, self._answer_s)
         except HistgenError as error:
             if error.code == "inference-deadline":
-                self._wait_for(model, health)
+                up = self._wait_for(model, health)
             else:
+                up = False
                 self._reload(model, health, error.code)
         else:
+            up = True
             health.well, health.reloads, health.silent_since = True, 0, None
+        metrics.CANARY_UP.labels(model).set(up)
 
-    def _wait_for(self, model: str, health: _Health) -> None:
-        """Reload a model if it is hung, not busy: it has finished nothing for a long time."""
+    def _wait_for(self, model: str, health: _Health) -> bool:
+        """Reload a model if it is hung, not busy: it has finished nothing for a long time.
+
+        Return whether it may well be busy.
+        """
         try:
             executions = self._connection.executions(model)
         except CallFailedError:
-            return
+            return False
         now = self._clock()
         if health.silent_since is None or executions != health.executions:
             health.silent_since, health.executions = now, executions
@@ -140,6 +153,8 @@ class Supervisor:
             health.silent_since = None
             self._on_hung(model)
             self._reload(model, health, "hung")
+            return False
+        return now - health.silent_since < _BUSY_S
 
     def _reload(self, model: str, health: _Health, why: str) -> None:
         rest_s = _RESTS_S[min(health.reloads, len(_RESTS_S) - 1)]

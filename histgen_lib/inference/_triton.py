@@ -141,6 +141,11 @@ class TritonServer:
         self._served.pop(model, None)
         return self._again(model, self._clock() + self._deadline_s, lambda: self._model(model)).metadata
 
+    def engine(self, model: str) -> str:
+        """See `InferenceServer`: for example "triton:tensorrt", or "triton:python:tensorrt"."""
+        served = self._served.get(model)
+        return ":".join(("triton", *(served.runs_on if served else ())))
+
     def _model(self, model: str) -> TritonModel:
         served = self._served.get(model)
         if served is None:

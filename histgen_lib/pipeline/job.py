@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from histgen_lib.errors import HistgenError
 from histgen_lib.events import Data, Event
@@ -70,7 +70,7 @@ class Stages:
             self._running.pop()
 
     def count(self, metric: str, amount: float) -> None:
-        """Add to a counter; `metric` is its name in `histgen_lib.telemetry.metrics`."""
+        """Add to a metric, by its name in `histgen_lib.telemetry.metrics`; a histogram gets the sum."""
         self._counts[metric] = self._counts.get(metric, 0.0) + amount
 
     def measures(self) -> dict[str, float]:
@@ -103,6 +103,19 @@ class Done(Generic[Out_co]):
     event_id: str | None = None
 
 
+class ModelInUse(NamedTuple):
+    """A network that a job uses.
+
+    `network`: its name on a server. `name`, `digest`: of the model or encoder, as bags and reports record
+    them; of the digest the first 12 digits. `engine`: what computes it, see `InferenceServer.engine`.
+    """
+
+    network: str
+    name: str
+    digest: str
+    engine: str
+
+
 class Job(Protocol[In, Out_co]):
     """One step of the stream, without its queues. A worker runs it through `JobHandler`."""
 
@@ -118,6 +131,9 @@ class Job(Protocol[In, Out_co]):
 
     def lacking(self) -> Sequence[str]:
         """Name what the job depends on and cannot reach now; empty when all is well."""
+
+    def models(self) -> Sequence[ModelInUse]:
+        """Return the networks it uses, as far as they are known without asking anyone."""
 
 
 def lacking(server: InferenceServer, model: str, store: ObjectStore) -> list[str]:

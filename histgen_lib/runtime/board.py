@@ -56,7 +56,7 @@ class Board:
 
     `missing`: dependencies that are not available, each with an error code or a word. `aside`: records set
     aside, by their position in the log. `letters`, `retries`: error codes whose counters exist from the
-    start. `clock`: monotonic seconds; `now`: UTC.
+    start; `stages`: those of its jobs, likewise. `clock`: monotonic seconds; `now`: UTC.
     """
 
     worker: str
@@ -70,10 +70,13 @@ class Board:
     finished: int = 0
     letters: Sequence[str] = ()
     retries: Sequence[str] = ()
+    stages: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._turned_at = {"": self.clock()}
-        metrics.show_worker(self.worker, letters=self.letters, retries=self.retries)
+        metrics.show_worker(self.worker, letters=self.letters, retries=self.retries, stages=self.stages)
+        for what in self.missing:
+            metrics.DEPENDENCY_UP.labels(self.worker, what).set(0)
         metrics.OLDEST_UNFINISHED.labels(self.worker).set_function(self.oldest_s)
         metrics.SET_ASIDE.labels(self.worker).set_function(lambda: len(self.aside))
         metrics.SET_ASIDE_OLDEST.labels(self.worker).set_function(self.aside_s)
@@ -89,11 +92,13 @@ class Board:
     def has(self, what: str) -> None:
         """Note that a dependency is available."""
         self.missing = {name: code for name, code in self.missing.items() if name != what}
+        metrics.DEPENDENCY_UP.labels(self.worker, what).set(1)
 
     def lacks(self, what: str, why: HistgenError | str) -> None:
         """Note that a dependency is not available."""
         code = why.code if isinstance(why, HistgenError) else why
         self.missing = {**self.missing, what: code}
+        metrics.DEPENDENCY_UP.labels(self.worker, what).set(0)
 
     def take(self, event: Event) -> None:
         """Note that a job begins."""

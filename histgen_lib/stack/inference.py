@@ -65,7 +65,7 @@ def choose_inference(choice: str, model: Path, home: StackHome, triton_home: Pat
             hint="--inference takes auto, onnx, triton or triton://host:port.",
         )
     repository = _export(model, home.folder / "model_repository")
-    process = TritonProcess(repository, triton_home, log=home.log("triton"))
+    process = TritonProcess(repository, triton_home, log=home.log("triton"), run_dir=home.run_dir)
     return Inference(process.url, "tritonserver on this machine", process)
 
 

@@ -26,7 +26,7 @@ from histgen_lib.secret import own_secret
 from histgen_lib.stack.children import end_strays, free_port
 from histgen_lib.stack.inference import Inference, choose_inference
 from histgen_lib.stack.kafka import KafkaAuth, KafkaProcess
-from histgen_lib.stack.monitoring import count_restart, log_to_file, serve_metrics
+from histgen_lib.stack.monitoring import clear_targets, count_restart, log_to_file, serve_metrics
 from histgen_lib.stack.processes import BACKOFF, REPEAT_S, Process, ProcessSupervisor, ServiceProcess, State
 from histgen_lib.stack.settings import (
     RUN_DIR,
@@ -187,6 +187,7 @@ class LocalStack:
         ours = f"{RUN_DIR}={self.home.run_dir}"
         self._open.callback(end_strays, ours)
         end_strays(ours)
+        clear_targets(self.home.run_dir)
         self._open.callback(settle_stopped, self.home.index_path, store)
         self._retry(self._check_settings)
         self._retry(lambda: settings.inbox.mkdir(parents=True, exist_ok=True))
@@ -265,6 +266,8 @@ class LocalStack:
         self._retry(self._choose_inference)
         if self.inference and (process := self.inference.process):
             self._keep([("triton", process)])
+            for model in process.models:  # their processes are restarted one by one
+                metrics.show_part(model)
             self._open.callback(self._end_model_supervisor)
 
     def _choose_inference(self) -> None:
@@ -302,6 +305,7 @@ class LocalStack:
 
     def _ended(self, part: str, frozen: bool) -> None:
         count_restart(part, frozen)
+        clear_targets(self.home.run_dir)
         if frozen and part not in {supervisor.name for supervisor in self._supervisors}:
             last = f"The process of {part} was stopped for {self.settings.frozen_s:.0f} s, and was killed."
             self._report(Notice(part, "restarting", last=last))

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from histgen_lib.files import write_atomic
+from histgen_lib.runtime.silence import is_ending
 from histgen_lib.telemetry import exposition, metrics
 
 NAME = "up"
@@ -25,12 +26,43 @@ def count_restart(part: str, frozen: bool) -> None:
     metrics.RESTARTS.labels(part, "frozen" if frozen else "ended").inc()
 
 
+def list_target(run_dir: Path, name: str, pid: int, address: str, **labels: str) -> Path:
+    """List a process at host:port in `run_dir`/targets, where Prometheus looks (file_sd); return the file."""
+    path = _targets(run_dir) / f"{name}-{pid}.json"
+    targets = [{"targets": [address], "labels": {"service": name, **labels}}]
+    write_atomic(path, json.dumps(targets).encode())
+    return path
+
+
+def clear_targets(run_dir: Path) -> None:
+    """Remove from that list what killed processes have left: nobody can scrape them any more."""
+    for path in _targets(run_dir).glob("*-*.json"):
+        pid = path.stem.rpartition("-")[2]
+        if not Path(f"/proc/{pid}").exists() or is_ending(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _targets(run_dir: Path) -> Path:
+    return run_dir / "targets"
+
+
 @contextmanager
 def serve_metrics(run_dir: Path) -> Iterator[None]:
     """Serve this process's /metrics while the block runs; write the address to `run_dir`/targets (file_sd).
 
     Raises FatalError("http-port"), OSError.
     """
+    with metrics_page("127.0.0.1", 0) as url:
+        path = list_target(run_dir, NAME, os.getpid(), url.removeprefix("http://"))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def metrics_page(host: str, port: int) -> Iterator[str]:
+    """Serve this process's /metrics while the block runs; yield the URL. Raises FatalError("http-port")."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -44,15 +76,9 @@ def serve_metrics(run_dir: Path) -> Iterator[None]:
         text, media_type = exposition()
         return Response(text, headers={"content-type": media_type})
 
-    path = run_dir / "targets" / f"{NAME}-{os.getpid()}.json"
     app = Starlette(routes=[Route("/metrics", page)])
-    with serving(Door(app, Callers([]), NAME), "127.0.0.1", 0) as url:
-        targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": NAME}}]
-        write_atomic(path, json.dumps(targets).encode())
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    with serving(Door(app, Callers([]), NAME), host, port) as url:
+        yield url
 
 
 class _LogFile(logging.FileHandler):

@@ -24,7 +24,15 @@ from histgen_lib.inference import TritonServer, is_live, shared_memory
 from histgen_lib.inference.shared_memory import TENSORS
 from histgen_lib.inference.wire import check_numpy, decode_error
 from histgen_lib.secret import OWNER_ONLY
-from histgen_lib.stack.children import describe_exit, dying_with_parent, end, is_retryable, written_since
+from histgen_lib.stack.children import (
+    describe_exit,
+    dying_with_parent,
+    end,
+    free_port,
+    is_retryable,
+    written_since,
+)
+from histgen_lib.stack.monitoring import clear_targets, list_target
 from histgen_lib.stack.processes import Process
 from histgen_lib.stack.stubs import KIND, PROGRAM, FrozenStubs, end_left_over, stubs_of
 from histgen_lib.stack.unshared import command_unshared
@@ -36,6 +44,8 @@ _DRAIN_S = 120
 _SITE = Path(__file__).resolve().parents[2]
 """Where histgen_lib lies; the models import it from there."""
 _LOOK_S = 0.05
+_GPU_LOOK_MS = 5000
+"""How often it looks at its GPUs for its metrics; all others are counted as they happen."""
 _NOT_YET = frozenset({"inference-model-unknown", "inference-not-triton"})
 """Errors of a server that is still starting."""
 _LAST_S = 3.0
@@ -44,6 +54,8 @@ _SOCKET_KIND = "door"
 _LONGEST_BYTES = 107
 """The longest path of a socket (the kernel's `sun_path`)."""
 _SOCKET = "grpc:1"
+NAME = "triton"
+"""In lists of Prometheus's targets."""
 
 
 class _Startup:
@@ -78,11 +90,13 @@ class TritonProcess(Process):
     `repository` holds the models (`histgen_lib.export.export_local` writes one); all of them are loaded.
     `home` is the environment that `deploy/setup.sh triton` makes. It listens only at a `PrivateSocket`, and
     its shared memory is for its owner only. It dies with the thread that called `start`, and its models'
-    processes die with it.
+    processes die with it. With `run_dir` its metrics, which name no slide, are served on a port of 127.0.0.1,
+    another one after each start, and listed there for Prometheus.
     """
 
-    def __init__(self, repository: Path, home: Path, *, log: Path) -> None:
+    def __init__(self, repository: Path, home: Path, *, log: Path, run_dir: Path | None = None) -> None:
         self._repository, self._home, self._log = repository.absolute(), home.absolute(), log
+        self._run_dir = run_dir
         self._place = PrivateSocket()
         self._process: subprocess.Popen[bytes] | None = None
         self._start_s, self._was_up, self._log_start = _START_S, False, 0
@@ -125,7 +139,8 @@ class TritonProcess(Process):
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
-            command = [str(server / "bin" / "tritonserver"), *self._options(server)]
+            port = free_port() if self._run_dir else 0
+            command = [str(server / "bin" / "tritonserver"), *self._options(server, port)]
             self._process = subprocess.Popen(
                 dying_with_parent(command_unshared(command)),
                 stdin=subprocess.DEVNULL,
@@ -139,9 +154,14 @@ class TritonProcess(Process):
             )
         try:
             self._await(self._process, ended or threading.Event())
+            self._list_metrics(port)
         except BaseException:
             self.kill()
             raise
+
+    def _list_metrics(self, port: int) -> None:
+        if self._run_dir and (pid := self.pid):
+            list_target(self._run_dir, NAME, pid, f"127.0.0.1:{port}", job=NAME)
 
     def stop(self) -> None:
         """Let it finish what it has begun, and stop it."""
@@ -169,6 +189,8 @@ class TritonProcess(Process):
 
     def _clear(self) -> None:
         """Remove what a killed server leaves behind."""
+        if self._run_dir:
+            clear_targets(self._run_dir)
         clear_left_over()
         end_left_over(self._regions)
         shared_memory.unlink(self._regions)
@@ -184,7 +206,7 @@ class TritonProcess(Process):
             "triton-missing", "tritonserver is not installed.", hint="Run: deploy/setup.sh triton"
         )
 
-    def _options(self, server: Path) -> list[str]:
+    def _options(self, server: Path, metrics_port: int) -> list[str]:
         options = {
             "model-repository": self._repository,
             "model-control-mode": "explicit",  # the supervisor unloads and loads
@@ -194,7 +216,8 @@ class TritonProcess(Process):
             "exit-timeout-secs": _DRAIN_S,
             "log-format": "ISO8601",
             **self._listening(),
-            **{f"allow-{other}": "false" for other in ("http", "metrics", "sagemaker", "vertex-ai")},
+            **{f"allow-{other}": "false" for other in ("http", "sagemaker", "vertex-ai", "cpu-metrics")},
+            **_metrics_options(metrics_port),
         }
         backend = {
             "shm-region-prefix-name": self._regions,
@@ -261,6 +284,18 @@ class TritonProcess(Process):
             how = "lost the process of a model" if lost else describe_exit(exit_code)
             return TransientError("triton-ended", f"tritonserver {how}.", hint=hint)
         return FatalError("triton-failed", "tritonserver did not start.", hint=hint)
+
+
+def _metrics_options(port: int) -> dict[str, object]:
+    """Have metrics served on loopback; not at all for port 0."""
+    if not port:
+        return {"allow-metrics": "false"}
+    return {
+        "allow-metrics": "true",
+        "metrics-address": "127.0.0.1",
+        "metrics-port": port,
+        "metrics-interval-ms": _GPU_LOOK_MS,
+    }
 
 
 def clear_left_over() -> None:

@@ -5,8 +5,10 @@ docs/metrics.md lists the same; a test compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import math
+import platform
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,7 +22,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from histgen_lib.files import write_atomic
+from histgen_lib import __version__
+from histgen_lib.telemetry.build import revision
 
 REGISTRY = CollectorRegistry()
 """Only ours: a library that uses the default registry cannot interfere."""
@@ -31,29 +34,11 @@ STAGE = "stage:"
 """The prefix of the keys of `add_measures` that hold the seconds of a stage."""
 
 _MINUTES = (
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    20,
-    30,
-    45,
-    60,
-    90,
-    120,
-    180,
-    300,
-    600,
-    1200,
-    3600,
-    14400,
-    86400,
+    *(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 3600),
+    *(14400, 86400),
 )
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+_DISTANCES = (0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 
 SCAN_TO_DRAFT = Histogram(
     "histgen_scan_to_draft_seconds",
@@ -117,6 +102,19 @@ ABSTENTIONS = Counter(
     ["worker"],
     registry=REGISTRY,
 )
+OUT_OF_DISTRIBUTION = Counter(
+    "histgen_out_of_distribution_total",
+    "Drafts of slides that are unlike those on which the model was trained; each counts as abstention, too.",
+    ["worker"],
+    registry=REGISTRY,
+)
+DOMAIN_DISTANCE = Histogram(
+    "histgen_domain_distance",
+    "How unlike the training slides a drafted slide is: 0 is typical, beyond 1 out of distribution.",
+    ["worker"],
+    buckets=_DISTANCES,
+    registry=REGISTRY,
+)
 BUS_LAG = Gauge(
     "histgen_bus_lag",
     "Uncommitted records of the partitions held here: in flight, set aside, finished behind those, and new.",
@@ -169,6 +167,71 @@ HTTP_LIMITED = Counter(
     ["worker", "why"],
     registry=REGISTRY,
 )
+BUILD_INFO = Gauge(
+    "histgen_build_info",
+    "Always 1; the labels say which version, of which commit, on which Python.",
+    ["version", "revision", "python"],
+    registry=REGISTRY,
+)
+MODEL_INFO = Gauge(
+    "histgen_model_info",
+    "Always 1; a network that a worker uses, of which model or encoder, by its digest, and what computes it.",
+    ["worker", "network", "name", "digest", "engine"],
+    registry=REGISTRY,
+)
+DEPENDENCY_UP = Gauge(
+    "histgen_dependency_up",
+    "1 while what a service needs is available, 0 while it is not; /readyz says why.",
+    ["worker", "dependency"],
+    registry=REGISTRY,
+)
+CANARY_UP = Gauge(
+    "histgen_inference_canary_up",
+    "1 while a model on Triton answers small requests or is busy, 0 while it is dead, away or hung.",
+    ["model"],
+    registry=REGISTRY,
+)
+DISK_FREE = Gauge(
+    "histgen_disk_free_bytes",
+    "Bytes that this account can still write; NaN while the disk does not answer.",
+    ["volume"],
+    registry=REGISTRY,
+)
+DISK_SIZE = Gauge(
+    "histgen_disk_size_bytes",
+    "Size of the file system that a volume is on; NaN while it does not answer.",
+    ["volume"],
+    registry=REGISTRY,
+)
+BACKLOG_RECORDS = Gauge(
+    "histgen_backlog_records",
+    "Records that the broker has for a worker and that none has finished, as the gateway sees it.",
+    ["worker"],
+    registry=REGISTRY,
+)
+BACKLOG_OLDEST = Gauge(
+    "histgen_backlog_oldest_seconds",
+    "Seconds since the oldest of these was published; 0 when there is none.",
+    ["worker"],
+    registry=REGISTRY,
+)
+BACKLOG_PARTITION = Gauge(
+    "histgen_backlog_partition_records",
+    "The same records, by partition of the worker's topic.",
+    ["worker", "partition"],
+    registry=REGISTRY,
+)
+SLIDES = Gauge(
+    "histgen_slides",
+    "Slides by where they stand: scanned, bagged, drafted, dead-letter; by the gateway's index, once whole.",
+    ["state"],
+    registry=REGISTRY,
+)
+SLIDES_OLDEST = Gauge(
+    "histgen_slides_unfinished_oldest_seconds",
+    "Seconds since the first scan of the slides without draft and dead letter; 0 when there is none.",
+    registry=REGISTRY,
+)
 CERTIFICATE_EXPIRY = Gauge(
     "histgen_certificate_expiry_timestamp_seconds",
     "When a certificate in use expires, in seconds since 1970.",
@@ -176,68 +239,11 @@ CERTIFICATE_EXPIRY = Gauge(
     registry=REGISTRY,
 )
 
-ALL: tuple[Counter | Gauge | Histogram, ...] = (
-    SCAN_TO_DRAFT,
-    OLDEST_UNFINISHED,
-    IN_FLIGHT,
-    SET_ASIDE,
-    SET_ASIDE_OLDEST,
-    JOB_MEMORY,
-    STAGE_SECONDS,
-    OVERHEAD,
-    TILES_READ,
-    TILES_ENCODED,
-    DEAD_LETTERS,
-    ABSTENTIONS,
-    BUS_LAG,
-    JOBS,
-    RETRIES,
-    SLIDES_SEEN,
-    SLIDES_DUPLICATE,
-    SLIDES_REFUSED,
-    RESTARTS,
-    HTTP_REQUESTS,
-    HTTP_LIMITED,
-    CERTIFICATE_EXPIRY,
+ALL: tuple[Counter | Gauge | Histogram, ...] = tuple(
+    one for one in tuple(globals().values()) if isinstance(one, Counter | Gauge | Histogram)
 )
-
-VERIFY_REGISTRY = CollectorRegistry()
-"""`histgen verify` ends too soon to be scraped, so it writes these to a file for node-exporter."""
-
-VERIFY_FINISHED = Gauge(
-    "histgen_verify_finished_timestamp_seconds",
-    "When the last verification finished, in seconds since 1970.",
-    registry=VERIFY_REGISTRY,
-)
-VERIFY_DURATION = Gauge(
-    "histgen_verify_duration_seconds",
-    "Seconds it took, over all runs that it needed.",
-    registry=VERIFY_REGISTRY,
-)
-VERIFY_OBJECTS = Gauge("histgen_verify_objects", "Objects it checked.", registry=VERIFY_REGISTRY)
-VERIFY_BYTES = Gauge(
-    "histgen_verify_bytes", "Total size of these objects in bytes.", registry=VERIFY_REGISTRY
-)
-VERIFY_UNDIGESTED = Gauge(
-    "histgen_verify_undigested_objects",
-    "Objects without a stored digest, written by an earlier version.",
-    registry=VERIFY_REGISTRY,
-)
-VERIFY_DAMAGED = Gauge(
-    "histgen_verify_damaged_objects",
-    "Objects that were damaged or missing, by kind.",
-    ["kind"],
-    registry=VERIFY_REGISTRY,
-)
-
-VERIFICATION: tuple[Gauge, ...] = (
-    VERIFY_FINISHED,
-    VERIFY_DURATION,
-    VERIFY_OBJECTS,
-    VERIFY_BYTES,
-    VERIFY_UNDIGESTED,
-    VERIFY_DAMAGED,
-)
+_SEEN_BY_GATEWAY = (BACKLOG_RECORDS, BACKLOG_OLDEST)
+"""What the gateway says of workers."""
 
 OUTCOMES = ("done", "found", "dead-letter", "lost", "handed-back")
 
@@ -247,10 +253,14 @@ _MEASURES = {
     "histgen_abstentions_total": ABSTENTIONS,
 }
 """The counters that a job may add to."""
+_OBSERVED = {"histgen_domain_distance": DOMAIN_DISTANCE}
+"""The histograms that a job may give one value to."""
+
+SLIDES_OLDEST.set(math.nan)  # of a process that keeps no index
 
 
 def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
-    """Add what a job measured: seconds under "stage:<name>", counts under a counter's name.
+    """Add what a job measured: seconds under "stage:<name>", else under the name of a counter or histogram.
 
     Other keys, and amounts that are negative or not numbers, are ignored: a mistake there must not stop the
     stream.
@@ -262,15 +272,20 @@ def add_measures(measures: Mapping[str, float], *, worker: str) -> None:
             STAGE_SECONDS.labels(worker, name.removeprefix(STAGE)).observe(amount)
         elif name in _MEASURES:
             _MEASURES[name].labels(worker).inc(amount)
+        elif name in _OBSERVED:
+            _OBSERVED[name].labels(worker).observe(amount)
 
 
-def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[str] = ()) -> None:
+def show_worker(
+    worker: str, *, letters: Iterable[str] = (), retries: Iterable[str] = (), stages: Iterable[str] = ()
+) -> None:
     """Start a worker's series at 0, so that a first event shows as an increase.
 
-    `letters`, `retries`: the codes that it is known to use; others start with their first event.
+    `letters`, `retries`, `stages`: the codes and stages that it is known to use; others start when they are
+    first seen.
     """
     for metric in ALL:
-        if metric._labelnames == ("worker",):
+        if metric._labelnames == ("worker",) and metric not in _SEEN_BY_GATEWAY:
             metric.labels(worker)
     for outcome in OUTCOMES:
         JOBS.labels(worker, outcome)
@@ -278,6 +293,8 @@ def show_worker(worker: str, *, letters: Iterable[str] = (), retries: Iterable[s
         DEAD_LETTERS.labels(worker, code)
     for code in retries:
         RETRIES.labels(worker, code)
+    for stage in stages:
+        STAGE_SECONDS.labels(worker, stage)
 
 
 def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
@@ -303,32 +320,39 @@ def show_part(part: str) -> None:
         RESTARTS.labels(part, why)
 
 
+def show_models(worker: str, models: Collection[Sequence[str]]) -> None:
+    """Show the networks that a worker uses now, and no others: network, name, digest and engine of each."""
+    labels = {(worker, *model) for model in models}
+    for old in {key for key in MODEL_INFO._metrics if key[0] == worker} - labels:
+        MODEL_INFO.remove(*old)
+    for new in labels:
+        MODEL_INFO.labels(*new).set(1)
+
+
+def show_backlog(worker: str, records: Mapping[int, int], oldest_s: float) -> None:
+    """Show how many records wait for a worker, by partition, and how long the oldest of them has waited."""
+    BACKLOG_RECORDS.labels(worker).set(sum(records.values()))
+    BACKLOG_OLDEST.labels(worker).set(oldest_s)
+    gone = {key for key in BACKLOG_PARTITION._metrics if key[0] == worker and int(key[1]) not in records}
+    for key in gone:
+        BACKLOG_PARTITION.remove(*key)
+    for partition, count in records.items():
+        BACKLOG_PARTITION.labels(worker, str(partition)).set(count)
+
+
+def hide_backlog() -> None:
+    """Show nothing of what waits: an old number would be taken for today's."""
+    for metric in (BACKLOG_RECORDS, BACKLOG_OLDEST, BACKLOG_PARTITION):
+        metric.clear()
+
+
+@cache
+def _show_build() -> None:
+    BUILD_INFO.labels(__version__, revision(), platform.python_version()).set(1)
+
+
 def exposition() -> tuple[bytes, str]:
     """Return all metrics in Prometheus' text format, and its media type."""
+    _show_build()
     disable_created_metrics()  # type: ignore[no-untyped-call]  # an extra series for each, which nobody reads
     return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
-
-
-def write_verification(
-    path: Path,
-    *,
-    finished_at: float,
-    seconds: float,
-    objects: int,
-    size_bytes: int,
-    undigested: int,
-    damaged: Mapping[str, int],
-    kinds: Iterable[str],
-) -> None:
-    """Write these metrics to a file, all or nothing; every kind is listed, also at 0. Raises OSError."""
-    for metric, value in (
-        (VERIFY_FINISHED, finished_at),
-        (VERIFY_DURATION, seconds),
-        (VERIFY_OBJECTS, objects),
-        (VERIFY_BYTES, size_bytes),
-        (VERIFY_UNDIGESTED, undigested),
-    ):
-        metric.set(value)
-    for kind in kinds:
-        VERIFY_DAMAGED.labels(kind).set(damaged.get(kind, 0))
-    write_atomic(path, generate_latest(VERIFY_REGISTRY))

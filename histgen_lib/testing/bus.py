@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from histgen_lib.bus import Subscription
+from histgen_lib.bus import Backlog, Subscription, Waiting
 from histgen_lib.bus._leases import LeasedSubscription, Place, Read, Row
-from histgen_lib.bus._port import sized
+from histgen_lib.bus._port import sized, time_of
 from histgen_lib.bus._sharing import holders_of
 from histgen_lib.events import DEAD_LETTER, Event
 
@@ -87,6 +87,21 @@ class MemoryBus:
         claims = _MemoryClaims(self, topic, group, f"member-{next(self._names)}", session_s)
         return LeasedSubscription(claims, topic, session_s, clock=self.clock, sleep=sleep)
 
+    def backlog(self) -> Backlog:
+        """Return what tells how much waits for a group."""
+        return _MemoryBacklog(self)
+
+    def waiting(self, topic: str, group: str) -> dict[int, Waiting]:
+        """See `Backlog.waiting`."""
+        with self.reading():
+            claims = self._groups[topic, group].claims if (topic, group) in self._groups else []
+            floors = [claim.next for claim in claims]
+            found = {}
+            for part, records in enumerate(self._topics.get(topic, [])):
+                rest = records[floors[part] :] if part < len(floors) else records
+                found[part] = Waiting(len(rest), time_of(rest[0].headers) if rest else None)
+            return found
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Keep others from changing anything. Raises `error`."""
@@ -118,6 +133,16 @@ class MemoryBus:
         digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
         record = _Record(next(self._numbers), json.dumps(dict(headers)).encode(), sized(body))
         parts[int.from_bytes(digest[:8], "big") % len(parts)].append(record)
+
+
+class _MemoryBacklog:
+    """A `Backlog` of a broker in this process."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.waiting = bus.waiting
+
+    def close(self) -> None:
+        """See `Backlog.close`."""
 
 
 class _MemoryClaims:

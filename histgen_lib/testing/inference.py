@@ -64,6 +64,10 @@ class FakeInference:
             raise unknown_model(model, self._runners)
         return served_model(model).metadata(self.folder)
 
+    def engine(self, model: str) -> str:
+        """See `InferenceServer.engine`."""
+        return "fake"
+
 
 class _TileEncoder:
     """In place of tile_encoder.onnx: each value is a wave of the tile's mean colour."""

@@ -26,6 +26,7 @@ import structlog
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.events import Event
+from histgen_lib.pipeline.job import ModelInUse
 from histgen_lib.resources import disk_full, lacked_resources, was_full
 from histgen_lib.telemetry import LogSettings, bound, configure_logging, get_logger
 from histgen_lib.worker.handler import Handler, Outcome
@@ -57,9 +58,14 @@ class Check:
     """A request to call `handler.ready`."""
 
 
+Models = tuple[ModelInUse, ...]
+
+
 @dataclass(frozen=True)
 class Started:
-    """The handler is made."""
+    """The handler is made. `models`: those that it uses, here and below."""
+
+    models: Models = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Answer:
     """The outcome of a job; None from a `find` that found nothing."""
 
     outcome: Outcome | None
+    models: Models = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Checked:
     """What `handler.ready` misses."""
 
     missing: Sequence[str]
+    models: Models = ()
 
 
 @dataclass(frozen=True)
@@ -127,21 +135,21 @@ def _make(make_handler: Callable[[], Handler], pipe: Connection) -> Handler | No
     except (Exception, SystemExit) as error:
         pipe.send(_failed(error))
         return None
-    pipe.send(Started())
+    pipe.send(Started(_models(handler)))
     return handler
 
 
 def _answer(handler: Handler, request: Request, pipe: Connection) -> Message:
     if isinstance(request, Check):
-        return Checked(_missing(handler))
+        return Checked(_missing(handler), _models(handler))
     event = request.event
     ids = {"slide_id": event.key, "event_id": event.name, "trace_id": event.trace_id}
     try:
         if isinstance(request, Find):
             with bound(**ids, stage="find"):
-                return Answer(_plain(handler.find(event)))
+                return Answer(_plain(handler.find(event)), _models(handler))
         with bound(**ids, stage="open", attempt=request.attempt):
-            return Answer(_plain(handler.handle(event, _ProgressSender(pipe))))
+            return Answer(_plain(handler.handle(event, _ProgressSender(pipe))), _models(handler))
     except (Exception, SystemExit) as error:
         return _failed(error)
 
@@ -164,6 +172,15 @@ def _missing(handler: Handler) -> tuple[str, ...]:
     except Exception as error:
         _log.warning("The readiness check failed.", exc_info=error)
         return (type(error).__name__,)
+
+
+def _models(handler: Handler) -> Models:
+    """Return what the metrics are to say of its models; nothing that is wrong there may stop a job."""
+    try:
+        return tuple(ModelInUse(*map(str, model)) for model in handler.models())
+    except Exception as error:
+        _log.warning("The models in use are not known.", exc_info=error)
+        return ()
 
 
 def _failed(error: BaseException) -> Failed:

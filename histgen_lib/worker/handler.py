@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import Data, Event
-from histgen_lib.pipeline.job import Done, Job, Progress
+from histgen_lib.pipeline.job import Done, Job, ModelInUse, Progress
 from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.silence import LIMIT_S
 from histgen_lib.runtime.web.address import Address
@@ -59,6 +59,10 @@ class Handler(Protocol):
         """Name what the job depends on and cannot reach now; empty when all is well."""
         ...
 
+    def models(self) -> Sequence[ModelInUse]:
+        """Return the networks it uses, as far as they are known; asks nobody."""
+        ...
+
 
 class JobHandler(Generic[In, Out]):
     """Runs a Job for a service called `name`. `now`: the time of its events, UTC."""
@@ -80,6 +84,10 @@ class JobHandler(Generic[In, Out]):
     def ready(self) -> Sequence[str]:
         """See Handler."""
         return self._job.lacking()
+
+    def models(self) -> Sequence[ModelInUse]:
+        """See Handler."""
+        return self._job.models()
 
     def _data(self, event: Event) -> In:
         """Return the event's data. Raises InvalidInputError("event-type") for data of another type."""
@@ -116,8 +124,9 @@ class WorkerSpec:
     `max_attempts`: after so many crashes, hangs or unexpected errors an event is given up. `grace_s`: how
     long a running job may go on after SIGTERM; whatever sends the signal should wait ten seconds more.
     `frozen_s`: a job's process that has been stopped (SIGSTOP) for so long is replaced; 0: never. `start_s`:
-    how long `make_handler` may take. `letters`, `retries`: codes of dead letters and of retries that its
-    counters show at 0 from the start. `drafts`: it publishes drafts, whose age since the scan is measured.
+    how long `make_handler` may take. `letters`, `retries`, `stages`: codes of dead letters and of retries,
+    names of its jobs' stages, which its metrics show at 0 from the start. `drafts`: it publishes drafts,
+    whose age since the scan is measured.
     """
 
     name: str
@@ -135,6 +144,7 @@ class WorkerSpec:
     backoff: Backoff = field(default_factory=Backoff)
     letters: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     drafts: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
 

@@ -45,7 +45,7 @@ def run_worker(
 
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
-    board = Board(spec.name, letters=spec.letters, retries=spec.retries)
+    board = Board(spec.name, letters=spec.letters, retries=spec.retries, stages=spec.stages)
     with ExitStack() as open_things:
         pages = health_app(board, spec.config)
         url = open_things.enter_context(opened(pages, spec.name, spec.address))

@@ -27,8 +27,10 @@ from histgen_lib.worker.child import (
     Find,
     Handle,
     Message,
+    Models,
     Request,
     StageProgress,
+    Started,
     child_main,
 )
 from histgen_lib.worker.failures import (
@@ -180,6 +182,7 @@ class Runner:
         self._clock = board.clock
         self._started = self._checking = self._used = False
         self._failed_starts = 0
+        self._models: Models = ()
         self._checked_at = float("-inf")
         metrics.JOB_MEMORY.labels(spec.name).set_function(lambda: memory_of(process.pid))
 
@@ -206,6 +209,7 @@ class Runner:
         if isinstance(message, Failed):
             self._process.kill()
             raise setup_error(message)
+        self._show_models(message)
         self._started, self._failed_starts = True, 0
         self._board.has("process")
 
@@ -259,6 +263,7 @@ class Runner:
                 self._process.kill()
             raise job_error(message)
         assert isinstance(message, Answer)
+        self._show_models(message)
         return message.outcome
 
     def _message(self, limit_s: float, opening_s: float = math.inf) -> Message:
@@ -296,6 +301,11 @@ class Runner:
                 raise frozen()
             self._pulse.beat()
 
+    def _show_models(self, message: Message) -> None:
+        if isinstance(message, Started | Answer | Checked) and message.models != self._models:
+            self._models = message.models
+            metrics.show_models(self._spec.name, message.models)
+
     def _check(self) -> None:
         self._checking, self._checked_at = True, self._clock()
         with suppress(ProcessDiedError):  # the next request finds out
@@ -317,6 +327,7 @@ class Runner:
 
     def _note(self, checked: Checked) -> None:
         self._checking = False
+        self._show_models(checked)
         if checked.missing:
             self._board.lacks("job", ", ".join(checked.missing))
         else:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import get_args
 
 from histgen_lib.access.places import Roots
-from histgen_lib.bus import Publisher, open_publisher, open_subscription
+from histgen_lib.bus import Publisher, open_backlog, open_publisher, open_subscription
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import store_name
 from histgen_lib.catalogue.pruning import read_retention
@@ -20,6 +20,7 @@ from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import ObjectStore, open_foreign_bucket, open_store
 from histgen_lib.telemetry import metrics
 from services.gateway import NAME
+from services.gateway.backlog import BacklogWatch
 from services.gateway.bucket_intake import GROUP, NotificationTopic
 from services.gateway.contents import Contents
 from services.gateway.folder import Folder
@@ -31,6 +32,7 @@ from services.gateway.settings import GATEWAY, REFUSALS, GatewaySettings
 from services.gateway.submission import Via
 from services.gateway.watchdog import Watchdog
 from services.gateway.watching import Watching
+from services.table import SERVICES
 from services.wiring import (
     bus_settings,
     http_address,
@@ -133,6 +135,7 @@ def _loops(
     if settings.notifications:
         subscribe = partial(open_subscription, bus, settings.notifications, GROUP)
         yield NotificationTopic(context, subscribe, intake)
+    yield BacklogWatch(context, partial(open_backlog, bus), [row for row in SERVICES if row.takes])
     if settings.index:
         index = SharedIndex(settings.index, store_name(storage_settings(settings)))
         intake.on_news = index.touch

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.catalogue.index import Index, make_index, open_index, remove_index
 from histgen_lib.catalogue.indexer import Indexer
 from histgen_lib.catalogue.pruning import DAY_S, prune, tally
+from histgen_lib.catalogue.states import Where
 from histgen_lib.errors import FatalError
 from histgen_lib.runtime.loops import Loop, LoopContext
 from histgen_lib.storage import ObjectStore
-from histgen_lib.telemetry import get_logger
+from histgen_lib.telemetry import get_logger, metrics
 
 PRUNED_BY = "retention"
 """Who prunes, for the audit log."""
@@ -83,16 +87,29 @@ class SharedIndex:
 
 
 class Indexing(Loop):
-    """Keeps the index, from which `histgen status` answers at once. Its failures never stop the gateway."""
+    """Keeps the index, from which `histgen status` answers at once. Its failures never stop the gateway.
+
+    Shows how many slides are in which state, once all of them are in the index. `now`: seconds since 1970.
+    """
 
     name = "index"
 
     def __init__(
-        self, context: LoopContext, index: SharedIndex, store: ObjectStore, *, retry_s: float = _RETRY_S
+        self,
+        context: LoopContext,
+        index: SharedIndex,
+        store: ObjectStore,
+        *,
+        retry_s: float = _RETRY_S,
+        now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(context)
-        self._index, self._store, self._retry_s = index, store, retry_s
+        self._index, self._store, self._retry_s, self._now = index, store, retry_s, now
         self._indexer: tuple[Index, Indexer] | None = None
+        self._oldest_at = math.nan
+        metrics.SLIDES_OLDEST.set_function(
+            lambda: max(self._now() - self._oldest_at, 0.0)
+        )  # NaN first: it stays
 
     def turn(self) -> None:
         """Look at some slides, then pause long enough that nobody feels it."""
@@ -104,18 +121,34 @@ class Indexing(Loop):
         except sqlite3.DatabaseError as error:
             _log.warning("The index of slides is damaged; a new one is made.", exc_info=error)
             self._index.renew()
+            self._hide()
             pause_s = self._retry_s
         self.pause(pause_s)
 
     def close(self) -> None:
         """Close the index."""
+        self._hide()
         self._index.close()
 
     def _look(self) -> float:
         index = self._index.open()
         if self._indexer is None or self._indexer[0] is not index:
+            self._hide()
             self._indexer = index, Indexer(self._store, index)
-        return self._indexer[1].turn()
+        pause_s = self._indexer[1].turn()
+        if index.fact("whole"):
+            self._show(index)
+        return pause_s
+
+    def _show(self, index: Index) -> None:
+        counts, scanned_at = index.counts(), index.oldest_scan()
+        for state in get_args(Where):
+            metrics.SLIDES.labels(state).set(counts.get(state, 0))
+        self._oldest_at = datetime.fromisoformat(scanned_at).timestamp() if scanned_at else math.inf
+
+    def _hide(self) -> None:
+        metrics.SLIDES.clear()
+        self._oldest_at = math.nan
 
 
 class Pruning(Loop):

@@ -25,7 +25,8 @@ CODES = (
             "case-unreadable",
             "names-not-told-apart",
             "scan-record-unreadable",
-        )
+        ),
+        stages=("open", "generate", "read", "render", "store"),
     )
 )
 

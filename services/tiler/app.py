@@ -31,7 +31,8 @@ CODES = (
             "slide-open-slow",
             "slide-too-coarse",
             "slide-too-many-tiles",
-        )
+        ),
+        stages=("open", "grid", "read", "encode", "wait", "render", "store"),
     )
 )
 

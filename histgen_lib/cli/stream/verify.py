@@ -176,7 +176,7 @@ def _counts(verification: Verification) -> str:
 
 def _write_metrics(path: Path, verification: Verification) -> None:
     from histgen_lib.catalogue.verification import KINDS
-    from histgen_lib.telemetry.metrics import write_verification
+    from histgen_lib.telemetry.verification import write_verification
 
     write_verification(path, finished_at=time.time(), kinds=KINDS, **verification.summary())
 

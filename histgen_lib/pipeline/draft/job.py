@@ -29,7 +29,7 @@ from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
 from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
-from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
+from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.provenance import Part, case_origin, slide_origin
 from histgen_lib.reports.pictures import Pictures, Place, evidence_places, read_evidence
@@ -97,6 +97,11 @@ class DraftJob:
         """See Job."""
         return lacking(self.drafter.server, NAME, self.store)
 
+    def models(self) -> Sequence[ModelInUse]:
+        """See Job."""
+        made = self.drafter.model.provenance
+        return [ModelInUse(NAME, made.name, made.sha256[:12], self.drafter.server.engine(NAME))]
+
     def _plan(self, ready: BagReady) -> _Plan | None:
         """Return what to report on; None while slides of the case are missing."""
         found = sources_of(self.store, ready)
@@ -126,7 +131,7 @@ class DraftJob:
             files = render(drafted.draft, pictures)
         with stages("store"):
             draft_key = plan.report.write(files, plan.turns)
-        stages.count("histgen_abstentions_total", drafted.draft.abstained)
+        _measure(drafted.draft, stages)
         return _done(plan, drafted.draft, draft_key, stages.measures())
 
     def _draft(self, plan: _Plan, parts: Sequence[Part]) -> Drafted:
@@ -155,6 +160,15 @@ class DraftJob:
             open_slide(file.path, mpp=scan.mpp, slide_id=scan.slide_id, within=file.within) as slide,
         ):
             return read_evidence(slide, places, span_px)
+
+
+def _measure(draft: DraftReport, stages: Stages) -> None:
+    """Count what shows whether the model suits the slides. A case is as strange as its strangest one."""
+    domain = draft.out_of_distribution
+    stages.count("histgen_abstentions_total", draft.abstained)
+    stages.count("histgen_out_of_distribution_total", domain.flag)
+    if domain.score is not None and domain.threshold:
+        stages.count("histgen_domain_distance", max(0.0, domain.score / domain.threshold))
 
 
 def _supplied(source: Source, model: ReportModel) -> str | None:

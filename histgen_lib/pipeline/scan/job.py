@@ -19,7 +19,7 @@ from histgen_lib.catalogue.stored import StoredBag
 from histgen_lib.events import BagReady, Event, SlideScanned
 from histgen_lib.files import json_digest
 from histgen_lib.models.tile_encoder.serving import NAME
-from histgen_lib.pipeline.job import Done, Progress, Stages, lacking, silent
+from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.provenance import SOFTWARE
 from histgen_lib.pipeline.scan.scanner import Scanner
 from histgen_lib.reports.pictures import make_thumbnail
@@ -63,6 +63,17 @@ class ScanJob:
     def lacking(self) -> Sequence[str]:
         """See Job."""
         return lacking(self.scanner.server, NAME, self.store)
+
+    def models(self) -> Sequence[ModelInUse]:
+        """See Job."""
+        model, server = self.scanner.model, self.scanner.server
+        name, digest = model.encoder_name or model.folder.name, self._encoder
+        return [ModelInUse(NAME, name, digest[:12], server.engine(NAME))]
+
+    @property
+    def _encoder(self) -> str:
+        """The digest of the tile encoder's weights, or else of the whole model."""
+        return self.scanner.model.encoder_sha256 or self.scanner.model.provenance.sha256
 
     def find_bag(self, scanned: SlideScanned) -> BagReady | None:
         """Return what `make_bag` would, if the bag is there and sound; opens no slide, only its sidecar.
@@ -134,7 +145,7 @@ class ScanJob:
             "mpp": scanned.mpp,
             "sidecar_mpp": self.files.sidecar_mpp(scanned.uri) if scanned.mpp is None else None,
             "tiling": asdict(model.tiling),
-            "encoder": model.encoder_sha256 or model.provenance.sha256,
+            "encoder": self._encoder,
             **({"encoder_settings": stated} if stated else {}),
         }
         return StoredBag(self.store, scanned.slide_id, json_digest(decides))

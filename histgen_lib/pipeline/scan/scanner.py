@@ -80,7 +80,12 @@ class Scanner:
         return Scan(bag=bag, grid=grid, quality=quality)
 
     def _features(self, slide: Slide, grid: TileGrid, stages: Stages) -> tuple[Features, NDArray[np.int32]]:
-        """Return features float16[N, D] and places int32[N, 2] of the tiles that are whole."""
+        """Return features float16[N, D] and places int32[N, 2] of the tiles that are whole.
+
+        The seconds between the first look for pixels and the last features add up from three stages: "read",
+        while no pixels are there to be sent; "encode", while all that may be with the server is; and "wait",
+        for neither.
+        """
         places: list[NDArray[np.int32]] = []
         parts: list[Features] = []
         done, total = 0, len(grid)
@@ -93,6 +98,7 @@ class Scanner:
                 yield batch
 
         with (
+            stages.timed("wait"),
             closing(slide.read_tiles(grid, batch_size=BATCH_TILES)) as batches,
             closing(encode_batches(noted(batches), self.server, stages, in_flight=self.in_flight)) as encoded,
         ):
@@ -136,7 +142,8 @@ def encode_batches(
     """Yield the features float16[B, D] of each batch, in order; `in_flight` calls of `server` at a time.
 
     At most `in_flight` + 1 batches are held. The caller's thread waits for pixels ("read") and for the server
-    ("encode"): `stages` gets the seconds of both. When this ends, however it ends, no call is still running.
+    ("encode"): `stages` gets the seconds of both, and none other. When this ends, however it ends, no call is
+    still running.
     """
     pool = ThreadPoolExecutor(in_flight, thread_name_prefix="histgen-encode")
     pending: deque[Future[Features]] = deque()

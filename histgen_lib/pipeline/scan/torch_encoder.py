@@ -101,6 +101,10 @@ class LentEncoderServer:
         """See `InferenceServer`."""
         return self._metadata if model == NAME else self._inner.metadata(model)
 
+    def engine(self, model: str) -> str:
+        """See `InferenceServer`."""
+        return "torch" if model == NAME else self._inner.engine(model)
+
 
 class _Session:
     """A network as `TileRunner` runs it."""

@@ -16,10 +16,12 @@ from multiprocessing.process import BaseProcess
 from waiting import until
 
 from histgen_lib.bus import (
+    Backlog,
     BusSettings,
     Delivery,
     Publisher,
     Subscription,
+    open_backlog,
     open_publisher,
     open_subscription,
 )
@@ -50,6 +52,11 @@ def subscribe(settings: BusSettings, topic: str, group: str) -> Subscription:
     if isinstance(settings, InMemory):
         return settings.bus.subscribe(topic, group, session_s=settings.session_s)
     return open_subscription(settings, topic, group)
+
+
+def watching(settings: BusSettings) -> Backlog:
+    """Open what tells what waits, on any broker."""
+    return settings.bus.backlog() if isinstance(settings, InMemory) else open_backlog(settings)
 
 
 def scanned(slide: str, number: int = 0) -> Event:

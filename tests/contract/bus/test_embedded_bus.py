@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bus_aside_suite import AsideSuite
+from bus_backlog_suite import BacklogSuite
 from bus_suite import BusSuite
 
 from histgen_lib.bus import BusSettings
@@ -27,4 +28,8 @@ class TestEmbeddedBus(BusSuite):
 
 
 class TestEmbeddedAside(AsideSuite):
+    """The shared suite."""
+
+
+class TestEmbeddedBacklog(BacklogSuite):
     """The shared suite."""

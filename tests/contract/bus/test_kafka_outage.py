@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import kafka
@@ -9,7 +10,16 @@ import pytest
 from bus_members import new_name, number_of, publish, publishing, scanned
 from waiting import until
 
-from histgen_lib.bus import BusSettings, Delivery, Subscription, _kafka, _kafka_client, open_subscription
+from histgen_lib.bus import (
+    BusSettings,
+    Delivery,
+    Subscription,
+    _kafka,
+    _kafka_backlog,
+    _kafka_client,
+    open_backlog,
+    open_subscription,
+)
 from histgen_lib.errors import TransientError
 from histgen_lib.stack.kafka import KafkaProcess
 
@@ -17,7 +27,7 @@ from histgen_lib.stack.kafka import KafkaProcess
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a shorter time for a broker that is down."""
-    for module in (_kafka, _kafka_client):
+    for module in (_kafka, _kafka_backlog, _kafka_client):
         monkeypatch.setattr(module, "ANSWER_S", 3.0)
     monkeypatch.setattr(_kafka, "_PATIENCE_S", 2.0)
 
@@ -72,6 +82,29 @@ def test_a_broker_killed_in_mid_work_loses_nothing(own_kafka: KafkaProcess) -> N
         subscription.close()
     assert set(taken) == {*sent, ("S9", 0)}
     assert [taken.count(one) for one in sent] == [1] * len(sent)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_waits_is_told_again_after_an_outage(own_kafka: KafkaProcess) -> None:
+    """Also where the broker lost its log meanwhile: what was known of the oldest record is forgotten."""
+    topic, settings = new_name(), BusSettings(own_kafka.url, partitions=1)
+    with publishing(settings) as publisher, contextlib.closing(open_backlog(settings)) as backlog:
+        publish(publisher, topic, slides=1, each=3)
+        first = backlog.waiting(topic, "g")[0]
+        assert (first.records, first.oldest_at is not None) == (3, True)
+        own_kafka.kill()
+        assert outage(lambda: backlog.waiting(topic, "g"))
+        own_kafka.start()
+        assert patiently(lambda: backlog.waiting(topic, "g")) == {0: first}
+
+        own_kafka.kill()
+        shutil.rmtree(own_kafka.log_path.parent)
+        own_kafka.start()
+        assert patiently(lambda: backlog.waiting(topic, "g")) == {}
+        patiently(lambda: publisher.publish(topic, "S9", scanned("S9")))
+        again = patiently(lambda: backlog.waiting(topic, "g"))[0]
+        assert again.records == 1
+        assert again.oldest_at > first.oldest_at
 
 
 def take_all_in_order(subscription: Subscription, count: int) -> None:

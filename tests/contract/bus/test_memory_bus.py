@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from bus_aside_suite import AsideSuite
+from bus_backlog_suite import BacklogSuite
 from bus_members import InMemory, Member, members, publish, scanned
 from bus_suite import SLIDES, BusSuite, take
 from waiting import until
@@ -42,6 +43,10 @@ class TestMemoryBus(BusSuite):
 
 
 class TestMemoryAside(AsideSuite):
+    """The shared suite."""
+
+
+class TestMemoryBacklog(BacklogSuite):
     """The shared suite."""
 
 

@@ -6,6 +6,7 @@ A server's test module subclasses `InferenceServerSuite` and provides the fixtur
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -33,6 +34,11 @@ class InferenceServerSuite:
         assert server.ready("tile_encoder")
         assert server.ready("histgen")
         assert not server.ready("astrology")
+
+    def test_it_names_what_computes_a_model_once_that_has_answered(self, server: InferenceServer) -> None:
+        server.infer("tile_encoder", {"tiles": TILES})
+        assert re.fullmatch(r"fake|onnx|triton:[a-z:-]+", server.engine("tile_encoder"))
+        assert server.engine("astrology") in {"fake", "onnx", "triton"}
 
     def test_tiles_become_features(self, server: InferenceServer, width: int) -> None:
         features = server.infer("tile_encoder", {"tiles": TILES})["features"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from noop_repository import noop_repository
@@ -236,6 +238,37 @@ def test_a_restricted_server_does_everything_with_its_secret(
     supervisor.look()
     assert supervisor.reloads == 0
     assert open_inference(restricted.url, model_dir, secret_path=path).ready("histgen")
+
+
+def test_a_supervisor_beside_a_server_mends_its_models_and_shows_which_are_up(
+    restricted: TcpTriton, tmp_path: Path
+) -> None:
+    """As a sidecar does in a pod. It shows 0 for a second at least: until it looks again."""
+    path, port = tmp_path / "secret", free_port()
+    path.write_text(restricted.secret)
+    path.chmod(0o600)
+    options = ["--secret", str(path), "--metrics-port", str(port), "--calm", "1"]
+    command = [sys.executable, "-m", "histgen_lib.cli", "supervise-models", restricted.url, *options]
+    supervising = subprocess.Popen(command, stderr=(tmp_path / "log").open("wb"))
+
+    def up() -> dict[str, float]:
+        try:
+            page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        except httpx.TransportError:
+            return {}
+        found = re.findall(r'^histgen_inference_canary_up{model="(\w+)"} (\S+)$', page, re.MULTILINE)
+        return {model: float(value) for model, value in found}
+
+    try:
+        until(lambda: up() == dict.fromkeys(restricted.models, 1.0), 60, "both models are up")
+        (stub,) = restricted.stub_pids("histgen")
+        os.kill(stub, signal.SIGKILL)
+        until(lambda: up()["histgen"] == 0, 60, "one is down")
+        until(lambda: up()["histgen"] == 1, 60, "it is up again")
+        assert stub not in restricted.stub_pids("histgen")
+    finally:
+        supervising.terminate()
+    assert supervising.wait(60) == 0
 
 
 def answers(connection: Connection) -> dict[str, str]:

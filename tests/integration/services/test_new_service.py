@@ -62,6 +62,9 @@ class Toy:
     def ready(self):
         return ()
 
+    def models(self):
+        return ()
+
 
 def make_toy(settings):
     return Toy(settings)

@@ -23,7 +23,7 @@ from typing import TypedDict, Unpack
 from histgen_lib.bus import BusSettings
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.events import Event, ReportDrafted
-from histgen_lib.pipeline.job import Progress
+from histgen_lib.pipeline.job import ModelInUse, Progress
 from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.runtime.web.address import Address
@@ -62,6 +62,9 @@ class ScriptedJob:
 
     def ready(self) -> list[str]:
         return ["triton"] if (self.folder / "away").exists() else []
+
+    def models(self) -> list[ModelInUse]:
+        return [ModelInUse("toy", "none", "0" * 12, "python")]
 
     def _act(self, kind: str, times: int, event: Event) -> None:
         if kind == "crash" or (kind == "once-crash" and times == 1):

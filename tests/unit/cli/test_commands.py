@@ -26,6 +26,7 @@ COMMANDS = [
     "watch",
     "replay",
     "backfill",
+    "supervise-models",
     "config",
     "export",
     "compile",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import planted_objects as planted
 import pytest
 from gateway_fakes import context
 from waiting import until
 
-from histgen_lib.catalogue.index import make_index, open_index
+from histgen_lib.catalogue.index import Index, make_index, open_index
 from histgen_lib.errors import FatalError
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.storage import StorageSettings, open_store
+from histgen_lib.telemetry import metrics
 from services.gateway.housekeeping import Indexing, SharedIndex
 
 
@@ -92,3 +96,40 @@ def test_an_index_of_another_store_is_replaced(tmp_path, store, kept):
     kept.touch("b")
 
     assert [due.subject for due in kept.open().due(0.0, 9)] == ["b"]
+
+
+def shown(state: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value("histgen_slides", {"state": state})
+
+
+def oldest_s() -> float | None:
+    return metrics.REGISTRY.get_sample_value("histgen_slides_unfinished_oldest_seconds")
+
+
+def test_where_slides_stand_is_shown_and_how_long_the_oldest_has_waited(loop, store, kept):
+    until(lambda: shown("scanned") == 0, 60, "an empty index")
+    assert oldest_s() == 0
+    event = planted.scan(store, "a")
+    kept.touch("a")
+    until(lambda: shown("scanned") == 1, 60, "the slide")
+    assert (shown("bagged"), shown("drafted"), shown("dead-letter")) == (0, 0, 0)
+    assert oldest_s() == pytest.approx(time.time() - event.scanned_at.timestamp(), abs=60)
+    planted.letter(store, event)
+    kept.touch("a")
+
+    until(lambda: (shown("scanned"), shown("dead-letter")) == (0, 1), 60, "its end")
+    until(lambda: oldest_s() == 0, 60, "nothing waits")
+
+
+def test_nothing_is_shown_before_every_slide_is_known_and_after_the_end(kept, store, monkeypatch):
+    planted.scan(store, "a")
+    monkeypatch.setattr(Index, "fact", lambda self, name: "")
+    stop = Stop()
+    loop = Indexing(context(stop), kept, store, retry_s=0.01)
+    loop.thread.start()
+    until(lambda: kept.open().counts(), 60, "the slide is in the index")
+    assert shown("scanned") is None
+    assert math.isnan(oldest_s())
+    stop.request()
+    loop.thread.join(60)
+    assert shown("scanned") is None

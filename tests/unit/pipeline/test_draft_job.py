@@ -16,8 +16,10 @@ from histgen_lib.catalogue.pointers import BY_REPORT, read_pointer
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
+from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.reports.renderers import DRAFT_JSON
 from histgen_lib.reports.renderers.draft_json import from_json
+from histgen_lib.telemetry.metrics import STAGE
 
 FILES = ["digests.json", "draft.html", "draft.json", "draft.txt", "heatmap.webp", "thumbnail.webp"]
 
@@ -224,6 +226,51 @@ def test_an_abstention_is_published_and_counted(lab, ready, own_model_dir):
 
     assert done.data.abstained
     assert done.measures["histgen_abstentions_total"] == 1
+
+
+@pytest.mark.parametrize("threshold", [0.01, 1e6])
+def test_how_foreign_a_slide_is_is_measured_in_thresholds(lab, ready, own_model_dir, threshold):
+    tiny_model.set_thresholds(own_model_dir, domain=threshold)
+    job = JobLab.at(lab.folder, own_model_dir)
+    done = job.draft(ready)
+    domain = from_json(job.store.get(done.data.draft_key)).out_of_distribution
+
+    assert done.measures["histgen_domain_distance"] == max(0.0, domain.score / threshold)
+    assert done.measures["histgen_out_of_distribution_total"] == domain.flag
+    assert domain.flag == (done.measures["histgen_domain_distance"] > 1)
+
+
+def test_a_model_that_cannot_check_its_domain_measures_none(lab, ready, own_model_dir):
+    update_config(own_model_dir, domain={})
+    done = JobLab.at(lab.folder, own_model_dir).draft(ready)
+
+    assert "histgen_domain_distance" not in done.measures
+    assert done.measures["histgen_out_of_distribution_total"] == 0
+
+
+def test_the_services_list_the_stages_of_their_jobs(lab, ready):
+    from services.reporter.app import CODES as REPORTER
+    from services.tiler.app import CODES as TILER
+
+    event = event_of(scanned(lab.folder / "sound.tif"))
+    measured = [lab.scan_job.run(event, event.data).measures, lab.draft(ready).measures]
+    stages = [{name.removeprefix(STAGE) for name in one if name.startswith(STAGE)} for one in measured]
+
+    assert stages == [set(TILER.stages), set(REPORTER.stages)]
+
+
+def test_both_jobs_name_their_model_as_bags_and_reports_do(lab, ready):
+    from histgen_lib.bags import unpack_bag
+
+    done = lab.draft(ready)
+    (wrote,), (encoded,) = lab.draft_job.models(), lab.scan_job.models()
+    made = from_json(lab.store.get(done.data.draft_key)).provenance.model
+    bag = unpack_bag(lab.store.get(ready.bag_key), "the bag")
+
+    assert (wrote.network, wrote.name, wrote.digest) == ("histgen", made.name, made.sha256[:12])
+    assert (encoded.network, encoded.name) == ("tile_encoder", bag.encoder_name)
+    assert encoded.digest == (bag.encoder_sha256 or made.sha256)[:12]
+    assert wrote.engine == encoded.engine == "onnx"
 
 
 def test_a_draft_without_evidence_tiles_needs_no_slide(lab, ready, monkeypatch):

@@ -267,6 +267,28 @@ def test_progress_goes_through_every_stage(lab, small_slide):
     assert ("encode", ready.tiles, ready.tiles) in calls
 
 
+def test_what_is_neither_reading_nor_encoding_counts_as_waiting(lab, small_slide, monkeypatch):
+    """Each batch takes 2 s to read, and each report of features 5 s; the server answers at once."""
+    now = [0.0]
+    real = Slide.read_tiles
+
+    def slow(self, *args, **how):
+        for batch in real(self, *args, **how):
+            now[0] += 2
+            yield batch
+
+    def report(stage: str, done: int, total: int) -> None:
+        now[0] += 5 * (stage == "encode" and done > 0)
+
+    monkeypatch.setattr(Slide, "read_tiles", slow)
+    stages = Stages(report, clock=lambda: now[0])
+    lab.scan_job.make_bag(scanned(small_slide), stages)
+    batches = stages.seconds["read"] / 2
+
+    assert batches >= 1
+    assert (stages.seconds["wait"], stages.seconds["encode"]) == (5 * batches, 0)
+
+
 def test_the_thumbnail_is_the_slide(lab, small_slide):
     from PIL import Image
 

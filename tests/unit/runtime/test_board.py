@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.runtime.board import Board, WebBoard
+from histgen_lib.telemetry import metrics
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 EVENT = Event.first(
@@ -52,3 +53,18 @@ def test_a_web_service_shows_how_many_requests_are_in_hand():
     board = WebBoard("web")
     board.hold(3)
     assert board.status()["requests"] == 3
+
+
+def up(dependency: str) -> float | None:
+    labels = {"worker": "needy", "dependency": dependency}
+    return metrics.REGISTRY.get_sample_value("histgen_dependency_up", labels)
+
+
+def test_what_a_service_needs_is_shown_as_up_or_down():
+    board = Board("needy")
+    assert (up("broker"), up("process"), up("store")) == (0, 0, None)
+    board.has("broker")
+    board.has("store")
+    assert (up("broker"), up("store")) == (1, 1)
+    board.lacks("store", "storage-unavailable")
+    assert (up("broker"), up("store")) == (1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -60,14 +61,14 @@ ELSEWHERE = {
 """Codes of these rooms that no service counts: commands, and requests that tell of no slide."""
 
 
-def files() -> list[Path]:
-    rooms = [ROOT / room for room in ROOMS]
+def files(names: Sequence[str]) -> list[Path]:
+    rooms = [ROOT / room for room in names]
     return [path for room in rooms for path in ([room] if room.is_file() else room.rglob("*.py"))]
 
 
-def raised(kind: type[Exception]) -> set[str]:
+def raised(kind: type[Exception], rooms: Sequence[str] = ROOMS) -> set[str]:
     """Find the codes that the rooms can raise errors of a kind with."""
-    nodes = [node for path in files() for node in ast.walk(ast.parse(path.read_text()))]
+    nodes = [node for path in files(rooms) for node in ast.walk(ast.parse(path.read_text()))]
     calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
     named = [call.args[0] for call in calls if getattr(call.func, "id", "") == kind.__name__]
     return {code.value for code in named if isinstance(code, ast.Constant)}
@@ -80,6 +81,15 @@ def test_every_code_that_a_service_can_write_is_listed(kind, listed):
     assert sorted(raised(kind) - known - ELSEWHERE) == []
 
 
+@pytest.mark.parametrize("name", RETRIES)
+def test_a_service_lists_every_retry_of_the_rooms_that_it_runs(name):
+    """That another service lists a code does not make this one's counter start at 0."""
+    jobs = ("access", "slides", "bags", "inference", "pipeline", "worker")
+    shared = [f"histgen_lib/{room}" for room in ("bus", "storage")]
+    own = [f"services/{name}"] if name == "gateway" else [f"histgen_lib/{room}" for room in jobs]
+    assert sorted(raised(TransientError, [*shared, *own]) - set(RETRIES[name]) - ELSEWHERE) == []
+
+
 @pytest.mark.parametrize("name", LETTERS)
 def test_listed_codes_are_unique_and_documented(name):
     documented = (ROOT / "docs" / "errors.md").read_text()
@@ -90,12 +100,15 @@ def test_listed_codes_are_unique_and_documented(name):
 
 @pytest.mark.parametrize("name", [row.name for row in SERVICES if row.kind == "worker"])
 def test_a_workers_counters_start_at_0_for_every_code_it_can_write(name):
-    Board(f"{name}-at-0", letters=LETTERS[name], retries=RETRIES[name])
+    Board(f"{name}-at-0", letters=LETTERS[name], retries=RETRIES[name], stages=CODES[name].stages)
 
     for metric, codes in (("dead_letters", LETTERS[name]), ("retries", RETRIES[name])):
         for code in codes:
             labels = {"worker": f"{name}-at-0", "code": code}
             assert metrics.REGISTRY.get_sample_value(f"histgen_{metric}_total", labels) == 0
+    for stage in CODES[name].stages:
+        labels = {"worker": f"{name}-at-0", "stage": stage}
+        assert metrics.REGISTRY.get_sample_value("histgen_stage_seconds_count", labels) == 0
 
 
 def test_the_gateways_counters_exist_from_the_start():

@@ -9,7 +9,7 @@ import pytest
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady, Event, ReportDrafted, SlideScanned
-from histgen_lib.pipeline.job import Done, silent
+from histgen_lib.pipeline.job import Done, ModelInUse, silent
 from histgen_lib.worker.handler import JobHandler, Outcome
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -35,6 +35,9 @@ class Answering:
     def lacking(self):
         return ["model histgen"]
 
+    def models(self):
+        return [ModelInUse("histgen", "a", "0123456789ab", "onnx")]
+
 
 def event_with(data) -> Event:
     return Event.first(data, source="/histgen/test", now=NOW, identity="it")
@@ -54,6 +57,10 @@ def test_what_follows_is_published_in_the_services_name():
     assert replace(following, traceparent=expected.traceparent) == expected
     assert found.id == expected.id
     assert following.trace_id == found.trace_id == event.trace_id
+
+
+def test_the_jobs_models_are_the_handlers():
+    assert handler().models() == [ModelInUse("histgen", "a", "0123456789ab", "onnx")]
 
 
 def test_what_is_not_done_is_not_found():

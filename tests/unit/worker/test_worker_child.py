@@ -8,6 +8,7 @@ import pytest
 from worker_fakes import EVENT, drafted
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.pipeline.job import ModelInUse
 from histgen_lib.telemetry import bound
 from histgen_lib.worker import child
 from histgen_lib.worker.child import Answer, Check, Checked, Failed, Find, Handle, StageProgress
@@ -23,8 +24,8 @@ class _Pipe:
 
 
 class _Handler:
-    def __init__(self, result: Any) -> None:
-        self.result = result
+    def __init__(self, result: Any, used: Any = ()) -> None:
+        self.result, self.used = result, used
 
     def find(self, event: Any) -> Any:
         return self.handle(event, None)
@@ -36,6 +37,9 @@ class _Handler:
 
     def ready(self) -> Any:
         return self.handle(None, None)
+
+    def models(self) -> Any:
+        return self.used
 
 
 class _OwnError(InvalidInputError):
@@ -98,3 +102,15 @@ def test_progress_is_sent_at_each_new_stage_and_rarely_within_one():
     assert pipe.sent[0] == StageProgress("encode", 0, 1000)
     assert pipe.sent[-1] == StageProgress("generate", 0, 1)
     assert len(pipe.sent) <= 4
+
+
+def test_every_answer_says_which_models_are_in_use():
+    used = ModelInUse("histgen", "synthetic-he", "0123456789ab", "triton:python")
+
+    assert child._answer(_Handler(None, [used]), Find(EVENT), _Pipe()).models == (used,)
+    assert child._answer(_Handler((), [used]), Check(), _Pipe()).models == (used,)
+    assert child._answer(_Handler(Outcome(), [used]), Handle(EVENT, 1), _Pipe()).models == (used,)
+
+
+def test_models_that_cannot_be_told_stop_no_job():
+    assert child._answer(_Handler(None, [1]), Find(EVENT), _Pipe()) == Answer(None)

@@ -26,6 +26,9 @@ class Large:
     def ready(self):
         return ()
 
+    def models(self):
+        return ()
+
 
 def test_a_killed_child_is_known_to_be_dead_before_its_pipe_closes():
     process = JobProcess(Large, "tiler")

@@ -10,6 +10,7 @@ import pytest
 from worker_fakes import EVENT, Limits, World
 
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.pipeline.job import ModelInUse
 from histgen_lib.telemetry import metrics
 from histgen_lib.worker import runner as runner_module
 from histgen_lib.worker.child import (
@@ -86,6 +87,31 @@ def test_a_job_is_requested_and_its_progress_shown(world: World):
     assert process.sent == [Handle(EVENT, 2)]
     assert worker.board.flight
     assert (worker.board.flight.stage, worker.board.flight.done) == ("encode", 3)
+
+
+def test_the_models_that_the_child_uses_are_shown_and_follow_it(world: World):
+    """First the engine is not known; then the job has asked it; then a child with another model starts."""
+
+    def shown() -> set[tuple[str, ...]]:
+        found = [one for metric in metrics.MODEL_INFO.collect() for one in metric.samples]
+        return {tuple(one.labels[name] for name in ("name", "digest", "engine")) for one in found}
+
+    first, known, other = (
+        ModelInUse("histgen", "a", "aa", "triton"),
+        ModelInUse("histgen", "a", "aa", "triton:python"),
+        ModelInUse("histgen", "b", "bb", "onnx"),
+    )
+    metrics.MODEL_INFO.clear()
+    process = ScriptedProcess(Started((first,)), None, Answer(Outcome(), (known,)))
+    process.next_scripts = [[Started((other,)), None, Answer(Outcome(), (other,))]]
+    runner = _runner(world, process)
+    runner.warm()
+    assert shown() == {first[1:]}
+    runner.handle(EVENT, 1)
+    assert shown() == {known[1:]}
+    process.kill()
+    runner.handle(EVENT, 1)
+    assert shown() == {other[1:]}
 
 
 def test_an_answer_at_the_last_moment_counts(world: World):
