@@ -21,11 +21,12 @@ from starlette.routing import Route
 
 from histgen_lib.errors import FatalError
 from histgen_lib.runtime.board import Board
+from histgen_lib.runtime.certificates import expiry_of
 from histgen_lib.runtime.web import reread
 from histgen_lib.runtime.web.address import Address, TlsFiles
 from histgen_lib.runtime.web.guard import Limits
 from histgen_lib.runtime.web.server import health_app, opened, serving
-from histgen_lib.runtime.web.tls import Certificate, expiry
+from histgen_lib.runtime.web.tls import Certificate
 from histgen_lib.telemetry import metrics
 
 PATIENT = {"head_s": 600.0, "body_s": 600.0}
@@ -124,7 +125,7 @@ def test_a_certificate_that_cannot_be_used_stops_the_service_at_its_start(files,
 def test_the_expiry_is_that_of_the_certificate(tmp_path, days):
     """Before 2050 as UTCTime, later as GeneralizedTime (RFC 5280, section 4.1.2.5)."""
     certificate, _, _ = certified(tmp_path, days=days)
-    assert expiry(certificate.read_text()) == pytest.approx(time.time() + days * 86400, abs=120)
+    assert expiry_of(certificate) == pytest.approx(time.time() + days * 86400, abs=120)
 
 
 def test_unfinished_handshakes_keep_nobody_out(files):
@@ -137,6 +138,15 @@ def test_unfinished_handshakes_keep_nobody_out(files):
             if number % 50 == 0:
                 assert get(url, authority).status_code == 200
         assert get(url, authority, "metrics").status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO[:1], HELLO])
+def test_one_unfinished_handshake_too_many_replaces_the_oldest(files, sent):
+    tls, _ = files
+    with ExitStack() as peers, worker(tls, connections=40, peer_connections=8, **PATIENT) as url:
+        first, *_ = [peers.enter_context(connect(url, sent=sent)) for _ in range(9)]
+        first.settimeout(20)
+        assert heard(first) == b""
 
 
 @pytest.mark.parametrize("sent", [b"", HELLO[:1], HELLO])
