@@ -38,7 +38,7 @@ def clear_targets(run_dir: Path) -> None:
     """Remove from that list what killed processes have left: nobody can scrape them any more."""
     for path in _targets(run_dir).glob("*-*.json"):
         pid = path.stem.rpartition("-")[2]
-        if not Path(f"/proc/{pid}").exists() or is_ending(int(pid)):
+        if pid.isdecimal() and (not Path(f"/proc/{pid}").exists() or is_ending(int(pid))):
             path.unlink(missing_ok=True)
 
 

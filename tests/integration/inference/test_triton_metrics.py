@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -55,14 +56,15 @@ def kept(triton_home: Path, model_dir: Path, place: Path) -> Iterator[ProcessSup
     assert targets(place) == []
 
 
-def targets(place: Path) -> list[dict[str, object]]:
+def targets(place: Path) -> list[dict[str, Any]]:
     return [
         one for path in (place / "run" / "targets").glob("*.json") for one in json.loads(path.read_bytes())
     ]
 
 
 def address(place: Path) -> str:
-    ((found,),) = [one["targets"] for one in targets(place)]
+    (target,) = targets(place)
+    (found,) = target["targets"]
     return str(found)
 
 
