@@ -124,7 +124,8 @@ class Issuer:
 
     async def _renew(self) -> None:
         try:
-            self._keys = await asyncio.wrap_future(in_background(self._published))
+            async with asyncio.timeout(2 * _FETCH_S):  # also if the issuer sends a byte now and then
+                self._keys = await asyncio.wrap_future(in_background(self._published))
             self._fetched_at, self._away = self._clock(), False
         except Exception as error:
             if not self._away:

@@ -140,6 +140,15 @@ def test_unfinished_handshakes_keep_nobody_out(files):
 
 
 @pytest.mark.parametrize("sent", [b"", HELLO[:1], HELLO])
+def test_one_unfinished_handshake_too_many_replaces_the_oldest(files, sent):
+    tls, _ = files
+    with ExitStack() as peers, worker(tls, connections=40, peer_connections=8, **PATIENT) as url:
+        first, *_ = [peers.enter_context(connect(url, sent=sent)) for _ in range(9)]
+        first.settimeout(20)
+        assert heard(first) == b""
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO[:1], HELLO])
 def test_a_handshake_that_is_not_finished_in_time_is_cut_off(files, sent):
     tls, _ = files
     with worker(tls, head_s=0.3) as url, connect(url, sent=sent) as peer:
