@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
-import click
 import typer
 from chart_rendering import ROOT, containers, pods
 
@@ -27,11 +27,11 @@ def test_every_command_exists_and_takes_its_arguments(manifests):
 
 
 def parse(arguments: list[str]) -> None:
-    """Find a command of `histgen` and read its arguments; click refuses what it does not know."""
-    command: click.Command = typer.main.get_command(make_app([]))
-    while isinstance(command, click.Group):
+    """Find a command of `histgen` and read its arguments; typer refuses what it does not know."""
+    command: Any = typer.main.get_command(make_app(arguments))
+    while hasattr(command, "get_command"):
         name, *arguments = arguments
-        found = command.get_command(click.Context(command), name)
+        found = command.get_command(None, name)
         assert found, f"histgen has no command {name}"
         command = found
     command.make_context("histgen", arguments)
