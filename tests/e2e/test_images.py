@@ -188,7 +188,7 @@ def test_commands_of_the_wheel_find_all_that_they_need(image: Path, tmp_path: Pa
 
 
 def test_the_bill_of_materials_names_every_dependency_with_its_version(image: Path, tmp_path: Path) -> None:
-    """By the Dockerfile's own command. It validates all of the bill, which takes long; here some has to do."""
+    """By the Dockerfile's own command. It validates the whole bill, which takes long; here a part."""
     written = tmp_path / "histgen.cdx.json"
     own = {
         "/tools/bin/cyclonedx-py": str(Path(sys.executable).with_name("cyclonedx-py")),
