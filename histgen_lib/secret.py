@@ -45,7 +45,7 @@ def read_secret(path: Path) -> str:
         return _held(held, path, _NEW)
 
 
-def given_secret(path: Path) -> str:
+def given_secret(path: Path, *, most_bytes: int = _MOST_BYTES) -> str:
     """Return a secret that somebody else put there: an administrator, or Kubernetes as a mounted Secret.
 
     Such a file may be reached through links, belong to root, and be readable by a group, but never by
@@ -56,7 +56,7 @@ def given_secret(path: Path) -> str:
             state = _state(held, path, _PROVIDED)
             if state.st_uid not in {0, os.geteuid()} or state.st_mode & 0o027:
                 raise _exposed_secret(path, _PROVIDED)
-            return _held(held, path, _PROVIDED)
+            return _held(held, path, _PROVIDED, most_bytes)
     except OSError as error:
         raise _unusable_secret(path, error.strerror or type(error).__name__, _PROVIDED) from error
 
@@ -68,8 +68,8 @@ def _state(held: BinaryIO, path: Path, hint: str) -> os.stat_result:
     return state
 
 
-def _held(held: BinaryIO, path: Path, hint: str) -> str:
-    secret = held.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
+def _held(held: BinaryIO, path: Path, hint: str, most_bytes: int = _MOST_BYTES) -> str:
+    secret = held.read(most_bytes).decode("ascii", errors="replace").strip()
     if not secret:
         raise _unusable_secret(path, "it is empty", hint)
     return secret

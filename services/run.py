@@ -18,14 +18,7 @@ from histgen_lib.worker import WorkerSpec, run_worker
 from histgen_lib.worker.memory import default_limit_bytes
 from services.settings import ServiceSettings, settings_class
 from services.table import Service, service_named
-from services.wiring import (
-    bus_settings,
-    http_limits,
-    storage_settings,
-    token_file,
-    volumes,
-    warn_without_roots,
-)
+from services.wiring import bus_settings, http_address, storage_settings, volumes, warn_without_roots
 
 FLUSH_S = 2.0
 """How long spans may take to go out when a web service has stopped."""
@@ -88,19 +81,16 @@ def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
         topic=row.takes.type,
         group=row.group,
         make_handler=partial(row.make, settings),
-        token_file=token_file(settings),
+        address=http_address(settings),
         deadline_s=settings.deadline_s,
         opening_s=settings.opening_s,
         memory_bytes=settings.memory_bytes or default_limit_bytes(),
         max_attempts=settings.max_attempts,
         grace_s=settings.grace_s,
         frozen_s=settings.frozen_s,
-        host=settings.host,
-        port=settings.port,
-        http=http_limits(settings),
-        run_dir=settings.run_dir,
         letters=codes.letters,
         retries=codes.retries,
         stages=codes.stages,
         drafts=row.drafts,
+        config=settings.in_force(),
     )

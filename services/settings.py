@@ -90,6 +90,13 @@ InferenceUrl = Annotated[
     ),
 ]
 Endpoint = Annotated[str, _matches(r"https?://[^\s]+", 'must be "http://host:port" or "https://host[:port]"')]
+IssuerUrl = Annotated[
+    str,
+    _matches(
+        r"https://[^/@\s?#]+(/[^\s?#]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[^\s?#]*)?",
+        'must be "https://host[:port][/path]"; http only on this machine',
+    ),
+]
 
 
 class ServiceSettings(BaseSettings):
@@ -156,11 +163,48 @@ class ServiceSettings(BaseSettings):
     http_body_s: float = Field(
         30.0, gt=0, le=3600, description="seconds in which a request's body must arrive"
     )
+    http_open: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        ("probes", "metrics"), description="what is open without a token: probes, metrics, both or nothing"
+    )
+    http_rate: float = Field(
+        100.0, ge=0, le=1e6, description="requests a second of one caller; 0 for any number"
+    )
+    http_burst: int = Field(2000, ge=1, le=1_000_000, description="requests that a caller may send at once")
+    tls_cert: Annotated[Path | None, EmptyIsNone] = Field(
+        None,
+        description="PEM file with the service's certificate and those that signed it; plain HTTP if not set",
+    )
+    tls_key: Annotated[Path | None, EmptyIsNone] = Field(
+        None, description="PEM file with the certificate's private key, without a password"
+    )
+    tls_elsewhere: bool = Field(
+        False, description="a mesh or proxy encrypts: do not warn of plain HTTP that others can reach"
+    )
     run_dir: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder in which the service writes where it listens"
     )
     token_file: Annotated[Path | None, EmptyIsNone] = Field(
-        None, description="file with the token that requests must bear; the home folder's if not set"
+        None,
+        description="file with the service's own token, good for everything; the home folder's if not set",
+    )
+    tokens_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None,
+        description="JSON file with further tokens, each with a name and scopes; read again when it changes",
+    )
+    oidc_issuer: Annotated[IssuerUrl | None, EmptyIsNone] = Field(
+        None, description="OpenID Connect issuer whose tokens are good as well; none if not set"
+    )
+    oidc_audience: str = Field("", description='what the "aud" of its tokens must hold')
+    oidc_scopes_claim: str = Field(
+        "scope", min_length=1, description="their claim with scopes or groups; dots lead into objects"
+    )
+    oidc_scopes: dict[str, Literal["submit", "read", "operate"]] = Field(
+        default_factory=dict,
+        description="JSON object: the scope for each value of that claim; as they are if empty",
+    )
+    ca_file: Annotated[Path | None, EmptyIsNone] = Field(
+        None,
+        description="PEM file of authorities that sign the issuer's certificate; the system's if not set",
     )
     scratch: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="folder for slides fetched from S3; one in the system's temporary folder if not set"
@@ -230,6 +274,11 @@ class ServiceSettings(BaseSettings):
         values = self.model_dump(mode="json")
         values["kafka"] = {name: _shown_kafka(name, value) for name, value in self.kafka.items()}
         return {name: _without_login(value) for name, value in values.items()}
+
+    def in_force(self) -> dict[str, dict[str, Any]]:
+        """Return each setting's value, with secrets masked, and its origin, as JSON values."""
+        origins = self.origins()
+        return {name: {"value": value, "from": origins.get(name)} for name, value in self.shown().items()}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Keep secrets out of tracebacks and logs."""

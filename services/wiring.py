@@ -16,6 +16,7 @@ from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import kafka_settings
 from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError
+from histgen_lib.runtime.web.address import OPENABLE, Address, DoorSettings, IssuerSettings, TlsFiles
 from histgen_lib.runtime.web.guard import Limits
 from histgen_lib.storage import StorageSettings
 from histgen_lib.telemetry import get_logger
@@ -48,15 +49,68 @@ def storage_settings(settings: ServiceSettings) -> StorageSettings:
     )
 
 
-def http_limits(settings: ServiceSettings) -> Limits:
-    """Return the limits on a service's clients."""
-    return Limits(
+def http_address(settings: ServiceSettings) -> Address:
+    """Return where a service listens, and whom it lets in. Raises FatalError("settings-invalid")."""
+    limits = Limits(
         connections=settings.http_connections,
         peer_connections=settings.http_peer_connections,
         head_s=settings.http_head_s,
         body_s=settings.http_body_s,
         names=settings.http_names,
     )
+    return Address(
+        settings.host,
+        settings.port,
+        token_file(settings),
+        settings.run_dir,
+        limits,
+        DoorSettings(_open(settings.http_open), settings.http_rate, settings.http_burst),
+        tokens_file=settings.tokens_file,
+        issuer=_issuer(settings),
+        tls=_tls(settings),
+        tls_elsewhere=settings.tls_elsewhere,
+    )
+
+
+def _open(names: tuple[str, ...]) -> frozenset[str]:
+    if set(names) <= set(OPENABLE):
+        return frozenset(names)
+    raise FatalError(
+        "settings-invalid",
+        f"The settings cannot be used: HISTGEN_HTTP_OPEN must list {' or '.join(OPENABLE)}, or be empty.",
+        hint="Every other page always requires a token.",
+    )
+
+
+def _issuer(settings: ServiceSettings) -> IssuerSettings | None:
+    if settings.oidc_issuer is None:
+        return None
+    if not settings.oidc_audience:
+        raise FatalError(
+            "settings-invalid",
+            "The settings cannot be used: HISTGEN_OIDC_AUDIENCE is missing.",
+            hint="Name what the issuer writes into tokens meant for histgen: without it, one meant for any "
+            "other application would open this one.",
+        )
+    return IssuerSettings(
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_scopes_claim,
+        dict(settings.oidc_scopes),
+        settings.ca_file,
+    )
+
+
+def _tls(settings: ServiceSettings) -> TlsFiles | None:
+    if settings.tls_cert and settings.tls_key:
+        return TlsFiles(settings.tls_cert, settings.tls_key)
+    if settings.tls_cert or settings.tls_key:
+        raise FatalError(
+            "settings-invalid",
+            "The settings cannot be used: one of HISTGEN_TLS_CERT and HISTGEN_TLS_KEY is missing.",
+            hint="Set both, or none for plain HTTP.",
+        )
+    return None
 
 
 def token_file(settings: ServiceSettings) -> Path:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from malformed_requests import malformed
-from slow_peers import connect, status_of
+from slow_peers import connect_as_told, status_of
 
-ANSWERS = frozenset({0, 100, 200, 202, 400, 401, 403, 404, 405, 413, 422, 431})
+ANSWERS = frozenset({0, 100, 200, 202, 400, 401, 403, 404, 405, 413, 422, 429, 431})
 """0: hung up without an answer; 202: a notification without a slide, its malformed records dead letters."""
 _PATIENCE_S = 60.0
-AT_A_TIME = 8
+AT_A_TIME = 32
 
 
 def send_malformed(url: str, count: int, key: dict[str, str]) -> Counter[int]:
@@ -26,14 +27,14 @@ def send_malformed(url: str, count: int, key: dict[str, str]) -> Counter[int]:
 
 def _answered(url: str, sent: bytes) -> int:
     """Send one request and return its status; 0 if the server hangs up without an answer."""
-    with connect(url) as peer:
+    answer = b""
+    with suppress(ConnectionError, ssl.SSLError), connect_as_told(url) as peer:
         peer.settimeout(_PATIENCE_S)
-        answer = b""
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):  # over TLS, hanging up is an error of its own
             peer.sendall(sent)
             answer = peer.recv(1 << 16)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset by the server
-        return status_of(answer)
+    return status_of(answer)
 
 
 def files_of(pid: int) -> int:

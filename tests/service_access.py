@@ -5,8 +5,19 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from starlette.applications import Starlette
+
+from histgen_lib.runtime.web.address import DoorSettings
+from histgen_lib.runtime.web.callers import Callers, OwnToken
+from histgen_lib.runtime.web.door import Door
+
 TOKEN = "0123456789abcdef" * 4
 """For services that run in the test's own process."""
+
+
+def locked(app: Starlette, settings: DoorSettings | None = None) -> Door:
+    """Put an application of the test's own process behind the door that `TOKEN` opens."""
+    return Door(app, Callers([OwnToken(TOKEN)]), "test", settings)
 
 
 def bearer(token: str = TOKEN) -> dict[str, str]:

@@ -43,6 +43,18 @@ class Replayed:
     refused: HistgenError | None = None
     put_away: bool = False
 
+    def to_json(self) -> dict[str, object]:
+        """Return JSON values."""
+        letter = self.letter
+        return {
+            "event_id": self.event_id,
+            "slide_id": letter.event.key if letter and letter.event else None,
+            "code": letter and letter.code,
+            "new_event_id": self.event and self.event.name,
+            "put_away": self.put_away,
+            "error": self.refused.to_json() if self.refused else None,
+        }
+
 
 def replay(
     store: ObjectStore,
@@ -176,15 +188,21 @@ def unfinished(store: ObjectStore) -> list[SlideState]:
     return [slide for slide in Overview(store).slides() if slide.event and not slide.ended]
 
 
-def resend(store: ObjectStore, publisher: Publisher) -> Iterator[SlideState]:
+def resend(store: ObjectStore, publisher: Publisher, *, by: str = "") -> Iterator[SlideState]:
     """Publish the event of each unfinished slide again as it was: workers recognise one that they still have.
 
-    Yields each slide when its event is durable. Raises what store and publisher raise; then call it again.
+    `by`: see `replay`. Yields each slide when its event is durable. Raises what store and publisher raise;
+    then call it again.
     """
-    audit = Audit(store)
+    audit, by = Audit(store), by or this_account()
     for slide in unfinished(store):
         assert slide.event is not None
         deed = {"event_id": slide.event.id, "slide_id": slide.slide_id}
-        audit.append("announced-again", this_account(), deed)
+        audit.append("announced-again", by, deed)
         publisher.publish(slide.event.type, slide.event.key, slide.event)
         yield slide
+
+
+def resent_json(slide: SlideState) -> dict[str, object]:
+    """Return a slide that `unfinished` or `resend` named as JSON values."""
+    return {"slide_id": slide.slide_id, "event_id": slide.event and slide.event.name}

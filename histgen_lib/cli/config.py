@@ -35,12 +35,11 @@ def show(
 
     kind = settings_class(service_named(service))
     settings = kind.load()
-    values, origins = settings.shown(), settings.origins()
     if as_json:
-        emit_json({field: {"value": value, "from": origins.get(field)} for field, value in values.items()})
+        emit_json(settings.in_force())
     else:
         meanings = {field: info.description or "" for field, info in kind.model_fields.items()}
-        _print(values, origins, meanings)
+        _print(settings.shown(), settings.origins(), meanings)
 
 
 def _print(values: Mapping[str, Any], origins: Mapping[str, str], meanings: Mapping[str, str]) -> None:

@@ -1,7 +1,8 @@
 """The services' HTTP interface: requests to the gateway, health checks, and what every worker is doing.
 
-A token is sent only to the server it is meant for: redirections are not followed, and on this machine the
-listener must belong to our account, because any account may take the port of a server that is restarting.
+A token is sent only to the server it is meant for: redirections are not followed, a certificate must be good
+for the server's name, and on this machine the listener must belong to our account, because any account may
+take the port of a server that is restarting.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import http.client
 import json
 import os
+import ssl
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +22,9 @@ from urllib.parse import urlsplit
 from histgen_lib import sockets
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.secret import read_secret
+
+CA_FILE = "HISTGEN_CA_FILE"
+"""The variable that names a PEM file of trusted authorities, for clients and services."""
 
 _QUICK_S, _SUBMIT_S = 2.0, 1800.0
 """Timeouts of a status request, and of a submission, for which the gateway may have to read a whole slide."""
@@ -79,9 +84,9 @@ def worker_states(run_dir: Path) -> list[WorkerState]:
         return [worker for worker, _ in running]
 
 
-def get_json(url: str, token: str) -> Any:
-    """GET a quick answer and parse it. Raises OSError and ValueError."""
-    status, body = _request("GET", url, None, token, _QUICK_S)
+def get_json(url: str, token: str, *, ca_file: Path | None = None) -> Any:
+    """GET a quick answer and parse it. Raises OSError and ValueError. `ca_file`: see `post_json`."""
+    status, body = _request("GET", url, None, token, timeout_s=_QUICK_S, ca_file=ca_file)
     if status >= 500:
         raise OSError(status)
     return json.loads(body)
@@ -94,22 +99,37 @@ def is_alive(url: str) -> bool:
     connections, for example.
     """
     try:
-        return _request("GET", f"{url}/healthz", None, None, _QUICK_S)[0] != 503
+        return _get_status(f"{url}/healthz") != 503
     except (TimeoutError, ConnectionRefusedError):
         return False
     except OSError:
         return True
 
 
-def post_json(url: str, body: Mapping[str, object], token: str | None) -> dict[str, Any]:
+def _get_status(url: str) -> int:
+    return _request("GET", url, None, None, timeout_s=_QUICK_S, ca_file=_own_authorities())[0]
+
+
+def post_json(
+    url: str, body: Mapping[str, object], token: str | None, *, ca_file: Path | None = None
+) -> dict[str, Any]:
     """POST to the gateway, with its `token` if we have it, and return its answer.
 
-    Raises, with the gateway's own code, InvalidInputError if it refuses, TransientError if it cannot answer
-    now, and FatalError if the token is wrong; TransientError("gateway-unreachable");
-    FatalError("gateway-answer") if the server is not a gateway.
+    `ca_file`: PEM file of the authorities trusted for its certificate; the system's if None. Raises, with the
+    gateway's own code, InvalidInputError if it refuses, TransientError if it cannot answer now, and
+    FatalError if the token is wrong; TransientError("gateway-unreachable"); FatalError: "gateway-untrusted"
+    for its certificate, "gateway-answer" if the server is not a gateway.
     """
     try:
-        status, answer = _request("POST", url, json.dumps(body).encode(), token, _SUBMIT_S)
+        status, answer = _request(
+            "POST", url, json.dumps(body).encode(), token, timeout_s=_SUBMIT_S, ca_file=ca_file
+        )
+    except ssl.SSLCertVerificationError as error:
+        raise FatalError(
+            "gateway-untrusted",
+            f"The certificate of {url} cannot be trusted: {error.verify_message}.",
+            hint="Name its authority's certificates in HISTGEN_CA_FILE, and the gateway as its own does.",
+        ) from error
     except OSError as error:
         raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
     try:
@@ -138,7 +158,7 @@ def refuse_stranger(address: str, port: int) -> None:
 def _error_class(status: int) -> type[HistgenError]:
     if status == 401:
         return FatalError
-    return TransientError if status >= 500 else InvalidInputError
+    return TransientError if status >= 500 or status == 429 else InvalidInputError
 
 
 def _unreachable(url: str, why: str) -> TransientError:
@@ -150,14 +170,11 @@ def _unreachable(url: str, why: str) -> TransientError:
 
 
 def _request(
-    method: str, url: str, body: bytes | None, token: str | None, timeout_s: float
+    method: str, url: str, body: bytes | None, token: str | None, *, timeout_s: float, ca_file: Path | None
 ) -> tuple[int, bytes]:
     """Send one request; return status and body. Raises OSError."""
     try:
-        parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = connect(parts.hostname or "", parts.port, timeout=timeout_s)
+        connection = _connection(url, timeout_s, ca_file)
     except ValueError as error:
         raise OSError(str(error)) from error
     try:
@@ -166,13 +183,27 @@ def _request(
         connection.connect()
         if token:
             refuse_stranger(*connection.sock.getpeername()[:2])
-        connection.request(method, parts.path or "/", body, headers)
+        connection.request(method, urlsplit(url).path or "/", body, headers)
         response = connection.getresponse()
         return response.status, response.read()
     except http.client.HTTPException as error:
         raise OSError(type(error).__name__) from error
     finally:
         connection.close()
+
+
+def _connection(url: str, timeout_s: float, ca_file: Path | None) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    trusted = ssl.create_default_context(cafile=ca_file)
+    return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=trusted)
+
+
+def _own_authorities() -> Path | None:
+    """Return who is trusted for the services of this machine."""
+    path = os.environ.get(CA_FILE)
+    return Path(path) if path else None
 
 
 def _runs(pid: int) -> bool:
@@ -196,7 +227,7 @@ def _announced(path: Path) -> tuple[WorkerState, Path] | None:
 
 def _state_of(worker: WorkerState, token_file: Path) -> WorkerState:
     try:
-        values = get_json(f"{worker.url}/status", read_secret(token_file))
+        values = get_json(f"{worker.url}/status", read_secret(token_file), ca_file=_own_authorities())
         return WorkerState(
             worker.name,
             worker.pid,

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from histgen_lib.bus import BusSettings
 from histgen_lib.bus.kafka_login import SERVERS, kafka_settings, read_kafka_file
 from histgen_lib.catalogue.index import Index, open_index, store_name
+from histgen_lib.client.api import CA_FILE, get_json, post_json
 from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError, TransientError
 from histgen_lib.secret import read_secret
@@ -35,7 +37,8 @@ class Connection:
     """How to reach a stack. `home`: its folder, if it is on this machine.
 
     `gateway`, `bus` and `token_file` (the gateway's token) are None, and `roots` (what slides may be taken
-    from) is empty, if unknown.
+    from) is empty, if unknown. `ca_file`: PEM file of the authorities trusted for the gateway's certificate;
+    the system's if None.
     """
 
     storage: StorageSettings
@@ -44,6 +47,7 @@ class Connection:
     home: StackHome | None = None
     token_file: Path | None = None
     roots: tuple[str, ...] = ()
+    ca_file: Path | None = None
 
     @property
     def run_dir(self) -> Path | None:
@@ -59,17 +63,7 @@ class Connection:
 
         Raises FatalError: "token-unreadable" and as `read_secret`.
         """
-        if self.token_file is None:
-            return None
-        try:
-            return read_secret(self.token_file)
-        except OSError as error:
-            raise FatalError(
-                "token-unreadable",
-                f"The gateway's token cannot be read from {self.token_file}: {error.strerror or error}.",
-                hint="Run this from the account that started the stack; or copy the token to a file of this "
-                "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
-            ) from error
+        return _read_token(self.token_file)
 
     def index(self) -> Index | None:
         """Open the index of its slides; None if there is none that can be read."""
@@ -98,6 +92,50 @@ class Connection:
         return self.gateway
 
 
+@dataclass(frozen=True)
+class RemoteGateway:
+    """A gateway whose store and broker are out of reach, or none of the client's business."""
+
+    url: str
+    token_file: Path | None
+    ca_file: Path | None
+
+    def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """POST to it. Raises as `post_json` and `Connection.token`."""
+        return post_json(
+            f"{self.url.rstrip('/')}{path}", body, _read_token(self.token_file), ca_file=self.ca_file
+        )
+
+    def get(self, path: str) -> Any:
+        """GET a quick answer. Raises OSError, ValueError, and as `Connection.token`."""
+        token = _read_token(self.token_file) or ""
+        return get_json(f"{self.url.rstrip('/')}{path}", token, ca_file=self.ca_file)
+
+
+def remote_gateway(url: str, environment: Mapping[str, str]) -> RemoteGateway:
+    """Return a gateway, or any service, by its URL alone."""
+    return RemoteGateway(url, _token_file(url, None, environment), _ca_file(environment))
+
+
+def _read_token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return read_secret(path)
+    except OSError as error:
+        raise FatalError(
+            "token-unreadable",
+            f"The gateway's token cannot be read from {path}: {error.strerror or error}.",
+            hint="Run this from the account that started the stack; or copy the token to a file of this "
+            "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
+        ) from error
+
+
+def _ca_file(environment: Mapping[str, str]) -> Path | None:
+    path = environment.get(CA_FILE)
+    return Path(path) if path else None
+
+
 def connect(target: Target, environment: Mapping[str, str]) -> Connection:
     """Find a stack: by the target's URLs, else in its folder, else by HISTGEN_STORE and HISTGEN_BUS.
 
@@ -114,7 +152,8 @@ def connect(target: Target, environment: Mapping[str, str]) -> Connection:
         bus = _bus(target.bus or record.bus, environment, home)
         gateway = target.gateway or record.gateway
         token_file = home.token_path if gateway == record.gateway else _token_file(gateway, home, environment)
-        return Connection(storage, bus, gateway, home, token_file, record.roots)
+        ca_file = _ca_file(environment)
+        return Connection(storage, bus, gateway, home, token_file, record.roots, ca_file)
     if target.home is None and environment.get("HISTGEN_STORE"):
         return _remote(target, environment)
     raise not_running(home)
@@ -143,7 +182,13 @@ def _remote(target: Target, environment: Mapping[str, str]) -> Connection:
     storage = StorageSettings(store, endpoint, environment.get("HISTGEN_STORE_REGION") or None)
     gateway = target.gateway or environment.get("HISTGEN_GATEWAY") or None
     token_file = _token_file(gateway, None, environment)
-    return Connection(storage, _bus(bus, environment) if bus else None, gateway, token_file=token_file)
+    return Connection(
+        storage,
+        _bus(bus, environment) if bus else None,
+        gateway,
+        token_file=token_file,
+        ca_file=_ca_file(environment),
+    )
 
 
 def _token_file(gateway: str | None, home: StackHome | None, environment: Mapping[str, str]) -> Path | None:

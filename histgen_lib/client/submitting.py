@@ -34,6 +34,7 @@ def submit(
     token: str | None,
     mpp: float | None,
     case: tuple[str, Sequence[str]] | None,
+    ca_file: Path | None = None,
 ) -> Receipt:
     """Submit one slide, a path or an s3:// URI. `mpp`: µm per pixel; `case`: its id and its slides' ids.
 
@@ -45,7 +46,7 @@ def submit(
     if case is not None:
         body["case"] = {"id": case[0], "slides": list(case[1])}
     try:
-        answer = post_json(f"{gateway.rstrip('/')}/slides", body, token)
+        answer = post_json(f"{gateway.rstrip('/')}/slides", body, token, ca_file=ca_file)
     except InvalidInputError as error:
         raise (_outside(slide) if error.code == "uri-outside-roots" else error) from None
     return Receipt(str(answer["slide_id"]), str(answer["event_id"]), str(answer["status"]))

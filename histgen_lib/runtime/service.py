@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histgen_lib.errors import FatalError, HistgenError
@@ -14,8 +13,8 @@ from histgen_lib.runtime.board import WebBoard
 from histgen_lib.runtime.loops import Loop, StoreProbe
 from histgen_lib.runtime.pulse import GRACE_S
 from histgen_lib.runtime.stopping import Stop, Stopped
-from histgen_lib.runtime.web.guard import Limits
-from histgen_lib.runtime.web.server import registered, serving
+from histgen_lib.runtime.web.address import Address
+from histgen_lib.runtime.web.server import opened
 from histgen_lib.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -55,17 +54,6 @@ def _exit_code_of(error: Exception) -> int:
     return UNFORESEEN
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a service listens (`port` 0: any free one), what it grants its clients, and where it says so."""
-
-    host: str
-    port: int
-    token_file: Path
-    run_dir: Path | None = None
-    limits: Limits = field(default_factory=Limits)
-
-
 @dataclass
 class WebService:
     """A service that answers requests and runs loops beside that.
@@ -84,11 +72,7 @@ class WebService:
 
     def run(self) -> None:
         """Run until the stop, then finish work in hand. Raises FatalError if an error requires the stop."""
-        at = self.address
-        with (
-            serving(self.app, at.host, at.port, at.limits) as url,
-            registered(at.run_dir, self.board.worker, url, at.token_file),
-        ):
+        with opened(self.app, self.board.worker, self.address) as url:
             _log.info("The service is open.", url=url)
             for loop in self.loops:
                 loop.thread.start()

@@ -68,13 +68,16 @@ def metrics_page(host: str, port: int) -> Iterator[str]:
     from starlette.responses import Response
     from starlette.routing import Route
 
+    from histgen_lib.runtime.web.callers import Callers
+    from histgen_lib.runtime.web.door import Door
     from histgen_lib.runtime.web.server import serving
 
     async def page(_: Request) -> Response:
         text, media_type = exposition()
         return Response(text, headers={"content-type": media_type})
 
-    with serving(Starlette(routes=[Route("/metrics", page)]), host, port) as url:
+    app = Starlette(routes=[Route("/metrics", page)])
+    with serving(Door(app, Callers([]), NAME), host, port) as url:
         yield url
 
 

@@ -220,6 +220,18 @@ SLIDES_OLDEST = Gauge(
     "Seconds since the first scan of the slides without draft and dead letter; 0 when there is none.",
     registry=REGISTRY,
 )
+HTTP_REQUESTS = Counter(
+    "histgen_http_requests_total",
+    "HTTP requests answered, by page (other: none of the service's) and status.",
+    ["worker", "route", "status"],
+    registry=REGISTRY,
+)
+HTTP_LIMITED = Counter(
+    "histgen_http_limited_total",
+    "HTTP requests refused as too many: requests of a caller, failures (wrong tokens) of an address.",
+    ["worker", "why"],
+    registry=REGISTRY,
+)
 CERTIFICATE_EXPIRY = Gauge(
     "histgen_certificate_expiry_timestamp_seconds",
     "When a certificate in use expires, in seconds since 1970.",
@@ -291,6 +303,15 @@ def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
         SLIDES_SEEN.labels(via)
     for code in refusals:
         SLIDES_REFUSED.labels(code)
+
+
+def show_http(worker: str, routes: Iterable[str], statuses: Iterable[int], whys: Iterable[str]) -> None:
+    """Start the series of a service's HTTP server at 0."""
+    for status in statuses:
+        for route in routes:
+            HTTP_REQUESTS.labels(worker, route, str(status))
+    for why in whys:
+        HTTP_LIMITED.labels(worker, why)
 
 
 def show_part(part: str) -> None:

@@ -13,9 +13,7 @@ from histgen_lib.runtime.loops import StoreProbe
 from histgen_lib.runtime.pulse import Pulse, in_background
 from histgen_lib.runtime.service import exit_code
 from histgen_lib.runtime.stopping import Stop, Stopped, stopped_by_signals
-from histgen_lib.runtime.web.guard import BearerAuth
-from histgen_lib.runtime.web.server import health_app, registered, serving
-from histgen_lib.secret import own_secret
+from histgen_lib.runtime.web.server import health_app, opened
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import bound, get_logger
 from histgen_lib.worker.attempts import Attempts
@@ -48,11 +46,9 @@ def run_worker(
 
 def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Stop) -> None:
     board = Board(spec.name, letters=spec.letters, retries=spec.retries, stages=spec.stages)
-    auth = BearerAuth(own_secret(spec.token_file))
     with ExitStack() as open_things:
-        pages = serving(health_app(board, auth), spec.host, spec.port, spec.http)
-        url = open_things.enter_context(pages)
-        open_things.enter_context(registered(spec.run_dir, spec.name, url, spec.token_file))
+        pages = health_app(board, spec.config)
+        url = open_things.enter_context(opened(pages, spec.name, spec.address))
         _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
         pulse = Pulse(board, stop, grace_s=spec.grace_s, backoff=spec.backoff)
         worker = open_things.enter_context(_opened(spec, bus, storage, board, pulse))

@@ -15,10 +15,8 @@ from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.runtime.board import WebBoard
 from histgen_lib.runtime.loops import Loop, LoopContext, StoreProbe
-from histgen_lib.runtime.service import Address, WebService
+from histgen_lib.runtime.service import WebService
 from histgen_lib.runtime.stopping import Stop
-from histgen_lib.runtime.web.guard import BearerAuth
-from histgen_lib.secret import own_secret
 from histgen_lib.storage import ObjectStore, open_foreign_bucket, open_store
 from histgen_lib.telemetry import metrics
 from services.gateway import NAME
@@ -29,6 +27,7 @@ from services.gateway.folder import Folder
 from services.gateway.housekeeping import Indexing, Pruning, SharedIndex
 from services.gateway.http import HttpApi
 from services.gateway.intake import Intake
+from services.gateway.replaying import Replaying
 from services.gateway.settings import GATEWAY, REFUSALS, GatewaySettings
 from services.gateway.submission import Via
 from services.gateway.watchdog import Watchdog
@@ -36,10 +35,9 @@ from services.gateway.watching import Watching
 from services.table import SERVICES
 from services.wiring import (
     bus_settings,
-    http_limits,
+    http_address,
     slide_roots,
     storage_settings,
-    token_file,
     warn_without_roots,
 )
 
@@ -95,12 +93,12 @@ def build(
     context = LoopContext(board, stop, settings.grace_s)
     loops = list(_loops(settings, context, intake, store))
     board.waiting = lambda: sum(loop.waiting for loop in loops if isinstance(loop, Watching))
-    token = token_file(settings)
     api = HttpApi(
         intake,
         board,
         stop,
-        BearerAuth(own_secret(token)),
+        Replaying(store, publisher, lambda slide_id: intake.on_news(slide_id, "")),
+        config=settings.in_force(),
         body_s=settings.http_body_s,
         threads=settings.hash_threads,
     )
@@ -111,7 +109,7 @@ def build(
 
     return WebService(
         app=api.app(),
-        address=Address(settings.host, settings.port, token, settings.run_dir, http_limits(settings)),
+        address=http_address(settings),
         board=board,
         stop=stop,
         probe=StoreProbe(store, board, key=keys.PROBE, every_s=PROBE_S),

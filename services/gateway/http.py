@@ -1,4 +1,4 @@
-"""The gateway's HTTP API: POST /slides and POST /s3-events, beside the pages that every service has."""
+"""The gateway's HTTP API: POST /slides, /s3-events and /replay, beside the pages that every service has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,12 +24,13 @@ from histgen_lib.catalogue.audit import account
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.runtime.board import WebBoard
 from histgen_lib.runtime.stopping import Stop
-from histgen_lib.runtime.web.guard import CHALLENGE, UNAUTHORISED, BearerAuth
+from histgen_lib.runtime.web.door import caller_of
 from histgen_lib.runtime.web.server import health_app
 from histgen_lib.telemetry import get_logger
 from services.gateway import notifications
 from services.gateway.bucket_intake import Outcome, take_in
 from services.gateway.intake import Intake
+from services.gateway.replaying import Replaying, read_selection
 from services.gateway.submission import Receipt, read_submission, unreadable_request
 
 T = TypeVar("T")
@@ -39,8 +40,6 @@ MOST_SLIDE_BYTES, MOST_EVENT_BYTES = 64 << 10, 1 << 20
 RETRY_AFTER_S = 5
 _STATUS = {
     "request-unreadable": 400,
-    "token-missing": UNAUTHORISED,
-    "token-wrong": UNAUTHORISED,
     "request-origin": 403,
     "request-too-large": 413,
     "notification-unreadable": 400,
@@ -55,11 +54,12 @@ _log = get_logger()
 
 
 class HttpApi:
-    """Answers requests that carry the token of `auth`.
+    """Answers requests that the door (`histgen_lib.runtime.web.door`) has let through.
 
-    `threads`: how many objects, and how many files, are read at a time, so that a large one does not block
-    the others; a file that cannot be opened occupies none. `most_waiting`: how many requests may wait;
-    further ones get 503. `body_s`: seconds for a request's body.
+    `replaying`: does what POST /replay asks for. `config`: see `health_app`. `threads`: how many objects, and
+    how many files, are read at a time, so that a large one does not block the others; a file that cannot be
+    opened occupies none. `most_waiting`: how many requests may wait; further ones get 503. `body_s`: seconds
+    for a request's body.
     """
 
     def __init__(
@@ -67,14 +67,15 @@ class HttpApi:
         intake: Intake,
         board: WebBoard,
         stop: Stop,
-        auth: BearerAuth,
+        replaying: Replaying,
         *,
+        config: Mapping[str, Any] | None = None,
         body_s: float = 30.0,
         threads: int = 4,
         most_waiting: int = 64,
     ) -> None:
         self._intake, self._board, self._stop = intake, board, stop
-        self._auth, self._body_s = auth, body_s
+        self._replaying, self._config, self._body_s = replaying, config, body_s
         self._most = threads + most_waiting
         self._objects = ThreadPoolExecutor(threads, thread_name_prefix="gateway-objects")
         self._files = ThreadPoolExecutor(self._most, thread_name_prefix="gateway-files")
@@ -83,11 +84,11 @@ class HttpApi:
 
     def app(self) -> Starlette:
         """Make the application."""
-        pages = {"/slides": self._post_slide, "/s3-events": self._post_event}
+        pages = {"/slides": self._post_slide, "/s3-events": self._post_event, "/replay": self._post_replay}
         routes = [Route(path, self._answering(page), methods=["POST"]) for path, page in pages.items()]
         return Starlette(
-            routes=[*routes, *health_app(self._board, self._auth).routes],
-            exception_handlers={HTTPException: _no_such_page},
+            routes=[*routes, *health_app(self._board, self._config).routes],
+            exception_handlers={HTTPException: _wrong_method},
         )
 
     def close(self) -> None:
@@ -108,6 +109,11 @@ class HttpApi:
         outcomes = await self._in_pool(self._objects, partial(take_in, self._intake, body, "http/s3-events"))
         return _json({"slides": [_outcome_json(outcome) for outcome in outcomes]}, 202)
 
+    async def _post_replay(self, request: Request) -> Response:
+        wanted = read_selection(await _body(request, MOST_SLIDE_BYTES, self._body_s))
+        call = partial(self._replaying.run, wanted, _caller_of(request))
+        return _json(await self._in_pool(self._files, call), 200)
+
     async def _in_pool(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         with self._counting:
             if self._board.requests >= self._most or self._stop.requested:
@@ -123,7 +129,6 @@ class HttpApi:
         async def answer(request: Request) -> Response:
             try:
                 _refuse_web_page(request)
-                self._auth.check(request.headers.get("authorization"))
                 return await page(request)
             except HistgenError as error:
                 return self._refusal(error)
@@ -141,15 +146,14 @@ class HttpApi:
         if not isinstance(error, InvalidInputError):
             _log.warning("A request could not be served.", exc_info=error)
             return _refusal(error, 503, {"retry-after": str(RETRY_AFTER_S)})
-        status = _STATUS.get(error.code, 422)
-        return _refusal(error, status, CHALLENGE if status == UNAUTHORISED else {})
+        return _refusal(error, _STATUS.get(error.code, 422))
 
 
 def caller(host: str, port: int, to_port: int) -> str:
     """Name who is at the other end of a connection, for the audit log.
 
-    All clients have the same token. For a process on this machine the kernel knows the account; otherwise the
-    address is returned.
+    The service's own token names nobody. For a process on this machine the kernel knows the account;
+    otherwise the address is returned.
     """
     uid = next(sockets.callers(host, port, to_port), None)
     if uid is not None:
@@ -161,6 +165,9 @@ def caller(host: str, port: int, to_port: int) -> str:
 
 
 def _caller_of(request: Request) -> str:
+    """Name who sent a request: by the token if it has a name, else by the connection."""
+    if (known := caller_of(request.scope)) and known.name:
+        return known.name
     server = request.scope.get("server")
     return caller(*request.client, server[1]) if request.client and server else "unknown"
 
@@ -214,9 +221,9 @@ def _given_up(receipt: Receipt) -> Response:
     return _json({"error": error, **_receipt_json(receipt), "dead_letter": letter.key}, 409)
 
 
-async def _no_such_page(_: Request, error: Exception) -> Response:
+async def _wrong_method(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _refusal(_METHOD if error.status_code == 405 else _PATH, error.status_code)
+    return _refusal(_METHOD, error.status_code)
 
 
 def _too_large(most_bytes: int) -> InvalidInputError:
@@ -237,15 +244,10 @@ _ORIGIN = InvalidInputError(
     "The request comes from a web page.",
     hint="Send it from a program.",
 )
-_PATH = InvalidInputError(
-    "request-path",
-    "This page does not exist.",
-    hint="Use /slides, /s3-events, /status, /readyz, /healthz or /metrics.",
-)
 _METHOD = InvalidInputError(
     "request-method",
     "This page does not support that method.",
-    hint="POST to /slides and /s3-events; GET the other pages.",
+    hint="POST to /slides, /s3-events and /replay; GET the other pages.",
 )
 _INTERNAL = HistgenError(
     "internal-error",

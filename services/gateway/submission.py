@@ -32,6 +32,7 @@ MOST_CASE_SLIDES = 500
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}[A-Za-z0-9_-]|[A-Za-z0-9_-]")
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 _MOST_NAMED = 5
+_FIELDS = 'The fields are uri (required), slide_id, mpp (µm per pixel) and case {"id", "slides"}.'
 
 
 @dataclass(frozen=True)
@@ -127,21 +128,23 @@ def _bad_case(why: str) -> InvalidInputError:
     )
 
 
-_Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A request's body: its known fields, each of its own type."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-class _CaseBody(_Body):
-    id: _Text
-    slides: Annotated[list[_Text], Field(min_length=1, max_length=MOST_CASE_SLIDES)]
+class _CaseBody(Body):
+    id: Text
+    slides: Annotated[list[Text], Field(min_length=1, max_length=MOST_CASE_SLIDES)]
 
 
-class _SlideBody(_Body):
-    uri: _Text
-    slide_id: _Text | None = None
+class _SlideBody(Body):
+    uri: Text
+    slide_id: Text | None = None
     mpp: Annotated[float, Field(allow_inf_nan=False)] | None = None
     case: _CaseBody | None = None
 
@@ -152,9 +155,9 @@ def read_submission(body: bytes) -> Submission:
     Raises InvalidInputError: "request-unreadable" (not a JSON object), "request-invalid", "uri-invalid".
     """
     try:
-        slide = _SlideBody.model_validate(_json_object(body))
+        slide = _SlideBody.model_validate(json_object(body))
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_request(error, _FIELDS) from None
     case = Case(slide.case.id, tuple(slide.case.slides)) if slide.case else None
     return Submission(parse_uri(slide.uri), "http", slide.slide_id, slide.mpp, case)
 
@@ -168,7 +171,8 @@ def unreadable_request(why: str) -> InvalidInputError:
     )
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """Parse a body. Raises InvalidInputError("request-unreadable")."""
     try:
         value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=each_name_once)
     except (ValueError, RecursionError):
@@ -182,13 +186,14 @@ def _no_constant(_: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def _invalid(error: ValidationError) -> InvalidInputError:
+def invalid_request(error: ValidationError, hint: str) -> InvalidInputError:
+    """Refuse a body with wrong fields; name them and repeat no value."""
     complaints = [_complaint(entry) for entry in error.errors(include_url=False, include_input=False)]
     more = [f"and {len(complaints) - _MOST_NAMED} more"] if len(complaints) > _MOST_NAMED else []
     return InvalidInputError(
         "request-invalid",
         f"The request is not valid: {'; '.join(complaints[:_MOST_NAMED] + more)}.",
-        hint='The fields are uri (required), slide_id, mpp (µm per pixel) and case {"id", "slides"}.',
+        hint=hint,
     )
 
 

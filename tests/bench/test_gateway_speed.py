@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service_access import bearer_of
+from service_access import bearer, locked
 
 from histgen_lib.bus import BusSettings, open_publisher
 from histgen_lib.runtime.stopping import Stop
@@ -63,9 +63,9 @@ def test_answering_a_post(tmp_path: Path):
     paths = [tmp_path / "scans" / f"s{index}.svs" for index in range(300)]
     for path in paths:
         path.write_bytes(os.urandom(100_000))
-    key = bearer_of(tmp_path / "token")
+    key = bearer()
     with (
-        serving(gateway.app, "127.0.0.1", 0) as url,
+        serving(locked(gateway.app), "127.0.0.1", 0) as url,
         httpx.Client(base_url=url, headers=key) as client,
     ):
         for what in ("new", "known"):

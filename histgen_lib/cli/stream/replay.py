@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histgen_lib.cli.output import Failure, JsonFlag, emit_json, out, say_error, say_heading
-from histgen_lib.cli.stream.options import Bus, Home, Store, StoreEndpoint, reach
+from histgen_lib.cli.stream.options import Bus, Gateway, Home, Store, StoreEndpoint, reach
 from histgen_lib.cli.stream.submit import exit_code
 from histgen_lib.errors import InvalidInputError
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from histgen_lib.catalogue.replay import Replayed
     from histgen_lib.catalogue.states import SlideState
     from histgen_lib.client.connection import Connection
+
+Row = Mapping[str, Any]
+"""What became of a letter or a slide, as --json prints it."""
 
 
 def replay(
@@ -44,6 +48,7 @@ def replay(
     store: Store = None,
     store_endpoint: StoreEndpoint = None,
     bus: Bus = None,
+    gateway: Gateway = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Retry dead letters. Fix the cause that they name first, or they will come back.
@@ -54,6 +59,8 @@ def replay(
     --unfinished is for a broker that has lost its records. Slides that are announced again although they
     still wait there are not drafted twice.
 
+    With --gateway, and without --store and --bus, the gateway does it; its token needs the scope "operate".
+
     For example:
 
       histgen replay --code slide-missing --dry-run
@@ -63,6 +70,8 @@ def replay(
       histgen replay 1f0c9a3e5b7d4c2e8a6f0b1d3c5e7a90
 
       histgen replay --unfinished
+
+      histgen replay --code slide-missing --gateway https://gateway:8080
     """
     if lost and (event_ids or code or every):
         raise InvalidInputError(
@@ -76,45 +85,59 @@ def replay(
             "No dead letters are selected.",
             hint="Give names of letters, --code, --all, or --unfinished; add --dry-run to only list them.",
         )
-    connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
-    if lost:
-        _resend(connection, dry_run=dry_run, as_json=as_json)
-        return
-    run = _would_replay if dry_run else _replay
-    letters = []
-    for replayed in run(connection, code, event_ids or None):
-        letters.append(replayed)
+    if gateway and not (store or bus or home):
+        body = _body(event_ids, code, every=every, lost=lost, dry_run=dry_run)
+        rows: Iterable[Row] = _asked(gateway, body)
+    else:
+        connection = reach(home, store=store, store_endpoint=store_endpoint, bus=bus)
+        if lost:
+            rows = _resend(connection, dry_run=dry_run)
+        else:
+            run = _would_replay if dry_run else _replay
+            rows = (one.to_json() for one in run(connection, code, event_ids or None))
+    show = _print_slide if lost else _print_letter
+    done = []
+    for row in rows:
+        done.append(row)
         if not as_json:
-            _print_replayed(replayed, dry_run=dry_run)
-    failures = [Failure.of(one.refused) for one in letters if one.refused]
+            show(row, dry_run=dry_run)
+    what = "slides" if lost else "letters"
     if as_json:
-        emit_json({"dry_run": dry_run, "letters": [_to_dict(one) for one in letters]})
-    elif not letters:
-        out().print("There are no such dead letters.")
-    raise typer.Exit(exit_code(failures, len(letters)))
+        emit_json({"dry_run": dry_run, what: done})
+    elif not done:
+        out().print(f"There are no such {'slides' if lost else 'dead letters'}.")
+    failures = [_failure_of(row["error"]) for row in done if row.get("error")]
+    raise typer.Exit(exit_code(failures, len(done)))
 
 
-def _resend(connection: Connection, *, dry_run: bool, as_json: bool) -> None:
+def _body(
+    event_ids: Sequence[str] | None, code: str | None, *, every: bool, lost: bool, dry_run: bool
+) -> dict[str, object]:
+    """Make the body of POST /replay."""
+    body = {"letters": event_ids, "code": code, "all": every, "unfinished": lost, "dry_run": dry_run}
+    return {name: value for name, value in body.items() if value}
+
+
+def _asked(gateway: str, body: Mapping[str, object]) -> Sequence[Row]:
+    """Have the gateway replay, and return what it did. Raises as `RemoteGateway.post`."""
+    from histgen_lib.client.connection import remote_gateway
+
+    answer = remote_gateway(gateway, os.environ).post("/replay", body)
+    rows: Sequence[Row] = answer["slides" if body.get("unfinished") else "letters"]
+    return rows
+
+
+def _resend(connection: Connection, *, dry_run: bool) -> Iterator[Row]:
     from histgen_lib.bus import open_publisher
-    from histgen_lib.catalogue.replay import resend, unfinished
+    from histgen_lib.catalogue.replay import resend, resent_json, unfinished
 
-    resent = []
     with ExitStack() as resources:
         if dry_run:
             slides: Iterable[SlideState] = unfinished(connection.store())
         else:
             publisher = resources.enter_context(closing(open_publisher(connection.need_bus())))
             slides = resend(connection.store(), publisher)
-        for slide in slides:
-            resent.append(slide)
-            if not as_json:
-                verb = "would be" if dry_run else "is"
-                out().print(f"{slide.slide_id}: {verb} announced again", soft_wrap=True)
-    if as_json:
-        listed = [{"slide_id": one.slide_id, "event_id": one.event and one.event.name} for one in resent]
-        emit_json({"dry_run": dry_run, "slides": listed})
-    elif not resent:
-        out().print("There are no such slides.")
+        yield from map(resent_json, slides)
 
 
 def _replay(connection: Connection, code: str | None, event_ids: Sequence[str] | None) -> Iterable[Replayed]:
@@ -141,27 +164,24 @@ def _would_replay(
     return choose(connection.store(), code=code, event_ids=event_ids)
 
 
-def _print_replayed(replayed: Replayed, *, dry_run: bool) -> None:
-    letter = replayed.letter
-    slide = letter.event.key if letter and letter.event else "unknown"
-    if replayed.refused:
-        say_heading(f"{replayed.event_id} ({slide})")
-        say_error(Failure.of(replayed.refused))
+def _print_slide(row: Row, *, dry_run: bool) -> None:
+    verb = "would be" if dry_run else "is"
+    out().print(f"{row['slide_id']}: {verb} announced again", soft_wrap=True)
+
+
+def _print_letter(row: Row, *, dry_run: bool) -> None:
+    slide = row["slide_id"] or "unknown"
+    if row["error"]:
+        say_heading(f"{row['event_id']} ({slide})")
+        say_error(_failure_of(row["error"]))
         return
-    if replayed.put_away:
+    if row["put_away"]:
         outcome = "was announced again since; the letter " + ("would be" if dry_run else "is") + " put away"
     else:
         outcome = "would be retried" if dry_run else "is being retried"
-    code = letter.code if letter else ""
-    out().print(f"{slide}: {code} {outcome} ({replayed.event_id})", soft_wrap=True)
+    out().print(f"{slide}: {row['code']} {outcome} ({row['event_id']})", soft_wrap=True)
 
 
-def _to_dict(replayed: Replayed) -> dict[str, object]:
-    letter = replayed.letter
-    return {
-        "event_id": replayed.event_id,
-        "slide_id": letter.event.key if letter and letter.event else None,
-        "code": letter and letter.code,
-        "new_event_id": replayed.event and replayed.event.name,
-        "error": Failure.of(replayed.refused).to_dict() if replayed.refused else None,
-    }
+def _failure_of(error: Mapping[str, str]) -> Failure:
+    """Return why one letter could not be replayed: always the letter itself, never the system."""
+    return Failure(**error, exit_code=InvalidInputError.exit_code)

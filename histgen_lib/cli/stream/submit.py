@@ -118,7 +118,9 @@ def _submit_all(
     submissions = []
     for slide in slides:
         try:
-            receipt = submit_one(gateway, slide, token=token, mpp=mpp, case=together)
+            receipt = submit_one(
+                gateway, slide, token=token, mpp=mpp, case=together, ca_file=connection.ca_file
+            )
             submissions.append(Submission(slide, receipt))
         except FatalError:
             raise

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
+from typing import Protocol
 
 import h11
 import uvicorn
@@ -25,17 +26,28 @@ QUEUE = 1024
 _log = get_logger()
 
 
+class Held(Protocol):
+    """What the table holds. `awaited`: what its client owes now, "" for nothing."""
+
+    peer: str
+    awaited: str
+
+    def cut_off(self, why: str) -> None:
+        """Hang up at once."""
+        ...
+
+
 class ConnectionTable:
     """The open connections of one server, by peer, oldest first. Only the server's thread may use it."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._most = limits.affordable
-        self._of: dict[str, dict[Connection, None]] = {}
+        self._of: dict[str, dict[Held, None]] = {}
         self._cut: Counter[str] = Counter()
         self._warned = False
 
-    def enter(self, one: Connection) -> bool:
+    def enter(self, one: Held) -> bool:
         """Add a connection; return False if there is no room and no waiting connection to replace."""
         mine = self._of.setdefault(one.peer, {})
         fits = len(mine) < self.limits.peer_connections or _push_out(mine)
@@ -47,7 +59,7 @@ class ConnectionTable:
             self.cut("crowded")
         return fits
 
-    def leave(self, one: Connection) -> None:
+    def leave(self, one: Held) -> None:
         """Remove a connection."""
         others = self._of.get(one.peer, {})
         others.pop(one, None)
@@ -69,7 +81,7 @@ class ConnectionTable:
             asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
 
 
-def _push_out(connections: dict[Connection, None]) -> bool:
+def _push_out(connections: dict[Held, None]) -> bool:
     """Cut off the oldest connection that keeps the server waiting; return False if there is none."""
     late = next((one for one in connections if one.awaited), None)
     if late:
@@ -85,6 +97,8 @@ class Connection(H11Protocol):
 
     peer = ""
     awaited = ""
+    beneath: asyncio.Transport | None = None
+    """What carries an encrypted connection."""
     _timer: asyncio.TimerHandle | None = None
     _since: object = None
 
@@ -95,7 +109,7 @@ class Connection(H11Protocol):
         if self.table.enter(self):
             self._watch()
         else:
-            transport.abort()
+            self._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the table."""
@@ -110,7 +124,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Continue with the next request; close if this one's body, which nobody needs, is still to come."""
-        if self.conn.their_state is h11.SEND_BODY:
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
             self.transport.close()
         super().on_response_complete()
         self._watch()
@@ -139,14 +153,18 @@ class Connection(H11Protocol):
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:  # the response had begun
-            self.transport.abort()
+            self._abort()
 
     def cut_off(self, why: str) -> None:
         """Hang up at once."""
         self.table.cut(why)
         self.table.leave(self)
         self._wait_for("")
-        self.transport.abort()
+        self._abort()
+
+    def _abort(self) -> None:
+        """Hang up without the farewell of TLS, which a client may never answer."""
+        (self.beneath or self.transport).abort()
 
     def _watch(self) -> None:
         """Restart the timer when the client owes something new; bytes that trickle in do not extend it."""
@@ -177,12 +195,20 @@ class _NoWarnings(logging.Filter):
         return record.levelno > logging.WARNING
 
 
-_NO_WARNINGS = _NoWarnings()
+class _NoWritesToNobody(logging.Filter):
+    """Drops asyncio's warnings about answers to clients that have left."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg not in ("socket.send() raised exception.", "SSL connection is closed")
+
+
+_NO_WARNINGS, _NO_WRITES_TO_NOBODY = _NoWarnings(), _NoWritesToNobody()
 
 
 def connection_class(table: ConnectionTable) -> type[Connection]:
     """Make the protocol class for a server's connections."""
     logging.getLogger("uvicorn.error").addFilter(_NO_WARNINGS)
+    logging.getLogger("asyncio").addFilter(_NO_WRITES_TO_NOBODY)
     return type("TableConnection", (Connection,), {"table": table})
 
 

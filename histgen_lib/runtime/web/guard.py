@@ -1,8 +1,7 @@
-"""What a server demands of its clients: limits on their connections, a host name it knows, a bearer token."""
+"""What a server demands of its clients: limits on their connections, and a host name it knows."""
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import json
 import re
@@ -22,19 +21,11 @@ HEAD_BYTES, MOST_HEADERS = 16 << 10, 100
 READ_S, LINGER_S = 30.0, 5.0
 """How long a client may take to read a response, and then to close or to send the rest of its request."""
 
-UNAUTHORISED = 401
-CHALLENGE = {"www-authenticate": "Bearer"}
-"""The header that RFC 9110 requires with a 401."""
-
 _SHARE = 4
 """Connections may use one in so many of the process's file descriptors: slides need some, too."""
 _AT_A_TIME = 32
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/@]+)(?::[0-9]{1,5})?")
 _LOCALHOST = "localhost"
-_WHERE = (
-    'Send "Authorization: Bearer TOKEN". The token is in the file that HISTGEN_TOKEN_FILE of the service '
-    "names; a local stack keeps it in secrets/token in its home folder."
-)
 
 
 @dataclass(frozen=True)
@@ -74,30 +65,6 @@ class Limits:
         return {"head": self.head_s, "body": self.body_s + LINGER_S, "read": READ_S, "close": LINGER_S}[owed]
 
 
-class BearerAuth:
-    """Checks a bearer token (RFC 6750), on loopback as well.
-
-    Any account on the machine can reach its loopback, but only the stack's own account can read the token.
-    Raises ValueError for an empty token.
-    """
-
-    def __init__(self, token: str) -> None:
-        if not token:
-            raise ValueError("the token is empty")
-        self._token = token.encode()
-
-    def check(self, authorization: str | None) -> None:
-        """Check the value of an Authorization header, in constant time.
-
-        Raises InvalidInputError("token-missing" or "token-wrong"), which does not repeat what was sent.
-        """
-        scheme, _, sent = (authorization or "").strip().partition(" ")
-        if scheme.lower() != "bearer" or not sent.strip():
-            raise InvalidInputError("token-missing", "This page requires the service's token.", hint=_WHERE)
-        if not hmac.compare_digest(sent.strip().encode(errors="replace"), self._token):
-            raise InvalidInputError("token-wrong", "This is not the service's token.", hint=_WHERE)
-
-
 class Guard:
     """ASGI middleware that refuses requests with an unknown Host header, or with too many headers.
 
@@ -110,7 +77,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str, names: Iterable[str] = ()) -> None:
         self._app = app
-        self._everywhere = not _is_loopback(host)
+        self._everywhere = not is_loopback(host)
         self._names = {_LOCALHOST, *(_plain(name) for name in (host, *names))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,14 +106,15 @@ class Guard:
         if not found:
             return False
         name = _plain(found[1])
-        return name in self._names or (_is_address(name) if self._everywhere else _is_loopback(name))
+        return name in self._names or (_is_address(name) if self._everywhere else is_loopback(name))
 
 
 def _plain(name: str) -> str:
     return name.strip("[]").removesuffix(".").lower()
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Return whether a host name or address is this machine's own, which no other machine reaches."""
     return name == _LOCALHOST or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 

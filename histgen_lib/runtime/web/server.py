@@ -1,4 +1,4 @@
-"""A small HTTP server beside the work: health and metrics pages, and files that say where it listens."""
+"""A small HTTP server beside the work: the pages of every service, and files that say where it listens."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.errors import FatalError
 from histgen_lib.files import write_atomic
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.web.guard import CHALLENGE, HEAD_BYTES, UNAUTHORISED, BearerAuth, Guard, Limits
-from histgen_lib.telemetry import exposition
+from histgen_lib.runtime.web.address import Address, TlsFiles
+from histgen_lib.runtime.web.callers import Callers, Keys, NamedTokens, OwnToken
+from histgen_lib.runtime.web.door import Door
+from histgen_lib.runtime.web.guard import HEAD_BYTES, Guard, Limits, is_loopback
+from histgen_lib.runtime.web.oidc import Issuer
+from histgen_lib.secret import own_secret
+from histgen_lib.telemetry import exposition, get_logger
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+_log = get_logger()
 
 CLOSE_S = 2.0
 IDLE_S = 5
 """How long a connection may stay open between two requests."""
 
 
-def health_app(board: Board, auth: BearerAuth) -> Starlette:
-    """Make the pages that show `board`: /metrics, /healthz, /readyz and /status.
+def health_app(board: Board, config: Mapping[str, Any] | None = None) -> Starlette:
+    """Make the pages that every service has; a `Door` stands before them.
 
     /healthz: 503 once a loop has stood still for 30 s. /readyz: 503, with what is missing, while no work can
-    be done or the service is stopping. /status: what is in hand; it names slides, so it requires the token.
-    The other pages name none, and stay open for Prometheus and Kubernetes.
+    be done or the service is stopping. /metrics: for Prometheus. /status: what is in hand; it names slides.
+    /config: the settings in force, as `histgen config show --json` prints them.
     """
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -52,26 +59,59 @@ def health_app(board: Board, auth: BearerAuth) -> Starlette:
         ready = not missing and not board.stopping
         return JSONResponse({"ready": ready, "missing": missing}, status_code=200 if ready else 503)
 
-    async def status(request: Request) -> Response:
-        try:
-            auth.check(request.headers.get("authorization"))
-        except InvalidInputError as error:
-            return JSONResponse({"error": error.to_json()}, UNAUTHORISED, CHALLENGE)
+    async def status(_: Request) -> Response:
         return JSONResponse(board.status())
 
+    async def settings(_: Request) -> Response:
+        return JSONResponse(dict(config or {}))
+
     pages = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz, "/status": status}
-    return Starlette(routes=[Route(path, page) for path, page in pages.items()])
+    return Starlette(routes=[Route(path, page) for path, page in (pages | {"/config": settings}).items()])
 
 
 @contextmanager
-def serving(app: Starlette, host: str, port: int, limits: Limits | None = None) -> Iterator[str]:
-    """Serve `app` in a thread of its own while the block runs; yield the URL with the actual port.
+def opened(app: Starlette, worker: str, address: Address) -> Iterator[str]:
+    """Serve a service's pages behind its door, and publish where, while the block runs; yield the URL.
 
-    `port`: 0 for any free one. Raises FatalError("http-port") if the system does not let us listen there.
+    Raises FatalError: "http-port", "tls-certificate", and what reading the tokens raises.
+    """
+    if not (address.tls or address.tls_elsewhere or is_loopback(address.host)):
+        _log.warning(
+            "Others can read what is sent here, tokens included: there is no TLS.",
+            host=address.host,
+            hint="Set HISTGEN_TLS_CERT and HISTGEN_TLS_KEY, or behind a mesh HISTGEN_TLS_ELSEWHERE=1.",
+        )
+    door = Door(app, _callers(address), worker, address.door)
+    with (
+        serving(door, address.host, address.port, address.limits, address.tls) as url,
+        registered(address.run_dir, worker, url, address.token_file),
+    ):
+        yield url
+
+
+def _callers(address: Address) -> Callers:
+    keys: list[Keys] = [OwnToken(own_secret(address.token_file))]
+    if address.tokens_file:
+        keys.append(NamedTokens(address.tokens_file))
+    if address.issuer:
+        keys.append(Issuer(address.issuer))
+    return Callers(keys)
+
+
+@contextmanager
+def serving(
+    door: Door, host: str, port: int, limits: Limits | None = None, tls: TlsFiles | None = None
+) -> Iterator[str]:
+    """Serve what is behind a door in a thread of its own while the block runs; yield the URL with the port.
+
+    `port`: 0 for any free one. Raises FatalError: "http-port" if the system does not let us listen there,
+    "tls-certificate".
     """
     import uvicorn
 
     from histgen_lib.runtime.web import connections
+    from histgen_lib.runtime.web.handshakes import handshake_class
+    from histgen_lib.runtime.web.tls import Certificate
 
     class Server(connections.BoundedServer):
         """A server that sleeps until it is to stop; uvicorn's own checks about ten times a second."""
@@ -81,11 +121,13 @@ def serving(app: Starlette, host: str, port: int, limits: Limits | None = None) 
 
     leaving = _Signal()
     limits = limits or Limits()
+    certificate = Certificate(tls) if tls else None
     listener = _listen(host, port)
     table = connections.ConnectionTable(limits)
+    protocol = connections.connection_class(table)
     config = uvicorn.Config(
-        Guard(app, host, limits.names),
-        http=connections.connection_class(table),
+        door.counted(Guard(door, host, limits.names)),
+        http=handshake_class(protocol, table, certificate) if certificate else protocol,
         ws="none",
         backlog=limits.at_a_time,
         h11_max_incomplete_event_size=HEAD_BYTES,
@@ -103,7 +145,7 @@ def serving(app: Starlette, host: str, port: int, limits: Limits | None = None) 
     thread.start()
     shown = f"[{host}]" if ":" in host else host
     try:
-        yield f"http://{shown}:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         leaving.send()
@@ -123,7 +165,9 @@ def registered(run_dir: Path | None, name: str, url: str, token_file: Path) -> I
         yield
         return
     file = f"{name}-{os.getpid()}.json"
-    targets = [{"targets": [url.removeprefix("http://")], "labels": {"service": name}}]
+    scheme, _, reached_at = url.partition("://")
+    labels = {"service": name, **({"__scheme__": scheme} if scheme != "http" else {})}
+    targets = [{"targets": [reached_at], "labels": labels}]
     address = {"name": name, "pid": os.getpid(), "url": url, "token_file": str(token_file.absolute())}
     files = {run_dir / "targets" / file: targets, run_dir / file: address}
     for path, content in files.items():

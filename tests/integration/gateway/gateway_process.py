@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ class GatewayProcess:
         values |= ({"watch": self.folder} if watch else {}) | settings
         self._environment = {f"HISTGEN_{name.upper()}": str(value) for name, value in values.items()}
         self.bus = BusSettings(str(values["bus"]))
-        self.url = ""
+        self.url, self.verify = "", True if "tls_cert" not in values else _trusting(home / "ca.crt")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, program: tuple[str, ...] = SERVICE) -> GatewayProcess:
@@ -98,13 +99,14 @@ class GatewayProcess:
         return bearer_of(self.home / "token")
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30, **{"headers": self.key} | more)
+        options = {"headers": self.key, "verify": self.verify, "timeout": 30} | more
+        return httpx.post(self.url + path, json=body, **options)
 
     def slide(self, path: Path, **more: Any) -> httpx.Response:
         return self.post("/slides", {"uri": path.as_uri(), **more})
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10, headers=self.key)
+        return httpx.get(self.url + path, timeout=10, headers=self.key, verify=self.verify)
 
     def lines(self) -> list[dict[str, Any]]:
         """Read its log; every line is JSON."""
@@ -115,6 +117,10 @@ class GatewayProcess:
         assert self._process.poll() is None, self.log.read_text()[-3000:]
         path = self.home / "run" / f"gateway-{self.pid}.json"
         return json.loads(path.read_text())["url"] if path.exists() else ""
+
+
+def _trusting(authority: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=authority)
 
 
 class Listener:

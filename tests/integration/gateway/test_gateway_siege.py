@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from gateway_process import GatewayProcess
 from gateway_siege import ANSWERS, files_of, megabytes_of, send_malformed
 from held_files import hung, leased
-from slow_peers import GET, connect
+from own_certificates import certified
+from slow_peers import GET, connect, connect_as_told
 from waiting import until
 
 PATIENT = {"http_head_s": 600, "http_body_s": 600}
@@ -22,7 +24,7 @@ FEW_FILES = (
     "runpy.run_module('services.gateway', run_name='__main__', alter_sys=True)",
 )
 """A gateway that may have few files open: many systems grant a thousand."""
-HALF_OPEN, MALFORMED, FEW = 1100, 400, 10
+HALF_OPEN, SLOW, MALFORMED, FEW = 1100, 500, 3000, 10
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may have the kernel hold those who open")
 
 
@@ -70,19 +72,51 @@ def test_a_thousand_half_open_connections_stop_neither_http_nor_the_watched_fold
     assert len(_warnings(gateway)) <= FEW
 
 
-def test_malformed_requests_leave_the_gateway_as_it_was(gateways, listener):
-    gateway = gateways(http_head_s=0.5, http_body_s=0.5).start()
-    gateway.slide(_file(gateway, "before"))
-    files, megabytes = files_of(gateway.pid), megabytes_of(gateway.pid)
-    answers = send_malformed(gateway.url, MALFORMED, gateway.key)
+@pytest.fixture(params=["http", "https"])
+def siege(request, gateways, tmp_path) -> GatewayProcess:
+    """Start a gateway with plain HTTP, and one with TLS; nobody's rate is limited."""
+    tls = {}
+    if request.param == "https":
+        tls["tls_cert"], tls["tls_key"], _ = certified(tmp_path)
+    return gateways(http_head_s=0.5, http_body_s=0.5, http_rate=0, **tls).start()
+
+
+def _begins(gateway: GatewayProcess, peers: ExitStack) -> bool:
+    """Begin a request, over TLS after its handshake, and leave it; a busy machine may fail at that."""
+    try:
+        peers.enter_context(connect_as_told(gateway.url)).sendall(GET[:5])
+    except OSError:
+        return False
+    return True
+
+
+def _serves(gateway: GatewayProcess) -> bool:
+    try:
+        return gateway.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_malformed_requests_and_slow_connections_leave_the_gateway_as_it_was(siege, listener, many_files):
+    """Over TLS the slow ones stop before, in and after their handshakes."""
+    siege.slide(_file(siege, "before"))
+    files, megabytes = files_of(siege.pid), megabytes_of(siege.pid)
+    begun = (b"", GET[:1], b"\x16", b"\x16\x03\x01\x02\x00\x01", GET[:-2])
+    with ExitStack() as peers:
+        for number in range(SLOW):
+            peers.enter_context(connect(siege.url, sent=begun[number % len(begun)]))
+            if number % 100 == 0:
+                until(lambda: _begins(siege, peers), 60, "a request begins")
+                until(lambda: _serves(siege), 60, "others are served")
+        answers = send_malformed(siege.url, MALFORMED, siege.key)
 
     assert set(answers) <= ANSWERS, answers
-    assert gateway.slide(_file(gateway, "after")).json()["status"] == "accepted"
-    until(lambda: files_of(gateway.pid) <= files + 2, 60, "all connections to end")
-    assert gateway.get("/status").json()["requests"] == 0
-    assert megabytes_of(gateway.pid) < megabytes + 100
+    assert siege.slide(_file(siege, "after")).json()["status"] == "accepted"
+    until(lambda: files_of(siege.pid) <= files + 2, 60, "all connections to end")
+    assert siege.get("/status").json()["requests"] == 0
+    assert megabytes_of(siege.pid) < megabytes + 100
     assert [event.key for event in listener.until_heard(2, 60)] == ["before", "after"]
-    warnings = [event for event in _warnings(gateway) if event != "Given up."]
+    warnings = [event for event in _warnings(siege) if event != "Given up."]
     assert warnings == ["Connections were cut off."] * len(warnings)
     assert len(warnings) <= FEW
 

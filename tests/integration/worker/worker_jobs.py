@@ -26,6 +26,7 @@ from histgen_lib.events import Event, ReportDrafted
 from histgen_lib.pipeline.job import ModelInUse, Progress
 from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop
+from histgen_lib.runtime.web.address import Address
 from histgen_lib.storage import StorageSettings, open_store
 from histgen_lib.telemetry import configure_logging, get_logger
 from histgen_lib.worker import Outcome, WorkerSpec, run_worker
@@ -151,16 +152,15 @@ class Options(TypedDict, total=False):
 
 def run(folder: Path, stop: Stop | None = None, **options: Unpack[Options]) -> int:
     """Run a worker on the broker and store in `folder`; return its exit code."""
-    bus_settings = bus(folder, options.pop("session_s", 2.0))
+    bus_settings, port = bus(folder, options.pop("session_s", 2.0)), options.pop("port", 0)
     values = {"deadline_s": 60.0, "grace_s": 30.0, **options}
     spec = WorkerSpec(
         "tiler",
         "slide.scanned",
         f"tilers-{folder.name}",
         partial(make_job, folder),
-        folder / "token",
+        Address("127.0.0.1", port, folder / "token", folder / "run"),
         backoff=Backoff(0.01, 0.05),
-        run_dir=folder / "run",
         **values,
     )
     return run_worker(spec, bus=bus_settings, storage=storage(folder), stop=stop)

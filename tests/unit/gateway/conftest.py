@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from gateway_client import Client
 from gateway_fakes import GatewayLab
 
 
@@ -13,3 +14,9 @@ def lab(tmp_path: Path) -> GatewayLab:
     folder = tmp_path / "scans"
     folder.mkdir()
     return GatewayLab(folder)
+
+
+@pytest.fixture
+def client(lab: GatewayLab) -> Client:
+    """Make a client with the gateway's own token."""
+    return Client(lab)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from gateway_client import JSON, Client, error_of
 from gateway_fakes import GatewayLab
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,48 +19,7 @@ from service_access import TOKEN, bearer
 from histgen_lib.access.places import Roots
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.runtime.stopping import Stop
-from histgen_lib.runtime.web.guard import BearerAuth
-from services.gateway.app import GatewayBoard
-from services.gateway.http import HttpApi
 from services.gateway.submission import read_submission
-
-JSON = {"content-type": "application/json"}
-
-
-class Client:
-    """Talks to the API without a network."""
-
-    def __init__(self, lab: GatewayLab, **options: Any) -> None:
-        self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
-        self.api = HttpApi(lab.intake, self.board, self.stop, BearerAuth(TOKEN), **options)
-        self._app = self.api.app()
-
-    async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(self._app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
-            return await client.request(method, path, headers=bearer() | more.pop("headers", {}), **more)
-
-    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = JSON | more.pop("headers", {})
-        return asyncio.run(self.send("POST", path, content=content, headers=headers, **more))
-
-    def slide(self, uri: str, **more: Any) -> httpx.Response:
-        return self.post("/slides", {"uri": uri, **more})
-
-
-@pytest.fixture
-def client(lab: GatewayLab) -> Client:
-    return Client(lab)
-
-
-def _error(answer: httpx.Response) -> tuple[int, str]:
-    error = answer.json()["error"]
-    assert set(error) == {"code", "message", "hint"}
-    assert error["message"]
-    assert error["hint"]
-    return answer.status_code, error["code"]
 
 
 def test_a_slide_is_accepted_then_a_duplicate_then_a_rescan(client: Client, lab: GatewayLab):
@@ -110,7 +70,7 @@ def test_whole_numbers_and_nulls_are_accepted(client: Client, lab: GatewayLab):
 )
 def test_refusals_have_a_code_and_a_hint_and_leave_nothing(client: Client, lab: GatewayLab, body, expected):
     lab.object("lab", "a.svs")
-    assert _error(client.post("/slides", body)) == expected
+    assert error_of(client.post("/slides", body)) == expected
     assert lab.bus.published == []
     assert lab.store.kept == {}
 
@@ -119,7 +79,7 @@ def test_unknown_and_wrong_fields_are_named_and_their_values_never_repeated(clie
     answer = client.slide(
         lab.file("a.svs").as_uri(), patient=SECRETS[0], mpp=SECRETS[3], **{SECRETS[0]: 1, "slide_id": 5}
     )
-    assert _error(answer) == (422, "request-invalid")
+    assert error_of(answer) == (422, "request-invalid")
     assert "patient is not a known field" in answer.text
     assert "mpp has the wrong type" in answer.text
     assert not any(secret in answer.text for secret in SECRETS)
@@ -162,8 +122,8 @@ def test_a_field_that_is_named_twice_is_refused(body: bytes):
 
 def test_a_body_that_is_too_long_is_refused_with_or_without_content_length(client: Client):
     long = b'{"uri": "' + b"a" * 70_000 + b'"}'
-    assert _error(client.post("/slides", long)) == (413, "request-too-large")
-    assert _error(client.post("/slides", b"{}", headers={"content-length": "many"})) == (
+    assert error_of(client.post("/slides", long)) == (413, "request-too-large")
+    assert error_of(client.post("/slides", b"{}", headers={"content-length": "many"})) == (
         413,
         "request-too-large",
     )
@@ -173,26 +133,26 @@ def test_a_body_that_is_too_long_is_refused_with_or_without_content_length(clien
             yield b"a" * 1000
 
     answer = asyncio.run(client.send("POST", "/slides", content=pieces(), headers=JSON))
-    assert _error(answer) == (413, "request-too-large")
-    assert _error(client.post("/s3-events", b" " * (1 << 21))) == (413, "request-too-large")
+    assert error_of(answer) == (413, "request-too-large")
+    assert error_of(client.post("/s3-events", b" " * (1 << 21))) == (413, "request-too-large")
 
 
 def test_unknown_pages_and_unsupported_methods_are_refused(client: Client):
-    assert _error(asyncio.run(client.send("GET", "/nothing"))) == (404, "request-path")
-    assert _error(asyncio.run(client.send("GET", "/slides"))) == (405, "request-method")
+    assert error_of(asyncio.run(client.send("GET", "/nothing"))) == (404, "request-path")
+    assert error_of(asyncio.run(client.send("GET", "/slides"))) == (405, "request-method")
 
 
 def test_web_pages_may_not_submit_slides(client: Client, lab: GatewayLab):
     uri = lab.file("a.svs").as_uri()
     answer = client.post("/slides", {"uri": uri}, headers={"origin": "http://evil.example"})
-    assert _error(answer) == (403, "request-origin")
+    assert error_of(answer) == (403, "request-origin")
     assert lab.bus.published == []
 
 
 def test_a_taken_id_is_a_conflict_that_names_the_dead_letter(client: Client, lab: GatewayLab):
     client.slide(lab.file("one/a.svs", b"one").as_uri())
     answer = client.slide(lab.file("two/a.svs", b"two").as_uri())
-    assert _error(answer) == (409, "slide-id-taken")
+    assert error_of(answer) == (409, "slide-id-taken")
     assert answer.json()["dead_letter"] in lab.store.kept
 
 
@@ -203,7 +163,7 @@ def test_a_slide_given_up_before_is_a_conflict_with_its_code(client: Client, lab
     letter = DeadLetter.of_event(lab.bus.scanned[0], reason, attempts=1, worker="tiler")
     lab.store.put(letter.key, letter.to_bytes())
     answer = client.slide(uri)
-    assert _error(answer) == (409, "slide-no-tissue")
+    assert error_of(answer) == (409, "slide-no-tissue")
     assert "histgen replay" in answer.json()["error"]["hint"]
 
 
@@ -227,7 +187,7 @@ def test_an_unexpected_error_reveals_nothing(client: Client, lab: GatewayLab, mo
 
     monkeypatch.setattr(lab.intake, "submit", fails)
     answer = client.slide(lab.file("a.svs").as_uri())
-    assert _error(answer) == (500, "internal-error")
+    assert error_of(answer) == (500, "internal-error")
     assert SECRETS[0] not in answer.text
 
 
@@ -236,7 +196,7 @@ def test_a_fatal_error_stops_the_service(client: Client, lab: GatewayLab, monkey
         raise FatalError("storage-denied", "No.", hint="Mend it.")
 
     monkeypatch.setattr(lab.intake, "submit", denied)
-    assert _error(client.slide(lab.file("a.svs").as_uri())) == (503, "storage-denied")
+    assert error_of(client.slide(lab.file("a.svs").as_uri())) == (503, "storage-denied")
     assert client.stop.requested
     assert [failure.code for failure in client.stop.failures] == ["storage-denied"]
 
@@ -292,7 +252,7 @@ def test_bucket_notifications_are_taken_by_http(client: Client, lab: GatewayLab)
 
 
 def test_an_invalid_notification_is_refused_and_leaves_nothing(client: Client, lab: GatewayLab):
-    assert _error(client.post("/s3-events", b"{}")) == (400, "notification-unreadable")
+    assert error_of(client.post("/s3-events", b"{}")) == (400, "notification-unreadable")
     assert lab.store.kept == {}
 
 
@@ -326,7 +286,7 @@ def test_without_the_token_nobody_sees_or_submits_slides(client: Client, lab: Ga
     body = json.dumps({"uri": lab.file("a.svs").as_uri()})
     answer = asyncio.run(client.send(method, path, headers=JSON | sent, content=body))
 
-    assert _error(answer) == (401, code)
+    assert error_of(answer) == (401, code)
     assert answer.headers["www-authenticate"] == "Bearer"
     assert TOKEN not in answer.text
     assert lab.bus.published == []
@@ -340,7 +300,7 @@ def test_without_the_token_the_body_is_not_read(client: Client):
 
     headers = JSON | {"authorization": ""}
     answer = asyncio.run(client.send("POST", "/slides", content=pieces(), headers=headers))
-    assert _error(answer) == (401, "token-missing")
+    assert error_of(answer) == (401, "token-missing")
 
 
 def test_monitoring_pages_need_no_token_and_name_no_slide(client: Client, lab: GatewayLab):

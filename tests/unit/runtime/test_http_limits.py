@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service_access import TOKEN
+from service_access import locked
 from slow_peers import GET, ask, connect, heard, status_of
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -21,7 +21,7 @@ from starlette.routing import Route
 from waiting import until
 
 from histgen_lib.runtime.board import Board
-from histgen_lib.runtime.web.guard import HEAD_BYTES, MOST_HEADERS, BearerAuth, Limits
+from histgen_lib.runtime.web.guard import HEAD_BYTES, MOST_HEADERS, Limits
 from histgen_lib.runtime.web.server import health_app, serving
 from histgen_lib.telemetry import configure_logging
 
@@ -44,7 +44,7 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 @contextmanager
 def worker(host: str = "127.0.0.1", **limits: Any) -> Iterator[str]:
     """Serve the pages of a worker."""
-    with serving(health_app(Board("tiler"), BearerAuth(TOKEN)), host, 0, Limits(**limits)) as url:
+    with serving(locked(health_app(Board("tiler"))), host, 0, Limits(**limits)) as url:
         yield url
 
 
@@ -129,7 +129,10 @@ def test_a_client_that_never_reads_is_cut_off(log):
         return Response(b"x" * (32 << 20))
 
     app = Starlette(routes=[Route("/healthz", page)])
-    with serving(app, "127.0.0.1", 0, Limits(peer_connections=2, **PATIENT)) as url, ExitStack() as peers:
+    with (
+        serving(locked(app), "127.0.0.1", 0, Limits(peer_connections=2, **PATIENT)) as url,
+        ExitStack() as peers,
+    ):
         for _ in range(8):
             peers.enter_context(connect(url, sent=GET * 20))
         assert len(httpx.get(f"{url}/healthz", timeout=60).content) == 32 << 20

@@ -8,16 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from service_access import TOKEN
 from waiting import until
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.runtime.board import Board, WebBoard
 from histgen_lib.runtime.loops import Loop, LoopContext, StoreProbe
 from histgen_lib.runtime.pulse import Backoff
-from histgen_lib.runtime.service import UNFORESEEN, Address, WebService, exit_code
+from histgen_lib.runtime.service import UNFORESEEN, WebService, exit_code
 from histgen_lib.runtime.stopping import Stop, Stopped
-from histgen_lib.runtime.web.guard import BearerAuth
+from histgen_lib.runtime.web.address import Address
 from histgen_lib.runtime.web.server import health_app
 from histgen_lib.storage import ObjectInfo, StorageSettings, open_store
 
@@ -97,7 +96,7 @@ def _service(tmp_path: Path, stop: Stop, *steps: Exception) -> tuple[WebService,
     loop = Counting(LoopContext(board, stop, backoff=Backoff(0, 0)), *steps)
     store = open_store(StorageSettings(f"file:{tmp_path / 'store'}"))
     service = WebService(
-        app=health_app(board, BearerAuth(TOKEN)),
+        app=health_app(board),
         address=Address("127.0.0.1", 0, tmp_path / "token", tmp_path / "run"),
         board=board,
         stop=stop,

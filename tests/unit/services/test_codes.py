@@ -42,7 +42,9 @@ ELSEWHERE = {
     "output-disk-full",
     "output-other-slide",
     "replay-ambiguous",
+    "replay-contradictory",
     "replay-impossible",
+    "replay-unstated",
     "request-host",  # refuses a request, not a slide
     "request-invalid",
     "request-method",
@@ -50,7 +52,9 @@ ELSEWHERE = {
     "request-path",
     "request-too-large",
     "request-unreadable",
+    "token-expired",
     "token-missing",
+    "token-scope",
     "token-wrong",
     "tiling-settings-invalid",  # of a model folder, which is checked before
 }

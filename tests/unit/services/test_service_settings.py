@@ -20,6 +20,7 @@ from services.table import service_named
 from services.tiler.app import TilerSettings
 from services.wiring import (
     bus_settings,
+    http_address,
     slide_files,
     slide_roots,
     storage_settings,
@@ -202,7 +203,12 @@ def test_settings_reach_the_parts_of_a_worker(monkeypatch):
     settings = ServiceSettings.load(port=7003)
     spec = worker_spec(service_named("tiler"), settings)
 
-    assert (spec.name, spec.group, spec.topic, spec.port) == ("tiler", "histgen-tiler", "slide.scanned", 7003)
+    assert (spec.name, spec.group, spec.topic, spec.address.port) == (
+        "tiler",
+        "histgen-tiler",
+        "slide.scanned",
+        7003,
+    )
     assert storage_settings(settings).endpoint == "http://minio:9000"
     assert bus_settings(settings).url == "embedded:/lab/bus.db"
 
@@ -286,3 +292,55 @@ def test_a_jobs_default_memory_limit_fits_the_machine():
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < spec.memory_bytes <= min(8 << 30, 0.75 * machine)
     assert spec.opening_s == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"HTTP_OPEN": "probes,status"}, "HISTGEN_HTTP_OPEN"),
+        ({"TLS_CERT": "/tls.crt"}, "HISTGEN_TLS_KEY"),
+        ({"TLS_KEY": "/tls.key"}, "HISTGEN_TLS_CERT"),
+        ({"OIDC_ISSUER": "https://issuer.lab"}, "HISTGEN_OIDC_AUDIENCE"),
+        ({"OIDC_ISSUER": "http://issuer.lab", "OIDC_AUDIENCE": "histgen"}, "HISTGEN_OIDC_ISSUER"),
+        ({"OIDC_ISSUER": "http://127.0.0.1.evil.example", "OIDC_AUDIENCE": "histgen"}, "HISTGEN_OIDC_ISSUER"),
+        ({"OIDC_ISSUER": "https://user:pw@issuer.lab", "OIDC_AUDIENCE": "histgen"}, "HISTGEN_OIDC_ISSUER"),
+        ({"OIDC_SCOPES": '{"sre": "everything"}'}, "HISTGEN_OIDC_SCOPES"),
+        ({"HTTP_RATE": "-1"}, "HISTGEN_HTTP_RATE"),
+    ],
+)
+def test_a_door_that_would_not_be_what_was_meant_is_refused(monkeypatch, settings, named):
+    for name, value in settings.items():
+        monkeypatch.setenv(f"HISTGEN_{name}", value)
+    with pytest.raises(FatalError) as caught:
+        http_address(ServiceSettings.load())
+    assert caught.value.code == "settings-invalid"
+    assert named in caught.value.message
+    assert "pw@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, {"probes", "metrics"}), ("", set()), ("probes", {"probes"})]
+)
+def test_what_is_open_without_a_token_is_a_setting(monkeypatch, value, expected):
+    if value is not None:
+        monkeypatch.setenv("HISTGEN_HTTP_OPEN", value)
+    assert http_address(ServiceSettings.load()).door.open == expected
+
+
+def test_the_settings_of_the_door_reach_it(monkeypatch):
+    for name, value in (
+        ("OIDC_ISSUER", "https://issuer.lab/realms/lab"),
+        ("OIDC_AUDIENCE", "histgen"),
+        ("OIDC_SCOPES", '{"sre": "operate"}'),
+        ("TLS_CERT", "/tls.crt"),
+        ("TLS_KEY", "/tls.key"),
+        ("TOKENS_FILE", "/tokens.json"),
+        ("HTTP_RATE", "7"),
+        ("CA_FILE", ""),
+    ):
+        monkeypatch.setenv(f"HISTGEN_{name}", value)
+    found = http_address(ServiceSettings.load())
+    assert found.issuer is not None
+    assert (found.issuer.url, found.issuer.scopes) == ("https://issuer.lab/realms/lab", {"sre": "operate"})
+    assert (found.tls.key, found.tokens_file, found.door.rate) == (Path("/tls.key"), Path("/tokens.json"), 7)
+    assert found.issuer.ca_file is None

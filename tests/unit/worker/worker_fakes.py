@@ -16,6 +16,7 @@ from histgen_lib.events import Event, ReportDrafted, SlideScanned
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.pulse import Backoff, Pulse
 from histgen_lib.runtime.stopping import Stop
+from histgen_lib.runtime.web.address import Address
 from histgen_lib.storage import ObjectInfo
 from histgen_lib.testing import MemoryBus, MemoryStore
 from histgen_lib.worker.attempts import Attempts
@@ -212,7 +213,7 @@ class World:
             "slide.scanned",
             "g",
             FakeRunner,
-            Path("/token"),
+            Address("127.0.0.1", 0, Path("/token")),
             backoff=Backoff(0, 0),
             drafts=True,
             **{"max_attempts": 3, **limits},
