@@ -1,6 +1,6 @@
-"""When the certificates expire with which a Kafka broker is met, for those who have to renew them in time.
+"""When certificates expire, for those who have to renew them in time.
 
-They are read again whenever somebody asks, so a renewed one shows at once.
+Those for Kafka are read again whenever somebody asks, so a renewed one shows at once.
 """
 
 from __future__ import annotations
