@@ -73,9 +73,7 @@ class Fleet(Stream):
         until(lambda: leaving.in_flight() or not self.drop(), WAIT_S, f"{label} has a slide", every_s=1.0)
         leaving.ask_to_stop()
         for frozen in (its_child, child):
-            with suppress(
-                ProcessLookupError
-            ):  # a worker replaces an idle child that does not answer for 30 s
+            with suppress(ProcessLookupError):  # an idle child that does not answer for 30 s is replaced
                 thaw(frozen)
         del self.services[label]
         assert leaving.left() == 0
