@@ -200,10 +200,11 @@ def state_mpp(fleet: Fleet, slide: str, mpp: float) -> None:
     httpx.post(f"{fleet.services['gateway'].url}/slides", json=body, headers=headers).raise_for_status()
 
 
-def mpp_of(fleet: Fleet, slide: str) -> float:
-    """Return the scale of a slide's latest draft."""
-    latest = json.loads(fleet.store.get(f"reports/{slide}/latest.json"))
-    return json.loads(fleet.store.get(latest["draft"]))["provenance"]["slide"]["mpp"]
+def mpp_of(fleet: Fleet, slide: str) -> float | None:
+    """Return the scale of a slide's latest draft; None while nothing points to one."""
+    latest = fleet.store.find(f"reports/{slide}/latest.json")
+    draft = latest and fleet.store.get(json.loads(latest)["draft"])
+    return json.loads(draft)["provenance"]["slide"]["mpp"] if draft else None
 
 
 def rewind(kafka: KafkaProcess, topic: str, group: str) -> None:
