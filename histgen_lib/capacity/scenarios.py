@@ -114,8 +114,8 @@ class Case:
 
 
 CASES = (
-    Case("nothing"),
-    Case("nothing, all pods all day", autoscaled=False),
+    Case("nothing unusual"),
+    Case("nothing unusual, all pods all day", autoscaled=False),
     Case("a node with 3 tilers is lost at 10:30", (Trouble(NOON, "lose", "tiler", 3),)),
     Case("all tilers are lost at 10:30", (Trouble(NOON, "lose", "tiler", 1_000),)),
     Case(
