@@ -99,7 +99,6 @@ def render_by_binary(
 ) -> list[Manifest]:
     """Render with the real helm. Raises RefusedError."""
     command = [str(HELM), "template", name, str(chart), "--namespace", namespace, "--values", "-"]
-    command += ["--kube-version", OLDEST]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RefusedError(done.stderr)

@@ -3,6 +3,9 @@
 {{- define "histgen.refusals" -}}
 {{- $values := .Values }}
 {{- $table := include "histgen.table" . | fromJson }}
+{{- /* Not kubeVersion of Chart.yaml: a helm that was built with `go install` says v1.20.0 while it asks no cluster. */}}
+{{- $version := .Capabilities.KubeVersion.Version }}
+{{- if and (semverCompare "<1.29.0-0" $version) (ne $version "v1.20.0") }}{{ fail (printf "\n\nThis is Kubernetes %s; the chart needs 1.29 or later." $version) }}{{ end }}
 {{- if or (eq $values.image.tag "latest") (eq $values.triton.image.tag "latest") }}{{ fail "\n\nimage.tag is latest: nobody could say which version runs, nor go back to it. State a version or a digest." }}{{ end }}
 {{- range $name, $_ := $values.kafka.client }}
 {{- if regexMatch "password|token|secret" $name }}{{ fail (printf "\n\nkafka.client.%s would be readable in manifests: put it into the Secret kafka.login." $name) }}{{ end }}
