@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from histgen_lib.capacity.costs import UNITS, amounts_of, costs_of, drivers, network_of, storage_of
-from histgen_lib.capacity.planner import BUSY_MOST, SURGE, Plan
+from histgen_lib.capacity.planner import BUSY_MOST, SURGE, UNEVEN_MOST, Plan
 from histgen_lib.capacity.simulation.result import Result
 from histgen_lib.capacity.values import values_of
 
@@ -67,8 +67,8 @@ def assumptions_of(plan: Plan) -> list[str]:
     lines = [
         f"Seconds and bytes: {measured.command}, {measured.date}, one core of {measured.processor}, "
         f"model {measured.model}, encoder {measured.encoder}.",
-        f"Nothing is planned to be busier than {percent(BUSY_MOST)} in the busiest hour "
-        f"({plan.demand.peak:.1f} times the average).",
+        f"Planned to be busy for {percent(BUSY_MOST)} of the busiest hour ({plan.demand.peak:.1f} times the "
+        f"average) at most; {percent(UNEVEN_MOST)} for the worker whose partitions have most to do.",
         f"Assumed: slides' tiles vary by {percent(plan.demand.spread)}; a pod's process starts after "
         f"{duration(assumed.pod_s)}; the pods of a lost node come back after {duration(assumed.lost_s)}; "
         f"a node fails every {assumed.node_days:g} days; updates start {percent(SURGE)} more pods.",

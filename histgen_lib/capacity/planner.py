@@ -14,8 +14,9 @@ from histgen_lib.capacity.queueing import Group, crowding, draft_seconds
 from histgen_lib.capacity.rates import CPU, GpuRates, Rates
 from histgen_lib.errors import InvalidInputError
 
-BUSY_MOST = 0.7
-"""The busiest worker, and the GPUs, are planned to be no busier than this in the busiest hour."""
+BUSY_MOST, UNEVEN_MOST = 0.7, 0.75
+"""How busy workers and GPUs are planned to be in the busiest hour, at most: all together, and the one worker
+whose partitions have most to do."""
 PER_WORKER, LEAST_PARTITIONS, MOST_PARTITIONS = 4, 12, 10_000
 """Partitions for each worker: with fewer, some workers would have twice the work of others. The most is the
 limit of HISTGEN_BUS_PARTITIONS."""
@@ -148,7 +149,7 @@ def make_plan(
         late = float(np.percentile(drafts, goal.percentile)) > goal.minutes * 60
         waits = {name: group.wait_s(demand.peak_per_s) for name, group in groups.items()}
         crowded = max(waits, key=lambda name: waits[name])
-        if not late and max(group.load(demand.peak_per_s) for group in groups.values()) <= BUSY_MOST + 0.05:
+        if not late and max(group.load(demand.peak_per_s) for group in groups.values()) <= UNEVEN_MOST:
             break
         busiest = max(groups, key=lambda name: groups[name].load(demand.peak_per_s))
         grown = crowded if late else busiest
