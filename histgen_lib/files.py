@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _BYTE_ORDER_MARKS = (
 
 _SEAL = "seal"
 _HEX_DIGITS = 64
+_UMASK = threading.Lock()
 
 
 @contextmanager
@@ -154,7 +156,15 @@ def sha256_file(path: Path) -> str:
 
 
 def umask() -> int:
-    """Return the umask of this process."""
-    current = os.umask(0o077)  # read by setting it: for a moment files of other threads are private
-    os.umask(current)
-    return current
+    """Return the umask of this process.
+
+    The system tells it in /proc. Elsewhere it is read by setting it, which no two threads may do at a time:
+    the later one would put back the other's, for good.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    with _UMASK:
+        current = os.umask(0o077)  # for a moment files of other threads are private
+        os.umask(current)
+        return current

@@ -97,9 +97,9 @@ def _become(account: int) -> None:
 def main() -> None:
     """Become the command."""
     spec = json.loads(sys.argv[1])
+    os.umask(0o022)
     _enter(spec)
     _become(ACCOUNT)
-    os.umask(0o022)
     os.execvpe(spec["arguments"][0], spec["arguments"], spec["environment"])
 
 

@@ -37,7 +37,11 @@ WRITABLE = ("/tmp", "/scratch", "/var/lib/histgen", "/store")  # as in the image
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return histgen_image(tmp_path_factory.mktemp("image"))
+    before = os.umask(0o022)  # as in a build
+    try:
+        return histgen_image(tmp_path_factory.mktemp("image"))
+    finally:
+        os.umask(before)
 
 
 class Container:

@@ -1,5 +1,8 @@
 """Files appear whole or not at all."""
 
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from histgen_lib.files import (
     sealed_json,
     sha256_file,
     sha256_hex,
+    umask,
     unsealed,
     write_atomic,
 )
@@ -73,3 +77,24 @@ def test_a_flipped_bit_anywhere_breaks_a_seal():
 def test_what_an_earlier_version_wrote_without_a_seal_is_read():
     assert unsealed(b'{"digest":"' + b"0" * 64 + b'"}') == {"digest": "0" * 64}
     assert unsealed(b"[1]") == [1]
+
+
+@pytest.mark.parametrize("proc", [True, False], ids=["with-proc", "without"])
+def test_threads_that_ask_for_the_umask_leave_it_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, proc: bool
+) -> None:
+    """Asked by setting it and putting back what was found, it would end up as another thread's 077."""
+
+    def away(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    if not proc:
+        monkeypatch.setattr(Path, "read_text", away)
+    before, interval = os.umask(0o027), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(lambda _: umask(), range(4000))) == {0o027}
+    finally:
+        sys.setswitchinterval(interval)
+        assert os.umask(before) == 0o027
