@@ -31,7 +31,7 @@ class ChartTriton(TritonProcess):
     def url(self) -> str:
         return f"triton://127.0.0.1:{self.port}"
 
-    def _options(self, server: Path) -> list[str]:
+    def _options(self, server: Path, _: int) -> list[str]:
         pod = one(render(values_of("hospital")), "Deployment", "lab-histgen-triton")["spec"]["template"]
         container, *_ = pod["spec"]["containers"]
         assert container["command"] == ["tritonserver"]
