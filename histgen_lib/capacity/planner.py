@@ -58,44 +58,42 @@ class Assumptions:
         return (self.lost_s + self.pod_s) / (self.node_days * DAY_S)
 
 
-@dataclass(frozen=True)
-class ServicePlan:
-    """A service's pods of one core. `needed` for the goal, `spare` on top; `busy` cores in the busiest hour.
+@dataclass(frozen=True, kw_only=True)
+class _Pods:
+    """Pods of one kind. `needed` for the goal, `spare` on top.
 
-    `job_s`, `spread`: a job's mean seconds and coefficient of variation. `load`: of its busiest pod in the
-    busiest hour, `load_less` while one pod is gone.
+    `load`: of the busiest pod in the busiest hour, `load_less` while one pod is gone.
     """
 
     name: str
+    needed: int
+    spare: int
+    load: float
+    load_less: float
+
+    @property
+    def most(self) -> int:
+        """All of them: maxReplicas."""
+        return self.needed + self.spare
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePlan(_Pods):
+    """A service's pods of one core; `busy` cores in the busiest hour.
+
+    `job_s`, `spread`: a job's mean seconds and coefficient of variation.
+    """
+
     job_s: float
     spread: float
     busy: float
-    needed: int
-    spare: int
-    load: float
-    load_less: float
-
-    @property
-    def most(self) -> int:
-        """The most pods: maxReplicas."""
-        return self.needed + self.spare
 
 
-@dataclass(frozen=True)
-class GpuPlan:
-    """GPUs behind Triton, one to a pod. `load`, `load_less`: as of a service."""
+@dataclass(frozen=True, kw_only=True)
+class GpuPlan(_Pods):
+    """GPUs behind Triton, one to a pod."""
 
-    name: str
     rates: GpuRates
-    needed: int
-    spare: int
-    load: float
-    load_less: float
-
-    @property
-    def most(self) -> int:
-        """All of them."""
-        return self.needed + self.spare
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,14 @@ def _gpus(
     needed = _least(busy)
     spare = _spare(needed, goal, assumed)
     most = needed + spare
-    return GpuPlan(name, rates, needed, spare, busy / most, busy / max(1, most - 1))
+    return GpuPlan(
+        name=name,
+        rates=rates,
+        needed=needed,
+        spare=spare,
+        load=busy / most,
+        load_less=busy / max(1, most - 1),
+    )
 
 
 def _least(busy: float) -> int:
