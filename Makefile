@@ -34,12 +34,14 @@ settings: setup ## docs/settings.md, from the settings classes
 	$(BIN)/histgen config docs >docs/settings.md
 
 UNITS := tests/unit tests/contract
+INTEGRATION := tests/integration
 
-test: setup lint ## set up, lint, run every test, units beside stacks (their output, out/units.log, comes last)
-	@mkdir -p out; trap 'kill $$(jobs -p) 2>/dev/null' EXIT; trap 'exit 130' INT; \
-	$(BIN)/pytest --durations=15 $(UNITS) >out/units.log 2>&1 & units=$$!; failed=0; \
-	$(BIN)/pytest --durations=15 $(UNITS:%=--ignore=%) || failed=$$?; \
-	wait $$units || failed=$$?; cat out/units.log; exit $$failed
+test: setup lint ## set up, lint, run every test: units, integration and the rest side by side (out/*.log)
+	@mkdir -p out; trap 'kill $$(jobs -p) 2>/dev/null' EXIT; trap 'exit 130' INT; failed=0; \
+	$(BIN)/pytest --durations=15 $(UNITS) >out/units.log 2>&1 & units=$$!; \
+	$(BIN)/pytest --durations=15 $(INTEGRATION) >out/integration.log 2>&1 & integration=$$!; \
+	$(BIN)/pytest --durations=15 $(addprefix --ignore=,$(UNITS) $(INTEGRATION)) || failed=$$?; \
+	for side in units integration; do wait $${!side} || failed=$$?; cat out/$$side.log; done; exit $$failed
 
 chart: ## write what the chart knows of the table of services (helm/histgen/files/services.json)
 	$(BIN)/python deploy/chart_services.py
