@@ -1,10 +1,10 @@
 """The simulation beside a real stack: arrivals, waits, drafts (`make bench-capacity`).
 
-Slides arrive at random times, at about 70 % of what the tiler can do. Runs before and after, of other slides
-at the same pace, say how long jobs take beside each other on this machine. The simulation gets the slides of
-the run in the middle at the same times, and service times drawn at random from those two; what it says of
-throughput and waiting is compared with what happened. Once more it gets the service times of the run itself:
-that leaves out the machine's changes of pace, and checks the queues alone.
+Slides arrive at random times, at about 70 % of what the tiler can do, in blocks. Every other block is for
+calibration: it says how long jobs take beside each other on this machine at that time. For each block between
+two of those, the simulation gets the slides of the block at the same times, and service times drawn at random
+from the two; what it says of throughput and waiting is compared with what happened. Once more it gets the
+service times of the block itself: that leaves out the machine's changes of pace, and checks the queues alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +33,18 @@ from histgen_lib.events import Event, SlideScanned
 
 SIDES_PX = (640, 1024, 1536, 2048)
 SEED, PARTITIONS = 4711, 12
-WARM_UP, CALIBRATION, ARRIVALS = 4, 45, 110
+WARM_UP, CALIBRATION, BLOCKS, ARRIVALS = 4, 24, 4, 48
+"""Slides before anything is measured, of a block for calibration; blocks to compare, slides of each."""
 LOAD, FIRST_S = 0.7, 1.0
 """How busy the tiler is to be; the seconds between arrivals before anything is known."""
-WITHIN = 0.15
+DRAWS, WITHIN = 20, 0.15
+"""How often service times are drawn; how far from the real run the simulation may be."""
 SERVICES = ("tiler", "reporter")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A run: when slides were announced, and what each service took, in seconds since the first arrival."""
+    """A block: when slides were announced, and what each service took, in seconds since the first arrival."""
 
     kinds: Sequence[int]
     arrivals: NDArray[np.float64]
@@ -85,9 +88,9 @@ class Line:
         self._stream.start(*SERVICES)
 
     def run(self, gaps_s: NDArray[np.float64], chance: np.random.Generator) -> Seen:
-        """Announce a slide after each gap; return once all are drafted."""
+        """Announce a slide after each gap, of each size equally often; return once all are drafted."""
         self._runs += 1
-        kinds = [int(kind) for kind in chance.integers(0, len(self._events), len(gaps_s))]
+        kinds = [int(kind) for kind in chance.permutation(len(gaps_s)) % len(self._events)]
         names = [f"run{self._runs}-{number:04d}" for number in range(len(kinds))]
         came = []
         with closing(open_publisher(self._stream.place.bus)) as publisher:
@@ -129,8 +132,23 @@ def named(event: Event, name: str) -> Event:
     return Event.first(data, source=event.source, now=event.time, identity=name)
 
 
+def blocks(line: Line, chance: np.random.Generator) -> tuple[Sequence[Seen], Sequence[Seen]]:
+    """Return the blocks for calibration and, between each two of them, the block to compare."""
+
+    def of(count: int, like: Seen) -> Seen:
+        return line.run(chance.exponential(like.seconds("tiler").mean() / LOAD, count), chance)
+
+    line.run(np.full(WARM_UP, FIRST_S), chance)
+    calibrations = [of(CALIBRATION, line.run(chance.exponential(FIRST_S, CALIBRATION // 2), chance))]
+    compared = []
+    for _ in range(BLOCKS):
+        compared.append(of(ARRIVALS, calibrations[-1]))
+        calibrations.append(of(CALIBRATION, calibrations[-1]))
+    return calibrations, compared
+
+
 def simulated(seen: Seen, seconds: Mapping[str, NDArray[np.float64]], looks: Mapping[str, float]) -> Seen:
-    """Return the run as the simulation has it."""
+    """Return the block as the simulation has it."""
     where = np.array([partition_of(f"slide-{n}", PARTITIONS) for n in range(len(seen.kinds))])
     works = {
         name: Work(seconds[name], where, PARTITIONS, Pods(1), Patience(look_s=looks[name]))
@@ -145,31 +163,40 @@ def simulated(seen: Seen, seconds: Mapping[str, NDArray[np.float64]], looks: Map
     )
 
 
+def simulated_with_its_own(seen: Seen) -> Seen:
+    looks = {name: seen.look_s(name) for name in SERVICES}
+    return simulated(seen, {name: seen.seconds(name) for name in SERVICES}, looks)
+
+
+def simulated_from(around: Sequence[Seen], seen: Seen, chance: np.random.Generator) -> Seen:
+    looks = {name: float(np.mean([block.look_s(name) for block in around])) for name in SERVICES}
+    return simulated(seen, {name: drawn(seen, around, name, chance) for name in SERVICES}, looks)
+
+
 def drawn(
-    seen: Seen, calibrations: Sequence[Seen], service: str, chance: np.random.Generator
+    seen: Seen, around: Sequence[Seen], service: str, chance: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draw service times of slides of the same size from the other runs."""
+    """Draw service times of slides of the same size from the blocks for calibration around this one."""
     known: dict[int, list[float]] = {kind: [] for kind in range(len(SIDES_PX))}
-    for run in calibrations:
-        for kind, seconds in zip(run.kinds, run.seconds(service), strict=True):
+    for block in around:
+        for kind, seconds in zip(block.kinds, block.seconds(service), strict=True):
             known[kind].append(float(seconds))
     return np.array([chance.choice(known[kind]) for kind in seen.kinds])
 
 
-def figures(seen: Seen) -> dict[str, float]:
-    drafts = seen.ended["reporter"] - seen.arrivals
+def figures(seen: Sequence[Seen]) -> dict[str, float]:
+    """Return throughput and waits over all these blocks."""
+    drafts = np.concatenate([block.ended["reporter"] - block.arrivals for block in seen])
+    took_s = sum(float(block.ended["reporter"].max()) for block in seen)
+    waits = {name: float(np.mean([block.waits(name) for block in seen])) for name in SERVICES}
     return {
-        "slides/h": 3600 * len(drafts) / float(seen.ended["reporter"].max()),
-        "wait for the tiler, s": float(seen.waits("tiler").mean()),
-        "wait for the reporter, s": float(seen.waits("reporter").mean()),
-        "both waits, s": float(seen.waits("tiler").mean() + seen.waits("reporter").mean()),
+        "slides/h": 3600 * len(drafts) / took_s,
+        "wait for the tiler, s": waits["tiler"],
+        "wait for the reporter, s": waits["reporter"],
+        "both waits, s": sum(waits.values()),
         "scan to draft, mean, s": float(drafts.mean()),
         "scan to draft, p95, s": float(np.percentile(drafts, 95)),
     }
-
-
-def averaged(runs: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
 
 
 @pytest.mark.timeout(3600)
@@ -183,33 +210,25 @@ def test_the_simulation_says_what_a_real_stack_does(broker, model_dir, tmp_path,
     if broker == "kafka":
         at = replace(at, bus=BusSettings(request.getfixturevalue("kafka").url, PARTITIONS))
     chance = np.random.default_rng(SEED)
-    line = Line(at, tmp_path / "stream", model_dir, slides)
-    try:
-        line.run(np.full(WARM_UP, FIRST_S), chance)
-        rough = line.run(chance.exponential(FIRST_S, CALIBRATION // 4), chance)
-        gap_s = float(rough.seconds("tiler").mean()) / LOAD
-        before = line.run(chance.exponential(gap_s, CALIBRATION), chance)
-        gap_s = float(before.seconds("tiler").mean()) / LOAD
-        seen = line.run(chance.exponential(gap_s, ARRIVALS), chance)
-        after = line.run(chance.exponential(gap_s, CALIBRATION), chance)
-    finally:
-        line.close()
-    around = (before, after)
-    looks = {name: float(np.mean([run.look_s(name) for run in around])) for name in SERVICES}
-    from_others = averaged(
+    with closing(Line(at, tmp_path / "stream", model_dir, slides)) as line:
+        calibrations, compared = blocks(line, chance)
+    around = list(pairwise(calibrations))
+    real = figures(compared)
+    from_others = figures(
         [
-            figures(simulated(seen, {s: drawn(seen, around, s, chance) for s in SERVICES}, looks))
-            for _ in range(20)
+            simulated_from(two, seen, chance)
+            for seen, two in zip(compared, around, strict=True)
+            for _ in range(DRAWS)
         ]
     )
-    own = {name: seen.look_s(name) for name in SERVICES}
-    from_itself = figures(simulated(seen, {s: seen.seconds(s) for s in SERVICES}, own))
-    real = figures(seen)
-    load = seen.seconds("tiler").sum() / seen.ended["tiler"].max()
-    print(f"\n{broker}: {ARRIVALS} slides, tiler busy {100 * load:.0f} %")
+    from_itself = figures([simulated_with_its_own(seen) for seen in compared])
+    busy_s = sum(float(seen.seconds("tiler").sum()) for seen in compared)
+    load = busy_s / sum(float(seen.ended["tiler"].max()) for seen in compared)
+    print(f"\n{broker}: {BLOCKS} blocks of {ARRIVALS} slides, tiler busy {100 * load:.0f} %")
     for service in SERVICES:
-        means = [run.seconds(service).mean() for run in (before, seen, after)]
-        print(f"  a {service}'s job: {means[0]:.3f} s before, {means[1]:.3f} s in it, {means[2]:.3f} s after")
+        for what, those in (("for calibration", calibrations), ("compared", compared)):
+            means = ", ".join(f"{seen.seconds(service).mean():.3f}" for seen in those)
+            print(f"  a {service}'s job in the blocks {what}: {means} s")
     print(f"  {'':26}{'real':>10}{'simulated':>12}{'':>8}{'own times':>12}")
     for name, value in real.items():
         one, other = from_others[name], from_itself[name]
