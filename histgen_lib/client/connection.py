@@ -17,6 +17,7 @@ from histgen_lib.catalogue.index import Index, open_index, store_name
 from histgen_lib.client.api import CA_FILE, get_json, post_json
 from histgen_lib.client.home import StackHome, default_home
 from histgen_lib.errors import FatalError, TransientError
+from histgen_lib.runtime.web.guard import is_loopback
 from histgen_lib.secret import read_secret
 from histgen_lib.storage import ObjectStore, StorageSettings, open_store
 
@@ -196,15 +197,15 @@ def _token_file(gateway: str | None, home: StackHome | None, environment: Mappin
     """Return where the token for a gateway lies. A home's own token never leaves this machine."""
     if path := environment.get("HISTGEN_TOKEN_FILE"):
         return Path(path)
-    if gateway is None or not _is_loopback(gateway):
+    if gateway is None or not _on_this_machine(gateway):
         return None
     token = (home or StackHome(default_home(environment))).token_path
     return token if token.exists() else None
 
 
-def _is_loopback(url: str) -> bool:
+def _on_this_machine(url: str) -> bool:
     try:
-        return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
+        return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
         return False
 

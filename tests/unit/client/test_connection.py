@@ -159,7 +159,9 @@ def test_the_token_of_a_local_stack_is_sent_to_no_other_machine(tmp_path, gatewa
     assert connect(Target(gateway=gateway, home=tmp_path), environment).token() is None
 
 
-@pytest.mark.parametrize("gateway", ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/"])
+@pytest.mark.parametrize(
+    "gateway", ["http://127.0.0.1:8080", "http://127.1.2.3", "http://localhost", "http://[::1]:80/"]
+)
 def test_a_loopback_gateway_without_a_stack_gets_the_accounts_token(tmp_path, gateway):
     token = own_secret(StackHome(tmp_path).token_path)
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
