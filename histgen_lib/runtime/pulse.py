@@ -66,8 +66,9 @@ class Backoff:
 
 
 def in_background(call: Callable[[], T]) -> Future[T]:
-    """Run `call` in a thread of its own, which does not keep the process from exiting."""
+    """Run `call` in a thread of its own, which does not keep the process from exiting; nothing cancels it."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:

@@ -97,6 +97,9 @@ class Guard:
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> tuple[InvalidInputError, int] | None:
         if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > HEAD_BYTES:
             return _TOO_LARGE, 431
+        names = {name for name, _ in headers}
+        if {b"content-length", b"transfer-encoding"} <= names:  # RFC 9112, 6.1: a proxy may see another body
+            return _TWO_LENGTHS, 400
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         return None if len(hosts) == 1 and self.knows(hosts[0]) else (_UNKNOWN_HOST, 403)
 
@@ -126,6 +129,11 @@ def _is_address(name: str) -> bool:
     return True
 
 
+_TWO_LENGTHS = InvalidInputError(
+    "request-unreadable",
+    "The request states the length of its body in two ways.",
+    hint="Send either Content-Length or Transfer-Encoding.",
+)
 _UNKNOWN_HOST = InvalidInputError(
     "request-host",
     "The request's Host header is not a name of this service.",

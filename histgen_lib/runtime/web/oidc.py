@@ -2,51 +2,58 @@
 
 Only the issuer's keys decide. They are fetched in the background: at the first token, every five minutes
 while tokens come, and when a token names a key that is not known, but never sooner than ten seconds after the
-last try, whatever anybody sends.
+last try, whatever anybody sends. Whoever sends a token with an unknown key waits for them, if the last try
+succeeded and few others are waiting: nobody can fill the server with requests that wait for an issuer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
 from histgen_lib.runtime.pulse import in_background
 from histgen_lib.runtime.web.address import IssuerSettings
+from histgen_lib.runtime.web.authorities import trusting
 from histgen_lib.runtime.web.callers import Caller, caller
 from histgen_lib.runtime.web.guard import is_loopback
 from histgen_lib.telemetry import get_logger
 
-if TYPE_CHECKING:
-    from jwt import PyJWK
-
-ALGORITHMS = (
-    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
-    *("ES256", "ES384", "ES512", "EdDSA"),
-)
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ALGORITHMS = (*_RSA, "ES256", "ES384", "ES512", "EdDSA")
 """Signatures with a public key. Never HS…, whose key anybody could take from what the issuer publishes."""
 
 FRESH_S, STALE_S, PAUSE_S = 300.0, 3600.0, 10.0
 """After which age keys are fetched again, and are no longer used; the shortest time between two tries."""
 LEEWAY_S = 30.0
 """How far our clock may be from the issuer's."""
+MOST_WAITING = 32
+"""Requests that may wait for keys at a time."""
 _FETCH_S = 5.0
 _DISCOVERY = "/.well-known/openid-configuration"
 
 _log = get_logger()
 
 
+@dataclass(frozen=True)
+class _Key:
+    """A key of the issuer, and the algorithms that it may have signed with."""
+
+    key: Any
+    algorithms: tuple[str, ...]
+
+
 class Issuer:
     """Knows the tokens of an issuer. For one thread, the server's; it is never blocked.
 
     `clock`: monotonic seconds. Raises FatalError: "oidc-missing" where PyJWT is not installed,
-    "oidc-authorities".
+    "authorities-unusable".
     """
 
     def __init__(self, settings: IssuerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,11 +65,12 @@ class Issuer:
         if not jwt.algorithms.has_crypto:
             raise _missing()
         self._jwt, self._settings, self._clock = jwt, settings, clock
-        self._trust = _authorities(settings.ca_file)
-        self._keys: dict[str, PyJWK] = {}
+        self._trust = trusting(settings.ca_file)
+        self._keys: dict[str, _Key] = {}
         self._fetched_at = self._tried_at = -math.inf
-        self._away = False
+        self._away, self._waiting = False, 0
         self._fetching: asyncio.Task[None] | None = None
+        self._look: Future[dict[str, _Key]] | None = None
 
     async def owner(self, token: str) -> Caller | None:
         """See Keys. Raises InvalidInputError: "token-wrong", "token-expired"; TransientError("oidc-away")."""
@@ -72,8 +80,8 @@ class Issuer:
         try:
             claims: dict[str, Any] = self._jwt.decode(
                 token,
-                key,
-                algorithms=list(ALGORITHMS),
+                key.key,
+                algorithms=list(key.algorithms),
                 audience=self._settings.audience,
                 issuer=self._settings.url,
                 leeway=LEEWAY_S,
@@ -100,7 +108,7 @@ class Issuer:
             raise _wrong()
         return key_id
 
-    async def _key(self, key_id: str) -> PyJWK:
+    async def _key(self, key_id: str) -> _Key:
         now = self._clock()
         if now - self._fetched_at >= STALE_S:
             self._keys = {}
@@ -109,40 +117,61 @@ class Issuer:
                 self._fetch()
             return self._keys[key_id]
         if task := self._fetch():
-            await asyncio.shield(task)
+            await self._fetched(task)
         if key_id in self._keys:
             return self._keys[key_id]
         raise _away() if self._away else _wrong()
 
+    async def _fetched(self, task: asyncio.Task[None]) -> None:
+        """Wait for the keys. Raises TransientError("oidc-away") if too many do, or the last try failed."""
+        if self._away or self._waiting >= MOST_WAITING:
+            raise _away()
+        self._waiting += 1
+        try:
+            await asyncio.shield(task)
+        finally:
+            self._waiting -= 1
+
     def _fetch(self) -> asyncio.Task[None] | None:
         """Fetch the keys, unless that was tried a moment ago; return what to wait for, if anything."""
         running = self._fetching and not self._fetching.done()
-        if not running and self._clock() - self._tried_at >= PAUSE_S:
+        looking = self._look and not self._look.done()  # also one whose answer came too late
+        if not running and not looking and self._clock() - self._tried_at >= PAUSE_S:
             self._tried_at = self._clock()
             self._fetching, running = asyncio.create_task(self._renew()), True
         return self._fetching if running else None
 
     async def _renew(self) -> None:
         try:
+            self._look = in_background(self._published)
             async with asyncio.timeout(2 * _FETCH_S):  # also if the issuer sends a byte now and then
-                self._keys = await asyncio.wrap_future(in_background(self._published))
+                self._keys = await asyncio.wrap_future(self._look)
             self._fetched_at, self._away = self._clock(), False
         except Exception as error:
             if not self._away:
                 _log.warning("The issuer's keys cannot be fetched.", exc_info=error, url=self._settings.url)
             self._away = True
 
-    def _published(self) -> dict[str, PyJWK]:
+    def _published(self) -> dict[str, _Key]:
         """Ask the issuer where its keys are, and fetch them. Raises OSError and others."""
         issuer = self._settings.url
         found = self._get(issuer.rstrip("/") + _DISCOVERY).fetch_data()
         if found["issuer"] != issuer:
             raise ValueError("the issuer calls itself otherwise")
-        keys = self._get(str(found["jwks_uri"])).get_signing_keys()
-        return {str(key.key_id): key for key in keys if key.key_type != "oct"}  # that one is no secret
+        told = self._get(str(found["jwks_uri"])).fetch_data()
+        bound = [one.get("kid") for one in told["keys"] if isinstance(one, dict) and one.get("alg")]
+        keys = self._jwt.PyJWKSet.from_dict(told).keys
+        return {
+            str(key.key_id): _Key(
+                key.key,
+                _RSA if key.key_type == "RSA" and key.key_id not in bound else (key.algorithm_name,),
+            )
+            for key in keys
+            if key.key_id and key.public_key_use in ("sig", None) and key.key_type != "oct"  # no secret
+        }
 
     def _get(self, url: str) -> Any:
-        """Return PyJWT's client, which follows no redirections, for one address of the issuer."""
+        """Return PyJWT's client for one address of the issuer; from 2.14 on it follows no redirections."""
         if not is_trusted(url):
             raise ValueError("the address is not https")
         return self._jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_S, ssl_context=self._trust)
@@ -172,17 +201,6 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return found
-
-
-def _authorities(path: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=path)
-    except OSError as error:
-        raise FatalError(
-            "oidc-authorities",
-            f"The authorities in {path} cannot be used: {error.strerror or type(error).__name__}.",
-            hint="HISTGEN_CA_FILE names a PEM file with the certificates of those who signed the issuer's.",
-        ) from error
 
 
 def _missing() -> FatalError:

@@ -129,6 +129,7 @@ def serving(
         door.counted(Guard(door, host, limits.names)),
         http=handshake_class(protocol, table, certificate) if certificate else protocol,
         ws="none",
+        proxy_headers=False,  # anybody can write them: a caller is who the kernel or a token says
         backlog=limits.at_a_time,
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=IDLE_S,

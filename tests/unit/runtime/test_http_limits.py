@@ -16,6 +16,7 @@ import pytest
 from service_access import locked
 from slow_peers import GET, ask, connect, heard, status_of
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from waiting import until
@@ -152,6 +153,7 @@ def test_a_client_that_never_reads_is_cut_off(log):
         (HEAD + b"Host: localhost\r\n\r\n", 400),
         (POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n", 400),
         (POST + b"content-length: -1\r\n\r\n", 400),
+        (POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + GET, 400),
         (GET.replace(b"GET", b"BREW"), 405),
         (HEAD + b"connection: upgrade\r\nupgrade: websocket\r\n\r\n", 200),
     ],
@@ -167,6 +169,28 @@ def test_a_body_that_nobody_reads_is_not_received():
     with worker(**PATIENT) as url:
         answer = ask(url, POST + b"transfer-encoding: chunked\r\n\r\n" + b"11170\r\n" + b"x" * 70_000)
     assert status_of(answer) in (405, 0)
+
+
+def test_a_body_whose_length_is_stated_twice_ends_the_connection():
+    """To a proxy that believes the other length, what follows is the body of the first request."""
+    with worker(**PATIENT) as url:
+        twice = POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+        assert ask(url, twice + GET).count(b"HTTP/1.1") == 1
+
+
+def test_nobody_says_where_a_request_comes_from_but_the_connection():
+    """Otherwise a caller would have as many addresses as it likes, and a wrong one in the audit log."""
+    seen: list[str] = []
+
+    async def page(request: Request) -> Response:
+        seen.append(request.client.host if request.client else "")
+        return Response()
+
+    app = Starlette(routes=[Route("/healthz", page)])
+    with serving(locked(app), "127.0.0.1", 0) as url:
+        for name in ("x-forwarded-for", "forwarded", "x-real-ip"):
+            httpx.get(f"{url}/healthz", headers={name: "203.0.113.7", "x-forwarded-proto": "https"})
+    assert seen == ["127.0.0.1"] * 3
 
 
 def test_pipelined_requests_are_answered_in_order():

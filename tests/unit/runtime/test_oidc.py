@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,12 +17,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from real_issuer import AUDIENCE, EC, RSA, RSA_NEXT, RealIssuer, published
 from service_access import TOKEN
+from waiting import until
 
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.runtime.web import oidc
 from histgen_lib.runtime.web.address import IssuerSettings
 from histgen_lib.runtime.web.callers import Callers, OwnToken
-from histgen_lib.runtime.web.oidc import PAUSE_S, STALE_S, Issuer, is_trusted
+from histgen_lib.runtime.web.oidc import MOST_WAITING, PAUSE_S, STALE_S, Issuer, is_trusted
 
 
 @pytest.fixture
@@ -38,12 +40,12 @@ class Lab:
         self.now = 0.0
         told = replace(IssuerSettings(real.url, AUDIENCE), **settings)
         self.callers = Callers([OwnToken(TOKEN), Issuer(told, clock=lambda: self.now)])
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
 
     def ask(self, token: str) -> str:
         """Return name and scopes of a token's owner, or the code of the refusal."""
         try:
-            found = self._loop.run_until_complete(self.callers.find([f"Bearer {token}".encode()]))
+            found = self._runner.run(self.callers.find([f"Bearer {token}".encode()]))
         except HistgenError as error:
             return "token repeated" if token[:20] in str(error) else error.code
         return " ".join([found.name, *sorted(found.rights)])
@@ -55,10 +57,25 @@ class Lab:
             asked = (self.callers.find([f"Bearer {token}".encode()]) for token in tokens)
             return await asyncio.gather(*asked, return_exceptions=True)
 
-        return [getattr(found, "name", "") or found.code for found in self._loop.run_until_complete(asking())]
+        return [getattr(found, "name", "") or found.code for found in self._runner.run(asking())]
+
+    def at_first(self, token: str) -> str:
+        """Return the code of a refusal that comes before anything is waited for, else "waits"."""
+
+        async def step() -> str:
+            asking = self.callers.find([f"Bearer {token}".encode()])
+            try:
+                asking.send(None)
+            except HistgenError as error:
+                return error.code
+            finally:
+                asking.close()
+            return "waits"
+
+        return self._runner.run(step())
 
     def close(self) -> None:
-        self._loop.close()
+        self._runner.close()
 
 
 @pytest.fixture
@@ -170,7 +187,7 @@ def test_a_new_key_is_fetched_when_a_token_names_it_and_the_old_one_is_good_as_l
 
 
 def test_bad_tokens_have_the_keys_fetched_once_in_ten_seconds_however_many_come(real, lab):
-    bad = [real.token(f"kid-{number}", key=RSA_NEXT) for number in range(50)]
+    bad = [real.token(f"kid-{number}", key=RSA_NEXT) for number in range(MOST_WAITING)]
     assert set(lab.at_once(bad)) == {"token-wrong"}
     assert [lab.ask(token) for token in bad[:5]] == ["token-wrong"] * 5
     assert real.fetched == 1
@@ -191,12 +208,66 @@ def test_an_issuer_that_is_away_is_not_the_callers_fault_and_known_keys_go_on_fo
     assert lab.ask(TOKEN) == " operate read submit"
     real.away = False
     lab.now += PAUSE_S
-    assert lab.ask(real.token()) == "oidc:scanner submit"
+    until(lambda: lab.ask(real.token()) == "oidc:scanner submit", 60, "its keys are fetched")
     real.away = True
     lab.now += STALE_S - 1
     assert [lab.ask(real.token()) for _ in range(3)] == ["oidc:scanner submit"] * 3
     lab.now += 1
     assert lab.ask(real.token()) == "oidc-away"
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """Return what an issuer waits for before it answers; it does at the latest when the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_few_wait_for_an_issuer_that_does_not_answer_and_after_that_nobody(real, lab, held, monkeypatch):
+    monkeypatch.setattr(oidc, "_FETCH_S", 0.2)
+    plain = real.answer
+    real.answer = lambda path: (held.wait(), plain(path))[1]
+    tokens = [real.token(f"kid-{number}", key=RSA_NEXT) for number in range(MOST_WAITING + 5)]
+    assert lab.at_once(tokens) == ["oidc-away"] * len(tokens)
+    lab.now += PAUSE_S
+    assert [lab.at_first(token) for token in tokens] == ["oidc-away"] * len(tokens)
+
+
+def test_of_many_that_wait_at_a_time_those_beyond_the_limit_are_told_to_come_again(real, lab):
+    bad = [real.token(f"kid-{number}", key=RSA_NEXT) for number in range(MOST_WAITING + 5)]
+    assert lab.at_once(bad) == ["token-wrong"] * MOST_WAITING + ["oidc-away"] * 5
+
+
+def test_an_answer_that_comes_too_late_is_no_fault_and_nobody_asks_again_before(real, lab, held, monkeypatch):
+    faults: list[object] = []
+    looks: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", faults.append)
+    monkeypatch.setattr(oidc, "_FETCH_S", 0.05)
+    monkeypatch.setattr(oidc.Issuer, "_published", lambda self: (looks.append(self), held.wait(), {})[2])
+    assert lab.ask(real.token()) == "oidc-away"
+    lab.now += PAUSE_S
+    assert (lab.at_first(real.token()), len(looks)) == ("oidc-away", 1)
+    held.set()
+    until(lambda: lab.ask(real.token()) == "token-wrong", 60, "keys are fetched again")
+    assert (faults, len(looks)) == ([], 2)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS384"])
+def test_a_key_that_states_no_algorithm_is_good_for_all_of_its_kind(real, lab, algorithm):
+    plain = real.answer
+
+    def without(path: str) -> dict[str, Any]:
+        told = plain(path)
+        return told | {"keys": [one | {"alg": None} for one in told.get("keys", [])]}
+
+    real.answer = without
+    assert lab.ask(real.token(algorithm=algorithm)) == "oidc:scanner submit"
+    assert lab.ask(real.token("ec-1")) == "oidc:scanner submit"
+
+
+def test_a_key_that_states_its_algorithm_is_good_for_no_other(real, lab):
+    assert lab.ask(real.token(algorithm="RS512")) == "token-wrong"
 
 
 def test_an_issuer_that_calls_itself_otherwise_is_not_believed(real, lab):
@@ -243,4 +314,4 @@ def test_without_pyjwt_an_issuer_is_refused_with_what_to_install(monkeypatch):
 def test_authorities_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(FatalError) as caught:
         oidc.Issuer(IssuerSettings("https://a.example", AUDIENCE, ca_file=tmp_path / "none.pem"))
-    assert caught.value.code == "oidc-authorities"
+    assert caught.value.code == "authorities-unusable"
