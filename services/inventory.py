@@ -25,6 +25,7 @@ from services.settings import (
     shown_value,
     variable,
 )
+from services.wiring import bus_settings, http_address, slide_roots
 
 DEFAULT = "default"
 
@@ -73,7 +74,9 @@ def settings_here(cls: type[ServiceSettings]) -> tuple[list[Setting], list[str]]
 def _faults_together(cls: type[ServiceSettings]) -> list[str]:
     """Return what is wrong with settings that are right each by itself."""
     try:
-        cls.load()
+        settings = cls.load()
+        for made_of in (http_address, bus_settings, slide_roots):
+            made_of(settings)
     except FatalError as error:
         return [error.message]
     return []

@@ -44,6 +44,8 @@ _SHOWN_KAFKA = frozenset(
     }
 )  # fmt: skip
 """Kafka settings whose text is not secret; any other text is masked."""
+_SECRET = re.compile("password|secret|token|key")
+"""In the names of those that are secret even as a number."""
 
 
 def _matches(pattern: str, complaint: str) -> AfterValidator:
@@ -359,12 +361,18 @@ def shown_value(name: str, value: Any) -> Any:
 
 
 def _shown_kafka(name: str, value: str | int | bool) -> str | int | bool:
-    return MASK if isinstance(value, str) and name not in _SHOWN_KAFKA else value
+    secret = isinstance(value, str) or (not isinstance(value, bool) and _SECRET.search(name))
+    return MASK if secret and name not in _SHOWN_KAFKA else value
 
 
 def _without_login(value: Any) -> Any:
     """Mask the login in a URL."""
-    if not isinstance(value, str) or "://" not in value or "@" not in urlsplit(value).netloc:
+    if not isinstance(value, str) or "://" not in value or "@" not in value:
         return value
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return MASK
+    if "@" not in parts.netloc:
+        return value
     return parts._replace(netloc=f"{MASK}@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from histgen_lib.cli.output import JsonFlag, emit_json, err, out
+from histgen_lib.cli.output import Failure, JsonFlag, emit_json, err, out, say_error
 from histgen_lib.cli.stream.options import Home
-from histgen_lib.errors import FatalError, InvalidInputError
+from histgen_lib.errors import FatalError, HistgenError, InvalidInputError
 from services.table import SERVICES, service_named
 
 app = typer.Typer(help="Look at the settings of the services.", no_args_is_help=True)
@@ -159,7 +159,7 @@ def _show_one_running(url: str, home: Path | None, service: str | None, *, as_js
 
 
 def _show_running(home: Path | None, service: str | None, *, as_json: bool) -> None:
-    """Print what is in force in each service of the stack in `home`."""
+    """Print what is in force in each service of the stack in `home`; say last which do not tell."""
     from histgen_lib.client.api import running_services, settings_of
     from histgen_lib.client.connection import not_running
     from histgen_lib.client.home import StackHome, default_home
@@ -168,12 +168,24 @@ def _show_running(home: Path | None, service: str | None, *, as_json: bool) -> N
     asked = [one for one in running_services(stack.run_dir) if service in (None, one.name)]
     if not asked:
         raise not_running(stack)
-    found = [(one, settings_of(one)) for one in asked]
+    found, silent = [], []
+    for one in asked:
+        try:
+            found.append((one, settings_of(one)))
+        except (HistgenError, OSError) as error:
+            silent.append(Failure.of(error))
     if as_json:
-        emit_json({"services": [_running_json(one, settings) for one, settings in found]})
-        return
-    for one, settings in found:
-        _print_in_force(f"{one.name}, process {one.pid}, {one.url}", settings, one.name)
+        emit_json(
+            {"services": [_running_json(*told) for told in found]}
+            | ({"errors": [failure.to_dict() for failure in silent]} if silent else {})
+        )
+    else:
+        for one, settings in found:
+            _print_in_force(f"{one.name}, process {one.pid}, {one.url}", settings, one.name)
+    for failure in silent:
+        say_error(failure)
+    if silent:
+        raise typer.Exit(silent[0].exit_code)
 
 
 def _running_json(service: RunningService, settings: Mapping[str, Any]) -> dict[str, Any]:

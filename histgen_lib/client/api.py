@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from histgen_lib import sockets
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
+from histgen_lib.runtime.web.authorities import trusting
 from histgen_lib.secret import read_secret
 
 CA_FILE = "HISTGEN_CA_FILE"
@@ -109,7 +110,7 @@ def settings_in_force(url: str, token: str | None, *, ca_file: Path | None = Non
     Raises as `post_json`; FatalError("config-untold") if what listens there does not tell.
     """
     page = f"{url.rstrip('/')}/config"
-    status, answer = _asked("GET", page, None, token, timeout_s=_QUICK_S, ca_file=ca_file)
+    status, answer = _asked("GET", page, None, token, timeout_s=_QUICK_S, ca_file=ca_file, who="service")
     try:
         values = json.loads(answer)
         if status < 300:
@@ -138,13 +139,13 @@ def is_alive(url: str) -> bool:
     """Return whether a service on this machine is alive, by its /healthz.
 
     It is not if it answers 503, or nothing in time. Any other answer is a sign of life: it may have too many
-    connections, for example.
+    connections, for example. It is not its fault if HISTGEN_CA_FILE cannot be used.
     """
     try:
         return _get_status(f"{url}/healthz") != 503
     except (TimeoutError, ConnectionRefusedError):
         return False
-    except OSError:
+    except (OSError, FatalError):
         return True
 
 
@@ -160,7 +161,7 @@ def post_json(
     `ca_file`: PEM file of the authorities trusted for its certificate; the system's if None. Raises, with the
     gateway's own code, InvalidInputError if it refuses, TransientError if it cannot answer now, and
     FatalError if the token is wrong; TransientError("gateway-unreachable"); FatalError: "gateway-untrusted"
-    for its certificate, "gateway-answer" if the server is not a gateway.
+    for its certificate, "authorities-unusable", "gateway-answer" if the server is not a gateway.
     """
     content = json.dumps(body).encode()
     status, answer = _asked("POST", url, content, token, timeout_s=_SUBMIT_S, ca_file=ca_file)
@@ -193,16 +194,23 @@ def _error_class(status: int) -> type[HistgenError]:
     return TransientError if status >= 500 or status == 429 else InvalidInputError
 
 
-def _unreachable(url: str, why: str) -> TransientError:
+def _unreachable(url: str, why: str, who: str = "gateway") -> TransientError:
     return TransientError(
         "gateway-unreachable",
-        f"The gateway at {url} does not answer: {why}.",
+        f"The {who} at {url} does not answer: {why}.",
         hint="Check that it is running; histgen status shows the stack on this machine.",
     )
 
 
 def _asked(
-    method: str, url: str, body: bytes | None, token: str | None, *, timeout_s: float, ca_file: Path | None
+    method: str,
+    url: str,
+    body: bytes | None,
+    token: str | None,
+    *,
+    timeout_s: float,
+    ca_file: Path | None,
+    who: str = "gateway",
 ) -> tuple[int, bytes]:
     """Send one request as `_request` does; say what is wrong if there is no answer, as `post_json` does."""
     try:
@@ -214,13 +222,13 @@ def _asked(
             hint="Name its authority's certificates in HISTGEN_CA_FILE, and the gateway as its own does.",
         ) from error
     except OSError as error:
-        raise _unreachable(url, f"{error.strerror or error or type(error).__name__}") from error
+        raise _unreachable(url, f"{error.strerror or error or type(error).__name__}", who) from error
 
 
 def _request(
     method: str, url: str, body: bytes | None, token: str | None, *, timeout_s: float, ca_file: Path | None
 ) -> tuple[int, bytes]:
-    """Send one request; return status and body. Raises OSError."""
+    """Send one request; return status and body. Raises OSError, FatalError("authorities-unusable")."""
     try:
         connection = _connection(url, timeout_s, ca_file)
     except ValueError as error:
@@ -244,8 +252,8 @@ def _connection(url: str, timeout_s: float, ca_file: Path | None) -> http.client
     parts = urlsplit(url)
     if parts.scheme != "https":
         return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
-    trusted = ssl.create_default_context(cafile=ca_file)
-    return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=trusted)
+    context = trusting(ca_file)
+    return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=context)
 
 
 def _own_authorities() -> Path | None:

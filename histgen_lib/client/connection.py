@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
@@ -119,18 +120,29 @@ def remote_gateway(url: str, environment: Mapping[str, str]) -> RemoteGateway:
     return RemoteGateway(url, _token_file(url, None, environment), _ca_file(environment))
 
 
+_TOKEN = re.compile(r"[!-~]+")
+"""A header can carry nothing else; anything longer than a line is not a token."""
+
+
 def _read_token(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return read_secret(path)
+        token = read_secret(path)
     except OSError as error:
-        raise FatalError(
-            "token-unreadable",
-            f"The gateway's token cannot be read from {path}: {error.strerror or error}.",
-            hint="Run this from the account that started the stack; or copy the token to a file of this "
-            "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
-        ) from error
+        raise _unreadable(path, error.strerror or str(error)) from error
+    if not _TOKEN.fullmatch(token):
+        raise _unreadable(path, "it does not hold one token and nothing else")
+    return token
+
+
+def _unreadable(path: Path, why: str) -> FatalError:
+    return FatalError(
+        "token-unreadable",
+        f"The gateway's token cannot be read from {path}: {why}.",
+        hint="Run this from the account that started the stack; or copy the token to a file of this "
+        "account (mode 600), and name that file in HISTGEN_TOKEN_FILE.",
+    )
 
 
 def _ca_file(environment: Mapping[str, str]) -> Path | None:

@@ -12,7 +12,6 @@ from histgen_lib.bus import Publisher, open_backlog, open_publisher, open_subscr
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import store_name
 from histgen_lib.catalogue.pruning import read_retention
-from histgen_lib.errors import FatalError, InvalidInputError
 from histgen_lib.runtime.board import WebBoard
 from histgen_lib.runtime.loops import Loop, LoopContext, StoreProbe
 from histgen_lib.runtime.service import WebService
@@ -140,14 +139,5 @@ def _loops(
         index = SharedIndex(settings.index, store_name(storage_settings(settings)))
         intake.on_news = index.touch
         yield Indexing(context, index, store)
-    if days := _retention(settings):
+    if days := read_retention(settings.retention):
         yield Pruning(context, store, bus, days)
-
-
-def _retention(settings: GatewaySettings) -> dict[str, float]:
-    try:
-        return read_retention(settings.retention)
-    except InvalidInputError as error:
-        raise FatalError(
-            "settings-invalid", f"HISTGEN_RETENTION: {error.message}", hint=error.hint
-        ) from error

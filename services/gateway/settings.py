@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from histgen_lib.catalogue.pruning import read_retention
+from histgen_lib.errors import InvalidInputError
 from services.codes import OBJECT, OUTAGE, Codes
 from services.settings import EmptyIsNone, ServiceSettings
+
+
+def _retention(value: str) -> str:
+    try:
+        read_retention(value)
+    except InvalidInputError as error:
+        raise ValueError(f"cannot be read: {error.hint.removesuffix('.')}") from None
+    return value
 
 
 class GatewaySettings(ServiceSettings):
@@ -26,7 +36,7 @@ class GatewaySettings(ServiceSettings):
     index: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="file in which the gateway keeps where every slide stands; none if not set"
     )
-    retention: str = Field(
+    retention: Annotated[str, AfterValidator(_retention)] = Field(
         "",
         description='days after which what nobody needs is pruned: "90", or by kind, "seen=90,reports=365"; '
         "everything is kept if not set",

@@ -24,6 +24,8 @@ MOST_BYTES = 1 << 20
 _SHORTEST = 32
 """Characters of a token in that file: 128 random bits in hexadecimal."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{_SHORTEST},}}")
+"""What a bearer token may hold (RFC 6750, 2.1): other text could not be sent as it is."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_NAME = 128
 _WHERE = (
@@ -130,7 +132,7 @@ class Callers:
 
 
 def _digest_of(token: str) -> bytes:
-    return hashlib.sha256(token.encode("latin-1", errors="replace")).digest()
+    return hashlib.sha256(token.encode("latin-1")).digest()
 
 
 def _read_tokens(path: Path) -> list[tuple[bytes, Caller]]:
@@ -167,8 +169,8 @@ def _read_token(
         raise _UnfitError(f"the scopes of {name} are not a list of submit, read and operate")
     if (sha256 is None) == (token is None):
         raise _UnfitError(f"{name} has not exactly one of sha256 and token")
-    if token is not None and len(token) < _SHORTEST:
-        raise _UnfitError(f"the token of {name} has less than {_SHORTEST} characters")
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise _UnfitError(f"the token of {name} is not {_SHORTEST} or more letters, digits or -._~+/=")
     if sha256 is not None and not _DIGEST.fullmatch(sha256):
         raise _UnfitError(f"the sha256 of {name} has not 64 hexadecimal digits in lower case")
     digest = bytes.fromhex(sha256) if sha256 is not None else _digest_of(token or "")

@@ -122,6 +122,34 @@ def test_json_of_all_services_has_each_service_whole(histgen):
     assert document["tiler"]["in_flight"] == {"value": None, "from": "default"}
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("HTTP_OPEN", "everything"),
+        ("TLS_CERT", "/cert.pem"),
+        ("OIDC_ISSUER", "https://id.lab"),
+        ("ROOTS", "ftp://lab"),
+        ("RETENTION", "soon"),
+        ("KAFKA_FILE", "/none"),
+    ],
+)
+def test_what_a_service_would_not_start_with_is_wrong_here_too(histgen, monkeypatch, setting, value):
+    monkeypatch.setenv("HISTGEN_BUS", "kafka://lab:9092")
+    monkeypatch.setenv("HISTGEN_STORE", "s3://lab/histgen")
+    assert histgen("config", "show", "gateway")[0] == 0
+    monkeypatch.setenv(f"HISTGEN_{setting}", value)
+    code, out, err = histgen("config", "show", "gateway")
+
+    assert code == 78
+    assert setting.lower() in out
+    assert err.strip()
+
+
+def test_an_address_that_cannot_be_read_shows_no_login(histgen, monkeypatch):
+    monkeypatch.setenv("HISTGEN_TRACES", "http://[me:hush@collector")
+    assert "hush" not in "".join(map(str, histgen("config", "show")))
+
+
 FORCE = {"port": {"value": 8080, "from": "HISTGEN_PORT"}, "store": {"value": "s3://lab", "from": "lab.yaml"}}
 
 
@@ -175,6 +203,26 @@ def test_the_running_services_of_this_machine_are_asked(histgen, tmp_path):
         "services": [{"name": "tiler", "pid": os.getpid(), "url": url, "settings": FORCE}],
     }
     assert "error[stack-not-running]" in others[2]
+
+
+def test_a_service_that_does_not_tell_hides_nothing_of_the_others(histgen, tmp_path):
+    home = StackHome(tmp_path / "home")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with home.locked(), config_page(FORCE, "its-token") as url:
+        home.token_path.parent.mkdir(mode=0o700)
+        home.token_path.write_text("its-token")
+        home.token_path.chmod(0o600)
+        for name, at in (("reporter", nobody), ("tiler", url)):
+            record = {"name": name, "pid": os.getpid(), "url": at, "token_file": str(home.token_path)}
+            (home.run_dir / f"{name}-1.json").write_text(json.dumps(record))
+        code, out, err = histgen("config", "show", "--running")
+        document = json.loads(histgen("config", "show", "--running", "--json")[1])
+
+    assert (code, f"tiler, process {os.getpid()}, {url}" in out) == (75, True)
+    assert f"The service at {nobody}/config does not answer" in err
+    assert [one["name"] for one in document["services"]] == ["tiler"]
+    assert [one["code"] for one in document["errors"]] == ["gateway-unreachable"]
 
 
 def test_a_url_and_the_running_stack_are_not_asked_together(histgen):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from histgen_lib.client.api import post_json
 from histgen_lib.client.connection import Target, connect
 from histgen_lib.client.home import StackHome, StackRecord
-from histgen_lib.errors import HistgenError
+from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.secret import own_secret
 
 REMOTE = {"HISTGEN_STORE": "s3://lab/x", "HISTGEN_BUS": "kafka://k:9092", "HISTGEN_GATEWAY": "http://g:80"}
@@ -167,6 +168,26 @@ def test_a_loopback_gateway_without_a_stack_gets_the_accounts_token(tmp_path, ga
     environment = {"HISTGEN_HOME": str(tmp_path), "HISTGEN_STORE": "s3://lab"}
 
     assert connect(Target(gateway=gateway), environment).token() == token
+
+
+@pytest.mark.parametrize("text", ['{\n  "sre": {"token": "hush"}\n}\n', "two words", "hush\x07", "schlüssel"])
+def test_a_file_that_holds_something_else_than_a_token_is_refused_and_not_repeated(tmp_path, text):
+    file = tmp_path / "token"
+    file.touch(0o600)
+    file.write_text(text)
+    with pytest.raises(HistgenError) as caught:
+        connect(Target(), {**REMOTE, "HISTGEN_HOME": str(tmp_path), "HISTGEN_TOKEN_FILE": str(file)}).token()
+    assert (caught.value.code, "hush" in str(caught.value)) == ("token-unreadable", False)
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_authorities_that_cannot_be_used_are_not_the_gateways_fault(tmp_path, text):
+    file = tmp_path / "ca.pem"
+    if text:
+        file.write_text(text)
+    with pytest.raises(FatalError) as caught:
+        post_json("https://127.0.0.1:1/slides", {}, None, ca_file=file)
+    assert (caught.value.code, str(file) in caught.value.message) == ("authorities-unusable", True)
 
 
 def test_an_unreadable_token_is_reported_with_its_file(tmp_path):

@@ -212,6 +212,8 @@ def test_tokens_are_changed_without_a_restart_and_a_mistake_changes_nothing(file
     [
         {"a": {"token": "x" * 31, "scopes": ["read"]}},
         {"a": {"token": "x" * 32, "scopes": []}},
+        {"a": {"token": "ключ" * 8, "scopes": ["read"]}},
+        {"a": {"token": "x x" * 16, "scopes": ["read"]}},
         {"a": {"token": "x" * 32, "scopes": ["all"]}},
         {"a": {"token": "x" * 32, "scopes": "read"}},
         {"a": {"token": "x" * 32, "sha256": "0" * 64, "scopes": ["read"]}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -140,6 +141,20 @@ def test_secrets_show_nowhere(monkeypatch):
     assert settings.shown()["kafka"]["security_protocol"] == "SASL_SSL"
     assert settings.shown()["store_endpoint"] == "http://********@minio:9000/x"
     assert dict(bus_settings(settings).kafka)["sasl_plain_password"] == "s3cret"
+
+
+@pytest.mark.parametrize("name", ["sasl_plain_password", "ssl_password", "sasl_oauth_token"])
+def test_a_secret_that_is_a_number_is_one_too(monkeypatch, name):
+    monkeypatch.setenv(
+        "HISTGEN_KAFKA", json.dumps({name: 48151623, "retries": 7, "ssl_check_hostname": True})
+    )
+    settings = ServiceSettings.load()
+
+    assert "48151623" not in repr(settings) + str(settings.in_force())
+    assert (settings.shown()["kafka"]["retries"], settings.shown()["kafka"]["ssl_check_hostname"]) == (
+        7,
+        True,
+    )
 
 
 def test_kafkas_password_may_be_in_a_file(monkeypatch, tmp_path):
