@@ -170,51 +170,51 @@ def make_plan(
 def job_seconds(
     demand: Demand, rates: Rates, gpus: GpuPlan | None, count: int, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Draw the seconds of jobs in the busiest hour, when tilers share the GPUs with others."""
+    """Draw the seconds of jobs in the busiest hour, when all share the GPUs with others."""
     tiles = replace(demand, slides_per_day=count).tiles_of(seed)
     own, on_gpu = own_seconds(tiles, rates, gpus, seed)
-    return {TILER: own[TILER] + on_gpu * _crowding(demand, rates, gpus), REPORTER: own[REPORTER]}
+    crowded = _crowding(demand, rates, gpus) if gpus else 1.0
+    return {name: seconds + crowded * on_gpu.get(name, 0.0) for name, seconds in own.items()}
 
 
 def own_seconds(
     tiles: NDArray[np.float64], rates: Rates, gpus: GpuPlan | None, seed: int = 0
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Return the seconds of each service's jobs on their cores, and those of a tiler that feeds a free GPU.
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Return the seconds of each service's jobs on their cores, and those beside a free GPU, if it uses one.
 
     While a GPU encodes, the tiler reads on: both together take as long as the slower one.
     """
     chance = np.random.default_rng([seed, 4])
     tiler, reporter = rates.tiler, rates.reporter
-    report_s = np.full(len(tiles), reporter.report_s)
+    report_s, on_gpu = np.full(len(tiles), reporter.report_s), {}
     if gpus is None:
-        tiling_s, on_gpu = tiler.slide_s + tiles * (tiler.read_s + tiler.encode_s), np.zeros(len(tiles))
+        tiling_s = tiler.slide_s + tiles * (tiler.read_s + tiler.encode_s)
     else:
-        tiling_s, on_gpu = np.full(len(tiles), tiler.slide_s), tiles / tiles_per_tiler(rates, gpus)
+        tiling_s, on_gpu[TILER] = np.full(len(tiles), tiler.slide_s), tiles / tiles_per_tiler(rates, gpus)
     if gpus is None or gpus.rates.report_s is None:
         report_s = report_s + tiles * reporter.tile_s
     else:
-        report_s = report_s - reporter.model_s + gpus.rates.report_s
+        report_s = report_s - reporter.model_s
+        on_gpu[REPORTER] = np.full(len(tiles), gpus.rates.report_s)
     tiling_s = tiling_s * noise(chance, tiler.spread, len(tiles))
     return {TILER: tiling_s, REPORTER: report_s * noise(chance, reporter.spread, len(tiles))}, on_gpu
 
 
 def tiles_per_tiler(rates: Rates, gpus: GpuPlan) -> float:
-    """Return how many tiles a second one tiler can bring to the GPUs."""
-    return min(1 / max(rates.tiler.read_s, 1e-9), gpus.rates.tiles_per_second * gpus.needed)
+    """Return how many tiles a second one tiler gets encoded: it reads on one core, for one GPU at a time."""
+    return min(1 / max(rates.tiler.read_s, 1e-9), gpus.rates.tiles_per_second)
 
 
-def tile_rate(rates: GpuRates, tiles: float) -> float:
-    """Return the tiles a second of a GPU that also computes the slides' reports."""
-    tiles_s = tiles / rates.tiles_per_second
-    return rates.tiles_per_second * tiles_s / (tiles_s + (rates.report_s or 0.0))
+def gpu_share(name: str, rates: Rates, gpus: GpuPlan) -> float:
+    """Return how much of a free GPU a service's job takes up while it uses one."""
+    return tiles_per_tiler(rates, gpus) / gpus.rates.tiles_per_second if name == TILER else 1.0
 
 
-def _crowding(demand: Demand, rates: Rates, gpus: GpuPlan | None) -> float:
-    if gpus is None:
-        return 1.0
-    one = tiles_per_tiler(rates, gpus)
-    capacity = max(1.0, gpus.needed * tile_rate(gpus.rates, demand.tiles) / one)
-    return crowding(capacity, demand.peak_per_s * demand.tiles / one)
+def _crowding(demand: Demand, rates: Rates, gpus: GpuPlan) -> float:
+    """Return how many times as long as on free GPUs jobs take on those that they share."""
+    alone_s = demand.tiles / tiles_per_tiler(rates, gpus) + (gpus.rates.report_s or 0.0)
+    share = gpus.rates.slide_s(demand.tiles) / alone_s
+    return crowding(gpus.needed / share, demand.peak_per_s * alone_s)
 
 
 def _gpus(
@@ -222,7 +222,7 @@ def _gpus(
 ) -> GpuPlan | None:
     if rates is None:
         return None
-    busy = demand.peak_per_s * demand.tiles / tile_rate(rates, demand.tiles)
+    busy = demand.peak_per_s * rates.slide_s(demand.tiles)
     needed = _least(busy)
     spare = _spare(needed, goal, assumed)
     most = needed + spare

@@ -82,6 +82,10 @@ class GpuRates:
     report_s: float | None = None
     source: str = ""
 
+    def slide_s(self, tiles: float) -> float:
+        """Return for how long a slide of so many tiles takes up one of them, its report included."""
+        return tiles / self.tiles_per_second + (self.report_s or 0.0)
+
 
 @dataclass(frozen=True)
 class Rates:

@@ -36,6 +36,16 @@ def test_a_simulated_day_is_printed_too(histgen):
     assert "200: 200 drafts, 0 dead letters" in printed
 
 
+def test_a_simulated_day_costs_a_whole_day(histgen):
+    """Two services of one pod at least, also after the last slide."""
+    code, printed, _ = histgen("plan", "-n", 100, "--simulate", "--price", "core-hour=1", "--json")
+    plan = json.loads(printed)
+
+    assert code == 0
+    assert 48 <= plan["amounts_per_day"]["core-hour"] < 60
+    assert plan["costs_per_day"]["core-hour"] == plan["amounts_per_day"]["core-hour"]
+
+
 def test_a_stated_rate_is_printed_as_assumed(histgen):
     code, printed, _ = histgen("plan", "--gpu", "l4", "--tiles-per-second", 1500)
 

@@ -95,6 +95,39 @@ def test_a_plans_prediction_is_what_its_busiest_hour_is_in_the_simulation():
         assert result.draft_s(percent) == pytest.approx(plan.draft_s[percent], rel=0.1), percent
 
 
+@pytest.mark.parametrize("tiles_per_second", [100.0, 2_000.0, 20_000.0])
+def test_tilers_wait_for_one_gpu_each_and_read_on_one_core_each(tiles_per_second):
+    """A tiler holds on to one Triton: other GPUs do not make it faster."""
+    demand = Demand(20_000, 4_000)
+    plan = make_plan(demand, RATES.assuming("made-up", tiles_per_second, None), gpu="made-up")
+    tiles_per_s = demand.peak_per_s * demand.tiles
+    tiler = plan.services["tiler"]
+
+    assert tiler.job_s >= 4_000 / min(tiles_per_second, 1 / RATES.tiler.read_s)
+    assert tiler.needed >= tiles_per_s / tiles_per_second
+    assert plan.gpus.needed >= tiles_per_s / tiles_per_second
+
+
+@pytest.mark.parametrize("report_s", [4.0, 30.0])
+def test_reports_and_tiles_share_the_gpus_in_a_plan_as_in_its_simulation(report_s):
+    """All day is the busiest hour, and there are the pods and GPUs that the goal needs, without spares.
+
+    A plan does not count on it that few workers crowd the GPUs less than many would.
+    """
+    demand = Demand(30_000, 4_000, hours=PROFILES["flat"])
+    plan = make_plan(demand, RATES.assuming("made-up", 2_000.0, report_s), gpu="made-up")
+    pods = {name: replace(service, spare=0) for name, service in plan.services.items()}
+    bare = replace(plan, services=pods, gpus=replace(plan.gpus, spare=0))
+    result = simulate(day_of(bare, autoscaled=False))
+
+    gpu_s = 30_000 * (4_000 / 2_000 + report_s)
+    assert result.gpu_busy_hours * 3600 == pytest.approx(gpu_s, rel=0.02)
+    for name, service in plan.services.items():
+        station = result.stations[name]
+        job_s = (station.done_s - station.began_s).mean()
+        assert 0.75 * service.job_s < job_s < 1.02 * service.job_s, name
+
+
 def test_the_worker_with_one_partition_more_decides():
     uneven, even = Group(3, 4, 1.0, 0.0), Group(3, 12, 1.0, 0.0)
 
