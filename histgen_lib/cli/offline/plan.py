@@ -136,7 +136,7 @@ def plan(
         from histgen_lib.capacity.outline import simulated_of
 
         out().print("\nA simulated day, under the chart's autoscaler:", style="bold")
-        _rows(simulated_of(result))
+        _rows(simulated_of(made, result))
 
 
 def _print(made: Plan, prices: dict[str, float], pod_hours: float | None) -> None:

@@ -10,8 +10,8 @@ import yaml
 
 from histgen_lib.capacity.costs import costs_of, network_of, storage_of
 from histgen_lib.capacity.demand import PROFILES, Demand, hours_of
-from histgen_lib.capacity.outline import assumptions_of
-from histgen_lib.capacity.planner import UNEVEN_MOST, Goal, make_plan
+from histgen_lib.capacity.outline import assumptions_of, json_of, predicted_of, simulated_of
+from histgen_lib.capacity.planner import UNEVEN_MOST, Assumptions, Goal, make_plan
 from histgen_lib.capacity.queueing import Group, mg1_wait_s
 from histgen_lib.capacity.rates import Rates, load_rates
 from histgen_lib.capacity.rehearsal import day_of
@@ -67,11 +67,65 @@ def test_a_goal_below_the_work_itself_is_refused():
     assert refused.value.code == "plan-impossible"
 
 
-def test_more_workers_than_partitions_are_refused():
+@pytest.mark.parametrize(
+    ("demand", "minutes", "said"),
+    [
+        (Demand(5_000_000, 20_000), 60, "It takes 33,939 tilers and spares"),
+        (Demand(4_100_000, 4_000), 15, "5,648 tilers could do the work if it were shared out evenly"),
+        (Demand(5_000_000, 4_500), 15, "7,733 tilers could do the work if it were shared out evenly"),
+        (Demand(3_400_000, 4_000), 2.05, "More and more tilers"),
+    ],
+)
+def test_more_workers_than_partitions_are_refused_with_the_reason(demand, minutes, said):
     with pytest.raises(InvalidInputError) as refused:
-        make_plan(Demand(5_000_000, 20_000), RATES, goal=Goal(minutes=60))
+        make_plan(demand, RATES, goal=Goal(minutes=minutes))
 
     assert refused.value.code == "plan-impossible"
+    assert said in refused.value.message
+
+
+def test_plans_end_where_docs_capacity_md_says():
+    """With two partitions at 75 %: 3,750 busy workers, of 5,357 that are to be busy for 70 %."""
+    last = make_plan(Demand(3_885_000, 4_000), RATES)
+
+    assert last.partitions == 10_000
+    assert 5_340 < last.services["tiler"].needed <= 5_357
+    with pytest.raises(InvalidInputError, match="shared out evenly"):
+        make_plan(Demand(3_895_000, 4_000), RATES)
+
+
+def test_an_update_waits_for_starts_but_not_for_jobs_that_are_finished_meanwhile():
+    plan = make_plan(Demand(10_000, 4_000), RATES)
+    tiler = plan.services["tiler"]
+
+    assert plan.update_s("tiler") == pytest.approx(4 * plan.start_s + tiler.job_s)
+
+
+def test_a_gpu_is_away_for_longer_than_a_worker_so_it_takes_more_spares():
+    """An hour between failures, so that it shows."""
+    often = Assumptions(node_days=1.0, gpu_pod_s=3_600.0)
+    spares = [
+        make_plan(Demand(200_000, 4_000), GPU, gpu="made-up", assumed=assumed).gpus.spare
+        for assumed in (replace(often, gpu_pod_s=often.pod_s), often)
+    ]
+
+    assert spares[0] < spares[1]
+
+
+@pytest.mark.parametrize("percentile", [80.0, 99.0, 99.9])
+def test_a_plan_names_the_percentile_of_its_goal(percentile):
+    plan = make_plan(Demand(1_000, 500), RATES, goal=Goal(percentile=percentile))
+    result = simulate(day_of(plan))
+    shown = json_of(plan, {}, result)
+
+    for said in (predicted_of(plan), dict(simulated_of(plan, result))["scan to draft"]):
+        assert said.count(f"p{percentile:g} ") == 1
+    assert list(shown["draft_s"]) == list(shown["simulated"]["draft_s"])
+    assert f"p{percentile:g}" in shown["draft_s"]
+
+
+def test_a_plan_says_that_it_counts_on_nodes_of_their_own():
+    assert "one pod of a kind" in "\n".join(assumptions_of(make_plan(Demand(100, 4_000), RATES)))
 
 
 def test_an_unmeasured_gpu_is_refused_and_a_stated_rate_is_called_an_assumption():
@@ -143,6 +197,7 @@ def test_values_name_what_the_plan_counts():
     assert values["kafka"]["partitions"] == plan.partitions
     assert values["services"]["tiler"]["maxReplicas"] == plan.services["tiler"].most
     assert values["triton"]["replicas"] == plan.gpus.most
+    assert set(values["triton"]["autoscaling"].values()) == {plan.gpus.most}
     assert values["inference"]["mode"] == "triton"
     assert yaml.safe_load(values_text(plan, "histgen plan")) == values
 
