@@ -61,8 +61,46 @@ def test_a_gpu_without_figures_is_refused(histgen):
     assert "error[gpu-unmeasured]" in said
 
 
-def test_a_rate_without_a_gpu_is_wrong_usage(histgen):
-    assert histgen("plan", "--tiles-per-second", 100)[0] == 2
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (["--tiles-per-second", 100], "--gpu"),
+        (["--report-seconds", 0.5], "--tiles-per-second"),
+        (["--gpu", "l4", "--report-seconds", 0.5], "--tiles-per-second"),
+        (["--rates", "a.json", "--measure", "b.json"], "leave one"),
+        (["--model", "folder"], "--measure"),
+        (["--slide", "a.tif"], "--measure"),
+    ],
+)
+def test_options_without_effect_are_refused(histgen, tmp_path, monkeypatch, options, remedy):
+    monkeypatch.chdir(tmp_path)
+    code, _, said = histgen("plan", *options)
+
+    assert code == 65
+    assert "error[plan-options]" in said
+    assert remedy in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--tiles-per-slide",
+        "--peak",
+        "--target-minutes",
+        "--percentile",
+        "--availability",
+        "--tiles-per-second",
+        "--report-seconds",
+    ],
+)
+def test_what_is_no_finite_number_is_wrong_usage(histgen, option, number):
+    code, _, said = histgen("plan", "--gpu", "l4", "--tiles-per-second", 100, f"{option}={number}")
+
+    assert code == 2
+    assert "error[usage]" in said
+    assert option in said
 
 
 @pytest.mark.parametrize("price", ["gpu-hour", "gpu-hour=free", "day=3", "core-hour=-1", "core-hour=nan"])

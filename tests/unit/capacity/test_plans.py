@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from chart_rendering import merged
 
 from histgen_lib.capacity.costs import costs_of, network_of, storage_of
 from histgen_lib.capacity.demand import PROFILES, Demand, hours_of
@@ -246,8 +248,6 @@ def test_a_stated_peak_is_the_peak_and_an_impossible_one_is_refused():
 
 
 def test_rates_are_read_as_they_are_written(tmp_path):
-    import json
-
     path = tmp_path / "rates.json"
     path.write_text(json.dumps(GPU.to_json()))
 
@@ -270,11 +270,28 @@ def test_what_holds_no_rates_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize("bad", [-1, "fast", True, float("inf"), None])
 def test_a_rate_is_a_number_of_0_or_more(tmp_path, bad):
-    import json
-
     path, found = tmp_path / "rates.json", RATES.to_json()
     found["tiler"]["slide_s"] = bad
     path.write_text(json.dumps(found))
+
+    with pytest.raises(InvalidInputError) as refused:
+        load_rates(path)
+    assert refused.value.code == "rates-unreadable"
+
+
+@pytest.mark.parametrize(
+    "zeros",
+    [
+        {"gpus": {"made-up": {"tiles_per_second": 0.0}}},
+        {"gpus": {"made-up": {"report_s": 0.0}}, "reporter": {"model_s": RATES.reporter.report_s}},
+        {"reporter": {"report_s": 0.0, "model_s": 0.0, "tile_s": 0.0}},
+        {"reporter": {"model_s": 2 * RATES.reporter.report_s}},
+        {"tiler": {"slide_s": 0.0, "read_s": 0.0, "encode_s": 0.0}},
+    ],
+)
+def test_no_job_takes_no_time(tmp_path, zeros):
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(merged(GPU.to_json(), zeros)))
 
     with pytest.raises(InvalidInputError) as refused:
         load_rates(path)
