@@ -1,7 +1,8 @@
 """How KEDA and Kubernetes scale a Deployment together: activation, cooldown, fallback, and the HPA between.
 
 KEDA starts the first replica and stops the last; between them, an HPA that KEDA made follows the metric.
-After KEDA's source of 2026: pkg/scaling/executor/scale_scaledobjects.go, pkg/fallback/fallback.go.
+After KEDA's source: pkg/scaling/executor/scale_scaledobjects.go, pkg/fallback/fallback.go. In one point it is
+that of 2.18: from 2.19 on, the fallback also starts replicas where there is none.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Autoscaler(Generic[Seen]):
             self._active_at = now_s
             return replicas or max(1, scaling.least)
         if reading is None and (scaling.fallback is None or scaling.fallback.replicas):
-            return replicas
+            return replicas  # 0, too: KEDA 2.19 and later would start the fallback's
         # KEDA comes here also with a metric that cannot be read, if the fallback is 0 replicas.
         if replicas and not scaling.least and now_s > (self._active_at or 0.0) + scaling.cooldown_s:
             return 0

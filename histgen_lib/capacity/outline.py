@@ -71,7 +71,8 @@ def assumptions_of(plan: Plan) -> list[str]:
         f"average) at most; {percent(UNEVEN_MOST)} for the worker whose partitions have most to do.",
         f"Assumed: slides' tiles vary by {percent(plan.demand.spread)}; a pod's process starts after "
         f"{duration(assumed.pod_s)}; the pods of a lost node come back after {duration(assumed.lost_s)}; "
-        f"a node fails every {assumed.node_days:g} days; updates start {percent(SURGE)} more pods.",
+        f"a node fails every {assumed.node_days:g} days, and takes one pod of a kind with it: where more of "
+        f"them are on a node, have as many spares; updates start {percent(SURGE)} more pods.",
     ]
     if (gpus := plan.gpus) is not None:
         source = gpus.rates.source or "ASSUMED, NOT MEASURED"
@@ -84,12 +85,15 @@ def assumptions_of(plan: Plan) -> list[str]:
     return lines
 
 
-def simulated_of(result: Result) -> Rows:
-    """Return rows about a simulated day."""
+def simulated_of(plan: Plan, result: Result) -> Rows:
+    """Return rows about a simulated day of a plan."""
     peaks = [max(sample.ready[n] for sample in result.samples) for n in range(len(result.stations))]
     rows: Rows = [
         ("slides", f"{result.slides:,}: {result.drafts:,} drafts, {result.letters:,} dead letters"),
-        ("scan to draft", ", ".join(f"p{part} {duration(result.draft_s(part))}" for part in (50, 95, 99))),
+        (
+            "scan to draft",
+            ", ".join(f"p{part:g} {duration(result.draft_s(part))}" for part in plan.draft_s),
+        ),
         ("most waiting at a time", f"{result.most_waiting:,}"),
     ]
     for (name, station), most in zip(result.stations.items(), peaks, strict=True):
@@ -129,15 +133,15 @@ def json_of(plan: Plan, prices: Mapping[str, float], result: Result | None = Non
         "says": assumptions_of(plan),
         "values": values_of(plan),
     }
-    return shown | ({"simulated": _result_json(result)} if result else {})
+    return shown | ({"simulated": _result_json(plan, result)} if result else {})
 
 
-def _result_json(result: Result) -> dict[str, Any]:
+def _result_json(plan: Plan, result: Result) -> dict[str, Any]:
     return {
         "slides": result.slides,
         "drafts": result.drafts,
         "letters": result.letters,
-        "draft_s": {f"p{part}": result.draft_s(part) for part in (50, 95, 99)},
+        "draft_s": {f"p{part:g}": result.draft_s(part) for part in plan.draft_s},
         "most_waiting": result.most_waiting,
         "per_hour": result.per_hour,
         "gpu_hours": result.gpu_hours,

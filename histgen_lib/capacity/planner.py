@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ PER_WORKER, LEAST_PARTITIONS, MOST_PARTITIONS = 4, 12, 10_000
 """Partitions for each worker: with fewer, some workers would have twice the work of others. The most is the
 limit of HISTGEN_BUS_PARTITIONS."""
 DRAWS = 20_000
+PERCENTILES = (50.0, 95.0, 99.0)
+"""Of the seconds to a draft, that plans name, beside the goal's own."""
 SURGE = 0.25
 TILER, REPORTER = "tiler", "reporter"
 
@@ -44,7 +46,7 @@ class Assumptions:
     `pod_s`: from the decision to start a pod until its process starts (scheduling, image); `gpu_pod_s`: until
     Triton serves (image, engine from the cache, loading). `lost_s`: until Kubernetes replaces the pods of a
     node that is gone (40 s to notice, 300 s of toleration: its defaults). `node_days`: days between failures
-    of a node.
+    of a node, which has one pod of each kind at most.
     """
 
     pod_s: float = 30.0
@@ -52,10 +54,9 @@ class Assumptions:
     lost_s: float = 340.0
     node_days: float = 30.0
 
-    @property
-    def down(self) -> float:
-        """The share of time in which a pod is missing."""
-        return (self.lost_s + self.pod_s) / (self.node_days * DAY_S)
+    def down(self, start_s: float) -> float:
+        """Return the share of time in which a pod is missing that takes `start_s` to start."""
+        return (self.lost_s + start_s) / (self.node_days * DAY_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,6 @@ class Plan:
     gpus: GpuPlan | None
     partitions: int
     draft_s: Mapping[float, float]
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def start_s(self) -> float:
@@ -116,10 +116,13 @@ class Plan:
         return self.assumed.pod_s + self.rates.start_s
 
     def update_s(self, name: str) -> float:
-        """Return how long a rolling update takes: pods come in turns, each waits for its start and a job."""
+        """Return how long a rolling update takes: pods start in turns; the last old ones finish their jobs.
+
+        Nobody waits for those that were stopped in a turn before.
+        """
         service = self.services[name]
         turns = math.ceil(service.most / max(1, math.ceil(SURGE * service.most)))
-        return turns * (self.start_s + service.job_s)
+        return turns * self.start_s + service.job_s
 
 
 def make_plan(
@@ -138,23 +141,28 @@ def make_plan(
     goal, assumed = goal or Goal(), assumed or Assumptions()
     gpus = _gpus(demand, gpu, rates.gpu(gpu), goal, assumed)
     jobs = job_seconds(demand, rates, gpus, DRAWS)
-    workers = {name: _least(demand.peak_per_s * float(seconds.mean())) for name, seconds in jobs.items()}
+    enough = {name: _least(demand.peak_per_s * float(seconds.mean())) for name, seconds in jobs.items()}
     _check_possible(jobs, goal)
+    down = assumed.down(assumed.pod_s + rates.start_s)
+    workers, load = dict(enough), 0.0
     while True:
-        partitions = _partitions(workers, goal, assumed)
+        most = {name: count + _spare(count, goal, down) for name, count in workers.items()}
+        if max(most.values()) > MOST_PARTITIONS:
+            raise _too_many(enough, workers, goal, uneven=load > UNEVEN_MOST)
+        partitions = _partitions(max(most.values()))
         groups = {name: _group(workers[name], partitions, seconds) for name, seconds in jobs.items()}
-        drafts = draft_seconds(list(groups.values()), demand.peak_per_s, list(jobs.values()))
-        late = float(np.percentile(drafts, goal.percentile)) > goal.minutes * 60
-        waits = {name: group.wait_s(demand.peak_per_s) for name, group in groups.items()}
-        crowded = max(waits, key=lambda name: waits[name])
-        if not late and max(group.load(demand.peak_per_s) for group in groups.values()) <= UNEVEN_MOST:
-            break
-        busiest = max(groups, key=lambda name: groups[name].load(demand.peak_per_s))
-        grown = crowded if late else busiest
+        loads = {name: group.load(demand.peak_per_s) for name, group in groups.items()}
+        load = max(loads.values())
+        if load > UNEVEN_MOST:
+            grown = max(loads, key=lambda name: loads[name])
+        else:
+            drafts = draft_seconds(list(groups.values()), demand.peak_per_s, list(jobs.values()))
+            if np.percentile(drafts, goal.percentile) <= goal.minutes * 60:
+                break
+            waits = {name: group.wait_s(demand.peak_per_s) for name, group in groups.items()}
+            grown = max(waits, key=lambda name: waits[name])
         workers[grown] += max(1, workers[grown] // 50)
-    services = {
-        name: _service(name, demand.peak_per_s, group, goal, assumed) for name, group in groups.items()
-    }
+    services = {name: _service(name, demand.peak_per_s, group, most[name]) for name, group in groups.items()}
     return Plan(
         demand=demand,
         goal=goal,
@@ -163,58 +171,60 @@ def make_plan(
         services=services,
         gpus=gpus,
         partitions=partitions,
-        draft_s={part: float(np.percentile(drafts, part)) for part in (50.0, 95.0, 99.0)},
+        draft_s={
+            part: float(np.percentile(drafts, part)) for part in sorted({*PERCENTILES, goal.percentile})
+        },
     )
 
 
 def job_seconds(
     demand: Demand, rates: Rates, gpus: GpuPlan | None, count: int, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Draw the seconds of jobs in the busiest hour, when tilers share the GPUs with others."""
+    """Draw the seconds of jobs in the busiest hour, when all share the GPUs with others."""
     tiles = replace(demand, slides_per_day=count).tiles_of(seed)
     own, on_gpu = own_seconds(tiles, rates, gpus, seed)
-    return {TILER: own[TILER] + on_gpu * _crowding(demand, rates, gpus), REPORTER: own[REPORTER]}
+    crowded = _crowding(demand, rates, gpus) if gpus else 1.0
+    return {name: seconds + crowded * on_gpu.get(name, 0.0) for name, seconds in own.items()}
 
 
 def own_seconds(
     tiles: NDArray[np.float64], rates: Rates, gpus: GpuPlan | None, seed: int = 0
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Return the seconds of each service's jobs on their cores, and those of a tiler that feeds a free GPU.
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Return the seconds of each service's jobs on their cores, and those beside a free GPU, if it uses one.
 
     While a GPU encodes, the tiler reads on: both together take as long as the slower one.
     """
     chance = np.random.default_rng([seed, 4])
     tiler, reporter = rates.tiler, rates.reporter
-    report_s = np.full(len(tiles), reporter.report_s)
+    report_s, on_gpu = np.full(len(tiles), reporter.report_s), {}
     if gpus is None:
-        tiling_s, on_gpu = tiler.slide_s + tiles * (tiler.read_s + tiler.encode_s), np.zeros(len(tiles))
+        tiling_s = tiler.slide_s + tiles * (tiler.read_s + tiler.encode_s)
     else:
-        tiling_s, on_gpu = np.full(len(tiles), tiler.slide_s), tiles / tiles_per_tiler(rates, gpus)
+        tiling_s, on_gpu[TILER] = np.full(len(tiles), tiler.slide_s), tiles / tiles_per_tiler(rates, gpus)
     if gpus is None or gpus.rates.report_s is None:
         report_s = report_s + tiles * reporter.tile_s
     else:
-        report_s = report_s - reporter.model_s + gpus.rates.report_s
+        report_s = report_s - reporter.model_s
+        on_gpu[REPORTER] = np.full(len(tiles), gpus.rates.report_s)
     tiling_s = tiling_s * noise(chance, tiler.spread, len(tiles))
     return {TILER: tiling_s, REPORTER: report_s * noise(chance, reporter.spread, len(tiles))}, on_gpu
 
 
 def tiles_per_tiler(rates: Rates, gpus: GpuPlan) -> float:
-    """Return how many tiles a second one tiler can bring to the GPUs."""
-    return min(1 / max(rates.tiler.read_s, 1e-9), gpus.rates.tiles_per_second * gpus.needed)
+    """Return how many tiles a second one tiler gets encoded: it reads on one core, for one GPU at a time."""
+    return min(1 / max(rates.tiler.read_s, 1e-9), gpus.rates.tiles_per_second)
 
 
-def tile_rate(rates: GpuRates, tiles: float) -> float:
-    """Return the tiles a second of a GPU that also computes the slides' reports."""
-    tiles_s = tiles / rates.tiles_per_second
-    return rates.tiles_per_second * tiles_s / (tiles_s + (rates.report_s or 0.0))
+def gpu_share(name: str, rates: Rates, gpus: GpuPlan) -> float:
+    """Return how much of a free GPU a service's job takes up while it uses one."""
+    return tiles_per_tiler(rates, gpus) / gpus.rates.tiles_per_second if name == TILER else 1.0
 
 
-def _crowding(demand: Demand, rates: Rates, gpus: GpuPlan | None) -> float:
-    if gpus is None:
-        return 1.0
-    one = tiles_per_tiler(rates, gpus)
-    capacity = max(1.0, gpus.needed * tile_rate(gpus.rates, demand.tiles) / one)
-    return crowding(capacity, demand.peak_per_s * demand.tiles / one)
+def _crowding(demand: Demand, rates: Rates, gpus: GpuPlan) -> float:
+    """Return how many times as long as on free GPUs jobs take on those that they share."""
+    alone_s = demand.tiles / tiles_per_tiler(rates, gpus) + (gpus.rates.report_s or 0.0)
+    share = gpus.rates.slide_s(demand.tiles) / alone_s
+    return crowding(gpus.needed / share, demand.peak_per_s * alone_s)
 
 
 def _gpus(
@@ -222,9 +232,9 @@ def _gpus(
 ) -> GpuPlan | None:
     if rates is None:
         return None
-    busy = demand.peak_per_s * demand.tiles / tile_rate(rates, demand.tiles)
+    busy = demand.peak_per_s * rates.slide_s(demand.tiles)
     needed = _least(busy)
-    spare = _spare(needed, goal, assumed)
+    spare = _spare(needed, goal, assumed.down(assumed.gpu_pod_s))
     most = needed + spare
     return GpuPlan(
         name=name,
@@ -240,9 +250,12 @@ def _least(busy: float) -> int:
     return max(1, math.ceil(busy / BUSY_MOST))
 
 
-def _spare(needed: int, goal: Goal, assumed: Assumptions) -> int:
-    """Return how many more it takes to have `needed` at least with the wanted probability: one or more."""
-    down, spare = assumed.down, 1
+def _spare(needed: int, goal: Goal, down: float) -> int:
+    """Return how many more it takes to have `needed` at least with the wanted probability: one or more.
+
+    `down`: the share of time in which each is missing, whether others are or not.
+    """
+    spare = 1
     while _at_least(needed, needed + spare, 1 - down) < goal.availability:
         spare += 1
     return spare
@@ -275,17 +288,37 @@ def _check_possible(jobs: Mapping[str, NDArray[np.float64]], goal: Goal) -> None
         )
 
 
-def _partitions(workers: Mapping[str, int], goal: Goal, assumed: Assumptions) -> int:
-    """Return a number of partitions for all topics, from the most workers of any service."""
-    most = max(count + _spare(count, goal, assumed) for count in workers.values())
-    wanted = max(LEAST_PARTITIONS, math.ceil(PER_WORKER * most / 12) * 12)
-    if most > MOST_PARTITIONS:
-        raise InvalidInputError(
-            "plan-impossible",
-            f"It takes {most} workers, and a topic has at most {MOST_PARTITIONS} partitions.",
-            hint="A partition has one worker at a time. Use GPUs, or divide the slides among several stacks.",
+def _partitions(most: int) -> int:
+    """Return a number of partitions for all topics. `most`: workers of any service."""
+    return min(MOST_PARTITIONS, max(LEAST_PARTITIONS, math.ceil(PER_WORKER * most / 12) * 12))
+
+
+def _too_many(
+    enough: Mapping[str, int], workers: Mapping[str, int], goal: Goal, *, uneven: bool
+) -> InvalidInputError:
+    """Return the refusal of more workers than partitions.
+
+    `enough`: as many as the work takes. `uneven`: there are too few partitions to share it out among more.
+    """
+    name = max(workers, key=lambda one: workers[one])
+    if workers[name] == enough[name]:
+        said = f"It takes {enough[name]:,} {name}s and spares"
+    elif uneven:
+        said = (
+            f"{enough[name]:,} {name}s could do the work if it were shared out evenly, but some would have "
+            f"two partitions and others one; those with two would be busier than {100 * UNEVEN_MOST:.0f} %"
         )
-    return min(wanted, MOST_PARTITIONS)
+    else:
+        said = (
+            f"More and more {name}s still leave too many slides with more than {goal.minutes:g} minutes to "
+            "their draft"
+        )
+    return InvalidInputError(
+        "plan-impossible",
+        f"{said}: a topic has at most {MOST_PARTITIONS:,} partitions.",
+        hint="A partition has one worker at a time. Use GPUs, or faster ones, or divide the slides among "
+        "several stacks.",
+    )
 
 
 def _group(workers: int, partitions: int, seconds: NDArray[np.float64]) -> Group:
@@ -293,9 +326,7 @@ def _group(workers: int, partitions: int, seconds: NDArray[np.float64]) -> Group
     return Group(workers, partitions, mean_s, float(seconds.std()) / mean_s)
 
 
-def _service(name: str, per_s: float, group: Group, goal: Goal, assumed: Assumptions) -> ServicePlan:
-    spare = _spare(group.workers, goal, assumed)
-    most = group.workers + spare
+def _service(name: str, per_s: float, group: Group, most: int) -> ServicePlan:
     all_there, less = replace(group, workers=most), replace(group, workers=max(1, most - 1))
     return ServicePlan(
         name=name,
@@ -303,7 +334,7 @@ def _service(name: str, per_s: float, group: Group, goal: Goal, assumed: Assumpt
         spread=group.spread,
         busy=per_s * group.mean_s,
         needed=group.workers,
-        spare=spare,
+        spare=most - group.workers,
         load=all_there.load(per_s),
         load_less=less.load(per_s),
     )

@@ -82,6 +82,10 @@ class GpuRates:
     report_s: float | None = None
     source: str = ""
 
+    def slide_s(self, tiles: float) -> float:
+        """Return for how long a slide of so many tiles takes up one of them, its report included."""
+        return tiles / self.tiles_per_second + (self.report_s or 0.0)
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -93,6 +97,19 @@ class Rates:
     sizes: Sizes
     start_s: float
     gpus: Mapping[str, GpuRates] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what would make a job last no time at all, or less. Raises ValueError."""
+        tiler, reporter = self.tiler, self.reporter
+        if tiler.slide_s + tiler.read_s + tiler.encode_s <= 0 or reporter.report_s + reporter.tile_s <= 0:
+            raise ValueError("a job takes 0 seconds")
+        if reporter.model_s > reporter.report_s:
+            raise ValueError("model_s is more than report_s, which it is a part of")
+        for name, gpu in self.gpus.items():
+            if gpu.tiles_per_second <= 0:
+                raise ValueError(f"tiles_per_second of {name} is {gpu.tiles_per_second!r}")
+            if gpu.report_s is not None and reporter.report_s - reporter.model_s + gpu.report_s <= 0:
+                raise ValueError(f"a report with {name} takes 0 seconds")
 
     def gpu(self, name: str) -> GpuRates | None:
         """Return the figures of a GPU type; None for "cpu".

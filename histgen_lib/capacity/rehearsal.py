@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from histgen_lib.capacity.demand import Demand, partitions_of
+from histgen_lib.capacity.demand import DAY_S, Demand, partitions_of
 from histgen_lib.capacity.hpa import Policy, Rules
 from histgen_lib.capacity.planner import (
     SURGE,
-    TILER,
     GpuPlan,
     Plan,
+    gpu_share,
     own_seconds,
-    tile_rate,
-    tiles_per_tiler,
 )
 from histgen_lib.capacity.scaled_object import Fallback, Scaling
 from histgen_lib.capacity.simulation.day import Day, Gpus, Trouble, Work
@@ -75,7 +73,7 @@ def day_of(
     demand, gpus, partitions = demand or plan.demand, plan.gpus, partitions or plan.partitions
     rules = scaling or scalings_of(plan)
     tiles = demand.tiles_of(seed)
-    seconds, _ = own_seconds(tiles, plan.rates, gpus, seed)
+    seconds, on_gpu = own_seconds(tiles, plan.rates, gpus, seed)
     where = partitions_of(demand.slides_per_day, partitions)
     works = {
         name: Work(
@@ -90,11 +88,12 @@ def day_of(
                 scaling=rules[name] if autoscaled else None,
             ),
             patience=Patience(fails=fails, grace_s=grace_s),
-            on_gpu=tiles if gpus and name == TILER else np.empty(0),
+            on_gpu=on_gpu.get(name, np.empty(0)),
+            gpu_share=gpu_share(name, plan.rates, gpus) if gpus else 1.0,
         )
         for name, service in plan.services.items()
     }
-    return Day(demand.arrivals(seed), works, _gpus(plan, gpus), troubles, seed)
+    return Day(demand.arrivals(seed), works, _gpus(plan, gpus), troubles, seed, DAY_S)
 
 
 def _gpus(plan: Plan, gpus: GpuPlan | None) -> Gpus | None:
@@ -102,8 +101,6 @@ def _gpus(plan: Plan, gpus: GpuPlan | None) -> Gpus | None:
         return None
     return Gpus(
         count=gpus.most,
-        rate=tile_rate(gpus.rates, plan.demand.tiles),
-        most=tiles_per_tiler(plan.rates, gpus),
         start_s=plan.assumed.gpu_pod_s,
         lost_s=plan.assumed.lost_s,
     )

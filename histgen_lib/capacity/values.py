@@ -15,7 +15,10 @@ from histgen_lib.capacity.rehearsal import DOWN_WINDOW_S, scale_down
 
 
 def values_of(plan: Plan) -> dict[str, Any]:
-    """Return values for the chart, nothing that it has by itself."""
+    """Return values for the chart, nothing that it has by itself.
+
+    The planned GPUs serve all day, whether Triton is autoscaled or not: so they were planned and priced.
+    """
     most = max(service.most for service in plan.services.values())
     values: dict[str, Any] = {
         "kafka": {"partitions": plan.partitions},
@@ -43,7 +46,8 @@ def values_of(plan: Plan) -> dict[str, Any]:
         },
     }
     if plan.gpus is not None:
-        values["triton"] = {"replicas": plan.gpus.most}
+        most = plan.gpus.most
+        values["triton"] = {"replicas": most, "autoscaling": {"minReplicas": most, "maxReplicas": most}}
     return values
 
 

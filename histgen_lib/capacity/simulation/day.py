@@ -29,7 +29,8 @@ Seconds = NDArray[np.float64]
 class Work:
     """A service's work. `seconds`: of its own time, by slide; `where`: each record's partition.
 
-    `on_gpu`: work beyond that on the shared GPUs, by slide (tiles); empty for none.
+    `on_gpu`: seconds beyond that on a GPU of its own, by slide, empty for none; `gpu_share`: how much of that
+    GPU a job takes up meanwhile. GPUs are shared.
     """
 
     seconds: Seconds
@@ -38,15 +39,14 @@ class Work:
     pods: Pods
     patience: Patience = field(default_factory=Patience)
     on_gpu: Seconds = field(default_factory=lambda: np.empty(0))
+    gpu_share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPU servers. `rate`: work (tiles) of one in a second. `most`: what one worker can bring in a second."""
+    """GPUs, and how long until a lost one is noticed (`lost_s`) and another one serves (`start_s`)."""
 
     count: int
-    rate: float
-    most: float
     start_s: float = 180.0
     lost_s: float = 340.0
 
@@ -65,7 +65,8 @@ class Trouble:
 class Day:
     """All that a simulation needs; the same day always ends in the same way.
 
-    `arrivals`: seconds at which slides are announced, in order.
+    `arrivals`: seconds at which slides are announced, in order. `lasts_s`: until when it goes on at least:
+    pods and GPUs are there, and cost something, also when all slides are drafted.
     """
 
     arrivals: Seconds
@@ -73,10 +74,11 @@ class Day:
     gpus: Gpus | None = None
     troubles: Sequence[Trouble] = ()
     seed: int = 0
+    lasts_s: float = 0.0
 
 
 def simulate(day: Day, *, horizon_s: float = HORIZON_S) -> Result:
-    """Run the day until every slide has ended, or until the horizon."""
+    """Run the day until it is over and every slide has ended, or until the horizon."""
     began = time.perf_counter()
     run = _Run(day)
     run.loop.run(horizon_s)
@@ -88,9 +90,10 @@ class _Run:
         self._day, self.loop = day, Loop()
         self._drafted = array("d", [float("nan")]) * len(day.arrivals)
         self._ends = self._letters = 0
+        self._ended_at_s = 0.0
         self._arrivals: list[float] = day.arrivals.tolist()
         self._samples: list[Sample] = []
-        self._server = self._shared()
+        self._server = SharedServer(self.loop, day.gpus.count) if day.gpus else None
         self._fleets: dict[str, Fleet] = {}
         following: Station | None = None
         for number, (name, work) in reversed(list(enumerate(day.works.items()))):
@@ -103,6 +106,7 @@ class _Run:
         for trouble in day.troubles:
             self.loop.at(trouble.at_s, self._happen, trouble)
         self.loop.after(0.0, self._sample)
+        self.loop.at(day.lasts_s, self._over)
         if self._arrivals:
             self.loop.at(self._arrivals[0], self._arrive, 0)
 
@@ -114,28 +118,21 @@ class _Run:
             slides=len(arrivals),
             drafts=self._ends - self._letters,
             letters=self._letters,
-            ended_at_s=self.loop.now,
+            ended_at_s=self._ended_at_s,
             scan_to_draft_s=np.asarray(self._drafted) - arrivals,
             arrivals_s=arrivals,
             stations=stations,
             gpu_hours=gpus.count * self.loop.now / 3600 if gpus else 0.0,
-            gpu_busy_hours=server.work_done() / gpus.rate / 3600 if gpus and server else 0.0,
+            gpu_busy_hours=server.busy_s() / 3600 if server else 0.0,
             samples=self._samples,
             events=self.loop.events,
             took_s=took_s,
         )
 
-    def _shared(self) -> SharedServer | None:
-        gpus = self._day.gpus
-        if gpus is None:
-            return None
-        amounts = [work.on_gpu for work in self._day.works.values() if len(work.on_gpu)]
-        return SharedServer(self.loop, gpus.count * gpus.rate, gpus.most, amounts[0].tolist())
-
     def _station(self, number: int, name: str, work: Work, following: Station | None) -> Station:
         steps: list[Step] = [Delay(self.loop, work.seconds.tolist())]
         if len(work.on_gpu) and self._server is not None:
-            steps.append(self._server)
+            steps.append(self._server.step(work.on_gpu.tolist(), work.gpu_share))
         chance = Random(self._day.seed * 1000 + number)
 
         def ended(slide: int, done: bool) -> None:
@@ -162,11 +159,16 @@ class _Run:
 
     def _end(self, slide: int, done: bool) -> None:
         self._ends += 1
+        self._ended_at_s = self.loop.now
         if done:
             self._drafted[slide] = self.loop.now
         else:
             self._letters += 1
-        if self._ends == len(self._arrivals):
+        self._over()
+
+    def _over(self) -> None:
+        """Stop once no slide is left and the day is over."""
+        if self._ends == len(self._arrivals) and self.loop.now >= self._day.lasts_s:
             self.loop.stop()
 
     def _happen(self, trouble: Trouble) -> None:
@@ -181,20 +183,17 @@ class _Run:
         gpus, server = self._day.gpus, self._server
         assert gpus is not None
         assert server is not None
-        server.resize(max(0.0, server.capacity - count * gpus.rate))
-        self.loop.after(
-            gpus.lost_s + gpus.start_s, lambda: server.resize(server.capacity + count * gpus.rate)
-        )
+        lost = min(count, server.capacity)
+        server.resize(server.capacity - lost)
+        self.loop.after(gpus.lost_s + gpus.start_s, lambda: server.resize(server.capacity + lost))
 
     def _sample(self) -> None:
         fleets = self._fleets.values()
-        server, gpus = self._server, self._day.gpus
         self._samples.append(
             Sample(
                 at_s=self.loop.now,
                 waiting=tuple(fleet.station.waiting for fleet in fleets),
                 ready=tuple(fleet.ready for fleet in fleets),
-                gpu_share=server.rate * server.jobs / (gpus.count * gpus.rate) if server and gpus else 0.0,
             )
         )
         self.loop.after(EVERY_S, self._sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from histgen_lib.capacity.autoscaler import Autoscaler
 from histgen_lib.capacity.scaled_object import Scaling
@@ -94,15 +95,18 @@ class Fleet:
             self._replace_one()
 
     def _replace_one(self) -> None:
-        while self._old and self._old[0] not in self._pods:
-            self._old.pop(0)
-        if self._old:
-            old = self._old.pop(0)
-            self._start(self._rules.start_s, lambda: self._replaced(old))
+        while self._old:
+            old = self._pods.get(self._old.pop(0))
+            if old is not None and not old.stopping:
+                self._start(self._rules.start_s, partial(self._replaced, old))
+                return
 
-    def _replaced(self, old: str) -> None:
-        if old in self._pods:
-            self._stop(self._pods[old])
+    def _replaced(self, old: _Pod) -> None:
+        """Stop the old pod; if it has gone by itself meanwhile, the new one may be one too many."""
+        if old.name in self._pods and not old.stopping:
+            self._stop(old)
+        else:
+            self._settle()
         self._replace_one()
 
     def _found(self) -> None:
@@ -111,10 +115,12 @@ class Fleet:
         self._settle()
 
     def _settle(self) -> None:
-        """Have as many pods as there should be; what is lost and not noticed still counts."""
-        here = [pod for pod in self._pods.values() if not pod.stopping]
-        updating = sum(pod.updated is not None and not pod.ready for pod in here)
-        missing = self.size - (len(here) - updating) - self._lost
+        """Have as many pods as there should be; what is lost and not noticed still counts.
+
+        Pods that an update has begun to start stand beside those that they replace: they count for nothing.
+        """
+        here = [pod for pod in self._pods.values() if not pod.stopping and (pod.ready or pod.updated is None)]
+        missing = self.size - len(here) - self._lost
         for _ in range(missing):
             self._start(self._rules.start_s)
         for pod in sorted(here, key=lambda pod: (pod.ready, -pod.born))[: max(0, -missing)]:
@@ -141,8 +147,6 @@ class Fleet:
             self.station.stop(pod.name)
         else:
             self._remove(pod.name)
-            if pod.updated is not None:
-                self._replace_one()
 
     def _remove(self, name: str) -> None:
         self._count()

@@ -18,7 +18,6 @@ class Sample:
     at_s: float
     waiting: tuple[int, ...]
     ready: tuple[int, ...]
-    gpu_share: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class StationResult:
 
 @dataclass(frozen=True)
 class Result:
-    """A day. `scan_to_draft_s`: by slide, NaN where no draft came of it."""
+    """A day. `scan_to_draft_s`: by slide, NaN where no draft came of it. `ended_at_s`: of the last slide."""
 
     slides: int
     drafts: int
@@ -77,10 +76,6 @@ class Result:
         """Return a percentile (0 to 100) of the seconds from scan to draft."""
         drafted = self.scan_to_draft_s[np.isfinite(self.scan_to_draft_s)]
         return float(np.percentile(drafted, percentile)) if len(drafted) else float("nan")
-
-    def within(self, seconds: float) -> float:
-        """Return the share of slides that were drafted within so many seconds."""
-        return float(np.mean(np.nan_to_num(self.scan_to_draft_s, nan=np.inf) <= seconds))
 
     @property
     def most_waiting(self) -> int:

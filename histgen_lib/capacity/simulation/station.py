@@ -118,11 +118,6 @@ class Station:
         job = self._drop(member)
         self._loop.after(self._patience.session_s, self._expire, member, job)
 
-    @property
-    def lagging(self) -> int:
-        """How many records are uncommitted: they wait, are set aside, or are in hand."""
-        return sum(self.lag)
-
     def _expire(self, member: Member, job: Job | None) -> None:
         if job is not None:
             self._redo(job.slide)

@@ -53,37 +53,41 @@ class Delay:
 
 
 class SharedServer:
-    """A server that divides itself equally among all that use it: Triton with tiles of many slides.
+    """Servers that divide themselves equally among all that use them: GPUs with the work of many slides.
 
-    `capacity`: what it does in a second. `most`: what it can do for one job in a second, as that job brings
-    its work no faster. `amount`: the work, by slide. Every job gets min(most, capacity / jobs).
+    `capacity`: how many servers there are. A job alone advances by a second in a second, and takes up a share
+    of one server meanwhile; when the shares of all come to more than there is, all are slowed down alike.
 
-    All jobs advance alike, so a job is over when the progress that each has made since the beginning of time
-    reaches the job's own mark: one heap of marks, whatever the number of jobs.
+    So a job is over when the progress that each has made since the beginning of time reaches the job's own
+    mark: one heap of marks, whatever the number of jobs.
     """
 
-    def __init__(self, loop: Loop, capacity: float, most: float, amount: Sequence[float]) -> None:
-        self._loop, self._most, self._amount = loop, most, amount
+    def __init__(self, loop: Loop, capacity: float) -> None:
+        self._loop = loop
         self.capacity = capacity
-        self.jobs = 0
-        self.done = 0.0
+        self._wanted = self._busy_s = 0.0
         self._progress, self._at = 0.0, 0.0
-        self._marks: list[tuple[float, int, Job, Then]] = []
+        self._marks: list[tuple[float, int, float, Job, Then]] = []
         self._begun = self._turn = 0
 
-    def begin(self, job: Job, then: Then) -> None:
-        """See Step."""
+    def step(self, seconds: Sequence[float], share: float = 1.0) -> Step:
+        """Return a step of jobs that would take `seconds` alone, by slide, and a `share` of one server."""
+        return _Use(self, seconds, share)
+
+    def begin(self, job: Job, then: Then, seconds: float, share: float) -> None:
+        """Add a job."""
         self._advance()
         self._begun += 1
-        self.jobs += 1
-        heappush(self._marks, (self._progress + self._amount[job.slide], self._begun, job, then))
+        self._wanted += share
+        heappush(self._marks, (self._progress + seconds, self._begun, share, job, then))
         self._plan()
 
     def drop(self, job: Job) -> None:
-        """See Step."""
+        """Forget a job before its end."""
         self._advance()
-        self.jobs -= 1
-        self._marks = sorted(mark for mark in self._marks if mark[2] is not job)
+        dropped = next(mark for mark in self._marks if mark[3] is job)
+        self._marks = sorted(mark for mark in self._marks if mark is not dropped)
+        self._left(dropped[2])
         self._plan()
 
     def resize(self, capacity: float) -> None:
@@ -92,36 +96,54 @@ class SharedServer:
         self.capacity = capacity
         self._plan()
 
-    @property
-    def rate(self) -> float:
-        """What each job gets in a second."""
-        return min(self._most, self.capacity / self.jobs) if self.jobs else self._most
-
-    def work_done(self) -> float:
-        """Return the work done so far."""
+    def busy_s(self) -> float:
+        """Return the server seconds that were taken up so far."""
         self._advance()
-        return self.done
+        return self._busy_s
+
+    @property
+    def _pace(self) -> float:
+        """By how much each job advances in a second."""
+        return min(1.0, self.capacity / self._wanted) if self._marks else 1.0
 
     def _advance(self) -> None:
         passed = self._loop.now - self._at
-        if passed > 0 and self.jobs:
-            gained = self.rate * passed
+        if passed > 0 and self._marks:
+            gained = self._pace * passed
             self._progress += gained
-            self.done += gained * self.jobs
+            self._busy_s += gained * self._wanted
         self._at = self._loop.now
+
+    def _left(self, share: float) -> None:
+        self._wanted = self._wanted - share if self._marks else 0.0
 
     def _plan(self) -> None:
         """Schedule the next end; what was scheduled before counts no more."""
         self._turn += 1
-        if self._marks and self.rate > 0:
-            self._loop.after(max(0.0, self._marks[0][0] - self._progress) / self.rate, self._end, self._turn)
+        if self._marks and self._pace > 0:
+            self._loop.after(max(0.0, self._marks[0][0] - self._progress) / self._pace, self._end, self._turn)
 
     def _end(self, turn: int) -> None:
         if turn != self._turn:
             return
         self._advance()
-        mark, _, job, then = heappop(self._marks)
+        mark, _, share, job, then = heappop(self._marks)
         self._progress = max(self._progress, mark)
-        self.jobs -= 1
+        self._left(share)
         self._plan()
         then(job)
+
+
+class _Use:
+    """The time on a shared server."""
+
+    def __init__(self, server: SharedServer, seconds: Sequence[float], share: float) -> None:
+        self._server, self._seconds, self._share = server, seconds, share
+
+    def begin(self, job: Job, then: Then) -> None:
+        """See Step."""
+        self._server.begin(job, then, self._seconds[job.slide], self._share)
+
+    def drop(self, job: Job) -> None:
+        """See Step."""
+        self._server.drop(job)

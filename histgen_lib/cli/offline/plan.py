@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,13 +28,28 @@ def _file(path: Path | None) -> Path | None:
     return None if path is None else writable_file(path)
 
 
+def _finite(number: float | None) -> float | None:
+    """Refuse "nan", which no range refuses, and "inf"."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number.")
+    return number
+
+
 def plan(
     *,
     slides_per_day: Annotated[
         int, typer.Option("--slides-per-day", "-n", min=1, max=5_000_000, help="Slides of a working day.")
     ] = 1_000,
     tiles_per_slide: Annotated[
-        float, typer.Option("--tiles-per-slide", "-m", min=1, max=1e6, help="Tiles of a slide, on average.")
+        float,
+        typer.Option(
+            "--tiles-per-slide",
+            "-m",
+            min=1,
+            max=1e6,
+            help="Tiles of a slide, on average.",
+            callback=_finite,
+        ),
     ] = 4_000,
     gpu: Annotated[str, typer.Option("--gpu", metavar="TYPE", help="GPU type; cpu for none.")] = "cpu",
     profile: Annotated[
@@ -42,25 +58,48 @@ def plan(
     ] = "working-hours",
     peak: Annotated[
         float | None,
-        typer.Option("--peak", help="Instead: how many times the average the busiest hour has."),
+        typer.Option(
+            "--peak", help="Instead: how many times the average the busiest hour has.", callback=_finite
+        ),
     ] = None,
     target_minutes: Annotated[
-        float, typer.Option("--target-minutes", min=0.01, help="Minutes from scan to draft.")
+        float,
+        typer.Option("--target-minutes", min=0.01, help="Minutes from scan to draft.", callback=_finite),
     ] = 15.0,
     percentile: Annotated[
-        float, typer.Option("--percentile", min=1, max=99.9, help="Percent of slides for which it holds.")
+        float,
+        typer.Option(
+            "--percentile",
+            min=1,
+            max=99.9,
+            help="Percent of slides for which it holds.",
+            callback=_finite,
+        ),
     ] = 99.0,
     availability: Annotated[
         float,
-        typer.Option("--availability", min=0.5, max=0.9999999, help="Share of time for which it holds."),
+        typer.Option(
+            "--availability",
+            min=0.5,
+            max=0.9999999,
+            help="Share of time for which it holds.",
+            callback=_finite,
+        ),
     ] = 0.999,
     tiles_per_second: Annotated[
         float | None,
-        typer.Option("--tiles-per-second", min=1, help="Assume that one GPU encodes so many."),
+        typer.Option(
+            "--tiles-per-second", min=1, help="Assume that one GPU encodes so many.", callback=_finite
+        ),
     ] = None,
     report_seconds: Annotated[
         float | None,
-        typer.Option("--report-seconds", min=0, help="And that it takes so long for a report."),
+        typer.Option(
+            "--report-seconds",
+            min=0.001,
+            help="And that it takes so long for a report.",
+            callback=_finite,
+        ),
     ] = None,
     rates: Annotated[
         Path | None, typer.Option("--rates", metavar="FILE", help="Rates measured elsewhere.")
@@ -84,8 +123,9 @@ def plan(
         ),
     ] = None,
     model: Annotated[
-        Path, typer.Option("--model", metavar="DIR", help="Model folder to measure with.")
-    ] = SHIPPED_MODEL,
+        Path | None,
+        typer.Option("--model", metavar="DIR", help="Model folder to measure with, instead of ours."),
+    ] = None,
     slides: Annotated[
         list[Path] | None,
         typer.Option("--slide", metavar="FILE", help="Slide to measure with; drawn if none is named."),
@@ -109,10 +149,18 @@ def plan(
     from histgen_lib.capacity.rates import SHIPPED, load_rates
 
     prices = _prices(price or [])
-    figures = _measured(measure, model, slides or []) if measure else load_rates(rates or SHIPPED)
+    assumed = tiles_per_second is not None
+    _refuse_useless(
+        ("--rates", bool(rates and measure), "--measure makes rates of its own: leave one of them out"),
+        ("--slide", bool(slides and not measure), "it is to measure with: add --measure FILE"),
+        ("--model", bool(model and not measure), "it is to measure with: add --measure FILE"),
+        ("--tiles-per-second", assumed and gpu == "cpu", "it is of a GPU: name its type with --gpu"),
+        ("--report-seconds", bool(report_seconds) and not assumed, "it goes with --tiles-per-second"),
+    )
+    figures = (
+        _measured(measure, model or SHIPPED_MODEL, slides or []) if measure else load_rates(rates or SHIPPED)
+    )
     if tiles_per_second is not None:
-        if gpu == "cpu":
-            raise typer.BadParameter("--tiles-per-second is of a GPU: name its type with --gpu.")
         figures = figures.assuming(gpu, tiles_per_second, report_seconds)
     demand = Demand(slides_per_day, tiles_per_slide, hours=hours_of(profile, peak))
     goal = Goal(target_minutes, percentile, availability)
@@ -136,7 +184,7 @@ def plan(
         from histgen_lib.capacity.outline import simulated_of
 
         out().print("\nA simulated day, under the chart's autoscaler:", style="bold")
-        _rows(simulated_of(result))
+        _rows(simulated_of(made, result))
 
 
 def _print(made: Plan, prices: dict[str, float], pod_hours: float | None) -> None:
@@ -171,6 +219,18 @@ def _rows(rows: Rows, heading: tuple[str, ...] = ()) -> None:
     for row in rows:
         table.add_row(*row)
     out().print(table)
+
+
+def _refuse_useless(*options: tuple[str, bool, str]) -> None:
+    """Refuse an option that nothing would come of. Raises InvalidInputError("plan-options").
+
+    Each with whether it is one, and what to do.
+    """
+    for option, useless, remedy in options:
+        if useless:
+            raise InvalidInputError(
+                "plan-options", f"{option} has no effect here.", hint=f"{option}: {remedy}."
+            )
 
 
 def _prices(stated: list[str]) -> dict[str, float]:

@@ -179,7 +179,10 @@ def test_without_a_fallback_all_replicas_stay_too():
 
 
 def test_nothing_starts_from_zero_during_an_outage():
-    """The fallback reaches Kubernetes through the HPA, which is off as long as there is no replica."""
+    """The fallback reaches Kubernetes through the HPA, which is off as long as there is no replica.
+
+    So it is up to KEDA 2.18. From 2.19 KEDA applies it from zero by itself, and slides wait less.
+    """
     scaled = Scaled(OURS)
     assert set(scaled.for_s(1200, away=True)) == {0}
     assert scaled.for_s(30, *LOAD)[-1] == 4

@@ -36,6 +36,16 @@ def test_a_simulated_day_is_printed_too(histgen):
     assert "200: 200 drafts, 0 dead letters" in printed
 
 
+def test_a_simulated_day_costs_a_whole_day(histgen):
+    """Two services of one pod at least, also after the last slide."""
+    code, printed, _ = histgen("plan", "-n", 100, "--simulate", "--price", "core-hour=1", "--json")
+    plan = json.loads(printed)
+
+    assert code == 0
+    assert 48 <= plan["amounts_per_day"]["core-hour"] < 60
+    assert plan["costs_per_day"]["core-hour"] == plan["amounts_per_day"]["core-hour"]
+
+
 def test_a_stated_rate_is_printed_as_assumed(histgen):
     code, printed, _ = histgen("plan", "--gpu", "l4", "--tiles-per-second", 1500)
 
@@ -51,8 +61,46 @@ def test_a_gpu_without_figures_is_refused(histgen):
     assert "error[gpu-unmeasured]" in said
 
 
-def test_a_rate_without_a_gpu_is_wrong_usage(histgen):
-    assert histgen("plan", "--tiles-per-second", 100)[0] == 2
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (["--tiles-per-second", 100], "--gpu"),
+        (["--report-seconds", 0.5], "--tiles-per-second"),
+        (["--gpu", "l4", "--report-seconds", 0.5], "--tiles-per-second"),
+        (["--rates", "a.json", "--measure", "b.json"], "leave one"),
+        (["--model", "folder"], "--measure"),
+        (["--slide", "a.tif"], "--measure"),
+    ],
+)
+def test_options_without_effect_are_refused(histgen, tmp_path, monkeypatch, options, remedy):
+    monkeypatch.chdir(tmp_path)
+    code, _, said = histgen("plan", *options)
+
+    assert code == 65
+    assert "error[plan-options]" in said
+    assert remedy in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--tiles-per-slide",
+        "--peak",
+        "--target-minutes",
+        "--percentile",
+        "--availability",
+        "--tiles-per-second",
+        "--report-seconds",
+    ],
+)
+def test_what_is_no_finite_number_is_wrong_usage(histgen, option, number):
+    code, _, said = histgen("plan", "--gpu", "l4", "--tiles-per-second", 100, f"{option}={number}")
+
+    assert code == 2
+    assert "error[usage]" in said
+    assert option in said
 
 
 @pytest.mark.parametrize("price", ["gpu-hour", "gpu-hour=free", "day=3", "core-hour=-1", "core-hour=nan"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from chart_rendering import merged
 
 from histgen_lib.capacity.costs import costs_of, network_of, storage_of
 from histgen_lib.capacity.demand import PROFILES, Demand, hours_of
-from histgen_lib.capacity.outline import assumptions_of
-from histgen_lib.capacity.planner import UNEVEN_MOST, Goal, make_plan
+from histgen_lib.capacity.outline import assumptions_of, json_of, predicted_of, simulated_of
+from histgen_lib.capacity.planner import UNEVEN_MOST, Assumptions, Goal, make_plan
 from histgen_lib.capacity.queueing import Group, mg1_wait_s
 from histgen_lib.capacity.rates import Rates, load_rates
 from histgen_lib.capacity.rehearsal import day_of
@@ -67,11 +69,65 @@ def test_a_goal_below_the_work_itself_is_refused():
     assert refused.value.code == "plan-impossible"
 
 
-def test_more_workers_than_partitions_are_refused():
+@pytest.mark.parametrize(
+    ("demand", "minutes", "said"),
+    [
+        (Demand(5_000_000, 20_000), 60, "It takes 33,939 tilers and spares"),
+        (Demand(4_100_000, 4_000), 15, "5,648 tilers could do the work if it were shared out evenly"),
+        (Demand(5_000_000, 4_500), 15, "7,733 tilers could do the work if it were shared out evenly"),
+        (Demand(3_400_000, 4_000), 2.05, "More and more tilers"),
+    ],
+)
+def test_more_workers_than_partitions_are_refused_with_the_reason(demand, minutes, said):
     with pytest.raises(InvalidInputError) as refused:
-        make_plan(Demand(5_000_000, 20_000), RATES, goal=Goal(minutes=60))
+        make_plan(demand, RATES, goal=Goal(minutes=minutes))
 
     assert refused.value.code == "plan-impossible"
+    assert said in refused.value.message
+
+
+def test_plans_end_where_docs_capacity_md_says():
+    """With two partitions at 75 %: 3,750 busy workers, of 5,357 that are to be busy for 70 %."""
+    last = make_plan(Demand(3_885_000, 4_000), RATES)
+
+    assert last.partitions == 10_000
+    assert 5_340 < last.services["tiler"].needed <= 5_357
+    with pytest.raises(InvalidInputError, match="shared out evenly"):
+        make_plan(Demand(3_895_000, 4_000), RATES)
+
+
+def test_an_update_waits_for_starts_but_not_for_jobs_that_are_finished_meanwhile():
+    plan = make_plan(Demand(10_000, 4_000), RATES)
+    tiler = plan.services["tiler"]
+
+    assert plan.update_s("tiler") == pytest.approx(4 * plan.start_s + tiler.job_s)
+
+
+def test_a_gpu_is_away_for_longer_than_a_worker_so_it_takes_more_spares():
+    """An hour between failures, so that it shows."""
+    often = Assumptions(node_days=1.0, gpu_pod_s=3_600.0)
+    spares = [
+        make_plan(Demand(200_000, 4_000), GPU, gpu="made-up", assumed=assumed).gpus.spare
+        for assumed in (replace(often, gpu_pod_s=often.pod_s), often)
+    ]
+
+    assert spares[0] < spares[1]
+
+
+@pytest.mark.parametrize("percentile", [80.0, 99.0, 99.9])
+def test_a_plan_names_the_percentile_of_its_goal(percentile):
+    plan = make_plan(Demand(1_000, 500), RATES, goal=Goal(percentile=percentile))
+    result = simulate(day_of(plan))
+    shown = json_of(plan, {}, result)
+
+    for said in (predicted_of(plan), dict(simulated_of(plan, result))["scan to draft"]):
+        assert said.count(f"p{percentile:g} ") == 1
+    assert list(shown["draft_s"]) == list(shown["simulated"]["draft_s"])
+    assert f"p{percentile:g}" in shown["draft_s"]
+
+
+def test_a_plan_says_that_it_counts_on_nodes_of_their_own():
+    assert "one pod of a kind" in "\n".join(assumptions_of(make_plan(Demand(100, 4_000), RATES)))
 
 
 def test_an_unmeasured_gpu_is_refused_and_a_stated_rate_is_called_an_assumption():
@@ -95,6 +151,39 @@ def test_a_plans_prediction_is_what_its_busiest_hour_is_in_the_simulation():
         assert result.draft_s(percent) == pytest.approx(plan.draft_s[percent], rel=0.1), percent
 
 
+@pytest.mark.parametrize("tiles_per_second", [100.0, 2_000.0, 20_000.0])
+def test_tilers_wait_for_one_gpu_each_and_read_on_one_core_each(tiles_per_second):
+    """A tiler holds on to one Triton: other GPUs do not make it faster."""
+    demand = Demand(20_000, 4_000)
+    plan = make_plan(demand, RATES.assuming("made-up", tiles_per_second, None), gpu="made-up")
+    tiles_per_s = demand.peak_per_s * demand.tiles
+    tiler = plan.services["tiler"]
+
+    assert tiler.job_s >= 4_000 / min(tiles_per_second, 1 / RATES.tiler.read_s)
+    assert tiler.needed >= tiles_per_s / tiles_per_second
+    assert plan.gpus.needed >= tiles_per_s / tiles_per_second
+
+
+@pytest.mark.parametrize("report_s", [4.0, 30.0])
+def test_reports_and_tiles_share_the_gpus_in_a_plan_as_in_its_simulation(report_s):
+    """All day is the busiest hour, and there are the pods and GPUs that the goal needs, without spares.
+
+    A plan does not count on it that few workers crowd the GPUs less than many would.
+    """
+    demand = Demand(30_000, 4_000, hours=PROFILES["flat"])
+    plan = make_plan(demand, RATES.assuming("made-up", 2_000.0, report_s), gpu="made-up")
+    pods = {name: replace(service, spare=0) for name, service in plan.services.items()}
+    bare = replace(plan, services=pods, gpus=replace(plan.gpus, spare=0))
+    result = simulate(day_of(bare, autoscaled=False))
+
+    gpu_s = 30_000 * (4_000 / 2_000 + report_s)
+    assert result.gpu_busy_hours * 3600 == pytest.approx(gpu_s, rel=0.02)
+    for name, service in plan.services.items():
+        station = result.stations[name]
+        job_s = (station.done_s - station.began_s).mean()
+        assert 0.75 * service.job_s < job_s < 1.02 * service.job_s, name
+
+
 def test_the_worker_with_one_partition_more_decides():
     uneven, even = Group(3, 4, 1.0, 0.0), Group(3, 12, 1.0, 0.0)
 
@@ -110,6 +199,7 @@ def test_values_name_what_the_plan_counts():
     assert values["kafka"]["partitions"] == plan.partitions
     assert values["services"]["tiler"]["maxReplicas"] == plan.services["tiler"].most
     assert values["triton"]["replicas"] == plan.gpus.most
+    assert set(values["triton"]["autoscaling"].values()) == {plan.gpus.most}
     assert values["inference"]["mode"] == "triton"
     assert yaml.safe_load(values_text(plan, "histgen plan")) == values
 
@@ -158,8 +248,6 @@ def test_a_stated_peak_is_the_peak_and_an_impossible_one_is_refused():
 
 
 def test_rates_are_read_as_they_are_written(tmp_path):
-    import json
-
     path = tmp_path / "rates.json"
     path.write_text(json.dumps(GPU.to_json()))
 
@@ -182,11 +270,28 @@ def test_what_holds_no_rates_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize("bad", [-1, "fast", True, float("inf"), None])
 def test_a_rate_is_a_number_of_0_or_more(tmp_path, bad):
-    import json
-
     path, found = tmp_path / "rates.json", RATES.to_json()
     found["tiler"]["slide_s"] = bad
     path.write_text(json.dumps(found))
+
+    with pytest.raises(InvalidInputError) as refused:
+        load_rates(path)
+    assert refused.value.code == "rates-unreadable"
+
+
+@pytest.mark.parametrize(
+    "zeros",
+    [
+        {"gpus": {"made-up": {"tiles_per_second": 0.0}}},
+        {"gpus": {"made-up": {"report_s": 0.0}}, "reporter": {"model_s": RATES.reporter.report_s}},
+        {"reporter": {"report_s": 0.0, "model_s": 0.0, "tile_s": 0.0}},
+        {"reporter": {"model_s": 2 * RATES.reporter.report_s}},
+        {"tiler": {"slide_s": 0.0, "read_s": 0.0, "encode_s": 0.0}},
+    ],
+)
+def test_no_job_takes_no_time(tmp_path, zeros):
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(merged(GPU.to_json(), zeros)))
 
     with pytest.raises(InvalidInputError) as refused:
         load_rates(path)

@@ -61,7 +61,7 @@ def test_workers_of_one_topic_are_queues_of_their_own():
 def test_a_server_that_jobs_share_takes_as_long_as_m_m_c(servers):
     """With n jobs, both serve min(n, c) of them, so both hold as many jobs (Little: for as long)."""
     per_s, work = LOAD * servers, np.random.default_rng(4).exponential(1.0, SLIDES)
-    gpus = Gpus(count=servers, rate=1.0, most=1.0)
+    gpus = Gpus(count=servers)
     many = day(per_s, np.zeros(SLIDES), workers=400, partitions=4_000, gpus=gpus, on_gpu=work)
     station = simulate(many).stations["tiler"]
 

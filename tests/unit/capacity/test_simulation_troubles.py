@@ -16,7 +16,7 @@ from histgen_lib.capacity.simulation.day import Day, Gpus, Trouble, Work, simula
 from histgen_lib.capacity.simulation.fleet import Pods
 from histgen_lib.capacity.simulation.loop import Loop
 from histgen_lib.capacity.simulation.station import Patience, Station
-from histgen_lib.capacity.simulation.steps import Delay, SharedServer
+from histgen_lib.capacity.simulation.steps import Delay, Job, SharedServer
 
 SLIDES = 3_000
 
@@ -176,23 +176,61 @@ def test_pods_follow_the_lag_up_and_down_and_take_time_to_start():
 def test_a_lost_gpu_slows_all_down_until_another_one_serves():
     chance = np.random.default_rng(3)
     where, arrivals = chance.integers(0, 16, SLIDES), np.cumsum(chance.exponential(1.0, SLIDES))
-    tiles = np.full(SLIDES, 1_000.0)
-    work = Work(np.full(SLIDES, 0.1), where, 16, Pods(8), on_gpu=tiles)
-    gpus = Gpus(2, 700.0, 1_000.0, start_s=100.0, lost_s=200.0)
+    seconds = np.full(SLIDES, 1.43)
+    work = Work(np.full(SLIDES, 0.1), where, 16, Pods(8), on_gpu=seconds)
+    gpus = Gpus(2, start_s=100.0, lost_s=200.0)
     whole = simulate(Day(arrivals, {"tiler": work}, gpus))
     broken = simulate(Day(arrivals, {"tiler": work}, gpus, [Trouble(1_000.0, "lose", "gpus", 1)]))
 
     assert broken.drafts == SLIDES
     assert broken.draft_s(99) > 5 * whole.draft_s(99)
-    assert whole.gpu_busy_hours * 3600 * 700 == pytest.approx(tiles.sum())
+    assert whole.gpu_busy_hours * 3600 == pytest.approx(seconds.sum())
+
+
+def test_only_gpus_that_were_there_come_back():
+    """Five are to be lost where there are two: two come back, and four workers go on at half their pace."""
+    work = Work(np.zeros(SLIDES), np.arange(SLIDES) % 4, 4, Pods(4), on_gpu=np.full(SLIDES, 1.0))
+    gpus = Gpus(2, start_s=10.0, lost_s=10.0)
+    day = Day(np.zeros(SLIDES), {"tiler": work}, gpus, [Trouble(100.0, "lose", "gpus", 5)])
+
+    assert simulate(day).ended_at_s == pytest.approx(SLIDES / 2 + 20.0)
+
+
+def test_a_day_lasts_although_its_slides_have_ended():
+    """Pods and GPUs are there all day; how fast slides were drafted is another matter."""
+    short = replace(day(), gpus=Gpus(3))
+    whole = replace(short, lasts_s=86_400.0)
+    results = [simulate(one) for one in (short, whole)]
+
+    assert results[0].ended_at_s == results[1].ended_at_s < 86_400
+    assert results[0].per_hour == results[1].per_hour
+    assert results[1].gpu_hours == pytest.approx(3 * 24)
+    assert [station.pod_hours for station in results[1].stations.values()] == pytest.approx([4 * 24, 24])
+
+
+def test_a_day_that_is_too_short_for_its_slides_goes_on_until_they_have_ended():
+    assert simulate(replace(day(), lasts_s=1_000.0)).unfinished == 0
+
+
+def test_work_of_different_kinds_shares_one_server():
+    """Two tilers that take up half of a GPU each leave none for a report: all three are slowed down alike."""
+    loop, ended = Loop(), []
+    server = SharedServer(loop, 1.0)
+    tiles, report = server.step([10.0, 10.0], share=0.5), server.step([0.0, 0.0, 4.0])
+    for slide, step in ((0, tiles), (1, tiles), (2, report)):
+        step.begin(Job(slide, None), lambda job: ended.append((job.slide, loop.now)))
+    loop.run()
+
+    assert ended == [(2, 8.0), (0, 14.0), (1, 14.0)]
+    assert server.busy_s() == pytest.approx(0.5 * 10 + 0.5 * 10 + 4)
 
 
 def test_a_job_that_was_dropped_leaves_the_server_to_the_others():
     loop, ended = Loop(), []
-    server = SharedServer(loop, 1.0, 1.0, [10.0, 10.0])
+    server = SharedServer(loop, 1.0)
     station = Station(
         loop, "tiler", [0, 1], 2,
-        steps=[server], ended=lambda slide, done: ended.append((slide, loop.now)),
+        steps=[server.step([10.0, 10.0])], ended=lambda slide, done: ended.append((slide, loop.now)),
         patience=Patience(session_s=1_000.0),
     )  # fmt: skip
     station.join("one")
@@ -204,7 +242,7 @@ def test_a_job_that_was_dropped_leaves_the_server_to_the_others():
     loop.run(100.0)
 
     assert ended == [(1, 12.0)]  # half speed for 4 s, then all of it
-    assert server.work_done() == pytest.approx(12.0)
+    assert server.busy_s() == pytest.approx(12.0)
 
 
 def test_records_lie_where_the_bus_puts_them():
