@@ -32,7 +32,7 @@ def test_an_error_of_the_owner_ends_running_tasks_which_clean_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Ctrl-C: a slide may take an hour, for which nobody waits."""
-    monkeypatch.setattr(processes, "_CLEANING_S", 60.0)  # of a busy machine
+    monkeypatch.setattr(processes, "_CLEANING_S", 5.0)  # for a busy machine
     with pytest.raises(KeyboardInterrupt):
         _interrupted(tmp_path)
     [running] = tmp_path.glob("*.running")
