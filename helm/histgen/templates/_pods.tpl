@@ -6,6 +6,9 @@ runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
 fsGroupChangePolicy: OnRootMismatch
+{{- with .root.Values.slides.groups }}
+supplementalGroups: [{{ range $index, $group := . }}{{ if $index }}, {{ end }}{{ int64 $group }}{{ end }}]
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
