@@ -190,7 +190,7 @@ def test_every_pod_is_shut_in_both_directions_unless_a_policy_opens_it(manifests
 
 def test_who_speaks_to_whom_is_named():
     found = render(values_of("hospital"))
-    broker, store = ("kafka", 9093), ("storage", 9000)
+    broker, store, issuer = ("kafka", 9093), ("storage", 9000), ("any", 443)
     scrape = ("monitoring", 8080)
     assert allowed(found, "ingress", "Deployment/lab-histgen-triton") == {
         ("tiler", 8001),
@@ -205,6 +205,7 @@ def test_who_speaks_to_whom_is_named():
             *DNS,
             broker,
             store,
+            issuer,
             ("triton", 8001),
         }
     assert allowed(found, "ingress", "Deployment/lab-histgen-gateway") == {
@@ -212,7 +213,7 @@ def test_who_speaks_to_whom_is_named():
         ("ingress-nginx", 8080),
         ("test", 8080),
     }
-    assert allowed(found, "egress", "Deployment/lab-histgen-gateway") == {*DNS, broker, store}
+    assert allowed(found, "egress", "Deployment/lab-histgen-gateway") == {*DNS, broker, store, issuer}
     assert allowed(found, "egress", "CronJob/lab-histgen-retention") == {*DNS, store}
     assert allowed(found, "egress", "Pod/lab-histgen-test") == {*DNS, ("gateway", 8080)}
     assert allowed(found, "ingress", "Pod/lab-histgen-test") == set()
