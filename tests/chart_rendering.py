@@ -18,23 +18,13 @@ from services.table import Service
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm" / "histgen"
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+NOTES = "templates/NOTES.txt"
 HELM = ROOT / ".local" / "helm" / "helm"
 OLDEST, NEWEST = "1.29.0", "1.37.0"
 """The versions of Kubernetes that manifests are valid for, and all between."""
 
 LOCKED = {
-    "auth": {
-        "tokens": {"secretName": "histgen-tokens"},
-        "oidc": {
-            "issuer": "https://idp.hospital.example/realms/lab",
-            "audience": "histgen",
-            "scopesClaim": "realm_access.roles",
-            "scopes": {"pathologist": "submit", "admin": "operate"},
-            "ca": {"secretName": "hospital-ca"},
-        },
-        "open": ["probes"],
-    },
-    "tls": {"secretName": "histgen-web"},
+    "auth": {"tokens": {"secretName": "histgen-tokens"}, "open": ["probes"]},
     "host": "::",
     "model": {"sha256": "a" * 64},
     "settings": {"http_rate": 20.5, "traces": "https://collector.hospital.example"},
@@ -92,6 +82,11 @@ def _rendered(values: str, name: str, namespace: str, chart: Path) -> list[Manif
 @cache
 def _loaded(chart: Path) -> helm_python.Chart:
     return helm_python.Chart.load(chart)
+
+
+def notes(values: Mapping[str, Any]) -> str:
+    """Return what `helm install` of these values prints."""
+    return str(_loaded(CHART).render(dict(values), name="lab", namespace="histgen")[f"{CHART.name}/{NOTES}"])
 
 
 def render_by_binary(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,7 +127,7 @@ def open_source(uri: str, storage: StorageSettings) -> Source:
 
 
 def sync_model(source: Source, folder: Path, *, digest: str = "", say: Say | None = None) -> Synced:
-    """Make `folder` the model that `source` has; does nothing if it is already.
+    """Make `folder` the model that `source` has; does nothing if it is already, and undamaged.
 
     `digest`: which model it has to be, by its SHA-256 (`histgen model info`); "" for any. Raises FatalError:
     "model-missing", "model-incomplete", "model-config", "model-onnx", "model-other", "model-folder-foreign",
@@ -140,7 +140,7 @@ def sync_model(source: Source, folder: Path, *, digest: str = "", say: Say | Non
         copy = _Copy(source, place, say or (lambda *_: None))
         copy.fetch()
         model = _checked(place.staging, digest)
-        changed = place.switch_to(json_digest(copy.digests)[:_SHOWN])
+        changed = place.switch_to(copy.digests)
     return Synced(folder, model.name, model.digest, copy.copied_bytes, changed)
 
 
@@ -171,21 +171,38 @@ class _Place:
         """The version that the folder is now."""
         return self.folder.resolve() if self.folder.is_dir() else None
 
-    def switch_to(self, digest: str) -> bool:
-        """Make what was staged the folder; return whether that changed anything."""
-        version = self.folder.with_name(f".{self.folder.name}.{digest}")
+    def switch_to(self, digests: Mapping[str, str]) -> bool:
+        """Make what was staged the folder; return whether that changed anything.
+
+        A version that was damaged is left to those who read it: the whole one gets another name.
+        """
+        if self.current and self._holds(self.current, digests):
+            shutil.rmtree(self.staging)
+            return False
+        version = self._version(json_digest(digests))
+        while version.is_dir() and not self._holds(version, digests):
+            version = self._version(json_digest(version.name))
         if version.is_dir():
             shutil.rmtree(self.staging)
         else:
             self.staging.rename(version)
-        if self.current == version.resolve():
-            return False
         link = self.folder.with_name(f".{self.folder.name}.link")
         link.unlink(missing_ok=True)
         link.symlink_to(version.name)
         link.replace(self.folder)
         self._remove_older(version)
         return True
+
+    def _version(self, digest: str) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.{digest[:_SHOWN]}")
+
+    def _holds(self, version: Path, digests: Mapping[str, str]) -> bool:
+        """Return whether a version has all that was staged, undamaged."""
+        return all(
+            (path := version / name).is_file()
+            and (path.samefile(self.staging / name) or sha256_file(path) == digest)
+            for name, digest in digests.items()
+        )
 
     def _remove_older(self, version: Path) -> None:
         kept = {version.name, self.current.name if self.current else ""}

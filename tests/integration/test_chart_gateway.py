@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from chart_rendering import CHART, Manifest, environment, one, render, values_of
+from chart_rendering import CHART, Manifest, environment, notes, one, render, values_of
 from waiting import until
 
 from histgen_lib.stack.children import free_port
@@ -50,23 +54,28 @@ def container() -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def gateway(container: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port, folder = free_port(), tmp_path_factory.mktemp("gateway")
+def variables(container: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    stated = here(environment(container), tmp_path_factory.mktemp("gateway"), free_port())
+    return {"PATH": os.environ["PATH"]} | stated
+
+
+@pytest.fixture(scope="module")
+def gateway(container: Manifest, variables: dict[str, str]) -> Iterator[str]:
     python, *command = container["command"]
     assert python == "python"
-    system = {"PATH": os.environ["PATH"]}
-    with (folder / "log").open("wb") as log:
+    log = Path(variables["HOME"]) / "log"
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
-            env=system | here(environment(container), folder, port),
+            env=variables,
             cwd=CHART.parents[1],
-            stderr=log,
-            stdout=log,
+            stderr=output,
+            stdout=output,
         )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{variables['HISTGEN_PORT']}"
     try:
         until(lambda: process.poll() is not None or status(f"{url}/readyz") == 200, 60, "the gateway")
-        assert process.poll() is None, (folder / "log").read_text()
+        assert process.poll() is None, log.read_text()
         yield url
     finally:
         process.kill()
@@ -94,6 +103,28 @@ def test_the_mounted_token_opens_it(gateway: str) -> None:
     assert status(f"{gateway}/status", TOKEN[:-1] + "6") == 401
 
 
+def test_what_an_install_prints_submits_a_slide_and_shows_it(
+    gateway: str, variables: dict[str, str], slide_path: Path
+) -> None:
+    slide = Path(shutil.copy(slide_path, variables["HISTGEN_WATCH"]))
+    here = {"SLIDE": str(slide), "http://127.0.0.1:8080": gateway}
+    lines = [line for line in notes(values_of("small-lab")).splitlines() if " exec " in line]
+    for line in lines:
+        program, *arguments = shlex.split(line.partition(" -- ")[2])
+        assert program == "histgen"
+        command = [here.get(word, word) for word in arguments if word != "--wait"]  # no worker runs
+        done = subprocess.run(
+            [sys.executable, "-m", "histgen_lib.cli", *command],
+            env=variables,
+            cwd=CHART.parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert slide.stem in done.stdout
+
+
 def test_pruning_runs_with_what_its_pod_has(gateway: str, tmp_path: Path) -> None:
     job = one(render(values_of("small-lab")), "CronJob", "lab-histgen-retention")
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
@@ -110,12 +141,18 @@ def test_pruning_runs_with_what_its_pod_has(gateway: str, tmp_path: Path) -> Non
     assert not (tmp_path / "home").exists()
 
 
-def asked(*urls: str) -> subprocess.CompletedProcess[str]:
+def asked(*urls: str, patience_s: float = 0) -> subprocess.CompletedProcess[str]:
     """Run what the pod of `helm test` runs."""
     pod = one(render(values_of("small-lab")), "Pod", "lab-histgen-test")
     _, option, script, _ = pod["spec"]["containers"][0]["command"]
     command = [sys.executable, option, script, *urls]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        env={**os.environ, "PATIENCE_S": str(patience_s)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_helm_test_passes_on_a_gateway_that_is_ready_and_locked(gateway: str) -> None:
@@ -124,32 +161,51 @@ def test_helm_test_passes_on_a_gateway_that_is_ready_and_locked(gateway: str) ->
     assert f"{gateway}/status: 401, 401 expected" in done.stdout
 
 
-def test_helm_test_fails_where_nobody_answers_or_the_door_is_open(gateway: str, httpd_open: str) -> None:
-    assert asked(gateway, f"http://127.0.0.1:{free_port()}").returncode == 1
-    done = asked(httpd_open)
-    assert done.returncode == 1
-    assert f"{httpd_open}/status: 200, 401 expected" in done.stdout
+class Answers(BaseHTTPRequestHandler):
+    """Answers 200 to everybody, or what a class of it says."""
+
+    def status(self) -> int:
+        return 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status())
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-@pytest.fixture
-def httpd_open() -> Iterator[str]:
-    """Run a server that answers 200 to everybody."""
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-    from threading import Thread
-
-    class Open(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({}).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Open)
+@contextmanager
+def served(answers: type[Answers]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_helm_test_fails_where_nobody_answers_or_the_door_is_open(gateway: str) -> None:
+    assert asked(gateway, f"http://127.0.0.1:{free_port()}").returncode == 1
+    with served(Answers) as url:
+        done = asked(url)
+    assert done.returncode == 1
+    assert f"{url}/status: 200, 401 expected" in done.stdout
+
+
+def test_helm_test_waits_for_a_gateway_that_just_starts() -> None:
+    seen = []
+
+    class Starting(Answers):
+        def status(self) -> int:
+            seen.append(self.path)
+            return 401 if self.path == "/status" else 200 if len(seen) > 2 else 503
+
+    with served(Starting) as url:
+        done = asked(url, patience_s=60)
+    assert done.returncode == 0, done.stdout
+    assert seen.count("/readyz") == 2

@@ -1,8 +1,12 @@
-"""What `helm test` runs: every web service is ready, and its status is locked."""
+"""What `helm test` runs: every web service is ready, and its status is locked.
+
+A release that was just installed is asked again until it is so, for $PATIENCE_S seconds.
+"""
 
 import os
 import ssl
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -20,8 +24,10 @@ def answer(url: str) -> int:
         return 0
 
 
-wanted = {"/readyz": 200, "/status": 401}
-found = {url + page: (answer(url + page), code) for url in sys.argv[1:] for page, code in wanted.items()}
-for page, (status, code) in found.items():
-    print(f"{page}: {status}, {code} expected")
-sys.exit(any(status != code for status, code in found.values()))
+wanted = {url + page: code for url in sys.argv[1:] for page, code in {"/readyz": 200, "/status": 401}.items()}
+end = time.monotonic() + float(os.environ.get("PATIENCE_S", "180"))
+while (found := {url: answer(url) for url in wanted}) != wanted and time.monotonic() < end:
+    time.sleep(2)
+for url, code in wanted.items():
+    print(f"{url}: {found[url]}, {code} expected")
+sys.exit(found != wanted)

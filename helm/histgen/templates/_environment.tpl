@@ -157,10 +157,12 @@
 {{- define "histgen.secrets" -}}
 {{- $values := .root.Values }}
 {{- $found := list }}
+{{- $pair := dict "tls.crt" "tls.crt" "tls.key" "tls.key" }}
+{{- if eq .row.kind "web" }}{{ $_ := set $pair "ca.crt" "ca.crt" }}{{ end }}
 {{- with $values.auth.token }}{{ if .secretName }}{{ $found = append $found (dict "name" "token" "secret" .secretName "items" (dict "token" .key)) }}{{ end }}{{ end }}
 {{- with $values.auth.tokens }}{{ if .secretName }}{{ $found = append $found (dict "name" "tokens" "secret" .secretName "items" (dict "tokens.json" .key)) }}{{ end }}{{ end }}
 {{- with $values.auth.oidc.ca }}{{ if .secretName }}{{ $found = append $found (dict "name" "issuer-ca" "secret" .secretName "items" (dict "ca.crt" .key)) }}{{ end }}{{ end }}
-{{- with $values.tls }}{{ if .secretName }}{{ $found = append $found (dict "name" "tls" "secret" .secretName "items" (dict "tls.crt" "tls.crt" "tls.key" "tls.key")) }}{{ end }}{{ end }}
+{{- with $values.tls }}{{ if .secretName }}{{ $found = append $found (dict "name" "tls" "secret" .secretName "items" $pair) }}{{ end }}{{ end }}
 {{- with $values.kafka.login }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-login" "secret" .secretName "items" (dict "client.json" .clientKey)) }}{{ end }}{{ end }}
 {{- with $values.kafka.ca }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-ca" "secret" .secretName "items" (dict "ca.crt" .key)) }}{{ end }}{{ end }}
 {{- with $values.kafka.certificate }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-certificate" "secret" .secretName "items" (dict "user.crt" .certKey "user.key" .keyKey)) }}{{ end }}{{ end }}

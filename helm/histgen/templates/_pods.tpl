@@ -6,6 +6,9 @@ runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
 fsGroupChangePolicy: OnRootMismatch
+{{- with .root.Values.slides.groups }}
+supplementalGroups: [{{ range $index, $group := . }}{{ if $index }}, {{ end }}{{ int64 $group }}{{ end }}]
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
@@ -67,10 +70,11 @@ priorityClassName: {{ include "histgen.priorityClass" (dict "root" .root "kind" 
 {{- end }}
 {{- end }}
 
-{{/* (root, kind). Priority classes belong to no namespace, so their names state one. */}}
+{{/* (root, kind). Priority classes belong to no namespace, so their names state one; and they cannot be changed, so another value is another name. */}}
 {{- define "histgen.priorityClass" -}}
-{{- $whole := printf "%s-%s-%s" (include "histgen.fullname" .root) .kind .root.Release.Namespace | trimSuffix "-" }}
-{{- if gt (len $whole) 63 }}{{ printf "%s-%s" ($whole | trunc 54 | trimSuffix "-") ($whole | sha256sum | trunc 8) }}{{ else }}{{ $whole }}{{ end }}
+{{- $whole := printf "%s-%s-%s" (include "histgen.fullname" .root) .kind .root.Release.Namespace }}
+{{- $classes := .root.Values.priorityClasses }}
+{{- printf "%s-%s" ($whole | trunc 54 | trimSuffix "-") (printf "%s %d %s" $whole (get $classes.values .kind | int64) $classes.preemptionPolicy | sha256sum | trunc 8) }}
 {{- end }}
 
 {{/* (root, component): spread over nodes and zones where that is possible. */}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from chart_rendering import one, render, values_of
+from chart_rendering import merged, one, render, set_at, values_of
 from noop_repository import noop_repository
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -25,14 +26,15 @@ SECRET = "0123abcd"
 class ChartTriton(TritonProcess):
     """A tritonserver with the chart's arguments; ports and folders are this machine's."""
 
-    port, metrics_port = 0, 0
+    port, metrics_port, host = 0, 0, "0.0.0.0"
 
     @property
     def url(self) -> str:
         return f"triton://127.0.0.1:{self.port}"
 
     def _options(self, server: Path, _: int) -> list[str]:
-        pod = one(render(values_of("hospital")), "Deployment", "lab-histgen-triton")["spec"]["template"]
+        values = merged(values_of("hospital"), set_at("host", self.host))
+        pod = one(render(values), "Deployment", "lab-histgen-triton")["spec"]["template"]
         container, *_ = pod["spec"]["containers"]
         assert container["command"] == ["tritonserver"]
         here = {
@@ -53,32 +55,49 @@ class ChartTriton(TritonProcess):
             until(lambda: all(client.ready(model) for model in self.models), 90, "the chart's Triton")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=[
+        "0.0.0.0",
+        pytest.param(
+            "::", marks=pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+        ),
+    ],
+)
 def triton(
-    triton_home: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    triton_home: Path,
+    model_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ChartTriton]:
     place = tmp_path_factory.mktemp("chart-triton")
     server = ChartTriton(noop_repository(place, model_dir), triton_home, log=place / "log")
-    server.port, server.metrics_port = free_port(), free_port()
+    server.port, server.metrics_port, server.host = free_port(), free_port(), request.param
     server.start()
     yield server
     server.kill()
 
 
-def probe(port: int) -> int:
+def address(triton: ChartTriton) -> str:
+    """Return an address of the family that the pod has; its containers ask 127.0.0.1 either way."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}[triton.host]
+
+
+def probe(place: str) -> int:
     """Ask as the kubelet does: grpc.health.v1.Health/Check of the whole server, without a secret."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(place) as channel:
         answer = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
     assert answer[:1] == b"\x08"  # HealthCheckResponse.status, a varint
     return answer[1]
 
 
 def test_the_kubelet_may_ask_whether_it_serves(triton: ChartTriton) -> None:
-    assert probe(triton.port) == 1  # SERVING
+    assert probe(f"{address(triton)}:{triton.port}") == 1  # SERVING
 
 
 def test_its_metrics_are_served(triton: ChartTriton) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{triton.metrics_port}/metrics", timeout=5) as answer:
+    url = f"http://{address(triton)}:{triton.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as answer:
         text = answer.read().decode()
     assert 'nv_inference_pending_request_count{model="histgen"' in text
 

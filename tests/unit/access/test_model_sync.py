@@ -131,6 +131,39 @@ def test_readers_never_meet_a_folder_that_is_absent_or_mixed(own_model_dir: Path
     assert seen
 
 
+@pytest.mark.parametrize("name", ["tile_encoder.onnx", "tokenizer.json"])
+def test_a_version_in_use_that_was_damaged_is_mended_and_that_is_said(
+    own_model_dir: Path, target: Path, name: str
+) -> None:
+    """Those who read the damaged one keep it until the next change: nothing is missing for a moment."""
+    sync_model(source_of(own_model_dir), target)
+    damaged = target.resolve()
+    (target / name).write_bytes(b"damaged")
+    mended = sync_model(source_of(own_model_dir), target)
+
+    assert mended.changed
+    assert (target / name).read_bytes() == (own_model_dir / name).read_bytes()
+    assert (damaged / name).read_bytes() == b"damaged"
+    assert not sync_model(source_of(own_model_dir), target).changed
+
+    (target / name).unlink()
+    assert sync_model(source_of(own_model_dir), target).changed
+    assert names_in(target) == names_in(own_model_dir) & set(model_files())
+
+
+def test_a_version_before_that_was_damaged_does_not_come_back(own_model_dir: Path, target: Path) -> None:
+    sync_model(source_of(own_model_dir), target)
+    before, config = target.resolve(), (own_model_dir / "config.json").read_bytes()
+    update_config(own_model_dir, abstention={"threshold": 0.5, "statistic": "diagnosis"})
+    sync_model(source_of(own_model_dir), target)
+    (before / "tokenizer.json").write_bytes(b"damaged")
+    (own_model_dir / "config.json").write_bytes(config)
+
+    assert sync_model(source_of(own_model_dir), target).changed
+    assert (target / "tokenizer.json").read_bytes() == (own_model_dir / "tokenizer.json").read_bytes()
+    assert (target / "config.json").read_bytes() == config
+
+
 def test_copies_that_run_at_once_do_not_trip_over_each_other(own_model_dir: Path, target: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         synced = list(pool.map(lambda _: sync_model(source_of(own_model_dir), target), range(4)))

@@ -8,7 +8,18 @@ import shlex
 import helm_python
 import pytest
 import yaml
-from chart_rendering import CHART, ROOT, containers, environment, merged, of_kind, pods, render, values_of
+from chart_rendering import (
+    CHART,
+    ROOT,
+    containers,
+    environment,
+    merged,
+    notes,
+    of_kind,
+    pods,
+    render,
+    values_of,
+)
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 COMMANDS = [
@@ -30,9 +41,16 @@ def test_every_release_that_is_typed_renders():
             values = merged(values, helm_python.parse_set_string(words[words.index("--set") + 1]))
         found = render(values, words[2], words[words.index("-n") + 1])
         if "--set" in words:
-            assert "histgen:0.1.1" in {
-                each["image"] for pod in pods(found).values() for each in containers(pod)
-            }
+            images = {each["image"] for pod in pods(found).values() for each in containers(pod)}
+            assert images == {"histgen:0.1.1", "histgen-triton:0.1.1"}
+
+
+def test_commands_in_the_gateways_pod_are_those_that_an_install_prints():
+    typed = [line.replace("/scans/a.svs", "SLIDE") for line in COMMANDS if " exec " in line]
+    printed = [line.strip().replace("'", "") for line in notes(values_of("hospital")).splitlines()]
+    assert len(typed) == 2
+    assert set(typed) <= set(printed)
+    assert "http://127.0.0.1:8080" in notes(values_of("small-lab"))
 
 
 def secrets_made() -> dict[str, set[str]]:

@@ -31,6 +31,8 @@ from chart_rendering import (
     Manifest,
     containers,
     environment,
+    merged,
+    notes,
     of_kind,
     one,
     pods,
@@ -166,7 +168,7 @@ def test_a_new_row_in_the_table_is_a_new_deployment_without_an_edit(generator, t
     assert one(found, "Service", "lab-histgen-review")
     assert one(found, "PodDisruptionBudget", "lab-histgen-review")
     asked = one(found, "Pod", "lab-histgen-test")["spec"]["containers"][0]["command"]
-    assert asked[-1] == "http://lab-histgen-review.histgen.svc:8080"
+    assert asked[-1] == "https://lab-histgen-review.histgen.svc:8080"
 
 
 def test_rules_and_dashboards_are_taken_as_they_are(tmp_path):
@@ -249,12 +251,16 @@ def test_values_are_described_by_their_schema():
 
 
 def test_the_notes_say_what_to_do_next():
-    with helm_python.Chart.load(CHART) as chart:
-        found = chart.render(values_of("small-lab"), name="lab", namespace="histgen")
-    notes = found["histgen/templates/NOTES.txt"]
-    for said in ("helm test lab -n histgen", "port-forward svc/lab-histgen-gateway 8080", "/scans", "tls."):
-        assert said in notes
-    assert "retention" not in notes  # it is on
+    found = notes(values_of("small-lab"))
+    for said in ("helm test lab -n histgen", "exec deploy/lab-histgen-gateway", "/scans", "tls."):
+        assert said in found
+    assert "retention" not in found  # it is on
+
+
+def test_the_notes_say_that_tritons_autoscaler_needs_triton_scraped():
+    for scraped, words in ((True, "here by a PodMonitor"), (False, "nothing here makes it do so")):
+        values = merged(values_of("hospital"), {"monitoring": {"podMonitors": scraped}})
+        assert words in notes(values)
 
 
 def test_nothing_of_a_secret_is_written_into_a_manifest(manifests):

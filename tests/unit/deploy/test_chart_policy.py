@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
-from chart_rendering import Manifest, containers, merged, of_kind, pods, render, selects, set_at, values_of
+from chart_rendering import (
+    Manifest,
+    containers,
+    merged,
+    of_kind,
+    one,
+    pods,
+    render,
+    selects,
+    set_at,
+    values_of,
+)
 
 NEEDED = ("cpu", "memory", "ephemeral-storage")
 
@@ -139,6 +150,9 @@ def test_a_gpu_is_asked_for_by_both_who_compile_and_who_serve():
 
 # -------------------------------------------------------------------- network
 
+TILER, GATEWAY, TRITON = (f"Deployment/lab-histgen-{name}" for name in ("tiler", "gateway", "triton"))
+DNS = {("kube-system", 53), ("169.254.20.10/32", 53)}
+
 
 def policies(manifests: list[Manifest]) -> list[Manifest]:
     return of_kind(manifests, "NetworkPolicy")
@@ -159,6 +173,8 @@ def allowed(manifests: list[Manifest], direction: str, pod: str) -> set[tuple[st
 
 
 def _who(peer: Manifest) -> str:
+    if "ipBlock" in peer:
+        return peer["ipBlock"]["cidr"]
     if "podSelector" in peer:
         return peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
     return peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] if peer else "any"
@@ -174,7 +190,7 @@ def test_every_pod_is_shut_in_both_directions_unless_a_policy_opens_it(manifests
 
 def test_who_speaks_to_whom_is_named():
     found = render(values_of("hospital"))
-    dns, broker, store = ("kube-system", 53), ("kafka", 9093), ("storage", 9000)
+    broker, store, issuer = ("kafka", 9093), ("storage", 9000), ("any", 443)
     scrape = ("monitoring", 8080)
     assert allowed(found, "ingress", "Deployment/lab-histgen-triton") == {
         ("tiler", 8001),
@@ -182,13 +198,14 @@ def test_who_speaks_to_whom_is_named():
         ("monitoring", 8002),
         ("monitoring", 9102),
     }
-    assert allowed(found, "egress", "Deployment/lab-histgen-triton") == {dns, store}
+    assert allowed(found, "egress", "Deployment/lab-histgen-triton") == {*DNS, store}
     for worker in ("tiler", "reporter"):
         assert allowed(found, "ingress", f"Deployment/lab-histgen-{worker}") == {scrape}
         assert allowed(found, "egress", f"Deployment/lab-histgen-{worker}") == {
-            dns,
+            *DNS,
             broker,
             store,
+            issuer,
             ("triton", 8001),
         }
     assert allowed(found, "ingress", "Deployment/lab-histgen-gateway") == {
@@ -196,21 +213,80 @@ def test_who_speaks_to_whom_is_named():
         ("ingress-nginx", 8080),
         ("test", 8080),
     }
-    assert allowed(found, "egress", "Deployment/lab-histgen-gateway") == {dns, broker, store}
-    assert allowed(found, "egress", "CronJob/lab-histgen-retention") == {dns, store}
-    assert allowed(found, "egress", "Pod/lab-histgen-test") == {dns, ("gateway", 8080)}
+    assert allowed(found, "egress", "Deployment/lab-histgen-gateway") == {*DNS, broker, store, issuer}
+    assert allowed(found, "egress", "CronJob/lab-histgen-retention") == {*DNS, store}
+    assert allowed(found, "egress", "Pod/lab-histgen-test") == {*DNS, ("gateway", 8080)}
     assert allowed(found, "ingress", "Pod/lab-histgen-test") == set()
 
 
 def test_a_lab_with_a_folder_opens_no_way_to_a_store():
     found = render(values_of("small-lab"))
-    assert allowed(found, "egress", "Deployment/lab-histgen-tiler") == {("kube-system", 53), ("any", 9092)}
+    assert allowed(found, "egress", "Deployment/lab-histgen-tiler") == {*DNS, ("any", 9092)}
 
 
 def test_further_ways_are_opened_by_what_needs_them():
-    changes = merged(
-        set_at("settings.traces", "http://collector.tracing:4318"), set_at("inference.mode", "external")
-    )
-    changes = merged(changes, set_at("inference.url", "triton://gpu-1.lab:8001"))
-    found = allowed(render(merged(values_of("hospital"), changes)), "egress", "Deployment/lab-histgen-tiler")
-    assert {("any", 4318), ("any", 8001)} <= found
+    found = changed("settings.traces", "http://collector.tracing:4318", url="triton://gpu-1.lab:8001")
+    assert {("any", 4318), ("any", 8001)} <= allowed(found, "egress", TILER)
+
+
+def changed(path: str, value: object, url: str = "") -> list[Manifest]:
+    """Render the hospital with one value changed; `url`: of a Triton elsewhere."""
+    values = merged(values_of("hospital"), set_at(path, value))
+    return render(merged(values, {"inference": {"mode": "external", "url": url}} if url else {}))
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://idp.example/realms/lab", 443),
+        ("https://idp.example:8443/realms/lab", 8443),
+        ("https://[fd00::1]/realms/lab", 443),
+        ("https://[fd00::1]:8443/realms/lab", 8443),
+    ],
+)
+def test_the_issuer_is_asked_at_the_port_of_its_url(url, port):
+    found = changed("auth.oidc", {"issuer": url, "audience": "histgen"})
+    policy = one(found, "NetworkPolicy", "lab-histgen-to-issuer")
+    assert policy["spec"]["egress"] == [{"ports": [{"protocol": "TCP", "port": port}]}]
+
+
+@pytest.mark.parametrize("place", ["services.tiler", "kinds.worker"])
+def test_traces_of_some_services_open_a_way_for_these_alone(place):
+    found = changed(f"{place}.settings.traces", "http://collector.tracing")
+    assert ("any", 80) in allowed(found, "egress", TILER)
+    assert ("any", 80) not in allowed(found, "egress", GATEWAY)
+
+
+def test_where_a_kind_of_service_is_off_its_exceptions_open_nothing():
+    """A policy without components or peers would be for all pods, or for anybody."""
+    found = changed("kinds.worker.enabled", False)
+    assert allowed(found, "ingress", TRITON) == {("monitoring", 8002), ("monitoring", 9102)}
+    assert ("triton", 8001) not in allowed(found, "egress", GATEWAY)
+
+    found = changed("kinds.web.enabled", False)
+    assert allowed(found, "ingress", TILER) == {("monitoring", 8080)}
+    assert allowed(found, "egress", "Pod/lab-histgen-test") == DNS
+
+    off = {"web": {"enabled": False}, "worker": {"enabled": False}}
+    found = changed("kinds", off)
+    assert allowed(found, "egress", "CronJob/lab-histgen-retention") == {*DNS, ("storage", 9000)}
+    assert allowed(found, "ingress", TRITON) == {("monitoring", 8002), ("monitoring", 9102)}
+
+
+def test_whoever_scrapes_may_do_so_whether_or_not_the_operator_is_there():
+    found = changed("monitoring.podMonitors", False)
+    assert ("monitoring", 8080) in allowed(found, "ingress", TILER)
+    assert ("monitoring", 8002) in allowed(found, "ingress", TRITON)
+
+
+def test_dns_may_be_elsewhere():
+    shift = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}]
+    found = changed("networkPolicy.dns", {"to": shift, "ports": [5353]})
+    assert allowed(found, "egress", "Pod/lab-histgen-test") == {("openshift-dns", 5353), ("gateway", 8080)}
+    policy = one(found, "NetworkPolicy", "lab-histgen-to-dns")
+    assert {port["protocol"] for port in policy["spec"]["egress"][0]["ports"]} == {"TCP", "UDP"}
+
+
+def test_pods_have_the_groups_that_may_read_slides():
+    for pod in pods(changed("slides.groups", [5000, 2147483647])).values():
+        assert pod["spec"]["securityContext"]["supplementalGroups"] == [5000, 2147483647]

@@ -28,6 +28,8 @@ FORMS: list[tuple[str, object, str]] = [
     ("triton.target", "onnx", "value must be one of 'tensorrt', 'onnxruntime', 'local'"),
     ("retention.days", {"drafts": 30}, "additional properties 'drafts' not allowed"),
     ("retention.schedule", "daily", "'daily' does not match pattern"),
+    ("slides.claims", [{"claim": "scans", "mountPath": "/scans:ro"}], "'/scans:ro' does not match pattern"),
+    ("networkPolicy.dns.ports", [], "minItems: got 0, want 1"),
     ("host", "127.0.0.1", "value must be one of '0.0.0.0', '::'"),
 ]
 """Values of a wrong form, and words of what values.schema.json says."""
@@ -55,13 +57,19 @@ CONTRADICTIONS: list[tuple[str, object, str]] = [
         {},
         "services.librarian: there is no such service. There are: gateway, tiler, reporter",
     ),
+    (
+        "services.tiler",
+        {"maxSurge": "0%", "maxUnavailable": 0},
+        "maxSurge and maxUnavailable of the tiler are both 0: a roll-out could exchange no pod",
+    ),
+    ("triton.maxUnavailable", 0, "maxSurge and maxUnavailable of triton are both 0"),
     ("store.url", "", "store.url is missing"),
     ("store.url", "file:/store", "store.claim is missing"),
     ("store.claim", "drafts", "store.claim is for a store in a folder"),
     ("slides", {"roots": [], "watch": ""}, "slides.roots is missing: without it no slide can be taken"),
     ("model.source", "file:/models/a", "a model in a folder (file:) needs a claim"),
-    ("auth.token.secretName", "", "auth.token.secretName is missing"),
-    ("auth.oidc.issuer", "https://idp.example", "auth.oidc.audience is missing"),
+    ("auth", {"token": {"secretName": ""}, "oidc": {"issuer": ""}}, "auth.token.secretName is missing"),
+    ("auth.oidc.audience", "", "auth.oidc.audience is missing"),
     ("auth.open", ["metrics"], "auth.open must have probes: the kubelet bears no token"),
     (
         "tls",
@@ -79,6 +87,28 @@ CONTRADICTIONS: list[tuple[str, object, str]] = [
     ("triton.engines.claim.accessMode", "ReadWriteOnce", "triton.engines.claim.accessMode is ReadWriteOnce"),
     ("triton.engines.claim.existing", "engines", "either create one or name an existing one"),
     ("strimzi.cluster", "", "strimzi.cluster is missing"),
+    ("kafka.partitions", 0, "kafka.partitions is missing: Strimzi's topics would get more"),
+    ("kafka.saslMechanism", "PLAIN", "kafka.saslMechanism is PLAIN, but users of Strimzi log in by SCRAM"),
+    ("monitoring.dashboards.labels.grafana_dashboard", None, "monitoring.dashboards.labels is empty"),
+    (
+        "slides.claims",
+        [{"claim": "scans", "mountPath": "/scans"}, {"claim": "scans", "mountPath": "/more"}],
+        "slides.claims names scans twice: mount it once",
+    ),
+    (
+        "slides.claims",
+        [{"claim": "scans", "mountPath": "/scans"}, {"claim": "archive", "mountPath": "/scans/"}],
+        "slides.claims: at /scans there is another volume already",
+    ),
+    *(
+        (
+            "slides.claims",
+            [{"claim": "scans", "mountPath": path}],
+            f"{path} cannot be the folder of a volume: the pods' own files are there",
+        )
+        for path in ("/tmp", "/var", "/etc/histgen/token", "/model")
+    ),
+    ("model", {"source": "file:/models", "claim": "models"}, "/models cannot be the folder of a volume"),
     ("strimzi.user", "histgen-kafka", "strimzi.user and kafka.login.secretName are the same"),
     (
         "settings.slide_byte",
@@ -132,6 +162,22 @@ def test_values_that_contradict_each_other_are_refused_with_what_to_do(path, val
     with pytest.raises(RefusedError) as caught:
         render(wrong(path, value))
     assert words in str(caught.value)
+
+
+def test_a_store_and_slides_or_a_model_are_not_in_one_folder():
+    lab = values_of("small-lab")
+    scans = [{"claim": "scans", "mountPath": "/store"}]
+    with pytest.raises(RefusedError, match="at /store there is another volume already"):
+        render(merged(lab, {"slides": {"claims": scans}}))
+    with pytest.raises(RefusedError, match=r"model\.source and store\.url are the same folder"):
+        render(merged(lab, {"model": {"source": "file:/store", "claim": "histgen-store"}}))
+    assert render(merged(lab, {"model": {"source": "file:/store/models/a", "claim": "histgen-store"}}))
+
+
+@pytest.mark.parametrize("name", ["1lab", "lab.1"])
+def test_a_release_whose_name_cannot_be_that_of_a_service_is_refused(name):
+    with pytest.raises(RefusedError, match="it must start with a letter and have only letters, digits and"):
+        render(values_of("small-lab"), name)
 
 
 def test_the_real_helm_says_the_same_words():

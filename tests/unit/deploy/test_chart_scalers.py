@@ -65,9 +65,11 @@ def test_there_are_never_more_workers_than_partitions(manifests):
 
 
 def test_partitions_follow_the_most_workers_if_the_values_leave_them_open():
-    values = merged(values_of("hospital"), set_at("services.reporter.maxReplicas", 40))
-    (partitions,) = {topic["spec"]["partitions"] for topic in of_kind(render(values), "KafkaTopic")}
-    assert partitions == 40
+    changes = {"kafka": {"partitions": 0}, "strimzi": {"enabled": False}}
+    values = merged(merged(values_of("hospital"), changes), set_at("services.reporter.maxReplicas", 40))
+    found = render(values)
+    stated = {environment(container_of(found, row))["HISTGEN_BUS_PARTITIONS"] for row in SERVICES}
+    assert stated == {"40"}
 
 
 @pytest.mark.parametrize("example", ["cloud", "hospital"])
