@@ -17,7 +17,7 @@ from invariants import check_committed, check_whole
 
 from histgen_lib.events import DEAD_LETTER
 
-RECORDS, DRAFTS_S, REST_S = 20_000, 300.0, 900.0
+RECORDS, PATIENCE_S = 20_000, 900.0
 GROWTH_MB = 128
 """How much a process may grow after the first tenth of the records."""
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
@@ -35,11 +35,11 @@ def test_each_hostile_record_ends_in_one_letter_and_each_good_slide_in_a_draft(
         records.insert(place_among, sound(event))
     write(place.bus, records)
     written_at = time.monotonic()
-    stream.until(lambda: len(stream.keys(LETTERS)) >= RECORDS / 10, REST_S, "a tenth")
+    stream.until(lambda: len(stream.keys(LETTERS)) >= RECORDS / 10, PATIENCE_S, "a tenth")
     early = sizes(stream)
-    stream.until(lambda: len(stream.drafts()) == len(good), DRAFTS_S, "all good slides to be drafted")
+    stream.until(lambda: len(stream.drafts()) == len(good), PATIENCE_S, "all good slides to be drafted")
     drafted_s = time.monotonic() - written_at
-    stream.until(stream.idle, REST_S, "nothing is left to do")
+    stream.until(stream.idle, PATIENCE_S, "nothing is left to do")
     late = sizes(stream)
     stream.stop()
 
