@@ -118,7 +118,7 @@ def test_every_monitor_finds_pods_with_the_port_it_scrapes(manifests, example):
 
 @pytest.mark.parametrize("example", ["cloud", "hospital"])
 def test_scraped_series_have_the_labels_that_alerts_and_dashboards_use(manifests, example):
-    for suffix, job in (("services", "histgen"), ("triton", "triton")):
+    for suffix, job in (("services", "histgen"), ("triton", "histgen-triton")):
         monitor = one(manifests, "PodMonitor", f"lab-histgen-{suffix}")
         end = monitor["spec"]["podMetricsEndpoints"][0]
         assert {"targetLabel": "job", "replacement": job} in end["relabelings"]
