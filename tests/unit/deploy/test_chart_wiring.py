@@ -123,7 +123,17 @@ def test_scraped_series_have_the_labels_that_alerts_and_dashboards_use(manifests
         end = monitor["spec"]["podMetricsEndpoints"][0]
         assert {"targetLabel": "job", "replacement": job} in end["relabelings"]
     (end,) = one(manifests, "PodMonitor", "lab-histgen-services")["spec"]["podMetricsEndpoints"]
-    assert "service" in {rule["targetLabel"] for rule in end["relabelings"]}
+    assert "service" in {rule.get("targetLabel") for rule in end["relabelings"]}
+
+
+@pytest.mark.parametrize("example", ["cloud", "hospital"])
+def test_only_pods_that_run_are_scraped(manifests, example):
+    """Not those that pull an image, fetch a model or compile engines: nothing of them is down."""
+    running = {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
+    ends = [end for each in of_kind(manifests, "PodMonitor") for end in each["spec"]["podMetricsEndpoints"]]
+
+    assert ends
+    assert [end["port"] for end in ends if running not in end["relabelings"]] == []
 
 
 def test_pods_run_as_accounts_that_exist(manifests):
